@@ -1,0 +1,236 @@
+"""`edgedistill.toml` as frozen records; unknown keys are refused with the nearest match.
+
+Paths in a configuration are relative to its own folder.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from edgedistill.errors import ConfigError, nearest
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A table of the configuration."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DataConfig(Section):
+    """Where the data is and how it is prepared; `val_fraction` of train is split off when `val` is not given."""
+
+    train: str
+    test: str
+    val: str | None = None
+    val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    kind: Literal["image", "signal", "tokens"] | None = None
+    classes: tuple[str, ...] | None = None
+    augment: tuple[str, ...] = ()
+    mean: tuple[float, ...] | None = None
+    std: tuple[Positive, ...] | None = None
+
+
+class TrainingConfig(Section):
+    """How a model is trained: the same keys for the teacher and the student."""
+
+    epochs: Count = 30
+    batch_size: Count = 128
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: Positive | None = None
+    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    schedule: Literal["onecycle", "cosine"] = "onecycle"
+    label_smoothing: Fraction = 0.0
+    ema: Fraction = 0.0
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+
+    @property
+    def peak_lr(self) -> float:
+        """The learning rate at the schedule's peak: given, or 0.1 for SGD with momentum and 0.001 for AdamW."""
+        return self.lr if self.lr is not None else {"sgd": 0.1, "adamw": 1e-3}[self.optimizer]
+
+
+class TeacherConfig(TrainingConfig):
+    """The teacher; without `weights` it is trained first, on the labels."""
+
+    model: str
+    weights: str | None = None
+    width: Positive = 1.0
+
+
+class StudentConfig(Section):
+    """The student, untrained."""
+
+    model: str
+    width: Positive = 1.0
+
+
+class DistillConfig(TrainingConfig):
+    """The loss is hard_weight * cross-entropy + (1 - hard_weight) * T^2 * KL(teacher || student) at temperature T."""
+
+    loss: Literal["kd"] = "kd"
+    temperature: Positive = 4.0
+    hard_weight: Annotated[float, Field(ge=0, le=1)] = 0.1
+    views: Annotated[int, Field(ge=0)] = 8
+    control: bool = False
+
+
+class QuantizeConfig(Section):
+    """Post-training int8, its ranges taken from `samples` training inputs."""
+
+    mode: Literal["none", "ptq"] = "ptq"
+    samples: int = 512
+    ranges: Literal["mse", "minmax"] = "mse"
+    skip: tuple[str, ...] = ()
+
+
+class ExportConfig(Section):
+    """`opset` is what the file will have, or the export fails; by default the highest that every target accepts."""
+
+    bake: tuple[Literal["normalize"], ...] = ()
+    opset: Count | None = None
+
+
+class Budget(Section):
+    """Limits that a model should meet on a target; energy in millijoules per inference."""
+
+    p95_ms: Positive | None = None
+    size_bytes: Count | None = None
+    memory_bytes: Count | None = None
+    energy_mj: Positive | None = None
+    accuracy: Fraction | None = None
+
+
+class TargetConfig(Section):
+    """A kit on a device, and the precisions to measure there."""
+
+    name: str
+    kit: str
+    device: str = "local"
+    precisions: tuple[str, ...] = ("fp32", "int8")
+    threads: Count = 1
+    budget: Budget = Budget()
+
+
+class BenchConfig(Section):
+    """Fresh processes per model, and seconds of steady inference in each."""
+
+    processes: Annotated[int, Field(ge=1)] = 5
+    seconds: Positive = 10.0
+
+
+class Config(Section):
+    """A whole edgedistill.toml; `target` is one table per target."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    data: DataConfig
+    teacher: TeacherConfig
+    student: StudentConfig
+    distill: DistillConfig = DistillConfig()
+    quantize: QuantizeConfig = QuantizeConfig()
+    export: ExportConfig = ExportConfig()
+    target: tuple[TargetConfig, ...]
+    bench: BenchConfig = BenchConfig()
+    folder: Path = Field(default=Path(), exclude=True)
+
+    @model_validator(mode="after")
+    def _targets_are_distinct(self) -> Config:
+        if not self.target:
+            raise ValueError("no [[target]]; add one, for example name = 'pc', kit = 'openvino'")
+        seen: set[tuple[str, str]] = set()
+        for target in self.target:
+            if (target.device, target.kit) in seen:
+                raise ValueError(f"two targets run kit '{target.kit}' on device '{target.device}'; merge their precisions")
+            seen.add((target.device, target.kit))
+        return self
+
+    def path(self, text: str) -> Path:
+        """Resolve a path of this configuration against the folder it was read from."""
+        return (self.folder / text).resolve()
+
+
+def load_config(path: Path, overrides: tuple[str, ...] = ()) -> Config:
+    """Read a configuration, apply KEY=VALUE overrides (dotted keys, TOML values), and check it.
+
+    Raises ConfigError that names the file, the key and, for a misspelt key, the nearest match.
+    """
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; 'edgedistill init' writes one") from None
+    except IsADirectoryError:
+        raise ConfigError(f"{path}: is a folder; name the .toml file in it") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+    for override in overrides:
+        _apply(table, override)
+    return parse_config(table, path.parent, str(path))
+
+
+def parse_config(table: dict[str, Any], folder: Path, origin: str) -> Config:
+    """Check a table read from `origin`; paths in it are relative to `folder`."""
+    table.pop("folder", None)
+    try:
+        return Config.model_validate(table | {"folder": folder})
+    except ValidationError as error:
+        lines = dict.fromkeys(_explain(dict(e)) for e in error.errors())
+        raise ConfigError("\n".join(f"{origin}: {line}" for line in lines)) from None
+
+
+def _apply(table: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise ConfigError(f"--set {override}: write KEY=VALUE, for example --set distill.epochs=3")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()  # an unquoted word is a string, as shells make quotes tedious
+    for part in parts[:-1]:
+        table = table[int(part)] if isinstance(table, list) and part.isdigit() else table.setdefault(part, {})
+        if not isinstance(table, (dict, list)):
+            raise ConfigError(f"--set {override}: '{part}' is a value, not a table")
+    table[parts[-1]] = value
+
+
+def _explain(error: dict[str, Any]) -> str:
+    where = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        known = _keys_beside(error["loc"])
+        return f"unknown key '{where}'{nearest(str(error['loc'][-1]), known)}"
+    if error["type"] == "missing":
+        return f"key '{where}' is missing"
+    message = error["msg"].removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
+    return f"{where}: {message}, not {error['input']!r}" if where else message
+
+
+def _keys_beside(location: tuple[int | str, ...]) -> set[str]:
+    section: Any = Config
+    for part in location[:-1]:
+        if isinstance(part, int):
+            continue
+        section = _section_of(section.model_fields[part].annotation)
+    return set(section.model_fields) - {"folder"}
+
+
+def _section_of(annotation: Any) -> Any:
+    if get_origin(annotation) in (tuple, Union, UnionType, Annotated):
+        return next(found for part in get_args(annotation) if (found := _section_of(part)) is not None)
+    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+
+

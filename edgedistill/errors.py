@@ -1,0 +1,43 @@
+"""The errors a user can meet, each with the exit code of its kind."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class EdgedistillError(Exception):
+    """What went wrong, where, and the next step; `exit_code` is the process's answer to scripts."""
+
+    exit_code = 1
+
+
+class ConfigError(EdgedistillError):
+    """The command line, the configuration or the data cannot be used as given."""
+
+    exit_code = 2
+
+
+class IncomparableError(EdgedistillError):
+    """Two results were not measured under like conditions."""
+
+    exit_code = 2
+
+
+class ParityError(EdgedistillError):
+    """An exported or compiled model does not answer as the model it was made from."""
+
+    exit_code = 4
+
+
+class DeviceError(EdgedistillError):
+    """A device or an engine failed or refused a model."""
+
+    exit_code = 5
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return "; perhaps 'x'?" for the known word closest to a misspelt one, or the whole list when none is close."""
+    words = sorted(known)
+    close = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
+    return f"; perhaps '{close[0]}'?" if close else f"; known are: {', '.join(words)}"

@@ -1,0 +1,273 @@
+"""The frozen records that stages pass to each other; all of them are JSON on disk.
+
+Units are in the names. `None` means not measured; `Measurement.reasons` says why, by field.
+
+History of `edgedistill.measurement`: 1, the first.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Encoding = Literal["s8-f32", "u8-i32", "s8-i32"]
+"""Activation type and bias type of an int8 ONNX model: signed with zero point 0, or unsigned with zero point 128."""
+
+
+class Record(BaseModel):
+    """A frozen value; unknown fields are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class FileRef(Record):
+    """A file of a run, by its path relative to the run folder."""
+
+    path: str
+    sha256: str
+    bytes: int
+
+
+class DataRecord(Record):
+    """What the data is: `shape` is one sample's, channels last, as the user gave it."""
+
+    kind: Literal["image", "signal", "tokens"]
+    dtype: str
+    shape: tuple[int, ...]
+    classes: tuple[str, ...]
+    train: int
+    val: int
+    test: int
+    fingerprint: str
+
+
+class Epoch(Record):
+    """One line of a training history; `lr` is the last step's."""
+
+    epoch: int
+    loss: float
+    lr: float
+    val_accuracy: float | None
+    seconds: float
+
+
+class TrainedModel(Record):
+    """A trained or loaded model: its weights, and how it does on the validation split (fractions)."""
+
+    spec: str
+    checkpoint: FileRef | None
+    parameters: int | None
+    val_accuracy: float | None
+    history: tuple[Epoch, ...] = ()
+    images_per_second: float | None = None
+    parent: str | None = None
+
+
+class SoftLabelsRecord(Record):
+    """Cached teacher logits of `views` augmented views of `samples` training samples; 0 views is the online teacher."""
+
+    folder: str
+    fingerprint: str
+    views: int
+    samples: int
+    classes: int
+    logits: FileRef | None
+    parent: str
+
+
+class StudentRecord(Record):
+    """The distilled student and, when asked for, the same student trained without the teacher."""
+
+    student: TrainedModel
+    control: TrainedModel | None
+
+
+class QuantizedRecord(Record):
+    """The quantized student, as fake-quantized weights and scales; `val_accuracy` is of that model in torch."""
+
+    checkpoint: FileRef | None
+    mode: Literal["none", "ptq"]
+    val_accuracy: float | None
+    float_val_accuracy: float | None
+    calibration_samples: int
+    layers: dict[str, str] = Field(default_factory=dict)
+    parent: str
+
+
+class Parity(Record):
+    """Agreement of two forms of one model; `agreement` is the fraction of equal top-1 answers."""
+
+    max_abs_diff: float
+    agreement: float
+
+
+class OnnxModel(Record):
+    """One exported model; `name` is teacher, student or a file's stem; `expected` is its key in io.npz."""
+
+    name: str
+    precision: str
+    encoding: Encoding | None
+    opset: int
+    file: FileRef
+    expected: str | None
+    parity: Parity | None
+    parent: str
+
+
+class ExportRecord(Record):
+    """The exported models and the recorded inputs, labels and outputs they are checked with."""
+
+    models: tuple[OnnxModel, ...]
+    io: FileRef
+
+
+class Engine(Record):
+    """An inference engine as found on the device."""
+
+    name: str
+    version: str
+
+
+class Artifact(Record):
+    """A compiled, device-ready model; `entry` is the file to load, `files` all of them; `files_bytes` sums `entry`'s form."""
+
+    name: str
+    target: str
+    kit: str
+    device: str
+    precision: str
+    entry: str
+    files: tuple[FileRef, ...]
+    extras: tuple[FileRef, ...] = ()
+    size_bytes: int
+    engine: Engine
+    parent: str
+
+
+class CompileRecord(Record):
+    """The artifacts of all targets."""
+
+    artifacts: tuple[Artifact, ...]
+
+
+class ModelIdentity(Record):
+    """Which model was measured: `sha256` is the artifact's source ONNX model, `lineage` its ancestors by stage."""
+
+    name: str
+    sha256: str
+    lineage: dict[str, str] = Field(default_factory=dict)
+
+
+class DeviceFacts(Record):
+    """The machine that ran the model, as it described itself."""
+
+    address: str
+    id: str
+    arch: str
+    os: str
+    kernel: str
+    python: str
+    engine: Engine
+    cpu: str
+    cores: int
+    memory_bytes: int | None
+    governor: str | None
+    power_mode: str | None
+    load_average: float | None
+    virtualised: bool | None
+
+
+class Precision(Record):
+    """What was asked for, and the number of weighted layers (convolution, dense, matmul) that ran in each precision."""
+
+    requested: str
+    executed: dict[str, int] | None
+
+
+class ProcessSample(Record):
+    """One fresh process: the unit of sampling."""
+
+    n: int
+    n_clean: int
+    wall_ns: int
+    load_ns: int
+    first_inference_ns: int
+    warmup_n: int
+    steady: bool
+    p50_ns: float
+    threads: int | None
+    affinity: tuple[int, ...]
+    peak_bytes: int | None
+    baseline_bytes: int | None
+
+
+class Latency(Record):
+    """Single-stream latency over the samples that were not preempted; a percentile is None where n cannot bound it."""
+
+    p50: float
+    p90: float | None
+    p95: float | None
+    p99: float | None
+    mean: float
+    min: float
+    ci95: dict[str, tuple[float, float] | None]
+    n: int
+
+
+class Memory(Record):
+    """Peak resident memory of the process, and its increment over the process with the engine imported."""
+
+    peak: int
+    increment: int
+
+
+class Energy(Record):
+    """Energy of one inference in microjoules: of the whole device, and with its idle power subtracted."""
+
+    per_inference: float
+    idle_subtracted: float | None
+    source: str
+
+
+class Accuracy(Record):
+    """A metric on the test set with its 95 % interval (Wilson), as fractions."""
+
+    metric: str
+    value: float
+    ci95: tuple[float, float]
+    n: int
+
+
+class Measurement(Record):
+    """One model on one device through one engine: schema edgedistill.measurement/1."""
+
+    schema_: Literal["edgedistill.measurement/1"] = Field(alias="schema")
+    created: str
+    model: ModelIdentity
+    target: str
+    kit: str
+    device: DeviceFacts
+    precision: Precision
+    threads: int
+    processes: tuple[ProcessSample, ...]
+    latency_ns: Latency
+    throughput_per_s: float | None
+    load_ns: float
+    first_inference_ns: float
+    memory_bytes: Memory | None
+    energy_uj: Energy | None
+    accuracy: Accuracy | None
+    parity: Parity | None
+    size_bytes: int
+    contaminated: bool
+    samples: str
+    reasons: dict[str, str]
+
+    model_config = ConfigDict(frozen=True, extra="forbid", serialize_by_alias=True)
+
+
+class BenchRecord(Record):
+    """The measurement files of a run."""
+
+    measurements: tuple[FileRef, ...]

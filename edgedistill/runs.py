@@ -1,0 +1,166 @@
+"""The run folder: atomic writes, content hashes, and the manifest that lets a stage be skipped."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, TypeVar
+
+from edgedistill.errors import ConfigError
+from edgedistill.records import FileRef, Record
+
+R = TypeVar("R", bound=Record)
+SCHEMA = "edgedistill.run/1"
+
+
+def write_atomic(path: Path, data: bytes | str) -> None:
+    """Write a file so that a reader, or a killed process, sees the old content or the new and nothing between."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as scratch:
+        scratch.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a scratch path beside `path` that replaces it when the block ends well, and vanishes otherwise."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    os.close(handle)
+    scratch = Path(name)
+    try:
+        yield scratch
+        with scratch.open("rb") as written:
+            os.fsync(written.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        scratch.chmod(0o666 & ~umask)
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Record | dict[str, Any]) -> None:
+    """Write a record or a table as indented JSON, atomically."""
+    text = value.model_dump_json(indent=2) if isinstance(value, Record) else json.dumps(value, indent=2)
+    write_atomic(path, text + "\n")
+
+
+def sha256_of(path: Path) -> str:
+    """Hash a file's content."""
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def hash_of(value: Any) -> str:
+    """Hash a JSON-like value in its canonical form."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def versions_of(packages: tuple[str, ...]) -> dict[str, str]:
+    """Return the installed versions of packages, without importing them."""
+    found = {}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "absent"
+    return found
+
+
+class Run:
+    """A run folder; `manifest.json` holds for each finished stage its key, record, configuration, versions and seconds."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._manifest: dict[str, Any] = {"schema": SCHEMA, "name": folder.name, "stages": {}, "hashes": {}}
+        path = folder / "manifest.json"
+        if path.exists():
+            try:
+                manifest = json.loads(path.read_text(encoding="utf-8"))
+            except ValueError as error:
+                raise ConfigError(f"{path}: not JSON ({error}); move the run folder away to start afresh") from None
+            if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
+                raise ConfigError(f"{path}: is not a manifest of {SCHEMA}; use another --run-dir")
+            self._manifest = manifest
+
+    @property
+    def stages(self) -> dict[str, Any]:
+        """The finished stages, by name, in the order they ended."""
+        stages: dict[str, Any] = self._manifest["stages"]
+        return stages
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep a second process out of this run folder."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / ".lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ConfigError(
+                    f"{self.folder}: another edgedistill works in this run folder; wait, or use --run-dir"
+                ) from None
+            yield
+
+    def ref(self, path: Path) -> FileRef:
+        """Describe a file of this run by relative path, hash and size."""
+        return FileRef(
+            path=path.relative_to(self.folder).as_posix(), sha256=sha256_of(path), bytes=path.stat().st_size
+        )
+
+    def path(self, ref: FileRef) -> Path:
+        """Return where a file of this run lies."""
+        return self.folder / ref.path
+
+    def finished(self, stage: str, key: str, kind: type[R]) -> R | None:
+        """Return a stage's record when it was made under the same key and its files are as they were left."""
+        entry = self.stages.get(stage)
+        if entry is None or entry["key"] != key:
+            return None
+        record = kind.model_validate(entry["record"])
+        return record if all(self._intact(ref) for ref in _files_of(record)) else None
+
+    def finish(self, stage: str, entry: dict[str, Any]) -> None:
+        """Record a stage as done."""
+        self.stages.pop(stage, None)
+        self.stages[stage] = entry
+        self.save()
+
+    def save(self) -> None:
+        """Write the manifest."""
+        write_json(self.folder / "manifest.json", self._manifest)
+
+    def file_hash(self, path: Path) -> str:
+        """Hash a file outside the run, remembering the answer for its size and modification time."""
+        status = path.stat()
+        stamp = [status.st_size, status.st_mtime_ns]
+        known = self._manifest["hashes"].get(str(path))
+        if known is None or known[:2] != stamp:
+            known = [*stamp, sha256_of(path)]
+            self._manifest["hashes"][str(path)] = known
+        return str(known[2])
+
+    def _intact(self, ref: FileRef) -> bool:
+        path = self.path(ref)
+        return path.is_file() and path.stat().st_size == ref.bytes and sha256_of(path) == ref.sha256
+
+
+def _files_of(value: Any) -> Iterator[FileRef]:
+    if isinstance(value, FileRef):
+        yield value
+    elif isinstance(value, Record):
+        for name in type(value).model_fields:
+            yield from _files_of(getattr(value, name))
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from _files_of(item)
