@@ -31,13 +31,14 @@ class Section(BaseModel):
 
 
 class DataConfig(Section):
-    """Where the data is and how it is prepared; `val_fraction` of train is split off when `val` is not given."""
+    """Where the data is; `val_fraction` of train is split off without `val`; `size` resizes the images of a folder."""
 
     train: str
     test: str
     val: str | None = None
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
     kind: Literal["image", "signal", "tokens"] | None = None
+    size: Count | None = None
     classes: tuple[str, ...] | None = None
     augment: tuple[str, ...] = ()
     mean: tuple[float, ...] | None = None

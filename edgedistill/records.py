@@ -36,6 +36,7 @@ class DataRecord(Record):
     dtype: str
     shape: tuple[int, ...]
     classes: tuple[str, ...]
+    vocabulary: int | None
     train: int
     val: int
     test: int
@@ -53,14 +54,14 @@ class Epoch(Record):
 
 
 class TrainedModel(Record):
-    """A trained or loaded model: its weights, and how it does on the validation split (fractions)."""
+    """A trained or loaded model: its file, and how it does on the validation split (fractions)."""
 
     spec: str
-    checkpoint: FileRef | None
+    form: Literal["torch", "onnx", "logits"]
+    file: FileRef
     parameters: int | None
     val_accuracy: float | None
     history: tuple[Epoch, ...] = ()
-    images_per_second: float | None = None
     parent: str | None = None
 
 
@@ -103,23 +104,23 @@ class Parity(Record):
 
 
 class OnnxModel(Record):
-    """One exported model; `name` is teacher, student or a file's stem; `expected` is its key in io.npz."""
+    """One exported model; `name` is teacher or student; `io` holds its inputs and outputs, `expected` is its key there."""
 
     name: str
     precision: str
     encoding: Encoding | None
     opset: int
     file: FileRef
+    io: FileRef
     expected: str | None
     parity: Parity | None
     parent: str
 
 
 class ExportRecord(Record):
-    """The exported models and the recorded inputs, labels and outputs they are checked with."""
+    """The exported models."""
 
     models: tuple[OnnxModel, ...]
-    io: FileRef
 
 
 class Engine(Record):

@@ -82,7 +82,8 @@ class Run:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._manifest: dict[str, Any] = {"schema": SCHEMA, "name": folder.name, "stages": {}, "hashes": {}}
+        self._manifest: dict[str, Any] = {"schema": SCHEMA, "name": folder.name, "stages": {}}
+        self._hashes: dict[str, list[Any]] = {}
         path = folder / "manifest.json"
         if path.exists():
             try:
@@ -92,6 +93,12 @@ class Run:
             if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
                 raise ConfigError(f"{path}: is not a manifest of {SCHEMA}; use another --run-dir")
             self._manifest = manifest
+        if self._memo.exists():
+            self._hashes = json.loads(self._memo.read_text(encoding="utf-8"))
+
+    @property
+    def _memo(self) -> Path:
+        return self.folder / ".hashes.json"  # beside the manifest, since it holds paths of this machine
 
     @property
     def stages(self) -> dict[str, Any]:
@@ -139,15 +146,15 @@ class Run:
     def save(self) -> None:
         """Write the manifest."""
         write_json(self.folder / "manifest.json", self._manifest)
+        write_json(self._memo, self._hashes)
 
     def file_hash(self, path: Path) -> str:
         """Hash a file outside the run, remembering the answer for its size and modification time."""
         status = path.stat()
         stamp = [status.st_size, status.st_mtime_ns]
-        known = self._manifest["hashes"].get(str(path))
+        known = self._hashes.get(str(path))
         if known is None or known[:2] != stamp:
-            known = [*stamp, sha256_of(path)]
-            self._manifest["hashes"][str(path)] = known
+            known = self._hashes[str(path)] = [*stamp, sha256_of(path)]
         return str(known[2])
 
     def _intact(self, ref: FileRef) -> bool:

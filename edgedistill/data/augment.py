@@ -1,0 +1,145 @@
+"""Augmented views: all randomness is a hash of (seed, sample, view), whatever the order, the worker or the process.
+
+The hash is SplitMix64 (Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators", OOPSLA 2014).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from edgedistill.data.dataset import Kind
+from edgedistill.data.sources import Array
+from edgedistill.errors import ConfigError, nearest
+
+U64 = npt.NDArray[np.uint64]
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+Name = Literal["flip", "crop", "erase", "noise", "shift"]
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """One augmentation; `amount` is in pixels or time steps, for noise in units of the raw input; `axes` are spatial."""
+
+    name: Name
+    amount: float
+    axes: int
+
+
+ALLOWED: dict[Name, tuple[str, frozenset[Kind]]] = {
+    "flip": ("'flip'", frozenset({"image"})),
+    "crop": ("'crop:PIXELS'", frozenset({"image"})),
+    "erase": ("'erase:SIZE'", frozenset({"image", "signal"})),
+    "noise": ("'noise:STD'", frozenset({"signal"})),
+    "shift": ("'shift:STEPS'", frozenset({"signal"})),
+}
+
+
+def parse_augment(specs: tuple[str, ...], kind: Kind, dtype: str) -> tuple[Op, ...]:
+    """Read specs such as "flip" or "crop:4"; raises ConfigError for one that is unknown or does not fit the data."""
+    return tuple(_parse(spec, kind, dtype) for spec in specs)
+
+
+def _parse(spec: str, kind: Kind, dtype: str) -> Op:
+    name, _, text = spec.partition(":")
+    if name not in ALLOWED:
+        raise ConfigError(f"data.augment: unknown '{name}'{nearest(name, ALLOWED)}")
+    form, kinds = ALLOWED[name]
+    if kind not in kinds:
+        raise ConfigError(f"data.augment: '{name}' is for {' and '.join(sorted(kinds))} data; this is {kind} data")
+    if name == "flip":
+        amount = 0.0
+        valid = not text
+    else:
+        try:
+            amount = float(text)
+        except ValueError:
+            amount = -1.0
+        valid = amount > 0 and np.isfinite(amount) and (name == "noise" or amount.is_integer())
+    if not valid:
+        raise ConfigError(f"data.augment: '{spec}' should read {form}")
+    if name == "noise" and not dtype.startswith("float"):
+        raise ConfigError(f"data.augment: 'noise' needs float inputs; these are {dtype}")
+    return Op(name, amount, 2 if kind == "image" else 1)
+
+
+def splitmix64(state: U64) -> U64:
+    """Return the SplitMix64 output for each state, the state having been advanced once."""
+    with np.errstate(over="ignore"):
+        z = state + GOLDEN
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return z ^ (z >> np.uint64(31))
+
+
+def hash_view(seed: int, samples: Array, views: Array, stream: int) -> U64:
+    """Hash (seed, sample, view, stream) to 64 bits; samples and views are integer arrays of one shape."""
+    with np.errstate(over="ignore"):
+        start = splitmix64(np.array([np.uint64(seed) + np.uint64(stream) * GOLDEN], np.uint64))
+    return splitmix64(splitmix64(start ^ samples.astype(np.uint64)) ^ views.astype(np.uint64))
+
+
+def uniform(bits: U64) -> npt.NDArray[np.float64]:
+    """Map 64-bit hashes to [0, 1) with 53 bits."""
+    return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def augment(batch: Array, samples: Array, views: Array, seed: int, ops: tuple[Op, ...]) -> Array:
+    """Augment a raw batch (B, ...); samples and views (B,) are all that the randomness depends on."""
+    for stream, op in enumerate(ops):
+        bits = hash_view(seed, samples, views, stream)
+        batch = _APPLY[op.name](batch, bits, op)
+    return batch
+
+
+def _integers(bits: U64, stream: int, bound: int) -> npt.NDArray[np.int64]:
+    return (uniform(splitmix64(bits + np.uint64(stream))) * bound).astype(np.int64)
+
+
+def _flip(batch: Array, bits: U64, _: Op) -> Array:
+    flipped = uniform(bits) < 0.5
+    out = batch.copy()
+    out[flipped] = batch[flipped, :, ::-1]
+    return out
+
+
+def _crop(batch: Array, bits: U64, op: Op) -> Array:
+    pad = int(op.amount)
+    height, width = batch.shape[1:3]
+    padded = np.pad(batch, [(0, 0), (pad, pad), (pad, pad)] + [(0, 0)] * (batch.ndim - 3))
+    rows = _integers(bits, 1, 2 * pad + 1)[:, None] + np.arange(height)
+    columns = _integers(bits, 2, 2 * pad + 1)[:, None] + np.arange(width)
+    return padded[np.arange(len(batch))[:, None, None], rows[:, :, None], columns[:, None, :]]
+
+
+def _shift(batch: Array, bits: U64, op: Op) -> Array:
+    pad = int(op.amount)
+    padded = np.pad(batch, [(0, 0), (pad, pad)] + [(0, 0)] * (batch.ndim - 2))
+    steps = _integers(bits, 1, 2 * pad + 1)[:, None] + np.arange(batch.shape[1])
+    return padded[np.arange(len(batch))[:, None], steps]
+
+
+def _erase(batch: Array, bits: U64, op: Op) -> Array:
+    # Cutout (DeVries and Taylor 2017): the centre is anywhere, so the square may leave the picture.
+    size = int(op.amount)
+    keep = np.zeros((len(batch),) + (1,) * op.axes, bool)
+    for axis in range(1, op.axes + 1):
+        length = batch.shape[axis]
+        start = _integers(bits, axis, length)[:, None] - size // 2
+        outside = (np.arange(length) < start) | (np.arange(length) >= start + size)
+        keep = keep | outside.reshape([len(batch), *(length if a == axis else 1 for a in range(1, op.axes + 1))])
+    return np.where(keep.reshape(keep.shape + (1,) * (batch.ndim - keep.ndim)), batch, batch.dtype.type(0))
+
+
+def _noise(batch: Array, bits: U64, op: Op) -> Array:
+    with np.errstate(over="ignore"):
+        states = bits[:, None] + np.arange(2 * batch[0].size, dtype=np.uint64) * GOLDEN
+    u = uniform(splitmix64(states)).reshape(len(batch), 2, -1)
+    normal = np.sqrt(-2 * np.log1p(-u[:, 0])) * np.cos(2 * np.pi * u[:, 1])  # Box and Muller 1958
+    return (batch + op.amount * normal.reshape(batch.shape)).astype(batch.dtype)
+
+
+_APPLY: dict[Name, Any] = {"flip": _flip, "crop": _crop, "shift": _shift, "erase": _erase, "noise": _noise}

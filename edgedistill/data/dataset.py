@@ -1,0 +1,170 @@
+"""The data of a run: checked, split, and described."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from edgedistill.config import Config, DataConfig
+from edgedistill.data.sources import Array, Source, fingerprint_source, load_source
+from edgedistill.errors import ConfigError
+from edgedistill.records import DataRecord
+from edgedistill.runs import Run, hash_of
+
+Kind = Literal["image", "signal", "tokens"]
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Rows of a source: `rows` index `inputs`, and are the samples' identities; `labels` belong to `rows`."""
+
+    inputs: Array
+    rows: Array
+    labels: Array
+
+    def __len__(self) -> int:
+        """Count the samples."""
+        return len(self.rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """The three splits and their description."""
+
+    record: DataRecord
+    train: Split
+    val: Split
+    test: Split
+
+
+def fingerprint_data(config: Config, run: Run) -> str:
+    """Hash everything that decides the data and its splits."""
+    data = config.data
+    sources = [data.train, data.test, *([data.val] if data.val else [])]
+    chosen = data.model_dump(include={"val_fraction", "kind", "size", "classes"})
+    return hash_of([chosen, config.seed, [fingerprint_source(text, config.folder, run) for text in sources]])
+
+
+def load_dataset(config: Config, fingerprint: str) -> Dataset:
+    """Load, check and split the data.
+
+    Raises ConfigError for what cannot be learned from: shapes, labels or classes that do not fit together.
+    """
+    data, folder = config.data, config.folder
+    train = load_source(data.train, folder, data.size)
+    test = load_source(data.test, folder, data.size)
+    given_val = load_source(data.val, folder, data.size) if data.val else None
+    kind = data.kind or _kind_of(train.inputs)
+    named = [("train", train), ("test", test), *([("val", given_val)] if given_val else [])]
+    for name, source in named:
+        _check_inputs(name, source, train, kind)
+    classes = _classes_of(data, named)
+    _check_channels(data, kind, train.inputs.shape[1:])
+    fit, val = _split(config, train, given_val)
+    record = DataRecord(
+        kind=kind, dtype=train.inputs.dtype.name, shape=train.inputs.shape[1:], classes=classes,
+        vocabulary=int(max(source.inputs.max() for _, source in named)) + 1 if kind == "tokens" else None,
+        train=len(fit), val=len(val), test=len(test.labels), fingerprint=fingerprint,
+    )  # fmt: skip
+    return Dataset(record, fit, val, _whole(test))
+
+
+def _kind_of(inputs: Array) -> Kind:
+    if inputs.ndim == 4 or (inputs.ndim == 3 and inputs.dtype == np.uint8):
+        return "image"
+    if inputs.ndim == 2 and np.issubdtype(inputs.dtype, np.integer):
+        return "tokens"
+    return "signal"
+
+
+RANKS: dict[Kind, tuple[tuple[int, ...], str]] = {
+    "image": ((3, 4), "(N, H, W, C) or (N, H, W)"),
+    "signal": ((2, 3), "(N, T, C) or (N, T)"),
+    "tokens": ((2,), "(N, T)"),
+}
+
+
+def _check_inputs(name: str, source: Source, train: Source, kind: Kind) -> None:
+    inputs, labels = source.inputs, source.labels
+    if inputs.ndim not in RANKS[kind][0]:
+        raise ConfigError(f"data.{name}: inputs have shape {inputs.shape}; {kind} data is {RANKS[kind][1]}")
+    if labels.shape != (len(inputs),):
+        raise ConfigError(
+            f"data.{name}: {len(inputs)} inputs but labels of shape {labels.shape}; expected ({len(inputs)},)"
+        )
+    if len(inputs) == 0:
+        raise ConfigError(f"data.{name}: holds no samples")
+    if inputs.shape[1:] != train.inputs.shape[1:] or inputs.dtype != train.inputs.dtype:
+        raise ConfigError(
+            f"data.{name}: samples are {inputs.dtype}{inputs.shape[1:]}, "
+            f"but those of train are {train.inputs.dtype}{train.inputs.shape[1:]}"
+        )
+    if not (np.issubdtype(inputs.dtype, np.integer) or np.issubdtype(inputs.dtype, np.floating)):
+        raise ConfigError(f"data.{name}: inputs are {inputs.dtype}; expected uint8, another integer, or float")
+    if kind == "tokens" and (not np.issubdtype(inputs.dtype, np.integer) or inputs.min() < 0):
+        raise ConfigError(f"data.{name}: tokens must be integers from 0 on")
+    if np.issubdtype(inputs.dtype, np.floating) and not np.isfinite(np.sum(inputs, dtype=np.float64)):
+        raise ConfigError(f"data.{name}: inputs hold NaN or infinity")
+
+
+def _classes_of(data: DataConfig, named: list[tuple[str, Source]]) -> tuple[str, ...]:
+    for name, source in named:
+        if not np.issubdtype(source.labels.dtype, np.integer):
+            raise ConfigError(f"data.{name}: labels are {source.labels.dtype}; expected class numbers from 0 on")
+        if source.labels.min() < 0:
+            raise ConfigError(f"data.{name}: label {source.labels.min()} is below 0")
+        if source.classes is not None and source.classes != named[0][1].classes:
+            raise ConfigError(
+                f"data.{name}: classes {', '.join(source.classes)} are not those of train, "
+                f"{', '.join(named[0][1].classes or ('none',))}"
+            )
+    train = named[0][1]
+    classes = data.classes or train.classes or tuple(str(i) for i in range(int(train.labels.max()) + 1))
+    for name, source in named:
+        if source.labels.max() >= len(classes):
+            row = int(np.argmax(source.labels))
+            raise ConfigError(
+                f"data.{name}: label {source.labels[row]} (sample {row}) is out of range; there are {len(classes)} classes"
+            )
+    if len(classes) < 2:
+        raise ConfigError("data.train: a single class cannot be learned; check the labels")
+    return classes
+
+
+def _check_channels(data: DataConfig, kind: Kind, shape: tuple[int, ...]) -> None:
+    channels = channels_of(kind, shape)
+    for key, values in (("mean", data.mean), ("std", data.std)):
+        if values is not None and kind == "tokens":
+            raise ConfigError(f"data.{key}: tokens are not normalised; remove the key")
+        if values is not None and len(values) != channels:
+            raise ConfigError(f"data.{key}: {len(values)} values, but samples have {channels} channel(s)")
+
+
+def channels_of(kind: Kind, shape: tuple[int, ...]) -> int:
+    """Return the number of channels of a sample of this shape; 1 where the axis is left out."""
+    full = {"image": 3, "signal": 2, "tokens": 2}[kind]
+    return shape[-1] if len(shape) == full else 1
+
+
+def _whole(source: Source) -> Split:
+    return Split(source.inputs, np.arange(len(source.labels)), source.labels.astype(np.int64))
+
+
+def _split(config: Config, train: Source, val: Source | None) -> tuple[Split, Split]:
+    whole = _whole(train)
+    if val is not None:
+        return whole, _whole(val)
+    from sklearn.model_selection import train_test_split  # noqa: PLC0415 - half a second that --help must not pay
+
+    try:
+        fit, held = train_test_split(
+            whole.rows, test_size=config.data.val_fraction, stratify=whole.labels, random_state=config.seed % 2**32
+        )
+    except ValueError as error:
+        raise ConfigError(f"data.val_fraction: train cannot be split by class: {error}; give data.val") from None
+    fit, held = np.sort(fit), np.sort(held)
+    return Split(whole.inputs, fit, whole.labels[fit]), Split(whole.inputs, held, whole.labels[held])
+
+

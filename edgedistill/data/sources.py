@@ -1,0 +1,167 @@
+"""Where samples come from: .npz files, image folders, and `package.module:function`."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from edgedistill.errors import ConfigError
+from edgedistill.runs import Run, hash_of
+
+Array = npt.NDArray[Any]
+IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+
+
+class Source(NamedTuple):
+    """Samples as the user gave them; `classes` are the names when the source has them."""
+
+    inputs: Array
+    labels: Array
+    classes: tuple[str, ...] | None
+
+
+def load_source(text: str, folder: Path, size: int | None = None) -> Source:
+    """Load a source named in a configuration that lies in `folder`.
+
+    Raises ConfigError that names what is missing or malformed.
+    """
+    if is_function(text):
+        return _from_function(text, folder)
+    path = _existing(text, folder)
+    if path.is_dir():
+        return _from_folder(path, size)
+    if path.suffix == ".npz":
+        return _from_npz(path)
+    raise ConfigError(f"data: '{text}' is neither an .npz file, a folder of images nor package.module:function")
+
+
+def fingerprint_source(text: str, folder: Path, run: Run) -> str:
+    """Hash what a source would load, without loading it: file contents, or the source file of a function."""
+    if is_function(text):
+        return hash_of([text, run.file_hash(_module_file(text, folder))])
+    path = _existing(text, folder)
+    if path.is_dir():
+        return hash_of([[p.relative_to(path).as_posix(), run.file_hash(p)] for p in _image_files(path)])
+    return run.file_hash(path)
+
+
+def is_function(text: str) -> bool:
+    """Tell package.module:function from a path."""
+    module, colon, function = text.partition(":")
+    return bool(colon) and function.isidentifier() and all(part.isidentifier() for part in module.split("."))
+
+
+def resolve_function(text: str, folder: Path) -> Any:
+    """Import package.module:function; modules beside the configuration are found too."""
+    module_name, _, name = text.partition(":")
+    _module_file(text, folder)
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ConfigError(f"'{text}': module {module_name} does not import: {error}") from error
+    if not hasattr(module, name):
+        raise ConfigError(f"'{text}': module {module_name} has no '{name}'")
+    return getattr(module, name)
+
+
+def _module_file(text: str, folder: Path) -> Path:
+    module_name = text.partition(":")[0]
+    if str(folder.resolve()) not in sys.path:
+        sys.path.insert(0, str(folder.resolve()))
+    try:
+        spec = importlib.util.find_spec(module_name)
+    except ImportError as error:
+        raise ConfigError(f"'{text}': {error}") from None
+    if spec is None or spec.origin is None:
+        raise ConfigError(f"'{text}': no module '{module_name}' beside the configuration or installed")
+    return Path(spec.origin)
+
+
+def _existing(text: str, folder: Path) -> Path:
+    path = (folder / text).resolve()
+    if not path.exists():
+        raise ConfigError(f"data: {text}: no such file or folder (looked for {path})")
+    return path
+
+
+def _from_function(text: str, folder: Path) -> Source:
+    result = resolve_function(text, folder)()
+    if not isinstance(result, (tuple, list)) or len(result) not in (2, 3):
+        raise ConfigError(f"data: '{text}' must return (inputs, labels) or (inputs, labels, class names)")
+    classes = tuple(map(str, result[2])) if len(result) == 3 else None
+    return Source(np.asarray(result[0]), np.asarray(result[1]), classes)
+
+
+def _from_npz(path: Path) -> Source:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            missing = {"inputs", "labels"} - set(archive.files)
+            if missing:
+                raise ConfigError(
+                    f"data: {path.name} has no array '{min(missing)}'; it holds {', '.join(archive.files) or 'nothing'}"
+                )
+            inputs = _memory_mapped(path, "inputs.npy")
+            inputs = archive["inputs"] if inputs is None else inputs
+            classes = tuple(map(str, archive["classes"])) if "classes" in archive.files else None
+            return Source(inputs, archive["labels"], classes)
+    except (ValueError, zipfile.BadZipFile, EOFError) as error:
+        raise ConfigError(f"data: {path.name} is not a readable .npz file: {error}") from None
+
+
+def _memory_mapped(path: Path, member: str) -> Array | None:
+    """Map an uncompressed member of an .npz file, so that data larger than memory can be read; None if compressed."""
+    with zipfile.ZipFile(path) as archive, path.open("rb") as file:
+        entry = archive.getinfo(member)
+        if entry.compress_type != zipfile.ZIP_STORED:
+            return None
+        file.seek(entry.header_offset + 26)  # the local header's name and extra lengths (APPNOTE.TXT 4.3.7)
+        name_length, extra_length = np.frombuffer(file.read(4), "<u2")
+        file.seek(entry.header_offset + 30 + int(name_length) + int(extra_length))
+        version = np.lib.format.read_magic(file)
+        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = read_header(file)
+        if dtype.hasobject:
+            return None
+        return np.memmap(path, dtype, "r", file.tell(), shape, "F" if fortran else "C")
+
+
+def _image_files(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.glob("*/**/*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+
+
+def _from_folder(folder: Path, size: int | None) -> Source:
+    files = _image_files(folder)
+    if not files:
+        raise ConfigError(f"data: folder {folder.name} holds no images; expected {folder.name}/CLASS/IMAGE.png")
+    classes = tuple(sorted({p.relative_to(folder).parts[0] for p in files}))
+    index = {name: i for i, name in enumerate(classes)}
+    labels = np.array([index[p.relative_to(folder).parts[0]] for p in files], np.int64)
+    first = _decode(files[0], size, mode=None)
+    inputs = np.empty((len(files), *first.shape), np.uint8)
+    for i, file in enumerate(files):
+        image = _decode(file, size, "L" if first.ndim == 2 else "RGB")
+        if image.shape != first.shape:
+            raise ConfigError(
+                f"data: {file.name} is {image.shape[1]}x{image.shape[0]}, {files[0].name} is "
+                f"{first.shape[1]}x{first.shape[0]}; set data.size to resize all images, for example size = 96"
+            )
+        inputs[i] = image
+    return Source(inputs, labels, classes)
+
+
+def _decode(file: Path, size: int | None, mode: str | None) -> Array:
+    from PIL import Image, ImageOps, UnidentifiedImageError  # noqa: PLC0415 - only image folders need it
+
+    try:
+        with Image.open(file) as opened:
+            image = opened.convert(mode or ("L" if opened.mode in ("1", "L") else "RGB"))
+    except (UnidentifiedImageError, OSError) as error:
+        raise ConfigError(f"data: {file.parent.name}/{file.name} is not a readable image: {error}") from None
+    return np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR) if size else image)

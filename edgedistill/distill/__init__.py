@@ -1,0 +1,1 @@
+"""Distillation: losses, soft labels, the training loop, and the teacher and student stages."""

@@ -1,0 +1,48 @@
+"""The batches of an epoch: shuffled by (seed, epoch), each sample in the view of that epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from edgedistill.data.sources import Array
+from edgedistill.data.views import Views
+from edgedistill.distill.training import Batch
+
+
+class TeacherAnswers(Protocol):
+    """The teacher's logits, cached or asked for."""
+
+    def take(self, positions: Array, views: Array, inputs: Tensor) -> Tensor:
+        """Return logits (B, classes) for samples (B,) in their views (B,)."""
+
+
+class TrainingFeed:
+    """Batches of augmented views with labels; with `view_count` 0 every epoch shows views of its own."""
+
+    def __init__(self, views: Views, batch_size: int, teacher: TeacherAnswers | None, view_count: int) -> None:
+        self.views, self.teacher, self.view_count = views, teacher, view_count
+        self.batch_size = min(batch_size, len(views.split))
+
+    def __len__(self) -> int:
+        """Count full batches; what is left over waits for another epoch's order, as batch norm dislikes crumbs."""
+        return len(self.views.split) // self.batch_size
+
+    def epoch(self, number: int) -> Iterator[Batch]:
+        """Yield the batches of an epoch, which count from 0."""
+        order = np.random.Generator(np.random.Philox(key=[self.views.seed, number])).permutation(len(self.views.split))
+        for i in range(len(self)):
+            positions = order[i * self.batch_size : (i + 1) * self.batch_size]
+            views = (
+                self.views.view_of(positions, number, self.view_count)
+                if self.view_count
+                else np.full_like(positions, number)
+            )
+            inputs = self.views.batch(positions, views)
+            labels = torch.from_numpy(self.views.split.labels[positions])
+            answers = None if self.teacher is None else self.teacher.take(positions, views, inputs)
+            yield Batch(inputs, labels, answers)

@@ -1,0 +1,188 @@
+"""The one training loop: teacher, student and control all pass through `fit`."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from edgedistill.config import TrainingConfig
+from edgedistill.errors import EdgedistillError
+from edgedistill.progress import Reporter
+from edgedistill.records import Epoch
+from edgedistill.runs import atomic_path
+
+
+class Batch(NamedTuple):
+    """Model inputs (B, ...), labels (B,), and the teacher's logits (B, classes) when there is a teacher."""
+
+    inputs: Tensor
+    labels: Tensor
+    teacher_logits: Tensor | None
+
+
+class Feed(Protocol):
+    """Batches of an epoch, the same for the same epoch whatever ran before."""
+
+    def __len__(self) -> int:
+        """Count the batches of an epoch."""
+
+    def epoch(self, number: int) -> Iterator[Batch]:
+        """Yield the batches of an epoch, which count from 0."""
+
+
+Loss = Callable[[Tensor, Batch], Tensor]
+Validate = Callable[[nn.Module], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """Where a training leaves its state after each epoch, and the key under which that state may be taken up."""
+
+    path: Path
+    key: str
+
+
+def bf16_wanted(precision: str) -> bool:
+    """Tell whether to compute in bfloat16: as asked, or where the hardware multiplies in it."""
+    if precision != "auto":
+        return precision == "bf16"
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())  # noqa: SLF001 - the only way to ask
+
+
+def fit(
+    model: nn.Module, feed: Feed, loss: Loss, plan: TrainingConfig, validate: Validate, resume: Resume,
+    report: Reporter, label: str,
+) -> tuple[Epoch, ...]:  # fmt: skip
+    """Train `model` in place and leave it with the weights of its best epoch on validation data.
+
+    The moving average of the weights is what is validated and kept when `plan.ema` is set. State is written to
+    `resume.path` after each epoch; a training found there under the same key goes on from its last epoch and ends bit
+    for bit where an unbroken one would. Raises EdgedistillError when the loss is no longer finite.
+    """
+    from accelerate import Accelerator  # noqa: PLC0415 - a second of import
+
+    accelerator = Accelerator()
+    optimizer = build_optimizer(model, plan)
+    scheduler = build_schedule(optimizer, plan, len(feed))
+    model, optimizer = accelerator.prepare(model, optimizer)
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(plan.ema), use_buffers=True) if plan.ema else None
+    state = _State(model, optimizer.optimizer, scheduler, average)
+    history, best = state.load(resume)
+    for number in range(len(history), plan.epochs):
+        start = time.monotonic()
+        with report.track(f"{label}, epoch {number + 1} of {plan.epochs}", len(feed)) as advance:
+            mean_loss = _train_epoch(state, feed.epoch(number), loss, plan, accelerator, advance)
+        if not math.isfinite(mean_loss):
+            raise EdgedistillError(f"{label}: the loss is {mean_loss} in epoch {number + 1}; lower lr ({plan.peak_lr})")
+        kept = average.module if average is not None else accelerator.unwrap_model(model)
+        accuracy = validate(kept)
+        history += (Epoch(
+            epoch=number + 1, loss=mean_loss, lr=scheduler.get_last_lr()[0], val_accuracy=accuracy,
+            seconds=time.monotonic() - start,
+        ),)  # fmt: skip
+        if best is None or accuracy >= best[0]:
+            best = (accuracy, copy.deepcopy(kept.state_dict()))
+        state.save(resume, history, best)
+        report.line(f"{label}: epoch {number + 1}, loss {mean_loss:.4f}, validation accuracy {accuracy:.2%}")
+    if best is not None:
+        accelerator.unwrap_model(model).load_state_dict(best[1])
+    accelerator.unwrap_model(model).eval()
+    return history
+
+
+def _train_epoch(
+    state: _State, batches: Iterator[Batch], loss: Loss, plan: TrainingConfig, accelerator: Any, advance: Any
+) -> float:
+    state.model.train()
+    total = torch.zeros((), dtype=torch.float64)
+    count = 0
+    device = accelerator.device
+    for batch in batches:
+        moved = Batch(*(None if part is None else part.to(device, non_blocking=True) for part in batch))  # type: ignore[arg-type]  # only the third may be None
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16_wanted(plan.precision)):
+            logits = state.model(moved.inputs)
+        value = loss(logits.float(), moved)
+        accelerator.backward(value)
+        state.optimizer.step()
+        state.scheduler.step()
+        state.optimizer.zero_grad(set_to_none=True)
+        if state.average is not None:
+            state.average.update_parameters(state.model)
+        total += value.detach().cpu()
+        count += 1
+        advance(1, "")
+    return float(total) / max(count, 1)
+
+
+def build_optimizer(model: nn.Module, plan: TrainingConfig) -> torch.optim.Optimizer:
+    """Build SGD with Nesterov momentum or AdamW; norms and biases are not decayed (He et al. 2019, "Bag of Tricks")."""
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": plan.weight_decay},
+        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    if plan.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=plan.peak_lr)
+    return torch.optim.SGD(groups, lr=plan.peak_lr, momentum=0.9, nesterov=True)
+
+
+def build_schedule(optimizer: torch.optim.Optimizer, plan: TrainingConfig, steps_per_epoch: int) -> LRScheduler:
+    """Build the learning rate per step: one-cycle (Smith 2018), or cosine decay after a warm-up of 5 %."""
+    total = plan.epochs * steps_per_epoch
+    if plan.schedule == "onecycle":
+        return torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, plan.peak_lr, total_steps=total + 1, pct_start=0.25, cycle_momentum=False
+        )
+    warmup = max(1, total // 20)
+    return torch.optim.lr_scheduler.LambdaLR(
+        optimizer,
+        lambda step: (step + 1) / warmup if step < warmup else 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup))),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """All that a training changes."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    scheduler: LRScheduler
+    average: AveragedModel | None
+
+    def save(self, resume: Resume, history: tuple[Epoch, ...], best: Any) -> None:
+        content = {
+            "key": resume.key,
+            "parts": [part.state_dict() if part is not None else None for part in self._parts()],
+            "rng": torch.get_rng_state(),
+            "history": [epoch.model_dump() for epoch in history],
+            "best": best,
+        }
+        with atomic_path(resume.path) as scratch:
+            torch.save(content, scratch)
+
+    def load(self, resume: Resume) -> tuple[tuple[Epoch, ...], Any]:
+        if not resume.path.exists():
+            return (), None
+        content = torch.load(resume.path, weights_only=True)
+        if content["key"] != resume.key:  # left by another configuration
+            return (), None
+        for part, state in zip(self._parts(), content["parts"], strict=True):
+            if part is not None:
+                part.load_state_dict(state)
+        torch.set_rng_state(content["rng"])
+        return tuple(Epoch.model_validate(epoch) for epoch in content["history"]), content["best"]
+
+    def _parts(self) -> tuple[Any, ...]:
+        return self.model, self.optimizer, self.scheduler, self.average

@@ -1,0 +1,62 @@
+"""What every stage is given: the configuration, the run folder, the kits, the data, and a voice."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from edgedistill.config import Config
+from edgedistill.deploy.kits import Kit
+from edgedistill.progress import Reporter
+from edgedistill.records import DataRecord, Record
+from edgedistill.runs import Run
+
+if TYPE_CHECKING:
+    from edgedistill.data.dataset import Dataset
+
+R = TypeVar("R", bound=Record)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One invocation of the pipeline."""
+
+    config: Config
+    run: Run
+    kits: dict[str, Kit]
+    report: Reporter
+    results: dict[str, Record] = field(default_factory=dict)
+    keys: dict[str, str] = field(default_factory=dict)
+
+    def result(self, stage: str, kind: type[R]) -> R:
+        """Return the record of an earlier stage."""
+        record = self.results[stage]
+        assert isinstance(record, kind), stage
+        return record
+
+    @property
+    def data(self) -> DataRecord:
+        """Return what the data is."""
+        return self.result("data", DataRecord)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Return the hash of everything that decides the data."""
+        from edgedistill.data.dataset import fingerprint_data  # noqa: PLC0415 - heavy
+
+        return fingerprint_data(self.config, self.run)
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """Load the data, once."""
+        from edgedistill.data.dataset import load_dataset  # noqa: PLC0415 - heavy
+
+        return load_dataset(self.config, self.fingerprint)
+
+    def folder(self, stage: str) -> Path:
+        """Return a stage's folder in the run, made if need be."""
+        folder = self.run.folder / stage
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder

@@ -1,0 +1,1 @@
+"""Models: the zoo, and loading teachers and students by name."""

@@ -1,0 +1,139 @@
+"""A model by name: `zoo:NAME`, `timm:NAME` or `package.module:function`, and its weights."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from edgedistill.data.dataset import channels_of
+from edgedistill.data.sources import is_function, resolve_function
+from edgedistill.errors import ConfigError, nearest
+from edgedistill.models.depthwise import ds_cnn, mobilenetv1
+from edgedistill.models.resnet import mlperf_resnet8, resnet20, resnet32, resnet44, resnet56
+from edgedistill.models.sequence import cnn1d, transformer
+from edgedistill.records import DataRecord
+
+ZOO: Final[dict[str, tuple[Callable[..., nn.Module], frozenset[str]]]] = {
+    "resnet20": (resnet20, frozenset({"image"})),
+    "resnet32": (resnet32, frozenset({"image"})),
+    "resnet44": (resnet44, frozenset({"image"})),
+    "resnet56": (resnet56, frozenset({"image"})),
+    "mlperf-resnet8": (mlperf_resnet8, frozenset({"image"})),
+    "ds-cnn": (ds_cnn, frozenset({"image"})),
+    "mobilenetv1": (mobilenetv1, frozenset({"image"})),
+    "cnn1d": (cnn1d, frozenset({"signal"})),
+    "transformer": (transformer, frozenset({"image", "signal", "tokens"})),
+}
+"""Each layout with the kinds of data it takes."""
+
+
+def build_model(spec: str, data: DataRecord, width: float, folder: Path, seed: int) -> nn.Module:
+    """Build a model with weights drawn from `seed`; channels, size and classes come from the data.
+
+    A function of the user's is called with those of these arguments that it names: classes, channels, shape (spatial),
+    vocabulary (of tokens), width. Raises ConfigError.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = _build(spec, data, width, folder)
+    return model.to(memory_format=torch.channels_last) if data.kind == "image" else model  # type: ignore[call-overload,no-any-return]  # torch types to() for tensors only
+
+
+def _build(spec: str, data: DataRecord, width: float, folder: Path) -> nn.Module:
+    channels = channels_of(data.kind, data.shape)
+    prefix, colon, name = spec.partition(":")
+    if prefix == "timm" and colon:
+        return _timm(name, data, width, channels)
+    if prefix == "zoo" and colon:
+        if name not in ZOO:
+            raise ConfigError(f"model '{spec}': no such model in the zoo{nearest(name, ZOO)}")
+        build, kinds = ZOO[name]
+        if data.kind not in kinds:
+            raise ConfigError(f"model '{spec}' takes {' or '.join(sorted(kinds))} data; this is {data.kind} data")
+        return _call(spec, build, data, width, channels)
+    if is_function(spec):
+        model = _call(spec, resolve_function(spec, folder), data, width, channels)
+        if not isinstance(model, nn.Module):
+            raise ConfigError(f"model '{spec}' returned {type(model).__name__}; expected a torch.nn.Module")
+        return model
+    raise ConfigError(f"model '{spec}': write zoo:NAME, timm:NAME or package.module:function")
+
+
+def _call(spec: str, build: Callable[..., Any], data: DataRecord, width: float, channels: int) -> Any:
+    spatial = data.shape[: {"image": 2, "signal": 1, "tokens": 1}[data.kind]]
+    known = {
+        "classes": len(data.classes), "channels": channels, "shape": spatial,
+        "vocabulary": data.vocabulary, "width": width,
+    }  # fmt: skip
+    parameters = inspect.signature(build).parameters.values()
+    unknown = [p.name for p in parameters if p.name not in known and p.default is p.empty and p.kind is not p.VAR_KEYWORD]
+    if unknown:
+        raise ConfigError(f"model '{spec}' needs argument '{unknown[0]}'; the arguments given are {', '.join(known)}")
+    names = {p.name for p in parameters}
+    if width != 1.0 and "width" not in names:
+        raise ConfigError(f"model '{spec}' takes no width; remove the key")
+    return build(**{name: value for name, value in known.items() if name in names})
+
+
+def _timm(name: str, data: DataRecord, width: float, channels: int) -> nn.Module:
+    try:
+        import timm  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        raise ConfigError(f"model 'timm:{name}': {error}; run: pip install 'edgedistill[timm]'") from None
+    if width != 1.0:
+        raise ConfigError(f"model 'timm:{name}' takes no width; remove the key")
+    if name not in timm.list_models():
+        raise ConfigError(f"model 'timm:{name}': timm has no such model{nearest(name, timm.list_models())}")
+    model: nn.Module = timm.create_model(name, pretrained=False, num_classes=len(data.classes), in_chans=channels)
+    return model
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Load a state dict from .safetensors, or from .pt/.pth with weights_only; raises ConfigError on any mismatch."""
+    state = read_state(path)
+    expected = model.state_dict()
+    problems = [f"has no '{key}'" for key in expected if key not in state and not key.endswith("num_batches_tracked")]
+    problems += [f"has '{key}', which the model lacks{nearest(key, expected)}" for key in state if key not in expected]
+    problems += [
+        f"'{key}' is {tuple(state[key].shape)}, the model's is {tuple(value.shape)}"
+        for key, value in expected.items()
+        if key in state and state[key].shape != value.shape
+    ]
+    if problems:
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise ConfigError(f"weights {path.name}: {problems[0]}{more}; are they of this model?")
+    model.load_state_dict(state, strict=False)  # only num_batches_tracked may be absent, as checked above
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Read a state dict without executing anything in it."""
+    import pickle  # noqa: PLC0415, S403 - for the name of its error; nothing is unpickled here
+
+    from safetensors import SafetensorError  # noqa: PLC0415
+    from safetensors.torch import load_file  # noqa: PLC0415
+
+    if not path.is_file():
+        raise ConfigError(f"weights {path.name}: no such file (looked for {path})")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except SafetensorError as error:
+        raise ConfigError(f"weights {path.name}: not readable: {error}") from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"weights {path.name}: not a plain state dict ({reason}); save model.state_dict()") from None
+    state = state.get("state_dict", state) if isinstance(state, dict) else state
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ConfigError(f"weights {path.name}: not a state dict; save model.state_dict()")
+    return {key.removeprefix("module."): value for key, value in state.items()}
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Count trainable parameters."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)

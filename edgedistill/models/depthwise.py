@@ -1,0 +1,54 @@
+"""Depthwise-separable networks: DS-CNN for keyword spotting, and MobileNetV1."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+def conv_bn_relu(channels: int, out: int, kernel: tuple[int, int], stride: tuple[int, int], groups: int = 1) -> nn.Module:
+    """Build a convolution, batch normalisation and ReLU; odd kernels keep the size, but for the stride."""
+    padding = (kernel[0] // 2, kernel[1] // 2)
+    return nn.Sequential(
+        nn.Conv2d(channels, out, kernel, stride, padding, groups=groups, bias=False), nn.BatchNorm2d(out), nn.ReLU()
+    )
+
+
+def separable(channels: int, out: int, stride: int) -> nn.Module:
+    """Build a 3x3 depthwise convolution and a 1x1 convolution (Howard et al. 2017)."""
+    return nn.Sequential(
+        conv_bn_relu(channels, channels, (3, 3), (stride, stride), groups=channels),
+        conv_bn_relu(channels, out, (1, 1), (1, 1)),
+    )
+
+
+class SeparableNet(nn.Module):
+    """A stem convolution, separable blocks, mean over the picture, and a dense layer."""
+
+    def __init__(self, stem: nn.Module, blocks: list[nn.Module], features: int, classes: int, dropout: float) -> None:
+        super().__init__()
+        self.stem = stem
+        self.blocks = nn.Sequential(*blocks)
+        self.dropout = nn.Dropout(dropout)
+        self.fc = nn.Linear(features, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) to logits (B, classes)."""
+        y: Tensor = self.fc(self.dropout(self.blocks(self.stem(x)).mean((2, 3))))
+        return y
+
+
+def ds_cnn(classes: int, channels: int, width: float) -> nn.Module:
+    """DS-CNN-S (Zhang et al., "Hello Edge", 2017): 64 features, four blocks, for (time, frequency) pictures of speech."""
+    size = max(1, round(64 * width))
+    stem = nn.Sequential(
+        nn.Conv2d(channels, size, (10, 4), (2, 2), (5, 1), bias=False), nn.BatchNorm2d(size), nn.ReLU(), nn.Dropout(0.2)
+    )
+    return SeparableNet(stem, [separable(size, size, 1) for _ in range(4)], size, classes, 0.4)
+
+
+def mobilenetv1(classes: int, channels: int, width: float) -> nn.Module:
+    """MobileNetV1 (Howard et al. 2017) by width multiplier; the stem and blocks stride for pictures of 96 and more."""
+    sizes = [max(8, round(base * width)) for base in (32, 64, 128, 128, 256, 256, 512, 512, 512, 512, 512, 512, 1024, 1024)]
+    strided = {2, 4, 6, 12}
+    blocks = [separable(sizes[i - 1], sizes[i], 2 if i in strided else 1) for i in range(1, len(sizes))]
+    return SeparableNet(conv_bn_relu(channels, sizes[0], (3, 3), (2, 2)), blocks, sizes[-1], classes, 0.0)

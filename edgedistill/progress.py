@@ -1,0 +1,50 @@
+"""What a person sees while long work runs: a bar on a terminal, plain lines otherwise; all of it on stderr."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+Advance = Callable[[int, str], None]
+PLAIN_INTERVAL_S = 10.0
+
+
+class Reporter:
+    """Says what is going on; `quiet` keeps it to itself."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+
+    def line(self, text: str) -> None:
+        """Say one thing."""
+        self._console.print(text, markup=False)
+
+    @contextmanager
+    def track(self, label: str, total: int) -> Iterator[Advance]:
+        """Follow work of `total` steps; call the yielded function with the steps done since, and a note."""
+        if self._console.is_terminal:
+            yield from self._bar(label, total)
+        else:
+            yield from self._lines(label, total)
+
+    def _bar(self, label: str, total: int) -> Iterator[Advance]:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, TextColumn("{task.fields[note]}"), console=self._console, transient=True) as progress:
+            task = progress.add_task(label, total=total, note="")
+            yield lambda steps, note="": progress.update(task, advance=steps, note=note)
+
+    def _lines(self, label: str, total: int) -> Iterator[Advance]:
+        done, said = 0, time.monotonic()
+
+        def advance(steps: int, note: str = "") -> None:
+            nonlocal done, said
+            done += steps
+            if time.monotonic() - said >= PLAIN_INTERVAL_S:
+                said = time.monotonic()
+                self.line(f"{label}: {done} of {total} {note}".rstrip())
+
+        yield advance
