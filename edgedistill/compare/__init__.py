@@ -1,0 +1,1 @@
+"""Results against each other: statistics, the comparison, the table and the report."""

@@ -1,0 +1,131 @@
+"""What to ship on a target, in one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from edgedistill.compare import figures
+from edgedistill.compare.rows import Row
+from edgedistill.compare.stats import accuracy_drop, speedup
+
+TOLERATED_DROP_POINTS = 1.0
+"""A student whose accuracy is really lower than the best student's by more than this is not proposed for its speed."""
+
+
+def ship(target: str, rows: Sequence[Row]) -> str:
+    """Name the student to ship and what it costs, or say why there is none."""
+    students = [row for row in rows if row.measurement.model.name == "student"]
+    if not students:
+        return f"{target}: nothing to decide, no student was measured here"
+    within = [row for row in students if row.budget is None or row.budget.fits is not False]
+    if not within:
+        over = "; ".join(f"{_precision(row)} exceeds {', '.join(_exceeded(row))}" for row in students)
+        return f"{target}: no student fits the budget ({over})"
+    accurate = _accurate_enough(within)
+    chosen = _fastest(accurate)
+    clauses = [f"{target}: {_verb(chosen)} student {_precision(chosen)} — {', '.join(_facts(chosen))}"]
+    clauses += [text for row in students if row is not chosen and (text := _why_not(row, chosen, accurate))]
+    clauses += _caveats(chosen)
+    return "; ".join(clauses)
+
+
+def describe_change(row: Row) -> str:
+    """Say what separates a candidate from its baseline: speed first, accuracy always with it."""
+    return f"{row.label} is {_speed(row, 'the baseline')}, {_accuracy(row)}"
+
+
+def _accurate_enough(rows: Sequence[Row]) -> list[Row]:
+    measured = [row.measurement.accuracy for row in rows if row.measurement.accuracy is not None]
+    if not measured:
+        return list(rows)
+    best = max(measured, key=lambda accuracy: accuracy.value)
+    kept = []
+    for row in rows:
+        if row.measurement.accuracy is None:
+            continue  # never speed without accuracy
+        drop = accuracy_drop(best, row.measurement.accuracy)
+        if drop.verdict != "lower" or drop.points <= TOLERATED_DROP_POINTS:
+            kept.append(row)
+    return kept
+
+
+def _fastest(rows: Sequence[Row]) -> Row:
+    fastest = min(rows, key=lambda row: row.measurement.latency_ns.p50)
+    level = [row for row in rows if row is fastest or _against(fastest, row) == "no difference seen"]
+    return min(level, key=lambda row: row.measurement.size_bytes)
+
+
+def _against(baseline: Row, candidate: Row) -> str:
+    return speedup(baseline.measurement, candidate.measurement).verdict
+
+
+def _verb(chosen: Row) -> str:
+    if chosen.measurement.accuracy is None:
+        return "fastest is"
+    is_gain = chosen.speedup is None or chosen.speedup.verdict in {"faster", "cannot tell"}
+    return "ship" if is_gain else "best student is"
+
+
+def _facts(row: Row) -> list[str]:
+    size = figures.size(row.measurement.size_bytes)
+    if row.speedup is None:
+        measured = row.measurement.accuracy
+        accuracy = "accuracy not measured" if measured is None else f"{figures.percent(measured.value)} % accurate"
+        return [f"p50 {figures.milliseconds(row.measurement.latency_ns.p50)} ms", accuracy, size]
+    return [_speed(row, "the teacher"), _accuracy(row), size]
+
+
+def _speed(row: Row, baseline: str) -> str:
+    found = row.speedup
+    if found is None:
+        return f"not comparable in speed ({row.reasons['speedup']})"
+    if found.verdict == "no difference seen":
+        return f"as fast as {baseline} ({figures.times(found.value)}, no difference seen)"
+    doubt = " by p50 (too few processes to be sure)" if found.verdict == "cannot tell" else ""
+    if found.value < 1:
+        return f"slower than {baseline} ({figures.times(found.value)}){doubt}"
+    return f"{figures.times(found.value)} faster than {baseline}{doubt}"
+
+
+def _accuracy(row: Row) -> str:
+    drop = row.accuracy_drop
+    if drop is None:
+        return "accuracy not measured" if row.measurement.accuracy is None else "accuracy not comparable"
+    text = figures.points(drop.points)
+    unsure = drop.verdict == "no difference seen" and text != "same accuracy"
+    return f"{text} (within the error)" if unsure else text
+
+
+def _why_not(row: Row, chosen: Row, accurate: Sequence[Row]) -> str | None:
+    name, over = _precision(row), _exceeded(row)
+    if over:
+        return f"{name} exceeds {', '.join(over)}"
+    if row not in accurate:
+        return f"{name} is not accurate enough" if row.measurement.accuracy else f"accuracy of {name} not measured"
+    ratio = speedup(chosen.measurement, row.measurement)
+    if ratio.verdict == "slower" and name != "fp32":
+        return f"{name} is slower than {_precision(chosen)} here ({figures.times(ratio.value)})"
+    if ratio.verdict == "no difference seen":
+        return f"no speed difference to {name} seen"
+    return None
+
+
+def _caveats(chosen: Row) -> list[str]:
+    caveats = []
+    if chosen.measurement.accuracy is None:
+        caveats.append("measure its accuracy before shipping it")
+    if chosen.speedup is None:
+        caveats.append(f"speedup unknown: {chosen.reasons['speedup']}")
+    if chosen.budget is not None and chosen.budget.unknown:
+        caveats.append(f"budget not fully checked ({', '.join(chosen.budget.unknown)})")
+    if chosen.measurement.contaminated:
+        caveats.append("other processes disturbed this measurement, repeat it on a quiet machine")
+    return caveats
+
+
+def _precision(row: Row) -> str:
+    return row.measurement.precision.requested
+
+
+def _exceeded(row: Row) -> tuple[str, ...]:
+    return () if row.budget is None else row.budget.exceeded

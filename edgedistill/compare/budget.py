@@ -1,0 +1,79 @@
+"""Does a measured model meet the limits of its target?"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from edgedistill.compare import figures
+from edgedistill.config import Budget
+from edgedistill.records import Measurement, Record
+
+
+class BudgetCheck(Record):
+    """`fits` is None when no limit is exceeded but some could not be checked; `unknown` says which and why."""
+
+    fits: bool | None
+    exceeded: tuple[str, ...]
+    unknown: tuple[str, ...]
+
+
+class _Limit(NamedTuple):
+    name: str
+    limit: float | None
+    measured: float | None
+    shown: str
+    field: str
+
+
+def check_budget(measurement: Measurement, budget: Budget) -> BudgetCheck | None:
+    """Hold a measurement against each limit that is set; None when none is."""
+    limits = [limit for limit in _limits(measurement, budget) if limit.limit is not None]
+    if not limits:
+        return None
+    unknown = tuple(f"{item.name}: {reason(measurement, item.field)}" for item in limits if item.measured is None)
+    exceeded = tuple(item.shown for item in limits if _is_exceeded(item))
+    return BudgetCheck(fits=False if exceeded else None if unknown else True, exceeded=exceeded, unknown=unknown)
+
+
+def reason(measurement: Measurement, field: str) -> str:
+    """Return why a field of a measurement is null, as the device said it."""
+    *parents, name = field.split(".")
+    for key in (field, name, *parents):
+        if key in measurement.reasons:
+            return measurement.reasons[key]
+    return "not measured, and no reason was recorded"
+
+
+def _is_exceeded(item: _Limit) -> bool:
+    if item.measured is None or item.limit is None:
+        return False
+    return item.measured < item.limit if item.field == "accuracy" else item.measured > item.limit
+
+
+def _limits(m: Measurement, budget: Budget) -> list[_Limit]:
+    p95 = None if m.latency_ns.p95 is None else m.latency_ns.p95 / 1e6
+    peak = None if m.memory_bytes is None else m.memory_bytes.peak
+    energy_mj = None if m.energy_uj is None else m.energy_uj.per_inference / 1e3
+    accuracy = None if m.accuracy is None else m.accuracy.value
+    return [
+        _limit("p95", budget.p95_ms, p95, "{} ms", "latency_ns.p95"),
+        _limit("size", budget.size_bytes, m.size_bytes, "bytes", "size_bytes"),
+        _limit("memory", budget.memory_bytes, peak, "bytes", "memory_bytes"),
+        _limit("energy", budget.energy_mj, energy_mj, "{} mJ", "energy_uj"),
+        _limit("accuracy", budget.accuracy, accuracy, "%", "accuracy"),
+    ]
+
+
+def _limit(name: str, limit: float | None, measured: float | None, unit: str, field: str) -> _Limit:
+    if limit is None or measured is None:
+        return _Limit(name, limit, measured, "", field)
+    relation = "<" if field == "accuracy" else ">"
+    return _Limit(name, limit, measured, f"{name} {_show(measured, unit)} {relation} {_show(limit, unit)}", field)
+
+
+def _show(value: float, unit: str) -> str:
+    if unit == "bytes":
+        return figures.size(value)
+    if unit == "%":
+        return f"{figures.percent(value)} %"
+    return unit.format(figures.significant(value))

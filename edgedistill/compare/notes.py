@@ -1,0 +1,110 @@
+"""Footnotes of a group: why a value is missing or doubtful, each reason said once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from edgedistill.compare import figures
+from edgedistill.compare.budget import reason
+from edgedistill.compare.comparison import Group
+from edgedistill.compare.rows import Row
+from edgedistill.compare.stats import MINIMUM_PROCESSES, NOISE_FLOOR
+from edgedistill.records import Measurement
+
+MARKS = "¹²³⁴⁵⁶⁷⁸⁹"
+DISAGREEMENT = 1.1
+"""Process p50s further apart than this ratio say that the machine, and not the model, decided some of them."""
+
+
+class Notes:
+    """Footnotes in the order of their first use; a cell's marks point to them."""
+
+    def __init__(self) -> None:
+        self._texts: list[str] = []
+        self._cells: dict[tuple[str, str], list[int]] = {}
+
+    def add(self, row: Row, cell: str, text: str) -> None:
+        """Give a cell of a row a footnote."""
+        if text not in self._texts:
+            self._texts.append(text)
+        self._cells.setdefault((row.label, cell), []).append(self._texts.index(text))
+
+    def marks(self, row: Row, cell: str) -> str:
+        """Return the marks of a cell's footnotes."""
+        return "".join(_mark(index) for index in self._cells.get((row.label, cell), ()))
+
+    def listed(self) -> list[tuple[str, str]]:
+        """Return each mark and its text."""
+        return [(_mark(index), text) for index, text in enumerate(self._texts)]
+
+
+def notes_of(group: Group) -> Notes:
+    """Collect the footnotes of a group, in reading order."""
+    notes = Notes()
+    for row in group.rows:
+        for cell, text in _notes_of_row(row, group.baseline):
+            notes.add(row, cell, text)
+    return notes
+
+
+def precision(m: Measurement) -> str:
+    """Write the precision asked for, and how many layers got it when not all did: "int8 9/10"."""
+    asked, executed = m.precision.requested, m.precision.executed
+    if executed is None or set(executed) <= {asked}:
+        return asked
+    return f"{asked} {executed.get(asked, 0)}/{sum(executed.values())}"
+
+
+def _notes_of_row(row: Row, baseline: str | None) -> Iterator[tuple[str, str]]:
+    m = row.measurement
+    if m.contaminated:
+        yield "label", "other processes disturbed this measurement: repeat it on a quiet machine"
+    p50s = [process.p50_ns for process in m.processes]
+    if max(p50s) > DISAGREEMENT * min(p50s):
+        low, high = figures.milliseconds(min(p50s)), figures.milliseconds(max(p50s))
+        yield "label", f"its processes disagree: p50 from {low} to {high} ms"
+    yield from _budget_notes(row)
+    if m.precision.executed is None:
+        yield "precision", f"precision that ran is not known: {reason(m, 'precision.executed')}"
+    elif set(m.precision.executed) > {m.precision.requested} or m.precision.requested not in m.precision.executed:
+        ran = ", ".join(f"{count} in {name}" for name, count in m.precision.executed.items())
+        yield "precision", f"weighted layers that ran: {ran or 'none'}"
+    for field in ("accuracy", "latency_ns.p95", "memory_bytes", "energy_uj"):
+        if _is_null(m, field):
+            yield field, f"{_named(field)}: {reason(m, field)}"
+    yield from _speedup_notes(row, baseline)
+
+
+def _speedup_notes(row: Row, baseline: str | None) -> Iterator[tuple[str, str]]:
+    if row.is_baseline:
+        return
+    if row.speedup is None:
+        yield "speedup", f"speedup: {row.reasons['speedup']}"
+    elif row.speedup.verdict == "cannot tell":
+        yield "speedup", f"cannot tell: an interval needs {MINIMUM_PROCESSES} processes on either side"
+    elif row.speedup.verdict == "no difference seen":
+        yield "speedup", f"no difference to {baseline} seen: the interval includes 1 or is within {NOISE_FLOOR:.0%}"
+
+
+def _budget_notes(row: Row) -> Iterator[tuple[str, str]]:
+    if row.budget is None:
+        return
+    for text in row.budget.exceeded:
+        yield "label", f"exceeds its budget: {text}"
+    for text in row.budget.unknown:
+        yield "label", f"budget not checked: {text}"
+
+
+def _is_null(m: Measurement, field: str) -> bool:
+    value: object = m
+    for part in field.split("."):
+        value = getattr(value, part)
+    return value is None
+
+
+def _named(field: str) -> str:
+    return {"latency_ns.p95": "p95", "memory_bytes": "memory", "energy_uj": "energy"}.get(field, field)
+
+
+def _mark(index: int) -> str:
+    return MARKS[index] if index < len(MARKS) else f"[{index + 1}]"

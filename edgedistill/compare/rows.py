@@ -1,0 +1,92 @@
+"""One result of a comparison: a measurement, and what separates it from its baseline."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from edgedistill.compare.budget import BudgetCheck
+from edgedistill.compare.stats import AccuracyDrop, Speedup, accuracy_drop, speedup
+from edgedistill.records import Measurement, Record
+
+
+class Row(Record):
+    """A measurement beside its baseline; `reasons` says why a comparison is null, by field."""
+
+    label: str
+    measurement: Measurement
+    is_baseline: bool
+    speedup: Speedup | None = None
+    accuracy_drop: AccuracyDrop | None = None
+    size_ratio: float | None = None
+    energy_ratio: float | None = None
+    budget: BudgetCheck | None = None
+    reasons: dict[str, str] = Field(default_factory=dict)
+
+
+def baseline_row(label: str, measurement: Measurement) -> Row:
+    """Give the baseline its row."""
+    return Row(label=label, measurement=measurement, is_baseline=True)
+
+
+def candidate_row(
+    label: str, measurement: Measurement, baseline: Measurement | None, baseline_label: str | None
+) -> Row:
+    """Compare a measurement with its baseline as far as their conditions allow."""
+    if baseline is None:
+        absent = "the teacher was not measured on this target"
+        return Row(label=label, measurement=measurement, is_baseline=False, reasons={"speedup": absent})
+    reasons = {}
+    if differing := unlike(baseline, measurement):
+        reasons["speedup"] = f"conditions differ from {baseline_label}: {'; '.join(differing)}"
+    drop, reasons_drop = _accuracy(baseline, measurement)
+    energy, reasons_energy = _energy(baseline, measurement)
+    if differing and energy is not None:
+        energy, reasons_energy = None, {"energy_ratio": reasons["speedup"]}
+    return Row(
+        label=label,
+        measurement=measurement,
+        is_baseline=False,
+        speedup=None if differing else speedup(baseline, measurement),
+        accuracy_drop=drop,
+        size_ratio=baseline.size_bytes / measurement.size_bytes if measurement.size_bytes else None,
+        energy_ratio=energy,
+        reasons=reasons | reasons_drop | reasons_energy,
+    )
+
+
+def unlike(baseline: Measurement, candidate: Measurement) -> tuple[str, ...]:
+    """List the conditions that must be equal for latencies to be comparable and are not, with both values."""
+    a, b = baseline.device, candidate.device
+    knobs = {
+        "device": (a.id, b.id),
+        "architecture": (a.arch, b.arch),
+        "cpu": (a.cpu, b.cpu),
+        "threads": (baseline.threads, candidate.threads),
+        "power mode": (a.power_mode, b.power_mode),
+        "governor": (a.governor, b.governor),
+    }
+    return tuple(f"{name} {_known(x)} vs {_known(y)}" for name, (x, y) in knobs.items() if x != y)
+
+
+def _known(value: object) -> str:
+    return "not known" if value is None else str(value)
+
+
+def _accuracy(baseline: Measurement, candidate: Measurement) -> tuple[AccuracyDrop | None, dict[str, str]]:
+    a, b = baseline.accuracy, candidate.accuracy
+    if a is None or b is None:
+        return None, {"accuracy_drop": f"accuracy of the {'baseline' if a is None else 'candidate'} was not measured"}
+    if a.metric != b.metric:
+        return None, {"accuracy_drop": f"the metrics differ: {a.metric} vs {b.metric}"}
+    return accuracy_drop(a, b), {}
+
+
+def _energy(baseline: Measurement, candidate: Measurement) -> tuple[float | None, dict[str, str]]:
+    a, b = baseline.energy_uj, candidate.energy_uj
+    if a is None or b is None:
+        return None, {"energy_ratio": f"energy of the {'baseline' if a is None else 'candidate'} was not measured"}
+    if a.source != b.source:
+        return None, {"energy_ratio": f"the sources differ: {a.source} vs {b.source}"}
+    if b.per_inference <= 0:
+        return None, {"energy_ratio": "the candidate's energy is not above zero"}
+    return a.per_inference / b.per_inference, {}

@@ -1,0 +1,108 @@
+"""Is a difference real? Speedups and accuracy drops with their 95 % intervals.
+
+The process is the sample: inferences within one process share its luck (memory layout, clock, neighbours), so their number says
+nothing about how far a second process would land. Intervals of latency therefore come from one p50 per fresh process.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from scipy import stats
+
+from edgedistill.records import Accuracy, Measurement, Record
+
+NOISE_FLOOR = 0.03
+"""The smallest relative difference called real; stands in until measurements record the A/A floor of their own machine."""
+
+MINIMUM_PROCESSES = 3
+"""Below this, a variance of process p50s is a guess."""
+
+SpeedVerdict = Literal["faster", "slower", "no difference seen", "cannot tell"]
+AccuracyVerdict = Literal["lower", "higher", "no difference seen"]
+
+
+class Speedup(Record):
+    """Baseline p50 over candidate p50, as geometric means over processes: above 1 the candidate is faster."""
+
+    value: float
+    ci95: tuple[float, float] | None
+    verdict: SpeedVerdict
+    processes: tuple[int, int]
+
+
+class AccuracyDrop(Record):
+    """Baseline accuracy less the candidate's, in percentage points: above 0 the candidate is less accurate."""
+
+    points: float
+    ci95_points: tuple[float, float]
+    verdict: AccuracyVerdict
+
+
+def speedup(baseline: Measurement, candidate: Measurement) -> Speedup:
+    """Compare two measurements by the p50s of their processes."""
+    before = [process.p50_ns for process in baseline.processes]
+    after = [process.p50_ns for process in candidate.processes]
+    return speedup_of(before, after)
+
+
+def speedup_of(baseline_p50s: Sequence[float], candidate_p50s: Sequence[float]) -> Speedup:
+    """Compare per-process p50s by Welch's t interval on their logarithms, which a ratio of positive noisy values calls for."""
+    before, after = np.log(np.asarray(baseline_p50s)), np.log(np.asarray(candidate_p50s))
+    difference = float(before.mean() - after.mean())
+    interval = _welch(before, after, difference) if min(len(before), len(after)) >= MINIMUM_PROCESSES else None
+    ci95 = None if interval is None else (math.exp(interval[0]), math.exp(interval[1]))
+    return Speedup(
+        value=math.exp(difference),
+        ci95=ci95,
+        verdict=_speed_verdict(difference, interval),
+        processes=(len(before), len(after)),
+    )
+
+
+def _welch(before: np.ndarray, after: np.ndarray, difference: float) -> tuple[float, float]:
+    parts = before.var(ddof=1) / len(before), after.var(ddof=1) / len(after)
+    error = math.sqrt(sum(parts))
+    if error == 0:
+        return difference, difference
+    freedom = sum(parts) ** 2 / (parts[0] ** 2 / (len(before) - 1) + parts[1] ** 2 / (len(after) - 1))
+    margin = float(stats.t.ppf(0.975, freedom)) * error
+    return difference - margin, difference + margin
+
+
+def _speed_verdict(difference: float, interval: tuple[float, float] | None) -> SpeedVerdict:
+    if interval is None:
+        return "cannot tell"
+    floor = math.log1p(NOISE_FLOOR)
+    if interval[0] > 0 and difference > floor:
+        return "faster"
+    if interval[1] < 0 and difference < -floor:
+        return "slower"
+    return "no difference seen"
+
+
+def accuracy_drop(baseline: Accuracy, candidate: Accuracy) -> AccuracyDrop:
+    """Compare two accuracies by Newcombe's interval, built from the Wilson interval of each.
+
+    It takes the two as independent. Models that answer the same test set err on the same samples more often than chance, so the
+    true interval is narrower: this one misses some real differences and rarely claims a false one.
+    """
+    (low_b, high_b), (low_c, high_c) = baseline.ci95, candidate.ci95
+    drop = baseline.value - candidate.value
+    below = math.hypot(baseline.value - low_b, high_c - candidate.value)
+    above = math.hypot(high_b - baseline.value, candidate.value - low_c)
+    low, high = drop - below, drop + above
+    verdict: AccuracyVerdict = "lower" if low > 0 else "higher" if high < 0 else "no difference seen"
+    return AccuracyDrop(points=100 * drop, ci95_points=(100 * low, 100 * high), verdict=verdict)
+
+
+def wilson(fraction: float, n: int) -> Accuracy:
+    """Give a fraction of n samples its 95 % Wilson interval."""
+    z = float(stats.norm.ppf(0.975))
+    centre = (fraction + z * z / (2 * n)) / (1 + z * z / n)
+    margin = z / (1 + z * z / n) * math.sqrt(fraction * (1 - fraction) / n + z * z / (4 * n * n))
+    low, high = max(0.0, min(fraction, centre - margin)), min(1.0, max(fraction, centre + margin))
+    return Accuracy(metric="top1", value=fraction, ci95=(low, high), n=n)
