@@ -1,0 +1,169 @@
+"""A model as a graph: captured, dropout removed, batch norm folded, nothing in it that the result does not need."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from typing import Any, cast
+
+import torch
+from torch import Tensor, fx, nn
+
+from edgedistill.errors import ConfigError
+
+ATEN = torch.ops.aten
+CONVOLUTION = {
+    ATEN.conv1d.default,
+    ATEN.conv1d.padding,
+    ATEN.conv2d.default,
+    ATEN.conv2d.padding,
+    ATEN.conv3d.default,
+    ATEN.conv3d.padding,
+}
+TRANSPOSED = {ATEN.conv_transpose1d.default, ATEN.conv_transpose2d.input, ATEN.conv_transpose3d.input}
+LINEAR = {ATEN.linear.default}
+
+
+def capture(model: nn.Module, example: Tensor) -> fx.GraphModule:
+    """Return a copy of a model in evaluation form as a graph of functional ATen operations.
+
+    The graph takes batches of any size where the model allows it; otherwise it takes one sample (`takes_batches`).
+
+    Args:
+        model: any module of one input and one output; it is left as it was.
+        example: an input of shape (N, ...), of which the first sample is used.
+
+    Raises:
+        ConfigError: torch.export cannot capture the model, or it has more than one output.
+    """
+    model = copy.deepcopy(model).eval()
+    sample = example[:1]
+    graph = _exported_for_batches(model, sample) or _exported(model, sample, None)
+    _drop_copies(graph)
+    _fold_batch_norms(graph)
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+    # A graph module built anew holds what its graph reads and nothing else.
+    return fx.GraphModule(graph, graph.graph)
+
+
+def takes_batches(graph: fx.GraphModule) -> bool:
+    """Return whether a captured graph takes a batch of any size."""
+    (entry,) = (node for node in graph.graph.nodes if node.op == "placeholder")
+    return not isinstance(entry.meta["val"].shape[0], int)
+
+
+def tensor_at(graph: fx.GraphModule, node: fx.Node) -> Tensor:
+    """Return the parameter or buffer that a `get_attr` node reads, detached."""
+    owner, _, name = str(node.target).rpartition(".")
+    return cast("Tensor", getattr(graph.get_submodule(owner), name)).detach()
+
+
+def _exported_for_batches(model: nn.Module, sample: Tensor) -> fx.GraphModule | None:
+    # A batch of two, because torch.export takes a size of one for a constant.
+    pair = torch.cat([sample, sample])
+    try:
+        graph = _exported(model, pair, {0: torch.export.Dim.AUTO})
+    except ConfigError:
+        return None
+    return graph if takes_batches(graph) else None
+
+
+def _exported(model: nn.Module, example: Tensor, sizes: dict[int, Any] | None) -> fx.GraphModule:
+    with warnings.catch_warnings():
+        # torch copies its own module call graph with a class that it has deprecated.
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated", category=FutureWarning)
+        try:
+            program = torch.export.export(model, (example,), dynamic_shapes=None if sizes is None else (sizes,))
+            # The empty table decomposes nothing; it makes in-place operations functional.
+            exported = program.run_decompositions({}).module(check_guards=False)
+        except RuntimeError as error:
+            raise ConfigError(
+                f"{type(model).__name__} cannot be captured by torch.export: {error}; "
+                "remove control flow that depends on values, or use [quantize] mode = 'none'"
+            ) from error
+    graph = exported.graph
+    (output,) = (node for node in graph.nodes if node.op == "output")
+    results = output.all_input_nodes
+    if len(results) != 1:
+        raise ConfigError(f"{type(model).__name__} returns {len(results)} tensors; a model must return its logits only")
+    output.args = (results[0],)
+    graph.set_codegen(fx.graph.CodeGen())
+    return fx.GraphModule(exported, graph)
+
+
+def _drop_copies(graph: fx.GraphModule) -> None:
+    """Remove what dropout leaves behind in evaluation: a copy."""
+    for node in list(graph.graph.nodes):
+        plain_copy = node.target is ATEN.clone.default and not node.kwargs
+        if plain_copy or node.target is ATEN.dropout.default or node.target is ATEN.alias.default:
+            node.replace_all_uses_with(node.args[0])
+            graph.graph.erase_node(node)
+
+
+def _fold_batch_norms(graph: fx.GraphModule) -> None:
+    """Fold each batch norm that follows a layer and nothing else reads into that layer's weight and bias."""
+    for node in list(graph.graph.nodes):
+        if node.target is not ATEN._native_batch_norm_legit_no_training.default:  # noqa: SLF001 - its public name
+            continue
+        layer = node.args[0]
+        results = list(node.users)
+        if len(results) == 1 and results[0].args[1] == 0 and _foldable(layer):
+            _fold(graph, layer, node)
+            results[0].replace_all_uses_with(layer)
+            graph.graph.erase_node(results[0])
+            graph.graph.erase_node(node)
+
+
+def _foldable(layer: fx.Node) -> bool:
+    if layer.target in LINEAR and layer.meta["val"].dim() != 2:
+        return False  # the batch norm's channels are not the layer's
+    weighted = layer.target in CONVOLUTION | TRANSPOSED | LINEAR
+    return weighted and len(layer.users) == 1 and cast("fx.Node", layer.args[1]).op == "get_attr"
+
+
+def _fold(graph: fx.GraphModule, layer: fx.Node, norm: fx.Node) -> None:
+    """Scale the weight by gamma / sqrt(var + eps) per output channel, and shift the bias to match (in float64)."""
+    weight_node = cast("fx.Node", layer.args[1])
+    weight = tensor_at(graph, weight_node).double()
+    old_bias = layer.args[2] if len(layer.args) > 2 else None
+    gamma, beta, mean, variance = (_value(graph, argument) for argument in norm.args[1:5])
+    assert mean is not None
+    assert variance is not None
+    factor = (variance + cast("float", norm.args[6])).rsqrt()
+    if gamma is not None:
+        factor = factor * gamma
+    bias = -mean if old_bias is None else tensor_at(graph, cast("fx.Node", old_bias)).double() - mean
+    bias = bias * factor if beta is None else bias * factor + beta
+    folded = _scaled_per_output(layer, weight, factor)
+    owner = str(weight_node.target).rpartition(".")[0]
+    dtype = tensor_at(graph, weight_node).dtype
+    arguments = list(layer.args[:2]) + [None] + list(layer.args[3:])
+    arguments[1] = _new_parameter(graph, layer, f"{owner}.weight", folded.to(dtype))
+    arguments[2] = _new_parameter(graph, layer, f"{owner}.bias", bias.to(dtype))
+    layer.args = tuple(arguments)
+
+
+def _value(graph: fx.GraphModule, argument: Any) -> Tensor | None:
+    return None if argument is None else tensor_at(graph, argument).double()
+
+
+def _scaled_per_output(layer: fx.Node, weight: Tensor, factor: Tensor) -> Tensor:
+    if layer.target not in TRANSPOSED:
+        return weight * factor.reshape(-1, *[1] * (weight.dim() - 1))
+    # A transposed weight is (in, out / groups, ...), its inputs ordered by group.
+    groups = cast("int", layer.args[6]) if len(layer.args) > 6 else 1
+    by_group = weight.reshape(groups, weight.shape[0] // groups, weight.shape[1], -1)
+    return (by_group * factor.reshape(groups, 1, -1, 1)).reshape(weight.shape)
+
+
+def _new_parameter(graph: fx.GraphModule, before: fx.Node, name: str, value: Tensor) -> fx.Node:
+    """Store a parameter under a name, or the next free one where another layer shares it, and read it before a node."""
+    taken = {node.target for node in graph.graph.nodes if node.op == "get_attr" and before not in node.users}
+    unique, count = name, 1
+    while unique in taken:
+        unique, count = f"{name}_{count}", count + 1
+    owner, _, leaf = unique.rpartition(".")
+    setattr(graph.get_submodule(owner), leaf, nn.Parameter(value))
+    with graph.graph.inserting_before(before):
+        return graph.graph.get_attr(unique)

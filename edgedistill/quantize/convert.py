@@ -1,0 +1,94 @@
+"""A prepared model in its deployed form: int8 weights, and rounding as operators that the ONNX exporter translates."""
+
+from __future__ import annotations
+
+import copy
+from typing import TypeVar, cast
+
+import torch
+from torch import Tensor, fx, nn
+
+from edgedistill.errors import ConfigError
+from edgedistill.quantize.capture import tensor_at
+from edgedistill.quantize.fake_quant import fake_quantize, fake_quantize_weight, quantized_weight
+from edgedistill.quantize.prepare import Prepared
+
+M = TypeVar("M", bound=nn.Module)
+
+
+@torch.library.custom_op("edgedistill::quantize_dequantize", mutates_args=())
+def quantize_dequantize(x: Tensor, scale: Tensor) -> Tensor:
+    """Round x to int8 steps of a scalar `scale`: QuantizeLinear, DequantizeLinear with zero point 0."""
+    return fake_quantize(x, scale)
+
+
+@quantize_dequantize.register_fake
+def _(x: Tensor, scale: Tensor) -> Tensor:  # noqa: ARG001 - the operator's signature
+    return torch.empty_like(x)
+
+
+@torch.library.custom_op("edgedistill::dequantize_weight", mutates_args=())
+def dequantize_weight(weight: Tensor, scale: Tensor) -> Tensor:
+    """Return an int8 weight as float, with a scale for each output channel (axis 0)."""
+    return weight.to(scale.dtype) * scale.reshape(-1, *[1] * (weight.dim() - 1))
+
+
+@dequantize_weight.register_fake
+def _(weight: Tensor, scale: Tensor) -> Tensor:
+    return torch.empty_like(weight, dtype=scale.dtype)
+
+
+class QuantizeDequantize(nn.Module):
+    """Rounds a tensor to int8 steps of a fixed scale."""
+
+    def __init__(self, scale: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("scale", scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return cast("Tensor", quantize_dequantize(x, self.scale))
+
+
+def convert(model: M) -> M | nn.Module:
+    """Return a copy of a module in which each prepared model, at any depth, is in its deployed form.
+
+    Raises:
+        ConfigError: a prepared model is not calibrated.
+    """
+    model = copy.deepcopy(model).eval()
+    if isinstance(model, Prepared):
+        return _converted(model)
+    for path, module in list(model.named_modules()):
+        if isinstance(module, Prepared):
+            model.set_submodule(path, _converted(module))
+    return model
+
+
+def _converted(prepared: Prepared) -> nn.Module:
+    if not prepared.calibrated:
+        raise ConfigError("the prepared model is not calibrated: call calibrate() with real inputs first")
+    for name, quantizer in prepared.quantizers.items():
+        prepared.set_submodule(name, QuantizeDequantize(quantizer.step.detach().clone()))
+    graph = prepared.graph
+    for node in list(graph.graph.nodes):
+        if node.target is fake_quantize_weight:
+            _store_int8(graph, node)
+    graph.recompile()
+    return fx.GraphModule(graph, graph.graph)
+
+
+def _store_int8(graph: fx.GraphModule, rounding: fx.Node) -> None:
+    """Replace the rounding of a float weight by an int8 weight and its scales."""
+    source = cast("fx.Node", rounding.args[0])
+    weight, scale = quantized_weight(tensor_at(graph, source))
+    owner, _, name = str(source.target).rpartition(".")
+    module, prefix = graph.get_submodule(owner), f"{owner}." if owner else ""
+    module.register_buffer(f"{name}_int8", weight)
+    module.register_buffer(f"{name}_scale", scale)
+    with graph.graph.inserting_before(rounding):
+        stored = [graph.graph.get_attr(f"{prefix}{name}_{part}") for part in ("int8", "scale")]
+        restored = graph.graph.call_function(torch.ops.edgedistill.dequantize_weight.default, tuple(stored))
+    rounding.replace_all_uses_with(restored)
+    graph.graph.erase_node(rounding)
+    if not source.users:
+        graph.graph.erase_node(source)

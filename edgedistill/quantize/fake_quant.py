@@ -1,0 +1,111 @@
+"""Rounding to int8 and back, in training form: symmetric, zero point 0, differentiable in the value and in the scale."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edgedistill.quantize.ranges import MagnitudeHistogram, Ranges
+
+LOWEST, HIGHEST = -128, 127
+SMALLEST_SCALE = 1e-12
+# A channel's scale is at least this part of the layer's largest. Smaller weights are below what the next tensor can
+# resolve, and a smaller scale would push the channel's bias out of int32, whose step is the product of the scales.
+SCALE_FLOOR = 2.0**-12
+
+
+class _Round(torch.autograd.Function):
+    """Rounding whose gradient is that of the identity (straight-through estimator, Bengio et al. 2013)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: ARG004 - torch's signature
+        return x.round()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:  # noqa: ARG004 - torch's signature
+        return grads[0]
+
+
+def fake_quantize(x: Tensor, scale: Tensor) -> Tensor:
+    """Round x to int8 steps of `scale`; divides, as QuantizeLinear does, so that the two agree to the last bit.
+
+    Its gradient in the scale is that of LSQ (Esser et al. 2020): q - x/s inside the range, the bound outside.
+    """
+    rounded: Tensor = _Round.apply((x / scale).clamp(LOWEST, HIGHEST))
+    return rounded * scale
+
+
+def weight_scale(weight: Tensor) -> Tensor:
+    """Return the positive scale of each output channel (axis 0) of a weight, also of a channel that is all zero."""
+    largest = weight.detach().abs().flatten(1).amax(1)
+    most = largest.max()
+    if most == 0:
+        return torch.ones_like(largest)
+    return largest.clamp_min(float(most) * SCALE_FLOOR) / HIGHEST
+
+
+def quantized_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the weight as int8 in [-127, 127], and its scales (float32, one for each output channel)."""
+    scale = weight_scale(weight)
+    return (weight.detach() / _per_channel(scale, weight)).round().to(torch.int8), scale
+
+
+def fake_quantize_weight(weight: Tensor) -> Tensor:
+    """Round a weight to int8 steps per output channel; the scale follows the weight, so nothing is ever clipped."""
+    scale = _per_channel(weight_scale(weight), weight)
+    rounded: Tensor = _Round.apply(weight / scale)
+    return rounded * scale
+
+
+def _per_channel(scale: Tensor, weight: Tensor) -> Tensor:
+    return scale.reshape(-1, *[1] * (weight.dim() - 1))
+
+
+class ActivationQuantizer(nn.Module):
+    """Rounds a tensor to int8; `scale` is a parameter, and 0 until it is calibrated, when the tensor passes unrounded.
+
+    `floor` is a value below which the tensor's consumer gives the same answer for all inputs: such inputs say nothing
+    about the range.
+    """
+
+    def __init__(self, floor: float | None = None) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.zeros(()))
+        self.floor = floor
+        self.calibrated = False
+        self._seen: MagnitudeHistogram | None = None
+
+    @property
+    def step(self) -> Tensor:
+        """The scale as it is used: positive wherever training has taken the parameter."""
+        return self.scale.abs().clamp_min(SMALLEST_SCALE)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self._seen is not None:
+            self._seen.update(x if self.floor is None else x.clamp_min(self.floor))
+            return x
+        if not self.calibrated:
+            return x
+        step = self.step
+        if step.requires_grad:
+            # The scale collects a gradient from every element; LSQ slows it down by their number.
+            elements = x[0].numel()
+            step.register_hook(lambda gradient: gradient / (elements * HIGHEST) ** 0.5)
+        return fake_quantize(x, step)
+
+    def observe(self) -> None:
+        """Watch the tensors that pass, unrounded, until `settle`."""
+        self._seen = MagnitudeHistogram()
+
+    def settle(self, ranges: Ranges) -> None:
+        """Set the scale from what was seen, and round from now on."""
+        assert self._seen is not None
+        with torch.no_grad():
+            self.scale.fill_(self._seen.bound(ranges, HIGHEST) / HIGHEST)
+        self._seen, self.calibrated = None, True
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+        self.calibrated = bool(self.scale != 0)

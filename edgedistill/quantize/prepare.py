@@ -1,0 +1,135 @@
+"""A float model prepared for int8: quantizers in place, calibrated on data, trainable by any training loop.
+
+prepare → calibrate (→ train) → `edgedistill.quantize.convert`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import cast
+
+import torch
+from torch import Tensor, fx, nn
+
+from edgedistill.errors import ConfigError
+from edgedistill.quantize.capture import capture, takes_batches
+from edgedistill.quantize.fake_quant import ActivationQuantizer, fake_quantize_weight
+from edgedistill.quantize.placement import Placement, floor_of, pads_layer, place, source
+from edgedistill.quantize.ranges import Ranges
+
+
+class Prepared(nn.Module):
+    """A captured model with quantizers; `layers` says for each weighted layer "int8" or "float: reason".
+
+    Weights are rounded from the start, activations once they are calibrated. Its state_dict holds weights, biases and
+    scales, named alike for every capture of one architecture, so `prepare` and load_state_dict restore it.
+    """
+
+    def __init__(self, graph: fx.GraphModule, layers: dict[str, str]) -> None:
+        super().__init__()
+        self.graph = graph
+        self.layers = layers
+        self._takes_batches = takes_batches(graph)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self._takes_batches or len(x) == 1:
+            return cast("Tensor", self.graph(x))
+        return torch.cat([self.graph(sample) for sample in x.split(1)])
+
+    @property
+    def quantizers(self) -> dict[str, ActivationQuantizer]:
+        """The activation quantizers by name."""
+        return {name: module for name, module in self.named_modules() if isinstance(module, ActivationQuantizer)}
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether every activation has its scale."""
+        return all(quantizer.calibrated for quantizer in self.quantizers.values())
+
+
+def prepare(model: nn.Module, example: Tensor, skip: tuple[str, ...] = ()) -> Prepared:
+    """Return a copy of a float model that computes as its int8 form will.
+
+    Args:
+        model: a float model; it is left as it was.
+        example: an input of shape (N, ...).
+        skip: paths of modules whose layers stay float.
+
+    Raises:
+        ConfigError: the model cannot be captured, or a path in `skip` holds no layer.
+    """
+    graph = capture(model, example)
+    placement = place(graph.graph, skip)
+    _quantize_activations(graph, placement)
+    for layer in placement.layers:
+        with graph.graph.inserting_before(layer):
+            layer.update_arg(1, graph.graph.call_function(fake_quantize_weight, (layer.args[1],)))
+    graph.graph.lint()
+    graph.recompile()
+    for parameter in graph.parameters():
+        parameter.requires_grad_(True)  # noqa: FBT003 - torch's signature
+    return Prepared(graph, placement.report)
+
+
+@torch.no_grad()
+def calibrate(prepared: Prepared, batches: Iterable[Tensor], ranges: Ranges = "mse") -> int:
+    """Set the activation scales from what the model computes on batches of real inputs, and return how many it saw.
+
+    "mse" takes for each tensor the range of least squared error; "minmax" takes the largest magnitude.
+
+    Raises:
+        ConfigError: there is no sample, or one makes the model compute a value that is not finite.
+    """
+    quantizers = prepared.quantizers.values()
+    for quantizer in quantizers:
+        quantizer.observe()
+    samples = 0
+    for batch in batches:
+        if len(batch) > 0:
+            prepared(batch)
+            samples += len(batch)
+    if samples == 0:
+        raise ConfigError("there is no sample to calibrate on: ranges are taken from real inputs, never guessed")
+    for quantizer in quantizers:
+        quantizer.settle(ranges)
+    return samples
+
+
+def layer_report(prepared: Prepared) -> dict[str, str]:
+    """Return for each weighted layer, by module path, "int8" or "float: reason"."""
+    return dict(prepared.layers)
+
+
+def _quantize_activations(graph: fx.GraphModule, placement: Placement) -> None:
+    """Insert the quantizers; tensors that hold the same values share one."""
+    names: dict[fx.Node, str] = {}
+    calls: dict[fx.Node, fx.Node] = {}
+
+    def call(origin: fx.Node, tensor: fx.Node) -> fx.Node:
+        if origin not in names:
+            names[origin] = f"activations.{origin.name}"
+            graph.add_submodule(names[origin], ActivationQuantizer(floor_of(origin)))
+        with graph.graph.inserting_after(tensor):
+            return graph.graph.call_module(names[origin], (tensor,))
+
+    # All edges are resolved on the graph as captured, before quantizers stand between its nodes.
+    edges = [(*_padded(reader, index), placement.results) for reader, index in placement.edges]
+    origins = [source(cast("fx.Node", reader.args[index]), results) for reader, index, results in edges]
+    for (reader, index, _), origin in zip(edges, origins, strict=True):
+        tensor = cast("fx.Node", reader.args[index])
+        if origin is tensor:
+            continue
+        if tensor not in calls:
+            calls[tensor] = call(origin or tensor, tensor)
+        reader.update_arg(index, calls[tensor])
+    for result in placement.results:
+        readers = list(result.users)
+        quantized = call(result, result)
+        for reader in readers:
+            reader.replace_input_with(result, quantized)
+
+
+def _padded(reader: fx.Node, index: int) -> tuple[fx.Node, int]:
+    """Return the edge to quantize: the layer's own, or that of the zero padding in front of it."""
+    tensor = cast("fx.Node", reader.args[index])
+    return (tensor, 0) if pads_layer(tensor, reader) else (reader, index)

@@ -1,0 +1,61 @@
+"""Activation ranges from what a tensor was seen to hold."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from edgedistill.errors import ConfigError
+
+Ranges = Literal["mse", "minmax"]
+BINS = 2048
+CANDIDATES = 100
+
+
+class MagnitudeHistogram:
+    """Counts of |x| in equal bins; the bins grow by doubling, so the counts do not depend on the order of batches."""
+
+    def __init__(self) -> None:
+        self.counts = torch.zeros(BINS, dtype=torch.float64)
+        self.limit = 0.0
+        self.largest = 0.0
+
+    def update(self, values: Tensor) -> None:
+        """Count a tensor of any shape."""
+        magnitudes = values.detach().abs().flatten().float()
+        largest = float(magnitudes.max())
+        if not math.isfinite(largest):
+            raise ConfigError(
+                "a calibration sample makes the model compute a value that is not finite; check the data and the weights"
+            )
+        if largest > self.limit:
+            self._grow(largest)
+        self.largest = max(self.largest, largest)
+        if self.limit > 0:
+            self.counts += torch.histc(magnitudes, BINS, 0.0, self.limit).double().cpu()
+
+    def bound(self, ranges: Ranges, levels: int) -> float:
+        """Return the magnitude that the largest of `levels` steps should stand for; 1 where only zeros were seen."""
+        if self.largest == 0:
+            return 1.0
+        return self.largest if ranges == "minmax" else self._least_error(levels)
+
+    def _grow(self, largest: float) -> None:
+        if self.limit == 0:
+            # A power of two, so that every order of batches ends with the same bins.
+            self.limit = 2.0 ** math.ceil(math.log2(largest))
+        while self.limit < largest:
+            self.counts = torch.cat([self.counts.reshape(-1, 2).sum(1), torch.zeros(BINS // 2, dtype=torch.float64)])
+            self.limit *= 2
+
+    def _least_error(self, levels: int) -> float:
+        """Return the bound of least squared rounding and clipping error over the bins' centres."""
+        centres = (torch.arange(BINS, dtype=torch.float64) + 0.5) * (self.limit / BINS)
+        bounds = self.largest * torch.linspace(1 / CANDIDATES, 1, CANDIDATES, dtype=torch.float64)
+        steps = (bounds / levels).unsqueeze(1)
+        rounded = (centres / steps).round().clamp(max=levels) * steps
+        errors = ((rounded - centres) ** 2 * self.counts).sum(1)
+        return float(bounds[errors.argmin()])
