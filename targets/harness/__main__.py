@@ -1,0 +1,94 @@
+"""The device-side program: probe a device, compile a model, check it and measure it.
+
+Run as `python targets/harness VERB ...` or from inside a zip; needs Python 3.8, numpy and the kit's engine.
+Every verb prints one JSON value as the last line of stdout. Exit codes: 0 fine, 2 usage, 5 the engine or an arm failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+from pathlib import Path
+from typing import Tuple
+
+import bench
+import child
+import facts
+import job
+import workers
+from kit import EngineError, engine_errors, load_engine
+
+
+def main() -> int:
+    """Run one verb and return the exit code."""
+    # A terminated harness must still kill its workers, so SIGTERM unwinds the stack as Ctrl-C does.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    arguments = _parser().parse_args()
+    try:
+        answer, code = arguments.run(arguments)
+    except EngineError as error:
+        answer, code = {"error": str(error)}, 5
+    except job.JobError as error:
+        answer, code = {"error": str(error)}, 2
+    sys.stdout.write("\n" + json.dumps(answer, allow_nan=False) + "\n")
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="harness", description="Compile, check and measure a model on this device.")
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    probe = verbs.add_parser("probe", help="describe this device and the kit's engine")
+    probe.add_argument("--kit", type=Path)
+    probe.set_defaults(run=_probe)
+    build = verbs.add_parser("compile", help="compile an ONNX model for this device")
+    build.add_argument("--kit", type=Path, required=True)
+    build.add_argument("--model", type=Path, required=True)
+    build.add_argument("--precision", required=True)
+    build.add_argument("--threads", type=int, default=1)
+    build.add_argument("--out", type=Path, required=True)
+    build.set_defaults(run=_compile)
+    measure = verbs.add_parser("bench", help="check and measure the arms of a job")
+    measure.add_argument("job", type=Path)
+    measure.set_defaults(run=_bench)
+    worker = verbs.add_parser("worker", help="one fresh process of a bench; not for people")
+    worker.add_argument("spec", type=Path)
+    worker.set_defaults(run=_worker)
+    return parser
+
+
+def _probe(arguments: argparse.Namespace) -> Tuple[dict, int]:
+    answer = facts.device_facts()
+    if arguments.kit is not None:
+        try:
+            engine = load_engine(arguments.kit.name, arguments.kit)
+            with engine_errors(arguments.kit.name):
+                answer["engine"] = engine.describe()
+        except EngineError as error:
+            answer["engine"] = {"error": str(error)}
+    return answer, 0
+
+
+def _compile(arguments: argparse.Namespace) -> Tuple[dict, int]:
+    engine = load_engine(arguments.kit.name, arguments.kit)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    with engine_errors(arguments.kit.name):
+        made = engine.compile(arguments.model, arguments.out, arguments.precision, arguments.threads)
+        described = engine.describe()
+    return dict(made, engine=described, facts=facts.device_facts()), 0
+
+
+def _bench(arguments: argparse.Namespace) -> Tuple[list, int]:
+    results = bench.run(job.read_job(arguments.job))
+    return results, 5 if any("error" in result for result in results) else 0
+
+
+def _worker(arguments: argparse.Namespace) -> Tuple[dict, int]:
+    return workers.run(json.loads(arguments.spec.read_text(encoding="utf-8"))), 0
+
+
+if __name__ == "__main__":
+    # The folder or zip that Python was started with is what a worker process is started with again.
+    child.ENTRY = sys.path[0]
+    sys.exit(main())

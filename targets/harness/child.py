@@ -1,0 +1,60 @@
+"""Fresh processes: start a worker, wait for it, and say in words how it ended."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import BinaryIO
+
+from kit import EngineError
+
+ENTRY = ""  # what Python was started with: a folder or a zip; set by __main__
+
+
+def run_worker(spec: dict, scratch: Path, timeout_s: float) -> dict:
+    """Run one worker on `spec` and return its answer.
+
+    Raises EngineError with the worker's own words, or the name of the signal that killed it.
+    """
+    path = scratch / "spec.json"
+    path.write_text(json.dumps(spec), encoding="utf-8")
+    # Files, not pipes: a full pipe would block the worker, and a thread that empties it would take its CPU time.
+    with open(scratch / "stdout", "wb+") as out, open(scratch / "stderr", "wb+") as err:
+        command = [sys.executable, ENTRY, "worker", str(path)]
+        worker = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=err)
+        try:
+            code = worker.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            raise EngineError(f"{spec['kit']}: no answer after {timeout_s:.0f} s; the process was killed") from None
+        finally:
+            worker.kill()
+            worker.wait()
+        return _answer(spec["kit"], code, _text(out), _text(err))
+
+
+def _answer(kit: str, code: int, out: str, err: str) -> dict:
+    if code < 0:
+        raise EngineError(f"{kit}: the process was killed by {_signal_name(-code)}")
+    try:
+        answer = json.loads(out.rsplit("\n", 1)[-1])  # an engine may have printed before
+    except ValueError:
+        said = err.rsplit("\n", 1)[-1] or "nothing"
+        raise EngineError(f"{kit}: the process ended with exit code {code} and said: {said}") from None
+    if code != 0:
+        raise EngineError(answer["error"])
+    return answer
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _text(file: BinaryIO) -> str:
+    file.seek(0)
+    return file.read().decode("utf-8", "replace").strip()

@@ -1,0 +1,94 @@
+"""Jobs, schema edgedistill.job/1: what to measure, read from JSON and checked before any time is spent."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Dict, List, NamedTuple, Optional
+
+SCHEMA = "edgedistill.job/1"
+METRICS = ("top1",)
+
+
+class JobError(Exception):
+    """A job cannot be used as given; the text names the file and the key."""
+
+
+class Arm(NamedTuple):
+    """One model on one engine; paths are absolute, `reasons` says beforehand why something is not measured."""
+
+    name: str
+    target: str
+    address: str
+    kit: str
+    kit_dir: Path
+    precision: str
+    threads: int
+    entry: Path
+    size_bytes: int
+    model: Dict[str, Any]
+    io: Path
+    expected: Optional[str]
+    metric: Optional[str]
+    reasons: Dict[str, str]
+
+
+class Job(NamedTuple):
+    """What to measure and for how long: `processes` fresh ones per arm, `seconds` of steady inference in each."""
+
+    out: Path
+    processes: int
+    seconds: float
+    seed: int
+    arms: List[Arm]
+
+
+def read_job(path: Path) -> Job:
+    """Read a job; paths in it are relative to its own folder."""
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise JobError(f"{path}: {error.strerror}") from None
+    except ValueError as error:
+        raise JobError(f"{path}: not JSON: {error}") from None
+    try:
+        return _job(table, path.resolve().parent)
+    except KeyError as error:
+        raise JobError(f"{path}: key {error} is missing") from None
+    except (TypeError, ValueError) as error:
+        raise JobError(f"{path}: {error}") from None
+
+
+def _job(table: Dict[str, Any], folder: Path) -> Job:
+    if table["schema"] != SCHEMA:
+        raise ValueError(f"schema is '{table['schema']}'; this harness reads {SCHEMA}")
+    job = Job(
+        out=folder / table["out"],
+        processes=int(table["processes"]),
+        seconds=float(table["seconds"]),
+        seed=int(table["seed"]),
+        arms=[_arm(arm, folder) for arm in table["arms"]],
+    )
+    if job.processes < 1 or not job.seconds > 0:
+        raise ValueError(f"processes = {job.processes} and seconds = {job.seconds:g}; both must be above 0")
+    names = [arm.name for arm in job.arms]
+    if not names or len(set(names)) < len(names):
+        raise ValueError("arms must be one or more, and differ in name")
+    return job
+
+
+def _arm(table: Dict[str, Any], folder: Path) -> Arm:
+    values = dict({"reasons": {}}, **table)
+    unknown = set(values) - set(Arm._fields)
+    if unknown:
+        raise ValueError(f"arm '{values.get('name')}' has unknown keys: {', '.join(sorted(unknown))}")
+    missing = set(Arm._fields) - set(values)
+    if missing:
+        raise ValueError(f"arm '{values.get('name')}' lacks the keys: {', '.join(sorted(missing))}")
+    if values["metric"] is not None and values["metric"] not in METRICS:
+        raise ValueError(f"arm '{values['name']}' has metric '{values['metric']}'; known are: {', '.join(METRICS)}")
+    if "/" in values["name"] or values["name"].startswith("."):
+        raise ValueError(f"arm '{values['name']}': a name becomes a file name and may hold no '/' nor begin with '.'")
+    for key in ("kit_dir", "entry", "io"):
+        values[key] = folder / values[key]
+    return Arm(**values)

@@ -1,0 +1,134 @@
+"""From raw samples to a measurement, schema edgedistill.measurement/1, and to its files."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Callable, Dict, List, NamedTuple, Optional
+
+import numpy as np
+import stats
+from job import Arm
+
+SCHEMA = "edgedistill.measurement/1"
+
+
+class ProcessResult(NamedTuple):
+    """What one timed process answered, and its samples."""
+
+    answer: Dict[str, Any]
+    samples: stats.Samples
+    warmup_ns: np.ndarray
+
+    @classmethod
+    def read(cls, answer: Dict[str, Any], path: Path) -> "ProcessResult":
+        """Read the arrays that a process left behind."""
+        with np.load(path, allow_pickle=False) as arrays:
+            return cls(answer, stats.Samples(arrays["latency_ns"], arrays["preempted"]), arrays["warmup_ns"])
+
+    @property
+    def p50_ns(self) -> float:
+        """The median over the samples that were not preempted, or over all if every one was."""
+        return float(np.median(self.samples.clean if len(self.samples.clean) else self.samples.latency_ns))
+
+    def record(self) -> Dict[str, Any]:
+        """Return the ProcessSample of this process."""
+        counts = {"n": len(self.samples.latency_ns), "n_clean": len(self.samples.clean), "p50_ns": self.p50_ns}
+        return dict(self.answer, **counts)
+
+
+def measurement(
+    arm: Arm, checked: Dict[str, Any], processes: List[ProcessResult], energy: Dict[str, Any]
+) -> Dict[str, Any]:
+    """Assemble the measurement of one arm; what could not be measured is None, with its reason."""
+    latency, contaminated, reasons = stats.latency_summary([process.samples for process in processes])
+    reasons.update(checked["reasons"])
+    answers = [process.answer for process in processes]
+    if not all(answer["steady"] for answer in answers):
+        reasons["processes"] = "a process did not reach a steady state before it was timed"
+    per_second = [len(process.samples.latency_ns) / (process.answer["wall_ns"] / 1e9) for process in processes]
+    return {
+        "schema": SCHEMA,
+        "created": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "model": arm.model,
+        "target": arm.target,
+        "kit": arm.kit,
+        "device": checked["device"],
+        "precision": {"requested": arm.precision, "executed": checked["executed"]},
+        "threads": arm.threads,
+        "processes": [process.record() for process in processes],
+        "latency_ns": latency,
+        "throughput_per_s": float(np.median(per_second)),
+        "load_ns": _median(answers, "load_ns"),
+        "first_inference_ns": _median(answers, "first_inference_ns"),
+        "memory_bytes": _memory(answers, reasons),
+        "energy_uj": _energy(energy, reasons),
+        "accuracy": checked["accuracy"],
+        "parity": checked["parity"],
+        "size_bytes": arm.size_bytes,
+        "contaminated": contaminated,
+        "samples": f"{arm.name}.npz",
+        "reasons": reasons,
+    }
+
+
+def _median(answers: List[Dict[str, Any]], key: str) -> float:
+    return float(np.median([answer[key] for answer in answers]))
+
+
+def _memory(answers: List[Dict[str, Any]], reasons: Dict[str, str]) -> Optional[Dict[str, int]]:
+    if any(answer["peak_bytes"] is None or answer["baseline_bytes"] is None for answer in answers):
+        reasons["memory_bytes"] = "peak memory is read from Linux's /proc/self, where it must be possible to reset it"
+        return None
+    increments = [answer["peak_bytes"] - answer["baseline_bytes"] for answer in answers]
+    return {"peak": int(_median(answers, "peak_bytes")), "increment": int(np.median(increments))}
+
+
+def _energy(energy: Dict[str, Any], reasons: Dict[str, str]) -> Optional[Dict[str, Any]]:
+    if "per_inference" not in energy:
+        reasons["energy_uj"] = energy["reason"]
+        return None
+    if energy["reason"]:
+        reasons["energy_uj.idle_subtracted"] = energy["reason"]
+    return {key: energy[key] for key in ("per_inference", "idle_subtracted", "source")}
+
+
+def raw_samples(check: Path, processes: List[ProcessResult]) -> Dict[str, np.ndarray]:
+    """Return the samples of all processes, each with the index of its process, and the check's arrays."""
+    with np.load(check, allow_pickle=False) as archive:
+        arrays = {name: archive[name] for name in archive.files}
+    latencies = [process.samples.latency_ns for process in processes]
+    warm_ups = [process.warmup_ns for process in processes]
+    arrays["latency_ns"] = np.concatenate(latencies)
+    arrays["preempted"] = np.concatenate([process.samples.preempted for process in processes])
+    arrays["process"] = np.repeat(np.arange(len(processes)), [len(samples) for samples in latencies])
+    arrays["warmup_ns"] = np.concatenate(warm_ups)
+    arrays["warmup_process"] = np.repeat(np.arange(len(processes)), [len(samples) for samples in warm_ups])
+    return arrays
+
+
+def write(folder: Path, name: str, measured: Dict[str, Any], arrays: Dict[str, np.ndarray]) -> None:
+    """Write the raw samples, then the measurement that names them; each whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_atomic(folder / f"{name}.npz", lambda file: np.savez_compressed(file, **arrays))
+    text = json.dumps(measured, indent=2, allow_nan=False) + "\n"
+    _write_atomic(folder / f"{name}.json", lambda file: file.write(text.encode()))
+
+
+def _write_atomic(path: Path, fill: Callable[[Any], Any]) -> None:
+    handle, scratch = tempfile.mkstemp(dir=str(path.parent), prefix=f".{path.name}-")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            fill(file)
+            file.flush()
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(scratch, 0o666 & ~umask)
+        os.replace(scratch, path)
+    except BaseException:
+        os.unlink(scratch)
+        raise

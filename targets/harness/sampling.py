@@ -1,0 +1,82 @@
+"""The timed loop: warm up until steady, then sample, and tag what other work preempted."""
+
+from __future__ import annotations
+
+import gc
+import time
+from array import array
+from typing import Any, Dict, List, NamedTuple
+
+from process import preemptions
+
+WINDOW = 25
+AGREEMENT = 0.02
+MIN_SAMPLES = 50
+MAX_WARM_UP_S = 30.0
+
+
+class Buffers(NamedTuple):
+    """Room for samples, touched beforehand so that filling it does not grow the measured process."""
+
+    latency_ns: array
+    preempted: bytearray
+
+    @classmethod
+    def of(cls, capacity: int) -> "Buffers":
+        """Make room for `capacity` samples."""
+        return cls(array("q", [1]) * capacity, bytearray(b"\1") * capacity)
+
+
+class WarmUp(NamedTuple):
+    """The inferences before the sampled ones, in nanoseconds, and whether the last ones agreed."""
+
+    latency_ns: List[int]
+    steady: bool
+
+
+def warm_up(session: Any, requests: List[Dict[str, Any]], seconds: float) -> WarmUp:
+    """Infer until two windows of 25 agree within 2 %, for at least 50 inferences and min(1 s, seconds / 4)."""
+    latencies = []  # type: List[int]
+    start = time.perf_counter()
+    shortest, longest = min(1.0, seconds / 4), min(MAX_WARM_UP_S, 3 * seconds)
+    while True:
+        session.set(requests[len(latencies) % len(requests)])
+        begin = time.perf_counter_ns()
+        session.infer()
+        latencies.append(time.perf_counter_ns() - begin)
+        elapsed = time.perf_counter() - start
+        if len(latencies) >= 2 * WINDOW and len(latencies) % WINDOW == 0 and elapsed >= shortest and _steady(latencies):
+            return WarmUp(latencies, steady=True)
+        if elapsed >= longest:
+            return WarmUp(latencies, steady=False)
+
+
+def _steady(latencies: List[int]) -> bool:
+    middle = WINDOW // 2
+    last, before = sorted(latencies[-WINDOW:])[middle], sorted(latencies[-2 * WINDOW : -WINDOW])[middle]
+    return abs(last - before) <= AGREEMENT * before
+
+
+def sample(session: Any, requests: List[Dict[str, Any]], seconds: float, room: Buffers) -> "tuple[int, int]":
+    """Fill `room` for `seconds`, and on for 50 samples but not past ten times as long; return count and wall time in ns."""
+    set_inputs, infer, clock, capacity = session.set, session.infer, time.perf_counter_ns, len(room.latency_ns)
+    shortest, longest = int(seconds * 1e9), int(seconds * 1e10)
+    n = 0
+    gc.collect()
+    gc.disable()  # a collection inside the loop would be taken for the engine's time
+    start = clock()
+    while n < capacity:
+        set_inputs(requests[n % len(requests)])
+        before = preemptions()
+        begin = clock()
+        infer()
+        end = clock()
+        room.latency_ns[n] = end - begin
+        room.preempted[n] = preemptions() != before
+        n += 1
+        elapsed = end - start
+        if elapsed >= shortest and (n >= MIN_SAMPLES or elapsed >= longest):
+            break
+    wall = clock() - start
+    gc.enable()
+    return n, wall

@@ -1,0 +1,113 @@
+"""Statistics of samples taken in several processes, as pure functions; the process is the unit of sampling.
+
+Inferences of one process are alike in a way that other processes' are not: an interval over pooled samples holds
+almost none of the other processes' medians, so intervals here are over the processes' own values.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
+
+import numpy as np
+
+Interval = Tuple[float, float]
+
+PERCENTILES = {"p50": 0.50, "p90": 0.90, "p95": 0.95, "p99": 0.99}
+MIN_CLEAN = 30
+CONTAMINATED = 0.05
+
+# The 97.5 % point of Student's t for 1 to 30 degrees of freedom; above, the normal one plus its first correction.
+_T975 = (
+    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228,
+    2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086,
+    2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
+)  # fmt: skip
+_Z975 = 1.959964
+
+
+class Samples(NamedTuple):
+    """One process's latencies in nanoseconds, and which of them were preempted."""
+
+    latency_ns: np.ndarray
+    preempted: np.ndarray
+
+    @property
+    def clean(self) -> np.ndarray:
+        """The latencies that were not preempted."""
+        return self.latency_ns[~self.preempted]
+
+
+def t975(degrees: int) -> float:
+    """Return the 97.5 % point of Student's t distribution."""
+    if degrees <= len(_T975):
+        return _T975[degrees - 1]
+    return _Z975 + (_Z975**3 + _Z975) / (4 * degrees)
+
+
+def min_samples(fraction: float) -> int:
+    """Return the fewest samples whose extremes bound a percentile from both sides with 95 % confidence."""
+    tail = max(fraction, 1 - fraction)
+    return math.ceil(math.log(0.025) / math.log(tail))
+
+
+def wilson(hits: int, n: int) -> Interval:
+    """Return the 95 % Wilson interval of a proportion."""
+    share, z2 = hits / n, _Z975**2
+    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = _Z975 * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n)) / (1 + z2 / n)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def log_interval(values: Sequence[float]) -> Optional[Interval]:
+    """Return the 95 % Student-t interval of the processes' typical value, on a log scale; None below 3 processes."""
+    if len(values) < 3:
+        return None
+    logs = np.log(np.asarray(values, dtype=np.float64))
+    half = t975(len(logs) - 1) * float(logs.std(ddof=1)) / math.sqrt(len(logs))
+    return math.exp(float(logs.mean()) - half), math.exp(float(logs.mean()) + half)
+
+
+def latency_summary(processes: Sequence[Samples]) -> Tuple[dict, bool, Dict[str, str]]:
+    """Return the latency figures, whether the run is contaminated, and the reasons for what is missing."""
+    total = sum(len(process.latency_ns) for process in processes)
+    n_clean = sum(len(process.clean) for process in processes)
+    contaminated = total - n_clean > CONTAMINATED * total
+    reasons = {}  # type: Dict[str, str]
+    if contaminated:
+        reasons["contaminated"] = f"{total - n_clean} of {total} inferences were preempted by other work on the device"
+    used = [process.clean for process in processes]
+    if n_clean < MIN_CLEAN:
+        used = [process.latency_ns for process in processes]
+        reasons["latency_ns"] = (
+            f"only {n_clean} of {total} inferences were not preempted; the figures are over all, which other work slowed"
+        )
+    summary, missing = _figures([samples for samples in used if len(samples)])
+    reasons.update(missing)
+    return summary, contaminated, reasons
+
+
+def _figures(used: List[np.ndarray]) -> Tuple[dict, Dict[str, str]]:
+    reasons = {}  # type: Dict[str, str]
+    values = {name: _per_process(used, fraction) for name, fraction in PERCENTILES.items()}
+    values["mean"] = [float(samples.mean()) for samples in used]
+    for name, fraction in PERCENTILES.items():
+        if 2 * len(values[name]) <= len(used) and name != "p50":
+            values[name] = []
+            fewest = min(len(samples) for samples in used)
+            reasons[f"latency_ns.{name}"] = (
+                f"needs {min_samples(fraction)} samples in a process for a 95 % interval, and the shortest has {fewest}"
+            )
+    if len(used) < 3:
+        reasons["latency_ns.ci95"] = f"needs 3 processes, and there are {len(used)}"
+    summary = {name: float(np.median(found)) if found else None for name, found in values.items()}  # type: dict
+    summary["min"] = float(min(samples.min() for samples in used))
+    summary["ci95"] = {name: log_interval(found) for name, found in values.items()}
+    summary["n"] = sum(len(samples) for samples in used)
+    return summary, reasons
+
+
+def _per_process(used: List[np.ndarray], fraction: float) -> List[float]:
+    """Return each process's percentile, of the processes that can bound it; of all of them for the median."""
+    enough = [samples for samples in used if len(samples) >= min_samples(fraction) or fraction == 0.5]
+    return [float(np.quantile(samples, fraction)) for samples in enough]

@@ -1,0 +1,100 @@
+"""OpenVINO on the CPU: compile an ONNX model to its IR; load and run it in exactly the precision asked for."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Tuple
+
+import numpy as np
+
+# `import openvino` starts a process that reports usage, takes CPU time and writes into the home folder. OpenVINO falls
+# back to a stub when the reporter cannot be imported, and nothing is sent or written.
+sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+
+# OpenVINO runs an fp32 model in bf16 where the CPU can, unless it is told not to; int8 layers stay int8.
+HINTS = {"fp32": "f32", "int8": "f32"}
+NAMES = {"f32": "fp32", "f16": "fp16", "bf16": "bf16", "i8": "int8", "u8": "int8"}
+WEIGHTED = {"Convolution", "Deconvolution", "FullyConnected", "MatMul", "BinaryConvolution"}
+
+
+def describe() -> Dict[str, str]:
+    """Return the engine's name and version."""
+    import openvino
+
+    return {"name": "openvino", "version": openvino.__version__.split("-")[0]}
+
+
+def compile(model: Path, out: Path, precision: str, threads: int) -> Dict[str, Any]:  # noqa: A001 - the kit's contract
+    """Write the model's IR, weights as they are, and prove that this device takes it."""
+    import openvino
+
+    converted = openvino.convert_model(str(model))
+    entry = out / "model.xml"
+    openvino.save_model(converted, str(entry), compress_to_fp16=False)
+    load(entry, precision, threads)
+    return {"entry": "model.xml", "files": ["model.xml", "model.bin"], "extras": []}
+
+
+def load(entry: Path, precision: str, threads: int) -> "Session":
+    """Compile a model for this CPU: one stream, pinned by the caller."""
+    import openvino
+
+    if precision not in HINTS:
+        raise ValueError(f"precision '{precision}' is not one of: {', '.join(sorted(HINTS))}")
+    settings = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": HINTS[precision],
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+    }
+    compiled = openvino.Core().compile_model(str(entry), "CPU", settings)
+    effective = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
+    if effective != HINTS[precision]:
+        raise RuntimeError(f"precision {HINTS[precision]} was asked for, and the compiled model has {effective}")
+    return Session(compiled)
+
+
+class Session:
+    """A compiled model with its input tensors preset, so that the timed call is the inference alone."""
+
+    def __init__(self, compiled: Any) -> None:
+        self._compiled = compiled
+        self._request = compiled.create_infer_request()
+        self.inputs = [_name(port) for port in compiled.inputs]
+        self.infer = self._request.infer
+
+    def set(self, feed: Dict[str, np.ndarray]) -> None:
+        """Copy one request into the input tensors."""
+        import openvino
+
+        for name, array in feed.items():
+            # Not copied: the harness keeps its arrays until the next request is set.
+            self._request.set_tensor(name, openvino.Tensor(array, shared_memory=True))
+
+    def outputs(self) -> Dict[str, np.ndarray]:
+        """Return the outputs of the last inference."""
+        return {_name(port): self._request.get_tensor(port).data for port in self._compiled.outputs}
+
+    def threads(self) -> Optional[int]:
+        """Return the number of threads that the compiled model has."""
+        return int(self._compiled.get_property("INFERENCE_NUM_THREADS"))
+
+    def executed(self) -> Tuple[Optional[Dict[str, int]], Optional[str]]:
+        """Count weighted layers by the precision that they run in, from the compiled graph."""
+        counts = {}  # type: Dict[str, int]
+        for operation in self._compiled.get_runtime_model().get_ops():
+            info = operation.get_rt_info()
+            if info["layerType"].astype(str) in WEIGHTED:
+                precision = info["runtimePrecision"].astype(str)
+                name = NAMES.get(precision, precision)
+                counts[name] = counts.get(name, 0) + 1
+        return counts, None
+
+
+def _name(port: Any) -> str:
+    """Return a port's name; of several, the one in ONNX is the first in order of length and letters."""
+    return min(port.get_names(), key=lambda name: (len(name), name)) if port.get_names() else ""
+
+
+__all__ = ["Session", "compile", "describe", "load"]  # type: List[str]
