@@ -1,0 +1,164 @@
+"""The same int8 model in the form that an engine runs in integers.
+
+TensorRT wants signed activations and float biases. ONNX Runtime has integer layers only for int32 biases, in steps of
+input scale times weight scale, and on x86 only for unsigned activations; and only when QuantizeLinear follows the layer
+directly, so a ReLU between the two becomes a clip of the integers behind QuantizeLinear, which is the same function.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import TensorProto, numpy_helper
+
+from edgedistill.errors import ConfigError
+from edgedistill.export.graph import Index, drop_unread, free_name
+from edgedistill.records import Encoding
+
+LAYERS = {"Conv": 2, "Gemm": 2}
+SHIFT = 128
+INT32 = np.iinfo(np.int32)
+
+
+def encode(model: onnx.ModelProto, encoding: Encoding) -> onnx.ModelProto:
+    """Return a copy of a canonical int8 model ("s8-f32") in another encoding.
+
+    Weights and activations stand for the same numbers in every encoding; an int32 bias is within half a step of the
+    float one.
+
+    Raises:
+        ConfigError: the model has no QuantizeLinear, is not canonical, or has a bias too large for int32.
+    """
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    graph = result.graph
+    _require_canonical(graph)
+    if encoding != "s8-f32":
+        _write_int32_biases(graph)
+        clips = _clip_integers(graph)
+        if encoding == "u8-i32":
+            _write_unsigned(graph, clips)
+        drop_unread(graph)
+        graph.ClearField("value_info")
+    return result
+
+
+def _require_canonical(graph: onnx.GraphProto) -> None:
+    index = Index.of(graph)
+    quantizers = [node for node in graph.node if node.op_type == "QuantizeLinear"]
+    if not quantizers:
+        raise ConfigError("the model has no QuantizeLinear: an encoding is chosen for int8 models only")
+    for node in graph.node:
+        if node.op_type not in {"QuantizeLinear", "DequantizeLinear"}:
+            continue
+        zero = index.value(node.input[2]) if len(node.input) > 2 else None
+        if zero is None or zero.dtype != np.int8 or zero.any() or index.value(node.input[1]) is None:
+            raise ConfigError(
+                f"{node.op_type} {node.name or node.output[0]!r} is not of encoding s8-f32 (stored scale, int8 zero "
+                "point 0): export the model again, or give this file to a kit as it is"
+            )
+
+
+def _write_int32_biases(graph: onnx.GraphProto) -> None:
+    index = Index.of(graph)
+    for node in [node for node in graph.node if node.op_type in LAYERS and len(node.input) > LAYERS[node.op_type]]:
+        value, weight = index.dequantizer(node.input[0]), index.dequantizer(node.input[1])
+        bias = index.value(node.input[2])
+        if value is None or weight is None or bias is None:
+            continue
+        steps = [index.value(dequantizer.input[1]) for dequantizer in (value, weight)]
+        assert steps[0] is not None
+        assert steps[1] is not None
+        step = (steps[0].astype(np.float64) * steps[1]).astype(np.float32) * np.ones(bias.shape, np.float32)
+        rounded = np.rint(bias.astype(np.float64) / step)
+        if rounded.min() < INT32.min or rounded.max() > INT32.max:
+            raise ConfigError(
+                f"{node.op_type} {node.name!r} has a bias of {np.abs(bias).max():g} that int32 cannot hold in steps of "
+                f"{step.min():g}: skip this layer in [quantize], or use a kit of encoding s8-f32"
+            )
+        _store_bias(graph, node, rounded.astype(np.int32), step)
+
+
+def _store_bias(graph: onnx.GraphProto, node: onnx.NodeProto, bias: np.ndarray, step: np.ndarray) -> None:
+    name = f"{node.input[2]}_{node.output[0]}"
+    stored, scale, restored = (free_name(graph, f"{name}_{part}") for part in ("int32", "scale", "dequantized"))
+    graph.initializer.append(numpy_helper.from_array(bias, stored))
+    graph.initializer.append(numpy_helper.from_array(step, scale))
+    dequantizer = onnx.helper.make_node("DequantizeLinear", [stored, scale], [restored], name=restored, axis=0)
+    graph.node.insert(list(graph.node).index(node), dequantizer)
+    node.input[2] = restored
+
+
+def _clip_integers(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    """Turn layer, ReLU, Q into layer, Q, clip of int8, and return the clips.
+
+    Rounding keeps order, so Q(clip(x, a, b)) is clip(Q(x), Q(a), Q(b)) for every x.
+    """
+    index = Index.of(graph)
+    clips = []
+    for quantizer in [node for node in graph.node if node.op_type == "QuantizeLinear"]:
+        activation = index.producer.get(quantizer.input[0])
+        if activation is None or index.readers[quantizer.input[0]] != 1:
+            continue
+        bounds = _bounds(index, activation)
+        if bounds is None:
+            continue
+        scale = index.value(quantizer.input[1])
+        names = [_stored_bound(graph, _on_grid(bound, scale)) for bound in bounds]
+        integers = free_name(graph, f"{quantizer.output[0]}_unclipped")
+        clip = onnx.helper.make_node("Clip", [integers, *names], [quantizer.output[0]], name=f"{integers}_clip")
+        quantizer.input[0], quantizer.output[0] = activation.input[0], integers
+        graph.node.insert(list(graph.node).index(quantizer) + 1, clip)
+        graph.node.remove(activation)
+        clips.append(clip)
+    return clips
+
+
+def _bounds(index: Index, activation: onnx.NodeProto) -> tuple[float, float] | None:
+    """Return the bounds of a ReLU or a clip between constants that follows an integer layer or addition."""
+    layer = index.producer.get(activation.input[0])
+    if layer is None or layer.op_type not in {*LAYERS, "Add"} or index.readers[activation.input[0]] != 1:
+        return None
+    if any(index.dequantizer(name) is None for name in layer.input[:2]):
+        return None
+    if activation.op_type == "Relu":
+        return 0.0, np.inf
+    if activation.op_type != "Clip":
+        return None
+    given = [index.value(name) if name else np.float32(np.inf) for name in activation.input[1:]]
+    if any(bound is None for bound in given):
+        return None
+    low = -np.inf if len(given) < 1 or not activation.input[1] else float(given[0])
+    return low, float(given[1]) if len(given) > 1 else np.inf
+
+
+def _on_grid(bound: float, scale: np.ndarray | None) -> int:
+    assert scale is not None
+    return int(np.clip(np.rint(np.float32(bound) / scale), -SHIFT, SHIFT - 1))
+
+
+def _stored_bound(graph: onnx.GraphProto, bound: int) -> str:
+    name = f"int8_{'minus_' if bound < 0 else ''}{abs(bound)}"
+    unique = free_name(graph, name)
+    graph.initializer.append(numpy_helper.from_array(np.array(bound, np.int8), unique))
+    return unique
+
+
+def _write_unsigned(graph: onnx.GraphProto, clips: list[onnx.NodeProto]) -> None:
+    """Add 128 to the activations' integers: their zero points and the bounds of their clips; weights stay int8."""
+    index = Index.of(graph)
+    zero = free_name(graph, "zero_point_128")
+    graph.initializer.append(numpy_helper.from_array(np.array(SHIFT, np.uint8), zero))
+    for node in graph.node:
+        on_activation = node.op_type == "QuantizeLinear" or (
+            node.op_type == "DequantizeLinear" and node.input[0] not in index.stored
+        )
+        if on_activation:
+            node.input[2] = zero
+    for clip in clips:
+        for name in clip.input[1:]:
+            bound = index.value(name)
+            assert bound is not None
+            shifted = np.array(int(bound) + SHIFT, np.uint8)
+            index.stored[name].CopyFrom(numpy_helper.from_array(shifted, name))
+    assert all(tensor.data_type != TensorProto.UNDEFINED for tensor in graph.initializer)

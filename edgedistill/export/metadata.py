@@ -1,0 +1,17 @@
+"""What an ONNX file says about itself: labels, preprocessing, lineage."""
+
+from __future__ import annotations
+
+import onnx
+
+
+def annotate(model: onnx.ModelProto, entries: dict[str, str]) -> None:
+    """Write entries into a model's metadata_props, in place, replacing those of the same key."""
+    merged = metadata_of(model) | entries
+    model.ClearField("metadata_props")
+    onnx.helper.set_model_props(model, dict(sorted(merged.items())))
+
+
+def metadata_of(model: onnx.ModelProto) -> dict[str, str]:
+    """Return a model's metadata_props."""
+    return {entry.key: entry.value for entry in model.metadata_props}

@@ -1,0 +1,121 @@
+"""A torch module as a self-contained ONNX model, in the opset that was asked for or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import onnx
+import onnxscript
+import onnxslim
+import torch
+from torch import Tensor, nn
+
+from edgedistill.errors import ConfigError
+from edgedistill.export.canonical import canonical
+from edgedistill.quantize.convert import convert
+from edgedistill.runs import write_atomic
+
+# torch writes opset 18 and converts upwards; asked for another, it succeeds with 18.
+OPSETS: Final = range(18, 24)
+
+
+def export_onnx(
+    model: nn.Module, example: Tensor, opset: int, input_name: str = "input", output_name: str = "logits"
+) -> onnx.ModelProto:
+    """Export a module, and the prepared models in it in their int8 form, for inputs of exactly the example's shape.
+
+    Int8 weights are stored as int8, scales and zero points are written out, biases are float: encoding "s8-f32".
+
+    Args:
+        model: a module of one input and one output; it is left as it was.
+        example: an input of the shape to export, (1, ...) for a batch of one.
+        opset: the version of the ONNX operator set that the file declares.
+        input_name: the name of the graph's input.
+        output_name: the name of the graph's output.
+
+    Raises:
+        ConfigError: the exporter cannot write the opset, or a prepared model is not calibrated.
+    """
+    if opset not in OPSETS:
+        raise ConfigError(
+            f"opset {opset} cannot be exported: torch writes {OPSETS[0]} to {OPSETS[-1]}; "
+            "choose one of these, or a kit that takes one of them"
+        )
+    exported = _exported(convert(model), example, opset, (input_name, output_name))
+    written = next(entry.version for entry in exported.opset_import if entry.domain in {"", "ai.onnx"})
+    if written != opset:
+        raise ConfigError(
+            f"opset {opset} cannot be exported: torch wrote opset {written} for {type(model).__name__}, which has an "
+            f"operator that it cannot convert; choose opset {written}"
+        )
+    result = canonical(onnxslim.slim(exported))
+    onnx.checker.check_model(result, full_check=True)
+    return result
+
+
+def save_onnx(model: onnx.ModelProto, path: Path) -> None:
+    """Write a model with its weights as one file, atomically."""
+    write_atomic(path, serialized(model))
+
+
+def serialized(model: onnx.ModelProto) -> bytes:
+    """Return the file content of a model, the same bytes for the same model."""
+    return model.SerializeToString(deterministic=True)
+
+
+def _exported(model: nn.Module, example: Tensor, opset: int, names: tuple[str, str]) -> onnx.ModelProto:
+    with _quiet():
+        program = torch.onnx.export(
+            model,
+            (example,),
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+            opset_version=opset,
+            input_names=[names[0]],
+            output_names=[names[1]],
+            custom_translation_table=_translations(),
+        )
+    assert program is not None
+    return program.model_proto
+
+
+def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:
+    """Return the ONNX form of the two rounding operators; zero points are written because old TensorRT asks for them."""
+    op = onnxscript.opset18
+    zero = onnx.helper.make_tensor("zero_point", onnx.TensorProto.INT8, (), [0])
+
+    def quantize_dequantize(x: Any, scale: Any) -> Any:
+        zero_point = op.Constant(value=zero)
+        return op.DequantizeLinear(op.QuantizeLinear(x, scale, zero_point), scale, zero_point)
+
+    def dequantize_weight(weight: Any, scale: Any) -> Any:
+        return op.DequantizeLinear(weight, scale, axis=0)
+
+    operators = torch.ops.edgedistill
+    return {
+        operators.quantize_dequantize.default: quantize_dequantize,
+        operators.dequantize_weight.default: dequantize_weight,
+    }
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the exporter's progress and the deprecations inside torch and onnxscript; errors still raise."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated", category=FutureWarning)
+        try:
+            for logger in loggers:
+                logger.setLevel(logging.ERROR)
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
