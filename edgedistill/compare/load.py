@@ -95,14 +95,17 @@ def _check_latencies(measurement: Measurement, path: Path) -> None:
 
 
 def _budgets(run: Run, folder: Path) -> dict[str, Budget]:
-    targets = targets_of((run.stages.get("bench") or {}).get("config"))
+    """Pair the targets that were measured with the budgets that the last report was made for."""
+    targets = _tables(run, "bench", "targets")
+    budgets = _tables(run, "report", "budgets")
+    if len(targets) != len(budgets):
+        return {}
     try:
-        return {str(target.get("name")): Budget.model_validate(target.get("budget") or {}) for target in targets}
+        return {str(t.get("name")): Budget.model_validate(b) for t, b in zip(targets, budgets, strict=True)}
     except ValidationError as error:
         raise ConfigError(describe(error, folder / "manifest.json")) from None
 
 
-def targets_of(config: Any) -> list[dict[str, Any]]:
-    """Return the [[target]] tables in a stage's configuration slice."""
-    tables = config.get("target", []) if isinstance(config, dict) else []
-    return [table for table in tables if isinstance(table, dict)]
+def _tables(run: Run, stage: str, key: str) -> list[dict[str, Any]]:
+    entry = run.stages.get(stage)
+    return [] if entry is None else list(entry.get("config", {}).get(key, []))

@@ -58,7 +58,10 @@ def precision(m: Measurement) -> str:
 def _notes_of_row(row: Row, baseline: str | None) -> Iterator[tuple[str, str]]:
     m = row.measurement
     if m.contaminated:
-        yield "label", "other processes disturbed this measurement: repeat it on a quiet machine"
+        yield "label", f"disturbed, repeat on a quiet machine: {reason(m, 'contaminated')}"
+    for field in ("latency_ns", "processes"):
+        if field in m.reasons:
+            yield "label", m.reasons[field]
     p50s = [process.p50_ns for process in m.processes]
     if max(p50s) > DISAGREEMENT * min(p50s):
         low, high = figures.milliseconds(min(p50s)), figures.milliseconds(max(p50s))

@@ -173,11 +173,11 @@ def history(epochs: int, best: float, seed: int) -> list[dict[str, Any]]:
 def _trained(spec: str, parameters: int, best: float, seed: int) -> dict[str, Any]:
     return {
         "spec": spec,
-        "checkpoint": _ref(f"{spec.split(':')[1]}.safetensors"),
+        "form": "torch",
+        "file": _ref(f"{spec.split(':')[1]}.safetensors"),
         "parameters": parameters,
         "val_accuracy": best,
         "history": history(30, best, seed),
-        "images_per_second": 5120.0,
         "parent": SHA["data"],
     }
 
@@ -189,7 +189,7 @@ def _ref(path: str) -> dict[str, Any]:
 def _onnx(name: str, precision: str) -> dict[str, Any]:
     return {
         "name": name, "precision": precision, "encoding": "s8-f32" if precision == "int8" else None, "opset": 20,
-        "file": _ref(f"onnx/{name}-{precision}.onnx"), "expected": f"{name}-{precision}",
+        "file": _ref(f"onnx/{name}-{precision}.onnx"), "io": _ref(f"onnx/{name}-io.npz"), "expected": f"{name}-{precision}",
         "parity": {"max_abs_diff": 3.1e-6, "agreement": 1.0}, "parent": SHA["student"],
     }  # fmt: skip
 
@@ -210,22 +210,23 @@ def _records(refs: list[dict[str, Any]], control: float | None) -> dict[str, dic
                         "classes": 10, "logits": None, "parent": SHA["teacher"]},
         "student": {"student": _trained("zoo:mlperf-resnet8", 77_946, 0.884, 6),
                     "control": None if control is None else _trained("zoo:mlperf-resnet8", 77_946, control, 7)},
-        "quantize": {"checkpoint": _ref("quantized/student.safetensors"), "mode": "ptq", "val_accuracy": 0.881,
+        "quantize": {"file": _ref("quantized/student.safetensors"), "mode": "ptq", "val_accuracy": 0.881,
                      "float_val_accuracy": 0.884, "calibration_samples": 512, "layers": layers, "parent": SHA["student"]},
-        "export": {"models": [_onnx("teacher", "fp32"), _onnx("student", "fp32"), _onnx("student", "int8")],
-                   "io": _ref("onnx/io.npz")},
+        "export": {"models": [_onnx("teacher", "fp32"), _onnx("student", "fp32"), _onnx("student", "int8")]},
         "compile": {"artifacts": artifacts},
         "bench": {"measurements": refs},
+        "report": {"report": _ref("report.html")},
     }  # fmt: skip
 
 
 def _stages(refs: list[dict[str, Any]], control: float | None) -> dict[str, dict[str, Any]]:
-    target = {"name": "pc", "kit": "openvino", "device": "local", "precisions": ["fp32", "int8"], "threads": 1,
-              "budget": {"p95_ms": 5.0, "size_bytes": 400_000}}  # fmt: skip
+    budget = {"p95_ms": 5.0, "size_bytes": 400_000, "memory_bytes": None, "energy_mj": None, "accuracy": None}
+    target = {"name": "pc", "kit": "openvino", "device": "local", "precisions": ["fp32", "int8"], "threads": 1}  # fmt: skip
     configs = {
         "teacher": {"model": "zoo:resnet56", "epochs": 30, "lr": 0.1},
         "student": {"model": "zoo:mlperf-resnet8", "distill": {"loss": "kd", "temperature": 4.0, "hard_weight": 0.1}},
-        "bench": {"bench": {"processes": 5, "seconds": 10.0}, "target": [target]},
+        "bench": {"bench": {"processes": 5, "seconds": 10.0}, "targets": [target]},
+        "report": {"budgets": [budget]},
     }
     return {
         name: {"key": SHA.get(name, "9" * 64), "record": record, "config": configs.get(name, {}),

@@ -1,0 +1,179 @@
+"""The report's figures: what accuracy costs in latency, how latency is distributed, and how the models were trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
+
+from edgedistill.compare import figures
+from edgedistill.compare.rows import Row
+from edgedistill.compare.svg import SERIES, new_axes, style, to_svg
+from edgedistill.records import TrainedModel
+
+QUANTILES = np.linspace(0, 1, 201)
+LABEL_GAP_POINTS = 11.0
+
+
+class Look(NamedTuple):
+    """How a model is drawn: hue and shape both tell models apart, for readers who see only one of them."""
+
+    colour: str
+    marker: str
+    dashes: str | tuple[int, tuple[float, ...]]
+
+
+LOOKS = {
+    "teacher fp32": Look(SERIES[0], "s", (0, (1.2, 1.2))),
+    "student fp32": Look(SERIES[1], "o", (0, (4, 1.5))),
+    "student int8": Look(SERIES[2], "D", "solid"),
+}
+OTHERS = (
+    Look(SERIES[3], "^", "dashdot"),
+    Look(SERIES[4], "v", (0, (6, 1, 1, 1))),
+    Look(SERIES[5], "P", (0, (2, 2))),
+)
+
+
+def looks_of(labels: Sequence[str]) -> dict[str, Look]:
+    """Give each label its look: the usual models always the same one."""
+    unusual = [label for label in labels if label not in LOOKS]
+    return {label: LOOKS.get(label) or OTHERS[unusual.index(label) % len(OTHERS)] for label in labels}
+
+
+def accuracy_latency(rows: Sequence[Row], name: str) -> str | None:
+    """Plot accuracy against p50 with both intervals; None when fewer than two rows have an accuracy."""
+    shown = [row for row in rows if row.measurement.accuracy is not None]
+    if len(shown) < 2:
+        return None
+    looks = looks_of([row.label for row in rows])
+    with style():
+        figure, axes = new_axes()
+        points = [_point(axes, row, looks[row.label]) for row in shown]
+        _latency_axis(axes, [x for x, _ in points])
+        axes.margins(y=0.12)
+        axes.set_ylabel("accuracy on the test set, %")
+        figure.draw_without_rendering()  # label places are in pixels, which are known once the axes have their limits
+        _label_points(axes, points, [row.label for row in shown], [looks[row.label].colour for row in shown])
+        described = "; ".join(
+            f"{row.label}: {figures.significant(x)} ms, {y:.1f} %" for row, (x, y) in zip(shown, points, strict=True)
+        )
+        return to_svg(figure, name, "Accuracy against latency", described)
+
+
+def latency_distribution(samples: Mapping[str, Sequence[np.ndarray]], labels: Sequence[str], name: str) -> str | None:
+    """Plot the empirical distribution of undisturbed latencies (milliseconds, by process), pooled and per process."""
+    if not samples:
+        return None
+    looks = looks_of(labels)
+    with style():
+        figure, axes = new_axes()
+        medians = []
+        for label, processes in samples.items():
+            pooled = np.concatenate(processes)
+            for process in processes:
+                _ecdf(axes, process, looks[label], None)
+            _ecdf(axes, pooled, looks[label], label)
+            medians.append(f"{label}: median {figures.significant(float(np.median(pooled)))} ms of {len(pooled)}")
+        _log_ticks(axes)
+        axes.set_xlabel("latency, ms (log)")
+        axes.set_ylabel("fraction of inferences at most this slow")
+        axes.set_ylim(0, 1.02)
+        axes.legend(loc="lower right", frameon=False, handlelength=2.6)
+        return to_svg(figure, name, "Distribution of latency", "; ".join(medians))
+
+
+def training_curves(models: Mapping[str, TrainedModel], name: str) -> str | None:
+    """Plot validation accuracy by epoch of each model that has a history."""
+    curves = {
+        label: [(e.epoch + 1, 100 * e.val_accuracy) for e in model.history if e.val_accuracy is not None]
+        for label, model in models.items()
+    }
+    curves = {label: curve for label, curve in curves.items() if len(curve) > 1}
+    if not curves:
+        return None
+    colours = {"teacher": SERIES[0], "student": SERIES[2], "control": SERIES[1]}
+    dashes = {"teacher": (0, (1.2, 1.2)), "student": "solid", "control": (0, (4, 1.5))}
+    with style():
+        figure, axes = new_axes()
+        for label, curve in curves.items():
+            x, y = zip(*curve, strict=True)
+            axes.plot(x, y, color=colours[label], linestyle=dashes[label], linewidth=1.6, label=label)
+        axes.set_xlabel("epoch")
+        axes.set_ylabel("accuracy on validation, %")
+        axes.legend(loc="lower right", frameon=False, handlelength=2.6)
+        last = "; ".join(f"{label}: {curve[-1][1]:.1f} % after epoch {curve[-1][0]}" for label, curve in curves.items())
+        return to_svg(figure, name, "Accuracy on validation during training", last)
+
+
+def _point(axes: Axes, row: Row, look: Look) -> tuple[float, float]:
+    m = row.measurement
+    assert m.accuracy is not None
+    x, y = m.latency_ns.p50 / 1e6, 100 * m.accuracy.value
+    spread = m.latency_ns.ci95.get("p50")
+    low_x, high_x = (x, x) if spread is None else (spread[0] / 1e6, spread[1] / 1e6)
+    low_y, high_y = (100 * end for end in m.accuracy.ci95)
+    errors = {"xerr": [[max(0, x - low_x)], [max(0, high_x - x)]], "yerr": [[max(0, y - low_y)], [max(0, high_y - y)]]}
+    axes.errorbar(x, y, **errors, fmt=look.marker, color=look.colour, markersize=7, elinewidth=1, capsize=2.5)
+    return x, y
+
+
+def _latency_axis(axes: Axes, values: Sequence[float]) -> None:
+    if max(values) > 20 * min(values):
+        axes.set_xlim(min(values) / 1.5, max(values) * 1.5)
+        _log_ticks(axes)
+        axes.set_xlabel("p50 latency, ms (log)")
+    else:
+        axes.set_xlim(0, 1.12 * max(values))
+        axes.set_xlabel("p50 latency, ms")
+
+
+def _log_ticks(axes: Axes) -> None:
+    axes.set_xscale("log")
+    low, high = axes.get_xlim()
+    decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
+    steps = (1, 2, 5) if high / low < 200 else (1,)
+    if high / low < 5:
+        steps = (1, 1.5, 2, 3, 4, 5, 6, 8)
+    ticks = [step * 10.0**decade for decade in decades for step in steps]
+    ticks = [tick for tick in ticks if low <= tick <= high]
+    axes.xaxis.set_major_locator(FixedLocator(ticks))
+    axes.xaxis.set_major_formatter(FixedFormatter([f"{tick:g}" for tick in ticks]))
+    axes.xaxis.set_minor_locator(NullLocator())
+
+
+def _label_points(axes: Axes, points: Sequence[tuple[float, float]], labels: Sequence[str], colours: Sequence[str]) -> None:
+    scale = 72 / axes.figure.dpi
+    places = axes.transData.transform(points) * scale
+    box = axes.get_window_extent().extents * scale
+    heights = _spread([float(y) + 7 for _, y in places])
+    for point, (x, y), height, label, colour in zip(points, places, heights, labels, colours, strict=True):
+        is_right = x > (box[0] + box[2]) / 2
+        offset = (-7 if is_right else 7, height - float(y))
+        side = "right" if is_right else "left"
+        axes.annotate(label, point, offset, textcoords="offset points", ha=side, va="center", color=colour)
+
+
+def _spread(heights: Sequence[float]) -> list[float]:
+    """Push heights upwards until neighbours are a label apart."""
+    placed = list(heights)
+    order = sorted(range(len(placed)), key=placed.__getitem__)
+    for below, above in zip(order, order[1:], strict=False):
+        placed[above] = max(placed[above], placed[below] + LABEL_GAP_POINTS)
+    return placed
+
+
+def _ecdf(axes: Axes, latencies: np.ndarray, look: Look, label: str | None) -> None:
+    is_pooled = label is not None
+    axes.plot(
+        np.quantile(latencies, QUANTILES if is_pooled else QUANTILES[::4]),
+        QUANTILES if is_pooled else QUANTILES[::4],
+        color=look.colour,
+        linestyle=look.dashes if is_pooled else "solid",
+        linewidth=1.8 if is_pooled else 0.6,
+        alpha=1 if is_pooled else 0.35,
+        label=label,
+    )

@@ -1,0 +1,152 @@
+"""A run as one HTML file that opens offline, on a phone, in the dark and on paper."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import DictLoader, Environment, StrictUndefined, select_autoescape
+from markupsafe import Markup
+
+from edgedistill.compare import figures
+from edgedistill.compare.budget import reason
+from edgedistill.compare.comparison import Comparison, Group, summarise_run
+from edgedistill.compare.load import ResultSet, load_run, samples_path
+from edgedistill.compare.notes import Notes, notes_of, precision
+from edgedistill.compare.plots import accuracy_latency, latency_distribution, training_curves
+from edgedistill.compare.stages import STAGES, Stages, control_gain, outcome, read_stages
+from edgedistill.config import Budget
+from edgedistill.records import TrainedModel
+from edgedistill.runs import Run, write_atomic
+
+TEMPLATE = "template.html.j2"
+
+
+@dataclass(frozen=True)
+class GroupView:
+    """A target's results as the template shows them."""
+
+    group: Group
+    notes: Notes
+    accuracy_plot: Markup | None
+    latency_plot: Markup | None
+    missing_samples: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class StageView:
+    """One line of the provenance table."""
+
+    name: str
+    outcome: str
+    entry: dict[str, Any] | None
+
+
+def write_report(run_folder: Path, budgets: dict[str, Budget] | None = None) -> Path:
+    """Write `report.html` into a run folder and return its path; `budgets` by target replace those last recorded."""
+    path = run_folder / "report.html"
+    write_atomic(path, render_report(run_folder, budgets))
+    return path
+
+
+def render_report(run_folder: Path, budgets: dict[str, Budget] | None = None) -> str:
+    """Render a run, finished or not, as one self-contained HTML page."""
+    result = load_run(run_folder)
+    run = Run(run_folder)
+    stages = read_stages(run)
+    comparison = summarise_run(result, budgets)
+    return _environment().get_template(TEMPLATE).render(
+        name=result.name,
+        created=max((m.created for m in result.measurements), default=None),
+        comparison=comparison,
+        groups=[_group_view(group, result, i) for i, group in enumerate(comparison.groups)],
+        stages=stages,
+        missing=[stage for stage in STAGES if stage not in run.stages],
+        training_plot=_markup(training_curves(_trained(stages), "training")),
+        gain=control_gain(stages),
+        provenance=[StageView(stage, outcome(stages, stage), run.stages.get(stage)) for stage in STAGES],
+        install=_install_line(run),
+        data=Markup(_embedded(comparison)),  # noqa: S704 - escaped for a script element just there
+    )  # fmt: skip
+
+
+def _environment() -> Environment:
+    source = resources.files("edgedistill.compare")
+    environment = Environment(
+        autoescape=select_autoescape(default=True, default_for_string=True),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        loader=DictLoader({TEMPLATE: source.joinpath(TEMPLATE).read_text(encoding="utf-8")}),
+    )
+    environment.globals.update(figures=figures, precision=precision, reason=reason)
+    environment.filters["pretty"] = lambda value: json.dumps(value, indent=2, ensure_ascii=False)
+    return environment
+
+
+def _embedded(comparison: Comparison) -> str:
+    return comparison.model_dump_json().replace("<", "\\u003c")
+
+
+def _markup(svg: str | None) -> Markup | None:
+    return None if svg is None else Markup(svg)  # noqa: S704 - drawn here; svg.py escapes the text in it
+
+
+def _group_view(group: Group, result: ResultSet, index: int) -> GroupView:
+    samples, missing = _samples(group, result)
+    labels = [row.label for row in group.rows]
+    return GroupView(
+        group=group,
+        notes=notes_of(group),
+        accuracy_plot=_markup(accuracy_latency(group.rows, f"accuracy-{index}")),
+        latency_plot=_markup(latency_distribution(samples, labels, f"latency-{index}")),
+        missing_samples=missing,
+    )
+
+
+def _samples(group: Group, result: ResultSet) -> tuple[dict[str, Sequence[np.ndarray]], tuple[str, ...]]:
+    files = {id(m): file for m, file in zip(result.measurements, result.files, strict=True)}
+    found: dict[str, Sequence[np.ndarray]] = {}
+    missing = []
+    for row in group.rows:
+        clean = clean_samples_ms(samples_path(files[id(row.measurement)], row.measurement))
+        if clean:
+            found[row.label] = clean
+        else:
+            missing.append(row.label)
+    return found, tuple(missing)
+
+
+def clean_samples_ms(path: Path) -> list[np.ndarray]:
+    """Read the samples that were not preempted, in milliseconds, one array per process; empty when there are none."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            latency, preempted, process = arrays["latency_ns"], arrays["preempted"], arrays["process"]
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        return []
+    clean = ~preempted.astype(bool) & (latency > 0)
+    groups = (latency[clean & (process == i)] / 1e6 for i in np.unique(process))
+    return [group for group in groups if len(group)]
+
+
+def _trained(stages: Stages) -> dict[str, TrainedModel]:
+    models = {"teacher": stages.teacher}
+    if stages.student is not None:
+        models |= {"student": stages.student.student, "control": stages.student.control}
+    return {label: model for label, model in models.items() if model is not None}
+
+
+def _install_line(run: Run) -> str | None:
+    pins: dict[str, set[str]] = {}
+    for entry in run.stages.values():
+        for package, version in (entry.get("versions") or {}).items():
+            if "." in str(version):
+                pins.setdefault(package, set()).add(str(version))
+    shown = [f"{package}=={version}" for package, versions in sorted(pins.items()) for version in sorted(versions)]
+    return "pip install " + " ".join(shown) if shown else None

@@ -1,0 +1,161 @@
+"""What a run's stages made, as its manifest records it; a stage that has not run is None."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from edgedistill.compare import figures
+from edgedistill.compare.load import describe
+from edgedistill.compare.stats import AccuracyDrop, accuracy_drop, wilson
+from edgedistill.errors import ConfigError
+from edgedistill.records import (
+    BenchRecord,
+    CompileRecord,
+    DataRecord,
+    ExportRecord,
+    QuantizedRecord,
+    Record,
+    SoftLabelsRecord,
+    StudentRecord,
+    TrainedModel,
+)
+from edgedistill.runs import Run
+
+R = TypeVar("R", bound=Record)
+
+STAGES = ("data", "teacher", "soft_labels", "student", "quantize", "export", "compile", "bench")
+
+
+@dataclass(frozen=True)
+class Stages:
+    """The records of a run."""
+
+    data: DataRecord | None
+    teacher: TrainedModel | None
+    soft_labels: SoftLabelsRecord | None
+    student: StudentRecord | None
+    quantize: QuantizedRecord | None
+    export: ExportRecord | None
+    compile: CompileRecord | None
+    bench: BenchRecord | None
+
+
+def read_stages(run: Run) -> Stages:
+    """Read the record of each finished stage; ConfigError names a stage and field that cannot be read."""
+    return Stages(
+        data=_record(run, "data", DataRecord),
+        teacher=_record(run, "teacher", TrainedModel),
+        soft_labels=_record(run, "soft_labels", SoftLabelsRecord),
+        student=_record(run, "student", StudentRecord),
+        quantize=_record(run, "quantize", QuantizedRecord),
+        export=_record(run, "export", ExportRecord),
+        compile=_record(run, "compile", CompileRecord),
+        bench=_record(run, "bench", BenchRecord),
+    )
+
+
+def _record(run: Run, stage: str, kind: type[R]) -> R | None:
+    entry = run.stages.get(stage)
+    if entry is None:
+        return None
+    try:
+        return kind.model_validate(entry.get("record"))
+    except ValidationError as error:
+        raise ConfigError(describe(error, run.folder / "manifest.json" / stage)) from None
+
+
+def control_gain(stages: Stages) -> str | None:
+    """Say what distillation gained over the same student trained without the teacher; None without such a control."""
+    if stages.student is None or stages.student.control is None:
+        return None
+    student, control = stages.student.student.val_accuracy, stages.student.control.val_accuracy
+    if student is None or control is None:
+        return "Whether distillation helped is not known: the student or its control has no validation accuracy."
+    if stages.data is None or stages.data.val < 1:
+        return f"Distillation changed validation accuracy by {100 * (student - control):+.1f} points (no interval: n unknown)."
+    n = stages.data.val
+    return _gain(accuracy_drop(wilson(student, n), wilson(control, n)), n)
+
+
+def _gain(drop: AccuracyDrop, n: int) -> str:
+    low, high = drop.ci95_points
+    basis = f"95 % interval {low:+.1f} to {high:+.1f} from {n} validation samples, one seed each"
+    if drop.verdict == "lower":
+        return f"Distillation gained {drop.points:+.1f} points on validation over the same student without the teacher ({basis})."
+    if drop.verdict == "higher":
+        return f"Distillation did not help: {drop.points:+.1f} points on validation against the same student without the teacher ({basis})."
+    return f"Distillation did not clearly help: {drop.points:+.1f} points on validation, within the error ({basis})."
+
+
+def outcome(stages: Stages, stage: str) -> str:
+    """Say in a line what a finished stage made."""
+    record = getattr(stages, stage)
+    describer: Callable[[Any], str] = _OUTCOMES[stage]
+    return "not run" if record is None else describer(record)
+
+
+def _data(record: DataRecord) -> str:
+    shape = "×".join(map(str, record.shape))
+    split = f"{record.train} train, {record.val} validation, {record.test} test"
+    return f"{record.kind} {shape} {record.dtype}, {len(record.classes)} classes; {split}"
+
+
+def _model(record: TrainedModel) -> str:
+    parts = [record.spec]
+    if record.parameters is not None:
+        parts.append(f"{record.parameters:,} parameters".replace(",", "\u202f"))
+    accuracy = record.val_accuracy
+    parts.append("validation accuracy not measured" if accuracy is None else f"{figures.percent(accuracy)} % on validation")
+    if record.history:
+        parts.append(f"{len(record.history)} epochs")
+    return ", ".join(parts)
+
+
+def _soft_labels(record: SoftLabelsRecord) -> str:
+    if not record.views:
+        return f"teacher run online, {record.classes} classes"
+    return f"{record.views} augmented views of {record.samples} samples, {record.classes} classes"
+
+
+def _student(record: StudentRecord) -> str:
+    control = "" if record.control is None else f"; control without the teacher: {_model(record.control)}"
+    return _model(record.student) + control
+
+
+def _quantize(record: QuantizedRecord) -> str:
+    if record.mode == "none":
+        return "not asked for"
+    accuracy = record.val_accuracy
+    shown = "validation accuracy not measured" if accuracy is None else f"{figures.percent(accuracy)} % on validation"
+    return f"{record.mode}, {record.calibration_samples} calibration samples, {shown}"
+
+
+def _export(record: ExportRecord) -> str:
+    return ", ".join(f"{m.name} {m.precision} (opset {m.opset})" for m in record.models) or "no models"
+
+
+def _compile(record: CompileRecord) -> str:
+    made = (f"{a.name} {a.precision} for {a.target} by {a.engine.name} {a.engine.version}" for a in record.artifacts)
+    return "; ".join(made) or "no artifacts"
+
+
+def _bench(record: BenchRecord) -> str:
+    count = len(record.measurements)
+    return f"{count} measurement{'s' if count != 1 else ''}"
+
+
+_OUTCOMES: dict[str, Callable[[Any], str]] = {
+    "data": _data,
+    "teacher": _model,
+    "soft_labels": _soft_labels,
+    "student": _student,
+    "quantize": _quantize,
+    "export": _export,
+    "compile": _compile,
+    "bench": _bench,
+}
