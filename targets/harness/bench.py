@@ -26,7 +26,8 @@ def run(job: Job) -> List[Dict[str, Any]]:
         for trial in trials:
             trial.attempt(trial.check)
         for turn in range(job.processes):
-            for trial in random.Random(f"{job.seed}/{turn}").sample(trials, len(trials)):
+            order = random.Random(f"{job.seed}/{turn}")  # noqa: S311 - an order, not a secret
+            for trial in order.sample(trials, len(trials)):
                 trial.attempt(trial.time_one_process)
         for trial in trials:
             trial.attempt(trial.meter_energy)
@@ -39,10 +40,10 @@ class Trial:
 
     def __init__(self, arm: Arm, job: Job, scratch: Path) -> None:
         self.arm, self.job, self.scratch = arm, job, scratch
-        self.checked = {}  # type: Dict[str, Any]
-        self.energy = {}  # type: Dict[str, Any]
-        self.processes = []  # type: List[results.ProcessResult]
-        self.result = {}  # type: Dict[str, Any]
+        self.checked: Dict[str, Any] = {}
+        self.energy: Dict[str, Any] = {}
+        self.processes: List[results.ProcessResult] = []
+        self.result: Dict[str, Any] = {}
         scratch.mkdir()
 
     def attempt(self, step: Any) -> None:
@@ -80,7 +81,7 @@ class Trial:
         """Meter energy in a pass of its own, where the device has a counter."""
         try:
             energy.find_source()
-        except energy.Absent as reason:
+        except energy.NoSourceError as reason:
             self.energy = {"reason": str(reason)}
             return
         window = max(10.0, self.job.seconds)

@@ -17,7 +17,7 @@ def infer_all(session: Any, inputs: Arrays, kit: str) -> Tuple[Arrays, int]:
     count = min((len(array) for array in inputs.values()), default=0)
     if count == 0:
         raise EngineError(f"{kit}: there are no recorded requests to run")
-    collected = {}  # type: Dict[str, List[np.ndarray]]
+    collected: Dict[str, List[np.ndarray]] = {}
     fastest_ns = 1 << 62
     with engine_errors(kit):
         for i in range(count):

@@ -36,7 +36,7 @@ class WarmUp(NamedTuple):
 
 def warm_up(session: Any, requests: List[Dict[str, Any]], seconds: float) -> WarmUp:
     """Infer until two windows of 25 agree within 2 %, for at least 50 inferences and min(1 s, seconds / 4)."""
-    latencies = []  # type: List[int]
+    latencies: List[int] = []
     start = time.perf_counter()
     shortest, longest = min(1.0, seconds / 4), min(MAX_WARM_UP_S, 3 * seconds)
     while True:

@@ -73,7 +73,7 @@ def latency_summary(processes: Sequence[Samples]) -> Tuple[dict, bool, Dict[str,
     total = sum(len(process.latency_ns) for process in processes)
     n_clean = sum(len(process.clean) for process in processes)
     contaminated = total - n_clean > CONTAMINATED * total
-    reasons = {}  # type: Dict[str, str]
+    reasons: Dict[str, str] = {}
     if contaminated:
         reasons["contaminated"] = f"{total - n_clean} of {total} inferences were preempted by other work on the device"
     used = [process.clean for process in processes]
@@ -88,7 +88,7 @@ def latency_summary(processes: Sequence[Samples]) -> Tuple[dict, bool, Dict[str,
 
 
 def _figures(used: List[np.ndarray]) -> Tuple[dict, Dict[str, str]]:
-    reasons = {}  # type: Dict[str, str]
+    reasons: Dict[str, str] = {}
     values = {name: _per_process(used, fraction) for name, fraction in PERCENTILES.items()}
     values["mean"] = [float(samples.mean()) for samples in used]
     for name, fraction in PERCENTILES.items():
@@ -100,7 +100,7 @@ def _figures(used: List[np.ndarray]) -> Tuple[dict, Dict[str, str]]:
             )
     if len(used) < 3:
         reasons["latency_ns.ci95"] = f"needs 3 processes, and there are {len(used)}"
-    summary = {name: float(np.median(found)) if found else None for name, found in values.items()}  # type: dict
+    summary: dict = {name: float(np.median(found)) if found else None for name, found in values.items()}
     summary["min"] = float(min(samples.min() for samples in used))
     summary["ci95"] = {name: log_interval(found) for name, found in values.items()}
     summary["n"] = sum(len(samples) for samples in used)

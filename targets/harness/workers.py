@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any, Dict, List, Tuple
-
-import numpy as np
+from typing import Any, Dict, List
 
 import check
 import energy
 import facts
+import numpy as np
 import process
 import sampling
 from kit import EngineError, engine_errors, load_engine
@@ -99,7 +98,7 @@ def _energy(spec: Dict[str, Any]) -> Dict[str, Any]:
     """Meter a window of steady inference with idle before and after, in a pass of its own."""
     try:
         source = energy.find_source()
-    except energy.Absent as reason:
+    except energy.NoSourceError as reason:
         return {"reason": str(reason)}
     recorded = _recorded(Path(spec["head"]))
     engine = load_engine(spec["kit"], Path(spec["kit_dir"]))

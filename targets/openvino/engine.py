@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, Optional, Tuple
 
 import numpy as np
 
@@ -65,11 +65,10 @@ class Session:
         self.infer = self._request.infer
 
     def set(self, feed: Dict[str, np.ndarray]) -> None:
-        """Copy one request into the input tensors."""
+        """Point the inputs at one request's arrays; the harness keeps them alive until the next request is set."""
         import openvino
 
         for name, array in feed.items():
-            # Not copied: the harness keeps its arrays until the next request is set.
             self._request.set_tensor(name, openvino.Tensor(array, shared_memory=True))
 
     def outputs(self) -> Dict[str, np.ndarray]:
@@ -82,7 +81,7 @@ class Session:
 
     def executed(self) -> Tuple[Optional[Dict[str, int]], Optional[str]]:
         """Count weighted layers by the precision that they run in, from the compiled graph."""
-        counts = {}  # type: Dict[str, int]
+        counts: Dict[str, int] = {}
         for operation in self._compiled.get_runtime_model().get_ops():
             info = operation.get_rt_info()
             if info["layerType"].astype(str) in WEIGHTED:
@@ -95,6 +94,3 @@ class Session:
 def _name(port: Any) -> str:
     """Return a port's name; of several, the one in ONNX is the first in order of length and letters."""
     return min(port.get_names(), key=lambda name: (len(name), name)) if port.get_names() else ""
-
-
-__all__ = ["Session", "compile", "describe", "load"]  # type: List[str]

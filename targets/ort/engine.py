@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, Optional, Tuple
 
 import numpy as np
 
@@ -93,7 +93,8 @@ class Session:
 
     def outputs(self) -> Dict[str, np.ndarray]:
         """Return the outputs of the last inference."""
-        return dict(zip(self._outputs, self._binding.copy_outputs_to_cpu()))
+        arrays = self._binding.copy_outputs_to_cpu()
+        return {name: arrays[i] for i, name in enumerate(self._outputs)}
 
     def threads(self) -> Optional[int]:
         """Return the number of threads of the session's pool, the calling one included."""
@@ -127,7 +128,7 @@ def count_layers(graph_in_ort_format: bytes) -> Dict[str, int]:
         sys.path.append(reader)
     from ort_flatbuffers_py.fbs.InferenceSession import InferenceSession
 
-    counts = {}  # type: Dict[str, int]
+    counts: Dict[str, int] = {}
     _count_graph(InferenceSession.GetRootAsInferenceSession(graph_in_ort_format, 0).Model().Graph(), {}, counts)
     return counts
 
@@ -159,7 +160,7 @@ def _types(graph: Any) -> Dict[str, int]:
     """Return the element type of each value of a graph, by name."""
     from ort_flatbuffers_py.fbs.TensorTypeAndShape import TensorTypeAndShape
 
-    types = {}  # type: Dict[str, int]
+    types: Dict[str, int] = {}
     for i in range(graph.NodeArgsLength()):
         argument = graph.NodeArgs(i)
         if argument.Type() is None or argument.Type().Value() is None:
@@ -168,6 +169,3 @@ def _types(graph: Any) -> Dict[str, int]:
         tensor.Init(argument.Type().Value().Bytes, argument.Type().Value().Pos)
         types[argument.Name().decode()] = tensor.ElemType()
     return types
-
-
-__all__ = ["Session", "compile", "count_layers", "describe", "load"]  # type: List[str]

@@ -6,7 +6,7 @@ import time
 from typing import Any, Callable, Dict
 
 from energy import rapl
-from energy.source import Absent, Source
+from energy.source import NoSourceError, Source
 
 Work = Callable[[int], int]
 """Infers until the clock (perf_counter_ns) reaches a time; returns the number of inferences."""
@@ -15,7 +15,7 @@ IDLE_AGREEMENT = 0.05
 
 
 def find_source() -> Source:
-    """Return this device's energy counter, or raise Absent with every vendor's reason."""
+    """Return this device's energy counter, or raise NoSourceError with every vendor's reason."""
     return rapl.find()
 
 
@@ -55,4 +55,4 @@ def _idle_mw(source: Source, seconds: float) -> float:
     return used_uj / ((time.perf_counter_ns() - begin_ns) / 1e9) / 1000
 
 
-__all__ = ["Absent", "Source", "find_source", "meter"]
+__all__ = ["NoSourceError", "Source", "find_source", "meter"]

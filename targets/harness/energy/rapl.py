@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Dict, List, NamedTuple, Sequence
 
-from energy.source import Absent
+from energy.source import NoSourceError
 
 ROOT = Path("/sys/class/powercap")
 
@@ -35,25 +35,29 @@ class Rapl:
 
     def used_uj(self, begin: Sequence[int], end: Sequence[int]) -> int:
         """Return the energy between two readings."""
-        steps = zip(self.zones, begin, end)
-        return sum(after - before + (zone.range_uj if after < before else 0) for zone, before, after in steps)
+        used_uj = 0
+        for i, zone in enumerate(self.zones):
+            wrapped = end[i] < begin[i]
+            used_uj += end[i] - begin[i] + (zone.range_uj if wrapped else 0)
+        return used_uj
 
 
 def find(root: Path = ROOT) -> Rapl:
-    """Return the counter under a powercap tree, or raise Absent with the reason."""
+    """Return the counter under a powercap tree, or raise NoSourceError with the reason."""
     if not root.is_dir():
-        raise Absent(f"no energy counter: {root} does not exist, as on virtual machines and non-x86 boards")
-    zones, failures = {}, {}  # type: Dict[str, Zone], Dict[str, Absent]
+        raise NoSourceError(f"no energy counter: {root} does not exist, as on virtual machines and non-x86 boards")
+    zones: Dict[str, Zone] = {}
+    failures: Dict[str, NoSourceError] = {}
     for folder in _package_folders(root):
         name = (folder / "name").read_text(encoding="ascii").strip()
         try:
             zones.setdefault(name, _zone(name, folder))
-        except Absent as reason:
+        except NoSourceError as reason:
             failures.setdefault(name, reason)
     for name in sorted(set(failures) - set(zones)):
         raise failures[name]  # the energy of the other packages alone would pass for the whole
     if not zones:
-        raise Absent(f"no energy counter: {root} holds no RAPL package zone")
+        raise NoSourceError(f"no energy counter: {root} holds no RAPL package zone")
     return Rapl(list(zones.values()))
 
 
@@ -62,7 +66,7 @@ def _package_folders(root: Path) -> List[Path]:
 
     /sys/class/powercap lists zones side by side as links; a copied tree may nest them under their control type.
     """
-    found = {}  # type: Dict[str, Path]
+    found: Dict[str, Path] = {}
     for name in sorted(path for pattern in ("intel-rapl*:*", "*/intel-rapl*:*") for path in root.glob(pattern)):
         label = name / "name"
         if label.is_file() and label.read_text(encoding="ascii").startswith("package-"):
@@ -77,5 +81,5 @@ def _zone(name: str, folder: Path) -> Zone:
         range_uj = int((folder / "max_energy_range_uj").read_text(encoding="ascii"))
     except OSError as error:
         hint = "; only root may read it" if isinstance(error, PermissionError) else ""
-        raise Absent(f"no energy counter: {error.filename}: {error.strerror}{hint}") from None
+        raise NoSourceError(f"no energy counter: {error.filename}: {error.strerror}{hint}") from None
     return Zone(name, counter, range_uj)

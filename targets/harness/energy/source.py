@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol, Sequence
 
 
-class Absent(Exception):
+class NoSourceError(Exception):
     """This device has no energy counter that can be read; the text is the reason."""
 
 

@@ -1,0 +1,209 @@
+"""Any ONNX file: give it fixed shapes, random inputs and reference outputs, and measure it on a kit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgedistill.deploy.harness import Progress, compile_model, run_bench
+from edgedistill.deploy.inputs import random_inputs, resolve_shapes
+from edgedistill.deploy.kits import Kit
+from edgedistill.deploy.reference import Reference, RefusedError
+from edgedistill.errors import ConfigError, DeviceError
+from edgedistill.records import Measurement, Record
+from edgedistill.runs import sha256_of
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnx
+
+REQUESTS = 8
+QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "QLinear")
+"""How the operators of a quantized model begin."""
+
+
+class BenchOptions(Record):
+    """How to measure: `precision` None is int8 for a quantized file and fp32 for any other."""
+
+    precision: str | None = None
+    threads: int = 1
+    processes: int = 5
+    seconds: float = 10.0
+
+
+class PreparedModel(Record):
+    """An ONNX file ready to be measured; `choices` says what was decided for the user, one line each.
+
+    `model` has fixed shapes and no external data; `sha256` is the file's as given; `expected` its key in `io`.
+    """
+
+    name: str
+    model: Path
+    sha256: str
+    shapes: dict[str, tuple[int, ...]]
+    choices: tuple[str, ...]
+    quantized: bool
+    io: Path
+    expected: str | None
+    reasons: dict[str, str]
+
+
+def prepare_onnx(model: Path, folder: Path, shapes: dict[str, tuple[int, ...]]) -> PreparedModel:
+    """Write a fixed-shape copy and recorded inputs into `folder`; `shapes` overrides the inputs' shapes by name.
+
+    Raises ConfigError for a file that is no ONNX model, an unknown input name, or shapes that the model cannot take.
+    """
+    graph = _read(model)
+    resolved, choices = resolve_shapes(graph, shapes)
+    _fix_shapes(graph, resolved)
+    folder.mkdir(parents=True, exist_ok=True)
+    fixed, io = folder / f"{model.stem}.onnx", folder / "io.npz"
+    _write(graph, fixed)
+    inputs = random_inputs(graph, resolved, REQUESTS)
+    expected, problem = _reference(fixed, inputs)
+    _save_io(io, inputs, model.stem, expected)
+    return PreparedModel(
+        name=model.stem,
+        model=fixed,
+        sha256=sha256_of(model),
+        shapes=resolved,
+        choices=tuple(choices),
+        quantized=is_quantized(graph),
+        io=io,
+        expected=model.stem if expected else None,
+        reasons={"parity": problem} if problem else {},
+    )
+
+
+def bench_onnx(
+    prepared: PreparedModel, kit: Kit, options: BenchOptions, folder: Path, progress: Progress
+) -> Measurement:
+    """Compile and measure a prepared model on this machine; raises DeviceError with the engine's words if it fails."""
+    precision = options.precision or ("int8" if prepared.quantized else "fp32")
+    artifact = folder.resolve() / "artifacts" / kit.name / precision
+    made = compile_model(kit, prepared.model, precision, options.threads, artifact)
+    arm = {
+        "name": f"local-{kit.name}-{precision}",
+        "target": kit.name,
+        "address": "local",
+        "kit": kit.name,
+        "kit_dir": str(kit.folder),
+        "precision": precision,
+        "threads": options.threads,
+        "entry": str(artifact / made["entry"]),
+        "size_bytes": sum((artifact / name).stat().st_size for name in made["files"]),
+        "model": {"name": prepared.name, "sha256": prepared.sha256, "lineage": {}},
+        "io": str(prepared.io.resolve()),
+        "expected": prepared.expected,
+        "metric": None,
+        "reasons": {"accuracy": "the inputs are random", **prepared.reasons},
+    }
+    job = {"schema": "edgedistill.job/1", "out": "measurements", "seed": 0, "arms": [arm]}
+    job |= {"processes": options.processes, "seconds": options.seconds}
+    ((_, result),) = run_bench(job, folder, progress)
+    if isinstance(result, str):
+        raise DeviceError(result)
+    return result
+
+
+def is_quantized(graph: onnx.ModelProto) -> bool:
+    """Say whether a model computes with quantized values anywhere."""
+    return any(node.op_type.startswith(QUANTIZED) for node in _nodes(graph.graph))
+
+
+def _read(model: Path) -> onnx.ModelProto:
+    """Read a model, its external data only from beside it: a model may name any file of this machine."""
+    import onnx
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+    try:
+        graph = onnx.load(str(model), load_external_data=False)
+    except OSError as error:
+        raise ConfigError(f"{model}: {error.strerror}") from None
+    except DecodeError:
+        raise ConfigError(f"{model}: is not an ONNX model") from None
+    if not graph.graph.node:
+        raise ConfigError(f"{model}: is not an ONNX model, or holds no operators")
+    for location in _external_files(graph):
+        path = (model.parent / location).resolve()
+        if not path.is_relative_to(model.parent.resolve()):
+            raise ConfigError(f"{model}: takes weights from '{location}', outside its own folder; this is refused")
+        if not path.is_file():
+            raise ConfigError(f"{model}: its weights file '{location}' is missing; it belongs beside the model")
+    onnx.load_external_data_for_model(graph, str(model.parent))
+    return graph
+
+
+def _external_files(graph: onnx.ModelProto) -> set[str]:
+    import onnx
+    from onnx.external_data_helper import uses_external_data
+
+    tensors = [*graph.graph.initializer]
+    for node in _nodes(graph.graph):
+        for attribute in node.attribute:
+            tensors += [attribute.t] if attribute.type == onnx.AttributeProto.TENSOR else []
+            tensors += [*attribute.tensors, *attribute.g.initializer]
+    return {
+        entry.value
+        for tensor in tensors
+        if uses_external_data(tensor)
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+
+
+def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """Yield the nodes of a graph and of the graphs inside them."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                yield from _nodes(inner)
+
+
+def _fix_shapes(graph: onnx.ModelProto, shapes: dict[str, tuple[int, ...]]) -> None:
+    """Write fixed input shapes into a model and drop the shapes derived from the old ones."""
+    changed = False
+    for value in graph.graph.input:
+        if value.name not in shapes:
+            continue
+        dims = value.type.tensor_type.shape.dim
+        if tuple(dim.dim_value for dim in dims) != shapes[value.name]:
+            changed = True
+            del dims[:]
+            for size in shapes[value.name]:
+                dims.add().dim_value = size
+    if changed:
+        del graph.graph.value_info[:]
+        for value in graph.graph.output:
+            value.type.tensor_type.ClearField("shape")
+
+
+def _write(graph: onnx.ModelProto, path: Path) -> None:
+    import onnx
+
+    try:
+        onnx.save(graph, str(path))
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}; models above 2 GiB are not supported") from None
+
+
+def _reference(model: Path, inputs: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], str | None]:
+    """Return outputs of the graph as written, or why ONNX Runtime, which computes them, refuses the model."""
+    import numpy as np
+
+    try:
+        reference = Reference(model)
+        answers = [reference.run({name: array[i] for name, array in inputs.items()}) for i in range(REQUESTS)]
+    except RefusedError as error:
+        return {}, f"ONNX Runtime, which computes the outputs to compare with, refuses the model: {error}"
+    return {name: np.stack([answer[name] for answer in answers]) for name in answers[0]}, None
+
+
+def _save_io(path: Path, inputs: dict[str, np.ndarray], key: str, expected: dict[str, np.ndarray]) -> None:
+    import numpy as np
+
+    arrays = {f"input.{name}": array for name, array in inputs.items()}
+    arrays |= {f"expected.{key}.{name}": array for name, array in expected.items()}
+    np.savez(path, allow_pickle=False, **arrays)

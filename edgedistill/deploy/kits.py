@@ -1,0 +1,129 @@
+"""Kits: one folder per deployment target, found beside the package, in folders given by the user, or in plug-ins.
+
+Adding a target is adding a folder with a `target.toml` and an `engine.py`. Kits are read here, and run on the device.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Iterator
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, ValidationError
+
+import edgedistill.errors
+from edgedistill.errors import ConfigError, nearest
+from edgedistill.records import Encoding, Record
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ENTRY_POINTS = "edgedistill.targets"
+ARCHITECTURES = {"amd64": "x86_64", "arm64": "aarch64", "armv8l": "aarch64"}
+"""Other names of machine architectures, lower case, to the one that kits use."""
+
+
+class Kit(Record):
+    """One deployment target: the engine's Python module and pip package, and what the engine takes.
+
+    `encoding` is the form of int8 models that is fastest, by architecture; `opset` the highest that is accepted.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
+    title: str
+    engine: str
+    package: str
+    precisions: Annotated[tuple[str, ...], Field(min_length=1)]
+    opset: Annotated[int, Field(ge=7)]
+    install: str
+    encoding: dict[str, Encoding]
+    folder: Path
+
+    def encoding_for(self, arch: str) -> Encoding:
+        """Return the int8 encoding for a machine's architecture, by any of its usual names."""
+        known = ARCHITECTURES.get(arch.lower(), arch)
+        if known not in self.encoding:
+            path = self.folder / "target.toml"
+            raise ConfigError(f"{path}: [encoding] has no '{arch}'; it has: {', '.join(sorted(self.encoding))}")
+        return self.encoding[known]
+
+
+def find_kits(extra: tuple[Path, ...] = ()) -> dict[str, Kit]:
+    """Return all kits by name: the project's own, those in `extra` folders, and those of installed plug-ins."""
+    kits: dict[str, Kit] = {}
+    for folder in (*_kit_folders(targets_folder()), *_extra_folders(extra), *_plugin_folders()):
+        kit = read_kit(folder)
+        if kit.name in kits:
+            raise ConfigError(f"{folder}: kit '{kit.name}' is already in {kits[kit.name].folder}; rename one")
+        kits[kit.name] = kit
+    return kits
+
+
+def find_kit(name: str, kits: dict[str, Kit]) -> Kit:
+    """Return the kit of that name, or raise ConfigError with the nearest match."""
+    if name not in kits:
+        raise ConfigError(f"unknown kit '{name}'{nearest(name, kits)}")
+    return kits[name]
+
+
+def targets_folder() -> Path:
+    """Return the folder of the project's kits: inside the package when installed, beside it in a checkout."""
+    package = Path(edgedistill.errors.__file__).parent
+    inside = package / "targets"
+    return inside if inside.is_dir() else package.parent / "targets"
+
+
+def read_kit(folder: Path) -> Kit:
+    """Read a kit's target.toml; raise ConfigError that names the file, the key, and for a misspelt one the nearest."""
+    path = folder / "target.toml"
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}; a kit is a folder with a target.toml and an engine.py") from None
+    try:
+        return Kit.model_validate(table | {"folder": folder.resolve()})
+    except ValidationError as error:
+        raise ConfigError("\n".join(f"{path}: {_explain(dict(one))}" for one in error.errors())) from None
+
+
+def _explain(error: dict[str, Any]) -> str:
+    key = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        return f"unknown key '{key}'{nearest(key, set(Kit.model_fields) - {'folder'})}"
+    if error["type"] == "missing":
+        return f"key '{key}' is missing"
+    return f"{key}: {error['msg'][:1].lower()}{error['msg'][1:]}, not {error['input']!r}"
+
+
+def _kit_folders(folder: Path) -> Iterator[Path]:
+    """Yield the folders below one that hold a kit; the harness, which all kits share, is none."""
+    yield from sorted(path.parent for path in folder.glob("*/target.toml"))
+
+
+def _extra_folders(extra: tuple[Path, ...]) -> Iterator[Path]:
+    for folder in extra:
+        found = [folder] if (folder / "target.toml").is_file() else list(_kit_folders(folder))
+        if not found:
+            raise ConfigError(f"{folder}: holds no kit; a kit is a folder with a target.toml and an engine.py")
+        yield from found
+
+
+def _plugin_folders() -> Iterator[Path]:
+    """Yield the kits of installed plug-ins, whose entry points name a package that is a kit or holds kits."""
+    for point in entry_points(group=ENTRY_POINTS):
+        try:
+            spec = importlib.util.find_spec(point.module)  # finds the package; runs at most its parents
+        except ImportError as error:
+            raise ConfigError(
+                f"entry point '{point.name}' of {ENTRY_POINTS}: {error}; reinstall or remove it"
+            ) from None
+        if spec is None or not spec.submodule_search_locations:
+            raise ConfigError(f"entry point '{point.name}' of {ENTRY_POINTS}: '{point.module}' is no package")
+        yield from _extra_folders(tuple(Path(place) for place in spec.submodule_search_locations))

@@ -1,0 +1,144 @@
+"""The compile and bench stages: every model of a run, for every target, in fresh processes of the device half."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from edgedistill.config import TargetConfig
+from edgedistill.deploy.harness import compile_model, run_bench
+from edgedistill.errors import DeviceError, ParityError
+from edgedistill.job import Job
+from edgedistill.records import (
+    Artifact,
+    BenchRecord,
+    CompileRecord,
+    DataRecord,
+    Engine,
+    ExportRecord,
+    Measurement,
+    OnnxModel,
+    QuantizedRecord,
+    StudentRecord,
+    TrainedModel,
+)
+
+# Below these an engine does not run the model that was exported; int8 kernels may round the odd tie another way.
+MIN_AGREEMENT = {"fp32": 0.995, "int8": 0.90}
+
+
+def local_device() -> dict[str, str]:
+    """Return what tells this machine from another, without asking an engine."""
+    try:
+        machine = Path("/etc/machine-id").read_text(encoding="utf-8")
+        cpu = next(
+            (line for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if "model name" in line),
+            "",
+        )
+    except OSError:
+        machine, cpu = platform.node(), platform.processor()
+    identity = hashlib.sha256(f"edgedistill{machine}{cpu}".encode()).hexdigest()
+    return {"id": identity, "arch": platform.machine(), "python": platform.python_version()}
+
+
+def compile_models(job: Job) -> CompileRecord:
+    """Compile the teacher in float and the student in each precision, for each target."""
+    return CompileRecord(artifacts=tuple(
+        _compile(job, target, model) for target in job.config.target for model in _models_for(job, target)
+    ))  # fmt: skip
+
+
+def _models_for(job: Job, target: TargetConfig) -> Iterator[OnnxModel]:
+    encoding = job.kits[target.kit].encoding_for(platform.machine())
+    for model in job.result("export", ExportRecord).models:
+        if model.encoding not in (None, encoding):
+            continue
+        if model.name == "teacher" or model.precision in target.precisions:
+            yield model
+
+
+def _compile(job: Job, target: TargetConfig, model: OnnxModel) -> Artifact:
+    variant = model.precision if model.name == "student" else f"{model.name}-{model.precision}"
+    folder = job.folder("artifacts") / target.kit / variant
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    made = compile_model(
+        job.kits[target.kit], job.run.path(model.file), model.precision, target.threads, folder.resolve()
+    )
+    files = tuple(job.run.ref(folder / name) for name in made["files"])
+    job.report.line(f"compile: {target.name}, {model.name} {model.precision}, {sum(f.bytes for f in files):,} bytes")
+    return Artifact(
+        name=model.name, target=target.name, kit=target.kit, device=target.device, precision=model.precision,
+        entry=(folder / made["entry"]).relative_to(job.run.folder).as_posix(), files=files,
+        extras=tuple(job.run.ref(folder / name) for name in made["extras"]),
+        size_bytes=sum(file.bytes for file in files), engine=Engine.model_validate(made["engine"]),
+        parent=model.file.sha256,
+    )  # fmt: skip
+
+
+def bench_artifacts(job: Job) -> BenchRecord:
+    """Check and measure every artifact, interleaved.
+
+    Raises DeviceError when an engine fails, and ParityError when an artifact does not answer as the model that was
+    exported; what was measured is in the run folder either way.
+    """
+    artifacts = job.result("compile", CompileRecord).artifacts
+    names = [_measurement_name(artifact) for artifact in artifacts]
+    bench = job.config.bench
+    table: dict[str, Any] = {
+        "schema": "edgedistill.job/1", "out": "measurements", "processes": bench.processes, "seconds": bench.seconds,
+        "seed": job.config.seed,
+        "arms": [_arm(job, name, artifact) for name, artifact in zip(names, artifacts, strict=True)],
+    }  # fmt: skip
+    results = dict(run_bench(table, job.run.folder.resolve(), job.report.line))
+    failed = {name: result for name, result in results.items() if not isinstance(result, Measurement)}
+    if failed:
+        raise DeviceError("\n".join(f"{name}: {reason}" for name, reason in failed.items()))
+    _require_parity(results)
+    folder = job.run.folder / "measurements"
+    for stale in folder.iterdir():  # of targets that the configuration no longer has
+        if stale.stem not in names:
+            stale.unlink()
+    return BenchRecord(measurements=tuple(job.run.ref(folder / f"{name}.json") for name in names))
+
+
+def _measurement_name(artifact: Artifact) -> str:
+    role = "" if artifact.name == "student" else f"{artifact.name}-"
+    return f"{artifact.device}-{artifact.kit}-{role}{artifact.precision}"
+
+
+def _arm(job: Job, name: str, artifact: Artifact) -> dict[str, Any]:
+    model = next(m for m in job.result("export", ExportRecord).models if m.file.sha256 == artifact.parent)
+    target = next(t for t in job.config.target if t.name == artifact.target)
+    return {
+        "name": name, "target": artifact.target, "address": artifact.device, "kit": artifact.kit,
+        "kit_dir": str(job.kits[artifact.kit].folder), "precision": artifact.precision, "threads": target.threads,
+        "entry": artifact.entry, "size_bytes": artifact.size_bytes,
+        "model": {"name": model.name, "sha256": model.file.sha256, "lineage": _lineage(job, model)},
+        "io": model.io.path, "expected": model.expected, "metric": "top1",
+    }  # fmt: skip
+
+
+def _lineage(job: Job, model: OnnxModel) -> dict[str, str]:
+    """Return the hashes of what a model was made from, by stage."""
+    lineage = {"data": job.result("data", DataRecord).fingerprint}
+    lineage["teacher"] = job.result("teacher", TrainedModel).file.sha256
+    if model.name == "teacher":
+        return lineage
+    lineage["student"] = job.result("student", StudentRecord).student.file.sha256
+    quantized = job.result("quantize", QuantizedRecord).file
+    return lineage if quantized is None or model.precision != "int8" else lineage | {"quantized": quantized.sha256}
+
+
+def _require_parity(results: dict[str, Any]) -> None:
+    for name, measured in results.items():
+        least = MIN_AGREEMENT[measured.precision.requested]
+        if measured.parity is not None and measured.parity.agreement < least:
+            raise ParityError(
+                f"{name}: agrees with the exported model on {measured.parity.agreement:.2%} of the test inputs, at least "
+                f"{least:.1%} is required; the measurement is kept in the run folder, but do not ship this artifact"
+            )
