@@ -44,14 +44,14 @@ class Job:
     @cached_property
     def fingerprint(self) -> str:
         """Return the hash of everything that decides the data."""
-        from edgedistill.data.dataset import fingerprint_data  # noqa: PLC0415 - heavy
+        from edgedistill.data.dataset import fingerprint_data
 
         return fingerprint_data(self.config, self.run)
 
     @cached_property
     def dataset(self) -> Dataset:
         """Load the data, once."""
-        from edgedistill.data.dataset import load_dataset  # noqa: PLC0415 - heavy
+        from edgedistill.data.dataset import load_dataset
 
         return load_dataset(self.config, self.fingerprint)
 

@@ -87,7 +87,7 @@ class StudentRecord(Record):
 class QuantizedRecord(Record):
     """The quantized student, as fake-quantized weights and scales; `val_accuracy` is of that model in torch."""
 
-    checkpoint: FileRef | None
+    file: FileRef | None
     mode: Literal["none", "ptq"]
     val_accuracy: float | None
     float_val_accuracy: float | None
@@ -272,3 +272,9 @@ class BenchRecord(Record):
     """The measurement files of a run."""
 
     measurements: tuple[FileRef, ...]
+
+
+class ReportRecord(Record):
+    """The HTML report."""
+
+    report: FileRef

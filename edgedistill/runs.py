@@ -135,7 +135,7 @@ class Run:
         if entry is None or entry["key"] != key:
             return None
         record = kind.model_validate(entry["record"])
-        return record if all(self._intact(ref) for ref in _files_of(record)) else None
+        return record if all(self._intact(ref) for ref in files_of(record)) else None
 
     def finish(self, stage: str, entry: dict[str, Any]) -> None:
         """Record a stage as done."""
@@ -162,12 +162,13 @@ class Run:
         return path.is_file() and path.stat().st_size == ref.bytes and sha256_of(path) == ref.sha256
 
 
-def _files_of(value: Any) -> Iterator[FileRef]:
+def files_of(value: Any) -> Iterator[FileRef]:
+    """Yield every file that a record refers to."""
     if isinstance(value, FileRef):
         yield value
     elif isinstance(value, Record):
         for name in type(value).model_fields:
-            yield from _files_of(getattr(value, name))
+            yield from files_of(getattr(value, name))
     elif isinstance(value, (tuple, list)):
         for item in value:
-            yield from _files_of(item)
+            yield from files_of(item)

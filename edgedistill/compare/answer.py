@@ -12,26 +12,37 @@ TOLERATED_DROP_POINTS = 1.0
 """A student whose accuracy is really lower than the best student's by more than this is not proposed for its speed."""
 
 
+def choose(rows: Sequence[Row]) -> Row | None:
+    """Return the fastest student that fits the budget and is accurate enough; the smallest of those equally fast."""
+    within = _within_budget(_students(rows))
+    return _fastest(_accurate_enough(within)) if within else None
+
+
 def ship(target: str, rows: Sequence[Row]) -> str:
     """Name the student to ship and what it costs, or say why there is none."""
-    students = [row for row in rows if row.measurement.model.name == "student"]
+    students, chosen = _students(rows), choose(rows)
     if not students:
         return f"{target}: nothing to decide, no student was measured here"
-    within = [row for row in students if row.budget is None or row.budget.fits is not False]
-    if not within:
+    if chosen is None:
         over = "; ".join(f"{_precision(row)} exceeds {', '.join(_exceeded(row))}" for row in students)
         return f"{target}: no student fits the budget ({over})"
-    accurate = _accurate_enough(within)
-    chosen = _fastest(accurate)
+    accurate = _accurate_enough(_within_budget(students))
     clauses = [f"{target}: {_verb(chosen)} student {_precision(chosen)} — {', '.join(_facts(chosen))}"]
     clauses += [text for row in students if row is not chosen and (text := _why_not(row, chosen, accurate))]
-    clauses += _caveats(chosen)
-    return "; ".join(clauses)
+    return "; ".join(clauses + _caveats(chosen))
 
 
 def describe_change(row: Row) -> str:
     """Say what separates a candidate from its baseline: speed first, accuracy always with it."""
     return f"{row.label} is {_speed(row, 'the baseline')}, {_accuracy(row)}"
+
+
+def _students(rows: Sequence[Row]) -> list[Row]:
+    return [row for row in rows if row.measurement.model.name == "student"]
+
+
+def _within_budget(rows: Sequence[Row]) -> list[Row]:
+    return [row for row in rows if row.budget is None or row.budget.fits is not False]
 
 
 def _accurate_enough(rows: Sequence[Row]) -> list[Row]:

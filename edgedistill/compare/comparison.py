@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import ConfigDict, Field
 
-from edgedistill.compare.answer import describe_change, ship
+from edgedistill.compare.answer import choose, describe_change, ship
 from edgedistill.compare.budget import check_budget
 from edgedistill.compare.load import ResultSet
 from edgedistill.compare.rows import Row, baseline_row, candidate_row, unlike
@@ -22,12 +22,13 @@ SCHEMA: Literal["edgedistill.comparison/1"] = "edgedistill.comparison/1"
 
 
 class Group(Record):
-    """Rows that share a target and a baseline; `baseline` is that row's label, None when it was not measured."""
+    """Rows that share a target and a baseline; `baseline` and `chosen` (what to ship) are labels of rows, where there is one."""
 
     title: str
     baseline: str | None
     rows: tuple[Row, ...]
     answer: str
+    chosen: str | None = None
 
 
 class Comparison(Record):
@@ -154,9 +155,11 @@ def _target_group(measurements: Sequence[Measurement], budget: Budget) -> Group:
         base_label = None if teacher is None else labels[id(teacher)]
         row = baseline_row(labels[id(m)], m) if m is teacher else candidate_row(labels[id(m)], m, teacher, base_label)
         rows.append(row.model_copy(update={"budget": check_budget(m, budget)}))
+    chosen = choose(rows)
     return Group(
         title=describe_target(measurements[0]),
         baseline=None if teacher is None else labels[id(teacher)],
         rows=tuple(rows),
         answer=ship(measurements[0].target, rows),
+        chosen=None if chosen is None else chosen.label,
     )

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
 from edgedistill.compare import figures
@@ -15,7 +16,6 @@ from edgedistill.compare.svg import SERIES, new_axes, style, to_svg
 from edgedistill.records import TrainedModel
 
 QUANTILES = np.linspace(0, 1, 201)
-LABEL_GAP_POINTS = 11.0
 
 
 class Look(NamedTuple):
@@ -54,10 +54,8 @@ def accuracy_latency(rows: Sequence[Row], name: str) -> str | None:
         figure, axes = new_axes()
         points = [_point(axes, row, looks[row.label]) for row in shown]
         _latency_axis(axes, [x for x, _ in points])
-        axes.margins(y=0.12)
         axes.set_ylabel("accuracy on the test set, %")
-        figure.draw_without_rendering()  # label places are in pixels, which are known once the axes have their limits
-        _label_points(axes, points, [row.label for row in shown], [looks[row.label].colour for row in shown])
+        _legend(figure)
         described = "; ".join(
             f"{row.label}: {figures.significant(x)} ms, {y:.1f} %" for row, (x, y) in zip(shown, points, strict=True)
         )
@@ -82,7 +80,7 @@ def latency_distribution(samples: Mapping[str, Sequence[np.ndarray]], labels: Se
         axes.set_xlabel("latency, ms (log)")
         axes.set_ylabel("fraction of inferences at most this slow")
         axes.set_ylim(0, 1.02)
-        axes.legend(loc="lower right", frameon=False, handlelength=2.6)
+        _legend(figure)
         return to_svg(figure, name, "Distribution of latency", "; ".join(medians))
 
 
@@ -104,7 +102,7 @@ def training_curves(models: Mapping[str, TrainedModel], name: str) -> str | None
             axes.plot(x, y, color=colours[label], linestyle=dashes[label], linewidth=1.6, label=label)
         axes.set_xlabel("epoch")
         axes.set_ylabel("accuracy on validation, %")
-        axes.legend(loc="lower right", frameon=False, handlelength=2.6)
+        _legend(figure)
         last = "; ".join(f"{label}: {curve[-1][1]:.1f} % after epoch {curve[-1][0]}" for label, curve in curves.items())
         return to_svg(figure, name, "Accuracy on validation during training", last)
 
@@ -117,7 +115,9 @@ def _point(axes: Axes, row: Row, look: Look) -> tuple[float, float]:
     low_x, high_x = (x, x) if spread is None else (spread[0] / 1e6, spread[1] / 1e6)
     low_y, high_y = (100 * end for end in m.accuracy.ci95)
     errors = {"xerr": [[max(0, x - low_x)], [max(0, high_x - x)]], "yerr": [[max(0, y - low_y)], [max(0, high_y - y)]]}
-    axes.errorbar(x, y, **errors, fmt=look.marker, color=look.colour, markersize=7, elinewidth=1, capsize=2.5)
+    axes.errorbar(
+        x, y, **errors, fmt=look.marker, color=look.colour, markersize=6.5, elinewidth=1, capsize=2.5, label=row.label
+    )
     return x, y
 
 
@@ -145,25 +145,9 @@ def _log_ticks(axes: Axes) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
 
 
-def _label_points(axes: Axes, points: Sequence[tuple[float, float]], labels: Sequence[str], colours: Sequence[str]) -> None:
-    scale = 72 / axes.figure.dpi
-    places = axes.transData.transform(points) * scale
-    box = axes.get_window_extent().extents * scale
-    heights = _spread([float(y) + 7 for _, y in places])
-    for point, (x, y), height, label, colour in zip(points, places, heights, labels, colours, strict=True):
-        is_right = x > (box[0] + box[2]) / 2
-        offset = (-7 if is_right else 7, height - float(y))
-        side = "right" if is_right else "left"
-        axes.annotate(label, point, offset, textcoords="offset points", ha=side, va="center", color=colour)
-
-
-def _spread(heights: Sequence[float]) -> list[float]:
-    """Push heights upwards until neighbours are a label apart."""
-    placed = list(heights)
-    order = sorted(range(len(placed)), key=placed.__getitem__)
-    for below, above in zip(order, order[1:], strict=False):
-        placed[above] = max(placed[above], placed[below] + LABEL_GAP_POINTS)
-    return placed
+def _legend(figure: Figure) -> None:
+    """Name the series above the axes, where no name can cover a point."""
+    figure.legend(loc="outside upper left", ncols=3, frameon=False, handlelength=2.4, columnspacing=1.4, borderpad=0.1)
 
 
 def _ecdf(axes: Axes, latencies: np.ndarray, look: Look, label: str | None) -> None:

@@ -84,9 +84,9 @@ def control_gain(stages: Stages) -> str | None:
 
 def _gain(drop: AccuracyDrop, n: int) -> str:
     low, high = drop.ci95_points
-    basis = f"95 % interval {low:+.1f} to {high:+.1f} from {n} validation samples, one seed each"
+    basis = f"95 % interval {low:+.1f} to {high:+.1f} from {n} validation samples, one seed each"
     if drop.verdict == "lower":
-        return f"Distillation gained {drop.points:+.1f} points on validation over the same student without the teacher ({basis})."
+        return f"Distillation gained {drop.points:.1f} points on validation over the same student without the teacher ({basis})."
     if drop.verdict == "higher":
         return f"Distillation did not help: {drop.points:+.1f} points on validation against the same student without the teacher ({basis})."
     return f"Distillation did not clearly help: {drop.points:+.1f} points on validation, within the error ({basis})."
@@ -110,7 +110,9 @@ def _model(record: TrainedModel) -> str:
     if record.parameters is not None:
         parts.append(f"{record.parameters:,} parameters".replace(",", "\u202f"))
     accuracy = record.val_accuracy
-    parts.append("validation accuracy not measured" if accuracy is None else f"{figures.percent(accuracy)} % on validation")
+    parts.append(
+        "validation accuracy not measured" if accuracy is None else f"{figures.percent(accuracy)} % on validation"
+    )
     if record.history:
         parts.append(f"{len(record.history)} epochs")
     return ", ".join(parts)

@@ -156,7 +156,7 @@ def _split(config: Config, train: Source, val: Source | None) -> tuple[Split, Sp
     whole = _whole(train)
     if val is not None:
         return whole, _whole(val)
-    from sklearn.model_selection import train_test_split  # noqa: PLC0415 - half a second that --help must not pay
+    from sklearn.model_selection import train_test_split
 
     try:
         fit, held = train_test_split(

@@ -45,7 +45,7 @@ def load_source(text: str, folder: Path, size: int | None = None) -> Source:
 def fingerprint_source(text: str, folder: Path, run: Run) -> str:
     """Hash what a source would load, without loading it: file contents, or the source file of a function."""
     if is_function(text):
-        return hash_of([text, run.file_hash(_module_file(text, folder))])
+        return hash_of([text, run.file_hash(module_file(text, folder))])
     path = _existing(text, folder)
     if path.is_dir():
         return hash_of([[p.relative_to(path).as_posix(), run.file_hash(p)] for p in _image_files(path)])
@@ -61,7 +61,7 @@ def is_function(text: str) -> bool:
 def resolve_function(text: str, folder: Path) -> Any:
     """Import package.module:function; modules beside the configuration are found too."""
     module_name, _, name = text.partition(":")
-    _module_file(text, folder)
+    module_file(text, folder)
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:
@@ -71,7 +71,8 @@ def resolve_function(text: str, folder: Path) -> Any:
     return getattr(module, name)
 
 
-def _module_file(text: str, folder: Path) -> Path:
+def module_file(text: str, folder: Path) -> Path:
+    """Return the source file of package.module:function; modules beside the configuration come first."""
     module_name = text.partition(":")[0]
     if str(folder.resolve()) not in sys.path:
         sys.path.insert(0, str(folder.resolve()))
@@ -157,7 +158,7 @@ def _from_folder(folder: Path, size: int | None) -> Source:
 
 
 def _decode(file: Path, size: int | None, mode: str | None) -> Array:
-    from PIL import Image, ImageOps, UnidentifiedImageError  # noqa: PLC0415 - only image folders need it
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
         with Image.open(file) as opened:

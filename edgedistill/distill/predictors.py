@@ -56,8 +56,8 @@ def onnx_predictor(path: Path, data: DataRecord) -> Predict:
 
 def open_session(path: Path) -> Any:
     """Open an ONNX model on the CPU; raises ConfigError with ONNX Runtime's own reason."""
-    import onnxruntime  # noqa: PLC0415 - heavy
-    from onnxruntime.capi import onnxruntime_pybind11_state as errors  # noqa: PLC0415
+    import onnxruntime
+    from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3

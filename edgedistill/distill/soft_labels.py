@@ -54,10 +54,9 @@ def build_soft_labels(
     What an interrupted call under the same fingerprint had done is kept. Raises EdgedistillError for logits that are not
     finite or do not fit float16, and for a teacher of other classes.
     """
-    shape = (count, len(views.split), classes)
-    logits, done = _open(folder, fingerprint, shape)
-    positions = np.arange(shape[1])
-    blocks = [positions[i : i + BATCH] for i in range(0, shape[1], BATCH)]
+    positions = np.arange(len(views.split))
+    logits, done = _open(folder, fingerprint, (count, len(positions), classes))
+    blocks = [positions[i : i + BATCH] for i in range(0, len(positions), BATCH)]
     with report.track("soft labels", count * len(blocks)) as advance:
         for view in range(count):
             for block in blocks:
@@ -69,7 +68,17 @@ def build_soft_labels(
                     done[view, block] = True  # after the logits are on disk, so that a kill cannot mark what is not
                     done.flush()
                 advance(1, f"view {view + 1} of {count}")
-    write_json(folder / "manifest.json", {"schema": SCHEMA, "fingerprint": fingerprint, "shape": list(shape)})
+    return folder / "logits.npy"
+
+
+def store_soft_labels(folder: Path, fingerprint: str, logits: Array) -> Path:
+    """Keep recorded logits (views, samples, classes) as a finished cache and return its logits.npy."""
+    for view in logits:
+        _check(view, logits.shape[1], logits.shape[2])
+    kept, done = _open(folder, fingerprint, (logits.shape[0], logits.shape[1], logits.shape[2]))
+    kept[:], done[:] = logits, True
+    kept.flush()
+    done.flush()
     return folder / "logits.npy"
 
 

@@ -12,7 +12,7 @@ from edgedistill.data.views import plain_views, training_views
 from edgedistill.distill.feed import TeacherAnswers, TrainingFeed
 from edgedistill.distill.losses import distillation_loss, label_loss
 from edgedistill.distill.predictors import accuracy_of, predict_split, torch_predictor
-from edgedistill.distill.soft_labels import OnlineTeacher, build_soft_labels, load_soft_labels
+from edgedistill.distill.soft_labels import OnlineTeacher, build_soft_labels, load_soft_labels, store_soft_labels
 from edgedistill.distill.teacher import load_logits, save_model, teacher_predictor
 from edgedistill.distill.training import Loss, Resume, fit
 from edgedistill.errors import ConfigError
@@ -36,25 +36,12 @@ def make_soft_labels(job: Job) -> SoftLabelsRecord:
         return record
     views = training_views(job.dataset.train, job.data, job.config)
     if teacher.form == "logits":
-        logits = torch.from_numpy(load_logits(job.config, job.data, len(views.split.inputs)))
-        path = build_soft_labels(
-            folder, fingerprint, _Recorded(logits[torch.from_numpy(views.split.rows)]), views, count, classes, job.report
-        )
+        logits = load_logits(job.config, job.data, len(views.split.inputs))[views.split.rows]
+        path = store_soft_labels(folder, fingerprint, logits[None])
     else:
         predict = teacher_predictor(job, teacher)
         path = build_soft_labels(folder, fingerprint, predict, views, count, classes, job.report)
     return record.model_copy(update={"logits": job.run.ref(path)})
-
-
-class _Recorded:
-    """Saved logits, handed out in the order in which the cache asks: one view, all samples, block by block."""
-
-    def __init__(self, logits: torch.Tensor) -> None:
-        self.logits, self.given = logits, 0
-
-    def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
-        self.given += len(inputs)
-        return self.logits[self.given - len(inputs) : self.given]
 
 
 def build_student(config: Config, data: DataRecord) -> nn.Module:
@@ -92,6 +79,8 @@ def make_student(job: Job) -> StudentRecord:
     control = _train(job, "control", label_loss(plan), None) if plan.control else None
     record = StudentRecord(student=student, control=control)
     write_json(job.folder("student") / "metrics.json", record)
+    for state in job.folder("student").glob("*-resume.pt"):  # not before both are done, or a kill costs the first again
+        state.unlink()
     return record
 
 
@@ -108,7 +97,6 @@ def _train(job: Job, name: str, loss: Loss, answers: TeacherAnswers | None) -> T
     resume = Resume(folder / f"{name}-resume.pt", job.keys["student"])
     history = fit(model, feed, loss, plan, validate, resume, job.report, name)
     saved: Path = save_model(model, folder / ("model.safetensors" if name == "student" else f"{name}.safetensors"))
-    resume.path.unlink(missing_ok=True)
     return TrainedModel(
         spec=config.student.model, form="torch", file=job.run.ref(saved), parameters=count_parameters(model),
         val_accuracy=max(epoch.val_accuracy or 0.0 for epoch in history), history=history,

@@ -134,7 +134,7 @@ def _torch_teacher(job: Job) -> TrainedModel:
 
 def save_model(model: nn.Module, path: Path) -> Path:
     """Write a state dict as safetensors, atomically."""
-    from safetensors.torch import save_file  # noqa: PLC0415
+    from safetensors.torch import save_file
 
     with atomic_path(path) as scratch:
         save_file({key: value.contiguous() for key, value in model.state_dict().items()}, scratch)

@@ -71,7 +71,7 @@ def fit(
     `resume.path` after each epoch; a training found there under the same key goes on from its last epoch and ends bit
     for bit where an unbroken one would. Raises EdgedistillError when the loss is no longer finite.
     """
-    from accelerate import Accelerator  # noqa: PLC0415 - a second of import
+    from accelerate import Accelerator
 
     accelerator = Accelerator()
     optimizer = build_optimizer(model, plan)

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-from onnx import TensorProto, numpy_helper
+from numpy.typing import NDArray
+from onnx import numpy_helper
 
 from edgedistill.errors import ConfigError
 from edgedistill.export.graph import Index, drop_unread, free_name
 from edgedistill.records import Encoding
 
-LAYERS = {"Conv": 2, "Gemm": 2}
+INTEGER = {"Conv", "Gemm", "MatMul", "Add"}
 SHIFT = 128
 INT32 = np.iinfo(np.int32)
 
@@ -61,32 +62,45 @@ def _require_canonical(graph: onnx.GraphProto) -> None:
 
 def _write_int32_biases(graph: onnx.GraphProto) -> None:
     index = Index.of(graph)
-    for node in [node for node in graph.node if node.op_type in LAYERS and len(node.input) > LAYERS[node.op_type]]:
-        value, weight = index.dequantizer(node.input[0]), index.dequantizer(node.input[1])
-        bias = index.value(node.input[2])
-        if value is None or weight is None or bias is None:
+    for node, place, layer in _biased(graph, index):
+        bias = index.value(node.input[place])
+        steps = [_step(index, name) for name in layer.input[:2]]
+        if bias is None or steps[0] is None or steps[1] is None or bias.shape != (steps[1].size,):
             continue
-        steps = [index.value(dequantizer.input[1]) for dequantizer in (value, weight)]
-        assert steps[0] is not None
-        assert steps[1] is not None
-        step = (steps[0].astype(np.float64) * steps[1]).astype(np.float32) * np.ones(bias.shape, np.float32)
+        step = (steps[0].astype(np.float64) * steps[1]).astype(np.float32)
         rounded = np.rint(bias.astype(np.float64) / step)
         if rounded.min() < INT32.min or rounded.max() > INT32.max:
             raise ConfigError(
                 f"{node.op_type} {node.name!r} has a bias of {np.abs(bias).max():g} that int32 cannot hold in steps of "
                 f"{step.min():g}: skip this layer in [quantize], or use a kit of encoding s8-f32"
             )
-        _store_bias(graph, node, rounded.astype(np.int32), step)
+        node.input[place] = _store_bias(graph, node, (rounded.astype(np.int32), step))
 
 
-def _store_bias(graph: onnx.GraphProto, node: onnx.NodeProto, bias: np.ndarray, step: np.ndarray) -> None:
-    name = f"{node.input[2]}_{node.output[0]}"
+def _biased(graph: onnx.GraphProto, index: Index) -> list[tuple[onnx.NodeProto, int, onnx.NodeProto]]:
+    """Return each node that adds a bias, the place of the bias in its inputs, and the layer that it belongs to."""
+    found = [(node, 2, node) for node in graph.node if node.op_type in {"Conv", "Gemm"} and len(node.input) > 2]
+    for node in graph.node:
+        if node.op_type == "Add":
+            terms = [(1 - place, index.producer.get(name)) for place, name in enumerate(node.input)]
+            found += [(node, place, layer) for place, layer in terms if layer is not None and layer.op_type == "MatMul"]
+    return found
+
+
+def _step(index: Index, name: str) -> NDArray[np.generic] | None:
+    dequantizer = index.dequantizer(name)
+    return None if dequantizer is None else index.value(dequantizer.input[1])
+
+
+def _store_bias(graph: onnx.GraphProto, node: onnx.NodeProto, bias: tuple[np.ndarray, np.ndarray]) -> str:
+    """Store an int32 bias and its scales in front of a node, and return the name of the dequantized bias."""
+    name = f"bias_{node.output[0]}"
     stored, scale, restored = (free_name(graph, f"{name}_{part}") for part in ("int32", "scale", "dequantized"))
-    graph.initializer.append(numpy_helper.from_array(bias, stored))
-    graph.initializer.append(numpy_helper.from_array(step, scale))
+    for array, tensor in zip(bias, (stored, scale), strict=True):
+        graph.initializer.append(numpy_helper.from_array(array, tensor))
     dequantizer = onnx.helper.make_node("DequantizeLinear", [stored, scale], [restored], name=restored, axis=0)
     graph.node.insert(list(graph.node).index(node), dequantizer)
-    node.input[2] = restored
+    return restored
 
 
 def _clip_integers(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
@@ -117,7 +131,7 @@ def _clip_integers(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
 def _bounds(index: Index, activation: onnx.NodeProto) -> tuple[float, float] | None:
     """Return the bounds of a ReLU or a clip between constants that follows an integer layer or addition."""
     layer = index.producer.get(activation.input[0])
-    if layer is None or layer.op_type not in {*LAYERS, "Add"} or index.readers[activation.input[0]] != 1:
+    if layer is None or layer.op_type not in INTEGER or index.readers[activation.input[0]] != 1:
         return None
     if any(index.dequantizer(name) is None for name in layer.input[:2]):
         return None
@@ -161,4 +175,3 @@ def _write_unsigned(graph: onnx.GraphProto, clips: list[onnx.NodeProto]) -> None
             assert bound is not None
             shifted = np.array(int(bound) + SHIFT, np.uint8)
             index.stored[name].CopyFrom(numpy_helper.from_array(shifted, name))
-    assert all(tensor.data_type != TensorProto.UNDEFINED for tensor in graph.initializer)

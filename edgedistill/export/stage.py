@@ -94,7 +94,7 @@ class _Exporter:
         exported = export_onnx(module.eval(), self._example(), opset, output_name=OUTPUT)
         for encoding in encodings:
             encoded = exported if encoding is None else encode(exported, encoding)
-            annotate(encoded, _metadata(job, name, precision, encoding, baked=self.baked))
+            annotate(encoded, _metadata(job, OnnxModel.model_construct(name=name, precision=precision, encoding=encoding, parent=parent), baked=self.baked))
             path = self.folder / file_name(name, precision, encoding)
             self._check_and_keep(encoded, path, OnnxModel(
                 name=name, precision=precision, encoding=encoding, opset=opset, file=_NO_FILE, io=_NO_FILE,
@@ -171,13 +171,5 @@ def _metadata(job: Job, name: str, precision: str, encoding: Encoding | None, *,
         "edgedistill.encoding": encoding or "float",
         "edgedistill.labels": json.dumps(data.classes),
         "edgedistill.preprocessing": json.dumps(preprocessing),
-        "edgedistill.lineage": json.dumps(lineage(job)),
+        "edgedistill.lineage": json.dumps(_lineage(job, parent)),
     }
-
-
-def lineage(job: Job) -> dict[str, str]:
-    """Return the hashes of what a student was made from, by stage."""
-    found = {"data": job.data.fingerprint, "teacher": job.result("teacher", TrainedModel).file.sha256}
-    found["student"] = job.result("student", StudentRecord).student.file.sha256
-    quantized = job.result("quantize", QuantizedRecord).file
-    return found if quantized is None else found | {"quantized": quantized.sha256}

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from edgedistill.data.dataset import channels_of
 from edgedistill.data.sources import is_function, resolve_function
@@ -41,6 +42,8 @@ def build_model(spec: str, data: DataRecord, width: float, folder: Path, seed: i
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = _build(spec, data, width, folder)
+    if any(is_lazy(p) for p in model.parameters()):
+        raise ConfigError(f"model '{spec}' has lazy layers, whose weights the seed cannot reach; give their sizes")
     return model.to(memory_format=torch.channels_last) if data.kind == "image" else model  # type: ignore[call-overload,no-any-return]  # torch types to() for tensors only
 
 
@@ -82,7 +85,7 @@ def _call(spec: str, build: Callable[..., Any], data: DataRecord, width: float, 
 
 def _timm(name: str, data: DataRecord, width: float, channels: int) -> nn.Module:
     try:
-        import timm  # noqa: PLC0415 - an extra
+        import timm
     except ImportError as error:
         raise ConfigError(f"model 'timm:{name}': {error}; run: pip install 'edgedistill[timm]'") from None
     if width != 1.0:
@@ -112,10 +115,10 @@ def load_weights(model: nn.Module, path: Path) -> None:
 
 def read_state(path: Path) -> dict[str, Tensor]:
     """Read a state dict without executing anything in it."""
-    import pickle  # noqa: PLC0415, S403 - for the name of its error; nothing is unpickled here
+    import pickle  # noqa: S403 - for the name of its error; nothing is unpickled here
 
-    from safetensors import SafetensorError  # noqa: PLC0415
-    from safetensors.torch import load_file  # noqa: PLC0415
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
 
     if not path.is_file():
         raise ConfigError(f"weights {path.name}: no such file (looked for {path})")

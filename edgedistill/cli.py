@@ -1,0 +1,285 @@
+"""The command line: each command parses, calls, and prints.
+
+Only click is imported here, so that `--help` answers at once; everything else is imported by the command that needs it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgedistill import __version__
+from edgedistill.errors import ConfigError, EdgedistillError
+
+if TYPE_CHECKING:
+    from edgedistill.compare.comparison import Comparison
+    from edgedistill.deploy.kits import Kit
+    from edgedistill.job import Job
+    from edgedistill.progress import Reporter
+
+FILE = click.Path(path_type=Path)
+STAGE_COMMANDS = {
+    "teacher": ("teacher", "Train or load the teacher."),
+    "distill": ("student", "Distil the student, and what that needs."),
+    "quantize": ("quantize", "Quantize the student, and what that needs."),
+    "export": ("export", "Export ONNX models, and what that needs."),
+    "compile": ("compile", "Compile for every target, and what that needs."),
+    "bench": ("bench", "Measure every target, and what that needs."),
+}
+UNTIL = {"data": "data", "soft_labels": "soft_labels", "report": "report"} | {k: v[0] for k, v in STAGE_COMMANDS.items()}
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="edgedistill")
+@click.option("--targets", "kit_folders", type=FILE, multiple=True, envvar="EDGEDISTILL_TARGETS",
+              help="A folder of your own kits; may be given several times.")  # fmt: skip
+@click.option("-q", "--quiet", is_flag=True, help="Print results and errors only.")
+@click.pass_context
+def cli(context: click.Context, kit_folders: tuple[Path, ...], quiet: bool) -> None:  # noqa: FBT001 - click passes flags
+    """Distil a small student, quantize it, compile it per target, and measure it on the device.
+
+    Start with 'edgedistill demo', or 'edgedistill init' for a configuration of your own.
+    """
+    context.obj = (kit_folders, quiet)
+
+
+def _surroundings(context: click.Context) -> tuple[dict[str, Kit], Reporter]:
+    from edgedistill.deploy.kits import find_kits
+    from edgedistill.progress import Reporter
+
+    folders, quiet = context.obj
+    return find_kits(folders), Reporter(quiet=quiet)
+
+
+def _run_options(command: Callable[..., None]) -> Callable[..., None]:
+    options = (
+        click.option("--run-dir", type=FILE, help="The run folder; by default runs/NAME."),
+        click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key, e.g. distill.epochs=3."),
+        click.option("--from", "start", type=click.Choice(list(UNTIL)), help="Run afresh from this stage on."),
+        click.option("--dry-run", is_flag=True, help="Print the plan: what is cached, and what would run."),
+        click.option("--json", "as_json", is_flag=True, help="Print the result as JSON."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@cli.command()
+@click.argument("config", type=FILE)
+@click.option("--until", type=click.Choice(list(UNTIL)), default="report", show_default=True, help="Stop after this stage.")
+@_run_options
+@click.pass_context
+def run(context: click.Context, config: Path, until: str, **options: Any) -> None:
+    """Run the whole pipeline of CONFIG, an edgedistill.toml; what is done already is not done again."""
+    _pipeline(context, config, UNTIL[until], options)
+
+
+def _stage_command(name: str, until: str, text: str) -> click.Command:
+    @click.argument("config", type=FILE)
+    @_run_options
+    @click.pass_context
+    def command(context: click.Context, config: Path, **options: Any) -> None:
+        _pipeline(context, config, until, options)
+
+    return click.command(name, help=text)(command)
+
+
+for _name in ("teacher", "distill", "quantize", "export", "compile"):
+    cli.add_command(_stage_command(_name, *STAGE_COMMANDS[_name]))
+
+
+@cli.command()
+@click.argument("model_or_config", type=FILE)
+@click.option("--target", "kit_names", multiple=True, metavar="KIT", help="The kit to measure an ONNX file with.")
+@click.option("--device", default="local", show_default=True, help="Where to measure an ONNX file.")
+@click.option("--shape", "shapes", multiple=True, metavar="NAME=1x3x224x224", help="Fix a dynamic input of an ONNX file.")
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads for an ONNX file.")
+@click.option("--processes", type=click.IntRange(1), default=5, show_default=True, help="Fresh processes for an ONNX file.")
+@click.option("--seconds", type=click.FloatRange(0, min_open=True), default=2.0, show_default=True,
+              help="Seconds per process for an ONNX file.")  # fmt: skip
+@_run_options
+@click.pass_context
+def bench(context: click.Context, model_or_config: Path, **options: Any) -> None:
+    """Measure a configuration's targets, or any ONNX file with --target KIT."""
+    if model_or_config.suffix != ".onnx":
+        if options["kit_names"]:
+            raise ConfigError(f"--target is for an ONNX file; {model_or_config} names its targets itself")
+        _pipeline(context, model_or_config, "bench", options)
+        return
+    _bench_file(context, model_or_config, options)
+
+
+def _bench_file(context: click.Context, model: Path, options: dict[str, Any]) -> None:
+    from edgedistill.deploy.anyonnx import BenchOptions, bench_onnx, prepare_onnx
+    from edgedistill.deploy.harness import check_address
+    from edgedistill.deploy.kits import find_kit
+    from edgedistill.deploy.shapes import parse_shapes
+
+    kits, report = _surroundings(context)
+    check_address(options["device"])
+    if not options["kit_names"]:
+        raise ConfigError(f"name a kit for {model.name} with --target; the kits are {', '.join(sorted(kits))}")
+    chosen = [find_kit(name, kits) for name in dict.fromkeys(options["kit_names"])]
+    folder = options["run_dir"] or Path("runs") / model.stem
+    prepared = prepare_onnx(model, folder / "onnx", parse_shapes(options["shapes"]))
+    for choice in prepared.choices:
+        report.line(choice)
+    how = BenchOptions(threads=options["threads"], processes=options["processes"], seconds=options["seconds"])
+    for kit in chosen:
+        bench_onnx(prepared, kit, how, folder, report.line)
+    _show(folder, as_json=options["as_json"])
+
+
+def _pipeline(context: click.Context, config_path: Path, until: str, options: dict[str, Any]) -> None:
+    from edgedistill.config import load_config
+    from edgedistill.pipeline import Plan, dry_run, run_pipeline
+    from edgedistill.runs import Run
+
+    kits, report = _surroundings(context)
+    config = load_config(config_path, options["overrides"])
+    run_folder = Run(options["run_dir"] or Path("runs") / config.name)
+    plan = Plan(until, UNTIL[options["start"]] if options["start"] else None)
+    if options["dry_run"]:
+        for step in dry_run(config, run_folder, kits, report, plan):
+            last = "" if step.seconds is None else f", {step.seconds:.1f} s last time"
+            click.echo(f"{step.stage:12} {'done' if step.cached else 'to run'}{last}")
+        return
+    job = run_pipeline(config, run_folder, kits, report, plan)
+    _show_job(job, as_json=options["as_json"])
+
+
+def _show_job(job: Job, *, as_json: bool) -> None:
+    if "bench" in job.results:
+        _show(job.run.folder, as_json=as_json)
+        if "report" in job.results and not as_json:
+            click.echo(f"Report: {job.run.folder / 'report.html'}")
+        return
+    records = {name: record.model_dump(mode="json") for name, record in job.results.items()}
+    if as_json:
+        click.echo(json.dumps({"schema": "edgedistill.stages/1", "stages": records}, indent=2))
+        return
+    for name in records:
+        click.echo(f"{name:12} done, in {job.run.folder}")
+
+
+def _show(folder: Path, *, as_json: bool) -> None:
+    from edgedistill.compare.comparison import summarise_run
+    from edgedistill.compare.load import load_run
+
+    _print_comparison(summarise_run(load_run(folder)), as_json=as_json)
+
+
+def _print_comparison(comparison: Comparison, *, as_json: bool) -> None:
+    from edgedistill.compare.comparison import to_json
+    from edgedistill.compare.table import render_table
+
+    if as_json:
+        click.echo(to_json(comparison))
+        return
+    from rich.console import Console
+
+    Console(highlight=False).print(render_table(comparison))
+
+
+@cli.command()
+@click.argument("baseline", type=FILE)
+@click.argument("candidates", type=FILE, nargs=-1)
+@click.option("--json", "as_json", is_flag=True, help="Print the comparison as JSON.")
+def compare(baseline: Path, candidates: tuple[Path, ...], as_json: bool) -> None:  # noqa: FBT001 - click passes flags
+    """Set runs, or measurement files, against a BASELINE; a run alone is set against its teacher."""
+    from edgedistill.compare.comparison import compare_runs, summarise_run
+    from edgedistill.compare.load import load_results
+
+    first, *others = load_results((baseline, *candidates))
+    _print_comparison(compare_runs(first, others) if others else summarise_run(first), as_json=as_json)
+
+
+@cli.command()
+@click.argument("run_folder", metavar="RUN", type=FILE)
+def report(run_folder: Path) -> None:
+    """Write the HTML report of a run folder again."""
+    from edgedistill.compare.report import write_report
+
+    if not (run_folder / "manifest.json").is_file():
+        raise ConfigError(f"{run_folder}: not a run folder; it has no manifest.json")
+    click.echo(f"Report: {write_report(run_folder)}")
+
+
+@cli.command()
+@click.option("--run-dir", type=FILE, default=Path("runs/demo"), show_default=True, help="The run folder.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@click.pass_context
+def demo(context: click.Context, run_dir: Path, as_json: bool) -> None:  # noqa: FBT001 - click passes flags
+    """Do the whole job on handwritten digits, in a minute or two: table, and report."""
+    from edgedistill.config import load_config
+    from edgedistill.pipeline import Plan, run_pipeline
+    from edgedistill.runs import Run
+
+    kits, reporter = _surroundings(context)
+    config = load_config(Path(__file__).with_name("demo.toml"))
+    _show_job(run_pipeline(config, Run(run_dir), kits, reporter, Plan()), as_json=as_json)
+
+
+@cli.command()
+@click.argument("folder", metavar="[DIR]", type=FILE, default=Path())
+def init(folder: Path) -> None:
+    """Write a commented edgedistill.toml into DIR, by default here; an existing one is left alone."""
+    from edgedistill.runs import write_atomic
+
+    path = folder / "edgedistill.toml"
+    if path.exists():
+        raise ConfigError(f"{path}: already there; move it away first")
+    write_atomic(path, Path(__file__).with_name("init.toml").read_text(encoding="utf-8"))
+    click.echo(f"{path} written; edit [data], [teacher] and [student], then: edgedistill run {path}")
+
+
+@cli.command()
+@click.pass_context
+def targets(context: click.Context) -> None:
+    """List the kits, and what each lacks here."""
+    from edgedistill.deploy.doctor import examine_kits
+
+    for finding in examine_kits(_surroundings(context)[0]):
+        click.echo(finding)
+
+
+@cli.command()
+@click.option("--device", default="local", show_default=True, help="The device to look at.")
+@click.pass_context
+def doctor(context: click.Context, device: str) -> None:
+    """Say what is missing here, and what would make a measurement worthless."""
+    from edgedistill.deploy.doctor import examine_device, examine_kits
+    from edgedistill.deploy.harness import check_address
+
+    check_address(device)
+    kits, _ = _surroundings(context)
+    for finding in (*examine_device(), *examine_kits(kits)):
+        click.echo(finding)
+
+
+def main() -> None:
+    """Run the command line; what a user can mend is one message and an exit code, never a traceback."""
+    try:
+        cli(standalone_mode=False)
+    except click.exceptions.Abort:
+        click.echo("edgedistill: interrupted; run the same command again to go on", err=True)
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except EdgedistillError as error:
+        click.echo(f"edgedistill: {error}", err=True)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that Python's own flush does not complain
+        sys.exit(141)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,328 @@
+"""The stages in their order: each skipped when nothing that could change its result has changed."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from edgedistill.config import Config
+from edgedistill.data.sources import is_function, module_file
+from edgedistill.deploy.kits import Kit, find_kit
+from edgedistill.errors import ConfigError
+from edgedistill.job import Job
+from edgedistill.progress import Reporter
+from edgedistill.records import (
+    BenchRecord,
+    CompileRecord,
+    DataRecord,
+    ExportRecord,
+    QuantizedRecord,
+    Record,
+    ReportRecord,
+    SoftLabelsRecord,
+    StudentRecord,
+    TrainedModel,
+)
+from edgedistill.runs import Run, files_of, hash_of, versions_of
+
+TORCH: Final = ("edgedistill", "torch", "numpy")
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One step: the record it makes, the stages it reads, the configuration and packages that could change its result."""
+
+    name: str
+    kind: type[Record]
+    parents: tuple[str, ...]
+    settings: Callable[[Job], dict[str, Any]]
+    packages: tuple[str, ...]
+    make: Callable[[Job], Record]
+
+
+def _load_data(job: Job) -> Record:
+    return job.dataset.record
+
+
+def _make_teacher(job: Job) -> Record:
+    from edgedistill.distill.teacher import make_teacher
+
+    return make_teacher(job)
+
+
+def _make_soft_labels(job: Job) -> Record:
+    from edgedistill.distill.student import make_soft_labels
+
+    return make_soft_labels(job)
+
+
+def _make_student(job: Job) -> Record:
+    from edgedistill.distill.student import make_student
+
+    return make_student(job)
+
+
+def _quantize(job: Job) -> Record:
+    from edgedistill.quantize.stage import quantize_student
+
+    return quantize_student(job)
+
+
+def _export(job: Job) -> Record:
+    from edgedistill.export.stage import export_models
+
+    return export_models(job)
+
+
+def _compile(job: Job) -> Record:
+    from edgedistill.deploy.stage import compile_models
+
+    return compile_models(job)
+
+
+def _bench(job: Job) -> Record:
+    from edgedistill.deploy.stage import bench_artifacts
+
+    return bench_artifacts(job)
+
+
+def _report(job: Job) -> Record:
+    from edgedistill.compare.report import write_report
+
+    return ReportRecord(report=job.run.ref(write_report(job.run.folder)))
+
+
+def _data_settings(job: Job) -> dict[str, Any]:
+    return {"fingerprint": job.fingerprint}
+
+
+def _view_settings(job: Job) -> dict[str, Any]:
+    data = job.config.data
+    return {"seed": job.config.seed, "augment": data.augment, "mean": data.mean, "std": data.std}
+
+
+def _teacher_settings(job: Job) -> dict[str, Any]:
+    teacher = job.config.teacher
+    named = [teacher.weights] if teacher.weights else []
+    named += [teacher.model] if Path(teacher.model).suffix in (".onnx", ".npy") else []
+    return _view_settings(job) | {
+        "teacher": teacher.model_dump(),
+        "code": _code_hash(job, teacher.model),
+        "files": [job.run.file_hash(job.config.path(name)) for name in named],
+    }
+
+
+def _soft_label_settings(job: Job) -> dict[str, Any]:
+    return _view_settings(job) | {
+        "views": job.config.distill.views,
+        "precision": job.config.teacher.precision,
+        "code": _code_hash(job, job.config.teacher.model),
+    }
+
+
+def _student_settings(job: Job) -> dict[str, Any]:
+    config = job.config
+    return _view_settings(job) | {
+        "student": config.student.model_dump(),
+        "distill": config.distill.model_dump(),
+        "code": _code_hash(job, config.student.model),
+    }
+
+
+def _quantize_settings(job: Job) -> dict[str, Any]:
+    return _view_settings(job) | {"quantize": job.config.quantize.model_dump()}
+
+
+def _export_settings(job: Job) -> dict[str, Any]:
+    kits = {target.kit: job.kits[target.kit] for target in job.config.target}
+    return _view_settings(job) | {
+        "export": job.config.export.model_dump(),
+        "kits": {name: kit.model_dump(exclude={"folder"}) for name, kit in kits.items()},
+        "precisions": sorted({p for target in job.config.target for p in target.precisions}),
+    }
+
+
+def _compile_settings(job: Job) -> dict[str, Any]:
+    from edgedistill.deploy.stage import local_device
+
+    targets = [target.model_dump(exclude={"budget"}) for target in job.config.target]
+    kits = {target.kit: job.kits[target.kit] for target in job.config.target}
+    engines = versions_of(tuple(sorted(kit.package for kit in kits.values())))
+    return {
+        "targets": targets,
+        "kits": {name: _folder_hash(kit.folder) for name, kit in kits.items()},
+        "engines": engines,
+        "device": local_device(),
+    }
+
+
+def _bench_settings(job: Job) -> dict[str, Any]:
+    harness = _folder_hash(next(iter(job.kits.values())).folder.parent / "harness")
+    return _compile_settings(job) | {"bench": job.config.bench.model_dump(), "harness": harness}
+
+
+def _report_settings(job: Job) -> dict[str, Any]:
+    return {"budgets": [target.budget.model_dump() for target in job.config.target]}
+
+
+def _code_hash(job: Job, spec: str) -> str | None:
+    return job.run.file_hash(module_file(spec, job.config.folder)) if is_code(spec) else None
+
+
+def is_code(spec: str) -> bool:
+    """Tell a model given as package.module:function from one of the zoo or of timm."""
+    return is_function(spec) and spec.partition(":")[0] not in ("zoo", "timm")
+
+
+def _folder_hash(folder: Path) -> str:
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix in (".py", ".toml"))
+    return hash_of([[p.relative_to(folder).as_posix(), hashlib.sha256(p.read_bytes()).hexdigest()] for p in files])
+
+
+STAGES: Final[tuple[Stage, ...]] = (
+    Stage("data", DataRecord, (), _data_settings, ("edgedistill", "numpy", "scikit-learn", "pillow"), _load_data),
+    Stage("teacher", TrainedModel, ("data",), _teacher_settings, (*TORCH, "accelerate", "onnxruntime"), _make_teacher),
+    Stage("soft_labels", SoftLabelsRecord, ("data", "teacher"), _soft_label_settings, (*TORCH, "onnxruntime"), _make_soft_labels),
+    Stage("student", StudentRecord, ("data", "soft_labels"), _student_settings, (*TORCH, "accelerate"), _make_student),
+    Stage("quantize", QuantizedRecord, ("data", "student"), _quantize_settings, TORCH, _quantize),
+    Stage("export", ExportRecord, ("data", "teacher", "student", "quantize"), _export_settings,
+          (*TORCH, "onnx", "onnxscript", "onnxslim", "onnx-ir", "onnxruntime"), _export),
+    Stage("compile", CompileRecord, ("export",), _compile_settings, ("edgedistill",), _compile),
+    Stage("bench", BenchRecord, ("compile",), _bench_settings, ("edgedistill",), _bench),
+    Stage("report", ReportRecord, ("bench",), _report_settings, ("edgedistill", "matplotlib"), _report),
+)  # fmt: skip
+STAGE_NAMES: Final = tuple(stage.name for stage in STAGES)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Which stages to run: up to `until`, and afresh from `start` on."""
+
+    until: str = STAGE_NAMES[-1]
+    start: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What a dry run says of a stage; `seconds` is what it took last time."""
+
+    stage: str
+    cached: bool
+    seconds: float | None
+
+
+def run_pipeline(config: Config, run: Run, kits: dict[str, Kit], report: Reporter, plan: Plan) -> Job:
+    """Run the stages that are not done; returns the job with all records. Nothing is written before all checks pass."""
+    check_targets(config, kits)
+    job = Job(config, run, kits, report)
+    stages = _wanted(plan)
+    done = _take_finished(job, stages, plan)
+    if done < len(stages):
+        _preflight(job, stages[done:])
+        with run.locked():
+            for stage in stages[done:]:
+                _run_stage(job, stage, fresh=_is_fresh(stage, plan))
+    return job
+
+
+def dry_run(config: Config, run: Run, kits: dict[str, Kit], report: Reporter, plan: Plan) -> list[Step]:
+    """Say which stages would be taken from the run folder and which would run."""
+    check_targets(config, kits)
+    job = Job(config, run, kits, report)
+    stages = _wanted(plan)
+    done = _take_finished(job, stages, plan)
+    return [Step(s.name, i < done, run.stages.get(s.name, {}).get("seconds")) for i, s in enumerate(stages)]
+
+
+def _wanted(plan: Plan) -> tuple[Stage, ...]:
+    return STAGES[: STAGE_NAMES.index(plan.until) + 1]
+
+
+def _is_fresh(stage: Stage, plan: Plan) -> bool:
+    return plan.start is not None and STAGE_NAMES.index(stage.name) >= STAGE_NAMES.index(plan.start)
+
+
+def _take_finished(job: Job, stages: tuple[Stage, ...], plan: Plan) -> int:
+    """Take over the records of finished stages; returns the place of the first that is not."""
+    for place, stage in enumerate(stages):
+        job.keys[stage.name] = _key(job, stage)
+        found = None if _is_fresh(stage, plan) else job.run.finished(stage.name, job.keys[stage.name], stage.kind)
+        if found is None:
+            return place
+        job.results[stage.name] = found
+    return len(stages)
+
+
+def _run_stage(job: Job, stage: Stage, *, fresh: bool) -> None:
+    settings = stage.settings(job)
+    job.keys[stage.name] = _key(job, stage)
+    found = None if fresh else job.run.finished(stage.name, job.keys[stage.name], stage.kind)
+    if found is not None:
+        job.results[stage.name] = found
+        return
+    start = time.monotonic()
+    record = stage.make(job)
+    seconds = time.monotonic() - start
+    job.results[stage.name] = record
+    job.run.finish(stage.name, {
+        "key": job.keys[stage.name],
+        "parents": {parent: identity(job.results[parent]) for parent in stage.parents},
+        "record": record.model_dump(mode="json", by_alias=True),
+        "config": settings,
+        "versions": versions_of(stage.packages),
+        "seconds": round(seconds, 3),
+    })  # fmt: skip
+    job.report.line(f"{stage.name}: done in {seconds:.1f} s")
+
+
+def _key(job: Job, stage: Stage) -> str:
+    parents = {parent: identity(job.results[parent]) for parent in stage.parents}
+    return hash_of([stage.name, stage.settings(job), parents, versions_of(stage.packages)])
+
+
+def identity(record: Record) -> str:
+    """Hash what a stage made, by content: when it was made, and how long that took, do not matter to its children."""
+    if isinstance(record, DataRecord):
+        return record.fingerprint
+    if isinstance(record, SoftLabelsRecord):
+        return record.fingerprint
+    return hash_of([ref.sha256 for ref in files_of(record)])
+
+
+def check_targets(config: Config, kits: dict[str, Kit]) -> None:
+    """Raise ConfigError for a target whose kit, precision or device is not there."""
+    for target in config.target:
+        kit = find_kit(target.kit, kits)
+        for precision in target.precisions:
+            if precision not in kit.precisions:
+                raise ConfigError(
+                    f"target '{target.name}': kit '{kit.name}' has no precision '{precision}'; "
+                    f"it has {', '.join(kit.precisions)}"
+                )
+        if target.device != "local":
+            raise ConfigError(f"target '{target.name}': device '{target.device}' is not supported yet; use 'local'")
+        if "int8" in target.precisions and config.quantize.mode == "none":
+            raise ConfigError(f"target '{target.name}' asks for int8, but quantize.mode is 'none'; set it to 'ptq'")
+
+
+def _preflight(job: Job, stages: tuple[Stage, ...]) -> None:
+    """Check everything that can be checked before the first write."""
+    if not {"data", "teacher", "soft_labels", "student"} & {stage.name for stage in stages}:
+        return
+    import numpy as np
+
+    from edgedistill.data.views import plain_views, training_views
+    from edgedistill.distill.student import check_student
+    from edgedistill.distill.teacher import check_teacher
+
+    dataset = job.dataset
+    training_views(dataset.train, dataset.record, job.config)
+    check_teacher(job.config, dataset.record, len(dataset.train.inputs))
+    first = np.arange(min(2, len(dataset.train)))
+    check_student(
+        job.config, dataset.record, plain_views(dataset.train, dataset.record, job.config).batch(first, first * 0)
+    )

@@ -1,0 +1,162 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from edgedistill.errors import ConfigError
+from edgedistill.models.build import ZOO, build_model, count_parameters, load_weights
+from edgedistill.models.resnet import same_padding
+from edgedistill.records import DataRecord
+
+
+def record(kind: str, shape: tuple[int, ...], classes: int = 10, vocabulary: int | None = None) -> DataRecord:
+    return DataRecord(
+        kind=kind, dtype="float32", shape=shape, classes=tuple(map(str, range(classes))), vocabulary=vocabulary,
+        train=1, val=1, test=1, fingerprint="",
+    )  # fmt: skip
+
+
+CIFAR = record("image", (32, 32, 3))
+CASES = [
+    (name, data)
+    for name, (_, kinds) in ZOO.items()
+    for data in (
+        CIFAR, record("image", (49, 10), 12), record("signal", (128, 6), 7), record("signal", (100,), 3),
+        record("tokens", (20,), 2, vocabulary=50),
+    )
+    if data.kind in kinds
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "data"), CASES)
+def test_every_layout_takes_its_data_and_learns(name: str, data: DataRecord) -> None:
+    model = build_model(f"zoo:{name}", data, 0.5, Path(), 0)
+    channels = data.shape[-1] if len(data.shape) == {"image": 3, "signal": 2, "tokens": 9}[data.kind] else 1
+    spatial = data.shape[: {"image": 2, "signal": 1, "tokens": 1}[data.kind]]
+    x = torch.randint(0, 50, (4, *spatial)) if data.kind == "tokens" else torch.randn(4, channels, *spatial)
+    logits = model(x)
+    assert logits.shape == (4, len(data.classes))
+    logits.square().mean().backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
+    assert count_parameters(model) < count_parameters(build_model(f"zoo:{name}", data, 1.0, Path(), 0))
+
+
+def test_published_parameter_counts() -> None:
+    # He et al. 2016, table 6, in millions; MLPerf Tiny's reference exactly.
+    for depth, millions in ((20, 0.27), (32, 0.46), (44, 0.66), (56, 0.85)):
+        model = build_model(f"zoo:resnet{depth}", CIFAR, 1.0, Path(), 0)
+        assert round(count_parameters(model) / 1e6, 2) == millions
+    assert count_parameters(build_model("zoo:mlperf-resnet8", CIFAR, 1.0, Path(), 0)) == 78_186
+    # Howard et al. 2017, table 6: 4.2, 2.6, 1.3 and 0.5 million with ImageNet's 1,000 classes.
+    for width, millions in ((1.0, 4.2), (0.75, 2.6), (0.5, 1.3), (0.25, 0.5)):
+        model = build_model("zoo:mobilenetv1", record("image", (224, 224, 3), 1000), width, Path(), 0)
+        assert round(count_parameters(model) / 1e6, 1) == millions
+
+
+@pytest.mark.parametrize(("length", "kernel", "stride"), [(32, 3, 1), (32, 3, 2), (31, 3, 2), (32, 1, 2), (7, 5, 3)])
+def test_same_padding_is_tensorflows(length: int, kernel: int, stride: int) -> None:
+    before, after = same_padding(length, kernel, stride)
+    assert (length + before + after - kernel) // stride + 1 == -(-length // stride)
+    assert after - before in (0, 1)
+
+
+def test_mlperf_weights_score_as_published(shared_data: Path) -> None:
+    model = build_model("zoo:mlperf-resnet8", CIFAR, 1.0, Path(), 0).eval()
+    load_weights(model, shared_data / "teachers" / "mlperf_resnet8_float.safetensors")
+    images = np.load(shared_data / "cifar10" / "lossless_ic01.npz")
+    official = images["official"] == 1
+    with torch.no_grad():
+        logits = model(torch.from_numpy(images["x"][official]).movedim(-1, 1).float())
+    assert (logits.argmax(1).numpy() == images["y"][official]).mean() == 0.855
+
+
+@pytest.mark.parametrize(("depth", "correct"), [(20, 180), (56, 182)])
+def test_cifar_resnets_take_published_weights(shared_data: Path, depth: int, correct: int) -> None:
+    model = build_model(f"zoo:resnet{depth}", CIFAR, 1.0, Path(), 0).eval()
+    load_weights(model, shared_data / "teachers" / f"akamaster_resnet{depth}_cifar10.safetensors")
+    images = np.load(shared_data / "cifar10" / "lossless_ic01.npz")
+    official = images["official"] == 1
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    x = (torch.from_numpy(images["x"][official]).movedim(-1, 1) / 255 - mean) / std
+    with torch.no_grad():
+        assert int((model(x).argmax(1).numpy() == images["y"][official]).sum()) == correct
+
+
+def test_weights_are_the_seed_s_and_leave_the_global_generator_alone() -> None:
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    one = build_model("zoo:cnn1d", record("signal", (64, 2)), 1.0, Path(), 3)
+    assert torch.equal(before, torch.get_rng_state())
+    two = build_model("zoo:cnn1d", record("signal", (64, 2)), 1.0, Path(), 3)
+    other = build_model("zoo:cnn1d", record("signal", (64, 2)), 1.0, Path(), 4)
+    assert torch.equal(next(one.parameters()), next(two.parameters()))
+    assert not torch.equal(next(one.parameters()), next(other.parameters()))
+
+
+def test_a_users_module_is_called_with_what_it_names(tmp_path: Path) -> None:
+    (tmp_path / "my_nets_for_build.py").write_text(
+        "from torch import nn\n"
+        "def tiny(channels, classes):\n"
+        "    return nn.Sequential(nn.Conv2d(channels, 4, 3), nn.Flatten(), nn.Linear(3600, classes))\n"
+        "def needy(classes, magic):\n    return None\n"
+        "def lazy(classes):\n    return nn.LazyLinear(classes)\n"
+        "def odd(classes):\n    return 3\n"
+    )
+    assert build_model("my_nets_for_build:tiny", CIFAR, 1.0, tmp_path, 0) is not None
+    for spec, width, message in (
+        ("my_nets_for_build:needy", 1.0, "needs argument 'magic'"),
+        ("my_nets_for_build:odd", 1.0, r"returned int; expected a torch\.nn\.Module"),
+        ("my_nets_for_build:lazy", 1.0, "has lazy layers"),
+        ("my_nets_for_build:tiny", 0.5, "takes no width"),
+        ("zoo:resnet21", 1.0, "perhaps 'resnet2"),
+        ("zoo:cnn1d", 1.0, "takes signal data; this is image"),
+        ("resnet20", 1.0, "write zoo:NAME"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            build_model(spec, CIFAR, width, tmp_path, 0)
+
+
+def test_timm_models_take_the_data(tmp_path: Path) -> None:
+    pytest.importorskip("timm", reason="timm is an extra")
+    model = build_model("timm:mobilenetv3_small_050", CIFAR, 1.0, tmp_path, 0).eval()
+    assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+    with pytest.raises(ConfigError, match="no such model; perhaps"):
+        build_model("timm:mobilenetv3_smal_050", CIFAR, 1.0, tmp_path, 0)
+
+
+class Executed(Exception):
+    pass
+
+
+class Bomb:
+    def __reduce__(self) -> tuple[type, tuple[str]]:
+        return Executed, ("executed",)
+
+
+def test_weights_that_do_not_fit_or_would_execute_are_refused(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    model = build_model("zoo:cnn1d", record("signal", (64, 2)), 1.0, Path(), 0)
+    state = model.state_dict()
+    save_file(state, tmp_path / "good.safetensors")
+    load_weights(model, tmp_path / "good.safetensors")
+    torch.save({"state_dict": {f"module.{k}": v for k, v in state.items()}}, tmp_path / "good.pt")
+    load_weights(model, tmp_path / "good.pt")
+    save_file(state | {"extra.bias": torch.zeros(3)}, tmp_path / "extra.safetensors")
+    save_file({k: v for k, v in state.items() if k != "fc.bias"}, tmp_path / "short.safetensors")
+    save_file(state | {"fc.bias": torch.zeros(3)}, tmp_path / "shape.safetensors")
+    (tmp_path / "broken.safetensors").write_bytes(b"nothing")
+    torch.save({"x": Bomb()}, tmp_path / "bomb.pt")
+    torch.save([1, 2], tmp_path / "list.pt")
+    for name, message in (
+        ("extra.safetensors", "has 'extra.bias', which the model lacks"),
+        ("short.safetensors", "has no 'fc.bias'"),
+        ("shape.safetensors", r"'fc.bias' is \(3,\), the model's is \(10,\)"),
+        ("broken.safetensors", "not readable"),
+        ("bomb.pt", "not a plain state dict"),
+        ("list.pt", "not a state dict"),
+        ("none.pt", "no such file"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            load_weights(model, tmp_path / name)
