@@ -50,11 +50,13 @@ def check_address(address: str) -> None:
         raise ConfigError(f"device '{address}': only 'local' is supported in this version")
 
 
-def probe(kit: Kit, address: str = "local") -> Probe:
-    """Ask a device for its facts and for the version of a kit's engine."""
+def probe(kit: Kit | None, address: str = "local") -> Probe:
+    """Ask a device for its facts and, given a kit, for the version of its engine."""
     check_address(address)
-    facts = _object(_run(["probe", "--kit", str(kit.folder)], _silent, PROBE_TIMEOUT_S))
-    engine = facts.pop("engine")
+    facts = _object(_run(["probe", *(["--kit", str(kit.folder)] if kit else [])], _silent, PROBE_TIMEOUT_S))
+    engine = facts.pop("engine", None)
+    if kit is None or engine is None:
+        return Probe(facts=facts, engine=None, problem="no engine was asked for")
     if "error" in engine:
         return Probe(facts=facts, engine=None, problem=f"{engine['error']}; install it: {kit.install}")
     return Probe(facts=facts, engine=Engine.model_validate(engine), problem=None)

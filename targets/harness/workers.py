@@ -148,4 +148,4 @@ def _inputs(recorded: Dict[str, np.ndarray], session: Any, kit: str) -> Dict[str
 def _requests(inputs: Dict[str, np.ndarray]) -> List[Dict[str, np.ndarray]]:
     """Split the arrays into single requests, each contiguous as an engine wants it."""
     count = min((len(array) for array in inputs.values()), default=0)
-    return [{name: np.ascontiguousarray(array[i]) for name, array in inputs.items()} for i in range(count)]
+    return [{name: np.asarray(array[i], order="C") for name, array in inputs.items()} for i in range(count)]
