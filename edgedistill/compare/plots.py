@@ -78,7 +78,7 @@ def latency_distribution(samples: Mapping[str, Sequence[np.ndarray]], labels: Se
             medians.append(f"{label}: median {figures.significant(float(np.median(pooled)))} ms of {len(pooled)}")
         _log_ticks(axes)
         axes.set_xlabel("latency, ms (log)")
-        axes.set_ylabel("fraction of inferences at most this slow")
+        axes.set_ylabel("fraction of inferences")
         axes.set_ylim(0, 1.02)
         _legend(figure)
         return to_svg(figure, name, "Distribution of latency", "; ".join(medians))
@@ -114,10 +114,17 @@ def _point(axes: Axes, row: Row, look: Look) -> tuple[float, float]:
     spread = m.latency_ns.ci95.get("p50")
     low_x, high_x = (x, x) if spread is None else (spread[0] / 1e6, spread[1] / 1e6)
     low_y, high_y = (100 * end for end in m.accuracy.ci95)
-    errors = {"xerr": [[max(0, x - low_x)], [max(0, high_x - x)]], "yerr": [[max(0, y - low_y)], [max(0, high_y - y)]]}
     axes.errorbar(
-        x, y, **errors, fmt=look.marker, color=look.colour, markersize=6.5, elinewidth=1, capsize=2.5, label=row.label
+        x,
+        y,
+        xerr=[[max(0.0, x - low_x)], [max(0.0, high_x - x)]],
+        yerr=[[max(0.0, y - low_y)], [max(0.0, high_y - y)]],
+        fmt="none",
+        ecolor=look.colour,
+        elinewidth=1,
+        capsize=2.5,
     )
+    axes.plot([x], [y], look.marker, color=look.colour, markersize=6.5, label=row.label)
     return x, y
 
 
@@ -135,9 +142,15 @@ def _log_ticks(axes: Axes) -> None:
     axes.set_xscale("log")
     low, high = axes.get_xlim()
     decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
-    steps = (1, 2, 5) if high / low < 200 else (1,)
-    if high / low < 5:
-        steps = (1, 1.5, 2, 3, 4, 5, 6, 8)
+    steps: tuple[float, ...] = (
+        (1, 1.5, 2, 3, 4, 5, 6, 8)
+        if high / low < 5
+        else (1, 2, 3, 5)
+        if high / low < 20
+        else (1, 2, 5)
+        if high / low < 200
+        else (1,)
+    )
     ticks = [step * 10.0**decade for decade in decades for step in steps]
     ticks = [tick for tick in ticks if low <= tick <= high]
     axes.xaxis.set_major_locator(FixedLocator(ticks))

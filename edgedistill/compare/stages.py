@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
@@ -84,7 +83,7 @@ def control_gain(stages: Stages) -> str | None:
 
 def _gain(drop: AccuracyDrop, n: int) -> str:
     low, high = drop.ci95_points
-    basis = f"95 % interval {low:+.1f} to {high:+.1f} from {n} validation samples, one seed each"
+    basis = f"95\u00a0% interval {low:+.1f} to {high:+.1f} from {n} validation samples, one seed each"
     if drop.verdict == "lower":
         return f"Distillation gained {drop.points:.1f} points on validation over the same student without the teacher ({basis})."
     if drop.verdict == "higher":
@@ -100,7 +99,7 @@ def outcome(stages: Stages, stage: str) -> str:
 
 
 def _data(record: DataRecord) -> str:
-    shape = "×".join(map(str, record.shape))
+    shape = "\u00d7".join(map(str, record.shape))
     split = f"{record.train} train, {record.val} validation, {record.test} test"
     return f"{record.kind} {shape} {record.dtype}, {len(record.classes)} classes; {split}"
 

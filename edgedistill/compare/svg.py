@@ -18,8 +18,9 @@ SERIES = ("#010111", "#010112", "#010113", "#010114", "#010115", "#010116")
 _PAGE_COLOURS = {INK: "currentColor", GRID: "var(--grid)"} | {
     colour: f"var(--series-{i})" for i, colour in enumerate(SERIES)
 }
-_STYLE: dict[str, Any] = {
+_STYLE: Any = {  # matplotlib types the keys of this table one by one, differently in each version
     "svg.fonttype": "none",  # text stays text: selectable, searchable, and in the page's own font
+    "text.parse_math": False,  # a "$" in a name is a "$"
     "svg.hashsalt": "edgedistill",  # without it ids are random and the report differs each time
     "font.size": 9,
     "text.color": INK,

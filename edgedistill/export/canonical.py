@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from edgedistill.export.graph import Index, axis_of, drop_unread, free_name, set_axis
+from edgedistill.export.graph import Index, axis_of, drop_unread, free_name, lift_constants, set_axis
 
 
 def canonical(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -18,6 +18,7 @@ def canonical(model: onnx.ModelProto) -> onnx.ModelProto:
     result = onnx.ModelProto()
     result.CopyFrom(model)
     graph = result.graph
+    lift_constants(graph)
     _transpose_weights(graph)
     _write_zero_points(graph)
     drop_unread(graph)

@@ -7,13 +7,15 @@ directly, so a ReLU between the two becomes a clip of the integers behind Quanti
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from edgedistill.errors import ConfigError
-from edgedistill.export.graph import Index, drop_unread, free_name
+from edgedistill.export.graph import Index, drop_unread, free_name, lift_constants
 from edgedistill.records import Encoding
 
 INTEGER = {"Conv", "Gemm", "MatMul", "Add"}
@@ -33,6 +35,7 @@ def encode(model: onnx.ModelProto, encoding: Encoding) -> onnx.ModelProto:
     result = onnx.ModelProto()
     result.CopyFrom(model)
     graph = result.graph
+    lift_constants(graph)
     _require_canonical(graph)
     if encoding != "s8-f32":
         _write_int32_biases(graph)
@@ -46,17 +49,18 @@ def encode(model: onnx.ModelProto, encoding: Encoding) -> onnx.ModelProto:
 
 def _require_canonical(graph: onnx.GraphProto) -> None:
     index = Index.of(graph)
-    quantizers = [node for node in graph.node if node.op_type == "QuantizeLinear"]
-    if not quantizers:
+    if all(node.op_type != "QuantizeLinear" for node in graph.node):
         raise ConfigError("the model has no QuantizeLinear: an encoding is chosen for int8 models only")
     for node in graph.node:
         if node.op_type not in {"QuantizeLinear", "DequantizeLinear"}:
             continue
         zero = index.value(node.input[2]) if len(node.input) > 2 else None
-        if zero is None or zero.dtype != np.int8 or zero.any() or index.value(node.input[1]) is None:
+        symmetric = zero is not None and zero.dtype == np.int8 and not zero.any()
+        weight = node.op_type == "QuantizeLinear" and node.input[0] in index.stored
+        if not symmetric or weight or node.input[1] not in index.stored:
             raise ConfigError(
-                f"{node.op_type} {node.name or node.output[0]!r} is not of encoding s8-f32 (stored scale, int8 zero "
-                "point 0): export the model again, or give this file to a kit as it is"
+                f"{node.op_type} {node.name or node.output[0]!r} is not of encoding s8-f32 (int8 with a written zero "
+                "point 0, a stored scale, weights stored as int8): export the model again, or use the file as it is"
             )
 
 
@@ -136,14 +140,17 @@ def _bounds(index: Index, activation: onnx.NodeProto) -> tuple[float, float] | N
     if any(index.dequantizer(name) is None for name in layer.input[:2]):
         return None
     if activation.op_type == "Relu":
-        return 0.0, np.inf
+        return 0.0, math.inf
     if activation.op_type != "Clip":
         return None
-    given = [index.value(name) if name else np.float32(np.inf) for name in activation.input[1:]]
-    if any(bound is None for bound in given):
-        return None
-    low = -np.inf if len(given) < 1 or not activation.input[1] else float(given[0])
-    return low, float(given[1]) if len(given) > 1 else np.inf
+    bounds = [-math.inf, math.inf]
+    for place, name in enumerate(activation.input[1:]):
+        if name:
+            bound = index.value(name)
+            if bound is None:
+                return None
+            bounds[place] = float(bound)
+    return bounds[0], bounds[1]
 
 
 def _on_grid(bound: float, scale: np.ndarray | None) -> int:

@@ -40,6 +40,16 @@ class Index:
         return node if node is not None and node.op_type == "DequantizeLinear" else None
 
 
+def lift_constants(graph: onnx.GraphProto) -> None:
+    """Turn Constant nodes that hold a tensor into stored tensors."""
+    for node in [node for node in graph.node if node.op_type == "Constant" and node.attribute[0].name == "value"]:
+        tensor = onnx.TensorProto()
+        tensor.CopyFrom(node.attribute[0].t)
+        tensor.name = node.output[0]
+        graph.initializer.append(tensor)
+        graph.node.remove(node)
+
+
 def drop_unread(graph: onnx.GraphProto) -> None:
     """Remove stored tensors that nothing reads."""
     readers = Index.of(graph).readers

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import platform
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -14,9 +16,9 @@ from torch import Tensor, nn
 from edgedistill.data.dataset import Split
 from edgedistill.data.preprocess import Preprocess
 from edgedistill.data.sources import Array
-from edgedistill.data.views import plain_views
-from edgedistill.deploy.anyonnx import fix_batch
-from edgedistill.distill.predictors import input_arrangement, open_session, predict_split, torch_predictor
+from edgedistill.data.views import Views, plain_views
+from edgedistill.deploy.anyonnx import prepare_onnx
+from edgedistill.distill.predictors import BATCH, input_arrangement, open_session, predict_split, torch_predictor
 from edgedistill.distill.teacher import build_teacher
 from edgedistill.export.encodings import encode
 from edgedistill.export.metadata import annotate
@@ -64,8 +66,6 @@ class _Exporter:
     """Writes models that share the same recorded inputs."""
 
     def __init__(self, job: Job) -> None:
-        import platform  # noqa: PLC0415
-
         self.job, self.folder, self.arch = job, job.folder("onnx"), platform.machine()
         self.test: Split = job.dataset.test
         self.views = plain_views(self.test, job.data, job.config)
@@ -78,13 +78,11 @@ class _Exporter:
         """Return the test inputs in the form that the exported models take, one request each: (N, 1, ...)."""
         if self.baked:
             return np.ascontiguousarray(self.test.inputs[self.test.rows])[:, None]
-        blocks = [
-            self.views.batch(block, np.zeros_like(block)).numpy()
-            for block in np.array_split(np.arange(len(self.test)), max(1, len(self.test) // 256))
-        ]
-        return np.ascontiguousarray(np.concatenate(blocks)[:, None])
+        return np.ascontiguousarray(_recorded(self.views, lambda x: x.numpy()))
 
-    def add(self, name: str, precision: str, model: nn.Module, parent: str, encodings: tuple[Encoding | None, ...]) -> None:
+    def add(
+        self, name: str, precision: str, model: nn.Module, parent: str, encodings: tuple[Encoding | None, ...]
+    ) -> None:
         """Export one model in each encoding, and hold its answers against torch's; raises ParityError."""
         job = self.job
         key = f"{name}-{precision}"
@@ -93,19 +91,20 @@ class _Exporter:
         opset = job.config.export.opset or min(job.kits[target.kit].opset for target in job.config.target)
         exported = export_onnx(module.eval(), self._example(), opset, output_name=OUTPUT)
         for encoding in encodings:
-            encoded = exported if encoding is None else encode(exported, encoding)
-            annotate(encoded, _metadata(job, OnnxModel.model_construct(name=name, precision=precision, encoding=encoding, parent=parent), baked=self.baked))
-            path = self.folder / file_name(name, precision, encoding)
-            self._check_and_keep(encoded, path, OnnxModel(
+            record = OnnxModel(
                 name=name, precision=precision, encoding=encoding, opset=opset, file=_NO_FILE, io=_NO_FILE,
                 expected=key, parity=None, parent=parent,
-            ))  # fmt: skip
+            )  # fmt: skip
+            encoded = exported if encoding is None else encode(exported, encoding)
+            annotate(encoded, _metadata(job, record, baked=self.baked))
+            self._check_and_keep(encoded, record)
 
     def _example(self) -> Tensor:
         return torch.from_numpy(self.inputs[0])
 
-    def _check_and_keep(self, model: onnx.ModelProto, path: Path, record: OnnxModel) -> None:
+    def _check_and_keep(self, model: onnx.ModelProto, record: OnnxModel) -> None:
         assert record.expected is not None
+        path = self.folder / file_name(record.name, record.precision, record.encoding)
         requests = {model.graph.input[0].name: self.inputs[:PARITY_REQUESTS]}
         got = run_onnx(model.SerializeToString(), requests)[OUTPUT][:, 0]
         expected = self.expected[record.expected][:PARITY_REQUESTS]
@@ -138,38 +137,49 @@ def _write_npz(job: Job, path: Path, arrays: dict[str, Array]) -> FileRef:
 
 def _foreign_teacher(job: Job, teacher: TrainedModel, test: Split) -> OnnxModel:
     """Take a teacher's ONNX file over with its batch fixed to 1, and record its own answers as ONNX Runtime gives them."""
-    folder = job.folder("onnx")
-    source = job.run.path(teacher.file)
+    source, folder = job.run.path(teacher.file), job.folder("onnx")
+    entry = open_session(source).get_inputs()[0]
+    arrange = input_arrangement(source, entry.shape, entry.type, job.data)
+    inputs = _recorded(plain_views(test, job.data, job.config), arrange)
+    with tempfile.TemporaryDirectory() as scratch:
+        prepared = prepare_onnx(source, Path(scratch), {entry.name: inputs.shape[1:]})
+        model = onnx.load(str(prepared.model))
     path = folder / file_name("teacher", "fp32", None)
-    model = fix_batch(source)
     save_onnx(model, path)
-    entry = open_session(path).get_inputs()[0]
-    arrange = input_arrangement(path, entry.shape, entry.type, job.data)
-    views = plain_views(test, job.data, job.config)
-    positions = np.arange(len(test))
-    inputs = np.concatenate([arrange(views.batch(b, np.zeros_like(b))) for b in np.array_split(positions, max(1, len(test) // 256))])[:, None]
-    expected = run_onnx(path.read_bytes(), {entry.name: inputs})
-    arrays: dict[str, Any] = {f"input.{entry.name}": inputs, "labels": test.labels}
-    arrays |= {f"expected.teacher-fp32.{name}": value for name, value in expected.items()}
-    io = _write_npz(job, folder / "io-teacher.npz", arrays)
-    opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    arrays = {f"input.{entry.name}": inputs, "labels": test.labels}
+    answers = run_onnx(path, {entry.name: inputs})
+    arrays |= {f"expected.teacher-fp32.{name}": value for name, value in answers.items()}
     return OnnxModel(
-        name="teacher", precision="fp32", encoding=None, opset=opset, file=job.run.ref(path), io=io,
-        expected="teacher-fp32", parity=None, parent=teacher.file.sha256,
+        name="teacher", precision="fp32", encoding=None, opset=_opset_of(model), file=job.run.ref(path),
+        io=_write_npz(job, folder / "io-teacher.npz", arrays), expected="teacher-fp32", parity=None,
+        parent=teacher.file.sha256,
     )  # fmt: skip
 
 
-def _metadata(job: Job, name: str, precision: str, encoding: Encoding | None, *, baked: bool) -> dict[str, str]:
+def _opset_of(model: onnx.ModelProto) -> int:
+    return next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+
+
+def _recorded(views: Views, arrange: Callable[[Tensor], Array]) -> Array:
+    """Return every sample of a split as one request: (N, 1, ...)."""
+    count = len(views.split)
+    blocks = np.array_split(np.arange(count), max(1, count // BATCH))
+    return np.concatenate([arrange(views.batch(block, np.zeros_like(block))) for block in blocks])[:, None]
+
+
+def _metadata(job: Job, model: OnnxModel, *, baked: bool) -> dict[str, str]:
     data, config = job.data, job.config
     preprocessing = {
-        "kind": data.kind, "dtype": data.dtype, "shape": list(data.shape), "layout": "as the data" if baked else "channels first",
+        "kind": data.kind, "dtype": data.dtype, "shape": list(data.shape),
+        "layout": "as the data" if baked else "channels first",
         "divide_by": 1 if baked or data.dtype != "uint8" else 255,
         "mean": None if baked else config.data.mean, "std": None if baked else config.data.std,
     }  # fmt: skip
+    lineage = {"data": data.fingerprint, "teacher": job.result("teacher", TrainedModel).file.sha256}
     return {
-        "edgedistill.name": f"{config.name}/{name}-{precision}",
-        "edgedistill.encoding": encoding or "float",
+        "edgedistill.name": f"{config.name}/{model.name}-{model.precision}",
+        "edgedistill.encoding": model.encoding or "float",
         "edgedistill.labels": json.dumps(data.classes),
         "edgedistill.preprocessing": json.dumps(preprocessing),
-        "edgedistill.lineage": json.dumps(_lineage(job, parent)),
+        "edgedistill.lineage": json.dumps(lineage | {model.name: model.parent}),
     }

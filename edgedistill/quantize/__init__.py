@@ -1,0 +1,1 @@
+"""Post-training and training-time quantization to one symmetric int8 scheme."""

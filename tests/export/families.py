@@ -13,7 +13,9 @@ from torch import Tensor, nn
 class Unit(nn.Module):
     """Convolution, batch norm, and an activation."""
 
-    def __init__(self, cin: int, cout: int, kernel: int = 3, stride: int = 1, groups: int = 1, act: type[nn.Module] = nn.ReLU):
+    def __init__(
+        self, cin: int, cout: int, kernel: int = 3, stride: int = 1, groups: int = 1, act: type[nn.Module] = nn.ReLU
+    ):
         super().__init__()
         self.conv = nn.Conv2d(cin, cout, kernel, stride, kernel // 2, groups=groups, bias=False)
         self.norm = nn.BatchNorm2d(cout)
@@ -103,7 +105,9 @@ class SignalNet(nn.Sequential):
         def unit(cin: int, cout: int) -> list[nn.Module]:
             return [nn.Conv1d(cin, cout, 5, padding=2), nn.BatchNorm1d(cout), nn.ReLU(), nn.MaxPool1d(2)]
 
-        super().__init__(*unit(1, 16), *unit(16, 32), *unit(32, 32), nn.Flatten(), nn.Linear(256, 32), nn.ReLU(), nn.Linear(32, 10))
+        super().__init__(
+            *unit(1, 16), *unit(16, 32), *unit(32, 32), nn.Flatten(), nn.Linear(256, 32), nn.ReLU(), nn.Linear(32, 10)
+        )
 
 
 class Transformer(nn.Module):
