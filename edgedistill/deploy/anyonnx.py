@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgedistill.deploy.harness import Progress, compile_model, run_bench
-from edgedistill.deploy.inputs import random_inputs, resolve_shapes
+from edgedistill.deploy.inputs import Shapes, random_inputs
 from edgedistill.deploy.kits import Kit
 from edgedistill.deploy.reference import Reference, RefusedError
+from edgedistill.deploy.shapes import resolve_shapes
 from edgedistill.errors import ConfigError, DeviceError
 from edgedistill.records import Measurement, Record
 from edgedistill.runs import sha256_of
@@ -49,7 +50,7 @@ class PreparedModel(Record):
     reasons: dict[str, str]
 
 
-def prepare_onnx(model: Path, folder: Path, shapes: dict[str, tuple[int, ...]]) -> PreparedModel:
+def prepare_onnx(model: Path, folder: Path, shapes: Shapes) -> PreparedModel:
     """Write a fixed-shape copy and recorded inputs into `folder`; `shapes` overrides the inputs' shapes by name.
 
     Raises ConfigError for a file that is no ONNX model, an unknown input name, or shapes that the model cannot take.
@@ -162,7 +163,7 @@ def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
                 yield from _nodes(inner)
 
 
-def _fix_shapes(graph: onnx.ModelProto, shapes: dict[str, tuple[int, ...]]) -> None:
+def _fix_shapes(graph: onnx.ModelProto, shapes: Shapes) -> None:
     """Write fixed input shapes into a model and drop the shapes derived from the old ones."""
     changed = False
     for value in graph.graph.input:

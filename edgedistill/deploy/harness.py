@@ -72,15 +72,15 @@ def compile_model(kit: Kit, model: Path, precision: str, threads: int, out: Path
 
 
 def run_bench(job: dict[str, Any], folder: Path, progress: Progress) -> list[tuple[str, Measurement | str]]:
-    """Run a job (edgedistill.job/1, paths relative to `folder`) and return each arm's measurement or error text.
-
-    The job stays in the folder as job.json: how the figures beside it were taken.
-    """
+    """Run a job (edgedistill.job/1, paths relative to `folder`) and return each arm's measurement or error text."""
     for arm in job["arms"]:
         check_address(arm["address"])
-    path = folder / "job.json"
+    path = folder / ".job.json"  # in the folder, as a job's paths are relative to its file
     write_json(path, job)
-    answer = _run(["bench", str(path)], progress, None)
+    try:
+        answer = _run(["bench", str(path)], progress, None)
+    finally:
+        path.unlink()
     return [(result["name"], _measured(result)) for result in answer]
 
 
