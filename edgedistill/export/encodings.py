@@ -71,7 +71,7 @@ def _write_int32_biases(graph: onnx.GraphProto) -> None:
         steps = [_step(index, name) for name in layer.input[:2]]
         if bias is None or steps[0] is None or steps[1] is None or bias.shape != (steps[1].size,):
             continue
-        step = (steps[0].astype(np.float64) * steps[1]).astype(np.float32)
+        step = (steps[0].astype(np.float64) * steps[1].astype(np.float64)).astype(np.float32)
         rounded = np.rint(bias.astype(np.float64) / step)
         if rounded.min() < INT32.min or rounded.max() > INT32.max:
             raise ConfigError(

@@ -66,7 +66,7 @@ def save_onnx(model: onnx.ModelProto, path: Path) -> None:
 
 def serialized(model: onnx.ModelProto) -> bytes:
     """Return the file content of a model, the same bytes for the same model."""
-    return model.SerializeToString(deterministic=True)
+    return bytes(model.SerializeToString(deterministic=True))
 
 
 def _exported(model: nn.Module, example: Tensor, opset: int, names: tuple[str, str]) -> onnx.ModelProto:
@@ -88,7 +88,7 @@ def _exported(model: nn.Module, example: Tensor, opset: int, names: tuple[str, s
 
 def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     """Return the ONNX form of the two rounding operators; zero points are written because old TensorRT asks for them."""
-    op = onnxscript.opset18
+    op: Any = onnxscript.opset18
     zero = onnx.helper.make_tensor("zero_point", onnx.TensorProto.INT8, (), [0])
 
     def quantize_dequantize(x: Any, scale: Any) -> Any:

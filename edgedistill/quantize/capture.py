@@ -138,7 +138,7 @@ def _fold(graph: fx.GraphModule, layer: fx.Node, norm: fx.Node) -> None:
     folded = _scaled_per_output(layer, weight, factor)
     owner = str(weight_node.target).rpartition(".")[0]
     dtype = tensor_at(graph, weight_node).dtype
-    arguments = list(layer.args[:2]) + [None] + list(layer.args[3:])
+    arguments = [*layer.args[:2], None, *layer.args[3:]]
     arguments[1] = _new_parameter(graph, layer, f"{owner}.weight", folded.to(dtype))
     arguments[2] = _new_parameter(graph, layer, f"{owner}.bias", bias.to(dtype))
     layer.args = tuple(arguments)

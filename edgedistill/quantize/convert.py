@@ -46,6 +46,7 @@ class QuantizeDequantize(nn.Module):
         self.register_buffer("scale", scale)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return x, of any shape, rounded."""
         return cast("Tensor", quantize_dequantize(x, self.scale))
 
 

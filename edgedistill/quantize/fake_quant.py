@@ -28,13 +28,17 @@ class _Round(torch.autograd.Function):
         return grads[0]
 
 
+def _round(x: Tensor) -> Tensor:
+    rounded: Tensor = _Round.apply(x)  # type: ignore[no-untyped-call]  # torch does not type Function.apply
+    return rounded
+
+
 def fake_quantize(x: Tensor, scale: Tensor) -> Tensor:
     """Round x to int8 steps of `scale`; divides, as QuantizeLinear does, so that the two agree to the last bit.
 
     Its gradient in the scale is that of LSQ (Esser et al. 2020): q - x/s inside the range, the bound outside.
     """
-    rounded: Tensor = _Round.apply((x / scale).clamp(LOWEST, HIGHEST))
-    return rounded * scale
+    return _round((x / scale).clamp(LOWEST, HIGHEST)) * scale
 
 
 def weight_scale(weight: Tensor) -> Tensor:
@@ -55,8 +59,7 @@ def quantized_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
 def fake_quantize_weight(weight: Tensor) -> Tensor:
     """Round a weight to int8 steps per output channel; the scale follows the weight, so nothing is ever clipped."""
     scale = _per_channel(weight_scale(weight), weight)
-    rounded: Tensor = _Round.apply(weight / scale)
-    return rounded * scale
+    return _round(weight / scale) * scale
 
 
 def _per_channel(scale: Tensor, weight: Tensor) -> Tensor:
@@ -83,6 +86,7 @@ class ActivationQuantizer(nn.Module):
         return self.scale.abs().clamp_min(SMALLEST_SCALE)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return x, of shape (N, ...), rounded once calibrated."""
         if self._seen is not None:
             self._seen.update(x if self.floor is None else x.clamp_min(self.floor))
             return x
@@ -92,7 +96,8 @@ class ActivationQuantizer(nn.Module):
         if step.requires_grad:
             # The scale collects a gradient from every element; LSQ slows it down by their number.
             elements = x[0].numel()
-            step.register_hook(lambda gradient: gradient / (elements * HIGHEST) ** 0.5)
+            slowed = (elements * HIGHEST) ** -0.5
+            step.register_hook(lambda gradient: gradient * slowed)  # type: ignore[no-untyped-call]  # untyped in torch
         return fake_quantize(x, step)
 
     def observe(self) -> None:

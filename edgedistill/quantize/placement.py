@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any, cast
 
 from torch import fx
 
@@ -41,7 +41,7 @@ GATE = {ATEN.sigmoid.default, ATEN.hardsigmoid.default}
 SMOOTH = GATE | {ATEN.hardswish.default, ATEN.silu.default, ATEN.gelu.default, ATEN.tanh.default}
 POOL = {ATEN.mean.dim, ATEN.adaptive_avg_pool1d.default, ATEN.adaptive_avg_pool2d.default}
 # Below these values the activation's answer is constant, to within an int8 step.
-FLOORS = {ATEN.hardswish.default: -3.0, ATEN.hardsigmoid.default: -3.0, ATEN.silu.default: -8.0}
+FLOORS: dict[Any, float] = {ATEN.hardswish.default: -3.0, ATEN.hardsigmoid.default: -3.0, ATEN.silu.default: -8.0}
 FLOAT_ONLY = {
     **dict.fromkeys(TRANSPOSED, "TensorRT runs a quantized transposed convolution in float"),
     ATEN.conv3d.default: "no placement for 3-D convolution",
@@ -104,13 +104,14 @@ def pads_layer(node: fx.Node, reader: fx.Node) -> bool:
     """Return whether a tensor is spatial zero padding for a convolution, which the exporter makes part of it."""
     if reader.target not in CONVOLUTION or not _pads_with_zeros(node):
         return False
-    return len(cast("list[int]", node.args[1])) <= 2 * (node.meta["val"].dim() - 2)
+    spatial: int = node.meta["val"].dim() - 2
+    return len(cast("list[int]", node.args[1])) <= 2 * spatial
 
 
 def floor_of(result: fx.Node) -> float | None:
     """Return the value below which all readers of a tensor answer alike, or None."""
-    readers = list(result.users)
-    return FLOORS.get(readers[0].target) if len(readers) == 1 else None
+    floors = {FLOORS.get(reader.target) for reader in result.users}
+    return floors.pop() if len(floors) == 1 else None
 
 
 def _paths(node: fx.Node) -> Iterator[str]:
@@ -184,4 +185,5 @@ def _gates(reader: fx.Node, gate: fx.Node) -> bool:
         return any(_gates(further, reader) for further in reader.users)
     if reader.target is not ATEN.mul.Tensor:
         return False
-    return reader.meta["val"].shape != gate.meta["val"].shape
+    larger: bool = reader.meta["val"].shape != gate.meta["val"].shape
+    return larger

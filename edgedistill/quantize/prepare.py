@@ -32,9 +32,10 @@ class Prepared(nn.Module):
         self._takes_batches = takes_batches(graph)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the model's output for a batch of any size."""
         if self._takes_batches or len(x) == 1:
             return cast("Tensor", self.graph(x))
-        return torch.cat([self.graph(sample) for sample in x.split(1)])
+        return torch.cat([self.graph(sample) for sample in torch.split(x, 1)])
 
     @property
     def quantizers(self) -> dict[str, ActivationQuantizer]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
 
 class Unit(nn.Module):
@@ -52,7 +52,10 @@ class SameConv(nn.Conv2d):
     """TensorFlow's "same": at stride 2 the padding is on the right and below."""
 
     def forward(self, x: Tensor) -> Tensor:
-        total = [max((-(-n // s) - 1) * s + k - n, 0) for n, s, k in zip(x.shape[-2:], self.stride, self.kernel_size)]
+        total = [
+            max((-(-n // s) - 1) * s + k - n, 0)
+            for n, s, k in zip(x.shape[-2:], self.stride, self.kernel_size, strict=True)
+        ]
         (top, left) = (t // 2 for t in total)
         return super().forward(F.pad(x, (left, total[1] - left, top, total[0] - top)))
 
