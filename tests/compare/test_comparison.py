@@ -1,0 +1,275 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from compare_builders import INT8, STUDENT, TEACHER, Fake, measurement, measurement_table, write_measurement, write_run
+from rich.console import Console
+
+from edgedistill.compare.comparison import Comparison, compare, compare_runs, summarise_run, to_json
+from edgedistill.compare.load import ResultSet, load_results, load_run
+from edgedistill.compare.table import render_table
+from edgedistill.config import Budget
+from edgedistill.errors import ConfigError, IncomparableError
+
+
+def changed(fake: Fake, **changes) -> Fake:
+    return replace(fake, changes={**fake.changes, **changes})
+
+
+def on(fake: Fake, **facts) -> Fake:
+    return changed(fake, device=measurement_table(fake)["device"] | facts)
+
+
+def run_of(*fakes: Fake, name="run") -> ResultSet:
+    measurements = tuple(measurement(fake) for fake in fakes)
+    return ResultSet(name, measurements, tuple(Path(f"{i}.json") for i in range(len(fakes))))
+
+
+def answer(*fakes: Fake, **budget) -> str:
+    return summarise_run(run_of(*fakes), {"pc": Budget(**budget)}).groups[0].answer
+
+
+def text_of(comparison: Comparison, width=80) -> str:
+    console = Console(width=width, no_color=True)
+    with console.capture() as capture:
+        console.print(render_table(comparison))
+    return capture.get()
+
+
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        ({"id": "other"}, "device machine-4f2a vs other"),
+        ({"arch": "aarch64"}, "architecture x86_64 vs aarch64"),
+        ({"cpu": "Cortex-A78AE"}, "cpu AMD EPYC 9R14 vs Cortex-A78AE"),
+        ({"governor": "powersave"}, "governor not known vs powersave"),
+        ({"power_mode": "15W"}, "power mode not known vs 15W"),
+    ],
+)
+def test_unlike_conditions_are_refused_by_name(facts, words):
+    with pytest.raises(IncomparableError, match=words) as caught:
+        compare(measurement(STUDENT), [measurement(on(INT8, **facts))])
+    assert caught.value.exit_code == 2
+
+
+def test_every_difference_is_listed():
+    other = changed(on(INT8, governor="powersave", power_mode="15W"), threads=4)
+    with pytest.raises(
+        IncomparableError, match="threads 1 vs 4; power mode not known vs 15W; governor not known vs powersave"
+    ):
+        compare(measurement(STUDENT), [measurement(other)])
+
+
+def test_another_engine_on_the_same_device_is_compared_and_shown():
+    group = compare(measurement(STUDENT), [measurement(replace(STUDENT, kit="ort", p50_ns=950_000))]).groups[0]
+    assert [row.label for row in group.rows] == ["student fp32 (openvino)", "student fp32 (ort)"]
+    assert group.rows[1].speedup.verdict == "slower"
+
+
+def energy(value: float, source: str) -> dict:
+    return {"per_inference": value, "idle_subtracted": None, "source": source}
+
+
+def test_energy_ratio_needs_one_source():
+    base = measurement(changed(STUDENT, energy_uj=energy(3000, "rapl")))
+    alike, unlike, absent = (
+        compare(base, [measurement(fake)]).groups[0].rows[1]
+        for fake in (
+            changed(INT8, energy_uj=energy(1000, "rapl")),
+            changed(INT8, energy_uj=energy(1000, "ina3221")),
+            INT8,
+        )
+    )
+    assert alike.energy_ratio == pytest.approx(3)
+    assert unlike.energy_ratio is None
+    assert "rapl vs ina3221" in unlike.reasons["energy_ratio"]
+    assert absent.energy_ratio is None
+    assert "candidate was not measured" in absent.reasons["energy_ratio"]
+
+
+def test_runs_pair_by_device_kit_model_and_precision():
+    before, after = (
+        run_of(TEACHER, STUDENT, INT8, name="before"),
+        run_of(STUDENT, replace(INT8, p50_ns=300_000), name="after"),
+    )
+    comparison = compare_runs(before, [after])
+    assert [group.title.split(" — ")[0] for group in comparison.groups] == ["student fp32", "student int8"]
+    assert [row.label for row in comparison.groups[0].rows] == ["before", "after"]
+    assert comparison.groups[0].rows[1].speedup.verdict == "no difference seen"
+    assert comparison.groups[1].rows[1].speedup.verdict == "faster"
+    assert comparison.left_out == ("local openvino teacher fp32: not in after",)
+
+
+def test_single_measurements_pair_whatever_they_are(tmp_path):
+    files = [write_measurement(tmp_path, STUDENT), write_measurement(tmp_path, INT8)]
+    baseline, candidate = load_results(files)
+    group = compare_runs(baseline, [candidate]).groups[0]
+    assert group.title.startswith("student fp32 / student int8")
+    assert group.rows[1].speedup.verdict == "faster"
+
+
+def test_runs_with_nothing_in_common():
+    with pytest.raises(IncomparableError, match="no measurement has a counterpart"):
+        compare_runs(run_of(TEACHER, STUDENT), [run_of(INT8, replace(INT8, kit="ort"))])
+
+
+def test_two_measurements_of_one_thing_are_ambiguous():
+    with pytest.raises(ConfigError, match=r"1\.json.*two measurements of local openvino student fp32"):
+        compare_runs(run_of(STUDENT, STUDENT), [run_of(STUDENT, INT8)])
+
+
+def test_runs_of_one_name_stay_apart():
+    rows = compare_runs(run_of(STUDENT), [run_of(STUDENT)]).groups[0].rows
+    assert [row.label for row in rows] == ["run #1", "run #2"]
+
+
+def test_the_teacher_is_the_baseline_of_its_target():
+    group = summarise_run(run_of(STUDENT, INT8, TEACHER)).groups[0]
+    assert group.baseline == "teacher fp32"
+    assert [row.label for row in group.rows] == ["teacher fp32", "student fp32", "student int8"]
+    assert group.rows[0].is_baseline
+    assert group.chosen == "student int8"
+
+
+def test_without_a_teacher_speedup_is_null_with_a_reason():
+    row = summarise_run(run_of(STUDENT)).groups[0].rows[0]
+    assert row.speedup is None
+    assert row.reasons["speedup"] == "the teacher was not measured on this target"
+
+
+def test_conditions_that_changed_within_a_run_do_not_stop_its_summary():
+    row = summarise_run(run_of(TEACHER, on(INT8, governor="powersave"))).groups[0].rows[1]
+    assert row.speedup is None
+    assert "governor" in row.reasons["speedup"]
+    assert row.accuracy_drop is not None
+
+
+def test_machines_of_one_target_stay_apart():
+    phones = [on(replace(fake, target="web"), id=name) for name in ("a", "b") for fake in (TEACHER, STUDENT)]
+    groups = summarise_run(run_of(*phones)).groups
+    assert [len(group.rows) for group in groups] == [2, 2]
+
+
+def test_ship_the_fast_one():
+    assert answer(TEACHER, STUDENT, INT8) == (
+        "pc: ship student int8 — 8.9x faster than the teacher, 1.1 points lower (within the error), 98.3 kB"
+    )
+
+
+def test_ship_fp32_when_int8_is_slower():
+    text = answer(TEACHER, STUDENT, replace(INT8, p50_ns=1_100_000))
+    assert text.startswith("pc: ship student fp32 — 4.1x faster than the teacher")
+    assert "int8 is slower than fp32 here (0.81x)" in text
+
+
+def test_the_budget_decides_first():
+    assert "ship student int8" in answer(TEACHER, STUDENT, INT8, size_bytes=200_000)
+    assert "fp32 exceeds size 330 kB > 200 kB" in answer(TEACHER, STUDENT, INT8, size_bytes=200_000)
+    text = answer(TEACHER, STUDENT, INT8, size_bytes=50_000)
+    assert (
+        text
+        == "pc: no student fits the budget (fp32 exceeds size 330 kB > 50.0 kB; int8 exceeds size 98.3 kB > 50.0 kB)"
+    )
+    assert "accuracy 87.8 % < 88.0 %" in answer(TEACHER, STUDENT, INT8, accuracy=0.88)
+
+
+def test_a_limit_that_was_not_measured_is_neither_met_nor_exceeded():
+    group = summarise_run(run_of(TEACHER, STUDENT), {"pc": Budget(energy_mj=1.0)}).groups[0]
+    assert group.rows[1].budget.fits is None
+    assert "budget not fully checked (energy: no energy counter" in group.answer
+
+
+def test_a_student_that_lost_its_accuracy_is_not_shipped_for_speed():
+    text = answer(
+        replace(TEACHER, n=10_000, correct=8890),
+        replace(STUDENT, n=10_000, correct=8810),
+        replace(INT8, n=10_000, correct=7000),
+    )
+    assert "ship student fp32" in text
+    assert "int8 is not accurate enough" in text
+
+
+def test_speed_without_accuracy_is_no_recommendation():
+    text = answer(TEACHER, changed(STUDENT, accuracy=None))
+    assert "fastest is student fp32" in text
+    assert "accuracy not measured" in text
+    assert "measure its accuracy before shipping it" in text
+    assert "ship student fp32" in answer(TEACHER, STUDENT, changed(INT8, accuracy=None))
+
+
+def test_equally_fast_students_are_chosen_by_size():
+    text = answer(TEACHER, STUDENT, replace(INT8, p50_ns=893_000))
+    assert "ship student int8" in text
+    assert "no speed difference to fp32 seen" in text
+
+
+def test_a_student_that_is_not_faster_is_called_that():
+    assert "best student is student fp32 — slower than the teacher (0.73x)" in answer(
+        TEACHER, replace(STUDENT, p50_ns=5e6)
+    )
+    assert "as fast as the teacher" in answer(TEACHER, replace(STUDENT, p50_ns=3.66e6))
+
+
+def test_few_processes_and_disturbance_are_said():
+    text = answer(replace(TEACHER, processes=2), changed(STUDENT, contaminated=True))
+    assert "too few processes to be sure" in text
+    assert "repeat it on a quiet machine" in text
+
+
+def test_no_student():
+    assert answer(TEACHER) == "pc: nothing to decide, no student was measured here"
+
+
+def test_json_holds_every_measurement_and_can_be_read_back(tmp_path):
+    comparison = summarise_run(load_run(write_run(tmp_path / "run")))
+    table = json.loads(to_json(comparison))
+    assert table["schema"] == "edgedistill.comparison/1"
+    assert table["groups"][0]["rows"][0]["measurement"]["schema"] == "edgedistill.measurement/1"
+    assert Comparison.model_validate(table) == comparison
+
+
+ODD = changed(
+    INT8,
+    precision={"requested": "int8", "executed": {"int8": 9, "fp32": 1}},
+    memory_bytes=None,
+    accuracy=None,
+    contaminated=True,
+    energy_uj=energy(3120.5, "rapl"),
+    reasons={
+        "memory_bytes": "VmHWM cannot be reset here",
+        "accuracy": "no labels",
+        "contaminated": "230 of 2000 preempted",
+    },
+)
+
+
+def test_table_fits_80_columns_and_says_each_reason_once():
+    text = text_of(summarise_run(run_of(TEACHER, STUDENT, ODD)))
+    assert max(map(len, text.splitlines())) <= 80
+    assert text.count("no energy counter") == 1
+    assert "int8 9/10" in text
+    assert "3.12 mJ" in text
+    for reason in ("VmHWM cannot be reset here", "no labels", "230 of 2000 preempted"):
+        assert reason in text
+    line = next(line for line in text.splitlines() if "int8 9/10" in line)
+    assert " 0 " not in line
+    assert line.count("—") == 2
+
+
+@pytest.mark.parametrize("name", ["a-rather-long-name-for-a-run-of-experiments-2026-07-01", "[red]bold[/red]"])
+def test_long_and_odd_names_do_not_break_the_table(name):
+    text = text_of(compare_runs(run_of(STUDENT, INT8, name="base"), [run_of(STUDENT, ODD, name=name)]))
+    assert max(map(len, text.splitlines())) <= 80
+    assert name[:9] in text
+
+
+def test_table_of_doubtful_speedups():
+    text = text_of(summarise_run(run_of(replace(TEACHER, processes=2), STUDENT)))
+    assert "cannot tell: an interval needs 3 processes" in text
+    text = text_of(summarise_run(run_of(TEACHER, replace(STUDENT, p50_ns=3_650_000.0))))
+    assert "no difference to teacher fp32 seen" in text
+
+
+def test_processes_that_disagree_are_noted():
+    assert "its processes disagree" in text_of(summarise_run(run_of(replace(STUDENT, spread=0.3))))

@@ -1,0 +1,230 @@
+import json
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from compare_builders import INT8, RUN, STUDENT, TEACHER, Fake, measurement_table, write_run
+
+from edgedistill.compare import figures
+from edgedistill.compare.report import clean_samples_ms, render_report, write_report
+from edgedistill.config import Budget
+from edgedistill.errors import ConfigError
+
+
+class Page(HTMLParser):
+    """What a test asks of a page: its ids, the addresses it fetches, its unclosed elements."""
+
+    VOID = frozenset({"meta", "link", "br", "img", "hr", "input"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.ids, self.fetched, self.open, self.json = [], [], [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        table = dict(attributes)
+        self.ids += [table["id"]] if "id" in table else []
+        self.fetched += [table[key] for key in ("src", "href", "xlink:href") if key in table]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_startendtag(self, tag, attributes):
+        self.handle_starttag(tag, attributes)
+        if tag not in self.VOID:
+            self.open.pop()
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] == "script":
+            self.json += data
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    return write_run(tmp_path_factory.mktemp("runs") / "cifar10-resnet8")
+
+
+@pytest.fixture(scope="module")
+def page(run) -> str:
+    return render_report(run)
+
+
+def odd_run(folder: Path) -> Path:
+    odd = replace(
+        INT8,
+        changes={
+            "memory_bytes": None,
+            "accuracy": None,
+            "parity": None,
+            "throughput_per_s": None,
+            "contaminated": True,
+            "precision": {"requested": "int8", "executed": None},
+            "latency_ns": measurement_table(INT8)["latency_ns"] | {"p95": None, "p99": None},
+            "reasons": {"memory_bytes": "no /proc here", "latency_ns.p95": "needs 73 samples", "accuracy": "no labels"},
+        },
+    )
+    return write_run(folder, (STUDENT, odd), control=None)
+
+
+def test_the_answer_comes_first(page):
+    answer = page.index(
+        "ship student int8 — 8.9x faster than the teacher, 1.1 points lower (within the error), 98.3 kB"
+    )
+    assert answer < page.index("<main>") < page.index("<table")
+
+
+def test_one_file_that_fetches_nothing(page):
+    parsed = Page(page)
+    assert all(address.startswith(("#", "data:")) for address in parsed.fetched)
+    assert not re.search(r"https?://|@import|url\((?!#)", page)
+    assert parsed.open == []
+    assert len(page.encode()) < 3_000_000
+
+
+def test_ids_are_unique_and_references_hold(page):
+    ids = Page(page).ids
+    assert len(ids) == len(set(ids))
+    referred = set(re.findall(r'url\(#([^)]+)\)|href="#([^"]+)"', page))
+    assert {a or b for a, b in referred} <= set(ids)
+    assert page.count('role="img"') == 3
+
+
+def test_figures_take_their_colours_from_the_page(page):
+    drawn = "".join(re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL))
+    assert "currentColor" in drawn
+    assert "var(--series-0)" in drawn
+    assert not re.search(r"#0101\d\d|#000000", drawn)
+
+
+def test_the_same_run_gives_the_same_page(run, page):
+    assert render_report(run) == page
+
+
+def test_displayed_figures_are_in_the_json(run, page):
+    embedded = json.loads(Page(page).json)
+    stored = [json.loads(path.read_text()) for path in sorted((run / "measurements").glob("*.json"))]
+    rows = [row["measurement"] for group in embedded["groups"] for row in group["rows"]]
+    assert sorted(rows, key=lambda m: m["size_bytes"]) == sorted(stored, key=lambda m: m["size_bytes"])
+    accuracies = re.findall(r'data-label="Accuracy, %">([\d.]+)<', page)
+    p50s = re.findall(r'data-label="p50, ms">([\d.]+)<', page)
+    assert sorted(accuracies) == sorted(figures.percent(m["accuracy"]["value"]) for m in stored)
+    assert sorted(p50s) == sorted(figures.milliseconds(m["latency_ns"]["p50"]) for m in stored)
+
+
+def test_nulls_are_dashes_with_reasons(tmp_path):
+    text = render_report(odd_run(tmp_path / "odd"))
+    Page(text)
+    for reason in ("no /proc here", "needs 73 samples", "no labels", "the teacher was not measured on this target"):
+        assert reason in text
+    assert not re.search(r'data-label="(?:Memory, MB|Energy|Accuracy, %)">0', text)
+    assert "None" not in text
+    assert "no control was trained" in text
+
+
+@pytest.mark.parametrize(
+    "absent",
+    [
+        ("quantize", "export", "compile", "bench", "report"),
+        ("data", "teacher", "soft_labels", "student", "quantize", "export", "compile", "bench", "report"),
+    ],
+)
+def test_a_partial_run_shows_what_there_is_and_says_what_is_missing(tmp_path, absent):
+    text = render_report(write_run(tmp_path / "early", (), absent=absent))
+    Page(text)
+    assert "Nothing has been measured in this run yet" in text
+    assert f"Not run: {', '.join(name for name in absent if name != 'report').replace('_', ' ')}" in text
+    assert ("Accuracy on validation during training" in text) == ("student" not in absent)
+
+
+def test_measurements_without_a_pipeline(tmp_path):
+    absent = ("data", "teacher", "soft_labels", "student", "quantize", "export", "compile")
+    assert "ship student int8" in render_report(write_run(tmp_path / "benched", RUN, absent=absent))
+
+
+HOSTILE = "<script>alert(1)</script>&\"'$\\frac{</style>"
+
+
+def test_text_from_files_is_escaped(tmp_path):
+    hostile = Fake(target=HOSTILE.replace("/", "|"), changes={"reasons": {"energy_uj": HOSTILE}})
+    device = measurement_table(hostile)["device"] | {"cpu": HOSTILE, "os": HOSTILE}
+    named = {"name": HOSTILE, "sha256": HOSTILE, "lineage": {HOSTILE: HOSTILE}}
+    fakes = [
+        replace(
+            hostile,
+            changes={
+                **hostile.changes,
+                "device": device,
+                "samples": f"{i}.npz",
+                "model": named | {"name": f"{i}{HOSTILE}"},
+            },
+        )
+        for i in range(2)
+    ]
+    run = write_run(tmp_path / "hostile & co", fakes)
+    manifest = json.loads((run / "manifest.json").read_text())
+    manifest["stages"]["quantize"]["record"]["layers"] = {HOSTILE: HOSTILE}
+    manifest["stages"]["teacher"]["config"] = {HOSTILE: HOSTILE}
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    text = render_report(run)
+    assert "<script>alert" not in text
+    assert text.count("</style>") == 1
+    parsed = Page(text)
+    assert parsed.open == []
+    assert json.loads(parsed.json)["groups"][0]["rows"][0]["measurement"]["device"]["cpu"] == HOSTILE
+
+
+def test_budgets_given_replace_those_recorded(run):
+    assert "exceeds size 98.3 kB &gt; 90.0 kB" in render_report(run, {"pc": Budget(size_bytes=90_000)})
+
+
+def test_what_the_teacher_gave_is_said_plainly(tmp_path):
+    for control, words in (
+        (0.862, "gained 2.2 points"),
+        (0.883, "did not clearly help: +0.1"),
+        (0.91, "did not help: -2.6"),
+    ):
+        assert words in render_report(write_run(tmp_path / f"{control}", RUN, control=control))
+
+
+def test_write_report(run):
+    path = write_report(run)
+    assert path == run / "report.html"
+    assert path.read_text(encoding="utf-8") == render_report(run)
+
+
+def test_raw_samples_that_cannot_be_read_are_said_to_be_missing(tmp_path):
+    run = write_run(tmp_path / "run")
+    files = sorted((run / "measurements").glob("*.npz"))
+    files[0].unlink()
+    files[1].write_bytes(b"not an archive")
+    text = render_report(run)
+    assert "No raw samples to draw for: student fp32, student int8" in text
+    assert clean_samples_ms(files[2])[0].min() > 0
+
+
+def test_an_unreadable_stage_is_named(tmp_path):
+    run = write_run(tmp_path / "run")
+    manifest = json.loads((run / "manifest.json").read_text())
+    manifest["stages"]["student"]["record"]["student"]["parameters"] = "many"
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ConfigError, match=r"student: student\.parameters"):
+        render_report(run)
+
+
+def test_many_unusual_models_have_looks(tmp_path):
+    fakes = [replace(TEACHER, name=f"net{i}", p50_ns=1e5 * 3**i, correct=850 + i) for i in range(7)]
+    text = render_report(write_run(tmp_path / "many", fakes))
+    assert "nothing to decide" in text
+    assert "p50 latency, ms (log)" in text
+
+
+def test_comparing_imports_neither_torch_nor_matplotlib():
+    code = "import sys, edgedistill.compare.table, edgedistill.compare.load; print('torch' in sys.modules, 'matplotlib' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.split() == ["False", "False"]

@@ -1,0 +1,111 @@
+import math
+import warnings
+
+import numpy as np
+import pytest
+from compare_builders import INT8, STUDENT, TEACHER, Fake, measurement
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats as scipy_stats
+
+from edgedistill.compare.stats import accuracy_drop, speedup, speedup_of, wilson
+
+p50s = st.lists(st.floats(1e3, 1e9), min_size=3, max_size=12)
+
+
+def test_speedup_matches_scipys_welch_interval_on_logs():
+    before, after = [240.0, 243.0, 239.0, 251.0, 244.0], [120.0, 118.0, 125.0, 121.0]
+    welch = scipy_stats.ttest_ind(np.log(before), np.log(after), equal_var=False)
+    low, high = welch.confidence_interval(0.95)
+    found = speedup_of(before, after)
+    assert found.value == pytest.approx(scipy_stats.gmean(before) / scipy_stats.gmean(after))
+    assert found.ci95 == pytest.approx((math.exp(low), math.exp(high)))
+    assert found.verdict == "faster"
+    assert found.processes == (5, 4)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "verdict"),
+    [
+        ([100, 101, 99], [50, 51, 49], "faster"),
+        ([50, 51, 49], [100, 101, 99], "slower"),
+        ([100.0, 100.1, 99.9], [98.0, 98.1, 97.9], "no difference seen"),  # real, and below the noise floor
+        ([100, 160, 70], [80, 130, 60], "no difference seen"),  # large, and uncertain
+        ([100, 100], [50, 50, 50], "cannot tell"),
+        ([100, 100, 100], [50], "cannot tell"),
+        ([100, 100, 100], [50, 50, 50], "faster"),  # no spread at all is no error
+    ],
+)
+def test_verdicts(before, after, verdict):
+    found = speedup_of(before, after)
+    assert found.verdict == verdict
+    assert (found.ci95 is None) == (verdict == "cannot tell")
+
+
+@given(p50s)
+def test_a_model_is_as_fast_as_itself(values):
+    found = speedup_of(values, values)
+    assert found.value == 1
+    assert found.ci95[0] <= 1 <= found.ci95[1]
+    assert found.verdict == "no difference seen"
+
+
+@given(p50s, p50s)
+def test_reversing_a_comparison_inverts_it(before, after):
+    there, back = speedup_of(before, after), speedup_of(after, before)
+    assert there.value * back.value == pytest.approx(1)
+    assert there.ci95[0] * back.ci95[1] == pytest.approx(1)
+    opposite = {"faster": "slower", "slower": "faster"}
+    assert back.verdict == opposite.get(there.verdict, there.verdict)
+
+
+@given(p50s, st.floats(1e-3, 1e3))
+def test_units_do_not_matter(values, unit):
+    other = [2 * value for value in values]
+    scaled = speedup_of([unit * value for value in values], [unit * value for value in other])
+    assert scaled.value == pytest.approx(speedup_of(values, other).value)
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 10_000))
+def test_intervals_rarely_exclude_the_truth(seed):
+    rng = np.random.default_rng(seed)
+    pairs = [(np.exp(rng.normal(0, 0.01, 5)), np.exp(rng.normal(0, 0.02, 5))) for _ in range(200)]
+    misses = sum(not low <= 1 <= high for low, high in (speedup_of(a, b).ci95 for a, b in pairs))
+    assert misses < 25  # 5 % of 200 is 10; 25 is five standard deviations off
+
+
+@pytest.mark.parametrize(("hits", "n"), [(0, 10), (10, 10), (881, 1000), (1, 3), (5000, 10_000)])
+def test_wilson_matches_scipy(hits, n):
+    expected = scipy_stats.binomtest(hits, n).proportion_ci(0.95, method="wilson")
+    assert wilson(hits / n, n).ci95 == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+def test_accuracy_drop_is_newcombes_published_example():
+    # Newcombe 1998, table II (a): 56/70 - 48/80 = 0.2, 95 % interval of method 10: 0.0524 to 0.3339.
+    drop = accuracy_drop(wilson(56 / 70, 70), wilson(48 / 80, 80))
+    assert drop.points == pytest.approx(20)
+    assert drop.ci95_points == pytest.approx((5.24, 33.39), abs=0.01)
+    assert drop.verdict == "lower"
+
+
+@given(st.integers(0, 500), st.integers(0, 500))
+def test_accuracy_drop_inverts(hits, others):
+    there = accuracy_drop(wilson(hits / 500, 500), wilson(others / 500, 500))
+    back = accuracy_drop(wilson(others / 500, 500), wilson(hits / 500, 500))
+    assert there.points == pytest.approx(-back.points)
+    assert there.ci95_points[0] <= there.points <= there.ci95_points[1]
+    assert there.ci95_points[0] == pytest.approx(-back.ci95_points[1])
+
+
+def test_speedup_of_measurements_uses_their_processes():
+    found = speedup(measurement(TEACHER), measurement(INT8))
+    assert found.value == pytest.approx(8.9, rel=0.05)
+    assert found.processes == (5, 5)
+
+
+def test_one_process_warns_of_nothing():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = speedup(measurement(STUDENT), measurement(Fake(processes=1)))
+    assert found.ci95 is None
