@@ -159,7 +159,7 @@ def _scaled_per_output(layer: fx.Node, weight: Tensor, factor: Tensor) -> Tensor
 
 def _new_parameter(graph: fx.GraphModule, before: fx.Node, name: str, value: Tensor) -> fx.Node:
     """Store a parameter under a name, or the next free one where another layer shares it, and read it before a node."""
-    taken = {node.target for node in graph.graph.nodes if node.op == "get_attr" and before not in node.users}
+    taken = {node.target for node in graph.graph.nodes if node.op == "get_attr" and set(node.users) - {before}}
     unique, count = name, 1
     while unique in taken:
         unique, count = f"{name}_{count}", count + 1

@@ -1,0 +1,160 @@
+import pytest
+import torch
+from edgedistill.errors import ConfigError
+from edgedistill.quantize.capture import ATEN, capture, takes_batches
+from torch import nn
+from torch.nn import functional as F  # noqa: N812 - torch's own name for it
+
+
+def settled(model: nn.Module, example: torch.Tensor) -> nn.Module:
+    """Give batch norms statistics and weights other than those that change nothing."""
+    torch.manual_seed(0)
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            nn.init.uniform_(module.weight, 0.5, 2.0)
+            nn.init.normal_(module.bias)
+    for _ in range(3):
+        model(example + torch.randn_like(example))
+    return model.eval()
+
+
+def operators(graph) -> list:
+    return [node.target for node in graph.graph.nodes if node.op == "call_function"]
+
+
+LAYERS = {
+    "conv1d": (nn.Conv1d(4, 6, 3), nn.BatchNorm1d(6), (5, 4, 9)),
+    "conv2d": (nn.Conv2d(4, 6, 3, bias=False), nn.BatchNorm2d(6), (5, 4, 9, 9)),
+    "depthwise": (nn.Conv2d(4, 8, 3, groups=4), nn.BatchNorm2d(8), (5, 4, 9, 9)),
+    "same": (nn.Conv2d(4, 6, 3, padding="same"), nn.BatchNorm2d(6), (5, 4, 9, 9)),
+    "transposed": (nn.ConvTranspose2d(4, 6, 2, 2), nn.BatchNorm2d(6), (5, 4, 5, 5)),
+    "grouped transposed": (nn.ConvTranspose2d(4, 6, 3, groups=2, bias=False), nn.BatchNorm2d(6), (5, 4, 5, 5)),
+    "dense": (nn.Linear(4, 6), nn.BatchNorm1d(6), (5, 4)),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_batch_norm_folds_into_the_layer_before_it(name):
+    layer, norm, shape = LAYERS[name]
+    example = torch.randn(shape)
+    model = settled(nn.Sequential(layer, norm), example)
+    graph = capture(model, example)
+    assert len(operators(graph)) == 1
+    torch.testing.assert_close(graph(example), model(example), rtol=1e-5, atol=2e-6)
+    assert set(graph.state_dict()) == {"0.weight", "0.bias"}
+
+
+class Shared(nn.Module):
+    """One convolution under two batch norms."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.one, self.two = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.BatchNorm2d(3)
+
+    def forward(self, x):
+        return self.two(self.conv(self.one(self.conv(x))))
+
+
+def test_a_shared_weight_is_folded_apart_for_each_batch_norm():
+    example = torch.randn(4, 3, 5, 5)
+    model = settled(Shared(), example)
+    graph = capture(model, example)
+    torch.testing.assert_close(graph(example), model(example), rtol=1e-5, atol=2e-6)
+    assert len(graph.state_dict()) == 4
+
+
+class PreActivation(nn.Module):
+    """Batch norm before its convolution, and one whose input has a second reader: neither can be folded."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.conv, self.after = nn.BatchNorm2d(3), nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+
+    def forward(self, x):
+        y = self.conv(F.relu(self.norm(x)))
+        return y + self.after(y)
+
+
+def test_batch_norm_that_cannot_be_folded_stays():
+    example = torch.randn(4, 3, 5, 5)
+    model = settled(PreActivation(), example)
+    graph = capture(model, example)
+    torch.testing.assert_close(graph(example), model(example))
+    norms = [target for target in operators(graph) if "batch_norm" in str(target)]
+    assert len(norms) == 2
+
+
+class SequenceNorm(nn.Sequential):
+    """Batch norm over positions, where the dense layer's channels are last."""
+
+    def __init__(self):
+        super().__init__(nn.Linear(6, 6), nn.BatchNorm1d(6))
+
+
+def test_batch_norm_over_another_axis_is_not_folded():
+    example = torch.randn(4, 6, 6)
+    model = settled(SequenceNorm(), example)
+    torch.testing.assert_close(capture(model, example)(example), model(example))
+
+
+class InPlace(nn.Module):
+    """A tensor that is read before and after it is changed in place."""
+
+    def forward(self, x):
+        y = x * 2
+        z = y + 1
+        y.relu_()
+        return y + z
+
+
+def test_in_place_operations_keep_their_order():
+    example = torch.randn(4, 3)
+    graph = capture(InPlace(), example)
+    torch.testing.assert_close(graph(example), InPlace()(example))
+    assert ATEN.relu_.default not in operators(graph)
+
+
+def test_the_graph_takes_any_batch_and_the_model_is_untouched():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.Flatten()).train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    graph = capture(model, torch.randn(1, 3, 5, 5))
+    assert takes_batches(graph)
+    assert graph(torch.randn(7, 3, 5, 5)).shape == (7, 36)
+    assert ATEN.dropout.default not in operators(graph)
+    assert model.training
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+class FixedBatch(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.dense = nn.Linear(12, 4)
+
+    def forward(self, x):
+        return self.dense(x.reshape(1, 12))
+
+
+def test_a_model_of_fixed_batch_is_captured_for_one_sample():
+    graph = capture(FixedBatch(), torch.randn(3, 3, 4))
+    assert not takes_batches(graph)
+    assert graph(torch.randn(1, 3, 4)).shape == (1, 4)
+
+
+class Branching(nn.Module):
+    def forward(self, x):
+        return x if x.sum() > 0 else -x
+
+
+def test_a_model_that_cannot_be_captured_is_refused_by_name():
+    with pytest.raises(ConfigError, match="Branching cannot be captured"):
+        capture(Branching(), torch.randn(2, 3))
+
+
+class TwoHeads(nn.Module):
+    def forward(self, x):
+        return x, x + 1
+
+
+def test_a_model_of_two_outputs_is_refused():
+    with pytest.raises(ConfigError, match="returns 2 tensors"):
+        capture(TwoHeads(), torch.randn(2, 3))
