@@ -1,9 +1,10 @@
 import pytest
 import torch
-from edgedistill.errors import ConfigError
-from edgedistill.quantize.capture import ATEN, capture, takes_batches
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
+
+from edgedistill.errors import ConfigError
+from edgedistill.quantize.capture import ATEN, capture, takes_batches
 
 
 def settled(model: nn.Module, example: torch.Tensor) -> nn.Module:

@@ -3,12 +3,13 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from edgedistill.errors import ConfigError
-from edgedistill.quantize.fake_quant import ActivationQuantizer, fake_quantize, fake_quantize_weight, quantized_weight
-from edgedistill.quantize.ranges import MagnitudeHistogram
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
+
+from edgedistill.errors import ConfigError
+from edgedistill.quantize.fake_quant import ActivationQuantizer, fake_quantize, fake_quantize_weight, quantized_weight
+from edgedistill.quantize.ranges import MagnitudeHistogram
 
 SCALES = st.floats(2.0**-20, 2.0**10, width=32)
 

@@ -2,12 +2,13 @@ import copy
 
 import pytest
 import torch
+from torch import nn
+from torch.nn import functional as F  # noqa: N812 - torch's own name for it
+
 from edgedistill.errors import ConfigError
 from edgedistill.quantize.convert import convert
 from edgedistill.quantize.fake_quant import ActivationQuantizer
 from edgedistill.quantize.prepare import calibrate, layer_report, prepare
-from torch import nn
-from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
 
 class Net(nn.Module):
@@ -184,4 +185,7 @@ class Computed(nn.Module):
 def test_layers_without_a_stored_weight_stay_float_and_say_so():
     tokens = torch.randint(0, 5, (4, 6))
     report = layer_report(prepare(Computed(), tokens))
-    assert report == {"table": "float: an embedding is a look-up", "linear": "float: its weight is computed, not stored"}
+    assert report == {
+        "table": "float: an embedding is a look-up",
+        "linear": "float: its weight is computed, not stored",
+    }

@@ -1,0 +1,176 @@
+"""Each family of nets from float torch to the engines: agreement, accuracy, and the integer kernels that really run."""
+
+from collections import Counter
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import onnx
+import onnxruntime
+import openvino
+import pytest
+import torch
+from families import FAMILIES, Trained, train
+from torch import nn
+
+from edgedistill.errors import ConfigError
+from edgedistill.export.encodings import encode
+from edgedistill.export.onnx_export import export_onnx, serialized
+from edgedistill.export.parity import compare_outputs, require_parity, run_onnx
+from edgedistill.quantize.prepare import Prepared, calibrate, prepare
+
+OPSET = 18
+# Integer kernels of ONNX Runtime on x86 for encoding u8-i32: every layer that is reported as int8, and every addition
+# of a residual. The six float convolutions of MobileNetV3 are its squeeze-excite.
+KERNELS = {
+    "resnet": {"QLinearConv": 7, "QLinearAdd": 3, "QGemm": 1},
+    "mobilenet_v1": {"QLinearConv": 7, "QLinearAveragePool": 1, "QGemm": 1},
+    "mobilenet_v3": {"QLinearConv": 11, "QLinearAdd": 2, "QGemm": 2, "Conv": 5, "FusedConv": 1},
+    "signal": {"QLinearConv": 3, "QGemm": 2},
+    "transformer": {"QGemm": 9},
+}
+LAYERS = {
+    "QLinearConv",
+    "QLinearAdd",
+    "QLinearAveragePool",
+    "QGemm",
+    "MatMulIntegerToFloat",
+    "Conv",
+    "FusedConv",
+    "Gemm",
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    trained: Trained
+    prepared: Prepared
+    requests: dict
+    expected: np.ndarray
+    float32: onnx.ModelProto
+    int8: onnx.ModelProto
+
+    def accuracy(self, scores: np.ndarray) -> float:
+        return float((scores.reshape(1000, 10).argmax(1) == self.trained.labels.numpy()).mean())
+
+
+@cache
+def case(family: str) -> Case:
+    trained = train(family)
+    ready = trained.preprocess(trained.test)
+    prepared = prepare(trained.model, ready)
+    calibrate(prepared, trained.preprocess(trained.train).split(100))
+    with torch.no_grad():
+        expected = prepared(ready).numpy()[:, None]
+    float32, int8 = (
+        export_onnx(nn.Sequential(trained.preprocess, model), trained.test[:1], OPSET)
+        for model in (trained.model, prepared)
+    )
+    return Case(trained, prepared, {"input": trained.test.numpy()[:, None]}, expected, float32, int8)
+
+
+def kernels(model: onnx.ModelProto, path, *, arm: bool = False) -> Counter:
+    """Count the nodes of ONNX Runtime's optimised graph, for this machine or with what it allows itself on ARM."""
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath, options.log_severity_level = str(path), 3
+    if arm:
+        options.add_session_config_entry("session.qdqisint8allowed", "1")
+    onnxruntime.InferenceSession(serialized(model), options, providers=["CPUExecutionProvider"])
+    return Counter(node.op_type for node in onnx.load(str(path)).graph.node)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_float_export_answers_as_torch(family):
+    made = case(family)
+    with torch.no_grad():
+        expected = made.trained.model(made.trained.preprocess(made.trained.test)).numpy()[:, None]
+    got = run_onnx(serialized(made.float32), made.requests)["logits"]
+    require_parity(compare_outputs(expected, got), expected, "fp32", family)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_int8_export_answers_as_the_prepared_model(family):
+    made = case(family)
+    parity = compare_outputs(made.expected, run_onnx(serialized(made.int8), made.requests)["logits"])
+    require_parity(parity, made.expected, "int8", family)
+    assert parity.agreement >= 0.998
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_int8_costs_about_a_point_at_most(family):
+    made = case(family)
+    accuracy = {
+        "float": made.accuracy(run_onnx(serialized(made.float32), made.requests, optimise=True)["logits"]),
+        "int8": made.accuracy(
+            run_onnx(serialized(encode(made.int8, "u8-i32")), made.requests, optimise=True)["logits"]
+        ),
+    }
+    assert accuracy["float"] > 0.7
+    assert accuracy["int8"] >= accuracy["float"] - 0.0125
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("encoding", ["s8-f32", "u8-i32", "s8-i32"])
+def test_every_encoding_agrees_when_optimised(family, encoding):
+    made = case(family)
+    got = run_onnx(serialized(encode(made.int8, encoding)), made.requests, optimise=True)["logits"]
+    assert compare_outputs(made.expected, got).agreement >= 0.98
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_onnx_runtime_runs_every_int8_layer_in_integers(family, tmp_path):
+    found = kernels(encode(case(family).int8, "u8-i32"), tmp_path / "optimised.onnx")
+    assert {name: count for name, count in found.items() if name in LAYERS} == KERNELS[family]
+    int8 = sum(form == "int8" for form in case(family).prepared.layers.values())
+    assert found["QLinearConv"] + found["QGemm"] == int8
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_onnx_runtime_runs_them_signed_where_it_allows_itself_to(family, tmp_path):
+    found = kernels(encode(case(family).int8, "s8-i32"), tmp_path / "optimised.onnx", arm=True)
+    assert {name: count for name, count in found.items() if name in LAYERS} == KERNELS[family]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_openvino_runs_every_int8_layer_in_integers(family):
+    made = case(family)
+    core = openvino.Core()
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
+    compiled = core.compile_model(core.read_model(serialized(made.int8)), "CPU", settings)
+    forms = Counter()
+    for node in compiled.get_runtime_model().get_ops():
+        facts = node.get_rt_info()
+        if facts["layerType"].astype(str) in {"Convolution", "FullyConnected", "MatMul"}:
+            forms[facts["runtimePrecision"].astype(str) in {"i8", "u8"}] += 1
+    assert forms[True] == sum(form == "int8" for form in made.prepared.layers.values())
+    got = np.stack([next(iter(compiled(request).values())) for request in made.requests["input"]])
+    assert compare_outputs(made.expected, got).agreement >= 0.98
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_quantizers_stand_directly_before_layers_and_padding_is_part_of_them(family):
+    graph = case(family).int8.graph
+    producer = {name: node for node in graph.node for name in node.output}
+    int8 = 0
+    for node in graph.node:
+        if node.op_type in {"Conv", "Gemm", "MatMul"}:
+            before = [producer[name].op_type if name in producer else "stored" for name in node.input[:2]]
+            int8 += before == ["DequantizeLinear", "DequantizeLinear"]
+            assert "Pad" not in before
+    assert int8 == sum(form == "int8" for form in case(family).prepared.layers.values())
+
+
+@pytest.mark.parametrize("opset", [13, 17, 99])
+def test_an_opset_that_torch_does_not_write_is_refused(opset):
+    with pytest.raises(ConfigError, match=f"opset {opset} cannot be exported: torch writes 18 to 23"):
+        export_onnx(nn.Linear(3, 2), torch.zeros(1, 3), opset)
+
+
+@pytest.mark.parametrize("opset", range(18, 24))
+def test_the_opset_asked_for_is_the_one_in_the_file(opset):
+    made = case("resnet")
+    model = export_onnx(nn.Sequential(made.trained.preprocess, made.prepared), made.trained.test[:1], opset)
+    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", opset)]
+    requests = {"input": made.requests["input"][:200]}
+    got = run_onnx(serialized(model), requests)["logits"]
+    assert compare_outputs(made.expected[:200], got).agreement >= 0.98
