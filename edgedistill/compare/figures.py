@@ -58,3 +58,8 @@ def points(drop: float) -> str:
     if abs(drop) < 0.05:
         return "same accuracy"
     return f"{abs(drop):.1f} points {'lower' if drop > 0 else 'higher'}"
+
+
+def signed(value: float) -> str:
+    """Write a number with its sign, one decimal, and a true minus."""
+    return f"{value:+.1f}".replace("-", "\u2212")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydantic import ValidationError
 
 from edgedistill.config import Budget
@@ -19,14 +21,28 @@ from edgedistill.runs import Run
 MEASUREMENT_SCHEMA = "edgedistill.measurement/1"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
+class Result:
+    """A measurement under its label in a comparison, its file, and which test samples it got right, where that is known."""
+
+    label: str
+    measurement: Measurement
+    file: Path | None = None
+    correct: np.ndarray | None = None
+
+
+@dataclass(frozen=True, eq=False)
 class ResultSet:
-    """The measurements found under one path, the file of each, and the budgets of a run's targets by name."""
+    """The results found under one path, and the budgets of a run's targets by name."""
 
     name: str
-    measurements: tuple[Measurement, ...]
-    files: tuple[Path, ...]
+    results: tuple[Result, ...]
     budgets: dict[str, Budget] = field(default_factory=dict)
+
+    @property
+    def measurements(self) -> tuple[Measurement, ...]:
+        """The measurements alone."""
+        return tuple(result.measurement for result in self.results)
 
 
 def load_results(paths: Iterable[Path]) -> tuple[ResultSet, ...]:
@@ -50,15 +66,47 @@ def samples_path(file: Path, measurement: Measurement) -> Path:
     return file.parent / Path(measurement.samples).name
 
 
+def read_samples(file: Path, measurement: Measurement, names: tuple[str, ...]) -> dict[str, np.ndarray] | None:
+    """Read arrays of a measurement's raw samples; None when the archive, or one of them, is not there."""
+    try:
+        with np.load(samples_path(file, measurement), allow_pickle=False) as archive:
+            return {name: archive[name] for name in names}
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
+        return None
+
+
+def correct_answers(file: Path, measurement: Measurement) -> np.ndarray | None:
+    """Return which test samples a model got right; None when that is not recorded or contradicts its accuracy."""
+    arrays = read_samples(file, measurement, ("outputs", "labels"))
+    if arrays is None or measurement.accuracy is None or measurement.accuracy.metric != "top1":
+        return None
+    outputs, labels = arrays["outputs"], arrays["labels"]
+    if len(outputs) != len(labels) or len(labels) != measurement.accuracy.n:
+        return None
+    correct: np.ndarray = outputs.reshape(len(labels), -1).argmax(axis=1) == labels
+    return correct if math.isclose(float(correct.mean()), measurement.accuracy.value, abs_tol=1e-9) else None
+
+
 def _load(path: Path) -> ResultSet:
     if path.is_file():
-        return ResultSet(path.stem, (read_measurement(path),), (path,))
+        return ResultSet(path.stem, (read_result(path),))
     if not path.is_dir():
         raise ConfigError(f"{path}: no such run folder or measurement file")
     is_run = (path / "manifest.json").is_file()
     files = tuple(sorted((path / "measurements" if is_run else path).glob("*.json")))
     budgets = _budgets(Run(path), path) if is_run else {}
-    return ResultSet(path.resolve().name, tuple(read_measurement(file) for file in files), files, budgets)
+    return ResultSet(path.resolve().name, tuple(read_result(file) for file in files), budgets)
+
+
+def read_result(path: Path) -> Result:
+    """Read a measurement file, and from its raw samples which answers were right."""
+    measurement = read_measurement(path)
+    return Result(describe_model(measurement), measurement, path, correct_answers(path, measurement))
+
+
+def describe_model(measurement: Measurement) -> str:
+    """Name a measured model: "student int8"."""
+    return f"{measurement.model.name} {measurement.precision.requested}"
 
 
 def read_measurement(path: Path) -> Measurement:

@@ -67,6 +67,8 @@ def _notes_of_row(row: Row, baseline: str | None) -> Iterator[tuple[str, str]]:
         low, high = figures.milliseconds(min(p50s)), figures.milliseconds(max(p50s))
         yield "label", f"its processes disagree: p50 from {low} to {high} ms"
     yield from _budget_notes(row)
+    if row.differs:
+        yield "label", f"not the same as in {baseline}: {'; '.join(row.differs)}"
     if m.precision.executed is None:
         yield "precision", f"precision that ran is not known: {reason(m, 'precision.executed')}"
     elif set(m.precision.executed) > {m.precision.requested} or m.precision.requested not in m.precision.executed:

@@ -16,6 +16,8 @@ from edgedistill.compare.svg import SERIES, new_axes, style, to_svg
 from edgedistill.records import TrainedModel
 
 QUANTILES = np.linspace(0, 1, 201)
+SHOWN = 0.99
+"""The axis ends beyond this fraction: a single slow inference would otherwise press all others into a corner."""
 
 
 class Look(NamedTuple):
@@ -76,6 +78,9 @@ def latency_distribution(samples: Mapping[str, Sequence[np.ndarray]], labels: Se
                 _ecdf(axes, process, looks[label], None)
             _ecdf(axes, pooled, looks[label], label)
             medians.append(f"{label}: median {figures.significant(float(np.median(pooled)))} ms of {len(pooled)}")
+        fastest = min(float(process.min()) for processes in samples.values() for process in processes)
+        slowest = max(float(np.quantile(np.concatenate(processes), SHOWN)) for processes in samples.values())
+        axes.set_xlim(0.9 * fastest, 1.25 * slowest)
         _log_ticks(axes)
         axes.set_xlabel("latency, ms (log)")
         axes.set_ylabel("fraction of inferences")
@@ -87,7 +92,7 @@ def latency_distribution(samples: Mapping[str, Sequence[np.ndarray]], labels: Se
 def training_curves(models: Mapping[str, TrainedModel], name: str) -> str | None:
     """Plot validation accuracy by epoch of each model that has a history."""
     curves = {
-        label: [(e.epoch + 1, 100 * e.val_accuracy) for e in model.history if e.val_accuracy is not None]
+        label: [(e.epoch, 100 * e.val_accuracy) for e in model.history if e.val_accuracy is not None]
         for label, model in models.items()
     }
     curves = {label: curve for label, curve in curves.items() if len(curve) > 1}

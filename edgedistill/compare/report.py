@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -17,12 +16,12 @@ from markupsafe import Markup
 from edgedistill.compare import figures
 from edgedistill.compare.budget import reason
 from edgedistill.compare.comparison import Comparison, Group, summarise_run
-from edgedistill.compare.load import ResultSet, load_run, samples_path
+from edgedistill.compare.load import ResultSet, load_run, read_samples
 from edgedistill.compare.notes import Notes, notes_of, precision
 from edgedistill.compare.plots import accuracy_latency, latency_distribution, training_curves
 from edgedistill.compare.stages import STAGES, Stages, control_gain, outcome, read_stages
 from edgedistill.config import Budget
-from edgedistill.records import TrainedModel
+from edgedistill.records import Measurement, TrainedModel
 from edgedistill.runs import Run, write_atomic
 
 TEMPLATE = "template.html.j2"
@@ -37,6 +36,7 @@ class GroupView:
     accuracy_plot: Markup | None
     latency_plot: Markup | None
     missing_samples: tuple[str, ...]
+    is_paired: bool
 
 
 @dataclass(frozen=True)
@@ -107,15 +107,17 @@ def _group_view(group: Group, result: ResultSet, index: int) -> GroupView:
         accuracy_plot=_markup(accuracy_latency(group.rows, f"accuracy-{index}")),
         latency_plot=_markup(latency_distribution(samples, labels, f"latency-{index}")),
         missing_samples=missing,
+        is_paired=any(row.accuracy_drop.paired for row in group.rows if row.accuracy_drop is not None),
     )
 
 
 def _samples(group: Group, result: ResultSet) -> tuple[dict[str, Sequence[np.ndarray]], tuple[str, ...]]:
-    files = {id(m): file for m, file in zip(result.measurements, result.files, strict=True)}
+    files = {id(one.measurement): one.file for one in result.results}
     found: dict[str, Sequence[np.ndarray]] = {}
     missing = []
     for row in group.rows:
-        clean = clean_samples_ms(samples_path(files[id(row.measurement)], row.measurement))
+        file = files[id(row.measurement)]
+        clean = [] if file is None else clean_samples_ms(file, row.measurement)
         if clean:
             found[row.label] = clean
         else:
@@ -123,14 +125,13 @@ def _samples(group: Group, result: ResultSet) -> tuple[dict[str, Sequence[np.nda
     return found, tuple(missing)
 
 
-def clean_samples_ms(path: Path) -> list[np.ndarray]:
-    """Read the samples that were not preempted, in milliseconds, one array per process; empty when there are none."""
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            latency, preempted, process = arrays["latency_ns"], arrays["preempted"], arrays["process"]
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+def clean_samples_ms(file: Path, measurement: Measurement) -> list[np.ndarray]:
+    """Return the samples that were not preempted, in milliseconds, one array per process; empty when there are none."""
+    arrays = read_samples(file, measurement, ("latency_ns", "preempted", "process"))
+    if arrays is None:
         return []
-    clean = ~preempted.astype(bool) & (latency > 0)
+    latency, process = arrays["latency_ns"], arrays["process"]
+    clean = ~arrays["preempted"].astype(bool) & (latency > 0)
     groups = (latency[clean & (process == i)] / 1e6 for i in np.unique(process))
     return [group for group in groups if len(group)]
 

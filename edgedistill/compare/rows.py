@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import numpy as np
 from pydantic import Field
 
 from edgedistill.compare.budget import BudgetCheck
-from edgedistill.compare.stats import AccuracyDrop, Speedup, accuracy_drop, speedup
+from edgedistill.compare.load import Result
+from edgedistill.compare.stats import AccuracyDrop, Speedup, accuracy_drop, correctness_correlation, speedup
 from edgedistill.records import Measurement, Record
 
 
 class Row(Record):
-    """A measurement beside its baseline; `reasons` says why a comparison is null, by field."""
+    """A measurement beside its baseline; `reasons` says why a comparison is null, by field.
+
+    `differs` lists what else is not the same and does not forbid a comparison, such as the engine.
+    """
 
     label: str
     measurement: Measurement
@@ -20,36 +27,37 @@ class Row(Record):
     size_ratio: float | None = None
     energy_ratio: float | None = None
     budget: BudgetCheck | None = None
+    differs: tuple[str, ...] = ()
     reasons: dict[str, str] = Field(default_factory=dict)
 
 
-def baseline_row(label: str, measurement: Measurement) -> Row:
+def baseline_row(baseline: Result) -> Row:
     """Give the baseline its row."""
-    return Row(label=label, measurement=measurement, is_baseline=True)
+    return Row(label=baseline.label, measurement=baseline.measurement, is_baseline=True)
 
 
-def candidate_row(
-    label: str, measurement: Measurement, baseline: Measurement | None, baseline_label: str | None
-) -> Row:
+def candidate_row(candidate: Result, baseline: Result | None) -> Row:
     """Compare a measurement with its baseline as far as their conditions allow."""
+    label, measurement = candidate.label, candidate.measurement
     if baseline is None:
         absent = "the teacher was not measured on this target"
         return Row(label=label, measurement=measurement, is_baseline=False, reasons={"speedup": absent})
     reasons = {}
-    if differing := unlike(baseline, measurement):
-        reasons["speedup"] = f"conditions differ from {baseline_label}: {'; '.join(differing)}"
-    drop, reasons_drop = _accuracy(baseline, measurement)
-    energy, reasons_energy = _energy(baseline, measurement)
+    if differing := unlike(baseline.measurement, measurement):
+        reasons["speedup"] = f"conditions differ from {baseline.label}: {'; '.join(differing)}"
+    drop, reasons_drop = _accuracy(baseline, candidate)
+    energy, reasons_energy = _energy(baseline.measurement, measurement)
     if differing and energy is not None:
         energy, reasons_energy = None, {"energy_ratio": reasons["speedup"]}
     return Row(
         label=label,
         measurement=measurement,
         is_baseline=False,
-        speedup=None if differing else speedup(baseline, measurement),
+        speedup=None if differing else speedup(baseline.measurement, measurement),
         accuracy_drop=drop,
-        size_ratio=baseline.size_bytes / measurement.size_bytes if measurement.size_bytes else None,
+        size_ratio=baseline.measurement.size_bytes / measurement.size_bytes if measurement.size_bytes else None,
         energy_ratio=energy,
+        differs=different(baseline.measurement, measurement),
         reasons=reasons | reasons_drop | reasons_energy,
     )
 
@@ -65,20 +73,42 @@ def unlike(baseline: Measurement, candidate: Measurement) -> tuple[str, ...]:
         "power mode": (a.power_mode, b.power_mode),
         "governor": (a.governor, b.governor),
     }
-    return tuple(f"{name} {_known(x)} vs {_known(y)}" for name, (x, y) in knobs.items() if x != y)
+    return _differences(knobs)
+
+
+def different(baseline: Measurement, candidate: Measurement) -> tuple[str, ...]:
+    """List what else is not the same: the engine and what it runs on may be the very thing that is compared."""
+    a, b = baseline.device, candidate.device
+    facts = {
+        "kit": (baseline.kit, candidate.kit),
+        "engine": (f"{a.engine.name} {a.engine.version}", f"{b.engine.name} {b.engine.version}"),
+        "kernel": (a.kernel, b.kernel),
+        "python": (a.python, b.python),
+    }
+    return _differences(facts)
+
+
+def _differences(pairs: Mapping[str, tuple[object, object]]) -> tuple[str, ...]:
+    return tuple(f"{name} {_known(x)} vs {_known(y)}" for name, (x, y) in pairs.items() if x != y)
 
 
 def _known(value: object) -> str:
     return "not known" if value is None else str(value)
 
 
-def _accuracy(baseline: Measurement, candidate: Measurement) -> tuple[AccuracyDrop | None, dict[str, str]]:
-    a, b = baseline.accuracy, candidate.accuracy
+def _accuracy(baseline: Result, candidate: Result) -> tuple[AccuracyDrop | None, dict[str, str]]:
+    a, b = baseline.measurement.accuracy, candidate.measurement.accuracy
     if a is None or b is None:
         return None, {"accuracy_drop": f"accuracy of the {'baseline' if a is None else 'candidate'} was not measured"}
     if a.metric != b.metric:
         return None, {"accuracy_drop": f"the metrics differ: {a.metric} vs {b.metric}"}
-    return accuracy_drop(a, b), {}
+    return accuracy_drop(a, b, _correlation(baseline.correct, candidate.correct)), {}
+
+
+def _correlation(baseline: np.ndarray | None, candidate: np.ndarray | None) -> float | None:
+    if baseline is None or candidate is None or len(baseline) != len(candidate):
+        return None
+    return correctness_correlation(baseline, candidate)
 
 
 def _energy(baseline: Measurement, candidate: Measurement) -> tuple[float | None, dict[str, str]]:

@@ -83,12 +83,14 @@ def control_gain(stages: Stages) -> str | None:
 
 def _gain(drop: AccuracyDrop, n: int) -> str:
     low, high = drop.ci95_points
-    basis = f"95\u00a0% interval {low:+.1f} to {high:+.1f} from {n} validation samples, one seed each"
+    basis = (
+        f"95\u00a0% interval {figures.signed(low)} to {figures.signed(high)} from {n} validation samples, one seed each"
+    )
     if drop.verdict == "lower":
         return f"Distillation gained {drop.points:.1f} points on validation over the same student without the teacher ({basis})."
     if drop.verdict == "higher":
-        return f"Distillation did not help: {drop.points:+.1f} points on validation against the same student without the teacher ({basis})."
-    return f"Distillation did not clearly help: {drop.points:+.1f} points on validation, within the error ({basis})."
+        return f"Distillation did not help: {figures.signed(drop.points)} points on validation against the same student without the teacher ({basis})."
+    return f"Distillation did not clearly help: {figures.signed(drop.points)} points on validation, within the error ({basis})."
 
 
 def outcome(stages: Stages, stage: str) -> str:

@@ -35,11 +35,15 @@ class Speedup(Record):
 
 
 class AccuracyDrop(Record):
-    """Baseline accuracy less the candidate's, in percentage points: above 0 the candidate is less accurate."""
+    """Baseline accuracy less the candidate's, in percentage points: above 0 the candidate is less accurate.
+
+    `paired` tells an interval that knows which samples both got right from one that takes the two as independent.
+    """
 
     points: float
     ci95_points: tuple[float, float]
     verdict: AccuracyVerdict
+    paired: bool
 
 
 def speedup(baseline: Measurement, candidate: Measurement) -> Speedup:
@@ -84,19 +88,36 @@ def _speed_verdict(difference: float, interval: tuple[float, float] | None) -> S
     return "no difference seen"
 
 
-def accuracy_drop(baseline: Accuracy, candidate: Accuracy) -> AccuracyDrop:
-    """Compare two accuracies by Newcombe's interval, built from the Wilson interval of each.
+def accuracy_drop(baseline: Accuracy, candidate: Accuracy, correlation: float | None = None) -> AccuracyDrop:
+    """Compare two accuracies by Newcombe's interval (1998, method 10), built from the Wilson interval of each.
 
-    It takes the two as independent. Models that answer the same test set err on the same samples more often than chance, so the
-    true interval is narrower: this one misses some real differences and rarely claims a false one.
+    Models that answer the same samples mostly err on the same ones; their `correlation` narrows the interval. Without it the two
+    are taken as independent, which misses some real differences and rarely claims a false one.
     """
     (low_b, high_b), (low_c, high_c) = baseline.ci95, candidate.ci95
-    drop = baseline.value - candidate.value
-    below = math.hypot(baseline.value - low_b, high_c - candidate.value)
-    above = math.hypot(high_b - baseline.value, candidate.value - low_c)
-    low, high = drop - below, drop + above
+    drop, phi = baseline.value - candidate.value, correlation or 0.0
+    low = drop - _combined(baseline.value - low_b, high_c - candidate.value, phi)
+    high = drop + _combined(high_b - baseline.value, candidate.value - low_c, phi)
     verdict: AccuracyVerdict = "lower" if low > 0 else "higher" if high < 0 else "no difference seen"
-    return AccuracyDrop(points=100 * drop, ci95_points=(100 * low, 100 * high), verdict=verdict)
+    return AccuracyDrop(
+        points=100 * drop, ci95_points=(100 * low, 100 * high), verdict=verdict, paired=correlation is not None
+    )
+
+
+def correctness_correlation(baseline: np.ndarray, candidate: np.ndarray) -> float:
+    """Return how far two models are right on the same samples: phi, with Newcombe's continuity correction."""
+    n = len(baseline)
+    both, neither = int((baseline & candidate).sum()), int((~baseline & ~candidate).sum())
+    only_b, only_c = int((baseline & ~candidate).sum()), int((~baseline & candidate).sum())
+    scale = (both + only_b) * (neither + only_c) * (both + only_c) * (neither + only_b)
+    if scale == 0:
+        return 0.0
+    cross = both * neither - only_b * only_c
+    return (max(cross - n / 2, 0.0) if cross > 0 else cross) / math.sqrt(scale)
+
+
+def _combined(one: float, other: float, phi: float) -> float:
+    return math.sqrt(max(0.0, one * one - 2 * phi * one * other + other * other))
 
 
 def wilson(fraction: float, n: int) -> Accuracy:

@@ -49,7 +49,17 @@ def samples_of(fake: Fake) -> dict[str, np.ndarray]:
         "latency_ns": np.concatenate(latencies).astype(np.int64),
         "preempted": np.concatenate(preempted),
         "process": np.concatenate(process).astype(np.int32),
-    }
+    } | answers_of(fake)
+
+
+def answers_of(fake: Fake) -> dict[str, np.ndarray]:
+    """Scores that get `correct` samples right: mostly the same easy ones for all models, as real ones do."""
+    labels = np.random.default_rng(99).integers(0, 10, fake.n)
+    difficulty = np.arange(fake.n) + 0.02 * fake.n * np.random.default_rng(fake.seed).standard_normal(fake.n)
+    answers = (labels + 1) % 10
+    right = np.argsort(difficulty)[: fake.correct]
+    answers[right] = labels[right]
+    return {"outputs": np.eye(10, dtype=np.float32)[answers][:, None, :], "labels": labels}
 
 
 def measurement_table(fake: Fake) -> dict[str, Any]:
@@ -164,7 +174,7 @@ def history(epochs: int, best: float, seed: int) -> list[dict[str, Any]]:
     rng = np.random.default_rng(seed)
     line = lambda i: best * (1 - 0.55 * np.exp(-3.2 * (i + 1) / epochs)) + 0.006 * rng.standard_normal()  # noqa: E731
     return [
-        {"epoch": i, "loss": 2.0 * float(np.exp(-2 * i / epochs)) + 0.3, "lr": 0.1 * (1 - i / epochs),
+        {"epoch": i + 1, "loss": 2.0 * float(np.exp(-2 * i / epochs)) + 0.3, "lr": 0.1 * (1 - i / epochs),
          "val_accuracy": float(min(1, line(i))) if i < epochs - 1 else best, "seconds": 4.2}
         for i in range(epochs)
     ]  # fmt: skip

@@ -7,7 +7,7 @@ from compare_builders import INT8, STUDENT, TEACHER, Fake, measurement, measurem
 from rich.console import Console
 
 from edgedistill.compare.comparison import Comparison, compare, compare_runs, summarise_run, to_json
-from edgedistill.compare.load import ResultSet, load_results, load_run
+from edgedistill.compare.load import Result, ResultSet, describe_model, load_results, load_run
 from edgedistill.compare.table import render_table
 from edgedistill.config import Budget
 from edgedistill.errors import ConfigError, IncomparableError
@@ -22,8 +22,8 @@ def on(fake: Fake, **facts) -> Fake:
 
 
 def run_of(*fakes: Fake, name="run") -> ResultSet:
-    measurements = tuple(measurement(fake) for fake in fakes)
-    return ResultSet(name, measurements, tuple(Path(f"{i}.json") for i in range(len(fakes))))
+    measurements = [measurement(fake) for fake in fakes]
+    return ResultSet(name, tuple(Result(describe_model(m), m, Path(f"{i}.json")) for i, m in enumerate(measurements)))
 
 
 def answer(*fakes: Fake, **budget) -> str:
@@ -65,6 +65,7 @@ def test_another_engine_on_the_same_device_is_compared_and_shown():
     group = compare(measurement(STUDENT), [measurement(replace(STUDENT, kit="ort", p50_ns=950_000))]).groups[0]
     assert [row.label for row in group.rows] == ["student fp32 (openvino)", "student fp32 (ort)"]
     assert group.rows[1].speedup.verdict == "slower"
+    assert group.rows[1].differs == ("kit openvino vs ort", "engine OpenVINO 2026.4.1 vs ONNX Runtime 1.32.0")
 
 
 def energy(value: float, source: str) -> dict:
@@ -219,6 +220,26 @@ def test_few_processes_and_disturbance_are_said():
 
 def test_no_student():
     assert answer(TEACHER) == "pc: nothing to decide, no student was measured here"
+
+
+def test_answers_to_the_same_samples_are_paired(tmp_path):
+    result = load_run(write_run(tmp_path / "run"))
+    known = summarise_run(result).groups[0].rows[2].accuracy_drop
+    unknown = summarise_run(replace(result, results=tuple(replace(r, correct=None) for r in result.results)))
+    unpaired = unknown.groups[0].rows[2].accuracy_drop
+    assert (known.paired, unpaired.paired) == (True, False)
+    assert known.points == unpaired.points
+    width, unpaired_width = (high - low for low, high in (known.ci95_points, unpaired.ci95_points))
+    assert width < unpaired_width / 1.5
+
+
+def test_answers_that_contradict_the_accuracy_are_not_used(tmp_path):
+    file = write_measurement(tmp_path, STUDENT)
+    table = json.loads(file.read_text())
+    table["accuracy"]["value"] = 0.5
+    file.write_text(json.dumps(table))
+    (result,) = load_results([file])
+    assert result.results[0].correct is None
 
 
 def test_json_holds_every_measurement_and_can_be_read_back(tmp_path):
