@@ -144,10 +144,11 @@ def _trained(stages: Stages) -> dict[str, TrainedModel]:
 
 
 def _install_line(run: Run) -> str | None:
+    """Pin the packages of all stages, without the build tag (+cpu) that the package index does not know."""
     pins: dict[str, set[str]] = {}
     for entry in run.stages.values():
         for package, version in (entry.get("versions") or {}).items():
             if "." in str(version):
-                pins.setdefault(package, set()).add(str(version))
+                pins.setdefault(package, set()).add(str(version).partition("+")[0])
     shown = [f"{package}=={version}" for package, versions in sorted(pins.items()) for version in sorted(versions)]
     return "pip install " + " ".join(shown) if shown else None

@@ -240,6 +240,6 @@ def _stages(refs: list[dict[str, Any]], control: float | None) -> dict[str, dict
     }
     return {
         name: {"key": SHA.get(name, "9" * 64), "record": record, "config": configs.get(name, {}),
-               "versions": {"torch": "2.13.0", "numpy": "2.4.1"}, "seconds": 12.5 * (i + 1)}
+               "versions": {"torch": "2.13.0+cpu", "numpy": "2.4.1"}, "seconds": 12.5 * (i + 1)}
         for i, (name, record) in enumerate(_records(refs, control).items())
     }  # fmt: skip

@@ -74,9 +74,7 @@ def odd_run(folder: Path) -> Path:
 
 
 def test_the_answer_comes_first(page):
-    answer = page.index(
-        "ship student int8 — 8.9x faster than the teacher, 1.1 points lower, 98.3 kB"
-    )
+    answer = page.index("ship student int8 — 8.9x faster than the teacher, 1.1 points lower, 98.3 kB")
     assert answer < page.index("<main>") < page.index("<table")
 
 
@@ -191,6 +189,12 @@ def test_what_the_teacher_gave_is_said_plainly(tmp_path):
         (0.91, "did not help: \u22122.6"),
     ):
         assert words in render_report(write_run(tmp_path / f"{control}", RUN, control=control))
+
+
+def test_how_to_install_is_without_build_tags(run):
+    text = render_report(run)
+    assert "pip install numpy==2.4.1 torch==2.13.0\n" in text
+    assert "torch 2.13.0+cpu" in text
 
 
 def test_write_report(run):

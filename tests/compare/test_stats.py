@@ -42,6 +42,7 @@ def test_verdicts(before, after, verdict):
     assert (found.ci95 is None) == (verdict == "cannot tell")
 
 
+@settings(deadline=None)  # this machine is shared
 @given(p50s)
 def test_a_model_is_as_fast_as_itself(values):
     found = speedup_of(values, values)
@@ -50,6 +51,7 @@ def test_a_model_is_as_fast_as_itself(values):
     assert found.verdict == "no difference seen"
 
 
+@settings(deadline=None)  # this machine is shared
 @given(p50s, p50s)
 def test_reversing_a_comparison_inverts_it(before, after):
     there, back = speedup_of(before, after), speedup_of(after, before)
@@ -59,6 +61,7 @@ def test_reversing_a_comparison_inverts_it(before, after):
     assert back.verdict == opposite.get(there.verdict, there.verdict)
 
 
+@settings(deadline=None)  # this machine is shared
 @given(p50s, st.floats(1e-3, 1e3))
 def test_units_do_not_matter(values, unit):
     other = [2 * value for value in values]
@@ -66,7 +69,7 @@ def test_units_do_not_matter(values, unit):
     assert scaled.value == pytest.approx(speedup_of(values, other).value)
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(st.integers(0, 10_000))
 def test_intervals_rarely_exclude_the_truth(seed):
     rng = np.random.default_rng(seed)
@@ -114,7 +117,7 @@ def test_a_model_paired_with_itself_has_hardly_any_interval():
     assert -0.5 < low < 0 < high < 0.5
 
 
-@settings(max_examples=20)
+@settings(max_examples=20, deadline=None)
 @given(st.integers(0, 10_000))
 def test_paired_intervals_rarely_exclude_the_truth(seed):
     rng = np.random.default_rng(seed)
@@ -125,6 +128,7 @@ def test_paired_intervals_rarely_exclude_the_truth(seed):
     assert misses < 25
 
 
+@settings(deadline=None)  # this machine is shared
 @given(st.integers(0, 500), st.integers(0, 500))
 def test_accuracy_drop_inverts(hits, others):
     there = accuracy_drop(wilson(hits / 500, 500), wilson(others / 500, 500))
