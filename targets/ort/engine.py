@@ -9,6 +9,9 @@ from typing import Any, Dict, Optional, Tuple
 
 import numpy as np
 
+# From 1.32 on, importing ONNX Runtime starts a thread that reports usage, and writes into the home folder.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
 PRECISIONS = ("fp32", "int8")
 PROVIDERS = ["CPUExecutionProvider"]
 QUIET = 3  # errors only: warnings about unused initializers say nothing to a user

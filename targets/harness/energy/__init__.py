@@ -27,7 +27,7 @@ def meter(source: Source, work: Work, seconds: float) -> Dict[str, Any]:
     used_uj = source.used_uj(begin_uj, source.read_uj())
     window_s = (time.perf_counter_ns() - begin_ns) / 1e9
     after_mw = _idle_mw(source, seconds / 4)
-    subtracted, reason = _subtract_idle(used_uj, window_s, before_mw, after_mw)
+    subtracted, reason = subtract_idle(used_uj, window_s, before_mw, after_mw)
     return {
         "per_inference": used_uj / n,
         "idle_subtracted": None if subtracted is None else subtracted / n,
@@ -36,7 +36,7 @@ def meter(source: Source, work: Work, seconds: float) -> Dict[str, Any]:
     }
 
 
-def _subtract_idle(
+def subtract_idle(
     used_uj: float, window_s: float, before_mw: float, after_mw: float
 ) -> "tuple[float | None, str | None]":
     """Return the energy above idle, or why the idle power cannot be subtracted."""
@@ -55,4 +55,4 @@ def _idle_mw(source: Source, seconds: float) -> float:
     return used_uj / ((time.perf_counter_ns() - begin_ns) / 1e9) / 1000
 
 
-__all__ = ["NoSourceError", "Source", "find_source", "meter"]
+__all__ = ["NoSourceError", "Source", "find_source", "meter", "subtract_idle"]

@@ -1,0 +1,60 @@
+"""A real engine of the harness's contract, small enough to misbehave on purpose: its model is a JSON script."""
+
+import json
+import os
+import signal
+import time
+
+import numpy as np
+
+
+def describe():
+    return {"name": "scripted", "version": np.__version__}
+
+
+def compile(model, out, precision, threads):  # noqa: A001
+    script = json.loads(model.read_text(encoding="utf-8"))
+    if "refuse" in script:
+        raise RuntimeError(script["refuse"])
+    (out / "model.json").write_text(json.dumps(script), encoding="utf-8")
+    return {"entry": "model.json", "files": ["model.json"], "extras": []}
+
+
+def load(entry, precision, threads):
+    script = json.loads(entry.read_text(encoding="utf-8"))
+    if "pid_file" in script:
+        with open(script["pid_file"], "w", encoding="utf-8") as file:
+            file.write(str(os.getpid()))
+    print("engines print what they like")  # noqa: T201
+    return Session(script, threads)
+
+
+class Session:
+    inputs = ["x"]
+
+    def __init__(self, script, threads):
+        self.script, self.count, self._threads = script, 0, threads
+        self.held = bytearray(b"\1") * script.get("hold_bytes", 0)
+
+    def set(self, feed):
+        self.x = feed["x"]
+
+    def infer(self):
+        self.count += 1
+        script = self.script
+        if self.count == script.get("dies_at"):
+            os.kill(os.getpid(), getattr(signal, script["signal"]))
+        if self.count == script.get("raises_at"):
+            raise ValueError("first line\n\nsecond line")
+        time.sleep(0.00005 * max(0, script.get("cold_inferences", 0) - self.count))
+        time.sleep(script.get("seconds", 0.0))
+        self.y = self.x * script.get("factor", 1.0)
+
+    def outputs(self):
+        return {"y": self.y}
+
+    def threads(self):
+        return self._threads
+
+    def executed(self):
+        return self.script.get("executed", {"fp32": 1}), self.script.get("unknown")

@@ -1,0 +1,210 @@
+import json
+import os
+import zipfile
+
+import numpy as np
+import pytest
+from jobs import SCRIPTED, TARGETS, arm, harness, scripted_arm, write_job
+
+from edgedistill.records import Measurement
+
+
+def run_one(folder, script=None, program=TARGETS / "harness", job=None, **changes):
+    """Run a job of one scripted arm and return its result and the harness's stderr."""
+    path = write_job(folder, [scripted_arm(folder, "one", script, **changes)], **(job or {}))
+    _, results, stderr = harness("bench", path, program=program)
+    assert isinstance(results, list), results
+    return results[0], stderr
+
+
+def test_a_measurement_has_the_schema_and_its_raw_samples(tmp_path):
+    result, stderr = run_one(tmp_path, expected="same", metric="top1", job={"processes": 3})
+    measured = Measurement.model_validate(result["measurement"])
+    assert Measurement.model_validate_json((tmp_path / "measurements" / "one.json").read_text()) == measured
+    assert measured.accuracy.value == 1.0
+    assert measured.accuracy.n == 40
+    assert measured.parity.max_abs_diff == 0.0
+    assert measured.model.lineage == {"teacher": "1" * 64}
+    assert measured.device.engine.name == "scripted"
+    assert measured.throughput_per_s > 0
+    with np.load(tmp_path / "measurements" / measured.samples) as raw:
+        assert len(raw["latency_ns"]) == len(raw["preempted"]) == len(raw["process"])
+        assert set(raw["process"]) == set(raw["warmup_process"]) == {0, 1, 2}
+        assert raw["outputs"].shape == (40, 1, 3)
+        assert np.count_nonzero(~raw["preempted"]) == measured.latency_ns.n
+        assert len(raw["warmup_ns"]) == sum(process.warmup_n for process in measured.processes)
+    assert "bench one check top1 1.0000" in stderr
+    assert "bench one process 3/3 p50" in stderr
+
+
+def test_nothing_but_the_results_is_left_behind(tmp_path):
+    run_one(tmp_path)
+    assert sorted(path.name for path in (tmp_path / "measurements").iterdir()) == ["one.json", "one.npz"]
+
+
+def test_what_is_not_measured_is_null_with_a_reason(tmp_path):
+    measured = run_one(
+        tmp_path, {"executed": None, "unknown": "a closed format"}, reasons={"accuracy": "random inputs"}
+    )
+    measured = measured[0]["measurement"]
+    assert measured["accuracy"] is None
+    assert measured["parity"] is None
+    assert measured["precision"]["executed"] is None
+    assert measured["reasons"]["accuracy"] == "random inputs"
+    assert measured["reasons"]["parity"] == "no expected outputs were recorded"
+    assert measured["reasons"]["precision.executed"] == "a closed format"
+    if measured["energy_uj"] is None:
+        assert measured["reasons"]["energy_uj"].startswith("no energy counter: ")
+
+
+def test_parity_reports_the_largest_difference(tmp_path):
+    parity = run_one(tmp_path, expected="more")[0]["measurement"]["parity"]
+    assert parity == {"max_abs_diff": 0.5, "agreement": 1.0}
+
+
+def test_disagreeing_answers_lower_the_agreement(tmp_path):
+    parity = run_one(tmp_path, {"factor": -1.0}, expected="same")[0]["measurement"]["parity"]
+    assert parity["agreement"] == 0.0
+
+
+def test_infinite_answers_where_numbers_are_expected_fail_the_arm(tmp_path):
+    result, _ = run_one(tmp_path, {"factor": 1e39}, expected="same")
+    assert "infinite or undefined" in result["error"]
+
+
+def test_a_failing_arm_does_not_stop_the_others(tmp_path):
+    scripts = {
+        "good": {},
+        "killed": {"dies_at": 3, "signal": "SIGSEGV"},
+        "late": {"dies_at": 45, "signal": "SIGABRT"},
+        "raising": {"raises_at": 2},
+    }
+    arms = [scripted_arm(tmp_path, name, script) for name, script in scripts.items()]
+    arms.append(arm("absent", tmp_path / "nowhere", tmp_path / "good.json"))
+    code, results, _ = harness("bench", write_job(tmp_path, arms))
+    assert code == 5
+    errors = {result["name"]: result.get("error") for result in results}
+    assert errors == {
+        "good": None,
+        "killed": "scripted: the process was killed by SIGSEGV",
+        "late": "scripted: the process was killed by SIGABRT",
+        "raising": "scripted: first line second line",
+        "absent": "nowhere: No module named 'engine'",
+    }
+    assert sorted(path.name for path in (tmp_path / "measurements").iterdir()) == ["good.json", "good.npz"]
+
+
+@pytest.mark.parametrize(
+    ("precision", "executed", "words"),
+    [
+        ("int8", {"fp32": 4}, "int8 was asked for, and no layer runs in int8"),
+        ("fp32", {"fp32": 1, "bf16": 3}, "fp32 was asked for, and layers run in bf16"),
+    ],
+)
+def test_another_precision_than_asked_for_is_refused(tmp_path, precision, executed, words):
+    result, _ = run_one(tmp_path, {"executed": executed}, precision=precision)
+    assert words in result["error"]
+
+
+def test_more_threads_than_the_device_has_are_refused(tmp_path):
+    result, _ = run_one(tmp_path, threads=1000)
+    assert "1000 threads are asked for" in result["error"]
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="the system does not bind processes to CPUs")
+def test_a_process_is_bound_to_the_last_cpus_and_says_so(tmp_path):
+    measured = run_one(tmp_path)[0]["measurement"]
+    assert measured["processes"][0]["affinity"] == sorted(os.sched_getaffinity(0))[-1:]
+    assert measured["processes"][0]["threads"] == 1
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="peak memory is read from Linux's /proc")
+def test_memory_is_the_models_own(tmp_path):
+    small = run_one(tmp_path)[0]["measurement"]["memory_bytes"]
+    large = run_one(tmp_path, {"hold_bytes": 50_000_000})[0]["measurement"]["memory_bytes"]
+    assert 50_000_000 <= large["increment"] - small["increment"] < 52_000_000
+    assert small["increment"] < 4_000_000
+
+
+def test_warm_up_goes_on_until_latency_is_steady(tmp_path):
+    result, _ = run_one(tmp_path, {"cold_inferences": 120, "seconds": 0.001}, job={"seconds": 0.5})
+    process = result["measurement"]["processes"][0]
+    assert process["steady"]
+    assert 150 <= process["warmup_n"] <= 300
+    assert result["measurement"]["latency_ns"]["p50"] < 3e6
+
+
+def test_a_slow_model_is_sampled_past_the_time_but_not_for_ever(tmp_path):
+    result, _ = run_one(tmp_path, {"seconds": 0.03}, job={"seconds": 0.1})
+    process = result["measurement"]["processes"][0]
+    assert 20 <= process["n"] <= 34  # 10 times 0.1 s at 30 ms, not 50 samples
+    assert not process["steady"]
+    assert "steady" in result["measurement"]["reasons"]["processes"]
+
+
+def test_arms_take_turns_in_an_order_that_the_seed_fixes(tmp_path):
+    arms = [scripted_arm(tmp_path, name) for name in "abcd"]
+    orders = []
+    for _ in range(2):
+        _, _, stderr = harness("bench", write_job(tmp_path, arms, processes=3, seconds=0.01))
+        orders.append([line.split()[1] for line in stderr.splitlines() if " process " in line])
+    assert orders[0] == orders[1]
+    rounds = [tuple(orders[0][i : i + 4]) for i in (0, 4, 8)]
+    assert all(sorted(turn) == list("abcd") for turn in rounds)
+    assert len(set(rounds)) > 1
+
+
+def test_the_harness_runs_from_inside_a_zip(tmp_path):
+    program = tmp_path / "harness.pyz"
+    with zipfile.ZipFile(program, "w") as archive:
+        for path in sorted((TARGETS / "harness").rglob("*.py")):
+            archive.write(path, path.relative_to(TARGETS / "harness"))
+        archive.write(SCRIPTED / "engine.py", "kits/scripted/engine.py")
+    result, _ = run_one(tmp_path, program=program, expected="same", kit_dir=str(program / "kits" / "scripted"))
+    assert result["measurement"]["parity"]["agreement"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"schema": "edgedistill.job/2"}, "this harness reads edgedistill.job/1"),
+        ({"processes": 0}, "both must be above 0"),
+        ({"arms": []}, "arms must be one or more"),
+        ({"arms": [{"name": "a", "speed": 1}]}, "arm 'a' has unknown keys: speed"),
+        ({"arms": [{"name": "a"}]}, "arm 'a' lacks the keys: address"),
+    ],
+)
+def test_a_wrong_job_is_refused_before_anything_runs(tmp_path, changes, words):
+    code, answer, _ = harness("bench", write_job(tmp_path, **{"arms": [], **changes}))
+    assert code == 2
+    assert words in answer["error"]
+
+
+def test_a_wrong_metric_or_name_is_refused(tmp_path):
+    for change, words in (({"metric": "mAP"}, "metric 'mAP'; known are: top1"), ({"name": "../a"}, "may hold no '/'")):
+        code, answer, _ = harness("bench", write_job(tmp_path, [scripted_arm(tmp_path, "a") | change]))
+        assert code == 2
+        assert words in answer["error"]
+
+
+def test_a_job_that_is_no_json_or_absent_is_refused(tmp_path):
+    (tmp_path / "job.json").write_text("{", encoding="utf-8")
+    assert "not JSON" in harness("bench", tmp_path / "job.json")[1]["error"]
+    assert "No such file" in harness("bench", tmp_path / "other.json")[1]["error"]
+
+
+def test_probe_describes_the_device_with_and_without_a_kit(tmp_path):
+    code, facts, _ = harness("probe")
+    assert code == 0
+    assert "engine" not in facts
+    assert len(facts["id"]) == 16
+    assert harness("probe", "--kit", SCRIPTED)[1]["engine"]["name"] == "scripted"
+    assert "No module named" in harness("probe", "--kit", tmp_path)[1]["engine"]["error"]
+
+
+def test_a_refused_model_is_one_line_that_names_the_engine(tmp_path):
+    (tmp_path / "m.json").write_text(json.dumps({"refuse": "Exception from src/a.cpp:1:\nno such operator: Foo\n"}))
+    arguments = ("--kit", SCRIPTED, "--model", tmp_path / "m.json", "--precision", "fp32", "--out", tmp_path / "out")
+    code, answer, stderr = harness("compile", *arguments)
+    assert (code, answer) == (5, {"error": "scripted: no such operator: Foo"})
+    assert stderr == ""
