@@ -19,6 +19,8 @@ def canonical(model: onnx.ModelProto) -> onnx.ModelProto:
     result.CopyFrom(model)
     graph = result.graph
     lift_constants(graph)
+    _drop_gathers_of_everything(result)
+    _merge_reshapes(graph)
     _transpose_weights(graph)
     _write_zero_points(graph)
     drop_unread(graph)
@@ -44,6 +46,41 @@ def _declare(model: onnx.ModelProto) -> None:
     model.ir_version = onnx.helper.find_min_ir_version_for(imports)
     model.producer_name, model.producer_version = "edgedistill", ""
     model.ClearField("metadata_props")
+
+
+def _drop_gathers_of_everything(model: onnx.ModelProto) -> None:
+    """Turn a Gather of all elements in their order into a Reshape.
+
+    torch writes global pooling of an image that was permuted from channels last as such a Gather (as_strided), and no
+    engine sees through it.
+    """
+    graph = model.graph
+    index = Index.of(graph)
+    shapes = {
+        value.name: value.type.tensor_type.shape for value in onnx.shape_inference.infer_shapes(model).graph.value_info
+    }
+    for node in [node for node in graph.node if node.op_type == "Gather"]:
+        chosen = index.value(node.input[1])
+        sizes = [size.dim_value for size in shapes[node.input[0]].dim] if node.input[0] in shapes else []
+        if chosen is None or sizes != [chosen.size] or not np.array_equal(chosen.ravel(), np.arange(chosen.size)):
+            continue
+        shape = free_name(graph, f"{node.output[0]}_shape")
+        graph.initializer.append(numpy_helper.from_array(np.array(chosen.shape, np.int64), shape))
+        reshape = onnx.helper.make_node("Reshape", [node.input[0], shape], [node.output[0]], name=node.name)
+        graph.node.insert(list(graph.node).index(node), reshape)
+        graph.node.remove(node)
+
+
+def _merge_reshapes(graph: onnx.GraphProto) -> None:
+    """Let a Reshape of a Reshape read what the first one reads."""
+    index = Index.of(graph)
+    for node in [node for node in graph.node if node.op_type == "Reshape"]:
+        first, shape = index.producer.get(node.input[0]), index.value(node.input[1])
+        if first is None or first.op_type != "Reshape" or index.readers[first.output[0]] != 1:
+            continue
+        if shape is not None and (shape != 0).all():  # 0 would mean a size of the tensor that is read
+            node.input[0] = first.input[0]
+            graph.node.remove(first)
 
 
 def _transpose_weights(graph: onnx.GraphProto) -> None:
