@@ -19,6 +19,7 @@ from edgedistill.errors import ConfigError, EdgedistillError
 
 if TYPE_CHECKING:
     from edgedistill.compare.comparison import Comparison
+    from edgedistill.config import Budget
     from edgedistill.deploy.kits import Kit
     from edgedistill.job import Job
     from edgedistill.progress import Reporter
@@ -32,7 +33,9 @@ STAGE_COMMANDS = {
     "compile": ("compile", "Compile for every target, and what that needs."),
     "bench": ("bench", "Measure every target, and what that needs."),
 }
-UNTIL = {"data": "data", "soft_labels": "soft_labels", "report": "report"} | {k: v[0] for k, v in STAGE_COMMANDS.items()}
+UNTIL = {"data": "data", "soft_labels": "soft_labels", "report": "report"} | {
+    k: v[0] for k, v in STAGE_COMMANDS.items()
+}
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -60,7 +63,9 @@ def _surroundings(context: click.Context) -> tuple[dict[str, Kit], Reporter]:
 def _run_options(command: Callable[..., None]) -> Callable[..., None]:
     options = (
         click.option("--run-dir", type=FILE, help="The run folder; by default runs/NAME."),
-        click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key, e.g. distill.epochs=3."),
+        click.option(
+            "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key, e.g. distill.epochs=3."
+        ),
         click.option("--from", "start", type=click.Choice(list(UNTIL)), help="Run afresh from this stage on."),
         click.option("--dry-run", is_flag=True, help="Print the plan: what is cached, and what would run."),
         click.option("--json", "as_json", is_flag=True, help="Print the result as JSON."),
@@ -72,10 +77,12 @@ def _run_options(command: Callable[..., None]) -> Callable[..., None]:
 
 @cli.command()
 @click.argument("config", type=FILE)
-@click.option("--until", type=click.Choice(list(UNTIL)), default="report", show_default=True, help="Stop after this stage.")
+@click.option(
+    "--until", type=click.Choice(list(UNTIL)), default="report", show_default=True, help="Stop after this stage."
+)
 @_run_options
 @click.pass_context
-def run(context: click.Context, config: Path, until: str, **options: Any) -> None:
+def run(context: click.Context, /, config: Path, until: str, **options: Any) -> None:
     """Run the whole pipeline of CONFIG, an edgedistill.toml; what is done already is not done again."""
     _pipeline(context, config, UNTIL[until], options)
 
@@ -84,7 +91,7 @@ def _stage_command(name: str, until: str, text: str) -> click.Command:
     @click.argument("config", type=FILE)
     @_run_options
     @click.pass_context
-    def command(context: click.Context, config: Path, **options: Any) -> None:
+    def command(context: click.Context, /, config: Path, **options: Any) -> None:
         _pipeline(context, config, until, options)
 
     return click.command(name, help=text)(command)
@@ -98,14 +105,18 @@ for _name in ("teacher", "distill", "quantize", "export", "compile"):
 @click.argument("model_or_config", type=FILE)
 @click.option("--target", "kit_names", multiple=True, metavar="KIT", help="The kit to measure an ONNX file with.")
 @click.option("--device", default="local", show_default=True, help="Where to measure an ONNX file.")
-@click.option("--shape", "shapes", multiple=True, metavar="NAME=1x3x224x224", help="Fix a dynamic input of an ONNX file.")
+@click.option(
+    "--shape", "shapes", multiple=True, metavar="NAME=1x3x224x224", help="Fix a dynamic input of an ONNX file."
+)
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads for an ONNX file.")
-@click.option("--processes", type=click.IntRange(1), default=5, show_default=True, help="Fresh processes for an ONNX file.")
+@click.option(
+    "--processes", type=click.IntRange(1), default=5, show_default=True, help="Fresh processes for an ONNX file."
+)
 @click.option("--seconds", type=click.FloatRange(0, min_open=True), default=2.0, show_default=True,
               help="Seconds per process for an ONNX file.")  # fmt: skip
 @_run_options
 @click.pass_context
-def bench(context: click.Context, model_or_config: Path, **options: Any) -> None:
+def bench(context: click.Context, /, model_or_config: Path, **options: Any) -> None:
     """Measure a configuration's targets, or any ONNX file with --target KIT."""
     if model_or_config.suffix != ".onnx":
         if options["kit_names"]:
@@ -133,7 +144,7 @@ def _bench_file(context: click.Context, model: Path, options: dict[str, Any]) ->
     how = BenchOptions(threads=options["threads"], processes=options["processes"], seconds=options["seconds"])
     for kit in chosen:
         bench_onnx(prepared, kit, how, folder, report.line)
-    _show(folder, as_json=options["as_json"])
+    _show(folder, {}, as_json=options["as_json"])
 
 
 def _pipeline(context: click.Context, config_path: Path, until: str, options: dict[str, Any]) -> None:
@@ -156,7 +167,7 @@ def _pipeline(context: click.Context, config_path: Path, until: str, options: di
 
 def _show_job(job: Job, *, as_json: bool) -> None:
     if "bench" in job.results:
-        _show(job.run.folder, as_json=as_json)
+        _show(job.run.folder, {target.name: target.budget for target in job.config.target}, as_json=as_json)
         if "report" in job.results and not as_json:
             click.echo(f"Report: {job.run.folder / 'report.html'}")
         return
@@ -168,11 +179,11 @@ def _show_job(job: Job, *, as_json: bool) -> None:
         click.echo(f"{name:12} done, in {job.run.folder}")
 
 
-def _show(folder: Path, *, as_json: bool) -> None:
+def _show(folder: Path, budgets: dict[str, Budget], *, as_json: bool) -> None:
     from edgedistill.compare.comparison import summarise_run
     from edgedistill.compare.load import load_run
 
-    _print_comparison(summarise_run(load_run(folder)), as_json=as_json)
+    _print_comparison(summarise_run(load_run(folder), budgets), as_json=as_json)
 
 
 def _print_comparison(comparison: Comparison, *, as_json: bool) -> None:

@@ -93,7 +93,7 @@ class QuantizeConfig(Section):
     """Post-training int8, its ranges taken from `samples` training inputs."""
 
     mode: Literal["none", "ptq"] = "ptq"
-    samples: int = 512
+    samples: Count = 512
     ranges: Literal["mse", "minmax"] = "mse"
     skip: tuple[str, ...] = ()
 
@@ -144,7 +144,7 @@ class Config(Section):
     distill: DistillConfig = DistillConfig()
     quantize: QuantizeConfig = QuantizeConfig()
     export: ExportConfig = ExportConfig()
-    target: tuple[TargetConfig, ...]
+    target: tuple[TargetConfig, ...] = ()
     bench: BenchConfig = BenchConfig()
     folder: Path = Field(default=Path(), exclude=True)
 
@@ -155,7 +155,9 @@ class Config(Section):
         seen: set[tuple[str, str]] = set()
         for target in self.target:
             if (target.device, target.kit) in seen:
-                raise ValueError(f"two targets run kit '{target.kit}' on device '{target.device}'; merge their precisions")
+                raise ValueError(
+                    f"two targets run kit '{target.kit}' on device '{target.device}'; merge their precisions"
+                )
             seen.add((target.device, target.kit))
         return self
 
@@ -188,11 +190,14 @@ def parse_config(table: dict[str, Any], folder: Path, origin: str) -> Config:
     try:
         return Config.model_validate(table | {"folder": folder})
     except ValidationError as error:
-        lines = dict.fromkeys(_explain(dict(e)) for e in error.errors())
+        found = [dict(e) for e in error.errors()]
+        # A misspelt key is also a missing one; saying so twice would only hide the first.
+        misspelt = [e for e in found if e["type"] == "extra_forbidden"]
+        lines = dict.fromkeys(_explain(e) for e in misspelt or found)
         raise ConfigError("\n".join(f"{origin}: {line}" for line in lines)) from None
 
 
-def _apply(table: dict[str, Any], override: str) -> None:
+def _apply(table: Any, override: str) -> None:
     key, equals, text = override.partition("=")
     parts = key.strip().split(".")
     if not equals or not all(parts):
@@ -233,5 +238,3 @@ def _section_of(annotation: Any) -> Any:
     if get_origin(annotation) in (tuple, Union, UnionType, Annotated):
         return next(found for part in get_args(annotation) if (found := _section_of(part)) is not None)
     return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
-
-

@@ -93,7 +93,8 @@ def _bench(job: Job) -> Record:
 def _report(job: Job) -> Record:
     from edgedistill.compare.report import write_report
 
-    return ReportRecord(report=job.run.ref(write_report(job.run.folder)))
+    budgets = {target.name: target.budget for target in job.config.target}
+    return ReportRecord(report=job.run.ref(write_report(job.run.folder, budgets)))
 
 
 def _data_settings(job: Job) -> dict[str, Any]:
@@ -303,6 +304,10 @@ def check_targets(config: Config, kits: dict[str, Kit]) -> None:
                     f"target '{target.name}': kit '{kit.name}' has no precision '{precision}'; "
                     f"it has {', '.join(kit.precisions)}"
                 )
+        if config.export.opset is not None and config.export.opset > kit.opset:
+            raise ConfigError(
+                f"export.opset: opset {config.export.opset} is asked for, but kit '{kit.name}' takes at most {kit.opset}"
+            )
         if target.device != "local":
             raise ConfigError(f"target '{target.name}': device '{target.device}' is not supported yet; use 'local'")
         if "int8" in target.precisions and config.quantize.mode == "none":
@@ -318,7 +323,12 @@ def _preflight(job: Job, stages: tuple[Stage, ...]) -> None:
     from edgedistill.data.views import plain_views, training_views
     from edgedistill.distill.student import check_student
     from edgedistill.distill.teacher import check_teacher
+    from edgedistill.export.onnx_export import OPSETS
 
+    if job.config.export.opset is not None and job.config.export.opset not in OPSETS:
+        raise ConfigError(
+            f"export.opset: opset {job.config.export.opset} cannot be exported; torch writes {OPSETS[0]} to {OPSETS[-1]}"
+        )
     dataset = job.dataset
     training_views(dataset.train, dataset.record, job.config)
     check_teacher(job.config, dataset.record, len(dataset.train.inputs))

@@ -35,7 +35,11 @@ class Reporter:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, TextColumn("{task.fields[note]}"), console=self._console, transient=True) as progress:
             task = progress.add_task(label, total=total, note="")
-            yield lambda steps, note="": progress.update(task, advance=steps, note=note)
+
+            def advance(steps: int, note: str = "") -> None:
+                progress.update(task, advance=steps, note=note)
+
+            yield advance
 
     def _lines(self, label: str, total: int) -> Iterator[Advance]:
         done, said = 0, time.monotonic()

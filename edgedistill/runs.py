@@ -68,13 +68,14 @@ def hash_of(value: Any) -> str:
 
 def versions_of(packages: tuple[str, ...]) -> dict[str, str]:
     """Return the installed versions of packages, without importing them."""
-    found = {}
-    for package in packages:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "absent"
-    return found
+    return {package: _version_of(package) for package in packages}
+
+
+def _version_of(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "absent"
 
 
 class Run:
@@ -121,9 +122,7 @@ class Run:
 
     def ref(self, path: Path) -> FileRef:
         """Describe a file of this run by relative path, hash and size."""
-        return FileRef(
-            path=path.relative_to(self.folder).as_posix(), sha256=sha256_of(path), bytes=path.stat().st_size
-        )
+        return FileRef(path=path.relative_to(self.folder).as_posix(), sha256=sha256_of(path), bytes=path.stat().st_size)
 
     def path(self, ref: FileRef) -> Path:
         """Return where a file of this run lies."""

@@ -166,5 +166,3 @@ def _split(config: Config, train: Source, val: Source | None) -> tuple[Split, Sp
         raise ConfigError(f"data.val_fraction: train cannot be split by class: {error}; give data.val") from None
     fit, held = np.sort(fit), np.sort(held)
     return Split(whole.inputs, fit, whole.labels[fit]), Split(whole.inputs, held, whole.labels[held])
-
-

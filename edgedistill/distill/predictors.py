@@ -78,9 +78,9 @@ def input_arrangement(path: Path, shape: list[Any], dtype: str, data: DataRecord
         cast = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(int32)": np.int32}
         if dtype in cast:
             return lambda x: x.numpy().astype(cast[dtype], copy=False)
-    if len(sizes) == len(last) + 1 and all(s in (None, want) for s, want in zip(sizes[1:], last, strict=True)):
-        if dtype == "tensor(float)":
-            return lambda x: np.ascontiguousarray(x.movedim(1, -1).numpy())
+    fits = len(sizes) == len(last) + 1 and all(s in (None, want) for s, want in zip(sizes[1:], last, strict=True))
+    if fits and dtype == "tensor(float)":
+        return lambda x: np.ascontiguousarray(x.movedim(1, -1).numpy())
     raise ConfigError(
         f"teacher {path.name}: takes {dtype} of shape {shape}; this data gives float (N, {', '.join(map(str, first))})"
     )

@@ -46,17 +46,40 @@ class OnlineTeacher:
         return self.predict(inputs)
 
 
-def build_soft_labels(
-    folder: Path, fingerprint: str, predict: Predict, views: Views, count: int, classes: int, report: Reporter
-) -> Path:
-    """Fill the cache in `folder` with the logits of `count` views and return its logits.npy.
+@dataclass(frozen=True, slots=True)
+class Cache:
+    """Where a cache lies, what it is of, and its shape (views, samples, classes)."""
 
-    What an interrupted call under the same fingerprint had done is kept. Raises EdgedistillError for logits that are not
-    finite or do not fit float16, and for a teacher of other classes.
+    folder: Path
+    fingerprint: str
+    shape: tuple[int, int, int]
+
+    def open(self) -> tuple[np.memmap, np.memmap]:
+        """Map logits and bitmap for writing; what an earlier call under the same fingerprint wrote is kept."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        manifest = self.folder / "manifest.json"
+        wanted = {"schema": SCHEMA, "fingerprint": self.fingerprint, "shape": list(self.shape)}
+        paths = self.folder / "logits.npy", self.folder / "done.npy"
+        whole = manifest.exists() and json.loads(manifest.read_text()) == wanted and all(p.exists() for p in paths)
+        maps = tuple(
+            np.lib.format.open_memmap(path, "r+" if whole else "w+", dtype, shape)
+            for path, dtype, shape in zip(paths, (np.float16, np.bool_), (self.shape, self.shape[:2]), strict=True)
+        )
+        if not whole:
+            write_json(manifest, wanted)  # last, so that a manifest stands for two files of the right shape
+        return maps[0], maps[1]
+
+
+def build_soft_labels(cache: Cache, predict: Predict, views: Views, report: Reporter) -> Path:
+    """Fill a cache with a teacher's logits of augmented views and return its logits.npy.
+
+    What an interrupted call had done is kept. Raises EdgedistillError for logits that are not finite or do not fit
+    float16, and for a teacher of other classes.
     """
-    positions = np.arange(len(views.split))
-    logits, done = _open(folder, fingerprint, (count, len(positions), classes))
-    blocks = [positions[i : i + BATCH] for i in range(0, len(positions), BATCH)]
+    logits, done = cache.open()
+    count, samples, classes = cache.shape
+    positions = np.arange(samples)
+    blocks = [positions[i : i + BATCH] for i in range(0, samples, BATCH)]
     with report.track("soft labels", count * len(blocks)) as advance:
         for view in range(count):
             for block in blocks:
@@ -68,40 +91,26 @@ def build_soft_labels(
                     done[view, block] = True  # after the logits are on disk, so that a kill cannot mark what is not
                     done.flush()
                 advance(1, f"view {view + 1} of {count}")
-    return folder / "logits.npy"
+    return cache.folder / "logits.npy"
 
 
-def store_soft_labels(folder: Path, fingerprint: str, logits: Array) -> Path:
+def store_soft_labels(cache: Cache, logits: Array) -> Path:
     """Keep recorded logits (views, samples, classes) as a finished cache and return its logits.npy."""
     for view in logits:
-        _check(view, logits.shape[1], logits.shape[2])
-    kept, done = _open(folder, fingerprint, (logits.shape[0], logits.shape[1], logits.shape[2]))
+        _check(view, *cache.shape[1:])
+    kept, done = cache.open()
     kept[:], done[:] = logits, True
     kept.flush()
-    done.flush()
-    return folder / "logits.npy"
-
-
-def _open(folder: Path, fingerprint: str, shape: tuple[int, int, int]) -> tuple[np.memmap, np.memmap]:  # type: ignore[type-arg]
-    folder.mkdir(parents=True, exist_ok=True)
-    manifest = folder / "manifest.json"
-    wanted = {"schema": SCHEMA, "fingerprint": fingerprint, "shape": list(shape)}
-    paths = folder / "logits.npy", folder / "done.npy"
-    whole = manifest.exists() and json.loads(manifest.read_text()) == wanted and all(p.exists() for p in paths)
-    mode = "r+" if whole else "w+"
-    if not whole:
-        write_json(manifest, wanted)
-    return (
-        np.lib.format.open_memmap(paths[0], mode, np.float16, shape),
-        np.lib.format.open_memmap(paths[1], mode, np.bool_, shape[:2]),
-    )
+    return cache.folder / "logits.npy"
 
 
 def _check(answer: Array, samples: int, classes: int) -> None:
     if answer.shape != (samples, classes):
         raise EdgedistillError(f"teacher: answers {answer.shape} for {samples} samples of {classes} classes")
     if not np.isfinite(answer).all() or np.abs(answer).max() > np.finfo(np.float16).max:
-        raise EdgedistillError("teacher: logits are not finite, or too large for float16; check its weights and mean/std")
+        raise EdgedistillError(
+            "teacher: logits are not finite, or too large for float16; check its weights and mean/std"
+        )
 
 
 def load_soft_labels(path: Path) -> SoftLabels:

@@ -12,9 +12,9 @@ from edgedistill.data.views import plain_views, training_views
 from edgedistill.distill.feed import TeacherAnswers, TrainingFeed
 from edgedistill.distill.losses import distillation_loss, label_loss
 from edgedistill.distill.predictors import accuracy_of, predict_split, torch_predictor
-from edgedistill.distill.soft_labels import OnlineTeacher, build_soft_labels, load_soft_labels, store_soft_labels
+from edgedistill.distill.soft_labels import Cache, OnlineTeacher, build_soft_labels, load_soft_labels, store_soft_labels
 from edgedistill.distill.teacher import load_logits, save_model, teacher_predictor
-from edgedistill.distill.training import Loss, Resume, fit
+from edgedistill.distill.training import Loss, Resume, Training, fit
 from edgedistill.errors import ConfigError
 from edgedistill.job import Job
 from edgedistill.models.build import build_model, count_parameters
@@ -35,12 +35,13 @@ def make_soft_labels(job: Job) -> SoftLabelsRecord:
     if count == 0:
         return record
     views = training_views(job.dataset.train, job.data, job.config)
+    cache = Cache(folder, fingerprint, (count, samples, classes))
     if teacher.form == "logits":
         logits = load_logits(job.config, job.data, len(views.split.inputs))[views.split.rows]
-        path = store_soft_labels(folder, fingerprint, logits[None])
+        path = store_soft_labels(cache, logits[None])
     else:
         predict = teacher_predictor(job, teacher)
-        path = build_soft_labels(folder, fingerprint, predict, views, count, classes, job.report)
+        path = build_soft_labels(cache, predict, views, job.report)
     return record.model_copy(update={"logits": job.run.ref(path)})
 
 
@@ -95,7 +96,7 @@ def _train(job: Job, name: str, loss: Loss, answers: TeacherAnswers | None) -> T
 
     feed = TrainingFeed(training_views(data.train, job.data, config), plan.batch_size, answers, plan.views)
     resume = Resume(folder / f"{name}-resume.pt", job.keys["student"])
-    history = fit(model, feed, loss, plan, validate, resume, job.report, name)
+    history = fit(model, Training(name, plan, feed, loss, validate, resume, config.seed), job.report)
     saved: Path = save_model(model, folder / ("model.safetensors" if name == "student" else f"{name}.safetensors"))
     return TrainedModel(
         spec=config.student.model, form="torch", file=job.run.ref(saved), parameters=count_parameters(model),

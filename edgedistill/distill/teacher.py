@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from torch import nn
@@ -12,6 +13,7 @@ from edgedistill.config import Config
 from edgedistill.data.sources import Array
 from edgedistill.data.views import plain_views, training_views
 from edgedistill.distill.feed import TrainingFeed
+from edgedistill.distill.losses import label_loss
 from edgedistill.distill.predictors import (
     Predict,
     accuracy_of,
@@ -19,13 +21,14 @@ from edgedistill.distill.predictors import (
     predict_split,
     torch_predictor,
 )
-from edgedistill.distill.losses import label_loss
-from edgedistill.distill.training import Resume, fit
+from edgedistill.distill.training import Resume, Training, fit
 from edgedistill.errors import ConfigError
 from edgedistill.job import Job
 from edgedistill.models.build import build_model, count_parameters, load_weights
 from edgedistill.records import DataRecord, Epoch, TrainedModel
 from edgedistill.runs import atomic_path, write_json
+
+Form = Literal["torch", "onnx", "logits"]
 
 
 def make_teacher(job: Job) -> TrainedModel:
@@ -47,9 +50,10 @@ def make_teacher(job: Job) -> TrainedModel:
     )
 
 
-def teacher_form(config: Config) -> str:
+def teacher_form(config: Config) -> Form:
     """Tell what kind of teacher a configuration names: torch, onnx or logits."""
-    return {".onnx": "onnx", ".npy": "logits"}.get(Path(config.teacher.model).suffix, "torch")
+    suffix = Path(config.teacher.model).suffix
+    return "onnx" if suffix == ".onnx" else "logits" if suffix == ".npy" else "torch"
 
 
 def check_teacher(config: Config, data: DataRecord, train_samples: int) -> None:
@@ -121,7 +125,8 @@ def _torch_teacher(job: Job) -> TrainedModel:
         job.report.line(f"teacher: {config.teacher.weights} loaded, validation accuracy {accuracy:.2%}")
     else:
         feed = TrainingFeed(training_views(data.train, job.data, config), config.teacher.batch_size, None, 0)
-        history = fit(model, feed, label_loss(config.teacher), config.teacher, validate, resume, job.report, "teacher")
+        loss = label_loss(config.teacher)
+        history = fit(model, Training("teacher", config.teacher, feed, loss, validate, resume, config.seed), job.report)
         accuracy = max(epoch.val_accuracy or 0.0 for epoch in history)
     saved = save_model(model, folder / "model.safetensors")
     write_json(folder / "history.json", {"epochs": [epoch.model_dump() for epoch in history]})

@@ -17,7 +17,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from edgedistill.config import TrainingConfig
 from edgedistill.errors import EdgedistillError
-from edgedistill.progress import Reporter
+from edgedistill.progress import Advance, Reporter
 from edgedistill.records import Epoch
 from edgedistill.runs import atomic_path
 
@@ -61,10 +61,20 @@ def bf16_wanted(precision: str) -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())  # noqa: SLF001 - the only way to ask
 
 
-def fit(
-    model: nn.Module, feed: Feed, loss: Loss, plan: TrainingConfig, validate: Validate, resume: Resume,
-    report: Reporter, label: str,
-) -> tuple[Epoch, ...]:  # fmt: skip
+@dataclass(frozen=True, slots=True)
+class Training:
+    """All that a training needs besides the model; `validate` gives the accuracy (a fraction) of a candidate."""
+
+    label: str
+    plan: TrainingConfig
+    feed: Feed
+    loss: Loss
+    validate: Validate
+    resume: Resume
+    seed: int
+
+
+def fit(model: nn.Module, training: Training, report: Reporter) -> tuple[Epoch, ...]:
     """Train `model` in place and leave it with the weights of its best epoch on validation data.
 
     The moving average of the weights is what is validated and kept when `plan.ema` is set. State is written to
@@ -73,47 +83,45 @@ def fit(
     """
     from accelerate import Accelerator
 
+    plan, label = training.plan, training.label
     accelerator = Accelerator()
     optimizer = build_optimizer(model, plan)
-    scheduler = build_schedule(optimizer, plan, len(feed))
-    model, optimizer = accelerator.prepare(model, optimizer)
-    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(plan.ema), use_buffers=True) if plan.ema else None
-    state = _State(model, optimizer.optimizer, scheduler, average)
-    history, best = state.load(resume)
+    scheduler = build_schedule(optimizer, plan, len(training.feed))
+    prepared, prepared_optimizer = accelerator.prepare(model, optimizer)
+    ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(plan.ema), use_buffers=True) if plan.ema else None  # type: ignore[no-untyped-call]  # torch's
+    state = _State(prepared, prepared_optimizer.optimizer, scheduler, ema)
+    history, best = state.load(training.resume)
     for number in range(len(history), plan.epochs):
         start = time.monotonic()
-        with report.track(f"{label}, epoch {number + 1} of {plan.epochs}", len(feed)) as advance:
-            mean_loss = _train_epoch(state, feed.epoch(number), loss, plan, accelerator, advance)
+        with report.track(f"{label}, epoch {number + 1} of {plan.epochs}", len(training.feed)) as advance:
+            mean_loss = _train_epoch(state, training, number, accelerator, advance)
         if not math.isfinite(mean_loss):
             raise EdgedistillError(f"{label}: the loss is {mean_loss} in epoch {number + 1}; lower lr ({plan.peak_lr})")
-        kept = average.module if average is not None else accelerator.unwrap_model(model)
-        accuracy = validate(kept)
-        history += (Epoch(
-            epoch=number + 1, loss=mean_loss, lr=scheduler.get_last_lr()[0], val_accuracy=accuracy,
-            seconds=time.monotonic() - start,
-        ),)  # fmt: skip
+        kept = ema.module if ema is not None else accelerator.unwrap_model(prepared)
+        accuracy = training.validate(kept)
+        rate, seconds = float(scheduler.get_last_lr()[0]), time.monotonic() - start
+        history += (Epoch(epoch=number + 1, loss=mean_loss, lr=rate, val_accuracy=accuracy, seconds=seconds),)
         if best is None or accuracy >= best[0]:
             best = (accuracy, copy.deepcopy(kept.state_dict()))
-        state.save(resume, history, best)
+        state.save(training.resume, history, best)
         report.line(f"{label}: epoch {number + 1}, loss {mean_loss:.4f}, validation accuracy {accuracy:.2%}")
     if best is not None:
-        accelerator.unwrap_model(model).load_state_dict(best[1])
-    accelerator.unwrap_model(model).eval()
+        model.load_state_dict(best[1])
+    model.eval()
     return history
 
 
-def _train_epoch(
-    state: _State, batches: Iterator[Batch], loss: Loss, plan: TrainingConfig, accelerator: Any, advance: Any
-) -> float:
+def _train_epoch(state: _State, training: Training, number: int, accelerator: Any, advance: Advance) -> float:
+    torch.manual_seed((training.seed + number * 0x9E3779B9) % 2**63)  # dropout, the same whatever ran before
     state.model.train()
     total = torch.zeros((), dtype=torch.float64)
     count = 0
-    device = accelerator.device
-    for batch in batches:
+    device, bf16 = accelerator.device, bf16_wanted(training.plan.precision)
+    for batch in training.feed.epoch(number):
         moved = Batch(*(None if part is None else part.to(device, non_blocking=True) for part in batch))  # type: ignore[arg-type]  # only the third may be None
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16_wanted(plan.precision)):
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             logits = state.model(moved.inputs)
-        value = loss(logits.float(), moved)
+        value = training.loss(logits.float(), moved)
         accelerator.backward(value)
         state.optimizer.step()
         state.scheduler.step()
@@ -148,7 +156,11 @@ def build_schedule(optimizer: torch.optim.Optimizer, plan: TrainingConfig, steps
     warmup = max(1, total // 20)
     return torch.optim.lr_scheduler.LambdaLR(
         optimizer,
-        lambda step: (step + 1) / warmup if step < warmup else 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup))),
+        lambda step: (
+            (step + 1) / warmup
+            if step < warmup
+            else 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+        ),
     )
 
 
@@ -165,7 +177,6 @@ class _State:
         content = {
             "key": resume.key,
             "parts": [part.state_dict() if part is not None else None for part in self._parts()],
-            "rng": torch.get_rng_state(),
             "history": [epoch.model_dump() for epoch in history],
             "best": best,
         }
@@ -181,7 +192,6 @@ class _State:
         for part, state in zip(self._parts(), content["parts"], strict=True):
             if part is not None:
                 part.load_state_dict(state)
-        torch.set_rng_state(content["rng"])
         return tuple(Epoch.model_validate(epoch) for epoch in content["history"]), content["best"]
 
     def _parts(self) -> tuple[Any, ...]:

@@ -44,7 +44,7 @@ def build_model(spec: str, data: DataRecord, width: float, folder: Path, seed: i
         model = _build(spec, data, width, folder)
     if any(is_lazy(p) for p in model.parameters()):
         raise ConfigError(f"model '{spec}' has lazy layers, whose weights the seed cannot reach; give their sizes")
-    return model.to(memory_format=torch.channels_last) if data.kind == "image" else model  # type: ignore[call-overload,no-any-return]  # torch types to() for tensors only
+    return model.to(memory_format=torch.channels_last) if data.kind == "image" else model  # type: ignore[call-overload]  # torch types to() for tensors only
 
 
 def _build(spec: str, data: DataRecord, width: float, folder: Path) -> nn.Module:
@@ -74,7 +74,9 @@ def _call(spec: str, build: Callable[..., Any], data: DataRecord, width: float, 
         "vocabulary": data.vocabulary, "width": width,
     }  # fmt: skip
     parameters = inspect.signature(build).parameters.values()
-    unknown = [p.name for p in parameters if p.name not in known and p.default is p.empty and p.kind is not p.VAR_KEYWORD]
+    unknown = [
+        p.name for p in parameters if p.name not in known and p.default is p.empty and p.kind is not p.VAR_KEYWORD
+    ]
     if unknown:
         raise ConfigError(f"model '{spec}' needs argument '{unknown[0]}'; the arguments given are {', '.join(known)}")
     names = {p.name for p in parameters}
@@ -115,7 +117,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
 
 def read_state(path: Path) -> dict[str, Tensor]:
     """Read a state dict without executing anything in it."""
-    import pickle  # noqa: S403 - for the name of its error; nothing is unpickled here
+    import pickle
 
     from safetensors import SafetensorError
     from safetensors.torch import load_file

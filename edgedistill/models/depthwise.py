@@ -5,7 +5,9 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 
-def conv_bn_relu(channels: int, out: int, kernel: tuple[int, int], stride: tuple[int, int], groups: int = 1) -> nn.Module:
+def conv_bn_relu(
+    channels: int, out: int, kernel: tuple[int, int], stride: tuple[int, int], groups: int = 1
+) -> nn.Module:
     """Build a convolution, batch normalisation and ReLU; odd kernels keep the size, but for the stride."""
     padding = (kernel[0] // 2, kernel[1] // 2)
     return nn.Sequential(
@@ -48,7 +50,9 @@ def ds_cnn(classes: int, channels: int, width: float) -> nn.Module:
 
 def mobilenetv1(classes: int, channels: int, width: float) -> nn.Module:
     """MobileNetV1 (Howard et al. 2017) by width multiplier; the stem and blocks stride for pictures of 96 and more."""
-    sizes = [max(8, round(base * width)) for base in (32, 64, 128, 128, 256, 256, 512, 512, 512, 512, 512, 512, 1024, 1024)]
+    sizes = [
+        max(8, round(base * width)) for base in (32, 64, 128, 128, 256, 256, 512, 512, 512, 512, 512, 512, 1024, 1024)
+    ]
     strided = {2, 4, 6, 12}
     blocks = [separable(sizes[i - 1], sizes[i], 2 if i in strided else 1) for i in range(1, len(sizes))]
     return SeparableNet(conv_bn_relu(channels, sizes[0], (3, 3), (2, 2)), blocks, sizes[-1], classes, 0.0)

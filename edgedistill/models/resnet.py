@@ -37,7 +37,9 @@ class CifarResNet(nn.Module):
         blocks = (depth - 2) // 6
         previous = sizes[0]
         for stage, size in enumerate(sizes):
-            layers = [CifarBlock(previous if i == 0 else size, size, 2 if stage and not i else 1) for i in range(blocks)]
+            layers = [
+                CifarBlock(previous if i == 0 else size, size, 2 if stage and not i else 1) for i in range(blocks)
+            ]
             self.add_module(f"layer{stage + 1}", nn.Sequential(*layers))
             previous = size
         self.linear = nn.Linear(previous, classes)
@@ -119,9 +121,12 @@ class MlperfResNet8(nn.Module):
         sizes = [max(1, round(base * width)) for base in (16, 32, 64)]
         self.stem, self.stem_bn = SameConv2d(channels, sizes[0], 3), nn.BatchNorm2d(sizes[0], eps=1e-3)
         strides = (1, 2, 2)
-        self.blocks = nn.Sequential(*(
-            TinyBlock(sizes[max(i - 1, 0)], size, stride) for i, (size, stride) in enumerate(zip(sizes, strides, strict=True))
-        ))
+        self.blocks = nn.Sequential(
+            *(
+                TinyBlock(sizes[max(i - 1, 0)], size, stride)
+                for i, (size, stride) in enumerate(zip(sizes, strides, strict=True))
+            )
+        )
         self.fc = nn.Linear(sizes[-1], classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):

@@ -83,6 +83,10 @@ def transformer(classes: int, channels: int, shape: tuple[int, ...], vocabulary:
     if vocabulary is not None:
         return Transformer(nn.Embedding(vocabulary, size), shape[0], classes, size)
     window = [max(1, math.ceil(side / 8)) for side in shape]
-    embed = (nn.Conv1d if len(shape) == 1 else nn.Conv2d)(channels, size, window, window)
+    embed: nn.Module
+    if len(window) == 1:
+        embed = nn.Conv1d(channels, size, window[0], window[0])
+    else:
+        embed = nn.Conv2d(channels, size, (window[0], window[1]), (window[0], window[1]))
     positions = math.prod(side // step for side, step in zip(shape, window, strict=True))
     return Transformer(embed, positions, classes, size)

@@ -111,7 +111,9 @@ def test_preprocessing_divides_uint8_and_puts_channels_first(folder: Path) -> No
         (np.zeros((9, 6, 5, 3, 1), np.uint8), [0, 1, 2] * 3, r"data\.test: inputs have shape"),
     ],
 )
-def test_data_that_does_not_fit_together_is_refused(folder: Path, inputs: np.ndarray, labels: list, message: str) -> None:
+def test_data_that_does_not_fit_together_is_refused(
+    folder: Path, inputs: np.ndarray, labels: list, message: str
+) -> None:
     write(folder, "test.npz", inputs, labels)
     with pytest.raises(ConfigError, match=message):
         load_dataset(config_of(folder), "f")

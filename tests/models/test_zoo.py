@@ -109,7 +109,7 @@ def test_a_users_module_is_called_with_what_it_names(tmp_path: Path) -> None:
         ("my_nets_for_build:odd", 1.0, r"returned int; expected a torch\.nn\.Module"),
         ("my_nets_for_build:lazy", 1.0, "has lazy layers"),
         ("my_nets_for_build:tiny", 0.5, "takes no width"),
-        ("zoo:resnet21", 1.0, "perhaps 'resnet2"),
+        ("zoo:resnet21", 1.0, "perhaps 'resnet"),
         ("zoo:cnn1d", 1.0, "takes signal data; this is image"),
         ("resnet20", 1.0, "write zoo:NAME"),
     ):
@@ -125,13 +125,13 @@ def test_timm_models_take_the_data(tmp_path: Path) -> None:
         build_model("timm:mobilenetv3_smal_050", CIFAR, 1.0, tmp_path, 0)
 
 
-class Executed(Exception):
+class ExecutedError(Exception):
     pass
 
 
 class Bomb:
     def __reduce__(self) -> tuple[type, tuple[str]]:
-        return Executed, ("executed",)
+        return ExecutedError, ("executed",)
 
 
 def test_weights_that_do_not_fit_or_would_execute_are_refused(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 import json
 import os
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -118,7 +119,7 @@ def test_a_process_is_bound_to_the_last_cpus_and_says_so(tmp_path):
     assert measured["processes"][0]["threads"] == 1
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="peak memory is read from Linux's /proc")
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from Linux's /proc")
 def test_memory_is_the_models_own(tmp_path):
     small = run_one(tmp_path)[0]["measurement"]["memory_bytes"]
     large = run_one(tmp_path, {"hold_bytes": 50_000_000})[0]["measurement"]["memory_bytes"]

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import time
+from pathlib import Path
 
 import numpy as np
 
@@ -23,16 +24,14 @@ def compile(model, out, precision, threads):  # noqa: A001
 def load(entry, precision, threads):
     script = json.loads(entry.read_text(encoding="utf-8"))
     if "pid_file" in script:
-        with open(script["pid_file"], "w", encoding="utf-8") as file:
-            file.write(str(os.getpid()))
-    print("engines print what they like")  # noqa: T201
+        Path(script["pid_file"]).write_text(str(os.getpid()), encoding="utf-8")
+    print("engines print what they like")
     return Session(script, threads)
 
 
 class Session:
-    inputs = ["x"]
-
     def __init__(self, script, threads):
+        self.inputs = ["x"]
         self.script, self.count, self._threads = script, 0, threads
         self.held = bytearray(b"\1") * script.get("hold_bytes", 0)
 

@@ -1,0 +1,224 @@
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from tiny_onnx import SHAPE, build
+
+from edgedistill.deploy.anyonnx import BenchOptions, bench_onnx, prepare_onnx
+from edgedistill.deploy.kits import find_kits
+from edgedistill.deploy.shapes import parse_shapes
+from edgedistill.errors import ConfigError, DeviceError
+
+QUICK = BenchOptions(processes=1, seconds=0.2)
+MODELS = {
+    "onnx_models/ch_PP-OCRv4_det_infer.onnx": (1, 3, 224, 224),
+    "onnx_models/ch_ppocr_mobile_v2.0_cls_infer.onnx": (1, 3, 224, 224),
+    "onnx_models/silero_vad.onnx": (1, 128),
+    "onnx_models/silero_vad_16k_op15.onnx": (1, 256),
+    "teachers/mlperf_resnet8_float.onnx": (1, 3, 32, 32),
+}
+REFUSED = {("onnx_models/silero_vad.onnx", "openvino")}
+
+
+def model_of(nodes, inputs, outputs=("y",), constants=()):
+    values = [helper.make_tensor_value_info(name, kind, shape) for name, kind, shape in inputs]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs]
+    graph = helper.make_graph(nodes, "g", values, ends, list(constants))
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+def save(tmp_path, nodes, inputs, **more):
+    path = tmp_path / "model.onnx"
+    onnx.save(model_of(nodes, inputs, **more), str(path))
+    return path
+
+
+def relu(*shape, kind=TensorProto.FLOAT):
+    return [helper.make_node("Relu", ["x"], ["y"])], [("x", kind, list(shape))]
+
+
+@pytest.mark.parametrize(
+    ("declared", "resolved"),
+    [
+        (("batch", 3, "h", "w"), (1, 3, 224, 224)),
+        ((None, None, None, 3), (1, 224, 224, 3)),
+        ((2, 3, 8, 8), (2, 3, 8, 8)),
+        ((0, 10), (1, 10)),
+        (("n", "time"), (1, 1)),
+        (("time", "batch", 4), (1, 1, 4)),
+        ((), ()),
+    ],
+)
+def test_dynamic_dimensions_get_their_sizes_by_rule(tmp_path, declared, resolved):
+    prepared = prepare_onnx(save(tmp_path, *relu(*declared)), tmp_path / "out", {})
+    assert prepared.shapes == {"x": resolved}
+    assert len(prepared.choices) == sum(not isinstance(size, int) or size == 0 for size in declared)
+    with np.load(prepared.io) as io:
+        assert io["input.x"].shape == (8, *resolved)
+        assert io["expected.model.y"].shape == (8, *resolved)
+    fixed = onnx.load(str(prepared.model)).graph.input[0].type.tensor_type.shape.dim
+    assert tuple(dim.dim_value for dim in fixed) == resolved
+
+
+def test_an_open_length_is_the_first_that_the_model_takes(tmp_path):
+    """A convolution over time needs as many steps as its kernel has."""
+    kernel = numpy_helper.from_array(np.ones((4, 2, 100), np.float32), "w")
+    nodes = [helper.make_node("Conv", ["x", "w"], ["y"])]
+    path = save(tmp_path, nodes, [("x", TensorProto.FLOAT, ["n", 2, "t"])], constants=[kernel])
+    prepared = prepare_onnx(path, tmp_path / "out", {})
+    assert prepared.shapes == {"x": (1, 2, 128)}
+    assert "x[2] = 128, the first size tried that the model takes" in prepared.choices
+
+
+def test_one_symbol_is_one_size_in_all_inputs(tmp_path):
+    nodes = [helper.make_node("Concat", ["x", "z"], ["y"], axis=1)]
+    inputs = [("x", TensorProto.FLOAT, ["n", 4, "t"]), ("z", TensorProto.FLOAT, ["n", 2, "t"])]
+    prepared = prepare_onnx(save(tmp_path, nodes, inputs), tmp_path / "out", {"x": (2, 4, 7)})
+    assert prepared.shapes == {"x": (2, 4, 7), "z": (2, 2, 7)}
+    assert prepared.choices == ()
+
+
+def test_a_model_that_takes_no_tried_size_asks_for_a_shape(tmp_path):
+    kernel = numpy_helper.from_array(np.ones((4, 2, 2000), np.float32), "w")
+    nodes = [helper.make_node("Conv", ["x", "w"], ["y"])]
+    path = save(tmp_path, nodes, [("x", TensorProto.FLOAT, ["n", 2, "t"])], constants=[kernel])
+    with pytest.raises(ConfigError, match=r"give --shape x=\.\.\.$"):
+        prepare_onnx(path, tmp_path / "out", {})
+    assert prepare_onnx(path, tmp_path / "out", {"x": (1, 2, 3000)}).shapes == {"x": (1, 2, 3000)}
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"X1": (1, 3)}, "the model has no such input"),
+        ({"x": (1, 3)}, "does not fit the declared shape n x 3 x h x w"),
+        ({"x": (1, 4, 8, 8)}, "--shape x=1x4x8x8: does not fit"),
+        ({"x": (1, 3, 0, 8)}, "does not fit"),
+    ],
+)
+def test_a_shape_that_does_not_fit_is_refused(tmp_path, given, words):
+    with pytest.raises(ConfigError, match=words):
+        prepare_onnx(save(tmp_path, *relu("n", 3, "h", "w")), tmp_path / "out", given)
+
+
+def test_shapes_are_read_from_the_command_line():
+    assert parse_shapes(("x=1x3X8x8", "state=", "a=b=2")) == {"x": (1, 3, 8, 8), "state": (), "a=b": (2,)}
+    for text in ("1x3", "x=1xa", "=1x3", "x=-1"):
+        with pytest.raises(ConfigError, match=r"write NAME=1x3x224x224"):
+            parse_shapes((text,))
+
+
+@pytest.mark.parametrize(
+    "kind", [TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.INT64, TensorProto.UINT8, TensorProto.BOOL]
+)
+def test_every_kind_of_number_is_made_up(tmp_path, kind):
+    nodes = [helper.make_node("Cast", ["x"], ["y"], to=TensorProto.FLOAT)]
+    prepared = prepare_onnx(save(tmp_path, nodes, [("x", kind, [1, 64])]), tmp_path / "out", {})
+    with np.load(prepared.io) as io:
+        assert io["input.x"].dtype == helper.tensor_dtype_to_np_dtype(kind)
+        assert len(np.unique(io["input.x"])) > 1
+
+
+def test_text_inputs_are_refused(tmp_path):
+    nodes = [helper.make_node("StringNormalizer", ["x"], ["y"])]
+    with pytest.raises(ConfigError, match="input 'x' is of type object"):
+        prepare_onnx(save(tmp_path, nodes, [("x", TensorProto.STRING, [1])]), tmp_path / "out", {})
+
+
+def test_quantized_files_are_told_from_float_ones(tmp_path):
+    assert prepare_onnx(build(tmp_path / "q.onnx", "u8-i32"), tmp_path / "out", {}).quantized
+    assert not prepare_onnx(build(tmp_path / "f.onnx"), tmp_path / "out", {}).quantized
+
+
+def test_what_the_reference_refuses_is_measured_without_parity(tmp_path):
+    nodes = [helper.make_node("Mystery", ["x"], ["y"], domain="acme")]
+    model = model_of(nodes, [("x", TensorProto.FLOAT, [1, 4])])
+    model.opset_import.append(helper.make_opsetid("acme", 1))
+    onnx.save(model, str(tmp_path / "model.onnx"))
+    prepared = prepare_onnx(tmp_path / "model.onnx", tmp_path / "out", {})
+    assert prepared.expected is None
+    assert "ONNX Runtime, which computes the outputs to compare with, refuses the model" in prepared.reasons["parity"]
+    with pytest.raises(DeviceError, match="^ort: "):
+        bench_onnx(prepared, find_kits()["ort"], QUICK, tmp_path / "out", print)
+
+
+def with_external_weights(tmp_path, location):
+    model = onnx.load(str(build(tmp_path / "inline.onnx")))
+    onnx.external_data_helper.convert_model_to_external_data(model, location="weights.bin", size_threshold=0)
+    onnx.save(model, str(tmp_path / "model.onnx"))
+    for tensor in (stored := onnx.load(str(tmp_path / "model.onnx"), load_external_data=False)).graph.initializer:
+        next(entry for entry in tensor.external_data if entry.key == "location").value = location
+    (tmp_path / "model.onnx").write_bytes(stored.SerializeToString())
+    return tmp_path / "model.onnx"
+
+
+def test_weights_beside_the_model_are_taken_into_the_copy(tmp_path):
+    prepared = prepare_onnx(with_external_weights(tmp_path, "weights.bin"), tmp_path / "out", {})
+    assert [path.name for path in sorted((tmp_path / "out").iterdir())] == ["io.npz", "model.onnx"]
+    assert prepared.expected == "model"
+
+
+@pytest.mark.parametrize("location", ["../secret.bin", "/etc/hostname", "sub/../../secret.bin"])
+def test_weights_outside_the_models_folder_are_refused(tmp_path, location):
+    (tmp_path / "models").mkdir()
+    with pytest.raises(ConfigError, match="outside its own folder; this is refused"):
+        prepare_onnx(with_external_weights(tmp_path / "models", location), tmp_path / "out", {})
+
+
+def test_missing_weights_are_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"its weights file 'gone\.bin' is missing"):
+        prepare_onnx(with_external_weights(tmp_path, "gone.bin"), tmp_path / "out", {})
+
+
+@pytest.mark.parametrize("content", [b"", b"\x00garbage", b"PK\x03\x04"])
+def test_a_file_that_is_no_model_is_refused(tmp_path, content):
+    (tmp_path / "m.onnx").write_bytes(content)
+    with pytest.raises(ConfigError, match=r"m\.onnx: is not an ONNX model"):
+        prepare_onnx(tmp_path / "m.onnx", tmp_path / "out", {})
+
+
+def test_an_absent_file_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"m\.onnx: No such file"):
+        prepare_onnx(tmp_path / "m.onnx", tmp_path / "out", {})
+
+
+@pytest.mark.parametrize(("kit", "encoding"), [("openvino", "s8-f32"), ("ort", "u8-i32")])
+def test_a_quantized_file_is_measured_in_int8(tmp_path, kit, encoding):
+    model = build(tmp_path / "q.onnx", encoding, batch="n")
+    lines = []
+    measured = bench_onnx(prepare_onnx(model, tmp_path, {}), find_kits()[kit], QUICK, tmp_path, lines.append)
+    assert measured.precision.requested == "int8"
+    assert measured.precision.executed == {"int8": 3}
+    assert measured.reasons["accuracy"] == "the inputs are random"
+    assert measured.size_bytes > 1000
+    assert (tmp_path / "measurements" / f"local-{kit}-int8.json").is_file()
+    assert SHAPE[0] == 1
+
+
+def bench_real(shared_data, folder, name, kit):
+    path = shared_data / name
+    if not path.is_file():
+        pytest.skip(f"{name} is not in the real data")
+    prepared = prepare_onnx(path, folder, {})
+    assert prepared.shapes[next(iter(prepared.shapes))] == MODELS[name]
+    if (name, kit) in REFUSED:
+        with pytest.raises(DeviceError, match="^openvino: .*Conv"):
+            bench_onnx(prepared, find_kits()[kit], QUICK, folder, print)
+        return
+    measured = bench_onnx(prepared, find_kits()[kit], QUICK, folder, print)
+    assert measured.parity.max_abs_diff < 1e-4
+    assert measured.parity.agreement == 1.0
+    assert set(measured.precision.executed) == {"fp32"}
+
+
+@pytest.mark.parametrize("kit", ["openvino", "ort"])
+@pytest.mark.parametrize("name", ["onnx_models/silero_vad.onnx", "teachers/mlperf_resnet8_float.onnx"])
+def test_a_real_file_is_measured_or_refused_in_words(shared_data, tmp_path, name, kit):
+    bench_real(shared_data, tmp_path, name, kit)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kit", ["openvino", "ort"])
+@pytest.mark.parametrize("name", MODELS)
+def test_every_real_file_is_measured_or_refused_in_words(shared_data, tmp_path, name, kit):
+    bench_real(shared_data, tmp_path, name, kit)

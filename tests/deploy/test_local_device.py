@@ -1,0 +1,117 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from jobs import REPOSITORY, SCRIPTED, scripted_arm
+
+from edgedistill.deploy.harness import check_address, compile_model, probe, run_bench
+from edgedistill.deploy.kits import find_kits, read_kit
+from edgedistill.errors import ConfigError, DeviceError
+from edgedistill.records import Measurement
+
+
+def job(*arms, **changes):
+    return {
+        "schema": "edgedistill.job/1", "out": "measurements", "processes": 1, "seconds": 0.05, "seed": 0,
+        "arms": list(arms),
+    } | changes  # fmt: skip
+
+
+def test_probe_tells_the_device_and_the_engine():
+    device = probe(find_kits()["ort"]).device("local")
+    assert device.engine.name == "onnxruntime"
+    assert device.address == "local"
+    assert probe(None).facts["arch"] == device.arch
+
+
+def test_a_missing_engine_comes_with_the_line_that_installs_it(tmp_path):
+    (tmp_path / "engine.py").write_text("def describe():\n    import no_such_engine\n", encoding="utf-8")
+    kit = read_kit(SCRIPTED).model_copy(update={"folder": tmp_path})
+    answer = probe(kit)
+    assert answer.engine is None
+    assert answer.problem.endswith("No module named 'no_such_engine'; install it: python3 -m pip install numpy")
+    with pytest.raises(DeviceError, match="No module named 'no_such_engine'"):
+        answer.device("local")
+
+
+def test_other_devices_than_this_one_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match="device 'ssh://jetson': only 'local' is supported in this version"):
+        check_address("ssh://jetson")
+    with pytest.raises(ConfigError, match="only 'local'"):
+        run_bench(job(scripted_arm(tmp_path, "a", address="adb://1")), tmp_path, print)
+
+
+def test_progress_is_streamed_and_each_arm_has_a_result(tmp_path):
+    lines = []
+    arms = [scripted_arm(tmp_path, "good"), scripted_arm(tmp_path, "bad", {"raises_at": 1})]
+    results = dict(run_bench(job(*arms), tmp_path, lines.append))
+    assert isinstance(results["good"], Measurement)
+    assert results["bad"] == "scripted: first line second line"
+    assert any(line.startswith("bench good process 1/1 p50 ") for line in lines)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.json", "good.json", "io.npz", "measurements"]
+
+
+def test_a_wrong_job_is_a_configuration_error(tmp_path):
+    with pytest.raises(ConfigError, match="both must be above 0"):
+        run_bench(job(processes=0), tmp_path, print)
+
+
+def test_a_refused_model_raises_the_engines_own_words(tmp_path):
+    model = tmp_path / "m.json"
+    model.write_text('{"refuse": "operator Foo is unknown"}', encoding="utf-8")
+    with pytest.raises(DeviceError, match="^scripted: operator Foo is unknown$"):
+        compile_model(read_kit(SCRIPTED), model, "fp32", 1, tmp_path / "out")
+
+
+def test_a_precision_that_the_kit_lacks_is_refused_before_it_runs(tmp_path):
+    with pytest.raises(ConfigError, match="kit 'scripted' has no precision 'fp16'; it has: fp32, int8"):
+        compile_model(read_kit(SCRIPTED), tmp_path / "m.json", "fp16", 1, tmp_path / "out")
+
+
+def test_a_harness_that_dies_is_a_device_error(tmp_path):
+    """The compile verb runs the engine in the harness's own process, so an engine can kill it."""
+    (tmp_path / "engine.py").write_text(
+        "import os\ndef describe(): os.abort()\ndef compile(*a): os.abort()\n", encoding="utf-8"
+    )
+    kit = read_kit(SCRIPTED).model_copy(update={"folder": tmp_path})
+    with pytest.raises(DeviceError, match="harness compile on .*: ended by SIGABRT"):
+        compile_model(kit, tmp_path / "m.json", "fp32", 1, tmp_path / "out")
+
+
+INTERRUPTED = """
+import sys
+from pathlib import Path
+from edgedistill.deploy.harness import run_bench
+sys.path.append(sys.argv[2])
+from jobs import scripted_arm
+folder = Path(sys.argv[1])
+arm = scripted_arm(folder, "slow", {"seconds": 60, "pid_file": str(folder / "pid")})
+job = {"schema": "edgedistill.job/1", "out": "m", "processes": 1, "seconds": 1, "seed": 0, "arms": [arm]}
+run_bench(job, folder, print)
+"""
+
+
+def test_an_interrupted_bench_leaves_no_process_behind(tmp_path):
+    command = [sys.executable, "-c", INTERRUPTED, str(tmp_path), str(REPOSITORY / "tests" / "targets")]
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "TMPDIR": str(tmp_path)}
+    host = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
+    pid_file = tmp_path / "pid"
+    wait_until(lambda: pid_file.exists() and pid_file.read_text())
+    worker = int(pid_file.read_text())
+    host.send_signal(signal.SIGINT)
+    _, stderr = host.communicate(timeout=20)
+    assert b"KeyboardInterrupt" in stderr
+    wait_until(lambda: not Path(f"/proc/{worker}").exists())
+    assert not list(tmp_path.glob("edgedistill-*")), "the harness left its scratch folder"
+    assert not (tmp_path / ".job.json").exists()
+
+
+def wait_until(condition, seconds=20.0):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)

@@ -1,0 +1,124 @@
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from edgedistill.config import TrainingConfig
+from edgedistill.distill.training import Batch, Resume, Training, bf16_wanted, build_optimizer, build_schedule, fit
+from edgedistill.errors import EdgedistillError
+from edgedistill.progress import Reporter
+
+QUIET = Reporter(quiet=True)
+
+
+class Rings:
+    """Two rings in the plane, to be told apart; the same batches for the same epoch."""
+
+    def __init__(self, stop_in: int | None = None) -> None:
+        self.stop_in = stop_in
+
+    def __len__(self) -> int:
+        return 5
+
+    def epoch(self, number: int) -> Iterator[Batch]:
+        generator = torch.Generator().manual_seed(number)
+        for step in range(len(self)):
+            if number == self.stop_in and step == 2:
+                raise KeyboardInterrupt
+            points = torch.randn(64, 2, generator=generator)
+            yield Batch(points, (points.norm(dim=1) > 1.2).long(), None)
+
+
+def accuracy(model: nn.Module) -> float:
+    points = torch.randn(500, 2, generator=torch.Generator().manual_seed(99))
+    model.eval()
+    with torch.no_grad():
+        return float((model(points).argmax(1) == (points.norm(dim=1) > 1.2)).float().mean())
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(2, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Dropout(0.1), nn.Linear(32, 2))
+
+
+def training(folder: Path, feed: Rings, **plan: object) -> Training:
+    config = TrainingConfig(**({"epochs": 8, "lr": 0.1, "precision": "fp32"} | plan))
+    loss = lambda logits, batch: functional.cross_entropy(logits, batch.labels)  # noqa: E731
+    return Training("test", config, feed, loss, accuracy, Resume(folder / "resume.pt", "key"), 3)
+
+
+@pytest.mark.parametrize("plan", [{}, {"optimizer": "adamw", "lr": 0.05}, {"schedule": "cosine"}, {"ema": 0.9}])
+def test_fit_learns_and_keeps_the_best_epoch(tmp_path: Path, plan: dict[str, object]) -> None:
+    model = network()
+    history = fit(model, training(tmp_path, Rings(), **plan), QUIET)
+    assert [epoch.epoch for epoch in history] == list(range(1, 9))
+    best = max(epoch.val_accuracy or 0 for epoch in history)
+    assert best > 0.85
+    assert accuracy(model) == best
+    assert history[-1].loss < history[0].loss
+
+
+@pytest.mark.parametrize("plan", [{}, {"ema": 0.9}, {"optimizer": "adamw", "lr": 0.01}])
+def test_a_broken_training_ends_where_an_unbroken_one_does(tmp_path: Path, plan: dict[str, object]) -> None:
+    whole = network()
+    fit(whole, training(tmp_path / "whole", Rings(), **plan), QUIET)
+    with pytest.raises(KeyboardInterrupt):
+        fit(network(), training(tmp_path / "broken", Rings(stop_in=5), **plan), QUIET)
+    resumed = network()
+    torch.manual_seed(2)  # dropout depends on the seed and the epoch, not on what this process did before
+    history = fit(resumed, training(tmp_path / "broken", Rings(), **plan), QUIET)
+    assert len(history) == 8
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def test_another_configurations_state_is_not_taken_up(tmp_path: Path) -> None:
+    fit(network(), training(tmp_path, Rings()), QUIET)
+    other = training(tmp_path, Rings())
+    other = dataclasses.replace(other, resume=Resume(tmp_path / "resume.pt", "another"))
+    seen: list[str] = []
+
+    class Listener(Reporter):
+        def line(self, text: str) -> None:
+            seen.append(text)
+
+    fit(network(), other, Listener())
+    assert len(seen) == 8
+
+
+def test_a_diverging_loss_is_an_error_that_names_the_rate(tmp_path: Path) -> None:
+    plan = training(tmp_path, Rings(), lr=1e30)
+    with pytest.raises(EdgedistillError, match=r"epoch 1; lower lr \(1e\+30\)"):
+        fit(network(), plan, QUIET)
+
+
+def test_norms_and_biases_are_not_decayed() -> None:
+    decayed, free = build_optimizer(network(), TrainingConfig(weight_decay=0.1)).param_groups
+    assert {p.ndim for p in decayed["params"]} == {2}
+    assert decayed["weight_decay"] == 0.1
+    assert {p.ndim for p in free["params"]} == {1}
+    assert free["weight_decay"] == 0
+
+
+@pytest.mark.parametrize("schedule", ["onecycle", "cosine"])
+def test_schedules_rise_to_the_peak_and_fall_to_nothing(schedule: str) -> None:
+    plan = TrainingConfig(epochs=10, lr=0.4, schedule=schedule)
+    optimizer = build_optimizer(network(), plan)
+    scheduler = build_schedule(optimizer, plan, 20)
+    rates = []
+    for _ in range(200):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert max(rates) == pytest.approx(0.4, rel=0.01)
+    assert rates[0] < 0.1
+    assert rates[-1] < 0.001
+
+
+def test_precision_as_asked() -> None:
+    assert bf16_wanted("bf16")
+    assert not bf16_wanted("fp32")

@@ -1,0 +1,234 @@
+"""The whole pipeline on real digits, as a user runs it."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "80"}
+CONFIG = """
+name = "digits"
+[data]
+train = "edgedistill.demo:train"
+test = "edgedistill.demo:test"
+augment = ["crop:1"]
+[teacher]
+model = "zoo:resnet20"
+width = 0.5
+epochs = 3
+[student]
+model = "zoo:mlperf-resnet8"
+width = 0.25
+[distill]
+epochs = 4
+views = 2
+control = true
+[[target]]
+name = "pc"
+kit = "ort"
+[bench]
+processes = 1
+seconds = 0.3
+"""
+
+
+def edgedistill(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "edgedistill", *map(str, arguments)],
+        cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+
+
+def stages(folder: Path) -> dict[str, dict]:
+    return json.loads((folder / "manifest.json").read_text())["stages"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("whole")
+    (folder / "edgedistill.toml").write_text(CONFIG)
+    result = edgedistill("run", "edgedistill.toml", cwd=folder)
+    assert result.returncode == 0, result.stderr
+    return folder
+
+
+@pytest.fixture
+def copied(finished: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(finished, tmp_path / "copy"))
+
+
+def test_a_run_leaves_what_the_contract_says(finished: Path) -> None:
+    run = finished / "runs" / "digits"
+    assert list(stages(run)) == [
+        "data", "teacher", "soft_labels", "student", "quantize", "export", "compile", "bench", "report",
+    ]  # fmt: skip
+    for name in ("teacher/model.safetensors", "student/model.safetensors", "student/control.safetensors",
+                 "quantized/model.safetensors", "onnx/student-fp32.onnx", "onnx/io.npz", "report.html",
+                 "artifacts/ort/int8", "artifacts/ort/fp32", "measurements/local-ort-teacher-fp32.json",
+                 "measurements/local-ort-fp32.json", "measurements/local-ort-int8.json"):  # fmt: skip
+        assert (run / name).exists(), name
+    assert not list(run.rglob("*resume*"))
+    with np.load(run / "onnx" / "io.npz") as recorded:
+        assert recorded["input.input"].shape == (360, 1, 1, 8, 8)
+        assert set(recorded.files) >= {"labels", "expected.student-fp32.logits", "expected.student-int8.logits"}
+    measured = json.loads((run / "measurements" / "local-ort-int8.json").read_text())
+    assert measured["schema"] == "edgedistill.measurement/1"
+    assert measured["accuracy"]["n"] == 360
+    assert measured["precision"]["executed"]["int8"] >= 9
+    assert measured["parity"]["agreement"] > 0.97
+    assert measured["energy_uj"] is None
+    assert measured["reasons"]["energy_uj"]
+    student = stages(run)["student"]["record"]["student"]
+    assert measured["model"]["lineage"]["student"] == student["file"]["sha256"]
+
+
+def test_figures_trace_back_to_files_that_are_there(finished: Path) -> None:
+    import hashlib
+
+    run = finished / "runs" / "digits"
+    seen = 0
+    todo: list[object] = [entry["record"] for entry in stages(run).values()]
+    while todo:
+        value = todo.pop()
+        if isinstance(value, dict):
+            todo += value.values()
+            if {"path", "sha256", "bytes"} == set(value):
+                seen += 1
+                content = (run / value["path"]).read_bytes()
+                assert hashlib.sha256(content).hexdigest() == value["sha256"]
+                assert len(content) == value["bytes"]
+        elif isinstance(value, list):
+            todo += value
+    assert seen > 10
+
+
+def test_the_same_command_again_only_prints(finished: Path) -> None:
+    before = {p: p.stat().st_mtime_ns for p in finished.rglob("*") if p.is_file()}
+    result = edgedistill("run", "edgedistill.toml", cwd=finished)
+    assert result.returncode == 0
+    assert "student int8" in result.stdout.replace("  ", " ")
+    assert "report.html" in result.stdout
+    assert result.stderr == ""
+    assert {p: p.stat().st_mtime_ns for p in finished.rglob("*") if p.is_file()} == before
+
+
+def test_a_finished_run_is_printed_without_torch(finished: Path) -> None:
+    code = (
+        "import sys; from edgedistill.cli import cli\n"
+        "cli(['run', 'edgedistill.toml'], standalone_mode=False)\n"
+        "heavy = {'torch', 'onnxruntime', 'openvino', 'sklearn', 'matplotlib'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=finished, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+
+
+def test_a_distillation_key_reruns_from_distillation_on(copied: Path) -> None:
+    run = copied / "runs" / "digits"
+    before = stages(run)
+    plan = edgedistill("run", "edgedistill.toml", "--set", "distill.temperature=2", "--dry-run", cwd=copied)
+    assert [line.split()[1].strip(",") for line in plan.stdout.splitlines()] == ["done"] * 3 + ["to"] * 6
+    labels = next((run / "soft_labels").rglob("logits.npy"))
+    stamp = labels.stat().st_mtime_ns
+    result = edgedistill("run", "edgedistill.toml", "--set", "distill.temperature=2", "--until", "distill", cwd=copied)
+    assert result.returncode == 0, result.stderr
+    after = stages(run)
+    for name in ("data", "teacher", "soft_labels"):
+        assert after[name] == before[name]
+    assert after["student"]["record"] != before["student"]["record"]
+    assert labels.stat().st_mtime_ns == stamp
+
+
+def test_from_runs_a_stage_afresh_and_ends_the_same(copied: Path) -> None:
+    before = stages(copied / "runs" / "digits")["student"]["record"]["student"]["file"]["sha256"]
+    result = edgedistill("distill", "edgedistill.toml", "--from", "distill", cwd=copied)
+    assert result.returncode == 0
+    assert "epoch 4" in result.stderr
+    assert stages(copied / "runs" / "digits")["student"]["record"]["student"]["file"]["sha256"] == before
+
+
+def test_a_damaged_file_is_made_again(copied: Path) -> None:
+    run = copied / "runs" / "digits"
+    model = run / "student" / "model.safetensors"
+    good = model.read_bytes()
+    model.write_bytes(good[:-1] + b"x")
+    result = edgedistill("distill", "edgedistill.toml", cwd=copied)
+    assert result.returncode == 0
+    assert model.read_bytes() == good
+
+
+def test_a_second_process_is_kept_out(copied: Path) -> None:
+    import fcntl
+
+    with (copied / "runs" / "digits" / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        result = edgedistill("distill", "edgedistill.toml", "--from", "distill", cwd=copied)
+    assert result.returncode == 2
+    assert "another edgedistill" in result.stderr
+
+
+def test_a_killed_run_goes_on_and_ends_bit_for_bit(finished: Path, tmp_path: Path) -> None:
+    (tmp_path / "edgedistill.toml").write_text(CONFIG)
+    run = tmp_path / "runs" / "digits"
+    for trace in ("teacher/resume.pt", "soft_labels/*/done.npy", "student/student-resume.pt", "student/control-resume.pt"):
+        with subprocess.Popen(
+            [sys.executable, "-m", "edgedistill", "distill", "edgedistill.toml"],
+            cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        ) as child:  # fmt: skip
+            while child.poll() is None and not list(run.glob(trace)):
+                time.sleep(0.005)
+            child.send_signal(signal.SIGKILL)
+    result = edgedistill("distill", "edgedistill.toml", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    for name in ("teacher", "student"):
+        assert stages(run)[name]["key"] == stages(finished / "runs" / "digits")[name]["key"]
+    for name in ("teacher/model", "student/model", "student/control"):
+        path = f"{name}.safetensors"
+        assert (run / path).read_bytes() == (finished / "runs" / "digits" / path).read_bytes(), name
+    logits = [next((folder / "soft_labels").rglob("logits.npy")).read_bytes() for folder in (run, finished / "runs" / "digits")]
+    assert logits[0] == logits[1]
+
+
+def test_compare_report_and_json(finished: Path) -> None:
+    run = finished / "runs" / "digits"
+    result = edgedistill("compare", run, "--json", cwd=finished)
+    assert result.returncode == 0, result.stderr
+    comparison = json.loads(result.stdout)
+    assert comparison["schema"] == "edgedistill.comparison/1"
+    assert edgedistill("report", run, cwd=finished).returncode == 0
+    both = edgedistill("compare", run, run, cwd=finished)
+    assert both.returncode == 0, both.stderr
+    assert edgedistill("compare", finished, cwd=finished).returncode == 2
+    assert edgedistill("report", finished, cwd=finished).returncode == 2
+
+
+def test_a_foreign_onnx_teacher_and_saved_logits(finished: Path, tmp_path: Path) -> None:
+    run = finished / "runs" / "digits"
+    shutil.copy(run / "onnx" / "teacher-fp32.onnx", tmp_path / "teacher.onnx")
+    text = CONFIG.replace('"zoo:resnet20"\nwidth = 0.5', '"teacher.onnx"').replace("epochs = 4", "epochs = 1")
+    (tmp_path / "onnx.toml").write_text(text)
+    result = edgedistill("run", "onnx.toml", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "teacher fp32" in " ".join(result.stdout.split())
+    by_onnx, by_torch = (
+        np.load(next((folder / "soft_labels").rglob("logits.npy"))) for folder in (tmp_path / "runs" / "digits", run)
+    )
+    assert (by_onnx.argmax(2) == by_torch.argmax(2)).mean() > 0.99
+
+    np.save(tmp_path / "logits.npy", np.eye(10, dtype=np.float32)[np.zeros(1437, int)])
+    text = text.replace('"teacher.onnx"', '"logits.npy"').replace('name = "digits"', 'name = "logits"')
+    (tmp_path / "logits.toml").write_text(text)
+    refused = edgedistill("distill", "logits.toml", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "saved logits are of the plain inputs" in refused.stderr
+    settings = ("--set", "data.augment=[]", "--set", "distill.views=1")
+    result = edgedistill("run", "logits.toml", *settings, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert not (tmp_path / "runs" / "logits" / "onnx" / "teacher-fp32.onnx").exists()
