@@ -45,7 +45,7 @@ def test_the_harness_is_not_a_kit():
 
 
 def test_a_misspelt_kit_gets_the_nearest_name():
-    with pytest.raises(ConfigError, match="unknown kit 'openvno'; perhaps 'openvino'"):
+    with pytest.raises(ConfigError, match=r"unknown kit 'openvno'; perhaps 'openvino'"):
         find_kit("openvno", find_kits())
 
 
@@ -85,13 +85,13 @@ def test_a_malformed_target_toml_names_the_file_and_the_key(tmp_path, change, wo
 
 
 def test_a_folder_without_kits_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match="holds no kit"):
+    with pytest.raises(ConfigError, match=r"holds no kit"):
         find_kits((tmp_path,))
 
 
 def test_two_kits_of_one_name_are_refused(tmp_path):
     write_kit(tmp_path, "openvino")
-    with pytest.raises(ConfigError, match="kit 'openvino' is already in"):
+    with pytest.raises(ConfigError, match=r"kit 'openvino' is already in"):
         find_kits((tmp_path,))
 
 
@@ -116,5 +116,5 @@ def test_a_plug_in_brings_its_kits_without_being_run(plugin):
 
 def test_a_broken_plug_in_is_named(plugin):
     plugin.write_text("[edgedistill.targets]\nacme = no_such_package\n", encoding="utf-8")
-    with pytest.raises(ConfigError, match="entry point 'acme' of edgedistill.targets: 'no_such_package'"):
+    with pytest.raises(ConfigError, match=r"entry point 'acme' of edgedistill.targets: 'no_such_package'"):
         find_kits()

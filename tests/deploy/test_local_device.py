@@ -34,14 +34,14 @@ def test_a_missing_engine_comes_with_the_line_that_installs_it(tmp_path):
     answer = probe(kit)
     assert answer.engine is None
     assert answer.problem.endswith("No module named 'no_such_engine'; install it: python3 -m pip install numpy")
-    with pytest.raises(DeviceError, match="No module named 'no_such_engine'"):
+    with pytest.raises(DeviceError, match=r"No module named 'no_such_engine'"):
         answer.device("local")
 
 
 def test_other_devices_than_this_one_are_refused(tmp_path):
-    with pytest.raises(ConfigError, match="device 'ssh://jetson': only 'local' is supported in this version"):
+    with pytest.raises(ConfigError, match=r"device 'ssh://jetson': only 'local' is supported in this version"):
         check_address("ssh://jetson")
-    with pytest.raises(ConfigError, match="only 'local'"):
+    with pytest.raises(ConfigError, match=r"only 'local'"):
         run_bench(job(scripted_arm(tmp_path, "a", address="adb://1")), tmp_path, print)
 
 
@@ -56,19 +56,19 @@ def test_progress_is_streamed_and_each_arm_has_a_result(tmp_path):
 
 
 def test_a_wrong_job_is_a_configuration_error(tmp_path):
-    with pytest.raises(ConfigError, match="both must be above 0"):
+    with pytest.raises(ConfigError, match=r"both must be above 0"):
         run_bench(job(processes=0), tmp_path, print)
 
 
 def test_a_refused_model_raises_the_engines_own_words(tmp_path):
     model = tmp_path / "m.json"
     model.write_text('{"refuse": "operator Foo is unknown"}', encoding="utf-8")
-    with pytest.raises(DeviceError, match="^scripted: operator Foo is unknown$"):
+    with pytest.raises(DeviceError, match=r"^scripted: operator Foo is unknown$"):
         compile_model(read_kit(SCRIPTED), model, "fp32", 1, tmp_path / "out")
 
 
 def test_a_precision_that_the_kit_lacks_is_refused_before_it_runs(tmp_path):
-    with pytest.raises(ConfigError, match="kit 'scripted' has no precision 'fp16'; it has: fp32, int8"):
+    with pytest.raises(ConfigError, match=r"kit 'scripted' has no precision 'fp16'; it has: fp32, int8"):
         compile_model(read_kit(SCRIPTED), tmp_path / "m.json", "fp16", 1, tmp_path / "out")
 
 
@@ -78,7 +78,7 @@ def test_a_harness_that_dies_is_a_device_error(tmp_path):
         "import os\ndef describe(): os.abort()\ndef compile(*a): os.abort()\n", encoding="utf-8"
     )
     kit = read_kit(SCRIPTED).model_copy(update={"folder": tmp_path})
-    with pytest.raises(DeviceError, match="harness compile on .*: ended by SIGABRT"):
+    with pytest.raises(DeviceError, match=r"harness compile on .*: ended by SIGABRT"):
         compile_model(kit, tmp_path / "m.json", "fp32", 1, tmp_path / "out")
 
 
