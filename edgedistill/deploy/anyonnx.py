@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgedistill.deploy.harness import Progress, compile_model, run_bench
 from edgedistill.deploy.inputs import Shapes, random_inputs
@@ -25,9 +25,8 @@ QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "QLinear")
 
 
 class BenchOptions(Record):
-    """How to measure: `precision` None is int8 for a quantized file and fp32 for any other."""
+    """How to measure: fresh processes, and seconds of steady inference in each."""
 
-    precision: str | None = None
     threads: int = 1
     processes: int = 5
     seconds: float = 10.0
@@ -36,7 +35,8 @@ class BenchOptions(Record):
 class PreparedModel(Record):
     """An ONNX file ready to be measured; `choices` says what was decided for the user, one line each.
 
-    `model` has fixed shapes and no external data; `sha256` is the file's as given; `expected` its key in `io`.
+    `model` has fixed shapes and no external data; `sha256` is the file's as given; `expected` its key in `io`;
+    `precision` is int8 for a file with quantized operators.
     """
 
     name: str
@@ -44,7 +44,7 @@ class PreparedModel(Record):
     sha256: str
     shapes: dict[str, tuple[int, ...]]
     choices: tuple[str, ...]
-    quantized: bool
+    precision: str
     io: Path
     expected: str | None
     reasons: dict[str, str]
@@ -55,11 +55,13 @@ def prepare_onnx(model: Path, folder: Path, shapes: Shapes) -> PreparedModel:
 
     Raises ConfigError for a file that is no ONNX model, an unknown input name, or shapes that the model cannot take.
     """
+    fixed, io = folder / f"{model.stem}.onnx", folder / "io.npz"
+    if fixed.resolve() == model.resolve():
+        raise ConfigError(f"{model}: its fixed-shape copy would replace it; use another folder than {folder}")
     graph = _read(model)
     resolved, choices = resolve_shapes(graph, shapes)
     _fix_shapes(graph, resolved)
     folder.mkdir(parents=True, exist_ok=True)
-    fixed, io = folder / f"{model.stem}.onnx", folder / "io.npz"
     _write(graph, fixed)
     inputs = random_inputs(graph, resolved, REQUESTS)
     expected, problem = _reference(fixed, inputs)
@@ -70,7 +72,7 @@ def prepare_onnx(model: Path, folder: Path, shapes: Shapes) -> PreparedModel:
         sha256=sha256_of(model),
         shapes=resolved,
         choices=tuple(choices),
-        quantized=is_quantized(graph),
+        precision="int8" if is_quantized(graph) else "fp32",
         io=io,
         expected=model.stem if expected else None,
         reasons={"parity": problem} if problem else {},
@@ -81,16 +83,38 @@ def bench_onnx(
     prepared: PreparedModel, kit: Kit, options: BenchOptions, folder: Path, progress: Progress
 ) -> Measurement:
     """Compile and measure a prepared model on this machine; raises DeviceError with the engine's words if it fails."""
-    precision = options.precision or ("int8" if prepared.quantized else "fp32")
-    artifact = folder.resolve() / "artifacts" / kit.name / precision
-    made = compile_model(kit, prepared.model, precision, options.threads, artifact)
-    arm = {
-        "name": f"local-{kit.name}-{precision}",
+    ((_, result),) = bench_on_kits(prepared, [kit], options, folder, progress)
+    if isinstance(result, str):
+        raise DeviceError(result)
+    return result
+
+
+def bench_on_kits(
+    prepared: PreparedModel, kits: list[Kit], options: BenchOptions, folder: Path, progress: Progress
+) -> list[tuple[str, Measurement | str]]:
+    """Measure a prepared model on several kits, their processes taking turns; return each kit's result or error text."""
+    compiled = {kit.name: _compiled_arm(prepared, kit, options, folder) for kit in kits}
+    arms = [arm for arm in compiled.values() if isinstance(arm, dict)]
+    job: dict[str, Any] = {"schema": "edgedistill.job/1", "out": "measurements", "seed": 0, "arms": arms}
+    job |= {"processes": options.processes, "seconds": options.seconds}
+    measured = dict(run_bench(job, folder, progress)) if arms else {}
+    return [(name, arm if isinstance(arm, str) else measured[arm["name"]]) for name, arm in compiled.items()]
+
+
+def _compiled_arm(prepared: PreparedModel, kit: Kit, options: BenchOptions, folder: Path) -> dict[str, Any] | str:
+    """Compile for a kit and return the arm of a job, or the engine's words."""
+    artifact = folder.resolve() / "artifacts" / kit.name / prepared.precision
+    try:
+        made = compile_model(kit, prepared.model, prepared.precision, options.threads, artifact)
+    except DeviceError as error:
+        return str(error)
+    return {
+        "name": f"local-{kit.name}-{prepared.precision}",
         "target": kit.name,
         "address": "local",
         "kit": kit.name,
         "kit_dir": str(kit.folder),
-        "precision": precision,
+        "precision": prepared.precision,
         "threads": options.threads,
         "entry": str(artifact / made["entry"]),
         "size_bytes": sum((artifact / name).stat().st_size for name in made["files"]),
@@ -100,12 +124,6 @@ def bench_onnx(
         "metric": None,
         "reasons": {"accuracy": "the inputs are random", **prepared.reasons},
     }
-    job = {"schema": "edgedistill.job/1", "out": "measurements", "seed": 0, "arms": [arm]}
-    job |= {"processes": options.processes, "seconds": options.seconds}
-    ((_, result),) = run_bench(job, folder, progress)
-    if isinstance(result, str):
-        raise DeviceError(result)
-    return result
 
 
 def is_quantized(graph: onnx.ModelProto) -> bool:

@@ -32,6 +32,9 @@ def main() -> int:
         answer, code = {"error": str(error)}, 5
     except job.JobError as error:
         answer, code = {"error": str(error)}, 2
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        return 130
     sys.stdout.write("\n" + json.dumps(answer, allow_nan=False) + "\n")
     return code
 

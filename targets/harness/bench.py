@@ -6,7 +6,7 @@ import random
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Callable, Dict, List
 
 import energy
 import results
@@ -46,7 +46,7 @@ class Trial:
         self.result: Dict[str, Any] = {}
         scratch.mkdir()
 
-    def attempt(self, step: Any) -> None:
+    def attempt(self, step: Callable[[], None]) -> None:
         """Take one step unless an earlier one failed; a failing arm does not stop the others."""
         if "error" in self.result:
             return

@@ -37,7 +37,8 @@ def run_worker(spec: dict, scratch: Path, timeout_s: float) -> dict:
 
 def _answer(kit: str, code: int, out: str, err: str) -> dict:
     if code < 0:
-        raise EngineError(f"{kit}: the process was killed by {_signal_name(-code)}")
+        hint = ", as the kernel does when memory runs out" if code == -signal.SIGKILL else ""
+        raise EngineError(f"{kit}: the process was killed by {_signal_name(-code)}{hint}")
     try:
         answer = json.loads(out.rsplit("\n", 1)[-1])  # an engine may have printed before
     except ValueError:

@@ -1,4 +1,21 @@
-"""The one gate to a kit's `engine.py`, and the one place that turns whatever an engine raises into one line."""
+"""The one gate to a kit's `engine.py`, and the one place that turns whatever an engine raises into one line.
+
+An `engine.py` runs on Python 3.8 with the standard library, numpy and its engine, and has three functions:
+
+    describe() -> {"name": ..., "version": ...}               imports the engine, which the other functions may also do
+    compile(model, out, precision, threads) -> dict           writes into the folder `out`; {"entry", "files", "extras"},
+                                                              names in `out`: what load takes, what it needs, what else
+    load(entry, precision, threads) -> session                in exactly that precision, or it raises
+
+and a session has, beside the list `inputs` of their names:
+
+    set(feed)      takes one request, a dict of arrays in exactly the model's types and shapes
+    infer()        runs it: the call that is timed
+    outputs()      returns a dict of arrays, in the model's order
+    executed()     returns the number of weighted layers by the precision they run in ("fp32", "int8", ...) and None,
+                   or None and the reason
+    threads()      returns the number of threads in use, or None
+"""
 
 from __future__ import annotations
 

@@ -112,17 +112,21 @@ class Session:
 
 
 # Kernels that multiply by weights, by how they got there; a float one runs in the type of its first input.
-FLOAT_KERNELS = {"Conv", "FusedConv", "NhwcFusedConv", "ConvTranspose", "MatMul", "Gemm", "FusedMatMul", "FusedGemm"}
+FLOAT_KERNELS = {
+    "Conv", "FusedConv", "NhwcFusedConv", "ConvTranspose", "MatMul", "FusedMatMul", "Gemm", "FusedGemm", "Attention",
+}  # fmt: skip
 INT8_KERNELS = {
     "QLinearConv", "NhwcQLinearConv", "ConvInteger", "QLinearMatMul", "QGemm", "MatMulInteger",
-    "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QLinearConvTranspose",
+    "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QLinearConvTranspose", "QAttention",
 }  # fmt: skip
 TYPES = {1: "fp32", 10: "fp16", 11: "fp64", 16: "bf16"}  # ONNX's numbers for element types
-GRAPH_ATTRIBUTE = 5
 
 
 def count_layers(graph_in_ort_format: bytes) -> Dict[str, int]:
-    """Count weighted layers by precision in a graph in ORT format, with the reader that onnxruntime ships."""
+    """Count weighted layers by precision in a graph in ORT format, with the reader that onnxruntime ships.
+
+    Both branches of a condition count, though one request runs only one of them.
+    """
     import onnxruntime
 
     # Not `import onnxruntime.tools.ort_format_model`: that imports torch where it is installed.

@@ -1,13 +1,15 @@
 import numpy as np
 import onnx
 import pytest
+from jobs import SCRIPTED
 from onnx import TensorProto, helper, numpy_helper
 from tiny_onnx import build
 
-from edgedistill.deploy.anyonnx import BenchOptions, bench_onnx, prepare_onnx
-from edgedistill.deploy.kits import find_kits
+from edgedistill.deploy.anyonnx import BenchOptions, bench_on_kits, bench_onnx, prepare_onnx
+from edgedistill.deploy.kits import find_kits, read_kit
 from edgedistill.deploy.shapes import parse_shapes
 from edgedistill.errors import ConfigError, DeviceError
+from edgedistill.records import Measurement
 
 QUICK = BenchOptions(processes=1, seconds=0.2)
 MODELS = {
@@ -126,8 +128,28 @@ def test_text_inputs_are_refused(tmp_path):
 
 
 def test_quantized_files_are_told_from_float_ones(tmp_path):
-    assert prepare_onnx(build(tmp_path / "q.onnx", "u8-i32"), tmp_path / "out", {}).quantized
-    assert not prepare_onnx(build(tmp_path / "f.onnx"), tmp_path / "out", {}).quantized
+    assert prepare_onnx(build(tmp_path / "q.onnx", "u8-i32"), tmp_path / "out", {}).precision == "int8"
+    assert prepare_onnx(build(tmp_path / "f.onnx"), tmp_path / "out", {}).precision == "fp32"
+
+
+def test_the_users_file_is_never_replaced(tmp_path):
+    model = build(tmp_path / "f.onnx", batch="n")
+    before = model.read_bytes()
+    with pytest.raises(ConfigError, match=r"its fixed-shape copy would replace it"):
+        prepare_onnx(model, tmp_path / "sub" / "..", {})
+    assert model.read_bytes() == before
+
+
+def test_several_kits_take_turns_and_a_refusal_is_a_result(tmp_path):
+    kits = [*find_kits().values(), read_kit(SCRIPTED)]
+    chosen = [kit for kit in kits if kit.name in ("openvino", "ort", "scripted")]
+    prepared = prepare_onnx(build(tmp_path / "f.onnx"), tmp_path / "out", {})
+    lines = []
+    results = dict(bench_on_kits(prepared, chosen, QUICK.model_copy(update={"processes": 2}), tmp_path, lines.append))
+    assert [name for name, result in results.items() if isinstance(result, Measurement)] == ["openvino", "ort"]
+    assert results["scripted"].startswith("scripted: ")  # its models are JSON
+    turns = [line.split()[3] for line in lines if " process " in line]
+    assert turns == ["1/2", "1/2", "2/2", "2/2"]
 
 
 def test_what_the_reference_refuses_is_measured_without_parity(tmp_path):
@@ -186,7 +208,7 @@ def test_an_absent_file_is_refused(tmp_path):
 def test_a_quantized_file_is_measured_in_int8(tmp_path, kit, encoding):
     model = build(tmp_path / "q.onnx", encoding, batch="n")
     lines = []
-    measured = bench_onnx(prepare_onnx(model, tmp_path, {}), find_kits()[kit], QUICK, tmp_path, lines.append)
+    measured = bench_onnx(prepare_onnx(model, tmp_path / "out", {}), find_kits()[kit], QUICK, tmp_path, lines.append)
     assert measured.precision.requested == "int8"
     assert measured.precision.executed == {"int8": 3}
     assert measured.reasons["accuracy"] == "the inputs are random"
