@@ -35,22 +35,28 @@ def torch_predictor(model: nn.Module, precision: str) -> Predict:
 
 
 def onnx_predictor(path: Path, data: DataRecord) -> Predict:
-    """Return the same for an ONNX file run by ONNX Runtime; float inputs channels first or last, or raw uint8 images.
+    """Return the same for an ONNX file run by ONNX Runtime, whose input is float (or tokens), channels first or last.
 
     Raises ConfigError when the model does not take this data or does not give one logit per class.
     """
     session = open_session(path)
-    (entry,) = session.get_inputs() if len(session.get_inputs()) == 1 else (None,)
-    if entry is None:
-        raise ConfigError(f"teacher {path.name}: has {len(session.get_inputs())} inputs; a teacher takes one")
-    arrange = input_arrangement(path, entry.shape, entry.type, data)
-    fixed = entry.shape[0] if isinstance(entry.shape[0], int) else BATCH
+    entries = session.get_inputs()
+    if len(entries) != 1:
+        raise ConfigError(f"teacher {path.name}: has {len(entries)} inputs; a teacher takes one")
+    name, shape = entries[0].name, entries[0].shape
+    arrange = input_arrangement(path, shape, entries[0].type, data)
 
     def predict(inputs: Tensor) -> Tensor:
         arrays = arrange(inputs)
-        blocks = [session.run(None, {entry.name: block})[0] for block in _blocks(arrays, fixed)]
-        return torch.from_numpy(np.concatenate(blocks)[: len(arrays)]).float()
+        size = shape[0] if isinstance(shape[0], int) else len(arrays)
+        missing = -len(arrays) % size  # a fixed batch is filled up with copies of the last sample
+        filled = np.concatenate([arrays, np.repeat(arrays[-1:], missing, 0)])
+        answers = [session.run(None, {name: block})[0] for block in np.split(filled, len(filled) // size)]
+        return torch.from_numpy(np.concatenate(answers)[: len(arrays)]).float()
 
+    answer = session.get_outputs()[0].shape
+    if len(answer) != 2 or (isinstance(answer[1], int) and answer[1] != len(data.classes)):
+        raise ConfigError(f"teacher {path.name}: gives {answer}; expected logits (N, {len(data.classes)})")
     return predict
 
 
@@ -92,15 +98,6 @@ def _channels_first(data: DataRecord) -> tuple[int, ...]:
         return data.shape
     channels = data.shape[-1] if len(data.shape) > spatial else 1
     return (channels, *data.shape[:spatial])
-
-
-def _blocks(arrays: Array, size: int) -> list[Array]:
-    """Cut a batch into blocks of exactly `size`, the last one filled up with its own last row."""
-    blocks = [arrays[i : i + size] for i in range(0, len(arrays), size)]
-    if blocks and len(blocks[-1]) < size < len(arrays) + size and size != BATCH:
-        fill = np.repeat(blocks[-1][-1:], size - len(blocks[-1]), axis=0)
-        blocks[-1] = np.concatenate([blocks[-1], fill])
-    return blocks
 
 
 def predict_split(predict: Predict, views: Views) -> Array:
