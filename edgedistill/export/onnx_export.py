@@ -112,6 +112,7 @@ def _quiet() -> Iterator[None]:
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated", category=FutureWarning)
+        warnings.filterwarnings("ignore", message=".*_flat_weights.*assigned during export", category=UserWarning)
         try:
             for logger in loggers:
                 logger.setLevel(logging.ERROR)

@@ -73,6 +73,8 @@ def _exported(model: nn.Module, example: Tensor, sizes: dict[int, Any] | None) -
     with warnings.catch_warnings():
         # torch copies its own module call graph with a class that it has deprecated.
         warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated", category=FutureWarning)
+        # torch's recurrent layers keep a second list of their weights.
+        warnings.filterwarnings("ignore", message=".*_flat_weights.*assigned during export", category=UserWarning)
         try:
             program = torch.export.export(model, (example,), dynamic_shapes=None if sizes is None else (sizes,))
             # The empty table decomposes nothing; it makes in-place operations functional.

@@ -171,6 +171,36 @@ def test_a_model_of_fixed_batch_is_calibrated_sample_by_sample(inputs):
     assert prepared(inputs).shape == (16, 4)
 
 
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.cell, self.head = nn.LSTM(3, 8, batch_first=True), nn.Linear(8, 2)
+
+    def forward(self, x):
+        return self.head(self.cell(x)[0][:, -1])
+
+
+def test_recurrent_layers_stay_float():
+    report = layer_report(prepare(Recurrent(), torch.randn(4, 6, 3)))
+    assert report == {"cell": "float: no placement for recurrent layers", "head": "int8"}
+
+
+class HandWrittenSilu(nn.Module):
+    """A gate of the size of what it multiplies, behind a global pooling: not squeeze-excite."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.dense, self.head = nn.Conv2d(3, 8, 3), nn.Linear(8, 8), nn.Linear(8, 2)
+
+    def forward(self, x):
+        x = self.dense(self.conv(x).mean((2, 3)))
+        return self.head(x * torch.sigmoid(x))
+
+
+def test_a_gate_that_is_not_squeeze_excite_keeps_its_layers_in_int8(inputs):
+    assert set(layer_report(prepare(HandWrittenSilu(), inputs)).values()) == {"int8"}
+
+
 class Computed(nn.Module):
     """A dense layer whose weight is computed, and an embedding."""
 
