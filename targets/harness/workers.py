@@ -95,11 +95,14 @@ def _latency(spec: Dict[str, Any]) -> Dict[str, Any]:
 
 
 def _energy(spec: Dict[str, Any]) -> Dict[str, Any]:
-    """Meter a window of steady inference with idle before and after, in a pass of its own."""
     try:
-        source = energy.find_source()
+        return energy_of(spec, energy.find_source())
     except energy.NoSourceError as reason:
         return {"reason": str(reason)}
+
+
+def energy_of(spec: Dict[str, Any], source: energy.Source) -> Dict[str, Any]:
+    """Meter a window of steady inference with idle before and after, in a pass of its own."""
     recorded = _recorded(Path(spec["head"]))
     engine = load_engine(spec["kit"], Path(spec["kit_dir"]))
     with engine_errors(spec["kit"]):
@@ -107,19 +110,17 @@ def _energy(spec: Dict[str, Any]) -> Dict[str, Any]:
     requests = _requests(_inputs(recorded, session, spec["kit"]))
     with engine_errors(spec["kit"]):
         sampling.warm_up(session, requests, spec["seconds"])
-        try:
-            return energy.meter(source, _looped(session, requests), spec["window"])
-        except OSError as error:
-            return {"reason": f"the energy counter failed while it was read: {error}"}
+    return energy.meter(source, _looped(session, requests, spec["kit"]), spec["window"])
 
 
-def _looped(session: Any, requests: List[Dict[str, np.ndarray]]) -> "energy.Work":
+def _looped(session: Any, requests: List[Dict[str, np.ndarray]], kit: str) -> energy.Work:
     def work(until_ns: int) -> int:
         n = 0
-        while time.perf_counter_ns() < until_ns:
-            session.set(requests[n % len(requests)])
-            session.infer()
-            n += 1
+        with engine_errors(kit):
+            while time.perf_counter_ns() < until_ns:
+                session.set(requests[n % len(requests)])
+                session.infer()
+                n += 1
         return n
 
     return work

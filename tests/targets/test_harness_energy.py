@@ -1,8 +1,12 @@
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import energy
 import pytest
 from energy import NoSourceError, rapl
+from jobs import TARGETS, scripted_arm
 
 
 def zone(root: Path, name: str, label: str, counter="1000", limit="262143328850") -> Path:
@@ -97,3 +101,35 @@ def test_idle_that_changed_is_not_subtracted():
     assert above is None
     assert "1000 mW before and 1100 mW after" in reason
     assert energy.subtract_idle(5e6, 2.0, 1000.0, 1020.0) == (pytest.approx(5e6 - 2.02e6), None)
+
+
+PASS = """
+import json, sys
+sys.path.insert(0, sys.argv[1])
+import workers
+from energy import rapl
+from pathlib import Path
+print(json.dumps(workers.energy_of(json.loads(sys.argv[3]), rapl.find(Path(sys.argv[2])))))
+"""
+
+
+def energy_pass(tree, arm):
+    spec = {key: arm[key] for key in ("kit", "kit_dir", "entry", "precision", "threads")}
+    spec |= {"head": str(Path(arm["entry"]).parent / "io.npz"), "seconds": 0.05, "window": 0.2}
+    command = [sys.executable, "-c", PASS, str(TARGETS / "harness"), str(tree), json.dumps(spec)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout.rsplit("\n", 2)[-2])
+
+
+def test_a_whole_pass_finds_what_each_inference_spends(tree):
+    """The scripted engine turns the counter on by 100 microjoules an inference."""
+    counter = tree / "intel-rapl:0" / "energy_uj"
+    figures = energy_pass(tree, scripted_arm(tree, "one", {"counter": str(counter)}))
+    assert figures == {"per_inference": 100.0, "idle_subtracted": 100.0, "source": "rapl package-0", "reason": None}
+
+
+def test_a_counter_that_fails_later_is_a_reason_and_no_wrap_around(tree):
+    source = rapl.find(tree)
+    (tree / "intel-rapl:0" / "energy_uj").unlink()
+    with pytest.raises(NoSourceError, match=r"failed while it was read: .*No such file"):
+        energy.meter(source, lambda _until_ns: 1, 0.01)

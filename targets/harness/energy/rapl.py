@@ -30,8 +30,11 @@ class Rapl:
         self.name = "rapl " + "+".join(zone.name for zone in zones)
 
     def read_uj(self) -> Sequence[int]:
-        """Return each package's counter; a reading that fails raises OSError, as 0 would pass for a wrap-around."""
-        return [int(zone.counter.read_text(encoding="ascii")) for zone in self.zones]
+        """Return each package's counter, or raise NoSourceError: a failed reading taken for 0 would pass for a wrap."""
+        try:
+            return [int(zone.counter.read_text(encoding="ascii")) for zone in self.zones]
+        except OSError as error:
+            raise NoSourceError(f"the energy counter failed while it was read: {error}") from None
 
     def used_uj(self, begin: Sequence[int], end: Sequence[int]) -> int:
         """Return the energy between two readings."""

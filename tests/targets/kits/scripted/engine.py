@@ -47,6 +47,9 @@ class Session:
             raise ValueError("first line\n\nsecond line")
         time.sleep(0.00005 * max(0, script.get("cold_inferences", 0) - self.count))
         time.sleep(script.get("seconds", 0.0))
+        if "counter" in script:
+            counter = Path(script["counter"])
+            counter.write_text(str(int(counter.read_text(encoding="ascii")) + 100), encoding="ascii")
         self.y = self.x * script.get("factor", 1.0)
 
     def outputs(self):
