@@ -225,4 +225,4 @@ def _save_io(path: Path, inputs: dict[str, np.ndarray], key: str, expected: dict
 
     arrays = {f"input.{name}": array for name, array in inputs.items()}
     arrays |= {f"expected.{key}.{name}": array for name, array in expected.items()}
-    np.savez(path, allow_pickle=False, **arrays)
+    np.savez(path, **arrays)
