@@ -19,6 +19,7 @@ def canonical(model: onnx.ModelProto) -> onnx.ModelProto:
     result.CopyFrom(model)
     graph = result.graph
     lift_constants(graph)
+    _cast_inputs_first(graph)
     _drop_gathers_of_everything(result)
     _merge_reshapes(graph)
     _transpose_weights(graph)
@@ -46,6 +47,22 @@ def _declare(model: onnx.ModelProto) -> None:
     model.ir_version = onnx.helper.find_min_ir_version_for(imports)
     model.producer_name, model.producer_version = "edgedistill", ""
     model.ClearField("metadata_props")
+
+
+def _cast_inputs_first(graph: onnx.GraphProto) -> None:
+    """Cast an input before it is transposed: TensorRT takes uint8 images, and lets nothing but a Cast read them."""
+    index, inputs = Index.of(graph), {value.name for value in graph.input}
+    for cast in [node for node in graph.node if node.op_type == "Cast"]:
+        transpose = index.producer.get(cast.input[0])
+        if transpose is None or transpose.op_type != "Transpose" or transpose.input[0] not in inputs:
+            continue
+        if index.readers[cast.input[0]] == 1:
+            middle, result = cast.input[0], cast.output[0]
+            cast.input[0], cast.output[0] = transpose.input[0], middle
+            transpose.input[0], transpose.output[0] = middle, result
+            at = list(graph.node).index(transpose)
+            graph.node.remove(cast)
+            graph.node.insert(at, cast)
 
 
 def _drop_gathers_of_everything(model: onnx.ModelProto) -> None:

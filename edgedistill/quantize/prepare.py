@@ -108,7 +108,8 @@ def _quantize_activations(graph: fx.GraphModule, placement: Placement) -> None:
 
     def call(origin: fx.Node, tensor: fx.Node) -> fx.Node:
         if origin not in names:
-            names[origin] = f"activations.{origin.name}"
+            # By number: torch's names for tensors differ from version to version, and these are in the checkpoint.
+            names[origin] = f"activations.{len(names)}"
             graph.add_submodule(names[origin], ActivationQuantizer(floor_of(origin)))
         with graph.graph.inserting_after(tensor):
             return graph.graph.call_module(names[origin], (tensor,))

@@ -164,7 +164,7 @@ def digits(kind: str) -> tuple[Tensor, Tensor]:
     return forms[kind], torch.from_numpy(labels)
 
 
-def train(family: str, epochs: int = 12) -> Trained:
+def train(family: str, epochs: int = 9) -> Trained:
     """Train a family on the first 797 digits."""
     torch.manual_seed(0)
     build, kind = FAMILIES[family]

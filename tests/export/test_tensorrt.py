@@ -25,7 +25,8 @@ def integer_layers(model: bytes) -> set[str]:
     log = Log()
     builder = trt.Builder(log)
     network = builder.create_network(0)
-    assert trt.OnnxParser(network, log).parse(model)
+    parser = trt.OnnxParser(network, log)
+    assert parser.parse(model), [parser.get_error(place).desc() for place in range(parser.num_errors)]
     config = builder.create_builder_config()
     config.num_compute_capabilities = 1
     config.set_compute_capability(trt.ComputeCapability.SM86, 0)
