@@ -65,11 +65,12 @@ class TrainingConfig(Section):
 
 
 class TeacherConfig(TrainingConfig):
-    """The teacher; without `weights` it is trained first, on the labels."""
+    """The teacher; without `weights` it is trained first; `engine` runs it over the soft labels, the faster by default."""
 
     model: str
     weights: str | None = None
     width: Positive = 1.0
+    engine: Literal["auto", "torch", "openvino"] = "auto"
 
 
 class StudentConfig(Section):

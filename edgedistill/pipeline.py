@@ -111,7 +111,7 @@ def _teacher_settings(job: Job) -> dict[str, Any]:
     named = [teacher.weights] if teacher.weights else []
     named += [teacher.model] if Path(teacher.model).suffix in (".onnx", ".npy") else []
     return _view_settings(job) | {
-        "teacher": teacher.model_dump(),
+        "teacher": teacher.model_dump(exclude={"engine"}),
         "code": _code_hash(job, teacher.model),
         "files": [job.run.file_hash(job.config.path(name)) for name in named],
     }
@@ -121,6 +121,7 @@ def _soft_label_settings(job: Job) -> dict[str, Any]:
     return _view_settings(job) | {
         "views": job.config.distill.views,
         "precision": job.config.teacher.precision,
+        "engine": job.config.teacher.engine,
         "code": _code_hash(job, job.config.teacher.model),
     }
 

@@ -74,6 +74,7 @@ class SoftLabelsRecord(Record):
     samples: int
     classes: int
     logits: FileRef | None
+    engine: str | None
     parent: str
 
 

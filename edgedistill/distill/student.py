@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
 from edgedistill.config import Config
-from edgedistill.data.views import plain_views, training_views
+from edgedistill.data.views import Views, plain_views, training_views
 from edgedistill.distill.feed import TeacherAnswers, TrainingFeed
 from edgedistill.distill.losses import distillation_loss, label_loss
-from edgedistill.distill.predictors import accuracy_of, predict_split, torch_predictor
+from edgedistill.distill.predictors import BATCH, Predict, accuracy_of, predict_split, torch_predictor
 from edgedistill.distill.soft_labels import Cache, OnlineTeacher, build_soft_labels, load_soft_labels, store_soft_labels
-from edgedistill.distill.teacher import load_logits, save_model, teacher_predictor
+from edgedistill.distill.teacher import load_logits, load_teacher, save_model, teacher_predictor
+from edgedistill.distill.teacher_engine import EngineName, choose_engine, engine_predictor
 from edgedistill.distill.training import Loss, Resume, Training, fit
 from edgedistill.errors import ConfigError
 from edgedistill.job import Job
 from edgedistill.models.build import build_model, count_parameters
 from edgedistill.records import DataRecord, SoftLabelsRecord, StudentRecord, TrainedModel
-from edgedistill.runs import write_json
+from edgedistill.runs import write_atomic, write_json
 
 
 def make_soft_labels(job: Job) -> SoftLabelsRecord:
@@ -30,7 +32,7 @@ def make_soft_labels(job: Job) -> SoftLabelsRecord:
     folder = job.folder("soft_labels") / fingerprint[:16]
     record = SoftLabelsRecord(
         folder=folder.relative_to(job.run.folder).as_posix(), fingerprint=fingerprint, views=count, samples=samples,
-        classes=classes, logits=None, parent=teacher.file.sha256,
+        classes=classes, logits=None, engine=None, parent=teacher.file.sha256,
     )  # fmt: skip
     if count == 0:
         return record
@@ -38,11 +40,25 @@ def make_soft_labels(job: Job) -> SoftLabelsRecord:
     cache = Cache(folder, fingerprint, (count, samples, classes))
     if teacher.form == "logits":
         logits = load_logits(job.config, job.data, len(views.split.inputs))[views.split.rows]
-        path = store_soft_labels(cache, logits[None])
+        engine, path = "recorded", store_soft_labels(cache, logits[None])
+    elif teacher.form == "onnx":
+        engine, path = "onnxruntime", build_soft_labels(cache, teacher_predictor(job, teacher), views, job.report)
     else:
-        predict = teacher_predictor(job, teacher)
+        engine, predict = _fast_teacher(job, teacher, cache, views)
         path = build_soft_labels(cache, predict, views, job.report)
-    return record.model_copy(update={"logits": job.run.ref(path)})
+    return record.model_copy(update={"logits": job.run.ref(path), "engine": engine})
+
+
+def _fast_teacher(job: Job, teacher: TrainedModel, cache: Cache, views: Views) -> tuple[str, Predict]:
+    """Return the engine that runs a torch teacher, and the teacher in it; an interrupted cache keeps its engine."""
+    model = load_teacher(job, teacher)
+    positions = np.arange(min(BATCH, len(views.split)))
+    sample = views.batch(positions, np.zeros_like(positions))
+    plan, note = job.config.teacher, cache.folder / f"engine-{cache.fingerprint}"
+    if not note.exists():
+        write_atomic(note, choose_engine(plan, model, sample, job.report))
+    engine: EngineName = "openvino" if note.read_text(encoding="utf-8") == "openvino" else "torch"
+    return engine, engine_predictor(engine, model, sample, plan.precision)
 
 
 def build_student(config: Config, data: DataRecord) -> nn.Module:

@@ -104,9 +104,14 @@ def teacher_predictor(job: Job, teacher: TrainedModel) -> Predict:
     """Return the teacher as a function from model inputs to logits."""
     if teacher.form == "onnx":
         return onnx_predictor(job.run.path(teacher.file), job.data)
+    return torch_predictor(load_teacher(job, teacher), job.config.teacher.precision)
+
+
+def load_teacher(job: Job, teacher: TrainedModel) -> nn.Module:
+    """Return a torch teacher with its weights, in evaluation mode."""
     model = build_teacher(job.config, job.data)
     load_weights(model, job.run.path(teacher.file))
-    return torch_predictor(model, job.config.teacher.precision)
+    return model.eval()
 
 
 def _torch_teacher(job: Job) -> TrainedModel:

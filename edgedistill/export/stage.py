@@ -19,13 +19,12 @@ from edgedistill.data.sources import Array
 from edgedistill.data.views import Views, plain_views
 from edgedistill.deploy.anyonnx import prepare_onnx
 from edgedistill.distill.predictors import BATCH, input_arrangement, open_session, predict_split, torch_predictor
-from edgedistill.distill.teacher import build_teacher
+from edgedistill.distill.teacher import load_teacher
 from edgedistill.export.encodings import encode
 from edgedistill.export.metadata import annotate
 from edgedistill.export.onnx_export import export_onnx, save_onnx
 from edgedistill.export.parity import compare_outputs, require_parity, run_onnx
 from edgedistill.job import Job
-from edgedistill.models.build import load_weights
 from edgedistill.quantize.stage import load_quantized, load_student
 from edgedistill.records import Encoding, ExportRecord, FileRef, OnnxModel, QuantizedRecord, StudentRecord, TrainedModel
 from edgedistill.runs import atomic_path
@@ -41,9 +40,7 @@ def export_models(job: Job) -> ExportRecord:
     quantized = job.result("quantize", QuantizedRecord)
     exporter = _Exporter(job)
     if teacher.form == "torch":
-        model = build_teacher(job.config, job.data)
-        load_weights(model, job.run.path(teacher.file))
-        exporter.add("teacher", "fp32", model, teacher.file.sha256, (None,))
+        exporter.add("teacher", "fp32", load_teacher(job, teacher), teacher.file.sha256, (None,))
     exporter.add("student", "fp32", load_student(job), student.file.sha256, (None,))
     if quantized.file is not None:
         encodings = sorted({
