@@ -223,6 +223,6 @@ def _reference(model: Path, inputs: dict[str, np.ndarray]) -> tuple[dict[str, np
 def _save_io(path: Path, inputs: dict[str, np.ndarray], key: str, expected: dict[str, np.ndarray]) -> None:
     import numpy as np
 
-    arrays = {f"input.{name}": array for name, array in inputs.items()}
+    arrays: dict[str, Any] = {f"input.{name}": array for name, array in inputs.items()}
     arrays |= {f"expected.{key}.{name}": array for name, array in expected.items()}
     np.savez(path, **arrays)

@@ -12,7 +12,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from threading import Timer
+from threading import Event, Timer
 from typing import IO, Any
 
 from pydantic import ValidationError
@@ -107,7 +107,8 @@ def _run(arguments: list[str], progress: Progress, timeout_s: float | None) -> A
             command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.PIPE, start_new_session=True
         ) as child,
     ):
-        timer = Timer(timeout_s or 0.0, _end, [child])
+        expired = Event()
+        timer = Timer(timeout_s or 0.0, _expire, [child, expired])
         try:
             if timeout_s is not None:
                 timer.start()
@@ -116,6 +117,8 @@ def _run(arguments: list[str], progress: Progress, timeout_s: float | None) -> A
         finally:
             timer.cancel()
             _end(child)
+        if expired.is_set():
+            raise DeviceError(f"{_where(arguments[0])}: no answer after {timeout_s:.0f} s; it was ended")
         out.seek(0)
         return _answer(arguments[0], code, out.read().decode("utf-8", "replace"), last_line)
 
@@ -129,6 +132,11 @@ def _pass_on(stream: IO[bytes] | None, progress: Progress) -> str:
     return line
 
 
+def _expire(child: subprocess.Popen[bytes], expired: Event) -> None:
+    expired.set()
+    _end(child)
+
+
 def _end(child: subprocess.Popen[bytes]) -> None:
     """End the harness and all its processes; it gets a moment to remove its scratch folder."""
     with contextlib.suppress(ProcessLookupError):  # it has ended, and took everything with it
@@ -139,9 +147,9 @@ def _end(child: subprocess.Popen[bytes]) -> None:
 
 
 def _answer(verb: str, code: int, out: str, last_line: str) -> Any:
-    where = f"harness {verb} on {platform.node() or 'this machine'}"
+    where = _where(verb)
     if code < 0:
-        raise DeviceError(f"{where}: ended by {signal.Signals(-code).name}, after a timeout or for want of memory")
+        raise DeviceError(f"{where}: the engine ended it by {signal.Signals(-code).name}")
     try:
         answer = json.loads(out.strip().rsplit("\n", 1)[-1])
     except ValueError:
@@ -151,6 +159,10 @@ def _answer(verb: str, code: int, out: str, last_line: str) -> Any:
     if code == ENGINE_FAILED and isinstance(answer, dict):
         raise DeviceError(answer["error"])
     return answer
+
+
+def _where(verb: str) -> str:
+    return f"harness {verb} on {platform.node() or 'this machine'}"
 
 
 def _object(answer: Any) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from jobs import REPOSITORY, SCRIPTED, scripted_arm
 
-from edgedistill.deploy.harness import check_address, compile_model, probe, run_bench
+from edgedistill.deploy.harness import _run, check_address, compile_model, probe, run_bench
 from edgedistill.deploy.kits import find_kits, read_kit
 from edgedistill.errors import ConfigError, DeviceError
 from edgedistill.records import Measurement
@@ -78,8 +78,14 @@ def test_a_harness_that_dies_is_a_device_error(tmp_path):
         "import os\ndef describe(): os.abort()\ndef compile(*a): os.abort()\n", encoding="utf-8"
     )
     kit = read_kit(SCRIPTED).model_copy(update={"folder": tmp_path})
-    with pytest.raises(DeviceError, match=r"harness compile on .*: ended by SIGABRT"):
+    with pytest.raises(DeviceError, match=r"harness compile on .*: the engine ended it by SIGABRT"):
         compile_model(kit, tmp_path / "m.json", "fp32", 1, tmp_path / "out")
+
+
+def test_a_harness_that_does_not_answer_is_ended(tmp_path):
+    (tmp_path / "engine.py").write_text("import time\ntime.sleep(60)\n", encoding="utf-8")
+    with pytest.raises(DeviceError, match=r"harness probe on .*: no answer after 2 s; it was ended"):
+        _run(["probe", "--kit", str(tmp_path)], print, 2.0)
 
 
 INTERRUPTED = """

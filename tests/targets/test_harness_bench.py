@@ -119,6 +119,12 @@ def test_a_process_is_bound_to_the_last_cpus_and_says_so(tmp_path):
     assert measured["processes"][0]["threads"] == 1
 
 
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="two threads need two CPUs")
+def test_two_threads_get_two_cpus(tmp_path):
+    process = run_one(tmp_path, threads=2)[0]["measurement"]["processes"][0]
+    assert len(process["affinity"]) == process["threads"] == 2
+
+
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from Linux's /proc")
 def test_memory_is_the_models_own(tmp_path):
     small = run_one(tmp_path)[0]["measurement"]["memory_bytes"]
