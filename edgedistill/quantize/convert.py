@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 
 from edgedistill.errors import ConfigError
 from edgedistill.quantize.capture import tensor_at
-from edgedistill.quantize.fake_quant import fake_quantize, fake_quantize_weight, quantized_weight
+from edgedistill.quantize.fake_quant import fake_quantize, fake_quantize_bias, fake_quantize_weight, quantized_weight
 from edgedistill.quantize.prepare import Prepared
 
 M = TypeVar("M", bound=nn.Module)
@@ -72,8 +72,12 @@ def _converted(prepared: Prepared) -> nn.Module:
         prepared.set_submodule(name, QuantizeDequantize(quantizer.step.detach().clone()))
     graph = prepared.graph
     for node in list(graph.graph.nodes):
+        if node.target is fake_quantize_bias:
+            _store_rounded(graph, node)
+    for node in list(graph.graph.nodes):
         if node.target is fake_quantize_weight:
             _store_int8(graph, node)
+    graph.graph.eliminate_dead_code()
     graph.recompile()
     return fx.GraphModule(graph, graph.graph)
 
@@ -91,5 +95,18 @@ def _store_int8(graph: fx.GraphModule, rounding: fx.Node) -> None:
         restored = graph.graph.call_function(torch.ops.edgedistill.dequantize_weight.default, tuple(stored))
     rounding.replace_all_uses_with(restored)
     graph.graph.erase_node(rounding)
-    if not source.users:
-        graph.graph.erase_node(source)
+
+
+def _store_rounded(graph: fx.GraphModule, rounding: fx.Node) -> None:
+    """Replace the rounding of a bias by the rounded bias; a layer that is called twice has one for each input."""
+    bias, weight, scale = (tensor_at(graph, cast("fx.Node", argument)) for argument in rounding.args)
+    owner, _, name = str(cast("fx.Node", rounding.args[0]).target).rpartition(".")
+    module, prefix = graph.get_submodule(owner), f"{owner}." if owner else ""
+    taken = {stored for stored, _ in module.named_buffers(recurse=False)}
+    unique = next(
+        f"{name}_rounded{count}" for count in ("", *range(len(taken))) if f"{name}_rounded{count}" not in taken
+    )
+    module.register_buffer(unique, fake_quantize_bias(bias, weight, scale))
+    with graph.graph.inserting_before(rounding):
+        rounding.replace_all_uses_with(graph.graph.get_attr(f"{prefix}{unique}"))
+    graph.graph.erase_node(rounding)

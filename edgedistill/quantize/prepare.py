@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 
 from edgedistill.errors import ConfigError
 from edgedistill.quantize.capture import capture, takes_batches
-from edgedistill.quantize.fake_quant import ActivationQuantizer, fake_quantize_weight
+from edgedistill.quantize.fake_quant import ActivationQuantizer, fake_quantize_bias, fake_quantize_weight
 from edgedistill.quantize.placement import Placement, floor_of, pads_layer, place, source
 from edgedistill.quantize.ranges import Ranges
 
@@ -63,8 +63,7 @@ def prepare(model: nn.Module, example: Tensor, skip: tuple[str, ...] = ()) -> Pr
     placement = place(graph.graph, skip)
     _quantize_activations(graph, placement)
     for layer in placement.layers:
-        with graph.graph.inserting_before(layer):
-            layer.update_arg(1, graph.graph.call_function(fake_quantize_weight, (layer.args[1],)))
+        _quantize_parameters(graph.graph, layer)
     graph.graph.lint()
     graph.recompile()
     for parameter in graph.parameters():
@@ -99,6 +98,19 @@ def calibrate(prepared: Prepared, batches: Iterable[Tensor], ranges: Ranges = "m
 def layer_report(prepared: Prepared) -> dict[str, str]:
     """Return for each weighted layer, by module path, "int8" or "float: reason"."""
     return dict(prepared.layers)
+
+
+def _quantize_parameters(graph: fx.Graph, layer: fx.Node) -> None:
+    """Round a layer's weight, and its bias in the steps that its quantized input makes."""
+    tensor, weight, *rest = layer.args
+    quantized = cast("fx.Node", tensor)
+    if quantized.op != "call_module":
+        quantized = cast("fx.Node", quantized.args[0])  # padding stands between
+    with graph.inserting_before(layer):
+        layer.update_arg(1, graph.call_function(fake_quantize_weight, (weight,)))
+        if rest and rest[0] is not None:
+            scale = graph.get_attr(f"{quantized.target}.scale")
+            layer.update_arg(2, graph.call_function(fake_quantize_bias, (rest[0], weight, scale)))
 
 
 def _quantize_activations(graph: fx.GraphModule, placement: Placement) -> None:

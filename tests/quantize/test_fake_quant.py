@@ -8,7 +8,13 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from edgedistill.errors import ConfigError
-from edgedistill.quantize.fake_quant import ActivationQuantizer, fake_quantize, fake_quantize_weight, quantized_weight
+from edgedistill.quantize.fake_quant import (
+    ActivationQuantizer,
+    fake_quantize,
+    fake_quantize_bias,
+    fake_quantize_weight,
+    quantized_weight,
+)
 from edgedistill.quantize.ranges import MagnitudeHistogram
 
 SCALES = st.floats(2.0**-20, 2.0**10, width=32)
@@ -58,6 +64,17 @@ def test_fake_and_stored_weights_are_the_same_numbers():
     stored, scale = quantized_weight(weight)
     assert torch.equal(fake_quantize_weight(weight), stored.float() * scale[:, None])
     assert ((fake_quantize_weight(weight) - weight).abs() <= scale[:, None] * 0.5001).all()
+
+
+def test_a_bias_is_rounded_to_the_product_of_the_scales_once_there_is_one():
+    weight, bias = torch.randn(4, 3), torch.randn(4, requires_grad=True)
+    assert torch.equal(fake_quantize_bias(bias, weight, torch.tensor(0.0)), bias)
+    rounded = fake_quantize_bias(bias, weight, torch.tensor(0.05))
+    step = 0.05 * quantized_weight(weight)[1]
+    assert ((rounded - bias).abs() <= step * 0.5001).all()
+    torch.testing.assert_close((rounded / step).round() * step, rounded)
+    rounded.sum().backward()
+    assert torch.equal(bias.grad, torch.ones(4))
 
 
 def test_gradients_are_straight_through_in_the_value_and_lsq_in_the_scale():

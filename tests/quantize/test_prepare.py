@@ -172,6 +172,25 @@ def test_a_model_of_fixed_batch_is_calibrated_sample_by_sample(inputs):
     assert prepared(inputs).shape == (16, 4)
 
 
+class Twice(nn.Module):
+    """One convolution on two tensors of different ranges."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 3, 3, padding=1), nn.Linear(3, 2)
+
+    def forward(self, x):
+        return self.head(self.conv(100 * self.conv(x)).mean((2, 3)))
+
+
+def test_a_layer_that_is_called_twice_is_deployed_with_a_bias_for_each_input(inputs):
+    prepared = prepare(Twice(), inputs)
+    calibrate(prepared, [inputs])
+    deployed = convert(prepared)
+    assert torch.equal(deployed(inputs), prepared(inputs))
+    assert sum("bias_rounded" in name for name in deployed.state_dict()) == 3
+
+
 class Recurrent(nn.Module):
     def __init__(self):
         super().__init__()
