@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgedistill import __version__
-from edgedistill.errors import ConfigError, EdgedistillError
+from edgedistill.errors import ConfigError, DeviceError, EdgedistillError
 
 if TYPE_CHECKING:
     from edgedistill.compare.comparison import Comparison
@@ -127,7 +127,8 @@ def bench(context: click.Context, /, model_or_config: Path, **options: Any) -> N
 
 
 def _bench_file(context: click.Context, model: Path, options: dict[str, Any]) -> None:
-    from edgedistill.deploy.anyonnx import BenchOptions, bench_onnx, prepare_onnx
+    from edgedistill.compare.comparison import compare as set_against
+    from edgedistill.deploy.anyonnx import BenchOptions, bench_on_kits, prepare_onnx
     from edgedistill.deploy.harness import check_address
     from edgedistill.deploy.kits import find_kit
     from edgedistill.deploy.shapes import parse_shapes
@@ -142,9 +143,13 @@ def _bench_file(context: click.Context, model: Path, options: dict[str, Any]) ->
     for choice in prepared.choices:
         report.line(choice)
     how = BenchOptions(threads=options["threads"], processes=options["processes"], seconds=options["seconds"])
-    for kit in chosen:
-        bench_onnx(prepared, kit, how, folder, report.line)
-    _show(folder, {}, as_json=options["as_json"])
+    results = bench_on_kits(prepared, chosen, how, folder, report.line)
+    failed = [f"{kit}: {result}" for kit, result in results if isinstance(result, str)]
+    measured = [result for _, result in results if not isinstance(result, str)]
+    if measured:
+        _print_comparison(set_against(measured[0], measured[1:]), as_json=options["as_json"])
+    if failed:
+        raise DeviceError("\n".join(failed))
 
 
 def _pipeline(context: click.Context, config_path: Path, until: str, options: dict[str, Any]) -> None:
@@ -272,6 +277,45 @@ def doctor(context: click.Context, device: str) -> None:
     kits, _ = _surroundings(context)
     for finding in (*examine_device(), *examine_kits(kits)):
         click.echo(finding)
+
+
+@cli.group()
+def cache() -> None:
+    """Look after the soft labels that runs share."""
+
+
+@cache.command()
+@click.argument("config", type=FILE)
+@click.option(
+    "--samples", type=click.IntRange(1), default=512, show_default=True, help="How many entries to recompute."
+)
+@click.option("--run-dir", type=FILE, help="The run folder; by default runs/NAME.")
+@click.pass_context
+def verify(context: click.Context, config: Path, samples: int, run_dir: Path | None) -> None:
+    """Recompute a sample of CONFIG's soft labels, and say whether they hold; exit code 4 when they do not."""
+    from edgedistill.config import load_config
+    from edgedistill.distill.soft_labels import verify_soft_labels
+    from edgedistill.errors import ParityError
+    from edgedistill.pipeline import Plan, run_pipeline
+    from edgedistill.runs import Run
+
+    kits, reporter = _surroundings(context)
+    loaded = load_config(config)
+    job = run_pipeline(loaded, Run(run_dir or Path("runs") / loaded.name), kits, reporter, Plan("soft_labels"))
+    found = verify_soft_labels(job, samples)
+    text = f"{found.compared} soft labels recomputed, the largest difference is {found.max_abs_diff:.3g}"
+    if not found.holds:
+        raise ParityError(f"{text}: they do not hold; run 'edgedistill run {config} --from soft_labels'")
+    click.echo(f"{text}: they hold")
+
+
+@cache.command("list")
+def list_caches() -> None:
+    """List the caches: folder, size, and whether each is complete."""
+    from edgedistill.distill.caches import describe_caches
+
+    for line in describe_caches():
+        click.echo(line)
 
 
 def main() -> None:

@@ -68,7 +68,6 @@ class TrainedModel(Record):
 class SoftLabelsRecord(Record):
     """Cached teacher logits of `views` augmented views of `samples` training samples; 0 views is the online teacher."""
 
-    folder: str
     fingerprint: str
     views: int
     samples: int

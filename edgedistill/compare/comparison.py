@@ -121,7 +121,7 @@ def _group(title: str, baseline: Result, candidates: Sequence[Result]) -> Group:
         title=title,
         baseline=baseline.label,
         rows=(baseline_row(baseline), *rows),
-        answer=f"vs {baseline.label}: {answer}",
+        answer=f"vs {baseline.label}: {answer}" if rows else f"{baseline.label} was measured alone",
     )
 
 

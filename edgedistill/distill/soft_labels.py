@@ -1,27 +1,41 @@
-"""The teacher's logits for every augmented view, computed once and kept on disk.
+"""The teacher's logits for every augmented view, computed once, kept on disk, and shared between runs.
 
 A cache is a folder named after its fingerprint: `manifest.json`, `logits.npy` (views, samples, classes) in float16, raw,
-so that any temperature and loss can use them, and `done.npy`, the bitmap from which an interrupted cache goes on.
+so that any temperature and loss can use them, and `done.npy`, the bitmap from which an interrupted cache goes on. The
+fingerprint covers the teacher's weights, the data, its preparation, the views and the versions, so that another cache is
+another folder. Caches lie in EDGEDISTILL_CACHE, by default the user's cache folder; a run has a link to its own.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from edgedistill.data.sources import Array
-from edgedistill.data.views import Views
+from edgedistill.data.views import Views, training_views
+from edgedistill.distill.caches import caches_folder
 from edgedistill.distill.predictors import BATCH, Predict
-from edgedistill.errors import EdgedistillError
+from edgedistill.distill.teacher import load_logits, load_teacher, teacher_predictor
+from edgedistill.distill.teacher_engine import choose_engine, openvino_predictor
+from edgedistill.errors import ConfigError, EdgedistillError
+from edgedistill.job import Job
 from edgedistill.progress import Reporter
-from edgedistill.runs import write_json
+from edgedistill.records import SoftLabelsRecord, TrainedModel
+from edgedistill.runs import atomic_path, sha256_of, write_atomic, write_json
 
 SCHEMA = "edgedistill.soft_labels/1"
+TOLERANCE = 0.02  # of the largest logit: bfloat16 keeps 8 bits, and sums in another order on another machine
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +61,104 @@ class OnlineTeacher:
 
 
 @dataclass(frozen=True, slots=True)
+class Verification:
+    """How many entries were recomputed, the largest difference, and whether that is no more than rounding."""
+
+    compared: int
+    max_abs_diff: float
+    holds: bool
+
+
+def make_soft_labels(job: Job) -> SoftLabelsRecord:
+    """Cache the teacher's logits of the training views; with 0 views the teacher is asked online."""
+    teacher = job.result("teacher", TrainedModel)
+    record = SoftLabelsRecord(
+        fingerprint=job.keys["soft_labels"], views=job.config.distill.views, samples=job.data.train,
+        classes=len(job.data.classes), logits=None, engine=None, parent=teacher.file.sha256,
+    )  # fmt: skip
+    if record.views == 0:
+        return record
+    cache = Cache(
+        caches_folder() / record.fingerprint, record.fingerprint, (record.views, record.samples, record.classes)
+    )
+    with cache.locked(job.report):
+        if cache.is_complete():
+            job.report.line("soft labels: taken from the cache")
+        else:
+            fill_cache(job, teacher, cache)
+        kept = job.folder("soft_labels")
+        for name in ("manifest.json", "logits.npy"):
+            link_or_copy(cache.folder / name, kept / name)
+    engine = (cache.folder / "engine").read_text(encoding="utf-8")
+    return record.model_copy(update={"logits": job.run.ref(kept / "logits.npy"), "engine": engine})
+
+
+def fill_cache(job: Job, teacher: TrainedModel, cache: Cache) -> None:
+    """Fill a cache by the teacher's form; an interrupted cache keeps the engine that it was begun with."""
+    views = training_views(job.dataset.train, job.data, job.config)
+    note = cache.folder / "engine"
+    if teacher.form == "logits":
+        write_atomic(note, "recorded")
+        store_soft_labels(cache, load_logits(job.config, job.data, len(views.split.inputs))[views.split.rows][None])
+        return
+    if not note.exists():
+        write_atomic(note, _choose(job, teacher, views))
+    engine = note.read_text(encoding="utf-8")
+    build_soft_labels(cache, soft_label_predictor(job, teacher, engine), views, job.report)
+
+
+def soft_label_predictor(job: Job, teacher: TrainedModel, engine: str) -> Predict:
+    """Return the teacher as it answers, or answered, for a cache: in the engine that the cache names."""
+    if engine != "openvino":
+        return teacher_predictor(job, teacher)
+    views = training_views(job.dataset.train, job.data, job.config)
+    return openvino_predictor(load_teacher(job, teacher), _first_batch(views), job.config.teacher.precision)
+
+
+def _choose(job: Job, teacher: TrainedModel, views: Views) -> str:
+    if teacher.form == "onnx":
+        return "onnxruntime"
+    return choose_engine(job.config.teacher, load_teacher(job, teacher), _first_batch(views), job.report)
+
+
+def _first_batch(views: Views) -> Tensor:
+    positions = np.arange(min(BATCH, len(views.split)))
+    return views.batch(positions, np.zeros_like(positions))
+
+
+def verify_soft_labels(job: Job, samples: int) -> Verification:
+    """Recompute blocks of a run's cached entries, drawn at random, until `samples` of them were compared."""
+    record, teacher = job.result("soft_labels", SoftLabelsRecord), job.result("teacher", TrainedModel)
+    if record.logits is None or record.engine in (None, "recorded"):
+        raise ConfigError("there is nothing to recompute: the teacher is asked online, or its logits were recorded")
+    kept = load_soft_labels(job.run.path(record.logits)).logits
+    views = training_views(job.dataset.train, job.data, job.config)
+    predict = soft_label_predictor(job, teacher, record.engine)
+    # Whole blocks, as they were computed: in bfloat16 an answer depends on what else is in its batch.
+    blocks = [(v, start) for v in range(record.views) for start in range(0, record.samples, BATCH)]
+    order = np.random.default_rng().permutation(len(blocks))
+    worst, compared, scale = 0.0, 0, float(np.abs(kept[0]).max())
+    for view, start in (blocks[i] for i in order):
+        block = np.arange(start, min(start + BATCH, record.samples))
+        answer = predict(views.batch(block, np.full_like(block, view))).numpy()
+        worst = max(worst, float(np.abs(answer - kept[view, block].astype(np.float32)).max()))
+        compared += len(block)
+        if compared >= samples:
+            break
+    return Verification(compared, worst, worst <= TOLERANCE * scale)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give a file a second name, or a copy where the two lie on different file systems."""
+    with atomic_path(target) as scratch:
+        scratch.unlink()
+        try:
+            os.link(source, scratch)
+        except OSError:
+            shutil.copyfile(source, scratch)
+
+
+@dataclass(frozen=True, slots=True)
 class Cache:
     """Where a cache lies, what it is of, and its shape (views, samples, classes)."""
 
@@ -54,20 +166,56 @@ class Cache:
     fingerprint: str
     shape: tuple[int, int, int]
 
+    @contextmanager
+    def locked(self, report: Reporter) -> Iterator[None]:
+        """Keep other processes out while this one reads or fills the cache; waits for its turn."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / ".lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                report.line("soft labels: another process makes the same ones; waiting for them")
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def is_complete(self) -> bool:
+        """Tell whether every entry is there, as it was written, of this fingerprint and shape."""
+        seal = self.folder / "logits.sha256"
+        whole = seal.exists() and seal.read_text(encoding="utf-8") == sha256_of(self.folder / "logits.npy")
+        if seal.exists() and not whole:
+            (self.folder / "manifest.json").unlink(missing_ok=True)  # damaged: nothing of it is taken over
+        return whole and self._is_ours()
+
+    def seal(self) -> Path:
+        """Mark the cache as complete and return its logits.npy."""
+        path = self.folder / "logits.npy"
+        write_atomic(self.folder / "logits.sha256", sha256_of(path))
+        return path
+
+    def _is_ours(self) -> bool:
+        manifest = self.folder / "manifest.json"
+        names = ("logits.npy", "done.npy", "engine")
+        return (
+            all((self.folder / name).exists() for name in names)
+            and manifest.exists()
+            and json.loads(manifest.read_text(encoding="utf-8")) == self._manifest()
+        )
+
+    def _manifest(self) -> dict[str, Any]:
+        return {"schema": SCHEMA, "fingerprint": self.fingerprint, "shape": list(self.shape)}
+
     def open(self) -> tuple[np.memmap, np.memmap]:
         """Map logits and bitmap for writing; what an earlier call under the same fingerprint wrote is kept."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        manifest = self.folder / "manifest.json"
-        wanted = {"schema": SCHEMA, "fingerprint": self.fingerprint, "shape": list(self.shape)}
-        paths = self.folder / "logits.npy", self.folder / "done.npy"
-        whole = manifest.exists() and json.loads(manifest.read_text()) == wanted and all(p.exists() for p in paths)
-        maps = tuple(
-            np.lib.format.open_memmap(path, "r+" if whole else "w+", dtype, shape)
-            for path, dtype, shape in zip(paths, (np.float16, np.bool_), (self.shape, self.shape[:2]), strict=True)
-        )
-        if not whole:
-            write_json(manifest, wanted)  # last, so that a manifest stands for two files of the right shape
-        return maps[0], maps[1]
+        mode = "r+" if self._is_ours() else "w+"
+        if mode == "w+":
+            for name in ("logits.npy", "logits.sha256"):  # runs may have links to the old file: it is theirs
+                (self.folder / name).unlink(missing_ok=True)
+        logits = np.lib.format.open_memmap(self.folder / "logits.npy", mode, np.float16, self.shape)
+        done = np.lib.format.open_memmap(self.folder / "done.npy", mode, np.bool_, self.shape[:2])
+        if mode == "w+":
+            write_json(self.folder / "manifest.json", self._manifest())  # last: it vouches for the other two
+        return logits, done
 
 
 def build_soft_labels(cache: Cache, predict: Predict, views: Views, report: Reporter) -> Path:
@@ -91,7 +239,7 @@ def build_soft_labels(cache: Cache, predict: Predict, views: Views, report: Repo
                     done[view, block] = True  # after the logits are on disk, so that a kill cannot mark what is not
                     done.flush()
                 advance(1, f"view {view + 1} of {count}")
-    return cache.folder / "logits.npy"
+    return cache.seal()
 
 
 def store_soft_labels(cache: Cache, logits: Array) -> Path:
@@ -101,7 +249,7 @@ def store_soft_labels(cache: Cache, logits: Array) -> Path:
     kept, done = cache.open()
     kept[:], done[:] = logits, True
     kept.flush()
-    return cache.folder / "logits.npy"
+    return cache.seal()
 
 
 def _check(answer: Array, samples: int, classes: int) -> None:

@@ -51,13 +51,6 @@ def choose_engine(plan: TeacherConfig, model: nn.Module, sample: Tensor, report:
     return chosen
 
 
-def engine_predictor(engine: EngineName, model: nn.Module, sample: Tensor, precision: str) -> Predict:
-    """Return a function from model inputs to float32 logits that runs in the named engine."""
-    if engine == "torch":
-        return torch_predictor(model, precision)
-    return openvino_predictor(model, sample, precision)
-
-
 def openvino_predictor(model: nn.Module, sample: Tensor, precision: str) -> Predict:
     """Compile a torch model with OpenVINO for batches of any size, in bfloat16 or float32 as `precision` says."""
     import openvino

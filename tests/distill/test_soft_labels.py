@@ -28,7 +28,7 @@ def views() -> Views:
     record = DataRecord(kind="image", dtype="uint8", shape=(6, 6), classes=("a", "b", "c"), vocabulary=None,
                         train=SAMPLES, val=0, test=0, fingerprint="")  # fmt: skip
     preprocess = Preprocess(record, DataConfig(train="", test=""))
-    return Views(Split(inputs, rows, rng.integers(0, 3, SAMPLES)), preprocess, parse_augment(("crop:1", "flip"), "image", "uint8"), 7)
+    return Views(Split(inputs, rows, rng.integers(0, 3, SAMPLES)), preprocess, parse_augment(("crop:1", "flip"), "image"), 7)
 
 
 class Teacher:
@@ -46,6 +46,8 @@ class Teacher:
 
 
 def cache(folder: Path, fingerprint: str = "f", count: int = 2) -> Cache:
+    folder.mkdir(exist_ok=True)
+    (folder / "engine").write_text("torch")
     return Cache(folder, fingerprint, (count, SAMPLES, CLASSES))
 
 

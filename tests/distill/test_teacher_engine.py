@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from edgedistill.config import TeacherConfig
 from edgedistill.distill.predictors import torch_predictor
-from edgedistill.distill.teacher_engine import choose_engine, engine_predictor
+from edgedistill.distill.teacher_engine import choose_engine, openvino_predictor
 from edgedistill.errors import ConfigError
 from edgedistill.models.build import build_model
 from edgedistill.progress import Reporter
@@ -22,7 +22,7 @@ def test_openvino_answers_as_torch_does_for_any_batch() -> None:
     images = torch.randn(40, 3, 32, 32, generator=torch.Generator().manual_seed(0)).to(
         memory_format=torch.channels_last
     )
-    predict = engine_predictor("openvino", model, images, "fp32")
+    predict = openvino_predictor(model, images, "fp32")
     expected = torch_predictor(model, "fp32")(images)
     torch.testing.assert_close(predict(images), expected, rtol=1e-4, atol=1e-3)
     torch.testing.assert_close(predict(images[:7]), expected[:7], rtol=1e-4, atol=1e-3)
@@ -35,7 +35,7 @@ def test_the_choice_is_one_of_the_two_and_says_so() -> None:
         def line(self, text: str) -> None:
             said.append(text)
 
-    model = build_model("zoo:resnet56", IMAGES, 1.0, Path(), 0).eval()
+    model = build_model("zoo:resnet20", IMAGES, 1.0, Path(), 0).eval()
     engine = choose_engine(TeacherConfig(model="m"), model, torch.randn(64, 3, 32, 32), Listener())
     assert f"teacher runs in {engine}; samples per second: torch" in said[0]
 

@@ -39,10 +39,14 @@ seconds = 0.3
 """
 
 
+def environment(folder: Path) -> dict[str, str]:
+    return ENVIRONMENT | {"EDGEDISTILL_CACHE": str(folder / "cache")}
+
+
 def edgedistill(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "edgedistill", *map(str, arguments)],
-        cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False,
+        cwd=cwd, env=environment(cwd), capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
 
 
@@ -126,7 +130,9 @@ def test_a_finished_run_is_printed_without_torch(finished: Path) -> None:
         "heavy = {'torch', 'onnxruntime', 'openvino', 'sklearn', 'matplotlib'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )
-    result = subprocess.run([sys.executable, "-c", code], cwd=finished, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=finished, env=ENVIRONMENT, capture_output=True, text=True, check=False
+    )
     assert result.returncode == 0, result.stderr
 
 
@@ -135,7 +141,7 @@ def test_a_distillation_key_reruns_from_distillation_on(copied: Path) -> None:
     before = stages(run)
     plan = edgedistill("run", "edgedistill.toml", "--set", "distill.temperature=2", "--dry-run", cwd=copied)
     assert [line.split()[1].strip(",") for line in plan.stdout.splitlines()] == ["done"] * 3 + ["to"] * 6
-    labels = next((run / "soft_labels").rglob("logits.npy"))
+    labels = run / "soft_labels" / "logits.npy"
     stamp = labels.stat().st_mtime_ns
     result = edgedistill("run", "edgedistill.toml", "--set", "distill.temperature=2", "--until", "distill", cwd=copied)
     assert result.returncode == 0, result.stderr
@@ -177,10 +183,15 @@ def test_a_second_process_is_kept_out(copied: Path) -> None:
 def test_a_killed_run_goes_on_and_ends_bit_for_bit(finished: Path, tmp_path: Path) -> None:
     (tmp_path / "edgedistill.toml").write_text(CONFIG)
     run = tmp_path / "runs" / "digits"
-    for trace in ("teacher/resume.pt", "soft_labels/*/done.npy", "student/student-resume.pt", "student/control-resume.pt"):
+    for trace in (
+        "teacher/resume.pt",
+        "../../cache/soft_labels/*/done.npy",
+        "student/student-resume.pt",
+        "student/control-resume.pt",
+    ):
         with subprocess.Popen(
             [sys.executable, "-m", "edgedistill", "distill", "edgedistill.toml"],
-            cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            cwd=tmp_path, env=environment(tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         ) as child:  # fmt: skip
             while child.poll() is None and not list(run.glob(trace)):
                 time.sleep(0.005)
@@ -192,8 +203,36 @@ def test_a_killed_run_goes_on_and_ends_bit_for_bit(finished: Path, tmp_path: Pat
     for name in ("teacher/model", "student/model", "student/control"):
         path = f"{name}.safetensors"
         assert (run / path).read_bytes() == (finished / "runs" / "digits" / path).read_bytes(), name
-    logits = [next((folder / "soft_labels").rglob("logits.npy")).read_bytes() for folder in (run, finished / "runs" / "digits")]
+    logits = [folder / "soft_labels" / "logits.npy".read_bytes() for folder in (run, finished / "runs" / "digits")]
     assert logits[0] == logits[1]
+
+
+def test_runs_share_soft_labels_and_verify_them(copied: Path) -> None:
+    shutil.rmtree(copied / "runs" / "digits" / "soft_labels")
+    other = ("edgedistill.toml", "--run-dir", "runs/other")
+    result = edgedistill("distill", *other, "--set", "distill.temperature=2", cwd=copied)
+    assert result.returncode == 0, result.stderr
+    assert "soft labels: taken from the cache" in result.stderr
+    verified = edgedistill("cache", "verify", *other, cwd=copied)
+    assert verified.returncode == 0, verified.stderr
+    assert "they hold" in verified.stdout
+    assert "1 caches" in edgedistill("cache", "list", cwd=copied).stdout
+
+    (kept,) = (copied / "cache").rglob("logits.npy")
+    logits = np.load(kept, mmap_mode="r+")
+    logits[:] = logits[::-1].copy()  # the labels of other views
+    logits.flush()
+    run = json.loads((copied / "runs/other/manifest.json").read_text())
+    import hashlib
+
+    run["stages"]["soft_labels"]["record"]["logits"]["sha256"] = hashlib.sha256(kept.read_bytes()).hexdigest()
+    (copied / "runs/other/manifest.json").write_text(json.dumps(run))
+    broken = edgedistill("cache", "verify", *other, cwd=copied)
+    assert broken.returncode == 4, broken.stderr
+    assert "they do not hold" in broken.stderr
+    again = edgedistill("distill", *other, "--from", "soft_labels", cwd=copied)
+    assert again.returncode == 0, again.stderr
+    assert "they hold" in edgedistill("cache", "verify", *other, cwd=copied).stdout
 
 
 def test_compare_report_and_json(finished: Path) -> None:
@@ -218,7 +257,7 @@ def test_a_foreign_onnx_teacher_and_saved_logits(finished: Path, tmp_path: Path)
     assert result.returncode == 0, result.stderr
     assert "teacher fp32" in " ".join(result.stdout.split())
     by_onnx, by_torch = (
-        np.load(next((folder / "soft_labels").rglob("logits.npy"))) for folder in (tmp_path / "runs" / "digits", run)
+        np.load(folder / "soft_labels" / "logits.npy") for folder in (tmp_path / "runs" / "digits", run)
     )
     assert (by_onnx.argmax(2) == by_torch.argmax(2)).mean() > 0.99
 
