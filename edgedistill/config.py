@@ -30,8 +30,47 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class MelConfig(Section):
+    """A log-mel front end for waveforms of `rate` samples per second; `high_hz` is half the rate when it is not given."""
+
+    rate: Count
+    window_ms: Positive = 32.0
+    hop_ms: Positive = 16.0
+    bins: Count = 40
+    low_hz: Annotated[float, Field(ge=0)] = 20.0
+    high_hz: Positive | None = None
+
+    @property
+    def window(self) -> int:
+        """The window in samples, which is also the length of the Fourier transform."""
+        return round(self.rate * self.window_ms / 1000)
+
+    @property
+    def hop(self) -> int:
+        """The step from window to window in samples."""
+        return round(self.rate * self.hop_ms / 1000)
+
+    @property
+    def top_hz(self) -> float:
+        """The upper edge of the highest filter."""
+        return self.rate / 2 if self.high_hz is None else self.high_hz
+
+    @model_validator(mode="after")
+    def _is_possible(self) -> MelConfig:
+        if self.hop < 1 or self.window < 2:
+            raise ValueError(f"window_ms and hop_ms are {self.window} and {self.hop} samples; lengthen them")
+        if not self.low_hz < self.top_hz <= self.rate / 2:
+            raise ValueError(
+                f"filters from {self.low_hz} to {self.top_hz} Hz; they must rise, up to {self.rate / 2} Hz"
+            )
+        return self
+
+
 class DataConfig(Section):
-    """Where the data is; `val_fraction` of train is split off without `val`; `size` resizes the images of a folder."""
+    """Where the data is; `val_fraction` of train is split off without `val`; `size` resizes the images of a folder.
+
+    With `mel`, waveforms become log-mel pictures before they reach a model, and `mean` and `std` are of those.
+    """
 
     train: str
     test: str
@@ -39,6 +78,7 @@ class DataConfig(Section):
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
     kind: Literal["image", "signal", "tokens"] | None = None
     size: Count | None = None
+    mel: MelConfig | None = None
     classes: tuple[str, ...] | None = None
     augment: tuple[str, ...] = ()
     mean: tuple[float, ...] | None = None

@@ -103,7 +103,8 @@ def _data_settings(job: Job) -> dict[str, Any]:
 
 def _view_settings(job: Job) -> dict[str, Any]:
     data = job.config.data
-    return {"seed": job.config.seed, "augment": data.augment, "mean": data.mean, "std": data.std}
+    mel = None if data.mel is None else data.mel.model_dump()
+    return {"seed": job.config.seed, "augment": data.augment, "mel": mel, "mean": data.mean, "std": data.std}
 
 
 def _teacher_settings(job: Job) -> dict[str, Any]:

@@ -23,7 +23,10 @@ Name = Literal["flip", "crop", "erase", "noise", "shift"]
 
 @dataclass(frozen=True, slots=True)
 class Op:
-    """One augmentation; `amount` is in pixels or time steps, for noise in units of the raw input; `axes` are spatial."""
+    """One augmentation; `amount` is in pixels or time steps, for noise in units of the raw input; `axes` are spatial.
+
+    Raw is before any division: noise of 100 on int16 waveforms is 100 of 32,768 steps.
+    """
 
     name: Name
     amount: float
@@ -39,12 +42,12 @@ ALLOWED: dict[Name, tuple[str, frozenset[Kind]]] = {
 }
 
 
-def parse_augment(specs: tuple[str, ...], kind: Kind, dtype: str) -> tuple[Op, ...]:
+def parse_augment(specs: tuple[str, ...], kind: Kind) -> tuple[Op, ...]:
     """Read specs such as "flip" or "crop:4"; raises ConfigError for one that is unknown or does not fit the data."""
-    return tuple(_parse(spec, kind, dtype) for spec in specs)
+    return tuple(_parse(spec, kind) for spec in specs)
 
 
-def _parse(spec: str, kind: Kind, dtype: str) -> Op:
+def _parse(spec: str, kind: Kind) -> Op:
     name, _, text = spec.partition(":")
     if name not in ALLOWED:
         raise ConfigError(f"data.augment: unknown '{name}'{nearest(name, ALLOWED)}")
@@ -62,8 +65,6 @@ def _parse(spec: str, kind: Kind, dtype: str) -> Op:
         valid = amount > 0 and np.isfinite(amount) and (name == "noise" or amount.is_integer())
     if not valid:
         raise ConfigError(f"data.augment: '{spec}' should read {form}")
-    if name == "noise" and not dtype.startswith("float"):
-        raise ConfigError(f"data.augment: 'noise' needs float inputs; these are {dtype}")
     return Op(name, amount, 2 if kind == "image" else 1)
 
 
@@ -149,7 +150,10 @@ def _noise(batch: Array, bits: U64, op: Op) -> Array:
         states = bits[:, None] + np.arange(2 * batch[0].size, dtype=np.uint64) * GOLDEN
     u = uniform(splitmix64(states)).reshape(len(batch), 2, -1)
     normal = np.sqrt(-2 * np.log1p(-u[:, 0])) * np.cos(2 * np.pi * u[:, 1])  # Box and Muller 1958
-    return (batch + op.amount * normal.reshape(batch.shape)).astype(batch.dtype)
+    noisy = batch + op.amount * normal.reshape(batch.shape)
+    if np.issubdtype(batch.dtype, np.integer):  # saturates, as a microphone does
+        noisy = np.clip(np.rint(noisy), np.iinfo(batch.dtype).min, np.iinfo(batch.dtype).max)
+    return noisy.astype(batch.dtype)
 
 
 _APPLY: dict[Name, Any] = {"flip": _flip, "crop": _crop, "shift": _shift, "erase": _erase, "noise": _noise}

@@ -43,7 +43,7 @@ def fingerprint_data(config: Config, run: Run) -> str:
     """Hash everything that decides the data and its splits."""
     data = config.data
     sources = [data.train, data.test, *([data.val] if data.val else [])]
-    chosen = data.model_dump(include={"val_fraction", "kind", "size", "classes"})
+    chosen = data.model_dump(include={"val_fraction", "size", "classes"}) | {"kind": _said_kind(data)}
     return hash_of([chosen, config.seed, [fingerprint_source(text, config.folder, run) for text in sources]])
 
 
@@ -56,12 +56,13 @@ def load_dataset(config: Config, fingerprint: str) -> Dataset:
     train = load_source(data.train, folder, data.size)
     test = load_source(data.test, folder, data.size)
     given_val = load_source(data.val, folder, data.size) if data.val else None
-    kind = data.kind or _kind_of(train.inputs)
+    kind = _said_kind(data) or _kind_of(train.inputs)
     named = [("train", train), ("test", test), *([("val", given_val)] if given_val else [])]
     for name, source in named:
         _check_inputs(name, source, train, kind)
     classes = _classes_of(data, named)
     _check_channels(data, kind, train.inputs.shape[1:])
+    _check_mel(data, kind, train.inputs.shape[1:])
     fit, val = _split(config, train, given_val)
     record = DataRecord(
         kind=kind, dtype=train.inputs.dtype.name, shape=train.inputs.shape[1:], classes=classes,
@@ -69,6 +70,10 @@ def load_dataset(config: Config, fingerprint: str) -> Dataset:
         train=len(fit), val=len(val), test=len(test.labels), fingerprint=fingerprint,
     )  # fmt: skip
     return Dataset(record, fit, val, _whole(test))
+
+
+def _said_kind(data: DataConfig) -> Kind | None:
+    return "signal" if data.kind is None and data.mel is not None else data.kind
 
 
 def _kind_of(inputs: Array) -> Kind:
@@ -140,6 +145,15 @@ def _check_channels(data: DataConfig, kind: Kind, shape: tuple[int, ...]) -> Non
             raise ConfigError(f"data.{key}: tokens are not normalised; remove the key")
         if values is not None and len(values) != channels:
             raise ConfigError(f"data.{key}: {len(values)} values, but samples have {channels} channel(s)")
+
+
+def _check_mel(data: DataConfig, kind: Kind, shape: tuple[int, ...]) -> None:
+    if data.mel is None:
+        return
+    if kind != "signal" or channels_of(kind, shape) != 1:
+        raise ConfigError(f"data.mel: is for waveforms (N, T) of one channel; this is {kind} data of shape {shape}")
+    if shape[0] < data.mel.window:
+        raise ConfigError(f"data.mel: a window is {data.mel.window} samples, but waveforms have only {shape[0]}")
 
 
 def channels_of(kind: Kind, shape: tuple[int, ...]) -> int:

@@ -2,29 +2,39 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import torch
 from torch import Tensor, nn
 
 from edgedistill.config import DataConfig
 from edgedistill.data.dataset import channels_of
+from edgedistill.data.mel import LogMel, frames_of
 from edgedistill.records import DataRecord
+
+FULL_SCALE: Final = {"uint8": 255.0, "int16": 32768.0}
+"""What raw values are divided by, so that pictures are in [0, 1] and waveforms in [-1, 1); other types are left as given."""
 
 
 class Preprocess(nn.Module):
-    """Channels first, uint8 divided by 255, then (x - mean) / std.
+    """Channels first, divided by full scale, waveforms to log-mel pictures if asked for, then (x - mean) / std.
 
-    Images (B, H, W[, C]) become float32 (B, C, H, W), signals (B, T[, C]) become (B, C, T); tokens become int64.
+    Images (B, H, W[, C]) become float32 (B, C, H, W), signals (B, T[, C]) become (B, C, T) or, with `mel`, pictures
+    (B, 1, frames, bins); tokens become int64.
     """
 
     def __init__(self, data: DataRecord, config: DataConfig) -> None:
         super().__init__()
         self.kind = data.kind
         self.full_rank = len(data.shape) + 1 == {"image": 4, "signal": 3, "tokens": 2}[data.kind]
+        self.mel = None if config.mel is None else LogMel(config.mel)
+        self.scale = FULL_SCALE.get(data.dtype, 1.0)
         channels = channels_of(data.kind, data.shape)
-        unit = 255.0 if data.dtype == "uint8" else 1.0
+        # Where nothing lies between the two divisions they are one, and the raw values are compared with a raw mean.
+        unit = self.scale if self.mel is None else 1.0
         mean = torch.tensor(config.mean or (0.0,) * channels) * unit
         std = torch.tensor(config.std or (1.0,) * channels) * unit
-        shape = (1, channels) + (1,) * {"image": 2, "signal": 1, "tokens": 0}[data.kind]
+        shape = (1, channels) + (1,) * {"image": 2, "signal": 1, "tokens": 0}[model_input(data, config).kind]
         self.register_buffer("mean", mean.reshape(shape), persistent=False)
         self.register_buffer("std", std.reshape(shape), persistent=False)
 
@@ -34,4 +44,14 @@ class Preprocess(nn.Module):
             return raw.to(torch.int64)
         x = raw if self.full_rank else raw.unsqueeze(-1)
         x = x.movedim(-1, 1).to(torch.float32)
+        if self.mel is not None:
+            x = self.mel(x / self.scale)
         return (x - self.get_buffer("mean")) / self.get_buffer("std")
+
+
+def model_input(data: DataRecord, config: DataConfig) -> DataRecord:
+    """Describe what models take, channels last: the data itself, or the log-mel pictures of its waveforms."""
+    if config.mel is None:
+        return data
+    shape = (frames_of(data.shape[0], config.mel), config.mel.bins, 1)
+    return data.model_copy(update={"kind": "image", "dtype": "float32", "shape": shape})

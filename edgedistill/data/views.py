@@ -45,7 +45,7 @@ class Views:
 
 def training_views(split: Split, data: DataRecord, config: Config) -> Views:
     """Return the augmented views of a training split."""
-    ops = parse_augment(config.data.augment, data.kind, data.dtype)
+    ops = parse_augment(config.data.augment, data.kind)
     return Views(split, Preprocess(data, config.data), ops, config.seed)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from torch import nn
 
 from edgedistill.config import Config
+from edgedistill.data.preprocess import model_input
 from edgedistill.data.sources import Array
 from edgedistill.data.views import plain_views, training_views
 from edgedistill.distill.feed import TrainingFeed
@@ -42,7 +43,7 @@ def make_teacher(job: Job) -> TrainedModel:
         shutil.copyfile(source, scratch)
     accuracy = None
     if form == "onnx":
-        predict = onnx_predictor(kept, job.data)
+        predict = onnx_predictor(kept, model_input(job.data, job.config.data))
         val = plain_views(job.dataset.val, job.data, job.config)
         accuracy = accuracy_of(predict_split(predict, val), job.dataset.val.labels)
     return TrainedModel(
@@ -70,14 +71,15 @@ def check_teacher(config: Config, data: DataRecord, train_samples: int) -> None:
     if config.teacher.weights:
         raise ConfigError(f"teacher.weights: a teacher from {path.suffix} has its weights in it; remove the key")
     if form == "onnx":
-        onnx_predictor(path, data)
+        onnx_predictor(path, model_input(data, config.data))
     else:
         load_logits(config, data, train_samples)
 
 
 def build_teacher(config: Config, data: DataRecord) -> nn.Module:
     """Build the teacher's module, untrained."""
-    return build_model(config.teacher.model, data, config.teacher.width, config.folder, config.seed)
+    taken = model_input(data, config.data)
+    return build_model(config.teacher.model, taken, config.teacher.width, config.folder, config.seed)
 
 
 def load_logits(config: Config, data: DataRecord, train_samples: int) -> Array:
@@ -103,7 +105,7 @@ def load_logits(config: Config, data: DataRecord, train_samples: int) -> Array:
 def teacher_predictor(job: Job, teacher: TrainedModel) -> Predict:
     """Return the teacher as a function from model inputs to logits."""
     if teacher.form == "onnx":
-        return onnx_predictor(job.run.path(teacher.file), job.data)
+        return onnx_predictor(job.run.path(teacher.file), model_input(job.data, job.config.data))
     return torch_predictor(load_teacher(job, teacher), job.config.teacher.precision)
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from edgedistill.data.dataset import Split
-from edgedistill.data.preprocess import Preprocess
+from edgedistill.data.preprocess import FULL_SCALE, Preprocess, model_input
 from edgedistill.data.sources import Array
 from edgedistill.data.views import Views, plain_views
 from edgedistill.deploy.anyonnx import prepare_onnx
@@ -136,7 +136,7 @@ def _foreign_teacher(job: Job, teacher: TrainedModel, test: Split) -> OnnxModel:
     """Take a teacher's ONNX file over with its batch fixed to 1, and record its own answers as ONNX Runtime gives them."""
     source, folder = job.run.path(teacher.file), job.folder("onnx")
     entry = open_session(source).get_inputs()[0]
-    arrange = input_arrangement(source, entry.shape, entry.type, job.data)
+    arrange = input_arrangement(source, entry.shape, entry.type, model_input(job.data, job.config.data))
     inputs = _recorded(plain_views(test, job.data, job.config), arrange)
     with tempfile.TemporaryDirectory() as scratch:
         prepared = prepare_onnx(source, Path(scratch), {entry.name: inputs.shape[1:]})
@@ -169,7 +169,8 @@ def _metadata(job: Job, model: OnnxModel, *, baked: bool) -> dict[str, str]:
     preprocessing = {
         "kind": data.kind, "dtype": data.dtype, "shape": list(data.shape),
         "layout": "as the data" if baked else "channels first",
-        "divide_by": 1 if baked or data.dtype != "uint8" else 255,
+        "divide_by": 1 if baked else FULL_SCALE.get(data.dtype, 1),
+        "mel": None if baked or config.data.mel is None else config.data.mel.model_dump(),
         "mean": None if baked else config.data.mean, "std": None if baked else config.data.std,
     }  # fmt: skip
     lineage = {"data": data.fingerprint, "teacher": job.result("teacher", TrainedModel).file.sha256}

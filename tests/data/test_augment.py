@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from edgedistill.data.augment import augment, hash_view, parse_augment, splitmix64, uniform
 from edgedistill.errors import ConfigError
 
-IMAGE_OPS = parse_augment(("flip", "crop:2", "erase:3"), "image", "uint8")
-SIGNAL_OPS = parse_augment(("shift:3", "noise:0.1", "erase:4"), "signal", "float32")
+IMAGE_OPS = parse_augment(("flip", "crop:2", "erase:3"), "image")
+SIGNAL_OPS = parse_augment(("shift:3", "noise:0.1", "erase:4"), "signal")
 
 
 def test_splitmix64_gives_the_published_sequence() -> None:
@@ -55,7 +55,7 @@ def test_crop_moves_pixels_and_fills_with_zero() -> None:
     image = np.arange(1, 17, dtype=np.uint8).reshape(1, 4, 4)
     seen = set()
     for view in range(200):
-        (out,) = augment(image, np.zeros(1, int), np.array([view]), 0, parse_augment(("crop:1",), "image", "uint8"))
+        (out,) = augment(image, np.zeros(1, int), np.array([view]), 0, parse_augment(("crop:1",), "image"))
         padded = np.pad(image[0], 1)
         places = [(y, x) for y in range(3) for x in range(3) if np.array_equal(out, padded[y : y + 4, x : x + 4])]
         assert len(places) == 1
@@ -65,7 +65,7 @@ def test_crop_moves_pixels_and_fills_with_zero() -> None:
 
 def test_flip_is_half_of_the_time_and_mirrors_columns() -> None:
     images = np.arange(4 * 2 * 3, dtype=np.uint8).reshape(4, 2, 3).repeat(250, 0)
-    out = augment(images, np.arange(1000), np.zeros(1000, int), 3, parse_augment(("flip",), "image", "uint8"))
+    out = augment(images, np.arange(1000), np.zeros(1000, int), 3, parse_augment(("flip",), "image"))
     flipped = (out == images[:, :, ::-1]).all((1, 2))
     assert ((out == images).all((1, 2)) | flipped).all()
     assert 0.45 < flipped.mean() < 0.55
@@ -73,7 +73,7 @@ def test_flip_is_half_of_the_time_and_mirrors_columns() -> None:
 
 def test_erase_blanks_one_square_that_may_leave_the_picture() -> None:
     images = np.full((500, 10, 10, 3), 200, np.uint8)
-    out = augment(images, np.arange(500), np.zeros(500, int), 0, parse_augment(("erase:4",), "image", "uint8"))
+    out = augment(images, np.arange(500), np.zeros(500, int), 0, parse_augment(("erase:4",), "image"))
     blank = (out == 0).all(3)
     sizes = blank.sum((1, 2))
     assert sizes.max() == 16
@@ -83,11 +83,21 @@ def test_erase_blanks_one_square_that_may_leave_the_picture() -> None:
 
 def test_noise_has_the_asked_deviation() -> None:
     signals = np.zeros((50, 200, 2), np.float32)
-    out = augment(signals, np.arange(50), np.zeros(50, int), 0, parse_augment(("noise:0.5",), "signal", "float32"))
+    out = augment(signals, np.arange(50), np.zeros(50, int), 0, parse_augment(("noise:0.5",), "signal"))
     assert out.dtype == np.float32
     assert abs(out.mean()) < 0.02
     assert abs(out.std() - 0.5) < 0.02
     assert abs((np.abs(out) < 0.5).mean() - 0.6827) < 0.02  # a normal distribution's share within one deviation
+
+
+def test_noise_on_integers_is_rounded_and_saturates() -> None:
+    signals = np.repeat(np.array([[-32768], [0], [32767]], np.int16), 2000, 1)
+    out = augment(signals, np.arange(3), np.zeros(3, int), 0, parse_augment(("noise:100",), "signal"))
+    assert out.dtype == np.int16
+    assert abs(out[1].std() - 100) < 5
+    assert out[0].max() < -32000
+    assert out[2].min() > 32000
+    assert abs((out[0] == -32768).mean() - 0.5) < 0.05
 
 
 def test_hashes_are_uniform_and_uncorrelated_between_streams() -> None:
@@ -99,18 +109,17 @@ def test_hashes_are_uniform_and_uncorrelated_between_streams() -> None:
 
 
 @pytest.mark.parametrize(
-    ("spec", "kind", "dtype", "message"),
+    ("spec", "kind", "message"),
     [
-        ("flop", "image", "uint8", "perhaps 'flip'"),
-        ("crop", "image", "uint8", "'crop:PIXELS'"),
-        ("crop:-1", "image", "uint8", "'crop:PIXELS'"),
-        ("crop:1.5", "image", "uint8", "'crop:PIXELS'"),
-        ("flip:2", "image", "uint8", "'flip'"),
-        ("noise:0.1", "image", "uint8", "for signal data"),
-        ("noise:0.1", "signal", "int16", "needs float"),
-        ("crop:4", "tokens", "int64", "for image data"),
+        ("flop", "image", "perhaps 'flip'"),
+        ("crop", "image", "'crop:PIXELS'"),
+        ("crop:-1", "image", "'crop:PIXELS'"),
+        ("crop:1.5", "image", "'crop:PIXELS'"),
+        ("flip:2", "image", "'flip'"),
+        ("noise:0.1", "image", "for signal data"),
+        ("crop:4", "tokens", "for image data"),
     ],
 )
-def test_a_spec_that_cannot_be_meant_is_refused(spec: str, kind: str, dtype: str, message: str) -> None:
+def test_a_spec_that_cannot_be_meant_is_refused(spec: str, kind: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        parse_augment((spec,), kind, dtype)
+        parse_augment((spec,), kind)
