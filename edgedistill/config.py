@@ -8,9 +8,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from edgedistill.errors import ConfigError, nearest
 
@@ -120,14 +120,81 @@ class StudentConfig(Section):
     width: Positive = 1.0
 
 
-class DistillConfig(TrainingConfig):
-    """The loss is hard_weight * cross-entropy + (1 - hard_weight) * T^2 * KL(teacher || student) at temperature T."""
+LOGIT_LOSSES: Final = ("kd", "dkd", "dist", "ls", "mse")
+FEATURE_LOSSES: Final = ("hint", "at", "rkd")
+SOFTENED: Final = frozenset({"kd", "dkd", "ls", *FEATURE_LOSSES})
+READ_BY: Final[dict[str, frozenset[str]]] = {
+    "temperature": SOFTENED | {"dist"},
+    "standardize": SOFTENED,
+    "dkd_alpha": frozenset({"dkd"}),
+    "dkd_beta": frozenset({"dkd"}),
+    "feature_weight": frozenset(FEATURE_LOSSES),
+    "student_layers": frozenset(FEATURE_LOSSES),
+    "teacher_layers": frozenset(FEATURE_LOSSES),
+}
+"""The losses that read a key; with any other loss, setting it is an error, as it would do nothing."""
 
-    loss: Literal["kd"] = "kd"
+
+class DistillConfig(TrainingConfig):
+    """The loss is hard_weight * cross-entropy + (1 - hard_weight) * the term that `loss` names.
+
+    hint, at and rkd name feature terms; then the term in that sum is kd, and feature_weight * the sum over
+    the pairs of layers is added to it. A `loss` of package.module:function is the user's own term.
+    """
+
+    loss: str = "kd"
     temperature: Positive = 4.0
     hard_weight: Annotated[float, Field(ge=0, le=1)] = 0.1
+    standardize: bool = False
+    dkd_alpha: Annotated[float, Field(ge=0)] = 1.0
+    dkd_beta: Annotated[float, Field(ge=0)] = 8.0
+    feature_weight: Positive | None = None
+    student_layers: tuple[str, ...] = ()
+    teacher_layers: tuple[str, ...] = ()
     views: Annotated[int, Field(ge=0)] = 8
     control: bool = False
+
+    @property
+    def uses_features(self) -> bool:
+        """Tell a loss on the outputs of layers from one on logits alone."""
+        return self.loss in FEATURE_LOSSES
+
+    @property
+    def feature_scale(self) -> float:
+        """The weight of the feature term: given, or the one that its authors and later comparisons used."""
+        if self.feature_weight is not None:
+            return self.feature_weight
+        return {"hint": 100.0, "at": 1000.0, "rkd": 1.0}[self.loss]
+
+    @field_validator("loss")
+    @classmethod
+    def _loss_is_known(cls, loss: str) -> str:
+        from edgedistill.data.sources import is_function
+
+        known = (*LOGIT_LOSSES, *FEATURE_LOSSES)
+        if loss not in known and not is_function(loss):
+            raise ValueError(f"no loss '{loss}'; name your own as package.module:function{nearest(loss, known)}")
+        return loss
+
+    @model_validator(mode="after")
+    def _keys_fit_the_loss(self) -> DistillConfig:
+        for key, losses in READ_BY.items():
+            if self.loss not in losses and getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(f"loss '{self.loss}' does not read '{key}', {' '.join(sorted(losses))} do; remove it")
+        if not self.uses_features:
+            return self
+        if self.views:
+            raise ValueError(
+                f"loss '{self.loss}' compares features, which are not cached (views = {self.views}); set views = 0, "
+                "so that the teacher runs beside the student"
+            )
+        if not self.student_layers or len(self.student_layers) != len(self.teacher_layers):
+            raise ValueError(
+                f"loss '{self.loss}' compares layers in pairs, but student_layers names {len(self.student_layers)} and "
+                f"teacher_layers {len(self.teacher_layers)}; for example student_layers = ['blocks.1'], "
+                "teacher_layers = ['layer2']"
+            )
+        return self
 
 
 class QuantizeConfig(Section):
@@ -263,7 +330,9 @@ def _explain(error: dict[str, Any]) -> str:
         return f"key '{where}' is missing"
     message = error["msg"].removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
-    return f"{where}: {message}, not {error['input']!r}" if where else message
+    if where and error["type"] != "value_error":  # what a validator above raises says all of it
+        message += f", not {error['input']!r}"
+    return f"{where}: {message}" if where else message
 
 
 def _keys_beside(location: tuple[int | str, ...]) -> set[str]:

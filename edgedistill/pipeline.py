@@ -55,7 +55,7 @@ def _make_teacher(job: Job) -> Record:
 
 
 def _make_soft_labels(job: Job) -> Record:
-    from edgedistill.distill.student import make_soft_labels
+    from edgedistill.distill.soft_labels import make_soft_labels
 
     return make_soft_labels(job)
 
@@ -133,6 +133,7 @@ def _student_settings(job: Job) -> dict[str, Any]:
         "student": config.student.model_dump(),
         "distill": config.distill.model_dump(),
         "code": _code_hash(job, config.student.model),
+        "loss": _code_hash(job, config.distill.loss),
     }
 
 

@@ -1,12 +1,26 @@
-"""Losses: pure functions of logits, and how a configuration composes them."""
+"""Losses: pure functions of logits or features, and how a configuration composes them.
+
+Every term is averaged over the batch, so that its scale does not depend on the batch size; each says its own scale.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import torch
 from torch import Tensor
 from torch.nn import functional
 
 from edgedistill.config import DistillConfig, TrainingConfig
+from edgedistill.data.sources import is_function, resolve_function
+from edgedistill.distill.features import Answer, FeatureTeacher
 from edgedistill.distill.training import Batch, Loss
+from edgedistill.errors import ConfigError
+
+LogitTerm = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""From the student's and the teacher's logits (B, classes) and labels (B,) to a scalar."""
 
 
 def kd(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
@@ -20,6 +34,147 @@ def kd(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Te
     return functional.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
 
 
+def dkd(
+    student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, temperature: float, alpha: float, beta: float
+) -> Tensor:
+    """Return T^2 * (alpha * TCKD + beta * NCKD), averaged over the batch: decoupled distillation.
+
+    TCKD is the divergence of (target, rest) probabilities, NCKD that of the other classes among themselves; kd is
+    alpha = 1 with beta = the teacher's probability of "rest", sample by sample (Zhao et al. 2022, equations 5 to 7).
+    Logits are (B, classes), labels (B,). The scale is kd's, but for beta, which the authors set between 0.5 and 10.
+    """
+    others = torch.ones_like(student_logits, dtype=torch.bool).scatter_(1, labels[:, None], value=False)
+
+    def decouple(logits: Tensor) -> tuple[Tensor, Tensor]:
+        softened = logits / temperature
+        logs = functional.log_softmax(softened, 1)
+        # log(1 - p) of the target is summed from the others, as 1 - p cancels for a teacher that is sure.
+        rest = logs[others].view(len(logs), -1)
+        binary = torch.stack((logs[~others], rest.logsumexp(1)), 1)
+        return binary, functional.log_softmax(rest, 1)
+
+    student, student_rest = decouple(student_logits)
+    teacher, teacher_rest = decouple(teacher_logits)
+    target = functional.kl_div(student, teacher, reduction="batchmean", log_target=True)
+    non_target = functional.kl_div(student_rest, teacher_rest, reduction="batchmean", log_target=True)
+    return (alpha * target + beta * non_target) * temperature**2
+
+
+def dist(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
+    """Return T^2 * (inter + intra): one less Pearson's correlation of softened probabilities, over classes and over samples.
+
+    inter correlates the classes of each sample, intra the samples of each class, so it needs a batch of several
+    samples (Huang et al. 2022, equations 8 to 11, with beta = gamma = 1). Logits are (B, classes); the value lies
+    between 0 and 4 * T^2.
+    """
+    student = functional.softmax(student_logits / temperature, 1)
+    teacher = functional.softmax(teacher_logits / temperature, 1)
+    inter, intra = (1 - correlation(student, teacher, axis).mean() for axis in (1, 0))
+    return (inter + intra) * temperature**2
+
+
+def correlation(a: Tensor, b: Tensor, axis: int) -> Tensor:
+    """Return Pearson's correlation of a and b along an axis; 0 where either is constant."""
+    return functional.cosine_similarity(a - a.mean(axis, keepdim=True), b - b.mean(axis, keepdim=True), axis)
+
+
+def standardize(logits: Tensor) -> Tensor:
+    """Return each sample's logits (B, classes) less their mean, over their standard deviation, before any temperature.
+
+    The student then need not match the range of the teacher's logits, only their relations (Sun et al. 2024). The
+    deviation divides by classes - 1, as in the authors' code, with which their figures were made.
+    """
+    return (logits - logits.mean(1, keepdim=True)) / (logits.std(1, keepdim=True) + 1e-7)
+
+
+def ls(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
+    """Return kd of standardized logits (B, classes), in the scale of kd (Sun et al. 2024)."""
+    return kd(standardize(student_logits), standardize(teacher_logits), temperature)
+
+
+def mse(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
+    """Return the mean squared difference of logits (B, classes), over samples and classes (Ba and Caruana 2014).
+
+    With each sample's mean taken off, half of it is what kd tends to as T grows (Hinton et al. 2015, equation 4).
+    """
+    return functional.mse_loss(student_logits, teacher_logits)
+
+
+def hint(student: Tensor, teacher: Tensor) -> Tensor:
+    """Return the mean squared difference of two features (B, C, ...) of as many channels, over all their elements.
+
+    Sizes are matched by `same_positions`. FitNets (Romero et al. 2015, equation 3) take half the sum; the mean does not
+    depend on the size of the layer.
+    """
+    return functional.mse_loss(*same_positions(student, teacher))
+
+
+def at(student: Tensor, teacher: Tensor) -> Tensor:
+    """Return the mean squared difference of two attention maps, over samples and positions.
+
+    A map is the sum of squares over channels of (B, C, ...), matched by `same_positions` and scaled to length 1 per
+    sample (Zagoruyko and Komodakis 2017, equation 2, as their code has it, where the weight is 1000).
+    """
+    maps = same_positions(student.square().sum(1, keepdim=True), teacher.square().sum(1, keepdim=True))
+    ours, theirs = (functional.normalize(found.flatten(1), dim=1) for found in maps)
+    return functional.mse_loss(ours, theirs)
+
+
+def rkd(student: Tensor, teacher: Tensor) -> Tensor:
+    """Return 25 * the Huber loss of distances + 50 * that of angles among the samples of a batch.
+
+    Features (B, C, ...) are averaged over positions; their channels may differ. Distances are relative to their mean
+    over pairs of different samples; angles are the cosines at each sample between each two others. Both losses are
+    means over all pairs and triples, as in the authors' code (Park et al. 2019, equations 4 to 9).
+    """
+    ours, theirs = (x.flatten(2).mean(2) if x.ndim > 2 else x for x in (student, teacher))
+    distances = functional.smooth_l1_loss(relative_distances(ours), relative_distances(theirs))
+    return 25 * distances + 50 * functional.smooth_l1_loss(angles(ours), angles(theirs))
+
+
+def relative_distances(x: Tensor) -> Tensor:
+    """Return the distances (B, B) between the rows of x (B, C), over their mean off the diagonal."""
+    # The default computes |a|^2 + |b|^2 - 2 a b, which cancels for rows that are close.
+    distances = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist")
+    mean = distances.sum() / max(1, len(x) * (len(x) - 1))
+    return distances / mean.clamp_min(1e-12)
+
+
+def angles(x: Tensor) -> Tensor:
+    """Return for rows j of x (B, C) the cosines (B, B, B) between x_i - x_j and x_k - x_j; 0 where either is nothing."""
+    edges = x[None] - x[:, None]
+    lengths = edges.norm(dim=2, keepdim=True)
+    # Over infinity, equal rows give 0 and no gradient; over a small number, their gradient would swamp all others.
+    unit = edges / torch.where(lengths > 0, lengths, torch.inf)
+    return unit @ unit.transpose(1, 2)
+
+
+def same_positions(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """Average-pool two features (B, C, ...) to the smaller of their sizes, axis by axis."""
+    if student.shape[2:] == teacher.shape[2:]:
+        return student, teacher
+    size = [min(pair) for pair in zip(student.shape[2:], teacher.shape[2:], strict=True)]
+    pool = POOL_BY_AXES[len(size)]
+    return pool(student, size), pool(teacher, size)
+
+
+POOL_BY_AXES: Final[dict[int, Callable[..., Tensor]]] = {
+    1: functional.adaptive_avg_pool1d,
+    2: functional.adaptive_avg_pool2d,
+    3: functional.adaptive_avg_pool3d,
+}
+LOGIT_TERMS: Final[dict[str, Callable[[Tensor, Tensor, Tensor, DistillConfig], Tensor]]] = {
+    "kd": lambda student, teacher, _, plan: kd(student, teacher, plan.temperature),
+    "dkd": lambda student, teacher, labels, plan: dkd(
+        student, teacher, labels, plan.temperature, plan.dkd_alpha, plan.dkd_beta
+    ),
+    "dist": lambda student, teacher, _, plan: dist(student, teacher, plan.temperature),
+    "ls": lambda student, teacher, _, plan: ls(student, teacher, plan.temperature),
+    "mse": lambda student, teacher, _labels, _plan: mse(student, teacher),
+}
+FEATURE_TERMS: Final[dict[str, Callable[[Tensor, Tensor], Tensor]]] = {"hint": hint, "at": at, "rkd": rkd}
+
+
 def label_loss(plan: TrainingConfig) -> Loss:
     """Return the cross-entropy with the labels, smoothed as the plan says."""
 
@@ -29,14 +184,82 @@ def label_loss(plan: TrainingConfig) -> Loss:
     return loss
 
 
-def distillation_loss(plan: DistillConfig) -> Loss:
-    """Return hard_weight * cross-entropy + (1 - hard_weight) * kd."""
+def distillation_loss(plan: DistillConfig, folder: Path = Path()) -> Loss:
+    """Return hard_weight * cross-entropy + (1 - hard_weight) * the term on logits that the plan names.
+
+    A feature loss has kd there; its feature term is added by `feature_loss`. A loss of the user's is looked for beside
+    the configuration, in `folder`. Takes the student's logits (B, classes) in float32.
+    """
     hard, soft = plan.hard_weight, 1 - plan.hard_weight
-    on_labels = label_loss(plan)
+    on_labels, on_teacher = label_loss(plan), logit_term(plan, folder)
 
     def loss(logits: Tensor, batch: Batch) -> Tensor:
         assert batch.teacher_logits is not None
-        distilled = soft * kd(logits, batch.teacher_logits, plan.temperature)
+        distilled = soft * on_teacher(logits, batch.teacher_logits, batch.labels)
         return distilled + hard * on_labels(logits, batch) if hard else distilled
 
     return loss
+
+
+def feature_loss(plan: DistillConfig, teacher: FeatureTeacher) -> Loss:
+    """Return `distillation_loss` + feature_weight * the sum over the pairs of layers of the feature term.
+
+    Takes the student's `Answer`; the teacher is asked here, for logits and features at once.
+    """
+    on_logits, term, weight = distillation_loss(plan), FEATURE_TERMS[plan.loss], plan.feature_scale
+
+    def loss(answer: Answer, batch: Batch) -> Tensor:
+        theirs = teacher(batch.inputs)
+        pairs = zip(answer.features, theirs.features, strict=True)
+        on_features = torch.stack([term(student, teacher) for student, teacher in pairs]).sum()
+        return on_logits(answer.logits, batch._replace(teacher_logits=theirs.logits)) + weight * on_features
+
+    return loss
+
+
+def logit_term(plan: DistillConfig, folder: Path) -> LogitTerm:
+    """Return the term on logits that a plan names, with its temperature and standardization."""
+    if is_function(plan.loss):
+        return own_term(plan.loss, folder)
+    term = LOGIT_TERMS["kd" if plan.uses_features else plan.loss]
+    prepare = standardize if plan.standardize else _as_it_is
+
+    def on_teacher(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+        return term(prepare(student), prepare(teacher), labels, plan)
+
+    return on_teacher
+
+
+def own_term(spec: str, folder: Path) -> LogitTerm:
+    """Return the user's function(student_logits, teacher_logits, labels), held to a finite scalar with a gradient.
+
+    Raises ConfigError, here or when it is called, that names the function.
+    """
+    function = resolve_function(spec, folder)
+    if not callable(function):
+        raise ConfigError(f"distill.loss: '{spec}' is no function but {type(function).__name__}")
+
+    def term(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+        try:
+            value = function(student, teacher, labels)
+        except Exception as error:  # another's code may raise anything
+            reason = next(iter(str(error).splitlines()), "")
+            raise ConfigError(f"distill.loss: '{spec}' raises {type(error).__name__}: {reason}") from error
+        _check_own(spec, value, student)
+        return value
+
+    return term
+
+
+def _check_own(spec: str, value: object, student: Tensor) -> None:
+    if not isinstance(value, Tensor) or value.ndim:
+        found = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise ConfigError(f"distill.loss: '{spec}' gives {found}; expected a scalar tensor, for example loss.mean()")
+    if student.requires_grad and not value.requires_grad:
+        raise ConfigError(f"distill.loss: '{spec}' has no gradient; compute it from student_logits with torch alone")
+    if not value.isfinite() and student.isfinite().all():  # else it is the training that diverges, as `fit` says
+        raise ConfigError(f"distill.loss: '{spec}' gives {value.item()} for finite logits")
+
+
+def _as_it_is(logits: Tensor) -> Tensor:
+    return logits

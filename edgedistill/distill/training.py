@@ -40,7 +40,8 @@ class Feed(Protocol):
         """Yield the batches of an epoch, which count from 0."""
 
 
-Loss = Callable[[Tensor, Batch], Tensor]
+Loss = Callable[[Any, Batch], Tensor]
+"""From what the model gives, in float32 (logits, or logits with features), and its batch, to a scalar."""
 Validate = Callable[[nn.Module], float]
 
 
@@ -120,8 +121,8 @@ def _train_epoch(state: _State, training: Training, number: int, accelerator: An
     for batch in training.feed.epoch(number):
         moved = Batch(*(None if part is None else part.to(device, non_blocking=True) for part in batch))  # type: ignore[arg-type]  # only the third may be None
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            logits = state.model(moved.inputs)
-        value = training.loss(logits.float(), moved)
+            answer = state.model(moved.inputs)
+        value = training.loss(answer.float(), moved)
         accelerator.backward(value)
         state.optimizer.step()
         state.scheduler.step()

@@ -1,0 +1,173 @@
+"""Features: the outputs of layers named by module path, of a student in training and of its teacher."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from edgedistill.config import DistillConfig
+from edgedistill.distill.training import bf16_wanted
+from edgedistill.errors import ConfigError
+
+LISTED = 24  # layers in an error message
+BY_POSITIONS: Final = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+SPATIAL: Final = (*BY_POSITIONS, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.GroupNorm)
+TOKENWISE: Final = (nn.Linear, nn.LayerNorm, nn.Embedding, nn.MultiheadAttention)
+
+
+class Answer(NamedTuple):
+    """A model's logits (B, classes) and the outputs of its named layers, channels first: (B, C, ...)."""
+
+    logits: Tensor
+    features: tuple[Tensor, ...]
+
+    def float(self) -> Answer:
+        """Return the same in float32; named as a tensor's method, so that the training loop treats both alike."""
+        return Answer(self.logits.float(), tuple(feature.float() for feature in self.features))
+
+
+def answer_of(model: nn.Module, layers: tuple[str, ...], inputs: Tensor) -> Answer:
+    """Run a model and take the outputs of its layers on the way.
+
+    Raises ConfigError for a layer that does not run once or does not give one tensor.
+    """
+    seen: dict[str, list[Any]] = {name: [] for name in layers}
+    handles = [
+        model.get_submodule(name).register_forward_hook(
+            lambda _, __, output, name=name: seen[name].append(_kept(output))
+        )
+        for name in seen
+    ]
+    try:
+        logits = model(inputs)
+    finally:
+        for handle in handles:  # so that no hook is copied, saved or run when nobody looks
+            handle.remove()
+    for name, outputs in seen.items():
+        if len(outputs) != 1:
+            raise ConfigError(f"layer '{name}' runs {len(outputs)} times in a pass; name one that runs once")
+        if not isinstance(outputs[0], Tensor) or outputs[0].ndim < 2:
+            found = tuple(outputs[0].shape) if isinstance(outputs[0], Tensor) else type(outputs[0]).__name__
+            raise ConfigError(f"layer '{name}' gives {found}; name one that gives one tensor (B, channels, ...)")
+    features = (seen[name][0].movedim(channel_axis(model.get_submodule(name)), 1) for name in layers)
+    return Answer(logits, tuple(features))
+
+
+def _kept(output: Any) -> Any:
+    # The next layer may work in place, as ReLU(inplace=True) and `out += shortcut` do; the copy is what this one gave.
+    return output.clone() if isinstance(output, Tensor) else output
+
+
+def channel_axis(layer: nn.Module) -> int:
+    """Return where a layer's output has its channels: -1 for layers that work token by token (transformers), else 1."""
+    parts = list(layer.modules())
+    if any(isinstance(part, SPATIAL) for part in parts):
+        return 1
+    return -1 if any(isinstance(part, TOKENWISE) for part in parts) else 1
+
+
+class FeatureStudent(nn.Module):
+    """A student in training with its layers' outputs, each through a regressor to the teacher's channels where it needs one.
+
+    In evaluation it gives logits alone, as the student does, and the student's own weights are what is kept.
+    """
+
+    def __init__(self, student: nn.Module, layers: tuple[str, ...], regressors: list[nn.Module]) -> None:
+        super().__init__()
+        self.student, self.layers, self.regressors = student, layers, nn.ModuleList(regressors)
+
+    def forward(self, inputs: Tensor) -> Answer | Tensor:
+        """Map inputs (B, ...) to an Answer, or in evaluation to logits (B, classes)."""
+        if not self.training:
+            logits: Tensor = self.student(inputs)
+            return logits
+        answer = answer_of(self.student, self.layers, inputs)
+        features = (regress(x) for regress, x in zip(self.regressors, answer.features, strict=True))
+        return Answer(answer.logits, tuple(features))
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureTeacher:
+    """A frozen teacher, asked for logits and features at once; computes in bfloat16 when `precision` says so."""
+
+    model: nn.Module
+    layers: tuple[str, ...]
+    precision: str
+
+    def __call__(self, inputs: Tensor) -> Answer:
+        """Return the teacher's answer to inputs (B, ...), in float32, on their device."""
+        self.model.to(inputs.device).eval()
+        with torch.no_grad(), torch.autocast(inputs.device.type, torch.bfloat16, enabled=bf16_wanted(self.precision)):
+            return answer_of(self.model, self.layers, inputs).float()
+
+
+def feature_student(
+    plan: DistillConfig, student: nn.Module, teacher: FeatureTeacher, sample: Tensor, seed: int
+) -> FeatureStudent:
+    """Join a student to its teacher's features; regressors, for hint, are drawn from `seed`.
+
+    Sizes are found by running both over a sample batch. Raises ConfigError for layers that are not there or cannot be
+    compared by the plan's loss.
+    """
+    check_layers(student, plan.student_layers, "student_layers")
+    check_layers(teacher.model, plan.teacher_layers, "teacher_layers")
+    with torch.no_grad():
+        ours = answer_of(student.eval(), plan.student_layers, sample)
+    theirs = teacher(sample)
+    if ours.logits.shape != theirs.logits.shape:
+        raise ConfigError(
+            f"teacher.model: gives {tuple(theirs.logits.shape)}; expected logits of shape {tuple(ours.logits.shape)}"
+        )
+    names = zip(plan.student_layers, plan.teacher_layers, strict=True)
+    regressors = []
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for pair, x, y in zip(names, ours.features, theirs.features, strict=True):
+            _check_pair(plan.loss, pair, x, y)
+            regressors.append(regressor(x, y) if plan.loss == "hint" else nn.Identity())
+    return FeatureStudent(student, plan.student_layers, regressors)
+
+
+def regressor(student: Tensor, teacher: Tensor) -> nn.Module:
+    """Build the 1x1 convolution from a student's channels to the teacher's, or nothing where they are as many."""
+    if student.shape[1] == teacher.shape[1]:
+        return nn.Identity()
+    if student.ndim == 2:
+        return nn.Linear(student.shape[1], teacher.shape[1])
+    return BY_POSITIONS[student.ndim - 3](student.shape[1], teacher.shape[1], 1)
+
+
+def _check_pair(loss: str, names: tuple[str, str], student: Tensor, teacher: Tensor) -> None:
+    found = f"'{names[0]}' {tuple(student.shape)} and '{names[1]}' {tuple(teacher.shape)}"
+    if loss != "rkd" and student.ndim != teacher.ndim:
+        raise ConfigError(f"distill: loss '{loss}' cannot compare {found}; name layers of as many axes, or use rkd")
+    if student.ndim > 5:
+        raise ConfigError(
+            f"distill: loss '{loss}' cannot compare {found}; features have at most three axes of positions"
+        )
+    if loss == "at" and min(student[0, 0].numel(), teacher[0, 0].numel()) < 2:
+        raise ConfigError(f"distill: loss 'at' compares maps, but {found} are not; name layers before pooling")
+
+
+def check_layers(model: nn.Module, layers: tuple[str, ...], key: str) -> None:
+    """Raise ConfigError with the nearest match and the list when a model has no layer of a name."""
+    names = [name for name, _ in model.named_modules() if name]
+    for layer in layers:
+        if layer not in names:
+            close = difflib.get_close_matches(layer, names, n=1)
+            perhaps = f"; perhaps '{close[0]}'?" if close else ";"
+            raise ConfigError(f"distill.{key}: no layer '{layer}'{perhaps} the layers are {_listed(names)}")
+
+
+def _listed(names: list[str]) -> str:
+    """List names, whole levels from the top as far as they fit."""
+    for depth in range(max(name.count(".") for name in names), -1, -1):
+        shown = [name for name in names if name.count(".") <= depth]
+        if len(shown) <= LISTED:
+            break
+    hidden = len(names) - len(shown[:LISTED])
+    return ", ".join(shown[:LISTED]) + (f", and {hidden} within these" if hidden else "")
