@@ -33,45 +33,44 @@ ZOO: Final[dict[str, tuple[Callable[..., nn.Module], frozenset[str]]]] = {
 """Each layout with the kinds of data it takes."""
 
 
-def build_model(spec: str, data: DataRecord, width: float, folder: Path, seed: int) -> nn.Module:
+def build_model(spec: str, data: DataRecord, width: float, folder: Path, seed: int, depth: float = 1.0) -> nn.Module:
     """Build a model with weights drawn from `seed`; channels, size and classes come from the data.
 
     A function of the user's is called with those of these arguments that it names: classes, channels, shape (spatial),
-    vocabulary (of tokens), width. Raises ConfigError.
+    vocabulary (of tokens), width, depth. Raises ConfigError.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = _build(spec, data, width, folder)
+        model = _build(spec, data, {"width": width, "depth": depth}, folder)
     if any(is_lazy(p) for p in model.parameters()):
         raise ConfigError(f"model '{spec}' has lazy layers, whose weights the seed cannot reach; give their sizes")
     return model.to(memory_format=torch.channels_last) if data.kind == "image" else model  # type: ignore[call-overload]  # torch types to() for tensors only
 
 
-def _build(spec: str, data: DataRecord, width: float, folder: Path) -> nn.Module:
+def _build(spec: str, data: DataRecord, scale: dict[str, float], folder: Path) -> nn.Module:
     channels = channels_of(data.kind, data.shape)
     prefix, colon, name = spec.partition(":")
     if prefix == "timm" and colon:
-        return _timm(name, data, width, channels)
+        return _timm(name, data, scale, channels)
     if prefix == "zoo" and colon:
         if name not in ZOO:
             raise ConfigError(f"model '{spec}': no such model in the zoo{nearest(name, ZOO)}")
         build, kinds = ZOO[name]
         if data.kind not in kinds:
             raise ConfigError(f"model '{spec}' takes {' or '.join(sorted(kinds))} data; this is {data.kind} data")
-        return _call(spec, build, data, width, channels)
+        return _call(spec, build, data, scale, channels)
     if is_function(spec):
-        model = _call(spec, resolve_function(spec, folder), data, width, channels)
+        model = _call(spec, resolve_function(spec, folder), data, scale, channels)
         if not isinstance(model, nn.Module):
             raise ConfigError(f"model '{spec}' returned {type(model).__name__}; expected a torch.nn.Module")
         return model
     raise ConfigError(f"model '{spec}': write zoo:NAME, timm:NAME or package.module:function")
 
 
-def _call(spec: str, build: Callable[..., Any], data: DataRecord, width: float, channels: int) -> Any:
+def _call(spec: str, build: Callable[..., Any], data: DataRecord, scale: dict[str, float], channels: int) -> Any:
     spatial = data.shape[: {"image": 2, "signal": 1, "tokens": 1}[data.kind]]
     known = {
-        "classes": len(data.classes), "channels": channels, "shape": spatial,
-        "vocabulary": data.vocabulary, "width": width,
+        "classes": len(data.classes), "channels": channels, "shape": spatial, "vocabulary": data.vocabulary, **scale,
     }  # fmt: skip
     parameters = inspect.signature(build).parameters.values()
     unknown = [
@@ -80,18 +79,25 @@ def _call(spec: str, build: Callable[..., Any], data: DataRecord, width: float, 
     if unknown:
         raise ConfigError(f"model '{spec}' needs argument '{unknown[0]}'; the arguments given are {', '.join(known)}")
     names = {p.name for p in parameters}
-    if width != 1.0 and "width" not in names:
-        raise ConfigError(f"model '{spec}' takes no width; remove the key")
-    return build(**{name: value for name, value in known.items() if name in names})
+    _refuse_scale(spec, {key: value for key, value in scale.items() if key not in names})
+    try:
+        return build(**{name: value for name, value in known.items() if name in names})
+    except ConfigError as error:
+        raise ConfigError(f"model '{spec}': {error}") from None
 
 
-def _timm(name: str, data: DataRecord, width: float, channels: int) -> nn.Module:
+def _refuse_scale(spec: str, scale: dict[str, float]) -> None:
+    for key, value in scale.items():
+        if value != 1.0:
+            raise ConfigError(f"model '{spec}' takes no {key}; remove the key")
+
+
+def _timm(name: str, data: DataRecord, scale: dict[str, float], channels: int) -> nn.Module:
     try:
         import timm
     except ImportError as error:
         raise ConfigError(f"model 'timm:{name}': {error}; run: pip install 'edgedistill[timm]'") from None
-    if width != 1.0:
-        raise ConfigError(f"model 'timm:{name}' takes no width; remove the key")
+    _refuse_scale(f"timm:{name}", scale)
     if name not in timm.list_models():
         raise ConfigError(f"model 'timm:{name}': timm has no such model{nearest(name, timm.list_models())}")
     model: nn.Module = timm.create_model(name, pretrained=False, num_classes=len(data.classes), in_chans=channels)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from edgedistill.models.scale import repeats
+
 
 def conv_bn_relu(
     channels: int, out: int, kernel: tuple[int, int], stride: tuple[int, int], groups: int = 1
@@ -39,20 +41,22 @@ class SeparableNet(nn.Module):
         return y
 
 
-def ds_cnn(classes: int, channels: int, width: float) -> nn.Module:
-    """DS-CNN-S (Zhang et al., "Hello Edge", 2017): 64 features, four blocks, for (time, frequency) pictures of speech."""
+def ds_cnn(classes: int, channels: int, width: float, depth: float) -> nn.Module:
+    """DS-CNN-S (Zhang et al., "Hello Edge", 2017): 64 * width features, 4 * depth blocks, for pictures (time, frequency) of speech."""
     size = max(1, round(64 * width))
     stem = nn.Sequential(
         nn.Conv2d(channels, size, (10, 4), (2, 2), (5, 1), bias=False), nn.BatchNorm2d(size), nn.ReLU(), nn.Dropout(0.2)
     )
-    return SeparableNet(stem, [separable(size, size, 1) for _ in range(4)], size, classes, 0.4)
+    return SeparableNet(stem, [separable(size, size, 1) for _ in range(repeats(4, depth))], size, classes, 0.4)
 
 
-def mobilenetv1(classes: int, channels: int, width: float) -> nn.Module:
-    """MobileNetV1 (Howard et al. 2017) by width multiplier; the stem and blocks stride for pictures of 96 and more."""
-    sizes = [
-        max(8, round(base * width)) for base in (32, 64, 128, 128, 256, 256, 512, 512, 512, 512, 512, 512, 1024, 1024)
-    ]
-    strided = {2, 4, 6, 12}
+def mobilenetv1(classes: int, channels: int, width: float, depth: float) -> nn.Module:
+    """MobileNetV1 (Howard et al. 2017) by width multiplier; the stem and blocks stride for pictures of 96 and more.
+
+    `depth` multiplies the one run of alike blocks, five of 512 * width channels.
+    """
+    middle = (512,) * repeats(5, depth)
+    sizes = [max(8, round(base * width)) for base in (32, 64, 128, 128, 256, 256, 512, *middle, 1024, 1024)]
+    strided = {2, 4, 6, len(sizes) - 2}
     blocks = [separable(sizes[i - 1], sizes[i], 2 if i in strided else 1) for i in range(1, len(sizes))]
     return SeparableNet(conv_bn_relu(channels, sizes[0], (3, 3), (2, 2)), blocks, sizes[-1], classes, 0.0)

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from edgedistill.models.scale import repeats
+
 
 class CifarBlock(nn.Module):
     """Two 3x3 convolutions with the option-A shortcut: subsample, and pad the channels with zeros."""
@@ -27,14 +29,13 @@ class CifarBlock(nn.Module):
 
 
 class CifarResNet(nn.Module):
-    """He et al., "Deep Residual Learning for Image Recognition" (2016), section 4.2: depth 6n + 2, 16-32-64 channels."""
+    """He et al., "Deep Residual Learning for Image Recognition" (2016), section 4.2: 3 stages of n blocks, 6n + 2 layers."""
 
-    def __init__(self, depth: int, classes: int, channels: int, width: float) -> None:
+    def __init__(self, blocks: int, classes: int, channels: int, width: float) -> None:
         super().__init__()
         sizes = [2 * max(1, round(base * width / 2)) for base in (16, 32, 64)]  # even, so that shortcuts pad evenly
         self.conv1 = nn.Conv2d(channels, sizes[0], 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(sizes[0])
-        blocks = (depth - 2) // 6
         previous = sizes[0]
         for stage, size in enumerate(sizes):
             layers = [
@@ -55,24 +56,24 @@ class CifarResNet(nn.Module):
         return y
 
 
-def resnet20(classes: int, channels: int, width: float) -> nn.Module:
-    """CIFAR ResNet-20."""
-    return CifarResNet(20, classes, channels, width)
+def resnet20(classes: int, channels: int, width: float, depth: float) -> nn.Module:
+    """CIFAR ResNet-20: 3 * depth blocks per stage."""
+    return CifarResNet(repeats(3, depth), classes, channels, width)
 
 
-def resnet32(classes: int, channels: int, width: float) -> nn.Module:
-    """CIFAR ResNet-32."""
-    return CifarResNet(32, classes, channels, width)
+def resnet32(classes: int, channels: int, width: float, depth: float) -> nn.Module:
+    """CIFAR ResNet-32: 5 * depth blocks per stage."""
+    return CifarResNet(repeats(5, depth), classes, channels, width)
 
 
-def resnet44(classes: int, channels: int, width: float) -> nn.Module:
-    """CIFAR ResNet-44."""
-    return CifarResNet(44, classes, channels, width)
+def resnet44(classes: int, channels: int, width: float, depth: float) -> nn.Module:
+    """CIFAR ResNet-44: 7 * depth blocks per stage."""
+    return CifarResNet(repeats(7, depth), classes, channels, width)
 
 
-def resnet56(classes: int, channels: int, width: float) -> nn.Module:
-    """CIFAR ResNet-56."""
-    return CifarResNet(56, classes, channels, width)
+def resnet56(classes: int, channels: int, width: float, depth: float) -> nn.Module:
+    """CIFAR ResNet-56: 9 * depth blocks per stage."""
+    return CifarResNet(repeats(9, depth), classes, channels, width)
 
 
 def same_padding(length: int, kernel: int, stride: int) -> tuple[int, int]:
@@ -116,17 +117,18 @@ class MlperfResNet8(nn.Module):
     Its published weights take raw pixels, 0 to 255: mean 0 and std 1/255 for uint8 data.
     """
 
-    def __init__(self, classes: int, channels: int, width: float) -> None:
+    def __init__(self, blocks: int, classes: int, channels: int, width: float) -> None:
         super().__init__()
         sizes = [max(1, round(base * width)) for base in (16, 32, 64)]
         self.stem, self.stem_bn = SameConv2d(channels, sizes[0], 3), nn.BatchNorm2d(sizes[0], eps=1e-3)
-        strides = (1, 2, 2)
-        self.blocks = nn.Sequential(
-            *(
-                TinyBlock(sizes[max(i - 1, 0)], size, stride)
-                for i, (size, stride) in enumerate(zip(sizes, strides, strict=True))
-            )
-        )
+        layers = []
+        previous = sizes[0]
+        for stage, size in enumerate(sizes):
+            layers += [
+                TinyBlock(previous if i == 0 else size, size, 2 if stage and not i else 1) for i in range(blocks)
+            ]
+            previous = size
+        self.blocks = nn.Sequential(*layers)
         self.fc = nn.Linear(sizes[-1], classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -140,6 +142,6 @@ class MlperfResNet8(nn.Module):
         return y
 
 
-def mlperf_resnet8(classes: int, channels: int, width: float) -> nn.Module:
-    """MLPerf Tiny's ResNet-8."""
-    return MlperfResNet8(classes, channels, width)
+def mlperf_resnet8(classes: int, channels: int, width: float, depth: float) -> nn.Module:
+    """MLPerf Tiny's ResNet-8; it has one block per stage, which `depth` multiplies."""
+    return MlperfResNet8(repeats(1, depth), classes, channels, width)

@@ -8,22 +8,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from edgedistill.models.scale import repeats
+
 
 class Cnn1d(nn.Module):
     """Strided 1-D convolutions over time, mean, and a dense layer."""
 
-    def __init__(self, classes: int, channels: int, width: float) -> None:
+    def __init__(self, convolutions: int, classes: int, channels: int, width: float) -> None:
         super().__init__()
-        sizes = [channels, *(max(4, round(base * width)) for base in (32, 64, 64, 128))]
         layers: list[nn.Module] = []
-        for i in range(1, len(sizes)):
-            layers += [
-                nn.Conv1d(sizes[i - 1], sizes[i], 5, 1 if i == 1 else 2, 2, bias=False),
-                nn.BatchNorm1d(sizes[i]),
-                nn.ReLU(),
-            ]
+        previous = channels
+        for stage, base in enumerate((32, 64, 64, 128)):
+            size = max(4, round(base * width))
+            for i in range(convolutions):
+                stride = 2 if stage and not i else 1
+                layers += [nn.Conv1d(previous, size, 5, stride, 2, bias=False), nn.BatchNorm1d(size), nn.ReLU()]
+                previous = size
         self.features = nn.Sequential(*layers)
-        self.fc = nn.Linear(sizes[-1], classes)
+        self.fc = nn.Linear(previous, classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map signals (B, C, T) to logits (B, classes)."""
@@ -31,9 +33,9 @@ class Cnn1d(nn.Module):
         return y
 
 
-def cnn1d(classes: int, channels: int, width: float) -> nn.Module:
-    """Build a 1-D CNN."""
-    return Cnn1d(classes, channels, width)
+def cnn1d(classes: int, channels: int, width: float, depth: float) -> nn.Module:
+    """Build a 1-D CNN of four sizes; each has one convolution, which `depth` multiplies."""
+    return Cnn1d(repeats(1, depth), classes, channels, width)
 
 
 class EncoderLayer(nn.Module):
@@ -60,11 +62,11 @@ class EncoderLayer(nn.Module):
 class Transformer(nn.Module):
     """An encoder (Vaswani et al. 2017) over tokens, windows of a signal, or patches of a picture (Dosovitskiy et al. 2021)."""
 
-    def __init__(self, embed: nn.Module, positions: int, classes: int, size: int) -> None:
+    def __init__(self, embed: nn.Module, positions: int, classes: int, size: int, layers: int) -> None:
         super().__init__()
         self.embed = embed
         self.positions = nn.Parameter(torch.randn(1, positions, size) * 0.02)
-        self.layers = nn.Sequential(*(EncoderLayer(size, 4) for _ in range(3)))
+        self.layers = nn.Sequential(*(EncoderLayer(size, 4) for _ in range(layers)))
         self.norm = nn.LayerNorm(size)
         self.fc = nn.Linear(size, classes)
 
@@ -77,11 +79,13 @@ class Transformer(nn.Module):
         return y
 
 
-def transformer(classes: int, channels: int, shape: tuple[int, ...], vocabulary: int | None, width: float) -> nn.Module:
-    """Build a small encoder: 3 layers, 64 * width features, 4 heads; windows and patches are an eighth of the side."""
-    size = 4 * max(1, round(16 * width))
+def transformer(
+    classes: int, channels: int, shape: tuple[int, ...], vocabulary: int | None, width: float, depth: float
+) -> nn.Module:
+    """Build a small encoder: 3 * depth layers, 64 * width features, 4 heads; windows and patches are an eighth of the side."""
+    size, layers = 4 * max(1, round(16 * width)), repeats(3, depth)
     if vocabulary is not None:
-        return Transformer(nn.Embedding(vocabulary, size), shape[0], classes, size)
+        return Transformer(nn.Embedding(vocabulary, size), shape[0], classes, size, layers)
     window = [max(1, math.ceil(side / 8)) for side in shape]
     embed: nn.Module
     if len(window) == 1:
@@ -89,4 +93,4 @@ def transformer(classes: int, channels: int, shape: tuple[int, ...], vocabulary:
     else:
         embed = nn.Conv2d(channels, size, (window[0], window[1]), (window[0], window[1]))
     positions = math.prod(side // step for side, step in zip(shape, window, strict=True))
-    return Transformer(embed, positions, classes, size)
+    return Transformer(embed, positions, classes, size, layers)

@@ -1,0 +1,158 @@
+"""Structured pruning: channels of a model removed by their norm, all other weights inherited.
+
+torch-pruning finds which layers share their channels and must lose them together ("DepGraph", Fang et al. 2023). It
+misreads some operations, such as heads folded by a reshape, so a group of channels is pruned only where a trial shows
+that removing channels from the model gives what zeroing them gives. Trials use weights of their own: what is
+pruned, and so the shape of the result, follows from the structure alone and is the same for any weights.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from edgedistill.data.dataset import channels_of
+from edgedistill.errors import ConfigError
+from edgedistill.records import DataRecord
+
+CHANNELWISE: Final = (
+    nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d,
+)  # fmt: skip
+"""Layers where channel i is row i of the weight and nothing else: a group with any other, such as a layer norm, stays."""
+
+# What torch-pruning and a wrongly pruned model raise; neither has errors of its own.
+FAILURES: Final = (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError, AssertionError)
+
+
+def prune_channels(model: nn.Module, data: DataRecord, fraction: float, kept: tuple[str, ...]) -> nn.Module:
+    """Remove `fraction` of the channels of each group of layers that share them, those of least L2 norm, in place.
+
+    Left whole are the groups of the layers in `kept`, as `unprunable` names them: the logits, channels that cross a layer
+    norm, the heads of an attention, and the trunk of a ResNet whose shortcuts pad with zeros (so do Li et al. 2017).
+    """
+    pruner = _pruner(model.eval(), example_of(data), fraction, [model.get_submodule(name) for name in kept])
+    for group in pruner.step(interactive=True):
+        group.prune()
+    return model
+
+
+def unprunable(model: nn.Module, data: DataRecord, fraction: float) -> tuple[str, ...]:
+    """Return the names of the first layers of the groups that fail their trial; raises ConfigError when none passes."""
+    try:
+        kept, passed = _try_groups(model.eval(), example_of(data), fraction)
+    except FAILURES as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ConfigError(
+            f"student.prune: torch-pruning cannot follow this teacher: {reason}; name a student.model instead"
+        ) from error
+    if not passed:
+        raise ConfigError(
+            f"student.prune: {fraction} removes no channel; {', '.join(kept) or 'no layer'} cannot lose any without "
+            "changing the outputs; prune more, or name a student.model instead"
+        )
+    return kept
+
+
+def example_of(data: DataRecord) -> Tensor:
+    """Return a batch of two model inputs (2, ...), channels first, the same every time."""
+    generator = torch.Generator().manual_seed(0)
+    if data.kind == "tokens":
+        return torch.randint(data.vocabulary or 1, (2, *data.shape), generator=generator)
+    spatial = data.shape[: {"image": 2, "signal": 1}[data.kind]]
+    return torch.randn(2, channels_of(data.kind, data.shape), *spatial, generator=generator)
+
+
+def _pruner(model: nn.Module, example: Tensor, fraction: float, kept: list[nn.Module]) -> Any:
+    import torch_pruning
+
+    with warnings.catch_warnings():
+        # Parameters outside of layers; groups that hold one are kept whole.
+        warnings.filterwarnings("ignore", message="Unwrapped parameters detected", category=UserWarning)
+        return torch_pruning.BasePruner(
+            model, example, torch_pruning.importance.GroupMagnitudeImportance(p=2), pruning_ratio=fraction,
+            ignored_layers=kept, in_channel_groups={}, out_channel_groups={},  # its defaults are shared between calls
+        )  # fmt: skip
+
+
+def _try_groups(model: nn.Module, example: Tensor, fraction: float) -> tuple[tuple[str, ...], int]:
+    """Return the first layers of the groups that fail, and how many pass, on a copy in float64: rounding hides nothing there."""
+    trial = copy.deepcopy(model).double()
+    _draw_weights(trial)
+    example = example.double() if example.is_floating_point() else example
+    pruner = _pruner(trial, example, fraction, [])
+    with torch.no_grad():
+        whole = trial(example)
+    names = {module: name for name, module in trial.named_modules()}
+    kept, passed = [], 0
+    for group in pruner.step(interactive=True):
+        channels = [
+            (item.dep.target.module, item.idxs)
+            for item in group
+            if pruner.DG.is_out_channel_pruning_fn(item.dep.handler)
+        ]
+        before = _parts(trial)
+        if _passes(trial, example, whole, group, channels):
+            passed += 1
+        else:
+            kept.append(names[group[0].dep.target.module])
+        for module, parts in before:
+            module.__dict__.update(parts)
+    return tuple(kept), passed
+
+
+def _passes(
+    trial: nn.Module, example: Tensor, whole: Tensor, group: Any, channels: list[tuple[Any, list[int]]]
+) -> bool:
+    """Tell whether removing a group's channels gives what zeroing them gives, and zeroing them is seen in the output."""
+    layers = [module for module, _ in channels if isinstance(module, nn.Parameter) or [*module.parameters()]]
+    if not all(isinstance(layer, CHANNELWISE) for layer in layers):
+        return False
+    try:
+        with torch.no_grad():
+            expected = torch.func.functional_call(trial, _zeroed(trial, channels), (example,))
+            group.prune()
+            got = trial(example)
+    except FAILURES:
+        return False
+    scale = float(whole.abs().max())
+    return (
+        got.shape == expected.shape
+        and bool((got - expected).abs().max() < 1e-9 * scale)
+        and bool((expected - whole).abs().max() > 1e-6 * scale)
+    )
+
+
+def _zeroed(model: nn.Module, channels: list[tuple[nn.Module, list[int]]]) -> dict[str, Tensor]:
+    """Return the parameters of the layers that lose channels, with zeros there."""
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    zeroed = {}
+    for module, indices in channels:
+        for parameter in module.parameters():
+            values = zeroed.setdefault(names[parameter], parameter.clone())
+            values[indices] = 0
+    return zeroed
+
+
+def _parts(model: nn.Module) -> list[tuple[nn.Module, dict[str, Any]]]:
+    """Return all that pruning may replace in a model's layers: their attributes, and which parameters they hold."""
+    return [
+        (module, module.__dict__ | {"_parameters": {**module._parameters}, "_buffers": {**module._buffers}})  # noqa: SLF001 - torch has no other way to put a parameter back
+        for module in model.modules()
+    ]
+
+
+def _draw_weights(model: nn.Module) -> None:
+    """Draw weights under which every channel counts: none zero, and signals of like size in every layer."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, value in model.state_dict().items():
+            if value.ndim > 1:
+                value.normal_(0, (2 / value[0].numel()) ** 0.5, generator=generator)
+            elif name.endswith(("weight", "running_var")):
+                value.uniform_(0.5, 1.5, generator=generator)
+            elif name.endswith(("bias", "running_mean")):
+                value.normal_(0, 0.1, generator=generator)
