@@ -10,7 +10,16 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    field_validator,
+    model_validator,
+)
 
 from edgedistill.errors import ConfigError, nearest
 
@@ -105,19 +114,41 @@ class TrainingConfig(Section):
 
 
 class TeacherConfig(TrainingConfig):
-    """The teacher; without `weights` it is trained first; `engine` runs it over the soft labels, the faster by default."""
+    """A teacher; without `weights` it is trained first; `engine` runs it over the soft labels, the faster by default.
+
+    `width` and `depth` multiply channels and blocks of a layout; `weight` is this teacher's share among several.
+    """
 
     model: str
     weights: str | None = None
     width: Positive = 1.0
+    depth: Positive = 1.0
+    weight: Positive = 1.0
     engine: Literal["auto", "torch", "openvino"] = "auto"
 
 
 class StudentConfig(Section):
-    """The student, untrained."""
+    """The student: a model, untrained, or the first teacher with the fraction `prune` of its channels removed.
 
-    model: str
+    Channels are removed from each group of layers that share them, rounded up; half the channels leave a quarter of the
+    parameters of most convolutional networks, half of those of CIFAR ResNets, whose trunk stays, and three quarters of
+    those of transformers, which lose channels between the two dense layers of a block only.
+    """
+
+    model: str | None = None
     width: Positive = 1.0
+    depth: Positive = 1.0
+    prune: Annotated[float, Field(gt=0, lt=1)] | None = None
+
+    @model_validator(mode="after")
+    def _is_one_thing(self) -> StudentConfig:
+        if (self.model is None) == (self.prune is None):
+            raise ValueError(
+                "takes either model = 'zoo:mlperf-resnet8', for example, or prune = 0.5, the pruned teacher"
+            )
+        if self.prune is not None and (self.width, self.depth) != (1.0, 1.0):
+            raise ValueError("prune takes the teacher's width and depth; remove width and depth from [student]")
+        return self
 
 
 LOGIT_LOSSES: Final = ("kd", "dkd", "dist", "ls", "mse")
@@ -161,10 +192,13 @@ class DistillConfig(TrainingConfig):
 
     @property
     def feature_scale(self) -> float:
-        """The weight of the feature term: given, or the one that its authors and later comparisons used."""
+        """The weight of the feature term: given, or what trains at the default rate.
+
+        The papers' weights go with their layers, sizes and rates: hint at 100 ends every student trained here at chance.
+        """
         if self.feature_weight is not None:
             return self.feature_weight
-        return {"hint": 100.0, "at": 1000.0, "rkd": 1.0}[self.loss]
+        return {"hint": 1.0, "at": 10.0, "rkd": 1.0}[self.loss]
 
     @field_validator("loss")
     @classmethod
@@ -241,13 +275,20 @@ class BenchConfig(Section):
     seconds: Positive = 10.0
 
 
+def _one_or_several(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+    """Take [teacher] or [[teacher]]; an error in a single table is then not said to be in the first of several."""
+    return (TeacherConfig.model_validate(value),) if isinstance(value, dict) else validate(value)
+
+
 class Config(Section):
-    """A whole edgedistill.toml; `target` is one table per target."""
+    """A whole edgedistill.toml; `target` is one table per target, and `teacher` may be one table per teacher."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     data: DataConfig
-    teacher: TeacherConfig
+    teachers: Annotated[tuple[TeacherConfig, ...], WrapValidator(_one_or_several)] = Field(
+        alias="teacher", min_length=1
+    )
     student: StudentConfig
     distill: DistillConfig = DistillConfig()
     quantize: QuantizeConfig = QuantizeConfig()
@@ -268,6 +309,31 @@ class Config(Section):
                 )
             seen.add((target.device, target.kit))
         return self
+
+    @model_validator(mode="after")
+    def _features_have_layers(self) -> Config:
+        form = Path(self.teacher.model).suffix
+        if self.distill.uses_features and form in (".onnx", ".npy"):
+            raise ValueError(
+                f"distill: loss '{self.distill.loss}' needs the layers of a torch teacher, and {self.teacher.model} has "
+                "none; use kd, dkd, dist, ls or mse"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _teachers_fit_their_use(self) -> Config:
+        if self.distill.uses_features and len(self.teachers) > 1:
+            raise ValueError(f"distill: loss '{self.distill.loss}' compares the layers of one teacher; name only one")
+        if self.student.prune is not None and Path(self.teacher.model).suffix in (".onnx", ".npy"):
+            raise ValueError(
+                f"student.prune: needs a torch teacher, and {self.teacher.model} is none; name a student.model"
+            )
+        return self
+
+    @property
+    def teacher(self) -> TeacherConfig:
+        """The first teacher: the one that is exported, measured as the baseline, pruned, and asked for features."""
+        return self.teachers[0]
 
     def path(self, text: str) -> Path:
         """Resolve a path of this configuration against the folder it was read from."""
@@ -340,8 +406,12 @@ def _keys_beside(location: tuple[int | str, ...]) -> set[str]:
     for part in location[:-1]:
         if isinstance(part, int):
             continue
-        section = _section_of(section.model_fields[part].annotation)
-    return set(section.model_fields) - {"folder"}
+        section = _section_of(_fields(section)[part].annotation)
+    return set(_fields(section)) - {"folder"}
+
+
+def _fields(section: Any) -> dict[str, Any]:
+    return {field.alias or name: field for name, field in section.model_fields.items()}
 
 
 def _section_of(annotation: Any) -> Any:

@@ -25,7 +25,7 @@ from edgedistill.records import (
     ReportRecord,
     SoftLabelsRecord,
     StudentRecord,
-    TrainedModel,
+    TeacherRecord,
 )
 from edgedistill.runs import Run, files_of, hash_of, versions_of
 
@@ -49,9 +49,9 @@ def _load_data(job: Job) -> Record:
 
 
 def _make_teacher(job: Job) -> Record:
-    from edgedistill.distill.teacher import make_teacher
+    from edgedistill.distill.teacher import make_teachers
 
-    return make_teacher(job)
+    return make_teachers(job)
 
 
 def _make_soft_labels(job: Job) -> Record:
@@ -108,12 +108,12 @@ def _view_settings(job: Job) -> dict[str, Any]:
 
 
 def _teacher_settings(job: Job) -> dict[str, Any]:
-    teacher = job.config.teacher
-    named = [teacher.weights] if teacher.weights else []
-    named += [teacher.model] if Path(teacher.model).suffix in (".onnx", ".npy") else []
+    teachers = job.config.teachers
+    named = [teacher.weights for teacher in teachers if teacher.weights]
+    named += [teacher.model for teacher in teachers if Path(teacher.model).suffix in (".onnx", ".npy")]
     return _view_settings(job) | {
-        "teacher": teacher.model_dump(exclude={"engine"}),
-        "code": _code_hash(job, teacher.model),
+        "teachers": [teacher.model_dump(exclude={"engine", "weight"}) for teacher in teachers],
+        "code": [_code_hash(job, teacher.model) for teacher in teachers],
         "files": [job.run.file_hash(job.config.path(name)) for name in named],
     }
 
@@ -121,9 +121,8 @@ def _teacher_settings(job: Job) -> dict[str, Any]:
 def _soft_label_settings(job: Job) -> dict[str, Any]:
     return _view_settings(job) | {
         "views": job.config.distill.views,
-        "precision": job.config.teacher.precision,
-        "engine": job.config.teacher.engine,
-        "code": _code_hash(job, job.config.teacher.model),
+        "teachers": [t.model_dump(include={"precision", "engine", "weight"}) for t in job.config.teachers],
+        "code": [_code_hash(job, teacher.model) for teacher in job.config.teachers],
     }
 
 
@@ -132,7 +131,7 @@ def _student_settings(job: Job) -> dict[str, Any]:
     return _view_settings(job) | {
         "student": config.student.model_dump(),
         "distill": config.distill.model_dump(),
-        "code": _code_hash(job, config.student.model),
+        "code": _code_hash(job, config.student.model or config.teacher.model),
         "loss": _code_hash(job, config.distill.loss),
     }
 
@@ -189,9 +188,9 @@ def _folder_hash(folder: Path) -> str:
 
 STAGES: Final[tuple[Stage, ...]] = (
     Stage("data", DataRecord, (), _data_settings, ("edgedistill", "numpy", "scikit-learn", "pillow"), _load_data),
-    Stage("teacher", TrainedModel, ("data",), _teacher_settings, (*TORCH, "accelerate", "onnxruntime"), _make_teacher),
+    Stage("teacher", TeacherRecord, ("data",), _teacher_settings, (*TORCH, "accelerate", "onnxruntime"), _make_teacher),
     Stage("soft_labels", SoftLabelsRecord, ("data", "teacher"), _soft_label_settings, (*TORCH, "onnxruntime"), _make_soft_labels),
-    Stage("student", StudentRecord, ("data", "soft_labels"), _student_settings, (*TORCH, "accelerate"), _make_student),
+    Stage("student", StudentRecord, ("data", "soft_labels"), _student_settings, (*TORCH, "accelerate", "torch-pruning"), _make_student),
     Stage("quantize", QuantizedRecord, ("data", "student"), _quantize_settings, TORCH, _quantize),
     Stage("export", ExportRecord, ("data", "teacher", "student", "quantize"), _export_settings,
           (*TORCH, "onnx", "onnxscript", "onnxslim", "onnx-ir", "onnxruntime"), _export),
@@ -325,7 +324,7 @@ def _preflight(job: Job, stages: tuple[Stage, ...]) -> None:
 
     from edgedistill.data.views import plain_views, training_views
     from edgedistill.distill.student import check_student
-    from edgedistill.distill.teacher import check_teacher
+    from edgedistill.distill.teacher import check_teachers
     from edgedistill.export.onnx_export import OPSETS
 
     if job.config.export.opset is not None and job.config.export.opset not in OPSETS:
@@ -334,7 +333,7 @@ def _preflight(job: Job, stages: tuple[Stage, ...]) -> None:
         )
     dataset = job.dataset
     training_views(dataset.train, dataset.record, job.config)
-    check_teacher(job.config, dataset.record, len(dataset.train.inputs))
+    check_teachers(job.config, dataset.record, len(dataset.train.inputs))
     first = np.arange(min(2, len(dataset.train)))
     check_student(
         job.config, dataset.record, plain_views(dataset.train, dataset.record, job.config).batch(first, first * 0)

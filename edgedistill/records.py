@@ -65,8 +65,28 @@ class TrainedModel(Record):
     parent: str | None = None
 
 
+class TeacherRecord(TrainedModel):
+    """The first teacher, which is exported and measured, and the others, whose logits are averaged with its."""
+
+    others: tuple[TrainedModel, ...] = ()
+
+    @property
+    def teachers(self) -> tuple[TrainedModel, ...]:
+        """All teachers, in the order of the configuration."""
+        return self, *self.others
+
+    @property
+    def lineage(self) -> dict[str, str]:
+        """The hash of each teacher's file: teacher, teacher2, and so on."""
+        others = {f"teacher{number}": other.file.sha256 for number, other in enumerate(self.others, 2)}
+        return {"teacher": self.file.sha256, **others}
+
+
 class SoftLabelsRecord(Record):
-    """Cached teacher logits of `views` augmented views of `samples` training samples; 0 views is the online teacher."""
+    """Cached teacher logits of `views` augmented views of `samples` training samples; 0 views is the online teacher.
+
+    `engine` and `val_accuracy` (a fraction; None for one teacher, whose own it is) are of all teachers together.
+    """
 
     fingerprint: str
     views: int
@@ -74,6 +94,7 @@ class SoftLabelsRecord(Record):
     classes: int
     logits: FileRef | None
     engine: str | None
+    val_accuracy: float | None = None
     parent: str
 
 

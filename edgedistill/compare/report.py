@@ -137,7 +137,7 @@ def clean_samples_ms(file: Path, measurement: Measurement) -> list[np.ndarray]:
 
 
 def _trained(stages: Stages) -> dict[str, TrainedModel]:
-    models = {"teacher": stages.teacher}
+    models: dict[str, TrainedModel | None] = {"teacher": stages.teacher}
     if stages.student is not None:
         models |= {"student": stages.student.student, "control": stages.student.control}
     return {label: model for label, model in models.items() if model is not None}

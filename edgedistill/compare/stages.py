@@ -21,6 +21,7 @@ from edgedistill.records import (
     Record,
     SoftLabelsRecord,
     StudentRecord,
+    TeacherRecord,
     TrainedModel,
 )
 from edgedistill.runs import Run
@@ -35,7 +36,7 @@ class Stages:
     """The records of a run."""
 
     data: DataRecord | None
-    teacher: TrainedModel | None
+    teacher: TeacherRecord | None
     soft_labels: SoftLabelsRecord | None
     student: StudentRecord | None
     quantize: QuantizedRecord | None
@@ -48,7 +49,7 @@ def read_stages(run: Run) -> Stages:
     """Read the record of each finished stage; ConfigError names a stage and field that cannot be read."""
     return Stages(
         data=_record(run, "data", DataRecord),
-        teacher=_record(run, "teacher", TrainedModel),
+        teacher=_record(run, "teacher", TeacherRecord),
         soft_labels=_record(run, "soft_labels", SoftLabelsRecord),
         student=_record(run, "student", StudentRecord),
         quantize=_record(run, "quantize", QuantizedRecord),
@@ -119,10 +120,16 @@ def _model(record: TrainedModel) -> str:
     return ", ".join(parts)
 
 
+def _teachers(record: TeacherRecord) -> str:
+    return "; ".join(_model(teacher) for teacher in record.teachers)
+
+
 def _soft_labels(record: SoftLabelsRecord) -> str:
+    accuracy = record.val_accuracy
+    several = "" if accuracy is None else f", teachers' mean {figures.percent(accuracy)} % on validation"
     if not record.views:
-        return f"teacher run online, {record.classes} classes"
-    return f"{record.views} augmented views of {record.samples} samples, {record.classes} classes"
+        return f"teacher run online, {record.classes} classes{several}"
+    return f"{record.views} augmented views of {record.samples} samples, {record.classes} classes{several}"
 
 
 def _student(record: StudentRecord) -> str:
@@ -154,7 +161,7 @@ def _bench(record: BenchRecord) -> str:
 
 _OUTCOMES: dict[str, Callable[[Any], str]] = {
     "data": _data,
-    "teacher": _model,
+    "teacher": _teachers,
     "soft_labels": _soft_labels,
     "student": _student,
     "quantize": _quantize,

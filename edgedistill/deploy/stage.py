@@ -24,7 +24,7 @@ from edgedistill.records import (
     OnnxModel,
     QuantizedRecord,
     StudentRecord,
-    TrainedModel,
+    TeacherRecord,
 )
 
 # Below these an engine does not run the model that was exported; int8 kernels may round the odd tie another way.
@@ -126,9 +126,10 @@ def _arm(job: Job, name: str, artifact: Artifact) -> dict[str, Any]:
 def _lineage(job: Job, model: OnnxModel) -> dict[str, str]:
     """Return the hashes of what a model was made from, by stage."""
     lineage = {"data": job.result("data", DataRecord).fingerprint}
-    lineage["teacher"] = job.result("teacher", TrainedModel).file.sha256
+    teachers = job.result("teacher", TeacherRecord)
     if model.name == "teacher":
-        return lineage
+        return lineage | {"teacher": teachers.file.sha256}
+    lineage |= teachers.lineage
     lineage["student"] = job.result("student", StudentRecord).student.file.sha256
     quantized = job.result("quantize", QuantizedRecord).file
     return lineage if quantized is None or model.precision != "int8" else lineage | {"quantized": quantized.sha256}

@@ -23,15 +23,15 @@ import torch
 from torch import Tensor
 
 from edgedistill.data.sources import Array
-from edgedistill.data.views import Views, training_views
+from edgedistill.data.views import Views, plain_views, training_views
 from edgedistill.distill.caches import caches_folder
-from edgedistill.distill.predictors import BATCH, Predict
-from edgedistill.distill.teacher import load_logits, load_teacher, teacher_predictor
+from edgedistill.distill.predictors import BATCH, Predict, accuracy_of, predict_split
+from edgedistill.distill.teacher import load_logits, load_teacher, mean_predictor, teacher_form, teacher_predictor
 from edgedistill.distill.teacher_engine import choose_engine, openvino_predictor
 from edgedistill.errors import ConfigError, EdgedistillError
 from edgedistill.job import Job
 from edgedistill.progress import Reporter
-from edgedistill.records import SoftLabelsRecord, TrainedModel
+from edgedistill.records import SoftLabelsRecord, TeacherRecord
 from edgedistill.runs import atomic_path, sha256_of, write_atomic, write_json
 
 SCHEMA = "edgedistill.soft_labels/1"
@@ -71,10 +71,11 @@ class Verification:
 
 def make_soft_labels(job: Job) -> SoftLabelsRecord:
     """Cache the teacher's logits of the training views; with 0 views the teacher is asked online."""
-    teacher = job.result("teacher", TrainedModel)
+    teacher = job.result("teacher", TeacherRecord)
     record = SoftLabelsRecord(
         fingerprint=job.keys["soft_labels"], views=job.config.distill.views, samples=job.data.train,
-        classes=len(job.data.classes), logits=None, engine=None, parent=teacher.file.sha256,
+        classes=len(job.data.classes), logits=None, engine=None, val_accuracy=_accuracy_of_several(job),
+        parent=teacher.file.sha256,
     )  # fmt: skip
     if record.views == 0:
         return record
@@ -85,7 +86,7 @@ def make_soft_labels(job: Job) -> SoftLabelsRecord:
         if cache.is_complete():
             job.report.line("soft labels: taken from the cache")
         else:
-            fill_cache(job, teacher, cache)
+            fill_cache(job, cache)
         kept = job.folder("soft_labels")
         for name in ("manifest.json", "logits.npy"):
             link_or_copy(cache.folder / name, kept / name)
@@ -93,32 +94,53 @@ def make_soft_labels(job: Job) -> SoftLabelsRecord:
     return record.model_copy(update={"logits": job.run.ref(kept / "logits.npy"), "engine": engine})
 
 
-def fill_cache(job: Job, teacher: TrainedModel, cache: Cache) -> None:
-    """Fill a cache by the teacher's form; an interrupted cache keeps the engine that it was begun with."""
+def _accuracy_of_several(job: Job) -> float | None:
+    """Return the validation accuracy (a fraction) of the teachers' mean logits; None for one teacher, whose own it is."""
+    teachers, val = job.config.teachers, job.dataset.val
+    if len(teachers) == 1:
+        return None
+    predict = online_predictor(job)
+    accuracy = accuracy_of(predict_split(predict, plain_views(val, job.data, job.config)), val.labels)
+    job.report.line(f"soft labels: mean of {len(teachers)} teachers, validation accuracy {accuracy:.2%}")
+    return accuracy
+
+
+def fill_cache(job: Job, cache: Cache) -> None:
+    """Fill a cache by the teacher's form; an interrupted cache keeps the engines that it was begun with."""
     views = training_views(job.dataset.train, job.data, job.config)
     note = cache.folder / "engine"
-    if teacher.form == "logits":
+    if teacher_form(job.config.teacher) == "logits":
         write_atomic(note, "recorded")
         store_soft_labels(cache, load_logits(job.config, job.data, len(views.split.inputs))[views.split.rows][None])
         return
     if not note.exists():
-        write_atomic(note, _choose(job, teacher, views))
-    engine = note.read_text(encoding="utf-8")
-    build_soft_labels(cache, soft_label_predictor(job, teacher, engine), views, job.report)
+        write_atomic(note, " ".join(_choose(job, number, views) for number in range(len(job.config.teachers))))
+    engines = note.read_text(encoding="utf-8")
+    build_soft_labels(cache, soft_label_predictor(job, engines), views, job.report)
 
 
-def soft_label_predictor(job: Job, teacher: TrainedModel, engine: str) -> Predict:
-    """Return the teacher as it answers, or answered, for a cache: in the engine that the cache names."""
+def soft_label_predictor(job: Job, engines: str) -> Predict:
+    """Return the teachers as they answer, or answered, for a cache: each in its engine, which the cache names."""
+    return mean_predictor(job, [_predictor_in(job, number, engine) for number, engine in enumerate(engines.split())])
+
+
+def online_predictor(job: Job) -> Predict:
+    """Return the teachers as they answer without a cache: torch models in torch, ONNX models in ONNX Runtime."""
+    return mean_predictor(job, [teacher_predictor(job, number) for number in range(len(job.config.teachers))])
+
+
+def _predictor_in(job: Job, number: int, engine: str) -> Predict:
     if engine != "openvino":
-        return teacher_predictor(job, teacher)
+        return teacher_predictor(job, number)
     views = training_views(job.dataset.train, job.data, job.config)
-    return openvino_predictor(load_teacher(job, teacher), _first_batch(views), job.config.teacher.precision)
+    return openvino_predictor(load_teacher(job, number), _first_batch(views), job.config.teachers[number].precision)
 
 
-def _choose(job: Job, teacher: TrainedModel, views: Views) -> str:
-    if teacher.form == "onnx":
+def _choose(job: Job, number: int, views: Views) -> str:
+    plan = job.config.teachers[number]
+    if teacher_form(plan) == "onnx":
         return "onnxruntime"
-    return choose_engine(job.config.teacher, load_teacher(job, teacher), _first_batch(views), job.report)
+    return choose_engine(plan, load_teacher(job, number), _first_batch(views), job.report)
 
 
 def _first_batch(views: Views) -> Tensor:
@@ -128,12 +150,12 @@ def _first_batch(views: Views) -> Tensor:
 
 def verify_soft_labels(job: Job, samples: int) -> Verification:
     """Recompute blocks of a run's cached entries, drawn at random, until `samples` of them were compared."""
-    record, teacher = job.result("soft_labels", SoftLabelsRecord), job.result("teacher", TrainedModel)
-    if record.logits is None or record.engine in (None, "recorded"):
+    record = job.result("soft_labels", SoftLabelsRecord)
+    if record.logits is None or record.engine is None or record.engine == "recorded":
         raise ConfigError("there is nothing to recompute: the teacher is asked online, or its logits were recorded")
     kept = load_soft_labels(job.run.path(record.logits)).logits
     views = training_views(job.dataset.train, job.data, job.config)
-    predict = soft_label_predictor(job, teacher, record.engine)
+    predict = soft_label_predictor(job, record.engine)
     # Whole blocks, as they were computed: in bfloat16 an answer depends on what else is in its batch.
     blocks = [(v, start) for v in range(record.views) for start in range(0, record.samples, BATCH)]
     order = np.random.default_rng().permutation(len(blocks))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -15,20 +16,50 @@ from edgedistill.distill.features import FeatureTeacher, feature_student
 from edgedistill.distill.feed import TeacherAnswers, TrainingFeed
 from edgedistill.distill.losses import distillation_loss, feature_loss, label_loss
 from edgedistill.distill.predictors import accuracy_of, predict_split, torch_predictor
-from edgedistill.distill.soft_labels import OnlineTeacher, load_soft_labels
-from edgedistill.distill.teacher import build_teacher, load_teacher, save_model, teacher_form, teacher_predictor
+from edgedistill.distill.soft_labels import OnlineTeacher, load_soft_labels, online_predictor
+from edgedistill.distill.teacher import build_teacher, load_teacher, save_model
 from edgedistill.distill.training import Batch, Loss, Resume, Training, fit
 from edgedistill.errors import ConfigError
 from edgedistill.job import Job
 from edgedistill.models.build import build_model, count_parameters
+from edgedistill.models.prune import prune_channels, unprunable
 from edgedistill.records import DataRecord, SoftLabelsRecord, StudentRecord, TrainedModel
 from edgedistill.runs import write_json
 
 
 def build_student(config: Config, data: DataRecord) -> nn.Module:
-    """Build the student's module, untrained."""
-    taken = model_input(data, config.data)
-    return build_model(config.student.model, taken, config.student.width, config.folder, config.seed)
+    """Build the student's module, untrained; what pruning leaves has the same shape whatever the teacher's weights are."""
+    plan = config.student
+    if plan.model is None:
+        return _prune(config, data, build_teacher(config, data))
+    return build_model(plan.model, model_input(data, config.data), plan.width, config.folder, config.seed, plan.depth)
+
+
+def _prune(config: Config, data: DataRecord, teacher: nn.Module) -> nn.Module:
+    fraction = config.student.prune
+    assert fraction is not None
+    return prune_channels(teacher, model_input(data, config.data), fraction, _kept_whole(config, data, fraction))
+
+
+@cache
+def _kept_whole(config: Config, data: DataRecord, fraction: float) -> tuple[str, ...]:
+    return unprunable(build_teacher(config, data), model_input(data, config.data), fraction)
+
+
+def start_student(job: Job, name: str) -> nn.Module:
+    """Return the student as its training starts: untrained or, pruned, with the weights that the teacher leaves it."""
+    if job.config.student.model is not None:
+        return build_student(job.config, job.data)
+    teacher = load_teacher(job)
+    before = count_parameters(teacher)
+    student = _prune(job.config, job.data, teacher)
+    job.report.line(f"{name}: pruned from {before:,} to {count_parameters(student):,} parameters")
+    return student
+
+
+def student_name(config: Config) -> str:
+    """Return what the student is called: its model, or the teacher's with the fraction of its channels that was removed."""
+    return config.student.model or f"{config.teacher.model} pruned by {config.student.prune}"
 
 
 def check_student(config: Config, data: DataRecord, sample: torch.Tensor) -> None:
@@ -40,21 +71,18 @@ def check_student(config: Config, data: DataRecord, sample: torch.Tensor) -> Non
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(
-            f"student.model: {config.student.model} does not take a batch of shape {tuple(sample.shape)}: {reason}"
+            f"student.model: {student_name(config)} does not take a batch of shape {tuple(sample.shape)}: {reason}"
         ) from error
     expected = (len(sample), len(data.classes))
     if not isinstance(logits, torch.Tensor) or logits.shape != expected:
         found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-        raise ConfigError(f"student.model: {config.student.model} gives {found}; expected logits of shape {expected}")
+        raise ConfigError(f"student.model: {student_name(config)} gives {found}; expected logits of shape {expected}")
     _check_loss(config, data, model, sample)
 
 
 def _check_loss(config: Config, data: DataRecord, student: nn.Module, sample: torch.Tensor) -> None:
     plan = config.distill
     if plan.uses_features:
-        form = teacher_form(config)
-        if form != "torch":
-            raise ConfigError(f"distill.loss: '{plan.loss}' needs a torch teacher's layers; this teacher is {form}")
         teacher = FeatureTeacher(build_teacher(config, data), plan.teacher_layers, config.teacher.precision)
         feature_student(plan, student, teacher, sample, config.seed)
         return
@@ -68,14 +96,13 @@ def _check_loss(config: Config, data: DataRecord, student: nn.Module, sample: to
 def make_student(job: Job) -> StudentRecord:
     """Distil the student and, when `control` asks for it, train the same student without the teacher."""
     soft = job.result("soft_labels", SoftLabelsRecord)
-    teacher = job.result("teacher", TrainedModel)
     plan = job.config.distill
     on_logits = distillation_loss(plan, job.config.folder)
     if plan.uses_features:
-        frozen = FeatureTeacher(load_teacher(job, teacher), plan.teacher_layers, job.config.teacher.precision)
+        frozen = FeatureTeacher(load_teacher(job), plan.teacher_layers, job.config.teacher.precision)
         student = _train(job, "student", feature_loss(plan, frozen), None, frozen)
     elif soft.logits is None:
-        student = _train(job, "student", on_logits, OnlineTeacher(teacher_predictor(job, teacher)))
+        student = _train(job, "student", on_logits, OnlineTeacher(online_predictor(job)))
     else:
         student = _train(job, "student", on_logits, load_soft_labels(job.run.path(soft.logits)))
     control = _train(job, "control", label_loss(plan), None) if plan.control else None
@@ -91,7 +118,7 @@ def _train(
 ) -> TrainedModel:
     config, data, folder = job.config, job.dataset, job.folder("student")
     plan = config.distill
-    model = build_student(config, job.data)
+    model = start_student(job, name)
     val = plain_views(data.val, job.data, config)
 
     def validate(candidate: nn.Module) -> float:
@@ -106,7 +133,7 @@ def _train(
     history = fit(learner, Training(name, plan, feed, loss, validate, resume, config.seed), job.report)
     saved: Path = save_model(model, folder / ("model.safetensors" if name == "student" else f"{name}.safetensors"))
     return TrainedModel(
-        spec=config.student.model, form="torch", file=job.run.ref(saved), parameters=count_parameters(model),
+        spec=student_name(config), form="torch", file=job.run.ref(saved), parameters=count_parameters(model),
         val_accuracy=max(epoch.val_accuracy or 0.0 for epoch in history), history=history,
         parent=job.keys["soft_labels"] if name == "student" else job.data.fingerprint,
     )  # fmt: skip

@@ -1,15 +1,17 @@
-"""The teacher: trained on the labels, or loaded from weights, an ONNX file or saved logits."""
+"""The teachers: each trained on the labels, or loaded from weights, an ONNX file or saved logits."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 import numpy as np
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from edgedistill.config import Config
+from edgedistill.config import Config, TeacherConfig
 from edgedistill.data.preprocess import model_input
 from edgedistill.data.sources import Array
 from edgedistill.data.views import plain_views, training_views
@@ -26,19 +28,32 @@ from edgedistill.distill.training import Resume, Training, fit
 from edgedistill.errors import ConfigError
 from edgedistill.job import Job
 from edgedistill.models.build import build_model, count_parameters, load_weights
-from edgedistill.records import DataRecord, Epoch, TrainedModel
+from edgedistill.records import DataRecord, Epoch, TeacherRecord, TrainedModel
 from edgedistill.runs import atomic_path, write_json
 
 Form = Literal["torch", "onnx", "logits"]
+RESUME: Final = "resume.pt"
 
 
-def make_teacher(job: Job) -> TrainedModel:
-    """Train or load the teacher into the run folder."""
-    form = teacher_form(job.config)
+def make_teachers(job: Job) -> TeacherRecord:
+    """Train or load each teacher: the first into the run's folder teacher/, the others into teacher/2/ and so on."""
+    folder = job.folder("teacher")
+    first, *others = (
+        _make_teacher(job, number, folder if number == 0 else job.folder(f"teacher/{number + 1}"))
+        for number in range(len(job.config.teachers))
+    )
+    for state in folder.rglob(RESUME):  # not before all are done, or a kill costs the first again
+        state.unlink()
+    return TeacherRecord(**dict(first), others=tuple(others))
+
+
+def _make_teacher(job: Job, number: int, folder: Path) -> TrainedModel:
+    plan = job.config.teachers[number]
+    form = teacher_form(plan)
     if form == "torch":
-        return _torch_teacher(job)
-    source = job.config.path(job.config.teacher.model)
-    kept = job.folder("teacher") / f"teacher{source.suffix}"
+        return _torch_teacher(job, number, folder)
+    source = job.config.path(plan.model)
+    kept = folder / f"teacher{source.suffix}"
     with atomic_path(kept) as scratch:
         shutil.copyfile(source, scratch)
     accuracy = None
@@ -46,40 +61,50 @@ def make_teacher(job: Job) -> TrainedModel:
         predict = onnx_predictor(kept, model_input(job.data, job.config.data))
         val = plain_views(job.dataset.val, job.data, job.config)
         accuracy = accuracy_of(predict_split(predict, val), job.dataset.val.labels)
-    return TrainedModel(
-        spec=job.config.teacher.model, form=form, file=job.run.ref(kept), parameters=None, val_accuracy=accuracy
-    )
+    return TrainedModel(spec=plan.model, form=form, file=job.run.ref(kept), parameters=None, val_accuracy=accuracy)
 
 
-def teacher_form(config: Config) -> Form:
+def teacher_form(plan: TeacherConfig) -> Form:
     """Tell what kind of teacher a configuration names: torch, onnx or logits."""
-    suffix = Path(config.teacher.model).suffix
+    suffix = Path(plan.model).suffix
     return "onnx" if suffix == ".onnx" else "logits" if suffix == ".npy" else "torch"
 
 
-def check_teacher(config: Config, data: DataRecord, train_samples: int) -> None:
-    """Raise ConfigError when the teacher cannot be had or does not fit the data, before any work is done."""
-    form = teacher_form(config)
+def check_teachers(config: Config, data: DataRecord, train_samples: int) -> None:
+    """Raise ConfigError when a teacher cannot be had or does not fit the data, before any work is done."""
+    for number, plan in enumerate(config.teachers):
+        if len(config.teachers) > 1 and teacher_form(plan) == "logits":
+            raise ConfigError(
+                f"teacher.model: {plan.model} stands beside other teachers, but saved logits are only taken alone; "
+                "average the logits yourself, or name the models"
+            )
+        _check_teacher(config, number, data, train_samples)
+
+
+def _check_teacher(config: Config, number: int, data: DataRecord, train_samples: int) -> None:
+    plan = config.teachers[number]
+    form = teacher_form(plan)
     if form == "torch":
-        model = build_teacher(config, data)
-        if config.teacher.weights:
-            load_weights(model, config.path(config.teacher.weights))
+        model = build_teacher(config, data, number)
+        if plan.weights:
+            load_weights(model, config.path(plan.weights))
         return
-    path = config.path(config.teacher.model)
+    path = config.path(plan.model)
     if not path.is_file():
-        raise ConfigError(f"teacher.model: {config.teacher.model}: no such file (looked for {path})")
-    if config.teacher.weights:
-        raise ConfigError(f"teacher.weights: a teacher from {path.suffix} has its weights in it; remove the key")
+        raise ConfigError(f"teacher.model: {plan.model}: no such file (looked for {path})")
+    for key, unset in (("weights", None), ("width", 1.0), ("depth", 1.0)):
+        if getattr(plan, key) != unset:
+            raise ConfigError(f"teacher.{key}: a teacher from {path.suffix} is what it is; remove the key")
     if form == "onnx":
         onnx_predictor(path, model_input(data, config.data))
     else:
         load_logits(config, data, train_samples)
 
 
-def build_teacher(config: Config, data: DataRecord) -> nn.Module:
-    """Build the teacher's module, untrained."""
-    taken = model_input(data, config.data)
-    return build_model(config.teacher.model, taken, config.teacher.width, config.folder, config.seed)
+def build_teacher(config: Config, data: DataRecord, number: int = 0) -> nn.Module:
+    """Build a teacher's module, untrained; teachers of one layout differ in the weights that they start from."""
+    plan, seed = config.teachers[number], (config.seed + number) % 2**63
+    return build_model(plan.model, model_input(data, config.data), plan.width, config.folder, seed, plan.depth)
 
 
 def load_logits(config: Config, data: DataRecord, train_samples: int) -> Array:
@@ -102,44 +127,57 @@ def load_logits(config: Config, data: DataRecord, train_samples: int) -> Array:
     return logits
 
 
-def teacher_predictor(job: Job, teacher: TrainedModel) -> Predict:
-    """Return the teacher as a function from model inputs to logits."""
+def mean_predictor(job: Job, predicts: Sequence[Predict]) -> Predict:
+    """Return one function for all teachers: the mean of their logits by the weights that the configuration gives them."""
+    if len(predicts) == 1:
+        return predicts[0]
+    weights = [plan.weight for plan in job.config.teachers]
+
+    def predict(inputs: Tensor) -> Tensor:
+        pairs = zip(weights, predicts, strict=True)
+        return torch.stack([weight / sum(weights) * ask(inputs) for weight, ask in pairs]).sum(0)
+
+    return predict
+
+
+def teacher_predictor(job: Job, number: int) -> Predict:
+    """Return a teacher as a function from model inputs to logits."""
+    teacher = job.result("teacher", TeacherRecord).teachers[number]
     if teacher.form == "onnx":
         return onnx_predictor(job.run.path(teacher.file), model_input(job.data, job.config.data))
-    return torch_predictor(load_teacher(job, teacher), job.config.teacher.precision)
+    return torch_predictor(load_teacher(job, number), job.config.teachers[number].precision)
 
 
-def load_teacher(job: Job, teacher: TrainedModel) -> nn.Module:
+def load_teacher(job: Job, number: int = 0) -> nn.Module:
     """Return a torch teacher with its weights, in evaluation mode."""
-    model = build_teacher(job.config, job.data)
-    load_weights(model, job.run.path(teacher.file))
+    model = build_teacher(job.config, job.data, number)
+    load_weights(model, job.run.path(job.result("teacher", TeacherRecord).teachers[number].file))
     return model.eval()
 
 
-def _torch_teacher(job: Job) -> TrainedModel:
-    config, data, folder = job.config, job.dataset, job.folder("teacher")
-    model = build_teacher(config, job.data)
+def _torch_teacher(job: Job, number: int, folder: Path) -> TrainedModel:
+    config, data, plan = job.config, job.dataset, job.config.teachers[number]
+    model, label = build_teacher(config, job.data, number), f"teacher {number + 1}" if number else "teacher"
     val = plain_views(data.val, job.data, config)
 
     def validate(candidate: nn.Module) -> float:
-        return accuracy_of(predict_split(torch_predictor(candidate, config.teacher.precision), val), data.val.labels)
+        return accuracy_of(predict_split(torch_predictor(candidate, plan.precision), val), data.val.labels)
 
     history: tuple[Epoch, ...] = ()
-    resume = Resume(folder / "resume.pt", job.keys["teacher"])
-    if config.teacher.weights:
-        load_weights(model, config.path(config.teacher.weights))
+    resume = Resume(folder / RESUME, job.keys["teacher"])
+    if plan.weights:
+        load_weights(model, config.path(plan.weights))
         accuracy = validate(model)
-        job.report.line(f"teacher: {config.teacher.weights} loaded, validation accuracy {accuracy:.2%}")
+        job.report.line(f"{label}: {plan.weights} loaded, validation accuracy {accuracy:.2%}")
     else:
-        feed = TrainingFeed(training_views(data.train, job.data, config), config.teacher.batch_size, None, 0)
-        loss = label_loss(config.teacher)
-        history = fit(model, Training("teacher", config.teacher, feed, loss, validate, resume, config.seed), job.report)
+        feed = TrainingFeed(training_views(data.train, job.data, config), plan.batch_size, None, 0)
+        training = Training(label, plan, feed, label_loss(plan), validate, resume, config.seed)
+        history = fit(model, training, job.report)
         accuracy = max(epoch.val_accuracy or 0.0 for epoch in history)
     saved = save_model(model, folder / "model.safetensors")
     write_json(folder / "history.json", {"epochs": [epoch.model_dump() for epoch in history]})
-    resume.path.unlink(missing_ok=True)
     return TrainedModel(
-        spec=config.teacher.model, form="torch", file=job.run.ref(saved), parameters=count_parameters(model),
+        spec=plan.model, form="torch", file=job.run.ref(saved), parameters=count_parameters(model),
         val_accuracy=accuracy, history=history, parent=job.data.fingerprint,
     )  # fmt: skip
 

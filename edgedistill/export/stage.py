@@ -26,7 +26,16 @@ from edgedistill.export.onnx_export import export_onnx, save_onnx
 from edgedistill.export.parity import compare_outputs, require_parity, run_onnx
 from edgedistill.job import Job
 from edgedistill.quantize.stage import load_quantized, load_student
-from edgedistill.records import Encoding, ExportRecord, FileRef, OnnxModel, QuantizedRecord, StudentRecord, TrainedModel
+from edgedistill.records import (
+    Encoding,
+    ExportRecord,
+    FileRef,
+    OnnxModel,
+    QuantizedRecord,
+    StudentRecord,
+    TeacherRecord,
+    TrainedModel,
+)
 from edgedistill.runs import atomic_path
 
 PARITY_REQUESTS = 256
@@ -40,7 +49,7 @@ def export_models(job: Job) -> ExportRecord:
     quantized = job.result("quantize", QuantizedRecord)
     exporter = _Exporter(job)
     if teacher.form == "torch":
-        exporter.add("teacher", "fp32", load_teacher(job, teacher), teacher.file.sha256, (None,))
+        exporter.add("teacher", "fp32", load_teacher(job), teacher.file.sha256, (None,))
     exporter.add("student", "fp32", load_student(job), student.file.sha256, (None,))
     if quantized.file is not None:
         encodings = sorted({
@@ -173,7 +182,9 @@ def _metadata(job: Job, model: OnnxModel, *, baked: bool) -> dict[str, str]:
         "mel": None if baked or config.data.mel is None else config.data.mel.model_dump(),
         "mean": None if baked else config.data.mean, "std": None if baked else config.data.std,
     }  # fmt: skip
-    lineage = {"data": data.fingerprint, "teacher": job.result("teacher", TrainedModel).file.sha256}
+    lineage = {"data": data.fingerprint}
+    if model.name == "student":
+        lineage |= job.result("teacher", TeacherRecord).lineage
     return {
         "edgedistill.name": f"{config.name}/{model.name}-{model.precision}",
         "edgedistill.encoding": model.encoding or "float",

@@ -29,7 +29,7 @@ FAILURES: Final = (RuntimeError, ValueError, TypeError, IndexError, KeyError, At
 
 
 def prune_channels(model: nn.Module, data: DataRecord, fraction: float, kept: tuple[str, ...]) -> nn.Module:
-    """Remove `fraction` of the channels of each group of layers that share them, those of least L2 norm, in place.
+    """Remove `fraction`, rounded up, of the channels of each group of layers that share them, in place: those of least L2 norm.
 
     Left whole are the groups of the layers in `kept`, as `unprunable` names them: the logits, channels that cross a layer
     norm, the heads of an attention, and the trunk of a ResNet whose shortcuts pad with zeros (so do Li et al. 2017).
@@ -52,18 +52,18 @@ def unprunable(model: nn.Module, data: DataRecord, fraction: float) -> tuple[str
     if not passed:
         raise ConfigError(
             f"student.prune: {fraction} removes no channel; {', '.join(kept) or 'no layer'} cannot lose any without "
-            "changing the outputs; prune more, or name a student.model instead"
+            "changing more than those channels; prune less, or name a student.model instead"
         )
     return kept
 
 
 def example_of(data: DataRecord) -> Tensor:
-    """Return a batch of two model inputs (2, ...), channels first, the same every time."""
+    """Return one model input (1, ...), channels first, the same every time."""
     generator = torch.Generator().manual_seed(0)
     if data.kind == "tokens":
-        return torch.randint(data.vocabulary or 1, (2, *data.shape), generator=generator)
+        return torch.randint(data.vocabulary or 1, (1, *data.shape), generator=generator)
     spatial = data.shape[: {"image": 2, "signal": 1}[data.kind]]
-    return torch.randn(2, channels_of(data.kind, data.shape), *spatial, generator=generator)
+    return torch.randn(1, channels_of(data.kind, data.shape), *spatial, generator=generator)
 
 
 def _pruner(model: nn.Module, example: Tensor, fraction: float, kept: list[nn.Module]) -> Any:
@@ -129,7 +129,7 @@ def _passes(
 def _zeroed(model: nn.Module, channels: list[tuple[nn.Module, list[int]]]) -> dict[str, Tensor]:
     """Return the parameters of the layers that lose channels, with zeros there."""
     names = {parameter: name for name, parameter in model.named_parameters()}
-    zeroed = {}
+    zeroed: dict[str, Tensor] = {}
     for module, indices in channels:
         for parameter in module.parameters():
             values = zeroed.setdefault(names[parameter], parameter.clone())
@@ -150,9 +150,11 @@ def _draw_weights(model: nn.Module) -> None:
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, value in model.state_dict().items():
+            if not value.is_floating_point():
+                continue
             if value.ndim > 1:
                 value.normal_(0, (2 / value[0].numel()) ** 0.5, generator=generator)
-            elif name.endswith(("weight", "running_var")):
-                value.uniform_(0.5, 1.5, generator=generator)
             elif name.endswith(("bias", "running_mean")):
                 value.normal_(0, 0.1, generator=generator)
+            else:
+                value.uniform_(0.5, 1.5, generator=generator)
