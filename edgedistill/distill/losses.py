@@ -64,8 +64,8 @@ def dist(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> 
     """Return T^2 * (inter + intra): one less Pearson's correlation of softened probabilities, over classes and over samples.
 
     inter correlates the classes of each sample, intra the samples of each class, so it needs a batch of several
-    samples (Huang et al. 2022, equations 8 to 11, with beta = gamma = 1). Logits are (B, classes); the value lies
-    between 0 and 4 * T^2.
+    samples (Huang et al. 2022, section 3, with beta = gamma = 1). Logits are (B, classes). The value lies between 0 and
+    4 * T^2: the factor is the authors', but a correlation does not shrink as T grows, so this term outgrows kd.
     """
     student = functional.softmax(student_logits / temperature, 1)
     teacher = functional.softmax(teacher_logits / temperature, 1)
@@ -110,14 +110,15 @@ def hint(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def at(student: Tensor, teacher: Tensor) -> Tensor:
-    """Return the mean squared difference of two attention maps, over samples and positions.
+    """Return the squared distance of two attention maps, averaged over the batch; it lies between 0 and 2.
 
     A map is the sum of squares over channels of (B, C, ...), matched by `same_positions` and scaled to length 1 per
-    sample (Zagoruyko and Komodakis 2017, equation 2, as their code has it, where the weight is 1000).
+    sample (Zagoruyko and Komodakis 2017, equation 2). The authors' code has the mean over positions in place of the
+    sum, with a weight of 1000: that is 1000 / positions here, 16 for maps of 8x8.
     """
     maps = same_positions(student.square().sum(1, keepdim=True), teacher.square().sum(1, keepdim=True))
     ours, theirs = (functional.normalize(found.flatten(1), dim=1) for found in maps)
-    return functional.mse_loss(ours, theirs)
+    return (ours - theirs).square().sum(1).mean()
 
 
 def rkd(student: Tensor, teacher: Tensor) -> Tensor:

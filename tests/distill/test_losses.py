@@ -1,65 +1,421 @@
+"""Each loss against its paper's definition in plain numpy, value and gradient, and what must hold of it anyhow."""
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import log_softmax, softmax
+from scipy.stats import pearsonr, zscore
 from torch.nn import functional
 
-from edgedistill.config import DistillConfig
-from edgedistill.distill.losses import distillation_loss, kd
+from edgedistill.config import FEATURE_LOSSES, LOGIT_LOSSES, DistillConfig
+from edgedistill.distill.losses import (
+    FEATURE_TERMS,
+    LOGIT_TERMS,
+    at,
+    correlation,
+    dist,
+    distillation_loss,
+    dkd,
+    hint,
+    kd,
+    logit_term,
+    ls,
+    mse,
+    own_term,
+    rkd,
+    standardize,
+)
 from edgedistill.distill.training import Batch
+from edgedistill.errors import ConfigError
 
+Array = np.ndarray
 RNG = np.random.default_rng(0)
 STUDENT, TEACHER = RNG.normal(0, 3, (16, 10)), RNG.normal(0, 3, (16, 10))
+LABELS = RNG.integers(0, 10, 16)
+TEMPERATURES = [0.5, 1.0, 4.0, 20.0]
 
 
-def reference(student: np.ndarray, teacher: np.ndarray, t: float) -> float:
+def torched(*arrays: Array) -> list[torch.Tensor]:
+    return [torch.from_numpy(np.ascontiguousarray(array)) for array in arrays]
+
+
+def value(loss: Callable[..., torch.Tensor], student: Array, teacher: Array, *rest: object) -> float:
+    return float(loss(*torched(student, teacher), *rest))
+
+
+def gradient(loss: Callable[..., torch.Tensor], student: Array, teacher: Array, *rest: object) -> Array:
+    x, y = torched(student, teacher)
+    loss(x.requires_grad_(), y, *rest).backward()
+    assert x.grad is not None
+    return x.grad.numpy()
+
+
+def differences(reference: Callable[[Array], float], student: Array) -> Array:
+    """Central differences of a reference in float64."""
+    found, step = np.zeros(student.size), 1e-5
+    for i in range(student.size):
+        offset = np.zeros(student.size)
+        offset[i] = step
+        offset = offset.reshape(student.shape)
+        found[i] = (reference(student + offset) - reference(student - offset)) / (2 * step)
+    return found.reshape(student.shape)
+
+
+def kd_by_hand(student: Array, teacher: Array, t: float) -> float:
     p = softmax(teacher / t, 1)
     return t**2 * (p * (log_softmax(teacher / t, 1) - log_softmax(student / t, 1))).sum() / len(student)
 
 
-@pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0, 20.0])
-def test_kd_is_the_definition(temperature: float) -> None:
-    got = kd(torch.from_numpy(STUDENT), torch.from_numpy(TEACHER), temperature)
-    assert float(got) == pytest.approx(reference(STUDENT, TEACHER, temperature), rel=1e-9)
+def dkd_parts(student: Array, teacher: Array, t: float) -> tuple[Array, Array, Array]:
+    """Return for each sample T^2 TCKD, T^2 NCKD (Zhao et al. 2022, equations 1 to 6), and the teacher's 1 - p_t."""
+    rows = []
+    for s, z, label in zip(student, teacher, LABELS, strict=True):
+        q, p = softmax(s / t), softmax(z / t)
+        binary = p[label] * np.log(p[label] / q[label]) + (1 - p[label]) * np.log((1 - p[label]) / (1 - q[label]))
+        q_rest, p_rest = (np.delete(x, label) / np.delete(x, label).sum() for x in (q, p))
+        rows.append((t**2 * binary, t**2 * (p_rest * np.log(p_rest / q_rest)).sum(), 1 - p[label]))
+    target, other, rest = np.array(rows).T
+    return target, other, rest
 
 
-@pytest.mark.parametrize("temperature", [1.0, 4.0])
-def test_kd_gradient_is_hintons(temperature: float) -> None:
+def dkd_by_hand(student: Array, teacher: Array, t: float, alpha: float, beta: float) -> float:
+    target, other, _ = dkd_parts(student, teacher, t)
+    return float((alpha * target + beta * other).mean())
+
+
+def dist_by_hand(student: Array, teacher: Array, t: float) -> float:
+    q, p = softmax(student / t, 1), softmax(teacher / t, 1)
+    inter = np.mean([1 - pearsonr(a, b).statistic for a, b in zip(q, p, strict=True)])
+    intra = np.mean([1 - pearsonr(a, b).statistic for a, b in zip(q.T, p.T, strict=True)])
+    return float(t**2 * (inter + intra))
+
+
+def ls_by_hand(student: Array, teacher: Array, t: float) -> float:
+    return kd_by_hand(zscore(student, 1, ddof=1), zscore(teacher, 1, ddof=1), t)
+
+
+@pytest.mark.parametrize("t", TEMPERATURES)
+def test_kd_is_the_definition(t: float) -> None:
+    assert value(kd, STUDENT, TEACHER, t) == pytest.approx(kd_by_hand(STUDENT, TEACHER, t), rel=1e-9)
+
+
+@pytest.mark.parametrize("t", [1.0, 4.0])
+def test_kd_gradient_is_hintons(t: float) -> None:
     # Hinton et al. 2015, equation 2, times T^2: T (q - p) for each sample, over the batch.
-    student = torch.from_numpy(STUDENT).requires_grad_()
-    kd(student, torch.from_numpy(TEACHER), temperature).backward()
-    expected = temperature * (softmax(STUDENT / temperature, 1) - softmax(TEACHER / temperature, 1)) / len(STUDENT)
+    expected = t * (softmax(STUDENT / t, 1) - softmax(TEACHER / t, 1)) / len(STUDENT)
+    np.testing.assert_allclose(gradient(kd, STUDENT, TEACHER, t), expected, atol=1e-12)
+
+
+def test_at_high_temperature_kd_is_half_of_mse_of_centred_logits() -> None:
+    # Hinton et al. 2015, equation 4.
+    centred = [x - x.mean(1, keepdims=True) for x in (STUDENT, TEACHER)]
+    assert value(kd, STUDENT, TEACHER, 1e4) == pytest.approx(value(mse, *centred) / 2, rel=1e-3)
+
+
+@pytest.mark.parametrize("t", TEMPERATURES)
+@pytest.mark.parametrize(("alpha", "beta"), [(1.0, 8.0), (1.0, 0.0), (0.0, 1.0), (0.5, 2.0)])
+def test_dkd_is_the_definition(t: float, alpha: float, beta: float) -> None:
+    (labels,) = torched(LABELS)
+    expected = dkd_by_hand(STUDENT, TEACHER, t, alpha, beta)
+    assert value(dkd, STUDENT, TEACHER, labels, t, alpha, beta) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("t", TEMPERATURES)
+def test_dkd_is_kd_when_the_others_weigh_what_the_teacher_gives_them(t: float) -> None:
+    # Zhao et al. 2022, equation 7: KD = TCKD + (1 - p_t) NCKD; sample by sample, as p_t differs.
+    _, _, rest = dkd_parts(STUDENT, TEACHER, t)
+    for i, beta in enumerate(rest):
+        one = slice(i, i + 1)
+        (label,) = torched(LABELS[one])
+        got = value(dkd, STUDENT[one], TEACHER[one], label, t, 1.0, float(beta))
+        assert got == pytest.approx(value(kd, STUDENT[one], TEACHER[one], t), rel=1e-9)
+
+
+def test_dkd_gradients_are_differences_of_the_definition() -> None:
+    (labels,) = torched(LABELS)
+    expected = differences(lambda x: dkd_by_hand(x, TEACHER, 4.0, 1.0, 8.0), STUDENT)
+    np.testing.assert_allclose(gradient(dkd, STUDENT, TEACHER, labels, 4.0, 1.0, 8.0), expected, atol=1e-7)
+
+
+def test_dkd_of_a_teacher_that_is_sure_keeps_its_digits() -> None:
+    # 1 - p_t is 0 in float32 at a gap of 40, and its logarithm is not.
+    student, teacher = torch.zeros(1, 4), torch.tensor([[40.0, 3.0, 2.0, 1.0]])
+    student.requires_grad_()
+    loss = dkd(student, teacher, torch.tensor([0]), 1.0, 1.0, 1.0)
+    loss.backward()
+    p = softmax([3.0, 2.0, 1.0])
+    assert float(loss.detach()) == pytest.approx(np.log(4) + (p * np.log(p * 3)).sum(), rel=1e-5)
     assert student.grad is not None
-    np.testing.assert_allclose(student.grad.numpy(), expected, atol=1e-12)
+    assert student.grad.isfinite().all()
 
 
-def test_at_high_temperature_kd_matches_centred_logits() -> None:
-    # Hinton et al. 2015, equation 4: for T -> infinity the loss tends to half the mean square of centred differences.
-    centred = (STUDENT - STUDENT.mean(1, keepdims=True)) - (TEACHER - TEACHER.mean(1, keepdims=True))
-    got = kd(torch.from_numpy(STUDENT), torch.from_numpy(TEACHER), 1e4)
-    assert float(got) == pytest.approx((centred**2).sum(1).mean() / (2 * STUDENT.shape[1]), rel=1e-3)
+@pytest.mark.parametrize("t", [1.0, 4.0, 20.0])
+def test_dist_is_one_less_pearsons_correlation_both_ways(t: float) -> None:
+    assert value(dist, STUDENT, TEACHER, t) == pytest.approx(dist_by_hand(STUDENT, TEACHER, t), rel=1e-9)
+    expected = differences(lambda x: dist_by_hand(x, TEACHER, t), STUDENT)
+    np.testing.assert_allclose(gradient(dist, STUDENT, TEACHER, t), expected, atol=1e-6)
 
 
-@given(st.floats(0.5, 20), st.floats(-50, 50), st.integers(1, 8))
-def test_identical_logits_cost_nothing_and_shifts_do_not_matter(temperature: float, shift: float, rows: int) -> None:
-    teacher = torch.from_numpy(TEACHER[:rows])
-    assert float(kd(teacher + shift, teacher, temperature)) == pytest.approx(0, abs=1e-9)
+def test_correlation_of_what_is_constant_is_nothing_and_moves_nothing_else() -> None:
+    a = torch.zeros(3, 5, dtype=torch.float64)
+    b = torch.from_numpy(RNG.normal(size=(3, 5)))
+    assert (correlation(a, b, 1) == 0).all()
+    np.testing.assert_allclose(correlation(b, 3 * b + 2, 1), 1, rtol=1e-12)
 
 
-def test_the_batch_is_averaged() -> None:
-    one = kd(torch.from_numpy(STUDENT), torch.from_numpy(TEACHER), 4.0)
-    twice = kd(torch.from_numpy(np.tile(STUDENT, (2, 1))), torch.from_numpy(np.tile(TEACHER, (2, 1))), 4.0)
-    assert float(one) == pytest.approx(float(twice))
+@pytest.mark.parametrize("t", [0.5, 2.0, 4.0])
+def test_ls_is_kd_of_z_scores(t: float) -> None:
+    assert value(ls, STUDENT, TEACHER, t) == pytest.approx(ls_by_hand(STUDENT, TEACHER, t), rel=1e-6)
+    expected = differences(lambda x: ls_by_hand(x, TEACHER, t), STUDENT)
+    np.testing.assert_allclose(gradient(ls, STUDENT, TEACHER, t), expected, atol=1e-6)
 
 
-def test_the_configured_loss_weighs_labels_and_teacher() -> None:
-    labels = torch.from_numpy(RNG.integers(0, 10, 16))
-    student, teacher = torch.from_numpy(STUDENT), torch.from_numpy(TEACHER)
-    for weight in (0.0, 0.3, 1.0):
-        plan = DistillConfig(temperature=3.0, hard_weight=weight, label_smoothing=0.1)
-        got = distillation_loss(plan)(student, Batch(student, labels, teacher))
-        hard = functional.cross_entropy(student, labels, label_smoothing=0.1)
-        expected = weight * float(hard) + (1 - weight) * reference(STUDENT, TEACHER, 3.0)
-        assert float(got) == pytest.approx(expected)
+@given(st.floats(0.1, 50), st.floats(-20, 20))
+def test_ls_does_not_see_the_range_of_logits(scale: float, shift: float) -> None:
+    assert value(ls, TEACHER * scale + shift, TEACHER, 2.0) == pytest.approx(0, abs=1e-10)
+
+
+def test_standardizing_twice_is_once_and_equal_logits_give_nothing() -> None:
+    (x,) = torched(STUDENT)
+    np.testing.assert_allclose(standardize(standardize(x)), standardize(x), atol=1e-6)
+    flat = torch.ones(2, 4, requires_grad=True)
+    standardize(flat).square().sum().backward()
+    assert flat.grad is not None
+    assert flat.grad.isfinite().all()
+
+
+def test_mse_is_the_definition() -> None:
+    assert value(mse, STUDENT, TEACHER) == pytest.approx(((STUDENT - TEACHER) ** 2).mean(), rel=1e-12)
+    expected = 2 * (STUDENT - TEACHER) / STUDENT.size
+    np.testing.assert_allclose(gradient(mse, STUDENT, TEACHER), expected, atol=1e-14)
+
+
+LOGIT_CASES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
+    name: lambda x, y, name=name: logit_term(DistillConfig(loss=name), Path())(x, y, torched(LABELS)[0][: len(x)])
+    for name in LOGIT_LOSSES
+}
+
+
+@pytest.mark.parametrize("name", LOGIT_LOSSES)
+def test_the_teachers_own_logits_cost_nothing_and_pull_nowhere(name: str) -> None:
+    assert value(LOGIT_CASES[name], TEACHER, TEACHER) == pytest.approx(0, abs=1e-9)
+    np.testing.assert_allclose(gradient(LOGIT_CASES[name], TEACHER, TEACHER), 0, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["kd", "dkd", "dist", "ls"])
+@given(shift=st.floats(-50, 50))
+def test_a_shift_of_logits_does_not_matter(name: str, shift: float) -> None:
+    shifted = value(LOGIT_CASES[name], STUDENT + shift, TEACHER - shift)
+    assert shifted == pytest.approx(value(LOGIT_CASES[name], STUDENT, TEACHER), rel=1e-6)
+
+
+@pytest.mark.parametrize("name", LOGIT_LOSSES)
+def test_the_order_of_a_batch_does_not_matter_and_its_size_is_averaged(name: str) -> None:
+    term = logit_term(DistillConfig(loss=name), Path())
+    once = float(term(*torched(STUDENT, TEACHER, LABELS)))
+    order = RNG.permutation(16)
+    assert float(term(*torched(STUDENT[order], TEACHER[order], LABELS[order]))) == pytest.approx(once)
+    twice = [np.concatenate([x, x]) for x in (STUDENT, TEACHER, LABELS)]
+    assert float(term(*torched(*twice))) == pytest.approx(once)
+
+
+@pytest.mark.parametrize("name", ["kd", "dkd", "dist", "ls"])
+def test_the_temperature_does_not_set_the_scale(name: str) -> None:
+    """Without T^2, gradients at T = 1000 are a million times those at T = 1."""
+    (labels,) = torched(LABELS)
+    sizes = []
+    for t in (100.0, 1000.0, 10000.0):
+        term = logit_term(DistillConfig(loss=name, temperature=t), Path())
+        sizes.append(np.abs(gradient(term, STUDENT, TEACHER, labels)).max())
+    if name == "dist":  # a correlation does not shrink with T, so its factor does not cancel
+        assert sizes[2] / sizes[1] == pytest.approx(100, rel=0.05)
+    else:
+        assert sizes[2] == pytest.approx(sizes[1], rel=0.01)
+
+
+FEATURES = RNG.normal(size=(5, 6, 4, 4)), RNG.normal(size=(5, 6, 4, 4))
+
+
+def attention(feature: Array) -> Array:
+    maps = (feature**2).sum(1).reshape(len(feature), -1)
+    return maps / np.linalg.norm(maps, axis=1, keepdims=True)
+
+
+def at_by_hand(student: Array, teacher: Array) -> float:
+    return float(((attention(student) - attention(teacher)) ** 2).sum(1).mean())
+
+
+def huber(a: float, b: float) -> float:
+    return 0.5 * (a - b) ** 2 if abs(a - b) <= 1 else abs(a - b) - 0.5
+
+
+def rkd_by_hand(student: Array, teacher: Array) -> float:
+    """Park et al. 2019, equations 5 to 9, in loops."""
+    count = len(student)
+    pairs = [(i, j) for i in range(count) for j in range(count)]
+
+    def relations(x: Array) -> tuple[dict, dict]:
+        distance = {(i, j): float(np.linalg.norm(x[i] - x[j])) for i, j in pairs}
+        mean = np.mean([distance[i, j] for i, j in pairs if i != j])
+        angle = {}
+        for i, j, k in itertools.product(range(count), repeat=3):
+            a, b = x[i] - x[j], x[k] - x[j]
+            angle[i, j, k] = 0.0 if j in (i, k) else float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
+        return {pair: found / mean for pair, found in distance.items()}, angle
+
+    ours, theirs = relations(student), relations(teacher)
+    distances, angles = (np.mean([huber(s[key], t[key]) for key in t]) for s, t in zip(ours, theirs, strict=True))
+    return float(25 * distances + 50 * angles)
+
+
+def test_at_is_the_distance_of_normalised_maps() -> None:
+    assert value(at, *FEATURES) == pytest.approx(at_by_hand(*FEATURES), rel=1e-12)
+    expected = differences(lambda x: at_by_hand(x, FEATURES[1]), FEATURES[0])
+    np.testing.assert_allclose(gradient(at, *FEATURES), expected, atol=1e-9)
+
+
+def test_at_does_not_see_the_scale_of_a_feature_nor_the_order_of_its_channels() -> None:
+    student, teacher = FEATURES
+    assert value(at, 7 * student[:, ::-1], teacher) == pytest.approx(value(at, student, teacher))
+    assert value(at, np.concatenate([teacher, teacher], 1), teacher) == pytest.approx(0, abs=1e-15)
+
+
+def test_rkd_is_the_definition() -> None:
+    student, teacher = RNG.normal(size=(6, 3)), RNG.normal(0, 5, (6, 8))
+    assert value(rkd, student, teacher) == pytest.approx(rkd_by_hand(student, teacher), rel=1e-9)
+    expected = differences(lambda x: rkd_by_hand(x, teacher), student)
+    np.testing.assert_allclose(gradient(rkd, student, teacher), expected, atol=1e-7)
+
+
+def test_rkd_sees_relations_alone_and_averages_positions() -> None:
+    student, teacher = FEATURES
+    turned = np.linalg.qr(RNG.normal(size=(6, 6)))[0]
+    moved = 3 * np.einsum("bchw,cd->bdhw", teacher, turned) + 2
+    assert value(rkd, moved, teacher) == pytest.approx(0, abs=1e-9)
+    assert value(rkd, student, teacher) == pytest.approx(rkd_by_hand(student.mean((2, 3)), teacher.mean((2, 3))))
+
+
+def test_rkd_of_samples_that_are_alike_has_a_gradient() -> None:
+    student, teacher = np.zeros((4, 3)), RNG.normal(size=(4, 3))
+    student[3] = 1
+    got = gradient(rkd, student, teacher)
+    assert np.isfinite(got).all()
+    assert np.abs(got).max() < 1000
+    assert np.isfinite(gradient(rkd, np.zeros((4, 3)), teacher)).all()
+    assert value(rkd, student[:1], teacher[:1]) == 0
+
+
+def test_hint_is_the_mean_square() -> None:
+    student, teacher = FEATURES
+    assert value(hint, student, teacher) == pytest.approx(((student - teacher) ** 2).mean(), rel=1e-12)
+    np.testing.assert_allclose(gradient(hint, student, teacher), 2 * (student - teacher) / student.size, atol=1e-15)
+
+
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_features_of_other_sizes_meet_at_the_smaller(axes: int) -> None:
+    large, small = RNG.normal(size=(5, 6, *(4,) * axes)), RNG.normal(size=(5, 6, *(2,) * axes))
+    pooled = large.reshape(5, 6, *(2, 2) * axes).mean(tuple(range(3, 3 + 2 * axes, 2)))
+    assert value(hint, large, small) == pytest.approx(((pooled - small) ** 2).mean())
+    assert value(hint, small, large) == pytest.approx(((pooled - small) ** 2).mean())
+    assert value(at, np.repeat(small, 2, 2), small) == pytest.approx(0, abs=1e-15)
+
+
+@pytest.mark.parametrize("name", FEATURE_LOSSES)
+def test_feature_losses_of_the_teachers_own_features_are_nothing_and_batches_are_averaged(name: str) -> None:
+    term, (student, teacher) = FEATURE_TERMS[name], FEATURES
+    assert value(term, teacher, teacher) == pytest.approx(0, abs=1e-12)
+    order = RNG.permutation(5)
+    assert value(term, student[order], teacher[order]) == pytest.approx(value(term, student, teacher))
+    if name != "rkd":  # a batch twice over has pairs at no distance, which the mean of distances counts
+        twice = [np.concatenate([x, x]) for x in FEATURES]
+        assert value(term, *twice) == pytest.approx(value(term, student, teacher))
+
+
+def test_the_tables_hold_every_loss_of_the_configuration() -> None:
+    assert tuple(LOGIT_TERMS) == LOGIT_LOSSES
+    assert tuple(FEATURE_TERMS) == FEATURE_LOSSES
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ({"temperature": 3.0}, kd_by_hand(STUDENT, TEACHER, 3)),
+        ({"temperature": 3.0, "standardize": True}, ls_by_hand(STUDENT, TEACHER, 3)),
+        ({"temperature": 3.0, "loss": "ls"}, ls_by_hand(STUDENT, TEACHER, 3)),
+        ({"temperature": 3.0, "loss": "dist"}, dist_by_hand(STUDENT, TEACHER, 3)),
+        ({"temperature": 3.0, "loss": "dkd", "dkd_beta": 2.0}, dkd_by_hand(STUDENT, TEACHER, 3, 1, 2)),
+        (
+            {"temperature": 3.0, "loss": "dkd", "standardize": True, "dkd_alpha": 0.5},
+            dkd_by_hand(zscore(STUDENT, 1, ddof=1), zscore(TEACHER, 1, ddof=1), 3, 0.5, 8),
+        ),
+        ({"loss": "mse"}, ((STUDENT - TEACHER) ** 2).mean()),
+    ],
+)
+@pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
+def test_the_configured_loss_weighs_labels_and_teacher(keys: dict, expected: float, weight: float) -> None:
+    student, teacher, labels = torched(STUDENT, TEACHER, LABELS)
+    plan = DistillConfig(hard_weight=weight, label_smoothing=0.1, **keys)
+    hard = functional.cross_entropy(student, labels, label_smoothing=0.1)
+    got = distillation_loss(plan)(student, Batch(student, labels, teacher))
+    assert float(got) == pytest.approx(weight * float(hard) + (1 - weight) * expected, rel=1e-6)
+
+
+OWN = """
+import math
+import torch
+
+def good(student_logits, teacher_logits, labels):
+    assert student_logits.dtype == torch.float32
+    return (student_logits - teacher_logits).abs().mean() + 0 * labels.sum()
+def whole(student_logits, teacher_logits, labels):
+    return (student_logits - teacher_logits).abs()
+def number(student_logits, teacher_logits, labels):
+    return 3.0
+def detached(student_logits, teacher_logits, labels):
+    return student_logits.detach().mean()
+def endless(student_logits, teacher_logits, labels):
+    return student_logits.mean() * math.inf
+def two(student_logits, teacher_logits):
+    return student_logits.mean()
+def failing(student_logits, teacher_logits, labels):
+    raise KeyError("gone")
+nothing = 3
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    (tmp_path / "own_losses.py").write_text(OWN)
+    return tmp_path
+
+
+def test_a_loss_of_ones_own(own: Path) -> None:
+    student, teacher, labels = torched(STUDENT.astype(np.float32), TEACHER.astype(np.float32), LABELS)
+    plan = DistillConfig(loss="own_losses:good", hard_weight=0.0)
+    got = distillation_loss(plan, own)(student, Batch(student, labels, teacher))
+    assert float(got) == pytest.approx(np.abs(STUDENT - TEACHER).mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("whole", r"'own_losses:whole' gives a tensor of shape \(16, 10\); expected a scalar tensor"),
+        ("number", "'own_losses:number' gives float; expected a scalar tensor"),
+        ("detached", "'own_losses:detached' has no gradient"),
+        ("endless", "'own_losses:endless' gives -?inf for finite logits"),
+        ("two", "'own_losses:two' raises TypeError: two.. takes 2 positional arguments"),
+        ("failing", "'own_losses:failing' raises KeyError: 'gone'"),
+        ("nothing", "'own_losses:nothing' is no function but int"),
+        ("missing", "has no 'missing'"),
+    ],
+)
+def test_a_loss_of_ones_own_that_cannot_be_used(own: Path, name: str, message: str) -> None:
+    student, teacher, labels = torched(STUDENT, TEACHER, LABELS)
+    with pytest.raises(ConfigError, match=message):
+        own_term(f"own_losses:{name}", own)(student.requires_grad_(), teacher, labels)
