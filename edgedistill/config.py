@@ -178,7 +178,7 @@ class DistillConfig(TrainingConfig):
     hard_weight: Annotated[float, Field(ge=0, le=1)] = 0.1
     standardize: bool = False
     dkd_alpha: Annotated[float, Field(ge=0)] = 1.0
-    dkd_beta: Annotated[float, Field(ge=0)] = 8.0
+    dkd_beta: Annotated[float, Field(ge=0)] = 2.0
     feature_weight: Positive | None = None
     student_layers: tuple[str, ...] = ()
     teacher_layers: tuple[str, ...] = ()
@@ -214,7 +214,7 @@ class DistillConfig(TrainingConfig):
     def _keys_fit_the_loss(self) -> DistillConfig:
         for key, losses in READ_BY.items():
             if self.loss not in losses and getattr(self, key) != type(self).model_fields[key].default:
-                raise ValueError(f"loss '{self.loss}' does not read '{key}', {' '.join(sorted(losses))} do; remove it")
+                raise ValueError(f"loss '{self.loss}' does not read '{key}'; only {', '.join(sorted(losses))} would")
         if not self.uses_features:
             return self
         if self.views:

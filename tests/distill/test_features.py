@@ -112,6 +112,15 @@ def test_a_teacher_gives_no_gradient_and_keeps_its_statistics() -> None:
     assert all(torch.equal(value, frozen.model.state_dict()[key]) for key, value in before.items())
 
 
+def test_a_teacher_in_bfloat16_answers_in_float32() -> None:
+    frozen = teacher()
+    half = FeatureTeacher(frozen.model, frozen.layers, "bf16")(images())
+    whole = frozen(images())
+    for a, b in zip((half.logits, *half.features), (whole.logits, *whole.features), strict=True):
+        assert a.dtype == torch.float32
+        assert 0 < float((a - b).abs().max()) < 0.1 * float(b.abs().max())
+
+
 @pytest.mark.parametrize("weight", [None, 3.0])
 def test_the_feature_term_is_added_to_that_on_logits(weight: float | None) -> None:
     keys = plan(feature_weight=weight, hard_weight=0.25)
@@ -165,7 +174,7 @@ CONFIGURATIONS = {
     "cached views": ({"loss": "hint", "student_layers": ["a"], "teacher_layers": ["b"]}, r"features, which are not cached \(views = 8\); set views = 0"),
     "no layers": ({"loss": "at", "views": 0}, "student_layers names 0 and teacher_layers 0"),
     "unlike numbers": ({"loss": "rkd", "views": 0, "student_layers": ["a"], "teacher_layers": ["b", "c"]}, "names 1 and teacher_layers 2"),
-    "a key of another loss": ({"dkd_beta": 2.0}, "loss 'kd' does not read 'dkd_beta', dkd do; remove it"),
+    "a key of another loss": ({"dkd_beta": 8.0}, "loss 'kd' does not read 'dkd_beta'; only dkd would"),
     "layers of logits": ({"loss": "dkd", "student_layers": ["a"]}, "does not read 'student_layers'"),
     "standardized squares": ({"loss": "mse", "standardize": True}, "loss 'mse' does not read 'standardize'"),
     "a temperature of one's own": ({"loss": "a:b", "temperature": 2.0}, "loss 'a:b' does not read 'temperature'"),

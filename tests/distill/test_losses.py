@@ -349,10 +349,10 @@ def test_the_tables_hold_every_loss_of_the_configuration() -> None:
         ({"temperature": 3.0, "standardize": True}, ls_by_hand(STUDENT, TEACHER, 3)),
         ({"temperature": 3.0, "loss": "ls"}, ls_by_hand(STUDENT, TEACHER, 3)),
         ({"temperature": 3.0, "loss": "dist"}, dist_by_hand(STUDENT, TEACHER, 3)),
-        ({"temperature": 3.0, "loss": "dkd", "dkd_beta": 2.0}, dkd_by_hand(STUDENT, TEACHER, 3, 1, 2)),
+        ({"temperature": 3.0, "loss": "dkd", "dkd_beta": 8.0}, dkd_by_hand(STUDENT, TEACHER, 3, 1, 8)),
         (
             {"temperature": 3.0, "loss": "dkd", "standardize": True, "dkd_alpha": 0.5},
-            dkd_by_hand(zscore(STUDENT, 1, ddof=1), zscore(TEACHER, 1, ddof=1), 3, 0.5, 8),
+            dkd_by_hand(zscore(STUDENT, 1, ddof=1), zscore(TEACHER, 1, ddof=1), 3, 0.5, 2),
         ),
         ({"loss": "mse"}, ((STUDENT - TEACHER) ** 2).mean()),
     ],
