@@ -2,8 +2,8 @@
 
 torch-pruning finds which layers share their channels and must lose them together ("DepGraph", Fang et al. 2023). It
 misreads some operations, such as heads folded by a reshape, so a group of channels is pruned only where a trial shows
-that removing channels from the model gives what zeroing them gives. Trials use weights of their own: what is
-pruned, and so the shape of the result, follows from the structure alone and is the same for any weights.
+that removing channels from the model gives what zeroing them gives. Trials use weights of their own, and layers that
+share channels lose as many each: the shape of the result follows from the structure alone, whatever the weights.
 """
 
 from __future__ import annotations
@@ -89,19 +89,31 @@ def _try_groups(model: nn.Module, example: Tensor, fraction: float) -> tuple[tup
     names = {module: name for name, module in trial.named_modules()}
     kept, passed = [], 0
     for group in pruner.step(interactive=True):
-        channels = [
-            (item.dep.target.module, item.idxs)
-            for item in group
-            if pruner.DG.is_out_channel_pruning_fn(item.dep.handler)
-        ]
         before = _parts(trial)
-        if _passes(trial, example, whole, group, channels):
+        if _is_even(pruner.DG, group) and _passes(trial, example, whole, group, _channels(pruner.DG, group)):
             passed += 1
         else:
             kept.append(names[group[0].dep.target.module])
         for module, parts in before:
             module.__dict__.update(parts)
     return tuple(kept), passed
+
+
+def _channels(graph: Any, group: Any) -> list[tuple[Any, list[int]]]:
+    """Return the layers, parameters and operations whose channels a group removes, and which of each."""
+    return [(item.dep.target.module, item.idxs) for item in group if graph.is_out_channel_pruning_fn(item.dep.handler)]
+
+
+def _is_even(graph: Any, group: Any) -> bool:
+    """Tell whether a group's layers lose as many channels each: of layers that only together are one, weights would decide."""
+    root, handler = group[0].dep.target.module, group[0].dep.handler
+    count = graph.get_out_channels(root)
+    full = graph.get_pruning_group(root, handler, list(range(count)))
+    return all(
+        len(indices) % count == 0
+        for module, indices in _channels(graph, full)
+        if isinstance(module, nn.Module) and [*module.parameters()]
+    )
 
 
 def _passes(

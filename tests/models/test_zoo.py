@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,33 @@ def test_published_parameter_counts() -> None:
     for width, millions in ((1.0, 4.2), (0.75, 2.6), (0.5, 1.3), (0.25, 0.5)):
         model = build_model("zoo:mobilenetv1", record("image", (224, 224, 3), 1000), width, Path(), 0)
         assert round(count_parameters(model) / 1e6, 1) == millions
+
+
+# Blocks, or layers, by name: as published, at half and at twice the depth; None where half of one block is none.
+DEPTHS = {
+    "resnet20": (r"layer\d\.\d+\.conv1", CIFAR, 9, 6, 18),
+    "resnet56": (r"layer\d\.\d+\.conv1", CIFAR, 27, 12, 54),
+    "mlperf-resnet8": (r"blocks\.\d+\.c1", CIFAR, 3, None, 6),
+    "mobilenetv1": (r"blocks\.\d+", CIFAR, 13, 10, 18),
+    "ds-cnn": (r"blocks\.\d+", record("image", (49, 10)), 4, 2, 8),
+    "cnn1d": (r"features\.\d+", record("signal", (128, 6)), 12, None, 24),
+    "transformer": (r"layers\.\d+", CIFAR, 3, 2, 6),
+}
+
+
+@pytest.mark.parametrize("name", DEPTHS)
+def test_depth_multiplies_blocks(name: str) -> None:
+    pattern, data, published, half, twice = DEPTHS[name]
+    x = torch.randn(2, data.shape[-1] if len(data.shape) == {"image": 3, "signal": 2}[data.kind] else 1,
+                    *data.shape[: {"image": 2, "signal": 1}[data.kind]])  # fmt: skip
+    for depth, count in ((1.0, published), (0.5, half), (2.0, twice)):
+        if count is None:
+            with pytest.raises(ConfigError, match=f"'zoo:{name}': depth 0.5 of 1 block in a row leaves none"):
+                build_model(f"zoo:{name}", data, 0.5, Path(), 0, depth)
+            continue
+        model = build_model(f"zoo:{name}", data, 0.5, Path(), 0, depth)
+        assert sum(re.fullmatch(pattern, layer) is not None for layer, _ in model.named_modules()) == count
+        assert model(x).shape == (2, 10)
 
 
 @pytest.mark.parametrize(("length", "kernel", "stride"), [(32, 3, 1), (32, 3, 2), (31, 3, 2), (32, 1, 2), (7, 5, 3)])
