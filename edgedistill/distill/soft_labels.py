@@ -1,30 +1,23 @@
-"""The teacher's logits for every augmented view, computed once, kept on disk, and shared between runs.
+"""The teacher's logits for every augmented view, computed once.
 
-A cache is a folder named after its fingerprint: `manifest.json`, `logits.npy` (views, samples, classes) in float16, raw,
-so that any temperature and loss can use them, and `done.npy`, the bitmap from which an interrupted cache goes on. The
-fingerprint covers the teacher's weights, the data, its preparation, the views and the versions, so that another cache is
-another folder. Caches lie in EDGEDISTILL_CACHE, by default the user's cache folder; a run has a link to its own.
+The fingerprint of a cache covers the teachers' weights, the data, its preparation, the views and the versions, so that
+another cache is another folder and nothing is ever replayed. Caches lie in EDGEDISTILL_CACHE, by default the user's
+cache folder; a run has a link to its own.
 """
 
 from __future__ import annotations
 
-import fcntl
-import json
-import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from edgedistill import processes
 from edgedistill.data.sources import Array
 from edgedistill.data.views import Views, plain_views, training_views
-from edgedistill.distill.caches import caches_folder
+from edgedistill.distill.cache import Cache, caches_folder, link_or_copy
 from edgedistill.distill.predictors import BATCH, Predict, accuracy_of, predict_split
 from edgedistill.distill.teacher import load_logits, load_teacher, mean_predictor, teacher_form, teacher_predictor
 from edgedistill.distill.teacher_engine import choose_engine, openvino_predictor
@@ -32,9 +25,9 @@ from edgedistill.errors import ConfigError, EdgedistillError
 from edgedistill.job import Job
 from edgedistill.progress import Reporter
 from edgedistill.records import SoftLabelsRecord, TeacherRecord
-from edgedistill.runs import atomic_path, sha256_of, write_atomic, write_json
+from edgedistill.runs import write_atomic
 
-SCHEMA = "edgedistill.soft_labels/1"
+RECORDED = "recorded"
 TOLERANCE = 0.02  # of the largest logit: bfloat16 keeps 8 bits, and sums in another order on another machine
 
 
@@ -82,14 +75,16 @@ def make_soft_labels(job: Job) -> SoftLabelsRecord:
     cache = Cache(
         caches_folder() / record.fingerprint, record.fingerprint, (record.views, record.samples, record.classes)
     )
+    kept = job.folder("soft_labels")
     with cache.locked(job.report):
-        if cache.is_complete():
+        if processes.as_the_first_says(processes.is_first() and cache.is_complete()):
             job.report.line("soft labels: taken from the cache")
         else:
             fill_cache(job, cache)
-        kept = job.folder("soft_labels")
-        for name in ("manifest.json", "logits.npy"):
-            link_or_copy(cache.folder / name, kept / name)
+        if processes.is_first():
+            for name in ("manifest.json", "logits.npy"):
+                link_or_copy(cache.folder / name, kept / name)
+    processes.wait_for_all()
     engine = (cache.folder / "engine").read_text(encoding="utf-8")
     return record.model_copy(update={"logits": job.run.ref(kept / "logits.npy"), "engine": engine})
 
@@ -110,23 +105,26 @@ def fill_cache(job: Job, cache: Cache) -> None:
     views = training_views(job.dataset.train, job.data, job.config)
     note = cache.folder / "engine"
     if teacher_form(job.config.teacher) == "logits":
-        write_atomic(note, "recorded")
+        write_atomic(note, RECORDED)
         store_soft_labels(cache, load_logits(job.config, job.data, len(views.split.inputs))[views.split.rows][None])
         return
-    if not note.exists():
+    if processes.is_first() and not note.exists():
         write_atomic(note, " ".join(_choose(job, number, views) for number in range(len(job.config.teachers))))
+    processes.wait_for_all()
     engines = note.read_text(encoding="utf-8")
     build_soft_labels(cache, soft_label_predictor(job, engines), views, job.report)
 
 
 def soft_label_predictor(job: Job, engines: str) -> Predict:
     """Return the teachers as they answer, or answered, for a cache: each in its engine, which the cache names."""
-    return mean_predictor(job, [_predictor_in(job, number, engine) for number, engine in enumerate(engines.split())])
+    predicts = [_predictor_in(job, number, engine) for number, engine in enumerate(engines.split())]
+    return mean_predictor(predicts, [plan.weight for plan in job.config.teachers])
 
 
 def online_predictor(job: Job) -> Predict:
     """Return the teachers as they answer without a cache: torch models in torch, ONNX models in ONNX Runtime."""
-    return mean_predictor(job, [teacher_predictor(job, number) for number in range(len(job.config.teachers))])
+    predicts = [teacher_predictor(job, number) for number in range(len(job.config.teachers))]
+    return mean_predictor(predicts, [plan.weight for plan in job.config.teachers])
 
 
 def _predictor_in(job: Job, number: int, engine: str) -> Predict:
@@ -170,76 +168,6 @@ def verify_soft_labels(job: Job, samples: int) -> Verification:
     return Verification(compared, worst, worst <= TOLERANCE * scale)
 
 
-def link_or_copy(source: Path, target: Path) -> None:
-    """Give a file a second name, or a copy where the two lie on different file systems."""
-    with atomic_path(target) as scratch:
-        scratch.unlink()
-        try:
-            os.link(source, scratch)
-        except OSError:
-            shutil.copyfile(source, scratch)
-
-
-@dataclass(frozen=True, slots=True)
-class Cache:
-    """Where a cache lies, what it is of, and its shape (views, samples, classes)."""
-
-    folder: Path
-    fingerprint: str
-    shape: tuple[int, int, int]
-
-    @contextmanager
-    def locked(self, report: Reporter) -> Iterator[None]:
-        """Keep other processes out while this one reads or fills the cache; waits for its turn."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / ".lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                report.line("soft labels: another process makes the same ones; waiting for them")
-                fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
-
-    def is_complete(self) -> bool:
-        """Tell whether every entry is there, as it was written, of this fingerprint and shape."""
-        seal = self.folder / "logits.sha256"
-        whole = seal.exists() and seal.read_text(encoding="utf-8") == sha256_of(self.folder / "logits.npy")
-        if seal.exists() and not whole:
-            (self.folder / "manifest.json").unlink(missing_ok=True)  # damaged: nothing of it is taken over
-        return whole and self._is_ours()
-
-    def seal(self) -> Path:
-        """Mark the cache as complete and return its logits.npy."""
-        path = self.folder / "logits.npy"
-        write_atomic(self.folder / "logits.sha256", sha256_of(path))
-        return path
-
-    def _is_ours(self) -> bool:
-        manifest = self.folder / "manifest.json"
-        names = ("logits.npy", "done.npy", "engine")
-        return (
-            all((self.folder / name).exists() for name in names)
-            and manifest.exists()
-            and json.loads(manifest.read_text(encoding="utf-8")) == self._manifest()
-        )
-
-    def _manifest(self) -> dict[str, Any]:
-        return {"schema": SCHEMA, "fingerprint": self.fingerprint, "shape": list(self.shape)}
-
-    def open(self) -> tuple[np.memmap, np.memmap]:
-        """Map logits and bitmap for writing; what an earlier call under the same fingerprint wrote is kept."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        mode = "r+" if self._is_ours() else "w+"
-        if mode == "w+":
-            for name in ("logits.npy", "logits.sha256"):  # runs may have links to the old file: it is theirs
-                (self.folder / name).unlink(missing_ok=True)
-        logits = np.lib.format.open_memmap(self.folder / "logits.npy", mode, np.float16, self.shape)
-        done = np.lib.format.open_memmap(self.folder / "done.npy", mode, np.bool_, self.shape[:2])
-        if mode == "w+":
-            write_json(self.folder / "manifest.json", self._manifest())  # last: it vouches for the other two
-        return logits, done
-
-
 def build_soft_labels(cache: Cache, predict: Predict, views: Views, report: Reporter) -> Path:
     """Fill a cache with a teacher's logits of augmented views and return its logits.npy.
 
@@ -248,19 +176,19 @@ def build_soft_labels(cache: Cache, predict: Predict, views: Views, report: Repo
     """
     logits, done = cache.open()
     count, samples, classes = cache.shape
-    positions = np.arange(samples)
-    blocks = [positions[i : i + BATCH] for i in range(0, samples, BATCH)]
-    with report.track("soft labels", count * len(blocks)) as advance:
-        for view in range(count):
-            for block in blocks:
-                if not done[view, block].all():
-                    answer = predict(views.batch(block, np.full_like(block, view))).numpy()
-                    _check(answer, len(block), classes)
-                    logits[view, block] = answer
-                    logits.flush()
-                    done[view, block] = True  # after the logits are on disk, so that a kill cannot mark what is not
-                    done.flush()
-                advance(1, f"view {view + 1} of {count}")
+    blocks = [(v, np.arange(i, min(i + BATCH, samples))) for v in range(count) for i in range(0, samples, BATCH)]
+    share = blocks[processes.rank() :: processes.count()]
+    with report.track("soft labels", len(share)) as advance:
+        for view, block in share:
+            if not done[view, block].all():
+                answer = predict(views.batch(block, np.full_like(block, view))).numpy()
+                _check(answer, len(block), classes)
+                logits[view, block] = answer
+                logits.flush()
+                done[view, block] = True  # after the logits are on disk, so that a kill cannot mark what is not
+                done.flush()
+            advance(1, f"view {view + 1} of {count}")
+    processes.wait_for_all()
     return cache.seal()
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from edgedistill import processes
 from edgedistill.config import Config, TeacherConfig
 from edgedistill.data.preprocess import model_input
 from edgedistill.data.sources import Array
@@ -42,8 +43,9 @@ def make_teachers(job: Job) -> TeacherRecord:
         _make_teacher(job, number, folder if number == 0 else job.folder(f"teacher/{number + 1}"))
         for number in range(len(job.config.teachers))
     )
-    for state in folder.rglob(RESUME):  # not before all are done, or a kill costs the first again
-        state.unlink()
+    if processes.is_first():
+        for state in folder.rglob(RESUME):  # not before all are done, or a kill costs the first again
+            state.unlink()
     return TeacherRecord(**dict(first), others=tuple(others))
 
 
@@ -54,8 +56,10 @@ def _make_teacher(job: Job, number: int, folder: Path) -> TrainedModel:
         return _torch_teacher(job, number, folder)
     source = job.config.path(plan.model)
     kept = folder / f"teacher{source.suffix}"
-    with atomic_path(kept) as scratch:
-        shutil.copyfile(source, scratch)
+    if processes.is_first():
+        with atomic_path(kept) as scratch:
+            shutil.copyfile(source, scratch)
+    processes.wait_for_all()
     accuracy = None
     if form == "onnx":
         predict = onnx_predictor(kept, model_input(job.data, job.config.data))
@@ -127,11 +131,10 @@ def load_logits(config: Config, data: DataRecord, train_samples: int) -> Array:
     return logits
 
 
-def mean_predictor(job: Job, predicts: Sequence[Predict]) -> Predict:
-    """Return one function for all teachers: the mean of their logits by the weights that the configuration gives them."""
+def mean_predictor(predicts: Sequence[Predict], weights: Sequence[float]) -> Predict:
+    """Return one function for several teachers: the mean of their logits (B, classes) by weight, whatever the weights sum to."""
     if len(predicts) == 1:
         return predicts[0]
-    weights = [plan.weight for plan in job.config.teachers]
 
     def predict(inputs: Tensor) -> Tensor:
         pairs = zip(weights, predicts, strict=True)
@@ -170,12 +173,13 @@ def _torch_teacher(job: Job, number: int, folder: Path) -> TrainedModel:
         accuracy = validate(model)
         job.report.line(f"{label}: {plan.weights} loaded, validation accuracy {accuracy:.2%}")
     else:
-        feed = TrainingFeed(training_views(data.train, job.data, config), plan.batch_size, None, 0)
+        feed = TrainingFeed(training_views(data.train, job.data, config), plan.batch_size, None, 0, config.seed)
         training = Training(label, plan, feed, label_loss(plan), validate, resume, config.seed)
         history = fit(model, training, job.report)
         accuracy = max(epoch.val_accuracy or 0.0 for epoch in history)
     saved = save_model(model, folder / "model.safetensors")
-    write_json(folder / "history.json", {"epochs": [epoch.model_dump() for epoch in history]})
+    if processes.is_first():
+        write_json(folder / "history.json", {"epochs": [epoch.model_dump() for epoch in history]})
     return TrainedModel(
         spec=plan.model, form="torch", file=job.run.ref(saved), parameters=count_parameters(model),
         val_accuracy=accuracy, history=history, parent=job.data.fingerprint,
@@ -183,9 +187,11 @@ def _torch_teacher(job: Job, number: int, folder: Path) -> TrainedModel:
 
 
 def save_model(model: nn.Module, path: Path) -> Path:
-    """Write a state dict as safetensors, atomically."""
+    """Write a state dict as safetensors, atomically; in a launch of several processes the first one writes."""
     from safetensors.torch import save_file
 
-    with atomic_path(path) as scratch:
-        save_file({key: value.contiguous() for key, value in model.state_dict().items()}, scratch)
+    if processes.is_first():
+        with atomic_path(path) as scratch:
+            save_file({key: value.contiguous() for key, value in model.state_dict().items()}, scratch)
+    processes.wait_for_all()
     return path
