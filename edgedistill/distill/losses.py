@@ -61,7 +61,7 @@ def dkd(
 
 
 def dist(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
-    """Return T^2 * (inter + intra): one less Pearson's correlation of softened probabilities, over classes and over samples.
+    """Return T^2 * (inter + intra), each 1 - Pearson's correlation of softened probabilities.
 
     inter correlates the classes of each sample, intra the samples of each class, so it needs a batch of several
     samples (Huang et al. 2022, section 3, with beta = gamma = 1). Logits are (B, classes). The value lies between 0 and
@@ -75,7 +75,8 @@ def dist(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> 
 
 def correlation(a: Tensor, b: Tensor, axis: int) -> Tensor:
     """Return Pearson's correlation of a and b along an axis; 0 where either is constant."""
-    return functional.cosine_similarity(a - a.mean(axis, keepdim=True), b - b.mean(axis, keepdim=True), axis)
+    # The least length bounds the gradient, which at the usual 1e-8 would throw a student whose head starts at zero.
+    return functional.cosine_similarity(a - a.mean(axis, keepdim=True), b - b.mean(axis, keepdim=True), axis, 1e-4)
 
 
 def standardize(logits: Tensor) -> Tensor:
@@ -84,7 +85,8 @@ def standardize(logits: Tensor) -> Tensor:
     The student then need not match the range of the teacher's logits, only their relations (Sun et al. 2024). The
     deviation divides by classes - 1, as in the authors' code, with which their figures were made.
     """
-    return (logits - logits.mean(1, keepdim=True)) / (logits.std(1, keepdim=True) + 1e-7)
+    # The least deviation bounds the gradient; the authors add 1e-7, which throws a student whose head starts at zero.
+    return (logits - logits.mean(1, keepdim=True)) / logits.std(1, keepdim=True).clamp_min(1e-3)
 
 
 def ls(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
@@ -126,7 +128,8 @@ def rkd(student: Tensor, teacher: Tensor) -> Tensor:
 
     Features (B, C, ...) are averaged over positions; their channels may differ. Distances are relative to their mean
     over pairs of different samples; angles are the cosines at each sample between each two others. Both losses are
-    means over all pairs and triples, as in the authors' code (Park et al. 2019, equations 4 to 9).
+    means over all pairs and triples, as in the authors' code (Park et al. 2019, equations 4 to 9). Triples take memory
+    of B^3 numbers.
     """
     ours, theirs = (x.flatten(2).mean(2) if x.ndim > 2 else x for x in (student, teacher))
     distances = functional.smooth_l1_loss(relative_distances(ours), relative_distances(theirs))

@@ -277,8 +277,10 @@ def distilled(folder: Path, distill: dict[str, object]) -> dict:
 @pytest.mark.parametrize("loss", [*LOGIT_LOSSES, *FEATURE_LOSSES, "huber_of_logits:loss"])
 def test_every_loss_trains_a_student(folder: Path, loss: str) -> None:
     own = {"temperature": 1.0} if loss == "dist" else PAIR if loss in FEATURE_LOSSES else {}
-    stages = distilled(folder, {"loss": loss} | own)
-    record = stages["student"]["record"]["student"]
+    stages = distilled(folder, {"loss": loss, "control": loss == "hint"} | own)
+    record, control = (stages["student"]["record"][name] for name in ("student", "control"))
+    assert record["parent"] == stages["soft_labels"]["key"]
+    assert (control is not None) == (loss == "hint")
     assert record["val_accuracy"] > 0.5, record  # by chance: 0.1
     assert stages["student"]["config"]["distill"]["loss"] == loss
     kept = load_file(folder / "run" / record["file"]["path"])

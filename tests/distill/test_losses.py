@@ -190,6 +190,13 @@ def test_standardizing_twice_is_once_and_equal_logits_give_nothing() -> None:
     assert flat.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("name", LOGIT_LOSSES)
+def test_a_student_whose_head_starts_at_zero_is_pulled_and_not_thrown(name: str) -> None:
+    term = logit_term(DistillConfig(loss=name), Path())
+    got = gradient(term, np.zeros_like(STUDENT), TEACHER, torched(LABELS)[0])
+    assert 0.01 < np.linalg.norm(got) < 3000  # with the usual 1e-8 and 1e-7: above 100,000
+
+
 def test_mse_is_the_definition() -> None:
     assert value(mse, STUDENT, TEACHER) == pytest.approx(((STUDENT - TEACHER) ** 2).mean(), rel=1e-12)
     expected = 2 * (STUDENT - TEACHER) / STUDENT.size
@@ -227,16 +234,16 @@ def test_the_order_of_a_batch_does_not_matter_and_its_size_is_averaged(name: str
 
 @pytest.mark.parametrize("name", ["kd", "dkd", "dist", "ls"])
 def test_the_temperature_does_not_set_the_scale(name: str) -> None:
-    """Without T^2, gradients at T = 1000 are a million times those at T = 1."""
+    """Without T^2, gradients at T = 1000 would be a hundredth of those at T = 100."""
     (labels,) = torched(LABELS)
     sizes = []
-    for t in (100.0, 1000.0, 10000.0):
+    for t in (100.0, 1000.0):
         term = logit_term(DistillConfig(loss=name, temperature=t), Path())
         sizes.append(np.abs(gradient(term, STUDENT, TEACHER, labels)).max())
     if name == "dist":  # a correlation does not shrink with T, so its factor does not cancel
-        assert sizes[2] / sizes[1] == pytest.approx(100, rel=0.05)
+        assert sizes[1] / sizes[0] == pytest.approx(100, rel=0.05)
     else:
-        assert sizes[2] == pytest.approx(sizes[1], rel=0.01)
+        assert sizes[1] == pytest.approx(sizes[0], rel=0.05)
 
 
 FEATURES = RNG.normal(size=(5, 6, 4, 4)), RNG.normal(size=(5, 6, 4, 4))
