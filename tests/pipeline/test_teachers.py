@@ -1,0 +1,146 @@
+"""Students pruned from their teacher, depth multipliers, and several teachers, through the command line on real digits."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+CONFIG = """
+name = "digits"
+[data]
+train = "edgedistill.demo:train"
+test = "edgedistill.demo:test"
+augment = ["crop:1"]
+{teachers}
+[student]
+prune = 0.5
+[distill]
+epochs = 4
+views = 2
+[[target]]
+name = "pc"
+kit = "ort"
+[bench]
+processes = 1
+seconds = 0.2
+"""
+TEACHERS = """
+[[teacher]]
+model = "zoo:mlperf-resnet8"
+depth = 2
+width = 0.5
+epochs = 4
+batch_size = 32
+engine = "torch"
+[[teacher]]
+model = "zoo:resnet20"
+width = 0.5
+depth = 0.34
+epochs = 3
+weight = 0.5
+engine = "torch"
+"""
+
+
+def environment(folder: Path) -> dict[str, str]:
+    return os.environ | {"OMP_NUM_THREADS": "1", "EDGEDISTILL_CACHE": str(folder / "cache")}
+
+
+def edgedistill(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "edgedistill", *arguments], cwd=folder, env=environment(folder), capture_output=True,
+        text=True, timeout=300, check=False,
+    )  # fmt: skip
+
+
+def records(folder: Path) -> dict[str, dict]:
+    stages = json.loads((folder / "runs" / "digits" / "manifest.json").read_text())["stages"]
+    return {name: entry["record"] for name, entry in stages.items()}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("teachers")
+    (folder / "edgedistill.toml").write_text(CONFIG.replace("{teachers}", TEACHERS))
+    result = edgedistill(folder, "run", "edgedistill.toml")
+    assert result.returncode == 0, result.stderr
+    assert "soft labels: mean of 2 teachers, validation accuracy" in result.stderr
+    assert "student: pruned from 44,410 to 11,394 parameters" in result.stderr
+    return folder
+
+
+def test_two_teachers_are_made_recorded_and_averaged(finished: Path) -> None:
+    made = records(finished)
+    first, (second,) = made["teacher"], made["teacher"]["others"]
+    assert (first["spec"], second["spec"]) == ("zoo:mlperf-resnet8", "zoo:resnet20")
+    assert (first["file"]["path"], second["file"]["path"]) == (
+        "teacher/model.safetensors",
+        "teacher/2/model.safetensors",
+    )
+    assert (len(first["history"]), len(second["history"])) == (4, 3)
+    soft = made["soft_labels"]
+    assert soft["engine"] == "torch torch"
+    assert soft["val_accuracy"] > min(first["val_accuracy"], second["val_accuracy"])
+    run = finished / "runs" / "digits"
+    hashes = {"teacher": first["file"]["sha256"], "teacher2": second["file"]["sha256"]}
+    for name, count in (("teacher-fp32", 1), ("fp32", 2), ("int8", 2)):
+        lineage = json.loads((run / "measurements" / f"local-ort-{name}.json").read_text())["model"]["lineage"]
+        assert {k: v for k, v in lineage.items() if k.startswith("teacher")} == dict(list(hashes.items())[:count])
+    assert "mean" in (run / "report.html").read_text()
+
+
+def test_the_first_teacher_pruned_becomes_an_int8_student(finished: Path) -> None:
+    made = records(finished)
+    student = made["student"]["student"]
+    assert student["spec"] == "zoo:mlperf-resnet8 pruned by 0.5"
+    assert (made["teacher"]["parameters"], student["parameters"]) == (44_410, 11_394)
+    assert student["val_accuracy"] > 0.5
+    assert made["quantize"]["val_accuracy"] > student["val_accuracy"] - 0.1
+    models = {(model["name"], model["precision"]): model for model in made["export"]["models"]}
+    assert set(models) == {("teacher", "fp32"), ("student", "fp32"), ("student", "int8")}
+    assert models["student", "fp32"]["file"]["bytes"] < models["teacher", "fp32"]["file"]["bytes"] / 2
+    assert models["student", "int8"]["parity"]["agreement"] > 0.97
+
+
+def test_another_process_builds_the_pruned_student_again_from_the_run_folder(finished: Path) -> None:
+    before = records(finished)["quantize"]
+    result = edgedistill(finished, "quantize", "edgedistill.toml", "--from", "quantize")
+    assert result.returncode == 0, result.stderr
+    assert records(finished)["quantize"] == before
+
+
+def test_another_weight_keeps_the_teachers_and_changes_the_soft_labels(finished: Path, tmp_path: Path) -> None:
+    copied = Path(shutil.copytree(finished, tmp_path / "copy"))
+    labels = copied / "runs" / "digits" / "soft_labels" / "logits.npy"
+    before = np.load(labels)
+    result = edgedistill(copied, "run", "edgedistill.toml", "--set", "teacher.1.weight=5", "--until", "soft_labels")
+    assert result.returncode == 0, result.stderr
+    assert "epoch" not in result.stderr
+    assert records(copied)["teacher"] == records(finished)["teacher"]
+    assert np.abs(np.load(labels) - before).max() > 0.5
+
+
+def test_a_run_killed_in_its_second_teacher_goes_on_and_ends_bit_for_bit(finished: Path, tmp_path: Path) -> None:
+    (tmp_path / "edgedistill.toml").write_text((finished / "edgedistill.toml").read_text())
+    teacher = tmp_path / "runs" / "digits" / "teacher"
+    with subprocess.Popen(
+        [sys.executable, "-m", "edgedistill", "teacher", "edgedistill.toml"],
+        cwd=tmp_path, env=environment(tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    ) as child:  # fmt: skip
+        while child.poll() is None and not (teacher / "2" / "resume.pt").exists():
+            time.sleep(0.005)
+        child.send_signal(signal.SIGKILL)
+    result = edgedistill(tmp_path, "teacher", "edgedistill.toml")
+    assert result.returncode == 0, result.stderr
+    assert "teacher: epoch" not in result.stderr
+    assert "teacher 2: epoch 3" in result.stderr
+    assert not list(teacher.rglob("resume.pt"))
+    for name in ("model.safetensors", "2/model.safetensors"):
+        assert (teacher / name).read_bytes() == (finished / "runs" / "digits" / "teacher" / name).read_bytes()
