@@ -27,12 +27,10 @@ from edgedistill.distill.losses import (
     logit_term,
     ls,
     mse,
-    own_term,
     rkd,
     standardize,
 )
 from edgedistill.distill.training import Batch
-from edgedistill.errors import ConfigError
 
 Array = np.ndarray
 RNG = np.random.default_rng(0)
@@ -371,58 +369,3 @@ def test_the_configured_loss_weighs_labels_and_teacher(keys: dict, expected: flo
     hard = functional.cross_entropy(student, labels, label_smoothing=0.1)
     got = distillation_loss(plan)(student, Batch(student, labels, teacher))
     assert float(got) == pytest.approx(weight * float(hard) + (1 - weight) * expected, rel=1e-6)
-
-
-OWN = """
-import math
-import torch
-
-def good(student_logits, teacher_logits, labels):
-    assert student_logits.dtype == torch.float32
-    return (student_logits - teacher_logits).abs().mean() + 0 * labels.sum()
-def whole(student_logits, teacher_logits, labels):
-    return (student_logits - teacher_logits).abs()
-def number(student_logits, teacher_logits, labels):
-    return 3.0
-def detached(student_logits, teacher_logits, labels):
-    return student_logits.detach().mean()
-def endless(student_logits, teacher_logits, labels):
-    return student_logits.mean() * math.inf
-def two(student_logits, teacher_logits):
-    return student_logits.mean()
-def failing(student_logits, teacher_logits, labels):
-    raise KeyError("gone")
-nothing = 3
-"""
-
-
-@pytest.fixture
-def own(tmp_path: Path) -> Path:
-    (tmp_path / "own_losses.py").write_text(OWN)
-    return tmp_path
-
-
-def test_a_loss_of_ones_own(own: Path) -> None:
-    student, teacher, labels = torched(STUDENT.astype(np.float32), TEACHER.astype(np.float32), LABELS)
-    plan = DistillConfig(loss="own_losses:good", hard_weight=0.0)
-    got = distillation_loss(plan, own)(student, Batch(student, labels, teacher))
-    assert float(got) == pytest.approx(np.abs(STUDENT - TEACHER).mean(), rel=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("whole", r"'own_losses:whole' gives a tensor of shape \(16, 10\); expected a scalar tensor"),
-        ("number", "'own_losses:number' gives float; expected a scalar tensor"),
-        ("detached", "'own_losses:detached' has no gradient"),
-        ("endless", "'own_losses:endless' gives -?inf for finite logits"),
-        ("two", "'own_losses:two' raises TypeError: two.. takes 2 positional arguments"),
-        ("failing", "'own_losses:failing' raises KeyError: 'gone'"),
-        ("nothing", "'own_losses:nothing' is no function but int"),
-        ("missing", "has no 'missing'"),
-    ],
-)
-def test_a_loss_of_ones_own_that_cannot_be_used(own: Path, name: str, message: str) -> None:
-    student, teacher, labels = torched(STUDENT, TEACHER, LABELS)
-    with pytest.raises(ConfigError, match=message):
-        own_term(f"own_losses:{name}", own)(student.requires_grad_(), teacher, labels)
