@@ -53,11 +53,12 @@ def cli(context: click.Context, kit_folders: tuple[Path, ...], quiet: bool) -> N
 
 
 def _surroundings(context: click.Context) -> tuple[dict[str, Kit], Reporter]:
+    from edgedistill import processes
     from edgedistill.deploy.kits import find_kits
     from edgedistill.progress import Reporter
 
     folders, quiet = context.obj
-    return find_kits(folders), Reporter(quiet=quiet)
+    return find_kits(folders), Reporter(quiet=quiet or not processes.is_first())
 
 
 def _run_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -171,6 +172,10 @@ def _pipeline(context: click.Context, config_path: Path, until: str, options: di
 
 
 def _show_job(job: Job, *, as_json: bool) -> None:
+    from edgedistill import processes
+
+    if not processes.is_first():
+        return
     if "bench" in job.results:
         _show(job.run.folder, {target.name: target.budget for target in job.config.target}, as_json=as_json)
         if "report" in job.results and not as_json:
@@ -312,7 +317,7 @@ def verify(context: click.Context, config: Path, samples: int, run_dir: Path | N
 @cache.command("list")
 def list_caches() -> None:
     """List the caches: folder, size, and whether each is complete."""
-    from edgedistill.distill.caches import describe_caches
+    from edgedistill.distill.cache import describe_caches
 
     for line in describe_caches():
         click.echo(line)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from edgedistill import processes
 from edgedistill.config import Config
 from edgedistill.data.sources import is_function, module_file
 from edgedistill.deploy.kits import Kit, find_kit
@@ -198,6 +200,8 @@ STAGES: Final[tuple[Stage, ...]] = (
     Stage("bench", BenchRecord, ("compile",), _bench_settings, ("edgedistill",), _bench),
     Stage("report", ReportRecord, ("bench",), _report_settings, ("edgedistill", "matplotlib"), _report),
 )  # fmt: skip
+SHARED: Final = frozenset({"data", "teacher", "soft_labels", "student"})
+"""The stages in which all processes of a launch take part; the others are the first one's alone."""
 STAGE_NAMES: Final = tuple(stage.name for stage in STAGES)
 
 
@@ -226,9 +230,11 @@ def run_pipeline(config: Config, run: Run, kits: dict[str, Kit], report: Reporte
     done = _take_finished(job, stages, plan)
     if done < len(stages):
         _preflight(job, stages[done:])
-        with run.locked():
+        processes.wait_for_all()  # before the first of them writes
+        with run.locked() if processes.is_first() else nullcontext():
             for stage in stages[done:]:
-                _run_stage(job, stage, fresh=_is_fresh(stage, plan))
+                if processes.is_first() or stage.name in SHARED:
+                    _run_stage(job, stage, fresh=_is_fresh(stage, plan))
     return job
 
 
@@ -271,6 +277,8 @@ def _run_stage(job: Job, stage: Stage, *, fresh: bool) -> None:
     record = stage.make(job)
     seconds = time.monotonic() - start
     job.results[stage.name] = record
+    if not processes.is_first():
+        return
     job.run.finish(stage.name, {
         "key": job.keys[stage.name],
         "parents": {parent: identity(job.results[parent]) for parent in stage.parents},

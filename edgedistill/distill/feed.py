@@ -9,9 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from edgedistill import processes
 from edgedistill.data.sources import Array
 from edgedistill.data.views import Views
 from edgedistill.distill.training import Batch
+from edgedistill.errors import ConfigError
 
 
 class TeacherAnswers(Protocol):
@@ -22,11 +24,20 @@ class TeacherAnswers(Protocol):
 
 
 class TrainingFeed:
-    """Batches of augmented views with labels; with `view_count` 0 every epoch shows views of its own."""
+    """Batches of augmented views with labels; with `view_count` 0 every epoch shows views of its own.
 
-    def __init__(self, views: Views, batch_size: int, teacher: TeacherAnswers | None, view_count: int) -> None:
-        self.views, self.teacher, self.view_count = views, teacher, view_count
+    `seed` decides the order. Of each batch, a process takes its share, every `processes.count()`th sample.
+    """
+
+    def __init__(
+        self, views: Views, batch_size: int, teacher: TeacherAnswers | None, view_count: int, seed: int
+    ) -> None:
+        self.views, self.teacher, self.view_count, self.seed = views, teacher, view_count, seed
         self.batch_size = min(batch_size, len(views.split))
+        if self.batch_size % processes.count():
+            raise ConfigError(
+                f"batch_size: {self.batch_size} samples cannot be shared evenly by {processes.count()} processes"
+            )
 
     def __len__(self) -> int:
         """Count full batches; what is left over waits for another epoch's order, as batch norm dislikes crumbs."""
@@ -34,9 +45,9 @@ class TrainingFeed:
 
     def epoch(self, number: int) -> Iterator[Batch]:
         """Yield the batches of an epoch, which count from 0."""
-        order = np.random.Generator(np.random.Philox(key=[self.views.seed, number])).permutation(len(self.views.split))
+        order = np.random.Generator(np.random.Philox(key=[self.seed, number])).permutation(len(self.views.split))
         for i in range(len(self)):
-            positions = order[i * self.batch_size : (i + 1) * self.batch_size]
+            positions = order[i * self.batch_size : (i + 1) * self.batch_size][processes.rank() :: processes.count()]
             views = (
                 self.views.view_of(positions, number, self.view_count)
                 if self.view_count

@@ -107,7 +107,3 @@ def predict_split(predict: Predict, views: Views) -> Array:
     blocks = [positions[i : i + BATCH] for i in range(0, len(positions), BATCH)]
     return np.concatenate([predict(views.batch(block, plain[: len(block)])).numpy() for block in blocks])
 
-
-def accuracy_of(logits: Array, labels: Array) -> float:
-    """Return the fraction of samples whose largest logit is their label's."""
-    return float((logits.argmax(1) == labels).mean())

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from edgedistill import processes
 from edgedistill.data.sources import Array
+from edgedistill.data.tasks import TASKS
 from edgedistill.data.views import Views, plain_views, training_views
 from edgedistill.distill.cache import Cache, caches_folder, link_or_copy
-from edgedistill.distill.predictors import BATCH, Predict, accuracy_of, predict_split
+from edgedistill.distill.predictors import BATCH, Predict, predict_split
 from edgedistill.distill.teacher import load_logits, load_teacher, mean_predictor, teacher_form, teacher_predictor
 from edgedistill.distill.teacher_engine import choose_engine, openvino_predictor
 from edgedistill.errors import ConfigError, EdgedistillError
@@ -95,7 +96,7 @@ def _accuracy_of_several(job: Job) -> float | None:
     if len(teachers) == 1:
         return None
     predict = online_predictor(job)
-    accuracy = accuracy_of(predict_split(predict, plain_views(val, job.data, job.config)), val.labels)
+    accuracy = TASKS[job.data.task].score(predict_split(predict, plain_views(val, job.data, job.config)), val.labels)
     job.report.line(f"soft labels: mean of {len(teachers)} teachers, validation accuracy {accuracy:.2%}")
     return accuracy
 

@@ -9,13 +9,15 @@ import numpy as np
 import torch
 from torch import nn
 
+from edgedistill import processes
 from edgedistill.config import Config
 from edgedistill.data.preprocess import model_input
+from edgedistill.data.tasks import TASKS
 from edgedistill.data.views import plain_views, training_views
 from edgedistill.distill.features import FeatureTeacher, feature_student
 from edgedistill.distill.feed import TeacherAnswers, TrainingFeed
 from edgedistill.distill.losses import distillation_loss, feature_loss, label_loss
-from edgedistill.distill.predictors import accuracy_of, predict_split, torch_predictor
+from edgedistill.distill.predictors import predict_split, torch_predictor
 from edgedistill.distill.soft_labels import OnlineTeacher, load_soft_labels, online_predictor
 from edgedistill.distill.teacher import build_teacher, load_teacher, save_model
 from edgedistill.distill.training import Batch, Loss, Resume, Training, fit
@@ -107,9 +109,12 @@ def make_student(job: Job) -> StudentRecord:
         student = _train(job, "student", on_logits, load_soft_labels(job.run.path(soft.logits)))
     control = _train(job, "control", label_loss(plan), None) if plan.control else None
     record = StudentRecord(student=student, control=control)
-    write_json(job.folder("student") / "metrics.json", record)
-    for state in job.folder("student").glob("*-resume.pt"):  # not before both are done, or a kill costs the first again
-        state.unlink()
+    if processes.is_first():
+        write_json(job.folder("student") / "metrics.json", record)
+        for state in job.folder("student").glob(
+            "*-resume.pt"
+        ):  # not before all are done, or a kill costs the first again
+            state.unlink()
     return record
 
 
@@ -120,11 +125,12 @@ def _train(
     plan = config.distill
     model = start_student(job, name)
     val = plain_views(data.val, job.data, config)
+    task = TASKS[job.data.task]
 
     def validate(candidate: nn.Module) -> float:
-        return accuracy_of(predict_split(torch_predictor(candidate, plan.precision), val), data.val.labels)
+        return task.score(predict_split(torch_predictor(candidate, plan.precision), val), data.val.labels)
 
-    feed = TrainingFeed(training_views(data.train, job.data, config), plan.batch_size, answers, plan.views)
+    feed = TrainingFeed(training_views(data.train, job.data, config), plan.batch_size, answers, plan.views, config.seed)
     resume = Resume(folder / f"{name}-resume.pt", job.keys["student"])
     learner = model  # what is trained may be more than the student; what is kept is the student
     if teacher is not None:

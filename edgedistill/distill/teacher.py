@@ -15,12 +15,12 @@ from edgedistill import processes
 from edgedistill.config import Config, TeacherConfig
 from edgedistill.data.preprocess import model_input
 from edgedistill.data.sources import Array
+from edgedistill.data.tasks import TASKS
 from edgedistill.data.views import plain_views, training_views
 from edgedistill.distill.feed import TrainingFeed
 from edgedistill.distill.losses import label_loss
 from edgedistill.distill.predictors import (
     Predict,
-    accuracy_of,
     onnx_predictor,
     predict_split,
     torch_predictor,
@@ -64,7 +64,7 @@ def _make_teacher(job: Job, number: int, folder: Path) -> TrainedModel:
     if form == "onnx":
         predict = onnx_predictor(kept, model_input(job.data, job.config.data))
         val = plain_views(job.dataset.val, job.data, job.config)
-        accuracy = accuracy_of(predict_split(predict, val), job.dataset.val.labels)
+        accuracy = TASKS[job.data.task].score(predict_split(predict, val), job.dataset.val.labels)
     return TrainedModel(spec=plan.model, form=form, file=job.run.ref(kept), parameters=None, val_accuracy=accuracy)
 
 
@@ -162,9 +162,10 @@ def _torch_teacher(job: Job, number: int, folder: Path) -> TrainedModel:
     config, data, plan = job.config, job.dataset, job.config.teachers[number]
     model, label = build_teacher(config, job.data, number), f"teacher {number + 1}" if number else "teacher"
     val = plain_views(data.val, job.data, config)
+    task = TASKS[job.data.task]
 
     def validate(candidate: nn.Module) -> float:
-        return accuracy_of(predict_split(torch_predictor(candidate, plan.precision), val), data.val.labels)
+        return task.score(predict_split(torch_predictor(candidate, plan.precision), val), data.val.labels)
 
     history: tuple[Epoch, ...] = ()
     resume = Resume(folder / RESUME, job.keys["teacher"])

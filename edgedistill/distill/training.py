@@ -6,6 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from edgedistill import processes
 from edgedistill.config import TrainingConfig
 from edgedistill.errors import EdgedistillError
 from edgedistill.progress import Advance, Reporter
@@ -88,9 +90,9 @@ def fit(model: nn.Module, training: Training, report: Reporter) -> tuple[Epoch, 
     accelerator = Accelerator()
     optimizer = build_optimizer(model, plan)
     scheduler = build_schedule(optimizer, plan, len(training.feed))
-    prepared, prepared_optimizer = accelerator.prepare(model, optimizer)
+    wrapped, prepared_optimizer = accelerator.prepare(model, optimizer)
     ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(plan.ema), use_buffers=True) if plan.ema else None  # type: ignore[no-untyped-call]  # torch's
-    state = _State(prepared, prepared_optimizer.optimizer, scheduler, ema)
+    state = _State(wrapped, model, prepared_optimizer.optimizer, scheduler, ema)
     history, best = state.load(training.resume)
     for number in range(len(history), plan.epochs):
         start = time.monotonic()
@@ -98,13 +100,14 @@ def fit(model: nn.Module, training: Training, report: Reporter) -> tuple[Epoch, 
             mean_loss = _train_epoch(state, training, number, accelerator, advance)
         if not math.isfinite(mean_loss):
             raise EdgedistillError(f"{label}: the loss is {mean_loss} in epoch {number + 1}; lower lr ({plan.peak_lr})")
-        kept = ema.module if ema is not None else accelerator.unwrap_model(prepared)
-        accuracy = training.validate(kept)
+        kept = ema.module if ema is not None else model
+        accuracy = processes.as_the_first_says(training.validate(kept) if processes.is_first() else 0.0)
         rate, seconds = float(scheduler.get_last_lr()[0]), time.monotonic() - start
         history += (Epoch(epoch=number + 1, loss=mean_loss, lr=rate, val_accuracy=accuracy, seconds=seconds),)
         if best is None or accuracy >= best[0]:
             best = (accuracy, copy.deepcopy(kept.state_dict()))
-        state.save(training.resume, history, best)
+        if processes.is_first():
+            state.save(training.resume, history, best)
         report.line(f"{label}: epoch {number + 1}, loss {mean_loss:.4f}, validation accuracy {accuracy:.2%}")
     if best is not None:
         model.load_state_dict(best[1])
@@ -113,26 +116,46 @@ def fit(model: nn.Module, training: Training, report: Reporter) -> tuple[Epoch, 
 
 
 def _train_epoch(state: _State, training: Training, number: int, accelerator: Any, advance: Advance) -> float:
-    torch.manual_seed((training.seed + number * 0x9E3779B9) % 2**63)  # dropout, the same whatever ran before
-    state.model.train()
+    # Dropout is the same whatever ran before, and another one in each process.
+    torch.manual_seed((training.seed + number * 0x9E3779B9 + processes.rank() * 0x85EBCA6B) % 2**63)
+    state.wrapped.train()
     total = torch.zeros((), dtype=torch.float64)
     count = 0
-    device, bf16 = accelerator.device, bf16_wanted(training.plan.precision)
     for batch in training.feed.epoch(number):
-        moved = Batch(*(None if part is None else part.to(device, non_blocking=True) for part in batch))  # type: ignore[arg-type]  # only the third may be None
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            answer = state.model(moved.inputs)
-        value = training.loss(answer.float(), moved)
-        accelerator.backward(value)
+        total += _backward(state, training, batch, accelerator)
         state.optimizer.step()
         state.scheduler.step()
         state.optimizer.zero_grad(set_to_none=True)
         if state.average is not None:
             state.average.update_parameters(state.model)
-        total += value.detach().cpu()
         count += 1
         advance(1, "")
-    return float(total) / max(count, 1)
+    mean: Tensor = accelerator.reduce(total.to(accelerator.device) / max(count, 1), "mean")
+    return float(mean)
+
+
+def _backward(state: _State, training: Training, batch: Batch, accelerator: Any) -> Tensor:
+    """Add a batch's gradients, in `plan.accumulate` parts where its activations would not fit, and return its loss."""
+    device, bf16 = accelerator.device, bf16_wanted(training.plan.precision)
+    parts = _parts(batch, training.plan.accumulate)
+    total = torch.zeros((), dtype=torch.float64)
+    for place, part in enumerate(parts):
+        moved = Batch(*(None if tensor is None else tensor.to(device, non_blocking=True) for tensor in part))  # type: ignore[arg-type]  # only the third may be None
+        last = place == len(parts) - 1
+        with nullcontext() if last else accelerator.no_sync(state.wrapped):
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                answer = state.wrapped(moved.inputs)
+            value = training.loss(answer.float(), moved) * (len(part.labels) / len(batch.labels))
+            accelerator.backward(value)
+        total += value.detach().cpu()
+    return total
+
+
+def _parts(batch: Batch, count: int) -> list[Batch]:
+    if count == 1:
+        return [batch]
+    cut = [None if tensor is None else tensor.chunk(count) for tensor in batch]
+    return [Batch(*(None if c is None else c[i] for c in cut)) for i in range(len(cut[1] or ()))]  # type: ignore[arg-type]  # only the third may be None
 
 
 def build_optimizer(model: nn.Module, plan: TrainingConfig) -> torch.optim.Optimizer:
@@ -167,8 +190,9 @@ def build_schedule(optimizer: torch.optim.Optimizer, plan: TrainingConfig, steps
 
 @dataclass(frozen=True, slots=True)
 class _State:
-    """All that a training changes."""
+    """All that a training changes; `wrapped` is the model as accelerate calls it, in step with other processes."""
 
+    wrapped: nn.Module
     model: nn.Module
     optimizer: torch.optim.Optimizer
     scheduler: LRScheduler

@@ -8,8 +8,9 @@ from edgedistill.data.augment import parse_augment
 from edgedistill.data.dataset import Split
 from edgedistill.data.preprocess import Preprocess
 from edgedistill.data.views import Views
+from edgedistill.distill.cache import Cache
 from edgedistill.distill.feed import TrainingFeed
-from edgedistill.distill.soft_labels import Cache, build_soft_labels, load_soft_labels, store_soft_labels
+from edgedistill.distill.soft_labels import build_soft_labels, load_soft_labels, store_soft_labels
 from edgedistill.errors import EdgedistillError
 from edgedistill.progress import Reporter
 from edgedistill.records import DataRecord
@@ -28,7 +29,9 @@ def views() -> Views:
     record = DataRecord(kind="image", dtype="uint8", shape=(6, 6), classes=("a", "b", "c"), vocabulary=None,
                         train=SAMPLES, val=0, test=0, fingerprint="")  # fmt: skip
     preprocess = Preprocess(record, DataConfig(train="", test=""))
-    return Views(Split(inputs, rows, rng.integers(0, 3, SAMPLES)), preprocess, parse_augment(("crop:1", "flip"), "image"), 7)
+    return Views(
+        Split(inputs, rows, rng.integers(0, 3, SAMPLES)), preprocess, parse_augment(("crop:1", "flip"), "image"), 7
+    )
 
 
 class Teacher:
@@ -62,7 +65,7 @@ def test_each_entry_is_the_teachers_answer_to_that_view(tmp_path: Path, views: V
 def test_training_batches_carry_the_labels_of_their_own_views(tmp_path: Path, views: Views) -> None:
     teacher = Teacher()
     soft = load_soft_labels(build_soft_labels(cache(tmp_path, count=3), teacher, views, QUIET))
-    feed = TrainingFeed(views, 64, soft, 3)
+    feed = TrainingFeed(views, 64, soft, 3, 0)
     seen = []
     for number in range(3):
         for batch in feed.epoch(number):

@@ -23,6 +23,7 @@ augment = ["crop:1"]
 model = "zoo:resnet20"
 width = 0.5
 epochs = 3
+engine = "torch"
 [student]
 model = "zoo:mlperf-resnet8"
 width = 0.25
@@ -203,7 +204,9 @@ def test_a_killed_run_goes_on_and_ends_bit_for_bit(finished: Path, tmp_path: Pat
     for name in ("teacher/model", "student/model", "student/control"):
         path = f"{name}.safetensors"
         assert (run / path).read_bytes() == (finished / "runs" / "digits" / path).read_bytes(), name
-    logits = [folder / "soft_labels" / "logits.npy".read_bytes() for folder in (run, finished / "runs" / "digits")]
+    logits = [
+        (folder / "soft_labels" / "logits.npy").read_bytes() for folder in (run, finished / "runs" / "digits")
+    ]
     assert logits[0] == logits[1]
 
 
@@ -251,7 +254,7 @@ def test_compare_report_and_json(finished: Path) -> None:
 def test_a_foreign_onnx_teacher_and_saved_logits(finished: Path, tmp_path: Path) -> None:
     run = finished / "runs" / "digits"
     shutil.copy(run / "onnx" / "teacher-fp32.onnx", tmp_path / "teacher.onnx")
-    text = CONFIG.replace('"zoo:resnet20"\nwidth = 0.5', '"teacher.onnx"').replace("epochs = 4", "epochs = 1")
+    text = CONFIG.replace('"zoo:resnet20"\nwidth = 0.5\nepochs = 3\nengine = "torch"', '"teacher.onnx"').replace("epochs = 4", "epochs = 1")
     (tmp_path / "onnx.toml").write_text(text)
     result = edgedistill("run", "onnx.toml", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
@@ -271,3 +274,25 @@ def test_a_foreign_onnx_teacher_and_saved_logits(finished: Path, tmp_path: Path)
     result = edgedistill("run", "logits.toml", *settings, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert not (tmp_path / "runs" / "logits" / "onnx" / "teacher-fp32.onnx").exists()
+
+
+def test_two_processes_make_the_same_soft_labels_and_nearly_the_same_student(finished: Path, tmp_path: Path) -> None:
+    text = CONFIG.replace("epochs = 4", "epochs = 12\naccumulate = 2").replace("control = true", "control = false")
+    (tmp_path / "edgedistill.toml").write_text(text)
+    teacher = tmp_path / "teacher.safetensors"
+    shutil.copy(finished / "runs" / "digits" / "teacher" / "model.safetensors", teacher)
+    settings = ("--set", "teacher.weights=teacher.safetensors")
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
+                "--mixed_precision", "no", "--dynamo_backend", "no"]  # fmt: skip
+    command = ["-m", "edgedistill", "distill", "edgedistill.toml", "--run-dir", "two", *settings]
+    together = subprocess.run(
+        [*launcher, *command], cwd=tmp_path, env=environment(tmp_path / "2"), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert together.returncode == 0, together.stderr
+    assert together.stderr.count("student: epoch 12") == 1  # one process speaks
+    assert edgedistill("distill", "edgedistill.toml", "--run-dir", "one", *settings, cwd=tmp_path).returncode == 0
+    one, two = (np.load(tmp_path / run / "soft_labels" / "logits.npy") for run in ("one", "two"))
+    np.testing.assert_array_equal(one, two)
+    accuracies = [stages(tmp_path / run)["student"]["record"]["student"]["val_accuracy"] for run in ("one", "two")]
+    assert abs(accuracies[0] - accuracies[1]) < 0.08, accuracies
+    assert min(accuracies) > 0.8

@@ -1,0 +1,121 @@
+"""Soft labels on disk, shared between runs.
+
+A cache is a folder named after its fingerprint: `manifest.json`, `logits.npy` (views, samples, classes) in float16, raw,
+so that any temperature and loss can use them, `done.npy`, the bitmap from which an interrupted cache goes on, `engine`,
+what the teacher runs in, and at last `logits.sha256`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgedistill import processes
+from edgedistill.progress import Reporter
+from edgedistill.runs import atomic_path, sha256_of, write_atomic, write_json
+
+SCHEMA = "edgedistill.soft_labels/1"
+
+
+def caches_folder() -> Path:
+    """Return where caches lie: EDGEDISTILL_CACHE, or the user's cache folder as XDG has it."""
+    named = os.environ.get("EDGEDISTILL_CACHE")
+    base = Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "edgedistill"
+    return base / "soft_labels"
+
+
+def describe_caches() -> Iterator[str]:
+    """Yield a line for each cache: its folder, shape, size, and whether it is complete."""
+    folder = caches_folder()
+    found = sorted(folder.glob("*/manifest.json"))
+    yield f"{len(found)} caches in {folder}; to free the space, delete folders there"
+    for manifest in found:
+        shape = json.loads(manifest.read_text(encoding="utf-8"))["shape"]
+        size = sum(path.stat().st_size for path in manifest.parent.iterdir())
+        state = "complete" if (manifest.parent / "logits.sha256").exists() else "begun"
+        views, samples, classes = shape
+        yield f"{manifest.parent.name[:16]}  {views} views of {samples:,} samples, {classes} classes, {size:,} bytes, {state}"
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give a file a second name, or a copy where the two lie on different file systems."""
+    with atomic_path(target) as scratch:
+        scratch.unlink()
+        try:
+            os.link(source, scratch)
+        except OSError:
+            shutil.copyfile(source, scratch)
+
+
+@dataclass(frozen=True, slots=True)
+class Cache:
+    """Where a cache lies, what it is of, and its shape (views, samples, classes)."""
+
+    folder: Path
+    fingerprint: str
+    shape: tuple[int, int, int]
+
+    @contextmanager
+    def locked(self, report: Reporter) -> Iterator[None]:
+        """Keep other launches out while this one reads or fills the cache; waits for its turn."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if not processes.is_first():  # the first process holds the lock for all of its launch
+            yield
+            return
+        with (self.folder / ".lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                report.line("soft labels: another process makes the same ones; waiting for them")
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def is_complete(self) -> bool:
+        """Tell whether every entry is there, as it was written, of this fingerprint and shape."""
+        seal = self.folder / "logits.sha256"
+        whole = seal.exists() and seal.read_text(encoding="utf-8") == sha256_of(self.folder / "logits.npy")
+        if seal.exists() and not whole:
+            (self.folder / "manifest.json").unlink(missing_ok=True)  # damaged: nothing of it is taken over
+        return whole and self._is_ours()
+
+    def seal(self) -> Path:
+        """Mark the cache as complete and return its logits.npy."""
+        path = self.folder / "logits.npy"
+        if processes.is_first():
+            write_atomic(self.folder / "logits.sha256", sha256_of(path))
+        return path
+
+    def _is_ours(self) -> bool:
+        manifest = self.folder / "manifest.json"
+        names = ("logits.npy", "done.npy", "engine")
+        return (
+            all((self.folder / name).exists() for name in names)
+            and manifest.exists()
+            and json.loads(manifest.read_text(encoding="utf-8")) == self._manifest()
+        )
+
+    def _manifest(self) -> dict[str, Any]:
+        return {"schema": SCHEMA, "fingerprint": self.fingerprint, "shape": list(self.shape)}
+
+    def open(self) -> tuple[np.memmap, np.memmap]:
+        """Map logits and bitmap for writing; what an earlier call under the same fingerprint wrote is kept."""
+        if processes.is_first() and not self._is_ours():
+            for name in ("logits.npy", "logits.sha256"):  # runs may have links to the old file: it is theirs
+                (self.folder / name).unlink(missing_ok=True)
+            np.lib.format.open_memmap(self.folder / "logits.npy", "w+", np.float16, self.shape)
+            np.lib.format.open_memmap(self.folder / "done.npy", "w+", np.bool_, self.shape[:2])
+            write_json(self.folder / "manifest.json", self._manifest())  # last: it vouches for the other two
+        processes.wait_for_all()
+        return (
+            np.lib.format.open_memmap(self.folder / "logits.npy", "r+"),
+            np.lib.format.open_memmap(self.folder / "done.npy", "r+"),
+        )
