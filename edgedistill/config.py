@@ -78,7 +78,8 @@ class MelConfig(Section):
 class DataConfig(Section):
     """Where the data is; `val_fraction` of train is split off without `val`; `size` resizes the images of a folder.
 
-    With `mel`, waveforms become log-mel pictures before they reach a model, and `mean` and `std` are of those.
+    With `mel`, waveforms become log-mel pictures before they reach a model, and `mean` and `std` are of those. The labels
+    of a `task` other than classification are values (N,) or vectors (N, D), and `classes` are the names of the D.
     """
 
     train: str
@@ -87,6 +88,7 @@ class DataConfig(Section):
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
     kind: Literal["image", "signal", "tokens"] | None = None
     size: Count | None = None
+    task: Literal["classification", "regression", "embedding"] = "classification"
     mel: MelConfig | None = None
     classes: tuple[str, ...] | None = None
     augment: tuple[str, ...] = ()
@@ -106,6 +108,7 @@ class TrainingConfig(Section):
     label_smoothing: Fraction = 0.0
     ema: Fraction = 0.0
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    accumulate: Count = 1
 
     @property
     def peak_lr(self) -> float:
@@ -308,6 +311,17 @@ class Config(Section):
                     f"two targets run kit '{target.kit}' on device '{target.device}'; merge their precisions"
                 )
             seen.add((target.device, target.kit))
+        return self
+
+    @model_validator(mode="after")
+    def _loss_fits_the_task(self) -> Config:
+        task, loss = self.data.task, self.distill.loss
+        if task == "classification":
+            return self
+        if loss in (*LOGIT_LOSSES, *FEATURE_LOSSES) and loss != "mse":
+            raise ValueError(f"distill.loss: '{loss}' compares classes, and data.task is '{task}'; set loss = 'mse'")
+        if any(plan.label_smoothing for plan in (*self.teachers, self.distill)):
+            raise ValueError(f"label_smoothing is for classes, and data.task is '{task}'; remove the key")
         return self
 
     @model_validator(mode="after")

@@ -30,12 +30,16 @@ class FileRef(Record):
 
 
 class DataRecord(Record):
-    """What the data is: `shape` is one sample's, channels last, as the user gave it."""
+    """What the data is: `shape` is one sample's, channels last, as the user gave it.
+
+    `classes` names the outputs of a model: the classes or, for regression and embedding, the values.
+    """
 
     kind: Literal["image", "signal", "tokens"]
     dtype: str
     shape: tuple[int, ...]
     classes: tuple[str, ...]
+    task: Literal["classification", "regression", "embedding"] = "classification"
     vocabulary: int | None
     train: int
     val: int
@@ -118,7 +122,10 @@ class QuantizedRecord(Record):
 
 
 class Parity(Record):
-    """Agreement of two forms of one model; `agreement` is the fraction of equal top-1 answers."""
+    """Agreement of two forms of one model: `agreement` is the metric of one with the other's outputs for labels.
+
+    For classification that is the fraction of equal top-1 answers, for regression R2, for embedding the mean cosine.
+    """
 
     max_abs_diff: float
     agreement: float
@@ -253,7 +260,10 @@ class Energy(Record):
 
 
 class Accuracy(Record):
-    """A metric on the test set with its 95 % interval (Wilson), as fractions."""
+    """A metric on the test set with its 95 % interval, where 1 is perfect.
+
+    top1 with Wilson's interval; r2 with that of resampled samples; cosine, a mean, with Student's.
+    """
 
     metric: str
     value: float

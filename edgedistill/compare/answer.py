@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from edgedistill.compare import figures
 from edgedistill.compare.rows import Row
 from edgedistill.compare.stats import accuracy_drop, speedup
+from edgedistill.records import Accuracy
 
 TOLERATED_DROP_POINTS = 1.0
 """A student whose accuracy is really lower than the best student's by more than this is not proposed for its speed."""
@@ -81,9 +82,14 @@ def _facts(row: Row) -> list[str]:
     size = figures.size(row.measurement.size_bytes)
     if row.speedup is None:
         measured = row.measurement.accuracy
-        accuracy = "accuracy not measured" if measured is None else f"{figures.percent(measured.value)} % accurate"
+        accuracy = "accuracy not measured" if measured is None else _level(measured)
         return [f"p50 {figures.milliseconds(row.measurement.latency_ns.p50)} ms", accuracy, size]
     return [_speed(row, "the teacher"), _accuracy(row), size]
+
+
+def _level(measured: Accuracy) -> str:
+    percent = f"{figures.percent(measured.value)} %"
+    return f"{percent} accurate" if measured.metric == "top1" else f"{figures.metric([measured.metric])[1]} {percent}"
 
 
 def _speed(row: Row, baseline: str) -> str:

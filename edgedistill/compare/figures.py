@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from typing import Final
 
 NONE = "—"
 
@@ -41,6 +43,16 @@ def energy(microjoules: float) -> str:
         if abs(microjoules) >= scale * 0.9995:
             return f"{significant(microjoules / scale)} {unit}"
     return f"{significant(microjoules)} µJ"
+
+
+METRICS: Final = {"top1": ("acc. %", "Accuracy"), "r2": ("R² %", "R²"), "cosine": ("cos. %", "Cosine")}
+"""A metric's heading in a narrow table, and its name."""
+
+
+def metric(found: Iterable[str]) -> tuple[str, str]:
+    """Return the heading and the name of the one metric that is found, or of any where they differ."""
+    names = set(found) or {"top1"}
+    return METRICS.get(names.pop(), ("score %", "Score")) if len(names) == 1 else ("score %", "Score")
 
 
 def percent(fraction: float) -> str:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
 from edgedistill.compare import figures
-from edgedistill.compare.rows import Row
+from edgedistill.compare.rows import Row, metric_of
 from edgedistill.compare.svg import SERIES, new_axes, style, to_svg
 from edgedistill.records import TrainedModel
 
@@ -56,12 +56,13 @@ def accuracy_latency(rows: Sequence[Row], name: str) -> str | None:
         figure, axes = new_axes()
         points = [_point(axes, row, looks[row.label]) for row in shown]
         _latency_axis(axes, [x for x, _ in points])
-        axes.set_ylabel("accuracy on the test set, %")
+        metric = metric_of(shown)[1]
+        axes.set_ylabel(f"{metric} on the test set, %")
         _legend(figure)
         described = "; ".join(
             f"{row.label}: {figures.significant(x)} ms, {y:.1f} %" for row, (x, y) in zip(shown, points, strict=True)
         )
-        return to_svg(figure, name, "Accuracy against latency", described)
+        return to_svg(figure, name, f"{metric} against latency", described)
 
 
 def latency_distribution(samples: Mapping[str, Sequence[np.ndarray]], labels: Sequence[str], name: str) -> str | None:
@@ -89,8 +90,8 @@ def latency_distribution(samples: Mapping[str, Sequence[np.ndarray]], labels: Se
         return to_svg(figure, name, "Distribution of latency", "; ".join(medians))
 
 
-def training_curves(models: Mapping[str, TrainedModel], name: str) -> str | None:
-    """Plot validation accuracy by epoch of each model that has a history."""
+def training_curves(models: Mapping[str, TrainedModel], metric: str, name: str) -> str | None:
+    """Plot the metric on validation by epoch of each model that has a history."""
     curves = {
         label: [(e.epoch, 100 * e.val_accuracy) for e in model.history if e.val_accuracy is not None]
         for label, model in models.items()
@@ -106,10 +107,10 @@ def training_curves(models: Mapping[str, TrainedModel], name: str) -> str | None
             x, y = zip(*curve, strict=True)
             axes.plot(x, y, color=colours[label], linestyle=dashes[label], linewidth=1.6, label=label)
         axes.set_xlabel("epoch")
-        axes.set_ylabel("accuracy on validation, %")
+        axes.set_ylabel(f"{metric} on validation, %")
         _legend(figure)
         last = "; ".join(f"{label}: {curve[-1][1]:.1f} % after epoch {curve[-1][0]}" for label, curve in curves.items())
-        return to_svg(figure, name, "Accuracy on validation during training", last)
+        return to_svg(figure, name, f"{metric} on validation during training", last)
 
 
 def _point(axes: Axes, row: Row, look: Look) -> tuple[float, float]:

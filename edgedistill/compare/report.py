@@ -19,8 +19,10 @@ from edgedistill.compare.comparison import Comparison, Group, summarise_run
 from edgedistill.compare.load import ResultSet, load_run, read_samples
 from edgedistill.compare.notes import Notes, notes_of, precision
 from edgedistill.compare.plots import accuracy_latency, latency_distribution, training_curves
+from edgedistill.compare.rows import metric_of
 from edgedistill.compare.stages import STAGES, Stages, control_gain, outcome, read_stages
 from edgedistill.config import Budget
+from edgedistill.data.tasks import TASKS
 from edgedistill.records import Measurement, TrainedModel
 from edgedistill.runs import Run, write_atomic
 
@@ -37,6 +39,7 @@ class GroupView:
     latency_plot: Markup | None
     missing_samples: tuple[str, ...]
     is_paired: bool
+    metric: str
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,7 @@ def render_report(run_folder: Path, budgets: dict[str, Budget] | None = None) ->
     run = Run(run_folder)
     stages = read_stages(run)
     comparison = summarise_run(result, budgets)
+    metric = figures.metric([TASKS[stages.data.task].metric] if stages.data else [])[1]
     return _environment().get_template(TEMPLATE).render(
         name=result.name,
         created=max((m.created for m in result.measurements), default=None),
@@ -68,7 +72,8 @@ def render_report(run_folder: Path, budgets: dict[str, Budget] | None = None) ->
         groups=[_group_view(group, result, i) for i, group in enumerate(comparison.groups)],
         stages=stages,
         missing=[stage for stage in STAGES if stage not in run.stages],
-        training_plot=_markup(training_curves(_trained(stages), "training")),
+        training_plot=_markup(training_curves(_trained(stages), metric, "training")),
+        metric=metric,
         gain=control_gain(stages),
         provenance=[StageView(stage, outcome(stages, stage), run.stages.get(stage)) for stage in STAGES],
         install=_install_line(run),
@@ -108,6 +113,7 @@ def _group_view(group: Group, result: ResultSet, index: int) -> GroupView:
         latency_plot=_markup(latency_distribution(samples, labels, f"latency-{index}")),
         missing_samples=missing,
         is_paired=any(row.accuracy_drop.paired for row in group.rows if row.accuracy_drop is not None),
+        metric=metric_of(group.rows)[1],
     )
 
 

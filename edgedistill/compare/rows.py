@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from pydantic import Field
 
+from edgedistill.compare import figures
 from edgedistill.compare.budget import BudgetCheck
 from edgedistill.compare.load import Result
 from edgedistill.compare.stats import AccuracyDrop, Speedup, accuracy_drop, correctness_correlation, speedup
@@ -29,6 +30,11 @@ class Row(Record):
     budget: BudgetCheck | None = None
     differs: tuple[str, ...] = ()
     reasons: dict[str, str] = Field(default_factory=dict)
+
+
+def metric_of(rows: Iterable[Row]) -> tuple[str, str]:
+    """Return the heading and the name of the metric that rows were measured by."""
+    return figures.metric(row.measurement.accuracy.metric for row in rows if row.measurement.accuracy is not None)
 
 
 def baseline_row(baseline: Result) -> Row:

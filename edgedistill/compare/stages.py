@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from edgedistill.compare import figures
 from edgedistill.compare.load import describe
 from edgedistill.compare.stats import AccuracyDrop, accuracy_drop, wilson
+from edgedistill.data.tasks import TASKS
 from edgedistill.errors import ConfigError
 from edgedistill.records import (
     BenchRecord,
@@ -78,6 +79,12 @@ def control_gain(stages: Stages) -> str | None:
         return "Whether distillation helped is not known: the student or its control has no validation accuracy."
     if stages.data is None or stages.data.val < 1:
         return f"Distillation changed validation accuracy by {100 * (student - control):+.1f} points (no interval: n unknown)."
+    if stages.data.task != "classification":
+        name = figures.metric([TASKS[stages.data.task].metric])[1]
+        return (
+            f"Distillation changed {name} on validation by {100 * (student - control):+.1f} points "
+            "(no interval: samples are not recorded)."
+        )
     n = stages.data.val
     return _gain(accuracy_drop(wilson(student, n), wilson(control, n)), n)
 
@@ -104,7 +111,8 @@ def outcome(stages: Stages, stage: str) -> str:
 def _data(record: DataRecord) -> str:
     shape = "\u00d7".join(map(str, record.shape))
     split = f"{record.train} train, {record.val} validation, {record.test} test"
-    return f"{record.kind} {shape} {record.dtype}, {len(record.classes)} classes; {split}"
+    outputs = "classes" if record.task == "classification" else f"value(s) for {record.task}"
+    return f"{record.kind} {shape} {record.dtype}, {len(record.classes)} {outputs}; {split}"
 
 
 def _model(record: TrainedModel) -> str:

@@ -10,10 +10,10 @@ from rich.text import Text
 from edgedistill.compare import figures
 from edgedistill.compare.comparison import Comparison, Group
 from edgedistill.compare.notes import Notes, notes_of, precision
-from edgedistill.compare.rows import Row
+from edgedistill.compare.rows import Row, metric_of
 from edgedistill.records import Measurement
 
-COLUMNS = ("model", "precision", "acc. %", "size", "p50 ms", "p95 ms", "mem. MB", "energy", "speedup")
+COLUMNS = ("model", "precision", "", "size", "p50 ms", "p95 ms", "mem. MB", "energy", "speedup")
 
 
 def render_table(comparison: Comparison) -> Stack:
@@ -35,7 +35,12 @@ def _table(group: Group, notes: Notes) -> Table:
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", pad_edge=False)
     for column in COLUMNS:
         is_text = column in COLUMNS[:2]
-        table.add_column(column, justify="left" if is_text else "right", overflow="fold", no_wrap=not is_text)
+        table.add_column(
+            column or metric_of(group.rows)[0],
+            justify="left" if is_text else "right",
+            overflow="fold",
+            no_wrap=not is_text,
+        )
     for row in group.rows:
         table.add_row(*(Text(cell) for cell in _cells(row, notes)))
     return table

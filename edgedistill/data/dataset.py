@@ -9,6 +9,7 @@ import numpy as np
 
 from edgedistill.config import Config, DataConfig
 from edgedistill.data.sources import Array, Source, fingerprint_source, load_source
+from edgedistill.data.tasks import TaskName
 from edgedistill.errors import ConfigError
 from edgedistill.records import DataRecord
 from edgedistill.runs import Run, hash_of
@@ -18,7 +19,10 @@ Kind = Literal["image", "signal", "tokens"]
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Rows of a source: `rows` index `inputs`, and are the samples' identities; `labels` belong to `rows`."""
+    """Rows of a source: `rows` index `inputs`, and are the samples' identities; `labels` belong to `rows`.
+
+    Labels are class numbers (N,), int64, or values (N, D), float32.
+    """
 
     inputs: Array
     rows: Array
@@ -43,7 +47,7 @@ def fingerprint_data(config: Config, run: Run) -> str:
     """Hash everything that decides the data and its splits."""
     data = config.data
     sources = [data.train, data.test, *([data.val] if data.val else [])]
-    chosen = data.model_dump(include={"val_fraction", "size", "classes"}) | {"kind": _said_kind(data)}
+    chosen = data.model_dump(include={"val_fraction", "size", "classes", "task"}) | {"kind": _said_kind(data)}
     return hash_of([chosen, config.seed, [fingerprint_source(text, config.folder, run) for text in sources]])
 
 
@@ -60,16 +64,16 @@ def load_dataset(config: Config, fingerprint: str) -> Dataset:
     named = [("train", train), ("test", test), *([("val", given_val)] if given_val else [])]
     for name, source in named:
         _check_inputs(name, source, train, kind)
-    classes = _classes_of(data, named)
+    classes = _classes_of(data, named) if data.task == "classification" else _values_of(data, named)
     _check_channels(data, kind, train.inputs.shape[1:])
     _check_mel(data, kind, train.inputs.shape[1:])
     fit, val = _split(config, train, given_val)
     record = DataRecord(
-        kind=kind, dtype=train.inputs.dtype.name, shape=train.inputs.shape[1:], classes=classes,
+        kind=kind, dtype=train.inputs.dtype.name, shape=train.inputs.shape[1:], classes=classes, task=data.task,
         vocabulary=int(max(source.inputs.max() for _, source in named)) + 1 if kind == "tokens" else None,
         train=len(fit), val=len(val), test=len(test.labels), fingerprint=fingerprint,
     )  # fmt: skip
-    return Dataset(record, fit, val, _whole(test))
+    return Dataset(record, fit, val, _whole(test, data.task))
 
 
 def _said_kind(data: DataConfig) -> Kind | None:
@@ -95,7 +99,7 @@ def _check_inputs(name: str, source: Source, train: Source, kind: Kind) -> None:
     inputs, labels = source.inputs, source.labels
     if inputs.ndim not in RANKS[kind][0]:
         raise ConfigError(f"data.{name}: inputs have shape {inputs.shape}; {kind} data is {RANKS[kind][1]}")
-    if labels.shape != (len(inputs),):
+    if labels.shape[:1] != (len(inputs),):
         raise ConfigError(
             f"data.{name}: {len(inputs)} inputs but labels of shape {labels.shape}; expected ({len(inputs)},)"
         )
@@ -116,8 +120,16 @@ def _check_inputs(name: str, source: Source, train: Source, kind: Kind) -> None:
 
 def _classes_of(data: DataConfig, named: list[tuple[str, Source]]) -> tuple[str, ...]:
     for name, source in named:
+        if source.labels.ndim != 1:
+            raise ConfigError(
+                f"data.{name}: labels have shape {source.labels.shape}; expected ({len(source.labels)},), "
+                "or data.task = 'regression' if they are values"
+            )
         if not np.issubdtype(source.labels.dtype, np.integer):
-            raise ConfigError(f"data.{name}: labels are {source.labels.dtype}; expected class numbers from 0 on")
+            raise ConfigError(
+                f"data.{name}: labels are {source.labels.dtype}; expected class numbers from 0 on, "
+                "or data.task = 'regression' if they are values"
+            )
         if source.labels.min() < 0:
             raise ConfigError(f"data.{name}: label {source.labels.min()} is below 0")
         if source.classes is not None and source.classes != named[0][1].classes:
@@ -136,6 +148,32 @@ def _classes_of(data: DataConfig, named: list[tuple[str, Source]]) -> tuple[str,
     if len(classes) < 2:
         raise ConfigError("data.train: a single class cannot be learned; check the labels")
     return classes
+
+
+def _values_of(data: DataConfig, named: list[tuple[str, Source]]) -> tuple[str, ...]:
+    """Return the names of the values that labels hold, of which each split has as many."""
+    train = named[0][1]
+    count = _as_values(train.labels).shape[1]
+    for name, source in named:
+        labels = source.labels
+        if labels.ndim > 2 or not (np.issubdtype(labels.dtype, np.number) and np.isfinite(labels).all()):
+            raise ConfigError(
+                f"data.{name}: labels are {labels.dtype}{labels.shape}; expected finite numbers (N,) or (N, D)"
+            )
+        if _as_values(labels).shape[1] != count:
+            raise ConfigError(
+                f"data.{name}: {_as_values(labels).shape[1]} values a label, but those of train have {count}"
+            )
+    names = data.classes or train.classes or tuple(str(i) for i in range(count))
+    if len(names) != count:
+        raise ConfigError(f"data.classes: {len(names)} names, but labels have {count} value(s)")
+    if data.task == "embedding" and count < 2:
+        raise ConfigError("data.task: an embedding needs vectors (N, D) for labels; for one value it is 'regression'")
+    return names
+
+
+def _as_values(labels: Array) -> Array:
+    return labels.reshape(len(labels), -1)
 
 
 def _check_channels(data: DataConfig, kind: Kind, shape: tuple[int, ...]) -> None:
@@ -162,20 +200,25 @@ def channels_of(kind: Kind, shape: tuple[int, ...]) -> int:
     return shape[-1] if len(shape) == full else 1
 
 
-def _whole(source: Source) -> Split:
-    return Split(source.inputs, np.arange(len(source.labels)), source.labels.astype(np.int64))
+def _whole(source: Source, task: TaskName) -> Split:
+    labels = (
+        source.labels.astype(np.int64) if task == "classification" else _as_values(source.labels).astype(np.float32)
+    )
+    return Split(source.inputs, np.arange(len(labels)), labels)
 
 
 def _split(config: Config, train: Source, val: Source | None) -> tuple[Split, Split]:
-    whole = _whole(train)
+    task = config.data.task
+    whole = _whole(train, task)
     if val is not None:
-        return whole, _whole(val)
+        return whole, _whole(val, task)
     from sklearn.model_selection import train_test_split
 
     try:
         fit, held = train_test_split(
-            whole.rows, test_size=config.data.val_fraction, stratify=whole.labels, random_state=config.seed % 2**32
-        )
+            whole.rows, test_size=config.data.val_fraction, random_state=config.seed % 2**32,
+            stratify=whole.labels if task == "classification" else None,
+        )  # fmt: skip
     except ValueError as error:
         raise ConfigError(f"data.val_fraction: train cannot be split by class: {error}; give data.val") from None
     fit, held = np.sort(fit), np.sort(held)

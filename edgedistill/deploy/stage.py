@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edgedistill.config import TargetConfig
+from edgedistill.data.tasks import TASKS
 from edgedistill.deploy.harness import compile_model, run_bench
 from edgedistill.errors import DeviceError, ParityError
 from edgedistill.job import Job
@@ -119,7 +120,7 @@ def _arm(job: Job, name: str, artifact: Artifact) -> dict[str, Any]:
         "kit_dir": str(job.kits[artifact.kit].folder), "precision": artifact.precision, "threads": target.threads,
         "entry": artifact.entry, "size_bytes": artifact.size_bytes,
         "model": {"name": model.name, "sha256": model.file.sha256, "lineage": _lineage(job, model)},
-        "io": model.io.path, "expected": model.expected, "metric": "top1",
+        "io": model.io.path, "expected": model.expected, "metric": TASKS[job.data.task].metric,
     }  # fmt: skip
 
 

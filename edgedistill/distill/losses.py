@@ -180,9 +180,11 @@ FEATURE_TERMS: Final[dict[str, Callable[[Tensor, Tensor], Tensor]]] = {"hint": h
 
 
 def label_loss(plan: TrainingConfig) -> Loss:
-    """Return the cross-entropy with the labels, smoothed as the plan says."""
+    """Return the cross-entropy with class numbers (B,), smoothed as the plan says, or mse with values (B, D)."""
 
     def loss(logits: Tensor, batch: Batch) -> Tensor:
+        if batch.labels.is_floating_point():
+            return mse(logits, batch.labels)
         return functional.cross_entropy(logits, batch.labels, label_smoothing=plan.label_smoothing)
 
     return loss

@@ -106,4 +106,3 @@ def predict_split(predict: Predict, views: Views) -> Array:
     plain = np.zeros_like(positions)
     blocks = [positions[i : i + BATCH] for i in range(0, len(positions), BATCH)]
     return np.concatenate([predict(views.batch(block, plain[: len(block)])).numpy() for block in blocks])
-

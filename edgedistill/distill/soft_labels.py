@@ -97,7 +97,9 @@ def _accuracy_of_several(job: Job) -> float | None:
         return None
     predict = online_predictor(job)
     accuracy = TASKS[job.data.task].score(predict_split(predict, plain_views(val, job.data, job.config)), val.labels)
-    job.report.line(f"soft labels: mean of {len(teachers)} teachers, validation accuracy {accuracy:.2%}")
+    job.report.line(
+        f"soft labels: mean of {len(teachers)} teachers, validation {TASKS[job.data.task].shown} {accuracy:.2%}"
+    )
     return accuracy
 
 
@@ -139,7 +141,7 @@ def _choose(job: Job, number: int, views: Views) -> str:
     plan = job.config.teachers[number]
     if teacher_form(plan) == "onnx":
         return "onnxruntime"
-    return choose_engine(plan, load_teacher(job, number), _first_batch(views), job.report)
+    return choose_engine(plan, load_teacher(job, number), _first_batch(views), job.report, job.data.task)
 
 
 def _first_batch(views: Views) -> Tensor:

@@ -91,7 +91,7 @@ def _check_loss(config: Config, data: DataRecord, student: nn.Module, sample: to
     # Made-up logits, more than one sample of each, so that a function of the user's is tried before anything is written.
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(2, 16, len(data.classes), generator=generator)
-    labels = torch.arange(16) % len(data.classes)
+    labels = torch.arange(16) % len(data.classes) if data.task == "classification" else logits[1]
     distillation_loss(plan, config.folder)(logits[0].requires_grad_(), Batch(sample, labels, logits[1]))
 
 
@@ -136,10 +136,10 @@ def _train(
     if teacher is not None:
         first = np.zeros(1, np.int64)
         learner = feature_student(plan, model, teacher, feed.views.batch(first, first), config.seed)
-    history = fit(learner, Training(name, plan, feed, loss, validate, resume, config.seed), job.report)
+    history = fit(learner, Training(name, plan, feed, loss, validate, resume, config.seed, task.shown), job.report)
     saved: Path = save_model(model, folder / ("model.safetensors" if name == "student" else f"{name}.safetensors"))
     return TrainedModel(
         spec=student_name(config), form="torch", file=job.run.ref(saved), parameters=count_parameters(model),
-        val_accuracy=max(epoch.val_accuracy or 0.0 for epoch in history), history=history,
+        val_accuracy=max(epoch.val_accuracy for epoch in history if epoch.val_accuracy is not None), history=history,
         parent=job.keys["soft_labels"] if name == "student" else job.data.fingerprint,
     )  # fmt: skip

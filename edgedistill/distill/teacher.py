@@ -172,12 +172,12 @@ def _torch_teacher(job: Job, number: int, folder: Path) -> TrainedModel:
     if plan.weights:
         load_weights(model, config.path(plan.weights))
         accuracy = validate(model)
-        job.report.line(f"{label}: {plan.weights} loaded, validation accuracy {accuracy:.2%}")
+        job.report.line(f"{label}: {plan.weights} loaded, validation {task.shown} {accuracy:.2%}")
     else:
         feed = TrainingFeed(training_views(data.train, job.data, config), plan.batch_size, None, 0, config.seed)
-        training = Training(label, plan, feed, label_loss(plan), validate, resume, config.seed)
+        training = Training(label, plan, feed, label_loss(plan), validate, resume, config.seed, task.shown)
         history = fit(model, training, job.report)
-        accuracy = max(epoch.val_accuracy or 0.0 for epoch in history)
+        accuracy = max(epoch.val_accuracy for epoch in history if epoch.val_accuracy is not None)
     saved = save_model(model, folder / "model.safetensors")
     if processes.is_first():
         write_json(folder / "history.json", {"epochs": [epoch.model_dump() for epoch in history]})

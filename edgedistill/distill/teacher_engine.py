@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from edgedistill.config import TeacherConfig
+from edgedistill.data.tasks import TaskName, agreement_of
 from edgedistill.distill.predictors import Predict, torch_predictor
 from edgedistill.distill.training import bf16_wanted
 from edgedistill.errors import ConfigError
@@ -23,7 +24,9 @@ TRIALS = 4
 MIN_AGREEMENT = 0.98
 
 
-def choose_engine(plan: TeacherConfig, model: nn.Module, sample: Tensor, report: Reporter) -> EngineName:
+def choose_engine(
+    plan: TeacherConfig, model: nn.Module, sample: Tensor, report: Reporter, task: TaskName = "classification"
+) -> EngineName:
     """Return "torch" or "openvino": as `plan.engine` asks, or for "auto" the one that runs the sample batch faster.
 
     Raises ConfigError when OpenVINO was asked for and does not take the model.
@@ -34,7 +37,7 @@ def choose_engine(plan: TeacherConfig, model: nn.Module, sample: Tensor, report:
     by_torch = torch_predictor(model, precision)
     try:
         by_openvino = openvino_predictor(model, sample, precision)
-        agreement = float((by_openvino(sample).argmax(1) == by_torch(sample).argmax(1)).float().mean())
+        agreement = agreement_of(task, by_openvino(sample).numpy(), by_torch(sample).numpy())
     except (RuntimeError, TypeError) as error:  # OpenVINO's conversion and compilation errors derive from these
         reason = str(error).strip().splitlines()[0]
         if wanted == "openvino":

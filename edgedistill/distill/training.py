@@ -25,7 +25,7 @@ from edgedistill.runs import atomic_path
 
 
 class Batch(NamedTuple):
-    """Model inputs (B, ...), labels (B,), and the teacher's logits (B, classes) when there is a teacher."""
+    """Model inputs (B, ...), labels (B,) or values (B, D), and the teacher's logits (B, classes) when there is a teacher."""
 
     inputs: Tensor
     labels: Tensor
@@ -66,7 +66,7 @@ def bf16_wanted(precision: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """All that a training needs besides the model; `validate` gives the accuracy (a fraction) of a candidate."""
+    """All that a training needs besides the model; `validate` gives the metric of a candidate (1 is perfect)."""
 
     label: str
     plan: TrainingConfig
@@ -75,6 +75,7 @@ class Training:
     validate: Validate
     resume: Resume
     seed: int
+    metric: str = "accuracy"
 
 
 def fit(model: nn.Module, training: Training, report: Reporter) -> tuple[Epoch, ...]:
@@ -108,7 +109,7 @@ def fit(model: nn.Module, training: Training, report: Reporter) -> tuple[Epoch, 
             best = (accuracy, copy.deepcopy(kept.state_dict()))
         if processes.is_first():
             state.save(training.resume, history, best)
-        report.line(f"{label}: epoch {number + 1}, loss {mean_loss:.4f}, validation accuracy {accuracy:.2%}")
+        report.line(f"{label}: epoch {number + 1}, loss {mean_loss:.4f}, validation {training.metric} {accuracy:.2%}")
     if best is not None:
         model.load_state_dict(best[1])
     model.eval()

@@ -9,6 +9,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from edgedistill.data.tasks import TaskName, agreement_of
 from edgedistill.errors import ConfigError, ParityError
 from edgedistill.records import Parity
 
@@ -39,14 +40,16 @@ def run_onnx(model: Path | bytes, requests: Arrays, *, optimise: bool = False) -
     return {name: np.stack([answer[place] for answer in answers]) for place, name in enumerate(names)}
 
 
-def compare_outputs(expected: NDArray[np.generic], got: NDArray[np.generic]) -> Parity:
-    """Compare two arrays of scores of one shape, classes last."""
+def compare_outputs(
+    expected: NDArray[np.generic], got: NDArray[np.generic], task: TaskName = "classification"
+) -> Parity:
+    """Compare two arrays of outputs of one shape (N, ..., D)."""
     if expected.shape != got.shape:
         raise ParityError(f"the outputs have shape {got.shape}, where {expected.shape} was expected")
     difference = np.abs(expected.astype(np.float64) - got.astype(np.float64))
     return Parity(
         max_abs_diff=float(difference.max()),
-        agreement=float((expected.argmax(-1) == got.argmax(-1)).mean()),
+        agreement=agreement_of(task, *(array.reshape(-1, array.shape[-1]) for array in (got, expected))),
     )
 
 
@@ -54,7 +57,7 @@ def require_parity(parity: Parity, expected: NDArray[np.generic], precision: str
     """Raise unless a model's outputs are as near to the expected ones as its precision allows.
 
     fp32 (and anything but int8) must be within 0.001 of the expected outputs, relative to the largest where that is
-    above 1, and agree on 99.9 % of the answers; int8 must be finite and agree on 98 %.
+    above 1, and agree on 99.9 % of the answers; int8 must be finite and agree on 98 %. Agreement is the task's metric.
 
     Raises:
         ParityError: they are not; the message has the figures, the limit and the next step.

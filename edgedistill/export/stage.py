@@ -114,7 +114,7 @@ class _Exporter:
         requests = {model.graph.input[0].name: self.inputs[:PARITY_REQUESTS]}
         got = run_onnx(model.SerializeToString(), requests)[OUTPUT][:, 0]
         expected = self.expected[record.expected][:PARITY_REQUESTS]
-        parity = compare_outputs(expected, got)
+        parity = compare_outputs(expected, got, self.job.data.task)
         require_parity(parity, expected, record.precision, path.name)
         save_onnx(model, path)
         file = self.job.run.ref(path)

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from edgedistill.data.tasks import TASKS
 from edgedistill.data.views import plain_views
-from edgedistill.distill.predictors import BATCH, accuracy_of, predict_split, torch_predictor
+from edgedistill.distill.predictors import BATCH, predict_split, torch_predictor
 from edgedistill.distill.student import build_student
 from edgedistill.distill.teacher import save_model
 from edgedistill.errors import ConfigError
@@ -31,9 +32,10 @@ def quantize_student(job: Job) -> QuantizedRecord:
     prepared = prepare(load_student(job), example_input(job), config.quantize.skip)
     samples = calibrate(prepared, _calibration_batches(job), config.quantize.ranges)
     val = plain_views(job.dataset.val, job.data, config)
-    accuracy = accuracy_of(predict_split(torch_predictor(prepared, "fp32"), val), job.dataset.val.labels)
+    accuracy = TASKS[job.data.task].score(predict_split(torch_predictor(prepared, "fp32"), val), job.dataset.val.labels)
     job.report.line(
-        f"quantize: {samples} training inputs, validation accuracy {accuracy:.2%}, float {student.val_accuracy:.2%}"
+        f"quantize: {samples} training inputs, validation {TASKS[job.data.task].shown} {accuracy:.2%}, "
+        f"float {student.val_accuracy:.2%}"
     )
     return QuantizedRecord(
         file=job.run.ref(save_model(prepared, job.folder("quantized") / "model.safetensors")), mode="ptq",

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from typing import Any, Dict, List, Tuple
 
+import metrics
 import numpy as np
-import stats
 from kit import EngineError, engine_errors
 
 Arrays = Dict[str, np.ndarray]
@@ -41,29 +41,18 @@ def compare(outputs: Arrays, recorded: Arrays, spec: Dict[str, Any]) -> Tuple[Di
     elif "labels" not in recorded:
         reasons.setdefault("accuracy", "there are no labels beside the recorded inputs")
     else:
-        accuracy = top1(first, recorded["labels"], spec["kit"])
+        accuracy = metrics.accuracy(spec["metric"], first, recorded["labels"], spec["kit"])
         arrays["labels"] = recorded["labels"]
     if spec["expected"] is None:
         reasons.setdefault("parity", "no expected outputs were recorded")
     else:
-        parity = parity_of(outputs, _expected(recorded, spec["expected"], spec["kit"]), spec["kit"])
+        parity = parity_of(outputs, _expected(recorded, spec["expected"], spec["kit"]), spec)
     return {"accuracy": accuracy, "parity": parity, "reasons": reasons}, arrays
 
 
-def top1(scores: np.ndarray, labels: np.ndarray, kit: str) -> Dict[str, Any]:
-    """Return the fraction of requests whose highest score is the label's, with its Wilson interval."""
-    flat = scores.reshape(len(scores), -1)
-    if len(labels) != len(flat) or flat.shape[1] <= int(labels.max()):
-        raise EngineError(
-            f"{kit}: top-1 needs one label per request and a score per class; there are {len(labels)} labels up to "
-            f"{int(labels.max())}, {len(flat)} requests and {flat.shape[1]} scores"
-        )
-    hits = int((flat.argmax(axis=1) == labels).sum())
-    return {"metric": "top1", "value": hits / len(flat), "ci95": stats.wilson(hits, len(flat)), "n": len(flat)}
-
-
-def parity_of(outputs: Arrays, expected: Arrays, kit: str) -> Dict[str, float]:
-    """Return the largest difference over all outputs, and how often the first output's highest score is the same."""
+def parity_of(outputs: Arrays, expected: Arrays, spec: Dict[str, Any]) -> Dict[str, float]:
+    """Return the largest difference over all outputs, and the first one's agreement: top-1 where no metric was asked for."""
+    kit = spec["kit"]
     largest = 0.0
     for name, wanted in expected.items():
         if name not in outputs or outputs[name].shape != wanted.shape:
@@ -75,13 +64,8 @@ def parity_of(outputs: Arrays, expected: Arrays, kit: str) -> Dict[str, float]:
         raise EngineError(
             f"{kit}: no output '{first}', the model's first, is among the expected: {', '.join(expected)}"
         )
-    same = _answers(outputs[first]) == _answers(expected[first])
-    return {"max_abs_diff": largest, "agreement": float(same.mean())}
-
-
-def _answers(scores: np.ndarray) -> np.ndarray:
-    """Return the position of each request's highest score."""
-    return scores.reshape(len(scores), -1).argmax(axis=1)
+    agreement = metrics.agreement(spec["metric"] or "top1", outputs[first], expected[first], kit)
+    return {"max_abs_diff": largest, "agreement": agreement}
 
 
 def _difference(got: np.ndarray, wanted: np.ndarray, name: str, kit: str) -> float:

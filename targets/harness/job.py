@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional
 
 SCHEMA = "edgedistill.job/1"
-METRICS = ("top1",)
+METRICS = ("top1", "r2", "cosine")
 
 
 class JobError(Exception):

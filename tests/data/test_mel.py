@@ -86,7 +86,10 @@ def test_filters_are_centred_on_htks_scale() -> None:
     centres = filters.argmax(1)  # lines are 1 Hz apart
     spacing = np.diff(2595 * np.log10(1 + centres / 700))
     np.testing.assert_allclose(spacing, (2146.06 - 31.75) / 41, atol=3.2)
-    assert (centres[0], centres[-1]) == (54, 3790)  # by hand: 700 * (10 ** (83.32 / 2595) - 1) = 53.7, and 3789.8 from 2094.49
+    assert (centres[0], centres[-1]) == (
+        54,
+        3790,
+    )  # by hand: 700 * (10 ** (83.32 / 2595) - 1) = 53.7, and 3789.8 from 2094.49
     assert filters.max(1).min() > 0.98
 
 
@@ -133,9 +136,7 @@ def test_what_the_front_end_cannot_take_is_refused(tmp_path: Path) -> None:
         load_dataset(config_of(tmp_path, mel={"rate": 8000}), "f")
     with pytest.raises(ConfigError, match=r"data\.mel: filters from 20\.0 to 5000\.0 Hz"):
         config_of(tmp_path, mel={"rate": 8000, "high_hz": 5000})
-    with pytest.raises(
-        ConfigError, match=r"unknown key 'data\.mel\.bin'.*'bins'"
-    ):
+    with pytest.raises(ConfigError, match=r"unknown key 'data\.mel\.bin'.*'bins'"):
         config_of(tmp_path, mel={"rate": 8000, "bin": 5})
     with pytest.raises(ConfigError, match=r"between the lines of the spectrum, 125\.0 Hz apart"):
         LogMel(MelConfig(rate=8000, window_ms=8, bins=40))
