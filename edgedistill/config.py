@@ -40,7 +40,10 @@ class Section(BaseModel):
 
 
 class MelConfig(Section):
-    """A log-mel front end for waveforms of `rate` samples per second; `high_hz` is half the rate when it is not given."""
+    """A log-mel front end for waveforms of `rate` samples per second; `high_hz` is half the rate when it is not given.
+
+    Waveforms are int16, divided by 32768, or float in [-1, 1); TensorRT has no int16, so give it float.
+    """
 
     rate: Count
     window_ms: Positive = 32.0
