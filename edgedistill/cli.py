@@ -154,7 +154,7 @@ def _bench_file(context: click.Context, model: Path, options: dict[str, Any]) ->
 
 
 def _pipeline(context: click.Context, config_path: Path, until: str, options: dict[str, Any]) -> None:
-    from edgedistill.config import load_config
+    from edgedistill.config_file import load_config
     from edgedistill.pipeline import Plan, dry_run, run_pipeline
     from edgedistill.runs import Run
 
@@ -238,7 +238,7 @@ def report(run_folder: Path) -> None:
 @click.pass_context
 def demo(context: click.Context, run_dir: Path, as_json: bool) -> None:  # noqa: FBT001 - click passes flags
     """Do the whole job on handwritten digits, in a minute or two: table, and report."""
-    from edgedistill.config import load_config
+    from edgedistill.config_file import load_config
     from edgedistill.pipeline import Plan, run_pipeline
     from edgedistill.runs import Run
 
@@ -298,7 +298,7 @@ def cache() -> None:
 @click.pass_context
 def verify(context: click.Context, config: Path, samples: int, run_dir: Path | None) -> None:
     """Recompute a sample of CONFIG's soft labels, and say whether they hold; exit code 4 when they do not."""
-    from edgedistill.config import load_config
+    from edgedistill.config_file import load_config
     from edgedistill.distill.soft_labels import verify_soft_labels
     from edgedistill.errors import ParityError
     from edgedistill.pipeline import Plan, run_pipeline

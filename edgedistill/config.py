@@ -5,28 +5,21 @@ Paths in a configuration are relative to its own folder.
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    ValidationError,
     ValidatorFunctionWrapHandler,
     WrapValidator,
     field_validator,
     model_validator,
 )
 
-from edgedistill.errors import ConfigError, nearest
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from edgedistill.errors import nearest
+from edgedistill.user_code import is_function
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -209,8 +202,6 @@ class DistillConfig(TrainingConfig):
     @field_validator("loss")
     @classmethod
     def _loss_is_known(cls, loss: str) -> str:
-        from edgedistill.data.sources import is_function
-
         known = (*LOGIT_LOSSES, *FEATURE_LOSSES)
         if loss not in known and not is_function(loss):
             raise ValueError(f"no loss '{loss}'; name your own as package.module:function{nearest(loss, known)}")
@@ -355,83 +346,3 @@ class Config(Section):
     def path(self, text: str) -> Path:
         """Resolve a path of this configuration against the folder it was read from."""
         return (self.folder / text).resolve()
-
-
-def load_config(path: Path, overrides: tuple[str, ...] = ()) -> Config:
-    """Read a configuration, apply KEY=VALUE overrides (dotted keys, TOML values), and check it.
-
-    Raises ConfigError that names the file, the key and, for a misspelt key, the nearest match.
-    """
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file; 'edgedistill init' writes one") from None
-    except IsADirectoryError:
-        raise ConfigError(f"{path}: is a folder; name the .toml file in it") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid TOML: {error}") from None
-    for override in overrides:
-        _apply(table, override)
-    return parse_config(table, path.parent, str(path))
-
-
-def parse_config(table: dict[str, Any], folder: Path, origin: str) -> Config:
-    """Check a table read from `origin`; paths in it are relative to `folder`."""
-    table.pop("folder", None)
-    try:
-        return Config.model_validate(table | {"folder": folder})
-    except ValidationError as error:
-        found = [dict(e) for e in error.errors()]
-        # A misspelt key is also a missing one; saying so twice would only hide the first.
-        misspelt = [e for e in found if e["type"] == "extra_forbidden"]
-        lines = dict.fromkeys(_explain(e) for e in misspelt or found)
-        raise ConfigError("\n".join(f"{origin}: {line}" for line in lines)) from None
-
-
-def _apply(table: Any, override: str) -> None:
-    key, equals, text = override.partition("=")
-    parts = key.strip().split(".")
-    if not equals or not all(parts):
-        raise ConfigError(f"--set {override}: write KEY=VALUE, for example --set distill.epochs=3")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text.strip()  # an unquoted word is a string, as shells make quotes tedious
-    for part in parts[:-1]:
-        table = table[int(part)] if isinstance(table, list) and part.isdigit() else table.setdefault(part, {})
-        if not isinstance(table, (dict, list)):
-            raise ConfigError(f"--set {override}: '{part}' is a value, not a table")
-    table[parts[-1]] = value
-
-
-def _explain(error: dict[str, Any]) -> str:
-    where = ".".join(str(part) for part in error["loc"])
-    if error["type"] == "extra_forbidden":
-        known = _keys_beside(error["loc"])
-        return f"unknown key '{where}'{nearest(str(error['loc'][-1]), known)}"
-    if error["type"] == "missing":
-        return f"key '{where}' is missing"
-    message = error["msg"].removeprefix("Value error, ")
-    message = message[:1].lower() + message[1:]
-    if where and error["type"] != "value_error":  # what a validator above raises says all of it
-        message += f", not {error['input']!r}"
-    return f"{where}: {message}" if where else message
-
-
-def _keys_beside(location: tuple[int | str, ...]) -> set[str]:
-    section: Any = Config
-    for part in location[:-1]:
-        if isinstance(part, int):
-            continue
-        section = _section_of(_fields(section)[part].annotation)
-    return set(_fields(section)) - {"folder"}
-
-
-def _fields(section: Any) -> dict[str, Any]:
-    return {field.alias or name: field for name, field in section.model_fields.items()}
-
-
-def _section_of(annotation: Any) -> Any:
-    if get_origin(annotation) in (tuple, Union, UnionType, Annotated):
-        return next(found for part in get_args(annotation) if (found := _section_of(part)) is not None)
-    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None

@@ -12,7 +12,6 @@ from typing import Any, Final
 
 from edgedistill import processes
 from edgedistill.config import Config
-from edgedistill.data.sources import is_function, module_file
 from edgedistill.deploy.kits import Kit, find_kit
 from edgedistill.errors import ConfigError
 from edgedistill.job import Job
@@ -30,6 +29,7 @@ from edgedistill.records import (
     TeacherRecord,
 )
 from edgedistill.runs import Run, files_of, hash_of, versions_of
+from edgedistill.user_code import is_function, module_file
 
 TORCH: Final = ("edgedistill", "torch", "numpy")
 

@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from edgedistill.config import DistillConfig, TrainingConfig
-from edgedistill.data.sources import is_function, resolve_function
 from edgedistill.distill.features import Answer, FeatureTeacher
 from edgedistill.distill.training import Batch, Loss
 from edgedistill.errors import ConfigError
+from edgedistill.user_code import is_function, resolve_function
 
 LogitTerm = Callable[[Tensor, Tensor, Tensor], Tensor]
 """From the student's and the teacher's logits (B, classes) and labels (B,) to a scalar."""

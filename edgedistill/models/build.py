@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from edgedistill.data.dataset import channels_of
-from edgedistill.data.sources import is_function, resolve_function
 from edgedistill.errors import ConfigError, nearest
 from edgedistill.models.depthwise import ds_cnn, mobilenetv1
 from edgedistill.models.resnet import mlperf_resnet8, resnet20, resnet32, resnet44, resnet56
 from edgedistill.models.sequence import cnn1d, transformer
 from edgedistill.records import DataRecord
+from edgedistill.user_code import is_function, resolve_function
 
 ZOO: Final[dict[str, tuple[Callable[..., nn.Module], frozenset[str]]]] = {
     "resnet20": (resnet20, frozenset({"image"})),

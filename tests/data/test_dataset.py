@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgedistill.config import Config, parse_config
+from edgedistill.config import Config
+from edgedistill.config_file import parse_config
 from edgedistill.data.dataset import fingerprint_data, load_dataset
 from edgedistill.data.preprocess import Preprocess
 from edgedistill.data.sources import load_source

@@ -7,7 +7,8 @@ import scipy.signal
 import torch
 from torch import nn
 
-from edgedistill.config import Config, DataConfig, MelConfig, parse_config
+from edgedistill.config import Config, DataConfig, MelConfig
+from edgedistill.config_file import parse_config
 from edgedistill.data.dataset import load_dataset
 from edgedistill.data.mel import LogMel, frames_of, mel_filters
 from edgedistill.data.preprocess import Preprocess, model_input

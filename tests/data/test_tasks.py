@@ -10,7 +10,7 @@ from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 from sklearn.metrics import r2_score
 
-from edgedistill.config import parse_config
+from edgedistill.config_file import parse_config
 from edgedistill.data.dataset import load_dataset
 from edgedistill.data.tasks import agreement_of, cosine, r2
 from edgedistill.errors import ConfigError

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from edgedistill.config import Config, parse_config
+from edgedistill.config import Config
+from edgedistill.config_file import parse_config
 from edgedistill.distill.student import build_student
 from edgedistill.distill.teacher import build_teacher, check_teachers, mean_predictor
 from edgedistill.errors import ConfigError
