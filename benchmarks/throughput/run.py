@@ -140,8 +140,8 @@ def theirs(config, split, teacher, student, bf16):
         settings,
         torch.device("cpu"),
         None,
-        False,
-        1,  # noqa: FBT003
+        False,  # noqa: FBT003
+        1,
     )
 
     def run():
