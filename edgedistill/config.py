@@ -183,6 +183,7 @@ class DistillConfig(TrainingConfig):
     teacher_layers: tuple[str, ...] = ()
     views: Annotated[int, Field(ge=0)] = 8
     control: bool = False
+    seeds: Count = 1
 
     @property
     def uses_features(self) -> bool:

@@ -102,11 +102,20 @@ class SoftLabelsRecord(Record):
     parent: str
 
 
+class Trial(Record):
+    """One seed's student and, when asked for, the same student trained without the teacher."""
+
+    seed: int
+    student: TrainedModel
+    control: TrainedModel | None
+
+
 class StudentRecord(Record):
-    """The distilled student and, when asked for, the same student trained without the teacher."""
+    """The distilled student, of the seed that did best on validation, its control, and the trials of all seeds."""
 
     student: TrainedModel
     control: TrainedModel | None
+    trials: tuple[Trial, ...]
 
 
 class QuantizedRecord(Record):
@@ -145,10 +154,19 @@ class OnnxModel(Record):
     parent: str
 
 
+class TrialScore(Record):
+    """How one seed's float models do on the test set, by the task's metric, where 1 is perfect."""
+
+    seed: int
+    student: float
+    control: float | None
+
+
 class ExportRecord(Record):
-    """The exported models."""
+    """The exported models and, where there are controls or several seeds, what all trials score on the test set."""
 
     models: tuple[OnnxModel, ...]
+    scores: tuple[TrialScore, ...] = ()
 
 
 class Engine(Record):

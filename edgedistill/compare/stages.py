@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
+from scipy.stats import t as student_t
 
 from edgedistill.compare import figures
 from edgedistill.compare.load import describe
-from edgedistill.compare.stats import AccuracyDrop, accuracy_drop, wilson
+from edgedistill.compare.stats import accuracy_drop, wilson
 from edgedistill.data.tasks import TASKS
 from edgedistill.errors import ConfigError
 from edgedistill.records import (
@@ -74,31 +76,40 @@ def control_gain(stages: Stages) -> str | None:
     """Say what distillation gained over the same student trained without the teacher; None without such a control."""
     if stages.student is None or stages.student.control is None:
         return None
-    student, control = stages.student.student.val_accuracy, stages.student.control.val_accuracy
-    if student is None or control is None:
-        return "Whether distillation helped is not known: the student or its control has no validation accuracy."
-    if stages.data is None or stages.data.val < 1:
-        return f"Distillation changed validation accuracy by {100 * (student - control):+.1f} points (no interval: n unknown)."
-    if stages.data.task != "classification":
-        name = figures.metric([TASKS[stages.data.task].metric])[1]
-        return (
-            f"Distillation changed {name} on validation by {100 * (student - control):+.1f} points "
-            "(no interval: samples are not recorded)."
-        )
-    n = stages.data.val
-    return _gain(accuracy_drop(wilson(student, n), wilson(control, n)), n)
-
-
-def _gain(drop: AccuracyDrop, n: int) -> str:
+    if stages.export is None or not stages.export.scores or stages.data is None:
+        return "Whether distillation helped is not known yet: the test set is scored when the models are exported."
+    pairs = [(score.student, score.control) for score in stages.export.scores if score.control is not None]
+    metric = TASKS[stages.data.task]
+    if len(pairs) > 1:
+        return _gain_over_seeds([student - control for student, control in pairs], metric.shown)
+    ((student, control),) = pairs
+    points = figures.signed(100 * (student - control))
+    if metric.metric != "top1":
+        return f"Distillation changed {metric.shown} on the test set by {points} points (one seed, so no interval)."
+    n = stages.data.test
+    drop = accuracy_drop(wilson(student, n), wilson(control, n))
     low, high = drop.ci95_points
-    basis = (
-        f"95\u00a0% interval {figures.signed(low)} to {figures.signed(high)} from {n} validation samples, one seed each"
-    )
-    if drop.verdict == "lower":
-        return f"Distillation gained {drop.points:.1f} points on validation over the same student without the teacher ({basis})."
-    if drop.verdict == "higher":
-        return f"Distillation did not help: {figures.signed(drop.points)} points on validation against the same student without the teacher ({basis})."
-    return f"Distillation did not clearly help: {figures.signed(drop.points)} points on validation, within the error ({basis})."
+    basis = f"95\u00a0% interval {figures.signed(low)} to {figures.signed(high)} from {n} test samples, one seed each"
+    return _verdict(drop.points, low, high, metric.shown, basis)
+
+
+def _gain_over_seeds(gains: list[float], shown: str) -> str:
+    """Say a gain with the Student-t interval over seeds: other seeds would fall in it, not other test sets."""
+    points = [100 * gain for gain in gains]
+    centre = statistics.fmean(points)
+    half = float(student_t.ppf(0.975, len(points) - 1)) * statistics.stdev(points) / len(points) ** 0.5
+    low, high = centre - half, centre + half
+    basis = f"95\u00a0% interval {figures.signed(low)} to {figures.signed(high)} over {len(points)} seeds"
+    return _verdict(centre, low, high, shown, basis)
+
+
+def _verdict(points: float, low: float, high: float, shown: str, basis: str) -> str:
+    against = f"points of {shown} on the test set over the same student without the teacher ({basis})."
+    if low > 0:
+        return f"Distillation gained {points:.1f} {against}"
+    if high < 0:
+        return f"Distillation did not help: {figures.signed(points)} {against}"
+    return f"Distillation did not clearly help: {figures.signed(points)} {against}"
 
 
 def outcome(stages: Stages, stage: str) -> str:

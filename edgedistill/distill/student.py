@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
-from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from edgedistill.config import Config
 from edgedistill.data.preprocess import model_input
 from edgedistill.data.tasks import TASKS
 from edgedistill.data.views import plain_views, training_views
+from edgedistill.distill.cache import link_or_copy
 from edgedistill.distill.features import FeatureTeacher, feature_student
 from edgedistill.distill.feed import TeacherAnswers, TrainingFeed
 from edgedistill.distill.losses import distillation_loss, feature_loss, label_loss
@@ -23,9 +24,9 @@ from edgedistill.distill.teacher import build_teacher, load_teacher, save_model
 from edgedistill.distill.training import Batch, Loss, Resume, Training, fit
 from edgedistill.errors import ConfigError
 from edgedistill.job import Job
-from edgedistill.models.build import build_model, count_parameters
+from edgedistill.models.build import build_model, count_parameters, load_weights
 from edgedistill.models.prune import prune_channels, unprunable
-from edgedistill.records import DataRecord, SoftLabelsRecord, StudentRecord, TrainedModel
+from edgedistill.records import DataRecord, SoftLabelsRecord, StudentRecord, TrainedModel, Trial, TrialScore
 from edgedistill.runs import write_json
 
 
@@ -48,10 +49,10 @@ def _kept_whole(config: Config, data: DataRecord, fraction: float) -> tuple[str,
     return unprunable(build_teacher(config, data), model_input(data, config.data), fraction)
 
 
-def start_student(job: Job, name: str) -> nn.Module:
+def start_student(job: Job, name: str, seed: int) -> nn.Module:
     """Return the student as its training starts: untrained or, pruned, with the weights that the teacher leaves it."""
     if job.config.student.model is not None:
-        return build_student(job.config, job.data)
+        return build_student(job.config.model_copy(update={"seed": seed}), job.data)
     teacher = load_teacher(job)
     before = count_parameters(teacher)
     student = _prune(job.config, job.data, teacher)
@@ -96,50 +97,91 @@ def _check_loss(config: Config, data: DataRecord, student: nn.Module, sample: to
 
 
 def make_student(job: Job) -> StudentRecord:
-    """Distil the student and, when `control` asks for it, train the same student without the teacher."""
-    soft = job.result("soft_labels", SoftLabelsRecord)
-    plan = job.config.distill
-    on_logits = distillation_loss(plan, job.config.folder)
-    if plan.uses_features:
-        frozen = FeatureTeacher(load_teacher(job), plan.teacher_layers, job.config.teacher.precision)
-        student = _train(job, "student", feature_loss(plan, frozen), None, frozen)
-    elif soft.logits is None:
-        student = _train(job, "student", on_logits, OnlineTeacher(online_predictor(job)))
-    else:
-        student = _train(job, "student", on_logits, load_soft_labels(job.run.path(soft.logits)))
-    control = _train(job, "control", label_loss(plan), None) if plan.control else None
-    record = StudentRecord(student=student, control=control)
+    """Distil the student for each seed and, when `control` asks for it, train the same student without the teacher."""
+    plan, folder = job.config.distill, job.folder("student")
+    teaching = _teaching(job)
+    trials = []
+    for seed in range(job.config.seed, job.config.seed + plan.seeds):
+        student = _train(job, "student", seed, teaching)
+        control = _train(job, "control", seed, Teaching(label_loss(plan), None, None)) if plan.control else None
+        trials.append(Trial(seed=seed, student=student, control=control))
+    best = max(trials, key=lambda trial: trial.student.val_accuracy or 0.0)
     if processes.is_first():
-        write_json(job.folder("student") / "metrics.json", record)
-        for state in job.folder("student").glob(
-            "*-resume.pt"
-        ):  # not before all are done, or a kill costs the first again
+        link_or_copy(job.run.path(best.student.file), folder / "model.safetensors")
+    processes.wait_for_all()
+    student = best.student.model_copy(update={"file": job.run.ref(folder / "model.safetensors")})
+    record = StudentRecord(student=student, control=best.control, trials=tuple(trials))
+    if processes.is_first():
+        write_json(folder / "metrics.json", record)
+        for state in folder.glob("*-resume.pt"):  # not before all are done, or a kill costs the first again
             state.unlink()
     return record
 
 
-def _train(
-    job: Job, name: str, loss: Loss, answers: TeacherAnswers | None, teacher: FeatureTeacher | None = None
-) -> TrainedModel:
+class Teaching(NamedTuple):
+    """What a student learns from: a loss, and the teacher's logits or features where it has a teacher."""
+
+    loss: Loss
+    answers: TeacherAnswers | None
+    features: FeatureTeacher | None
+
+
+def _teaching(job: Job) -> Teaching:
+    soft, plan = job.result("soft_labels", SoftLabelsRecord), job.config.distill
+    if plan.uses_features:
+        frozen = FeatureTeacher(load_teacher(job), plan.teacher_layers, job.config.teacher.precision)
+        return Teaching(feature_loss(plan, frozen), None, frozen)
+    loss = distillation_loss(plan, job.config.folder)
+    if soft.logits is None:
+        return Teaching(loss, OnlineTeacher(online_predictor(job)), None)
+    return Teaching(loss, load_soft_labels(job.run.path(soft.logits)), None)
+
+
+def _train(job: Job, role: str, seed: int, teaching: Teaching) -> TrainedModel:
     config, data, folder = job.config, job.dataset, job.folder("student")
-    plan = config.distill
-    model = start_student(job, name)
+    plan, task = config.distill, TASKS[job.data.task]
+    name = role if plan.seeds == 1 else f"{role}, seed {seed}"
+    model = start_student(job, name, seed)
     val = plain_views(data.val, job.data, config)
-    task = TASKS[job.data.task]
 
     def validate(candidate: nn.Module) -> float:
         return task.score(predict_split(torch_predictor(candidate, plan.precision), val), data.val.labels)
 
-    feed = TrainingFeed(training_views(data.train, job.data, config), plan.batch_size, answers, plan.views, config.seed)
-    resume = Resume(folder / f"{name}-resume.pt", job.keys["student"])
+    feed = TrainingFeed(
+        training_views(data.train, job.data, config), plan.batch_size, teaching.answers, plan.views, seed
+    )
+    resume = Resume(folder / f"{role}-{seed}-resume.pt", job.keys["student"])
     learner = model  # what is trained may be more than the student; what is kept is the student
-    if teacher is not None:
+    if teaching.features is not None:
         first = np.zeros(1, np.int64)
-        learner = feature_student(plan, model, teacher, feed.views.batch(first, first), config.seed)
-    history = fit(learner, Training(name, plan, feed, loss, validate, resume, config.seed, task.shown), job.report)
-    saved: Path = save_model(model, folder / ("model.safetensors" if name == "student" else f"{name}.safetensors"))
+        learner = feature_student(plan, model, teaching.features, feed.views.batch(first, first), seed)
+    history = fit(learner, Training(name, plan, feed, teaching.loss, validate, resume, seed, task.shown), job.report)
+    saved = save_model(model, folder / (f"{role}.safetensors" if plan.seeds == 1 else f"{role}-{seed}.safetensors"))
     return TrainedModel(
         spec=student_name(config), form="torch", file=job.run.ref(saved), parameters=count_parameters(model),
         val_accuracy=max(epoch.val_accuracy for epoch in history if epoch.val_accuracy is not None), history=history,
-        parent=job.keys["soft_labels"] if name == "student" else job.data.fingerprint,
+        parent=job.keys["soft_labels"] if role == "student" else job.data.fingerprint,
     )  # fmt: skip
+
+
+def score_trials(job: Job) -> tuple[TrialScore, ...]:
+    """Score all trials' float models on the test set, where there are controls or several seeds to compare."""
+    trials = job.result("student", StudentRecord).trials
+    if len(trials) == 1 and trials[0].control is None:
+        return ()
+    return tuple(
+        TrialScore(
+            seed=trial.seed,
+            student=_test_score(job, trial.student),
+            control=None if trial.control is None else _test_score(job, trial.control),
+        )
+        for trial in trials
+    )
+
+
+def _test_score(job: Job, trained: TrainedModel) -> float:
+    model = build_student(job.config, job.data)
+    load_weights(model, job.run.path(trained.file))
+    views = plain_views(job.dataset.test, job.data, job.config)
+    outputs = predict_split(torch_predictor(model, "fp32"), views)
+    return TASKS[job.data.task].score(outputs, job.dataset.test.labels)

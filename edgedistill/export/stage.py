@@ -19,6 +19,7 @@ from edgedistill.data.sources import Array
 from edgedistill.data.views import Views, plain_views
 from edgedistill.deploy.anyonnx import prepare_onnx
 from edgedistill.distill.predictors import BATCH, input_arrangement, open_session, predict_split, torch_predictor
+from edgedistill.distill.student import score_trials
 from edgedistill.distill.teacher import load_teacher
 from edgedistill.export.encodings import encode
 from edgedistill.export.metadata import annotate
@@ -60,7 +61,7 @@ def export_models(job: Job) -> ExportRecord:
     models = exporter.finish()
     if teacher.form == "onnx":
         models = (_foreign_teacher(job, teacher, exporter.test), *models)
-    return ExportRecord(models=models)
+    return ExportRecord(models=models, scores=score_trials(job))
 
 
 def file_name(name: str, precision: str, encoding: Encoding | None) -> str:

@@ -6,7 +6,9 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
+import scipy.stats
 from compare_builders import INT8, RUN, STUDENT, TEACHER, Fake, measurement_table, write_run
 
 from edgedistill.compare import figures
@@ -184,11 +186,25 @@ def test_budgets_given_replace_those_recorded(run):
 
 def test_what_the_teacher_gave_is_said_plainly(tmp_path):
     for control, words in (
-        (0.862, "gained 2.2 points"),
+        (0.82, "gained 6.4 points"),
         (0.883, "did not clearly help: +0.1"),
-        (0.91, "did not help: \u22122.6"),
+        (0.95, "did not help: \u22126.6"),
     ):
         assert words in render_report(write_run(tmp_path / f"{control}", RUN, control=control))
+
+
+def test_several_seeds_give_the_gain_an_interval_over_seeds(tmp_path):
+    run = write_run(tmp_path / "run")
+    manifest = json.loads((run / "manifest.json").read_text())
+    scores = [(0.884, 0.870), (0.880, 0.868), (0.886, 0.870)]
+    manifest["stages"]["export"]["record"]["scores"] = [
+        {"seed": seed, "student": student, "control": control} for seed, (student, control) in enumerate(scores)
+    ]
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    gains = [100 * (student - control) for student, control in scores]
+    low, high = scipy.stats.t.interval(0.95, 2, np.mean(gains), scipy.stats.sem(gains))
+    assert f"gained {np.mean(gains):.1f} points" in render_report(run)
+    assert f"interval +{low:.1f} to +{high:.1f} over 3 seeds" in render_report(run)
 
 
 def test_how_to_install_is_without_build_tags(run):
