@@ -23,6 +23,11 @@ class Reporter:
         """Say one thing."""
         self._console.print(text, markup=False)
 
+    def detail(self, text: str) -> None:
+        """Say one thing that a terminal has seen in a bar, and that only a log needs a line for."""
+        if not self._console.is_terminal:
+            self.line(text)
+
     @contextmanager
     def track(self, label: str, total: int) -> Iterator[Advance]:
         """Follow work of `total` steps; call the yielded function with the steps done since, and a note."""

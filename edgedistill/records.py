@@ -53,7 +53,7 @@ class Epoch(Record):
     epoch: int
     loss: float
     lr: float
-    val_accuracy: float | None
+    val_accuracy: float
     seconds: float
 
 

@@ -92,10 +92,7 @@ def latency_distribution(samples: Mapping[str, Sequence[np.ndarray]], labels: Se
 
 def training_curves(models: Mapping[str, TrainedModel], metric: str, name: str) -> str | None:
     """Plot the metric on validation by epoch of each model that has a history."""
-    curves = {
-        label: [(e.epoch, 100 * e.val_accuracy) for e in model.history if e.val_accuracy is not None]
-        for label, model in models.items()
-    }
+    curves = {label: [(e.epoch, 100 * e.val_accuracy) for e in model.history] for label, model in models.items()}
     curves = {label: curve for label, curve in curves.items() if len(curve) > 1}
     if not curves:
         return None

@@ -6,6 +6,7 @@ import hashlib
 import platform
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from edgedistill.data.tasks import TASKS
 from edgedistill.deploy.harness import compile_model, run_bench
 from edgedistill.errors import DeviceError, ParityError
 from edgedistill.job import Job
+from edgedistill.progress import Advance, Reporter
 from edgedistill.records import (
     Artifact,
     BenchRecord,
@@ -95,7 +97,8 @@ def bench_artifacts(job: Job) -> BenchRecord:
         "seed": job.config.seed,
         "arms": [_arm(job, name, artifact) for name, artifact in zip(names, artifacts, strict=True)],
     }  # fmt: skip
-    results = dict(run_bench(table, job.run.folder.resolve(), job.report.line))
+    with job.report.track("bench", len(artifacts) * (bench.processes + 1)) as advance:
+        results = dict(run_bench(table, job.run.folder.resolve(), partial(_tell, job.report, advance)))
     failed = {name: result for name, result in results.items() if not isinstance(result, Measurement)}
     if failed:
         raise DeviceError("\n".join(f"{name}: {reason}" for name, reason in failed.items()))
@@ -105,6 +108,11 @@ def bench_artifacts(job: Job) -> BenchRecord:
         if stale.stem not in names:
             stale.unlink()
     return BenchRecord(measurements=tuple(job.run.ref(folder / f"{name}.json") for name in names))
+
+
+def _tell(report: Reporter, advance: Advance, line: str) -> None:
+    report.detail(line)
+    advance(1, line.removeprefix("bench "))
 
 
 def _measurement_name(artifact: Artifact) -> str:

@@ -159,7 +159,7 @@ def _train(job: Job, role: str, seed: int, teaching: Teaching) -> TrainedModel:
     saved = save_model(model, folder / (f"{role}.safetensors" if plan.seeds == 1 else f"{role}-{seed}.safetensors"))
     return TrainedModel(
         spec=student_name(config), form="torch", file=job.run.ref(saved), parameters=count_parameters(model),
-        val_accuracy=max(epoch.val_accuracy for epoch in history if epoch.val_accuracy is not None), history=history,
+        val_accuracy=max(epoch.val_accuracy for epoch in history), history=history,
         parent=job.keys["soft_labels"] if role == "student" else job.data.fingerprint,
     )  # fmt: skip
 

@@ -177,7 +177,7 @@ def _torch_teacher(job: Job, number: int, folder: Path) -> TrainedModel:
         feed = TrainingFeed(training_views(data.train, job.data, config), plan.batch_size, None, 0, config.seed)
         training = Training(label, plan, feed, label_loss(plan), validate, resume, config.seed, task.shown)
         history = fit(model, training, job.report)
-        accuracy = max(epoch.val_accuracy for epoch in history if epoch.val_accuracy is not None)
+        accuracy = max(epoch.val_accuracy for epoch in history)
     saved = save_model(model, folder / "model.safetensors")
     if processes.is_first():
         write_json(folder / "history.json", {"epochs": [epoch.model_dump() for epoch in history]})

@@ -95,25 +95,34 @@ def fit(model: nn.Module, training: Training, report: Reporter) -> tuple[Epoch, 
     ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(plan.ema), use_buffers=True) if plan.ema else None  # type: ignore[no-untyped-call]  # torch's
     state = _State(wrapped, model, prepared_optimizer.optimizer, scheduler, ema)
     history, best = state.load(training.resume)
-    for number in range(len(history), plan.epochs):
-        start = time.monotonic()
-        with report.track(f"{label}, epoch {number + 1} of {plan.epochs}", len(training.feed)) as advance:
-            mean_loss = _train_epoch(state, training, number, accelerator, advance)
-        if not math.isfinite(mean_loss):
-            raise EdgedistillError(f"{label}: the loss is {mean_loss} in epoch {number + 1}; lower lr ({plan.peak_lr})")
-        kept = ema.module if ema is not None else model
-        accuracy = processes.as_the_first_says(training.validate(kept) if processes.is_first() else 0.0)
-        rate, seconds = float(scheduler.get_last_lr()[0]), time.monotonic() - start
-        history += (Epoch(epoch=number + 1, loss=mean_loss, lr=rate, val_accuracy=accuracy, seconds=seconds),)
-        if best is None or accuracy >= best[0]:
-            best = (accuracy, copy.deepcopy(kept.state_dict()))
-        if processes.is_first():
-            state.save(training.resume, history, best)
-        report.line(f"{label}: epoch {number + 1}, loss {mean_loss:.4f}, validation {training.metric} {accuracy:.2%}")
-    if best is not None:
-        model.load_state_dict(best[1])
+    todo = range(len(history), plan.epochs)
+    with report.track(label, len(todo) * len(training.feed)) as advance:
+        for number in todo:
+            epoch = _run_epoch(state, training, number, accelerator, advance)
+            history += (epoch,)
+            if best is None or epoch.val_accuracy >= best[0]:
+                best = (epoch.val_accuracy, copy.deepcopy(state.kept.state_dict()))
+            if processes.is_first():
+                state.save(training.resume, history, best)
+            found = f"loss {epoch.loss:.4f}, validation {training.metric} {epoch.val_accuracy:.2%}"
+            report.detail(f"{label}: epoch {number + 1}, {found}")
+            advance(0, f"epoch {number + 1}, {found}")
+    report.line(f"{label}: {plan.epochs} epochs, best validation {training.metric} {best[0]:.2%}")
+    model.load_state_dict(best[1])
     model.eval()
     return history
+
+
+def _run_epoch(state: _State, training: Training, number: int, accelerator: Any, advance: Advance) -> Epoch:
+    """Train one epoch and validate what would be kept of it."""
+    start = time.monotonic()
+    loss = _train_epoch(state, training, number, accelerator, advance)
+    if not math.isfinite(loss):
+        rate = training.plan.peak_lr
+        raise EdgedistillError(f"{training.label}: the loss is {loss} in epoch {number + 1}; lower lr ({rate})")
+    accuracy = processes.as_the_first_says(training.validate(state.kept) if processes.is_first() else 0.0)
+    rate, seconds = float(state.scheduler.get_last_lr()[0]), time.monotonic() - start
+    return Epoch(epoch=number + 1, loss=loss, lr=rate, val_accuracy=accuracy, seconds=seconds)
 
 
 def _train_epoch(state: _State, training: Training, number: int, accelerator: Any, advance: Advance) -> float:
@@ -198,6 +207,11 @@ class _State:
     optimizer: torch.optim.Optimizer
     scheduler: LRScheduler
     average: AveragedModel | None
+
+    @property
+    def kept(self) -> nn.Module:
+        """The weights that are validated and kept: their moving average where there is one."""
+        return self.model if self.average is None else self.average.module
 
     def save(self, resume: Resume, history: tuple[Epoch, ...], best: Any) -> None:
         content = {
