@@ -122,7 +122,8 @@ class Run:
 
     def ref(self, path: Path) -> FileRef:
         """Describe a file of this run by relative path, hash and size."""
-        return FileRef(path=path.relative_to(self.folder).as_posix(), sha256=sha256_of(path), bytes=path.stat().st_size)
+        name = path.relative_to(self.folder).as_posix()
+        return FileRef(path=name, sha256=self.file_hash(path), bytes=path.stat().st_size)
 
     def path(self, ref: FileRef) -> Path:
         """Return where a file of this run lies."""
@@ -148,17 +149,18 @@ class Run:
         write_json(self._memo, self._hashes)
 
     def file_hash(self, path: Path) -> str:
-        """Hash a file outside the run, remembering the answer for its size and modification time."""
+        """Hash a file, remembering the answer for its size and modification time, as data and caches can be large."""
         status = path.stat()
         stamp = [status.st_size, status.st_mtime_ns]
-        known = self._hashes.get(str(path))
+        name = str(path.resolve())
+        known = self._hashes.get(name)
         if known is None or known[:2] != stamp:
-            known = self._hashes[str(path)] = [*stamp, sha256_of(path)]
+            known = self._hashes[name] = [*stamp, sha256_of(path)]
         return str(known[2])
 
     def _intact(self, ref: FileRef) -> bool:
         path = self.path(ref)
-        return path.is_file() and path.stat().st_size == ref.bytes and sha256_of(path) == ref.sha256
+        return path.is_file() and path.stat().st_size == ref.bytes and self.file_hash(path) == ref.sha256
 
 
 def files_of(value: Any) -> Iterator[FileRef]:
