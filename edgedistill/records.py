@@ -115,7 +115,7 @@ class StudentRecord(Record):
 
     student: TrainedModel
     control: TrainedModel | None
-    trials: tuple[Trial, ...]
+    trials: tuple[Trial, ...] = ()
 
 
 class QuantizedRecord(Record):

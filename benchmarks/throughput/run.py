@@ -43,7 +43,7 @@ from edgedistill.distill.training import Resume, Training, fit
 from edgedistill.models.build import load_weights
 from edgedistill.progress import Reporter
 
-EPOCHS, VIEWS, BATCHES, ROUNDS, BATCH = 30, 8, 8, 1, 128
+EPOCHS, VIEWS, BATCHES, ROUNDS, BATCH = 30, 8, 40, 5, 128
 QUIET = Reporter(quiet=True)
 
 
