@@ -147,7 +147,8 @@ def _erase(batch: Array, bits: U64, op: Op) -> Array:
 
 def _noise(batch: Array, bits: U64, op: Op) -> Array:
     with np.errstate(over="ignore"):
-        states = bits[:, None] + np.arange(2 * batch[0].size, dtype=np.uint64) * GOLDEN
+        steps: U64 = np.arange(2 * batch[0].size, dtype=np.uint64) * GOLDEN
+        states: U64 = bits[:, None] + steps
     u = uniform(splitmix64(states)).reshape(len(batch), 2, -1)
     normal = np.sqrt(-2 * np.log1p(-u[:, 0])) * np.cos(2 * np.pi * u[:, 1])  # Box and Muller 1958
     noisy = batch + op.amount * normal.reshape(batch.shape)
