@@ -58,7 +58,7 @@ def prepare_onnx(model: Path, folder: Path, shapes: Shapes) -> PreparedModel:
     fixed, io = folder / f"{model.stem}.onnx", folder / "io.npz"
     if fixed.resolve() == model.resolve():
         raise ConfigError(f"{model}: its fixed-shape copy would replace it; use another folder than {folder}")
-    graph = _read(model)
+    graph = read_onnx(model)
     resolved, choices = resolve_shapes(graph, shapes)
     _fix_shapes(graph, resolved)
     folder.mkdir(parents=True, exist_ok=True)
@@ -131,8 +131,12 @@ def is_quantized(graph: onnx.ModelProto) -> bool:
     return any(node.op_type.startswith(QUANTIZED) for node in _nodes(graph.graph))
 
 
-def _read(model: Path) -> onnx.ModelProto:
-    """Read a model, its external data only from beside it: a model may name any file of this machine."""
+def read_onnx(model: Path) -> onnx.ModelProto:
+    """Read a model, its external data only from beside it: a model may name any file of this machine.
+
+    Raises:
+        ConfigError: the file is missing or no ONNX model, or its external data lies elsewhere.
+    """
     import onnx
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 

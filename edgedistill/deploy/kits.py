@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
@@ -28,10 +28,15 @@ ARCHITECTURES = {"amd64": "x86_64", "arm64": "aarch64", "armv8l": "aarch64"}
 """Other names of machine architectures, lower case, to the one that kits use."""
 
 
+Severity = Literal["error", "warning", "off"]
+
+
 class Kit(Record):
     """One deployment target: the engine's Python module and pip package, and what the engine takes.
 
-    `encoding` is the form of int8 models that is fastest, by architecture; `opset` the highest that is accepted.
+    `encoding` is the form of int8 models that is fastest, by architecture; `opset` the highest that is accepted;
+    `unsupported` names operators and tensor types that the engine refuses; `rules` gives rules of `edgedistill lint`
+    another severity than their own.
     """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
@@ -42,6 +47,8 @@ class Kit(Record):
     opset: Annotated[int, Field(ge=7)]
     install: str
     encoding: dict[str, Encoding]
+    unsupported: tuple[str, ...] = ()
+    rules: dict[str, Severity] = {}
     folder: Path
 
     def encoding_for(self, arch: str) -> Encoding:
