@@ -230,9 +230,14 @@ class DistillConfig(TrainingConfig):
 
 
 class QuantizeConfig(Section):
-    """Post-training int8, its ranges taken from `samples` training inputs."""
+    """int8: after training (ptq), with fine-tuning (qat), or as far towards float as `max_drop` points need (auto).
 
-    mode: Literal["none", "ptq"] = "ptq"
+    Ranges come from `samples` training inputs. Fine-tuning learns from the float student for `epochs`, on batches of
+    [distill] batch_size, with AdamW and a peak learning rate of `lr`.
+    """
+
+    mode: Literal["none", "ptq", "qat", "auto"] = "auto"
+    max_drop: Positive = 0.5
     samples: Count = 512
     ranges: Literal["mse", "minmax"] = "mse"
     skip: tuple[str, ...] = ()
@@ -242,6 +247,8 @@ class ExportConfig(Section):
     """`opset` is what the file will have, or the export fails; by default the highest that every target accepts."""
 
     bake: tuple[Literal["normalize"], ...] = ()
+    epochs: Count = 5
+    lr: Positive = 5e-4
     opset: Count | None = None
 
 

@@ -139,7 +139,14 @@ def _student_settings(job: Job) -> dict[str, Any]:
 
 
 def _quantize_settings(job: Job) -> dict[str, Any]:
-    return _view_settings(job) | {"quantize": job.config.quantize.model_dump()}
+    """Return what decides the int8 model; the epochs and batches of a fine-tuning only where there may be one."""
+    quantize, distill = job.config.quantize, job.config.distill
+    settings = _view_settings(job) | {"int8": any("int8" in target.precisions for target in job.config.target)}
+    if quantize.mode in ("none", "ptq"):
+        return settings | {"quantize": quantize.model_dump(exclude={"max_drop", "epochs", "lr"})}
+    finetuning = distill.model_dump(include={"batch_size", "temperature", "accumulate"})
+    kit = next((target.kit for target in job.config.target if "int8" in target.precisions), None)
+    return settings | {"quantize": quantize.model_dump(), "finetuning": finetuning, "kit": kit}
 
 
 def _export_settings(job: Job) -> dict[str, Any]:
@@ -193,14 +200,14 @@ STAGES: Final[tuple[Stage, ...]] = (
     Stage("teacher", TeacherRecord, ("data",), _teacher_settings, (*TORCH, "accelerate", "onnxruntime"), _make_teacher),
     Stage("soft_labels", SoftLabelsRecord, ("data", "teacher"), _soft_label_settings, (*TORCH, "onnxruntime"), _make_soft_labels),
     Stage("student", StudentRecord, ("data", "soft_labels"), _student_settings, (*TORCH, "accelerate", "torch-pruning"), _make_student),
-    Stage("quantize", QuantizedRecord, ("data", "student"), _quantize_settings, TORCH, _quantize),
+    Stage("quantize", QuantizedRecord, ("data", "student"), _quantize_settings, (*TORCH, "accelerate"), _quantize),
     Stage("export", ExportRecord, ("data", "teacher", "student", "quantize"), _export_settings,
           (*TORCH, "onnx", "onnxscript", "onnxslim", "onnx-ir", "onnxruntime"), _export),
     Stage("compile", CompileRecord, ("export",), _compile_settings, ("edgedistill",), _compile),
     Stage("bench", BenchRecord, ("compile",), _bench_settings, ("edgedistill",), _bench),
     Stage("report", ReportRecord, ("bench",), _report_settings, ("edgedistill", "matplotlib"), _report),
 )  # fmt: skip
-SHARED: Final = frozenset({"data", "teacher", "soft_labels", "student"})
+SHARED: Final = frozenset({"data", "teacher", "soft_labels", "student", "quantize"})
 """The stages in which all processes of a launch take part; the others are the first one's alone."""
 STAGE_NAMES: Final = tuple(stage.name for stage in STAGES)
 
@@ -321,7 +328,7 @@ def check_targets(config: Config, kits: dict[str, Kit]) -> None:
         if target.device != "local":
             raise ConfigError(f"target '{target.name}': device '{target.device}' is not supported yet; use 'local'")
         if "int8" in target.precisions and config.quantize.mode == "none":
-            raise ConfigError(f"target '{target.name}' asks for int8, but quantize.mode is 'none'; set it to 'ptq'")
+            raise ConfigError(f"target '{target.name}' asks for int8, but quantize.mode is 'none'; set it to 'auto'")
 
 
 def _preflight(job: Job, stages: tuple[Stage, ...]) -> None:

@@ -118,15 +118,62 @@ class StudentRecord(Record):
     trials: tuple[Trial, ...] = ()
 
 
+class LayerSensitivity(Record):
+    """What a layer costs and wins in int8, alone: `output_error` is the outputs' squared error over their variance.
+
+    `drop` is in percentage points of the metric on validation data. The latencies are the layer's own, float and int8,
+    on the kit that `measured_on` names; None, with `reason`, where it could not be measured alone.
+    """
+
+    layer: str
+    output_error: float
+    drop: float
+    fp32_us: float | None = None
+    int8_us: float | None = None
+    measured_on: str | None = None
+    reason: str | None = None
+
+    @property
+    def won_us(self) -> float | None:
+        """The microseconds that int8 wins; None where one of the two latencies is missing."""
+        return None if self.fp32_us is None or self.int8_us is None else self.fp32_us - self.int8_us
+
+
+QuantizeMethod = Literal["ptq", "mixed", "qat", "mixed-qat"]
+"""Post-training; the same with sensitive layers in float; fine-tuned; fine-tuned with sensitive layers in float."""
+
+
+class QuantizeStep(Record):
+    """One try: `drop` is in percentage points of validation data, `speed_kept` the share of int8's microseconds left."""
+
+    method: QuantizeMethod
+    float_layers: tuple[str, ...]
+    val_accuracy: float
+    drop: float
+    holds: bool
+    seconds: float
+    speed_kept: float | None = None
+    history: tuple[Epoch, ...] = ()
+
+
 class QuantizedRecord(Record):
-    """The quantized student, as fake-quantized weights and scales; `val_accuracy` is of that model in torch."""
+    """The quantized student, as fake-quantized weights and scales; `val_accuracy` is of that model in torch.
+
+    `skip` names the modules whose layers are float, those of the configuration included; `steps` are all tries in their
+    order, and `holds` tells whether the one that was kept is within `max_drop`.
+    """
 
     file: FileRef | None
-    mode: Literal["none", "ptq"]
+    mode: Literal["none"] | QuantizeMethod
     val_accuracy: float | None
     float_val_accuracy: float | None
     calibration_samples: int
     layers: dict[str, str] = Field(default_factory=dict)
+    skip: tuple[str, ...] = ()
+    max_drop: float | None = None
+    holds: bool | None = None
+    steps: tuple[QuantizeStep, ...] = ()
+    sensitivity: tuple[LayerSensitivity, ...] = ()
     parent: str
 
 

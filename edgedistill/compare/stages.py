@@ -32,6 +32,13 @@ from edgedistill.runs import Run
 R = TypeVar("R", bound=Record)
 
 STAGES = ("data", "teacher", "soft_labels", "student", "quantize", "export", "compile", "bench")
+METHODS = {
+    "ptq": "post-training",
+    "mixed": "post-training, sensitive layers in float",
+    "qat": "fine-tuned (QAT)",
+    "mixed-qat": "fine-tuned (QAT), sensitive layers in float",
+}
+"""The names of the methods of quantization, for people."""
 
 
 @dataclass(frozen=True)
@@ -160,8 +167,9 @@ def _quantize(record: QuantizedRecord) -> str:
     if record.mode == "none":
         return "not asked for"
     accuracy = record.val_accuracy
-    shown = "validation accuracy not measured" if accuracy is None else f"{figures.percent(accuracy)} % on validation"
-    return f"{record.mode}, {record.calibration_samples} calibration samples, {shown}"
+    shown = "validation metric not measured" if accuracy is None else f"{figures.percent(accuracy)} % on validation"
+    tried = f", after {len(record.steps)} tries" if len(record.steps) > 1 else ""
+    return f"{METHODS[record.mode]}{tried}, {record.calibration_samples} calibration samples, {shown}"
 
 
 def _export(record: ExportRecord) -> str:

@@ -169,11 +169,15 @@ def _parts(batch: Batch, count: int) -> list[Batch]:
 
 
 def build_optimizer(model: nn.Module, plan: TrainingConfig) -> torch.optim.Optimizer:
-    """Build SGD with Nesterov momentum or AdamW; norms and biases are not decayed (He et al. 2019, "Bag of Tricks")."""
+    """Build SGD with Nesterov momentum or AdamW; norms and biases are not decayed (He et al. 2019, "Bag of Tricks").
+
+    AdamW changes every parameter by about its learning rate, whatever its size; that of a scalar, as the scale of a
+    quantizer is, is relative to its size.
+    """
     trainable = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in trainable if p.ndim > 1], "weight_decay": plan.weight_decay},
-        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": [p for p in trainable if p.ndim == 1], "weight_decay": 0.0},
     ]
     if plan.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=plan.peak_lr)
@@ -185,12 +189,17 @@ def build_schedule(optimizer: torch.optim.Optimizer, plan: TrainingConfig, steps
     total = plan.epochs * steps_per_epoch
     if plan.schedule == "onecycle":
         return torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, plan.peak_lr, total_steps=total + 1, pct_start=0.25, cycle_momentum=False
+            optimizer, peaks, total_steps=total + 1, pct_start=0.25, cycle_momentum=False
         )
     warmup = max(1, total // 20)
     return torch.optim.lr_scheduler.LambdaLR(
+    scalars = [p for p in trainable if p.ndim == 0]
         optimizer,
+        groups += [
+            {"params": [p], "weight_decay": 0.0, "lr": plan.peak_lr * abs(float(p)) or plan.peak_lr} for p in scalars
+        ]
         lambda step: (
+    groups += [{"params": scalars, "weight_decay": 0.0}] if scalars else []
             (step + 1) / warmup
             if step < warmup
             else 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
@@ -198,6 +207,7 @@ def build_schedule(optimizer: torch.optim.Optimizer, plan: TrainingConfig, steps
     )
 
 
+        peaks = [group["lr"] for group in optimizer.param_groups]
 @dataclass(frozen=True, slots=True)
 class _State:
     """All that a training changes; `wrapped` is the model as accelerate calls it, in step with other processes."""

@@ -1,0 +1,74 @@
+"""Data and a network for the quantization table: a fixed part of CIFAR-10-JPEG, and a small MobileNetV3."""
+
+import functools
+import sys
+from pathlib import Path
+
+from torch import nn
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "cifar10"))
+sys.path.append(str(Path(__file__).resolve().parents[1] / "wrist"))
+sys.path.append(str(Path(__file__).resolve().parents[1] / "sms"))
+
+import cifar10_jpeg
+
+TRAIN, TEST = 10_000, 4_000
+
+
+@functools.cache
+def part(name, count):
+    images, labels, classes = cifar10_jpeg.decode(name)
+    return images[:count], labels[:count], classes
+
+
+def train():
+    return part("train", TRAIN)
+
+
+def test():
+    return part("test", TEST)
+
+
+class SqueezeExcite(nn.Module):
+    """A gate per channel, from the channels' means (Hu et al. 2018)."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.pool, self.reduce = nn.AdaptiveAvgPool2d(1), nn.Conv2d(channels, channels // 4, 1)
+        self.relu, self.expand, self.gate = nn.ReLU(), nn.Conv2d(channels // 4, channels, 1), nn.Hardsigmoid()
+
+    def forward(self, x):
+        return x * self.gate(self.expand(self.relu(self.reduce(self.pool(x)))))
+
+
+class InvertedResidual(nn.Module):
+    """Expansion, depthwise convolution, squeeze-excite and projection (Howard et al. 2019)."""
+
+    def __init__(self, cin, wide, cout, stride, *, gate, act):
+        super().__init__()
+        self.adds = stride == 1 and cin == cout
+        self.layers = nn.Sequential(
+            nn.Conv2d(cin, wide, 1, bias=False), nn.BatchNorm2d(wide), act(),
+            nn.Conv2d(wide, wide, 3, stride, 1, groups=wide, bias=False), nn.BatchNorm2d(wide),
+            SqueezeExcite(wide) if gate else nn.Identity(), act(),
+            nn.Conv2d(wide, cout, 1, bias=False), nn.BatchNorm2d(cout),
+        )  # fmt: skip
+
+    def forward(self, x):
+        y = self.layers(x)
+        return x + y if self.adds else y
+
+
+def mobilenetv3(classes, channels):
+    """MobileNetV3-Small's first blocks at half its width, for 32x32 images."""
+    relu, hard = nn.ReLU, nn.Hardswish
+    return nn.Sequential(
+        nn.Conv2d(channels, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), hard(),
+        InvertedResidual(16, 16, 16, 2, gate=True, act=relu),
+        InvertedResidual(16, 72, 24, 2, gate=False, act=relu),
+        InvertedResidual(24, 88, 24, 1, gate=False, act=relu),
+        InvertedResidual(24, 96, 40, 2, gate=True, act=hard),
+        InvertedResidual(40, 240, 40, 1, gate=True, act=hard),
+        nn.Conv2d(40, 240, 1, bias=False), nn.BatchNorm2d(240), hard(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(240, 128), hard(), nn.Linear(128, classes),
+    )  # fmt: skip

@@ -1,0 +1,98 @@
+"""How long a layer takes by itself, in float and in int8, measured by a kit like any model."""
+
+from __future__ import annotations
+
+import platform
+import tempfile
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, fx, nn
+
+from edgedistill.deploy.anyonnx import BenchOptions, bench_onnx, prepare_onnx
+from edgedistill.deploy.kits import Kit
+from edgedistill.errors import EdgedistillError
+from edgedistill.export.encodings import encode
+from edgedistill.export.onnx_export import export_onnx, save_onnx
+from edgedistill.progress import Reporter
+from edgedistill.quantize.capture import CONVOLUTION, LINEAR, capture, tensor_at
+from edgedistill.quantize.prepare import calibrate, prepare
+from edgedistill.records import LayerSensitivity
+
+OPTIONS = BenchOptions(processes=1, seconds=0.3)
+
+
+class LayerAlone(nn.Module):
+    """One layer of a captured graph with what commonly follows it: a ReLU, and a mean that reads it.
+
+    A layer whose result is the model's has no int8 result; this one has, as it has inside a network.
+    """
+
+    def __init__(self, graph: fx.GraphModule, layer: fx.Node) -> None:
+        super().__init__()
+        self.operator: Any = layer.target
+        weight, bias = (tensor_at(graph, node) if isinstance(node, fx.Node) else None for node in _parameters(layer))
+        assert weight is not None
+        self.weight = nn.Parameter(weight)
+        self.bias = None if bias is None else nn.Parameter(bias)
+        self.rest = layer.args[3:]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the layer's result, averaged over all but its channels: (N, channels)."""
+        y = torch.relu(cast("Tensor", self.operator(x, self.weight, self.bias, *self.rest)))
+        return y.mean(-1) if self.operator in LINEAR else y.flatten(2).mean(-1)
+
+
+def time_layers(
+    student: nn.Module, example: Tensor, found: list[LayerSensitivity], kit: Kit, report: Reporter
+) -> list[LayerSensitivity]:
+    """Return the layers with their latencies; layers of one shape are measured once."""
+    graph = capture(student, example[:1])
+    nodes = {_path(node): node for node in graph.graph.nodes if node.target in CONVOLUTION | LINEAR}
+    known: dict[str, dict[str, Any]] = {}
+    timed = []
+    with report.track("layers", len(found)) as advance:
+        for one in found:
+            node = nodes[one.layer]
+            shape = str([node.target, *(tuple(a.meta["val"].shape[1:]) for a in node.all_input_nodes), node.args[3:]])
+            known[shape] = known.get(shape) or _measured(graph, node, kit)
+            timed.append(one.model_copy(update=known[shape]))
+            advance(1, one.layer)
+    return timed
+
+
+def _measured(graph: fx.GraphModule, node: fx.Node, kit: Kit) -> dict[str, Any]:
+    size = cast("fx.Node", node.args[0]).meta["val"].shape[1:]
+    example = torch.randn(1, *size, generator=torch.Generator().manual_seed(0))
+    try:
+        alone = LayerAlone(graph, node).eval()
+        prepared = prepare(alone, example)
+        calibrate(prepared, [example])
+        with tempfile.TemporaryDirectory() as folder:
+            fp32 = _p50_us(Path(folder), alone, example, kit, "fp32")
+            int8 = _p50_us(Path(folder), prepared, example, kit, "int8")
+    except (EdgedistillError, RuntimeError) as error:
+        return {"reason": f"not measured alone: {str(error).splitlines()[0]}"}
+    return {"fp32_us": fp32, "int8_us": int8, "measured_on": kit.name}
+
+
+def _p50_us(folder: Path, model: nn.Module, example: Tensor, kit: Kit, precision: str) -> float | None:
+    exported = export_onnx(model, example, kit.opset)
+    if precision == "int8":
+        exported = encode(exported, kit.encoding_for(platform.machine()))
+    path = folder / f"{precision}.onnx"
+    save_onnx(exported, path)
+    work = folder / precision
+    measured = bench_onnx(prepare_onnx(path, work / "onnx", {}), kit, OPTIONS, work, lambda _line: None)
+    p50 = measured.latency_ns.p50
+    return None if p50 is None else p50 / 1000
+
+
+def _parameters(layer: fx.Node) -> tuple[Any, Any]:
+    return layer.args[1], layer.args[2] if len(layer.args) > 2 else None
+
+
+def _path(layer: fx.Node) -> str:
+    stored = str(cast("fx.Node", layer.args[1]).target)
+    return stored.rpartition(".")[0] or stored

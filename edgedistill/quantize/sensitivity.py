@@ -1,0 +1,79 @@
+"""Which layers lose most in int8: each layer alone in int8, the rest in float, on validation data."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import cast
+
+import numpy as np
+from torch import fx, nn
+
+from edgedistill.data.sources import Array
+from edgedistill.quantize.capture import CONVOLUTION, LINEAR
+from edgedistill.quantize.fake_quant import ActivationQuantizer, fake_quantize_bias, fake_quantize_weight
+from edgedistill.quantize.placement import CLIP, INT8
+from edgedistill.quantize.prepare import Prepared
+from edgedistill.records import LayerSensitivity
+
+Outputs = Callable[[nn.Module], Array]
+Score = Callable[[Array], float]
+
+
+def layer_sensitivity(prepared: Prepared, answers: Array, outputs: Outputs, score: Score) -> list[LayerSensitivity]:
+    """Return for each int8 layer what it alone costs, the most sensitive first.
+
+    Layers are ordered by the error of the outputs: a metric counts whole samples, and most layers turn over none.
+
+    Args:
+        prepared: a calibrated model.
+        answers: the float model's outputs (N, ...).
+        outputs: gives a model's outputs (N, ...) on the same samples.
+        score: gives the metric of outputs, a fraction.
+    """
+    best, spread = score(answers), float(answers.var()) or 1.0
+    found = []
+    for layer in (path for path, form in prepared.layers.items() if form == INT8):
+        got = outputs(only_int8(prepared, layer))
+        error = float(np.mean((got.astype(np.float64) - answers) ** 2)) / spread
+        found.append(LayerSensitivity(layer=layer, output_error=error, drop=100 * (best - score(got))))
+    return sorted(found, key=lambda one: one.output_error, reverse=True)
+
+
+def only_int8(prepared: Prepared, layer: str) -> Prepared:
+    """Return a copy in which one layer, its input and its result are rounded, and nothing else is."""
+    alone = copy.deepcopy(prepared)
+    graph = alone.graph.graph
+    kept: set[str] = set()
+    for node in list(graph.nodes):
+        if node.target in CONVOLUTION | LINEAR and weight_path(node) == layer:
+            kept |= _quantizers_of(alone, node)
+        elif node.target in (fake_quantize_weight, fake_quantize_bias) and _owner(node) != layer:
+            node.replace_all_uses_with(cast("fx.Node", node.args[0]))
+            graph.erase_node(node)
+    for name, quantizer in alone.quantizers.items():
+        quantizer.calibrated = name in kept
+    alone.graph.recompile()
+    return alone
+
+
+def weight_path(layer: fx.Node) -> str | None:
+    """Return the module path of a layer of a prepared graph whose weight is rounded, else None."""
+    weight = layer.args[1]
+    return _owner(weight) if isinstance(weight, fx.Node) and weight.target is fake_quantize_weight else None
+
+
+def _owner(rounding: fx.Node) -> str:
+    stored = str(cast("fx.Node", rounding.args[0]).target)
+    return stored.rpartition(".")[0] or stored
+
+
+def _quantizers_of(prepared: Prepared, layer: fx.Node) -> set[str]:
+    """Return the names of the quantizers in front of a layer, perhaps before padding, and behind it and its ReLU."""
+    before = cast("fx.Node", layer.args[0])
+    near = [before, *before.all_input_nodes, *layer.users]
+    for reader in layer.users:
+        near += list(reader.users) if reader.target in CLIP else []
+    modules = prepared.graph.get_submodule
+    names = {str(node.target) for node in near if node.op == "call_module"}
+    return {f"graph.{name}" for name in names if isinstance(modules(name), ActivationQuantizer)}
