@@ -30,6 +30,12 @@ class ParityError(EdgedistillError):
     exit_code = 4
 
 
+class LintError(EdgedistillError):
+    """An ONNX model breaks a rule of an engine that it is meant for."""
+
+    exit_code = 4
+
+
 class DeviceError(EdgedistillError):
     """A device or an engine failed or refused a model."""
 

@@ -128,7 +128,7 @@ def _compiled_arm(prepared: PreparedModel, kit: Kit, options: BenchOptions, fold
 
 def is_quantized(graph: onnx.ModelProto) -> bool:
     """Say whether a model computes with quantized values anywhere."""
-    return any(node.op_type.startswith(QUANTIZED) for node in _nodes(graph.graph))
+    return any(node.op_type.startswith(QUANTIZED) for node in all_nodes(graph.graph))
 
 
 def read_onnx(model: Path) -> onnx.ModelProto:
@@ -163,7 +163,7 @@ def _external_files(graph: onnx.ModelProto) -> set[str]:
     from onnx.external_data_helper import uses_external_data
 
     tensors = [*graph.graph.initializer]
-    for node in _nodes(graph.graph):
+    for node in all_nodes(graph.graph):
         for attribute in node.attribute:
             tensors += [attribute.t] if attribute.type == onnx.AttributeProto.TENSOR else []
             tensors += [*attribute.tensors, *attribute.g.initializer]
@@ -176,13 +176,13 @@ def _external_files(graph: onnx.ModelProto) -> set[str]:
     }
 
 
-def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+def all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
     """Yield the nodes of a graph and of the graphs inside them."""
     for node in graph.node:
         yield node
         for attribute in node.attribute:
             for inner in (attribute.g, *attribute.graphs):
-                yield from _nodes(inner)
+                yield from all_nodes(inner)
 
 
 def _fix_shapes(graph: onnx.ModelProto, shapes: Shapes) -> None:

@@ -48,7 +48,7 @@ class Kit(Record):
     install: str
     encoding: dict[str, Encoding]
     unsupported: tuple[str, ...] = ()
-    rules: dict[str, Severity] = {}
+    rules: dict[str, Severity] = Field(default_factory=dict)
     folder: Path
 
     def encoding_for(self, arch: str) -> Encoding:
