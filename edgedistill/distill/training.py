@@ -175,12 +175,17 @@ def build_optimizer(model: nn.Module, plan: TrainingConfig) -> torch.optim.Optim
     quantizer is, is relative to its size.
     """
     trainable = [p for p in model.parameters() if p.requires_grad]
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": [p for p in trainable if p.ndim > 1], "weight_decay": plan.weight_decay},
         {"params": [p for p in trainable if p.ndim == 1], "weight_decay": 0.0},
     ]
+    scalars = [p for p in trainable if p.ndim == 0]
     if plan.optimizer == "adamw":
+        groups += [
+            {"params": [p], "weight_decay": 0.0, "lr": plan.peak_lr * abs(float(p)) or plan.peak_lr} for p in scalars
+        ]
         return torch.optim.AdamW(groups, lr=plan.peak_lr)
+    groups += [{"params": scalars, "weight_decay": 0.0}] if scalars else []
     return torch.optim.SGD(groups, lr=plan.peak_lr, momentum=0.9, nesterov=True)
 
 
@@ -188,18 +193,14 @@ def build_schedule(optimizer: torch.optim.Optimizer, plan: TrainingConfig, steps
     """Build the learning rate per step: one-cycle (Smith 2018), or cosine decay after a warm-up of 5 %."""
     total = plan.epochs * steps_per_epoch
     if plan.schedule == "onecycle":
+        peaks = [group["lr"] for group in optimizer.param_groups]
         return torch.optim.lr_scheduler.OneCycleLR(
             optimizer, peaks, total_steps=total + 1, pct_start=0.25, cycle_momentum=False
         )
     warmup = max(1, total // 20)
     return torch.optim.lr_scheduler.LambdaLR(
-    scalars = [p for p in trainable if p.ndim == 0]
         optimizer,
-        groups += [
-            {"params": [p], "weight_decay": 0.0, "lr": plan.peak_lr * abs(float(p)) or plan.peak_lr} for p in scalars
-        ]
         lambda step: (
-    groups += [{"params": scalars, "weight_decay": 0.0}] if scalars else []
             (step + 1) / warmup
             if step < warmup
             else 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
@@ -207,7 +208,6 @@ def build_schedule(optimizer: torch.optim.Optimizer, plan: TrainingConfig, steps
     )
 
 
-        peaks = [group["lr"] for group in optimizer.param_groups]
 @dataclass(frozen=True, slots=True)
 class _State:
     """All that a training changes; `wrapped` is the model as accelerate calls it, in step with other processes."""
