@@ -17,12 +17,14 @@ import bench
 import child
 import facts
 import job
+import process
 import workers
 from kit import EngineError, engine_errors, load_engine
 
 
 def main() -> int:
     """Run one verb and return the exit code."""
+    process.die_with_parent()
     # A terminated harness must still kill its workers, so SIGTERM unwinds the stack as Ctrl-C does.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     arguments = _parser().parse_args()

@@ -74,6 +74,7 @@ class Trial:
         spec.update(seconds=self.job.seconds, capacity=min(MAX_SAMPLES, capacity))
         answer = run_worker(spec, self.scratch, START_S + 40 * self.job.seconds)
         self.processes.append(results.ProcessResult.read(answer, Path(spec["arrays"])))
+        self._keep(self.job.out / "partial", {"processes": f"{number} of {self.job.processes} processes were measured"})
         p50_ms = self.processes[-1].p50_ns / 1e6
         self._say(f"process {number}/{self.job.processes} p50 {p50_ms:.3f} ms")
 
@@ -91,11 +92,19 @@ class Trial:
         self._say("energy done")
 
     def write(self) -> None:
-        """Write the measurement and its raw samples."""
-        measurement = results.measurement(self.arm, self.checked, self.processes, self.energy)
-        arrays = results.raw_samples(self.scratch / "check.npz", self.processes)
-        results.write(self.job.out, self.arm.name, measurement, arrays)
+        """Write the measurement and its raw samples, in place of what was kept on the way to them."""
+        measurement = self._keep(self.job.out, {})
+        results.discard(self.job.out / "partial", self.arm.name)
         self.result = {"name": self.arm.name, "measurement": measurement}
+
+    def _keep(self, folder: Path, reasons: Dict[str, str]) -> Dict[str, Any]:
+        """Write what the processes so far say, and return it: a job that is cut short has measured something."""
+        energy = self.energy or {"reason": "the job has not come to that"}
+        measurement = results.measurement(self.arm, self.checked, self.processes, energy)
+        measurement["reasons"].update(reasons)
+        arrays = results.raw_samples(self.scratch / "check.npz", self.processes)
+        results.write(folder, self.arm.name, measurement, arrays)
+        return measurement
 
     def _spec(self, task: str, arrays: str, head: str) -> Dict[str, Any]:
         return {

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import BinaryIO
 
+import process
 from kit import EngineError
 
 ENTRY = ""  # what Python was started with: a folder or a zip; set by __main__
@@ -24,7 +26,8 @@ def run_worker(spec: dict, scratch: Path, timeout_s: float) -> dict:
     # Files, not pipes: a full pipe would block the worker, and a thread that empties it would take its CPU time.
     with open(scratch / "stdout", "wb+") as out, open(scratch / "stderr", "wb+") as err:
         command = [sys.executable, ENTRY, "worker", str(path)]
-        worker = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=err)
+        environment = dict(os.environ, **{process.PARENT: str(os.getpid())})
+        worker = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=environment)
         try:
             code = worker.wait(timeout_s)
         except subprocess.TimeoutExpired:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
+import signal
+import sys
 import time
 from pathlib import Path
 from typing import List, Optional
@@ -16,6 +19,19 @@ except ImportError:  # Windows has no getrusage
     resource = None  # type: ignore[assignment]
 
 STATUS = Path("/proc/self/status")
+PARENT = "EDGEDISTILL_PARENT"
+"""Names the process that started this one, which should not outlive it."""
+SET_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux's prctl
+
+
+def die_with_parent() -> None:
+    """Have Linux kill this process when the one that started it, which names itself in EDGEDISTILL_PARENT, is killed."""
+    parent = os.environ.get(PARENT)
+    if parent is None or not sys.platform.startswith("linux"):
+        return
+    ctypes.CDLL(None).prctl(SET_DEATH_SIGNAL, signal.SIGKILL)
+    if os.getppid() != int(parent):  # it was killed before the kernel was told
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def pin(threads: int, kit: str) -> None:

@@ -118,6 +118,15 @@ def write(folder: Path, name: str, measured: Dict[str, Any], arrays: Dict[str, n
     _write_atomic(folder / f"{name}.json", lambda file: file.write(text.encode()))
 
 
+def discard(folder: Path, name: str) -> None:
+    """Remove a measurement and its raw samples, and the folder if nothing else is in it; absent ones are fine."""
+    for path in (folder / f"{name}.json", folder / f"{name}.npz"):
+        if path.exists():
+            path.unlink()
+    if folder.is_dir() and not os.listdir(folder):
+        folder.rmdir()
+
+
 def _write_atomic(path: Path, fill: Callable[[Any], Any]) -> None:
     handle, scratch = tempfile.mkstemp(dir=str(path.parent), prefix=f".{path.name}-")
     try:
