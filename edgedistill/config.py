@@ -75,7 +75,8 @@ class DataConfig(Section):
     """Where the data is; `val_fraction` of train is split off without `val`; `size` resizes the images of a folder.
 
     With `mel`, waveforms become log-mel pictures before they reach a model, and `mean` and `std` are of those. The labels
-    of a `task` other than classification are values (N,) or vectors (N, D), and `classes` are the names of the D.
+    of a `task` other than classification are values (N,) or vectors (N, D), and `classes` are the names of the D. Data
+    without labels is for an embedding of `dimensions` values, which the teacher alone knows.
     """
 
     train: str
@@ -87,6 +88,7 @@ class DataConfig(Section):
     task: Literal["classification", "regression", "embedding"] = "classification"
     mel: MelConfig | None = None
     classes: tuple[str, ...] | None = None
+    dimensions: Annotated[int, Field(ge=2)] | None = None
     augment: tuple[str, ...] = ()
     mean: tuple[float, ...] | None = None
     std: tuple[Positive, ...] | None = None
@@ -150,7 +152,8 @@ class StudentConfig(Section):
         return self
 
 
-LOGIT_LOSSES: Final = ("kd", "dkd", "dist", "ls", "mse")
+LOGIT_LOSSES: Final = ("kd", "dkd", "dist", "ls", "mse", "cosine")
+VALUE_LOSSES: Final = ("mse", "cosine")
 FEATURE_LOSSES: Final = ("hint", "at", "rkd")
 SOFTENED: Final = frozenset({"kd", "dkd", "ls", *FEATURE_LOSSES})
 READ_BY: Final[dict[str, frozenset[str]]] = {
@@ -169,7 +172,9 @@ class DistillConfig(TrainingConfig):
     """The loss is hard_weight * cross-entropy + (1 - hard_weight) * the term that `loss` names.
 
     hint, at and rkd name feature terms; then the term in that sum is kd, and feature_weight * the sum over
-    the pairs of layers is added to it. A `loss` of package.module:function is the user's own term.
+    the pairs of layers is added to it. A `loss` of package.module:function is the user's own term. Values and vectors
+    have mse in place of cross-entropy or, with the loss cosine, cosine. Of a view's logits the soft labels keep the
+    `top_k` largest and the sum of the others, by default 32 of more than 2,000 and else all; 0 keeps all.
     """
 
     loss: str = "kd"
@@ -182,6 +187,7 @@ class DistillConfig(TrainingConfig):
     student_layers: tuple[str, ...] = ()
     teacher_layers: tuple[str, ...] = ()
     views: Annotated[int, Field(ge=0)] = 8
+    top_k: Annotated[int, Field(ge=0)] | None = None
     control: bool = False
     seeds: Count = 1
 
@@ -318,10 +324,20 @@ class Config(Section):
     @model_validator(mode="after")
     def _loss_fits_the_task(self) -> Config:
         task, loss = self.data.task, self.distill.loss
+        if self.data.dimensions is not None and task != "embedding":
+            raise ValueError(f"data.dimensions: is for task = 'embedding', and data.task is '{task}'; remove the key")
+        if task == "classification" and loss == "cosine":
+            raise ValueError(
+                "distill.loss: 'cosine' compares vectors, and data.task is 'classification'; use kd or dist, or mse"
+            )
         if task == "classification":
             return self
-        if loss in (*LOGIT_LOSSES, *FEATURE_LOSSES) and loss != "mse":
-            raise ValueError(f"distill.loss: '{loss}' compares classes, and data.task is '{task}'; set loss = 'mse'")
+        if loss in (*LOGIT_LOSSES, *FEATURE_LOSSES) and loss not in VALUE_LOSSES:
+            raise ValueError(
+                f"distill.loss: '{loss}' compares classes, and data.task is '{task}'; set loss = 'mse' or 'cosine'"
+            )
+        if self.distill.top_k:
+            raise ValueError(f"distill.top_k: is for classes, and data.task is '{task}'; remove the key")
         if any(plan.label_smoothing for plan in (*self.teachers, self.distill)):
             raise ValueError(f"label_smoothing is for classes, and data.task is '{task}'; remove the key")
         return self

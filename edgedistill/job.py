@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 from edgedistill.config import Config
 from edgedistill.deploy.kits import Kit
 from edgedistill.progress import Reporter
-from edgedistill.records import DataRecord, Record
+from edgedistill.records import DataRecord, Record, SoftLabelsRecord
 from edgedistill.runs import Run
 
 if TYPE_CHECKING:
@@ -48,12 +48,26 @@ class Job:
 
         return fingerprint_data(self.config, self.run)
 
-    @cached_property
+    @property
     def dataset(self) -> Dataset:
+        """The data; once soft labels are made for data without labels, with the teacher's outputs for validation and test."""
+        record = self.results.get("soft_labels")
+        return self._judged if isinstance(record, SoftLabelsRecord) and record.targets is not None else self._loaded
+
+    @cached_property
+    def _loaded(self) -> Dataset:
         """Load the data, once."""
         from edgedistill.data.dataset import load_dataset
 
         return load_dataset(self.config, self.fingerprint)
+
+    @cached_property
+    def _judged(self) -> Dataset:
+        from edgedistill.data.dataset import with_targets
+
+        targets = self.result("soft_labels", SoftLabelsRecord).targets
+        assert targets is not None
+        return with_targets(self._loaded, self.run.path(targets))
 
     def folder(self, stage: str) -> Path:
         """Return a stage's folder in the run, made if need be."""

@@ -121,18 +121,22 @@ def _teacher_settings(job: Job) -> dict[str, Any]:
 
 
 def _soft_label_settings(job: Job) -> dict[str, Any]:
-    return _view_settings(job) | {
+    from edgedistill.distill.cache import kept_logits
+
+    settings = _view_settings(job) | {
         "views": job.config.distill.views,
         "teachers": [t.model_dump(include={"precision", "engine", "weight"}) for t in job.config.teachers],
         "code": [_code_hash(job, teacher.model) for teacher in job.config.teachers],
     }
+    kept = kept_logits(job.config.distill, job.data)
+    return settings | ({"top_k": kept} if kept else {})
 
 
 def _student_settings(job: Job) -> dict[str, Any]:
     config = job.config
     return _view_settings(job) | {
         "student": config.student.model_dump(),
-        "distill": config.distill.model_dump(),
+        "distill": config.distill.model_dump(exclude={"top_k"}),  # the soft labels are a parent
         "code": _code_hash(job, config.student.model or config.teacher.model),
         "loss": _code_hash(job, config.distill.loss),
     }

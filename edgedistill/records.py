@@ -32,7 +32,8 @@ class FileRef(Record):
 class DataRecord(Record):
     """What the data is: `shape` is one sample's, channels last, as the user gave it.
 
-    `classes` names the outputs of a model: the classes or, for regression and embedding, the values.
+    `classes` names the outputs of a model: the classes or, for regression and embedding, the values. Without labels, those
+    of validation and test samples are the teacher's outputs.
     """
 
     kind: Literal["image", "signal", "tokens"]
@@ -40,6 +41,7 @@ class DataRecord(Record):
     shape: tuple[int, ...]
     classes: tuple[str, ...]
     task: Literal["classification", "regression", "embedding"] = "classification"
+    labelled: bool = True
     vocabulary: int | None
     train: int
     val: int
@@ -89,16 +91,19 @@ class TeacherRecord(TrainedModel):
 class SoftLabelsRecord(Record):
     """Cached teacher logits of `views` augmented views of `samples` training samples; 0 views is the online teacher.
 
-    `engine` and `val_accuracy` (a fraction; None for one teacher, whose own it is) are of all teachers together.
+    `engine` and `val_accuracy` (a fraction; None for one teacher, whose own it is) are of all teachers together. Of a view
+    the `top_k` largest logits are kept, 0 for all. `targets` holds their outputs of samples that have no labels.
     """
 
     fingerprint: str
     views: int
     samples: int
     classes: int
+    top_k: int = 0
     logits: FileRef | None
     engine: str | None
     val_accuracy: float | None = None
+    targets: FileRef | None = None
     parent: str
 
 

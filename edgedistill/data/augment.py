@@ -18,14 +18,15 @@ from edgedistill.errors import ConfigError, nearest
 
 U64 = npt.NDArray[np.uint64]
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-Name = Literal["flip", "crop", "erase", "noise", "shift"]
+Name = Literal["flip", "crop", "erase", "noise", "shift", "mixup"]
 
 
 @dataclass(frozen=True, slots=True)
 class Op:
     """One augmentation; `amount` is in pixels or time steps, for noise in units of the raw input; `axes` are spatial.
 
-    Raw is before any division: noise of 100 on int16 waveforms is 100 of 32,768 steps.
+    Raw is before any division: noise of 100 on int16 waveforms is 100 of 32,768 steps. Of mixup, which joins whole views
+    and so is for `data.views` to apply, `amount` is alpha.
     """
 
     name: Name
@@ -39,12 +40,16 @@ ALLOWED: dict[Name, tuple[str, frozenset[Kind]]] = {
     "erase": ("'erase:SIZE'", frozenset({"image", "signal"})),
     "noise": ("'noise:STD'", frozenset({"signal"})),
     "shift": ("'shift:STEPS'", frozenset({"signal"})),
+    "mixup": ("'mixup:ALPHA' with an alpha from 0.01 to 100", frozenset({"image", "signal"})),
 }
 
 
 def parse_augment(specs: tuple[str, ...], kind: Kind) -> tuple[Op, ...]:
     """Read specs such as "flip" or "crop:4"; raises ConfigError for one that is unknown or does not fit the data."""
-    return tuple(_parse(spec, kind) for spec in specs)
+    ops = tuple(_parse(spec, kind) for spec in specs)
+    if any(op.name == "mixup" for op in ops[:-1]):
+        raise ConfigError("data.augment: 'mixup' mixes finished views, so it comes once, and last")
+    return ops
 
 
 def _parse(spec: str, kind: Kind) -> Op:
@@ -53,19 +58,25 @@ def _parse(spec: str, kind: Kind) -> Op:
         raise ConfigError(f"data.augment: unknown '{name}'{nearest(name, ALLOWED)}")
     form, kinds = ALLOWED[name]
     if kind not in kinds:
-        raise ConfigError(f"data.augment: '{name}' is for {' and '.join(sorted(kinds))} data; this is {kind} data")
-    if name == "flip":
-        amount = 0.0
-        valid = not text
-    else:
-        try:
-            amount = float(text)
-        except ValueError:
-            amount = -1.0
-        valid = amount > 0 and np.isfinite(amount) and (name == "noise" or amount.is_integer())
-    if not valid:
+        why = ", of numbers that cannot be averaged" if name == "mixup" else ""
+        raise ConfigError(f"data.augment: '{name}' is for {' and '.join(sorted(kinds))} data; this is {kind} data{why}")
+    amount = _amount(text)
+    if not (not text if name == "flip" else _is_possible(name, amount)):
         raise ConfigError(f"data.augment: '{spec}' should read {form}")
     return Op(name, amount, 2 if kind == "image" else 1)
+
+
+def _amount(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return 0.0
+
+
+def _is_possible(name: Name, amount: float) -> bool:
+    if name == "mixup":
+        return 0.01 <= amount <= 100
+    return amount > 0 and np.isfinite(amount) and (name == "noise" or amount.is_integer())
 
 
 def splitmix64(state: U64) -> U64:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -21,7 +22,7 @@ Kind = Literal["image", "signal", "tokens"]
 class Split:
     """Rows of a source: `rows` index `inputs`, and are the samples' identities; `labels` belong to `rows`.
 
-    Labels are class numbers (N,), int64, or values (N, D), float32.
+    Labels are class numbers (N,), int64, or values (N, D), float32; without labels D is 0.
     """
 
     inputs: Array
@@ -48,6 +49,7 @@ def fingerprint_data(config: Config, run: Run) -> str:
     data = config.data
     sources = [data.train, data.test, *([data.val] if data.val else [])]
     chosen = data.model_dump(include={"val_fraction", "size", "classes", "task"}) | {"kind": _said_kind(data)}
+    chosen |= {} if data.dimensions is None else {"dimensions": data.dimensions}
     return hash_of([chosen, config.seed, [fingerprint_source(text, config.folder, run) for text in sources]])
 
 
@@ -64,16 +66,25 @@ def load_dataset(config: Config, fingerprint: str) -> Dataset:
     named = [("train", train), ("test", test), *([("val", given_val)] if given_val else [])]
     for name, source in named:
         _check_inputs(name, source, train, kind)
+    labelled = _are_labelled(config, named)
     classes = _classes_of(data, named) if data.task == "classification" else _values_of(data, named)
     _check_channels(data, kind, train.inputs.shape[1:])
     _check_mel(data, kind, train.inputs.shape[1:])
     fit, val = _split(config, train, given_val)
     record = DataRecord(
         kind=kind, dtype=train.inputs.dtype.name, shape=train.inputs.shape[1:], classes=classes, task=data.task,
+        labelled=labelled,
         vocabulary=int(max(source.inputs.max() for _, source in named)) + 1 if kind == "tokens" else None,
         train=len(fit), val=len(val), test=len(test.labels), fingerprint=fingerprint,
     )  # fmt: skip
     return Dataset(record, fit, val, _whole(test, data.task))
+
+
+def with_targets(dataset: Dataset, path: Path) -> Dataset:
+    """Return a dataset without labels with those of validation and test read from a file of the soft labels' stage."""
+    with np.load(path, allow_pickle=False) as targets:
+        val, test = replace(dataset.val, labels=targets["val"]), replace(dataset.test, labels=targets["test"])
+    return replace(dataset, val=val, test=test)
 
 
 def _said_kind(data: DataConfig) -> Kind | None:
@@ -118,6 +129,52 @@ def _check_inputs(name: str, source: Source, train: Source, kind: Kind) -> None:
         raise ConfigError(f"data.{name}: inputs hold NaN or infinity")
 
 
+def _are_labelled(config: Config, named: list[tuple[str, Source]]) -> bool:
+    """Tell data with labels from data without; raises ConfigError for a mixture, and for what needs labels."""
+    first, labelled = named[0][0], named[0][1].is_labelled
+    for name, source in named:
+        if source.is_labelled != labelled:
+            without, having = (name, first) if labelled else (first, name)
+            raise ConfigError(f"data.{without}: has no labels, but data.{having} has; give them to all, or to none")
+    if not labelled:
+        _check_unlabelled(config)
+    elif config.data.dimensions is not None:
+        raise ConfigError("data.dimensions: is for data without labels, and this data has some; remove the key")
+    return labelled
+
+
+def _check_unlabelled(config: Config) -> None:
+    if config.data.task != "embedding":
+        raise ConfigError(
+            f"data.train: has no labels (an array 'labels'), and data.task is '{config.data.task}'; only 'embedding' can do "
+            "without, where the student learns the teacher's outputs alone"
+        )
+    if config.data.dimensions is None:
+        raise ConfigError(
+            "data.dimensions: without labels it must be said how many values the teacher gives; for example dimensions = 128"
+        )
+    if config.distill.hard_weight:
+        raise ConfigError(
+            f"distill.hard_weight: is {config.distill.hard_weight:g}, but the data has no labels; set it to 0"
+        )
+    if config.distill.control:
+        raise ConfigError(
+            "distill.control: without labels there is nothing but the teacher to learn from, so no student without it can "
+            "be trained; set control = false"
+        )
+    for teacher in config.teachers:
+        form = Path(teacher.model).suffix
+        if form == ".npy":
+            raise ConfigError(
+                f"teacher.model: {teacher.model} holds the outputs of training samples; without labels the test set is "
+                "held against the teacher, so name the model itself"
+            )
+        if form != ".onnx" and teacher.weights is None:
+            raise ConfigError(
+                f"teacher.weights: the data has no labels to train {teacher.model} on; name a file of weights"
+            )
+
+
 def _classes_of(data: DataConfig, named: list[tuple[str, Source]]) -> tuple[str, ...]:
     for name, source in named:
         if source.labels.ndim != 1:
@@ -153,23 +210,27 @@ def _classes_of(data: DataConfig, named: list[tuple[str, Source]]) -> tuple[str,
 def _values_of(data: DataConfig, named: list[tuple[str, Source]]) -> tuple[str, ...]:
     """Return the names of the values that labels hold, of which each split has as many."""
     train = named[0][1]
-    count = _as_values(train.labels).shape[1]
+    count = _as_values(train.labels).shape[1] if train.is_labelled else data.dimensions or 0
     for name, source in named:
         labels = source.labels
         if labels.ndim > 2 or not (np.issubdtype(labels.dtype, np.number) and np.isfinite(labels).all()):
             raise ConfigError(
                 f"data.{name}: labels are {labels.dtype}{labels.shape}; expected finite numbers (N,) or (N, D)"
             )
-        if _as_values(labels).shape[1] != count:
+        if source.is_labelled and _as_values(labels).shape[1] != count:
             raise ConfigError(
                 f"data.{name}: {_as_values(labels).shape[1]} values a label, but those of train have {count}"
             )
     names = data.classes or train.classes or tuple(str(i) for i in range(count))
     if len(names) != count:
-        raise ConfigError(f"data.classes: {len(names)} names, but labels have {count} value(s)")
+        raise ConfigError(f"data.classes: {len(names)} names, but {_holder(train)} {count} value(s)")
     if data.task == "embedding" and count < 2:
         raise ConfigError("data.task: an embedding needs vectors (N, D) for labels; for one value it is 'regression'")
     return names
+
+
+def _holder(train: Source) -> str:
+    return "labels have" if train.is_labelled else "data.dimensions is"
 
 
 def _as_values(labels: Array) -> Array:

@@ -18,11 +18,16 @@ IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".t
 
 
 class Source(NamedTuple):
-    """Samples as the user gave them; `classes` are the names when the source has them."""
+    """Samples as the user gave them, `labels` (N, 0) when there are none; `classes` are the names when the source has them."""
 
     inputs: Array
     labels: Array
     classes: tuple[str, ...] | None
+
+    @property
+    def is_labelled(self) -> bool:
+        """Tell samples with labels from samples without."""
+        return self.labels.size > 0 or self.labels.ndim < 2
 
 
 def load_source(text: str, folder: Path, size: int | None = None) -> Source:
@@ -62,21 +67,25 @@ def _from_function(text: str, folder: Path) -> Source:
     if not isinstance(result, (tuple, list)) or len(result) not in (2, 3):
         raise ConfigError(f"data: '{text}' must return (inputs, labels) or (inputs, labels, class names)")
     classes = tuple(map(str, result[2])) if len(result) == 3 else None
-    return Source(np.asarray(result[0]), np.asarray(result[1]), classes)
+    inputs = np.asarray(result[0])
+    return Source(inputs, _no_labels(inputs) if result[1] is None else np.asarray(result[1]), classes)
+
+
+def _no_labels(inputs: Array) -> Array:
+    return np.empty((len(inputs), 0), np.float32)
 
 
 def _from_npz(path: Path) -> Source:
     try:
         with np.load(path, allow_pickle=False) as archive:
-            missing = {"inputs", "labels"} - set(archive.files)
-            if missing:
+            if "inputs" not in archive.files:
                 raise ConfigError(
-                    f"data: {path.name} has no array '{min(missing)}'; it holds {', '.join(archive.files) or 'nothing'}"
+                    f"data: {path.name} has no array 'inputs'; it holds {', '.join(archive.files) or 'nothing'}"
                 )
             inputs = _memory_mapped(path, "inputs.npy")
             inputs = archive["inputs"] if inputs is None else inputs
             classes = tuple(map(str, archive["classes"])) if "classes" in archive.files else None
-            return Source(inputs, archive["labels"], classes)
+            return Source(inputs, archive["labels"] if "labels" in archive.files else _no_labels(inputs), classes)
     except (ValueError, zipfile.BadZipFile, EOFError) as error:
         raise ConfigError(f"data: {path.name} is not a readable .npz file: {error}") from None
 

@@ -1,34 +1,74 @@
-"""Batches of augmented, normalised views, addressed by (row, view)."""
+"""Batches of augmented, normalised views, addressed by (row, view), and their mixtures.
+
+Mixup (Zhang et al. 2018) takes a sample's partner and share from the hash of (seed, sample, view), never from the batch, so
+that a mixture is the same in any order, batch or process, and a teacher's answer to it can be cached. Normalised inputs
+are mixed, in float32: that is the mixture of the raw ones without its rounding to their type, as normalising is affine, and
+it costs a pass over numbers that are in cache. Log-mel pictures are mixed as pictures.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from edgedistill.config import Config
-from edgedistill.data.augment import Op, augment, hash_view, parse_augment
+from edgedistill.data.augment import Op, augment, hash_view, parse_augment, splitmix64, uniform
 from edgedistill.data.dataset import Split
 from edgedistill.data.preprocess import Preprocess
 from edgedistill.data.sources import Array
 from edgedistill.records import DataRecord
 
 VIEW_STREAM = 1 << 20  # apart from the streams of augmentations, which count up from 0
+MIX_STREAM = 2 << 20
+
+
+class Mix(NamedTuple):
+    """How samples are mixed: each with the one at `partners` (B,) in the split, of which it leaves 1 - `shares` (B,)."""
+
+    partners: Array
+    shares: Array
 
 
 @dataclass(frozen=True, slots=True)
 class Views:
-    """A split with its augmentation and preprocessing; without `ops` every view is the plain sample."""
+    """A split with its augmentation and preprocessing; without `ops` every view is the plain sample.
+
+    `mixup` is the alpha of the shares' distribution, beta(alpha, alpha); 0 mixes nothing.
+    """
 
     split: Split
     preprocess: Preprocess
     ops: tuple[Op, ...]
     seed: int
+    mixup: float = 0.0
 
     def batch(self, positions: Array, views: Array) -> Tensor:
         """Return model inputs (B, ...) for positions (B,) in the split, each in its own view (B,)."""
+        x, mix = self._unmixed(positions, views), self.mix(positions, views)
+        if mix is None:
+            return x
+        shares = torch.from_numpy(mix.shares).reshape(-1, *(1,) * (x.ndim - 1))
+        # Not lerp: where it fuses its two roundings, that depends on a number's place in the batch.
+        return x.mul_(shares).add_(self._unmixed(mix.partners, views).mul_(1 - shares))
+
+    def mix(self, positions: Array, views: Array) -> Mix | None:
+        """Return how the samples at positions (B,) are mixed in their views (B,); None without mixup.
+
+        A partner is any sample of the split in its own view of that number; shares are float32.
+        """
+        if not self.mixup:
+            return None
+        from scipy.special import betaincinv
+
+        bits = hash_view(self.seed, self.split.rows[positions], views, MIX_STREAM)
+        partners = (uniform(splitmix64(bits)) * len(self.split)).astype(np.int64)
+        return Mix(partners, betaincinv(self.mixup, self.mixup, uniform(bits)).astype(np.float32))
+
+    def _unmixed(self, positions: Array, views: Array) -> Tensor:
         rows = self.split.rows[positions]
         raw = np.ascontiguousarray(self.split.inputs[rows])
         if self.ops:
@@ -46,7 +86,9 @@ class Views:
 def training_views(split: Split, data: DataRecord, config: Config) -> Views:
     """Return the augmented views of a training split."""
     ops = parse_augment(config.data.augment, data.kind)
-    return Views(split, Preprocess(data, config.data), ops, config.seed)
+    mixup = next((op.amount for op in ops if op.name == "mixup"), 0.0)
+    applied = tuple(op for op in ops if op.name != "mixup")
+    return Views(split, Preprocess(data, config.data), applied, config.seed, mixup)
 
 
 def plain_views(split: Split, data: DataRecord, config: Config) -> Views:

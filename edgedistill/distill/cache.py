@@ -1,8 +1,8 @@
 """Soft labels on disk, shared between runs.
 
 A cache is a folder named after its fingerprint: `manifest.json`, `logits.npy` (views, samples, classes) in float16, raw,
-so that any temperature and loss can use them, `done.npy`, the bitmap from which an interrupted cache goes on, `engine`,
-what the teacher runs in, and at last `logits.sha256`.
+so that any temperature and loss can use them, or of many classes (views, samples) entries of `distill.top_k`, `done.npy`,
+the bitmap from which an interrupted cache goes on, `engine`, what the teacher runs in, and at last `logits.sha256`.
 """
 
 from __future__ import annotations
@@ -15,15 +15,42 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from edgedistill import processes
+from edgedistill.config import DistillConfig
 from edgedistill.progress import Reporter
+from edgedistill.records import DataRecord
 from edgedistill.runs import atomic_path, sha256_of, write_atomic, write_json
 
 SCHEMA = "edgedistill.soft_labels/1"
+MOST_WHOLE, KEPT = 2000, 32
+"""Up to how many classes all logits of a view are kept unless a configuration says otherwise, and how many of more."""
+TEMPERATURES: Final = (1.0, 2.0, 4.0, 8.0)
+"""At which the logits that are not kept are summed."""
+
+
+def kept_logits(plan: DistillConfig, data: DataRecord) -> int:
+    """Return how many logits of a view soft labels keep; 0 for all of them."""
+    if data.task != "classification" or plan.views == 0:
+        return 0
+    if plan.top_k is None:
+        return KEPT if len(data.classes) > MOST_WHOLE else 0
+    return plan.top_k
+
+
+def entry_type(classes: int, top_k: int) -> np.dtype:
+    """Return the type of what is kept of a view: class numbers, their logits in falling order, and the others' sums.
+
+    A sum is log(sum(exp(logit / T))) for each T of TEMPERATURES, in float32: float16 would round it T times as coarsely as the logits.
+    """
+    number = np.uint16 if classes <= 1 << 16 else np.uint32
+    return np.dtype([
+        ("classes", number, (top_k,)), ("logits", np.float16, (top_k,)), ("others", np.float32, (len(TEMPERATURES),)),
+    ])  # fmt: skip
 
 
 def caches_folder() -> Path:
@@ -58,11 +85,12 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Cache:
-    """Where a cache lies, what it is of, and its shape (views, samples, classes)."""
+    """Where a cache lies, what it is of, its shape (views, samples, classes), and how many logits it keeps; 0 for all."""
 
     folder: Path
     fingerprint: str
     shape: tuple[int, int, int]
+    top_k: int = 0
 
     @contextmanager
     def locked(self, report: Reporter) -> Iterator[None]:
@@ -104,14 +132,21 @@ class Cache:
         )
 
     def _manifest(self) -> dict[str, Any]:
-        return {"schema": SCHEMA, "fingerprint": self.fingerprint, "shape": list(self.shape)}
+        kept = {"top_k": self.top_k} if self.top_k else {}
+        return {"schema": SCHEMA, "fingerprint": self.fingerprint, "shape": list(self.shape)} | kept
+
+    def _entries(self) -> tuple[npt.DTypeLike, tuple[int, ...]]:
+        """Return the type and the shape of logits.npy."""
+        if self.top_k:
+            return entry_type(self.shape[2], self.top_k), self.shape[:2]
+        return np.float16, self.shape
 
     def open(self) -> tuple[np.memmap, np.memmap]:
         """Map logits and bitmap for writing; what an earlier call under the same fingerprint wrote is kept."""
         if processes.is_first() and not self._is_ours():
             for name in ("logits.npy", "logits.sha256"):  # runs may have links to the old file: it is theirs
                 (self.folder / name).unlink(missing_ok=True)
-            np.lib.format.open_memmap(self.folder / "logits.npy", "w+", np.float16, self.shape)
+            np.lib.format.open_memmap(self.folder / "logits.npy", "w+", *self._entries())
             np.lib.format.open_memmap(self.folder / "done.npy", "w+", np.bool_, self.shape[:2])
             write_json(self.folder / "manifest.json", self._manifest())  # last: it vouches for the other two
         processes.wait_for_all()

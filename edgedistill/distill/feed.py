@@ -12,15 +12,15 @@ from torch import Tensor
 from edgedistill import processes
 from edgedistill.data.sources import Array
 from edgedistill.data.views import Views
-from edgedistill.distill.training import Batch
+from edgedistill.distill.training import Batch, TeacherLogits
 from edgedistill.errors import ConfigError
 
 
 class TeacherAnswers(Protocol):
     """The teacher's logits, cached or asked for."""
 
-    def take(self, positions: Array, views: Array, inputs: Tensor) -> Tensor:
-        """Return logits (B, classes) for samples (B,) in their views (B,)."""
+    def take(self, positions: Array, views: Array, inputs: Tensor) -> TeacherLogits:
+        """Return the logits for samples (B,) in their views (B,), as which a model is given the inputs (B, ...)."""
 
 
 class TrainingFeed:
@@ -53,7 +53,15 @@ class TrainingFeed:
                 if self.view_count
                 else np.full_like(positions, number)
             )
-            inputs = self.views.batch(positions, views)
-            labels = torch.from_numpy(self.views.split.labels[positions])
-            answers = None if self.teacher is None else self.teacher.take(positions, views, inputs)
-            yield Batch(inputs, labels, answers)
+            yield self._batch(positions, views)
+
+    def _batch(self, positions: Array, views: Array) -> Batch:
+        labels, inputs = self.views.split.labels, self.views.batch(positions, views)
+        batch = Batch(inputs, torch.from_numpy(labels[positions]), None)
+        if self.teacher is not None:
+            answer = self.teacher.take(positions, views, inputs)
+            batch = batch._replace(teacher_logits=answer.logits, teacher_classes=answer.classes)
+        mix = self.views.mix(positions, views)
+        if mix is None:
+            return batch
+        return batch._replace(partner_labels=torch.from_numpy(labels[mix.partners]), share=torch.from_numpy(mix.shares))

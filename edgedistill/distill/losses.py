@@ -15,12 +15,13 @@ from torch.nn import functional
 
 from edgedistill.config import DistillConfig, TrainingConfig
 from edgedistill.distill.features import Answer, FeatureTeacher
+from edgedistill.distill.top_k import group
 from edgedistill.distill.training import Batch, Loss
 from edgedistill.errors import ConfigError
 from edgedistill.user_code import is_function, resolve_function
 
-LogitTerm = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""From the student's and the teacher's logits (B, classes) and labels (B,) to a scalar."""
+LogitTerm = Callable[[Tensor, Batch], Tensor]
+"""From the student's logits (B, classes) and their batch, which has the teacher's, to a scalar."""
 
 
 def kd(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
@@ -43,6 +44,14 @@ def dkd(
     alpha = 1 with beta = the teacher's probability of "rest", sample by sample (Zhao et al. 2022, equations 5 to 7).
     Logits are (B, classes), labels (B,). The scale is kd's, but for beta, which the authors set between 0.5 and 10.
     """
+    target, non_target = decoupled(student_logits, teacher_logits, labels, temperature)
+    return (alpha * target + beta * non_target).mean()
+
+
+def decoupled(
+    student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """Return T^2 * TCKD and T^2 * NCKD of each sample (B,), of which `dkd` is made."""
     others = torch.ones_like(student_logits, dtype=torch.bool).scatter_(1, labels[:, None], value=False)
 
     def decouple(logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -55,9 +64,11 @@ def dkd(
 
     student, student_rest = decouple(student_logits)
     teacher, teacher_rest = decouple(teacher_logits)
-    target = functional.kl_div(student, teacher, reduction="batchmean", log_target=True)
-    non_target = functional.kl_div(student_rest, teacher_rest, reduction="batchmean", log_target=True)
-    return (alpha * target + beta * non_target) * temperature**2
+    target, non_target = (
+        functional.kl_div(ours, theirs, reduction="none", log_target=True).sum(1) * temperature**2
+        for ours, theirs in ((student, teacher), (student_rest, teacher_rest))
+    )
+    return target, non_target
 
 
 def dist(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
@@ -75,8 +86,7 @@ def dist(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> 
 
 def correlation(a: Tensor, b: Tensor, axis: int) -> Tensor:
     """Return Pearson's correlation of a and b along an axis; 0 where either is constant."""
-    # The least length bounds the gradient, which at the usual 1e-8 would throw a student whose head starts at zero.
-    return functional.cosine_similarity(a - a.mean(axis, keepdim=True), b - b.mean(axis, keepdim=True), axis, 1e-4)
+    return functional.cosine_similarity(a - a.mean(axis, keepdim=True), b - b.mean(axis, keepdim=True), axis, SHORTEST)
 
 
 def standardize(logits: Tensor) -> Tensor:
@@ -100,6 +110,14 @@ def mse(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     With each sample's mean taken off, half of it is what kd tends to as T grows (Hinton et al. 2015, equation 4).
     """
     return functional.mse_loss(student_logits, teacher_logits)
+
+
+def cosine(student: Tensor, teacher: Tensor) -> Tensor:
+    """Return 1 - the cosine similarity of vectors (B, D), averaged over the batch; it lies between 0 and 2.
+
+    The student's length is free. A vector shorter than 0.0001 is taken to be as long, which bounds the gradient.
+    """
+    return (1 - functional.cosine_similarity(student, teacher, 1, SHORTEST)).mean()
 
 
 def hint(student: Tensor, teacher: Tensor) -> Tensor:
@@ -162,32 +180,62 @@ def same_positions(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     return pool(student, size), pool(teacher, size)
 
 
+SHORTEST: Final = 1e-4
+"""The least length in a cosine: at the usual 1e-8, the gradient would throw a student whose head starts at zero."""
 POOL_BY_AXES: Final[dict[int, Callable[..., Tensor]]] = {
     1: functional.adaptive_avg_pool1d,
     2: functional.adaptive_avg_pool2d,
     3: functional.adaptive_avg_pool3d,
 }
-LOGIT_TERMS: Final[dict[str, Callable[[Tensor, Tensor, Tensor, DistillConfig], Tensor]]] = {
+LOGIT_TERMS: Final[dict[str, Callable[[Tensor, Tensor, Batch, DistillConfig], Tensor]]] = {
     "kd": lambda student, teacher, _, plan: kd(student, teacher, plan.temperature),
-    "dkd": lambda student, teacher, labels, plan: dkd(
-        student, teacher, labels, plan.temperature, plan.dkd_alpha, plan.dkd_beta
+    "dkd": lambda student, teacher, batch, plan: over_labels(
+        batch, lambda labels: dkd_of_each(student, teacher, labels, plan)
     ),
     "dist": lambda student, teacher, _, plan: dist(student, teacher, plan.temperature),
     "ls": lambda student, teacher, _, plan: ls(student, teacher, plan.temperature),
-    "mse": lambda student, teacher, _labels, _plan: mse(student, teacher),
+    "mse": lambda student, teacher, _batch, _plan: mse(student, teacher),
+    "cosine": lambda student, teacher, _batch, _plan: cosine(student, teacher),
 }
 FEATURE_TERMS: Final[dict[str, Callable[[Tensor, Tensor], Tensor]]] = {"hint": hint, "at": at, "rkd": rkd}
 
 
 def label_loss(plan: TrainingConfig) -> Loss:
-    """Return the cross-entropy with class numbers (B,), smoothed as the plan says, or mse with values (B, D)."""
+    """Return the cross-entropy with class numbers (B,), smoothed as the plan says, or the loss with values (B, D).
+
+    That is mse, or cosine where the plan's own loss is. With mixup, an input has two classes, each with its share, and
+    the mixture of two values.
+    """
+    on_values = cosine if isinstance(plan, DistillConfig) and plan.loss == "cosine" else mse
 
     def loss(logits: Tensor, batch: Batch) -> Tensor:
         if batch.labels.is_floating_point():
-            return mse(logits, batch.labels)
-        return functional.cross_entropy(logits, batch.labels, label_smoothing=plan.label_smoothing)
+            return on_values(logits, mixed_labels(batch))
+        smoothing = plan.label_smoothing
+        return over_labels(
+            batch,
+            lambda labels: functional.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="none"),
+        )
 
     return loss
+
+
+def over_labels(batch: Batch, term: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return the batch's mean of a term (B,) of class numbers (B,), where inputs are mixed by the shares of their two."""
+    own = term(batch.labels)
+    if batch.share is None or batch.partner_labels is None:
+        return own.mean()
+    return (batch.share * own + (1 - batch.share) * term(batch.partner_labels)).mean()
+
+
+def mixed_labels(batch: Batch, classes: int = 0) -> Tensor:
+    """Return the labels as they are or, where inputs are mixed, values (B, D) or the shares (B, classes) of classes."""
+    if batch.share is None or batch.partner_labels is None:
+        return batch.labels
+    own, partner = batch.labels, batch.partner_labels
+    if not own.is_floating_point():
+        own, partner = (functional.one_hot(labels, classes).to(batch.share) for labels in (own, partner))
+    return batch.share[:, None] * own + (1 - batch.share[:, None]) * partner
 
 
 def distillation_loss(plan: DistillConfig, folder: Path = Path()) -> Loss:
@@ -200,8 +248,7 @@ def distillation_loss(plan: DistillConfig, folder: Path = Path()) -> Loss:
     on_labels, on_teacher = label_loss(plan), logit_term(plan, folder)
 
     def loss(logits: Tensor, batch: Batch) -> Tensor:
-        assert batch.teacher_logits is not None
-        distilled = soft * on_teacher(logits, batch.teacher_logits, batch.labels)
+        distilled = soft * on_teacher(logits, batch)
         return distilled + hard * on_labels(logits, batch) if hard else distilled
 
     return loss
@@ -230,24 +277,34 @@ def logit_term(plan: DistillConfig, folder: Path) -> LogitTerm:
     term = LOGIT_TERMS["kd" if plan.uses_features else plan.loss]
     prepare = standardize if plan.standardize else _as_it_is
 
-    def on_teacher(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
-        return term(prepare(student), prepare(teacher), labels, plan)
+    def on_teacher(student: Tensor, batch: Batch) -> Tensor:
+        assert batch.teacher_logits is not None
+        if batch.teacher_classes is not None:
+            student = group(student, batch.teacher_classes, plan.temperature)
+        return term(prepare(student), prepare(batch.teacher_logits), batch, plan)
 
     return on_teacher
+
+
+def dkd_of_each(student: Tensor, teacher: Tensor, labels: Tensor, plan: DistillConfig) -> Tensor:
+    """Return `dkd` of each sample (B,) as the plan weighs it."""
+    target, non_target = decoupled(student, teacher, labels, plan.temperature)
+    return plan.dkd_alpha * target + plan.dkd_beta * non_target
 
 
 def own_term(spec: str, folder: Path) -> LogitTerm:
     """Return the user's function(student_logits, teacher_logits, labels), held to a finite scalar with a gradient.
 
-    Raises ConfigError, here or when it is called, that names the function.
+    With mixup, the labels of classes are their shares (B, classes). Raises ConfigError, here or when it is called, that
+    names the function.
     """
     function = resolve_function(spec, folder)
     if not callable(function):
         raise ConfigError(f"distill.loss: '{spec}' is no function but {type(function).__name__}")
 
-    def term(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+    def term(student: Tensor, batch: Batch) -> Tensor:
         try:
-            value = function(student, teacher, labels)
+            value = function(student, batch.teacher_logits, mixed_labels(batch, student.shape[1]))
         except Exception as error:  # another's code may raise anything
             reason = next(iter(str(error).splitlines()), "")
             raise ConfigError(f"distill.loss: '{spec}' raises {type(error).__name__}: {reason}") from error

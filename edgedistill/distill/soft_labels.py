@@ -1,4 +1,4 @@
-"""The teacher's logits for every augmented view, computed once.
+"""The teacher's logits for every augmented view, computed once, and its outputs where the data has no labels.
 
 The fingerprint of a cache covers the teachers' weights, the data, its preparation, the views and the versions, so that
 another cache is another folder and nothing is ever replayed. Caches lie in EDGEDISTILL_CACHE, by default the user's
@@ -18,15 +18,17 @@ from edgedistill import processes
 from edgedistill.data.sources import Array
 from edgedistill.data.tasks import TASKS
 from edgedistill.data.views import Views, plain_views, training_views
-from edgedistill.distill.cache import Cache, caches_folder, link_or_copy
+from edgedistill.distill.cache import Cache, caches_folder, kept_logits, link_or_copy
 from edgedistill.distill.predictors import BATCH, Predict, predict_split
 from edgedistill.distill.teacher import load_logits, load_teacher, mean_predictor, teacher_form, teacher_predictor
 from edgedistill.distill.teacher_engine import choose_engine, openvino_predictor
+from edgedistill.distill.top_k import deviation, pack, unpack
+from edgedistill.distill.training import TeacherLogits
 from edgedistill.errors import ConfigError, EdgedistillError
 from edgedistill.job import Job
 from edgedistill.progress import Reporter
-from edgedistill.records import SoftLabelsRecord, TeacherRecord
-from edgedistill.runs import write_atomic
+from edgedistill.records import FileRef, SoftLabelsRecord, TeacherRecord
+from edgedistill.runs import atomic_path, write_atomic
 
 RECORDED = "recorded"
 TOLERANCE = 0.02  # of the largest logit: bfloat16 keeps 8 bits, and sums in another order on another machine
@@ -34,13 +36,20 @@ TOLERANCE = 0.02  # of the largest logit: bfloat16 keeps 8 bits, and sums in ano
 
 @dataclass(frozen=True, slots=True)
 class SoftLabels:
-    """Logits (views, samples, classes) in float16, samples in the order of the training split."""
+    """Logits (views, samples, classes) in float16, samples in the order of the training split; or entries of `top_k`.
+
+    Those (views, samples) are read at a temperature, which is one of the cache's.
+    """
 
     logits: Array
+    temperature: float = 1.0
 
-    def take(self, positions: Array, views: Array, _: Tensor) -> Tensor:
-        """Return the logits (B, classes) of samples in their views."""
-        return torch.from_numpy(np.ascontiguousarray(self.logits[views, positions]).astype(np.float32))
+    def take(self, positions: Array, views: Array, _: Tensor) -> TeacherLogits:
+        """Return the logits of samples in their views."""
+        found = np.ascontiguousarray(self.logits[views, positions])
+        if found.dtype.names:
+            return TeacherLogits(*unpack(found, self.temperature))
+        return TeacherLogits(torch.from_numpy(found.astype(np.float32)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +58,9 @@ class OnlineTeacher:
 
     predict: Predict
 
-    def take(self, _: Array, __: Array, inputs: Tensor) -> Tensor:
+    def take(self, _: Array, __: Array, inputs: Tensor) -> TeacherLogits:
         """Return the teacher's logits (B, classes) for the inputs."""
-        return self.predict(inputs)
+        return TeacherLogits(self.predict(inputs))
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,14 +77,13 @@ def make_soft_labels(job: Job) -> SoftLabelsRecord:
     teacher = job.result("teacher", TeacherRecord)
     record = SoftLabelsRecord(
         fingerprint=job.keys["soft_labels"], views=job.config.distill.views, samples=job.data.train,
-        classes=len(job.data.classes), logits=None, engine=None, val_accuracy=_accuracy_of_several(job),
-        parent=teacher.file.sha256,
+        classes=len(job.data.classes), top_k=kept_logits(job.config.distill, job.data), logits=None, engine=None,
+        val_accuracy=_accuracy_of_several(job), targets=_targets(job), parent=teacher.file.sha256,
     )  # fmt: skip
     if record.views == 0:
         return record
-    cache = Cache(
-        caches_folder() / record.fingerprint, record.fingerprint, (record.views, record.samples, record.classes)
-    )
+    shape = (record.views, record.samples, record.classes)
+    cache = Cache(caches_folder() / record.fingerprint, record.fingerprint, shape, record.top_k)
     kept = job.folder("soft_labels")
     with cache.locked(job.report):
         if processes.as_the_first_says(processes.is_first() and cache.is_complete()):
@@ -91,9 +99,9 @@ def make_soft_labels(job: Job) -> SoftLabelsRecord:
 
 
 def _accuracy_of_several(job: Job) -> float | None:
-    """Return the validation accuracy (a fraction) of the teachers' mean logits; None for one teacher, whose own it is."""
+    """Return the validation metric of the teachers' mean logits; None for one teacher, whose own it is, or without labels."""
     teachers, val = job.config.teachers, job.dataset.val
-    if len(teachers) == 1:
+    if len(teachers) == 1 or not job.data.labelled:
         return None
     predict = online_predictor(job)
     accuracy = TASKS[job.data.task].score(predict_split(predict, plain_views(val, job.data, job.config)), val.labels)
@@ -101,6 +109,24 @@ def _accuracy_of_several(job: Job) -> float | None:
         f"soft labels: mean of {len(teachers)} teachers, validation {TASKS[job.data.task].shown} {accuracy:.2%}"
     )
     return accuracy
+
+
+def _targets(job: Job) -> FileRef | None:
+    """Keep the teachers' mean outputs (N, D) in float32 of validation and test samples that have no labels."""
+    if job.data.labelled:
+        return None
+    path = job.folder("soft_labels") / "targets.npz"
+    if processes.is_first():
+        predict = online_predictor(job, "fp32")
+        splits = {"val": job.dataset.val, "test": job.dataset.test}
+        outputs = {name: predict_split(predict, plain_views(s, job.data, job.config)) for name, s in splits.items()}
+        for answer in outputs.values():
+            _check(answer, len(answer), len(job.data.classes))
+        with atomic_path(path) as scratch, scratch.open("wb") as file:
+            np.savez(file, allow_pickle=False, **outputs)
+        job.report.line("soft labels: the data has no labels; students are held against the teacher's outputs")
+    processes.wait_for_all()
+    return job.run.ref(path)
 
 
 def fill_cache(job: Job, cache: Cache) -> None:
@@ -124,9 +150,12 @@ def soft_label_predictor(job: Job, engines: str) -> Predict:
     return mean_predictor(predicts, [plan.weight for plan in job.config.teachers])
 
 
-def online_predictor(job: Job) -> Predict:
-    """Return the teachers as they answer without a cache: torch models in torch, ONNX models in ONNX Runtime."""
-    predicts = [teacher_predictor(job, number) for number in range(len(job.config.teachers))]
+def online_predictor(job: Job, precision: str | None = None) -> Predict:
+    """Return the teachers as they answer without a cache: torch models in torch, ONNX models in ONNX Runtime.
+
+    Torch models compute in `precision`, or in that of their own configuration.
+    """
+    predicts = [teacher_predictor(job, number, precision) for number in range(len(job.config.teachers))]
     return mean_predictor(predicts, [plan.weight for plan in job.config.teachers])
 
 
@@ -160,11 +189,11 @@ def verify_soft_labels(job: Job, samples: int) -> Verification:
     # Whole blocks, as they were computed: in bfloat16 an answer depends on what else is in its batch.
     blocks = [(v, start) for v in range(record.views) for start in range(0, record.samples, BATCH)]
     order = np.random.default_rng().permutation(len(blocks))
-    worst, compared, scale = 0.0, 0, float(np.abs(kept[0]).max())
+    worst, compared, scale = 0.0, 0, float(np.abs(kept["logits"][0] if kept.dtype.names else kept[0]).max())
     for view, start in (blocks[i] for i in order):
         block = np.arange(start, min(start + BATCH, record.samples))
-        answer = predict(views.batch(block, np.full_like(block, view))).numpy()
-        worst = max(worst, float(np.abs(answer - kept[view, block].astype(np.float32)).max()))
+        answer, entries = predict(views.batch(block, np.full_like(block, view))), kept[view, block]
+        worst = max(worst, deviation(answer, entries))
         compared += len(block)
         if compared >= samples:
             break
@@ -178,15 +207,14 @@ def build_soft_labels(cache: Cache, predict: Predict, views: Views, report: Repo
     float16, and for a teacher of other classes.
     """
     logits, done = cache.open()
-    count, samples, classes = cache.shape
+    count, samples, _ = cache.shape
     blocks = [(v, np.arange(i, min(i + BATCH, samples))) for v in range(count) for i in range(0, samples, BATCH)]
     share = blocks[processes.rank() :: processes.count()]
     with report.track("soft labels", len(share)) as advance:
         for view, block in share:
             if not done[view, block].all():
-                answer = predict(views.batch(block, np.full_like(block, view))).numpy()
-                _check(answer, len(block), classes)
-                logits[view, block] = answer
+                answer = predict(views.batch(block, np.full_like(block, view)))
+                logits[view, block] = _entries(cache, answer, len(block))
                 logits.flush()
                 done[view, block] = True  # after the logits are on disk, so that a kill cannot mark what is not
                 done.flush()
@@ -197,23 +225,28 @@ def build_soft_labels(cache: Cache, predict: Predict, views: Views, report: Repo
 
 def store_soft_labels(cache: Cache, logits: Array) -> Path:
     """Keep recorded logits (views, samples, classes) as a finished cache and return its logits.npy."""
-    for view in logits:
-        _check(view, *cache.shape[1:])
+    found = [_entries(cache, torch.from_numpy(np.ascontiguousarray(view)), cache.shape[1]) for view in logits]
     kept, done = cache.open()
-    kept[:], done[:] = logits, True
+    kept[:], done[:] = np.stack(found), True
     kept.flush()
     return cache.seal()
 
 
+def _entries(cache: Cache, answer: Tensor, samples: int) -> Array:
+    """Return what a cache keeps of a teacher's logits, once they are seen to be sound."""
+    _check(answer.numpy(), samples, cache.shape[2])
+    return pack(answer, cache.top_k) if cache.top_k else answer.numpy()
+
+
 def _check(answer: Array, samples: int, classes: int) -> None:
     if answer.shape != (samples, classes):
-        raise EdgedistillError(f"teacher: answers {answer.shape} for {samples} samples of {classes} classes")
+        raise ConfigError(f"teacher.model: answers {answer.shape} for {samples} samples of {classes} classes or values")
     if not np.isfinite(answer).all() or np.abs(answer).max() > np.finfo(np.float16).max:
         raise EdgedistillError(
             "teacher: logits are not finite, or too large for float16; check its weights and mean/std"
         )
 
 
-def load_soft_labels(path: Path) -> SoftLabels:
-    """Map a finished cache's logits; small ones are read whole."""
-    return SoftLabels(np.load(path, mmap_mode="r"))
+def load_soft_labels(path: Path, temperature: float = 1.0) -> SoftLabels:
+    """Map a finished cache's logits, to be read at a temperature where they are not all of a view's."""
+    return SoftLabels(np.load(path, mmap_mode="r"), temperature)

@@ -21,6 +21,7 @@ from edgedistill.distill.losses import distillation_loss, feature_loss, label_lo
 from edgedistill.distill.predictors import predict_split, torch_predictor
 from edgedistill.distill.soft_labels import OnlineTeacher, load_soft_labels, online_predictor
 from edgedistill.distill.teacher import build_teacher, load_teacher, save_model
+from edgedistill.distill.top_k import check_top_k
 from edgedistill.distill.training import Batch, Loss, Resume, Training, fit
 from edgedistill.errors import ConfigError
 from edgedistill.job import Job
@@ -89,11 +90,17 @@ def _check_loss(config: Config, data: DataRecord, student: nn.Module, sample: to
         teacher = FeatureTeacher(build_teacher(config, data), plan.teacher_layers, config.teacher.precision)
         feature_student(plan, student, teacher, sample, config.seed)
         return
+    check_top_k(plan, data)
+    if plan.loss == "cosine" and len(data.classes) < 2:
+        raise ConfigError("distill.loss: 'cosine' compares vectors, and labels have one value; set loss = 'mse'")
     # Made-up logits, more than one sample of each, so that a function of the user's is tried before anything is written.
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(2, 16, len(data.classes), generator=generator)
     labels = torch.arange(16) % len(data.classes) if data.task == "classification" else logits[1]
-    distillation_loss(plan, config.folder)(logits[0].requires_grad_(), Batch(sample, labels, logits[1]))
+    batch = Batch(sample, labels, logits[1])
+    if any(spec.startswith("mixup") for spec in config.data.augment):
+        batch = batch._replace(partner_labels=labels.roll(1, 0), share=torch.linspace(0, 1, 16))
+    distillation_loss(plan, config.folder)(logits[0].requires_grad_(), batch)
 
 
 def make_student(job: Job) -> StudentRecord:
@@ -134,7 +141,7 @@ def _teaching(job: Job) -> Teaching:
     loss = distillation_loss(plan, job.config.folder)
     if soft.logits is None:
         return Teaching(loss, OnlineTeacher(online_predictor(job)), None)
-    return Teaching(loss, load_soft_labels(job.run.path(soft.logits)), None)
+    return Teaching(loss, load_soft_labels(job.run.path(soft.logits), plan.temperature), None)
 
 
 def _train(job: Job, role: str, seed: int, teaching: Teaching) -> TrainedModel:

@@ -61,7 +61,7 @@ def _make_teacher(job: Job, number: int, folder: Path) -> TrainedModel:
             shutil.copyfile(source, scratch)
     processes.wait_for_all()
     accuracy = None
-    if form == "onnx":
+    if form == "onnx" and job.data.labelled:
         predict = onnx_predictor(kept, model_input(job.data, job.config.data))
         val = plain_views(job.dataset.val, job.data, job.config)
         accuracy = TASKS[job.data.task].score(predict_split(predict, val), job.dataset.val.labels)
@@ -143,12 +143,12 @@ def mean_predictor(predicts: Sequence[Predict], weights: Sequence[float]) -> Pre
     return predict
 
 
-def teacher_predictor(job: Job, number: int) -> Predict:
-    """Return a teacher as a function from model inputs to logits."""
+def teacher_predictor(job: Job, number: int, precision: str | None = None) -> Predict:
+    """Return a teacher as a function from model inputs to logits; a torch model computes in `precision` or as configured."""
     teacher = job.result("teacher", TeacherRecord).teachers[number]
     if teacher.form == "onnx":
         return onnx_predictor(job.run.path(teacher.file), model_input(job.data, job.config.data))
-    return torch_predictor(load_teacher(job, number), job.config.teachers[number].precision)
+    return torch_predictor(load_teacher(job, number), precision or job.config.teachers[number].precision)
 
 
 def load_teacher(job: Job, number: int = 0) -> nn.Module:
@@ -171,8 +171,9 @@ def _torch_teacher(job: Job, number: int, folder: Path) -> TrainedModel:
     resume = Resume(folder / RESUME, job.keys["teacher"])
     if plan.weights:
         load_weights(model, config.path(plan.weights))
-        accuracy = validate(model)
-        job.report.line(f"{label}: {plan.weights} loaded, validation {task.shown} {accuracy:.2%}")
+        accuracy = validate(model) if job.data.labelled else None
+        found = "no labels to validate it" if accuracy is None else f"validation {task.shown} {accuracy:.2%}"
+        job.report.line(f"{label}: {plan.weights} loaded, {found}")
     else:
         feed = TrainingFeed(training_views(data.train, job.data, config), plan.batch_size, None, 0, config.seed)
         training = Training(label, plan, feed, label_loss(plan), validate, resume, config.seed, task.shown)

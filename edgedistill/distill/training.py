@@ -25,11 +25,25 @@ from edgedistill.runs import atomic_path
 
 
 class Batch(NamedTuple):
-    """Model inputs (B, ...), labels (B,) or values (B, D), and the teacher's logits (B, classes) when there is a teacher."""
+    """Model inputs (B, ...), labels (B,) or values (B, D), and the teacher's logits (B, classes) when there is a teacher.
+
+    With `teacher_classes` (B, K), the first K logits are of these classes, and the last of all others as one. With
+    mixup, `share` (B,) is how much of an input is the sample of `labels`; the rest is that of `partner_labels`.
+    """
 
     inputs: Tensor
     labels: Tensor
     teacher_logits: Tensor | None
+    teacher_classes: Tensor | None = None
+    partner_labels: Tensor | None = None
+    share: Tensor | None = None
+
+
+class TeacherLogits(NamedTuple):
+    """A teacher's logits (B, classes) or, with `classes` (B, K), the K + 1 of `Batch.teacher_classes`."""
+
+    logits: Tensor
+    classes: Tensor | None = None
 
 
 class Feed(Protocol):
@@ -150,7 +164,7 @@ def _backward(state: _State, training: Training, batch: Batch, accelerator: Any)
     parts = _parts(batch, training.plan.accumulate)
     total = torch.zeros((), dtype=torch.float64)
     for place, part in enumerate(parts):
-        moved = Batch(*(None if tensor is None else tensor.to(device, non_blocking=True) for tensor in part))  # type: ignore[arg-type]  # only the third may be None
+        moved = Batch(*(None if tensor is None else tensor.to(device, non_blocking=True) for tensor in part))  # type: ignore[arg-type]  # those after the labels may be None
         last = place == len(parts) - 1
         with nullcontext() if last else accelerator.no_sync(state.wrapped):
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
@@ -165,7 +179,7 @@ def _parts(batch: Batch, count: int) -> list[Batch]:
     if count == 1:
         return [batch]
     cut = [None if tensor is None else tensor.chunk(count) for tensor in batch]
-    return [Batch(*(None if c is None else c[i] for c in cut)) for i in range(len(cut[1] or ()))]  # type: ignore[arg-type]  # only the third may be None
+    return [Batch(*(None if c is None else c[i] for c in cut)) for i in range(len(cut[1] or ()))]  # type: ignore[arg-type]  # those after the labels may be None
 
 
 def build_optimizer(model: nn.Module, plan: TrainingConfig) -> torch.optim.Optimizer:

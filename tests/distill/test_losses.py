@@ -13,17 +13,19 @@ from scipy.special import log_softmax, softmax
 from scipy.stats import pearsonr, zscore
 from torch.nn import functional
 
-from edgedistill.config import FEATURE_LOSSES, LOGIT_LOSSES, DistillConfig
+from edgedistill.config import FEATURE_LOSSES, LOGIT_LOSSES, DistillConfig, TrainingConfig
 from edgedistill.distill.losses import (
     FEATURE_TERMS,
     LOGIT_TERMS,
     at,
     correlation,
+    cosine,
     dist,
     distillation_loss,
     dkd,
     hint,
     kd,
+    label_loss,
     logit_term,
     ls,
     mse,
@@ -41,6 +43,12 @@ TEMPERATURES = [0.5, 1.0, 4.0, 20.0]
 
 def torched(*arrays: Array) -> list[torch.Tensor]:
     return [torch.from_numpy(np.ascontiguousarray(array)) for array in arrays]
+
+
+def configured(**keys: object) -> Callable[..., torch.Tensor]:
+    """Return the term on logits that a configuration names, of student, teacher and labels."""
+    term = logit_term(DistillConfig(**keys), Path())
+    return lambda student, teacher, labels: term(student, Batch(student, labels, teacher))
 
 
 def value(loss: Callable[..., torch.Tensor], student: Array, teacher: Array, *rest: object) -> float:
@@ -190,7 +198,7 @@ def test_standardizing_twice_is_once_and_equal_logits_give_nothing() -> None:
 
 @pytest.mark.parametrize("name", LOGIT_LOSSES)
 def test_a_student_whose_head_starts_at_zero_is_pulled_and_not_thrown(name: str) -> None:
-    term = logit_term(DistillConfig(loss=name), Path())
+    term = configured(loss=name)
     got = gradient(term, np.zeros_like(STUDENT), TEACHER, torched(LABELS)[0])
     assert 0.01 < np.linalg.norm(got) < 3000  # with the usual 1e-8 and 1e-7: above 100,000
 
@@ -201,9 +209,29 @@ def test_mse_is_the_definition() -> None:
     np.testing.assert_allclose(gradient(mse, STUDENT, TEACHER), expected, atol=1e-14)
 
 
+def cosine_by_hand(student: Array, teacher: Array) -> float:
+    lengths = np.linalg.norm(student, axis=1) * np.linalg.norm(teacher, axis=1)
+    return float((1 - (student * teacher).sum(1) / lengths).mean())
+
+
+def test_cosine_is_torchs_and_the_definition() -> None:
+    student, teacher = torched(STUDENT, TEACHER)
+    theirs = (1 - functional.cosine_similarity(student, teacher)).mean()
+    assert value(cosine, STUDENT, TEACHER) == pytest.approx(float(theirs), rel=1e-12)
+    assert value(cosine, STUDENT, TEACHER) == pytest.approx(cosine_by_hand(STUDENT, TEACHER), rel=1e-12)
+    expected = differences(lambda x: cosine_by_hand(x, TEACHER), STUDENT)
+    np.testing.assert_allclose(gradient(cosine, STUDENT, TEACHER), expected, atol=1e-9)
+
+
+@given(st.floats(0.01, 100))
+def test_cosine_does_not_see_lengths(scale: float) -> None:
+    assert value(cosine, scale * STUDENT, TEACHER) == pytest.approx(value(cosine, STUDENT, TEACHER))
+    assert value(cosine, -scale * TEACHER, TEACHER) == pytest.approx(2)
+    assert (gradient(cosine, scale * STUDENT, TEACHER) * STUDENT).sum(1) == pytest.approx(0, abs=1e-9)
+
+
 LOGIT_CASES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
-    name: lambda x, y, name=name: logit_term(DistillConfig(loss=name), Path())(x, y, torched(LABELS)[0][: len(x)])
-    for name in LOGIT_LOSSES
+    name: lambda x, y, name=name: configured(loss=name)(x, y, torched(LABELS)[0][: len(x)]) for name in LOGIT_LOSSES
 }
 
 
@@ -222,7 +250,7 @@ def test_a_shift_of_logits_does_not_matter(name: str, shift: float) -> None:
 
 @pytest.mark.parametrize("name", LOGIT_LOSSES)
 def test_the_order_of_a_batch_does_not_matter_and_its_size_is_averaged(name: str) -> None:
-    term = logit_term(DistillConfig(loss=name), Path())
+    term = configured(loss=name)
     once = float(term(*torched(STUDENT, TEACHER, LABELS)))
     order = RNG.permutation(16)
     assert float(term(*torched(STUDENT[order], TEACHER[order], LABELS[order]))) == pytest.approx(once)
@@ -236,7 +264,7 @@ def test_the_temperature_does_not_set_the_scale(name: str) -> None:
     (labels,) = torched(LABELS)
     sizes = []
     for t in (100.0, 1000.0):
-        term = logit_term(DistillConfig(loss=name, temperature=t), Path())
+        term = configured(loss=name, temperature=t)
         sizes.append(np.abs(gradient(term, STUDENT, TEACHER, labels)).max())
     if name == "dist":  # a correlation does not shrink with T, so its factor does not cancel
         assert sizes[1] / sizes[0] == pytest.approx(100, rel=0.05)
@@ -369,3 +397,54 @@ def test_the_configured_loss_weighs_labels_and_teacher(keys: dict, expected: flo
     hard = functional.cross_entropy(student, labels, label_smoothing=0.1)
     got = distillation_loss(plan)(student, Batch(student, labels, teacher))
     assert float(got) == pytest.approx(weight * float(hard) + (1 - weight) * expected, rel=1e-6)
+
+
+PARTNERS, SHARE = RNG.integers(0, 10, 16), RNG.random(16)
+
+
+def mixed(student: torch.Tensor, labels: Array, partners: Array, teacher: torch.Tensor | None = None) -> Batch:
+    ours, theirs, share = torched(labels, partners, SHARE)
+    return Batch(student, ours, teacher, partner_labels=theirs, share=share)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_a_mixed_input_has_both_labels_by_their_shares(smoothing: float) -> None:
+    """As torch's own cross-entropy with probabilities for labels has it."""
+    (student,) = torched(STUDENT)
+    shares = SHARE[:, None] * np.eye(10)[LABELS] + (1 - SHARE[:, None]) * np.eye(10)[PARTNERS]
+    expected = functional.cross_entropy(student, *torched(shares), label_smoothing=smoothing)
+    got = label_loss(TrainingConfig(label_smoothing=smoothing))(student, mixed(student, LABELS, PARTNERS))
+    assert float(got) == pytest.approx(float(expected), rel=1e-9)
+
+
+@pytest.mark.parametrize("name", LOGIT_LOSSES)
+def test_mixing_a_sample_with_its_like_changes_nothing(name: str) -> None:
+    plan = DistillConfig(loss=name, hard_weight=0.3)
+    student, teacher, labels = torched(STUDENT, TEACHER, LABELS)
+    plain = distillation_loss(plan)(student, Batch(student, labels, teacher))
+    assert float(distillation_loss(plan)(student, mixed(student, LABELS, LABELS, teacher))) == pytest.approx(
+        float(plain)
+    )
+
+
+def test_dkd_decouples_a_mixed_input_by_either_class() -> None:
+    student, teacher = torched(STUDENT, TEACHER)
+    got = logit_term(DistillConfig(loss="dkd"), Path())(student, mixed(student, LABELS, PARTNERS, teacher))
+    each = [
+        share * value(dkd, s[None], z[None], torch.tensor([a]), 4.0, 1.0, 2.0)
+        + (1 - share) * value(dkd, s[None], z[None], torch.tensor([b]), 4.0, 1.0, 2.0)
+        for s, z, a, b, share in zip(STUDENT, TEACHER, LABELS, PARTNERS, SHARE, strict=True)
+    ]
+    assert float(got) == pytest.approx(np.mean(each), rel=1e-9)
+
+
+@pytest.mark.parametrize(("name", "by_hand"), [("mse", lambda a, b: ((a - b) ** 2).mean()), ("cosine", cosine_by_hand)])
+def test_values_mix_as_inputs_do(name: str, by_hand: Callable[[Array, Array], float]) -> None:
+    (student,) = torched(STUDENT)
+    values, others = RNG.normal(size=(2, 16, 10))
+    expected = by_hand(STUDENT, SHARE[:, None] * values + (1 - SHARE[:, None]) * others)
+    got = label_loss(DistillConfig(loss=name))(student, mixed(student, values, others))
+    assert float(got) == pytest.approx(expected, rel=1e-9)
+    assert float(label_loss(TrainingConfig())(student, Batch(student, torched(values)[0], None))) == pytest.approx(
+        ((STUDENT - values) ** 2).mean()
+    )

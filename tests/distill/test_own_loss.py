@@ -31,6 +31,8 @@ def two(student_logits, teacher_logits):
     return student_logits.mean()
 def failing(student_logits, teacher_logits, labels):
     raise KeyError("gone")
+def labelled(student_logits, teacher_logits, labels):
+    return torch.nn.functional.cross_entropy(student_logits, labels)
 nothing = 3
 """
 
@@ -62,4 +64,13 @@ def test_a_loss_of_ones_own(own: Path) -> None:
 )
 def test_a_loss_of_ones_own_that_cannot_be_used(own: Path, name: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        own_term(f"own_losses:{name}", own)(STUDENT.clone().requires_grad_(), TEACHER, LABELS)
+        own_term(f"own_losses:{name}", own)(STUDENT.clone().requires_grad_(), Batch(STUDENT, LABELS, TEACHER))
+
+
+def test_with_mixup_labels_are_shares_of_classes(own: Path) -> None:
+    partners, share = LABELS.roll(1), torch.linspace(0, 1, 16)
+    batch = Batch(STUDENT, LABELS, TEACHER, partner_labels=partners, share=share)
+    got = own_term("own_losses:labelled", own)(STUDENT.clone().requires_grad_(), batch)
+    log = STUDENT.log_softmax(1)
+    expected = -(share * log[range(16), LABELS] + (1 - share) * log[range(16), partners]).mean()
+    torch.testing.assert_close(got.detach(), expected)

@@ -1,0 +1,174 @@
+"""Mixup by hash: what is mixed with what depends on (seed, sample, view) and on nothing else."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import beta, chisquare, kstest
+
+from edgedistill.config import Config, DataConfig
+from edgedistill.config_file import parse_config
+from edgedistill.data.augment import parse_augment
+from edgedistill.data.dataset import Split
+from edgedistill.data.preprocess import Preprocess
+from edgedistill.data.views import Views, training_views
+from edgedistill.deploy.kits import find_kits
+from edgedistill.distill.feed import TrainingFeed
+from edgedistill.distill.soft_labels import load_soft_labels, verify_soft_labels
+from edgedistill.distill.training import TeacherLogits
+from edgedistill.errors import ConfigError
+from edgedistill.pipeline import Plan, dry_run, run_pipeline
+from edgedistill.progress import Reporter
+from edgedistill.records import DataRecord, SoftLabelsRecord
+from edgedistill.runs import Run
+
+QUIET = Reporter(quiet=True)
+SAMPLES = 50
+
+
+def views_of(alpha: float, samples: int = SAMPLES, seed: int = 7) -> Views:
+    rng = np.random.default_rng(0)
+    inputs = rng.integers(0, 256, (2 * samples, 6, 6, 3), np.uint8)
+    rows = np.sort(rng.choice(2 * samples, samples, replace=False))
+    record = DataRecord(kind="image", dtype="uint8", shape=(6, 6, 3), classes=("a", "b", "c"), vocabulary=None,
+                        train=samples, val=0, test=0, fingerprint="")  # fmt: skip
+    preprocess = Preprocess(record, DataConfig(train="", test="", mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4)))
+    split = Split(inputs, rows, rng.integers(0, 3, samples))
+    return Views(split, preprocess, parse_augment(("flip", "crop:2"), "image"), seed, alpha)
+
+
+MIXED, PLAIN = views_of(0.4), views_of(0.0)
+
+
+@given(st.permutations(range(20)), st.integers(1, 19), st.integers(0, 1000))
+def test_a_mixture_is_the_same_in_any_order_and_any_batch(order: list[int], cut: int, view: int) -> None:
+    positions, shown = np.arange(20), np.full(20, view)
+    together = MIXED.batch(positions, shown)
+    chosen = np.array(order)
+    parts = [MIXED.batch(part, shown[: len(part)]) for part in (chosen[:cut], chosen[cut:])]
+    assert torch.equal(torch.cat(parts), together[chosen])
+
+
+def test_a_mixture_is_of_two_views_by_their_shares() -> None:
+    positions, shown = np.arange(SAMPLES), np.arange(SAMPLES) % 3
+    mix = MIXED.mix(positions, shown)
+    own, partner = PLAIN.batch(positions, shown), PLAIN.batch(mix.partners, shown)
+    shares = torch.from_numpy(mix.shares)[:, None, None, None]
+    torch.testing.assert_close(MIXED.batch(positions, shown), shares * own + (1 - shares) * partner)
+    assert mix.shares.dtype == np.float32
+    assert PLAIN.mix(positions, shown) is None
+
+
+@pytest.mark.parametrize("alpha", [0.4, 1.0, 8.0])  # below, many shares are 1 in float32
+def test_shares_are_beta_and_partners_are_any_sample(alpha: float) -> None:
+    views = views_of(alpha)
+    positions, shown = np.tile(np.arange(SAMPLES), 400), np.repeat(np.arange(400), SAMPLES)
+    mix = views.mix(positions, shown)
+    assert kstest(mix.shares, beta(alpha, alpha).cdf).pvalue > 0.01
+    assert chisquare(np.bincount(mix.partners, minlength=SAMPLES)).pvalue > 0.01
+    assert abs(np.corrcoef(mix.shares, mix.partners)[0, 1]) < 0.03
+    assert abs(np.corrcoef(positions, mix.partners)[0, 1]) < 0.03
+
+
+def test_seeds_samples_and_views_are_mixed_otherwise() -> None:
+    positions, shown = np.arange(SAMPLES), np.zeros(SAMPLES, int)
+    by_view, by_seed = MIXED.mix(positions, shown + 1), views_of(0.4, seed=8).mix(positions, shown)
+    for other in (by_view, by_seed):
+        assert (other.shares != MIXED.mix(positions, shown).shares).all()
+        assert (other.partners != MIXED.mix(positions, shown).partners).mean() > 0.8
+
+
+class Asked:
+    """A teacher that answers with the mean of each channel."""
+
+    def take(self, _: object, __: object, inputs: torch.Tensor) -> TeacherLogits:
+        return TeacherLogits(inputs.mean((2, 3)))
+
+
+def test_batches_carry_both_labels_and_the_share_and_teacher_and_control_see_the_same() -> None:
+    taught, control = (TrainingFeed(MIXED, 16, teacher, 2, 3) for teacher in (Asked(), None))
+    labels = MIXED.split.labels
+    for with_teacher, alone in zip(taught.epoch(1), control.epoch(1), strict=True):
+        assert torch.equal(with_teacher.inputs, alone.inputs)
+        assert torch.equal(with_teacher.teacher_logits, with_teacher.inputs.mean((2, 3)))
+        assert alone.teacher_logits is None
+        for batch in (with_teacher, alone):
+            positions = positions_of(batch.share)
+            mix = MIXED.mix(positions, MIXED.view_of(positions, 1, 2))
+            np.testing.assert_array_equal(batch.labels, labels[positions])
+            np.testing.assert_array_equal(batch.partner_labels, labels[mix.partners])
+    assert next(TrainingFeed(PLAIN, 16, None, 2, 3).epoch(0)).share is None
+
+
+def positions_of(shares: torch.Tensor) -> np.ndarray:
+    """Find samples by their shares in the second epoch of two views, which are all different."""
+    every = np.arange(SAMPLES)
+    known = {float(share): i for i, share in enumerate(MIXED.mix(every, MIXED.view_of(every, 1, 2)).shares)}
+    return np.array([known[float(share)] for share in shares])
+
+
+def test_processes_share_a_batch_of_the_same_mixtures(monkeypatch: pytest.MonkeyPatch) -> None:
+    (whole, *_) = TrainingFeed(MIXED, 16, None, 2, 3).epoch(0)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in (0, 1):
+        monkeypatch.setenv("RANK", str(rank))
+        (part, *_) = TrainingFeed(MIXED, 16, None, 2, 3).epoch(0)
+        for name in ("inputs", "labels", "partner_labels", "share"):
+            assert torch.equal(getattr(part, name), getattr(whole, name)[rank::2])
+
+
+@pytest.mark.parametrize(
+    ("specs", "kind", "message"),
+    [
+        (
+            ("mixup:0.4",),
+            "tokens",
+            "'mixup' is for image and signal data; this is tokens data, of numbers that cannot be",
+        ),
+        (("mixup",), "image", r"'mixup' should read 'mixup:ALPHA' with an alpha from 0\.01 to 100"),
+        (("mixup:0",), "image", "'mixup:0' should read"),
+        (("mixup:-1",), "image", "'mixup:-1' should read"),
+        (("mixup:nan",), "image", "'mixup:nan' should read"),
+        (("mixup:inf",), "image", "'mixup:inf' should read"),
+        (("mixup:a lot",), "signal", "'mixup:a lot' should read"),
+        (("mixup:0.4", "flip"), "image", "it comes once, and last"),
+        (("mixup:0.4", "mixup:0.4"), "image", "it comes once, and last"),
+        (("mixap:0.4",), "image", "perhaps 'mixup'"),
+    ],
+)
+def test_a_mixup_that_cannot_be_meant_is_refused(specs: tuple[str, ...], kind: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse_augment(specs, kind)
+
+
+def test_cached_soft_labels_are_of_the_mixed_inputs_and_another_alpha_has_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGEDISTILL_CACHE", str(tmp_path / "cache"))
+
+    def config(alpha: float) -> Config:
+        return parse_config({
+            "name": "digits", "teacher": {"model": "zoo:resnet20", "width": 0.5, "epochs": 4, "batch_size": 32},
+            "data": {"train": "edgedistill.demo:train", "test": "edgedistill.demo:test",
+                     "augment": ["crop:1", f"mixup:{alpha}"]},
+            "student": {"model": "zoo:mlperf-resnet8", "width": 0.25}, "target": [{"name": "pc", "kit": "ort"}],
+            "distill": {"epochs": 4, "batch_size": 32, "views": 2, "lr": 0.05, "control": True},
+        }, tmp_path, "test.toml")  # fmt: skip
+
+    run = Run(tmp_path / "run")
+    job = run_pipeline(config(0.4), run, find_kits(()), QUIET, Plan(until="student"))
+    assert verify_soft_labels(job, 600).holds
+    record = job.result("soft_labels", SoftLabelsRecord)
+    kept = load_soft_labels(run.path(record.logits)).logits.astype(np.float32)
+    assert np.abs(kept[0] - kept[1]).max() > 1
+    views = training_views(job.dataset.train, job.data, job.config)
+    assert views.mixup == 0.4
+    assert run.stages["student"]["record"]["student"]["val_accuracy"] > 0.5
+    assert run.stages["student"]["record"]["control"]["val_accuracy"] > 0.3
+    again = dry_run(config(0.4), Run(tmp_path / "run"), find_kits(()), QUIET, Plan(until="student"))
+    other = dry_run(config(0.2), Run(tmp_path / "run"), find_kits(()), QUIET, Plan(until="student"))
+    assert [step.cached for step in again] == [True, True, True, True]
+    assert [step.cached for step in other] == [True, False, False, False]
