@@ -1,0 +1,116 @@
+"""Rules for where the roundings stand: before layers, before additions, behind layers."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+
+from edgedistill.export.lint.roundings import Faults
+from edgedistill.export.lint.view import MOVES, MOVES_FOR_SOME, Layer, View, label
+
+ACTIVATIONS = {"Clip", "Elu", "HardSigmoid", "LeakyRelu", "Relu", "Sigmoid", "Softplus", "Tanh"}
+"""Activations that ONNX Runtime takes into the layer before them."""
+
+
+def between(view: View) -> Faults:
+    """An operator that changes values, between a DequantizeLinear and the layer that needs it."""
+    yield from _between(view, allowed=MOVES | MOVES_FOR_SOME)
+
+
+def moved_between(view: View) -> Faults:
+    """An operator that moves or scales values, between a DequantizeLinear and the layer that needs it."""
+    for layer in view.layers:
+        way = view.way(layer.data)
+        kinds = {node.op_type for node in way.through}
+        if view.quantized(layer) and kinds & MOVES_FOR_SOME and kinds <= MOVES | MOVES_FOR_SOME:
+            node = next(node for node in way.through if node.op_type in MOVES_FOR_SOME)
+            yield label(layer.node), f"{node.op_type} '{label(node)}' stands between DequantizeLinear and the layer"
+
+
+def _between(view: View, allowed: set[str]) -> Faults:
+    for layer in view.layers:
+        changing = [node for node in view.way(layer.data).through if node.op_type not in allowed]
+        if changing and view.quantized(layer):
+            node = changing[-1]
+            yield label(layer.node), f"{node.op_type} '{label(node)}' stands between DequantizeLinear and the layer"
+
+
+def float_inputs(view: View) -> Faults:
+    """A layer with an integer weight and float data."""
+    for layer in view.layers:
+        if view.dequantizer_of_weight(layer) is not None and view.way(layer.data).dequantizer is None:
+            yield (
+                label(layer.node),
+                f"the weight of this {layer.node.op_type} is quantized, its input '{layer.data}' is not",
+            )
+
+
+def float_operands(view: View) -> Faults:
+    """A layer, product or addition of which one operand is quantized and the other is not."""
+    for layer in view.layers:
+        if view.dequantizer_of_weight(layer) is None and view.index.dequantizer(layer.data) is not None:
+            yield label(layer.node), f"the input of this {layer.node.op_type} is quantized, its weight is not"
+    for node in view.products:
+        operands = [view.way(name).direct for name in node.input[:2]]
+        if operands.count(True) == 1:
+            yield label(node), f"operand '{node.input[operands.index(False)]}' of this {node.op_type} is not quantized"
+    yield from _residuals(view)
+
+
+def _residuals(view: View) -> Faults:
+    """Additions of which one operand is an int8 tensor or a quantized layer's result, and the other a float.
+
+    A float that no QuantizeLinear reads, added to a layer's result, is left alone: there is no int8 form to add.
+    """
+    layers = [layer for layer in view.layers if view.quantized(layer)]
+    results = {node.output[0] for layer in layers for node in (layer.node, layer.adds_bias)}
+    for node in view.model.graph.node:
+        names = [name for name in node.input if not view.is_stored(name)]
+        if node.op_type != "Add" or len(names) != 2 or node.output[0] in results:
+            continue
+        for name, other in (names, names[::-1]):
+            rounded_elsewhere = any(reader.op_type == "QuantizeLinear" for reader in view.readers[name])
+            is_float = view.index.dequantizer(name) is None and name not in results
+            beside_int8 = view.index.dequantizer(other) is not None or (other in results and rounded_elsewhere)
+            if is_float and beside_int8:
+                yield label(node), f"operand '{name}' of this addition is not quantized"
+
+
+def unrounded_results(view: View) -> Faults:
+    """Quantized layers whose result is not rounded by the very next node."""
+    for layer in view.layers:
+        if view.quantized(layer) and view.way(layer.data).direct:
+            problem = _unrounded(view, layer)
+            if problem:
+                yield label(layer.node), problem
+
+
+def _unrounded(view: View, layer: Layer) -> str | None:
+    last = layer.adds_bias
+    readers = view.readers.get(last.output[0], ())
+    if view.index.readers[last.output[0]] == 1 and readers:
+        if readers[0].op_type == "QuantizeLinear":
+            return None
+        if readers[0].op_type in ACTIVATIONS and not _absorbed(view, readers[0]):
+            return f"{readers[0].op_type} '{label(readers[0])}' stands between the layer and QuantizeLinear"
+    if layer.node.op_type in {"Gemm", "MatMul"} or (readers and readers[0].op_type in ACTIVATIONS):
+        return None
+    return f"no QuantizeLinear follows this {layer.node.op_type}, or something else reads its result too"
+
+
+def _absorbed(view: View, activation: onnx.NodeProto) -> bool:
+    """Tell whether the rounding behind an activation cuts at 0 itself: its zero point is the least integer."""
+    readers = view.readers.get(activation.output[0], ())
+    if view.index.readers[activation.output[0]] != 1 or not readers or readers[0].op_type != "QuantizeLinear":
+        return False
+    zero = view.zero_point(readers[0])
+    if zero is None or activation.op_type not in {"Clip", "Relu"}:
+        return False
+    return bool(np.all(zero == np.iinfo(zero.dtype.name).min))
+
+
+def transposed_convolutions(view: View) -> Faults:
+    """Transposed convolutions with quantized inputs."""
+    for layer in view.layers:
+        if layer.node.op_type == "ConvTranspose" and view.quantized(layer):
+            yield label(layer.node), "a quantized transposed convolution"

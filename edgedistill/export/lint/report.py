@@ -1,0 +1,104 @@
+"""What the rules find in a model, for every engine or for one kit."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable
+from typing import Literal
+
+import onnx
+
+from edgedistill.deploy.kits import ARCHITECTURES, Kit, Severity
+from edgedistill.errors import ConfigError, LintError, nearest
+from edgedistill.export.lint.rules import RULES, Rule
+from edgedistill.export.lint.view import Limits, View
+from edgedistill.records import Record
+
+
+class Finding(Record):
+    """One fault: the rule, the node (or stored tensor), what is wrong and what comes of it, who says so, what to do."""
+
+    rule: str
+    severity: Literal["error", "warning"]
+    node: str
+    message: str
+    source: str
+    fix: str
+
+
+class Report(Record):
+    """What was found in a model for a kit on an architecture; without a kit, what holds for every engine."""
+
+    kit: str | None
+    arch: str | None
+    findings: tuple[Finding, ...]
+
+    @property
+    def errors(self) -> int:
+        """How many findings are errors."""
+        return sum(finding.severity == "error" for finding in self.findings)
+
+    @property
+    def warnings(self) -> int:
+        """How many findings are warnings."""
+        return len(self.findings) - self.errors
+
+
+def lint(model: onnx.ModelProto, kit: Kit | None = None, arch: str | None = None) -> Report:
+    """Look for faults in a model; by default for the architecture of this machine, or the first that the kit knows.
+
+    Raises:
+        ConfigError: the kit does not know the architecture, or its target.toml names an unknown rule.
+    """
+    if kit is None:
+        view = View.of(model)
+        return Report(
+            kit=None, arch=None, findings=tuple(_findings(view, {rule.name: rule.severity for rule in RULES}))
+        )
+    arch = arch or _usual_arch(kit)
+    view = View.of(model, Limits.of(kit, arch))
+    return Report(kit=kit.name, arch=arch, findings=tuple(_findings(view, severities(kit))))
+
+
+def severities(kit: Kit) -> dict[str, Severity]:
+    """Return how bad each rule is for a kit; raises ConfigError for a rule that does not exist."""
+    known = {rule.name: rule.severity for rule in RULES}
+    unknown = sorted(kit.rules.keys() - known)
+    if unknown:
+        raise ConfigError(f"{kit.folder / 'target.toml'}: [rules] has no '{unknown[0]}'{nearest(unknown[0], known)}")
+    return known | kit.rules
+
+
+def require_clean(model: onnx.ModelProto, kits: Iterable[Kit], arch: str, name: str) -> None:
+    """Raise LintError when a model that is about to be shipped has an error for a kit that it is meant for."""
+    for kit in kits:
+        errors = [finding for finding in lint(model, kit, arch).findings if finding.severity == "error"]
+        if errors:
+            first, more = errors[0], f", and {len(errors) - 1} more" if len(errors) > 1 else ""
+            raise LintError(
+                f"{name}: rule {first.rule} of kit '{kit.name}' at '{first.node}': {first.message}{more}; do not deploy "
+                f"this file: {first.fix}; 'edgedistill lint {name} --target {kit.name}' lists all of it"
+            )
+
+
+def _usual_arch(kit: Kit) -> str:
+    machine = ARCHITECTURES.get(platform.machine().lower(), platform.machine())
+    return machine if machine in kit.encoding else next(iter(kit.encoding), machine)
+
+
+def _findings(view: View, severity: dict[str, Severity]) -> Iterable[Finding]:
+    for rule in RULES:
+        level = severity[rule.name]
+        if level != "off" and (view.limits is not None or not rule.of_kit):
+            yield from (_finding(rule, level, *fault) for fault in rule.check(view))
+
+
+def _finding(rule: Rule, severity: Literal["error", "warning"], node: str, fault: str) -> Finding:
+    return Finding(
+        rule=rule.name,
+        severity=severity,
+        node=node,
+        message=f"{fault}: {rule.effect}",
+        source=rule.source,
+        fix=rule.fix,
+    )

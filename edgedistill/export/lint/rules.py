@@ -1,0 +1,216 @@
+"""The rules of `edgedistill lint` in one table: what each looks for, how bad it is, who says so, and what to do.
+
+An error is what an engine refuses, computes wrongly, or runs in float though the file has it in integers. A kit's
+target.toml gives a rule another severity where its engine differs: `[rules]`, by name. What is said to be measured was
+measured with ONNX Runtime 1.20 and 1.32 and OpenVINO 2026.4 on x86-64, and with TensorRT-RTX 1.7, which builds on a CPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from edgedistill.deploy.kits import Severity
+from edgedistill.export.lint import placement, roundings, whole
+from edgedistill.export.lint.roundings import Faults
+from edgedistill.export.lint.view import View
+
+ONNX = "https://onnx.ai/onnx/operators/onnx__QuantizeLinear"
+TENSORRT = "https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/work-quantized-types.html"
+EXPLICIT = (
+    "https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/quantized-types-explicit-quantization.html"
+)
+RESIDUALS = (
+    "https://docs.nvidia.com/deeplearning/tensorrt/tensorflow-quantization-toolkit/docs/docs/add_custom_qdq_cases.html"
+)
+RUNTIME = "https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html"
+OPENVINO = (
+    "https://docs.openvino.ai/2024/documentation/openvino-extensibility/openvino-plugin-library/advanced-guides/"
+    "low-precision-transformations/step3-main/convolution/convolution.html"
+)
+OPERATORS = "https://github.com/onnx/onnx-tensorrt/blob/main/docs/operators.md"
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One thing to look for; `of_kit` rules compare with a kit's limits and need one.
+
+    `effect` says what comes of it, `fix` the next step, `source` the documentation or the measurement behind it.
+    """
+
+    name: str
+    severity: Severity
+    check: Callable[[View], Faults]
+    effect: str
+    fix: str
+    source: str
+    of_kit: bool = False
+
+
+RULES: Final = (
+    Rule(
+        "valid", "error", whole.validity,
+        "the file breaks the ONNX standard",
+        "export it again; float16 scales need opset 19",
+        "onnx.checker.check_model(full_check=True)",
+    ),
+    Rule(
+        "opset", "error", whole.opset,
+        "the engine refuses the file, or reads operators by older rules",
+        "export with a lower [export] opset; --fix converts it where it answers the same",
+        "the kit's target.toml", of_kit=True,
+    ),
+    Rule(
+        "unsupported", "error", whole.unsupported,
+        "the engine refuses the file",
+        "export QuantizeLinear and DequantizeLinear instead of integer operators, and cast types on the host",
+        OPERATORS, of_kit=True,
+    ),
+    Rule(
+        "foreign-operator", "warning", whole.foreign_operators,
+        "only the engine that defines it can run it",
+        "export from the framework, not from an optimised session",
+        "https://onnx.ai/onnx/operators",
+    ),
+    Rule(
+        "dynamic-shape", "warning", whole.dynamic_shapes,
+        "engines compile for fixed sizes; TensorRT refuses an open one without a profile",
+        "export with fixed shapes, or fix them: edgedistill bench --shape NAME=1x3x224x224",
+        "measured: 'no optimization profile has been defined'",
+    ),
+    Rule(
+        "uint8-input", "off", whole.unsigned_inputs,
+        "TensorRT refuses it",
+        "cast the input to float before anything else; edgedistill export does",
+        "measured: 'first input has type UInt8'",
+    ),
+    Rule(
+        "scale", "error", roundings.scales,
+        "TensorRT refuses scales that are not positive, OpenVINO answers wrongly for negative ones",
+        "keep a floor under scales when quantizing; --fix writes 1 for stored channels, whose values are all 0 then",
+        f"{RUNTIME} ('scale is a positive real number'); measured",
+    ),
+    Rule(
+        "computed-scale", "warning", roundings.computed_scales,
+        "engines fold stored scales only; TensorRT's builder crashes",
+        "quantize statically, with calibration data",
+        f"{ONNX}; measured",
+    ),
+    Rule(
+        "scale-pair", "warning", roundings.scale_pairs,
+        "the pair multiplies the tensor, and every engine accepts it in silence",
+        "give QuantizeLinear and DequantizeLinear the same scale",
+        "measured",
+    ),
+    Rule(
+        "missing-zero-point", "warning", roundings.missing_zero_points,
+        "the standard then means uint8, TensorRT int8; TensorRT 8 refuses a DequantizeLinear without one",
+        "write the zero point; --fix does",
+        f"{ONNX}; measured",
+    ),
+    Rule(
+        "activation-zero-point", "off", roundings.zero_points_of_activations,
+        "TensorRT refuses any but 0",
+        "quantize symmetrically (ONNX Runtime: ActivationSymmetric); --fix turns uint8 around 128 into int8 around 0",
+        f"{TENSORRT} (symmetric scheme); measured",
+    ),
+    Rule(
+        "weight-zero-point", "warning", roundings.zero_points_of_weights,
+        "TensorRT refuses any but 0, OpenVINO runs the convolution in float",
+        "quantize weights symmetrically (ONNX Runtime: WeightSymmetric)",
+        f"{TENSORRT}; measured",
+    ),
+    Rule(
+        "activation-type", "warning", roundings.types_of_activations,
+        "TensorRT takes int8 only, and reads uint8 as int8 of the same scale, which cuts off the upper half; ONNX Runtime "
+        "on x86 is twice as fast with uint8",
+        "export in the kit's encoding; --fix turns uint8 around 128 into int8, a range of 0 to 255 needs new scales",
+        f"{TENSORRT}; measured: 'Defaulting to INT8 instead'", of_kit=True,
+    ),
+    Rule(
+        "activation-axis", "error", roundings.axes_of_activations,
+        "every engine runs the layer in float",
+        "use one scale for each activation",
+        f"{OPENVINO} ('must be per-tensor'); {TENSORRT}; measured",
+    ),
+    Rule(
+        "weight-axis", "error", roundings.axes_of_weights,
+        "every engine runs the convolution in float, ONNX Runtime 1.20 fails on it",
+        "scales go along outputs: axis 0 for Conv and Gemm with transB, 1 for ConvTranspose, the last for MatMul",
+        f"{TENSORRT}; measured",
+    ),
+    Rule(
+        "float-weight", "warning", roundings.float_weights,
+        "the file is four times as large as it needs to be",
+        "store the integers; --fix does",
+        f"{EXPLICIT} (pre-quantized weights)",
+    ),
+    Rule(
+        "bias-type", "warning", roundings.types_of_biases,
+        "TensorRT refuses integer biases; ONNX Runtime 1.20 runs layers with float ones in float, 1.32 those whose "
+        "result is not rounded",
+        "export in the kit's encoding; --fix restores float biases, rounding them to int32 is not exact",
+        "measured: 'input has type Int32'", of_kit=True,
+    ),
+    Rule(
+        "bias-scale", "warning", roundings.scales_of_biases,
+        "ONNX Runtime 1.32 runs the layer in float",
+        "round the bias in steps of input scale times weight scale",
+        "https://onnx.ai/onnx/operators/onnx__QLinearConv (B); measured",
+    ),
+    Rule(
+        "between", "error", placement.between,
+        "the layer runs in float: it sees no integers",
+        "round after the operator: QuantizeLinear, DequantizeLinear, layer",
+        f"{EXPLICIT}; measured",
+    ),
+    Rule(
+        "moved-between", "off", placement.moved_between,
+        "ONNX Runtime runs the layer in float",
+        "round after the operator: QuantizeLinear, DequantizeLinear, layer",
+        "measured",
+    ),
+    Rule(
+        "float-input", "error", placement.float_inputs,
+        "the layer runs in float, and its weight is restored each time",
+        "round the input too, or leave the layer in float",
+        f"{EXPLICIT}; measured",
+    ),
+    Rule(
+        "float-operand", "warning", placement.float_operands,
+        "the operation runs in float, and reads more memory than an int8 operand would take",
+        "round both operands, the skip connection of a residual among them, or none",
+        f"{RESIDUALS}; measured",
+    ),
+    Rule(
+        "unrounded-result", "off", placement.unrounded_results,
+        "ONNX Runtime runs the layer in float",
+        "let QuantizeLinear follow the layer directly; the encodings s8-i32 and u8-i32 of edgedistill export do",
+        "measured",
+    ),
+    Rule(
+        "transposed-convolution", "warning", placement.transposed_convolutions,
+        "TensorRT and ONNX Runtime run it in float",
+        "leave it in float: its roundings cost time and accuracy",
+        "measured; https://github.com/NVIDIA/TensorRT/issues/1699",
+    ),
+    Rule(
+        "half-overflow", "error", whole.half_overflow,
+        "the model computes infinities",
+        "keep this part in float32",
+        "IEEE 754 binary16",
+    ),
+    Rule(
+        "half-precision", "warning", whole.half_precision,
+        "the value is not the one that was trained",
+        "keep this part in float32",
+        "IEEE 754 binary16",
+    ),
+    Rule(
+        "int8-slow", "off", whole.int8_where_it_is_slow,
+        "int8 is slower than float32 in this engine",
+        "use fp32 or fp16 for this target",
+        "measured: 2.5 to 5.7 times in onnxruntime-web's WebAssembly",
+    ),
+)  # fmt: skip

@@ -1,0 +1,118 @@
+"""Rules for a model as a whole: the standard, operators, types, shapes, and what float16 can hold."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from edgedistill.deploy.anyonnx import all_nodes
+from edgedistill.export.lint.roundings import Faults
+from edgedistill.export.lint.view import View, label
+from edgedistill.export.opset import opset_of
+
+MODEL = "model"
+"""What stands for a node where a rule is about the file."""
+STANDARD = {"", "ai.onnx", "ai.onnx.ml"}
+LARGEST_HALF = float(np.finfo(np.float16).max)
+SMALLEST_NORMAL_HALF = float(np.finfo(np.float16).tiny)
+
+
+def validity(view: View) -> Faults:
+    """What the checker of the ONNX standard refuses."""
+    try:
+        onnx.checker.check_model(view.model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        yield MODEL, " ".join(str(error).split())[:300]
+
+
+def opset(view: View) -> Faults:
+    """An operator set above the kit's ceiling."""
+    assert view.limits is not None
+    version = opset_of(view.model)
+    if version > view.limits.opset:
+        yield MODEL, f"opset {version}, where the engine takes {view.limits.opset} at most"
+
+
+def unsupported(view: View) -> Faults:
+    """Operators, and types of inputs, outputs and stored tensors, that the kit says its engine refuses."""
+    assert view.limits is not None
+    for node in all_nodes(view.model.graph):
+        if node.op_type in view.limits.unsupported:
+            yield label(node), f"{node.op_type} is not supported"
+    values = [
+        (value.name, value.type.tensor_type.elem_type) for value in (*view.model.graph.input, *view.model.graph.output)
+    ]
+    stored = [(name, tensor.data_type) for name, tensor in view.index.stored.items()]
+    for name, kind in dict.fromkeys(values + stored):
+        spelt = onnx.TensorProto.DataType.Name(kind).lower()
+        if spelt in view.limits.unsupported:
+            yield name, f"tensors of type {spelt} are not supported"
+
+
+def foreign_operators(view: View) -> Faults:
+    """Operators that are not of the ONNX standard, and that the file does not define."""
+    defined = {(function.domain, function.name) for function in view.model.functions}
+    for node in all_nodes(view.model.graph):
+        if node.domain not in STANDARD and (node.domain, node.op_type) not in defined:
+            yield label(node), f"{node.domain}:{node.op_type} is not of the ONNX standard"
+
+
+def dynamic_shapes(view: View) -> Faults:
+    """Inputs with a size that the file leaves open."""
+    for value in view.model.graph.input:
+        kind = value.type.tensor_type
+        sizes = [size.dim_value if size.HasField("dim_value") else size.dim_param or "?" for size in kind.shape.dim]
+        if value.name not in view.index.stored and (
+            not kind.HasField("shape") or any(isinstance(s, str) for s in sizes)
+        ):
+            yield value.name, f"input '{value.name}' has the open shape {'x'.join(str(size) for size in sizes) or '?'}"
+
+
+def unsigned_inputs(view: View) -> Faults:
+    """Inputs of type uint8 that something but a Cast reads."""
+    for value in view.model.graph.input:
+        if value.type.tensor_type.elem_type == onnx.TensorProto.UINT8:
+            for node in view.readers.get(value.name, ()):
+                if node.op_type != "Cast":
+                    yield label(node), f"{node.op_type} reads the uint8 input '{value.name}'; only a Cast may"
+
+
+def half_overflow(view: View) -> Faults:
+    """Stored float16 that is not finite, and stored floats beyond its range that are cast to it."""
+    for name, tensor in view.index.stored.items():
+        half = tensor.data_type == onnx.TensorProto.FLOAT16
+        if not half and not _cast_to_half(view, name):
+            continue
+        value = numpy_helper.to_array(tensor).astype(np.float64)
+        count = int((~np.isfinite(value) | (np.abs(value) > LARGEST_HALF)).sum())
+        if count:
+            yield name, f"{count} of {value.size} values are beyond the range of float16 (65504)"
+
+
+def half_precision(view: View) -> Faults:
+    """Stored float16 that was cut at its largest value, or is too small for its full precision."""
+    scales = {node.input[1] for node in view.roundings}
+    for name, tensor in view.index.stored.items():
+        if tensor.data_type != onnx.TensorProto.FLOAT16:
+            continue
+        size = np.abs(numpy_helper.to_array(tensor).astype(np.float64))
+        small = int(((size > 0) & (size < SMALLEST_NORMAL_HALF)).sum())
+        if (size == LARGEST_HALF).any():
+            yield name, "a value of exactly 65504: a converter has cut a larger one"
+        elif small and (name in scales or small > np.count_nonzero(size) / 2):
+            yield name, f"{small} of {size.size} values are below 6.1e-5, where float16 loses its precision"
+
+
+def int8_where_it_is_slow(view: View) -> Faults:
+    """A model with quantized layers."""
+    count = sum(view.quantized(layer) for layer in view.layers)
+    if count:
+        yield MODEL, f"{count} quantized layers"
+
+
+def _cast_to_half(view: View, name: str) -> bool:
+    readers = [node for node in view.readers.get(name, ()) if node.op_type == "Cast"]
+    return any(
+        entry.name == "to" and entry.i == onnx.TensorProto.FLOAT16 for node in readers for entry in node.attribute
+    )
