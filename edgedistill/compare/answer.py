@@ -89,7 +89,7 @@ def _facts(row: Row) -> list[str]:
 
 def _level(measured: Accuracy) -> str:
     percent = f"{figures.percent(measured.value)} %"
-    return f"{percent} accurate" if measured.metric == "top1" else f"{figures.metric([measured.metric])[1]} {percent}"
+    return f"{percent} accurate" if measured.metric == "top1" else f"{figures.metric_word(measured.metric)} {percent}"
 
 
 def _speed(row: Row, baseline: str) -> str:
@@ -108,8 +108,9 @@ def _accuracy(row: Row) -> str:
     drop = row.accuracy_drop
     if drop is None:
         return "accuracy not measured" if row.measurement.accuracy is None else "accuracy not comparable"
-    text = figures.points(drop.points)
-    unsure = drop.verdict == "no difference seen" and text != "same accuracy"
+    assert row.measurement.accuracy is not None
+    text = figures.points(drop.points, row.measurement.accuracy.metric)
+    unsure = drop.verdict == "no difference seen" and not text.startswith("same")
     return f"{text} (within the error)" if unsure else text
 
 
@@ -118,13 +119,22 @@ def _why_not(row: Row, chosen: Row, accurate: Sequence[Row]) -> str | None:
     if over:
         return f"{name} exceeds {', '.join(over)}"
     if row not in accurate:
-        return f"{name} is not accurate enough" if row.measurement.accuracy else f"accuracy of {name} not measured"
+        return _too_inaccurate(row)
     ratio = speedup(chosen.measurement, row.measurement)
     if ratio.verdict == "slower" and name != "fp32":
         return f"{name} is slower than {_precision(chosen)} here ({figures.times(ratio.value)})"
     if ratio.verdict == "no difference seen":
         return f"no speed difference to {name} seen"
     return None
+
+
+def _too_inaccurate(row: Row) -> str:
+    name, measured = _precision(row), row.measurement.accuracy
+    if measured is None:
+        return f"accuracy of {name} not measured"
+    if measured.metric != "top1":
+        return f"{name} loses too much {figures.metric_word(measured.metric)}"
+    return f"{name} is not accurate enough"
 
 
 def _caveats(chosen: Row) -> list[str]:

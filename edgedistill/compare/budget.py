@@ -55,12 +55,13 @@ def _limits(m: Measurement, budget: Budget) -> list[_Limit]:
     peak = None if m.memory_bytes is None else m.memory_bytes.peak
     energy_mj = None if m.energy_uj is None else m.energy_uj.per_inference / 1e3
     accuracy = None if m.accuracy is None else m.accuracy.value
+    metric = "accuracy" if m.accuracy is None else figures.metric_word(m.accuracy.metric)
     return [
         _limit("p95", budget.p95_ms, p95, "{} ms", "latency_ns.p95"),
         _limit("size", budget.size_bytes, m.size_bytes, "bytes", "size_bytes"),
         _limit("memory", budget.memory_bytes, peak, "bytes", "memory_bytes"),
         _limit("energy", budget.energy_mj, energy_mj, "{} mJ", "energy_uj"),
-        _limit("accuracy", budget.accuracy, accuracy, "%", "accuracy"),
+        _limit(metric, budget.accuracy, accuracy, "%", "accuracy"),
     ]
 
 

@@ -45,14 +45,27 @@ def energy(microjoules: float) -> str:
     return f"{significant(microjoules)} µJ"
 
 
-METRICS: Final = {"top1": ("acc. %", "Accuracy"), "r2": ("R² %", "R²"), "cosine": ("cos. %", "Cosine")}
-"""A metric's heading in a narrow table, and its name."""
+METRICS: Final = {
+    "top1": ("acc. %", "Accuracy", "accuracy"),
+    "r2": ("R² %", "R²", "R²"),
+    "cosine": ("cos. %", "Cosine", "cosine"),
+}
+"""A metric's heading in a narrow table, its name, and its name within a sentence."""
+
+
+UNKNOWN: Final = ("score %", "Score", "score")
 
 
 def metric(found: Iterable[str]) -> tuple[str, str]:
     """Return the heading and the name of the one metric that is found, or of any where they differ."""
     names = set(found) or {"top1"}
-    return METRICS.get(names.pop(), ("score %", "Score")) if len(names) == 1 else ("score %", "Score")
+    heading, name, _ = METRICS.get(names.pop(), UNKNOWN) if len(names) == 1 else UNKNOWN
+    return heading, name
+
+
+def metric_word(metric: str) -> str:
+    """Return a metric's name within a sentence."""
+    return METRICS.get(metric, UNKNOWN)[2]
 
 
 def percent(fraction: float) -> str:
@@ -65,10 +78,10 @@ def times(ratio: float) -> str:
     return f"{significant(ratio, 3 if 0.95 <= ratio < 1.95 else 2)}x"
 
 
-def points(drop: float) -> str:
-    """Say how much lower or higher an accuracy is, given its drop in percentage points."""
+def points(drop: float, metric: str) -> str:
+    """Say how much lower or higher a metric is, given its drop in percentage points."""
     if abs(drop) < 0.05:
-        return "same accuracy"
+        return f"same {metric_word(metric)}"
     return f"{abs(drop):.1f} points {'lower' if drop > 0 else 'higher'}"
 
 

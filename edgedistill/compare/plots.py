@@ -33,6 +33,11 @@ LOOKS = {
     "student fp32": Look(SERIES[1], "o", (0, (4, 1.5))),
     "student int8": Look(SERIES[2], "D", "solid"),
 }
+TRAINED = {
+    "teacher": Look(SERIES[0], "s", (0, (1.2, 1.2))),
+    "student": Look(SERIES[2], "D", "solid"),
+    "control": Look(SERIES[1], "o", (0, (4, 1.5))),
+}
 OTHERS = (
     Look(SERIES[3], "^", "dashdot"),
     Look(SERIES[4], "v", (0, (6, 1, 1, 1))),
@@ -40,10 +45,10 @@ OTHERS = (
 )
 
 
-def looks_of(labels: Sequence[str]) -> dict[str, Look]:
+def looks_of(labels: Sequence[str], usual: Mapping[str, Look] = LOOKS) -> dict[str, Look]:
     """Give each label its look: the usual models always the same one."""
-    unusual = [label for label in labels if label not in LOOKS]
-    return {label: LOOKS.get(label) or OTHERS[unusual.index(label) % len(OTHERS)] for label in labels}
+    unusual = [label for label in labels if label not in usual]
+    return {label: usual.get(label) or OTHERS[unusual.index(label) % len(OTHERS)] for label in labels}
 
 
 def accuracy_latency(rows: Sequence[Row], name: str) -> str | None:
@@ -96,13 +101,12 @@ def training_curves(models: Mapping[str, TrainedModel], metric: str, name: str) 
     curves = {label: curve for label, curve in curves.items() if len(curve) > 1}
     if not curves:
         return None
-    colours = {"teacher": SERIES[0], "student": SERIES[2], "control": SERIES[1]}
-    dashes = {"teacher": (0, (1.2, 1.2)), "student": "solid", "control": (0, (4, 1.5))}
+    looks = looks_of(list(curves), TRAINED)
     with style():
         figure, axes = new_axes()
         for label, curve in curves.items():
             x, y = zip(*curve, strict=True)
-            axes.plot(x, y, color=colours[label], linestyle=dashes[label], linewidth=1.6, label=label)
+            axes.plot(x, y, color=looks[label].colour, linestyle=looks[label].dashes, linewidth=1.6, label=label)
         axes.set_xlabel("epoch")
         axes.set_ylabel(f"{metric} on validation, %")
         _legend(figure)

@@ -143,10 +143,15 @@ def clean_samples_ms(file: Path, measurement: Measurement) -> list[np.ndarray]:
 
 
 def _trained(stages: Stages) -> dict[str, TrainedModel]:
-    models: dict[str, TrainedModel | None] = {"teacher": stages.teacher}
+    teachers = () if stages.teacher is None else stages.teacher.teachers
+    models: dict[str, TrainedModel | None] = {_teacher_name(number): model for number, model in enumerate(teachers)}
     if stages.student is not None:
         models |= {"student": stages.student.student, "control": stages.student.control}
     return {label: model for label, model in models.items() if model is not None}
+
+
+def _teacher_name(number: int) -> str:
+    return f"teacher {number + 1}" if number else "teacher"
 
 
 def _install_line(run: Run) -> str | None:

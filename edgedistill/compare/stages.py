@@ -130,7 +130,8 @@ def _data(record: DataRecord) -> str:
     shape = "\u00d7".join(map(str, record.shape))
     split = f"{record.train} train, {record.val} validation, {record.test} test"
     outputs = "classes" if record.task == "classification" else f"value(s) for {record.task}"
-    return f"{record.kind} {shape} {record.dtype}, {len(record.classes)} {outputs}; {split}"
+    judge = "" if record.labelled else "; no labels, so models are held against the teacher's outputs"
+    return f"{record.kind} {shape} {record.dtype}, {len(record.classes)} {outputs}; {split}{judge}"
 
 
 def _model(record: TrainedModel) -> str:
@@ -138,9 +139,7 @@ def _model(record: TrainedModel) -> str:
     if record.parameters is not None:
         parts.append(f"{record.parameters:,} parameters".replace(",", "\u202f"))
     accuracy = record.val_accuracy
-    parts.append(
-        "validation accuracy not measured" if accuracy is None else f"{figures.percent(accuracy)} % on validation"
-    )
+    parts.append("not measured on validation" if accuracy is None else f"{figures.percent(accuracy)} % on validation")
     if record.history:
         parts.append(f"{len(record.history)} epochs")
     return ", ".join(parts)
@@ -155,7 +154,8 @@ def _soft_labels(record: SoftLabelsRecord) -> str:
     several = "" if accuracy is None else f", teachers' mean {figures.percent(accuracy)} % on validation"
     if not record.views:
         return f"teacher run online, {record.classes} classes{several}"
-    return f"{record.views} augmented views of {record.samples} samples, {record.classes} classes{several}"
+    kept = f", the {record.top_k} largest logits of each" if record.top_k else ""
+    return f"{record.views} augmented views of {record.samples} samples, {record.classes} classes{kept}{several}"
 
 
 def _student(record: StudentRecord) -> str:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from edgedistill.config import TeacherConfig
-from edgedistill.data.tasks import TaskName, agreement_of
+from edgedistill.data.tasks import TASKS, TaskName, agreement_of
 from edgedistill.distill.predictors import Predict, torch_predictor
 from edgedistill.distill.training import bf16_wanted
 from edgedistill.errors import ConfigError
@@ -50,9 +50,8 @@ def choose_engine(
     slower = seconds["openvino"] > TORCH_MUST_WIN_BY * seconds["torch"]
     chosen: EngineName = "torch" if slower or agreement < MIN_AGREEMENT else "openvino"
     rates = ", ".join(f"{name} {len(sample) / taken:,.0f}" for name, taken in seconds.items())
-    report.line(
-        f"soft labels: teacher runs in {chosen}; samples per second: {rates}; the two agree on {agreement:.1%} of a batch"
-    )
+    agree = f"on {agreement:.1%} of a batch" if task == "classification" else f"by {agreement:.1%} {TASKS[task].shown}"
+    report.line(f"soft labels: teacher runs in {chosen}; samples per second: {rates}; the two agree {agree}")
     return chosen
 
 

@@ -93,7 +93,13 @@ def test_two_teachers_are_made_recorded_and_averaged(finished: Path) -> None:
     for name, count in (("teacher-fp32", 1), ("fp32", 2), ("int8", 2)):
         lineage = json.loads((run / "measurements" / f"local-ort-{name}.json").read_text())["model"]["lineage"]
         assert {k: v for k, v in lineage.items() if k.startswith("teacher")} == dict(list(hashes.items())[:count])
-    assert "mean" in (run / "report.html").read_text()
+    page = (run / "report.html").read_text()
+    assert "mean" in page
+    for name, teacher in (("teacher", first), ("teacher 2", second)):  # the curve of each
+        assert (
+            f"{name}: {100 * teacher['history'][-1]['val_accuracy']:.1f} % after epoch {len(teacher['history'])}"
+            in page
+        )
 
 
 def test_the_first_teacher_pruned_becomes_an_int8_student(finished: Path) -> None:
