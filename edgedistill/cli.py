@@ -232,6 +232,34 @@ def report(run_folder: Path) -> None:
     click.echo(f"Report: {write_report(run_folder)}")
 
 
+@cli.command("lint")
+@click.argument("model", type=FILE)
+@click.option("--target", "kit_names", multiple=True, metavar="KIT", help="A kit that the model is meant for.")
+@click.option("--arch", help="The processor that it is meant for, e.g. aarch64; by default this machine's.")
+@click.option("--compile", is_flag=True, help="Ask TensorRT's own compiler too, on this CPU (extra trt-check).")
+@click.option("--fix", is_flag=True, help="Write MODEL-fixed.onnx, repaired where that is exact.")
+@click.option("-o", "output", type=FILE, help="Where --fix writes.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@click.pass_context
+def lint_model(context: click.Context, /, kit_names: tuple[str, ...], as_json: bool, **options: Any) -> None:  # noqa: FBT001 - click passes flags
+    """Say what engines will refuse in an ONNX MODEL, or run in float; exit code 4 when there is an error."""
+    from edgedistill.deploy.kits import find_kit
+    from edgedistill.export.lint.command import Order, require_no_errors, run_lint, to_json
+
+    kits, _ = _surroundings(context)
+    chosen = tuple(find_kit(name, kits) for name in dict.fromkeys(kit_names))
+    result = run_lint(Order(kits=chosen, others=() if chosen else tuple(kits.values()), **options))
+    if as_json:
+        click.echo(to_json(result))
+    else:
+        from rich.console import Console
+
+        from edgedistill.export.lint.table import print_result
+
+        print_result(result, Console(highlight=False))
+    require_no_errors(result)
+
+
 @cli.command()
 @click.option("--run-dir", type=FILE, default=Path("runs/demo"), show_default=True, help="The run folder.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")

@@ -55,7 +55,7 @@ def lint(model: onnx.ModelProto, kit: Kit | None = None, arch: str | None = None
         return Report(
             kit=None, arch=None, findings=tuple(_findings(view, {rule.name: rule.severity for rule in RULES}))
         )
-    arch = arch or _usual_arch(kit)
+    arch = arch or usual_arch(kit)
     view = View.of(model, Limits.of(kit, arch))
     return Report(kit=kit.name, arch=arch, findings=tuple(_findings(view, severities(kit))))
 
@@ -81,7 +81,16 @@ def require_clean(model: onnx.ModelProto, kits: Iterable[Kit], arch: str, name: 
             )
 
 
-def _usual_arch(kit: Kit) -> str:
+def summary(report: Report) -> str:
+    """Return a report in one line."""
+    whom = "every engine" if report.kit is None else f"{report.kit}, {report.arch}"
+    if not report.findings:
+        return f"clean for {whom}"
+    return f"{_count(report.errors, 'error')}, {_count(report.warnings, 'warning')} for {whom}"
+
+
+def usual_arch(kit: Kit) -> str:
+    """Return this machine's architecture where a kit knows it, else the first that it knows."""
     machine = ARCHITECTURES.get(platform.machine().lower(), platform.machine())
     return machine if machine in kit.encoding else next(iter(kit.encoding), machine)
 
@@ -102,3 +111,7 @@ def _finding(rule: Rule, severity: Literal["error", "warning"], node: str, fault
         source=rule.source,
         fix=rule.fix,
     )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -2,51 +2,83 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import groupby
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from edgedistill.export.lint.report import Finding, Report
+from edgedistill.export.lint.command import Repair, Result
+from edgedistill.export.lint.report import Finding, Report, summary
+from edgedistill.export.trt_check import TrtCheck
 
 NODES_SHOWN = 3
 STYLES = {"error": "bold red", "warning": "yellow"}
 
 
-def print_report(name: str, report: Report, console: Console) -> None:
-    """Print what was found in the model `name`, as the console asks for it."""
+def print_result(result: Result, console: Console) -> None:
+    """Print what was repaired, each report, what the compiler made of the layers, and a line for every other kit."""
+    name = result.model.name
+    if result.repair is not None:
+        _print_repair(result.repair, console)
+    if result.compiler is not None and result.compiler.products:
+        _print_products(name, result.compiler, console)
+    for report in result.binding:
+        _print_report(name, report, console)
+    for report in result.others:
+        console.print(Text(f"{name}: {summary(report)}"), soft_wrap=True)
+
+
+def _print_repair(repair: Repair, console: Console) -> None:
+    done = [f"repaired: {text}" for text in repair.changes] + [f"not repaired: {text}" for text in repair.inexact]
+    end = "nothing could be repaired exactly" if repair.file is None else f"{repair.file} written"
+    for text in (*done, end):
+        console.print(Text(text), soft_wrap=True)
+
+
+def _print_products(name: str, check: TrtCheck, console: Console) -> None:
+    """Print the precision that each convolution and matrix product got."""
     if not console.is_terminal:
-        for finding in report.findings:
-            console.print(Text(_line(name, finding)), soft_wrap=True)
-    elif report.findings:
-        console.print(_table(report.findings))
-    console.print(Text(summary(name, report)), soft_wrap=not console.is_terminal)
+        for one in check.products:
+            text = f"{name}: {one.operator} {one.node}: {one.stored} in the file, {one.compiled or '?'} compiled"
+            console.print(Text(text), soft_wrap=True)
+        return
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", pad_edge=False)
+    for column in (f"in {check.engine}", "operator", "in the file", "compiled"):
+        table.add_column(column, overflow="fold")
+    for one in check.products:
+        wrong = one.stored == "int8" and one.compiled != "int8"
+        style = STYLES["error"] if wrong else ""
+        table.add_row(Text(one.node), Text(one.operator), Text(one.stored), Text(one.compiled or "?", style=style))
+    console.print(table)
 
 
-def summary(name: str, report: Report) -> str:
-    """Return the result in one line."""
-    whom = "every engine" if report.kit is None else f"{report.kit} on {report.arch}"
-    if not report.findings:
-        return f"{name}: clean for {whom}"
-    return f"{name}: {_count(report.errors, 'error')}, {_count(report.warnings, 'warning')} for {whom}"
+def _print_report(name: str, report: Report, console: Console) -> None:
+    groups = [list(group) for _, group in groupby(report.findings, key=lambda finding: finding.rule)]
+    if console.is_terminal and groups:
+        console.print(_table(groups))
+    elif groups:
+        for line in _lines(name, groups):
+            console.print(Text(line), soft_wrap=True)
+    console.print(Text(f"{name}: {summary(report)}"), soft_wrap=True)
 
 
-def _line(name: str, finding: Finding) -> str:
-    return (
-        f"{name}: {finding.severity} {finding.rule} at {finding.node}: {finding.message}. "
-        f"Fix: {finding.fix}. Source: {finding.source}"
-    )
+def _lines(name: str, groups: list[list[Finding]]) -> Iterator[str]:
+    """Yield a line for each finding and, after those of a rule, what to do and who says so."""
+    for group in groups:
+        for one in group:
+            yield f"{name}: {one.severity} {one.rule} at {one.node}: {one.message}"
+        yield f"{name}: {group[0].rule}: fix: {group[0].fix}. Source: {group[0].source}"
 
 
-def _table(findings: tuple[Finding, ...]) -> Table:
-    """Return one row for each rule; findings come in the order of the rules."""
+def _table(groups: list[list[Finding]]) -> Table:
+    """Return one row for each rule."""
     table = Table(box=None, padding=(0, 1, 1, 0), header_style="bold", pad_edge=False)
     for column in ("", "rule", "what, and what to do"):
         table.add_column(column, overflow="fold")
-    for _, group in groupby(findings, key=lambda finding: finding.rule):
-        first, *others = list(group)
-        nodes = [finding.node for finding in (first, *others)]
+    for group in groups:
+        first, nodes = group[0], [finding.node for finding in group]
         more = f" and {len(nodes) - NODES_SHOWN} more" if len(nodes) > NODES_SHOWN else ""
         what = Text("\n").join(
             [
@@ -58,7 +90,3 @@ def _table(findings: tuple[Finding, ...]) -> Table:
         )
         table.add_row(Text(first.severity, style=STYLES[first.severity]), Text(first.rule), what)
     return table
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

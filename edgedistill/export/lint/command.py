@@ -1,0 +1,110 @@
+"""`edgedistill lint`: read, repair where asked to, look, and put the result in one record."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import onnx
+
+from edgedistill.deploy.anyonnx import read_onnx
+from edgedistill.deploy.kits import Kit
+from edgedistill.errors import ConfigError, LintError
+from edgedistill.export.lint.fix import fix
+from edgedistill.export.lint.report import Report, lint, summary, usual_arch
+from edgedistill.export.lint.view import Limits
+from edgedistill.export.onnx_export import save_onnx
+from edgedistill.export.trt_check import TrtCheck, check_with_tensorrt
+from edgedistill.records import Record
+from edgedistill.runs import sha256_of
+
+SCHEMA = "edgedistill.lint/1"
+
+
+class Order(Record):
+    """What is asked for: a model, the kits and architecture (None: the usual one) to look at it for, and what to do.
+
+    `others` are kits to count the findings for where none is named.
+    """
+
+    model: Path
+    kits: tuple[Kit, ...]
+    others: tuple[Kit, ...] = ()
+    arch: str | None = None
+    compile: bool = False
+    fix: bool = False
+    output: Path | None = None
+
+
+class Repair(Record):
+    """What was repaired, where it was written (None: there was nothing), and what could not be repaired exactly."""
+
+    file: Path | None
+    changes: tuple[str, ...]
+    inexact: tuple[str, ...]
+
+
+class Result(Record):
+    """Reports of the model or, where it was repaired, of the repaired one, for the kits asked for and for others."""
+
+    model: Path
+    sha256: str
+    reports: tuple[Report, ...]
+    others: tuple[Report, ...]
+    repair: Repair | None
+    compiler: TrtCheck | None
+
+    @property
+    def binding(self) -> tuple[Report, ...]:
+        """The reports that decide: those asked for, and the one of the compiler if it was asked."""
+        return self.reports if self.compiler is None else (*self.reports, self.compiler.report)
+
+
+def run_lint(order: Order) -> Result:
+    """Look at a model, and repair and compile it where that is asked for.
+
+    Raises:
+        ConfigError: the file cannot be read, the repaired one would replace it, or the compiler is not installed.
+    """
+    model, path, repair = read_onnx(order.model), order.model, None
+    if order.fix:
+        model, repair = _repaired(order, model)
+        path = repair.file or path
+    return Result(
+        model=path,
+        sha256=sha256_of(path),
+        reports=tuple(lint(model, kit, order.arch) for kit in (order.kits or (None,))),
+        others=tuple(lint(model, kit) for kit in order.others),
+        repair=repair,
+        compiler=check_with_tensorrt(model) if order.compile else None,
+    )
+
+
+def _repaired(order: Order, model: onnx.ModelProto) -> tuple[onnx.ModelProto, Repair]:
+    if len(order.kits) > 1:
+        raise ConfigError("--fix writes one file for one kit: name one --target, or none for what every engine wants")
+    limits = Limits.of(order.kits[0], order.arch or usual_arch(order.kits[0])) if order.kits else None
+    output, fixed = _output(order), fix(model, limits)
+    if fixed.changes:
+        save_onnx(fixed.model, output)
+    file = output if fixed.changes else None
+    return fixed.model, Repair(file=file, changes=fixed.changes, inexact=fixed.inexact)
+
+
+def to_json(result: Result) -> str:
+    """Return a result as JSON of schema edgedistill.lint/1."""
+    return json.dumps({"schema": SCHEMA, **result.model_dump(mode="json")}, indent=2)
+
+
+def require_no_errors(result: Result) -> None:
+    """Raise LintError when there is an error, which makes the exit code 4."""
+    wrong = [summary(report) for report in result.binding if report.errors]
+    if wrong:
+        raise LintError(f"{result.model}: {'; '.join(wrong)}; do not deploy this file")
+
+
+def _output(order: Order) -> Path:
+    output = order.output or order.model.with_name(f"{order.model.stem}-fixed.onnx")
+    if output.resolve() == order.model.resolve():
+        raise ConfigError(f"{output}: the repaired model would replace the one it is made from; give -o another name")
+    return output
