@@ -61,10 +61,7 @@ def free_name(graph: onnx.GraphProto, name: str) -> str:
     """Return a name that no tensor of the graph has, as near as possible to the one asked for."""
     taken = {tensor.name for tensor in graph.initializer} | {output for node in graph.node for output in node.output}
     taken |= {value.name for value in graph.input}
-    unique, count = name, 1
-    while unique in taken:
-        unique, count = f"{name}_{count}", count + 1
-    return unique
+    return _unique(name, taken)
 
 
 def axis_of(node: onnx.NodeProto) -> int:
@@ -78,3 +75,19 @@ def set_axis(node: onnx.NodeProto, axis: int | None) -> None:
         node.attribute.remove(attribute)
     if axis is not None:
         node.attribute.append(onnx.helper.make_attribute("axis", axis))
+
+
+def name_nodes(graph: onnx.GraphProto) -> None:
+    """Give each node a name of its own; one without, or with another's, is called as its first output."""
+    taken: set[str] = set()
+    for node in graph.node:
+        if not node.name or node.name in taken:
+            node.name = _unique(node.output[0], taken | {other.name for other in graph.node})
+        taken.add(node.name)
+
+
+def _unique(name: str, taken: set[str]) -> str:
+    unique, count = name, 1
+    while unique in taken:
+        unique, count = f"{name}_{count}", count + 1
+    return unique

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
+import numpy as np
+import onnx
 import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
+
+from edgedistill.export.onnx_export import export_onnx
+from edgedistill.quantize.prepare import Prepared, calibrate, prepare
+
+OPSET = 18
 
 
 class Unit(nn.Module):
@@ -179,3 +187,38 @@ def train(family: str, epochs: int = 9) -> Trained:
             loss.backward()
             optimizer.step()
     return Trained(model.eval(), preprocess, inputs[:797], inputs[797:], labels[797:])
+
+
+@dataclass(frozen=True)
+class Case:
+    trained: Trained
+    prepared: Prepared
+    requests: dict
+    expected: np.ndarray
+    float32: onnx.ModelProto
+    int8: onnx.ModelProto
+
+    def accuracy(self, scores: np.ndarray) -> float:
+        return float((scores.reshape(1000, 10).argmax(1) == self.trained.labels.numpy()).mean())
+
+
+@cache
+def case(family: str) -> Case:
+    trained = train(family)
+    ready = trained.preprocess(trained.test)
+    prepared = prepare(trained.model, ready)
+    calibrate(prepared, trained.preprocess(trained.train).split(100))
+    with torch.no_grad():
+        expected = prepared(ready).numpy()[:, None]
+    float32, int8 = (
+        export_onnx(nn.Sequential(trained.preprocess, model), trained.test[:1], OPSET)
+        for model in (trained.model, prepared)
+    )
+    return Case(trained, prepared, {"input": trained.test.numpy()[:, None]}, expected, float32, int8)
+
+
+def quantized_layers(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    """Return the layers whose input and weight both come directly from DequantizeLinear."""
+    producer = {name: node.op_type for node in graph.node for name in node.output}
+    layers = [node for node in graph.node if node.op_type in {"Conv", "Gemm", "MatMul"}]
+    return [node for node in layers if {producer.get(name) for name in node.input[:2]} == {"DequantizeLinear"}]

@@ -1,8 +1,6 @@
 """Each family of nets from float torch to the engines: agreement, accuracy, and the integer kernels that really run."""
 
 from collections import Counter
-from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 import onnx
@@ -10,16 +8,14 @@ import onnxruntime
 import openvino
 import pytest
 import torch
-from families import FAMILIES, Trained, train
+from families import FAMILIES, case, quantized_layers
 from torch import nn
 
 from edgedistill.errors import ConfigError
 from edgedistill.export.encodings import encode
 from edgedistill.export.onnx_export import export_onnx, serialized
 from edgedistill.export.parity import compare_outputs, require_parity, run_onnx
-from edgedistill.quantize.prepare import Prepared, calibrate, prepare
 
-OPSET = 18
 # Integer kernels of ONNX Runtime on x86 for encoding u8-i32: every layer that is reported as int8, and every addition
 # of a residual. The six float convolutions of MobileNetV3 are its squeeze-excite.
 KERNELS = {
@@ -41,34 +37,6 @@ LAYERS = {
 }
 
 
-@dataclass(frozen=True)
-class Case:
-    trained: Trained
-    prepared: Prepared
-    requests: dict
-    expected: np.ndarray
-    float32: onnx.ModelProto
-    int8: onnx.ModelProto
-
-    def accuracy(self, scores: np.ndarray) -> float:
-        return float((scores.reshape(1000, 10).argmax(1) == self.trained.labels.numpy()).mean())
-
-
-@cache
-def case(family: str) -> Case:
-    trained = train(family)
-    ready = trained.preprocess(trained.test)
-    prepared = prepare(trained.model, ready)
-    calibrate(prepared, trained.preprocess(trained.train).split(100))
-    with torch.no_grad():
-        expected = prepared(ready).numpy()[:, None]
-    float32, int8 = (
-        export_onnx(nn.Sequential(trained.preprocess, model), trained.test[:1], OPSET)
-        for model in (trained.model, prepared)
-    )
-    return Case(trained, prepared, {"input": trained.test.numpy()[:, None]}, expected, float32, int8)
-
-
 def kernels(model: onnx.ModelProto, path, *, arm: bool = False) -> Counter:
     """Count the nodes of ONNX Runtime's optimised graph, for this machine or with what it allows itself on ARM."""
     options = onnxruntime.SessionOptions()
@@ -77,13 +45,6 @@ def kernels(model: onnx.ModelProto, path, *, arm: bool = False) -> Counter:
         options.add_session_config_entry("session.qdqisint8allowed", "1")
     onnxruntime.InferenceSession(serialized(model), options, providers=["CPUExecutionProvider"])
     return Counter(node.op_type for node in onnx.load(str(path)).graph.node)
-
-
-def quantized_layers(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
-    """Return the layers whose input and weight both come directly from DequantizeLinear."""
-    producer = {name: node.op_type for node in graph.node for name in node.output}
-    layers = [node for node in graph.node if node.op_type in {"Conv", "Gemm", "MatMul"}]
-    return [node for node in layers if {producer.get(name) for name in node.input[:2]} == {"DequantizeLinear"}]
 
 
 @pytest.mark.parametrize("family", FAMILIES)

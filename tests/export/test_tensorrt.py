@@ -3,8 +3,7 @@
 import re
 
 import pytest
-from families import FAMILIES
-from test_families import case, quantized_layers
+from families import FAMILIES, case, quantized_layers
 
 from edgedistill.export.onnx_export import serialized
 

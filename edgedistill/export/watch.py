@@ -1,0 +1,17 @@
+"""A model that also returns what it computes on the way."""
+
+from __future__ import annotations
+
+import onnx
+
+
+def watched(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy of a model whose outputs are every tensor that its nodes compute, besides its own outputs."""
+    result = onnx.shape_inference.infer_shapes(model)
+    known = {output.name for output in result.graph.output}
+    types = {value.name: value.type.tensor_type.elem_type for value in result.graph.value_info}
+    for node in result.graph.node:
+        for name in node.output:
+            if name and name not in known and types.get(name):
+                result.graph.output.append(onnx.helper.make_tensor_value_info(name, types[name], None))
+    return result
