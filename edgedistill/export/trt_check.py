@@ -26,7 +26,7 @@ CAPABILITY: Final = "SM86"  # of those that TensorRT-RTX builds for, the nearest
 TIMEOUT_S: Final = 600
 GENERATED: Final = {"kgen", "runtime_fusion"}
 """Kernels that the compiler writes itself; their names are the operators in their order."""
-PRODUCTS: Final = re.compile(r"Corr|Fc|Gemm|Dot|Matm|Deco")
+PRODUCTS: Final = re.compile(r"Corr|Fc|Gemm|Dot|Matm|Deco|MulSum")
 PRECISIONS: Final = {"Int8": "int8", "Half": "fp16", "BFloat16": "bf16", "Float": "fp32"}
 LIBRARY_PRODUCTS: Final = {"correlation", "deconv", "gemm"}
 ROUNDED: Final = "RounCast"
@@ -154,12 +154,11 @@ def _products(model: onnx.ModelProto, layers: tuple[CompiledLayer, ...]) -> tupl
     """Return the precision that each convolution and matrix product of the file got."""
     view = View.of(model)
     stored = {layer.node.output[0] for layer in view.layers if view.dequantizer_of_weight(layer) is not None}
-    made = {
-        node: layer.precision
-        for layer in layers
-        if _before_product(layer.name, layer.type) is not None
-        for node in layer.nodes
-    }
+    made: dict[str, str] = {}
+    # A node is named in the kernels around its product too; NVIDIA's own kernels multiply, and what is left first does.
+    for layer in sorted(layers, key=lambda layer: layer.type in GENERATED):
+        if _before_product(layer.name, layer.type) is not None:
+            made = dict.fromkeys(layer.nodes, layer.precision) | made
     return tuple(
         Product(
             node=label(node),

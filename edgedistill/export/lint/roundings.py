@@ -86,11 +86,41 @@ def types_of_activations(view: View) -> Faults:
 
 
 def axes_of_activations(view: View) -> Faults:
-    """Activations with a scale for each channel."""
+    """Activations with a scale for each channel, but for those that only depthwise convolutions read."""
+    for node, scale in _scales_by_channel(view):
+        if not _only_depthwise(view, node):
+            yield label(node), f"{scale.size} scales for one activation"
+
+
+def axes_of_depthwise_activations(view: View) -> Faults:
+    """Activations with a scale for each channel that only depthwise convolutions read."""
+    for node, scale in _scales_by_channel(view):
+        if _only_depthwise(view, node):
+            yield label(node), f"{scale.size} scales for the activation of a depthwise convolution"
+
+
+def _scales_by_channel(view: View) -> Iterator[tuple[onnx.NodeProto, NDArray[np.float64]]]:
     for node in view.heads:
         scale = view.scale(node)
         if scale is not None and scale.size > 1:
-            yield label(node), f"{scale.size} scales for one activation"
+            yield node, scale
+
+
+def _only_depthwise(view: View, rounding: onnx.NodeProto) -> bool:
+    """Tell whether all that a rounding, or the DequantizeLinear behind it, is for is convolutions of one channel each."""
+    names = {rounding.output[0]}
+    if rounding.op_type == "QuantizeLinear":
+        names = {reader.output[0] for reader in view.readers.get(rounding.output[0], ())}
+    depthwise = {layer.node.output[0] for layer in view.layers if _is_depthwise(view, layer)}
+    readers = [reader for name in names for reader in view.readers.get(name, ())]
+    return bool(readers) and all(reader.output[0] in depthwise for reader in readers)
+
+
+def _is_depthwise(view: View, layer: Layer) -> bool:
+    *_, stored = (layer.weight, *(node.input[0] for node in view.before(layer.weight)))
+    weight = view.index.value(stored)
+    groups = next((entry.i for entry in layer.node.attribute if entry.name == "group"), 1)
+    return layer.node.op_type == "Conv" and groups > 1 and weight is not None and weight.shape[1] == 1
 
 
 def axes_of_weights(view: View) -> Faults:

@@ -124,7 +124,7 @@ RULES: Final = (
     Rule(
         "activation-type", "warning", roundings.types_of_activations,
         "TensorRT takes int8 only, and reads uint8 as int8 of the same scale, which cuts off the upper half; ONNX Runtime "
-        "on x86 is twice as fast with uint8",
+        "on x86 takes twice as long for int8, and runs layers beside a residual in float",
         "export in the kit's encoding; --fix turns uint8 around 128 into int8, a range of 0 to 255 needs new scales",
         f"{TENSORRT}; measured: 'Defaulting to INT8 instead'", of_kit=True,
     ),
@@ -133,6 +133,12 @@ RULES: Final = (
         "every engine runs the layer in float",
         "use one scale for each activation",
         f"{OPENVINO} ('must be per-tensor'); {TENSORRT}; measured",
+    ),
+    Rule(
+        "depthwise-activation-axis", "error", roundings.axes_of_depthwise_activations,
+        "TensorRT and ONNX Runtime run the layer in float",
+        "use one scale for each activation (NNCF: QuantizationParameters(per_channel=False))",
+        f"{TENSORRT}; measured",
     ),
     Rule(
         "weight-axis", "error", roundings.axes_of_weights,
