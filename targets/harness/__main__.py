@@ -15,6 +15,8 @@ from typing import Tuple
 
 import bench
 import child
+import energy
+import examine
 import facts
 import job
 import process
@@ -47,6 +49,8 @@ def _parser() -> argparse.ArgumentParser:
     probe = verbs.add_parser("probe", help="describe this device and the kit's engine")
     probe.add_argument("--kit", type=Path)
     probe.set_defaults(run=_probe)
+    look = verbs.add_parser("examine", help="say what on this device would disturb a measurement")
+    look.set_defaults(run=_examine)
     build = verbs.add_parser("compile", help="compile an ONNX model for this device")
     build.add_argument("--kit", type=Path, required=True)
     build.add_argument("--model", type=Path, required=True)
@@ -57,6 +61,14 @@ def _parser() -> argparse.ArgumentParser:
     measure = verbs.add_parser("bench", help="check and measure the arms of a job")
     measure.add_argument("job", type=Path)
     measure.set_defaults(run=_bench)
+    joules = verbs.add_parser("energy", help="work out energy per inference from a recorded log of power")
+    joules.add_argument("--source", choices=sorted(energy.LOGS), required=True)
+    joules.add_argument("--log", type=Path, required=True)
+    joules.add_argument(
+        "--marks", type=Path, required=True, help="JSON: before, windows, counts, after; times in the log's"
+    )
+    joules.add_argument("--interval-ms", type=int, default=500, help="between lines that bear no time")
+    joules.set_defaults(run=_energy)
     worker = verbs.add_parser("worker", help="one fresh process of a bench; not for people")
     worker.add_argument("spec", type=Path)
     worker.set_defaults(run=_worker)
@@ -73,6 +85,21 @@ def _probe(arguments: argparse.Namespace) -> Tuple[dict, int]:
         except EngineError as error:
             answer["engine"] = {"error": str(error)}
     return answer, 0
+
+
+def _examine(_arguments: argparse.Namespace) -> Tuple[dict, int]:
+    return examine.examine(), 0
+
+
+def _energy(arguments: argparse.Namespace) -> Tuple[dict, int]:
+    try:
+        series = energy.LOGS[arguments.source](arguments.log.read_text(encoding="utf-8"), arguments.interval_ms)
+        marks = energy.Marks.read(json.loads(arguments.marks.read_text(encoding="utf-8")))
+        return energy.figures(series, marks), 0
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        raise job.JobError(f"{arguments.log}, {arguments.marks}: {type(error).__name__}: {error}") from None
+    except energy.NoSourceError as reason:
+        return {"reason": str(reason)}, 0
 
 
 def _compile(arguments: argparse.Namespace) -> Tuple[dict, int]:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any, Callable, Dict, List
+from typing import Any, Callable, Dict, Iterator, List, Tuple, Union
 
-import energy
+import environment
+import passes
 import results
 from child import run_worker
+from energy import NoSourceError
+from extra import Extra
 from job import Arm, Job
 from kit import EngineError
 
 REQUESTS = 32  # that the timed processes cycle through: the whole test set would fill their memory
 MAX_SAMPLES = 2_000_000
-START_S = 600.0  # an engine may take minutes to load a model on a small device
 
 
 def run(job: Job) -> List[Dict[str, Any]]:
@@ -25,14 +28,30 @@ def run(job: Job) -> List[Dict[str, Any]]:
         trials = [Trial(arm, job, Path(scratch) / str(i)) for i, arm in enumerate(job.arms)]
         for trial in trials:
             trial.attempt(trial.check)
+        nulls = measure_null_models(trials) if "null_model" in job.passes else {}
+        before = environment.snapshot()
         for turn in range(job.processes):
             order = random.Random(f"{job.seed}/{turn}")  # noqa: S311 - an order, not a secret
             for trial in order.sample(trials, len(trials)):
                 trial.attempt(trial.time_one_process)
+        surroundings = {"before": before, "after": environment.snapshot(), "drivers": environment.drivers()}
         for trial in trials:
-            trial.attempt(trial.meter_energy)
+            trial.learn(surroundings, nulls.get(trial.engine, "the job does not ask for a null model"))
+            trial.attempt(trial.more_passes)
             trial.attempt(trial.write)
     return [trial.result for trial in trials]
+
+
+def measure_null_models(trials: "List[Trial]") -> "Dict[Tuple[str, int], Union[int, str]]":
+    """Return for each engine and number of threads what a null model adds to a process in bytes, or why that is not known."""
+    found: Dict[Tuple[str, int], Union[int, str]] = {}
+    for trial in trials:
+        if trial.engine not in found and "error" not in trial.result:
+            try:
+                found[trial.engine] = passes.null_increment_bytes(trial.spec("", ""), trial.scratch)
+            except EngineError as error:
+                found[trial.engine] = f"the null model failed: {error}"
+    return found
 
 
 class Trial:
@@ -41,10 +60,15 @@ class Trial:
     def __init__(self, arm: Arm, job: Job, scratch: Path) -> None:
         self.arm, self.job, self.scratch = arm, job, scratch
         self.checked: Dict[str, Any] = {}
-        self.energy: Dict[str, Any] = {}
+        self.extra = Extra()
         self.processes: List[results.ProcessResult] = []
         self.result: Dict[str, Any] = {}
         scratch.mkdir()
+
+    @property
+    def engine(self) -> Tuple[str, int]:
+        """What a null model is measured for."""
+        return str(self.arm.kit_dir), self.arm.threads
 
     def attempt(self, step: Callable[[], None]) -> None:
         """Take one step unless an earlier one failed; a failing arm does not stop the others."""
@@ -58,10 +82,10 @@ class Trial:
 
     def check(self) -> None:
         """Compare outputs with labels and recorded outputs."""
-        spec = self._spec("check", arrays="check.npz", head="head.npz")
+        spec = dict(self.spec("check.npz", "head.npz"), task="check")
         spec.update(requests=REQUESTS, io=str(self.arm.io), expected=self.arm.expected, metric=self.arm.metric)
         spec.update(reasons=self.arm.reasons, address=self.arm.address)
-        self.checked = run_worker(spec, self.scratch, START_S + 3600)
+        self.checked = run_worker(spec, self.scratch, passes.START_S + 3600)
         accuracy = self.checked["accuracy"]
         self._say("check" + (f" {accuracy['metric']} {accuracy['value']:.4f}" if accuracy else " done"))
 
@@ -70,26 +94,47 @@ class Trial:
         number = len(self.processes) + 1
         # Twice what the check's fastest inference fits: a buffer that filled up would end the pass early.
         capacity = 1000 + int(2e9 * self.job.seconds / self.checked["fastest_ns"])
-        spec = self._spec("latency", arrays=f"process-{number}.npz", head="head.npz")
+        spec = dict(self.spec(f"process-{number}.npz", "head.npz"), task="latency")
         spec.update(seconds=self.job.seconds, capacity=min(MAX_SAMPLES, capacity))
-        answer = run_worker(spec, self.scratch, START_S + 40 * self.job.seconds)
+        answer = run_worker(spec, self.scratch, passes.START_S + 40 * self.job.seconds)
         self.processes.append(results.ProcessResult.read(answer, Path(spec["arrays"])))
         self._keep(self.job.out / "partial", {"processes": f"{number} of {self.job.processes} processes were measured"})
         p50_ms = self.processes[-1].p50_ns / 1e6
         self._say(f"process {number}/{self.job.processes} p50 {p50_ms:.3f} ms")
 
-    def meter_energy(self) -> None:
-        """Meter energy in a pass of its own, where the device has a counter."""
+    def learn(self, surroundings: Dict[str, Any], null_bytes: "Union[int, str]") -> None:
+        """Take in what the arms of a job share."""
+        self.extra.environment = surroundings
+        if isinstance(null_bytes, str):
+            self.extra.reasons["memory_bytes.net"] = null_bytes
+        else:
+            self.extra.null_bytes = null_bytes
+
+    def more_passes(self) -> None:
+        """Take the passes beside latency; one that fails is null with its reason, and costs the arm nothing else."""
+        self.extra.reasons.pop("energy_uj", None)
+        runs_on, spec = self.checked["runs_on"], self.spec("", "head.npz")
+        if "throughput" in self.job.passes:
+            with self._reason_for("throughput"):
+                self.extra.throughput = passes.throughput(spec, self.scratch, self.job.seconds)
+                self._say(
+                    f"throughput {self.extra.throughput['per_s']:.1f}/s at {self.extra.throughput['concurrency']}"
+                )
+        if "energy" in self.job.passes:
+            with self._reason_for("energy_uj"):
+                self.extra.energy = passes.metered(spec, self.scratch, self.job, runs_on)
+                self._say(f"energy {self.extra.energy['per_inference']:.0f} uJ")
+        if self.job.soak_seconds > 0:
+            with self._reason_for("soak"):
+                self.extra.soak, self.extra.arrays = passes.soaked(spec, self.scratch, self.job, runs_on)
+                self._say(f"soak p50 {self.extra.soak['p50_end_ns'] / 1e6:.3f} ms at the end")
+
+    @contextlib.contextmanager
+    def _reason_for(self, field: str) -> Iterator[None]:
         try:
-            energy.find_source()
-        except energy.NoSourceError as reason:
-            self.energy = {"reason": str(reason)}
-            return
-        window = max(10.0, self.job.seconds)
-        spec = self._spec("energy", arrays="", head="head.npz")
-        spec.update(seconds=self.job.seconds, window=window)
-        self.energy = run_worker(spec, self.scratch, START_S + 40 * window)
-        self._say("energy done")
+            yield
+        except (EngineError, NoSourceError) as reason:
+            self.extra.reasons[field] = str(reason)
 
     def write(self) -> None:
         """Write the measurement and its raw samples, in place of what was kept on the way to them."""
@@ -99,16 +144,15 @@ class Trial:
 
     def _keep(self, folder: Path, reasons: Dict[str, str]) -> Dict[str, Any]:
         """Write what the processes so far say, and return it: a job that is cut short has measured something."""
-        energy = self.energy or {"reason": "the job has not come to that"}
-        measurement = results.measurement(self.arm, self.checked, self.processes, energy)
+        measurement = results.measurement(self.arm, self.checked, self.processes, self.extra)
         measurement["reasons"].update(reasons)
         arrays = results.raw_samples(self.scratch / "check.npz", self.processes)
-        results.write(folder, self.arm.name, measurement, arrays)
+        results.write(folder, self.arm.name, measurement, dict(arrays, **self.extra.arrays))
         return measurement
 
-    def _spec(self, task: str, arrays: str, head: str) -> Dict[str, Any]:
+    def spec(self, arrays: str, head: str) -> Dict[str, Any]:
+        """Return what every process of this arm is told; names of files are in the scratch folder."""
         return {
-            "task": task,
             "kit": self.arm.kit,
             "kit_dir": str(self.arm.kit_dir),
             "entry": str(self.arm.entry),

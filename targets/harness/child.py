@@ -7,8 +7,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Callable, NamedTuple, Optional
 
 import process
 from kit import EngineError
@@ -16,7 +17,14 @@ from kit import EngineError
 ENTRY = ""  # what Python was started with: a folder or a zip; set by __main__
 
 
-def run_worker(spec: dict, scratch: Path, timeout_s: float) -> dict:
+class Watch(NamedTuple):
+    """Something to do every so often while a worker runs; what it raises ends the worker."""
+
+    look: Callable[[], None]
+    period_s: float
+
+
+def run_worker(spec: dict, scratch: Path, timeout_s: float, watch: Optional[Watch] = None) -> dict:
     """Run one worker on `spec` and return its answer.
 
     Raises EngineError with the worker's own words, or the name of the signal that killed it.
@@ -28,14 +36,38 @@ def run_worker(spec: dict, scratch: Path, timeout_s: float) -> dict:
         command = [sys.executable, ENTRY, "worker", str(path)]
         environment = dict(os.environ, **{process.PARENT: str(os.getpid())})
         worker = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=environment)
+        expired = threading.Event()
+        timer = threading.Timer(timeout_s, _expire, [worker, expired])
         try:
-            code = worker.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            raise EngineError(f"{spec['kit']}: no answer after {timeout_s:.0f} s; the process was killed") from None
+            timer.start()
+            code = _ended(worker, watch)
         finally:
+            timer.cancel()
             worker.kill()
             worker.wait()
+        if expired.is_set():
+            raise EngineError(f"{spec['kit']}: no answer after {timeout_s:.0f} s; the process was killed")
         return _answer(spec["kit"], code, _text(out), _text(err))
+
+
+def _expire(worker: "subprocess.Popen[bytes]", expired: threading.Event) -> None:
+    expired.set()
+    worker.kill()
+
+
+def _ended(worker: "subprocess.Popen[bytes]", watch: Optional[Watch]) -> int:
+    """Wait for the exit code; without anything to watch this process sleeps, as a wait with a limit would poll."""
+    while watch is not None and not _ends_within(worker, watch.period_s):
+        watch.look()
+    return worker.wait()
+
+
+def _ends_within(worker: "subprocess.Popen[bytes]", seconds: float) -> bool:
+    try:
+        worker.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
 
 
 def _answer(kit: str, code: int, out: str, err: str) -> dict:

@@ -10,9 +10,12 @@ import uuid
 from pathlib import Path
 from typing import Optional
 
+import environment
+
 
 def device_facts() -> dict:
     """Return every field of DeviceFacts but `address` and `engine`; memory in bytes."""
+    mode = environment.power_mode(environment.ROOT)
     return {
         "id": _device_id(),
         "arch": platform.machine(),
@@ -22,8 +25,8 @@ def device_facts() -> dict:
         "cpu": _cpu_name(),
         "cores": os.cpu_count() or 1,
         "memory_bytes": _memory_bytes(),
-        "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
-        "power_mode": _read("/var/lib/nvpmodel/status"),
+        "governor": "+".join(sorted(environment.governors(environment.ROOT))) or None,
+        "power_mode": None if mode is None else str(mode),
         "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "virtualised": _virtualised(),
     }

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 SCHEMA = "edgedistill.job/1"
 METRICS = ("top1", "r2", "cosine")
+PASSES = ("null_model", "throughput", "energy")
 
 
 class JobError(Exception):
@@ -15,7 +16,10 @@ class JobError(Exception):
 
 
 class Arm(NamedTuple):
-    """One model on one engine; paths are absolute, `reasons` says beforehand why something is not measured."""
+    """One model on one engine; paths are absolute, `reasons` says beforehand why something is not measured.
+
+    `watts` is what the user says that the device draws, for an estimate where nothing measures it.
+    """
 
     name: str
     target: str
@@ -31,16 +35,24 @@ class Arm(NamedTuple):
     expected: Optional[str]
     metric: Optional[str]
     reasons: Dict[str, str]
+    watts: Optional[float]
 
 
 class Job(NamedTuple):
-    """What to measure and for how long: `processes` fresh ones per arm, `seconds` of steady inference in each."""
+    """What to measure and for how long: `processes` fresh ones per arm, `seconds` of steady inference in each.
+
+    The other keys may be left out. `soak_seconds` of sustained inference follow, if above 0; `meter` is a CSV file that grows
+    meanwhile; `passes` are those beside latency: memory of a null model, throughput, energy.
+    """
 
     out: Path
     processes: int
     seconds: float
     seed: int
     arms: List[Arm]
+    soak_seconds: float = 0.0
+    meter: Optional[Path] = None
+    passes: Tuple[str, ...] = PASSES
 
 
 def read_job(path: Path) -> Job:
@@ -68,9 +80,15 @@ def _job(table: Dict[str, Any], folder: Path) -> Job:
         seconds=float(table["seconds"]),
         seed=int(table["seed"]),
         arms=[_arm(arm, folder) for arm in table["arms"]],
+        soak_seconds=float(table.get("soak_seconds", 0.0)),
+        meter=folder / table["meter"] if table.get("meter") else None,
+        passes=tuple(table.get("passes", PASSES)),
     )
     if job.processes < 1 or not job.seconds > 0:
         raise ValueError(f"processes = {job.processes} and seconds = {job.seconds:g}; both must be above 0")
+    unknown = set(job.passes) - set(PASSES)
+    if unknown:
+        raise ValueError(f"passes has '{min(unknown)}'; known are: {', '.join(PASSES)}")
     names = [arm.name for arm in job.arms]
     if not names or len(set(names)) < len(names):
         raise ValueError("arms must be one or more, and differ in name")
@@ -78,7 +96,7 @@ def _job(table: Dict[str, Any], folder: Path) -> Job:
 
 
 def _arm(table: Dict[str, Any], folder: Path) -> Arm:
-    values = dict({"reasons": {}}, **table)
+    values = dict({"reasons": {}, "watts": None}, **table)
     unknown = set(values) - set(Arm._fields)
     if unknown:
         raise ValueError(f"arm '{values.get('name')}' has unknown keys: {', '.join(sorted(unknown))}")

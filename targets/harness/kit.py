@@ -15,6 +15,13 @@ and a session has, beside the list `inputs` of their names:
     executed()     returns the number of weighted layers by the precision they run in ("fp32", "int8", ...) and None,
                    or None and the reason
     threads()      returns the number of threads in use, or None
+
+and, where the engine can tell them,
+
+    engine_ns()    returns what the last inference took by the engine's own clock, in nanoseconds
+    device_bytes() returns the memory that the model takes on an accelerator, in bytes
+
+A module whose engine does not run on the CPU says so, `RUNS_ON = "gpu"`: energy is then read where a GPU's shows.
 """
 
 from __future__ import annotations

@@ -9,8 +9,9 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import List, Optional
+from typing import List, Optional, Set
 
+import environment
 from kit import EngineError
 
 try:
@@ -43,8 +44,19 @@ def pin(threads: int, kit: str) -> None:
         raise EngineError(
             f"{kit}: {threads} threads are asked for, and this device gives the process {len(allowed)} CPUs"
         )
-    # The last ones: interrupts and daemons gather on the first.
-    os.sched_setaffinity(0, allowed[-threads:])
+    os.sched_setaffinity(0, spread(allowed, threads))
+
+
+def spread(allowed: List[int], threads: int, root: Path = environment.ROOT) -> List[int]:
+    """Return the last CPUs, as interrupts and daemons gather on the first, and no two of one core while there are others."""
+    chosen: List[int] = []
+    taken: Set[int] = set()
+    for cpu in reversed(allowed):
+        if cpu not in taken:
+            chosen.append(cpu)
+            taken.update(environment.siblings(root, [cpu]))
+    chosen += [cpu for cpu in reversed(allowed) if cpu not in chosen]
+    return sorted(chosen[:threads])
 
 
 def affinity() -> List[int]:
@@ -66,6 +78,14 @@ def wait_for_own_children(timeout_s: float = 10.0) -> None:
 def preemptions() -> int:
     """Return how often the kernel took the CPU from one of this process's threads; 0 where it does not tell."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw if resource else 0
+
+
+def waiting_ns() -> Optional[int]:
+    """Return for how long this process's first thread was ready and had no CPU; None where the kernel does not tell."""
+    try:
+        return int(Path("/proc/self/schedstat").read_text(encoding="ascii").split()[1])
+    except (OSError, ValueError, IndexError):
+        return None
 
 
 def reset_peak() -> bool:

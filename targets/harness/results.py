@@ -9,48 +9,61 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Callable, Dict, List, NamedTuple, Optional
 
+import extra
 import numpy as np
 import stats
+from extra import Extra
 from job import Arm
 
 SCHEMA = "edgedistill.measurement/1"
 
 
 class ProcessResult(NamedTuple):
-    """What one timed process answered, and its samples."""
+    """What one timed process answered, and its samples; `engine` has latencies by the engine's own clock, where it has one."""
 
     answer: Dict[str, Any]
     samples: stats.Samples
     warmup_ns: np.ndarray
+    engine: Optional[stats.Samples]
 
     @classmethod
     def read(cls, answer: Dict[str, Any], path: Path) -> "ProcessResult":
         """Read the arrays that a process left behind."""
         with np.load(path, allow_pickle=False) as arrays:
-            return cls(answer, stats.Samples(arrays["latency_ns"], arrays["preempted"]), arrays["warmup_ns"])
+            preempted = arrays["preempted"]
+            engine = stats.Samples(arrays["engine_ns"], preempted) if "engine_ns" in arrays.files else None
+            return cls(answer, stats.Samples(arrays["latency_ns"], preempted), arrays["warmup_ns"], engine)
 
     @property
     def p50_ns(self) -> float:
         """The median over the samples that were not preempted, or over all if every one was."""
-        return float(np.median(self.samples.clean if len(self.samples.clean) else self.samples.latency_ns))
+        return float(np.median(self._kept))
+
+    @property
+    def _kept(self) -> np.ndarray:
+        return self.samples.clean if len(self.samples.clean) else self.samples.latency_ns
 
     def record(self) -> Dict[str, Any]:
         """Return the ProcessSample of this process."""
-        counts = {"n": len(self.samples.latency_ns), "n_clean": len(self.samples.clean), "p50_ns": self.p50_ns}
-        return dict(self.answer, **counts)
+        percentiles, intervals = stats.order_statistics(self._kept)
+        return dict(
+            self.answer,
+            n=len(self.samples.latency_ns),
+            n_clean=len(self.samples.clean),
+            p50_ns=self.p50_ns,
+            percentiles_ns=percentiles,
+            ci95_ns=intervals,
+            drift=stats.drift(self.samples),
+        )
 
 
-def measurement(
-    arm: Arm, checked: Dict[str, Any], processes: List[ProcessResult], energy: Dict[str, Any]
-) -> Dict[str, Any]:
+def measurement(arm: Arm, checked: Dict[str, Any], processes: List[ProcessResult], more: Extra) -> Dict[str, Any]:
     """Assemble the measurement of one arm; what could not be measured is None, with its reason."""
-    latency, contaminated, reasons = stats.latency_summary([process.samples for process in processes])
-    reasons.update(checked["reasons"])
-    answers = [process.answer for process in processes]
-    if not all(answer["steady"] for answer in answers):
-        reasons["processes"] = "a process did not reach a steady state before it was timed"
+    samples, answers = [process.samples for process in processes], [process.answer for process in processes]
+    latency, contaminated, reasons = stats.latency_summary(samples)
+    engine = [process.engine for process in processes if process.engine is not None]
     per_second = [len(process.samples.latency_ns) / (process.answer["wall_ns"] / 1e9) for process in processes]
-    return {
+    fields = {
         "schema": SCHEMA,
         "created": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "model": arm.model,
@@ -61,39 +74,28 @@ def measurement(
         "threads": arm.threads,
         "processes": [process.record() for process in processes],
         "latency_ns": latency,
+        "engine_latency_ns": stats.latency_summary(engine)[0] if engine else None,
         "throughput_per_s": float(np.median(per_second)),
         "load_ns": _median(answers, "load_ns"),
         "first_inference_ns": _median(answers, "first_inference_ns"),
-        "memory_bytes": _memory(answers, reasons),
-        "energy_uj": _energy(energy, reasons),
+        "memory_bytes": extra.memory(answers, more.null_bytes),
+        **more.fields(arm.watts, latency["mean"]),
         "accuracy": checked["accuracy"],
         "parity": checked["parity"],
         "size_bytes": arm.size_bytes,
         "contaminated": contaminated,
         "samples": f"{arm.name}.npz",
-        "reasons": reasons,
     }
+    if fields["memory_bytes"] is None:
+        reasons["memory_bytes"] = "peak memory is read from Linux's /proc/self, where it must be possible to reset it"
+    if not all(answer["steady"] for answer in answers):
+        reasons["processes"] = "a process did not reach a steady state before it was timed"
+    doubts = dict(extra.disturbances(answers, samples), **extra.throttled(more.environment))
+    return dict(fields, reasons={**reasons, **doubts, **checked["reasons"], **more.reasons})
 
 
 def _median(answers: List[Dict[str, Any]], key: str) -> float:
     return float(np.median([answer[key] for answer in answers]))
-
-
-def _memory(answers: List[Dict[str, Any]], reasons: Dict[str, str]) -> Optional[Dict[str, int]]:
-    if any(answer["peak_bytes"] is None or answer["baseline_bytes"] is None for answer in answers):
-        reasons["memory_bytes"] = "peak memory is read from Linux's /proc/self, where it must be possible to reset it"
-        return None
-    increments = [answer["peak_bytes"] - answer["baseline_bytes"] for answer in answers]
-    return {"peak": int(_median(answers, "peak_bytes")), "increment": int(np.median(increments))}
-
-
-def _energy(energy: Dict[str, Any], reasons: Dict[str, str]) -> Optional[Dict[str, Any]]:
-    if "per_inference" not in energy:
-        reasons["energy_uj"] = energy["reason"]
-        return None
-    if energy["reason"]:
-        reasons["energy_uj.idle_subtracted"] = energy["reason"]
-    return {key: energy[key] for key in ("per_inference", "idle_subtracted", "source")}
 
 
 def raw_samples(check: Path, processes: List[ProcessResult]) -> Dict[str, np.ndarray]:
@@ -105,6 +107,9 @@ def raw_samples(check: Path, processes: List[ProcessResult]) -> Dict[str, np.nda
     arrays["latency_ns"] = np.concatenate(latencies)
     arrays["preempted"] = np.concatenate([process.samples.preempted for process in processes])
     arrays["process"] = np.repeat(np.arange(len(processes)), [len(samples) for samples in latencies])
+    engine = [process.engine.latency_ns for process in processes if process.engine is not None]
+    if engine:
+        arrays["engine_ns"] = np.concatenate(engine)
     arrays["warmup_ns"] = np.concatenate(warm_ups)
     arrays["warmup_process"] = np.repeat(np.arange(len(processes)), [len(samples) for samples in warm_ups])
     return arrays

@@ -7,6 +7,7 @@ import time
 from array import array
 from typing import Any, Dict, List, NamedTuple
 
+import numpy as np
 from process import preemptions
 
 WINDOW = 25
@@ -16,15 +17,29 @@ MAX_WARM_UP_S = 30.0
 
 
 class Buffers(NamedTuple):
-    """Room for samples, touched beforehand so that filling it does not grow the measured process."""
+    """Room for samples, touched beforehand so that filling it does not grow the measured process.
+
+    `engine_ns` is by the engine's own clock, and stays as it is where the engine has none.
+    """
 
     latency_ns: array
+    engine_ns: array
     preempted: bytearray
 
     @classmethod
     def of(cls, capacity: int) -> "Buffers":
         """Make room for `capacity` samples."""
-        return cls(array("q", [1]) * capacity, bytearray(b"\1") * capacity)
+        return cls(array("q", [1]) * capacity, array("q", [1]) * capacity, bytearray(b"\1") * capacity)
+
+    def arrays(self, count: int, *, with_engine: bool) -> Dict[str, np.ndarray]:
+        """Return the first `count` samples as arrays (N,)."""
+        found = {
+            "latency_ns": np.frombuffer(self.latency_ns, dtype=np.int64)[:count],
+            "preempted": np.frombuffer(self.preempted, dtype=np.uint8)[:count].astype(bool),
+        }
+        if with_engine:
+            found["engine_ns"] = np.frombuffer(self.engine_ns, dtype=np.int64)[:count]
+        return found
 
 
 class WarmUp(NamedTuple):
@@ -60,6 +75,7 @@ def _steady(latencies: List[int]) -> bool:
 def sample(session: Any, requests: List[Dict[str, Any]], seconds: float, room: Buffers) -> "tuple[int, int]":
     """Fill `room` for `seconds`, and on for 50 samples but not past ten times as long; return count and wall time in ns."""
     set_inputs, infer, clock, capacity = session.set, session.infer, time.perf_counter_ns, len(room.latency_ns)
+    engine_ns = getattr(session, "engine_ns", None)
     shortest, longest = int(seconds * 1e9), int(seconds * 1e10)
     n = 0
     gc.collect()
@@ -73,6 +89,8 @@ def sample(session: Any, requests: List[Dict[str, Any]], seconds: float, room: B
         end = clock()
         room.latency_ns[n] = end - begin
         room.preempted[n] = preemptions() != before
+        if engine_ns is not None:
+            room.engine_ns[n] = engine_ns()
         n += 1
         elapsed = end - start
         if elapsed >= shortest and (n >= MIN_SAMPLES or elapsed >= longest):
@@ -80,3 +98,14 @@ def sample(session: Any, requests: List[Dict[str, Any]], seconds: float, room: B
     wall = clock() - start
     gc.enable()
     return n, wall
+
+
+def infer_until(session: Any, requests: List[Dict[str, Any]], until_ns: int) -> int:
+    """Infer until the monotonic clock reaches a time; return how often."""
+    set_inputs, infer, clock = session.set, session.infer, time.monotonic_ns
+    n = 0
+    while clock() < until_ns:
+        set_inputs(requests[n % len(requests)])
+        infer()
+        n += 1
+    return n

@@ -16,6 +16,8 @@ Interval = Tuple[float, float]
 PERCENTILES = {"p50": 0.50, "p90": 0.90, "p95": 0.95, "p99": 0.99}
 MIN_CLEAN = 30
 CONTAMINATED = 0.05
+DRIFTED = 0.05
+"""A smaller move from the first to the last third of a process is seen in undisturbed ones too."""
 
 # The 97.5 % point of Student's t for 1 to 30 degrees of freedom; above, a series around the normal one.
 _T975 = (
@@ -50,6 +52,47 @@ def min_samples(fraction: float) -> int:
     """Return the fewest samples whose extremes bound a percentile from both sides with 95 % confidence."""
     tail = max(fraction, 1 - fraction)
     return math.ceil(math.log(0.025) / math.log(tail))
+
+
+def order_statistics(samples: np.ndarray) -> Tuple[Dict[str, Optional[float]], Dict[str, Optional[Interval]]]:
+    """Return one process's percentiles with distribution-free 95 % intervals; None where n is too small for one.
+
+    An interval runs from one order statistic to another, the binomial quantiles of the rank (Conover 1999, 3.2). It says how well this
+    process's own percentile is known: other processes' lie outside far more often, which is what `latency_summary` accounts for.
+    """
+    ordered = np.sort(samples)
+    percentiles: Dict[str, Optional[float]] = {}
+    intervals: Dict[str, Optional[Interval]] = {}
+    for name, fraction in PERCENTILES.items():
+        enough = len(ordered) >= min_samples(fraction)
+        percentiles[name] = float(np.quantile(ordered, fraction)) if enough else None
+        intervals[name] = None
+        if enough:
+            low, high = ranks(len(ordered), fraction)
+            intervals[name] = float(ordered[low - 1]), float(ordered[high - 1])
+    return percentiles, intervals
+
+
+def ranks(n: int, fraction: float) -> Interval:
+    """Return the ranks, from 1, whose order statistics bound a percentile with 95 % confidence."""
+    centre, spread = n * fraction, math.sqrt(n * fraction * (1 - fraction))
+    first, last = max(0, math.floor(centre - 8 * spread - 8)), min(n, math.ceil(centre + 8 * spread + 8))
+    k = np.arange(first, last)
+    start = math.lgamma(n + 1) - math.lgamma(first + 1) - math.lgamma(n - first + 1)
+    start += first * math.log(fraction) + (n - first) * math.log(1 - fraction)
+    steps = np.log((n - k) / (k + 1) * fraction / (1 - fraction))
+    cumulative = np.cumsum(np.exp(start + np.concatenate([[0.0], np.cumsum(steps)])))
+    low = first + int(np.searchsorted(cumulative, 0.025))
+    high = first + int(np.searchsorted(cumulative, 0.975)) + 1
+    return low, high
+
+
+def drift(process: Samples) -> Optional[float]:
+    """Return the median of the last third over the first's, of what was not preempted; None below 90 samples."""
+    third = len(process.clean) // 3
+    if third < MIN_CLEAN:
+        return None
+    return float(np.median(process.clean[-third:]) / np.median(process.clean[:third]))
 
 
 def wilson(hits: int, n: int) -> Interval:

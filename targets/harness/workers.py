@@ -1,36 +1,46 @@
-"""The fresh processes of a bench: one checks outputs, several time inferences, one meters energy."""
+"""The fresh processes of a bench, by task: check outputs, time inferences, or one of the passes in modules of their own."""
 
 from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Callable, Dict, Optional
 
 import check
+import cpustat
 import energy
+import energy_pass
+import environment
 import facts
+import loading
+import null_model
 import numpy as np
 import process
 import sampling
+import soak
+import throughput
 from kit import EngineError, engine_errors, load_engine
 
+Spec = Dict[str, Any]
 
-def run(spec: Dict[str, Any]) -> Dict[str, Any]:
+
+def run(spec: Spec) -> Dict[str, Any]:
     """Do one worker's task and return its JSON answer; arrays go to `spec["arrays"]`."""
-    process.pin(spec["threads"], spec["kit"])
-    return {"check": _check, "latency": _latency, "energy": _energy}[spec["task"]](spec)
+    if spec["task"] != "throughput":  # whose streams are bound one by one
+        process.pin(spec["threads"], spec["kit"])
+    return TASKS[spec["task"]](spec)
 
 
-def _check(spec: Dict[str, Any]) -> Dict[str, Any]:
+def _check(spec: Spec) -> Dict[str, Any]:
     """Run every request, compare outputs, and keep the first requests in a small file for the timed processes."""
-    recorded = _recorded(Path(spec["io"]))
+    recorded = loading.recorded(Path(spec["io"]))
     engine = load_engine(spec["kit"], Path(spec["kit_dir"]))
     with engine_errors(spec["kit"]):
         described = engine.describe()
-        session = _load(engine, spec)
+        session = loading.load_session(engine, spec)
         executed, unknown = session.executed()
     refuse_downgrade(spec["kit"], spec["precision"], executed)
-    inputs = _inputs(recorded, session, spec["kit"])
+    inputs = loading.inputs_for(session, recorded, spec["kit"])
     outputs, fastest_ns = check.infer_all(session, inputs, spec["kit"])
     answer, arrays = check.compare(outputs, recorded, spec)
     np.savez(spec["arrays"], **arrays)
@@ -38,7 +48,8 @@ def _check(spec: Dict[str, Any]) -> Dict[str, Any]:
     if unknown:
         answer["reasons"]["precision.executed"] = unknown
     device = dict(facts.device_facts(), address=spec["address"], engine=described)
-    return dict(answer, device=device, executed=executed, fastest_ns=fastest_ns)
+    runs_on = getattr(engine, "RUNS_ON", energy.CPU)
+    return dict(answer, device=device, executed=executed, fastest_ns=fastest_ns, runs_on=runs_on)
 
 
 def refuse_downgrade(kit: str, requested: str, executed: "Dict[str, int] | None") -> None:
@@ -52,101 +63,85 @@ def refuse_downgrade(kit: str, requested: str, executed: "Dict[str, int] | None"
         raise EngineError(f"{kit}: fp32 was asked for, and layers run in {lower[0]}; layers by precision: {executed}")
 
 
-def _latency(spec: Dict[str, Any]) -> Dict[str, Any]:
+def _latency(spec: Spec) -> Dict[str, Any]:
     """Load once, warm up, and time inferences; memory is this process's own, less the engine's baseline."""
-    engine = load_engine(spec["kit"], Path(spec["kit_dir"]))
-    with engine_errors(spec["kit"]):
-        engine.describe()
-    process.wait_for_own_children()
-    recorded, room = _recorded(Path(spec["head"])), sampling.Buffers.of(spec["capacity"])
-    resettable = process.reset_peak()
-    baseline = process.resident_bytes()
-    with engine_errors(spec["kit"]):
-        begin = time.perf_counter_ns()
-        session = _load(engine, spec)
-        load_ns = time.perf_counter_ns() - begin
-    requests = _requests(_inputs(recorded, session, spec["kit"]))
+    room = sampling.Buffers.of(spec["capacity"])
+    loaded = loading.load(spec)
+    session, requests = loaded.session, loaded.requests
     with engine_errors(spec["kit"]):
         session.set(requests[0])
         begin = time.perf_counter_ns()
         session.infer()
         first_ns = time.perf_counter_ns() - begin
         warm = sampling.warm_up(session, requests, spec["seconds"])
+        company = Company()
         n, wall_ns = sampling.sample(session, requests, spec["seconds"], room)
-        threads = session.threads()
-    peak = process.peak_bytes() if resettable else None
-    arrays = {
-        "latency_ns": np.frombuffer(room.latency_ns, dtype=np.int64)[:n],
-        "preempted": np.frombuffer(room.preempted, dtype=np.uint8)[:n].astype(bool),
-        "warmup_ns": np.asarray(warm.latency_ns, dtype=np.int64),
-    }
-    np.savez(spec["arrays"], **arrays)
+        disturbed = company.so_far()
+    peak = None if loaded.baseline_bytes is None else process.peak_bytes()
+    arrays = room.arrays(n, with_engine=hasattr(session, "engine_ns"))
+    np.savez(spec["arrays"], warmup_ns=np.asarray(warm.latency_ns, dtype=np.int64), **arrays)
     return {
         "wall_ns": wall_ns,
-        "load_ns": load_ns,
+        "load_ns": loaded.load_ns,
         "first_inference_ns": first_ns,
         "warmup_n": len(warm.latency_ns),
         "steady": warm.steady,
-        "threads": threads,
+        "threads": session.threads(),
         "affinity": process.affinity(),
         "peak_bytes": peak,
-        "baseline_bytes": baseline if peak is not None else None,
+        "baseline_bytes": None if peak is None else loaded.baseline_bytes,
+        "load_peak_bytes": None if peak is None else loaded.load_peak_bytes,
+        "steady_bytes": process.resident_bytes(),
+        "device_bytes": _device_bytes(session, spec["kit"]),
+        **disturbed,
     }
 
 
-def _energy(spec: Dict[str, Any]) -> Dict[str, Any]:
-    try:
-        return energy_of(spec, energy.find_source())
-    except energy.NoSourceError as reason:
-        return {"reason": str(reason)}
+def _device_bytes(session: Any, kit: str) -> Optional[int]:
+    """Return the memory that the model takes on an accelerator, where the engine tells."""
+    if not hasattr(session, "device_bytes"):
+        return None
+    with engine_errors(kit):
+        return session.device_bytes()
 
 
-def energy_of(spec: Dict[str, Any], source: energy.Source) -> Dict[str, Any]:
-    """Meter a window of steady inference with idle before and after, in a pass of its own."""
-    recorded = _recorded(Path(spec["head"]))
+class Company:
+    """Who else wanted the CPUs of this process since this was made."""
+
+    def __init__(self) -> None:
+        self._cpus = process.affinity()
+        self._before = cpustat.read()
+        self._own_s, self._wall_s = time.process_time(), time.monotonic()
+        self._waiting_ns = process.waiting_ns()
+
+    def so_far(self) -> Dict[str, Optional[float]]:
+        """Return how long this process waited, and fractions of CPU time: taken by others, by the host, on sibling threads."""
+        after, waited_ns = cpustat.read(), process.waiting_ns()
+        here = cpustat.use(self._before, after, self._cpus)
+        beside = cpustat.use(self._before, after, environment.siblings(environment.ROOT, self._cpus))
+        own = (time.process_time() - self._own_s) / (time.monotonic() - self._wall_s) / max(1, len(self._cpus))
+        return {
+            "wait_ns": None if waited_ns is None or self._waiting_ns is None else waited_ns - self._waiting_ns,
+            "others": None if here is None else max(0.0, here.busy - own),
+            "stolen": None if here is None else here.stolen,
+            "siblings_busy": None if beside is None else beside.busy,
+        }
+
+
+def _null(spec: Spec) -> Dict[str, Any]:
+    """Compile the null model, in a process of its own: what compiling takes is not what running takes."""
     engine = load_engine(spec["kit"], Path(spec["kit_dir"]))
     with engine_errors(spec["kit"]):
-        session = _load(engine, spec)
-    requests = _requests(_inputs(recorded, session, spec["kit"]))
-    with engine_errors(spec["kit"]):
-        sampling.warm_up(session, requests, spec["seconds"])
-    return energy.meter(source, _looped(session, requests, spec["kit"]), spec["window"])
+        entry = null_model.compile_null(engine, Path(spec["entry"]), spec["threads"])
+    np.savez(spec["head"], **null_model.requests())
+    return {"entry": str(entry)}
 
 
-def _looped(session: Any, requests: List[Dict[str, np.ndarray]], kit: str) -> energy.Work:
-    def work(until_ns: int) -> int:
-        n = 0
-        with engine_errors(kit):
-            while time.perf_counter_ns() < until_ns:
-                session.set(requests[n % len(requests)])
-                session.infer()
-                n += 1
-        return n
-
-    return work
-
-
-def _load(engine: Any, spec: Dict[str, Any]) -> Any:
-    return engine.load(Path(spec["entry"]), spec["precision"], spec["threads"])
-
-
-def _recorded(path: Path) -> Dict[str, np.ndarray]:
-    with np.load(path, allow_pickle=False) as archive:
-        return {name: archive[name] for name in archive.files}
-
-
-def _inputs(recorded: Dict[str, np.ndarray], session: Any, kit: str) -> Dict[str, np.ndarray]:
-    """Return the recorded requests for the inputs that the compiled model has."""
-    missing = [name for name in session.inputs if f"input.{name}" not in recorded]
-    if missing:
-        held = sorted(name[6:] for name in recorded if name.startswith("input."))
-        raise EngineError(
-            f"{kit}: the model wants an input '{missing[0]}', and the recorded ones are: {', '.join(held)}"
-        )
-    return {name: recorded[f"input.{name}"] for name in session.inputs}
-
-
-def _requests(inputs: Dict[str, np.ndarray]) -> List[Dict[str, np.ndarray]]:
-    """Split the arrays into single requests, each contiguous as an engine wants it."""
-    count = min((len(array) for array in inputs.values()), default=0)
-    return [{name: np.asarray(array[i], order="C") for name, array in inputs.items()} for i in range(count)]
+TASKS: Dict[str, Callable[[Spec], Dict[str, Any]]] = {
+    "check": _check,
+    "latency": _latency,
+    "null": _null,
+    "throughput": throughput.run,
+    "energy": energy_pass.run,
+    "soak": soak.run,
+}

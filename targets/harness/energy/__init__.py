@@ -1,58 +1,66 @@
-"""Energy from a counter of the device; one small module per vendor, each with a `find` that says why it has none."""
+"""Energy per inference: where it is read from, in order of preference, and what it comes to.
+
+Each vendor has a module with `find`, from a root folder to a source or the reason why there is none, and most have `series_of`, from a
+recorded log to its readings.
+"""
 
 from __future__ import annotations
 
-import time
-from typing import Any, Callable, Dict
+from pathlib import Path
+from typing import Callable, Dict, FrozenSet, NamedTuple, Optional, Tuple
 
-from energy import rapl
-from energy.source import NoSourceError, Source
+from energy import android, battery, ina3221, meter, nvml, rapl, tegrastats
+from energy.figures import Marks, figures
+from energy.source import AbsentError, NoSourceError, Reading, Series, Source, used_uj
 
-Work = Callable[[int], int]
-"""Infers until the clock (perf_counter_ns) reaches a time; returns the number of inferences."""
-
-IDLE_AGREEMENT = 0.05
-
-
-def find_source() -> Source:
-    """Return this device's energy counter, or raise NoSourceError with every vendor's reason."""
-    return rapl.find()
+CPU, GPU = "cpu", "gpu"
+WHOLE = frozenset({CPU, GPU})
 
 
-def meter(source: Source, work: Work, seconds: float) -> Dict[str, Any]:
-    """Return microjoules per inference over a window of `seconds`, with idle of a quarter of it before and after."""
-    before_mw = _idle_mw(source, seconds / 4)
-    begin_uj, begin_ns = source.read_uj(), time.perf_counter_ns()
-    n = work(begin_ns + int(seconds * 1e9))
-    used_uj = source.used_uj(begin_uj, source.read_uj())
-    window_s = (time.perf_counter_ns() - begin_ns) / 1e9
-    after_mw = _idle_mw(source, seconds / 4)
-    subtracted, reason = subtract_idle(used_uj, window_s, before_mw, after_mw)
-    return {
-        "per_inference": used_uj / n,
-        "idle_subtracted": None if subtracted is None else subtracted / n,
-        "source": source.name,
-        "reason": reason,
-    }
+class Vendor(NamedTuple):
+    """A kind of source, and which processors' energy it holds: RAPL knows nothing of a graphics card."""
+
+    name: str
+    find: Callable[[Path], Source]
+    sees: FrozenSet[str]
 
 
-def subtract_idle(
-    used_uj: float, window_s: float, before_mw: float, after_mw: float
-) -> "tuple[float | None, str | None]":
-    """Return the energy above idle, or why the idle power cannot be subtracted."""
-    if abs(before_mw - after_mw) > IDLE_AGREEMENT * before_mw:
-        return None, f"idle power was {before_mw:.0f} mW before and {after_mw:.0f} mW after, more than 5 % apart"
-    above = used_uj - (before_mw + after_mw) / 2 * 1000 * window_s
-    if above <= 0:
-        return None, "the device drew no more than when idle"
-    return above, None
+SOURCES: Tuple[Vendor, ...] = (
+    Vendor("ina3221", ina3221.find, WHOLE),
+    Vendor("tegrastats", tegrastats.find, WHOLE),
+    Vendor("android rails", android.find, WHOLE),
+    Vendor("rapl", rapl.find, frozenset({CPU})),
+    Vendor("nvml", nvml.find, frozenset({GPU})),
+    Vendor("battery", battery.find, WHOLE),
+)
+"""In order of preference: whole boards before parts, counters and rails before batteries. A meter, when named, is before all."""
+
+LOGS: Dict[str, Callable[[str, int], Series]] = {
+    "tegrastats": tegrastats.series_of,
+    "android-rails": android.series_of,
+    "battery": battery.series_of,
+    "meter": meter.series_of,
+}
+"""Recorded logs that can be read afterwards, each from its text and the interval of its lines in milliseconds."""
 
 
-def _idle_mw(source: Source, seconds: float) -> float:
-    begin_uj, begin_ns = source.read_uj(), time.perf_counter_ns()
-    time.sleep(seconds)
-    used_uj = source.used_uj(begin_uj, source.read_uj())
-    return used_uj / ((time.perf_counter_ns() - begin_ns) / 1e9) / 1000
+def find_source(runs_on: str = CPU, csv: Optional[Path] = None, root: Path = Path("/")) -> Source:
+    """Return the best source for an engine that runs on a processor, or raise NoSourceError with what those that are there lack."""
+    if csv is not None:
+        return meter.Meter(csv)
+    absent, refused = [], []
+    for vendor in SOURCES:
+        if runs_on not in vendor.sees:
+            continue
+        try:
+            return vendor.find(root)
+        except AbsentError as kind:
+            absent.append(str(kind))
+        except NoSourceError as reason:
+            refused.append(str(reason))
+    raise NoSourceError("no energy counter: " + ("; ".join(refused) or f"the device has no {', no '.join(absent)}"))
 
 
-__all__ = ["NoSourceError", "Source", "find_source", "meter", "subtract_idle"]
+__all__ = [
+    "CPU", "GPU", "LOGS", "SOURCES", "Marks", "NoSourceError", "Reading", "Series", "Source", "figures", "find_source", "used_uj",
+]  # fmt: skip

@@ -7,11 +7,9 @@ MSRs and through memory: adding all of them counts energy two or three times. On
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Sequence
+from typing import Dict, List, NamedTuple
 
-from energy.source import NoSourceError
-
-ROOT = Path("/sys/class/powercap")
+from energy.source import AbsentError, NoSourceError, Reading, now
 
 
 class Zone(NamedTuple):
@@ -23,35 +21,44 @@ class Zone(NamedTuple):
 
 
 class Rapl:
-    """The sum of all processor packages."""
+    """The sum of all processor packages since this was made; counters that wrapped around are put right."""
+
+    counts = True
+    settle_s = 0.0
 
     def __init__(self, zones: List[Zone]) -> None:
         self.zones = zones
         self.name = "rapl " + "+".join(zone.name for zone in zones)
+        self.scope = "the processor packages, without memory, board and graphics card"
+        self._last_uj = self._counters_uj()
+        self._used_uj = 0
 
-    def read_uj(self) -> Sequence[int]:
-        """Return each package's counter, or raise NoSourceError: a failed reading taken for 0 would pass for a wrap."""
+    def readings(self) -> List[Reading]:
+        """Return the energy used so far, or raise NoSourceError: a failed reading taken for 0 would pass for a wrap."""
+        current_uj = self._counters_uj()
+        for zone, last, current in zip(self.zones, self._last_uj, current_uj):
+            self._used_uj += current - last + (zone.range_uj if current < last else 0)
+        self._last_uj = current_uj
+        return now(self._used_uj)
+
+    def close(self) -> None:
+        """Nothing was started."""
+
+    def _counters_uj(self) -> List[int]:
         try:
             return [int(zone.counter.read_text(encoding="ascii")) for zone in self.zones]
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise NoSourceError(f"the energy counter failed while it was read: {error}") from None
 
-    def used_uj(self, begin: Sequence[int], end: Sequence[int]) -> int:
-        """Return the energy between two readings."""
-        used_uj = 0
-        for i, zone in enumerate(self.zones):
-            wrapped = end[i] < begin[i]
-            used_uj += end[i] - begin[i] + (zone.range_uj if wrapped else 0)
-        return used_uj
 
-
-def find(root: Path = ROOT) -> Rapl:
-    """Return the counter under a powercap tree, or raise NoSourceError with the reason."""
-    if not root.is_dir():
-        raise NoSourceError(f"no energy counter: {root} does not exist, as on virtual machines and non-x86 boards")
+def find(root: Path) -> Rapl:
+    """Return the counter under a root folder, or raise NoSourceError with the reason."""
+    tree = root / "sys/class/powercap"
+    if not tree.is_dir():
+        raise AbsentError("RAPL")
     zones: Dict[str, Zone] = {}
     failures: Dict[str, NoSourceError] = {}
-    for folder in _package_folders(root):
+    for folder in _package_folders(tree):
         name = (folder / "name").read_text(encoding="ascii").strip()
         try:
             zones.setdefault(name, _zone(name, folder))
@@ -60,17 +67,17 @@ def find(root: Path = ROOT) -> Rapl:
     for name in sorted(set(failures) - set(zones)):
         raise failures[name]  # the energy of the other packages alone would pass for the whole
     if not zones:
-        raise NoSourceError(f"no energy counter: {root} holds no RAPL package zone")
+        raise AbsentError("RAPL")
     return Rapl(list(zones.values()))
 
 
-def _package_folders(root: Path) -> List[Path]:
+def _package_folders(tree: Path) -> List[Path]:
     """Return the folders of package zones, those read through MSRs before those read through memory.
 
     /sys/class/powercap lists zones side by side as links; a copied tree may nest them under their control type.
     """
     found: Dict[str, Path] = {}
-    for name in sorted(path for pattern in ("intel-rapl*:*", "*/intel-rapl*:*") for path in root.glob(pattern)):
+    for name in sorted(path for pattern in ("intel-rapl*:*", "*/intel-rapl*:*") for path in tree.glob(pattern)):
         label = name / "name"
         if label.is_file() and label.read_text(encoding="ascii").startswith("package-"):
             found.setdefault(name.name, name)
@@ -83,6 +90,6 @@ def _zone(name: str, folder: Path) -> Zone:
         counter.read_text(encoding="ascii")
         range_uj = int((folder / "max_energy_range_uj").read_text(encoding="ascii"))
     except OSError as error:
-        hint = "; only root may read it" if isinstance(error, PermissionError) else ""
-        raise NoSourceError(f"no energy counter: {error.filename}: {error.strerror}{hint}") from None
+        hint = f"; only root may read it: sudo chmod a+r {counter}" if isinstance(error, PermissionError) else ""
+        raise NoSourceError(f"RAPL: {error.filename}: {error.strerror}{hint}") from None
     return Zone(name, counter, range_uj)

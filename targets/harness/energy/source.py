@@ -1,21 +1,87 @@
-"""What every vendor's energy counter has in common."""
+"""What every source of energy has in common: readings over time, and the energy between two moments."""
 
 from __future__ import annotations
 
-from typing import Protocol, Sequence
+import time
+from typing import List, NamedTuple, Protocol, Sequence
+
+import numpy as np
+
+GAP = 0.1
+"""The longest silence within a window, as a fraction of it: what happened in a longer one is not known."""
 
 
 class NoSourceError(Exception):
-    """This device has no energy counter that can be read; the text is the reason."""
+    """Energy cannot be read here, or was not read well enough; the text is the reason."""
+
+
+class AbsentError(NoSourceError):
+    """A device has nothing of this kind, which is no news; the text names the kind."""
+
+
+class Reading(NamedTuple):
+    """Power in milliwatts, or a counter in microjoules that only rises, at a monotonic time."""
+
+    time_ns: int
+    value: float
 
 
 class Source(Protocol):
-    """Cumulative energy counters of the whole device, in microjoules; `name` is what figures are labelled with."""
+    """Where readings come from. `name` labels figures, `scope` says what of the device they cover.
+
+    `counts` tells counters from power, and `settle_s` is how long power takes to be that of a new state alone.
+    """
 
     name: str
+    scope: str
+    counts: bool
+    settle_s: float
 
-    def read_uj(self) -> Sequence[int]:
-        """Return the counters as they stand."""
+    def readings(self) -> List[Reading]:
+        """Return what is new since the last call, or raise NoSourceError."""
 
-    def used_uj(self, begin: Sequence[int], end: Sequence[int]) -> int:
-        """Return the energy between two readings, a counter that wrapped around once put right."""
+    def close(self) -> None:
+        """End what was started to read it."""
+
+
+class Series(NamedTuple):
+    """All readings of a pass: values (N,) at rising times (N,)."""
+
+    time_ns: np.ndarray
+    value: np.ndarray
+    counts: bool
+
+    @classmethod
+    def of(cls, readings: Sequence[Reading], *, counts: bool) -> "Series":
+        """Join readings, in the order of their times."""
+        ordered = sorted(readings)
+        times = np.array([reading.time_ns for reading in ordered], dtype=np.int64)
+        return cls(times, np.array([reading.value for reading in ordered], dtype=np.float64), counts)
+
+
+def now(value: float) -> List[Reading]:
+    """Return one reading, taken at this moment."""
+    return [Reading(time.monotonic_ns(), value)]
+
+
+def used_uj(series: Series, begin_ns: int, end_ns: int) -> float:
+    """Return the energy between two moments in microjoules: a counter's step, or the integral of power by trapezoids.
+
+    Raises NoSourceError where the readings do not cover the time between, or leave a gap in it.
+    """
+    times = series.time_ns
+    if len(times) < 2 or times[0] > begin_ns or times[-1] < end_ns:
+        raise NoSourceError("the readings do not cover the whole of what was to be measured")
+    first, last = np.searchsorted(times, begin_ns, "right") - 1, np.searchsorted(times, end_ns, "left")
+    longest_ns = int(np.diff(times[first : last + 1]).max())
+    if longest_ns > GAP * (end_ns - begin_ns):
+        raise NoSourceError(
+            f"there was no reading for {longest_ns / 1e9:.2f} s within {(end_ns - begin_ns) / 1e9:.2f} s"
+        )
+    if series.counts:
+        begin_uj, end_uj = np.interp([begin_ns, end_ns], times, series.value)
+        return float(end_uj - begin_uj)
+    inside = times[first + 1 : last]
+    at = np.concatenate([[begin_ns], inside, [end_ns]])
+    power_mw = np.interp(at, times, series.value)
+    return float(((power_mw[1:] + power_mw[:-1]) / 2 * np.diff(at)).sum() / 1e6)

@@ -1,0 +1,60 @@
+"""Who else used the CPUs meanwhile, from Linux's /proc/stat, which counts in hundredths of a second."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Dict, List, NamedTuple, Optional
+
+STAT = Path("/proc/stat")
+
+
+class Ticks(NamedTuple):
+    """A CPU's time so far: at work, taken by the hypervisor, and all of it."""
+
+    busy: int
+    stolen: int
+    total: int
+
+
+class Use(NamedTuple):
+    """Fractions of a time: of these CPUs by all work on them, and what the hypervisor took."""
+
+    busy: float
+    stolen: float
+
+
+def read(path: Path = STAT) -> Dict[int, Ticks]:
+    """Return each CPU's ticks; nothing where the system does not tell."""
+    try:
+        return parse(path.read_text(encoding="ascii", errors="replace"))
+    except OSError:
+        return {}
+
+
+def parse(text: str) -> Dict[int, Ticks]:
+    """Read /proc/stat: user, nice, system, idle, iowait, irq, softirq, steal; guests are in user already."""
+    found: Dict[int, Ticks] = {}
+    for line in text.splitlines():
+        name, *fields = line.split()
+        if name.startswith("cpu") and name[3:].isdigit():
+            ticks = [int(field) for field in fields[:8]] + [0] * (8 - len(fields[:8]))
+            idle, stolen = ticks[3] + ticks[4], ticks[7]
+            found[int(name[3:])] = Ticks(sum(ticks) - idle - stolen, stolen, sum(ticks))
+    return found
+
+
+def use(before: Dict[int, Ticks], after: Dict[int, Ticks], cpus: List[int]) -> Optional[Use]:
+    """Return how some CPUs were used between two readings; None where that is not known."""
+    known = [cpu for cpu in cpus if cpu in before and cpu in after]
+    total = sum(after[cpu].total - before[cpu].total for cpu in known)
+    if total <= 0:
+        return None
+    busy = sum(after[cpu].busy - before[cpu].busy for cpu in known)
+    stolen = sum(after[cpu].stolen - before[cpu].stolen for cpu in known)
+    return Use(busy / total, stolen / total)
+
+
+def seconds_per_tick() -> float:
+    """Return the length of a tick."""
+    return 1 / os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 0.01

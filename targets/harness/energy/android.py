@@ -1,0 +1,72 @@
+"""The power rails that Pixel phones meter (ODPM), as cumulative energy: the kernel's files, or what `dumpsys` prints of them.
+
+The rails lie below the battery and the charger, so that a charging phone does not disturb them; together they are most of a
+phone, and not all of it. Formats: the kernel's `energy_value` files, and the energy meters of PowerStats HAL 2.0 and 1.0 in AOSP.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Dict, List
+
+from energy.source import AbsentError, NoSourceError, Reading, Series, now
+
+_SYSFS = re.compile(r"^CH\d+\(T=\d+\)\[([^\]]+)\],\s*(\d+)", re.MULTILINE)
+_HAL = re.compile(r"=+ PowerStats HAL [\d.]+ (?:energy meter|rail energy data) =+(.*?)=+ End of", re.DOTALL)
+_HAL_LINE = re.compile(r"^\s+(\S.*?)\s+(\d+(?:\.\d+)?) mWs\b", re.MULTILINE)
+_SNAPSHOT = re.compile(r"^@ (\d+)\s*$", re.MULTILINE)
+
+
+class Rails:
+    """The sum of all rails that the kernel's files name."""
+
+    counts = True
+    settle_s = 0.0
+
+    def __init__(self, files: List[Path]) -> None:
+        self._files = files
+        rails = self._energies_uj()
+        self.name = "android power rails"
+        self.scope = f"the sum of {len(rails)} metered rails, not the whole phone"
+
+    def readings(self) -> List[Reading]:
+        """Return the energy of all rails since the phone started."""
+        return now(sum(self._energies_uj().values()))
+
+    def close(self) -> None:
+        """Nothing was started."""
+
+    def _energies_uj(self) -> Dict[str, float]:
+        try:
+            texts = [path.read_text(encoding="ascii") for path in self._files]
+        except (OSError, ValueError) as error:
+            raise NoSourceError(f"the power rails cannot be read: {error}; the files are root's") from None
+        return energies_uj("".join(texts))
+
+
+def find(root: Path) -> Rails:
+    """Return the rails under a root folder, or raise NoSourceError."""
+    files = sorted((root / "sys/bus/iio/devices").glob("iio:device*/energy_value"))
+    if not files:
+        raise AbsentError("Android power rails")
+    return Rails(files)
+
+
+def energies_uj(text: str) -> Dict[str, float]:
+    """Return the energy of each rail in microjoules, from `energy_value` files or an energy meter in `dumpsys`."""
+    found = {name: float(energy) for name, energy in _SYSFS.findall(text)}
+    for table in _HAL.findall(text):
+        found.update((" ".join(name.split()), 1000 * float(energy)) for name, energy in _HAL_LINE.findall(table))
+    if not found:
+        raise NoSourceError("no power rail in what the phone printed")
+    return found
+
+
+def series_of(log: str, _interval_ms: int) -> Series:
+    """Return the energy in a log of snapshots, each after a line `@ TIME_NS`; all must name the same rails."""
+    parts = _SNAPSHOT.split(log)[1:]
+    snapshots = [(int(time_ns), energies_uj(text)) for time_ns, text in zip(parts[::2], parts[1::2])]
+    if len({frozenset(rails) for _, rails in snapshots}) != 1:
+        raise NoSourceError(f"the log holds {len(snapshots)} snapshots, which must be some and name the same rails")
+    return Series.of([Reading(time_ns, sum(rails.values())) for time_ns, rails in snapshots], counts=True)

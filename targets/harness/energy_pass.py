@@ -1,0 +1,64 @@
+"""The pass that meters energy: one process goes from idle to inference and back, while its parent reads the source."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any, Dict, List
+
+import energy
+import loading
+import sampling
+from child import Watch, run_worker
+from kit import engine_errors
+
+WINDOWS = 3
+POLL_S = 0.1
+LATE_S = 5.0
+"""How long a meter may take to write what it has seen."""
+
+
+def run(spec: Dict[str, Any]) -> Dict[str, Any]:
+    """Be idle, infer in windows without a pause between, be idle again; return when that was, and the counts."""
+    loaded = loading.load(spec)
+    with engine_errors(spec["kit"]):
+        sampling.warm_up(loaded.session, loaded.requests, spec["seconds"])
+        before = _idle(spec)
+        sampling.infer_until(loaded.session, loaded.requests, time.monotonic_ns() + int(spec["settle"] * 1e9))
+        windows, counts = [], []
+        for _ in range(WINDOWS):
+            begin_ns = time.monotonic_ns()
+            until_ns = begin_ns + int(spec["window"] * 1e9)
+            counts.append(sampling.infer_until(loaded.session, loaded.requests, until_ns))
+            windows.append([begin_ns, time.monotonic_ns()])
+    return {"before": before, "windows": windows, "counts": counts, "after": _idle(spec)}
+
+
+def _idle(spec: Dict[str, Any]) -> List[int]:
+    """Do nothing until power has settled and for a window more, with the model loaded; return that window."""
+    time.sleep(spec["settle"])
+    begin_ns = time.monotonic_ns()
+    time.sleep(spec["window"])
+    return [begin_ns, time.monotonic_ns()]
+
+
+def metered(source: energy.Source, spec: Dict[str, Any], scratch: Path, start_s: float) -> Dict[str, Any]:
+    """Run the pass in a fresh process and return the figures of it, labelled with their source.
+
+    Raises NoSourceError where the source failed, and EngineError as the process did.
+    """
+    found: List[energy.Reading] = []
+
+    def poll() -> None:
+        found.extend(source.readings())
+
+    poll()
+    spec = dict(spec, task="energy", settle=source.settle_s)
+    limit_s = start_s + 40 * (spec["window"] + source.settle_s)
+    marks = energy.Marks.read(run_worker(spec, scratch, limit_s, Watch(poll, POLL_S)))
+    deadline = time.monotonic() + LATE_S
+    while (not found or found[-1].time_ns < marks.after[1]) and time.monotonic() < deadline:
+        time.sleep(POLL_S)
+        poll()
+    figures = energy.figures(energy.Series.of(found, counts=source.counts), marks)
+    return dict(figures, source=source.name, scope=source.scope)

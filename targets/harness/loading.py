@@ -1,0 +1,75 @@
+"""What every fresh process begins with: the engine, the session, and the recorded requests."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any, Dict, List, NamedTuple, Optional
+
+import numpy as np
+import process
+from kit import EngineError, engine_errors, load_engine
+
+Request = Dict[str, np.ndarray]
+
+
+class Loaded(NamedTuple):
+    """A session with requests for it, how long it took to load, and memory in bytes before and after."""
+
+    session: Any
+    requests: List[Request]
+    load_ns: int
+    baseline_bytes: Optional[int]
+    load_peak_bytes: Optional[int]
+
+
+def load(spec: Dict[str, Any]) -> Loaded:
+    """Import the engine, wait until what it forked has ended, and load the model with an eye on memory.
+
+    What the process has to begin with, and the engine's own code, are in `baseline_bytes`: the rest is the model's.
+    """
+    engine = load_engine(spec["kit"], Path(spec["kit_dir"]))
+    with engine_errors(spec["kit"]):
+        engine.describe()
+    process.wait_for_own_children()
+    head = recorded(Path(spec["head"]))
+    resettable = process.reset_peak()
+    baseline = process.resident_bytes() if resettable else None
+    with engine_errors(spec["kit"]):
+        begin = time.perf_counter_ns()
+        session = load_session(engine, spec)
+        load_ns = time.perf_counter_ns() - begin
+    load_peak = process.peak_bytes() if resettable else None
+    return Loaded(session, split(inputs_for(session, head, spec["kit"])), load_ns, baseline, load_peak)
+
+
+def load_session(engine: Any, spec: Dict[str, Any]) -> Any:
+    """Load a model in exactly the precision and with the threads asked for, or raise."""
+    session = engine.load(Path(spec["entry"]), spec["precision"], spec["threads"])
+    threads = session.threads()
+    if threads not in (None, spec["threads"]):
+        raise EngineError(f"{spec['kit']}: {spec['threads']} threads were asked for, and the engine has {threads}")
+    return session
+
+
+def recorded(path: Path) -> Dict[str, np.ndarray]:
+    """Read an archive of arrays."""
+    with np.load(path, allow_pickle=False) as archive:
+        return {name: archive[name] for name in archive.files}
+
+
+def inputs_for(session: Any, arrays: Dict[str, np.ndarray], kit: str) -> Request:
+    """Return the recorded inputs that the compiled model has."""
+    missing = [name for name in session.inputs if f"input.{name}" not in arrays]
+    if missing:
+        held = sorted(name[6:] for name in arrays if name.startswith("input."))
+        raise EngineError(
+            f"{kit}: the model wants an input '{missing[0]}', and the recorded ones are: {', '.join(held)}"
+        )
+    return {name: arrays[f"input.{name}"] for name in session.inputs}
+
+
+def split(inputs: Request) -> List[Request]:
+    """Split the arrays into single requests, each contiguous as an engine wants it."""
+    count = min((len(array) for array in inputs.values()), default=0)
+    return [{name: np.asarray(array[i], order="C") for name, array in inputs.items()} for i in range(count)]

@@ -1,0 +1,80 @@
+"""The passes beside latency, each in processes of its own: a null model's memory, throughput, energy, the sustained run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Dict, Optional, Tuple
+
+import energy
+import energy_pass
+import null_model
+import numpy as np
+import soak
+from child import run_worker
+from job import Job
+from kit import EngineError
+
+START_S = 600.0
+"""An engine may take minutes to load a model on a small device."""
+ENERGY_WINDOW_S = 10.0
+"""The shortest window over which energy means something: monitors average over half a second, counters move in steps."""
+WARM_UP_S = 4.0
+
+Spec = Dict[str, Any]
+
+
+def null_increment_bytes(spec: Spec, scratch: Path) -> int:
+    """Return by how much the smallest model grows a process of this engine; raises EngineError where it takes none."""
+    folder = scratch / "null"
+    spec = dict(spec, precision=null_model.PRECISION, head=str(scratch / "null-head.npz"), entry=str(folder))
+    made = run_worker(dict(spec, task="null"), scratch, START_S)
+    timed = dict(
+        spec, task="latency", entry=made["entry"], arrays=str(scratch / "null.npz"), seconds=0.2, capacity=20_000
+    )
+    answer = run_worker(timed, scratch, START_S)
+    if answer["peak_bytes"] is None:
+        raise EngineError(f"{spec['kit']}: peak memory cannot be reset here")
+    return int(answer["peak_bytes"] - answer["baseline_bytes"])
+
+
+def throughput(spec: Spec, scratch: Path, seconds: float) -> Dict[str, Any]:
+    """Return throughput by concurrency, each over windows of a quarter of `seconds`, but not above one second."""
+    window = min(1.0, seconds / 4)
+    return run_worker(dict(spec, task="throughput", window=window), scratch, 4 * START_S)
+
+
+def metered(spec: Spec, scratch: Path, job: Job, runs_on: str) -> Dict[str, Any]:
+    """Return energy per inference, or raise NoSourceError with the reason why it is not known."""
+    source = energy.find_source(runs_on, job.meter)
+    try:
+        window = max(ENERGY_WINDOW_S, job.seconds)
+        return energy_pass.metered(source, dict(spec, seconds=WARM_UP_S, window=window), scratch, START_S)
+    finally:
+        source.close()
+
+
+def estimated(watts: float, mean_ns: float) -> Dict[str, Any]:
+    """Return the energy that a user's own figure of the power makes of a mean latency; it is no measurement, and says so."""
+    return {
+        "per_inference": watts * mean_ns / 1000,
+        "idle_subtracted": None,
+        "source": f"estimated from {watts:g} W, which the user gave",
+        "provenance": "estimated",
+    }
+
+
+def soaked(spec: Spec, scratch: Path, job: Job, runs_on: str) -> Tuple[Dict[str, Any], Dict[str, np.ndarray]]:
+    """Return the summary and the series of a sustained run; power is in them where there is a source."""
+    source: Optional[energy.Source] = None
+    reason = None
+    try:
+        source = energy.find_source(runs_on, job.meter)
+    except energy.NoSourceError as error:
+        reason = str(error)
+    try:
+        spec = dict(spec, seconds=job.soak_seconds, warm_up=WARM_UP_S)
+        summary, arrays = soak.soaked(spec, scratch, source, START_S)
+    finally:
+        if source is not None:
+            source.close()
+    return dict(summary, power_reason=reason or summary["power_reason"]), arrays
