@@ -112,7 +112,7 @@ class Trial:
 
     def more_passes(self) -> None:
         """Take the passes beside latency; one that fails is null with its reason, and costs the arm nothing else."""
-        self.extra.reasons.pop("energy_uj", None)
+        self.extra.reasons["energy_uj"] = "the job does not ask for energy"
         runs_on, spec = self.checked["runs_on"], self.spec("", "head.npz")
         if "throughput" in self.job.passes:
             with self._reason_for("throughput"):
@@ -123,6 +123,7 @@ class Trial:
         if "energy" in self.job.passes:
             with self._reason_for("energy_uj"):
                 self.extra.energy = passes.metered(spec, self.scratch, self.job, runs_on)
+                del self.extra.reasons["energy_uj"]
                 self._say(f"energy {self.extra.energy['per_inference']:.0f} uJ")
         if self.job.soak_seconds > 0:
             with self._reason_for("soak"):

@@ -55,7 +55,7 @@ def metered(source: energy.Source, spec: Dict[str, Any], scratch: Path, start_s:
     poll()
     spec = dict(spec, task="energy", settle=source.settle_s)
     limit_s = start_s + 40 * (spec["window"] + source.settle_s)
-    marks = energy.Marks.read(run_worker(spec, scratch, limit_s, Watch(poll, POLL_S)))
+    marks = energy.Marks.read(run_worker(spec, scratch, limit_s, Watch(poll, min(POLL_S, spec["window"] / 50))))
     deadline = time.monotonic() + LATE_S
     while (not found or found[-1].time_ns < marks.after[1]) and time.monotonic() < deadline:
         time.sleep(POLL_S)

@@ -22,7 +22,7 @@ class Rails:
     """The sum of all rails that the kernel's files name."""
 
     counts = True
-    settle_s = 0.0
+    settle_s = 0.5
 
     def __init__(self, files: List[Path]) -> None:
         self._files = files

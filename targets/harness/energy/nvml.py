@@ -25,7 +25,7 @@ class Nvml:
         self.counts = self._counts()
         self._ask = self._energy_uj if self.counts else self._power_mw
         self._ask(cards[0])
-        self.settle_s = 0.0 if self.counts else 2 * POWER_AVERAGE_S
+        self.settle_s = 0.5 if self.counts else 2 * POWER_AVERAGE_S
         self.name = f"nvml {'energy counter' if self.counts else 'power'}"
         self.scope = (
             f"the graphics card{'' if len(cards) == 1 else f's, all {len(cards)}'}, without the rest of the machine"

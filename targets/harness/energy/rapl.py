@@ -24,7 +24,7 @@ class Rapl:
     """The sum of all processor packages since this was made; counters that wrapped around are put right."""
 
     counts = True
-    settle_s = 0.0
+    settle_s = 0.5
 
     def __init__(self, zones: List[Zone]) -> None:
         self.zones = zones

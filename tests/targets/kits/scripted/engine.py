@@ -29,6 +29,14 @@ def load(entry, precision, threads):
     return Session(script, threads)
 
 
+def turn_on(counter):
+    """Add 100 microjoules to a recorded RAPL counter, which wraps around; at once, as a kernel does."""
+    turned = (int(counter.read_text(encoding="ascii")) + 100) % 262143328850
+    scratch = counter.with_name("turned")
+    scratch.write_text(str(turned), encoding="ascii")
+    scratch.replace(counter)
+
+
 class Session:
     def __init__(self, script, threads):
         self.inputs = ["x"]
@@ -48,8 +56,7 @@ class Session:
         time.sleep(0.00005 * max(0, script.get("cold_inferences", 0) - self.count))
         time.sleep(script.get("seconds", 0.0))
         if "counter" in script:
-            counter = Path(script["counter"])
-            counter.write_text(str(int(counter.read_text(encoding="ascii")) + 100), encoding="ascii")
+            turn_on(Path(script["counter"]))
         self.y = self.x * script.get("factor", 1.0)
 
     def outputs(self):
