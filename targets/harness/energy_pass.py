@@ -39,7 +39,9 @@ def _idle(spec: Dict[str, Any]) -> List[int]:
     time.sleep(spec["settle"])
     begin_ns = time.monotonic_ns()
     time.sleep(spec["window"])
-    return [begin_ns, time.monotonic_ns()]
+    end_ns = time.monotonic_ns()
+    time.sleep(2 * spec["poll"])  # so that no reading at its end is of what comes next
+    return [begin_ns, end_ns]
 
 
 def metered(source: energy.Source, spec: Dict[str, Any], scratch: Path, start_s: float) -> Dict[str, Any]:
@@ -53,9 +55,9 @@ def metered(source: energy.Source, spec: Dict[str, Any], scratch: Path, start_s:
         found.extend(source.readings())
 
     poll()
-    spec = dict(spec, task="energy", settle=source.settle_s)
+    spec = dict(spec, task="energy", settle=source.settle_s, poll=min(POLL_S, spec["window"] / 50))
     limit_s = start_s + 40 * (spec["window"] + source.settle_s)
-    marks = energy.Marks.read(run_worker(spec, scratch, limit_s, Watch(poll, min(POLL_S, spec["window"] / 50))))
+    marks = energy.Marks.read(run_worker(spec, scratch, limit_s, Watch(poll, spec["poll"])))
     deadline = time.monotonic() + LATE_S
     while (not found or found[-1].time_ns < marks.after[1]) and time.monotonic() < deadline:
         time.sleep(POLL_S)
