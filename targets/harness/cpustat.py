@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import re
 from pathlib import Path
 from typing import Dict, List, NamedTuple, Optional
 
@@ -35,12 +35,10 @@ def read(path: Path = STAT) -> Dict[int, Ticks]:
 def parse(text: str) -> Dict[int, Ticks]:
     """Read /proc/stat: user, nice, system, idle, iowait, irq, softirq, steal; guests are in user already."""
     found: Dict[int, Ticks] = {}
-    for line in text.splitlines():
-        name, *fields = line.split()
-        if name.startswith("cpu") and name[3:].isdigit():
-            ticks = [int(field) for field in fields[:8]] + [0] * (8 - len(fields[:8]))
-            idle, stolen = ticks[3] + ticks[4], ticks[7]
-            found[int(name[3:])] = Ticks(sum(ticks) - idle - stolen, stolen, sum(ticks))
+    for cpu, fields in re.findall(r"^cpu([0-9]+)((?: +[0-9]+)+)", text, re.MULTILINE):
+        ticks = ([int(field) for field in fields.split()] + [0] * 8)[:8]
+        idle, stolen = ticks[3] + ticks[4], ticks[7]
+        found[int(cpu)] = Ticks(sum(ticks) - idle - stolen, stolen, sum(ticks))
     return found
 
 
@@ -53,8 +51,3 @@ def use(before: Dict[int, Ticks], after: Dict[int, Ticks], cpus: List[int]) -> O
     busy = sum(after[cpu].busy - before[cpu].busy for cpu in known)
     stolen = sum(after[cpu].stolen - before[cpu].stolen for cpu in known)
     return Use(busy / total, stolen / total)
-
-
-def seconds_per_tick() -> float:
-    """Return the length of a tick."""
-    return 1 / os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 0.01

@@ -43,6 +43,8 @@ def engine_errors(kit: str) -> Iterator[None]:
     """Turn whatever a kit's engine raises into an EngineError of one line."""
     try:
         yield
+    except EngineError:
+        raise
     except Exception as error:  # noqa: BLE001 - engines raise anything, RuntimeError to types of their own
         raise EngineError(f"{kit}: {one_line(error)}") from None
 

@@ -31,7 +31,8 @@ def run(spec: Dict[str, Any]) -> Dict[str, Any]:
     streams: List[Stream] = []
     rates: Dict[int, float] = {}
     stopped = None
-    for level in levels(spec["threads"], getattr(engine, "RUNS_ON", energy.CPU)):
+    cpus = len(process.affinity()) or os.cpu_count() or 1
+    for level in levels(spec["threads"], getattr(engine, "RUNS_ON", energy.CPU), cpus):
         try:
             streams += [Stream(engine, spec, head, i) for i in range(len(streams), level)]
             rates[level] = median(_rate(streams, spec["window"]) for _ in range(WINDOWS))
@@ -46,9 +47,9 @@ def run(spec: Dict[str, Any]) -> Dict[str, Any]:
     return {"per_s": rates[best], "concurrency": best, "levels": {str(k): rates[k] for k in rates}, "stopped": stopped}
 
 
-def levels(threads: int, runs_on: str) -> List[int]:
+def levels(threads: int, runs_on: str, cpus: int) -> List[int]:
     """Return 1, 2, 4 and so on to as many sessions as the CPUs have room for; a GPU has no such bound."""
-    most = MOST_ON_GPU if runs_on == energy.GPU else max(1, len(process.affinity()) // threads)
+    most = MOST_ON_GPU if runs_on == energy.GPU else max(1, cpus // threads)
     return sorted({min(1 << i, most) for i in range(most.bit_length() + 1)})
 
 

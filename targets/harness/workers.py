@@ -78,6 +78,7 @@ def _latency(spec: Spec) -> Dict[str, Any]:
         n, wall_ns = sampling.sample(session, requests, spec["seconds"], room)
         disturbed = company.so_far()
     peak = None if loaded.baseline_bytes is None else process.peak_bytes()
+    steady = process.resident_bytes()
     arrays = room.arrays(n, with_engine=hasattr(session, "engine_ns"))
     np.savez(spec["arrays"], warmup_ns=np.asarray(warm.latency_ns, dtype=np.int64), **arrays)
     return {
@@ -91,7 +92,7 @@ def _latency(spec: Spec) -> Dict[str, Any]:
         "peak_bytes": peak,
         "baseline_bytes": None if peak is None else loaded.baseline_bytes,
         "load_peak_bytes": None if peak is None else loaded.load_peak_bytes,
-        "steady_bytes": process.resident_bytes(),
+        "steady_bytes": steady,
         "device_bytes": _device_bytes(session, spec["kit"]),
         **disturbed,
     }

@@ -78,6 +78,10 @@ class Session:
         """Return the outputs of the last inference."""
         return {_name(port): self._request.get_tensor(port).data for port in self._compiled.outputs}
 
+    def engine_ns(self) -> int:
+        """Return what the last inference took by OpenVINO's own clock, without the call from Python: some 5 us less."""
+        return round(self._request.latency * 1e6)
+
     def threads(self) -> Optional[int]:
         """Return the number of threads that the compiled model has."""
         return int(self._compiled.get_property("INFERENCE_NUM_THREADS"))

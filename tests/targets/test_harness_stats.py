@@ -90,3 +90,38 @@ def test_two_processes_give_no_interval():
     latency, _, reasons = stats.latency_summary([samples(500), samples(500)])
     assert latency["ci95"] == dict.fromkeys(["p50", "p90", "p95", "p99", "mean"])
     assert "needs 3 processes" in reasons["latency_ns.ci95"]
+
+
+@pytest.mark.parametrize("fraction", [0.5, 0.9, 0.95, 0.99])
+@pytest.mark.parametrize("n", [6, 36, 72, 368, 1000, 20_011, 2_000_000])
+def test_ranks_are_the_binomial_quantiles(n, fraction):
+    low, high = stats.ranks(n, fraction)
+    assert low == scipy.stats.binom.ppf(0.025, n, fraction)
+    assert high == scipy.stats.binom.ppf(0.975, n, fraction) + 1
+    if n >= stats.min_samples(fraction):
+        assert 1 <= low <= high <= n
+
+
+def test_order_statistics_cover_the_true_percentile_as_often_as_they_say():
+    rng = np.random.default_rng(4)
+    truth = {name: float(scipy.stats.expon.ppf(fraction)) for name, fraction in stats.PERCENTILES.items()}
+    hits = dict.fromkeys(truth, 0)
+    for _ in range(1000):
+        _, intervals = stats.order_statistics(rng.exponential(size=500))
+        for name, (low, high) in intervals.items():
+            hits[name] += low <= truth[name] <= high
+    assert all(0.93 <= count / 1000 <= 0.99 for count in hits.values()), hits
+
+
+def test_a_process_too_short_for_a_percentile_has_none():
+    percentiles, intervals = stats.order_statistics(RNG.normal(100, 1, 40))
+    assert percentiles["p90"] is not None
+    assert intervals["p90"] is not None
+    assert percentiles["p95"] is percentiles["p99"] is intervals["p95"] is intervals["p99"] is None
+    assert stats.order_statistics(np.array([5.0]))[0]["p50"] is None
+
+
+def test_drift_is_the_last_third_over_the_first():
+    rising = np.concatenate([np.full(100, 10), np.full(100, 11), np.full(100, 12)])
+    assert stats.drift(stats.Samples(rising, np.zeros(300, bool))) == 1.2
+    assert stats.drift(stats.Samples(rising, np.arange(300) < 220)) is None

@@ -55,7 +55,15 @@ def test_a_float_model_runs_in_float_and_answers_alike(measured, kit):
     assert figures.accuracy.value == 1.0
     assert figures.processes[0].threads == 1
     assert figures.latency_ns.p50 > 0
-    assert figures.memory_bytes is None or figures.memory_bytes.increment > 0
+    assert figures.throughput.per_s >= figures.throughput.levels["1"] > 0
+    memory = figures.memory_bytes
+    assert memory is None or 0 < memory.null_increment == memory.increment - memory.net
+
+
+def test_openvinos_own_clock_is_within_the_call(measured):
+    figures = Measurement.model_validate(measured["openvino-fp32"]["measurement"])
+    assert 0 < figures.engine_latency_ns.p50 < figures.latency_ns.p50
+    assert Measurement.model_validate(measured["ort-fp32"]["measurement"]).engine_latency_ns is None
 
 
 @pytest.mark.parametrize("kit", KITS)

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -25,8 +26,10 @@ def load(entry, precision, threads):
     script = json.loads(entry.read_text(encoding="utf-8"))
     if "pid_file" in script:
         Path(script["pid_file"]).write_text(str(os.getpid()), encoding="utf-8")
+    if "raises_in_threads" in script and threading.current_thread() is not threading.main_thread():
+        raise RuntimeError("not in a thread")
     print("engines print what they like")
-    return Session(script, threads)
+    return Session(script, script.get("threads", threads))
 
 
 def turn_on(counter):
@@ -54,7 +57,8 @@ class Session:
         if self.count == script.get("raises_at"):
             raise ValueError("first line\n\nsecond line")
         time.sleep(0.00005 * max(0, script.get("cold_inferences", 0) - self.count))
-        time.sleep(script.get("seconds", 0.0))
+        slow = self.count >= script.get("slow_from", float("inf"))
+        time.sleep(script["slow_seconds"] if slow else script.get("seconds", 0.0))
         if "counter" in script:
             turn_on(Path(script["counter"]))
         self.y = self.x * script.get("factor", 1.0)
