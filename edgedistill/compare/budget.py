@@ -53,7 +53,8 @@ def _is_exceeded(item: _Limit) -> bool:
 def _limits(m: Measurement, budget: Budget) -> list[_Limit]:
     p95 = None if m.latency_ns.p95 is None else m.latency_ns.p95 / 1e6
     peak = None if m.memory_bytes is None else m.memory_bytes.peak
-    energy_mj = None if m.energy_uj is None else m.energy_uj.per_inference / 1e3
+    is_measured = m.energy_uj is not None and m.energy_uj.provenance == "measured"
+    energy_mj = m.energy_uj.per_inference / 1e3 if m.energy_uj is not None and is_measured else None
     accuracy = None if m.accuracy is None else m.accuracy.value
     metric = "accuracy" if m.accuracy is None else figures.metric_word(m.accuracy.metric)
     return [

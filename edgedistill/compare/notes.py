@@ -9,7 +9,10 @@ from edgedistill.compare.budget import reason
 from edgedistill.compare.comparison import Group
 from edgedistill.compare.rows import Row
 from edgedistill.compare.stats import MINIMUM_PROCESSES, NOISE_FLOOR
-from edgedistill.records import Measurement
+from edgedistill.records import Measurement, Soak
+
+DOUBTS = ("latency_ns", "processes", "throttled", "drift", "siblings", "stolen")
+"""The reasons for which latencies that were measured may not be the model's."""
 
 MARKS = "¹²³⁴⁵⁶⁷⁸⁹"
 DISAGREEMENT = 1.1
@@ -57,15 +60,10 @@ def precision(m: Measurement) -> str:
 
 def _notes_of_row(row: Row, baseline: str | None) -> Iterator[tuple[str, str]]:
     m = row.measurement
-    if m.contaminated:
-        yield "label", f"disturbed, repeat on a quiet machine: {reason(m, 'contaminated')}"
-    for field in ("latency_ns", "processes"):
-        if field in m.reasons:
-            yield "label", m.reasons[field]
-    p50s = [process.p50_ns for process in m.processes]
-    if max(p50s) > DISAGREEMENT * min(p50s):
-        low, high = figures.milliseconds(min(p50s)), figures.milliseconds(max(p50s))
-        yield "label", f"its processes disagree: p50 from {low} to {high} ms"
+    for text in _doubts(m):
+        yield "label", text
+    if m.soak is not None:
+        yield "label", sustained(m.soak)
     yield from _budget_notes(row)
     if row.differs:
         yield "label", f"not the same as in {baseline}: {'; '.join(row.differs)}"
@@ -77,7 +75,40 @@ def _notes_of_row(row: Row, baseline: str | None) -> Iterator[tuple[str, str]]:
     for field in ("accuracy", "latency_ns.p95", "memory_bytes", "energy_uj"):
         if _is_null(m, field):
             yield field, f"{_named(field)}: {reason(m, field)}"
+    yield from _energy_notes(m)
     yield from _speedup_notes(row, baseline)
+
+
+def _doubts(m: Measurement) -> Iterator[str]:
+    """Yield why latencies that were measured may not be the model's own."""
+    if m.contaminated:
+        yield f"disturbed, repeat on a quiet machine: {reason(m, 'contaminated')}"
+    for field in DOUBTS:
+        if field in m.reasons:
+            yield m.reasons[field]
+    p50s = [process.p50_ns for process in m.processes]
+    if max(p50s) > DISAGREEMENT * min(p50s):
+        low, high = figures.milliseconds(min(p50s)), figures.milliseconds(max(p50s))
+        yield f"its processes disagree: p50 from {low} to {high} ms"
+
+
+def sustained(run: Soak) -> str:
+    """Say what a sustained run came to: when it slowed down, and what the device's sensors say to that."""
+    start, end = figures.milliseconds(run.p50_start_ns), figures.milliseconds(run.p50_end_ns)
+    text = f"sustained for {run.seconds / 60:.3g} min: p50 {start} ms at the beginning, {end} ms at the end"
+    if run.slowed_after_s is not None:
+        why = run.throttling or "no clock or throttle counter that can be read tells why"
+        return f"{text}, slower from {run.slowed_after_s:.0f} s on: {why}"
+    return text if run.throttling is None else f"{text}; {run.throttling}"
+
+
+def _energy_notes(m: Measurement) -> Iterator[tuple[str, str]]:
+    if m.energy_uj is None:
+        return
+    if m.energy_uj.provenance == "estimated":
+        yield "energy_uj", f"energy is {m.energy_uj.source}; it was not measured: {reason(m, 'energy_uj')}"
+    elif m.energy_uj.scope is not None:
+        yield "energy_uj", f"energy of {m.energy_uj.scope} ({m.energy_uj.source})"
 
 
 def _speedup_notes(row: Row, baseline: str | None) -> Iterator[tuple[str, str]]:

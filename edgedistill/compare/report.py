@@ -17,7 +17,7 @@ from edgedistill.compare import figures
 from edgedistill.compare.budget import reason
 from edgedistill.compare.comparison import Comparison, Group, summarise_run
 from edgedistill.compare.load import ResultSet, load_run, read_samples
-from edgedistill.compare.notes import Notes, notes_of, precision
+from edgedistill.compare.notes import Notes, notes_of, precision, sustained
 from edgedistill.compare.plots import accuracy_latency, latency_distribution, training_curves
 from edgedistill.compare.rows import metric_of
 from edgedistill.compare.stages import METHODS, STAGES, Stages, control_gain, outcome, read_stages
@@ -90,7 +90,9 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         loader=DictLoader({TEMPLATE: source.joinpath(TEMPLATE).read_text(encoding="utf-8")}),
     )
-    environment.globals.update(figures=figures, precision=precision, reason=reason, methods=METHODS)
+    environment.globals.update(
+        figures=figures, precision=precision, reason=reason, sustained=sustained, methods=METHODS
+    )
     environment.filters["pretty"] = lambda value: json.dumps(value, indent=2, ensure_ascii=False)
     return environment
 

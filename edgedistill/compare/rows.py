@@ -78,8 +78,13 @@ def unlike(baseline: Measurement, candidate: Measurement) -> tuple[str, ...]:
         "threads": (baseline.threads, candidate.threads),
         "power mode": (a.power_mode, b.power_mode),
         "governor": (a.governor, b.governor),
+        "power source": (_power_source(baseline), _power_source(candidate)),
     }
     return _differences(knobs)
+
+
+def _power_source(measurement: Measurement) -> str | None:
+    return None if measurement.environment is None else measurement.environment.before.power_source
 
 
 def different(baseline: Measurement, candidate: Measurement) -> tuple[str, ...]:
@@ -121,7 +126,12 @@ def _energy(baseline: Measurement, candidate: Measurement) -> tuple[float | None
     a, b = baseline.energy_uj, candidate.energy_uj
     if a is None or b is None:
         return None, {"energy_ratio": f"energy of the {'baseline' if a is None else 'candidate'} was not measured"}
-    if a.source != b.source:
+    for name, energy in (("baseline", a), ("candidate", b)):
+        if energy.provenance != "measured":
+            return None, {
+                "energy_ratio": f"energy of the {name} is {energy.source}, and only measured energy is compared"
+            }
+    if (a.source, a.scope) != (b.source, b.scope):
         return None, {"energy_ratio": f"the sources differ: {a.source} vs {b.source}"}
     if b.per_inference <= 0:
         return None, {"energy_ratio": "the candidate's energy is not above zero"}

@@ -51,6 +51,7 @@ def _cells(row: Row, notes: Notes) -> list[str]:
     p95 = figures.NONE if m.latency_ns.p95 is None else figures.milliseconds(m.latency_ns.p95)
     memory = figures.NONE if m.memory_bytes is None else figures.megabytes(m.memory_bytes.peak)
     energy = figures.NONE if m.energy_uj is None else figures.energy(m.energy_uj.per_inference)
+    energy = f"~{energy}" if m.energy_uj is not None and m.energy_uj.provenance == "estimated" else energy
     name = row.label.removesuffix(f" {m.precision.requested}")
     return [
         name + notes.marks(row, "label"),

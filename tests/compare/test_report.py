@@ -16,6 +16,7 @@ from edgedistill.compare.load import load_run
 from edgedistill.compare.report import clean_samples_ms, render_report, write_report
 from edgedistill.config import Budget
 from edgedistill.errors import ConfigError
+from edgedistill.records import Measurement
 
 
 class Page(HTMLParser):
@@ -109,7 +110,8 @@ def test_the_same_run_gives_the_same_page(run, page):
 
 def test_displayed_figures_are_in_the_json(run, page):
     embedded = json.loads(Page(page).json)
-    stored = [json.loads(path.read_text()) for path in sorted((run / "measurements").glob("*.json"))]
+    files = sorted((run / "measurements").glob("*.json"))
+    stored = [Measurement.model_validate_json(path.read_text()).model_dump(mode="json") for path in files]
     rows = [row["measurement"] for group in embedded["groups"] for row in group["rows"]]
     assert sorted(rows, key=lambda m: m["size_bytes"]) == sorted(stored, key=lambda m: m["size_bytes"])
     accuracies = re.findall(r'data-label="Accuracy, %">([\d.]+)<', page)
