@@ -1,6 +1,7 @@
-"""The host half is tested with the same tiny models and the same scripted engine as the device half."""
+"""The host half is tested with the same tiny models, scripted engine and recorded devices as the device half."""
 
 import sys
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).resolve().parents[1] / "targets"))
+REPOSITORY = Path(__file__).resolve().parents[2]
+sys.path += [str(REPOSITORY / "tests" / "targets"), str(REPOSITORY / "targets" / "harness")]
