@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import beta, chisquare, kstest
 
-from edgedistill.config import Config, DataConfig
+from edgedistill.config import Config, DataConfig, TrainingConfig
 from edgedistill.config_file import parse_config
 from edgedistill.data.augment import parse_augment
 from edgedistill.data.dataset import Split
@@ -17,8 +17,9 @@ from edgedistill.data.preprocess import Preprocess
 from edgedistill.data.views import Views, training_views
 from edgedistill.deploy.kits import find_kits
 from edgedistill.distill.feed import TrainingFeed
+from edgedistill.distill.losses import label_loss
 from edgedistill.distill.soft_labels import load_soft_labels, verify_soft_labels
-from edgedistill.distill.training import TeacherLogits
+from edgedistill.distill.training import Resume, TeacherLogits, Training, fit
 from edgedistill.errors import ConfigError
 from edgedistill.pipeline import Plan, dry_run, run_pipeline
 from edgedistill.progress import Reporter
@@ -172,3 +173,16 @@ def test_cached_soft_labels_are_of_the_mixed_inputs_and_another_alpha_has_others
     other = dry_run(config(0.2), Run(tmp_path / "run"), find_kits(()), QUIET, Plan(until="student"))
     assert [step.cached for step in again] == [True, True, True, True]
     assert [step.cached for step in other] == [True, False, False, False]
+
+
+def test_a_batch_in_parts_learns_as_the_whole_does(tmp_path: Path) -> None:
+    def trained(accumulate: int) -> torch.Tensor:
+        plan = TrainingConfig(epochs=3, batch_size=16, precision="fp32", lr=0.05, accumulate=accumulate)
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(108, 3))
+        feed = TrainingFeed(MIXED, 16, None, 2, 3)
+        resume = Resume(tmp_path / f"{accumulate}.pt", "key")
+        fit(model, Training("test", plan, feed, label_loss(plan), lambda _: 0.0, resume, 0), QUIET)
+        return model[1].weight.detach()
+
+    torch.testing.assert_close(trained(3), trained(1))
