@@ -4,6 +4,7 @@ import functools
 import sys
 from pathlib import Path
 
+import torch
 from torch import nn
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "cifar10"))
@@ -72,4 +73,31 @@ def mobilenetv3(classes, channels):
         InvertedResidual(40, 240, 40, 1, gate=True, act=hard),
         nn.Conv2d(40, 240, 1, bias=False), nn.BatchNorm2d(240), hard(),
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(240, 128), hard(), nn.Linear(128, classes),
+    )  # fmt: skip
+
+
+class Uneven(nn.Sequential):
+    """A depthwise-separable block whose channels start 1 : 1,000 in size, and whose next layer makes up for it.
+
+    Trained MobileNets come to such ranges by themselves (Nagel et al. 2019, "Data-Free Quantization Through Weight
+    Equalization"); int8 has one step for all channels of an activation, so the small ones are lost.
+    """
+
+    def __init__(self, cin, cout, stride):
+        norm, point = nn.BatchNorm2d(cin), nn.Conv2d(cin, cout, 1, bias=False)
+        super().__init__(
+            nn.Conv2d(cin, cin, 3, stride, 1, groups=cin, bias=False), norm, nn.ReLU(),
+            point, nn.BatchNorm2d(cout), nn.ReLU(),
+        )  # fmt: skip
+        with torch.no_grad():
+            norm.weight.copy_(torch.logspace(-1.5, 1.5, cin))
+            point.weight.div_(norm.weight.reshape(1, -1, 1, 1))
+
+
+def uneven_mobilenet(classes, channels):
+    """A small MobileNetV1 (Howard et al. 2017) of uneven blocks, on which post-training int8 fails."""
+    return nn.Sequential(
+        nn.Conv2d(channels, 24, 3, 1, 1, bias=False), nn.BatchNorm2d(24), nn.ReLU(),
+        Uneven(24, 32, 2), Uneven(32, 64, 2), Uneven(64, 64, 1), Uneven(64, 96, 2),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(96, classes),
     )  # fmt: skip

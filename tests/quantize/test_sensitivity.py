@@ -1,0 +1,101 @@
+"""Which layer costs most in int8: each alone, against a model in which all others are left in float."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from edgedistill.deploy.kits import find_kits
+from edgedistill.progress import Reporter
+from edgedistill.quantize.escalate import growing
+from edgedistill.quantize.layer_timing import time_layers
+from edgedistill.quantize.prepare import calibrate, prepare
+from edgedistill.quantize.sensitivity import layer_sensitivity, only_int8
+
+LAYERS = ("0", "2", "6")
+
+
+def network(*, uneven: bool = False) -> nn.Sequential:
+    """Two convolutions and a dense layer; uneven, one channel between the convolutions is 3,000 times the others."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 12, 3, padding=1), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 5),
+    )  # fmt: skip
+    if uneven:
+        with torch.no_grad():
+            model[0].weight[0] *= 3000
+            model[2].weight[:, 0] /= 3000
+    return model.eval()
+
+
+def inputs(count: int = 64) -> torch.Tensor:
+    return torch.randn(count, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+def prepared_for(model, skip=()):
+    prepared = prepare(model, inputs(1), skip)
+    calibrate(prepared, [inputs()], "minmax")
+    return prepared.eval()
+
+
+@torch.no_grad()
+def outputs(model) -> np.ndarray:
+    return model(inputs()).numpy()
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_one_layer_in_int8_is_the_model_that_skips_all_others(layer):
+    model = network()
+    prepared, skipping = prepared_for(model), prepared_for(model, tuple(other for other in LAYERS if other != layer))
+    with torch.no_grad():  # calibrated, the two have slightly different scales, as the layers before differ
+        for quantizer in (*prepared.quantizers.values(), *skipping.quantizers.values()):
+            quantizer.scale.fill_(0.02)
+    alone = only_int8(prepared, layer)
+    np.testing.assert_allclose(outputs(alone), outputs(skipping), rtol=0, atol=1e-6)
+    assert np.abs(outputs(alone) - outputs(model)).max() > 0
+
+
+def test_the_model_that_is_asked_is_left_as_it_was():
+    prepared = prepared_for(network())
+    before = outputs(prepared)
+    only_int8(prepared, "2")
+    np.testing.assert_array_equal(outputs(prepared), before)
+
+
+def test_the_layer_with_uneven_channels_comes_first():
+    model = network(uneven=True)
+    found = layer_sensitivity(prepared_for(model), outputs(model), outputs, lambda got: float(got.mean() > 1e9))
+    assert {one.layer for one in found} == set(LAYERS)
+    # The error is made where the uneven tensor is rounded: by the layer that writes it, and by the one that reads it.
+    assert {one.layer for one in found[:2]} == {"0", "2"}
+    assert found[1].output_error > 10 * found[2].output_error
+
+
+def test_drops_are_in_percentage_points():
+    model = network()
+    best = outputs(model)
+    found = layer_sensitivity(prepared_for(model), best, outputs, lambda got: 1.0 if got is best else 0.9)
+    assert [one.drop for one in found] == pytest.approx([10.0] * 3)
+
+
+def test_each_layer_is_timed_alone_on_the_kit():
+    model = network()
+    found = layer_sensitivity(prepared_for(model), outputs(model), outputs, lambda _got: 1.0)
+    timed = time_layers(model, inputs(1), copy.copy(found), find_kits()["ort"], Reporter(quiet=True))
+    assert [one.layer for one in timed] == [one.layer for one in found]
+    for one in timed:
+        assert one.reason is None
+        assert one.measured_on == "ort"
+        assert one.fp32_us > 0
+        assert one.int8_us > 0
+        assert one.won_us == pytest.approx(one.fp32_us - one.int8_us)
+
+
+@pytest.mark.parametrize(
+    ("layers", "counts"), [(1, []), (2, [1]), (5, [1, 2, 3, 4]), (30, [1, 2, 3, 4, 6, 8, 12, 16, 24])]
+)
+def test_more_and_more_layers_go_to_float(layers, counts):
+    assert list(growing(layers)) == counts
