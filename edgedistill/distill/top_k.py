@@ -29,7 +29,7 @@ def pack(answer: Tensor, top_k: int) -> Array:
 
 def _others(logits: Tensor, classes: Tensor) -> Tensor:
     """Return log sum exp(z / T) over all but the given classes (B, K) of logits (B, classes), for each temperature."""
-    rest = logits.double().scatter(1, classes, -torch.inf)
+    rest = logits.scatter(1, classes, -torch.inf)
     return torch.stack([(rest / temperature).logsumexp(1) for temperature in TEMPERATURES], 1)
 
 
