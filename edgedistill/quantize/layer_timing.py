@@ -24,9 +24,9 @@ OPTIONS = BenchOptions(processes=1, seconds=0.3)
 
 
 class LayerAlone(nn.Module):
-    """One layer of a captured graph with what commonly follows it: a ReLU, and a mean that reads it.
+    """One layer of a captured graph; a convolution with what commonly follows it, a ReLU and a mean that reads it.
 
-    A layer whose result is the model's has no int8 result; this one has, as it has inside a network.
+    A convolution whose result is the model's has no int8 result; this one has, as it has inside a network.
     """
 
     def __init__(self, graph: fx.GraphModule, layer: fx.Node) -> None:
@@ -39,9 +39,9 @@ class LayerAlone(nn.Module):
         self.rest = layer.args[3:]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the layer's result, averaged over all but its channels: (N, channels)."""
-        y = torch.relu(cast("Tensor", self.operator(x, self.weight, self.bias, *self.rest)))
-        return y.mean(-1) if self.operator in LINEAR else y.flatten(2).mean(-1)
+        """Return a dense layer's result as it is, a convolution's averaged over all but its channels: (N, channels)."""
+        y = cast("Tensor", self.operator(x, self.weight, self.bias, *self.rest))
+        return y if self.operator in LINEAR else torch.relu(y).flatten(2).mean(-1)
 
 
 def time_layers(

@@ -31,6 +31,8 @@ width = 0.25
 epochs = 4
 views = 2
 control = true
+[quantize]
+mode = "ptq"
 [[target]]
 name = "pc"
 kit = "ort"

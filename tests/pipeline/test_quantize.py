@@ -1,0 +1,142 @@
+"""Quantization in steps on a network that post-training int8 fails on, as a user runs it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+NETWORK = '''
+import torch
+from torch import nn
+
+
+class Uneven(nn.Sequential):
+    """A depthwise-separable block whose channels start 1 : 3,000 in size."""
+
+    def __init__(self, cin, cout, stride):
+        norm, point = nn.BatchNorm2d(cin), nn.Conv2d(cin, cout, 1, bias=False)
+        super().__init__(
+            nn.Conv2d(cin, cin, 3, stride, 1, groups=cin, bias=False), norm, nn.ReLU(),
+            point, nn.BatchNorm2d(cout), nn.ReLU(),
+        )
+        with torch.no_grad():
+            norm.weight.copy_(torch.logspace(-1.75, 1.75, cin))
+            point.weight.div_(norm.weight.reshape(1, -1, 1, 1))
+
+
+def uneven(classes, channels):
+    return nn.Sequential(
+        nn.Conv2d(channels, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU(),
+        Uneven(16, 24, 2), Uneven(24, 32, 1),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, classes),
+    )
+'''
+CONFIG = """
+name = "uneven"
+[data]
+train = "edgedistill.demo:train"
+test = "edgedistill.demo:test"
+mean = [0.305]
+std = [0.376]
+[teacher]
+model = "zoo:resnet20"
+width = 0.5
+epochs = 4
+engine = "torch"
+[student]
+model = "network:uneven"
+[distill]
+epochs = 8
+batch_size = 32
+views = 1
+[quantize]
+ranges = "minmax"
+max_drop = 1.0
+[[target]]
+name = "pc"
+kit = "ort"
+[bench]
+processes = 1
+seconds = 0.2
+"""
+
+
+def edgedistill(*arguments: object, cwd: Path, launcher: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *launcher, "-m", "edgedistill", *map(str, arguments)],
+        cwd=cwd, env=os.environ | {"OMP_NUM_THREADS": "1", "EDGEDISTILL_CACHE": str(cwd / "cache")},
+        capture_output=True, text=True, timeout=400, check=False,
+    )  # fmt: skip
+
+
+def quantized(folder: Path) -> dict:
+    manifest = json.loads((folder / "runs" / "uneven" / "manifest.json").read_text())
+    return manifest["stages"]["quantize"]["record"]
+
+
+@pytest.fixture(scope="module")
+def distilled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("quantize")
+    (folder / "edgedistill.toml").write_text(CONFIG)
+    (folder / "network.py").write_text(NETWORK)
+    result = edgedistill("distill", "edgedistill.toml", cwd=folder)
+    assert result.returncode == 0, result.stderr
+    return folder
+
+
+def test_auto_goes_on_from_post_training_until_the_drop_holds(distilled):
+    result = edgedistill("run", "edgedistill.toml", cwd=distilled)
+    assert result.returncode == 0, result.stderr
+    record = quantized(distilled)
+    first, last = record["steps"][0], record["steps"][-1]
+    assert first["method"] == "ptq"
+    assert first["drop"] > 1.0, "the network was built so that this fails"
+    assert not first["holds"]
+    assert [step["holds"] for step in record["steps"]] == [False] * (len(record["steps"]) - 1) + [True]
+    assert (record["mode"], record["holds"], record["skip"]) == (last["method"], True, last["float_layers"])
+    assert last["drop"] <= 1.0
+    # Each layer alone, in float and in int8, on the target's own kit.
+    assert {one["measured_on"] for one in record["sensitivity"]} == {"ort"}
+    assert all(one["fp32_us"] > 0 and one["int8_us"] > 0 for one in record["sensitivity"])
+    report = (distilled / "runs" / "uneven" / "report.html").read_text()
+    assert "Tried" in report
+    assert "Sensitivity of" in report
+
+
+def test_fine_tuning_wins_back_what_post_training_lost_and_is_not_done_twice(distilled):
+    result = edgedistill("quantize", "edgedistill.toml", "--set", "quantize.mode=qat", cwd=distilled)
+    assert result.returncode == 0, result.stderr
+    record = quantized(distilled)
+    assert [step["method"] for step in record["steps"]] == ["ptq", "qat"]
+    assert record["mode"] == "qat"
+    assert len(record["steps"][1]["history"]) == 5
+    assert record["steps"][1]["drop"] < record["steps"][0]["drop"] - 1.0
+    assert not list((distilled / "runs" / "uneven" / "quantized").glob("*-resume.pt"))
+    again = edgedistill("quantize", "edgedistill.toml", "--set", "quantize.mode=qat", cwd=distilled)
+    assert "qat: epoch" not in again.stderr
+
+
+def test_what_cannot_hold_is_said_and_the_most_accurate_try_is_kept(distilled):
+    settings = ("--set", "quantize.max_drop=0.0001", "--set", "quantize.epochs=1", "--set", "quantize.lr=1e-8")
+    result = edgedistill("quantize", "edgedistill.toml", *settings, cwd=distilled)
+    assert result.returncode == 0, result.stderr
+    record = quantized(distilled)
+    if record["holds"]:
+        pytest.skip("a mixed model lost nothing on this machine")
+    assert "no int8 form is within 0.0001 points" in result.stderr
+    assert record["val_accuracy"] == max(step["val_accuracy"] for step in record["steps"])
+    assert {"ptq", "mixed", "qat"} <= {step["method"] for step in record["steps"]}
+
+
+def test_two_processes_fine_tune_together(distilled):
+    launcher = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
+                "--mixed_precision", "no", "--dynamo_backend", "no")  # fmt: skip
+    settings = ("--set", "quantize.mode=qat", "--set", "quantize.epochs=2")
+    result = edgedistill("quantize", "edgedistill.toml", *settings, cwd=distilled, launcher=launcher)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.count("qat: epoch 2") == 1  # one process speaks
+    record = quantized(distilled)
+    assert record["steps"][1]["drop"] < record["steps"][0]["drop"]
