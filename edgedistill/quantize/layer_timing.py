@@ -55,7 +55,7 @@ def time_layers(
     with report.track("layers", len(found)) as advance:
         for one in found:
             node = nodes[one.layer]
-            shape = str([node.target, *(tuple(a.meta["val"].shape[1:]) for a in node.all_input_nodes), node.args[3:]])
+            shape = _shape(graph, node)
             known[shape] = known.get(shape) or _measured(graph, node, kit)
             timed.append(one.model_copy(update=known[shape]))
             advance(1, one.layer)
@@ -87,6 +87,13 @@ def _p50_us(folder: Path, model: nn.Module, example: Tensor, kit: Kit, precision
     measured = bench_onnx(prepare_onnx(path, work / "onnx", {}), kit, OPTIONS, work, lambda _line: None)
     p50 = measured.latency_ns.p50
     return None if p50 is None else p50 / 1000
+
+
+def _shape(graph: fx.GraphModule, layer: fx.Node) -> str:
+    """Return what decides a layer's latency, values apart."""
+    weight, bias = _parameters(layer)
+    entered = tuple(cast("fx.Node", layer.args[0]).meta["val"].shape[1:])
+    return str([layer.target, entered, tuple(tensor_at(graph, weight).shape), bias is not None, layer.args[3:]])
 
 
 def _parameters(layer: fx.Node) -> tuple[Any, Any]:
