@@ -66,11 +66,12 @@ def describe_caches() -> Iterator[str]:
     found = sorted(folder.glob("*/manifest.json"))
     yield f"{len(found)} caches in {folder}; to free the space, delete folders there"
     for manifest in found:
-        shape = json.loads(manifest.read_text(encoding="utf-8"))["shape"]
+        about = json.loads(manifest.read_text(encoding="utf-8"))
         size = sum(path.stat().st_size for path in manifest.parent.iterdir())
         state = "complete" if (manifest.parent / "logits.sha256").exists() else "begun"
-        views, samples, classes = shape
-        yield f"{manifest.parent.name[:16]}  {views} views of {samples:,} samples, {classes} classes, {size:,} bytes, {state}"
+        views, samples, classes = about["shape"]
+        kept = f"the {about['top_k']} largest of {classes} logits" if "top_k" in about else f"{classes} classes"
+        yield f"{manifest.parent.name[:16]}  {views} views of {samples:,} samples, {kept}, {size:,} bytes, {state}"
 
 
 def link_or_copy(source: Path, target: Path) -> None:

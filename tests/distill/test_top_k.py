@@ -13,7 +13,7 @@ from scipy.special import logsumexp, softmax
 from edgedistill.config import DistillConfig
 from edgedistill.config_file import parse_config
 from edgedistill.deploy.kits import find_kits
-from edgedistill.distill.cache import TEMPERATURES, Cache, entry_type, kept_logits
+from edgedistill.distill.cache import TEMPERATURES, Cache, describe_caches, entry_type, kept_logits
 from edgedistill.distill.losses import kd, logit_term
 from edgedistill.distill.soft_labels import load_soft_labels, store_soft_labels, verify_soft_labels
 from edgedistill.distill.top_k import check_top_k, deviation, group, pack, unpack
@@ -175,6 +175,7 @@ def test_a_student_learns_from_the_largest_logits(tmp_path: Path, monkeypatch: p
     assert (soft["top_k"], stages["soft_labels"]["config"]["top_k"]) == (3, 3)
     assert soft["logits"]["bytes"] < soft["samples"] * (3 * 4 + 16) + 513
     assert verify_soft_labels(job, 300).holds
+    assert "1 views of 1,293 samples, the 3 largest of 10 logits" in " ".join(describe_caches())
     run(4.0, 1)
     after = json.loads((tmp_path / "run" / "manifest.json").read_text())["stages"]
     assert after["soft_labels"] == stages["soft_labels"]  # one cache for all temperatures
