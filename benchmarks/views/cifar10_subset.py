@@ -1,4 +1,4 @@
-"""10,000 of CIFAR-10-JPEG's training images, 1,000 of each class, always the same; the test set is whole."""
+"""5,000 of CIFAR-10-JPEG's training images, 500 of each class, always the same; the test set is whole."""
 
 import sys
 from pathlib import Path
@@ -8,7 +8,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "cifar10"))
 import cifar10_jpeg
 
-OF_EACH_CLASS = 1000
+OF_EACH_CLASS = 500
 
 
 def train():
