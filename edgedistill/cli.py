@@ -105,7 +105,13 @@ for _name in ("teacher", "distill", "quantize", "export", "compile"):
 @cli.command()
 @click.argument("model_or_config", type=FILE)
 @click.option("--target", "kit_names", multiple=True, metavar="KIT", help="The kit to measure an ONNX file with.")
-@click.option("--device", default="local", show_default=True, help="Where to measure an ONNX file.")
+@click.option(
+    "--device",
+    default="local",
+    show_default=True,
+    metavar="URL",
+    help="Where to measure an ONNX file: ssh://user@host.",
+)
 @click.option(
     "--shape", "shapes", multiple=True, metavar="NAME=1x3x224x224", help="Fix a dynamic input of an ONNX file."
 )
@@ -129,13 +135,13 @@ def bench(context: click.Context, /, model_or_config: Path, **options: Any) -> N
 
 def _bench_file(context: click.Context, model: Path, options: dict[str, Any]) -> None:
     from edgedistill.compare.comparison import compare as set_against
+    from edgedistill.deploy.address import parse_address
     from edgedistill.deploy.anyonnx import BenchOptions, bench_on_kits, prepare_onnx
-    from edgedistill.deploy.harness import check_address
     from edgedistill.deploy.kits import find_kit
     from edgedistill.deploy.shapes import parse_shapes
 
     kits, report = _surroundings(context)
-    check_address(options["device"])
+    device = parse_address(options["device"]).text
     if not options["kit_names"]:
         raise ConfigError(f"name a kit for {model.name} with --target; the kits are {', '.join(sorted(kits))}")
     chosen = [find_kit(name, kits) for name in dict.fromkeys(options["kit_names"])]
@@ -143,7 +149,8 @@ def _bench_file(context: click.Context, model: Path, options: dict[str, Any]) ->
     prepared = prepare_onnx(model, folder / "onnx", parse_shapes(options["shapes"]))
     for choice in prepared.choices:
         report.line(choice)
-    how = BenchOptions(threads=options["threads"], processes=options["processes"], seconds=options["seconds"])
+    numbers = {name: options[name] for name in ("threads", "processes", "seconds")}
+    how = BenchOptions(device=device, **numbers)
     results = bench_on_kits(prepared, chosen, how, folder, report.line)
     failed = [f"{kit}: {result}" for kit, result in results if isinstance(result, str)]
     measured = [result for _, result in results if not isinstance(result, str)]
@@ -299,16 +306,19 @@ def targets(context: click.Context) -> None:
 
 
 @cli.command()
-@click.option("--device", default="local", show_default=True, help="The device to look at.")
+@click.option(
+    "--device", default="local", show_default=True, metavar="URL", help="The device to look at: ssh://user@host."
+)
 @click.pass_context
 def doctor(context: click.Context, device: str) -> None:
-    """Say what is missing here, and what would make a measurement worthless."""
+    """Say what is missing here or on a device, and what would make a measurement worthless."""
     from edgedistill.deploy.doctor import examine_device, examine_kits
-    from edgedistill.deploy.harness import check_address
+    from edgedistill.deploy.harness import probe
 
-    check_address(device)
     kits, _ = _surroundings(context)
-    for finding in (*examine_device(), *examine_kits(kits)):
+    for finding in examine_device(probe(None, device)):
+        click.echo(finding)
+    for finding in examine_kits(kits, device):
         click.echo(finding)
 
 

@@ -12,7 +12,8 @@ from typing import Any, Final
 
 from edgedistill import processes
 from edgedistill.config import Config
-from edgedistill.deploy.kits import Kit, find_kit
+from edgedistill.deploy.address import parse_address
+from edgedistill.deploy.kits import Kit, find_kit, targets_folder
 from edgedistill.errors import ConfigError
 from edgedistill.job import Job
 from edgedistill.progress import Reporter
@@ -81,9 +82,9 @@ def _export(job: Job) -> Record:
 
 
 def _compile(job: Job) -> Record:
-    from edgedistill.deploy.stage import compile_models
+    from edgedistill.deploy.stage import compile_artifacts
 
-    return compile_models(job)
+    return compile_artifacts(job)
 
 
 def _bench(job: Job) -> Record:
@@ -159,11 +160,16 @@ def _export_settings(job: Job) -> dict[str, Any]:
         "export": job.config.export.model_dump(),
         "kits": {name: kit.model_dump(exclude={"folder"}) for name, kit in kits.items()},
         "precisions": sorted({p for target in job.config.target for p in target.precisions}),
+        "encodings": _encodings(job),
     }
 
 
+def _encodings(job: Job) -> list[str]:
+    return sorted({e for target in job.config.target for e in job.kits[target.kit].encodings_on(target.device)})
+
+
 def _compile_settings(job: Job) -> dict[str, Any]:
-    from edgedistill.deploy.stage import local_device
+    from edgedistill.deploy.stage import identify_device
 
     targets = [target.model_dump(exclude={"budget"}) for target in job.config.target]
     kits = {target.kit: job.kits[target.kit] for target in job.config.target}
@@ -172,12 +178,12 @@ def _compile_settings(job: Job) -> dict[str, Any]:
         "targets": targets,
         "kits": {name: _folder_hash(kit.folder) for name, kit in kits.items()},
         "engines": engines,
-        "device": local_device(),
+        "devices": {t.name: identify_device(job.kits[t.kit], t.device) for t in job.config.target},
     }
 
 
 def _bench_settings(job: Job) -> dict[str, Any]:
-    harness = _folder_hash(next(iter(job.kits.values())).folder.parent / "harness")
+    harness = _folder_hash(targets_folder() / "harness")
     return _compile_settings(job) | {"bench": job.config.bench.model_dump(), "harness": harness}
 
 
@@ -329,8 +335,10 @@ def check_targets(config: Config, kits: dict[str, Kit]) -> None:
             raise ConfigError(
                 f"export.opset: opset {config.export.opset} is asked for, but kit '{kit.name}' takes at most {kit.opset}"
             )
-        if target.device != "local":
-            raise ConfigError(f"target '{target.name}': device '{target.device}' is not supported yet; use 'local'")
+        try:
+            parse_address(target.device)
+        except ConfigError as error:
+            raise ConfigError(f"target '{target.name}': {error}") from None
         if "int8" in target.precisions and config.quantize.mode == "none":
             raise ConfigError(f"target '{target.name}' asks for int8, but quantize.mode is 'none'; set it to 'auto'")
 

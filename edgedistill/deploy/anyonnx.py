@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgedistill.deploy.harness import Progress, compile_model, run_bench
+from edgedistill.deploy.address import artifact_folder, parse_address
+from edgedistill.deploy.harness import Compilation, compile_models, run_bench
 from edgedistill.deploy.inputs import Shapes, random_inputs
 from edgedistill.deploy.kits import Kit
 from edgedistill.deploy.reference import Reference, RefusedError
 from edgedistill.deploy.shapes import resolve_shapes
+from edgedistill.deploy.task import Progress
 from edgedistill.errors import ConfigError, DeviceError
 from edgedistill.records import Measurement, Record
 from edgedistill.runs import sha256_of
@@ -25,8 +27,9 @@ QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "QLinear")
 
 
 class BenchOptions(Record):
-    """How to measure: fresh processes, and seconds of steady inference in each."""
+    """Where and how to measure: fresh processes, and seconds of steady inference in each."""
 
+    device: str = "local"
     threads: int = 1
     processes: int = 5
     seconds: float = 10.0
@@ -82,7 +85,7 @@ def prepare_onnx(model: Path, folder: Path, shapes: Shapes) -> PreparedModel:
 def bench_onnx(
     prepared: PreparedModel, kit: Kit, options: BenchOptions, folder: Path, progress: Progress
 ) -> Measurement:
-    """Compile and measure a prepared model on this machine; raises DeviceError with the engine's words if it fails."""
+    """Compile and measure a prepared model on one device; raises DeviceError with the engine's words if it fails."""
     ((_, result),) = bench_on_kits(prepared, [kit], options, folder, progress)
     if isinstance(result, str):
         raise DeviceError(result)
@@ -93,31 +96,42 @@ def bench_on_kits(
     prepared: PreparedModel, kits: list[Kit], options: BenchOptions, folder: Path, progress: Progress
 ) -> list[tuple[str, Measurement | str]]:
     """Measure a prepared model on several kits, their processes taking turns; return each kit's result or error text."""
-    compiled = {kit.name: _compiled_arm(prepared, kit, options, folder) for kit in kits}
-    arms = [arm for arm in compiled.values() if isinstance(arm, dict)]
+    works = [
+        Compilation(
+            kit=kit, model=prepared.model, precision=prepared.precision, threads=options.threads, address=options.device,
+            out=folder.resolve() / "artifacts" / artifact_folder(kit.name, options.device) / prepared.precision,
+        )
+        for kit in kits
+    ]  # fmt: skip
+    compiled = list(zip(works, compile_models(works, progress), strict=True))
+    arms = [_arm(prepared, work, made) for work, made in compiled if isinstance(made, dict)]
     job: dict[str, Any] = {"schema": "edgedistill.job/1", "out": "measurements", "seed": 0, "arms": arms}
     job |= {"processes": options.processes, "seconds": options.seconds}
     measured = dict(run_bench(job, folder, progress)) if arms else {}
-    return [(name, arm if isinstance(arm, str) else measured[arm["name"]]) for name, arm in compiled.items()]
+    return [
+        (work.kit.name, str(made) if isinstance(made, DeviceError) else measured[_name(work)])
+        for work, made in compiled
+    ]
 
 
-def _compiled_arm(prepared: PreparedModel, kit: Kit, options: BenchOptions, folder: Path) -> dict[str, Any] | str:
-    """Compile for a kit and return the arm of a job, or the engine's words."""
-    artifact = folder.resolve() / "artifacts" / kit.name / prepared.precision
-    try:
-        made = compile_model(kit, prepared.model, prepared.precision, options.threads, artifact)
-    except DeviceError as error:
-        return str(error)
+def _name(work: Compilation) -> str:
+    return f"{parse_address(work.address).label}-{work.kit.name}-{work.precision}"
+
+
+def _arm(prepared: PreparedModel, work: Compilation, made: dict[str, Any]) -> dict[str, Any]:
+    """Return the arm of a job for a compiled model."""
+    files = [work.out / name for name in made["files"]]
     return {
-        "name": f"local-{kit.name}-{prepared.precision}",
-        "target": kit.name,
-        "address": "local",
-        "kit": kit.name,
-        "kit_dir": str(kit.folder),
-        "precision": prepared.precision,
-        "threads": options.threads,
-        "entry": str(artifact / made["entry"]),
-        "size_bytes": sum((artifact / name).stat().st_size for name in made["files"]),
+        "name": _name(work),
+        "target": work.kit.name,
+        "address": work.address,
+        "kit": work.kit.name,
+        "kit_dir": str(work.kit.folder),
+        "precision": work.precision,
+        "threads": work.threads,
+        "entry": str(work.out / made["entry"]),
+        "files": [str(file) for file in files],
+        "size_bytes": sum(file.stat().st_size for file in files),
         "model": {"name": prepared.name, "sha256": prepared.sha256, "lineage": {}},
         "io": str(prepared.io.resolve()),
         "expected": prepared.expected,

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 from edgedistill.deploy.harness import Probe, probe
 from edgedistill.deploy.kits import Kit
 
 
-def examine_kits(kits: dict[str, Kit]) -> Iterator[str]:
-    """Yield a line for each kit: its engine's version here, or the line that installs it."""
+def examine_kits(kits: dict[str, Kit], address: str = "local") -> Iterator[str]:
+    """Yield a line for each kit: its engine's version on a device, or the line that installs it."""
     for name in sorted(kits):
         kit = kits[name]
-        answer = probe(kit)
+        answer = probe(kit, address)
         state = f"{answer.engine.name} {answer.engine.version}" if answer.engine else f"missing: {answer.problem}"
         yield f"{name:10} {', '.join(kit.precisions):12} {state}"
 
 
-def examine_device(facts: Probe | None = None) -> Iterator[str]:
-    """Yield what this machine is, then a warning for each thing that disturbs a measurement."""
-    found = (facts or probe(None)).facts
+def examine_device(answer: Probe) -> Iterator[str]:
+    """Yield what a device is, then a warning for each thing that disturbs a measurement."""
+    found = answer.facts
     yield f"device     {found['cpu']}, {found['cores']} cores, {found['os']}, Python {found['python']}"
-    yield from _warnings(found, os.cpu_count() or 1)
+    yield from _warnings(found, found["cores"])
 
 
 def _warnings(facts: dict[str, object], cores: int) -> Iterator[str]:

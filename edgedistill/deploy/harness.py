@@ -1,33 +1,34 @@
-"""Running the device-side harness from the host, each time in a fresh process; so far on this machine only."""
+"""The verbs of the device-side harness, run from the host: each in a fresh process, on this machine or on another."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
-import os
 import platform
 import signal
-import subprocess
-import sys
-import tempfile
-from collections.abc import Callable
+from collections.abc import Coroutine, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Event, Timer
-from typing import IO, Any
+from typing import Any, Final, TypeVar
 
 from pydantic import ValidationError
 
+from edgedistill.deploy.address import Address, parse_address
 from edgedistill.deploy.kits import Kit, targets_folder
+from edgedistill.deploy.local import run_here
+from edgedistill.deploy.ssh import run_over_ssh
+from edgedistill.deploy.task import Finished, LinkError, Progress, Task, Transport
 from edgedistill.errors import ConfigError, DeviceError
 from edgedistill.records import DeviceFacts, Engine, Measurement, Record
-from edgedistill.runs import write_json
 
 PROBE_TIMEOUT_S = 120.0
 COMPILE_TIMEOUT_S = 1800.0
 ENGINE_FAILED = 5
 USAGE = 2
+TRANSPORTS: Final[Mapping[str, Transport]] = {"local": run_here, "ssh": run_over_ssh}
 
-Progress = Callable[[str], None]
+T = TypeVar("T")
 
 
 class Probe(Record):
@@ -44,16 +45,25 @@ class Probe(Record):
         return DeviceFacts(address=address, engine=self.engine, **self.facts)
 
 
-def check_address(address: str) -> None:
-    """Refuse a device that this version cannot reach."""
-    if address != "local":
-        raise ConfigError(f"device '{address}': only 'local' is supported in this version")
+class Compilation(Record):
+    """An ONNX model to compile with a kit on a device, and the folder here that gets what that makes."""
+
+    kit: Kit
+    model: Path
+    precision: str
+    threads: int
+    out: Path
+    address: str = "local"
 
 
 def probe(kit: Kit | None, address: str = "local") -> Probe:
     """Ask a device for its facts and, given a kit, for the version of its engine."""
-    check_address(address)
-    facts = _object(_run(["probe", *(["--kit", str(kit.folder)] if kit else [])], _silent, PROBE_TIMEOUT_S))
+    task = Task(
+        ("probe", *(("--kit", f"kits/{kit.name}") if kit else ())),
+        _needs([kit] if kit else []),
+        timeout_s=PROBE_TIMEOUT_S,
+    )
+    facts = _object(_wait(_run(parse_address(address), task, _silent)))
     engine = facts.pop("engine", None)
     if kit is None or engine is None:
         return Probe(facts=facts, engine=None, problem="no engine was asked for")
@@ -62,26 +72,108 @@ def probe(kit: Kit | None, address: str = "local") -> Probe:
     return Probe(facts=facts, engine=Engine.model_validate(engine), problem=None)
 
 
-def compile_model(kit: Kit, model: Path, precision: str, threads: int, out: Path) -> dict[str, Any]:
-    """Compile an ONNX model into `out` and return entry, files, extras (names in `out`), engine and facts."""
-    if precision not in kit.precisions:
-        raise ConfigError(f"kit '{kit.name}' has no precision '{precision}'; it has: {', '.join(kit.precisions)}")
-    arguments = ["--kit", str(kit.folder), "--model", str(model), "--precision", precision]
-    arguments += ["--threads", str(threads), "--out", str(out)]
-    return _object(_run(["compile", *arguments], _silent, COMPILE_TIMEOUT_S))
+def compile_model(work: Compilation) -> dict[str, Any]:
+    """Compile a model and return entry, files, extras (names in `out`), engine and facts."""
+    (made,) = compile_models([work], _silent)
+    if isinstance(made, DeviceError):
+        raise made
+    return made
+
+
+def compile_models(works: Sequence[Compilation], progress: Progress) -> list[dict[str, Any] | DeviceError]:
+    """Compile models, several devices at once and each device one after another; return what was made, or what failed."""
+    for work in works:
+        if work.precision not in work.kit.precisions:
+            raise ConfigError(
+                f"kit '{work.kit.name}' has no precision '{work.precision}'; it has: {', '.join(work.kit.precisions)}"
+            )
+
+    async def compile_on(address: str) -> list[tuple[int, dict[str, Any] | DeviceError]]:
+        made: list[tuple[int, dict[str, Any] | DeviceError]] = []
+        for place, work in enumerate(works):
+            if work.address == address:
+                try:
+                    made.append((place, _object(await _run(parse_address(address), _compile_task(work), progress))))
+                except DeviceError as error:
+                    made.append((place, error))
+        return made
+
+    done = _wait(_all_of([compile_on(address) for address in dict.fromkeys(work.address for work in works)]))
+    by_place = dict(entry for device in done for entry in device)
+    return [by_place[place] for place in range(len(works))]
+
+
+def _compile_task(work: Compilation) -> Task:
+    model = f"model{work.model.suffix}"
+    return Task(
+        ("compile", "--kit", f"kits/{work.kit.name}", "--model", model, "--precision", work.precision,
+         "--threads", str(work.threads), "--out", "out"),
+        _needs([work.kit]) | {model: work.model},
+        returns={"out": work.out}, timeout_s=COMPILE_TIMEOUT_S, keep=True, alone=True,
+    )  # fmt: skip
 
 
 def run_bench(job: dict[str, Any], folder: Path, progress: Progress) -> list[tuple[str, Measurement | str]]:
-    """Run a job (edgedistill.job/1, paths relative to `folder`) and return each arm's measurement or error text."""
-    for arm in job["arms"]:
-        check_address(arm["address"])
-    path = folder / ".job.json"  # in the folder, as a job's paths are relative to its file
-    write_json(path, job)
+    """Run a job (edgedistill.job/1, paths relative to `folder`) and return each arm's measurement or error text.
+
+    Arms on several devices are measured at once, each device's own taking turns. An arm may name, beside `entry`, the
+    `files` that belong to it, by paths of which `entry` is one.
+    """
+    addresses = {arm["address"]: parse_address(arm["address"]) for arm in job["arms"]}
+    parts = [_bench_on(address, job, folder, progress) for address in addresses.values()]
+    results = dict(result for part in _wait(_all_of(parts)) for result in part)
+    return [(arm["name"], results[arm["name"]]) for arm in job["arms"]]
+
+
+async def _bench_on(
+    address: Address, job: dict[str, Any], folder: Path, progress: Progress
+) -> list[tuple[str, Measurement | str]]:
+    arms = [arm for arm in job["arms"] if arm["address"] == address.text]
+    sends: dict[str, Path] = _needs([])
+    placed = [_placed(arm, number, folder, sends) for number, arm in enumerate(arms)]
+    out = folder / job["out"]
+    table = job | {"arms": placed, "out": "measurements"}
+    if job.get("meter"):
+        table |= {"meter": str(_metered_here(address, folder / job["meter"]))}
+    task = Task(
+        ("bench", "job.json"), sends, {"job.json": json.dumps(table)}, returns={"measurements": out}, alone=True
+    )
+    partial = [out / "partial" / f"{arm['name']}.json" for arm in arms]
+    for path in partial:
+        path.unlink(missing_ok=True)
     try:
-        answer = _run(["bench", str(path)], progress, None)
-    finally:
-        path.unlink()
+        answer = await _run(address, task, progress)
+    except LinkError as error:
+        kept = "".join(f"; what was measured until then is in {path}" for path in partial if path.is_file())
+        return [(arm["name"], f"{error}{kept}") for arm in arms]
+    with contextlib.suppress(OSError):  # of a device that is still at it there may be something in it
+        (out / "partial").rmdir()
     return [(result["name"], _measured(result)) for result in answer]
+
+
+def _metered_here(address: Address, meter: Path) -> Path:
+    """Return an external meter's file, which grows on the machine that the meter is attached to."""
+    if address.scheme != "local":
+        raise ConfigError(
+            f"{meter}: a meter's file cannot be followed from {address.text}; run the bundle there instead"
+        )
+    return meter.resolve()
+
+
+def _placed(arm: dict[str, Any], number: int, folder: Path, sends: dict[str, Path]) -> dict[str, Any]:
+    """Return an arm with its paths as they are on the device, and add the files that go there to `sends`."""
+    kit, io = f"kits/{arm['kit']}", f"io/{number}.npz"
+    entry = folder / arm["entry"]
+    sends |= {kit: folder / arm["kit_dir"], io: folder / arm["io"]}
+    for file in arm.get("files", [arm["entry"]]):
+        sends[f"models/{number}/{(folder / file).relative_to(entry.parent).as_posix()}"] = folder / file
+    rest = {key: value for key, value in arm.items() if key != "files"}
+    return rest | {"kit_dir": kit, "io": io, "entry": f"models/{number}/{entry.name}"}
+
+
+def _needs(kits: Sequence[Kit]) -> dict[str, Path]:
+    """Return what every task needs on a device, by its name there: the harness and the kits."""
+    return {"harness": targets_folder() / "harness"} | {f"kits/{kit.name}": kit.folder for kit in kits}
 
 
 def _measured(result: dict[str, Any]) -> Measurement | str:
@@ -97,72 +189,52 @@ def _silent(_line: str) -> None:
     """Take progress that nobody wants to see."""
 
 
-def _run(arguments: list[str], progress: Progress, timeout_s: float | None) -> Any:
-    """Run one verb of the harness and return its JSON, its stderr passed on line by line."""
-    command = [sys.executable, str(targets_folder() / "harness"), *arguments]
-    # A session of its own, so that one signal reaches the harness, its workers and what an engine forked.
-    with (
-        tempfile.TemporaryFile() as out,
-        subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.PIPE, start_new_session=True
-        ) as child,
-    ):
-        expired = Event()
-        timer = Timer(timeout_s or 0.0, _expire, [child, expired])
-        try:
-            if timeout_s is not None:
-                timer.start()
-            last_line = _pass_on(child.stderr, progress)
-            code = child.wait()
-        finally:
-            timer.cancel()
-            _end(child)
-        if expired.is_set():
-            raise DeviceError(f"{_where(arguments[0])}: no answer after {timeout_s:.0f} s; it was ended")
-        out.seek(0)
-        return _answer(arguments[0], code, out.read().decode("utf-8", "replace"), last_line)
-
-
-def _pass_on(stream: IO[bytes] | None, progress: Progress) -> str:
-    """Hand each line to `progress` and return the last."""
-    line = ""
-    for raw in stream or ():
-        line = raw.decode("utf-8", "replace").rstrip()
-        progress(line)
-    return line
-
-
-def _expire(child: subprocess.Popen[bytes], expired: Event) -> None:
-    expired.set()
-    _end(child)
-
-
-def _end(child: subprocess.Popen[bytes]) -> None:
-    """End the harness and all its processes; it gets a moment to remove its scratch folder."""
-    with contextlib.suppress(ProcessLookupError):  # it has ended, and took everything with it
-        os.killpg(child.pid, signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            child.wait(3)
-        os.killpg(child.pid, signal.SIGKILL)
-
-
-def _answer(verb: str, code: int, out: str, last_line: str) -> Any:
-    where = _where(verb)
-    if code < 0:
-        raise DeviceError(f"{where}: the engine ended it by {signal.Signals(-code).name}")
+def _wait(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine to its end; in a thread of its own where an event loop runs already, as in a notebook."""
     try:
-        answer = json.loads(out.strip().rsplit("\n", 1)[-1])
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(coroutine)
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, coroutine).result()
+
+
+async def _all_of(parts: list[Coroutine[Any, Any, T]]) -> list[T]:
+    """Run coroutines at once, all of them to their end, and return their results or raise the first's error."""
+    results = await asyncio.gather(*parts, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return [result for result in results if not isinstance(result, BaseException)]
+
+
+async def _run(address: Address, task: Task, progress: Progress) -> Any:
+    """Run one verb of the harness on a device and return its JSON."""
+    try:
+        finished = await asyncio.wait_for(TRANSPORTS[address.scheme](address, task, progress), task.timeout_s)
+    except asyncio.TimeoutError:
+        raise DeviceError(f"{_where(task, address)}: no answer after {task.timeout_s:.0f} s; it was ended") from None
+    return _answer(_where(task, address), finished)
+
+
+def _answer(where: str, finished: Finished) -> Any:
+    if finished.code < 0:
+        raise DeviceError(f"{where}: the engine ended it by {signal.Signals(-finished.code).name}")
+    try:
+        answer = json.loads(finished.out.strip().rsplit("\n", 1)[-1])
     except ValueError:
-        raise DeviceError(f"{where}: ended with exit code {code} and said: {last_line or 'nothing'}") from None
-    if code == USAGE:
+        said = finished.last_line or "nothing"
+        raise DeviceError(f"{where}: ended with exit code {finished.code} and said: {said}") from None
+    if finished.code == USAGE:
         raise ConfigError(answer["error"])
-    if code == ENGINE_FAILED and isinstance(answer, dict):
+    if finished.code == ENGINE_FAILED and isinstance(answer, dict):
         raise DeviceError(answer["error"])
     return answer
 
 
-def _where(verb: str) -> str:
-    return f"harness {verb} on {platform.node() or 'this machine'}"
+def _where(task: Task, address: Address) -> str:
+    name = platform.node() or "this machine" if address.scheme == "local" else address.text
+    return f"harness {task.arguments[0]} on {name}"
 
 
 def _object(answer: Any) -> dict[str, Any]:

@@ -6,6 +6,7 @@ Adding a target is adding a folder with a `target.toml` and an `engine.py`. Kits
 from __future__ import annotations
 
 import importlib.util
+import platform
 import sys
 from collections.abc import Iterator
 from importlib.metadata import entry_points
@@ -58,6 +59,10 @@ class Kit(Record):
             path = self.folder / "target.toml"
             raise ConfigError(f"{path}: [encoding] has no '{arch}'; it has: {', '.join(sorted(self.encoding))}")
         return self.encoding[known]
+
+    def encodings_on(self, device: str) -> set[Encoding]:
+        """Return the int8 encodings that a device may want: of another one than this all, as it is not asked beforehand."""
+        return {self.encoding_for(platform.machine())} if device == "local" else set(self.encoding.values())
 
 
 def find_kits(extra: tuple[Path, ...] = ()) -> dict[str, Kit]:

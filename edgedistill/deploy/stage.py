@@ -6,13 +6,15 @@ import hashlib
 import platform
 import shutil
 from collections.abc import Iterator
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from edgedistill.config import TargetConfig
 from edgedistill.data.tasks import TASKS
-from edgedistill.deploy.harness import compile_model, run_bench
+from edgedistill.deploy.address import artifact_folder, parse_address
+from edgedistill.deploy.harness import Compilation, compile_models, probe, run_bench
+from edgedistill.deploy.kits import Kit, read_kit
 from edgedistill.errors import DeviceError, ParityError
 from edgedistill.job import Job
 from edgedistill.progress import Advance, Reporter
@@ -34,7 +36,8 @@ from edgedistill.records import (
 MIN_AGREEMENT = {"fp32": 0.995, "int8": 0.90}
 
 
-def local_device() -> dict[str, str]:
+@cache
+def _local_device() -> dict[str, str]:
     """Return what tells this machine from another, without asking an engine."""
     try:
         machine = Path("/etc/machine-id").read_text(encoding="utf-8")
@@ -48,15 +51,36 @@ def local_device() -> dict[str, str]:
     return {"id": identity, "arch": platform.machine(), "python": platform.python_version()}
 
 
-def compile_models(job: Job) -> CompileRecord:
-    """Compile the teacher in float and the student in each precision, for each target."""
-    return CompileRecord(artifacts=tuple(
-        _compile(job, target, model) for target in job.config.target for model in _models_for(job, target)
-    ))  # fmt: skip
+def identify_device(kit: Kit, address: str) -> dict[str, str]:
+    """Return what decides an artifact beside its model: device, architecture, Python and, of another device, the engine.
+
+    Another device is asked once in a process. Raises DeviceError when it cannot be reached or lacks the engine.
+    """
+    return _local_device() if address == "local" else _ask_device(kit.name, kit.folder, address)
+
+
+@cache
+def _ask_device(name: str, folder: Path, address: str) -> dict[str, str]:
+    facts = probe(read_kit(folder).model_copy(update={"name": name}), address).device(address)
+    engine = f"{facts.engine.name} {facts.engine.version}"
+    return {"id": facts.id, "cpu": facts.cpu, "arch": facts.arch, "python": facts.python, "engine": engine}
+
+
+def compile_artifacts(job: Job) -> CompileRecord:
+    """Compile the teacher in float and the student in each precision, for each target; several devices at once."""
+    pairs = [(target, model) for target in job.config.target for model in _models_for(job, target)]
+    works = [_compilation(job, target, model) for target, model in pairs]
+    artifacts = []
+    for (target, model), work, made in zip(pairs, works, compile_models(works, job.report.line), strict=True):
+        if isinstance(made, DeviceError):
+            raise made
+        artifacts.append(_artifact(job, target, model, work.out, made))
+    return CompileRecord(artifacts=tuple(artifacts))
 
 
 def _models_for(job: Job, target: TargetConfig) -> Iterator[OnnxModel]:
-    encoding = job.kits[target.kit].encoding_for(platform.machine())
+    kit = job.kits[target.kit]
+    encoding = kit.encoding_for(identify_device(kit, target.device)["arch"])
     for model in job.result("export", ExportRecord).models:
         if model.encoding not in (None, encoding):
             continue
@@ -64,14 +88,18 @@ def _models_for(job: Job, target: TargetConfig) -> Iterator[OnnxModel]:
             yield model
 
 
-def _compile(job: Job, target: TargetConfig, model: OnnxModel) -> Artifact:
+def _compilation(job: Job, target: TargetConfig, model: OnnxModel) -> Compilation:
     variant = model.precision if model.name == "student" else f"{model.name}-{model.precision}"
-    folder = job.folder("artifacts") / target.kit / variant
+    folder = job.folder("artifacts") / artifact_folder(target.kit, target.device) / variant
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    made = compile_model(
-        job.kits[target.kit], job.run.path(model.file), model.precision, target.threads, folder.resolve()
-    )
+    return Compilation(
+        kit=job.kits[target.kit], model=job.run.path(model.file), precision=model.precision, threads=target.threads,
+        out=folder, address=target.device,
+    )  # fmt: skip
+
+
+def _artifact(job: Job, target: TargetConfig, model: OnnxModel, folder: Path, made: dict[str, Any]) -> Artifact:
     files = tuple(job.run.ref(folder / name) for name in made["files"])
     job.report.line(f"compile: {target.name}, {model.name} {model.precision}, {sum(f.bytes for f in files):,} bytes")
     return Artifact(
@@ -105,19 +133,19 @@ def bench_artifacts(job: Job) -> BenchRecord:
     _require_parity(results)
     folder = job.run.folder / "measurements"
     for stale in folder.iterdir():  # of targets that the configuration no longer has
-        if stale.stem not in names:
+        if stale.is_file() and stale.stem not in names:
             stale.unlink()
     return BenchRecord(measurements=tuple(job.run.ref(folder / f"{name}.json") for name in names))
 
 
 def _tell(report: Reporter, advance: Advance, line: str) -> None:
     report.detail(line)
-    advance(1, line.removeprefix("bench "))
+    advance(int(line.startswith("bench ")), line.removeprefix("bench "))
 
 
 def _measurement_name(artifact: Artifact) -> str:
     role = "" if artifact.name == "student" else f"{artifact.name}-"
-    return f"{artifact.device}-{artifact.kit}-{role}{artifact.precision}"
+    return f"{parse_address(artifact.device).label}-{artifact.kit}-{role}{artifact.precision}"
 
 
 def _arm(job: Job, name: str, artifact: Artifact) -> dict[str, Any]:
@@ -126,7 +154,7 @@ def _arm(job: Job, name: str, artifact: Artifact) -> dict[str, Any]:
     return {
         "name": name, "target": artifact.target, "address": artifact.device, "kit": artifact.kit,
         "kit_dir": str(job.kits[artifact.kit].folder), "precision": artifact.precision, "threads": target.threads,
-        "entry": artifact.entry, "size_bytes": artifact.size_bytes,
+        "entry": artifact.entry, "files": [file.path for file in artifact.files], "size_bytes": artifact.size_bytes,
         "model": {"name": model.name, "sha256": model.file.sha256, "lineage": _lineage(job, model)},
         "io": model.io.path, "expected": model.expected, "metric": TASKS[job.data.task].metric,
     }  # fmt: skip

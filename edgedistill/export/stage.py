@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import platform
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -54,8 +53,8 @@ def export_models(job: Job) -> ExportRecord:
     exporter.add("student", "fp32", load_student(job), student.file.sha256, (None,))
     if quantized.file is not None:
         encodings = sorted({
-            job.kits[target.kit].encoding_for(exporter.arch)
-            for target in job.config.target if "int8" in target.precisions
+            encoding for target in job.config.target if "int8" in target.precisions
+            for encoding in job.kits[target.kit].encodings_on(target.device)
         })  # fmt: skip
         exporter.add("student", "int8", load_quantized(job, quantized), quantized.file.sha256, tuple(encodings))
     models = exporter.finish()
@@ -73,7 +72,7 @@ class _Exporter:
     """Writes models that share the same recorded inputs."""
 
     def __init__(self, job: Job) -> None:
-        self.job, self.folder, self.arch = job, job.folder("onnx"), platform.machine()
+        self.job, self.folder = job, job.folder("onnx")
         self.test: Split = job.dataset.test
         self.views = plain_views(self.test, job.data, job.config)
         self.baked = "normalize" in job.config.export.bake

@@ -5,3 +5,4 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path += [str(REPOSITORY / "tests" / "targets"), str(REPOSITORY / "targets" / "harness")]
+sys.path.append(str(REPOSITORY / "tests" / "deploy"))  # sshd.py

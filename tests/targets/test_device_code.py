@@ -8,7 +8,7 @@ import pytest
 from jobs import TARGETS
 
 ENGINES = {"openvino": {"openvino"}, "ort": {"onnxruntime", "ort_flatbuffers_py"}}
-FILES = sorted(path for kit in ("harness", *ENGINES) for path in (TARGETS / kit).rglob("*.py"))
+FILES = sorted(path for kit in ("agent", "harness", *ENGINES) for path in (TARGETS / kit).rglob("*.py"))
 
 
 @pytest.fixture(params=FILES, ids=lambda path: path.relative_to(TARGETS).as_posix())
