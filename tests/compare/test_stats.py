@@ -13,15 +13,23 @@ from edgedistill.compare.stats import accuracy_drop, correctness_correlation, sp
 p50s = st.lists(st.floats(1e3, 1e9), min_size=3, max_size=12)
 
 
-def test_speedup_matches_scipys_welch_interval_on_logs():
-    before, after = [240.0, 243.0, 239.0, 251.0, 244.0], [120.0, 118.0, 125.0, 121.0]
-    welch = scipy_stats.ttest_ind(np.log(before), np.log(after), equal_var=False)
-    low, high = welch.confidence_interval(0.95)
+@pytest.mark.parametrize(
+    ("before", "after", "trim"),
+    [
+        ([240.0, 243.0, 239.0, 251.0, 244.0], [120.0, 118.0, 125.0, 121.0, 122.0, 190.0], 0.2),
+        ([240.0, 243.0, 239.0, 251.0, 244.0] * 3, [250.0, 248.0, 255.0, 251.0, 252.0, 390.0, 247.0] * 2, 0.2),
+        ([240.0, 243.0, 239.0, 251.0], [120.0, 118.0, 125.0], 0.0),
+    ],
+)
+def test_speedup_matches_scipys_interval_of_trimmed_means_on_logs(before, after, trim):
+    expected = scipy_stats.ttest_ind(np.log(before), np.log(after), equal_var=False, trim=trim)
+    means = [scipy_stats.trim_mean(np.log(values), trim) for values in (before, after)]
+    difference = means[0] - means[1]
+    margin = scipy_stats.t.ppf(0.975, expected.df) * difference / expected.statistic
     found = speedup_of(before, after)
-    assert found.value == pytest.approx(scipy_stats.gmean(before) / scipy_stats.gmean(after))
-    assert found.ci95 == pytest.approx((math.exp(low), math.exp(high)))
-    assert found.verdict == "faster"
-    assert found.processes == (5, 4)
+    assert found.value == pytest.approx(math.exp(difference))
+    assert found.ci95 == pytest.approx((math.exp(difference - abs(margin)), math.exp(difference + abs(margin))))
+    assert found.processes == (len(before), len(after))
 
 
 @pytest.mark.parametrize(
@@ -40,6 +48,30 @@ def test_verdicts(before, after, verdict):
     found = speedup_of(before, after)
     assert found.verdict == verdict
     assert (found.ci95 is None) == (verdict == "cannot tell")
+
+
+def test_one_process_that_other_work_slowed_does_not_hide_a_difference():
+    found = speedup_of([227.5, 226.3, 383.6, 228.9, 227.1], [238.6, 237.9, 239.1, 237.4, 238.2])
+    assert found.verdict == "slower"
+    assert found.value == pytest.approx(1 / 1.046, rel=0.01)
+
+
+def simulated(rng, ratio, disturbed):
+    """Five processes a side, a share of which other work slows by 15 % on average."""
+    sides = []
+    for factor in (1.0, ratio):
+        slowed = np.where(rng.random(5) < disturbed, np.exp(rng.exponential(0.15, 5)), 1)
+        sides.append(factor * np.exp(rng.normal(0, 0.004, 5)) * slowed)
+    return speedup_of(*sides).verdict
+
+
+@pytest.mark.parametrize(("disturbed", "at_least"), [(0.0, 0.99), (0.1, 0.8)])
+def test_a_model_5_percent_slower_is_found_and_the_same_one_is_not(disturbed, at_least):
+    rng = np.random.default_rng(7)
+    found = sum(simulated(rng, 1.05, disturbed) == "slower" for _ in range(400))
+    alarms = sum(simulated(rng, 1.0, disturbed) != "no difference seen" for _ in range(400))
+    assert found >= at_least * 400
+    assert alarms <= 0.02 * 400
 
 
 @settings(deadline=None)  # this machine is shared
