@@ -121,6 +121,9 @@ for _name in ("teacher", "distill", "quantize", "export", "compile"):
 )
 @click.option("--seconds", type=click.FloatRange(0, min_open=True), default=2.0, show_default=True,
               help="Seconds per process for an ONNX file.")  # fmt: skip
+@click.option("--soak", "soak_minutes", type=click.FloatRange(0, min_open=True), metavar="MINUTES",
+              help="Then infer for so long without a pause: when the device throttles, and what it draws.")  # fmt: skip
+@click.option("--meter", type=FILE, metavar="FILE.csv", help="A file that a power meter writes meanwhile.")
 @_run_options
 @click.pass_context
 def bench(context: click.Context, /, model_or_config: Path, **options: Any) -> None:
@@ -128,7 +131,9 @@ def bench(context: click.Context, /, model_or_config: Path, **options: Any) -> N
     if model_or_config.suffix != ".onnx":
         if options["kit_names"]:
             raise ConfigError(f"--target is for an ONNX file; {model_or_config} names its targets itself")
-        _pipeline(context, model_or_config, "bench", options)
+        given = {"soak_minutes": options["soak_minutes"], "meter": options["meter"] and options["meter"].resolve()}
+        more = tuple(f"bench.{key}={value}" for key, value in given.items() if value is not None)
+        _pipeline(context, model_or_config, "bench", options | {"overrides": (*options["overrides"], *more)})
         return
     _bench_file(context, model_or_config, options)
 
@@ -149,8 +154,8 @@ def _bench_file(context: click.Context, model: Path, options: dict[str, Any]) ->
     prepared = prepare_onnx(model, folder / "onnx", parse_shapes(options["shapes"]))
     for choice in prepared.choices:
         report.line(choice)
-    numbers = {name: options[name] for name in ("threads", "processes", "seconds")}
-    how = BenchOptions(device=device, **numbers)
+    numbers = {name: options[name] for name in ("threads", "processes", "seconds", "meter")}
+    how = BenchOptions(device=device, soak_minutes=options["soak_minutes"] or 0.0, **numbers)
     results = bench_on_kits(prepared, chosen, how, folder, report.line)
     failed = [f"{kit}: {result}" for kit, result in results if isinstance(result, str)]
     measured = [result for _, result in results if not isinstance(result, str)]
@@ -313,10 +318,9 @@ def targets(context: click.Context) -> None:
 def doctor(context: click.Context, device: str) -> None:
     """Say what is missing here or on a device, and what would make a measurement worthless."""
     from edgedistill.deploy.doctor import examine_device, examine_kits
-    from edgedistill.deploy.harness import probe
 
     kits, _ = _surroundings(context)
-    for finding in examine_device(probe(None, device)):
+    for finding in examine_device(device):
         click.echo(finding)
     for finding in examine_kits(kits, device):
         click.echo(finding)

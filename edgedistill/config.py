@@ -276,14 +276,22 @@ class TargetConfig(Section):
     device: str = "local"
     precisions: tuple[str, ...] = ("fp32", "int8")
     threads: Count = 1
+    watts: Positive | None = None
     budget: Budget = Budget()
 
 
 class BenchConfig(Section):
-    """Fresh processes per model, and seconds of steady inference in each."""
+    """Fresh processes per model, and seconds of steady inference in each; then `soak_minutes` of sustained inference.
+
+    `meter` is a CSV file that an external power meter writes meanwhile. `watts`, which a target may have of its own, is what
+    a device draws by the user's word: an estimate of energy where nothing measures it, labelled as one.
+    """
 
     processes: Annotated[int, Field(ge=1)] = 5
     seconds: Positive = 10.0
+    soak_minutes: Annotated[float, Field(ge=0)] = 0.0
+    meter: str | None = None
+    watts: Positive | None = None
 
 
 def _one_or_several(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:

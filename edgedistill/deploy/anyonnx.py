@@ -27,12 +27,18 @@ QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "QLinear")
 
 
 class BenchOptions(Record):
-    """Where and how to measure: fresh processes, and seconds of steady inference in each."""
+    """Where and how to measure: fresh processes, seconds of steady inference in each, minutes of sustained inference.
+
+    `meter` is the CSV file of an external power meter; `passes` are what is measured beside latency.
+    """
 
     device: str = "local"
     threads: int = 1
     processes: int = 5
     seconds: float = 10.0
+    soak_minutes: float = 0.0
+    meter: Path | None = None
+    passes: tuple[str, ...] = ("null_model", "throughput", "energy")
 
 
 class PreparedModel(Record):
@@ -106,7 +112,8 @@ def bench_on_kits(
     compiled = list(zip(works, compile_models(works, progress), strict=True))
     arms = [_arm(prepared, work, made) for work, made in compiled if isinstance(made, dict)]
     job: dict[str, Any] = {"schema": "edgedistill.job/1", "out": "measurements", "seed": 0, "arms": arms}
-    job |= {"processes": options.processes, "seconds": options.seconds}
+    job |= {"processes": options.processes, "seconds": options.seconds, "soak_seconds": 60 * options.soak_minutes}
+    job |= {"meter": options.meter and str(options.meter.resolve()), "passes": list(options.passes)}
     measured = dict(run_bench(job, folder, progress)) if arms else {}
     return [
         (work.kit.name, str(made) if isinstance(made, DeviceError) else measured[_name(work)])

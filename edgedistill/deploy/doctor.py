@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from edgedistill.deploy.harness import Probe, probe
+from edgedistill.deploy.conditions import conditions, energy_line
+from edgedistill.deploy.harness import examine, probe
 from edgedistill.deploy.kits import Kit
 
 
@@ -17,18 +18,13 @@ def examine_kits(kits: dict[str, Kit], address: str = "local") -> Iterator[str]:
         yield f"{name:10} {', '.join(kit.precisions):12} {state}"
 
 
-def examine_device(answer: Probe) -> Iterator[str]:
-    """Yield what a device is, then a warning for each thing that disturbs a measurement."""
-    found = answer.facts
-    yield f"device     {found['cpu']}, {found['cores']} cores, {found['os']}, Python {found['python']}"
-    yield from _warnings(found, found["cores"])
-
-
-def _warnings(facts: dict[str, object], cores: int) -> Iterator[str]:
-    load, governor = facts["load_average"], facts["governor"]
-    if isinstance(load, float) and load > 0.5 * cores:
-        yield f"warning    load average is {load:.1f} on {cores} cores: latencies will be of a busy machine; stop other work"
-    if governor not in (None, "performance"):
-        yield f"warning    CPU governor is '{governor}': clocks will move; run: sudo cpupower frequency-set -g performance"
+def examine_device(address: str = "local") -> Iterator[str]:
+    """Yield what a device is and where its energy is read, then a warning for each thing that disturbs a measurement."""
+    facts, found = probe(None, address).facts, examine(address)
+    drivers = "".join(f", {name} {version}" for name, version in found.drivers.items())
+    yield f"device     {facts['cpu']}, {facts['cores']} cores, {facts['os']}, Python {facts['python']}{drivers}"
+    yield f"energy     {energy_line(found)}"
+    for text in conditions(found):
+        yield f"warning    {text}"
     if facts["virtualised"]:
-        yield "warning    this is a virtual machine: other guests disturb it, and it has no energy counter"
+        yield "warning    this is a virtual machine: other guests disturb it, and no command mends that"

@@ -15,6 +15,7 @@ from typing import Any, Final, TypeVar
 from pydantic import ValidationError
 
 from edgedistill.deploy.address import Address, parse_address
+from edgedistill.deploy.conditions import Examined
 from edgedistill.deploy.kits import Kit, targets_folder
 from edgedistill.deploy.local import run_here
 from edgedistill.deploy.ssh import run_over_ssh
@@ -70,6 +71,12 @@ def probe(kit: Kit | None, address: str = "local") -> Probe:
     if "error" in engine:
         return Probe(facts=facts, engine=None, problem=f"{engine['error']}; install it: {kit.install}")
     return Probe(facts=facts, engine=Engine.model_validate(engine), problem=None)
+
+
+def examine(address: str = "local") -> Examined:
+    """Ask a device for its state: what disturbs it at the moment, and where its energy can be read."""
+    task = Task(("examine",), _needs([]), timeout_s=PROBE_TIMEOUT_S)
+    return Examined.model_validate(_object(_wait(_run(parse_address(address), task, _silent))))
 
 
 def compile_model(work: Compilation) -> dict[str, Any]:

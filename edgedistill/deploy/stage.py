@@ -122,10 +122,12 @@ def bench_artifacts(job: Job) -> BenchRecord:
     bench = job.config.bench
     table: dict[str, Any] = {
         "schema": "edgedistill.job/1", "out": "measurements", "processes": bench.processes, "seconds": bench.seconds,
-        "seed": job.config.seed,
+        "seed": job.config.seed, "soak_seconds": 60 * bench.soak_minutes,
+        "meter": None if bench.meter is None else str(job.config.path(bench.meter)),
         "arms": [_arm(job, name, artifact) for name, artifact in zip(names, artifacts, strict=True)],
     }  # fmt: skip
-    with job.report.track("bench", len(artifacts) * (bench.processes + 1)) as advance:
+    lines = bench.processes + 2 + (bench.soak_minutes > 0)  # check, processes, throughput, the sustained run
+    with job.report.track("bench", len(artifacts) * lines) as advance:
         results = dict(run_bench(table, job.run.folder.resolve(), partial(_tell, job.report, advance)))
     failed = {name: result for name, result in results.items() if not isinstance(result, Measurement)}
     if failed:
@@ -157,6 +159,7 @@ def _arm(job: Job, name: str, artifact: Artifact) -> dict[str, Any]:
         "entry": artifact.entry, "files": [file.path for file in artifact.files], "size_bytes": artifact.size_bytes,
         "model": {"name": model.name, "sha256": model.file.sha256, "lineage": _lineage(job, model)},
         "io": model.io.path, "expected": model.expected, "metric": TASKS[job.data.task].metric,
+        "watts": job.config.bench.watts if target.watts is None else target.watts,
     }  # fmt: skip
 
 

@@ -20,7 +20,7 @@ from edgedistill.quantize.capture import CONVOLUTION, LINEAR, capture, tensor_at
 from edgedistill.quantize.prepare import calibrate, prepare
 from edgedistill.records import LayerSensitivity
 
-OPTIONS = BenchOptions(processes=1, seconds=0.3)
+OPTIONS = BenchOptions(processes=1, seconds=0.3, passes=())
 
 
 class LayerAlone(nn.Module):
