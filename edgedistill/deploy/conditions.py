@@ -7,6 +7,9 @@ from collections.abc import Iterator
 from edgedistill.records import Record, Snapshot
 
 BUSY = 0.2
+NO_COUNTER = "no energy counter: "
+LACKS = "the device has no "
+"""How the harness begins to say that there is nothing to read."""
 HOT_C = 80.0
 
 
@@ -35,16 +38,14 @@ def conditions(found: Examined) -> Iterator[str]:
 
 
 def energy_line(found: Examined) -> str:
-    """Say where energy would be read on a device, or why it would not."""
-    parts = [_energy_of(found.energy, runs_on) for runs_on in ("cpu", "gpu") if runs_on in found.energy]
-    return "; ".join(dict.fromkeys(parts))
-
-
-def _energy_of(sources: dict[str, dict[str, str]], runs_on: str) -> str:
-    source = sources[runs_on]
-    if "source" in source:
-        return f"{source['source']}, {source['scope']}"
-    return f"none for what runs on the {runs_on.upper()}: {source['reason']}"
+    """Say where energy would be read on a device, or why it would not; of a GPU only where there is one."""
+    told = found.energy["cpu"], found.energy["gpu"]
+    cpu, gpu = (f"{source['source']}, {source['scope']}" if "source" in source else None for source in told)
+    parts = [cpu or f"none: {told[0]['reason'].removeprefix(NO_COUNTER)}; a power meter's file will do: bench --meter"]
+    if gpu != cpu or not gpu:
+        reason = told[1].get("reason", "").removeprefix(NO_COUNTER)
+        parts += [f"of a GPU: {gpu or f'none: {reason}'}"] if gpu or not reason.startswith(LACKS) else []
+    return "; ".join(parts)
 
 
 def _company(found: Examined) -> Iterator[str]:

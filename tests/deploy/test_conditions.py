@@ -88,9 +88,17 @@ def test_a_hot_device_is_told(tmp_path):
 
 def test_where_energy_would_be_read(tmp_path):
     assert energy_line(examined(tmp_path)) == (
-        "none for what runs on the CPU: no energy counter: the device has no RAPL; "
-        "none for what runs on the GPU: NVML is there and refuses"
+        "none: the device has no RAPL; a power meter's file will do: bench --meter; of a GPU: none: NVML is there and refuses"
     )
+    absent = {"reason": "no energy counter: the device has no RAPL, no NVML"}
+    assert energy_line(examined(tmp_path, energy={"cpu": absent, "gpu": absent})) == (
+        "none: the device has no RAPL, no NVML; a power meter's file will do: bench --meter"
+    )
+    rapl, nvml = {"source": "rapl package-0", "scope": "the packages"}, {"source": "nvml power", "scope": "the card"}
+    assert energy_line(examined(tmp_path, energy={"cpu": rapl, "gpu": nvml})) == (
+        "rapl package-0, the packages; of a GPU: nvml power, the card"
+    )
+    assert energy_line(examined(tmp_path, energy={"cpu": rapl, "gpu": absent})) == "rapl package-0, the packages"
     whole = {"source": "ina3221 VDD_IN", "scope": "the module's input VDD_IN"}
     assert (
         energy_line(examined(tmp_path, energy={"cpu": whole, "gpu": whole}))
