@@ -247,14 +247,17 @@ class QuantizeConfig(Section):
     samples: Count = 512
     ranges: Literal["mse", "minmax"] = "mse"
     skip: tuple[str, ...] = ()
+    epochs: Count = 5
+    lr: Positive = 5e-4
 
 
 class ExportConfig(Section):
-    """`opset` is what the file will have, or the export fails; by default the highest that every target accepts."""
+    """`bake` makes preprocessing ("normalize") and softmax ("scores") part of the file: raw inputs in, scores out.
 
-    bake: tuple[Literal["normalize"], ...] = ()
-    epochs: Count = 5
-    lr: Positive = 5e-4
+    `opset` is what the file will have, or the export fails; by default the highest that every target accepts.
+    """
+
+    bake: tuple[Literal["normalize", "scores"], ...] = ()
     opset: Count | None = None
 
 
@@ -346,6 +349,8 @@ class Config(Section):
             )
         if self.distill.top_k:
             raise ValueError(f"distill.top_k: is for classes, and data.task is '{task}'; remove the key")
+        if "scores" in self.export.bake:
+            raise ValueError(f"export.bake: scores are of classes, and data.task is '{task}'; remove 'scores'")
         if any(plan.label_smoothing for plan in (*self.teachers, self.distill)):
             raise ValueError(f"label_smoothing is for classes, and data.task is '{task}'; remove the key")
         return self

@@ -12,8 +12,11 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Encoding = Literal["s8-f32", "u8-i32", "s8-i32"]
-"""Activation type and bias type of an int8 ONNX model: signed with zero point 0, or unsigned with zero point 128."""
+Encoding = Literal["s8-f32", "u8-i32", "s8-i32", "s8-f16"]
+"""Activation type and bias type of an int8 ONNX model: signed with zero point 0, or unsigned with zero point 128.
+
+In s8-f16 all that is float elsewhere is float16: biases, scales, and what is computed between the int8 layers.
+"""
 
 
 class Record(BaseModel):
@@ -194,7 +197,10 @@ class Parity(Record):
 
 
 class OnnxModel(Record):
-    """One exported model; `name` is teacher or student; `io` holds its inputs and outputs, `expected` is its key there."""
+    """One exported model; `name` is teacher or student; `io` holds its inputs and outputs, `expected` is its key there.
+
+    `float32_nodes` are the parts of a float16 model that float16 would not hold.
+    """
 
     name: str
     precision: str
@@ -204,6 +210,7 @@ class OnnxModel(Record):
     io: FileRef
     expected: str | None
     parity: Parity | None
+    float32_nodes: tuple[str, ...] = ()
     parent: str
 
 

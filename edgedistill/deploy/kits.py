@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import importlib.util
 import platform
+import re
 import sys
 from collections.abc import Iterator
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 import edgedistill.errors
 from edgedistill.errors import ConfigError, nearest
@@ -28,14 +29,33 @@ ENTRY_POINTS = "edgedistill.targets"
 ARCHITECTURES = {"amd64": "x86_64", "arm64": "aarch64", "armv8l": "aarch64"}
 """Other names of machine architectures, lower case, to the one that kits use."""
 
+FLOAT16_OPSET = 19
+"""The first opset whose QuantizeLinear takes float16."""
 
 Severity = Literal["error", "warning", "off"]
+
+
+class Form(Record):
+    """What an engine takes from version `since` on: the encoding of int8 models, and the highest opset."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    since: Annotated[str, Field(alias="from", pattern=r"^\d+(\.\d+)*$")]
+    encoding: Encoding
+    opset: Annotated[int, Field(ge=7)]
+
+    @model_validator(mode="after")
+    def _opset_has_the_encoding(self) -> Form:
+        if self.encoding == "s8-f16" and self.opset < FLOAT16_OPSET:
+            raise ValueError(f"encoding s8-f16 needs opset {FLOAT16_OPSET} or later, where scales may be float16")
+        return self
 
 
 class Kit(Record):
     """One deployment target: the engine's Python module and pip package, and what the engine takes.
 
-    `encoding` is the form of int8 models that is fastest, by architecture; `opset` the highest that is accepted;
+    `encoding` is the form of int8 models that is fastest, by architecture; `opset` the highest that is accepted; `form`
+    says what other versions of the engine take;
     `unsupported` names operators and tensor types that the engine refuses; `rules` gives rules of `edgedistill lint`
     another severity than their own.
     """
@@ -48,6 +68,7 @@ class Kit(Record):
     opset: Annotated[int, Field(ge=7)]
     install: str
     encoding: dict[str, Encoding]
+    form: tuple[Form, ...] = ()
     unsupported: tuple[str, ...] = ()
     rules: dict[str, Severity] = Field(default_factory=dict)
     folder: Path
@@ -60,9 +81,28 @@ class Kit(Record):
             raise ConfigError(f"{path}: [encoding] has no '{arch}'; it has: {', '.join(sorted(self.encoding))}")
         return self.encoding[known]
 
+    def form_for(self, arch: str, version: str) -> Form:
+        """Return the form for an architecture and a version of the engine, such as "10.3.0"; of several the newest."""
+        forms = sorted(self._forms(arch), key=lambda form: _numbers(form.since))
+        return [form for form in forms if _numbers(form.since) <= (_numbers(version) or (0,))][-1]
+
+    def forms_on(self, device: str) -> tuple[Form, ...]:
+        """Return the forms that a device may want, which is not asked for its architecture or version beforehand."""
+        archs = (platform.machine(),) if device == "local" else tuple(sorted(self.encoding))
+        return tuple(dict.fromkeys(form for arch in archs for form in self._forms(arch)))
+
+    def _forms(self, arch: str) -> tuple[Form, ...]:
+        return Form(since="0", encoding=self.encoding_for(arch), opset=self.opset), *self.form
+
     def encodings_on(self, device: str) -> set[Encoding]:
-        """Return the int8 encodings that a device may want: of another one than this all, as it is not asked beforehand."""
-        return {self.encoding_for(platform.machine())} if device == "local" else set(self.encoding.values())
+        """Return the int8 encodings that a device may want."""
+        return {form.encoding for form in self.forms_on(device)}
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """Return the leading numbers of a version: "10.3.0+jetson" is (10, 3, 0)."""
+    found = re.match(r"\d+(\.\d+)*", version)
+    return tuple(int(number) for number in found[0].split(".")) if found else ()
 
 
 def find_kits(extra: tuple[Path, ...] = ()) -> dict[str, Kit]:

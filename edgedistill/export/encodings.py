@@ -3,19 +3,25 @@
 TensorRT wants signed activations and float biases. ONNX Runtime has integer layers only for int32 biases, in steps of
 input scale times weight scale, and on x86 only for unsigned activations; and only when QuantizeLinear follows the layer
 directly, so a ReLU between the two becomes a clip of the integers behind QuantizeLinear, which is the same function.
+A strongly typed engine (TensorRT 10 if asked, 11 always) computes what the file says, so that float parts are to be
+float16 in it, and with them the scales.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from edgedistill.deploy.kits import FLOAT16_OPSET
 from edgedistill.errors import ConfigError
+from edgedistill.export.float16 import to_float16
 from edgedistill.export.graph import Index, drop_unread, free_name, lift_constants
+from edgedistill.export.opset import opset_of
 from edgedistill.records import Encoding
 
 INTEGER = {"Conv", "Gemm", "MatMul", "Add"}
@@ -23,20 +29,33 @@ SHIFT = 128
 INT32 = np.iinfo(np.int32)
 
 
-def encode(model: onnx.ModelProto, encoding: Encoding) -> onnx.ModelProto:
+def encode(model: onnx.ModelProto, encoding: Encoding, float32: Collection[str] = ()) -> onnx.ModelProto:
     """Return a copy of a canonical int8 model ("s8-f32") in another encoding.
 
-    Weights and activations stand for the same numbers in every encoding; an int32 bias is within half a step of the
-    float one.
+    Weights and activations stand for the same numbers in every encoding, and an int32 bias is within half a step of the
+    float one. In s8-f16 the integers of the weights are the same, scales and biases are rounded to float16, by at most
+    1/2048 of themselves from 2**-14 on; and an activation that is computed in float16 may be rounded to the next step.
+
+    Args:
+        model: the model in encoding s8-f32.
+        encoding: the encoding to write.
+        float32: for s8-f16, the nodes that stay in float32, as `float32_nodes` finds them.
 
     Raises:
-        ConfigError: the model has no QuantizeLinear, is not canonical, or has a bias too large for int32.
+        ConfigError: the model has no QuantizeLinear, is not canonical, has a bias too large for int32, or an opset too
+            old for float16 scales.
     """
     result = onnx.ModelProto()
     result.CopyFrom(model)
     graph = result.graph
     lift_constants(graph)
     _require_canonical(graph)
+    if encoding == "s8-f16":
+        if opset_of(model) < FLOAT16_OPSET:
+            raise ConfigError(
+                f"opset {opset_of(model)}: scales are float16 from opset {FLOAT16_OPSET} on; export in that"
+            )
+        return to_float16(result, float32)
     if encoding != "s8-f32":
         _write_int32_biases(graph)
         clips = _clip_integers(graph)

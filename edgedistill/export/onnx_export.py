@@ -18,11 +18,13 @@ from torch import Tensor, nn
 
 from edgedistill.errors import ConfigError
 from edgedistill.export.canonical import canonical
+from edgedistill.export.opset import opset_of, to_opset
 from edgedistill.quantize.convert import convert
 from edgedistill.runs import write_atomic
 
-# torch writes opset 18 and converts upwards; asked for another, it succeeds with 18.
-OPSETS: Final = range(18, 24)
+# torch writes opset 18 and converts upwards; asked for another, it succeeds with 18. Per-channel weights begin with 13.
+TORCH_OPSETS: Final = range(18, 24)
+OPSETS: Final = range(13, TORCH_OPSETS.stop)
 
 
 def export_onnx(
@@ -40,23 +42,24 @@ def export_onnx(
         output_name: the name of the graph's output.
 
     Raises:
-        ConfigError: the exporter cannot write the opset, or a prepared model is not calibrated.
+        ConfigError: the opset is not to be had, or not with the same answers, or a prepared model is not calibrated.
     """
     if opset not in OPSETS:
         raise ConfigError(
-            f"opset {opset} cannot be exported: torch writes {OPSETS[0]} to {OPSETS[-1]}; "
+            f"opset {opset} cannot be exported: {OPSETS[0]} to {OPSETS[-1]} can; "
             "choose one of these, or a kit that takes one of them"
         )
-    exported = _exported(convert(model), example, opset, (input_name, output_name))
-    written = next(entry.version for entry in exported.opset_import if entry.domain in {"", "ai.onnx"})
-    if written != opset:
+    asked = max(opset, TORCH_OPSETS.start)
+    exported = _exported(convert(model), example, asked, (input_name, output_name))
+    written = opset_of(exported)
+    if written != asked:
         raise ConfigError(
-            f"opset {opset} cannot be exported: torch wrote opset {written} for {type(model).__name__}, which has an "
+            f"opset {asked} cannot be exported: torch wrote opset {written} for {type(model).__name__}, which has an "
             f"operator that it cannot convert; choose opset {written}"
         )
     result = canonical(onnxslim.slim(exported))
     onnx.checker.check_model(result, full_check=True)
-    return result
+    return to_opset(result, opset, {input_name: example.numpy()[None]})
 
 
 def save_onnx(model: onnx.ModelProto, path: Path) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import onnx
 import torch
+from scipy.special import softmax
 from torch import Tensor, nn
 
 from edgedistill.data.dataset import Split
@@ -20,9 +22,10 @@ from edgedistill.deploy.anyonnx import prepare_onnx
 from edgedistill.distill.predictors import BATCH, input_arrangement, open_session, predict_split, torch_predictor
 from edgedistill.distill.student import score_trials
 from edgedistill.distill.teacher import load_teacher
-from edgedistill.export.encodings import encode
+from edgedistill.export.forms import Variant, answers_of, in_form, variants
 from edgedistill.export.metadata import annotate
 from edgedistill.export.onnx_export import export_onnx, save_onnx
+from edgedistill.export.opset import opset_of
 from edgedistill.export.parity import compare_outputs, require_parity, run_onnx
 from edgedistill.job import Job
 from edgedistill.quantize.stage import load_quantized, load_student
@@ -39,24 +42,20 @@ from edgedistill.records import (
 from edgedistill.runs import atomic_path
 
 PARITY_REQUESTS = 256
-OUTPUT = "logits"
+RANGE_REQUESTS = 256
 
 
 def export_models(job: Job) -> ExportRecord:
-    """Export the teacher in float, the student in float and, for each encoding that a target's kit wants, in int8."""
+    """Export the teacher and the student in float and, for each form that a target's kit takes, the student in int8."""
     teacher = job.result("teacher", TrainedModel)
     student = job.result("student", StudentRecord).student
     quantized = job.result("quantize", QuantizedRecord)
     exporter = _Exporter(job)
     if teacher.form == "torch":
-        exporter.add("teacher", "fp32", load_teacher(job), teacher.file.sha256, (None,))
-    exporter.add("student", "fp32", load_student(job), student.file.sha256, (None,))
+        exporter.add("teacher", "fp32", load_teacher(job), teacher.file.sha256)
+    exporter.add("student", "fp32", load_student(job), student.file.sha256)
     if quantized.file is not None:
-        encodings = sorted({
-            encoding for target in job.config.target if "int8" in target.precisions
-            for encoding in job.kits[target.kit].encodings_on(target.device)
-        })  # fmt: skip
-        exporter.add("student", "int8", load_quantized(job, quantized), quantized.file.sha256, tuple(encodings))
+        exporter.add("student", "int8", load_quantized(job, quantized), quantized.file.sha256)
     models = exporter.finish()
     if teacher.form == "onnx":
         models = (_foreign_teacher(job, teacher, exporter.test), *models)
@@ -75,59 +74,72 @@ class _Exporter:
         self.job, self.folder = job, job.folder("onnx")
         self.test: Split = job.dataset.test
         self.views = plain_views(self.test, job.data, job.config)
-        self.baked = "normalize" in job.config.export.bake
-        self.inputs = self._recorded_inputs()
+        self.bake = job.config.export.bake
+        self.output = "scores" if "scores" in self.bake else "logits"
+        self.inputs = self._recorded_inputs(self.test, self.views)
         self.expected: dict[str, Array] = {}
         self.models: list[OnnxModel] = []
 
-    def _recorded_inputs(self) -> Array:
-        """Return the test inputs in the form that the exported models take, one request each: (N, 1, ...)."""
-        if self.baked:
-            return np.ascontiguousarray(self.test.inputs[self.test.rows])[:, None]
-        return np.ascontiguousarray(_recorded(self.views, lambda x: x.numpy()))
+    def _recorded_inputs(self, split: Split, views: Views) -> Array:
+        """Return a split's inputs in the form that the exported models take, one request each: (N, 1, ...)."""
+        if "normalize" in self.bake:
+            return np.ascontiguousarray(split.inputs[split.rows])[:, None]
+        return np.ascontiguousarray(_recorded(views, lambda x: x.numpy()))
 
-    def add(
-        self, name: str, precision: str, model: nn.Module, parent: str, encodings: tuple[Encoding | None, ...]
-    ) -> None:
-        """Export one model in each encoding, and hold its answers against torch's; raises ParityError."""
-        job = self.job
-        key = f"{name}-{precision}"
-        self.expected[key] = predict_split(torch_predictor(model.eval(), "fp32"), self.views)
-        module = nn.Sequential(Preprocess(job.data, job.config.data), model) if self.baked else model
-        opset = job.config.export.opset or min(job.kits[target.kit].opset for target in job.config.target)
-        exported = export_onnx(module.eval(), self._example(), opset, output_name=OUTPUT)
-        for encoding in encodings:
+    @cached_property
+    def ranging(self) -> Array:
+        """The validation inputs that show what float16 must hold, as requests."""
+        val = self.job.dataset.val
+        few = Split(val.inputs, val.rows[:RANGE_REQUESTS], val.labels[:RANGE_REQUESTS])
+        return self._recorded_inputs(few, plain_views(few, self.job.data, self.job.config))
+
+    def add(self, name: str, source: str, model: nn.Module, parent: str) -> None:
+        """Export a float ("fp32") or quantized ("int8") model in each form that is wanted, and check it against torch.
+
+        Raises ParityError where the answers differ.
+        """
+        key = f"{name}-{source}"
+        outputs = predict_split(torch_predictor(model.eval(), "fp32"), self.views)
+        self.expected[key] = softmax(outputs, axis=1) if "scores" in self.bake else outputs
+        module, example = self._with_baked(model).eval(), torch.from_numpy(self.inputs[0])
+        exported: dict[int, onnx.ModelProto] = {}
+        for variant in variants(self.job.config, self.job.kits, source):
+            if variant.opset not in exported:
+                exported[variant.opset] = export_onnx(module, example, variant.opset, output_name=self.output)
             record = OnnxModel(
-                name=name, precision=precision, encoding=encoding, opset=opset, file=_NO_FILE, io=_NO_FILE,
-                expected=key, parity=None, parent=parent,
+                name=name, precision=variant.precision, encoding=variant.encoding, opset=variant.opset, file=_NO_FILE,
+                io=_NO_FILE, expected=key, parity=None, parent=parent,
             )  # fmt: skip
-            encoded = exported if encoding is None else encode(exported, encoding)
-            annotate(encoded, _metadata(job, record, baked=self.baked))
-            self._check_and_keep(encoded, record)
+            self._check_and_keep(exported[variant.opset], variant, record)
 
-    def _example(self) -> Tensor:
-        return torch.from_numpy(self.inputs[0])
+    def _with_baked(self, model: nn.Module) -> nn.Module:
+        before = [Preprocess(self.job.data, self.job.config.data)] if "normalize" in self.bake else []
+        after = [nn.Softmax(dim=1)] if "scores" in self.bake else []
+        return nn.Sequential(*before, model, *after)
 
-    def _check_and_keep(self, model: onnx.ModelProto, record: OnnxModel) -> None:
+    def _check_and_keep(self, source: onnx.ModelProto, variant: Variant, record: OnnxModel) -> None:
         assert record.expected is not None
         path = self.folder / file_name(record.name, record.precision, record.encoding)
-        requests = {model.graph.input[0].name: self.inputs[:PARITY_REQUESTS]}
-        got = run_onnx(model.SerializeToString(), requests)[OUTPUT][:, 0]
+        entry = source.graph.input[0].name
+        model, kept = in_form(source, variant, {entry: self.ranging})
+        got = answers_of(model, {entry: self.inputs[:PARITY_REQUESTS]})[self.output][:, 0]
         expected = self.expected[record.expected][:PARITY_REQUESTS]
         parity = compare_outputs(expected, got, self.job.data.task)
         require_parity(parity, expected, record.precision, path.name)
+        record = record.model_copy(update={"parity": parity, "float32_nodes": kept})
+        annotate(model, _metadata(self.job, record))
         save_onnx(model, path)
         file = self.job.run.ref(path)
         self.job.report.line(
             f"export: {path.name}, {file.bytes:,} bytes, {parity.agreement:.1%} as torch, "
-            f"off by {parity.max_abs_diff:.2g}"
+            f"off by {parity.max_abs_diff:.2g}" + (f"; in float32 stay {', '.join(kept)}" if kept else "")
         )
-        self.models.append(record.model_copy(update={"file": file, "parity": parity}))
+        self.models.append(record.model_copy(update={"file": file}))
 
     def finish(self) -> tuple[OnnxModel, ...]:
         """Write io.npz and return the models."""
         arrays = {"input.input": self.inputs, "labels": self.test.labels}
-        arrays |= {f"expected.{key}.{OUTPUT}": value[:, None] for key, value in self.expected.items()}
+        arrays |= {f"expected.{key}.{self.output}": value[:, None] for key, value in self.expected.items()}
         io = _write_npz(self.job, self.folder / "io.npz", arrays)
         return tuple(model.model_copy(update={"io": io}) for model in self.models)
 
@@ -156,14 +168,10 @@ def _foreign_teacher(job: Job, teacher: TrainedModel, test: Split) -> OnnxModel:
     answers = run_onnx(path, {entry.name: inputs})
     arrays |= {f"expected.teacher-fp32.{name}": value for name, value in answers.items()}
     return OnnxModel(
-        name="teacher", precision="fp32", encoding=None, opset=_opset_of(model), file=job.run.ref(path),
+        name="teacher", precision="fp32", encoding=None, opset=opset_of(model), file=job.run.ref(path),
         io=_write_npz(job, folder / "io-teacher.npz", arrays), expected="teacher-fp32", parity=None,
         parent=teacher.file.sha256,
     )  # fmt: skip
-
-
-def _opset_of(model: onnx.ModelProto) -> int:
-    return next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
 
 
 def _recorded(views: Views, arrange: Callable[[Tensor], Array]) -> Array:
@@ -173,8 +181,9 @@ def _recorded(views: Views, arrange: Callable[[Tensor], Array]) -> Array:
     return np.concatenate([arrange(views.batch(block, np.zeros_like(block))) for block in blocks])[:, None]
 
 
-def _metadata(job: Job, model: OnnxModel, *, baked: bool) -> dict[str, str]:
+def _metadata(job: Job, model: OnnxModel) -> dict[str, str]:
     data, config = job.data, job.config
+    baked = "normalize" in config.export.bake
     preprocessing = {
         "kind": data.kind, "dtype": data.dtype, "shape": list(data.shape),
         "layout": "as the data" if baked else "channels first",
@@ -190,5 +199,7 @@ def _metadata(job: Job, model: OnnxModel, *, baked: bool) -> dict[str, str]:
         "edgedistill.encoding": model.encoding or "float",
         "edgedistill.labels": json.dumps(data.classes),
         "edgedistill.preprocessing": json.dumps(preprocessing),
+        "edgedistill.output": "scores" if "scores" in config.export.bake else "logits",
+        "edgedistill.float32_nodes": json.dumps(model.float32_nodes),
         "edgedistill.lineage": json.dumps(lineage | {model.name: model.parent}),
     }

@@ -61,6 +61,49 @@ def test_an_architecture_without_an_encoding_is_named(tmp_path):
         find_kits((tmp_path,))["mine"].encoding_for("riscv64")
 
 
+FORMS = (
+    TOML
+    + """
+[[form]]
+from = "11"
+encoding = "s8-f16"
+opset = 19
+
+[[form]]
+from = "10.12"
+encoding = "s8-f32"
+opset = 18
+"""
+)
+
+
+@pytest.mark.parametrize(
+    ("version", "encoding", "opset"),
+    [
+        ("8.5.2.2", "s8-i32", 17),
+        ("10.3.0", "s8-i32", 17),
+        ("10.12", "s8-f32", 18),
+        ("10.16.2.10", "s8-f32", 18),
+        ("11.0.0", "s8-f16", 19),
+        ("12.1+cu13", "s8-f16", 19),
+        ("", "s8-i32", 17),
+        ("unknown", "s8-i32", 17),
+    ],
+)
+def test_the_form_goes_by_the_engines_version(tmp_path, version, encoding, opset):
+    write_kit(tmp_path, text=FORMS)
+    form = find_kits((tmp_path,))["mine"].form_for("aarch64", version)
+    assert (form.encoding, form.opset) == (encoding, opset)
+
+
+def test_a_kit_without_forms_has_the_same_one_for_every_version(tmp_path):
+    write_kit(tmp_path)
+    kit = find_kits((tmp_path,))["mine"]
+    assert kit.form_for("x86_64", "1.0") == kit.form_for("x86_64", "99")
+    assert [form.encoding for form in kit.forms_on("ssh://board")] == ["s8-i32", "u8-i32"]
+    assert len(kit.forms_on("local")) == 1
+
+
 def test_a_folder_of_kits_and_a_kit_itself_can_both_be_named(tmp_path):
     kit = write_kit(tmp_path)
     assert find_kits((tmp_path,))["mine"] == find_kits((kit,))["mine"]
@@ -82,6 +125,20 @@ def test_a_malformed_target_toml_names_the_file_and_the_key(tmp_path, change, wo
     with pytest.raises(ConfigError, match=words) as caught:
         find_kits((tmp_path,))
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (("opset = 19", "opset = 18"), "form.0: .*encoding s8-f16 needs opset 19 or later"),
+        (('from = "11"', 'from = "new"'), "form.0.from: .*, not 'new'"),
+        (('from = "11"', ""), "key 'form.0.from' is missing"),
+    ],
+)
+def test_a_malformed_form_names_the_key(tmp_path, change, words):
+    write_kit(tmp_path, text=FORMS.replace(*change))
+    with pytest.raises(ConfigError, match=words):
+        find_kits((tmp_path,))
 
 
 def test_a_folder_without_kits_is_refused(tmp_path):

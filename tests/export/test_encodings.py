@@ -3,12 +3,15 @@
 import numpy as np
 import onnx
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
+from torch.nn import functional
 
 from edgedistill.errors import ConfigError
 from edgedistill.export.encodings import encode
+from edgedistill.export.float16 import emulated, float32_nodes
 from edgedistill.export.parity import run_onnx
 
 
@@ -134,6 +137,85 @@ def test_biases_are_within_half_a_step(seed, encoding):
     error = np.abs(bias.astype(np.float64) * step - before["b"])
     assert (error <= step * 0.5 + 1e-12).all()
     assert "b" not in stored
+
+
+def exact_in_float16(model) -> onnx.ModelProto:
+    """Return a copy in opset 19 whose scales and biases float16 holds, so that only the arithmetic differs."""
+    copy = onnx.version_converter.convert_version(model, 19)
+    for tensor in copy.graph.initializer:
+        if tensor.data_type == TensorProto.FLOAT:
+            value = numpy_helper.to_array(tensor).astype(np.float16).astype(np.float32)
+            tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
+    return copy
+
+
+def integers_on_the_way(model, requests) -> dict:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    del copy.graph.output[:]
+    for node in copy.graph.node:
+        if node.op_type == "QuantizeLinear":
+            copy.graph.output.append(helper.make_tensor_value_info(node.output[0], TensorProto.INT8, None))
+    return run_onnx(copy.SerializeToString(), requests)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**32 - 1), ACTIVATIONS)
+def test_float16_rounds_scales_and_biases_and_leaves_integers(seed, activation):
+    model = onnx.version_converter.convert_version(convolution(seed, activation, bias=True), 19)
+    encoded = encode(model, "s8-f16")
+    before, after = ({t.name: numpy_helper.to_array(t) for t in m.graph.initializer} for m in (model, encoded))
+    for name, value in before.items():
+        if value.dtype == np.float32:
+            assert after[name].dtype == np.float16
+            np.testing.assert_allclose(after[name].astype(np.float32), value, rtol=2**-11, atol=2**-24)
+            assert ((after[name] > 0) == (value > 0)).all()  # no scale becomes 0
+        else:
+            np.testing.assert_array_equal(after[name], value)
+    types = {value.name: value.type.tensor_type.elem_type for value in (*encoded.graph.input, *encoded.graph.output)}
+    assert set(types.values()) == {TensorProto.FLOAT}
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**32 - 1), ACTIVATIONS)
+def test_float16_activations_are_equal_but_where_a_rounded_sum_falls_to_the_next_step(seed, activation):
+    model = exact_in_float16(convolution(seed, activation, bias=True))
+    requests = {"x": inputs(seed)["x"].astype(np.float16).astype(np.float32)}
+    expected, got = (integers_on_the_way(m, requests) for m in (model, emulated(encode(model, "s8-f16"))))
+    np.testing.assert_array_equal(got["x/q"], expected["x/q"])
+    conv, name = ("act/q", "act/s") if "act/q" in expected else ("conv/q", "conv/s")
+    stored = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    x, w = (torch.tensor(integers, dtype=torch.float64) for integers in (expected["x/q"][:, 0], stored["w"]))
+    terms = functional.conv2d(x.abs(), w.abs(), padding=1).numpy()  # what is summed, in steps of each channel
+    steps = stored["x/s"] * stored["w/s"] / stored[name]
+    bias = np.abs(stored["b"]) / stored[name]
+    most = (terms * steps[:, None, None] + bias[:, None, None] + 128) * 2.0**-9
+    assert (np.abs(got[conv][:, 0].astype(int) - expected[conv][:, 0].astype(int)) <= 1 + most).all()
+
+
+def test_float16_scales_need_opset_19():
+    with pytest.raises(ConfigError, match="opset 18: scales are float16 from opset 19 on"):
+        encode(convolution(0, None, bias=True), "s8-f16")
+
+
+def test_a_layer_that_overflows_float16_stays_in_float32_with_its_roundings():
+    """Its DequantizeLinear has a float32 scale then, for itself: a Cast between the two would make the layer float."""
+    writer = Writer()
+    x = writer.rounded("x", 0.05)
+    weight = writer.weight("w", np.full((3, 3, 1, 1), 100), np.full(3, 50.0))
+    conv = writer.node("Conv", [x, weight, writer.store("b", np.zeros(3, np.float32))], "conv", name="large")
+    product = writer.node("Mul", [conv, writer.store("c", np.float32(1e-4))], "small")
+    other = writer.node("Relu", [x], "other")
+    y = writer.rounded(writer.node("Add", [other, product], "sum"), 0.1)
+    model = onnx.version_converter.convert_version(writer.model(y, [1, 3, 6, 6], 4), 19)
+    kept = float32_nodes(model, inputs(0))
+    assert {"large", "small"} < set(kept)
+    encoded = encode(model, "s8-f16", kept)
+    producer = {name: node for node in encoded.graph.node for name in node.output}
+    (layer,) = (node for node in encoded.graph.node if node.op_type == "Conv")
+    assert [producer[name].op_type for name in layer.input[:2]] == ["DequantizeLinear"] * 2
+    expected, got = (run_onnx(m.SerializeToString(), inputs(0))["sum/dq"] for m in (model, emulated(encoded)))
+    np.testing.assert_allclose(got, expected, rtol=2**-10, atol=0.1001)
 
 
 def test_a_matmul_gets_the_bias_of_the_addition_behind_it():

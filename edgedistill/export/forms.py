@@ -1,0 +1,68 @@
+"""The forms of a model that the targets of a configuration want, and a model written in one of them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import onnx
+from onnx import TensorProto
+
+from edgedistill.config import Config
+from edgedistill.deploy.kits import Kit
+from edgedistill.export.encodings import encode
+from edgedistill.export.float16 import emulated, float32_nodes, to_float16
+from edgedistill.export.parity import Arrays, run_onnx
+from edgedistill.records import Encoding
+
+LOADED = 2
+"""Requests that a float16 file itself is run with, to see that ONNX Runtime takes it."""
+
+
+class Variant(NamedTuple):
+    """One file to write: `encoding` is None for float models."""
+
+    precision: str
+    encoding: Encoding | None
+    opset: int
+
+
+def variants(config: Config, kits: dict[str, Kit], source: str) -> list[Variant]:
+    """Return the files to write of a float model ("fp32") or a quantized one ("int8"), each of the opset all can take."""
+    wanted: dict[tuple[str, Encoding | None], int] = {}
+    for target in config.target:
+        for form in kits[target.kit].forms_on(target.device):
+            for precision in {"fp32", *target.precisions}:  # fp32 is always written, as what others are compared with
+                key = (precision, form.encoding if precision == "int8" else None)
+                if (precision == "int8") == (source == "int8"):
+                    wanted[key] = min(wanted.get(key, form.opset), form.opset)
+    return [
+        Variant(precision, encoding, config.export.opset or opset)
+        for (precision, encoding), opset in sorted(wanted.items(), key=str, reverse=True)
+    ]
+
+
+def in_form(model: onnx.ModelProto, variant: Variant, requests: Arrays) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+    """Return an fp32 model, or an int8 one of encoding s8-f32, as a variant, and the nodes of it left in float32.
+
+    Args:
+        model: the model, in the variant's opset.
+        variant: what to write.
+        requests: for each input, real inputs (R, *the input's shape), to find what float16 does not hold.
+    """
+    half = variant.precision == "fp16" or variant.encoding == "s8-f16"
+    kept = float32_nodes(model, requests) if half else ()
+    if variant.encoding is not None:
+        return encode(model, variant.encoding, kept), kept
+    if half:
+        return to_float16(model, kept), kept
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    return copy, ()
+
+
+def answers_of(model: onnx.ModelProto, requests: Arrays) -> Arrays:
+    """Return what a model answers, as `run_onnx` does; one in float16 as engines do that round every result to it."""
+    if all(tensor.data_type != TensorProto.FLOAT16 for tensor in model.graph.initializer):
+        return run_onnx(model.SerializeToString(), requests)
+    run_onnx(model.SerializeToString(), {name: values[:LOADED] for name, values in requests.items()})
+    return run_onnx(emulated(model).SerializeToString(), requests)

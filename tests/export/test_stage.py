@@ -1,0 +1,159 @@
+"""The export stage on real digits, for a kit whose engine takes another form from some version on."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, numpy_helper
+
+from edgedistill.config_file import load_config
+from edgedistill.deploy.kits import find_kits
+from edgedistill.errors import ConfigError
+from edgedistill.export.forms import answers_of
+from edgedistill.export.opset import opset_of
+from edgedistill.export.parity import compare_outputs
+from edgedistill.job import Job
+from edgedistill.pipeline import Plan, run_pipeline
+from edgedistill.progress import Reporter
+from edgedistill.records import ExportRecord
+from edgedistill.runs import Run
+
+KIT = """
+name = "strong"
+title = "Weak types up to version 10, strong ones from 11 on"
+engine = "numpy"
+package = "numpy"
+precisions = ["fp32", "fp16", "int8"]
+opset = 17
+install = "python3 -m pip install numpy"
+[encoding]
+x86_64 = "s8-f32"
+aarch64 = "s8-f32"
+[[form]]
+from = "11"
+encoding = "s8-f16"
+opset = 19
+"""
+CONFIG = """
+name = "digits"
+[data]
+train = "edgedistill.demo:train"
+test = "edgedistill.demo:test"
+mean = [0.3]
+std = [0.4]
+[teacher]
+model = "zoo:mlperf-resnet8"
+width = 0.5
+epochs = 6
+batch_size = 32
+[student]
+model = "zoo:mlperf-resnet8"
+width = 0.25
+[distill]
+epochs = 6
+batch_size = 32
+hard_weight = 0.5
+views = 1
+[quantize]
+mode = "ptq"
+[export]
+bake = {bake}
+[[target]]
+name = "board"
+kit = "strong"
+precisions = {precisions}
+[[target]]
+name = "pc"
+kit = "ort"
+precisions = ["int8"]
+"""
+
+
+def exported(folder: Path, bake: tuple[str, ...], precisions: tuple[str, ...]) -> Job:
+    (folder / "kits" / "strong").mkdir(parents=True)
+    (folder / "kits" / "strong" / "target.toml").write_text(KIT)
+    (folder / "kits" / "strong" / "engine.py").write_text("")
+    text = CONFIG.format(bake=json.dumps(bake), precisions=json.dumps(precisions))
+    (folder / "edgedistill.toml").write_text(text)
+    config = load_config(folder / "edgedistill.toml")
+    kits = find_kits((folder / "kits",))
+    return run_pipeline(config, Run(folder / "run"), kits, Reporter(quiet=True), Plan("export"))
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
+    folder = tmp_path_factory.mktemp("export")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EDGEDISTILL_CACHE", str(folder / "cache"))
+        return exported(folder, ("normalize", "scores"), ("fp32", "fp16", "int8"))
+
+
+def model_of(job: Job, name: str) -> onnx.ModelProto:
+    return onnx.load(str(job.run.folder / "onnx" / f"{name}.onnx"))
+
+
+FORMS = {
+    "teacher-fp32": 17, "teacher-fp16": 17, "student-fp32": 17, "student-fp16": 17,
+    "student-int8": 17, "student-int8-s8-f16": 19, "student-int8-u8-i32": 20,
+}  # fmt: skip
+
+
+def test_every_form_that_a_kit_lists_is_written_in_an_opset_that_all_its_readers_take(job: Job) -> None:
+    written = {path.stem: opset_of(onnx.load(str(path))) for path in (job.run.folder / "onnx").glob("*.onnx")}
+    assert written == FORMS
+    record = job.result("export", ExportRecord)
+    assert {model.opset for model in record.models if model.encoding == "s8-f16"} == {19}
+    assert all(model.parity is not None and model.parity.agreement >= 0.98 for model in record.models)
+    half = {model.file.path: model.file.bytes for model in record.models if model.name == "student"}
+    assert half["onnx/student-fp16.onnx"] < 0.7 * half["onnx/student-fp32.onnx"]
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_raw_images_go_in_and_scores_come_out(job: Job, name: str) -> None:
+    model = model_of(job, name)
+    (entry,), (result,) = model.graph.input, model.graph.output
+    assert (entry.name, entry.type.tensor_type.elem_type) == ("input", TensorProto.UINT8)
+    assert (result.name, result.type.tensor_type.elem_type) == ("scores", TensorProto.FLOAT)
+    with np.load(job.run.folder / "onnx" / "io.npz") as io:
+        inputs, labels = io["input.input"], io["labels"]
+        expected = io[f"expected.{name.partition('-')[0]}-{'int8' if 'int8' in name else 'fp32'}.scores"]
+    assert inputs.dtype == np.uint8
+    got = answers_of(model, {"input": inputs[:100]})["scores"]
+    np.testing.assert_allclose(got.sum(-1), 1, atol=5e-3)
+    assert compare_outputs(expected[:100, 0], got[:, 0]).agreement >= 0.98
+    assert (got[:, 0].argmax(-1) == labels[:100]).mean() > 0.5
+    about = {entry.key: entry.value for entry in model.metadata_props}
+    assert json.loads(about["edgedistill.labels"]) == [str(digit) for digit in range(10)]
+    assert about["edgedistill.output"] == "scores"
+    assert json.loads(about["edgedistill.preprocessing"])["layout"] == "as the data"
+
+
+def test_only_the_float16_form_has_float16_scales(job: Job) -> None:
+    for name, kind in (("student-int8", TensorProto.FLOAT), ("student-int8-s8-f16", TensorProto.FLOAT16)):
+        model = model_of(job, name)
+        stored = {tensor.name: tensor for tensor in model.graph.initializer}
+        rounding = [node for node in model.graph.node if node.op_type == "QuantizeLinear"]
+        assert {stored[node.input[1]].data_type for node in rounding} == {kind}
+        weights = [
+            stored[n.input[0]] for n in model.graph.node if n.op_type == "DequantizeLinear" and n.input[0] in stored
+        ]
+        assert {tensor.data_type for tensor in weights} == {TensorProto.INT8}
+
+
+def test_weights_are_the_same_integers_in_every_form(job: Job) -> None:
+    integers = []
+    for name in ("student-int8", "student-int8-s8-f16", "student-int8-u8-i32"):
+        stored = [numpy_helper.to_array(tensor) for tensor in model_of(job, name).graph.initializer]
+        integers.append([value for value in stored if value.dtype == np.int8 and value.ndim > 1])
+    assert len(integers[0]) == 10
+    for other in integers[1:]:
+        assert all(np.array_equal(one, two) for one, two in zip(integers[0], other, strict=True))
+
+
+def test_scores_are_refused_where_there_are_no_classes(tmp_path: Path) -> None:
+    text = CONFIG.format(bake='["scores"]', precisions='["fp32"]').replace("[data]", '[data]\ntask = "regression"')
+    (tmp_path / "edgedistill.toml").write_text(text.replace("hard_weight = 0.5", 'loss = "mse"'))
+    with pytest.raises(ConfigError, match=r"scores are of classes, and data.task is 'regression'"):
+        load_config(tmp_path / "edgedistill.toml")
