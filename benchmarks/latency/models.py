@@ -38,13 +38,37 @@ class Slower(nn.Module):
 
 
 def build(name: str) -> nn.Module:
-    """Return ResNet-8 of MLPerf Tiny or, from timm, ResNet-18."""
+    """Return ResNet-8 of MLPerf Tiny, or ResNet-18."""
     torch.manual_seed(0)
     if name == "resnet8":
         return ZOO["mlperf-resnet8"][0](classes=10, channels=3, width=1.0, depth=1.0).eval()
-    import timm
+    return resnet18().eval()
 
-    return timm.create_model("resnet18", pretrained=False).eval()
+
+def resnet18() -> nn.Module:
+    """Return ResNet-18 (He et al. 2015): 11.7 million parameters, 224 x 224 pixels, 1000 classes."""
+    stages = [(64, 64, 1), (64, 64, 1), (64, 128, 2), (128, 128, 1), (128, 256, 2), (256, 256, 1), (256, 512, 2)]
+    return nn.Sequential(
+        nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(3, 2, 1),
+        *(Block(*stage) for stage in (*stages, (512, 512, 1))), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 1000),
+    )  # fmt: skip
+
+
+class Block(nn.Module):
+    """Two 3x3 convolutions beside a shortcut."""
+
+    def __init__(self, channels: int, out: int, stride: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(channels, out, 3, stride, 1, bias=False), nn.BatchNorm2d(out), nn.ReLU(),
+            nn.Conv2d(out, out, 3, 1, 1, bias=False), nn.BatchNorm2d(out),
+        )  # fmt: skip
+        self.shortcut = nn.Identity()
+        if stride != 1 or channels != out:
+            self.shortcut = nn.Sequential(nn.Conv2d(channels, out, 1, stride, bias=False), nn.BatchNorm2d(out))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(self.body(x) + self.shortcut(x))
 
 
 def export(model: nn.Module, size: int, kit_name: str, precision: str, folder: Path) -> Path:
