@@ -19,10 +19,12 @@ from edgedistill.data.preprocess import FULL_SCALE, Preprocess, model_input
 from edgedistill.data.sources import Array
 from edgedistill.data.views import Views, plain_views
 from edgedistill.deploy.anyonnx import prepare_onnx
+from edgedistill.deploy.kits import Kit
 from edgedistill.distill.predictors import BATCH, input_arrangement, open_session, predict_split, torch_predictor
 from edgedistill.distill.student import score_trials
 from edgedistill.distill.teacher import load_teacher
 from edgedistill.export.forms import Variant, answers_of, in_form, variants
+from edgedistill.export.lint.report import require_clean
 from edgedistill.export.metadata import annotate
 from edgedistill.export.onnx_export import export_onnx, save_onnx
 from edgedistill.export.opset import opset_of
@@ -126,6 +128,7 @@ class _Exporter:
         expected = self.expected[record.expected][:PARITY_REQUESTS]
         parity = compare_outputs(expected, got, self.job.data.task)
         require_parity(parity, expected, record.precision, path.name)
+        require_clean(model, self._kits_of(variant), variant.encoding, path.name)
         record = record.model_copy(update={"parity": parity, "float32_nodes": kept})
         annotate(model, _metadata(self.job, record))
         save_onnx(model, path)
@@ -135,6 +138,11 @@ class _Exporter:
             f"off by {parity.max_abs_diff:.2g}" + (f"; in float32 stay {', '.join(kept)}" if kept else "")
         )
         self.models.append(record.model_copy(update={"file": file}))
+
+    def _kits_of(self, variant: Variant) -> list[Kit]:
+        """Return the kits of the targets that a variant is for; fp32 is compared with on every one."""
+        takers = [target for target in self.job.config.target if variant.precision in {"fp32", *target.precisions}]
+        return [self.job.kits[name] for name in dict.fromkeys(target.kit for target in takers)]
 
     def finish(self) -> tuple[OnnxModel, ...]:
         """Write io.npz and return the models."""

@@ -12,6 +12,9 @@ from torch import nn
 from edgedistill.deploy.kits import Kit, find_kits
 from edgedistill.export.graph import Index, free_name, set_axis
 from edgedistill.export.onnx_export import export_onnx
+from edgedistill.models.depthwise import ds_cnn
+from edgedistill.models.resnet import mlperf_resnet8
+from edgedistill.models.sequence import cnn1d
 from edgedistill.quantize.prepare import calibrate, prepare
 
 # What NVIDIA's parser refuses, and its compiler runs in float (tests/export/test_trt_check.py asks it).
@@ -73,6 +76,21 @@ def clean(opset: int = 18) -> onnx.ModelProto:
     result = onnx.ModelProto()
     result.CopyFrom(_exported(opset))
     return result
+
+
+ZOO = {"mlperf-resnet8": (mlperf_resnet8, (3, 32, 32)), "ds-cnn": (ds_cnn, (1, 49, 10)), "cnn1d": (cnn1d, (1, 128))}
+
+
+@cache
+def zoo(name: str) -> onnx.ModelProto:
+    """Return an untrained model of the zoo in encoding s8-f32; read it only."""
+    torch.manual_seed(0)
+    build, shape = ZOO[name]
+    model, inputs = build(10, shape[0], 1.0, 1.0), torch.randn(4, *shape)
+    model(inputs)
+    prepared = prepare(model.eval(), inputs)
+    calibrate(prepared, [inputs])
+    return export_onnx(prepared, inputs[:1], 18)
 
 
 class Plant:

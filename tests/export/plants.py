@@ -191,6 +191,18 @@ def transposed_convolution(plant: Plant) -> None:
     set_axis(plant.weight("ConvTranspose"), 1)
 
 
+def signed_concat(plant: Plant) -> None:
+    """Let the second convolution read its tensor as two halves, the other way round."""
+    layer, data = plant.node("Conv", 1), plant.node("Conv", 1).input[0]
+    sizes = plant.store("halves", np.array([4, 4]))
+    plant.insert(helper.make_node("Split", [data, sizes], ["first", "second"], axis=1, name="split"), layer)
+    plant.insert(helper.make_node("Concat", ["second", "first"], ["joined"], axis=1, name="planted"), layer)
+    names = plant.quantizer_before(layer).input[1:]
+    plant.insert(helper.make_node("QuantizeLinear", ["joined", *names], ["integers"], name="round"), layer)
+    plant.insert(helper.make_node("DequantizeLinear", ["integers", *names], ["restored"], name="restore"), layer)
+    layer.input[0] = "restored"
+
+
 def half(value: float):
     def planted(plant: Plant) -> None:
         layer = plant.node("Gemm")
@@ -251,6 +263,7 @@ PLANTED = (
     ("float-operand", "tensorrt", float_residual, "node_add"),
     ("unrounded-result", "ort", unrounded_result, "node_conv2d_2"),
     ("transposed-convolution", "tensorrt", transposed_convolution, "node_conv2d_2"),
+    ("signed-concat", "openvino", signed_concat, "planted"),
     ("half-overflow", "tensorrt", half(float("inf")), "half"),
     ("half-overflow", "openvino", cast_beyond_half, "large"),
     ("half-precision", "tensorrt", half(65504), "half"),

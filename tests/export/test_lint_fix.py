@@ -12,12 +12,11 @@ from plants import activation_type, float_weight, missing_zero_point, scale
 
 from edgedistill.export.encodings import encode
 from edgedistill.export.lint.fix import fix
-from edgedistill.export.lint.report import lint
-from edgedistill.export.lint.view import Limits
+from edgedistill.export.lint.report import limits_of, lint
 from edgedistill.export.parity import run_onnx
 
 F = np.float32
-TENSORRT = Limits.of(kit("tensorrt"), "x86_64")
+TENSORRT = limits_of(kit("tensorrt"), "x86_64")
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +69,7 @@ def test_what_is_not_exact_is_left_alone():
         fixed = fix(broken, TENSORRT)
         assert fixed.changes == ()
         assert lint(fixed.model, kit("tensorrt"), "x86_64") == lint(broken, kit("tensorrt"), "x86_64")
-    ort = Limits.of(kit("ort"), "x86_64")
+    ort = limits_of(kit("ort"), "x86_64")
     assert fix(clean(), ort).changes == ()  # float biases are not rounded, int8 does not become uint8
 
 

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 from families import FAMILIES, case
-from lint_models import Plant, clean, kit
+from lint_models import ZOO, Plant, clean, kit, zoo
 from onnx import TensorProto, helper, numpy_helper
 from plants import (
     PLANTED,
@@ -102,6 +102,14 @@ def test_every_int8_layer_of_every_family_is_compiled_to_integers(family):
     assert [one.compiled for one in check.products if one.stored == "int8"] == ["int8"] * int8
     assert {one.compiled for one in check.products if one.stored == "float"} <= {"fp32"}
     assert check.build_ns > 0
+
+
+@compiler
+@pytest.mark.parametrize("name", ZOO)
+def test_every_layer_of_the_zoo_is_compiled_to_integers(name):
+    check = check_with_tensorrt(zoo(name))
+    assert check.report.findings == ()
+    assert {(one.stored, one.compiled) for one in check.products} == {("int8", "int8")}
 
 
 @compiler

@@ -11,12 +11,10 @@ from edgedistill.deploy.anyonnx import read_onnx
 from edgedistill.deploy.kits import Kit
 from edgedistill.errors import ConfigError, LintError
 from edgedistill.export.lint.fix import fix
-from edgedistill.export.lint.report import Report, lint, summary, usual_arch
-from edgedistill.export.lint.view import Limits
-from edgedistill.export.onnx_export import save_onnx
+from edgedistill.export.lint.report import Report, limits_of, lint, summary, usual_arch
 from edgedistill.export.trt_check import TrtCheck, check_with_tensorrt
 from edgedistill.records import Record
-from edgedistill.runs import sha256_of
+from edgedistill.runs import sha256_of, write_atomic
 
 SCHEMA = "edgedistill.lint/1"
 
@@ -83,10 +81,10 @@ def run_lint(order: Order) -> Result:
 def _repaired(order: Order, model: onnx.ModelProto) -> tuple[onnx.ModelProto, Repair]:
     if len(order.kits) > 1:
         raise ConfigError("--fix writes one file for one kit: name one --target, or none for what every engine wants")
-    limits = Limits.of(order.kits[0], order.arch or usual_arch(order.kits[0])) if order.kits else None
+    limits = limits_of(order.kits[0], order.arch or usual_arch(order.kits[0])) if order.kits else None
     output, fixed = _output(order), fix(model, limits)
     if fixed.changes:
-        save_onnx(fixed.model, output)
+        write_atomic(output, fixed.model.SerializeToString(deterministic=True))
     file = output if fixed.changes else None
     return fixed.model, Repair(file=file, changes=fixed.changes, inexact=fixed.inexact)
 

@@ -54,9 +54,9 @@ def fix(model: onnx.ModelProto, limits: Limits | None = None) -> Fixed:
 
 def _repairs(limits: Limits | None) -> list[Callable[[onnx.ModelProto], Changes]]:
     repairs: list[Callable[[onnx.ModelProto], Changes]] = [write_zero_points, store_integers, unit_scales]
-    if limits is not None and limits.float_bias:
+    if limits is not None and limits.biases == {"float"}:
         repairs.append(restore_biases)
-    if limits is not None and limits.signed:
+    if limits is not None and limits.activations == {"int8"}:
         repairs.append(make_signed)
     return repairs
 

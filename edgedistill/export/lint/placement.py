@@ -114,3 +114,28 @@ def transposed_convolutions(view: View) -> Faults:
     for layer in view.layers:
         if layer.node.op_type == "ConvTranspose" and view.quantized(layer):
             yield label(layer.node), "a quantized transposed convolution"
+
+
+def signed_concatenations(view: View) -> Faults:
+    """Concatenations of int8 activations, rounded again or not, in front of a quantized convolution."""
+    for layer in view.layers:
+        joined = _concatenation(view, layer.data) if layer.node.op_type == "Conv" and view.quantized(layer) else None
+        if joined is not None:
+            sources = [view.way(name).dequantizer for name in joined.input]
+            zeros = [None if source is None else view.zero_point(source) for source in sources]
+            if any(zero is not None and zero.dtype == np.int8 for zero in zeros):
+                yield (
+                    label(joined),
+                    f"int8 activations are joined in front of {layer.node.op_type} '{label(layer.node)}'",
+                )
+
+
+def _concatenation(view: View, name: str) -> onnx.NodeProto | None:
+    """Return the Concat that a tensor comes from, through roundings and moves."""
+    while (node := view.index.producer.get(name)) is not None:
+        if node.op_type == "Concat":
+            return node
+        if node.op_type not in MOVES | {"QuantizeLinear", "DequantizeLinear"}:
+            return None
+        name = node.input[0]
+    return None

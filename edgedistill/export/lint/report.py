@@ -12,7 +12,7 @@ from edgedistill.deploy.kits import ARCHITECTURES, Kit, Severity
 from edgedistill.errors import ConfigError, LintError, nearest
 from edgedistill.export.lint.rules import RULES, Rule
 from edgedistill.export.lint.view import Limits, View
-from edgedistill.records import Record
+from edgedistill.records import Encoding, Record
 
 
 class Finding(Record):
@@ -56,8 +56,19 @@ def lint(model: onnx.ModelProto, kit: Kit | None = None, arch: str | None = None
             kit=None, arch=None, findings=tuple(_findings(view, {rule.name: rule.severity for rule in RULES}))
         )
     arch = arch or usual_arch(kit)
-    view = View.of(model, Limits.of(kit, arch))
-    return Report(kit=kit.name, arch=arch, findings=tuple(_findings(view, severities(kit))))
+    findings = _findings(View.of(model, limits_of(kit, arch)), severities(kit))
+    return Report(kit=kit.name, arch=arch, findings=tuple(findings))
+
+
+def limits_of(kit: Kit, arch: str | None = None, encoding: Encoding | None = None) -> Limits:
+    """Return what a kit takes on one architecture (None: on any it knows) and, if one is given, in one encoding only.
+
+    Raises:
+        ConfigError: the kit does not know the architecture.
+    """
+    archs = tuple(kit.encoding) if arch is None else (arch,)
+    forms = [form for each in archs for form in (kit.form_for(each, "0"), *kit.form)]
+    return Limits.of(kit, [form for form in forms if encoding in {None, form.encoding}])
 
 
 def severities(kit: Kit) -> dict[str, Severity]:
@@ -69,16 +80,28 @@ def severities(kit: Kit) -> dict[str, Severity]:
     return known | kit.rules
 
 
-def require_clean(model: onnx.ModelProto, kits: Iterable[Kit], arch: str, name: str) -> None:
-    """Raise LintError when a model that is about to be shipped has an error for a kit that it is meant for."""
-    for kit in kits:
-        errors = [finding for finding in lint(model, kit, arch).findings if finding.severity == "error"]
+def require_clean(model: onnx.ModelProto, kits: Iterable[Kit], encoding: Encoding | None, name: str) -> None:
+    """Raise LintError when a model that is about to be shipped has an error for a kit that it is meant for.
+
+    Args:
+        model: the model, as it is written.
+        kits: the kits that take it.
+        encoding: the int8 encoding that it is in; None for float models.
+        name: the name of its file.
+    """
+    for kit in [kit for kit in kits if encoding is None or encoding in _encodings(kit)]:
+        view = View.of(model, limits_of(kit, encoding=encoding))
+        errors = [finding for finding in _findings(view, severities(kit)) if finding.severity == "error"]
         if errors:
             first, more = errors[0], f", and {len(errors) - 1} more" if len(errors) > 1 else ""
             raise LintError(
-                f"{name}: rule {first.rule} of kit '{kit.name}' at '{first.node}': {first.message}{more}; do not deploy "
-                f"this file: {first.fix}; 'edgedistill lint {name} --target {kit.name}' lists all of it"
+                f"{name}: rule {first.rule} of kit '{kit.name}' at '{first.node}': {first.message}{more}; "
+                f"it is not written, because '{kit.name}' would not run it as it is: {first.fix}"
             )
+
+
+def _encodings(kit: Kit) -> set[Encoding]:
+    return {*kit.encoding.values(), *(form.encoding for form in kit.form)}
 
 
 def summary(report: Report) -> str:

@@ -78,11 +78,11 @@ def _zero_points(view: View, nodes: list[onnx.NodeProto]) -> Faults:
 def types_of_activations(view: View) -> Faults:
     """Activations of another type than the kit's encoding has."""
     assert view.limits is not None
-    wanted = "int8" if view.limits.signed else "uint8"
+    wanted = view.limits.activations
     for node in view.heads:
         zero = view.zero_point(node)
-        if zero is not None and zero.dtype.name != wanted:
-            yield label(node), f"activations are {zero.dtype.name}, not {wanted}"
+        if zero is not None and zero.dtype.name not in wanted:
+            yield label(node), f"activations are {zero.dtype.name}, not {' or '.join(sorted(wanted))}"
 
 
 def axes_of_activations(view: View) -> Faults:
@@ -147,9 +147,8 @@ def types_of_biases(view: View) -> Faults:
     for layer, dequantizer in _biases(view):
         integers = None if dequantizer is None else view.index.value(dequantizer.input[0])
         name = "float" if dequantizer is None else "a rounded float" if integers is None else integers.dtype.name
-        wanted = "float" if view.limits.float_bias else "int32"
-        if name != wanted:
-            yield label(layer.adds_bias), f"the bias is {name}, not {wanted}"
+        if name not in view.limits.biases:
+            yield label(layer.adds_bias), f"the bias is {name}, not {' or '.join(sorted(view.limits.biases))}"
 
 
 def scales_of_biases(view: View) -> Faults:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from edgedistill.deploy.kits import Kit
+from edgedistill.deploy.kits import Form, Kit
 from edgedistill.export.graph import Index, axis_of, lift_constants
 
 ROUNDING = {"QuantizeLinear", "DequantizeLinear"}
@@ -23,18 +23,23 @@ MOVES_FOR_SOME = {"Concat", "Div", "Flatten", "Gather", "Mul", "Split"}
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a kit's engine takes: `signed` activations and `float_bias` are its encoding on one architecture."""
+    """What a kit's engine takes: the types of `activations` and `biases` are those of its encodings."""
 
     opset: int
     unsupported: frozenset[str]
-    signed: bool
-    float_bias: bool
+    activations: frozenset[str]
+    biases: frozenset[str]
 
     @classmethod
-    def of(cls, kit: Kit, arch: str) -> Limits:
-        """Return the limits of a kit; raises ConfigError for an architecture that it does not know."""
-        activations, _, bias = kit.encoding_for(arch).partition("-")
-        return cls(kit.opset, frozenset(kit.unsupported), activations == "s8", bias == "f32")
+    def of(cls, kit: Kit, forms: Iterable[Form]) -> Limits:
+        """Return what a kit's engine takes in any of these forms, of which there is at least one."""
+        some = tuple(forms)
+        return cls(
+            opset=max(form.opset for form in some),
+            unsupported=frozenset(kit.unsupported),
+            activations=frozenset("int8" if form.encoding.startswith("s8") else "uint8" for form in some),
+            biases=frozenset("int32" if form.encoding.endswith("i32") else "float" for form in some),
+        )
 
 
 @dataclass(frozen=True, slots=True)
