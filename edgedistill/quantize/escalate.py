@@ -16,6 +16,7 @@ from edgedistill.data.dataset import Split
 from edgedistill.data.sources import Array
 from edgedistill.data.tasks import TASKS
 from edgedistill.data.views import plain_views
+from edgedistill.deploy.anyonnx import BenchOptions
 from edgedistill.distill.predictors import predict_split, torch_predictor
 from edgedistill.job import Job
 from edgedistill.quantize.calibration import calibration_batches, example_input
@@ -89,7 +90,13 @@ class Escalation:
 
     def _timed(self, found: list[LayerSensitivity]) -> list[LayerSensitivity]:
         target = next(target for target in self.job.config.target if "int8" in target.precisions)
-        timed = time_layers(self.student, example_input(self.job), found, self.job.kits[target.kit], self.job.report)
+        kit, example = self.job.kits[target.kit], example_input(self.job)
+        options = BenchOptions(device=target.device, threads=target.threads, processes=1, seconds=0.3, passes=())
+        timed = []
+        with self.job.report.track("layers", len(found)) as advance:
+            for one in time_layers(self.student, example, found, kit, options):
+                timed.append(one)
+                advance(1, one.layer)
         return sorted(timed, key=_error_per_us, reverse=True)
 
     def _post_training(self, method: QuantizeMethod, skip: tuple[str, ...]) -> Try:
@@ -141,6 +148,13 @@ class Escalation:
     def _outputs(self, model: nn.Module, split: Split) -> Array:
         views = plain_views(split, self.job.data, self.job.config)
         return np.asarray(predict_split(torch_predictor(model, "fp32"), views))
+
+
+def choose(tries: list[Try], mode: str) -> Try:
+    """Return the try to ship: what the mode names; with "auto" the one that holds, or else the most accurate."""
+    if mode != "auto" or tries[-1].step.holds:
+        return tries[-1]
+    return max(tries, key=lambda tried: tried.step.val_accuracy)
 
 
 def growing(layers: int) -> Iterator[int]:

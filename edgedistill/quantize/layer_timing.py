@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import platform
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
+import onnx
 import torch
 from torch import Tensor, fx, nn
 
@@ -15,7 +16,6 @@ from edgedistill.deploy.kits import Kit
 from edgedistill.errors import EdgedistillError
 from edgedistill.export.encodings import encode
 from edgedistill.export.onnx_export import export_onnx, save_onnx
-from edgedistill.progress import Reporter
 from edgedistill.quantize.capture import CONVOLUTION, LINEAR, capture, tensor_at
 from edgedistill.quantize.prepare import calibrate, prepare
 from edgedistill.records import LayerSensitivity
@@ -45,46 +45,41 @@ class LayerAlone(nn.Module):
 
 
 def time_layers(
-    student: nn.Module, example: Tensor, found: list[LayerSensitivity], kit: Kit, report: Reporter
-) -> list[LayerSensitivity]:
-    """Return the layers with their latencies; layers of one shape are measured once."""
+    student: nn.Module, example: Tensor, found: list[LayerSensitivity], kit: Kit, options: BenchOptions
+) -> Iterator[LayerSensitivity]:
+    """Yield the layers with their latencies on the device of `options`; layers of one shape are measured once."""
     graph = capture(student, example[:1])
     nodes = {_path(node): node for node in graph.graph.nodes if node.target in CONVOLUTION | LINEAR}
     known: dict[str, dict[str, Any]] = {}
-    timed = []
-    with report.track("layers", len(found)) as advance:
-        for one in found:
-            node = nodes[one.layer]
-            shape = _shape(graph, node)
-            known[shape] = known.get(shape) or _measured(graph, node, kit)
-            timed.append(one.model_copy(update=known[shape]))
-            advance(1, one.layer)
-    return timed
+    for one in found:
+        node = nodes[one.layer]
+        shape = _shape(graph, node)
+        if shape not in known:
+            known[shape] = _measured(graph, node, kit, options)
+        yield one.model_copy(update=known[shape])
 
 
-def _measured(graph: fx.GraphModule, node: fx.Node, kit: Kit) -> dict[str, Any]:
+def _measured(graph: fx.GraphModule, node: fx.Node, kit: Kit, options: BenchOptions) -> dict[str, Any]:
     size = cast("fx.Node", node.args[0]).meta["val"].shape[1:]
     example = torch.randn(1, *size, generator=torch.Generator().manual_seed(0))
+    form = kit.forms_on(options.device)[0]
     try:
         alone = LayerAlone(graph, node).eval()
         prepared = prepare(alone, example)
         calibrate(prepared, [example])
-        with tempfile.TemporaryDirectory() as folder:
-            fp32 = _p50_us(Path(folder), alone, example, kit, "fp32")
-            int8 = _p50_us(Path(folder), prepared, example, kit, "int8")
+        fp32 = export_onnx(alone, example, form.opset)
+        int8 = encode(export_onnx(prepared, example, form.opset), form.encoding)
+        latencies = [_p50_us(model, kit, options) for model in (fp32, int8)]
     except (EdgedistillError, RuntimeError) as error:
         return {"reason": f"not measured alone: {str(error).splitlines()[0]}"}
-    return {"fp32_us": fp32, "int8_us": int8, "measured_on": kit.name}
+    return {"fp32_us": latencies[0], "int8_us": latencies[1], "measured_on": f"{kit.name}, {options.device}"}
 
 
-def _p50_us(folder: Path, model: nn.Module, example: Tensor, kit: Kit, precision: str) -> float | None:
-    exported = export_onnx(model, example, kit.opset)
-    if precision == "int8":
-        exported = encode(exported, kit.encoding_for(platform.machine()))
-    path = folder / f"{precision}.onnx"
-    save_onnx(exported, path)
-    work = folder / precision
-    measured = bench_onnx(prepare_onnx(path, work / "onnx", {}), kit, OPTIONS, work, lambda _line: None)
+def _p50_us(model: onnx.ModelProto, kit: Kit, options: BenchOptions) -> float | None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "layer.onnx"
+        save_onnx(model, path)
+        measured = bench_onnx(prepare_onnx(path, Path(folder) / "onnx", {}), kit, options, Path(folder), lambda _: None)
     p50 = measured.latency_ns.p50
     return None if p50 is None else p50 / 1000
 

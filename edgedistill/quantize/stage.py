@@ -10,7 +10,7 @@ from edgedistill.distill.teacher import save_model
 from edgedistill.job import Job
 from edgedistill.models.build import load_weights
 from edgedistill.quantize.calibration import example_input
-from edgedistill.quantize.escalate import Escalation, Try
+from edgedistill.quantize.escalate import Escalation, Try, choose
 from edgedistill.quantize.prepare import layer_report, prepare
 from edgedistill.records import QuantizedRecord, StudentRecord
 
@@ -30,7 +30,12 @@ def quantize_student(job: Job) -> QuantizedRecord:
         tries.append(tried)
         if config.quantize.mode == "auto" and tried.step.holds:
             break
-    kept = _kept(job, tries)
+    kept = choose(tries, config.quantize.mode)
+    if not kept.step.holds:
+        job.report.line(
+            f"quantize: {kept.step.method} is not within {config.quantize.max_drop:g} points of the float student on "
+            f"validation data, but at {kept.step.drop:+.2f}: raise [quantize] epochs or max_drop, or ship the float model"
+        )
     file = save_model(kept.model, job.folder("quantized") / "model.safetensors")
     if processes.is_first():
         for state in job.folder("quantized").glob("*-resume.pt"):
@@ -43,20 +48,6 @@ def quantize_student(job: Job) -> QuantizedRecord:
         steps=tuple(one.step for one in tries), sensitivity=escalation.measured_sensitivity(),
         parent=student.file.sha256,
     )  # fmt: skip
-
-
-def _kept(job: Job, tries: list[Try]) -> Try:
-    """Return the try to ship: what the mode names, and with "auto" the first that holds, or else the most accurate."""
-    last = tries[-1]
-    if job.config.quantize.mode != "auto" or last.step.holds:
-        return last
-    best = max(tries, key=lambda tried: tried.step.val_accuracy)
-    job.report.line(
-        f"quantize: no int8 form is within {job.config.quantize.max_drop:g} points of the float student on validation "
-        f"data; the best is {best.step.method} at {best.step.drop:+.2f}: raise [quantize] epochs or max_drop, or ship "
-        "the float model"
-    )
-    return best
 
 
 def load_student(job: Job) -> nn.Module:

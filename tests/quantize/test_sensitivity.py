@@ -1,18 +1,17 @@
 """Which layer costs most in int8: each alone, against a model in which all others are left in float."""
 
-import copy
-
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from edgedistill.deploy.anyonnx import BenchOptions
 from edgedistill.deploy.kits import find_kits
-from edgedistill.progress import Reporter
-from edgedistill.quantize.escalate import growing
+from edgedistill.quantize.escalate import Try, choose, growing
 from edgedistill.quantize.layer_timing import time_layers
 from edgedistill.quantize.prepare import calibrate, prepare
 from edgedistill.quantize.sensitivity import layer_sensitivity, only_int8
+from edgedistill.records import QuantizeStep
 
 LAYERS = ("0", "2", "6")
 
@@ -84,11 +83,12 @@ def test_drops_are_in_percentage_points():
 def test_each_layer_is_timed_alone_on_the_kit():
     model = network()
     found = layer_sensitivity(prepared_for(model), outputs(model), outputs, lambda _got: 1.0)
-    timed = time_layers(model, inputs(1), copy.copy(found), find_kits()["ort"], Reporter(quiet=True))
+    options = BenchOptions(processes=1, seconds=0.1, passes=())
+    timed = list(time_layers(model, inputs(1), found, find_kits()["ort"], options))
     assert [one.layer for one in timed] == [one.layer for one in found]
     for one in timed:
         assert one.reason is None
-        assert one.measured_on == "ort"
+        assert one.measured_on == "ort, local"
         assert one.fp32_us > 0
         assert one.int8_us > 0
         assert one.won_us == pytest.approx(one.fp32_us - one.int8_us)
@@ -99,3 +99,23 @@ def test_each_layer_is_timed_alone_on_the_kit():
 )
 def test_more_and_more_layers_go_to_float(layers, counts):
     assert list(growing(layers)) == counts
+
+
+def tried(method: str, accuracy: float, *, holds: bool) -> Try:
+    step = QuantizeStep(
+        method=method, float_layers=(), val_accuracy=accuracy, drop=100 * (0.9 - accuracy), holds=holds, seconds=1.0
+    )  # fmt: skip
+    return Try(step, prepared_for(network()))
+
+
+def test_auto_ships_the_try_that_holds_or_else_the_most_accurate():
+    failed = [tried("ptq", 0.80, holds=False), tried("mixed", 0.86, holds=False), tried("qat", 0.84, holds=False)]
+    assert choose(failed, "auto") is failed[1]
+    held = tried("qat", 0.895, holds=True)
+    assert choose([*failed[:2], held], "auto") is held
+
+
+def test_a_mode_that_is_named_ships_what_it_names():
+    tries = [tried("ptq", 0.88, holds=True), tried("qat", 0.87, holds=False)]
+    assert choose(tries, "qat") is tries[1]
+    assert choose(tries[:1], "ptq") is tries[0]
