@@ -6,11 +6,52 @@ import torch
 from families import FAMILIES, case
 from lint_models import ZOO, Net, kit, zoo
 
+from edgedistill.config_file import load_config
+from edgedistill.deploy.kits import find_kits
+from edgedistill.errors import LintError
 from edgedistill.export.encodings import encode
 from edgedistill.export.lint.report import lint
 from edgedistill.export.onnx_export import export_onnx
+from edgedistill.pipeline import Plan, run_pipeline
+from edgedistill.progress import Reporter
 from edgedistill.quantize.prepare import calibrate, prepare
+from edgedistill.runs import Run
 
+PICKY = """
+name = "picky"
+title = "An engine without global pooling"
+engine = "numpy"
+package = "numpy"
+precisions = ["fp32"]
+opset = 18
+install = "python3 -m pip install numpy"
+unsupported = ["ReduceMean", "GlobalAveragePool", "AveragePool"]
+[encoding]
+x86_64 = "s8-f32"
+aarch64 = "s8-f32"
+"""
+CONFIG = """
+name = "digits"
+[data]
+train = "edgedistill.demo:train"
+test = "edgedistill.demo:test"
+[teacher]
+model = "zoo:mlperf-resnet8"
+width = 0.25
+epochs = 1
+[student]
+model = "zoo:mlperf-resnet8"
+width = 0.25
+[distill]
+epochs = 1
+views = 1
+[quantize]
+mode = "none"
+[[target]]
+name = "here"
+kit = "picky"
+precisions = ["fp32"]
+"""
 KITS = ("openvino", "ort", "tensorrt")
 ARCHS = ("x86_64", "aarch64")
 
@@ -45,3 +86,19 @@ def test_layers_that_are_left_in_float_are_no_errors(skipped):
     for name in KITS:
         findings = lint(encode(int8, kit(name).encoding_for("x86_64")), kit(name), "x86_64").findings
         assert [(finding.rule, finding.node) for finding in findings if finding.severity == "error"] == []
+
+
+def test_an_error_stops_the_export_before_the_file_is_written(tmp_path, monkeypatch):
+    monkeypatch.setenv("EDGEDISTILL_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "kits" / "picky"
+    folder.mkdir(parents=True)
+    (folder / "target.toml").write_text(PICKY, encoding="utf-8")
+    (folder / "engine.py").write_text("", encoding="utf-8")
+    (tmp_path / "digits.toml").write_text(CONFIG, encoding="utf-8")
+    run = Run(tmp_path / "run")
+    config = load_config(tmp_path / "digits.toml")
+    with pytest.raises(
+        LintError, match=r"teacher-fp32\.onnx: rule unsupported of kit 'picky' at '\w+': \w+ is not supp"
+    ):
+        run_pipeline(config, run, find_kits((folder,)), Reporter(quiet=True), Plan("export"))
+    assert list((run.folder / "onnx").glob("*.onnx")) == []
