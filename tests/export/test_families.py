@@ -111,6 +111,18 @@ def test_onnx_runtime_runs_every_int8_layer_in_integers(family, tmp_path):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_softmax_at_the_end_leaves_every_kernel_integer(family, tmp_path):
+    made = case(family)
+    module = nn.Sequential(made.trained.preprocess, made.prepared, nn.Softmax(dim=1))
+    model = export_onnx(module, made.trained.test[:1], 17, output_name="scores")
+    found = kernels(encode(model, "u8-i32"), tmp_path / "optimised.onnx")
+    assert {name: count for name, count in found.items() if name in LAYERS} == KERNELS[family]
+    scores = run_onnx(serialized(model), {"input": made.requests["input"][:100]})["scores"]
+    np.testing.assert_allclose(scores.sum(-1), 1, atol=1e-5)
+    assert compare_outputs(made.expected[:100], scores).agreement >= 0.98
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_onnx_runtime_runs_them_signed_where_it_allows_itself_to(family, tmp_path):
     found = kernels(encode(case(family).int8, "s8-i32"), tmp_path / "optimised.onnx", arm=True)
     assert {name: count for name, count in found.items() if name in LAYERS} == KERNELS[family]

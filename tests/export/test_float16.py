@@ -5,17 +5,21 @@ from collections import Counter
 import numpy as np
 import onnx
 import pytest
+import torch
 from families import FAMILIES, case
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, numpy_helper
 from small_onnx import requests_for, text_model
 
+from edgedistill.config import DataConfig, MelConfig
+from edgedistill.data.preprocess import Preprocess
 from edgedistill.errors import ConfigError
 from edgedistill.export.float16 import HEADROOM, LARGEST, emulated, float32_nodes, to_float16
-from edgedistill.export.onnx_export import serialized
+from edgedistill.export.onnx_export import export_onnx, serialized
 from edgedistill.export.opset import to_opset
 from edgedistill.export.parity import compare_outputs, require_parity, run_onnx
+from edgedistill.records import DataRecord
 
 
 def types_of(model: onnx.ModelProto) -> dict:
@@ -208,3 +212,24 @@ def test_the_emulation_rounds_as_numpy_does(seed):
         square = requests["x"].astype(np.float16) ** 2
         expected = (square + np.float16(3)) * square
     np.testing.assert_array_equal(halved(model, requests), expected.astype(np.float32))
+
+
+def test_speech_from_its_16_bits_to_log_mel_is_cut_where_float16_ends():
+    """Samples of 16 bits do not fit, and the floor under the logarithm would be rounded."""
+    data = DataRecord(
+        kind="signal", dtype="int16", shape=(2048,), classes=("no", "yes"), vocabulary=None, train=1, val=1, test=1,
+        fingerprint="f",
+    )  # fmt: skip
+    prepare = Preprocess(data, DataConfig(train="a", test="a", mel=MelConfig(rate=8000, high_hz=3800)))
+    time = np.arange(2048) / 8000
+    loudness = np.array([0, 1e-4, 1e-2, 0.1, 0.9])[:, None]
+    speech = (32767 * loudness * np.sin(2 * np.pi * 700 * time + 3000 * time**2)).astype(np.int16)
+    model = export_onnx(prepare, torch.from_numpy(speech[:1]), 17)
+    requests = {"input": speech[:, None]}
+    kept, half = converted(model, requests)
+    kinds = {node.name: node.op_type for node in model.graph.node}
+    assert {kinds[name] for name in kept} == {"Cast", "Div", "Add"}
+    # Quiet lines carry the rounding of loud ones: ln(1e-6) is -13.8, and what is heard is 3 to 14 above it.
+    expected, got = answers(model, requests), halved(half, requests)
+    assert np.abs(got - expected)[expected > -7].max() < 0.1
+    assert np.abs(got - expected).max() < 1.5
