@@ -13,6 +13,11 @@ def invalid(plant: Plant) -> None:
     plant.node("Relu").input[0] = "nothing"
 
 
+def half_scale_in_an_old_opset(plant: Plant) -> None:
+    node = plant.node("QuantizeLinear")
+    node.input[1] = plant.store("planted", plant.value(node.input[1]).astype(np.float16))
+
+
 def opset(plant: Plant) -> None:
     plant.model.opset_import[0].version = 23
 
@@ -229,7 +234,8 @@ def nothing(plant: Plant) -> None:
 
 PLANTED = (
     ("valid", "tensorrt", invalid, "model"),
-    ("opset", "tensorrt", opset, "model"),
+    ("valid", "tensorrt", half_scale_in_an_old_opset, "model"),
+    ("opset", "old", opset, "model"),
     ("unsupported", "tensorrt", unsupported_operator, "planted"),
     ("unsupported", "tensorrt", unsupported_type, "input"),
     ("foreign-operator", "tensorrt", foreign_operator, "node_relu"),

@@ -13,6 +13,7 @@ from edgedistill.deploy.kits import Kit, find_kits
 from edgedistill.errors import ConfigError, LintError
 from edgedistill.export.encodings import encode
 from edgedistill.export.graph import set_axis
+from edgedistill.export.lint.fix import fix
 from edgedistill.export.lint.report import lint, require_clean, severities
 from edgedistill.export.lint.rules import RULES
 
@@ -20,6 +21,8 @@ F = np.float32
 
 
 def target(name: str) -> Kit:
+    if name == "old":
+        return kit("tensorrt").model_copy(update={"opset": 19, "form": ()})
     if name == "web":
         return kit("openvino").model_copy(update={"name": "web", "rules": {"int8-slow": "warning", "bias-type": "off"}})
     return kit(name)
@@ -95,6 +98,33 @@ def test_scales_for_blocks_of_a_weight_are_no_scales_for_outputs():
     (finding,) = lint(model).findings
     assert finding.rule == "weight-axis"
     assert "blocks" in finding.message
+
+
+def cyclic(plant: Plant) -> None:
+    plant.node("Relu").input[0] = plant.node("Relu").output[0]
+
+
+def without_a_scale(plant: Plant) -> None:
+    del plant.node("QuantizeLinear").input[1:]
+
+
+def without_a_weight(plant: Plant) -> None:
+    del plant.node("Conv").input[1:]
+
+
+@pytest.mark.parametrize("plant", [cyclic, without_a_scale, without_a_weight])
+def test_of_a_file_that_breaks_the_standard_only_that_is_said(plant):
+    model = clean()
+    plant(Plant(model))
+    for chosen in (None, kit("ort")):
+        (finding,) = lint(model, chosen).findings
+        assert (finding.rule, finding.severity) == ("valid", "error")
+    assert fix(model).changes == ()
+
+
+def test_what_breaks_the_standard_cannot_be_allowed():
+    with pytest.raises(ConfigError, match="has no 'valid'"):
+        severities(kit("ort").model_copy(update={"rules": {"valid": "off"}}))
 
 
 def test_a_kit_decides_how_bad_a_rule_is():

@@ -3,11 +3,9 @@
 import importlib.util
 import sys
 
-import numpy as np
 import pytest
 from families import FAMILIES, case
 from lint_models import ZOO, Plant, clean, kit, zoo
-from onnx import TensorProto, helper, numpy_helper
 from plants import (
     PLANTED,
     activation_axis,
@@ -30,7 +28,10 @@ from plants import (
 )
 
 from edgedistill.errors import ConfigError
+from edgedistill.export.encodings import encode
+from edgedistill.export.float16 import float32_nodes, to_float16
 from edgedistill.export.lint.report import lint
+from edgedistill.export.opset import to_opset
 from edgedistill.export.trt_check import MODULE, CompiledLayer, check_with_tensorrt, read_layer
 
 compiler = pytest.mark.skipif(importlib.util.find_spec(MODULE) is None, reason="the extra trt-check is not installed")
@@ -122,16 +123,16 @@ def test_every_float_layer_is_compiled_to_float32(family):
 
 
 @compiler
-def test_half_precision_is_compiled_to_half_precision():
-    weight = numpy_helper.from_array(np.ones((8, 4, 3, 3), np.float16), "w")
-    value = helper.make_tensor_value_info
-    graph = helper.make_graph(
-        [helper.make_node("Conv", ["x", "w"], ["y"], name="conv", pads=[1] * 4)], "half",
-        [value("x", TensorProto.FLOAT16, [1, 4, 16, 16])], [value("y", TensorProto.FLOAT16, [1, 8, 16, 16])], [weight],
-    )  # fmt: skip
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
-    (product,) = check_with_tensorrt(model).products
-    assert (product.stored, product.compiled) == ("float", "fp16")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_float16_is_compiled_to_float16_and_its_int8_layers_to_integers(family):
+    requests = {name: values[:20] for name, values in case(family).requests.items()}
+    half = to_float16(case(family).float32, float32_nodes(case(family).float32, requests))
+    strong = encode(to_opset(case(family).int8, 19, requests), "s8-f16")
+    for model, stored in ((half, {("float", "fp16")}), (strong, {("float", "fp16"), ("int8", "int8")})):
+        check = check_with_tensorrt(model)
+        assert check.report.findings == ()
+        assert {(one.stored, one.compiled) for one in check.products} <= stored
+        assert lint(model, kit("tensorrt"), "x86_64").errors == 0
 
 
 SILENT = {

@@ -18,6 +18,7 @@ from edgedistill.deploy.shapes import resolve_shapes
 from edgedistill.errors import ConfigError
 from edgedistill.export.graph import Index, axis_of, drop_unread, free_name, lift_constants
 from edgedistill.export.lint.view import MOVES, Limits, View, label
+from edgedistill.export.lint.whole import validity
 from edgedistill.export.opset import opset_of, to_opset
 
 SHIFT = 128
@@ -38,6 +39,9 @@ def fix(model: onnx.ModelProto, limits: Limits | None = None) -> Fixed:
     result = onnx.ModelProto()
     result.CopyFrom(model)
     lift_constants(result.graph)
+    broken = [fault for _, fault in validity(View.of(result))]
+    if broken:
+        return Fixed(result, (), tuple(broken))
     changes = [change for repair in _repairs(limits) for change in repair(result)]
     if changes:
         drop_unread(result.graph)

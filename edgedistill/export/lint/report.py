@@ -12,6 +12,7 @@ from edgedistill.deploy.kits import ARCHITECTURES, Kit, Severity
 from edgedistill.errors import ConfigError, LintError, nearest
 from edgedistill.export.lint.rules import RULES, Rule
 from edgedistill.export.lint.view import Limits, View
+from edgedistill.export.lint.whole import validity
 from edgedistill.records import Encoding, Record
 
 
@@ -74,7 +75,7 @@ def limits_of(kit: Kit, arch: str | None = None, encoding: Encoding | None = Non
 def severities(kit: Kit) -> dict[str, Severity]:
     """Return how bad each rule is for a kit; raises ConfigError for a rule that does not exist."""
     known = {rule.name: rule.severity for rule in RULES}
-    unknown = sorted(kit.rules.keys() - known)
+    unknown = sorted(kit.rules.keys() - (known.keys() - {"valid"}))  # what is not valid is an error for every engine
     if unknown:
         raise ConfigError(f"{kit.folder / 'target.toml'}: [rules] has no '{unknown[0]}'{nearest(unknown[0], known)}")
     return known | kit.rules
@@ -119,10 +120,14 @@ def usual_arch(kit: Kit) -> str:
 
 
 def _findings(view: View, severity: dict[str, Severity]) -> Iterable[Finding]:
+    """Yield what the rules find; of a file that breaks the standard only that, since the rules rely on it."""
     for rule in RULES:
         level = severity[rule.name]
         if level != "off" and (view.limits is not None or not rule.of_kit):
-            yield from (_finding(rule, level, *fault) for fault in rule.check(view))
+            faults = list(rule.check(view))
+            yield from (_finding(rule, level, *fault) for fault in faults)
+            if faults and rule.check is validity:
+                return
 
 
 def _finding(rule: Rule, severity: Literal["error", "warning"], node: str, fault: str) -> Finding:
