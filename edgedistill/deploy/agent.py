@@ -23,6 +23,7 @@ BOOTSTRAP = (
 )
 BLOCK = 1 << 18
 ALIVE_S = 5.0
+GREETING_S = 60.0
 MAX_GREETING_LINES = 1000  # that a login shell may print before the agent speaks
 
 
@@ -59,7 +60,10 @@ class Agent:
 
     async def run(self, task: Task, python: str | None, progress: Progress) -> Finished:
         """Start the agent, give it what it lacks, and run a task; raises LinkError when the link is cut."""
-        await self._greet()
+        try:
+            await asyncio.wait_for(self._greet(), GREETING_S)
+        except asyncio.TimeoutError:
+            raise LinkError(f"no agent started there in {GREETING_S:.0f} s") from None
         async with self._kept_alive():
             files = {name: (sha256_of(path), path) for name, path in files_to_send(task)}
             await self._upload(dict(files.values()), progress)

@@ -118,9 +118,14 @@ class Wire:
         with contextlib.suppress(OSError):
             while True:
                 client, _ = self._listener.accept()
-                server = socket.create_connection(("127.0.0.1", self._target))
-                for ends in ((client, server, True), (server, client, False)):
-                    threading.Thread(target=self._pass_on, args=ends, daemon=True).start()
+                threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        with client, socket.create_connection(("127.0.0.1", self._target)) as server:
+            back = threading.Thread(target=self._pass_on, args=(server, client, False), daemon=True)
+            back.start()
+            self._pass_on(client, server, True)
+            back.join()
 
     def _pass_on(self, source: socket.socket, target: socket.socket, count: bool) -> None:
         with contextlib.suppress(OSError):
@@ -129,6 +134,7 @@ class Wire:
                     continue
                 self.sent_bytes += len(block) if count else 0
                 target.sendall(block)
+        with contextlib.suppress(OSError):
             target.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
