@@ -196,7 +196,8 @@ def build_optimizer(model: nn.Module, plan: TrainingConfig) -> torch.optim.Optim
     scalars = [p for p in trainable if p.ndim == 0]
     if plan.optimizer == "adamw":
         groups += [
-            {"params": [p], "weight_decay": 0.0, "lr": plan.peak_lr * abs(float(p.detach())) or plan.peak_lr} for p in scalars
+            {"params": [p], "weight_decay": 0.0, "lr": plan.peak_lr * abs(float(p.detach())) or plan.peak_lr}
+            for p in scalars
         ]
         return torch.optim.AdamW(groups, lr=plan.peak_lr)
     groups += [{"params": scalars, "weight_decay": 0.0}] if scalars else []
