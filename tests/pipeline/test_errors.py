@@ -64,7 +64,7 @@ CASES = {
     "an augmentation of other data": ("[teacher]", 'augment = ["shift:3"]\n[teacher]', r"'shift' is for signal data"),
     "int8 without quantization": ("[teacher]", '[quantize]\nmode = "none"\n[teacher]', r"asks for int8, but quantize\.mode"),
     "calibration on nothing": ("[teacher]", "[quantize]\nsamples = 0\n[teacher]", r"quantize\.samples: input should be greater"),
-    "an opset that no exporter writes": ("[teacher]", "[export]\nopset = 13\n[teacher]", r"opset 13"),
+    "an opset that no exporter writes": ("[teacher]", "[export]\nopset = 12\n[teacher]", r"opset 12"),
     "an opset above a kit's ceiling": ("[teacher]", "[export]\nopset = 23\n[teacher]", r"opset 23.*kit 'ort' takes at most 20"),
     "a value out of bounds": ("[teacher]", "[distill]\nepochs = 0\n[teacher]", r"distill\.epochs: input should be greater"),
     "no target": ('[[target]]\nname = "pc"\nkit = "ort"', "", r"no \[\[target\]\]"),
