@@ -162,7 +162,7 @@ def _metered_here(address: Address, meter: Path) -> Path:
     """Return an external meter's file, which grows on the machine that the meter is attached to."""
     if address.scheme != "local":
         raise ConfigError(
-            f"{meter}: a meter's file cannot be followed from {address.text}; run the bundle there instead"
+            f"{meter}: a meter's file cannot be followed from {address.text}; attach it to this machine, or leave meter out"
         )
     return meter.resolve()
 
