@@ -76,7 +76,10 @@ class Agent:
 
     async def _greet(self) -> None:
         source = (targets_folder() / "agent" / "agent.py").read_bytes()
-        await self._send(f"{len(source)}\n".encode() + source)
+        try:
+            await self._send(f"{len(source)}\n".encode() + source)
+        except OSError:  # what was started has ended before it took everything
+            raise LinkError("no agent started there") from None
         for _ in range(MAX_GREETING_LINES):
             line = await self._reader.readline()
             if not line:
