@@ -8,34 +8,30 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from edgedistill import __version__
+from edgedistill.cli_options import (
+    FILE,
+    STAGE_COMMANDS,
+    UNTIL,
+    bench_options,
+    file_options,
+    refuse_file_options,
+    run_options,
+)
 from edgedistill.errors import ConfigError, DeviceError, EdgedistillError
 
 if TYPE_CHECKING:
     from edgedistill.compare.comparison import Comparison
     from edgedistill.config import Budget
     from edgedistill.deploy.kits import Kit
+    from edgedistill.export.anyonnx import Order, Result
     from edgedistill.job import Job
     from edgedistill.progress import Reporter
-
-FILE = click.Path(path_type=Path)
-STAGE_COMMANDS = {
-    "teacher": ("teacher", "Train or load the teacher."),
-    "distill": ("student", "Distil the student, and what that needs."),
-    "quantize": ("quantize", "Quantize the student, and what that needs."),
-    "export": ("export", "Export ONNX models, and what that needs."),
-    "compile": ("compile", "Compile for every target, and what that needs."),
-    "bench": ("bench", "Measure every target, and what that needs."),
-}
-UNTIL = {"data": "data", "soft_labels": "soft_labels", "report": "report"} | {
-    k: v[0] for k, v in STAGE_COMMANDS.items()
-}
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -61,27 +57,12 @@ def _surroundings(context: click.Context) -> tuple[dict[str, Kit], Reporter]:
     return find_kits(folders), Reporter(quiet=quiet or not processes.is_first())
 
 
-def _run_options(command: Callable[..., None]) -> Callable[..., None]:
-    options = (
-        click.option("--run-dir", type=FILE, help="The run folder; by default runs/NAME."),
-        click.option(
-            "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key, e.g. distill.epochs=3."
-        ),
-        click.option("--from", "start", type=click.Choice(list(UNTIL)), help="Run afresh from this stage on."),
-        click.option("--dry-run", is_flag=True, help="Print the plan: what is cached, and what would run."),
-        click.option("--json", "as_json", is_flag=True, help="Print the result as JSON."),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
 @cli.command()
 @click.argument("config", type=FILE)
 @click.option(
     "--until", type=click.Choice(list(UNTIL)), default="report", show_default=True, help="Stop after this stage."
 )
-@_run_options
+@run_options
 @click.pass_context
 def run(context: click.Context, /, config: Path, until: str, **options: Any) -> None:
     """Run the whole pipeline of CONFIG, an edgedistill.toml; what is done already is not done again."""
@@ -90,7 +71,7 @@ def run(context: click.Context, /, config: Path, until: str, **options: Any) -> 
 
 def _stage_command(name: str, until: str, text: str) -> click.Command:
     @click.argument("config", type=FILE)
-    @_run_options
+    @run_options
     @click.pass_context
     def command(context: click.Context, /, config: Path, **options: Any) -> None:
         _pipeline(context, config, until, options)
@@ -98,33 +79,66 @@ def _stage_command(name: str, until: str, text: str) -> click.Command:
     return click.command(name, help=text)(command)
 
 
-for _name in ("teacher", "distill", "quantize", "export", "compile"):
+for _name in ("teacher", "distill", "compile"):
     cli.add_command(_stage_command(_name, *STAGE_COMMANDS[_name]))
 
 
 @cli.command()
 @click.argument("model_or_config", type=FILE)
-@click.option("--target", "kit_names", multiple=True, metavar="KIT", help="The kit to measure an ONNX file with.")
-@click.option(
-    "--device",
-    default="local",
-    show_default=True,
-    metavar="URL",
-    help="Where to measure an ONNX file: ssh://user@host.",
-)
-@click.option(
-    "--shape", "shapes", multiple=True, metavar="NAME=1x3x224x224", help="Fix a dynamic input of an ONNX file."
-)
-@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads for an ONNX file.")
-@click.option(
-    "--processes", type=click.IntRange(1), default=5, show_default=True, help="Fresh processes for an ONNX file."
-)
-@click.option("--seconds", type=click.FloatRange(0, min_open=True), default=2.0, show_default=True,
-              help="Seconds per process for an ONNX file.")  # fmt: skip
-@click.option("--soak", "soak_minutes", type=click.FloatRange(0, min_open=True), metavar="MINUTES",
-              help="Then infer for so long without a pause: when the device throttles, and what it draws.")  # fmt: skip
-@click.option("--meter", type=FILE, metavar="FILE.csv", help="A file that a power meter writes meanwhile.")
-@_run_options
+@file_options
+@click.option("--skip", multiple=True, metavar="NODE", help="A layer of an ONNX file to leave in float.")
+@run_options
+@click.pass_context
+def quantize(context: click.Context, /, model_or_config: Path, skip: tuple[str, ...], **options: Any) -> None:
+    """Quantize a configuration's student, and what that needs, or any float ONNX file with --data FILE.npz."""
+    if model_or_config.suffix != ".onnx":
+        refuse_file_options(model_or_config, options | {"skip": skip})
+        _pipeline(context, model_or_config, "quantize", options)
+        return
+    from edgedistill.export.anyonnx import quantize_file
+
+    _show_files(quantize_file(_order(context, model_or_config, options), skip), as_json=options["as_json"])
+
+
+@cli.command()
+@click.argument("model_or_config", type=FILE)
+@file_options
+@click.option("--precision", type=click.Choice(["fp32", "fp16", "int8"]), help="The precision of an ONNX file.")
+@run_options
+@click.pass_context
+def export(context: click.Context, /, model_or_config: Path, precision: str | None, **options: Any) -> None:
+    """Export a configuration's models, and what that needs, or any ONNX file as a --target KIT takes it."""
+    if model_or_config.suffix != ".onnx":
+        refuse_file_options(model_or_config, options | {"precision": precision})
+        _pipeline(context, model_or_config, "export", options)
+        return
+    from edgedistill.export.anyonnx import export_file
+
+    if precision is None or not options["kit_names"]:
+        raise ConfigError(f"{model_or_config}: name a kit with --target, and a --precision: fp32, fp16 or int8")
+    _show_files(export_file(_order(context, model_or_config, options), precision), as_json=options["as_json"])
+
+
+def _order(context: click.Context, model: Path, options: dict[str, Any]) -> Order:
+    from edgedistill.deploy.kits import find_kit
+    from edgedistill.deploy.shapes import parse_shapes
+    from edgedistill.export.anyonnx import Order
+
+    kits, _ = _surroundings(context)
+    chosen = tuple(find_kit(name, kits) for name in dict.fromkeys(options["kit_names"]))
+    given = {name: options[name] for name in ("data", "arch", "output")}
+    return Order(model=model, kits=chosen, shapes=parse_shapes(options["shapes"]), **given)
+
+
+def _show_files(result: Result, *, as_json: bool) -> None:
+    for line in [result.to_json()] if as_json else result.lines():
+        click.echo(line)
+
+
+@cli.command()
+@click.argument("model_or_config", type=FILE)
+@bench_options
+@run_options
 @click.pass_context
 def bench(context: click.Context, /, model_or_config: Path, **options: Any) -> None:
     """Measure a configuration's targets, or any ONNX file with --target KIT."""

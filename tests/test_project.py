@@ -20,7 +20,7 @@ LAYERS = (
     ("job",),
     ("models", "distill", "quantize", "export", "deploy", "compare", "demo"),
     ("pipeline",),
-    ("cli",),
+    ("cli", "cli_options"),
 )
 
 

@@ -68,8 +68,7 @@ def prepare_onnx(model: Path, folder: Path, shapes: Shapes) -> PreparedModel:
     if fixed.resolve() == model.resolve():
         raise ConfigError(f"{model}: its fixed-shape copy would replace it; use another folder than {folder}")
     graph = read_onnx(model)
-    resolved, choices = resolve_shapes(graph, shapes)
-    _fix_shapes(graph, resolved)
+    resolved, choices = fix_shapes(graph, shapes)
     folder.mkdir(parents=True, exist_ok=True)
     _write(graph, fixed)
     inputs = random_inputs(graph, resolved, REQUESTS)
@@ -206,8 +205,12 @@ def all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
                 yield from all_nodes(inner)
 
 
-def _fix_shapes(graph: onnx.ModelProto, shapes: Shapes) -> None:
-    """Write fixed input shapes into a model and drop the shapes derived from the old ones."""
+def fix_shapes(graph: onnx.ModelProto, given: Shapes) -> tuple[Shapes, list[str]]:
+    """Write fixed input shapes into a model, and return them and one line for each size that was chosen for the user.
+
+    Shapes that were derived from the old ones are dropped. Raises ConfigError for shapes that the model cannot take.
+    """
+    shapes, choices = resolve_shapes(graph, given)
     changed = False
     for value in graph.graph.input:
         if value.name not in shapes:
@@ -222,6 +225,7 @@ def _fix_shapes(graph: onnx.ModelProto, shapes: Shapes) -> None:
         del graph.graph.value_info[:]
         for value in graph.graph.output:
             value.type.tensor_type.ClearField("shape")
+    return shapes, choices
 
 
 def _write(graph: onnx.ModelProto, path: Path) -> None:

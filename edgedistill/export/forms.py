@@ -49,20 +49,30 @@ def in_form(model: onnx.ModelProto, variant: Variant, requests: Arrays) -> tuple
         variant: what to write.
         requests: for each input, real inputs (R, *the input's shape), to find what float16 does not hold.
     """
-    half = variant.precision == "fp16" or variant.encoding == "s8-f16"
-    kept = float32_nodes(model, requests) if half else ()
+    kept = float32_nodes(model, requests) if is_half(variant) else ()
     if variant.encoding is not None:
         return encode(model, variant.encoding, kept), kept
-    if half:
+    if is_half(variant):
         return to_float16(model, kept), kept
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     return copy, ()
 
 
+def is_half(variant: Variant) -> bool:
+    """Tell a variant that computes in float16, whose parts that do not fit real inputs must show."""
+    return variant.precision == "fp16" or variant.encoding == "s8-f16"
+
+
+def comparable(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return what ONNX Runtime is to run in place of a model: the model or, of one in float16, its emulation."""
+    half = any(tensor.data_type == TensorProto.FLOAT16 for tensor in model.graph.initializer)
+    return emulated(model) if half else model
+
+
 def answers_of(model: onnx.ModelProto, requests: Arrays) -> Arrays:
     """Return what a model answers, as `run_onnx` does; one in float16 as engines do that round every result to it."""
-    if all(tensor.data_type != TensorProto.FLOAT16 for tensor in model.graph.initializer):
-        return run_onnx(model.SerializeToString(), requests)
-    run_onnx(model.SerializeToString(), {name: values[:LOADED] for name, values in requests.items()})
-    return run_onnx(emulated(model).SerializeToString(), requests)
+    shown = comparable(model)
+    if shown is not model:
+        run_onnx(model.SerializeToString(), {name: values[:LOADED] for name, values in requests.items()})
+    return run_onnx(shown.SerializeToString(), requests)

@@ -1,0 +1,77 @@
+"""Real inputs for any ONNX model, from an .npz file: one array for each of its inputs, and labels if there are any."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import onnx
+
+from edgedistill.data.sources import Array
+from edgedistill.errors import ConfigError, nearest
+
+
+class Samples(NamedTuple):
+    """Requests (R, *the input's shape) by input name, and the labels (R,) of their answers."""
+
+    requests: dict[str, Array]
+    labels: Array | None
+
+    def first(self, count: int) -> dict[str, Array]:
+        """Return the first so many requests."""
+        return {name: values[:count] for name, values in self.requests.items()}
+
+
+def read_samples(path: Path, model: onnx.ModelProto) -> Samples:
+    """Read samples for a model.
+
+    The array of an input is named as the input, or "input." and its name, or "inputs" where there is one input; it has
+    one sample in each row (N, ...), or one whole request (R, 1, ...). "labels" are class numbers.
+
+    Raises:
+        ConfigError: an array is missing, or is not of the type or rank that the input has, or the counts differ.
+    """
+    if path.suffix != ".npz":
+        raise ConfigError(f"{path}: samples for a model are read from an .npz file")
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror or error}") from None
+    except (ValueError, zipfile.BadZipFile, EOFError, AttributeError) as error:
+        raise ConfigError(f"{path}: is not a readable .npz file: {error}") from None
+    stored = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in stored]
+    names = ["inputs"] if len(inputs) == 1 else []
+    requests = {value.name: _requests(path, arrays, value, names) for value in inputs}
+    counts = {name: len(values) for name, values in requests.items()}
+    labels = arrays.get("labels")
+    if labels is not None:
+        counts["labels"] = len(labels)
+        if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+            raise ConfigError(f"{path}: labels are {labels.dtype}{labels.shape}; expected class numbers (N,)")
+    if len(set(counts.values())) > 1 or not all(counts.values()):
+        raise ConfigError(f"{path}: every array needs the same number of samples, at least one; there are {counts}")
+    return Samples(requests, labels)
+
+
+def _requests(path: Path, arrays: dict[str, Array], value: onnx.ValueInfoProto, names: list[str]) -> Array:
+    keys = [f"input.{value.name}", value.name, *names]
+    found = next((arrays[key] for key in keys if key in arrays), None)
+    if found is None:
+        raise ConfigError(f"{path}: has no array '{keys[-1]}' for input '{value.name}'{nearest(value.name, arrays)}")
+    kind = value.type.tensor_type
+    dtype, rank = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type), len(kind.shape.dim)
+    if found.dtype.kind != dtype.kind:
+        raise ConfigError(
+            f"{path}: samples for '{value.name}' are {found.dtype}, and the model takes {dtype}; "
+            "store them as the model takes them, preprocessed"
+        )
+    if found.ndim not in (rank, rank + 1) or found.ndim == 0:
+        raise ConfigError(
+            f"{path}: samples for '{value.name}' have shape {found.shape}; the input has {rank} dimensions, so that "
+            f"expected are {rank} (a sample in each row) or {rank + 1} (a request in each)"
+        )
+    return (found if found.ndim > rank else found[:, None]).astype(dtype)
