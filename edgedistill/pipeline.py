@@ -13,7 +13,7 @@ from typing import Any, Final
 from edgedistill import processes
 from edgedistill.config import Config
 from edgedistill.deploy.address import parse_address
-from edgedistill.deploy.kits import Kit, find_kit, targets_folder
+from edgedistill.deploy.kits import FLOAT16_OPSET, Kit, find_kit, targets_folder
 from edgedistill.errors import ConfigError
 from edgedistill.job import Job
 from edgedistill.progress import Reporter
@@ -335,6 +335,12 @@ def check_targets(config: Config, kits: dict[str, Kit]) -> None:
             raise ConfigError(
                 f"export.opset: opset {config.export.opset} is asked for, but kit '{kit.name}' takes at most {kit.opset}"
             )
+        halves = [form for form in kit.form if form.encoding == "s8-f16" and "int8" in target.precisions]
+        if config.export.opset is not None and halves and config.export.opset < FLOAT16_OPSET:
+            raise ConfigError(
+                f"export.opset: opset {config.export.opset} is asked for, but kit '{kit.name}' takes int8 from version "
+                f"{halves[0].since} on with float16 scales, which begin with opset {FLOAT16_OPSET}; remove the key"
+            )
         try:
             parse_address(target.device)
         except ConfigError as error:
@@ -356,7 +362,7 @@ def _preflight(job: Job, stages: tuple[Stage, ...]) -> None:
 
     if job.config.export.opset is not None and job.config.export.opset not in OPSETS:
         raise ConfigError(
-            f"export.opset: opset {job.config.export.opset} cannot be exported; torch writes {OPSETS[0]} to {OPSETS[-1]}"
+            f"export.opset: opset {job.config.export.opset} cannot be exported; {OPSETS[0]} to {OPSETS[-1]} can"
         )
     dataset = job.dataset
     training_views(dataset.train, dataset.record, job.config)

@@ -15,7 +15,7 @@ from edgedistill.export.forms import answers_of
 from edgedistill.export.opset import opset_of
 from edgedistill.export.parity import compare_outputs
 from edgedistill.job import Job
-from edgedistill.pipeline import Plan, run_pipeline
+from edgedistill.pipeline import Plan, check_targets, run_pipeline
 from edgedistill.progress import Reporter
 from edgedistill.records import ExportRecord
 from edgedistill.runs import Run
@@ -157,3 +157,14 @@ def test_scores_are_refused_where_there_are_no_classes(tmp_path: Path) -> None:
     (tmp_path / "edgedistill.toml").write_text(text.replace("hard_weight = 0.5", 'loss = "mse"'))
     with pytest.raises(ConfigError, match=r"scores are of classes, and data.task is 'regression'"):
         load_config(tmp_path / "edgedistill.toml")
+
+
+def test_one_opset_for_all_is_refused_where_a_kits_forms_have_none_in_common(tmp_path: Path) -> None:
+    (tmp_path / "strong").mkdir()
+    (tmp_path / "strong" / "target.toml").write_text(KIT)
+    text = CONFIG.format(bake="[]\nopset = 17", precisions='["fp32", "int8"]')
+    (tmp_path / "edgedistill.toml").write_text(text)
+    with pytest.raises(
+        ConfigError, match=r"takes int8 from version 11 on with float16 scales, which begin with opset 19"
+    ):
+        check_targets(load_config(tmp_path / "edgedistill.toml"), find_kits((tmp_path,)))
