@@ -249,6 +249,26 @@ def compare(baseline: Path, candidates: tuple[Path, ...], as_json: bool) -> None
 
 @cli.command()
 @click.argument("run_folder", metavar="RUN", type=FILE)
+@click.option("--target", "kit_name", required=True, metavar="KIT", help="The kit that the device has the engine of.")
+@click.option("-o", "--output", required=True, type=FILE, metavar="FILE.pyz", help="The file to write.")
+@click.option("--precision", "precisions", multiple=True, help="Only this precision; may be given several times.")
+@click.pass_context
+def bundle(context: click.Context, run_folder: Path, kit_name: str, output: Path, precisions: tuple[str, ...]) -> None:
+    """Pack the student of RUN and all that measures it into one file: python3 FILE.pyz bench, on a device without pip."""
+    from edgedistill.deploy.bundle import write_bundle
+    from edgedistill.deploy.kits import find_kit
+    from edgedistill.runs import Run
+
+    if not (run_folder / "manifest.json").is_file():
+        raise ConfigError(f"{run_folder}: not a run folder; it has no manifest.json")
+    kits, _ = _surroundings(context)
+    sha256 = write_bundle(Run(run_folder), find_kit(kit_name, kits), precisions, output)
+    click.echo(f"{output}: {output.stat().st_size:,} bytes, SHA-256 {sha256}")
+    click.echo(f"Copy it to the device, and there: python3 {output.name} bench > result.json")
+
+
+@cli.command()
+@click.argument("run_folder", metavar="RUN", type=FILE)
 def report(run_folder: Path) -> None:
     """Write the HTML report of a run folder again."""
     from edgedistill.compare.report import write_report

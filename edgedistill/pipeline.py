@@ -160,12 +160,7 @@ def _export_settings(job: Job) -> dict[str, Any]:
         "export": job.config.export.model_dump(),
         "kits": {name: kit.model_dump(exclude={"folder"}) for name, kit in kits.items()},
         "precisions": sorted({p for target in job.config.target for p in target.precisions}),
-        "encodings": _encodings(job),
     }
-
-
-def _encodings(job: Job) -> list[str]:
-    return sorted({e for target in job.config.target for e in job.kits[target.kit].encodings_on(target.device)})
 
 
 def _compile_settings(job: Job) -> dict[str, Any]:

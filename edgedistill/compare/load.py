@@ -19,6 +19,8 @@ from edgedistill.records import Measurement
 from edgedistill.runs import Run
 
 MEASUREMENT_SCHEMA = "edgedistill.measurement/1"
+BUNDLE_SCHEMA = "edgedistill.measurements/1"
+"""What a bundle prints: several measurements in one file."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +91,7 @@ def correct_answers(file: Path, measurement: Measurement) -> np.ndarray | None:
 
 def _load(path: Path) -> ResultSet:
     if path.is_file():
-        return ResultSet(path.stem, (read_result(path),))
+        return ResultSet(path.stem, tuple(_result(table, path) for table in _tables_in(path)))
     if not path.is_dir():
         raise ConfigError(f"{path}: no such run folder or measurement file")
     is_run = (path / "manifest.json").is_file()
@@ -100,7 +102,11 @@ def _load(path: Path) -> ResultSet:
 
 def read_result(path: Path) -> Result:
     """Read a measurement file, and from its raw samples which answers were right."""
-    measurement = read_measurement(path)
+    return _result(_table(path), path)
+
+
+def _result(table: Any, path: Path) -> Result:
+    measurement = _measurement(table, path)
     return Result(describe_model(measurement), measurement, path, correct_answers(path, measurement))
 
 
@@ -111,10 +117,30 @@ def describe_model(measurement: Measurement) -> str:
 
 def read_measurement(path: Path) -> Measurement:
     """Read and check one measurement file."""
+    return _measurement(_table(path), path)
+
+
+def _table(path: Path) -> Any:
     try:
-        table = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
         raise ConfigError(f"{path}: not a readable JSON file: {error}") from None
+
+
+def _tables_in(path: Path) -> list[Any]:
+    """Return the measurements in a file, which has one, or several as a bundle prints them."""
+    table = _table(path)
+    if not isinstance(table, dict) or table.get("schema") != BUNDLE_SCHEMA:
+        return [table]
+    measured = table.get("measurements")
+    if not isinstance(measured, list) or not measured:
+        errors = table.get("errors") or {}
+        said = "; ".join(f"{name}: {text}" for name, text in errors.items()) if isinstance(errors, dict) else ""
+        raise ConfigError(f"{path}: holds no measurement{': ' + said if said else ''}; run the bundle again")
+    return measured
+
+
+def _measurement(table: Any, path: Path) -> Measurement:
     schema = table.get("schema") if isinstance(table, dict) else None
     if schema != MEASUREMENT_SCHEMA:
         found = f"schema '{schema}'" if schema else "no schema"

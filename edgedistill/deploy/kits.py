@@ -6,7 +6,6 @@ Adding a target is adding a folder with a `target.toml` and an `engine.py`. Kits
 from __future__ import annotations
 
 import importlib.util
-import platform
 import re
 import sys
 from collections.abc import Iterator
@@ -86,17 +85,12 @@ class Kit(Record):
         forms = sorted(self._forms(arch), key=lambda form: _numbers(form.since))
         return [form for form in forms if _numbers(form.since) <= (_numbers(version) or (0,))][-1]
 
-    def forms_on(self, device: str) -> tuple[Form, ...]:
-        """Return the forms that a device may want, which is not asked for its architecture or version beforehand."""
-        archs = (platform.machine(),) if device == "local" else tuple(sorted(self.encoding))
-        return tuple(dict.fromkeys(form for arch in archs for form in self._forms(arch)))
+    def forms(self) -> tuple[Form, ...]:
+        """Return the forms that any device may want: models are exported before a device is asked, and for bundles too."""
+        return tuple(dict.fromkeys(form for arch in sorted(self.encoding) for form in self._forms(arch)))
 
     def _forms(self, arch: str) -> tuple[Form, ...]:
         return Form(since="0", encoding=self.encoding_for(arch), opset=self.opset), *self.form
-
-    def encodings_on(self, device: str) -> set[Encoding]:
-        """Return the int8 encodings that a device may want."""
-        return {form.encoding for form in self.forms_on(device)}
 
 
 def _numbers(version: str) -> tuple[int, ...]:

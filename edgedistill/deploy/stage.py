@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import platform
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from edgedistill.config import TargetConfig
 from edgedistill.data.tasks import TASKS
 from edgedistill.deploy.address import artifact_folder, parse_address
 from edgedistill.deploy.harness import Compilation, compile_models, probe, run_bench
-from edgedistill.deploy.kits import Kit, read_kit
+from edgedistill.deploy.kits import Form, Kit, read_kit
 from edgedistill.errors import DeviceError, ParityError
 from edgedistill.job import Job
 from edgedistill.progress import Advance, Reporter
@@ -28,12 +28,13 @@ from edgedistill.records import (
     Measurement,
     OnnxModel,
     QuantizedRecord,
+    Record,
     StudentRecord,
     TeacherRecord,
 )
 
 # Below these an engine does not run the model that was exported; int8 kernels may round the odd tie another way.
-MIN_AGREEMENT = {"fp32": 0.995, "int8": 0.90}
+MIN_AGREEMENT = {"fp32": 0.995, "fp16": 0.99, "int8": 0.90}
 
 
 @cache
@@ -52,11 +53,19 @@ def _local_device() -> dict[str, str]:
 
 
 def identify_device(kit: Kit, address: str) -> dict[str, str]:
-    """Return what decides an artifact beside its model: device, architecture, Python and, of another device, the engine.
+    """Return what decides an artifact beside its model: device, architecture, Python and, where it is asked, the engine.
 
-    Another device is asked once in a process. Raises DeviceError when it cannot be reached or lacks the engine.
+    Another device is asked once in a process, and so is this one where a kit's form depends on the engine's version. Raises
+    DeviceError when it cannot be reached or lacks the engine.
     """
-    return _local_device() if address == "local" else _ask_device(kit.name, kit.folder, address)
+    known = address == "local" and not kit.form
+    return _local_device() if known else _ask_device(kit.name, kit.folder, address)
+
+
+def form_on(kit: Kit, address: str) -> Form:
+    """Return the form of models that a device takes, by its architecture and its engine's version."""
+    device = identify_device(kit, address)
+    return kit.form_for(device["arch"], device.get("engine", "").rpartition(" ")[2])
 
 
 @cache
@@ -79,12 +88,11 @@ def compile_artifacts(job: Job) -> CompileRecord:
 
 
 def _models_for(job: Job, target: TargetConfig) -> Iterator[OnnxModel]:
-    kit = job.kits[target.kit]
-    encoding = kit.encoding_for(identify_device(kit, target.device)["arch"])
+    form = form_on(job.kits[target.kit], target.device)
     for model in job.result("export", ExportRecord).models:
-        if model.encoding not in (None, encoding):
+        if model.encoding not in (None, form.encoding):
             continue
-        if model.name == "teacher" or model.precision in target.precisions:
+        if model.precision in target.precisions or (model.name, model.precision) == ("teacher", "fp32"):
             yield model
 
 
@@ -157,22 +165,27 @@ def _arm(job: Job, name: str, artifact: Artifact) -> dict[str, Any]:
         "name": name, "target": artifact.target, "address": artifact.device, "kit": artifact.kit,
         "kit_dir": str(job.kits[artifact.kit].folder), "precision": artifact.precision, "threads": target.threads,
         "entry": artifact.entry, "files": [file.path for file in artifact.files], "size_bytes": artifact.size_bytes,
-        "model": {"name": model.name, "sha256": model.file.sha256, "lineage": _lineage(job, model)},
+        "model": {"name": model.name, "sha256": model.file.sha256, "lineage": lineage_of(job.results, model)},
         "io": model.io.path, "expected": model.expected, "metric": TASKS[job.data.task].metric,
         "watts": job.config.bench.watts if target.watts is None else target.watts,
     }  # fmt: skip
 
 
-def _lineage(job: Job, model: OnnxModel) -> dict[str, str]:
+def lineage_of(results: Mapping[str, Record], model: OnnxModel) -> dict[str, str]:
     """Return the hashes of what a model was made from, by stage."""
-    lineage = {"data": job.result("data", DataRecord).fingerprint}
-    teachers = job.result("teacher", TeacherRecord)
+    data, teachers, student = results["data"], results["teacher"], results["student"]
+    quantized = results["quantize"]
+    assert isinstance(data, DataRecord)
+    assert isinstance(teachers, TeacherRecord)
+    assert isinstance(student, StudentRecord)
+    assert isinstance(quantized, QuantizedRecord)
+    lineage = {"data": data.fingerprint}
     if model.name == "teacher":
         return lineage | {"teacher": teachers.file.sha256}
-    lineage |= teachers.lineage
-    lineage["student"] = job.result("student", StudentRecord).student.file.sha256
-    quantized = job.result("quantize", QuantizedRecord).file
-    return lineage if quantized is None or model.precision != "int8" else lineage | {"quantized": quantized.sha256}
+    lineage |= teachers.lineage | {"student": student.student.file.sha256}
+    if quantized.file is None or model.precision != "int8":
+        return lineage
+    return lineage | {"quantized": quantized.file.sha256}
 
 
 def _require_parity(results: dict[str, Any]) -> None:

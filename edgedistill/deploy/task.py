@@ -56,11 +56,16 @@ def files_to_send(task: Task) -> Iterator[tuple[str, Path]]:
     for name, path in task.sends.items():
         if path.is_file():
             yield name, path
-            continue
-        for inner in sorted(path.rglob("*")):
-            relative = inner.relative_to(path)
-            if inner.is_file() and "__pycache__" not in relative.parts and not inner.name.startswith("."):
-                yield (PurePosixPath(name) / relative.as_posix()).as_posix(), inner
+        else:
+            yield from folder_files(name, path)
+
+
+def folder_files(name: str, folder: Path) -> Iterator[tuple[str, Path]]:
+    """Yield the files of a folder by their names below `name`, without what Python and editors leave there."""
+    for path in sorted(folder.rglob("*")):
+        relative = path.relative_to(folder)
+        if path.is_file() and not any(part == "__pycache__" or part.startswith(".") for part in relative.parts):
+            yield (PurePosixPath(name) / relative.as_posix()).as_posix(), path
 
 
 def place_returned(task: Task, name: str) -> Path:

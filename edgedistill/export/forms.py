@@ -30,7 +30,7 @@ def variants(config: Config, kits: dict[str, Kit], source: str) -> list[Variant]
     """Return the files to write of a float model ("fp32") or a quantized one ("int8"), each of the opset all can take."""
     wanted: dict[tuple[str, Encoding | None], int] = {}
     for target in config.target:
-        for form in kits[target.kit].forms_on(target.device):
+        for form in kits[target.kit].forms():
             for precision in {"fp32", *target.precisions}:  # fp32 is always written, as what others are compared with
                 key = (precision, form.encoding if precision == "int8" else None)
                 if (precision == "int8") == (source == "int8"):

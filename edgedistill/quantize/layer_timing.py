@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 
 from edgedistill.deploy.anyonnx import BenchOptions, bench_onnx, prepare_onnx
 from edgedistill.deploy.kits import Kit
+from edgedistill.deploy.stage import form_on
 from edgedistill.errors import EdgedistillError
 from edgedistill.export.encodings import encode
 from edgedistill.export.onnx_export import export_onnx, save_onnx
@@ -62,8 +63,8 @@ def time_layers(
 def _measured(graph: fx.GraphModule, node: fx.Node, kit: Kit, options: BenchOptions) -> dict[str, Any]:
     size = cast("fx.Node", node.args[0]).meta["val"].shape[1:]
     example = torch.randn(1, *size, generator=torch.Generator().manual_seed(0))
-    form = kit.forms_on(options.device)[0]
     try:
+        form = form_on(kit, options.device)
         alone = LayerAlone(graph, node).eval()
         prepared = prepare(alone, example)
         calibrate(prepared, [example])

@@ -58,6 +58,9 @@ def _parser() -> argparse.ArgumentParser:
     build.add_argument("--threads", type=int, default=1)
     build.add_argument("--out", type=Path, required=True)
     build.set_defaults(run=_compile)
+    judge = verbs.add_parser("check", help="check the arms of a job")
+    judge.add_argument("job", type=Path)
+    judge.set_defaults(run=_check)
     measure = verbs.add_parser("bench", help="check and measure the arms of a job")
     measure.add_argument("job", type=Path)
     measure.set_defaults(run=_bench)
@@ -109,6 +112,11 @@ def _compile(arguments: argparse.Namespace) -> Tuple[dict, int]:
         made = engine.compile(arguments.model, arguments.out, arguments.precision, arguments.threads)
         described = engine.describe()
     return dict(made, engine=described, facts=facts.device_facts()), 0
+
+
+def _check(arguments: argparse.Namespace) -> Tuple[list, int]:
+    results = bench.check(job.read_job(arguments.job))
+    return results, 5 if any("error" in result for result in results) else 0
 
 
 def _bench(arguments: argparse.Namespace) -> Tuple[list, int]:

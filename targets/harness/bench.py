@@ -42,6 +42,18 @@ def run(job: Job) -> List[Dict[str, Any]]:
     return [trial.result for trial in trials]
 
 
+def check(job: Job) -> List[Dict[str, Any]]:
+    """Check every arm of a job, and return what was found or an error per arm, in the job's order."""
+    with tempfile.TemporaryDirectory(prefix="edgedistill-") as scratch:
+        trials = [Trial(arm, job, Path(scratch) / str(i)) for i, arm in enumerate(job.arms)]
+        for trial in trials:
+            trial.attempt(trial.check)
+    keys = ("accuracy", "parity", "executed", "device", "reasons")
+    return [
+        trial.result or {"name": trial.arm.name, "check": {key: trial.checked[key] for key in keys}} for trial in trials
+    ]
+
+
 def measure_null_models(trials: "List[Trial]") -> "Dict[Tuple[str, int], Union[int, str]]":
     """Return for each engine and number of threads what a null model adds to a process in bytes, or why that is not known."""
     found: Dict[Tuple[str, int], Union[int, str]] = {}

@@ -96,7 +96,7 @@ def model_of(job: Job, name: str) -> onnx.ModelProto:
 
 FORMS = {
     "teacher-fp32": 17, "teacher-fp16": 17, "student-fp32": 17, "student-fp16": 17,
-    "student-int8": 17, "student-int8-s8-f16": 19, "student-int8-u8-i32": 20,
+    "student-int8": 17, "student-int8-s8-f16": 19, "student-int8-s8-i32": 20, "student-int8-u8-i32": 20,
 }  # fmt: skip
 
 

@@ -1,0 +1,199 @@
+"""A bundle: the harness, one kit, a run's student and its recorded inputs in one file that Python runs on a device."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import Field
+
+from edgedistill import __version__
+from edgedistill.config import BenchConfig
+from edgedistill.data.tasks import TASKS
+from edgedistill.deploy.kits import Kit, targets_folder
+from edgedistill.deploy.stage import MIN_AGREEMENT, lineage_of
+from edgedistill.deploy.task import folder_files
+from edgedistill.errors import ConfigError
+from edgedistill.records import (
+    DataRecord,
+    Encoding,
+    ExportRecord,
+    FileRef,
+    ModelIdentity,
+    OnnxModel,
+    QuantizedRecord,
+    Record,
+    StudentRecord,
+    TeacherRecord,
+)
+from edgedistill.runs import Run, atomic_path, sha256_of
+
+SHEBANG = b"#!/usr/bin/env python3\n"
+STAGES: dict[str, type[Record]] = {
+    "data": DataRecord, "teacher": TeacherRecord, "student": StudentRecord, "quantize": QuantizedRecord,
+    "export": ExportRecord,
+}  # fmt: skip
+R = TypeVar("R", bound=Record)
+
+
+class Packed(Record):
+    """A file of a bundle."""
+
+    sha256: str
+    bytes: int
+
+
+class DeviceForm(Record):
+    """The encoding of int8 models for an architecture (None: for any) from a version of the engine on."""
+
+    arch: str | None
+    since: str = Field(serialization_alias="from")
+    encoding: Encoding
+
+
+class BundledModel(Record):
+    """An ONNX model in a bundle, and what it is checked against there."""
+
+    name: str
+    target: str
+    precision: str
+    encoding: Encoding | None
+    file: str
+    threads: int
+    model: ModelIdentity
+    io: str
+    expected: str | None
+    metric: str
+    min_agreement: float
+
+
+class Bundle(Record):
+    """The manifest of a bundle, schema edgedistill.bundle/1."""
+
+    schema_: Literal["edgedistill.bundle/1"] = Field(default="edgedistill.bundle/1", serialization_alias="schema")
+    name: str
+    version: str
+    kit: str
+    install: str
+    forms: tuple[DeviceForm, ...]
+    bench: dict[str, Any]
+    models: tuple[BundledModel, ...]
+    files: dict[str, Packed]
+
+
+def write_bundle(run: Run, kit: Kit, precisions: tuple[str, ...], path: Path) -> str:
+    """Write a bundle of a run's student for a kit, and return its SHA-256; equal runs give equal files.
+
+    Raises ConfigError when the run lacks the export, or a model of one of the precisions.
+    """
+    results = {name: _record(run, name, kind) for name, kind in STAGES.items()}
+    chosen = _chosen(run, results, kit, precisions)
+    sources = dict(_program(kit))
+    models = []
+    for model in chosen:
+        sources |= {f"models/{Path(model.file.path).name}": _intact(run, model.file)}
+        sources |= {f"io/{Path(model.io.path).name}": _intact(run, model.io)}
+        models.append(_bundled(run, results, kit, model))
+    forms = [DeviceForm(arch=arch, since="0", encoding=encoding) for arch, encoding in sorted(kit.encoding.items())]
+    forms += [DeviceForm(arch=None, since=form.since, encoding=form.encoding) for form in kit.form]
+    manifest = Bundle(
+        name=run.folder.name, version=__version__, kit=kit.name, install=kit.install, forms=tuple(forms),
+        bench=_bench_plan(run), models=tuple(models),
+        files={name: _packed(source) for name, source in sorted(sources.items())},
+    )  # fmt: skip
+    with atomic_path(path) as scratch:
+        scratch.write_bytes(_archive(manifest, sources))
+        scratch.chmod(0o755)
+        sha256 = sha256_of(scratch)
+    path.chmod(0o755)
+    return sha256
+
+
+def _record(run: Run, stage: str, kind: type[R]) -> R:
+    entry = run.stages.get(stage)
+    if entry is None:
+        raise ConfigError(f"{run.folder}: has no finished stage '{stage}'; run 'edgedistill export CONFIG' first")
+    return kind.model_validate(entry["record"])
+
+
+def _chosen(run: Run, results: dict[str, Record], kit: Kit, precisions: tuple[str, ...]) -> list[OnnxModel]:
+    """Return the student's models of some precisions, by default of all that the kit has, int8 in each of its encodings."""
+    for precision in precisions:
+        if precision not in kit.precisions:
+            raise ConfigError(f"kit '{kit.name}' has no precision '{precision}'; it has: {', '.join(kit.precisions)}")
+    export = results["export"]
+    assert isinstance(export, ExportRecord)
+    encodings = {None, *kit.encoding.values(), *(form.encoding for form in kit.form)}
+    opset = max((kit.opset, *(form.opset for form in kit.form)))
+    students = [model for model in export.models if model.name == "student"]
+    found = [
+        model for model in students
+        if model.precision in (precisions or kit.precisions) and model.encoding in encodings and model.opset <= opset
+    ]  # fmt: skip
+    lacking = [precision for precision in precisions if precision not in {model.precision for model in found}]
+    if lacking or not found:
+        held = ", ".join(f"{m.precision} ({m.encoding or 'float'}, opset {m.opset})" for m in students)
+        raise ConfigError(
+            f"{run.folder}: no {lacking[0] if lacking else 'student'} for kit '{kit.name}' was exported, only {held}; add a "
+            f"[[target]] with kit = '{kit.name}' to the configuration, and run 'edgedistill export' again"
+        )
+    return found
+
+
+def _program(kit: Kit) -> Iterator[tuple[str, Path]]:
+    """Yield what a bundle runs, by its name there: its own program, the harness and the kit."""
+    yield "__main__.py", targets_folder() / "bundle" / "__main__.py"
+    for name, folder in (("harness", targets_folder() / "harness"), (f"kits/{kit.name}", kit.folder)):
+        yield from folder_files(name, folder)
+
+
+def _bundled(run: Run, results: dict[str, Record], kit: Kit, model: OnnxModel) -> BundledModel:
+    data = results["data"]
+    assert isinstance(data, DataRecord)
+    targets = run.stages.get("compile", {}).get("config", {}).get("targets", [])
+    unmeasured: dict[str, Any] = {"name": kit.name, "threads": 1}
+    target = next((target for target in targets if target["kit"] == kit.name), unmeasured)
+    encoding = "" if model.encoding is None else f"-{model.encoding}"
+    return BundledModel(
+        name=f"bundle-{kit.name}-{model.precision}{encoding}", target=target["name"], precision=model.precision,
+        encoding=model.encoding, file=f"models/{Path(model.file.path).name}", threads=target["threads"],
+        model=ModelIdentity(name=model.name, sha256=model.file.sha256, lineage=lineage_of(results, model)),
+        io=f"io/{Path(model.io.path).name}", expected=model.expected, metric=TASKS[data.task].metric,
+        min_agreement=MIN_AGREEMENT[model.precision],
+    )  # fmt: skip
+
+
+def _bench_plan(run: Run) -> dict[str, Any]:
+    """Return processes, seconds and seed: those of the run's own bench where there was one."""
+    bench = run.stages.get("bench", {}).get("config", {}).get("bench", BenchConfig().model_dump())
+    seed = run.stages["export"]["config"]["seed"]
+    return {"processes": bench["processes"], "seconds": bench["seconds"], "seed": seed}
+
+
+def _intact(run: Run, file: FileRef) -> Path:
+    path = run.path(file)
+    if not path.is_file() or sha256_of(path) != file.sha256:
+        raise ConfigError(f"{path}: is not as it was exported; run 'edgedistill export' again")
+    return path
+
+
+def _packed(path: Path) -> Packed:
+    return Packed(sha256=sha256_of(path), bytes=path.stat().st_size)
+
+
+def _archive(manifest: Bundle, sources: dict[str, Path]) -> bytes:
+    """Return the bytes of a zip that Python and a shell can run; the zip's comment is the hash of its manifest."""
+    text = manifest.model_dump_json(indent=2, by_alias=True).encode()
+    buffer = io.BytesIO()
+    buffer.write(SHEBANG)
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(zipfile.ZipInfo("bundle.json"), text, zipfile.ZIP_DEFLATED)
+        for name, path in sorted(sources.items()):
+            # ZipInfo's own date, so that equal files make equal bundles.
+            archive.writestr(zipfile.ZipInfo(name), path.read_bytes(), zipfile.ZIP_DEFLATED)
+        archive.comment = hashlib.sha256(text).hexdigest().encode()
+    return buffer.getvalue()

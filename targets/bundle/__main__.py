@@ -1,0 +1,249 @@
+"""A model with all that measures it, in one file: python3 FILE.pyz probe|compile|check|bench, on a device without pip.
+
+`edgedistill bundle` makes it. It verifies what it holds, compiles the model here, checks it against recorded answers,
+measures it, and prints one JSON value on stdout; progress goes to stderr. Exit codes: 0 fine, 2 usage or a damaged file,
+4 a model does not answer as the exported one, 5 the engine failed.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import zipfile
+
+NEWEST, DAMAGED, DISAGREES, FAILED, INTERRUPTED = (3, 8), 2, 4, 5, 130
+ARCHITECTURES = {"amd64": "x86_64", "arm64": "aarch64", "armv8l": "aarch64"}
+BLOCK = 1 << 20
+
+
+class BundleError(Exception):
+    """The bundle cannot do what was asked; the text says why, `code` is the exit code."""
+
+    def __init__(self, text, code):
+        super().__init__(text)
+        self.code = code
+
+
+def main():
+    """Do what the command line asks, and return the exit code."""
+    if sys.version_info < NEWEST:
+        sys.stderr.write("Python {}.{} or newer is needed\n".format(*NEWEST))
+        return DAMAGED
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    arguments = parse_arguments()
+    archive = os.path.dirname(os.path.abspath(__file__))
+    work = tempfile.mkdtemp(prefix="edgedistill-")
+    try:
+        answer, code = Bundle(work, unpack(archive, work)).run(arguments)
+    except BundleError as error:
+        sys.stderr.write(f"{os.path.basename(archive)}: {error}\n")
+        return error.code
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        return INTERRUPTED
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    json.dump(answer, sys.stdout, indent=2)
+    sys.stdout.write("\n")
+    return code
+
+
+def parse_arguments():
+    """Read the command line."""
+    name = os.path.basename(os.path.dirname(os.path.abspath(__file__)))
+    parser = argparse.ArgumentParser(prog=name, description="Compile, check and measure the model in this file here.")
+    parser.add_argument("verb", choices=("probe", "compile", "check", "bench"))
+    parser.add_argument("--precision", action="append", help="only this precision; may be given several times")
+    parser.add_argument("--out", default=f"{os.path.splitext(name)[0]}-results", help="folder for files (%(default)s)")
+    parser.add_argument("--threads", type=int, help="threads of the engine")
+    parser.add_argument("--processes", type=int, help="fresh processes per model")
+    parser.add_argument("--seconds", type=float, help="seconds of steady inference in each")
+    parser.add_argument("--soak", type=float, default=0.0, metavar="MINUTES", help="sustained inference after that")
+    parser.add_argument("--meter", metavar="CSV", help="a file that an external power meter writes meanwhile")
+    return parser.parse_args()
+
+
+def unpack(archive, folder):
+    """Extract a bundle into a folder and return its manifest; one that is not as it was packed is refused.
+
+    The hashes find damage and a file that was exchanged. They do not prove who made the bundle: whoever can write this file
+    can write its hashes too; for that, compare the hash of the whole file with the one that `edgedistill bundle` printed.
+    """
+    try:
+        with zipfile.ZipFile(archive) as packed:
+            return _unpack(packed, folder)
+    except (zipfile.BadZipFile, OSError, EOFError, KeyError, ValueError) as error:
+        raise refused(error) from None
+
+
+def refused(why):
+    """Return the error of a bundle that is not as it was packed."""
+    return BundleError(f"refused, it is not as it was packed: {why}; copy it again, or make it anew", DAMAGED)
+
+
+def _unpack(packed, folder):
+    text = packed.read("bundle.json")
+    if packed.comment.decode("ascii", "replace") != hashlib.sha256(text).hexdigest():
+        raise refused("bundle.json was changed")
+    manifest = json.loads(text.decode())
+    names = [info.filename for info in packed.infolist()]
+    wanted = set(manifest["files"]) | {"bundle.json"}
+    odd = sorted(set(names) ^ wanted) or sorted({name for name in names if names.count(name) > 1})
+    if odd:
+        raise refused(f"{odd[0]} is missing, or was added")
+    for name in sorted(manifest["files"]):
+        if name.startswith("/") or "\\" in name or {"", ".", ".."} & set(name.split("/")):
+            raise refused(f"{name} would leave its folder")
+        path = os.path.join(folder, *name.split("/"))
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        _extract(packed, name, path, manifest["files"][name])
+    return manifest
+
+
+def _extract(packed, name, path, wanted):
+    if packed.getinfo(name).file_size != wanted["bytes"]:
+        raise refused(f"{name} has another size")
+    digest = hashlib.sha256()
+    with packed.open(name) as source, open(path, "wb") as target:
+        for block in iter(lambda: source.read(BLOCK), b""):
+            digest.update(block)
+            target.write(block)
+    if digest.hexdigest() != wanted["sha256"]:
+        raise refused(f"{name} has another content")
+
+
+class Bundle:
+    """The unpacked bundle in its work folder."""
+
+    def __init__(self, work, manifest):
+        self.work, self.manifest, self.kit = work, manifest, "kits/{}".format(manifest["kit"])
+
+    def run(self, arguments):
+        """Do a verb, and return its answer and the exit code."""
+        facts = self.harness("probe", "--kit", self.kit)
+        if arguments.verb == "probe":
+            return facts, 0
+        engine = facts["engine"]
+        if "error" in engine:
+            raise BundleError("{}; install it: {}".format(engine["error"], self.manifest["install"]), FAILED)
+        models = self.chosen(facts, arguments)
+        arms = [self.compiled(model, arguments) for model in models]
+        if arguments.verb == "compile":
+            return {"schema": "edgedistill.artifacts/1", "artifacts": [arm[1] for arm in arms]}, 0
+        results = self.measured([arm[0] for arm in arms], arguments)
+        return self.judged(models, results, arguments.verb)
+
+    def chosen(self, facts, arguments):
+        """Return the models of the wanted precisions in the form that this device and its engine take."""
+        arch = ARCHITECTURES.get(facts["arch"].lower(), facts["arch"])
+        version = numbers(facts["engine"]["version"])
+        forms = [form for form in self.manifest["forms"] if form["arch"] in (arch, None)]
+        forms = [form for form in forms if numbers(form["from"]) <= (version or (0,))]
+        if not forms:
+            known = ", ".join(sorted({str(form["arch"]) for form in self.manifest["forms"]}))
+            raise BundleError(f"kit '{self.manifest['kit']}' knows no processor '{arch}'; it knows {known}", DAMAGED)
+        encoding = max(forms, key=lambda form: numbers(form["from"]))["encoding"]
+        held = self.manifest["models"]
+        wanted = arguments.precision or list(dict.fromkeys(model["precision"] for model in held))
+        found = [m for m in held if m["precision"] in wanted and m["encoding"] in (None, encoding)]
+        lacking = [precision for precision in wanted if precision not in [model["precision"] for model in found]]
+        if lacking:
+            forms = ", ".join(f"{model['precision']} ({model['encoding'] or 'float'})" for model in held)
+            raise BundleError(f"no {lacking[0]} model for {arch} ({encoding}) in here; it holds {forms}", DAMAGED)
+        return found
+
+    def compiled(self, model, arguments):
+        """Compile a model here; return the arm of a job, and what was made."""
+        threads = arguments.threads or model["threads"]
+        out = os.path.abspath(arguments.out) if arguments.verb == "compile" else self.work
+        folder = os.path.join(out, "artifacts", model["name"])
+        sys.stderr.write(f"compile {model['name']}\n")
+        made = self.harness(
+            "compile", "--kit", self.kit, "--model", model["file"], "--precision", model["precision"],
+            "--threads", str(threads), "--out", folder,
+        )  # fmt: skip
+        size = sum(os.path.getsize(os.path.join(folder, name)) for name in made["files"])
+        keys = ("name", "precision", "model", "io", "expected", "metric")
+        arm = dict(
+            {key: model[key] for key in keys}, target=model["target"], address="bundle", kit=self.manifest["kit"],
+            kit_dir=self.kit, threads=threads, entry=os.path.join(folder, made["entry"]), size_bytes=size, watts=None,
+        )  # fmt: skip
+        entry = {"name": model["name"], "precision": model["precision"], "folder": folder, "size_bytes": size}
+        return arm, dict(entry, **{key: made[key] for key in ("entry", "files", "extras", "engine")})
+
+    def measured(self, arms, arguments):
+        """Check the arms of a job or bench them, and return a result for each."""
+        plan = self.manifest["bench"]
+        job = {
+            "schema": "edgedistill.job/1", "out": os.path.abspath(arguments.out), "seed": plan["seed"], "arms": arms,
+            "processes": arguments.processes or plan["processes"], "seconds": arguments.seconds or plan["seconds"],
+            "soak_seconds": 60 * arguments.soak,
+        }  # fmt: skip
+        if arguments.meter:
+            job["meter"] = os.path.abspath(arguments.meter)
+        with open(os.path.join(self.work, "job.json"), "w", encoding="utf-8") as file:
+            json.dump(job, file)
+        return self.harness(arguments.verb, "job.json")
+
+    def judged(self, models, results, verb):
+        """Return what is printed, and the exit code that it deserves."""
+        errors = {result["name"]: result["error"] for result in results if "error" in result}
+        fine = [result for result in results if "error" not in result]
+        for name, text in errors.items():
+            sys.stderr.write(f"{name}: {text}\n")
+        least = {model["name"]: model["min_agreement"] for model in models}
+        wrong = []
+        for result in fine:
+            parity = result["measurement" if verb == "bench" else "check"]["parity"]
+            if parity is not None and parity["agreement"] < least[result["name"]]:
+                wrong.append(result["name"])
+                sys.stderr.write(
+                    f"{result['name']}: agrees with the exported model on {parity['agreement']:.2%} of the recorded inputs, "
+                    f"at least {least[result['name']]:.1%} is required; do not ship it\n"
+                )
+        if verb == "check":
+            answer = {"schema": "edgedistill.checks/1", "checks": fine, "errors": errors}
+        else:
+            measurements = [result["measurement"] for result in fine]
+            answer = {"schema": "edgedistill.measurements/1", "measurements": measurements, "errors": errors}
+        return answer, FAILED if errors else DISAGREES if wrong else 0
+
+    def harness(self, verb, *arguments):
+        """Run a verb of the harness in a process of its own, and return its answer."""
+        command = [sys.executable, os.path.join(self.work, "harness"), verb, *arguments]
+        environment = dict(os.environ, EDGEDISTILL_PARENT=str(os.getpid()))
+        child = subprocess.Popen(
+            command, cwd=self.work, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=environment
+        )
+        try:
+            out, _ = child.communicate()
+        finally:
+            child.terminate()
+            child.wait()
+        try:
+            answer = json.loads(out.decode("utf-8", "replace").strip().rsplit("\n", 1)[-1])
+        except ValueError:
+            hint = "; numpy is needed beside the engine" if verb == "probe" else ""
+            raise BundleError(f"{verb} ended with exit code {child.returncode}{hint}", FAILED) from None
+        if isinstance(answer, dict) and "error" in answer:
+            raise BundleError(answer["error"], child.returncode)
+        return answer
+
+
+def numbers(version):
+    """Return the leading numbers of a version: "10.3.0+jetson" is (10, 3, 0)."""
+    found = []
+    for part in version.split("+")[0].split("."):
+        if not part.isdigit():
+            break
+        found.append(int(part))
+    return tuple(found)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
