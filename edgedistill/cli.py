@@ -5,7 +5,6 @@ Only click is imported here, so that `--help` answers at once; everything else i
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -23,14 +22,12 @@ from edgedistill.cli_options import (
     refuse_file_options,
     run_options,
 )
+from edgedistill.cli_output import print_comparison, show_job
 from edgedistill.errors import ConfigError, DeviceError, EdgedistillError
 
 if TYPE_CHECKING:
-    from edgedistill.compare.comparison import Comparison
-    from edgedistill.config import Budget
     from edgedistill.deploy.kits import Kit
     from edgedistill.export.anyonnx import Order, Result
-    from edgedistill.job import Job
     from edgedistill.progress import Reporter
 
 
@@ -174,7 +171,7 @@ def _bench_file(context: click.Context, model: Path, options: dict[str, Any]) ->
     failed = [f"{kit}: {result}" for kit, result in results if isinstance(result, str)]
     measured = [result for _, result in results if not isinstance(result, str)]
     if measured:
-        _print_comparison(set_against(measured[0], measured[1:]), as_json=options["as_json"])
+        print_comparison(set_against(measured[0], measured[1:]), as_json=options["as_json"])
     if failed:
         raise DeviceError("\n".join(failed))
 
@@ -194,44 +191,7 @@ def _pipeline(context: click.Context, config_path: Path, until: str, options: di
             click.echo(f"{step.stage:12} {'done' if step.cached else 'to run'}{last}")
         return
     job = run_pipeline(config, run_folder, kits, report, plan)
-    _show_job(job, as_json=options["as_json"])
-
-
-def _show_job(job: Job, *, as_json: bool) -> None:
-    from edgedistill import processes
-
-    if not processes.is_first():
-        return
-    if "bench" in job.results:
-        _show(job.run.folder, {target.name: target.budget for target in job.config.target}, as_json=as_json)
-        if "report" in job.results and not as_json:
-            click.echo(f"Report: {job.run.folder / 'report.html'}")
-        return
-    records = {name: record.model_dump(mode="json") for name, record in job.results.items()}
-    if as_json:
-        click.echo(json.dumps({"schema": "edgedistill.stages/1", "stages": records}, indent=2))
-        return
-    for name in records:
-        click.echo(f"{name:12} done, in {job.run.folder}")
-
-
-def _show(folder: Path, budgets: dict[str, Budget], *, as_json: bool) -> None:
-    from edgedistill.compare.comparison import summarise_run
-    from edgedistill.compare.load import load_run
-
-    _print_comparison(summarise_run(load_run(folder), budgets), as_json=as_json)
-
-
-def _print_comparison(comparison: Comparison, *, as_json: bool) -> None:
-    from edgedistill.compare.comparison import to_json
-    from edgedistill.compare.table import render_table
-
-    if as_json:
-        click.echo(to_json(comparison))
-        return
-    from rich.console import Console
-
-    Console(highlight=False).print(render_table(comparison))
+    show_job(job, as_json=options["as_json"])
 
 
 @cli.command()
@@ -244,7 +204,7 @@ def compare(baseline: Path, candidates: tuple[Path, ...], as_json: bool) -> None
     from edgedistill.compare.load import load_results
 
     first, *others = load_results((baseline, *candidates))
-    _print_comparison(compare_runs(first, others) if others else summarise_run(first), as_json=as_json)
+    print_comparison(compare_runs(first, others) if others else summarise_run(first), as_json=as_json)
 
 
 @cli.command()
@@ -318,7 +278,7 @@ def demo(context: click.Context, run_dir: Path, as_json: bool) -> None:  # noqa:
 
     kits, reporter = _surroundings(context)
     config = load_config(Path(__file__).with_name("demo.toml"))
-    _show_job(run_pipeline(config, Run(run_dir), kits, reporter, Plan()), as_json=as_json)
+    show_job(run_pipeline(config, Run(run_dir), kits, reporter, Plan()), as_json=as_json)
 
 
 @cli.command()

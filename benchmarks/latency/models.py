@@ -17,9 +17,9 @@ from edgedistill.deploy.anyonnx import prepare_onnx
 from edgedistill.deploy.kits import find_kits, targets_folder
 from edgedistill.export.encodings import encode
 from edgedistill.export.onnx_export import export_onnx, save_onnx
+from edgedistill.measurement import Measurement
 from edgedistill.models.build import ZOO
 from edgedistill.quantize.prepare import calibrate, prepare
-from edgedistill.records import Measurement
 
 SIZES = {"resnet8": 32, "resnet18": 224}
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from edgedistill.compare import figures
 from edgedistill.compare.rows import Row
 from edgedistill.compare.stats import accuracy_drop, speedup
-from edgedistill.records import Accuracy
+from edgedistill.measurement import Accuracy
 
 TOLERATED_DROP_POINTS = 1.0
 """A student whose accuracy is really lower than the best student's by more than this is not proposed for its speed."""

@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 from edgedistill.compare import figures
 from edgedistill.config import Budget
-from edgedistill.records import Measurement, Record
+from edgedistill.measurement import Measurement
+from edgedistill.records import Record
 
 
 class BudgetCheck(Record):

@@ -17,7 +17,8 @@ from edgedistill.compare.load import Result, ResultSet, describe_model
 from edgedistill.compare.rows import Row, baseline_row, candidate_row, unlike
 from edgedistill.config import Budget
 from edgedistill.errors import ConfigError, IncomparableError
-from edgedistill.records import Measurement, Record
+from edgedistill.measurement import Measurement
+from edgedistill.records import Record
 
 SCHEMA: Literal["edgedistill.comparison/1"] = "edgedistill.comparison/1"
 

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from edgedistill.config import Budget
 from edgedistill.errors import ConfigError
-from edgedistill.records import Measurement
+from edgedistill.measurement import Measurement
 from edgedistill.runs import Run
 
 MEASUREMENT_SCHEMA = "edgedistill.measurement/1"

@@ -9,7 +9,7 @@ from edgedistill.compare.budget import reason
 from edgedistill.compare.comparison import Group
 from edgedistill.compare.rows import Row
 from edgedistill.compare.stats import MINIMUM_PROCESSES, NOISE_FLOOR
-from edgedistill.records import Measurement, Soak
+from edgedistill.measurement import Measurement, Soak
 
 DOUBTS = ("latency_ns", "processes", "throttled", "drift", "siblings", "stolen")
 """The reasons for which latencies that were measured may not be the model's."""

@@ -23,7 +23,8 @@ from edgedistill.compare.rows import metric_of
 from edgedistill.compare.stages import METHODS, STAGES, Stages, control_gain, outcome, read_stages
 from edgedistill.config import Budget
 from edgedistill.data.tasks import TASKS
-from edgedistill.records import Measurement, TrainedModel
+from edgedistill.measurement import Measurement
+from edgedistill.records import TrainedModel
 from edgedistill.runs import Run, write_atomic
 
 TEMPLATE = "template.html.j2"

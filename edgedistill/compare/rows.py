@@ -11,7 +11,8 @@ from edgedistill.compare import figures
 from edgedistill.compare.budget import BudgetCheck
 from edgedistill.compare.load import Result
 from edgedistill.compare.stats import AccuracyDrop, Speedup, accuracy_drop, correctness_correlation, speedup
-from edgedistill.records import Measurement, Record
+from edgedistill.measurement import Measurement
+from edgedistill.records import Record
 
 
 class Row(Record):

@@ -17,7 +17,8 @@ from typing import Literal
 import numpy as np
 from scipy import stats
 
-from edgedistill.records import Accuracy, Measurement, Record
+from edgedistill.measurement import Accuracy, Measurement
+from edgedistill.records import Record
 
 NOISE_FLOOR = 0.03
 """The smallest relative difference called real; stands in until measurements record the A/A floor of their own machine."""

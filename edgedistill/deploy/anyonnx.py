@@ -14,7 +14,8 @@ from edgedistill.deploy.reference import Reference, RefusedError
 from edgedistill.deploy.shapes import resolve_shapes
 from edgedistill.deploy.task import Progress
 from edgedistill.errors import ConfigError, DeviceError
-from edgedistill.records import Measurement, Record
+from edgedistill.measurement import Measurement
+from edgedistill.records import Record
 from edgedistill.runs import sha256_of
 
 if TYPE_CHECKING:

@@ -18,12 +18,12 @@ from edgedistill.deploy.kits import Kit, targets_folder
 from edgedistill.deploy.stage import MIN_AGREEMENT, lineage_of
 from edgedistill.deploy.task import folder_files
 from edgedistill.errors import ConfigError
+from edgedistill.measurement import ModelIdentity
 from edgedistill.records import (
     DataRecord,
     Encoding,
     ExportRecord,
     FileRef,
-    ModelIdentity,
     OnnxModel,
     QuantizedRecord,
     Record,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from edgedistill.records import Record, Snapshot
+from edgedistill.measurement import Snapshot
+from edgedistill.records import Record
 
 BUSY = 0.2
 NO_COUNTER = "no energy counter: "

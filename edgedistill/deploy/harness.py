@@ -21,7 +21,8 @@ from edgedistill.deploy.local import run_here
 from edgedistill.deploy.ssh import run_over_ssh
 from edgedistill.deploy.task import Finished, LinkError, Progress, Task, Transport
 from edgedistill.errors import ConfigError, DeviceError
-from edgedistill.records import DeviceFacts, Engine, Measurement, Record
+from edgedistill.measurement import DeviceFacts, Measurement
+from edgedistill.records import Engine, Record
 
 PROBE_TIMEOUT_S = 120.0
 COMPILE_TIMEOUT_S = 1800.0

@@ -17,6 +17,7 @@ from edgedistill.deploy.harness import Compilation, compile_models, probe, run_b
 from edgedistill.deploy.kits import Form, Kit, read_kit
 from edgedistill.errors import DeviceError, ParityError
 from edgedistill.job import Job
+from edgedistill.measurement import Measurement
 from edgedistill.progress import Advance, Reporter
 from edgedistill.records import (
     Artifact,
@@ -25,7 +26,6 @@ from edgedistill.records import (
     DataRecord,
     Engine,
     ExportRecord,
-    Measurement,
     OnnxModel,
     QuantizedRecord,
     Record,

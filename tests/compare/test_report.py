@@ -16,7 +16,7 @@ from edgedistill.compare.load import load_run
 from edgedistill.compare.report import clean_samples_ms, render_report, write_report
 from edgedistill.config import Budget
 from edgedistill.errors import ConfigError
-from edgedistill.records import Measurement
+from edgedistill.measurement import Measurement
 
 
 class Page(HTMLParser):

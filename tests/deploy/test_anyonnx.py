@@ -9,7 +9,7 @@ from edgedistill.deploy.anyonnx import BenchOptions, bench_on_kits, bench_onnx, 
 from edgedistill.deploy.kits import find_kits, read_kit
 from edgedistill.deploy.shapes import parse_shapes
 from edgedistill.errors import ConfigError, DeviceError
-from edgedistill.records import Measurement
+from edgedistill.measurement import Measurement
 
 QUICK = BenchOptions(processes=1, seconds=0.2)
 MODELS = {

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from edgedistill.cli import cli
 from edgedistill.compare.load import load_results
 from edgedistill.deploy.task import folder_files
-from edgedistill.records import Measurement
+from edgedistill.measurement import Measurement
 
 CONFIG = """
 name = "digits"

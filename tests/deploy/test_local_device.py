@@ -14,7 +14,7 @@ from edgedistill.deploy.harness import Compilation, _run, compile_model, probe, 
 from edgedistill.deploy.kits import find_kits, read_kit
 from edgedistill.deploy.task import Task
 from edgedistill.errors import ConfigError, DeviceError
-from edgedistill.records import Measurement
+from edgedistill.measurement import Measurement
 
 
 def job(*arms, **changes):

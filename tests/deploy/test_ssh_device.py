@@ -23,7 +23,7 @@ from edgedistill.deploy.harness import Compilation, _run, compile_models, probe,
 from edgedistill.deploy.kits import find_kits, read_kit
 from edgedistill.deploy.task import Task
 from edgedistill.errors import DeviceError
-from edgedistill.records import Measurement
+from edgedistill.measurement import Measurement
 
 pytestmark = pytest.mark.skipif(SSHD is None, reason="sshd is not here; Debian has it in openssh-server")
 HOSTILE = "a b'c\"d$(touch pwned);`touch pwned` & -x\\é\n#*.json"
