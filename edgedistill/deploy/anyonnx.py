@@ -225,7 +225,8 @@ def fix_shapes(graph: onnx.ModelProto, given: Shapes) -> tuple[Shapes, list[str]
     if changed:
         del graph.graph.value_info[:]
         for value in graph.graph.output:
-            value.type.tensor_type.ClearField("shape")
+            for size in value.type.tensor_type.shape.dim:  # the rank stays: a file without a shape breaks the standard
+                size.Clear()
     return shapes, choices
 
 

@@ -62,6 +62,14 @@ def test_dynamic_dimensions_get_their_sizes_by_rule(tmp_path, declared, resolved
     assert tuple(dim.dim_value for dim in fixed) == resolved
 
 
+def test_a_copy_with_other_sizes_keeps_to_the_standard(tmp_path):
+    model = model_of(*relu("n", 3, "h", "w"))
+    model.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 3, "h", "w"]))
+    onnx.save(model, tmp_path / "model.onnx")
+    prepared = prepare_onnx(tmp_path / "model.onnx", tmp_path / "run", {})
+    onnx.checker.check_model(str(prepared.model), full_check=True)
+
+
 def test_an_open_length_is_the_first_that_the_model_takes(tmp_path):
     """A convolution over time needs as many steps as its kernel has."""
     kernel = numpy_helper.from_array(np.ones((4, 2, 100), np.float32), "w")
