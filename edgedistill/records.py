@@ -196,7 +196,8 @@ class Parity(Record):
 class OnnxModel(Record):
     """One exported model; `name` is teacher or student; `io` holds its inputs and outputs, `expected` is its key there.
 
-    `float32_nodes` are the parts of a float16 model that float16 would not hold.
+    `float32_nodes` are the parts of a float16 model that float16 would not hold; `warnings` are what the linter says
+    about it for the kits of its targets.
     """
 
     name: str
@@ -208,6 +209,7 @@ class OnnxModel(Record):
     expected: str | None
     parity: Parity | None
     float32_nodes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     parent: str
 
 

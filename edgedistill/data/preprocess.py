@@ -42,8 +42,8 @@ class Preprocess(nn.Module):
         """Prepare a raw batch."""
         if self.kind == "tokens":
             return raw.to(torch.int64)
-        x = raw if self.full_rank else raw.unsqueeze(-1)
-        x = x.movedim(-1, 1).to(torch.float32)
+        x = raw.to(torch.float32)  # first, for a uint8 input of a network can be nothing but cast in TensorRT
+        x = (x if self.full_rank else x.unsqueeze(-1)).movedim(-1, 1)
         if self.mel is not None:
             x = self.mel(x / self.scale)
         return (x - self.get_buffer("mean")) / self.get_buffer("std")

@@ -61,7 +61,8 @@ class Order(Record):
 class Written(Record):
     """A file that was written; `parity` and `error` hold it against the model as given, on all samples.
 
-    `error` is the outputs' squared error over their variance; `accuracy` a fraction, None without labels.
+    `error` is the outputs' squared error over their variance; `accuracy` a fraction, None without labels; `warnings`
+    are what the linter says about the file for the kits.
     """
 
     file: Path
@@ -73,6 +74,7 @@ class Written(Record):
     parity: Parity
     error: float
     float32_nodes: tuple[str, ...]
+    warnings: tuple[str, ...]
 
 
 class Result(Record):
@@ -116,6 +118,7 @@ class Result(Record):
                 f"  on {self.samples:,} {kind}: {same}off by up to {one.parity.max_abs_diff:.3g}, "
                 f"squared error {one.error:.2%} of the outputs' variance"
             )
+            yield from (f"  {warning}" for warning in one.warnings)
         if self.sensitivity:
             most = ", ".join(f"{name} ({error:.2%})" for name, error in list(self.sensitivity.items())[:SHOWN])
             yield f"layers that lose most when they alone are int8: {most}; leave them in float with --skip NODE"
@@ -248,7 +251,7 @@ class _Given:
         path, few = _path(self.order, variant, alone=alone), self.samples.first(CALIBRATION)
         model, kept = in_form(to_opset(source, variant.opset, few), variant, few)
         annotate(model, metadata_of(self.model))
-        require_clean(model, self.order.kits, variant.encoding, path.name)
+        warnings = require_clean(model, self.order.kits, variant.encoding, path.name)
         _answers(path, model, self.samples.first(1))  # the file itself, which float16 is emulated for below
         outputs = self.answers(comparable(model))
         error, parity = self.compare(outputs)
@@ -257,7 +260,7 @@ class _Given:
         return Written(
             file=path, precision=variant.precision, encoding=variant.encoding, opset=variant.opset,
             size_bytes=path.stat().st_size, accuracy=self.accuracy(outputs[0]), parity=parity, error=error,
-            float32_nodes=kept,
+            float32_nodes=kept, warnings=warnings,
         )  # fmt: skip
 
     def _require(self, parity: Parity, variant: Variant, path: Path) -> None:

@@ -24,7 +24,7 @@ from edgedistill.distill.predictors import BATCH, input_arrangement, open_sessio
 from edgedistill.distill.student import score_trials
 from edgedistill.distill.teacher import load_teacher
 from edgedistill.export.forms import Variant, answers_of, in_form, variants
-from edgedistill.export.lint.report import require_clean
+from edgedistill.export.lint.report import findings_for, in_lines, require_clean
 from edgedistill.export.metadata import annotate
 from edgedistill.export.onnx_export import export_onnx, save_onnx
 from edgedistill.export.opset import opset_of
@@ -128,8 +128,8 @@ class _Exporter:
         expected = self.expected[record.expected][:PARITY_REQUESTS]
         parity = compare_outputs(expected, got, self.job.data.task)
         require_parity(parity, expected, record.precision, path.name)
-        require_clean(model, self._kits_of(variant), variant.encoding, path.name)
-        record = record.model_copy(update={"parity": parity, "float32_nodes": kept})
+        warnings = require_clean(model, kits_of(self.job, variant.precision), variant.encoding, path.name)
+        record = record.model_copy(update={"parity": parity, "float32_nodes": kept, "warnings": warnings})
         annotate(model, _metadata(self.job, record))
         save_onnx(model, path)
         file = self.job.run.ref(path)
@@ -137,12 +137,8 @@ class _Exporter:
             f"export: {path.name}, {file.bytes:,} bytes, {parity.agreement:.1%} as torch, "
             f"off by {parity.max_abs_diff:.2g}" + (f"; in float32 stay {', '.join(kept)}" if kept else "")
         )
+        _show(self.job, path.name, warnings)
         self.models.append(record.model_copy(update={"file": file}))
-
-    def _kits_of(self, variant: Variant) -> list[Kit]:
-        """Return the kits of the targets that a variant is for; fp32 is compared with on every one."""
-        takers = [target for target in self.job.config.target if variant.precision in {"fp32", *target.precisions}]
-        return [self.job.kits[name] for name in dict.fromkeys(target.kit for target in takers)]
 
     def finish(self) -> tuple[OnnxModel, ...]:
         """Write io.npz and return the models."""
@@ -161,8 +157,22 @@ def _write_npz(job: Job, path: Path, arrays: dict[str, Array]) -> FileRef:
     return job.run.ref(path)
 
 
+def kits_of(job: Job, precision: str) -> list[Kit]:
+    """Return the kits of the targets that a precision is for; fp32 is compared with on every one."""
+    takers = [target for target in job.config.target if precision in {"fp32", *target.precisions}]
+    return [job.kits[name] for name in dict.fromkeys(target.kit for target in takers)]
+
+
+def _show(job: Job, name: str, warnings: tuple[str, ...]) -> None:
+    for warning in warnings:
+        job.report.line(f"export: {name}: {warning}")
+
+
 def _foreign_teacher(job: Job, teacher: TrainedModel, test: Split) -> OnnxModel:
-    """Take a teacher's ONNX file over with its batch fixed to 1, and record its own answers as ONNX Runtime gives them."""
+    """Take a teacher's ONNX file over with its batch fixed to 1, and record its own answers as ONNX Runtime gives them.
+
+    What the linter finds in it is told and no more, for it is the user's: where an engine refuses it, there is no baseline.
+    """
     source, folder = job.run.path(teacher.file), job.folder("onnx")
     entry = open_session(source).get_inputs()[0]
     arrange = input_arrangement(source, entry.shape, entry.type, model_input(job.data, job.config.data))
@@ -172,13 +182,16 @@ def _foreign_teacher(job: Job, teacher: TrainedModel, test: Split) -> OnnxModel:
         model = onnx.load(str(prepared.model))
     path = folder / file_name("teacher", "fp32", None)
     save_onnx(model, path)
+    found = [in_lines(*each) for each in findings_for(model, kits_of(job, "fp32"), None)]
+    warnings = tuple(line for lines in found for line in lines)
+    _show(job, path.name, warnings)
     arrays = {f"input.{entry.name}": inputs, "labels": test.labels}
     answers = run_onnx(path, {entry.name: inputs})
     arrays |= {f"expected.teacher-fp32.{name}": value for name, value in answers.items()}
     return OnnxModel(
         name="teacher", precision="fp32", encoding=None, opset=opset_of(model), file=job.run.ref(path),
         io=_write_npz(job, folder / "io-teacher.npz", arrays), expected="teacher-fp32", parity=None,
-        parent=teacher.file.sha256,
+        warnings=warnings, parent=teacher.file.sha256,
     )  # fmt: skip
 
 

@@ -157,6 +157,14 @@ def test_a_model_with_an_error_is_not_shipped():
         require_clean(model, [kit("openvino")], "s8-f32", "student.onnx")
 
 
+def test_a_model_with_warnings_is_shipped_and_they_are_told_in_a_line_for_each_rule():
+    model = clean()
+    plant = next(row[2] for row in PLANTED if row[0] == "float-operand")
+    plant(Plant(model))
+    (warning,) = require_clean(model, [kit("tensorrt")], "s8-f32", "student.onnx")
+    assert warning.startswith("rule float-operand of kit 'tensorrt' at 'node_conv2d_1': ")
+
+
 def test_an_architecture_that_a_kit_does_not_know_is_refused():
     with pytest.raises(ConfigError, match=r"\[encoding\] has no 'riscv64'"):
         lint(clean(), kit("ort"), "riscv64")

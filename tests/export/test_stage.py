@@ -24,6 +24,7 @@ KIT = """
 name = "strong"
 title = "Weak types up to version 10, strong ones from 11 on"
 engine = "numpy"
+unsupported = ["Softmax"]
 package = "numpy"
 precisions = ["fp32", "fp16", "int8"]
 opset = 17
@@ -31,6 +32,9 @@ install = "python3 -m pip install numpy"
 [encoding]
 x86_64 = "s8-f32"
 aarch64 = "s8-f32"
+[rules]
+uint8-input = "error"
+unsupported = "warning"
 [[form]]
 from = "11"
 encoding = "s8-f16"
@@ -108,6 +112,21 @@ def test_every_form_that_a_kit_lists_is_written_in_an_opset_that_all_its_readers
     assert all(model.parity is not None and model.parity.agreement >= 0.98 for model in record.models)
     half = {model.file.path: model.file.bytes for model in record.models if model.name == "student"}
     assert half["onnx/student-fp16.onnx"] < 0.7 * half["onnx/student-fp32.onnx"]
+
+
+def test_what_the_linter_warns_of_is_recorded_for_the_kits_that_take_the_file(job: Job) -> None:
+    records = job.result("export", ExportRecord).models
+    warned = {f"{m.precision}-{m.encoding}" for m in records if m.warnings}
+    assert warned == {"fp32-None", "fp16-None", "int8-s8-f32", "int8-s8-f16"}
+    for text in (text for model in records for text in model.warnings):
+        assert text.startswith("rule unsupported of kit 'strong' at 'node_")
+        assert text.endswith(": the engine refuses the file")
+
+
+def test_a_raw_input_is_cast_first_as_tensorrt_wants_it(job: Job) -> None:
+    model = model_of(job, "student-int8")
+    readers = [node.op_type for node in model.graph.node if "input" in node.input]
+    assert readers == ["Cast"]
 
 
 @pytest.mark.parametrize("name", FORMS)

@@ -11,7 +11,7 @@ from edgedistill.deploy.anyonnx import read_onnx
 from edgedistill.deploy.kits import Kit
 from edgedistill.errors import ConfigError, LintError
 from edgedistill.export.lint.fix import fix
-from edgedistill.export.lint.report import Report, limits_of, lint, summary, usual_arch
+from edgedistill.export.lint.report import Report, limits_of, lint, usual_arch
 from edgedistill.export.trt_check import TrtCheck, check_with_tensorrt
 from edgedistill.records import Record
 from edgedistill.runs import sha256_of, write_atomic
@@ -96,9 +96,10 @@ def to_json(result: Result) -> str:
 
 def require_no_errors(result: Result) -> None:
     """Raise LintError when there is an error, which makes the exit code 4."""
-    wrong = [summary(report) for report in result.binding if report.errors]
-    if wrong:
-        raise LintError(f"{result.model}: {'; '.join(wrong)}; do not deploy this file")
+    if any(report.errors for report in result.binding):
+        raise LintError(
+            f"{result.model}: do not deploy this file before its errors are gone; --fix repairs what it can"
+        )
 
 
 def _output(order: Order) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterable
+from itertools import groupby
 from typing import Literal
 
 import onnx
@@ -81,8 +82,8 @@ def severities(kit: Kit) -> dict[str, Severity]:
     return known | kit.rules
 
 
-def require_clean(model: onnx.ModelProto, kits: Iterable[Kit], encoding: Encoding | None, name: str) -> None:
-    """Raise LintError when a model that is about to be shipped has an error for a kit that it is meant for.
+def require_clean(model: onnx.ModelProto, kits: Iterable[Kit], encoding: Encoding | None, name: str) -> tuple[str, ...]:
+    """Raise LintError when a model that is about to be shipped has an error for a kit; return the warnings for all, a line each.
 
     Args:
         model: the model, as it is written.
@@ -90,15 +91,35 @@ def require_clean(model: onnx.ModelProto, kits: Iterable[Kit], encoding: Encodin
         encoding: the int8 encoding that it is in; None for float models.
         name: the name of its file.
     """
-    for kit in [kit for kit in kits if encoding is None or encoding in _encodings(kit)]:
-        view = View.of(model, limits_of(kit, encoding=encoding))
-        errors = [finding for finding in _findings(view, severities(kit)) if finding.severity == "error"]
+    warnings: list[str] = []
+    for kit, findings in findings_for(model, kits, encoding):
+        errors = [finding for finding in findings if finding.severity == "error"]
         if errors:
-            first, more = errors[0], f", and {len(errors) - 1} more" if len(errors) > 1 else ""
             raise LintError(
-                f"{name}: rule {first.rule} of kit '{kit.name}' at '{first.node}': {first.message}{more}; "
-                f"it is not written, because '{kit.name}' would not run it as it is: {first.fix}"
+                f"{name}: {_in_a_line(kit, errors)}; it is not written, because '{kit.name}' would not run it as it is: "
+                f"{errors[0].fix}"
             )
+        warnings += in_lines(kit, findings)
+    return tuple(warnings)
+
+
+def findings_for(
+    model: onnx.ModelProto, kits: Iterable[Kit], encoding: Encoding | None
+) -> Iterable[tuple[Kit, list[Finding]]]:
+    """Yield each kit that takes a model in an encoding (None: in float), on any architecture it knows, and what is found for it."""
+    for kit in [kit for kit in kits if encoding is None or encoding in _encodings(kit)]:
+        yield kit, list(_findings(View.of(model, limits_of(kit, encoding=encoding)), severities(kit)))
+
+
+def in_lines(kit: Kit, findings: Iterable[Finding]) -> list[str]:
+    """Return a line for each rule that found something for a kit."""
+    by_rule = groupby(sorted(findings, key=lambda finding: finding.rule), key=lambda finding: finding.rule)
+    return [_in_a_line(kit, list(group)) for _, group in by_rule]
+
+
+def _in_a_line(kit: Kit, findings: list[Finding]) -> str:
+    first, more = findings[0], f", and {len(findings) - 1} more" if len(findings) > 1 else ""
+    return f"rule {first.rule} of kit '{kit.name}' at '{first.node}': {first.message}{more}"
 
 
 def _encodings(kit: Kit) -> set[Encoding]:

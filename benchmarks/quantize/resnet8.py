@@ -1,0 +1,235 @@
+"""MLPerf Tiny's ResNet-8 in int8: against its own float student, seed by seed, and beside NNCF and ONNX Runtime.
+
+From the float students of a finished `edgedistill run benchmarks/cifar10/accuracy.toml`, each quantized after training and by
+QAT, and by the peers from the same float ONNX file and the same 512 training images: accuracy on all 10,000 test images in the
+engine that the file is for, its size, the precision of each layer, and one-thread latency, all files in turn in one process.
+
+    python -m pip install nncf 'edgedistill[trt-check]'
+    OMP_NUM_THREADS=1 python benchmarks/quantize/resnet8.py benchmarks/quantize/resnet8.json --run runs/cifar10-accuracy
+
+takes some 40 minutes of one core; seeds that the file has already are not measured again.
+"""
+
+import argparse
+import dataclasses
+import json
+import logging
+import platform
+import shutil
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import nncf
+import numpy as np
+import onnx
+import onnxruntime
+import openvino
+import torch
+from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
+from onnxruntime.quantization.shape_inference import quant_pre_process
+
+from edgedistill.config_file import load_config
+from edgedistill.data.views import plain_views
+from edgedistill.deploy.anyonnx import BenchOptions, bench_onnx, prepare_onnx
+from edgedistill.deploy.kits import find_kits
+from edgedistill.export.encodings import encode
+from edgedistill.export.onnx_export import export_onnx, save_onnx
+from edgedistill.export.trt_check import check_with_tensorrt
+from edgedistill.pipeline import Plan, run_pipeline
+from edgedistill.progress import Reporter
+from edgedistill.quantize.calibration import calibration_batches, example_input
+from edgedistill.quantize.stage import load_quantized, load_student, quantize_student
+from edgedistill.records import StudentRecord
+from edgedistill.runs import Run, write_json
+
+CONFIG = Path(__file__).resolve().parents[1] / "cifar10/accuracy.toml"
+OPSET, ROUNDS, CALLS = 20, 60, 100
+ENGINES = {"onnxruntime": "u8-i32", "openvino": "s8-f32"}
+"""Each engine, and the encoding that its kit takes on x86."""
+KITS = {"onnxruntime": "ort", "openvino": "openvino"}
+RECOMMENDED = {"per_channel": True, "activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8}
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description="ResNet-8 in int8, against float and the peers.")
+    parser.add_argument("out", type=Path, help="the JSON file to write")
+    parser.add_argument("--run", type=Path, default=Path("runs/cifar10-accuracy"), help="the finished run")
+    parser.add_argument("--work", type=Path, default=Path("runs/quantize-resnet8"), help="where files are kept")
+    return parser.parse_args()
+
+
+def measure_seed(options, seed):
+    """Quantize one seed's student every way, and measure every file."""
+    work = options.work / f"seed-{seed}"
+    shutil.copytree(options.run, work, dirs_exist_ok=True)
+    files, calibration, test, labels = {}, None, None, None
+    for method in ("ptq", "qat"):
+        job = job_of(work, seed, method)
+        record = quantize_student(job)
+        quantized = load_quantized(job, record)
+        example = example_input(job)
+        if calibration is None:
+            calibration, (test, labels) = calibration_of(job), test_of(job)
+            files["float"] = save(export_onnx(load_student(job), example, OPSET), work / "float.onnx")
+        canonical = export_onnx(quantized, example, OPSET)
+        for encoding in ENGINES.values():
+            files[f"{method} {encoding}"] = save(encode(canonical, encoding), work / f"{method}-{encoding}.onnx")
+    files |= peers(files["float"], calibration, work)
+    rows = {name: row(name, path, test, labels) for name, path in files.items()}
+    for name, ratio in ratios(files, test).items():
+        rows[name] |= ratio
+    return rows
+
+
+def job_of(work, seed, method):
+    """Return the run's job with one seed's student for the student."""
+    config = load_config(CONFIG, (f"quantize.mode={method}",))
+    job = run_pipeline(config, Run(work), find_kits(()), Reporter(), Plan("student"))
+    trial = next(trial for trial in job.result("student", StudentRecord).trials if trial.seed == seed)
+    student = job.result("student", StudentRecord).model_copy(update={"student": trial.student})
+    keys = job.keys | {"quantize": f"seed {seed}, {method}"}
+    return dataclasses.replace(job, results=job.results | {"student": student}, keys=keys)
+
+
+def calibration_of(job):
+    """Return the images that post-training quantization takes its ranges from here, for the peers to take theirs from."""
+    return [image[None] for batch in calibration_batches(job) for image in batch.numpy()]
+
+
+def test_of(job):
+    views = plain_views(job.dataset.test, job.data, job.config)
+    count = len(views.split)
+    inputs = [views.batch(np.array([i]), np.zeros(1, np.int64)).numpy() for i in range(count)]
+    return inputs, job.dataset.test.labels
+
+
+def save(model, path):
+    save_onnx(model, path)
+    return path
+
+
+class Reader(CalibrationDataReader):
+    """Feeds ONNX Runtime's calibration one image at a time."""
+
+    def __init__(self, images):
+        self.left = iter({"input": image} for image in images)
+
+    def get_next(self):
+        return next(self.left, None)
+
+
+def peers(model, images, work):
+    """Quantize a float file by NNCF's and ONNX Runtime's defaults, and as ONNX Runtime's manual recommends for x86."""
+    nncf.set_log_level(logging.ERROR)
+    data = nncf.Dataset(images, lambda image: {"input": image})
+    by_nncf = save(nncf.quantize(onnx.load(model), data, subset_size=len(images)), work / "nncf.onnx")
+    default, recommended, prepared = work / "ort-default.onnx", work / "ort-recommended.onnx", work / "prepared.onnx"
+    quantize_static(str(model), str(default), Reader(images))
+    quant_pre_process(str(model), str(prepared))
+    quantize_static(str(prepared), str(recommended), Reader(images), **RECOMMENDED)
+    return {"nncf": by_nncf, "onnxruntime default": default, "onnxruntime recommended": recommended}
+
+
+def row(name, path, test, labels):
+    """Return what a file is worth in each engine, how large it is, and what TensorRT's compiler makes of it."""
+    result = {"bytes": path.stat().st_size, "engines": {}}
+    for engine, run in RUNNERS.items():
+        try:
+            call = run(path)
+            answers = np.array([call(image).argmax() for image in test])
+        except RuntimeError as error:
+            result["engines"][engine] = {"error": str(error).strip().splitlines()[-1]}
+            continue
+        layers = executed(path, engine)
+        result["engines"][engine] = {"accuracy": float((answers == labels).mean()), "layers": layers}
+    if name != "float":
+        check = check_with_tensorrt(onnx.load(path))
+        compiled = [product.compiled for product in check.products]
+        result["tensorrt compiler"] = {"engine": check.engine, "refused": check.refused, "products": compiled}
+    return result
+
+
+def executed(path, engine):
+    """Return how many weighted layers ran in each precision, as the kit reads it from the engine."""
+    prepared = prepare_onnx(path, path.parent / "bench" / f"{path.stem}-{engine}", {})
+    options, kit = BenchOptions(processes=1, seconds=0.2, passes=()), find_kits(())[KITS[engine]]
+    return bench_onnx(prepared, kit, options, path.parent / "bench" / f"{path.stem}-{engine}", quiet).precision.executed
+
+
+def quiet(text):
+    """Say nothing of single measurements: the table is what counts."""
+
+
+def ratios(files, test):
+    """Return each file's latency over that of ours by QAT, per engine: medians of rounds in which all take turns."""
+    found = {name: {} for name in files}
+    for engine, encoding in ENGINES.items():
+        calls = {name: call for name, path in files.items() if (call := runnable(engine, path)) is not None}
+        times = {name: [] for name in calls}
+        for _ in range(ROUNDS):
+            for name, call in calls.items():
+                times[name].append(timed(call, test[0]))
+        base = np.array(times[f"qat {encoding}"])
+        for name, each in times.items():
+            found[name][f"{engine} latency over qat {encoding}"] = float(np.median(np.array(each) / base))
+            found[name][f"{engine} us"] = float(np.median(each) / 1e3)
+    return found
+
+
+def runnable(engine, path):
+    try:
+        return RUNNERS[engine](path)
+    except RuntimeError:
+        return None
+
+
+def timed(call, image):
+    """Return the median nanoseconds of a call."""
+    samples = []
+    for _ in range(CALLS):
+        start = time.perf_counter_ns()
+        call(image)
+        samples.append(time.perf_counter_ns() - start)
+    return float(np.median(samples))
+
+
+def by_onnxruntime(path):
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = settings.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
+    return lambda image: session.run(None, {"input": image})[0]
+
+
+def by_openvino(path):
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1}
+    request = openvino.Core().compile_model(path, "CPU", settings).create_infer_request()
+    return lambda image: request.infer({0: image}, share_inputs=True, share_outputs=True)[0]
+
+
+RUNNERS = {"onnxruntime": by_onnxruntime, "openvino": by_openvino}
+
+
+def main():
+    torch.set_num_threads(1)
+    options = arguments()
+    result = json.loads(options.out.read_text()) if options.out.exists() else {"seeds": {}}
+    packages = ("edgedistill", "torch", "onnx", "onnxruntime", "openvino", "nncf", "numpy")
+    result["versions"] = {name: version(name) for name in packages} | {"python": platform.python_version()}
+    for seed in (str(seed) for seed in range(3)):
+        if seed not in result["seeds"]:
+            result["seeds"][seed] = measure_seed(options, int(seed))
+            write_json(options.out, result)
+        print_table(seed, result["seeds"][seed])
+
+
+def print_table(seed, rows):
+    """Print a line for each file and engine."""
+    for name, found in rows.items():
+        for engine, one in found["engines"].items():
+            text = one.get("error") or f"{one['accuracy']:7.2%} {one['layers']}"
+            print(f"seed {seed} {name:26}{found['bytes']:8,} {engine:12}{text} {found.get(f'{engine} us', 0):7.1f} us")
+
+
+if __name__ == "__main__":
+    main()
