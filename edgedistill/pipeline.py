@@ -29,7 +29,7 @@ from edgedistill.records import (
     StudentRecord,
     TeacherRecord,
 )
-from edgedistill.runs import Run, files_of, hash_of, versions_of
+from edgedistill.runs import Run, hash_of, identity, versions_of
 from edgedistill.user_code import is_function, module_file
 
 TORCH: Final = ("edgedistill", "torch", "numpy")
@@ -305,15 +305,6 @@ def _run_stage(job: Job, stage: Stage, *, fresh: bool) -> None:
 def _key(job: Job, stage: Stage) -> str:
     parents = {parent: identity(job.results[parent]) for parent in stage.parents}
     return hash_of([stage.name, stage.settings(job), parents, versions_of(stage.packages)])
-
-
-def identity(record: Record) -> str:
-    """Hash what a stage made, by content: when it was made, and how long that took, do not matter to its children."""
-    if isinstance(record, DataRecord):
-        return record.fingerprint
-    if isinstance(record, SoftLabelsRecord):
-        return record.fingerprint
-    return hash_of([ref.sha256 for ref in files_of(record)])
 
 
 def check_targets(config: Config, kits: dict[str, Kit]) -> None:

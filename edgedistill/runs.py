@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from edgedistill.errors import ConfigError
-from edgedistill.records import FileRef, Record
+from edgedistill.records import DataRecord, FileRef, Record, SoftLabelsRecord
 
 R = TypeVar("R", bound=Record)
 SCHEMA = "edgedistill.run/1"
@@ -161,6 +161,13 @@ class Run:
     def _intact(self, ref: FileRef) -> bool:
         path = self.path(ref)
         return path.is_file() and path.stat().st_size == ref.bytes and self.file_hash(path) == ref.sha256
+
+
+def identity(record: Record) -> str:
+    """Hash what a stage made, by content: when it was made, and how long that took, do not matter to its children."""
+    if isinstance(record, DataRecord | SoftLabelsRecord):
+        return record.fingerprint
+    return hash_of([ref.sha256 for ref in files_of(record)])
 
 
 def files_of(value: Any) -> Iterator[FileRef]:

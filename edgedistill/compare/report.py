@@ -20,7 +20,7 @@ from edgedistill.compare.load import ResultSet, load_run, read_samples
 from edgedistill.compare.notes import Notes, notes_of, precision, sustained
 from edgedistill.compare.plots import accuracy_latency, latency_distribution, training_curves
 from edgedistill.compare.rows import metric_of
-from edgedistill.compare.stages import METHODS, STAGES, Stages, control_gain, outcome, read_stages
+from edgedistill.compare.stages import METHODS, STAGES, Stages, control_gain, outcome, outdated, read_stages
 from edgedistill.config import Budget
 from edgedistill.data.tasks import TASKS
 from edgedistill.measurement import Measurement
@@ -72,6 +72,7 @@ def render_report(run_folder: Path, budgets: dict[str, Budget] | None = None) ->
         comparison=comparison,
         groups=[_group_view(group, result, i) for i, group in enumerate(comparison.groups)],
         stages=stages,
+        outdated=outdated(run, stages),
         missing=[stage for stage in STAGES if stage not in run.stages],
         training_plot=_markup(training_curves(_trained(stages), metric, "training")),
         metric=metric,

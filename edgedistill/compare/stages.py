@@ -27,7 +27,7 @@ from edgedistill.records import (
     TeacherRecord,
     TrainedModel,
 )
-from edgedistill.runs import Run
+from edgedistill.runs import Run, identity
 
 R = TypeVar("R", bound=Record)
 
@@ -77,6 +77,18 @@ def _record(run: Run, stage: str, kind: type[R]) -> R | None:
         return kind.model_validate(entry.get("record"))
     except ValidationError as error:
         raise ConfigError(describe(error, run.folder / "manifest.json" / stage)) from None
+
+
+def outdated(run: Run, stages: Stages) -> tuple[str, ...]:
+    """Return the stages that were made from what an earlier stage has made anew since, in their order."""
+    found: list[str] = []
+    for stage in STAGES:
+        parents: dict[str, str] = run.stages.get(stage, {}).get("parents", {})
+        made = {parent: getattr(stages, parent) for parent in parents}
+        changed = (record is not None and identity(record) != parents[parent] for parent, record in made.items())
+        if any(changed) or not set(found).isdisjoint(parents):
+            found.append(stage)
+    return tuple(found)
 
 
 def control_gain(stages: Stages) -> str | None:

@@ -104,6 +104,7 @@ def test_auto_goes_on_from_post_training_until_the_drop_holds(distilled):
     report = (distilled / "runs" / "uneven" / "report.html").read_text()
     assert "Tried" in report
     assert "Sensitivity of" in report
+    assert "Not all of this belongs together" not in report
 
 
 def test_fine_tuning_wins_back_what_post_training_lost_and_is_not_done_twice(distilled):
@@ -117,6 +118,9 @@ def test_fine_tuning_wins_back_what_post_training_lost_and_is_not_done_twice(dis
     assert not list((distilled / "runs" / "uneven" / "quantized").glob("*-resume.pt"))
     again = edgedistill("quantize", "edgedistill.toml", "--set", "quantize.mode=qat", cwd=distilled)
     assert "qat: epoch" not in again.stderr
+    assert edgedistill("report", "runs/uneven", cwd=distilled).returncode == 0
+    report = (distilled / "runs" / "uneven" / "report.html").read_text()
+    assert "export, compile, bench are of an earlier run" in report
 
 
 def test_what_does_not_hold_is_said(distilled):
