@@ -115,7 +115,8 @@ def onnxruntime_optimised(content, inputs):
 
 def openvino_compiled(content, inputs):
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
-    model = openvino.Core().compile_model(content, "CPU", settings)
+    core = openvino.Core()
+    model = core.compile_model(core.read_model(content), "CPU", settings)
     return np.concatenate([model(batch)[0] for batch in inputs])
 
 
