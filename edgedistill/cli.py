@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgedistill import __version__
+from edgedistill.cli_compare import compare
 from edgedistill.cli_options import (
     FILE,
     STAGE_COMMANDS,
@@ -171,7 +172,7 @@ def _bench_file(context: click.Context, model: Path, options: dict[str, Any]) ->
     failed = [f"{kit}: {result}" for kit, result in results if isinstance(result, str)]
     measured = [result for _, result in results if not isinstance(result, str)]
     if measured:
-        print_comparison(set_against(measured[0], measured[1:]), as_json=options["as_json"])
+        print_comparison(set_against(measured[0], measured[1:]), "json" if options["as_json"] else None)
     if failed:
         raise DeviceError("\n".join(failed))
 
@@ -194,17 +195,7 @@ def _pipeline(context: click.Context, config_path: Path, until: str, options: di
     show_job(job, as_json=options["as_json"])
 
 
-@cli.command()
-@click.argument("baseline", type=FILE)
-@click.argument("candidates", type=FILE, nargs=-1)
-@click.option("--json", "as_json", is_flag=True, help="Print the comparison as JSON.")
-def compare(baseline: Path, candidates: tuple[Path, ...], as_json: bool) -> None:  # noqa: FBT001 - click passes flags
-    """Set runs, or measurement files, against a BASELINE; a run alone is set against its teacher."""
-    from edgedistill.compare.comparison import compare_runs, summarise_run
-    from edgedistill.compare.load import load_results
-
-    first, *others = load_results((baseline, *candidates))
-    print_comparison(compare_runs(first, others) if others else summarise_run(first), as_json=as_json)
+cli.add_command(compare)
 
 
 @cli.command()

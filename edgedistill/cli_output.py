@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
 
 if TYPE_CHECKING:
-    from edgedistill.compare.comparison import Comparison
-    from edgedistill.config import Budget
+    from edgedistill.compare.comparison import Comparison, Outcome
     from edgedistill.job import Job
 
 
@@ -21,9 +20,7 @@ def show_job(job: Job, *, as_json: bool) -> None:
     if not processes.is_first():
         return
     if "bench" in job.results:
-        show_run(job.run.folder, {target.name: target.budget for target in job.config.target}, as_json=as_json)
-        if "report" in job.results and not as_json:
-            click.echo(f"Report: {job.run.folder / 'report.html'}")
+        _show_measured(job, as_json=as_json)
         return
     records = {name: record.model_dump(mode="json") for name, record in job.results.items()}
     if as_json:
@@ -33,22 +30,43 @@ def show_job(job: Job, *, as_json: bool) -> None:
         click.echo(f"{name:12} done, in {job.run.folder}")
 
 
-def show_run(folder: Path, budgets: dict[str, Budget], *, as_json: bool) -> None:
-    """Print the comparison of a run's models."""
-    from edgedistill.compare.comparison import summarise_run
-    from edgedistill.compare.load import load_run
+def _show_measured(job: Job, *, as_json: bool) -> None:
+    """Print the comparison of a run's models and hold the configuration's gates against it."""
+    from edgedistill.compare.comparison import compare_runs, summarise_run
+    from edgedistill.compare.judge import judge, require_passed
+    from edgedistill.compare.load import load_results, load_run
 
-    print_comparison(summarise_run(load_run(folder), budgets), as_json=as_json)
+    result, gate = load_run(job.run.folder), job.config.gate
+    comparison = summarise_run(result, {target.name: target.budget for target in job.config.target})
+    held = comparison
+    if gate.baseline is not None and gate.gates:
+        held = compare_runs(load_results([job.config.path(gate.baseline)])[0], [result])
+    outcomes = judge(held, gate.gates).gates
+    form = "json" if as_json else None
+    print_comparison(comparison.model_copy(update={"gates": outcomes}), form)
+    show_outcomes(outcomes, form)
+    if "report" in job.results and not as_json:
+        click.echo(f"Report: {job.run.folder / 'report.html'}")
+    require_passed(outcomes)
 
 
-def print_comparison(comparison: Comparison, *, as_json: bool) -> None:
-    """Print a comparison as a table that fits the terminal, or as JSON."""
+def print_comparison(comparison: Comparison, form: str | None = None) -> None:
+    """Print a comparison as a table that fits the terminal, as "json" or as "markdown"."""
     from edgedistill.compare.comparison import to_json
+    from edgedistill.compare.markdown import to_markdown
     from edgedistill.compare.table import render_table
 
-    if as_json:
-        click.echo(to_json(comparison))
+    if form is not None:
+        click.echo({"json": to_json, "markdown": to_markdown}[form](comparison).rstrip("\n"))
         return
     from rich.console import Console
 
     Console(highlight=False).print(render_table(comparison))
+
+
+def show_outcomes(outcomes: Sequence[Outcome], form: str | None) -> None:
+    """Print a line for each gate, as logs of CI systems want it; on stderr where stdout has another form."""
+    from edgedistill.compare.judge import line
+
+    for outcome in outcomes:
+        click.echo(line(outcome), err=form is not None)

@@ -18,6 +18,7 @@ from pydantic import (
     model_validator,
 )
 
+from edgedistill.compare.gate import GateConfig
 from edgedistill.errors import nearest
 from edgedistill.user_code import is_function
 
@@ -317,6 +318,7 @@ class Config(Section):
     export: ExportConfig = ExportConfig()
     target: tuple[TargetConfig, ...] = ()
     bench: BenchConfig = BenchConfig()
+    gate: GateConfig = GateConfig()
     folder: Path = Field(default=Path(), exclude=True)
 
     @model_validator(mode="after")

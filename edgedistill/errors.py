@@ -42,6 +42,18 @@ class DeviceError(EdgedistillError):
     exit_code = 5
 
 
+class GateError(EdgedistillError):
+    """A gate failed."""
+
+    exit_code = 3
+
+
+class UndecidedError(EdgedistillError):
+    """No gate failed, and one at least could not be decided."""
+
+    exit_code = 6
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """Return "; perhaps 'x'?" for the known word closest to a misspelt one, or the whole list when none is close."""
     words = sorted(known)

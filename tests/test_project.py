@@ -12,7 +12,7 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 LAYERS = (
-    ("errors", "records", "measurement"),
+    ("errors", "records", "measurement", "compare.gate"),
     ("runs", "progress", "user_code", "processes"),
     ("config",),
     ("config_file",),
@@ -20,7 +20,7 @@ LAYERS = (
     ("job",),
     ("models", "distill", "quantize", "export", "deploy", "compare", "demo"),
     ("pipeline",),
-    ("cli", "cli_options", "cli_output"),
+    ("cli", "cli_options", "cli_output", "cli_compare"),
 )
 
 

@@ -33,11 +33,6 @@ def ship(target: str, rows: Sequence[Row]) -> str:
     return "; ".join(clauses + _caveats(chosen))
 
 
-def describe_change(row: Row) -> str:
-    """Say what separates a candidate from its baseline: speed first, accuracy always with it."""
-    return f"{row.label} is {_speed(row, 'the baseline')}, {_accuracy(row)}"
-
-
 def _students(rows: Sequence[Row]) -> list[Row]:
     return [row for row in rows if row.measurement.model.name == "student"]
 

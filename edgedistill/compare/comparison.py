@@ -1,6 +1,6 @@
 """Measurements side by side, under like conditions or not at all.
 
-History of `edgedistill.comparison`: 1, the first.
+History of `edgedistill.comparison`: 1, the first; gates, missing, and more of rows have been added since.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Literal
 
 from pydantic import ConfigDict, Field
 
-from edgedistill.compare.answer import choose, describe_change, ship
+from edgedistill.compare.answer import choose, ship
 from edgedistill.compare.budget import check_budget
 from edgedistill.compare.load import Result, ResultSet, describe_model
 from edgedistill.compare.rows import Row, baseline_row, candidate_row, unlike
@@ -33,12 +33,32 @@ class Group(Record):
     chosen: str | None = None
 
 
+Decision = Literal["pass", "fail", "undecided"]
+
+
+class Outcome(Record):
+    """What a gate came to for one candidate: `value` and `interval` in the gate's unit, `found` in words."""
+
+    gate: str
+    group: str
+    candidate: str
+    decision: Decision
+    found: str
+    value: float | None = None
+    interval: tuple[float, float] | None = None
+
+
 class Comparison(Record):
-    """Groups of comparable results; `left_out` says what could not be paired, and why."""
+    """Groups of comparable results; `left_out` says what could not be paired, and why.
+
+    `missing` is what the baseline has and a candidate lacks, and `gates` the outcomes of gates, where there are any.
+    """
 
     schema_: Literal["edgedistill.comparison/1"] = Field(alias="schema", default=SCHEMA)
     groups: tuple[Group, ...]
     left_out: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    gates: tuple[Outcome, ...] = ()
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", serialize_by_alias=True, validate_by_name=True, validate_by_alias=True
@@ -57,17 +77,18 @@ def compare_runs(baseline: ResultSet, candidates: Sequence[ResultSet]) -> Compar
     if all(len(run.results) == 1 for run in runs):
         return Comparison(groups=(_run_group([(run.name, run.results[0]) for run in runs]),))
     indexes = {run.name: _index(run) for run in runs}
-    groups, left_out = [], []
+    groups, left_out, missing = [], [], []
     for key in dict.fromkeys(key for index in indexes.values() for key in index):
         found = [(name, index[key]) for name, index in indexes.items() if key in index]
         absent = [name for name, index in indexes.items() if key not in index]
         if absent:
             left_out.append(f"{' '.join(key)}: not in {', '.join(absent)}")
-        if runs[0].name not in absent and len(found) > 1:
-            groups.append(_run_group(found))
+        if runs[0].name not in absent:
+            missing += [f"{name} {' '.join(key)}" for name in absent]
+            groups += [_run_group(found)] if len(found) > 1 else []
     if not groups:
         raise IncomparableError("no measurement has a counterpart:\n  " + "\n  ".join(left_out))
-    return Comparison(groups=tuple(groups), left_out=tuple(left_out))
+    return Comparison(groups=tuple(groups), left_out=tuple(left_out), missing=tuple(missing))
 
 
 def summarise_run(result: ResultSet, budgets: dict[str, Budget] | None = None) -> Comparison:
@@ -117,12 +138,12 @@ def _group(title: str, baseline: Result, candidates: Sequence[Result]) -> Group:
                 "Measure both on one device with one set of conditions"
             )
     rows = [candidate_row(candidate, baseline) for candidate in candidates]
-    answer = "; ".join(describe_change(row) for row in rows)
+    answer = "\n".join(f"{row.label}: {row.verdict}" for row in rows)
     return Group(
         title=title,
         baseline=baseline.label,
         rows=(baseline_row(baseline), *rows),
-        answer=f"vs {baseline.label}: {answer}" if rows else f"{baseline.label} was measured alone",
+        answer=answer or f"{baseline.label} was measured alone",
     )
 
 

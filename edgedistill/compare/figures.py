@@ -88,3 +88,9 @@ def points(drop: float, metric: str) -> str:
 def signed(value: float) -> str:
     """Write a number with its sign, one decimal, and a true minus."""
     return f"{value:+.1f}".replace("-", "\u2212")
+
+
+def rounded_up(count: float) -> str:
+    """Write a number as a round one that is not smaller, of two digits: 1300, 47."""
+    scale = 10 ** max(0, math.floor(math.log10(count)) - 1)
+    return f"{math.ceil(count / scale) * scale:,}"

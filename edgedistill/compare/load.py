@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import zipfile
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,18 @@ BUNDLE_SCHEMA = "edgedistill.measurements/1"
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """A measurement under its label in a comparison, its file, and which test samples it got right, where that is known."""
+    """A measurement under its label in a comparison, and its file.
+
+    `correct` says which test samples it got right, and `labels` what they are, where both are known; `class_names` is
+    empty where nothing tells the names.
+    """
 
     label: str
     measurement: Measurement
     file: Path | None = None
     correct: np.ndarray | None = None
+    labels: np.ndarray | None = None
+    class_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,11 +56,23 @@ class ResultSet:
 
 def load_results(paths: Iterable[Path]) -> tuple[ResultSet, ...]:
     """Read each path: a run folder, a folder of measurement files, or one measurement file."""
-    results = tuple(_load(Path(path)) for path in paths)
+    found = [Path(path) for path in paths]
+    results = tuple(replace(_load(path), name=name) for path, name in zip(found, _names(found), strict=True))
     for result in results:
         if not result.measurements:
             raise ConfigError(f"{result.name}: no measurements in it yet; 'edgedistill bench' makes them")
     return results
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """Name results by their files or, where those have one name in several folders, by where their paths part."""
+    whole = [path.resolve() for path in paths]
+    names = [path.stem if path.is_file() else path.name for path in whole]
+    if len(set(names)) == len(names) or len(set(whole)) < len(whole):
+        return names
+    common = Path(os.path.commonpath(whole))
+    parted = [path.relative_to(common).with_suffix("").parts[0] for path in whole]
+    return parted if len(set(parted)) == len(parted) else names
 
 
 def load_run(folder: Path) -> ResultSet:
@@ -77,8 +96,8 @@ def read_samples(file: Path, measurement: Measurement, names: tuple[str, ...]) -
         return None
 
 
-def correct_answers(file: Path, measurement: Measurement) -> np.ndarray | None:
-    """Return which test samples a model got right; None when that is not recorded or contradicts its accuracy."""
+def correct_answers(file: Path, measurement: Measurement) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return which test samples a model got right, and their labels; None when not recorded or against its accuracy."""
     arrays = read_samples(file, measurement, ("outputs", "labels"))
     if arrays is None or measurement.accuracy is None or measurement.accuracy.metric != "top1":
         return None
@@ -86,7 +105,8 @@ def correct_answers(file: Path, measurement: Measurement) -> np.ndarray | None:
     if len(outputs) != len(labels) or len(labels) != measurement.accuracy.n:
         return None
     correct: np.ndarray = outputs.reshape(len(labels), -1).argmax(axis=1) == labels
-    return correct if math.isclose(float(correct.mean()), measurement.accuracy.value, abs_tol=1e-9) else None
+    agrees = math.isclose(float(correct.mean()), measurement.accuracy.value, abs_tol=1e-9)
+    return (correct, labels) if agrees else None
 
 
 def _load(path: Path) -> ResultSet:
@@ -107,7 +127,17 @@ def read_result(path: Path) -> Result:
 
 def _result(table: Any, path: Path) -> Result:
     measurement = _measurement(table, path)
-    return Result(describe_model(measurement), measurement, path, correct_answers(path, measurement))
+    correct, labels = correct_answers(path, measurement) or (None, None)
+    return Result(describe_model(measurement), measurement, path, correct, labels, _class_names(path))
+
+
+def _class_names(path: Path) -> tuple[str, ...]:
+    """Return the names of the classes from the manifest of the run that a measurement lies in."""
+    folder = path.resolve().parent.parent
+    if not (folder / "manifest.json").is_file():
+        return ()
+    data = Run(folder).stages.get("data", {}).get("record", {})
+    return tuple(str(name) for name in data.get("classes", ()))
 
 
 def describe_model(measurement: Measurement) -> str:

@@ -6,9 +6,11 @@ from collections.abc import Iterator
 
 from edgedistill.compare import figures
 from edgedistill.compare.budget import reason
+from edgedistill.compare.classes import hidden
 from edgedistill.compare.comparison import Group
 from edgedistill.compare.rows import Row
 from edgedistill.compare.stats import MINIMUM_PROCESSES, NOISE_FLOOR
+from edgedistill.compare.verdict import class_in_words
 from edgedistill.measurement import Measurement, Soak
 
 DOUBTS = ("latency_ns", "processes", "throttled", "drift", "siblings", "stolen")
@@ -75,6 +77,7 @@ def _notes_of_row(row: Row, baseline: str | None) -> Iterator[tuple[str, str]]:
     for field in ("accuracy", "latency_ns.p95", "memory_bytes", "energy_uj"):
         if _is_null(m, field):
             yield field, f"{_named(field)}: {reason(m, field)}"
+    yield from _class_notes(row)
     yield from _energy_notes(m)
     yield from _speedup_notes(row, baseline)
 
@@ -120,6 +123,18 @@ def _speedup_notes(row: Row, baseline: str | None) -> Iterator[tuple[str, str]]:
         yield "speedup", f"cannot tell: an interval needs {MINIMUM_PROCESSES} processes on either side"
     elif row.speedup.verdict == "no difference seen":
         yield "speedup", f"no difference to {baseline} seen: the interval includes 1 or is within {NOISE_FLOOR:.0%}"
+
+
+def _class_notes(row: Row) -> Iterator[tuple[str, str]]:
+    """Yield what a mean hides: the classes that lost more than all together, beyond doubt."""
+    if row.accuracy_drop is None:
+        return
+    lost = hidden(row.classes, row.accuracy_drop.points)
+    if lost:
+        named = ", ".join(f"class {class_in_words(drop)}" for drop in lost[:3])
+        more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
+        all_together = figures.signed(-row.accuracy_drop.points)
+        yield "accuracy", f"{named}{more}; all classes together {all_together} points"
 
 
 def _budget_notes(row: Row) -> Iterator[tuple[str, str]]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-import numpy as np
 from pydantic import Field
 
 from edgedistill.compare import figures
 from edgedistill.compare.budget import BudgetCheck
+from edgedistill.compare.classes import ClassDrop, class_drops, same_samples
 from edgedistill.compare.load import Result
-from edgedistill.compare.stats import AccuracyDrop, Speedup, accuracy_drop, correctness_correlation, speedup
+from edgedistill.compare.stats import AccuracyDrop, Speedup, accuracy_drop, paired_drop, speedup
+from edgedistill.compare.verdict import accuracy_in_words, speed_in_words
 from edgedistill.measurement import Measurement
 from edgedistill.records import Record
 
@@ -18,7 +19,8 @@ from edgedistill.records import Record
 class Row(Record):
     """A measurement beside its baseline; `reasons` says why a comparison is null, by field.
 
-    `differs` lists what else is not the same and does not forbid a comparison, such as the engine.
+    `verdict` says the comparison in words. `differs` lists what else is not the same and does not forbid a comparison, such
+    as the engine. `classes` is empty where the answers to the single test samples are not known.
     """
 
     label: str
@@ -31,6 +33,8 @@ class Row(Record):
     budget: BudgetCheck | None = None
     differs: tuple[str, ...] = ()
     reasons: dict[str, str] = Field(default_factory=dict)
+    verdict: str = ""
+    classes: tuple[ClassDrop, ...] = ()
 
 
 def metric_of(rows: Iterable[Row]) -> tuple[str, str]:
@@ -47,8 +51,9 @@ def candidate_row(candidate: Result, baseline: Result | None) -> Row:
     """Compare a measurement with its baseline as far as their conditions allow."""
     label, measurement = candidate.label, candidate.measurement
     if baseline is None:
-        absent = "the teacher was not measured on this target"
-        return Row(label=label, measurement=measurement, is_baseline=False, reasons={"speedup": absent})
+        reasons = {"speedup": "the teacher was not measured on this target"}
+        verdict = speed_in_words(None, reasons)
+        return Row(label=label, measurement=measurement, is_baseline=False, reasons=reasons, verdict=verdict)
     reasons = {}
     if differing := unlike(baseline.measurement, measurement):
         reasons["speedup"] = f"conditions differ from {baseline.label}: {'; '.join(differing)}"
@@ -56,16 +61,22 @@ def candidate_row(candidate: Result, baseline: Result | None) -> Row:
     energy, reasons_energy = _energy(baseline.measurement, measurement)
     if differing and energy is not None:
         energy, reasons_energy = None, {"energy_ratio": reasons["speedup"]}
+    classes = class_drops(baseline, candidate)
+    speed = None if differing else speedup(baseline.measurement, measurement)
+    metric = "top1" if measurement.accuracy is None else measurement.accuracy.metric
+    beside = accuracy_in_words(drop, classes, metric, reasons_drop)
     return Row(
         label=label,
         measurement=measurement,
         is_baseline=False,
-        speedup=None if differing else speedup(baseline.measurement, measurement),
+        speedup=speed,
         accuracy_drop=drop,
         size_ratio=baseline.measurement.size_bytes / measurement.size_bytes if measurement.size_bytes else None,
         energy_ratio=energy,
         differs=different(baseline.measurement, measurement),
         reasons=reasons | reasons_drop | reasons_energy,
+        verdict=f"{speed_in_words(speed, reasons)}; {beside}",
+        classes=classes,
     )
 
 
@@ -114,13 +125,11 @@ def _accuracy(baseline: Result, candidate: Result) -> tuple[AccuracyDrop | None,
         return None, {"accuracy_drop": f"accuracy of the {'baseline' if a is None else 'candidate'} was not measured"}
     if a.metric != b.metric:
         return None, {"accuracy_drop": f"the metrics differ: {a.metric} vs {b.metric}"}
-    return accuracy_drop(a, b, _correlation(baseline.correct, candidate.correct)), {}
-
-
-def _correlation(baseline: np.ndarray | None, candidate: np.ndarray | None) -> float | None:
-    if baseline is None or candidate is None or len(baseline) != len(candidate):
-        return None
-    return correctness_correlation(baseline, candidate)
+    if not same_samples(baseline, candidate):
+        return accuracy_drop(a, b), {}
+    assert baseline.correct is not None
+    assert candidate.correct is not None
+    return paired_drop(baseline.correct, candidate.correct), {}
 
 
 def _energy(baseline: Measurement, candidate: Measurement) -> tuple[float | None, dict[str, str]]:

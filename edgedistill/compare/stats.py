@@ -45,13 +45,17 @@ class Speedup(Record):
 class AccuracyDrop(Record):
     """Baseline accuracy less the candidate's, in percentage points: above 0 the candidate is less accurate.
 
-    `paired` tells an interval that knows which samples both got right from one that takes the two as independent.
+    `paired` tells an interval that knows which samples both got right from one that takes the two as independent; then
+    `only_baseline` and `only_candidate` count the samples that one alone got right, and `p_value` is McNemar's exact one.
     """
 
     points: float
     ci95_points: tuple[float, float]
     verdict: AccuracyVerdict
     paired: bool
+    only_baseline: int | None = None
+    only_candidate: int | None = None
+    p_value: float | None = None
 
 
 def speedup(baseline: Measurement, candidate: Measurement) -> Speedup:
@@ -76,6 +80,24 @@ def speedup_of(baseline_p50s: Sequence[float], candidate_p50s: Sequence[float]) 
         verdict=_speed_verdict(difference, interval),
         processes=(len(before), len(after)),
     )
+
+
+def difference_of(baseline: Sequence[float], candidate: Sequence[float]) -> tuple[float, tuple[float, float]]:
+    """Return the candidate's trimmed mean less the baseline's and Yuen's interval; three values a side at least."""
+    before, after = np.sort(np.asarray(baseline, dtype=float)), np.sort(np.asarray(candidate, dtype=float))
+    difference = float(_trimmed(after).mean() - _trimmed(before).mean())
+    return difference, _yuen(before, after, difference)
+
+
+def level_of(values: Sequence[float]) -> tuple[float, float, float] | None:
+    """Return the trimmed geometric mean of processes' values and its interval (Tukey and McLaughlin 1963); None for too few."""
+    if len(values) < MINIMUM_PROCESSES:
+        return None
+    ordered = np.sort(np.log(np.asarray(values)))
+    kept = _trimmed(ordered)
+    margin = float(stats.t.ppf(0.975, len(kept) - 1)) * math.sqrt(_trimmed_variance(ordered))
+    mean = float(kept.mean())
+    return math.exp(mean), math.exp(mean - margin), math.exp(mean + margin)
 
 
 def _trimmed(ordered: np.ndarray) -> np.ndarray:
@@ -128,6 +150,19 @@ def accuracy_drop(baseline: Accuracy, candidate: Accuracy, correlation: float | 
     )
 
 
+def paired_drop(baseline: np.ndarray, candidate: np.ndarray, confidence: float = 0.95) -> AccuracyDrop:
+    """Compare which of the same samples two models got right: Newcombe's paired interval, and McNemar's exact test.
+
+    The test asks of the samples that one model alone got right whether each was as likely to be the one's as the other's.
+    """
+    n = len(baseline)
+    before, after = (wilson(float(correct.mean()), n, confidence) for correct in (baseline, candidate))
+    only_b, only_c = int((baseline & ~candidate).sum()), int((~baseline & candidate).sum())
+    p_value = float(stats.binomtest(only_b, only_b + only_c).pvalue) if only_b + only_c else 1.0
+    drop = accuracy_drop(before, after, correctness_correlation(baseline, candidate))
+    return drop.model_copy(update={"only_baseline": only_b, "only_candidate": only_c, "p_value": p_value})
+
+
 def correctness_correlation(baseline: np.ndarray, candidate: np.ndarray) -> float:
     """Return how far two models are right on the same samples: phi, with Newcombe's continuity correction."""
     n = len(baseline)
@@ -144,9 +179,9 @@ def _combined(one: float, other: float, phi: float) -> float:
     return math.sqrt(max(0.0, one * one - 2 * phi * one * other + other * other))
 
 
-def wilson(fraction: float, n: int) -> Accuracy:
-    """Give a fraction of n samples its 95 % Wilson interval."""
-    z = float(stats.norm.ppf(0.975))
+def wilson(fraction: float, n: int, confidence: float = 0.95) -> Accuracy:
+    """Give a fraction of n samples its Wilson interval, which is of 95 % where nothing else is asked for."""
+    z = float(stats.norm.ppf(0.5 + confidence / 2))
     centre = (fraction + z * z / (2 * n)) / (1 + z * z / n)
     margin = z / (1 + z * z / n) * math.sqrt(fraction * (1 - fraction) / n + z * z / (4 * n * n))
     low, high = max(0.0, min(fraction, centre - margin)), min(1.0, max(fraction, centre + margin))

@@ -42,11 +42,12 @@ def _table(group: Group, notes: Notes) -> Table:
             no_wrap=not is_text,
         )
     for row in group.rows:
-        table.add_row(*(Text(cell) for cell in _cells(row, notes)))
+        table.add_row(*(Text(cell) for cell in cells(row, notes)))
     return table
 
 
-def _cells(row: Row, notes: Notes) -> list[str]:
+def cells(row: Row, notes: Notes) -> list[str]:
+    """Write a row's cells, in the order of COLUMNS, each with the marks of its footnotes."""
     m = row.measurement
     p95 = figures.NONE if m.latency_ns.p95 is None else figures.milliseconds(m.latency_ns.p95)
     memory = figures.NONE if m.memory_bytes is None else figures.megabytes(m.memory_bytes.peak)

@@ -31,6 +31,7 @@ class Fake:
     kit: str = "openvino"
     processes: int = 5
     spread: float = 0.006
+    samples: int = 400
     seed: int = 0
     changes: Mapping[str, Any] = field(default_factory=dict)
 
@@ -40,11 +41,12 @@ def samples_of(fake: Fake) -> dict[str, np.ndarray]:
     latencies, preempted, process = [], [], []
     for i in range(fake.processes):
         centre = fake.p50_ns * (1 + fake.spread * rng.standard_normal())
-        clean = centre * (1 + 0.01 * rng.standard_normal(400) + rng.exponential(0.04, 400) - 0.028)
-        hit = rng.random(400) < 0.03
-        latencies.append(np.where(hit, clean + rng.uniform(1e6, 6e6, 400), clean))
+        n = fake.samples
+        clean = centre * (1 + 0.01 * rng.standard_normal(n) + rng.exponential(0.04, n) - 0.028)
+        hit = rng.random(n) < 0.03
+        latencies.append(np.where(hit, clean + rng.uniform(1e6, 6e6, n), clean))
         preempted.append(hit)
-        process.append(np.full(400, i))
+        process.append(np.full(n, i))
     return {
         "latency_ns": np.concatenate(latencies).astype(np.int64),
         "preempted": np.concatenate(preempted),
@@ -149,6 +151,12 @@ def _process(samples: Mapping[str, np.ndarray], index: int) -> dict[str, Any]:
         "affinity": [1],
         "peak_bytes": 96_900_000,
         "baseline_bytes": 62_700_000,
+        "percentiles_ns": {
+            "p50": float(np.median(clean)),
+            "p90": float(np.percentile(clean, 90)) if len(clean) >= 30 else None,
+            "p95": float(np.percentile(clean, 95)) if len(clean) >= 60 else None,
+            "p99": None,
+        },
     }
 
 

@@ -252,6 +252,21 @@ def test_compare_report_and_json(finished: Path) -> None:
     assert edgedistill("report", finished, cwd=finished).returncode == 2
 
 
+@pytest.mark.parametrize(
+    ("gate", "code", "words"),
+    [
+        ("size_bytes > +0%", 0, "gate PASS size_bytes > +0%: student int8: -"),
+        ("size_bytes > 1000", 3, "gate FAIL size_bytes > 1000: student fp32: "),
+        ("p95_ms > +5%", 6, "processes: there are 1, and an interval needs 3"),
+    ],
+)
+def test_the_gates_of_a_configuration_are_held_against_the_teacher(finished: Path, gate, code, words) -> None:
+    result = edgedistill("run", "edgedistill.toml", "--set", f'gate.fail_if=["{gate}"]', cwd=finished)
+    assert result.returncode == code, result.stderr
+    assert words in result.stdout
+    assert "Report: " in result.stdout
+
+
 def test_a_foreign_onnx_teacher_and_saved_logits(finished: Path, tmp_path: Path) -> None:
     run = finished / "runs" / "digits"
     shutil.copy(run / "onnx" / "teacher-fp32.onnx", tmp_path / "teacher.onnx")

@@ -1,0 +1,160 @@
+"""The figures that gates are held against, each with its 95 % interval or the reason why there is none.
+
+Figures of time, memory and energy come from one value per fresh process or metered window, as speedups do: see `stats.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Final
+
+from edgedistill.compare.budget import reason
+from edgedistill.compare.gate import Gate
+from edgedistill.compare.rows import Row
+from edgedistill.compare.stats import MINIMUM_PROCESSES, NOISE_FLOOR, difference_of, level_of, speedup_of
+from edgedistill.measurement import Measurement, ProcessSample
+from edgedistill.records import Record
+
+
+class Estimate(Record):
+    """A figure or a change, with the interval that has it with 95 % confidence; without one, `reason` says why.
+
+    `n` counts what the interval was drawn from, and `of` names it. `within_noise`: two measurements of one model may differ
+    by as much.
+    """
+
+    value: float | None = None
+    interval: tuple[float, float] | None = None
+    reason: str | None = None
+    n: int | None = None
+    of: str = "processes"
+    within_noise: bool = False
+
+
+class Unknown(Exception):  # noqa: N818 - it is an answer, and no error
+    """A figure that is not there; the message says why."""
+
+
+def estimate(gate: Gate, row: Row, baseline: Row | None) -> Estimate:
+    """Return what a gate is held against: the candidate's own figure, or its change from the baseline."""
+    try:
+        if gate.metric == "accuracy":
+            return _accuracy_change(row) if gate.is_change else _accuracy(row)
+        if gate.metric == "worst_class":
+            return _worst_class_change(row)
+        if not gate.is_change:
+            return _level(gate.metric, row.measurement)
+        return _change(gate, baseline, row)
+    except Unknown as unknown:
+        return Estimate(reason=str(unknown))
+
+
+def _accuracy(row: Row) -> Estimate:
+    found = row.measurement.accuracy
+    if found is None:
+        raise Unknown(reason(row.measurement, "accuracy"))
+    return Estimate(value=found.value, interval=found.ci95, n=found.n, of="test samples")
+
+
+def _accuracy_change(row: Row) -> Estimate:
+    drop = row.accuracy_drop
+    if drop is None:
+        raise Unknown(row.reasons.get("accuracy_drop") or row.reasons["speedup"])
+    low, high = drop.ci95_points
+    n = None if row.measurement.accuracy is None else row.measurement.accuracy.n
+    return Estimate(value=-drop.points, interval=(-high, -low), n=n, of="test samples")
+
+
+def _worst_class_change(row: Row) -> Estimate:
+    """Return the change of the worst class: the intervals hold together, so the lowest ends of all bound the worst."""
+    if not row.classes:
+        raise Unknown("the answers to the single test samples are not known of both, or are of other samples")
+    low, high = (min(-drop.ci95_points[end] for drop in row.classes) for end in (1, 0))
+    value = min(-drop.points for drop in row.classes)
+    return Estimate(value=value, interval=(low, high), n=min(drop.n for drop in row.classes), of="samples of a class")
+
+
+def _level(metric: str, m: Measurement) -> Estimate:
+    if metric == "size_bytes":
+        return Estimate(value=m.size_bytes, interval=(m.size_bytes, m.size_bytes))
+    values = _values(metric, m)
+    level = level_of(values)
+    if level is None:
+        return Estimate(reason=_too_few(metric, len(values)))
+    return Estimate(value=level[0], interval=level[1:], n=len(values), of=_of(metric))
+
+
+def _change(gate: Gate, baseline: Row | None, row: Row) -> Estimate:
+    if baseline is None or row.speedup is None:
+        raise Unknown(row.reasons["speedup"])
+    if gate.metric == "size_bytes":
+        before, after = baseline.measurement.size_bytes, row.measurement.size_bytes
+        exact = after / before - 1 if gate.is_relative else float(after - before)
+        return Estimate(value=exact, interval=(exact, exact))
+    if gate.metric == "energy_mj" and row.energy_ratio is None:
+        raise Unknown(row.reasons["energy_ratio"])
+    values = _values(gate.metric, baseline.measurement), _values(gate.metric, row.measurement)
+    n = min(map(len, values))
+    if n < MINIMUM_PROCESSES:
+        return Estimate(reason=_too_few(gate.metric, n))
+    ratio = speedup_of(*values)
+    if not gate.is_relative:
+        value, interval = difference_of(*values)
+    else:
+        assert ratio.ci95 is not None
+        value, interval = 1 / ratio.value - 1, (1 / ratio.ci95[1] - 1, 1 / ratio.ci95[0] - 1)
+    is_noise = gate.metric != "memory_bytes" and abs(math.log(ratio.value)) <= math.log1p(NOISE_FLOOR)
+    return Estimate(value=value, interval=interval, n=n, of=_of(gate.metric), within_noise=is_noise)
+
+
+def _values(metric: str, m: Measurement) -> list[float]:
+    """Return one value for each process or window, in the metric's unit; raise Unknown where one is not there."""
+    if metric == "energy_mj":
+        if m.energy_uj is None:
+            raise Unknown(reason(m, "energy_uj"))
+        if m.energy_uj.provenance != "measured":
+            raise Unknown(f"energy is {m.energy_uj.source}, and no measurement")
+        return [energy / 1e3 for energy in m.energy_uj.windows]
+    found = [_OF_PROCESS[metric](process) for process in m.processes]
+    known = [value for value in found if value is not None]
+    if len(known) < len(found):
+        raise Unknown(_why_null(metric, m))
+    return known
+
+
+def _percentile_ms(name: str) -> Callable[[ProcessSample], float | None]:
+    def value(process: ProcessSample) -> float | None:
+        nanoseconds = process.percentiles_ns.get(name)
+        return None if nanoseconds is None else nanoseconds / 1e6
+
+    return value
+
+
+_OF_PROCESS: Final[dict[str, Callable[[ProcessSample], float | None]]] = {
+    "p50_ms": lambda process: process.p50_ns / 1e6,
+    "p90_ms": _percentile_ms("p90"),
+    "p95_ms": _percentile_ms("p95"),
+    "p99_ms": _percentile_ms("p99"),
+    "load_ms": lambda process: process.load_ns / 1e6,
+    "first_inference_ms": lambda process: process.first_inference_ns / 1e6,
+    "memory_bytes": lambda process: process.peak_bytes,
+}
+
+
+def _why_null(metric: str, m: Measurement) -> str:
+    if metric == "memory_bytes":
+        return reason(m, "memory_bytes")
+    name = metric.removesuffix("_ms")
+    if any(name not in process.percentiles_ns for process in m.processes):
+        return f"the {name} of the single processes is not in this file; measure again"
+    fewest = min(process.n_clean for process in m.processes)
+    return f"{fewest} samples of a process are too few for its {name}; measure for longer"
+
+
+def _too_few(metric: str, n: int) -> str:
+    return f"{_of(metric)}: there are {n}, and an interval needs {MINIMUM_PROCESSES}"
+
+
+def _of(metric: str) -> str:
+    return "windows" if metric == "energy_mj" else "processes"

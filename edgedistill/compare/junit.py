@@ -1,0 +1,49 @@
+"""Outcomes of gates as JUnit XML, which every CI system shows: one test case for a gate and a candidate.
+
+The elements and attributes are those of Apache Ant's schema (JUnit.xsd), whose readers are the strictest. A gate that could
+not be decided is an error, since a skipped test would count as passed.
+"""
+
+from __future__ import annotations
+
+import platform
+import re
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from xml.etree import ElementTree as ET
+
+from edgedistill.compare.comparison import Comparison, Outcome
+
+_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def to_junit(comparison: Comparison) -> str:
+    """Write a suite for each group."""
+    root = ET.Element("testsuites")
+    for number, group in enumerate(dict.fromkeys(outcome.group for outcome in comparison.gates)):
+        _add_suite(root, number, group, [outcome for outcome in comparison.gates if outcome.group == group])
+    ET.indent(root)
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n{ET.tostring(root, encoding="unicode")}\n'
+
+
+def _add_suite(root: ET.Element, number: int, group: str, outcomes: Sequence[Outcome]) -> None:
+    decisions = [outcome.decision for outcome in outcomes]
+    suite = ET.SubElement(root, "testsuite", {
+        "name": _text(group), "package": "edgedistill", "id": str(number), "hostname": platform.node() or "localhost",
+        "timestamp": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S"), "time": "0",
+        "tests": str(len(outcomes)), "failures": str(decisions.count("fail")), "errors": str(decisions.count("undecided")),
+    })  # fmt: skip
+    ET.SubElement(suite, "properties")
+    for outcome in outcomes:
+        name = f"{outcome.candidate}: {outcome.gate}"
+        case = ET.SubElement(suite, "testcase", {"name": _text(name), "classname": "edgedistill.gate", "time": "0"})
+        element = {"fail": "failure", "undecided": "error"}.get(outcome.decision)
+        if element:
+            ET.SubElement(case, element, {"type": outcome.decision, "message": _text(outcome.found)})
+    ET.SubElement(suite, "system-out").text = "\n".join(_text(f"{one.gate}: {one.found}") for one in outcomes)
+    ET.SubElement(suite, "system-err")
+
+
+def _text(text: str) -> str:
+    """Leave out control characters, which XML cannot hold."""
+    return _NOT_XML.sub("", text)
