@@ -141,6 +141,23 @@ class Throughput(Record):
     stopped: str | None = None
 
 
+class Layer(Record):
+    """A layer as the engine runs it: its operator there, the precision it computes in, and what it takes by its profiler."""
+
+    name: str
+    type: str
+    precision: str
+    ns: float
+
+
+class LayerProfile(Record):
+    """The layers in the order they run, and the median of a whole inference with the engine's profiler on and off."""
+
+    layers: tuple[Layer, ...]
+    profiled_ns: float
+    plain_ns: float
+
+
 class SensorRange(Record):
     """A sensor's first, last and largest value in a series; None where it told nothing."""
 
@@ -244,6 +261,7 @@ class Measurement(Record):
     reasons: dict[str, str]
     engine_latency_ns: Latency | None = None
     throughput: Throughput | None = None
+    layers: LayerProfile | None = None
     soak: Soak | None = None
     environment: Environment | None = None
 

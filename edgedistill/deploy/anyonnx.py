@@ -39,7 +39,7 @@ class BenchOptions(Record):
     seconds: float = 10.0
     soak_minutes: float = 0.0
     meter: Path | None = None
-    passes: tuple[str, ...] = ("null_model", "throughput", "energy")
+    passes: tuple[str, ...] = ("null_model", "throughput", "layers", "energy")
 
 
 class PreparedModel(Record):

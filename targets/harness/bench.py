@@ -132,6 +132,9 @@ class Trial:
                 self._say(
                     f"throughput {self.extra.throughput['per_s']:.1f}/s at {self.extra.throughput['concurrency']}"
                 )
+        if "layers" in self.job.passes:
+            with self._reason_for("layers"):
+                self.extra.layers = passes.layers(spec, self.scratch, self.job.seconds)
         if "energy" in self.job.passes:
             with self._reason_for("energy_uj"):
                 self.extra.energy = passes.metered(spec, self.scratch, self.job, runs_on)

@@ -1,4 +1,4 @@
-"""What belongs to a measurement beside latency: memory, energy, throughput, the sustained run, and the device's state."""
+"""What belongs to a measurement beside latency: memory, energy, throughput, layers, the sustained run, the device's state."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ class Extra:
         self.environment: Optional[Dict[str, Any]] = None
         self.null_bytes: Optional[int] = None
         self.throughput: Optional[Dict[str, Any]] = None
+        self.layers: Optional[Dict[str, Any]] = None
         self.energy: Optional[Dict[str, Any]] = None
         self.soak: Optional[Dict[str, Any]] = None
         self.arrays: Dict[str, np.ndarray] = {}
@@ -34,6 +35,7 @@ class Extra:
         return {
             "energy_uj": None if energy is None else {key: energy[key] for key in energy if key != "reason"},
             "throughput": self.throughput,
+            "layers": self.layers,
             "soak": self.soak,
             "environment": self.environment,
         }

@@ -8,7 +8,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 SCHEMA = "edgedistill.job/1"
 METRICS = ("top1", "r2", "cosine")
-PASSES = ("null_model", "throughput", "energy")
+PASSES = ("null_model", "throughput", "layers", "energy")
 
 
 class JobError(Exception):
@@ -42,7 +42,7 @@ class Job(NamedTuple):
     """What to measure and for how long: `processes` fresh ones per arm, `seconds` of steady inference in each.
 
     The other keys may be left out. `soak_seconds` of sustained inference follow, if above 0; `meter` is a CSV file that grows
-    meanwhile; `passes` are those beside latency: memory of a null model, throughput, energy.
+    meanwhile; `passes` are those beside latency: memory of a null model, throughput, layers, energy.
     """
 
     out: Path

@@ -21,6 +21,10 @@ and, where the engine can tell them,
     engine_ns()    returns what the last inference took by the engine's own clock, in nanoseconds
     device_bytes() returns the memory that the model takes on an accelerator, in bytes
 
+A module whose engine has a profiler has `profile(entry, precision, threads)` too, which is `load` with the profiler on; its
+session has `layers()`, a list of {"name", "type", "precision", "ns"} in the order they run: what
+each takes over the inferences so far.
+
 A module whose engine does not run on the CPU says so, `RUNS_ON = "gpu"`: energy is then read where a GPU's shows.
 """
 

@@ -1,4 +1,4 @@
-"""The passes beside latency, each in processes of its own: a null model's memory, throughput, energy, the sustained run."""
+"""The passes beside latency, each in processes of its own: a null model's memory, throughput, layers, energy, a soak."""
 
 from __future__ import annotations
 
@@ -41,6 +41,11 @@ def throughput(spec: Spec, scratch: Path, seconds: float) -> Dict[str, Any]:
     """Return throughput by concurrency, each over windows of a quarter of `seconds`, but not above one second."""
     window = min(1.0, seconds / 4)
     return run_worker(dict(spec, task="throughput", window=window), scratch, 4 * START_S)
+
+
+def layers(spec: Spec, scratch: Path, seconds: float) -> Dict[str, Any]:
+    """Return the time of each layer, from a process with the engine's profiler on."""
+    return run_worker(dict(spec, task="layers", window=min(1.0, seconds / 4)), scratch, 4 * START_S)
 
 
 def metered(spec: Spec, scratch: Path, job: Job, runs_on: str) -> Dict[str, Any]:

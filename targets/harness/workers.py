@@ -12,6 +12,7 @@ import energy
 import energy_pass
 import environment
 import facts
+import layer_pass
 import loading
 import null_model
 import numpy as np
@@ -143,6 +144,7 @@ TASKS: Dict[str, Callable[[Spec], Dict[str, Any]]] = {
     "latency": _latency,
     "null": _null,
     "throughput": throughput.run,
+    "layers": layer_pass.run,
     "energy": energy_pass.run,
     "soak": soak.run,
 }

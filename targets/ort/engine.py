@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import sys
+import tempfile
 from pathlib import Path
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
 
@@ -47,13 +50,26 @@ def _save(model: Path, path: Path, options: Any, disabled: Tuple[str, ...]) -> N
 
 def load(entry: Path, precision: str, threads: int) -> "Session":
     """Load a graph in ORT format as it is; a graph that has been optimised is not optimised again."""
+    _known(precision)
+    return Session(_open(entry, _options(threads)), entry)
+
+
+def profile(entry: Path, precision: str, threads: int) -> "ProfiledSession":
+    """Do the same, with a clock around each kernel, whose log goes into a folder of its own."""
+    _known(precision)
+    options, folder = _options(threads), tempfile.mkdtemp(prefix="edgedistill-profile-")
+    options.enable_profiling = True
+    options.profile_file_prefix = os.path.join(folder, "ort")
+    return ProfiledSession(_open(entry, options), entry)
+
+
+def _open(entry: Path, options: Any) -> Any:
     import onnxruntime
 
-    _known(precision)
-    session = onnxruntime.InferenceSession(str(entry), _options(threads), providers=PROVIDERS)
+    session = onnxruntime.InferenceSession(str(entry), options, providers=PROVIDERS)
     if session.get_providers() != PROVIDERS:
         raise RuntimeError(f"{PROVIDERS[0]} was asked for, and the session has {session.get_providers()}")
-    return Session(session, entry)
+    return session
 
 
 def _known(precision: str) -> None:
@@ -109,6 +125,57 @@ class Session:
             return count_layers(self._entry.read_bytes()), None
         except ImportError as error:
             return None, f"the graph cannot be read: {error}; flatbuffers comes with onnxruntime's own packages"
+
+
+class ProfiledSession(Session):
+    """A loaded model that logs what each kernel takes, in whole microseconds."""
+
+    def layers(self) -> List[Dict[str, Any]]:
+        """Return the kernels in the order they run, each with what it takes; once only."""
+        log = Path(self._session.end_profiling())
+        try:
+            return kernel_times(json.loads(log.read_text(encoding="utf-8")))
+        finally:
+            shutil.rmtree(str(log.parent))
+
+
+KERNEL = "_kernel_time"
+ELEMENTS = {"float": "fp32", "float16": "fp16", "bfloat16": "bf16", "uint8": "int8", "int8": "int8"}
+
+
+def kernel_times(events: List[Dict[str, Any]]) -> List[Dict[str, Any]]:
+    """Return each kernel of a profile in the order they ran first, with its mean time, preempted runs and the first left out."""
+    times: Dict[str, List[int]] = {}
+    kernels: Dict[str, Dict[str, Any]] = {}
+    for event in events:
+        if event["cat"] == "Node" and event["name"].endswith(KERNEL):
+            name = event["name"][: -len(KERNEL)]
+            times.setdefault(name, []).append(event["dur"])
+            kernels.setdefault(name, event["args"])
+    return [
+        {
+            "name": name,
+            "type": kernels[name]["op_name"],
+            "precision": _element(kernels[name]),
+            "ns": 1000.0 * _middle_mean(each[1:] or each),
+        }
+        for name, each in times.items()
+    ]
+
+
+def _middle_mean(values: List[int]) -> float:
+    """Return the mean of the middle eight tenths."""
+    cut = len(values) // 10
+    middle = sorted(values)[cut : len(values) - cut]
+    return sum(middle) / len(middle)
+
+
+def _element(kernel: Dict[str, Any]) -> str:
+    """Return the precision of a kernel: its kind says so, or the first value that it writes."""
+    if kernel["op_name"] in INT8_KERNELS:
+        return "int8"
+    written = kernel.get("output_type_shape") or [{}]
+    return ELEMENTS.get(next(iter(written[0]), ""), "other")
 
 
 # Kernels that multiply by weights, by how they got there; a float one runs in the type of its first input.

@@ -75,6 +75,24 @@ def test_a_quantized_model_really_runs_in_int8(measured, kit):
 
 
 @pytest.mark.parametrize("kit", KITS)
+def test_each_layers_time_and_precision_come_from_the_engines_profiler(measured, kit):
+    for precision in ("fp32", "int8"):
+        profile = Measurement.model_validate(measured[f"{kit}-{precision}"]["measurement"]).layers
+        weighted = [one for one in profile.layers if one.type in WEIGHTED]
+        assert [one.precision for one in weighted] == [precision] * 3
+        assert len({one.name for one in profile.layers}) == len(profile.layers)
+        # Whole microseconds each, so that those of a tiny model may all be none; and never more than the whole.
+        assert 0 <= sum(one.ns for one in profile.layers) < 2 * profile.profiled_ns
+        assert profile.plain_ns > 0
+
+
+WEIGHTED = {
+    "Convolution", "FullyConnected", "FullyConnectedQuantizedLegacy", "MatMul", "Conv", "FusedConv", "NhwcFusedConv", "Gemm",
+    "QLinearConv", "NhwcQLinearConv", "QGemm",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kit", KITS)
 def test_a_float_model_does_not_pass_for_int8(measured, kit):
     assert measured[f"{kit}-fake"]["error"].startswith(f"{kit}: int8 was asked for, and no layer runs in int8")
 
