@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +12,8 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
 from edgedistill.compare import figures
 from edgedistill.compare.rows import Row, metric_of
-from edgedistill.compare.svg import SERIES, new_axes, style, to_svg
+from edgedistill.compare.svg import INK, SERIES, new_axes, style, to_svg
+from edgedistill.measurement import Measurement
 from edgedistill.records import TrainedModel
 
 QUANTILES = np.linspace(0, 1, 201)
@@ -51,23 +52,70 @@ def looks_of(labels: Sequence[str], usual: Mapping[str, Look] = LOOKS) -> dict[s
     return {label: usual.get(label) or OTHERS[unusual.index(label) % len(OTHERS)] for label in labels}
 
 
-def accuracy_latency(rows: Sequence[Row], name: str) -> str | None:
-    """Plot accuracy against p50 with both intervals; None when fewer than two rows have an accuracy."""
-    shown = [row for row in rows if row.measurement.accuracy is not None]
+class Cost(NamedTuple):
+    """What accuracy is drawn against: a value of a measurement with the ends of its interval, None where it is not known."""
+
+    name: str
+    unit: str
+    read: Callable[[Measurement], tuple[float, float, float] | None]
+
+
+def _latency_ms(m: Measurement) -> tuple[float, float, float]:
+    low, high = m.latency_ns.ci95.get("p50") or (m.latency_ns.p50, m.latency_ns.p50)
+    return m.latency_ns.p50 / 1e6, low / 1e6, high / 1e6
+
+
+def _energy_mj(m: Measurement) -> tuple[float, float, float] | None:
+    """Return measured energy only, with the range of its windows; an estimate is the latency again."""
+    if m.energy_uj is None or m.energy_uj.provenance != "measured":
+        return None
+    windows = m.energy_uj.windows or (m.energy_uj.per_inference,)
+    return m.energy_uj.per_inference / 1e3, min(windows) / 1e3, max(windows) / 1e3
+
+
+LATENCY = Cost("p50 latency", "ms", _latency_ms)
+ENERGY = Cost("energy per inference", "mJ", _energy_mj)
+
+
+def accuracy_against(cost: Cost, rows: Sequence[Row], name: str) -> str | None:
+    """Plot accuracy against a cost with both intervals and the Pareto front; None when fewer than two rows have both."""
+    known = [(row, cost.read(row.measurement)) for row in rows if row.measurement.accuracy is not None]
+    shown = [(row, value) for row, value in known if value is not None]
     if len(shown) < 2:
         return None
     looks = looks_of([row.label for row in rows])
     with style():
         figure, axes = new_axes()
-        points = [_point(axes, row, looks[row.label]) for row in shown]
-        _latency_axis(axes, [x for x, _ in points])
-        metric = metric_of(shown)[1]
+        points = [_point(axes, row, value, looks[row.label]) for row, value in shown]
+        _cost_axis(axes, [x for x, _ in points], f"{cost.name}, {cost.unit}")
+        _front(axes, points)
+        metric = metric_of(row for row, _ in shown)[1]
         axes.set_ylabel(f"{metric} on the test set, %")
         _legend(figure)
         described = "; ".join(
-            f"{row.label}: {figures.significant(x)} ms, {y:.1f} %" for row, (x, y) in zip(shown, points, strict=True)
+            f"{row.label}: {figures.significant(x)} {cost.unit}, {y:.1f} %"
+            for (row, _), (x, y) in zip(shown, points, strict=True)
         )
-        return to_svg(figure, name, f"{metric} against latency", described)
+        return to_svg(figure, name, f"{metric} against {cost.name}", described)
+
+
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Return the points (cost, worth) that no other point beats in both, the cheapest first."""
+    front: list[tuple[float, float]] = []
+    for cost, worth in sorted(points, key=lambda point: (point[0], -point[1])):
+        if not front or worth > front[-1][1]:
+            front.append((cost, worth))
+    return front
+
+
+def _front(axes: Axes, points: Sequence[tuple[float, float]]) -> None:
+    """Draw the border of what can be had, as steps; what lies below and to the right of it is beaten."""
+    front = pareto_front(points)
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    x, y = [front[0][0], *(cost for cost, _ in front), right], [bottom, *(worth for _, worth in front), front[-1][1]]
+    axes.step(x, y, where="post", color=INK, linewidth=0.7, linestyle=(0, (1, 2)), zorder=1)
+    axes.set_xlim(left, right)
+    axes.set_ylim(bottom, top)
 
 
 def latency_distribution(samples: Mapping[str, Sequence[np.ndarray]], labels: Sequence[str], name: str) -> str | None:
@@ -114,13 +162,11 @@ def training_curves(models: Mapping[str, TrainedModel], metric: str, name: str) 
         return to_svg(figure, name, f"{metric} on validation during training", last)
 
 
-def _point(axes: Axes, row: Row, look: Look) -> tuple[float, float]:
-    m = row.measurement
-    assert m.accuracy is not None
-    x, y = m.latency_ns.p50 / 1e6, 100 * m.accuracy.value
-    spread = m.latency_ns.ci95.get("p50")
-    low_x, high_x = (x, x) if spread is None else (spread[0] / 1e6, spread[1] / 1e6)
-    low_y, high_y = (100 * end for end in m.accuracy.ci95)
+def _point(axes: Axes, row: Row, cost: tuple[float, float, float], look: Look) -> tuple[float, float]:
+    accuracy = row.measurement.accuracy
+    assert accuracy is not None
+    (x, low_x, high_x), y = cost, 100 * accuracy.value
+    low_y, high_y = (100 * end for end in accuracy.ci95)
     axes.errorbar(
         x,
         y,
@@ -135,14 +181,14 @@ def _point(axes: Axes, row: Row, look: Look) -> tuple[float, float]:
     return x, y
 
 
-def _latency_axis(axes: Axes, values: Sequence[float]) -> None:
+def _cost_axis(axes: Axes, values: Sequence[float], label: str) -> None:
     if max(values) > 20 * min(values):
         axes.set_xlim(min(values) / 1.5, max(values) * 1.5)
         _log_ticks(axes)
-        axes.set_xlabel("p50 latency, ms (log)")
+        axes.set_xlabel(f"{label} (log)")
     else:
         axes.set_xlim(0, 1.12 * max(values))
-        axes.set_xlabel("p50 latency, ms")
+        axes.set_xlabel(label)
 
 
 def _log_ticks(axes: Axes) -> None:

@@ -18,7 +18,7 @@ from edgedistill.compare.budget import reason
 from edgedistill.compare.comparison import Comparison, Group, summarise_run
 from edgedistill.compare.load import ResultSet, load_run, read_samples
 from edgedistill.compare.notes import Notes, notes_of, precision, sustained
-from edgedistill.compare.plots import accuracy_latency, latency_distribution, training_curves
+from edgedistill.compare.plots import ENERGY, LATENCY, accuracy_against, latency_distribution, training_curves
 from edgedistill.compare.rows import metric_of
 from edgedistill.compare.stages import METHODS, STAGES, Stages, control_gain, outcome, outdated, read_stages
 from edgedistill.config import Budget
@@ -37,6 +37,7 @@ class GroupView:
     group: Group
     notes: Notes
     accuracy_plot: Markup | None
+    energy_plot: Markup | None
     latency_plot: Markup | None
     missing_samples: tuple[str, ...]
     is_paired: bool
@@ -113,7 +114,8 @@ def _group_view(group: Group, result: ResultSet, index: int) -> GroupView:
     return GroupView(
         group=group,
         notes=notes_of(group),
-        accuracy_plot=_markup(accuracy_latency(group.rows, f"accuracy-{index}")),
+        accuracy_plot=_markup(accuracy_against(LATENCY, group.rows, f"accuracy-{index}")),
+        energy_plot=_markup(accuracy_against(ENERGY, group.rows, f"energy-{index}")),
         latency_plot=_markup(latency_distribution(samples, labels, f"latency-{index}")),
         missing_samples=missing,
         is_paired=any(row.accuracy_drop.paired for row in group.rows if row.accuracy_drop is not None),

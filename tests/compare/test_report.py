@@ -130,6 +130,32 @@ def test_nulls_are_dashes_with_reasons(tmp_path):
     assert "no control was trained" in text
 
 
+def test_layers_and_measured_energy_are_shown_and_estimates_are_not_drawn(tmp_path):
+    layers = [{"name": "conv_1", "type": "Convolution", "precision": "int8", "ns": 30_000.0},
+              {"name": "dense", "type": "MatMul", "precision": "fp32", "ns": 10_000.0}]  # fmt: skip
+    profile = {"layers": layers, "profiled_ns": 52_000.0, "plain_ns": 44_000.0}
+    measured = {
+        "per_inference": 900.0,
+        "idle_subtracted": 300.0,
+        "source": "rapl",
+        "scope": "package",
+        "windows": [880.0, 930.0],
+    }
+    fakes = [replace(fake, changes=dict(fake.changes) | {"energy_uj": measured}) for fake in (TEACHER, STUDENT)]
+    text = render_report(
+        write_run(tmp_path / "a", (*fakes, replace(INT8, changes=dict(INT8.changes) | {"layers": profile})))
+    )
+    Page(text)
+    assert "Where the time of student int8 goes" in text
+    assert "Where the time of student fp32 goes" not in text
+    row = text[text.index("<code>conv_1</code>") :].partition("</tr>")[0]
+    assert all(cell in row for cell in ("Convolution", "int8", ">30.0<", ">75.0<"))
+    assert "Accuracy against energy per inference" in text
+    estimated = {"energy_uj": measured | {"provenance": "estimated"}}
+    guessed = [replace(fake, changes=dict(fake.changes) | estimated) for fake in (TEACHER, STUDENT)]
+    assert "against energy per inference" not in render_report(write_run(tmp_path / "b", tuple(guessed)))
+
+
 @pytest.mark.parametrize(
     "absent",
     [

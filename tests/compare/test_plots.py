@@ -1,0 +1,20 @@
+"""What the figures of the report stand for."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgedistill.compare.plots import pareto_front
+
+POINTS = st.lists(st.tuples(st.integers(1, 20), st.integers(0, 20)), min_size=1, max_size=30)
+
+
+def beats(one, other):
+    return one != other and one[0] <= other[0] and one[1] >= other[1]
+
+
+@given(POINTS)
+def test_the_front_is_exactly_what_nothing_beats(points):
+    front = pareto_front(points)
+    assert set(front) == {point for point in points if not any(beats(other, point) for other in points)}
+    assert front == sorted(front)
+    assert len(front) == len(set(front))
