@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgedistill import __version__
+from edgedistill.cli_card import card, replay
 from edgedistill.cli_compare import compare
 from edgedistill.cli_options import (
     FILE,
@@ -22,14 +23,13 @@ from edgedistill.cli_options import (
     file_options,
     refuse_file_options,
     run_options,
+    surroundings,
 )
-from edgedistill.cli_output import print_comparison, show_job
+from edgedistill.cli_output import print_comparison, show_job, show_plan
 from edgedistill.errors import ConfigError, DeviceError, EdgedistillError
 
 if TYPE_CHECKING:
-    from edgedistill.deploy.kits import Kit
     from edgedistill.export.anyonnx import Order, Result
-    from edgedistill.progress import Reporter
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -37,22 +37,14 @@ if TYPE_CHECKING:
 @click.option("--targets", "kit_folders", type=FILE, multiple=True, envvar="EDGEDISTILL_TARGETS",
               help="A folder of your own kits; may be given several times.")  # fmt: skip
 @click.option("-q", "--quiet", is_flag=True, help="Print results and errors only.")
+@click.option("-v", "--verbose", is_flag=True, help="Print every step, and why a stage runs again.")
 @click.pass_context
-def cli(context: click.Context, kit_folders: tuple[Path, ...], quiet: bool) -> None:  # noqa: FBT001 - click passes flags
+def cli(context: click.Context, *, kit_folders: tuple[Path, ...], quiet: bool, verbose: bool) -> None:
     """Distil a small student, quantize it, compile it per target, and measure it on the device.
 
     Start with 'edgedistill demo', or 'edgedistill init' for a configuration of your own.
     """
-    context.obj = (kit_folders, quiet)
-
-
-def _surroundings(context: click.Context) -> tuple[dict[str, Kit], Reporter]:
-    from edgedistill import processes
-    from edgedistill.deploy.kits import find_kits
-    from edgedistill.progress import Reporter
-
-    folders, quiet = context.obj
-    return find_kits(folders), Reporter(quiet=quiet or not processes.is_first())
+    context.obj = (kit_folders, quiet, verbose)
 
 
 @cli.command()
@@ -122,7 +114,7 @@ def _order(context: click.Context, model: Path, options: dict[str, Any]) -> Orde
     from edgedistill.deploy.shapes import parse_shapes
     from edgedistill.export.anyonnx import Order
 
-    kits, _ = _surroundings(context)
+    kits, _ = surroundings(context)
     chosen = tuple(find_kit(name, kits) for name in dict.fromkeys(options["kit_names"]))
     given = {name: options[name] for name in ("data", "arch", "output")}
     return Order(model=model, kits=chosen, shapes=parse_shapes(options["shapes"]), **given)
@@ -157,7 +149,7 @@ def _bench_file(context: click.Context, model: Path, options: dict[str, Any]) ->
     from edgedistill.deploy.kits import find_kit
     from edgedistill.deploy.shapes import parse_shapes
 
-    kits, report = _surroundings(context)
+    kits, report = surroundings(context)
     device = parse_address(options["device"]).text
     if not options["kit_names"]:
         raise ConfigError(f"name a kit for {model.name} with --target; the kits are {', '.join(sorted(kits))}")
@@ -182,20 +174,19 @@ def _pipeline(context: click.Context, config_path: Path, until: str, options: di
     from edgedistill.pipeline import Plan, dry_run, run_pipeline
     from edgedistill.runs import Run
 
-    kits, report = _surroundings(context)
+    kits, report = surroundings(context)
     config = load_config(config_path, options["overrides"])
     run_folder = Run(options["run_dir"] or Path("runs") / config.name)
     plan = Plan(until, UNTIL[options["start"]] if options["start"] else None)
     if options["dry_run"]:
-        for step in dry_run(config, run_folder, kits, report, plan):
-            last = "" if step.seconds is None else f", {step.seconds:.1f} s last time"
-            click.echo(f"{step.stage:12} {'done' if step.cached else 'to run'}{last}")
+        show_plan(dry_run(config, run_folder, kits, report, plan), as_json=options["as_json"])
         return
     job = run_pipeline(config, run_folder, kits, report, plan)
     show_job(job, as_json=options["as_json"])
 
 
-cli.add_command(compare)
+for _command in (compare, card, replay):
+    cli.add_command(_command)
 
 
 @cli.command()
@@ -212,7 +203,7 @@ def bundle(context: click.Context, run_folder: Path, kit_name: str, output: Path
 
     if not (run_folder / "manifest.json").is_file():
         raise ConfigError(f"{run_folder}: not a run folder; it has no manifest.json")
-    kits, _ = _surroundings(context)
+    kits, _ = surroundings(context)
     sha256 = write_bundle(Run(run_folder), find_kit(kit_name, kits), precisions, output)
     click.echo(f"{output}: {output.stat().st_size:,} bytes, SHA-256 {sha256}")
     click.echo(f"Copy it to the device, and there: python3 {output.name} bench > result.json")
@@ -243,7 +234,7 @@ def lint_model(context: click.Context, /, kit_names: tuple[str, ...], as_json: b
     from edgedistill.deploy.kits import find_kit
     from edgedistill.export.lint.command import Order, require_no_errors, run_lint, to_json
 
-    kits, _ = _surroundings(context)
+    kits, _ = surroundings(context)
     chosen = tuple(find_kit(name, kits) for name in dict.fromkeys(kit_names))
     result = run_lint(Order(kits=chosen, others=() if chosen else tuple(kits.values()), **options))
     if as_json:
@@ -267,7 +258,7 @@ def demo(context: click.Context, run_dir: Path, as_json: bool) -> None:  # noqa:
     from edgedistill.pipeline import Plan, run_pipeline
     from edgedistill.runs import Run
 
-    kits, reporter = _surroundings(context)
+    kits, reporter = surroundings(context)
     config = load_config(Path(__file__).with_name("demo.toml"))
     show_job(run_pipeline(config, Run(run_dir), kits, reporter, Plan()), as_json=as_json)
 
@@ -291,7 +282,7 @@ def targets(context: click.Context) -> None:
     """List the kits, and what each lacks here."""
     from edgedistill.deploy.doctor import examine_kits
 
-    for finding in examine_kits(_surroundings(context)[0]):
+    for finding in examine_kits(surroundings(context)[0]):
         click.echo(finding)
 
 
@@ -304,7 +295,7 @@ def doctor(context: click.Context, device: str) -> None:
     """Say what is missing here or on a device, and what would make a measurement worthless."""
     from edgedistill.deploy.doctor import examine_device, examine_kits
 
-    kits, _ = _surroundings(context)
+    kits, _ = surroundings(context)
     for finding in examine_device(device):
         click.echo(finding)
     for finding in examine_kits(kits, device):
@@ -331,7 +322,7 @@ def verify(context: click.Context, config: Path, samples: int, run_dir: Path | N
     from edgedistill.pipeline import Plan, run_pipeline
     from edgedistill.runs import Run
 
-    kits, reporter = _surroundings(context)
+    kits, reporter = surroundings(context)
     loaded = load_config(config)
     job = run_pipeline(loaded, Run(run_dir or Path("runs") / loaded.name), kits, reporter, Plan("soft_labels"))
     found = verify_soft_labels(job, samples)

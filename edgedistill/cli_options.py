@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from edgedistill.errors import ConfigError
+
+if TYPE_CHECKING:
+    from edgedistill.deploy.kits import Kit
+    from edgedistill.progress import Reporter
 
 FILE = click.Path(path_type=Path)
 STAGE_COMMANDS = {
@@ -84,3 +88,13 @@ def refuse_file_options(config: Path, options: dict[str, Any]) -> None:
         if options.get(name):
             flag = {"kit_names": "--target", "shapes": "--shape", "output": "-o"}.get(name, f"--{name}")
             raise ConfigError(f"{flag} is for an ONNX file; {config} says such things itself")
+
+
+def surroundings(context: click.Context) -> tuple[dict[str, Kit], Reporter]:
+    """Return the kits that are found, the user's own among them, and the voice that the options ask for."""
+    from edgedistill import processes
+    from edgedistill.deploy.kits import find_kits
+    from edgedistill.progress import Reporter
+
+    folders, quiet, verbose = context.obj
+    return find_kits(folders), Reporter(quiet=quiet or not processes.is_first(), verbose=verbose)

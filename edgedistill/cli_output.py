@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
@@ -11,6 +12,7 @@ import click
 if TYPE_CHECKING:
     from edgedistill.compare.comparison import Comparison, Outcome
     from edgedistill.job import Job
+    from edgedistill.pipeline import Step
 
 
 def show_job(job: Job, *, as_json: bool) -> None:
@@ -28,6 +30,22 @@ def show_job(job: Job, *, as_json: bool) -> None:
         return
     for name in records:
         click.echo(f"{name:12} done, in {job.run.folder}")
+
+
+def show_plan(steps: Sequence[Step], *, as_json: bool) -> None:
+    """Print what a run would do: what is done, what is to run and why, and what each took last time."""
+    if as_json:
+        found = [asdict(step) for step in steps]
+        click.echo(json.dumps({"schema": "edgedistill.plan/1", "stages": found}, indent=2))
+        return
+    for step in steps:
+        took = "" if step.seconds is None else f"{step.seconds:.1f} s last time"
+        click.echo(f"{step.stage:12} {'done' if step.cached else 'to run':7} {took:20} {step.why or ''}".rstrip())
+    to_run = [step for step in steps if not step.cached]
+    known = [step.seconds for step in to_run if step.seconds is not None]
+    if known:
+        new = f", and {len(to_run) - len(known)} stages that have not run yet" if len(known) < len(to_run) else ""
+        click.echo(f"to run: about {sum(known):.0f} s by last time{new}")
 
 
 def _show_measured(job: Job, *, as_json: bool) -> None:

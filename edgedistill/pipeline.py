@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from edgedistill import processes
+from edgedistill.changes import why_not_cached
 from edgedistill.config import Config
 from edgedistill.deploy.address import parse_address
 from edgedistill.deploy.kits import FLOAT16_OPSET, Kit, find_kit, targets_folder
@@ -227,11 +228,12 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What a dry run says of a stage; `seconds` is what it took last time."""
+    """What a dry run says of a stage: `seconds` is what it took last time, `why` the reason that it has to run."""
 
     stage: str
     cached: bool
     seconds: float | None
+    why: str | None = None
 
 
 def run_pipeline(config: Config, run: Run, kits: dict[str, Kit], report: Reporter, plan: Plan) -> Job:
@@ -241,6 +243,8 @@ def run_pipeline(config: Config, run: Run, kits: dict[str, Kit], report: Reporte
     stages = _wanted(plan)
     done = _take_finished(job, stages, plan)
     if done < len(stages):
+        first = _step(job, stages, done, done, plan)
+        job.report.aside(f"{first.stage}: runs, {first.why}")
         _preflight(job, stages[done:])
         processes.wait_for_all()  # before the first of them writes
         with run.locked() if processes.is_first() else nullcontext():
@@ -256,7 +260,21 @@ def dry_run(config: Config, run: Run, kits: dict[str, Kit], report: Reporter, pl
     job = Job(config, run, kits, report)
     stages = _wanted(plan)
     done = _take_finished(job, stages, plan)
-    return [Step(s.name, i < done, run.stages.get(s.name, {}).get("seconds")) for i, s in enumerate(stages)]
+    return [_step(job, stages, place, done, plan) for place in range(len(stages))]
+
+
+def _step(job: Job, stages: tuple[Stage, ...], place: int, done: int, plan: Plan) -> Step:
+    """Describe a stage of which `done` are finished; those after the first to run depend on what that will make."""
+    stage, why = stages[place], None
+    entry = job.run.stages.get(stage.name)
+    if place == done and _is_fresh(stage, plan):
+        why = "asked for by --from"
+    elif place == done:
+        parents = {parent: identity(job.results[parent]) for parent in stage.parents}
+        why = why_not_cached(entry, stage.settings(job), parents, versions_of(stage.packages))
+    elif place > done:
+        why = f"after {stages[done].name}"
+    return Step(stage.name, place < done, None if entry is None else entry.get("seconds"), why)
 
 
 def _wanted(plan: Plan) -> tuple[Stage, ...]:

@@ -14,9 +14,10 @@ PLAIN_INTERVAL_S = 10.0
 
 
 class Reporter:
-    """Says what is going on; `quiet` keeps it to itself."""
+    """Says what is going on; `quiet` keeps it to itself, and `verbose` leaves no detail to a bar that vanishes."""
 
-    def __init__(self, *, quiet: bool = False) -> None:
+    def __init__(self, *, quiet: bool = False, verbose: bool = False) -> None:
+        self._verbose = verbose
         self._console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
 
     def line(self, text: str) -> None:
@@ -24,8 +25,13 @@ class Reporter:
         self._console.print(text, markup=False)
 
     def detail(self, text: str) -> None:
-        """Say one thing that a terminal has seen in a bar, and that only a log needs a line for."""
-        if not self._console.is_terminal:
+        """Say one thing that a terminal has seen in a bar, and that a log or a verbose terminal needs a line for."""
+        if self._verbose or not self._console.is_terminal:
+            self.line(text)
+
+    def aside(self, text: str) -> None:
+        """Say one thing that only `verbose` asks for."""
+        if self._verbose:
             self.line(text)
 
     @contextmanager

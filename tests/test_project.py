@@ -13,14 +13,14 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[1]
 LAYERS = (
     ("errors", "records", "measurement", "compare.gate"),
-    ("runs", "progress", "user_code", "processes"),
+    ("runs", "progress", "user_code", "processes", "changes"),
     ("config",),
     ("config_file",),
     ("data", "deploy.kits"),
     ("job",),
     ("models", "distill", "quantize", "export", "deploy", "compare", "demo"),
     ("pipeline",),
-    ("cli", "cli_options", "cli_output", "cli_compare"),
+    ("cli", "cli_options", "cli_output", "cli_compare", "cli_card"),
 )
 
 

@@ -64,12 +64,18 @@ def _outcomes(comparison: Comparison, gates: Sequence[Gate]) -> Iterator[Outcome
 def _outcome(group: Group, gate: Gate, row: Row, baseline: Row | None) -> Outcome:
     if gate.is_change and baseline is not None and row.speedup is None:
         raise IncomparableError(f"gate '{gate.text}': {row.label}: {row.reasons['speedup']}")
+    decision, words, found = hold(gate, row, baseline)
+    return Outcome(
+        gate=gate.text, group=group.title, candidate=row.label, decision=decision, found=words, value=found.value,
+        interval=found.interval,
+    )  # fmt: skip
+
+
+def hold(gate: Gate, row: Row, baseline: Row | None) -> tuple[Decision, str, Estimate]:
+    """Hold a gate against one row: the decision, what was found in words, and the figure."""
     found = estimate(gate, row, baseline)
     decision = decide(gate, found)
-    return Outcome(
-        gate=gate.text, group=group.title, candidate=row.label, decision=decision, found=_found(gate, found, decision),
-        value=found.value, interval=found.interval,
-    )  # fmt: skip
+    return decision, _found(gate, found, decision), found
 
 
 def decide(gate: Gate, found: Estimate) -> Decision:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from edgedistill.compare.comparison import Comparison, Group
 from edgedistill.compare.notes import notes_of
@@ -19,41 +19,38 @@ def _lines(comparison: Comparison) -> Iterator[str]:
     if comparison.gates:
         yield from ("| gate | model | outcome | found |", "|---|---|---|---|")
         for outcome in comparison.gates:
-            shown = (f"`{outcome.gate}`", outcome.candidate, f"**{outcome.decision}**", outcome.found)
-            yield _row(shown)
+            named, found = plain(outcome.candidate), plain(outcome.found)
+            yield row((f"`{outcome.gate}`", named, f"**{outcome.decision}**", found))
         yield ""
     for group in comparison.groups:
         yield from _group_lines(group)
     if comparison.left_out:
-        yield f"Left out: {_plain('; '.join(comparison.left_out))}"
+        yield f"Left out: {plain('; '.join(comparison.left_out))}"
 
 
 def _group_lines(group: Group) -> Iterator[str]:
     notes = notes_of(group)
-    headings = [column or metric_of(group.rows)[0] for column in COLUMNS]
-    yield from (f"**{_plain(group.title)}**", "", _row(headings), _row(["---"] * 2 + ["---:"] * (len(headings) - 2)))
-    for row in group.rows:
-        yield _row(cells(row, notes))
+    headings = [plain(column or metric_of(group.rows)[0]) for column in COLUMNS]
+    yield from (f"**{plain(group.title)}**", "", row(headings), row(["---"] * 2 + ["---:"] * (len(headings) - 2)))
+    for one in group.rows:
+        yield row([plain(cell) for cell in cells(one, notes)])
     yield ""
     for text in group.answer.splitlines():
-        yield f"- {_plain(text)}"
+        yield f"- {plain(text)}"
     yield ""
     if listed := notes.listed():
         yield from ("<details><summary>Notes</summary>", "")
         for mark, text in listed:
-            yield f"- {mark} {_plain(text)}"
+            yield f"- {mark} {plain(text)}"
         yield from ("", "</details>", "")
 
 
-def _row(found: list[str] | tuple[str, ...]) -> str:
-    return f"| {' | '.join(_cell(text) for text in found)} |"
+def row(found: Sequence[str]) -> str:
+    """Write a line of a table, of cells that are Markdown."""
+    return f"| {' | '.join(found)} |"
 
 
-def _cell(text: str) -> str:
-    return text if text.startswith(("`", "**", "---")) else _plain(text)
-
-
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Escape what Markdown would take for markup: names are the user's."""
     escaped = text.replace("\\", "\\\\").replace("&", "&amp;").replace("<", "&lt;").replace("\n", " ")
     for character in "|*_`[]~#":

@@ -38,6 +38,11 @@ class Notes:
         """Return the marks of a cell's footnotes."""
         return "".join(_mark(index) for index in self._cells.get((row.label, cell), ()))
 
+    def of(self, row: Row) -> list[str]:
+        """Return the footnotes of a row, each once."""
+        found = (index for (label, _), indexes in self._cells.items() if label == row.label for index in indexes)
+        return [self._texts[index] for index in dict.fromkeys(found)]
+
     def listed(self) -> list[tuple[str, str]]:
         """Return each mark and its text."""
         return [(_mark(index), text) for index, text in enumerate(self._texts)]

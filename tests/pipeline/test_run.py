@@ -144,7 +144,12 @@ def test_a_distillation_key_reruns_from_distillation_on(copied: Path) -> None:
     run = copied / "runs" / "digits"
     before = stages(run)
     plan = edgedistill("run", "edgedistill.toml", "--set", "distill.temperature=2", "--dry-run", cwd=copied)
-    assert [line.split()[1].strip(",") for line in plan.stdout.splitlines()] == ["done"] * 3 + ["to"] * 6
+    lines = plan.stdout.splitlines()
+    assert [line.split()[1] for line in lines[:9]] == ["done"] * 3 + ["to"] * 6
+    assert lines[3].endswith("distill.temperature 4.0 \u2192 2.0")
+    assert re.match(r"student +to run  [\d.]+ s last time ", lines[3])
+    assert lines[4].endswith("after student")
+    assert re.fullmatch(r"to run: about \d+ s by last time", lines[9])
     labels = run / "soft_labels" / "logits.npy"
     stamp = labels.stat().st_mtime_ns
     result = edgedistill("run", "edgedistill.toml", "--set", "distill.temperature=2", "--until", "distill", cwd=copied)

@@ -1,0 +1,46 @@
+"""Why a stage has to run: what is not as it was when its record was made."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+SHOWN = 3
+"""More differences than this are counted, not listed."""
+
+
+def why_not_cached(
+    entry: Mapping[str, Any] | None,
+    settings: Mapping[str, Any],
+    parents: Mapping[str, str],
+    versions: Mapping[str, str],
+) -> str:
+    """Compare a stage's entry of the manifest with what would make it now, and say what differs in a line."""
+    if entry is None:
+        return "not run yet"
+    found = list(_differences("", entry.get("config", {}), json.loads(json.dumps(settings))))
+    found += [f"a new {name}" for name, made in parents.items() if entry.get("parents", {}).get(name) != made]
+    found += list(_differences("", entry.get("versions", {}), versions))
+    if not found:
+        return "a file that it made is missing or was altered"
+    more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+    return "; ".join(found[:SHOWN]) + more
+
+
+def _differences(name: str, before: Any, after: Any) -> Iterator[str]:
+    if isinstance(before, Mapping) and isinstance(after, Mapping):
+        for key in dict.fromkeys((*before, *after)):
+            yield from _differences(f"{name}.{key}" if name else str(key), before.get(key), after.get(key))
+    elif isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
+        for place, (old, new) in enumerate(zip(before, after, strict=True)):
+            yield from _differences(f"{name}.{place}", old, new)
+    elif before != after:
+        shown = _short(before), _short(after)
+        yield f"{name} {shown[0]} \u2192 {shown[1]}" if None not in shown else f"{name} changed"
+
+
+def _short(value: Any) -> str | None:
+    """Write a value if it says something: hashes, tables and long lists do not."""
+    text = "not set" if value is None else str(value)
+    return text if isinstance(value, (str, int, float, type(None))) and len(text) <= 30 else None

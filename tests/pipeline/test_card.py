@@ -1,0 +1,203 @@
+"""A card of a real run, replayed by the real engine: it holds, or it is refused, or it does not hold."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edgedistill.compare.card import Card, read_card, require_file, seal
+from edgedistill.errors import ConfigError
+
+CONFIG = """
+name = "digits"
+[data]
+train = "edgedistill.demo:train"
+test = "edgedistill.demo:test"
+[teacher]
+model = "zoo:resnet20"
+width = 0.25
+epochs = 1
+engine = "torch"
+[student]
+model = "zoo:mlperf-resnet8"
+width = 0.25
+[distill]
+epochs = 2
+views = 1
+[quantize]
+mode = "ptq"
+[[target]]
+name = "pc"
+kit = "ort"
+precisions = ["int8"]
+[bench]
+processes = 3
+seconds = 0.1
+"""
+
+
+def edgedistill(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "edgedistill", *map(str, arguments)],
+        cwd=cwd, env=os.environ | {"OMP_NUM_THREADS": "1", "EDGEDISTILL_CACHE": str(cwd / "cache")},
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("card")
+    (folder / "edgedistill.toml").write_text(CONFIG)
+    result = edgedistill("bench", "edgedistill.toml", cwd=folder)
+    assert result.returncode == 0, result.stderr
+    result = edgedistill("card", "runs/digits", "-o", "published", "--license", "MIT", cwd=folder)
+    assert result.returncode == 0, result.stderr
+    return folder / "published"
+
+
+@pytest.fixture
+def copied(published: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(published, tmp_path / "copy"))
+
+
+def test_a_card_says_what_was_made_of_what_and_what_it_does(published: Path) -> None:
+    assert {path.name for path in published.iterdir()} == {"card.json", "card.md", "io.npz", "student-int8-u8-i32.onnx"}
+    card = read_card(published / "card.json")
+    (measurement,) = card.measurements
+    assert (card.license, card.origin.student, card.origin.teacher) == ("MIT", "zoo:mlperf-resnet8", "zoo:resnet20")
+    assert card.model_of(measurement).file.path == "student-int8-u8-i32.onnx"
+    assert measurement.model.lineage["data"] == card.data.fingerprint
+    assert card.versions["onnxruntime"]
+    page = (published / "card.md").read_text()
+    assert card.models[0].file.sha256 in page
+    assert f"n = {measurement.accuracy.n}" in page
+    assert "not measured: no energy counter" in page
+    assert (published / "card.json").stat().st_size + (published / "card.md").stat().st_size < 40_000
+
+
+def test_a_card_written_into_its_run_names_the_files_there(published: Path) -> None:
+    run = published.parent / "runs" / "digits"
+    assert edgedistill("card", "runs/digits", cwd=published.parent).returncode == 0
+    card = read_card(run / "card.json")
+    assert card.models[0].file.path == "onnx/student-int8-u8-i32.onnx"
+    assert "No licence was stated." in card.limits
+
+
+def test_what_was_published_holds_here(published: Path) -> None:
+    # The tolerance is for a test machine that does other things; the answers have none.
+    result = edgedistill("replay", "card.json", "--tolerance", 900, "--json", cwd=published)
+    assert result.returncode == 0, result.stdout + result.stderr
+    replayed = json.loads(result.stdout)
+    assert replayed["schema"] == "edgedistill.replay/1"
+    assert {one["figure"] for one in replayed["figures"]} >= {
+        "p50_ms",
+        "p95_ms",
+        "memory_bytes",
+        "accuracy",
+        "agreement",
+    }
+    assert {one["decision"] for one in replayed["figures"]} == {"pass"}
+    assert replayed["measurements"][0]["schema"] == "edgedistill.measurement/1"
+
+
+def test_figures_that_were_made_up_do_not_hold(copied: Path) -> None:
+    table = json.loads((copied / "card.json").read_text())
+    (measured,) = table["measurements"]
+    for process in measured["processes"]:
+        process["p50_ns"] /= 20
+    measured["accuracy"] |= {"value": 0.999, "ci95": [0.99, 1.0]}
+    (copied / "card.json").write_text(json.dumps(table | {"sha256": seal(table)}))
+    result = edgedistill("replay", "card.json", "--tolerance", 100, cwd=copied)
+    assert result.returncode == 3, result.stdout + result.stderr
+    assert "p50_ms does not hold: +" in result.stdout
+    assert "accuracy does not hold: " in result.stdout
+    assert "size_bytes holds: " in result.stdout
+
+
+def test_one_process_decides_nothing(published: Path) -> None:
+    result = edgedistill("replay", "card.json", "--processes", 1, cwd=published)
+    assert result.returncode == 6, result.stdout + result.stderr
+    assert "p50_ms cannot be decided: processes: there are 1, and an interval needs 3" in result.stdout
+    assert "accuracy holds" in result.stdout
+
+
+def test_an_altered_card_is_refused(copied: Path) -> None:
+    text = (copied / "card.json").read_text()
+    (copied / "card.json").write_text(text.replace('"MIT"', '"Apache-2.0"'))
+    result = edgedistill("replay", "card.json", cwd=copied)
+    assert result.returncode == 2
+    assert "card.json: was altered after it was written" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["student-int8-u8-i32.onnx", "io.npz"])
+def test_an_altered_or_missing_file_is_refused(copied: Path, name: str) -> None:
+    (model,) = read_card(copied / "card.json").models
+    ref = {ref.path: ref for ref in (model.file, model.io)}[name]
+    assert require_file(copied / "card.json", ref) == copied / name
+    content = bytearray((copied / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (copied / name).write_bytes(content)
+    with pytest.raises(ConfigError, match=f"{name}: is not the file of the card"):
+        require_file(copied / "card.json", ref)
+    (copied / name).unlink()
+    with pytest.raises(ConfigError, match=f"{name}: is missing; it is published with the card"):
+        require_file(copied / "card.json", ref)
+
+
+def test_replay_looks_at_the_files_first(copied: Path) -> None:
+    with (copied / "io.npz").open("ab") as file:
+        file.write(b"more")
+    result = edgedistill("replay", "card.json", cwd=copied)
+    assert result.returncode == 2
+    assert "io.npz: is not the file of the card" in result.stderr
+
+
+def resealed(folder: Path, changes: dict) -> Path:
+    table = json.loads((folder / "card.json").read_text()) | changes
+    path = folder / "changed.json"
+    path.write_text(json.dumps(table | {"sha256": seal(table)}))
+    return path
+
+
+def test_a_card_cannot_reach_outside_its_folder(copied: Path) -> None:
+    (model,) = json.loads((copied / "card.json").read_text())["models"]
+    for path in ("../card.json", "/etc/hostname"):
+        changed = resealed(copied, {"models": [model | {"file": model["file"] | {"path": path}}]})
+        with pytest.raises(ConfigError, match="outside its own folder"):
+            require_file(changed, read_card(changed).models[0].file)
+
+
+def test_what_is_no_card(copied: Path) -> None:
+    with pytest.raises(ConfigError, match=r'a card says "schema"'):
+        read_card(resealed(copied, {"schema": "edgedistill.card/9"}))
+    with pytest.raises(ConfigError, match="which it does not name"):
+        read_card(resealed(copied, {"models": []}))
+    with pytest.raises(ConfigError, match=r"changed.json: metric: Field required|metric"):
+        read_card(resealed(copied, {"metric": None}))
+    with pytest.raises(ConfigError, match="not a readable card"):
+        read_card(copied / "io.npz")
+
+
+def test_figures_that_a_card_does_not_have(published: Path) -> None:
+    result = edgedistill("replay", "card.json", "--precision", "fp16", cwd=published)
+    assert result.returncode == 2
+    assert "the card has no figures of what was asked for; it has ort int8" in result.stderr
+
+
+def test_a_run_without_measurements_has_no_card(published: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(published.parent / "runs" / "digits", tmp_path / "run"))
+    shutil.rmtree(run / "measurements")
+    result = edgedistill("card", run, cwd=tmp_path)
+    assert result.returncode == 2
+    assert "its student was not measured yet" in result.stderr
+    (run / "manifest.json").unlink()
+    assert edgedistill("card", run, cwd=tmp_path).returncode == 2
+
+
+def test_a_card_reads_back_as_it_was_written(published: Path) -> None:
+    text = (published / "card.json").read_text()
+    assert Card.model_validate_json(text).model_dump_json(indent=2) + "\n" == text
