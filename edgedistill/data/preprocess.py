@@ -6,6 +6,7 @@ from typing import Final
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from edgedistill.config import DataConfig
 from edgedistill.data.dataset import channels_of
@@ -32,11 +33,9 @@ class Preprocess(nn.Module):
         channels = channels_of(data.kind, data.shape)
         # Where nothing lies between the two divisions they are one, and the raw values are compared with a raw mean.
         unit = self.scale if self.mel is None else 1.0
-        mean = torch.tensor(config.mean or (0.0,) * channels) * unit
-        std = torch.tensor(config.std or (1.0,) * channels) * unit
-        shape = (1, channels) + (1,) * {"image": 2, "signal": 1, "tokens": 0}[model_input(data, config).kind]
-        self.register_buffer("mean", mean.reshape(shape), persistent=False)
-        self.register_buffer("std", std.reshape(shape), persistent=False)
+        self.changes_values = unit != 1.0 or config.mean is not None or config.std is not None
+        self.register_buffer("mean", torch.tensor(config.mean or (0.0,) * channels) * unit, persistent=False)
+        self.register_buffer("factor", 1 / (torch.tensor(config.std or (1.0,) * channels) * unit), persistent=False)
 
     def forward(self, raw: Tensor) -> Tensor:
         """Prepare a raw batch."""
@@ -46,7 +45,12 @@ class Preprocess(nn.Module):
         x = (x if self.full_rank else x.unsqueeze(-1)).movedim(-1, 1)
         if self.mel is not None:
             x = self.mel(x / self.scale)
-        return (x - self.get_buffer("mean")) / self.get_buffer("std")
+        if not self.changes_values:
+            return x
+        # As batch norm, which is one operator in ONNX: ONNX Runtime moves a subtraction and a division to where channels
+        # are last, and they take a seventh of the time of an int8 ResNet-8 there.
+        mean = self.get_buffer("mean")
+        return functional.batch_norm(x, mean, torch.ones_like(mean), self.get_buffer("factor"), eps=0.0)
 
 
 def model_input(data: DataRecord, config: DataConfig) -> DataRecord:
