@@ -72,7 +72,7 @@ class Escalation:
         """Return what each int8 layer costs and wins, most error per microsecond won first."""
         if "layers" not in self._found:
             val = self.job.dataset.val
-            some = Split(val.inputs, val.labels, val.rows[:SAMPLES])
+            some = Split(val.inputs, val.rows[:SAMPLES], val.labels[:SAMPLES])
             found = layer_sensitivity(
                 prepared, self._outputs(self.student, some), lambda model: self._outputs(model, some),
                 lambda outputs: TASKS[self.job.data.task].score(outputs, some.labels),
