@@ -2,8 +2,8 @@
 
 Units are in the names. `None` means not measured; `Measurement.reasons` says why, by field.
 
-History: 1, the first; fields that may be absent have been added since: engine_latency_ns, throughput, soak, environment, and
-more of memory_bytes, energy_uj and processes.
+History: 1, the first; fields that may be absent have been added since: engine_latency_ns, throughput, layers,
+settings, soak, environment, and more of memory_bytes, energy_uj and processes.
 """
 
 from __future__ import annotations
@@ -262,6 +262,7 @@ class Measurement(Record):
     engine_latency_ns: Latency | None = None
     throughput: Throughput | None = None
     layers: LayerProfile | None = None
+    settings: dict[str, str | bool | int | float | None] | None = None
     soak: Soak | None = None
     environment: Environment | None = None
 

@@ -8,6 +8,7 @@ from typing import Any, Dict, List, Tuple
 import metrics
 import numpy as np
 from kit import EngineError, engine_errors
+from sampling import times_itself
 
 Arrays = Dict[str, np.ndarray]
 
@@ -24,7 +25,8 @@ def infer_all(session: Any, inputs: Arrays, kit: str) -> Tuple[Arrays, int]:
             session.set({name: np.asarray(array[i], order="C") for name, array in inputs.items()})
             begin = time.perf_counter_ns()
             session.infer()
-            fastest_ns = min(fastest_ns, time.perf_counter_ns() - begin)
+            took_ns = session.engine_ns() if times_itself(session) else time.perf_counter_ns() - begin
+            fastest_ns = min(fastest_ns, took_ns)
             for name, output in session.outputs().items():
                 collected.setdefault(name, []).append(np.array(output))
     return {name: np.stack(outputs) for name, outputs in collected.items()}, fastest_ns

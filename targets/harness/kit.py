@@ -20,6 +20,11 @@ and, where the engine can tell them,
 
     engine_ns()    returns what the last inference took by the engine's own clock, in nanoseconds
     device_bytes() returns the memory that the model takes on an accelerator, in bytes
+    settings()     returns a dict of what the figures are measured under, as the engine was found to have it
+
+An engine that lives in a program of its own, where no call can time an inference, has a session whose `infer` is a whole run of
+that program, `engine_ns` its own clock, and `run(seconds)` a run that returns the latencies of many inferences, in ns, and
+those by `engine_ns`: two arrays (N,).
 
 A module whose engine has a profiler has `profile(entry, precision, threads)` too, which is `load` with the profiler on; its
 session has `layers()`, a list of {"name", "type", "precision", "ns"} in the order they run: what

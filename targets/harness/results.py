@@ -72,6 +72,7 @@ def measurement(arm: Arm, checked: Dict[str, Any], processes: List[ProcessResult
         "device": checked["device"],
         "precision": {"requested": arm.precision, "executed": checked["executed"]},
         "threads": arm.threads,
+        "settings": checked["settings"],
         "processes": [process.record() for process in processes],
         "latency_ns": latency,
         "engine_latency_ns": stats.latency_summary(engine)[0] if engine else None,
@@ -87,7 +88,9 @@ def measurement(arm: Arm, checked: Dict[str, Any], processes: List[ProcessResult
         "samples": f"{arm.name}.npz",
     }
     if fields["memory_bytes"] is None:
-        reasons["memory_bytes"] = "peak memory is read from Linux's /proc/self, where it must be possible to reset it"
+        reasons["memory_bytes"] = (
+            "peak memory is read from Linux's /proc/self, where it must be possible to reset it, of an engine in that process"
+        )
     if not all(answer["steady"] for answer in answers):
         reasons["processes"] = "a process did not reach a steady state before it was timed"
     doubts = dict(extra.disturbances(answers, samples), **extra.throttled(more.environment))

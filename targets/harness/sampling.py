@@ -8,6 +8,7 @@ from array import array
 from typing import Any, Dict, List, NamedTuple
 
 import numpy as np
+from kit import EngineError
 from process import preemptions
 
 WINDOW = 25
@@ -54,6 +55,10 @@ def warm_up(session: Any, requests: List[Dict[str, Any]], seconds: float) -> War
     latencies: List[int] = []
     start = time.perf_counter()
     shortest, longest = min(1.0, seconds / 4), min(MAX_WARM_UP_S, 3 * seconds)
+    if times_itself(session):
+        session.set(requests[0])
+        latencies = session.run(shortest)[0].tolist()
+        return WarmUp(latencies, steady=len(latencies) >= 2 * WINDOW and _steady(latencies))
     while True:
         session.set(requests[len(latencies) % len(requests)])
         begin = time.perf_counter_ns()
@@ -74,6 +79,8 @@ def _steady(latencies: List[int]) -> bool:
 
 def sample(session: Any, requests: List[Dict[str, Any]], seconds: float, room: Buffers) -> "tuple[int, int]":
     """Fill `room` for `seconds`, and on for 50 samples but not past ten times as long; return count and wall time in ns."""
+    if times_itself(session):
+        return _sample_by_itself(session, seconds, room)
     set_inputs, infer, clock, capacity = session.set, session.infer, time.perf_counter_ns, len(room.latency_ns)
     engine_ns = getattr(session, "engine_ns", None)
     shortest, longest = int(seconds * 1e9), int(seconds * 1e10)
@@ -100,8 +107,29 @@ def sample(session: Any, requests: List[Dict[str, Any]], seconds: float, room: B
     return n, wall
 
 
+def _sample_by_itself(session: Any, seconds: float, room: Buffers) -> "tuple[int, int]":
+    """Fill `room` from a run of the engine's own program, whose wall time is that of its inferences alone."""
+    latency_ns, engine_ns = session.run(seconds)
+    n = min(len(latency_ns), len(room.latency_ns))
+    for i in range(n):
+        room.latency_ns[i], room.engine_ns[i], room.preempted[i] = int(latency_ns[i]), int(engine_ns[i]), False
+    return n, int(latency_ns[:n].sum())
+
+
+def times_itself(session: Any) -> bool:
+    """Say whether an engine lives in a program of its own, which alone can time an inference."""
+    return hasattr(session, "run")
+
+
+def require_in_process(session: Any) -> None:
+    """Raise EngineError for an engine in a program of its own: starting that is most of what power and rates would show."""
+    if times_itself(session):
+        raise EngineError("not measured where the engine is a program of its own, as starting it would be measured too")
+
+
 def infer_until(session: Any, requests: List[Dict[str, Any]], until_ns: int) -> int:
     """Infer until the monotonic clock reaches a time; return how often."""
+    require_in_process(session)
     set_inputs, infer, clock = session.set, session.infer, time.monotonic_ns
     n = 0
     while clock() < until_ns:

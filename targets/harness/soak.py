@@ -45,6 +45,7 @@ def run(spec: Dict[str, Any]) -> Dict[str, Any]:
     bin_ns = int(1e9 * max(spec["bin"], spec["seconds"] / MOST_BINS))
     rows: List[Tuple[float, ...]] = []
     with engine_errors(spec["kit"]):
+        sampling.require_in_process(loaded.session)
         sampling.warm_up(loaded.session, loaded.requests, spec["warm_up"])
         begin_ns = time.monotonic_ns()
         while time.monotonic_ns() - begin_ns < spec["seconds"] * 1e9:

@@ -40,6 +40,7 @@ def _check(spec: Spec) -> Dict[str, Any]:
         described = engine.describe()
         session = loading.load_session(engine, spec)
         executed, unknown = session.executed()
+        settings = session.settings() if hasattr(session, "settings") else None
     refuse_downgrade(spec["kit"], spec["precision"], executed)
     inputs = loading.inputs_for(session, recorded, spec["kit"])
     outputs, fastest_ns = check.infer_all(session, inputs, spec["kit"])
@@ -50,15 +51,18 @@ def _check(spec: Spec) -> Dict[str, Any]:
         answer["reasons"]["precision.executed"] = unknown
     device = dict(facts.device_facts(), address=spec["address"], engine=described)
     runs_on = getattr(engine, "RUNS_ON", energy.CPU)
-    return dict(answer, device=device, executed=executed, fastest_ns=fastest_ns, runs_on=runs_on)
+    found = {"executed": executed, "settings": settings, "fastest_ns": fastest_ns, "runs_on": runs_on}
+    return dict(answer, device=device, **found)
 
 
 def refuse_downgrade(kit: str, requested: str, executed: "Dict[str, int] | None") -> None:
     """Refuse an engine that ran the model in another precision than was asked for."""
     if executed is None:
         return
-    if requested == "int8" and not executed.get("int8"):
-        raise EngineError(f"{kit}: int8 was asked for, and no layer runs in int8; layers by precision: {executed}")
+    if requested in {"int8", "fp16"} and not executed.get(requested):
+        raise EngineError(
+            f"{kit}: {requested} was asked for, and no layer runs in {requested}; layers by precision: {executed}"
+        )
     lower = sorted(set(executed) & {"bf16", "fp16"})
     if requested == "fp32" and lower:
         raise EngineError(f"{kit}: fp32 was asked for, and layers run in {lower[0]}; layers by precision: {executed}")
@@ -78,8 +82,9 @@ def _latency(spec: Spec) -> Dict[str, Any]:
         company = Company()
         n, wall_ns = sampling.sample(session, requests, spec["seconds"], room)
         disturbed = company.so_far()
-    peak = None if loaded.baseline_bytes is None else process.peak_bytes()
-    steady = process.resident_bytes()
+    elsewhere = sampling.times_itself(session)
+    peak = None if loaded.baseline_bytes is None or elsewhere else process.peak_bytes()
+    steady = None if elsewhere else process.resident_bytes()
     arrays = room.arrays(n, with_engine=hasattr(session, "engine_ns"))
     np.savez(spec["arrays"], warmup_ns=np.asarray(warm.latency_ns, dtype=np.int64), **arrays)
     return {

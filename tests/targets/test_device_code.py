@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from jobs import TARGETS
 
-ENGINES = {"openvino": {"openvino"}, "ort": {"onnxruntime", "ort_flatbuffers_py"}}
+ENGINES = {"openvino": {"openvino"}, "ort": {"onnxruntime", "ort_flatbuffers_py"}, "tensorrt": {"tensorrt"}}
 FILES = sorted(path for kit in ("agent", "harness", *ENGINES) for path in (TARGETS / kit).rglob("*.py"))
 
 
@@ -22,7 +22,7 @@ def test_syntax_is_that_of_python_3_8(source):
 
 def test_imports_are_what_a_device_has(source):
     kit = source.relative_to(TARGETS).parts[0]
-    own = {path.stem for path in (TARGETS / "harness").iterdir()} if kit == "harness" else set()
+    own = {path.stem for path in (TARGETS / kit).iterdir()}
     unknown = imported(source) - set(sys.stdlib_module_names) - own - ENGINES.get(kit, set()) - {"numpy"}
     assert not unknown
 
