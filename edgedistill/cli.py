@@ -334,10 +334,10 @@ def verify(context: click.Context, config: Path, samples: int, run_dir: Path | N
 
 @cache.command("list")
 def list_caches() -> None:
-    """List the caches: folder, size, and whether each is complete."""
-    from edgedistill.distill.cache import describe_caches
+    """List the caches of soft labels, and the controls: folder, size, and whether each is complete."""
+    from edgedistill.distill.cache import describe_caches, describe_controls
 
-    for line in describe_caches():
+    for line in (*describe_caches(), describe_controls()):
         click.echo(line)
 
 

@@ -53,11 +53,11 @@ def entry_type(classes: int, top_k: int) -> np.dtype:
     ])  # fmt: skip
 
 
-def caches_folder() -> Path:
-    """Return where caches lie: EDGEDISTILL_CACHE, or the user's cache folder as XDG has it."""
+def caches_folder(kind: str = "soft_labels") -> Path:
+    """Return where caches of a kind lie: in EDGEDISTILL_CACHE, or in the user's cache folder as XDG has it."""
     named = os.environ.get("EDGEDISTILL_CACHE")
     base = Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "edgedistill"
-    return base / "soft_labels"
+    return base / kind
 
 
 def describe_caches() -> Iterator[str]:
@@ -72,6 +72,13 @@ def describe_caches() -> Iterator[str]:
         views, samples, classes = about["shape"]
         kept = f"the {about['top_k']} largest of {classes} logits" if "top_k" in about else f"{classes} classes"
         yield f"{manifest.parent.name[:16]}  {views} views of {samples:,} samples, {kept}, {size:,} bytes, {state}"
+
+
+def describe_controls() -> str:
+    """Return a line on the controls that runs share."""
+    folder = caches_folder("controls")
+    sizes = [path.stat().st_size for path in folder.glob("*/*")]
+    return f"{len(list(folder.glob('*/control.json')))} controls in {folder}, {sum(sizes):,} bytes"
 
 
 def link_or_copy(source: Path, target: Path) -> None:

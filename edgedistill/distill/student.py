@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ from edgedistill.data.preprocess import model_input
 from edgedistill.data.tasks import TASKS
 from edgedistill.data.views import plain_views, training_views
 from edgedistill.distill.cache import link_or_copy
+from edgedistill.distill.controls import shared_control
 from edgedistill.distill.features import FeatureTeacher, feature_student
 from edgedistill.distill.feed import TeacherAnswers, TrainingFeed
 from edgedistill.distill.losses import distillation_loss, feature_loss, label_loss
@@ -110,7 +112,7 @@ def make_student(job: Job) -> StudentRecord:
     trials = []
     for seed in range(job.config.seed, job.config.seed + plan.seeds):
         student = _train(job, "student", seed, teaching)
-        control = _train(job, "control", seed, Teaching(label_loss(plan), None, None)) if plan.control else None
+        control = _control(job, seed) if plan.control else None
         trials.append(Trial(seed=seed, student=student, control=control))
     best = max(trials, key=lambda trial: trial.student.val_accuracy or 0.0)
     if processes.is_first():
@@ -163,12 +165,24 @@ def _train(job: Job, role: str, seed: int, teaching: Teaching) -> TrainedModel:
         first = np.zeros(1, np.int64)
         learner = feature_student(plan, model, teaching.features, feed.views.batch(first, first), seed)
     history = fit(learner, Training(name, plan, feed, teaching.loss, validate, resume, seed, task.shown), job.report)
-    saved = save_model(model, folder / (f"{role}.safetensors" if plan.seeds == 1 else f"{role}-{seed}.safetensors"))
+    saved = save_model(model, _weights(job, role, seed))
     return TrainedModel(
         spec=student_name(config), form="torch", file=job.run.ref(saved), parameters=count_parameters(model),
         val_accuracy=max(epoch.val_accuracy for epoch in history), history=history,
         parent=job.keys["soft_labels"] if role == "student" else job.data.fingerprint,
     )  # fmt: skip
+
+
+def _control(job: Job, seed: int) -> TrainedModel:
+    """Return the same student trained without the teacher, on the same views of the same samples in the same order."""
+    plain = Teaching(label_loss(job.config.distill), None, None)
+    return shared_control(job, seed, _weights(job, "control", seed), lambda: _train(job, "control", seed, plain))
+
+
+def _weights(job: Job, role: str, seed: int) -> Path:
+    return job.folder("student") / (
+        f"{role}.safetensors" if job.config.distill.seeds == 1 else f"{role}-{seed}.safetensors"
+    )
 
 
 def score_trials(job: Job) -> tuple[TrialScore, ...]:

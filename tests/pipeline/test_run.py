@@ -169,6 +169,17 @@ def test_from_runs_a_stage_afresh_and_ends_the_same(copied: Path) -> None:
     assert stages(copied / "runs" / "digits")["student"]["record"]["student"]["file"]["sha256"] == before
 
 
+def test_a_damaged_control_in_the_cache_is_trained_again(copied: Path) -> None:
+    (kept,) = (copied / "cache").glob("controls/*/model.safetensors")
+    content = kept.read_bytes()
+    kept.unlink()
+    kept.write_bytes(content[:-1] + b"?")
+    result = edgedistill("distill", "edgedistill.toml", "--set", "distill.temperature=2", cwd=copied)
+    assert result.returncode == 0, result.stderr
+    assert "control: epoch 4" in result.stderr
+    assert kept.read_bytes() == content
+
+
 def test_a_damaged_file_is_made_again(copied: Path) -> None:
     run = copied / "runs" / "digits"
     model = run / "student" / "model.safetensors"
@@ -222,10 +233,16 @@ def test_runs_share_soft_labels_and_verify_them(copied: Path) -> None:
     result = edgedistill("distill", *other, "--set", "distill.temperature=2", cwd=copied)
     assert result.returncode == 0, result.stderr
     assert "soft labels: taken from the cache" in result.stderr
+    assert "control, seed 0: taken from the cache" in result.stderr  # no temperature is in it
+    assert "control: epoch" not in result.stderr
+    controls = [stages(copied / "runs" / name)["student"]["record"]["control"] for name in ("digits", "other")]
+    assert controls[0] == controls[1]
     verified = edgedistill("cache", "verify", *other, cwd=copied)
     assert verified.returncode == 0, verified.stderr
     assert "they hold" in verified.stdout
-    assert "1 caches" in edgedistill("cache", "list", cwd=copied).stdout
+    listed = edgedistill("cache", "list", cwd=copied).stdout
+    assert "1 caches" in listed
+    assert "1 controls" in listed
 
     (kept,) = (copied / "cache").rglob("logits.npy")
     logits = np.load(kept, mmap_mode="r+")
