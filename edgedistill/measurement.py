@@ -3,7 +3,7 @@
 Units are in the names. `None` means not measured; `Measurement.reasons` says why, by field.
 
 History: 1, the first; fields that may be absent have been added since: engine_latency_ns, throughput, layers,
-settings, soak, environment, and more of memory_bytes, energy_uj and processes.
+settings, soak, environment, browser, and more of memory_bytes, energy_uj and processes.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ class ModelIdentity(Record):
 
 
 class DeviceFacts(Record):
-    """The machine that ran the model, as it described itself."""
+    """The machine that ran the model, as it described itself; `emulated` names what only pretended to be its processor."""
 
     address: str
     id: str
     arch: str
     os: str
-    kernel: str
-    python: str
+    kernel: str | None
+    python: str | None
     engine: Engine
     cpu: str
     cores: int
@@ -40,6 +40,7 @@ class DeviceFacts(Record):
     power_mode: str | None
     load_average: float | None
     virtualised: bool | None
+    emulated: str | None = None
 
 
 class Precision(Record):
@@ -231,6 +232,25 @@ class Accuracy(Record):
     n: int
 
 
+class Browser(Record):
+    """What ran a model on a page: all that decides how fast it can be, as the page found it and not as it was asked for.
+
+    `isolated` and `shared_memory` are what threads need. `loops` inferences make one sample, where the timer's step,
+    `timer_ns`, is too coarse for one. `heap_bytes` is the largest size of WebAssembly's memory, which never shrinks.
+    """
+
+    provider: Literal["wasm", "webgpu"]
+    user_agent: str = Field(min_length=1, max_length=512)
+    secure: bool
+    isolated: bool
+    shared_memory: bool
+    timer_ns: float = Field(gt=0, le=1e9, allow_inf_nan=False)
+    loops: int = Field(ge=1, le=100_000)
+    heap_bytes: int | None = Field(ge=0)
+    gpu: str | None = Field(max_length=200)
+    hidden: bool
+
+
 class Measurement(Record):
     """One model on one device through one engine: schema edgedistill.measurement/1.
 
@@ -265,5 +285,6 @@ class Measurement(Record):
     settings: dict[str, str | bool | int | float | None] | None = None
     soak: Soak | None = None
     environment: Environment | None = None
+    browser: Browser | None = None
 
     model_config = ConfigDict(frozen=True, extra="forbid", serialize_by_alias=True)
