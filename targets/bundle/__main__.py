@@ -64,6 +64,8 @@ def parse_arguments():
     parser.add_argument("--processes", type=int, help="fresh processes per model")
     parser.add_argument("--seconds", type=float, help="seconds of steady inference in each")
     parser.add_argument("--soak", type=float, default=0.0, metavar="MINUTES", help="sustained inference after that")
+    parser.add_argument("--encoding", help="int8 models of this encoding, not of the one for this processor")
+    parser.add_argument("--requests", type=int, help="check the first of the recorded inputs only")
     parser.add_argument("--meter", metavar="CSV", help="a file that an external power meter writes meanwhile")
     return parser.parse_args()
 
@@ -147,7 +149,7 @@ class Bundle:
         if not forms:
             known = ", ".join(sorted({str(form["arch"]) for form in self.manifest["forms"]}))
             raise BundleError(f"kit '{self.manifest['kit']}' knows no processor '{arch}'; it knows {known}", DAMAGED)
-        encoding = max(forms, key=lambda form: numbers(form["from"]))["encoding"]
+        encoding = arguments.encoding or max(forms, key=lambda form: numbers(form["from"]))["encoding"]
         held = self.manifest["models"]
         wanted = arguments.precision or list(dict.fromkeys(model["precision"] for model in held))
         found = [m for m in held if m["precision"] in wanted and m["encoding"] in (None, encoding)]
@@ -182,7 +184,7 @@ class Bundle:
         job = {
             "schema": "edgedistill.job/1", "out": os.path.abspath(arguments.out), "seed": plan["seed"], "arms": arms,
             "processes": arguments.processes or plan["processes"], "seconds": arguments.seconds or plan["seconds"],
-            "soak_seconds": 60 * arguments.soak,
+            "soak_seconds": 60 * arguments.soak, "requests": arguments.requests,
         }  # fmt: skip
         if arguments.meter:
             job["meter"] = os.path.abspath(arguments.meter)

@@ -10,20 +10,28 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Tuple, Union
 
 import environment
+import facts
 import passes
 import results
 from child import run_worker
 from energy import NoSourceError
 from extra import Extra
-from job import Arm, Job
+from job import Arm, Job, JobError
 from kit import EngineError
 
 REQUESTS = 32  # that the timed processes cycle through: the whole test set would fill their memory
 MAX_SAMPLES = 2_000_000
+EMULATED = "{} plays this processor: times, memory and energy would be the emulator's"
 
 
 def run(job: Job) -> List[Dict[str, Any]]:
-    """Measure every arm of a job, write the files, and return a result or an error per arm, in the job's order."""
+    """Measure every arm of a job, write the files, and return a result or an error per arm, in the job's order.
+
+    Raises JobError on an emulated processor, where nothing that is measured would be true of a real one.
+    """
+    emulated = facts.emulator()
+    if emulated:
+        raise JobError(f"bench: {EMULATED.format(emulated)}; ask for check, which compares outputs and times nothing")
     with tempfile.TemporaryDirectory(prefix="edgedistill-") as scratch:
         trials = [Trial(arm, job, Path(scratch) / str(i)) for i, arm in enumerate(job.arms)]
         for trial in trials:
@@ -48,10 +56,18 @@ def check(job: Job) -> List[Dict[str, Any]]:
         trials = [Trial(arm, job, Path(scratch) / str(i)) for i, arm in enumerate(job.arms)]
         for trial in trials:
             trial.attempt(trial.check)
-    keys = ("accuracy", "parity", "executed", "device", "reasons")
-    return [
-        trial.result or {"name": trial.arm.name, "check": {key: trial.checked[key] for key in keys}} for trial in trials
-    ]
+    return [trial.result or {"name": trial.arm.name, "check": _checked(trial)} for trial in trials]
+
+
+def _checked(trial: "Trial") -> Dict[str, Any]:
+    """Return what a check found, under the name of the target that it is valid for."""
+    keys = ("requests", "accuracy", "parity", "executed", "device", "reasons")
+    found = {key: trial.checked[key] for key in keys}
+    if not found["device"]["emulated"]:
+        return dict(found, target=trial.arm.target)
+    reasons = dict(found["reasons"], latency_ns=EMULATED.format(found["device"]["emulated"]))
+    arch = {"aarch64": "arm64"}.get(found["device"]["arch"], found["device"]["arch"])
+    return dict(found, target=f"emulated-{arch}", latency_ns=None, reasons=reasons)
 
 
 def measure_null_models(trials: "List[Trial]") -> "Dict[Tuple[str, int], Union[int, str]]":
@@ -95,7 +111,8 @@ class Trial:
     def check(self) -> None:
         """Compare outputs with labels and recorded outputs."""
         spec = dict(self.spec("check.npz", "head.npz"), task="check")
-        spec.update(requests=REQUESTS, io=str(self.arm.io), expected=self.arm.expected, metric=self.arm.metric)
+        spec.update(head_requests=REQUESTS, first=self.job.requests, io=str(self.arm.io))
+        spec.update(expected=self.arm.expected, metric=self.arm.metric)
         spec.update(reasons=self.arm.reasons, address=self.arm.address)
         self.checked = run_worker(spec, self.scratch, passes.START_S + 3600)
         accuracy = self.checked["accuracy"]

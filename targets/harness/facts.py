@@ -12,6 +12,9 @@ from typing import Optional
 
 import environment
 
+EMULATED = "EDGEDISTILL_EMULATED"
+"""Names the emulator that this process runs in, where it cannot see that itself, or to say which processor it plays."""
+
 
 def device_facts() -> dict:
     """Return every field of DeviceFacts but `address` and `engine`; memory in bytes."""
@@ -29,7 +32,23 @@ def device_facts() -> dict:
         "power_mode": None if mode is None else str(mode),
         "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "virtualised": _virtualised(),
+        "emulated": emulator(),
     }
+
+
+def emulator() -> Optional[str]:
+    """Name what pretends to be this processor: QEMU's user mode, which shows itself here, or what EDGEDISTILL_EMULATED says.
+
+    QEMU answers for /proc/self/exe, and leaves the thread's own link to the kernel. None says that nothing was seen.
+    """
+    told = os.environ.get(EMULATED)
+    if told:
+        return told
+    try:
+        program = os.path.basename(os.readlink("/proc/thread-self/exe"))
+    except OSError:
+        return None
+    return program if program.startswith("qemu-") else None
 
 
 def _read(path: str) -> Optional[str]:

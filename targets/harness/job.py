@@ -43,6 +43,7 @@ class Job(NamedTuple):
 
     The other keys may be left out. `soak_seconds` of sustained inference follow, if above 0; `meter` is a CSV file that grows
     meanwhile; `passes` are those beside latency: memory of a null model, throughput, layers, energy.
+    Only the first `requests` of the recorded ones are checked, if that is given.
     """
 
     out: Path
@@ -53,6 +54,7 @@ class Job(NamedTuple):
     soak_seconds: float = 0.0
     meter: Optional[Path] = None
     passes: Tuple[str, ...] = PASSES
+    requests: Optional[int] = None
 
 
 def read_job(path: Path) -> Job:
@@ -83,9 +85,12 @@ def _job(table: Dict[str, Any], folder: Path) -> Job:
         soak_seconds=float(table.get("soak_seconds", 0.0)),
         meter=folder / table["meter"] if table.get("meter") else None,
         passes=tuple(table.get("passes", PASSES)),
+        requests=table.get("requests"),
     )
     if job.processes < 1 or not job.seconds > 0:
         raise ValueError(f"processes = {job.processes} and seconds = {job.seconds:g}; both must be above 0")
+    if job.requests is not None and not (isinstance(job.requests, int) and job.requests > 0):
+        raise ValueError(f"requests = {job.requests}; it must be a whole number above 0")
     unknown = set(job.passes) - set(PASSES)
     if unknown:
         raise ValueError(f"passes has '{min(unknown)}'; known are: {', '.join(PASSES)}")

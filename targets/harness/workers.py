@@ -34,7 +34,7 @@ def run(spec: Spec) -> Dict[str, Any]:
 
 def _check(spec: Spec) -> Dict[str, Any]:
     """Run every request, compare outputs, and keep the first requests in a small file for the timed processes."""
-    recorded = loading.recorded(Path(spec["io"]))
+    recorded = {name: array[: spec["first"]] for name, array in loading.recorded(Path(spec["io"])).items()}
     engine = load_engine(spec["kit"], Path(spec["kit_dir"]))
     with engine_errors(spec["kit"]):
         described = engine.describe()
@@ -46,12 +46,13 @@ def _check(spec: Spec) -> Dict[str, Any]:
     outputs, fastest_ns = check.infer_all(session, inputs, spec["kit"])
     answer, arrays = check.compare(outputs, recorded, spec)
     np.savez(spec["arrays"], **arrays)
-    np.savez(spec["head"], **{f"input.{name}": array[: spec["requests"]] for name, array in inputs.items()})
+    np.savez(spec["head"], **{f"input.{name}": array[: spec["head_requests"]] for name, array in inputs.items()})
     if unknown:
         answer["reasons"]["precision.executed"] = unknown
     device = dict(facts.device_facts(), address=spec["address"], engine=described)
     runs_on = getattr(engine, "RUNS_ON", energy.CPU)
     found = {"executed": executed, "settings": settings, "fastest_ns": fastest_ns, "runs_on": runs_on}
+    found["requests"] = len(next(iter(outputs.values())))
     return dict(answer, device=device, **found)
 
 

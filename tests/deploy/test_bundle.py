@@ -255,6 +255,30 @@ def test_a_device_needs_python_numpy_and_the_engine_only(bundle, tmp_path, versi
     assert all(one.parity.agreement >= 0.95 and one.accuracy.value > 0.5 for one in measured)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [(), ("--precision", "int8", "--encoding", "u8-i32")])
+def test_an_emulated_arm64_answers_as_recorded_and_times_nothing(bundle, tmp_path, options):
+    python = Path(os.environ.get("EDGEDISTILL_ARM64", "/nowhere"), "python")
+    if not python.is_file():
+        pytest.skip("EDGEDISTILL_ARM64 names no emulated device; make one: benchmarks/arm64/prepare.sh FOLDER --python")
+    done = start(bundle, "check", "--requests", "50", *options, cwd=tmp_path, python=python)
+    assert done.returncode == 0, done.stderr
+    checks = {check["name"]: check["check"] for check in json.loads(done.stdout)["checks"]}
+    names = {"bundle-ort-int8-u8-i32"} if options else {"bundle-ort-fp32", "bundle-ort-int8-s8-i32"}
+    assert set(checks) == names
+    for check in checks.values():
+        assert check["target"] == "emulated-arm64"
+        assert check["latency_ns"] is None
+        assert check["device"]["arch"] == "aarch64"
+        assert check["requests"] == 50
+        assert check["parity"]["agreement"] == 1.0
+        assert check["parity"]["max_abs_diff"] < 1e-4
+    refused = start(bundle, "bench", "--precision", "fp32", *QUICK, cwd=tmp_path, python=python)
+    assert refused.returncode == 2
+    assert "ask for check, which compares outputs and times nothing" in refused.stderr
+    assert refused.stdout == ""
+
+
 def test_what_tools_leave_in_a_folder_is_not_sent(tmp_path):
     for name in ("engine.py", "sub/more.py", ".hidden", ".mypy_cache/3.11/x.json", "sub/__pycache__/more.pyc"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

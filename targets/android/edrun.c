@@ -1,0 +1,302 @@
+/* The runner for phones: loads a model with ONNX Runtime's C API, checks what it answers, and times it, without Python.
+ *
+ *   edrun probe                              the engine, and what this process runs on
+ *   edrun check --model M --input FILE…      run every recorded request; compare with --expected, write --output
+ *   edrun bench --model M --input FILE…      time inferences for --seconds; raw samples go to --samples PREFIX
+ *   edrun work  --model M --input FILE…      infer for --seconds, and say how often and when, for a meter of energy
+ *
+ * Prints one JSON object as the last line of stdout. Exit codes: 0 fine, 2 usage, 5 the engine failed. One file of raw values
+ * per input or output, in the model's order. Works with glibc and with Android's bionic; needs nothing but libonnxruntime.so.
+ */
+#define _GNU_SOURCE
+#include <math.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/utsname.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "timing.h"
+
+enum { FLOAT32 = 1 };
+
+typedef struct {
+    const char *verb, *library, *model, *samples;
+    char *inputs[MAX_TENSORS], *expected[MAX_TENSORS], *outputs[MAX_TENSORS];
+    size_t n_inputs, n_expected, n_outputs, requests;
+    double seconds;
+    int threads;
+} Arguments;
+
+static void add(char **list, size_t *n, char *value) {
+    if (*n == MAX_TENSORS)
+        fail(USAGE, "more than %d files of one kind", MAX_TENSORS);
+    list[(*n)++] = value;
+}
+
+static Arguments parse(int count, char **values) {
+    Arguments found = {.verb = count > 1 ? values[1] : "", .library = "./libonnxruntime.so", .seconds = 5, .threads = 1};
+    for (int i = 2; i < count; i += 2) {
+        char *key = values[i], *value = i + 1 < count ? values[i + 1] : NULL;
+        if (!value)
+            fail(USAGE, "'%s' lacks a value", key);
+        else if (!strcmp(key, "--lib"))
+            found.library = value;
+        else if (!strcmp(key, "--model"))
+            found.model = value;
+        else if (!strcmp(key, "--input"))
+            add(found.inputs, &found.n_inputs, value);
+        else if (!strcmp(key, "--expected"))
+            add(found.expected, &found.n_expected, value);
+        else if (!strcmp(key, "--output"))
+            add(found.outputs, &found.n_outputs, value);
+        else if (!strcmp(key, "--samples"))
+            found.samples = value;
+        else if (!strcmp(key, "--requests"))
+            found.requests = (size_t)atol(value);
+        else if (!strcmp(key, "--seconds"))
+            found.seconds = atof(value);
+        else if (!strcmp(key, "--threads"))
+            found.threads = atoi(value);
+        else
+            fail(USAGE, "'%s' is not known", key);
+    }
+    if (!(found.seconds > 0) || found.threads < 1)
+        fail(USAGE, "--seconds and --threads must be above 0");
+    return found;
+}
+
+/* Bind this process to as many CPUs as it has threads: the last, which are the fast ones of most phones. */
+static void pin(int threads) {
+    cpu_set_t allowed, chosen;
+    CPU_ZERO(&chosen);
+    if (sched_getaffinity(0, sizeof allowed, &allowed))
+        fail(FAILED, "the CPUs of this process cannot be read");
+    if (threads > CPU_COUNT(&allowed))
+        fail(FAILED, "%d threads are asked for, and this device gives the process %d CPUs", threads, CPU_COUNT(&allowed));
+    for (int cpu = CPU_SETSIZE - 1; cpu >= 0 && CPU_COUNT(&chosen) < threads; cpu--)
+        if (CPU_ISSET(cpu, &allowed))
+            CPU_SET(cpu, &chosen);
+    sched_setaffinity(0, sizeof chosen, &chosen);
+}
+
+static void print_affinity(void) {
+    cpu_set_t bound;
+    const char *comma = "";
+    printf("\"affinity\": [");
+    if (!sched_getaffinity(0, sizeof bound, &bound))
+        for (int cpu = 0; cpu < CPU_SETSIZE; cpu++)
+            if (CPU_ISSET(cpu, &bound)) {
+                printf("%s%d", comma, cpu);
+                comma = ", ";
+            }
+    printf("]");
+}
+
+static void print_bytes(const char *name, int64_t bytes) {
+    if (bytes < 0)
+        printf(", \"%s\": null", name);
+    else
+        printf(", \"%s\": %lld", name, (long long)bytes);
+}
+
+/* Name the emulator that plays this processor, or print null: QEMU leaves the thread's own link to the kernel. */
+static void print_emulated(void) {
+    char path[4096];
+    const char *told = getenv("EDGEDISTILL_EMULATED");
+    ssize_t length = readlink("/proc/thread-self/exe", path, sizeof path - 1);
+    path[length > 0 ? length : 0] = 0;
+    const char *slash = strrchr(path, '/'), *seen = slash ? slash + 1 : path;
+    if (!(told && *told) && strncmp(seen, "qemu-", 5)) {
+        printf("null");
+        return;
+    }
+    print_json(told && *told ? told : seen);
+}
+
+static void probe(const Arguments *arguments) {
+    const char *version = open_runtime(arguments->library);
+    struct utsname system;
+    uname(&system);
+    printf("\n{\"engine\": {\"name\": \"onnxruntime\", \"version\": ");
+    print_json(version);
+    printf("}, \"arch\": ");
+    print_json(system.machine);
+    printf(", \"kernel\": ");
+    print_json(system.release);
+    printf(", \"cores\": %ld, \"memory_bytes\": %lld, \"emulated\": ", sysconf(_SC_NPROCESSORS_CONF),
+           (long long)sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGESIZE));
+    print_emulated();
+    printf("}\n");
+}
+
+static void load(const Arguments *arguments, Model *model, Requests *requests) {
+    if (!arguments->model)
+        fail(USAGE, "--model is missing");
+    load_model(model, arguments->model, arguments->threads);
+    read_requests(requests, model, (char **)arguments->inputs, arguments->n_inputs, arguments->requests);
+}
+
+/* Compare one request's output with the recorded one; returns whether the highest scores are at the same place. */
+static int agrees(const Tensor *output, const float *wanted, double *largest) {
+    const float *got = output->data;
+    size_t n = output->bytes / sizeof *got, best = 0, best_wanted = 0;
+    for (size_t i = 0; i < n; i++) {
+        double difference = fabs((double)got[i] - wanted[i]);
+        if (isnan(difference))
+            *largest = INFINITY;
+        else if (difference > *largest)
+            *largest = difference;
+        if (got[i] > got[best])
+            best = i;
+        if (wanted[i] > wanted[best_wanted])
+            best_wanted = i;
+    }
+    return best == best_wanted;
+}
+
+typedef struct {
+    double largest;
+    size_t agreed;
+} Parity;
+
+static void compare_request(Model *model, const Arguments *arguments, FILE **expected, Parity *parity) {
+    for (size_t k = 0; k < arguments->n_expected; k++) {
+        Tensor *output = &model->outputs[k];
+        float *wanted = malloc(output->bytes);
+        if (output->type != FLOAT32)
+            fail(FAILED, "'%s' is not of 32-bit floats, and cannot be compared here", output->name);
+        if (!wanted || fread(wanted, 1, output->bytes, expected[k]) != output->bytes)
+            fail(USAGE, "%s: holds too few recorded outputs for '%s'", arguments->expected[k], output->name);
+        int same = agrees(output, wanted, &parity->largest);
+        parity->agreed += k == 0 && same;
+        free(wanted);
+    }
+}
+
+static void open_all(FILE **files, char *const *paths, size_t n, const char *mode) {
+    for (size_t i = 0; i < n; i++)
+        if (!(files[i] = fopen(paths[i], mode)))
+            fail(USAGE, "%s: cannot be opened", paths[i]);
+}
+
+static void check(const Arguments *arguments) {
+    Model model;
+    Requests requests;
+    Parity parity = {0, 0};
+    FILE *expected[MAX_TENSORS], *outputs[MAX_TENSORS];
+    int64_t fastest_ns = INT64_MAX;
+    open_runtime(arguments->library);
+    load(arguments, &model, &requests);
+    if (arguments->n_expected > model.n_outputs || arguments->n_outputs > model.n_outputs)
+        fail(USAGE, "the model has %zu outputs, and there are more files for them", model.n_outputs);
+    open_all(expected, arguments->expected, arguments->n_expected, "rb");
+    open_all(outputs, arguments->outputs, arguments->n_outputs, "wb");
+    for (size_t i = 0; i < requests.count; i++) {
+        set_request(&model, &requests, i);
+        int64_t begin = now_ns();
+        infer(&model);
+        int64_t took_ns = now_ns() - begin;
+        fastest_ns = took_ns < fastest_ns ? took_ns : fastest_ns;
+        read_outputs(&model);
+        compare_request(&model, arguments, expected, &parity);
+        for (size_t k = 0; k < arguments->n_outputs; k++)
+            if (fwrite(model.outputs[k].data, 1, model.outputs[k].bytes, outputs[k]) != model.outputs[k].bytes)
+                fail(FAILED, "%s: cannot be written", arguments->outputs[k]);
+    }
+    for (size_t k = 0; k < arguments->n_outputs; k++)
+        if (fclose(outputs[k]))
+            fail(FAILED, "%s: cannot be written", arguments->outputs[k]);
+    printf("\n{\"requests\": %zu, \"parity\": ", requests.count);
+    if (!arguments->n_expected)
+        printf("null");
+    else if (isfinite(parity.largest))
+        printf("{\"max_abs_diff\": %.9g, \"agreement\": %.9g}", parity.largest, (double)parity.agreed / requests.count);
+    else
+        fail(FAILED, "the model answers with infinite or undefined values");
+    printf(", \"latency_ns\": null, \"emulated\": ");
+    print_emulated();
+    printf("}\n");
+}
+
+static void write_samples(const char *prefix, const char *suffix, const void *data, size_t bytes) {
+    char path[4096];
+    snprintf(path, sizeof path, "%s%s", prefix, suffix);
+    FILE *file = fopen(path, "wb");
+    if (!file || fwrite(data, 1, bytes, file) != bytes || fclose(file))
+        fail(FAILED, "%s: cannot be written", path);
+}
+
+static void bench(const Arguments *arguments) {
+    Model model;
+    Requests requests;
+    Samples samples = {0};
+    pin(arguments->threads);
+    open_runtime(arguments->library);
+    make_room(&samples);
+    int resettable = reset_peak();
+    int64_t baseline = resettable ? status_bytes("VmRSS") : -1, begin = now_ns();
+    load_model(&model, arguments->model ? arguments->model : "", arguments->threads);
+    int64_t load_ns = now_ns() - begin, load_peak = resettable ? status_bytes("VmHWM") : -1;
+    read_requests(&requests, &model, (char **)arguments->inputs, arguments->n_inputs, arguments->requests);
+    set_request(&model, &requests, 0);
+    begin = now_ns();
+    infer(&model);
+    int64_t first_ns = now_ns() - begin;
+    take_samples(&samples, &model, &requests, arguments->seconds);
+    int64_t peak = resettable ? status_bytes("VmHWM") : -1, steady = status_bytes("VmRSS");
+    if (arguments->samples) {
+        write_samples(arguments->samples, ".warmup_ns", samples.warmup_ns, samples.warmup_n * sizeof(int64_t));
+        write_samples(arguments->samples, ".latency_ns", samples.latency_ns, samples.n * sizeof(int64_t));
+        write_samples(arguments->samples, ".preempted", samples.preempted, samples.n);
+    }
+    printf("\n{\"wall_ns\": %lld, \"load_ns\": %lld, \"first_inference_ns\": %lld, \"warmup_n\": %zu, \"n\": %zu, ",
+           (long long)samples.wall_ns, (long long)load_ns, (long long)first_ns, samples.warmup_n, samples.n);
+    printf("\"steady\": %s, \"threads\": %d, ", samples.steady ? "true" : "false", arguments->threads);
+    print_affinity();
+    print_bytes("peak_bytes", peak);
+    print_bytes("baseline_bytes", baseline);
+    print_bytes("load_peak_bytes", load_peak);
+    print_bytes("steady_bytes", steady);
+    printf(", \"emulated\": ");
+    print_emulated();
+    printf("}\n");
+}
+
+static int64_t clock_ns(void) {
+    struct timespec time;
+    clock_gettime(CLOCK_REALTIME, &time); /* what a loop of `date +%s%N` beside this writes */
+    return time.tv_sec * INT64_C(1000000000) + time.tv_nsec;
+}
+
+static void work(const Arguments *arguments) {
+    Model model;
+    Requests requests;
+    size_t n = 0;
+    pin(arguments->threads);
+    open_runtime(arguments->library);
+    load(arguments, &model, &requests);
+    int64_t begin = clock_ns(), end = now_ns() + (int64_t)(arguments->seconds * 1e9);
+    while (now_ns() < end) {
+        set_request(&model, &requests, n++);
+        infer(&model);
+    }
+    printf("\n{\"n\": %zu, \"begin_ns\": %lld, \"end_ns\": %lld}\n", n, (long long)begin, (long long)clock_ns());
+}
+
+int main(int count, char **values) {
+    Arguments arguments = parse(count, values);
+    if (!strcmp(arguments.verb, "probe"))
+        probe(&arguments);
+    else if (!strcmp(arguments.verb, "check"))
+        check(&arguments);
+    else if (!strcmp(arguments.verb, "bench"))
+        bench(&arguments);
+    else if (!strcmp(arguments.verb, "work"))
+        work(&arguments);
+    else
+        fail(USAGE, "'%s' is none of probe, check, bench, work", arguments.verb);
+    return 0;
+}

@@ -1,0 +1,31 @@
+/* The timed loop: warm up until steady, then sample, and tag what other work preempted; as targets/harness/sampling.py does. */
+#ifndef EDGEDISTILL_TIMING_H
+#define EDGEDISTILL_TIMING_H
+
+#include <stdint.h>
+
+#include "requests.h"
+
+typedef struct {
+    int64_t *warmup_ns, *latency_ns;
+    unsigned char *preempted;
+    size_t warmup_n, n;
+    int steady;
+    int64_t wall_ns;
+} Samples;
+
+int64_t now_ns(void);
+
+/* Make room, touched beforehand, so that filling it does not grow the measured process. */
+void make_room(Samples *samples);
+
+/* Time inferences for so many seconds, and for at least 50, but not for more than ten times as long. */
+void take_samples(Samples *samples, Model *model, const Requests *requests, double seconds);
+
+/* A field of /proc/self/status in bytes, or -1. */
+int64_t status_bytes(const char *field);
+
+/* Forget the peak of resident memory so far; say whether the kernel could. */
+int reset_peak(void);
+
+#endif
