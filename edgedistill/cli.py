@@ -26,6 +26,7 @@ from edgedistill.cli_options import (
     surroundings,
 )
 from edgedistill.cli_output import print_comparison, show_job, show_plan
+from edgedistill.cli_serve import serve
 from edgedistill.errors import ConfigError, DeviceError, EdgedistillError
 
 if TYPE_CHECKING:
@@ -185,7 +186,7 @@ def _pipeline(context: click.Context, config_path: Path, until: str, options: di
     show_job(job, as_json=options["as_json"])
 
 
-for _command in (compare, card, replay):
+for _command in (compare, card, replay, serve):
     cli.add_command(_command)
 
 

@@ -149,8 +149,9 @@ def _explain(error: dict[str, Any]) -> str:
 
 
 def _kit_folders(folder: Path) -> Iterator[Path]:
-    """Yield the folders below one that hold a kit; the harness, which all kits share, is none."""
-    yield from sorted(path.parent for path in folder.glob("*/target.toml"))
+    """Yield the folders below one that hold a kit; the harness, which all kits share, is none, and neither is a page."""
+    found = sorted(path.parent for path in folder.glob("*/target.toml"))
+    yield from (kit for kit in found if not (kit / "index.html").is_file())
 
 
 def _extra_folders(extra: tuple[Path, ...]) -> Iterator[Path]:

@@ -1,0 +1,195 @@
+"""The web application: the page, the run's models, and what pages send; all of it below a secret path."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+from pydantic import ValidationError
+
+from edgedistill.measurement import Measurement
+from edgedistill.serve.board import Board, Progress
+from edgedistill.serve.offer import Offer
+from edgedistill.serve.runtime import WebKit, page_folder
+from edgedistill.serve.store import keep
+from edgedistill.serve.upload import MOST_BYTES, UploadError, read_upload
+
+PAGE = ("index.html", "style.css", "page.mjs", "measure.mjs", "worker.mjs", "plot.mjs", "device.mjs", "null.onnx")
+"""The files of the page; nothing else of its folder is given out."""
+
+HEADERS = {
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Embedder-Policy": "require-corp",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Content-Security-Policy": "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self'; "
+    "style-src 'self'; img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+}
+TYPES = {
+    ".html": "text/html; charset=utf-8", ".css": "text/css; charset=utf-8", ".mjs": "text/javascript; charset=utf-8",
+    ".wasm": "application/wasm", ".onnx": "application/octet-stream",
+}  # fmt: skip
+AT_ONCE = 2
+"""Measurements that are worked out at a time; others wait."""
+MOST_WATCHERS = 256
+KEEPALIVE_S = 15.0
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What is served: a run's offers and where its measurements go, the runtime's folder, and who is told of each one."""
+
+    run_folder: Path
+    kit: WebKit
+    offers: tuple[Offer, ...]
+    runtime: Path
+    token: str
+    tell: Callable[[str, Measurement | None], None]
+
+
+class Server:
+    """The handlers of one site."""
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+        self.board = Board(site.run_folder)
+        self._turns = asyncio.Semaphore(AT_ONCE)
+        self._watching = 0
+
+    def application(self) -> web.Application:
+        """Return the application; every path begins with the token."""
+        guarded = web.Application(client_max_size=MOST_BYTES, middlewares=[self._guard])
+        root = f"/{self.site.token}"
+        guarded.add_routes([
+            web.get(f"{root}/", self._page),
+            web.get(f"{root}/{{name}}", self._page),
+            web.get(f"{root}/runtime/{{name}}", self._runtime),
+            web.get(f"{root}/models/{{key}}.onnx", self._model),
+            web.get(f"{root}/requests/{{key}}.bin", self._requests),
+            web.get(f"{root}/api/run", self._run),
+            web.get(f"{root}/api/events", self._events),
+            web.post(f"{root}/api/progress", self._progress),
+            web.post(f"{root}/api/measurement", self._measurement),
+        ])  # fmt: skip
+        return guarded
+
+    @web.middleware
+    async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Refuse what does not know the token, before anything is looked up, and give every answer the headers."""
+        given = request.path.split("/", 2)[1]
+        try:
+            if not secrets.compare_digest(given.encode(), self.site.token.encode()):
+                raise web.HTTPForbidden(text="open the link as 'edgedistill serve' printed it\n")
+            response = await handler(request)
+        except web.HTTPException as error:
+            error.headers.update(HEADERS)
+            raise
+        if not response.prepared:
+            response.headers.update(HEADERS)
+        return response
+
+    async def _page(self, request: web.Request) -> web.StreamResponse:
+        name = request.match_info.get("name", "index.html")
+        if name not in PAGE:
+            raise web.HTTPNotFound
+        return _file(page_folder() / name, "no-cache")
+
+    async def _runtime(self, request: web.Request) -> web.StreamResponse:
+        name = request.match_info["name"]
+        if name not in self.site.kit.runtime.files:
+            raise web.HTTPNotFound
+        return _file(self.site.runtime / name, "private, max-age=604800, immutable")
+
+    async def _model(self, request: web.Request) -> web.StreamResponse:
+        return _file(self._offer(request).path, "no-cache")
+
+    async def _requests(self, request: web.Request) -> web.StreamResponse:
+        return web.Response(body=self._offer(request).requests, content_type="application/octet-stream")
+
+    def _offer(self, request: web.Request) -> Offer:
+        found = next((one for one in self.site.offers if one.told.key == request.match_info["key"]), None)
+        if found is None:
+            raise web.HTTPNotFound
+        return found
+
+    async def _run(self, _request: web.Request) -> web.Response:
+        runtime = self.site.kit.runtime
+        return web.json_response({
+            "run": self.site.run_folder.resolve().name, "runtime": f"{runtime.package} {runtime.version}",
+            "models": [one.told.model_dump(mode="json") for one in self.site.offers],
+        })  # fmt: skip
+
+    async def _events(self, request: web.Request) -> web.StreamResponse:
+        """Send the state whenever it changes, until the page goes away."""
+        if self._watching >= MOST_WATCHERS:
+            raise web.HTTPServiceUnavailable(text="too many pages are open\n")
+        device = request.query.get("device", "")[:64]
+        response = web.StreamResponse(
+            headers=HEADERS | {"Content-Type": "text/event-stream", "Cache-Control": "no-store"}
+        )
+        await response.prepare(request)
+        self._watching += 1
+        self.board.enter(device)
+        try:
+            while True:
+                await response.write(f"data: {self.board.state.model_dump_json()}\n\n".encode())
+                try:
+                    await asyncio.wait_for(self.board.change(), KEEPALIVE_S)
+                except asyncio.TimeoutError:
+                    continue
+        except (ConnectionError, asyncio.CancelledError):
+            return response
+        finally:
+            self._watching -= 1
+            self.board.leave(device)
+
+    async def _progress(self, request: web.Request) -> web.Response:
+        try:
+            said = Progress.model_validate_json(await _body(request))
+        except ValidationError as error:
+            raise web.HTTPBadRequest(text=f"{error.errors(include_input=False)[0]['msg']}\n") from None
+        self.board.progress(said)
+        return web.Response(status=204)
+
+    async def _measurement(self, request: web.Request) -> web.Response:
+        body = await _body(request)
+        try:
+            upload, offer, outputs = read_upload(body, self.site.offers)
+            async with self._turns:
+                measurement = await keep(self.site.run_folder, self.site.kit, upload, offer, outputs)
+        except UploadError as error:
+            self.site.tell(f"refused what a page sent: {error}", None)
+            raise web.HTTPBadRequest(text=f"{error}\n") from None
+        except (RuntimeError, asyncio.TimeoutError) as error:
+            self.site.tell(f"lost a measurement: {error}", None)
+            raise web.HTTPInternalServerError(text=f"{error}\n") from None
+        self.board.reread()
+        self.site.tell(f"{measurement.target}: {offer.told.key}", measurement)
+        return web.json_response(_answer(measurement, offer))
+
+
+def _answer(m: Measurement, offer: Offer) -> dict[str, Any]:
+    parity = None if m.parity is None else m.parity.model_dump()
+    return {
+        "latency_ns": m.latency_ns.model_dump(), "parity": parity, "n_processes": len(m.processes),
+        "holds": m.parity is not None and m.parity.agreement >= offer.told.min_agreement,
+        "accuracy": None if m.accuracy is None else m.accuracy.model_dump(), "reasons": m.reasons,
+    }  # fmt: skip
+
+
+async def _body(request: web.Request) -> bytes:
+    """Read a request's body; aiohttp refuses one above the limit with 413."""
+    return await request.read()
+
+
+def _file(path: Path, caching: str) -> web.FileResponse:
+    """Give out a file; aiohttp sends the gzipped one beside it to those who take it."""
+    return web.FileResponse(path, headers={"Content-Type": TYPES[path.suffix], "Cache-Control": caching})

@@ -1,0 +1,29 @@
+"""How a page is reached: the addresses of this machine, links, and a QR code for a terminal."""
+
+from __future__ import annotations
+
+import io
+import socket
+
+OUTSIDE = "192.0.2.1"
+"""An address that no machine has (RFC 5737): asking for the way to it sends nothing."""
+
+
+def lan_address() -> str | None:
+    """Return the address by which this machine's network knows it; None without a network."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((OUTSIDE, 9))
+        except OSError:
+            return None
+        address = str(probe.getsockname()[0])
+    return None if address.startswith(("127.", "0.")) else address
+
+
+def qr_code(link: str) -> str:
+    """Draw a link as a QR code, in half blocks, as narrow as a terminal can show it."""
+    import segno
+
+    drawn = io.StringIO()
+    segno.make(link, error="l", micro=False).terminal(out=drawn, border=2, compact=True)
+    return drawn.getvalue()

@@ -1,0 +1,181 @@
+"""onnxruntime-web's files: pinned by hash, fetched from npm once and kept, or taken from where the user has them."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import sys
+import tarfile
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from pydantic import ValidationError
+
+from edgedistill.deploy.kits import targets_folder
+from edgedistill.errors import ConfigError
+from edgedistill.records import Encoding, Record
+from edgedistill.runs import sha256_of, write_atomic
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+DIST = "package/dist/"
+TIMEOUT_S = 60.0
+
+
+class Runtime(Record):
+    """The package of the engine on npm, and the hashes of the files in it that a page loads."""
+
+    package: str
+    version: str
+    url: str
+    bytes: int
+    sha512: str
+    files: dict[str, str]
+
+
+class WebKit(Record):
+    """The target of pages: `encoding` are the int8 forms that it runs, the preferred first; `opset` is the highest."""
+
+    name: str
+    title: str
+    precisions: tuple[str, ...]
+    opset: int
+    encoding: tuple[Encoding, ...]
+    runtime: Runtime
+
+
+def page_folder() -> Path:
+    """Return the folder of the page: targets/web."""
+    return targets_folder() / "web"
+
+
+def read_web_kit() -> WebKit:
+    """Read the page's target.toml."""
+    path = page_folder() / "target.toml"
+    try:
+        return WebKit.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except (OSError, tomllib.TOMLDecodeError, ValidationError) as error:
+        raise ConfigError(f"{path}: {error}; install edgedistill again") from None
+
+
+def runtime_folder(runtime: Runtime, given: Path | None, tell: Callable[[str], None]) -> Path:
+    """Return a folder with the runtime's files, each as its hash says, and gzipped copies of them.
+
+    Args:
+        runtime: what is wanted.
+        given: where the user has it: npm's folder of the package, its folder dist, or the .tgz. None: the cache, which is
+            filled from npm at first.
+        tell: says what is downloaded, before it is.
+    """
+    kept = caches_folder() / f"{runtime.package}-{runtime.version}"
+    if given is None and _is_whole(kept, runtime):
+        return kept
+    if given is None:
+        tell(
+            f"{runtime.package} {runtime.version} is fetched from {runtime.url} ({runtime.bytes:,} bytes), once, into {kept}; "
+            "without a network: --runtime FILE.tgz, as 'npm pack' writes it"
+        )
+        archive = _download(runtime)
+        try:
+            _unpack(archive, kept, runtime)
+        finally:
+            archive.unlink()
+    elif given.is_file():
+        _unpack(given, kept, runtime)
+    else:
+        _copy(given, kept, runtime)
+    return kept
+
+
+def caches_folder() -> Path:
+    """Return where fetched files are kept: EDGEDISTILL_CACHE, or the user's cache folder as XDG has it."""
+    named = os.environ.get("EDGEDISTILL_CACHE")
+    base = Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "edgedistill"
+    return base / "web"
+
+
+def _is_whole(folder: Path, runtime: Runtime) -> bool:
+    files = {folder / name: sha256 for name, sha256 in runtime.files.items()}
+    return all(
+        path.is_file() and _zipped(path).is_file() and sha256_of(path) == sha256 for path, sha256 in files.items()
+    )
+
+
+def _download(runtime: Runtime) -> Path:
+    """Fetch the package into a file that nobody else sees, and check its hash."""
+    handle, name = tempfile.mkstemp(suffix=".tgz")
+    path = Path(name)
+    try:
+        with (
+            os.fdopen(handle, "wb") as file,
+            urllib.request.urlopen(runtime.url, timeout=TIMEOUT_S) as answer,  # noqa: S310 - the address is pinned, https
+        ):
+            digest = _pour(answer, file, runtime.bytes)
+    except (OSError, urllib.error.URLError) as error:
+        path.unlink()
+        raise ConfigError(
+            f"{runtime.url}: {error}; on a machine with a network run 'npm pack {runtime.package}@{runtime.version}', and "
+            "give the file here: --runtime FILE.tgz"
+        ) from None
+    if digest != runtime.sha512:
+        path.unlink()
+        raise ConfigError(f"{runtime.url}: its SHA-512 is not the one that is pinned; nothing of it was used")
+    return path
+
+
+def _pour(source: BinaryIO, target: BinaryIO, most: int) -> str:
+    """Copy at most `most` bytes and one, and return their SHA-512."""
+    digest, left = hashlib.sha512(), most + 1
+    while left > 0 and (block := source.read(min(1 << 20, left))):
+        target.write(block)
+        digest.update(block)
+        left -= len(block)
+    return digest.hexdigest()
+
+
+def _unpack(archive: Path, kept: Path, runtime: Runtime) -> None:
+    """Keep the wanted files of a package, by their names alone: nothing of an archive decides where a file goes."""
+    try:
+        with tarfile.open(archive) as opened:
+            for name in runtime.files:
+                member = opened.extractfile(DIST + name)
+                if member is None:
+                    raise ConfigError(f"{archive}: {DIST}{name} is no file; it is not {runtime.package}")
+                _keep(member.read(), kept / name, runtime.files[name], archive)
+    except (tarfile.TarError, OSError, KeyError) as error:
+        raise ConfigError(f"{archive}: {error}; --runtime takes {runtime.package} {runtime.version} from npm") from None
+
+
+def _copy(folder: Path, kept: Path, runtime: Runtime) -> None:
+    for name, sha256 in runtime.files.items():
+        found = next((path for path in _places(folder, name) if path.is_file()), None)
+        if found is None:
+            raise ConfigError(
+                f"{folder}: has no {name}; --runtime takes the folder of {runtime.package} {runtime.version}, or its .tgz"
+            )
+        _keep(found.read_bytes(), kept / name, sha256, found)
+
+
+def _places(folder: Path, name: str) -> Iterator[Path]:
+    yield from (folder / name, folder / "dist" / name)
+
+
+def _keep(content: bytes, path: Path, sha256: str, origin: Path) -> None:
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise ConfigError(
+            f"{origin}: {path.name} is not the one that is pinned, of {path.parent.name}; nothing of it was used"
+        )
+    write_atomic(_zipped(path), gzip.compress(content, 6, mtime=0))
+    write_atomic(path, content)
+
+
+def _zipped(path: Path) -> Path:
+    return path.with_name(f"{path.name}.gz")

@@ -1,0 +1,99 @@
+"""A checked upload becomes a measurement of the run, through the harness's statistics in a fresh process."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgedistill.compare.load import read_measurement
+from edgedistill.deploy.kits import targets_folder
+from edgedistill.errors import ConfigError
+from edgedistill.measurement import Measurement
+from edgedistill.runs import write_atomic
+from edgedistill.serve.offer import Offer
+from edgedistill.serve.runtime import WebKit, page_folder
+from edgedistill.serve.upload import Upload, UploadError
+
+TIMEOUT_S = 120.0
+PREFIX = "browser-"
+"""How the names of measurements of pages begin: a run's own bench leaves them alone."""
+
+
+async def keep(
+    run_folder: Path, kit: WebKit, upload: Upload, offer: Offer, outputs: dict[str, np.ndarray]
+) -> Measurement:
+    """Write the measurement of an upload into a run's measurements, atomically, and return it.
+
+    Raises UploadError when no measurement can be made of it, and RuntimeError when the process fails that makes it.
+    """
+    name = file_name(upload, offer)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        (folder / "spec.json").write_text(json.dumps(_spec(folder, kit, upload, offer, name)), encoding="utf-8")
+        np.savez(folder / "outputs.npz", allow_pickle=False, **outputs)
+        await _assemble(folder)
+        measured = folder / f"{name}.json"
+        try:
+            measurement = read_measurement(measured)
+        except ConfigError as error:
+            raise UploadError(str(error).replace(f"{measured}: ", "")) from None
+        _move(folder, run_folder / "measurements", name)
+    return measurement
+
+
+def file_name(upload: Upload, offer: Offer) -> str:
+    """Name a measurement after the device and what it ran, so that another try replaces it."""
+    slug = re.sub(r"[^a-z0-9]+", "-", upload.device.name.lower()).strip("-")[:24] or "device"
+    return f"{PREFIX}{slug}-{upload.device.id[:8]}-{offer.told.key}-{upload.browser.provider}-{upload.threads}t"
+
+
+def _spec(folder: Path, kit: WebKit, upload: Upload, offer: Offer, name: str) -> dict[str, Any]:
+    device, provider = upload.device, upload.browser.provider
+    address = f"browser://{device.id}/{provider}-{upload.threads}"
+    return {
+        "out": str(folder), "io": str(offer.io.resolve()), "count": offer.told.requests.count,
+        "total": offer.told.requests.total, "upload": upload.model_dump(mode="json"),
+        "arm": {
+            "name": name, "target": f"{device.name} {provider}-{upload.threads}", "address": address,
+            "kit": kit.name, "precision": offer.told.precision, "threads": upload.threads,
+            "size_bytes": offer.told.bytes, "model": offer.identity.model_dump(), "expected": offer.expected,
+            "metric": offer.told.metric,
+        },
+        "device": {
+            "address": address, "id": device.id,
+            "arch": device.arch, "os": device.platform, "kernel": None, "python": None,
+            "engine": {"name": kit.runtime.package, "version": kit.runtime.version},
+            "cpu": f"{device.name} ({device.browser})", "cores": device.cores, "memory_bytes": device.memory_bytes,
+            "governor": None, "power_mode": None, "load_average": None, "virtualised": None,
+        },
+    }  # fmt: skip
+
+
+async def _assemble(folder: Path) -> None:
+    environment = os.environ | {"PYTHONPATH": str(targets_folder() / "harness"), "OMP_NUM_THREADS": "1"}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, str(page_folder() / "assemble.py"), str(folder / "spec.json"), str(folder / "outputs.npz"),
+        env=environment, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        _, said = await asyncio.wait_for(process.communicate(), TIMEOUT_S)
+    finally:
+        if process.returncode is None:
+            process.kill()
+    if process.returncode:
+        lines = said.decode(errors="replace").strip().splitlines()
+        raise RuntimeError(f"no measurement could be made: {lines[-1] if lines else f'exit code {process.returncode}'}")
+
+
+def _move(folder: Path, target: Path, name: str) -> None:
+    """Move the samples and then the measurement that names them, each whole or not at all."""
+    for suffix in (".npz", ".json"):
+        write_atomic(target / f"{name}{suffix}", (folder / f"{name}{suffix}").read_bytes())

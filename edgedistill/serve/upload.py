@@ -1,0 +1,139 @@
+"""What a page sends, schema edgedistill.browser/1: raw samples and answers, bounded and checked before anything is done."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import math
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import Field, ValidationError
+
+from edgedistill.measurement import Browser
+from edgedistill.records import Record
+from edgedistill.serve.offer import TYPES, Offer
+
+MOST_BYTES = 24_000_000
+"""The largest upload: twenty processes of full length are a third of it."""
+MOST_SAMPLES = 50_000
+MOST_NS = 10**12
+WALL_SLACK = 1.05
+
+Ns = Annotated[float, Field(ge=0, le=MOST_NS, allow_inf_nan=False)]
+Latency = Annotated[float, Field(gt=0, le=MOST_NS, allow_inf_nan=False)]
+Samples = Annotated[tuple[Latency, ...], Field(min_length=1, max_length=MOST_SAMPLES)]
+Text = Annotated[str, Field(min_length=1, max_length=512, pattern=r"^[^\x00-\x1f\x7f]+$")]
+
+
+class UploadError(ValueError):
+    """An upload cannot be used; the text says why."""
+
+
+class SentDevice(Record):
+    """The device in the page's words; `id` is a random one that its browser keeps."""
+
+    id: Annotated[str, Field(pattern=r"^[0-9a-f]{16,64}$")]
+    name: Annotated[str, Field(min_length=1, max_length=60, pattern=r"^[^\x00-\x1f\x7f]+$")]
+    platform: Text
+    arch: Text
+    browser: Text
+    cores: Annotated[int, Field(ge=1, le=4096)]
+    memory_bytes: Annotated[int, Field(gt=0)] | None
+
+
+class SentProcess(Record):
+    """One fresh worker; latencies are in nanoseconds, each a mean over `loops` inferences."""
+
+    latency_ns: Samples
+    warmup_ns: Annotated[tuple[Ns, ...], Field(max_length=MOST_SAMPLES)]
+    wall_ns: Latency
+    load_ns: Ns
+    first_inference_ns: Ns
+    steady: bool
+    threads: Annotated[int, Field(ge=1, le=256)]
+    loops: Annotated[int, Field(ge=1, le=100_000)]
+
+
+class SentSoak(Record):
+    """A sustained run in bins; arrays (T,) of times, counts and latencies in nanoseconds."""
+
+    seconds: Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
+    time_ns: Annotated[tuple[Ns, ...], Field(min_length=1, max_length=4000)]
+    n: tuple[Annotated[int, Field(ge=1)], ...]
+    p50_ns: tuple[Latency, ...]
+    p95_ns: tuple[Latency, ...]
+
+
+class Upload(Record):
+    """All that a page measured of one model with one provider and number of threads; outputs are base64, little-endian."""
+
+    schema_: Literal["edgedistill.browser/1"] = Field(alias="schema")
+    model: str
+    threads: Annotated[int, Field(ge=1, le=256)]
+    device: SentDevice
+    browser: Browser
+    processes: Annotated[tuple[SentProcess, ...], Field(min_length=1, max_length=20)]
+    outputs: dict[str, str]
+    soak: SentSoak | None = None
+
+
+def read_upload(body: bytes, offers: tuple[Offer, ...]) -> tuple[Upload, Offer, dict[str, np.ndarray]]:
+    """Check an upload against its schema and the offers; return it, its model, and its outputs (N, ...).
+
+    Raises UploadError with the field and the reason.
+    """
+    try:
+        upload = Upload.model_validate_json(body, strict=True)  # "1" is no number
+    except ValidationError as error:
+        raise UploadError("; ".join(_explain(error))) from None
+    offer = next((one for one in offers if one.told.key == upload.model), None)
+    if offer is None:
+        raise UploadError(f"model: '{upload.model[:60]}' is not among: {', '.join(one.told.key for one in offers)}")
+    _require_sense(upload)
+    return upload, offer, {name: _array(upload, offer, name) for name in _names(upload, offer)}
+
+
+def _explain(error: ValidationError) -> list[str]:
+    found = [
+        f"{'.'.join(str(part) for part in one['loc'])}: {one['msg']}"[:200] for one in error.errors(include_input=False)
+    ]
+    more = [f"and {len(found) - 5} more"] if len(found) > 5 else []
+    return found[:5] + more
+
+
+def _require_sense(upload: Upload) -> None:
+    for i, process in enumerate(upload.processes):
+        if process.threads != upload.threads:
+            raise UploadError(
+                f"processes.{i}.threads: {process.threads} ran where {upload.threads} were asked for; ask for {process.threads}"
+            )
+        timed = math.fsum(process.latency_ns) * process.loops
+        if timed > WALL_SLACK * process.wall_ns:
+            raise UploadError(
+                f"processes.{i}.wall_ns: {process.wall_ns:.0f} is less than its samples together, {timed:.0f}"
+            )
+    if upload.soak is not None:
+        lengths = {len(array) for array in (upload.soak.time_ns, upload.soak.n, upload.soak.p50_ns, upload.soak.p95_ns)}
+        if len(lengths) > 1:
+            raise UploadError("soak: time_ns, n, p50_ns and p95_ns differ in length")
+
+
+def _names(upload: Upload, offer: Offer) -> list[str]:
+    wanted = [block.name for block in offer.told.requests.outputs]
+    if sorted(upload.outputs) != sorted(wanted):
+        raise UploadError(f"outputs: must be {', '.join(wanted)}")
+    return wanted
+
+
+def _array(upload: Upload, offer: Offer, name: str) -> np.ndarray:
+    block = next(one for one in offer.told.requests.outputs if one.name == name)
+    try:
+        content = base64.b64decode(upload.outputs[name], validate=True)
+    except (binascii.Error, ValueError):
+        raise UploadError(f"outputs.{name}: is not base64") from None
+    if len(content) != block.bytes:
+        raise UploadError(
+            f"outputs.{name}: {len(content)} bytes, where {offer.told.requests.count} answers are {block.bytes}"
+        )
+    return np.frombuffer(content, dtype=TYPES[block.dtype]).reshape(offer.told.requests.count, *block.shape)

@@ -1,0 +1,107 @@
+"""From what a page measured to a measurement and its raw samples, by the harness's own statistics.
+
+The host runs this in a fresh process with the harness's folder in PYTHONPATH: assemble.py SPEC.json ARRAYS.npz, where the
+spec is a checked upload and what the host knows of the model, and the arrays are the model's answers.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any, Dict
+
+import check
+import numpy as np
+import results
+import soak
+import stats
+from extra import Extra
+from job import Arm
+
+UNTOLD = "a browser does not tell a page"
+UNKNOWN = {
+    "energy_uj": f"{UNTOLD} what the device draws",
+    "memory_bytes": f"{UNTOLD} the memory of its process; browser.heap_bytes is WebAssembly's part of it",
+    "precision.executed": "ONNX Runtime Web does not tell which kernels it chose",
+    "preempted": f"{UNTOLD} when other work interrupted an inference; all samples are kept",
+    "layers": "the web target has no pass for single layers",
+    "throughput": "a page runs one stream",
+}
+NOT_READ = ("affinity", "peak_bytes", "baseline_bytes", "load_peak_bytes", "steady_bytes", "device_bytes", "wait_ns", "others", "stolen", "siblings_busy")  # fmt: skip
+
+
+def main(spec_path: Path, arrays_path: Path) -> None:
+    """Write the measurement that a spec asks for, and its samples beside it."""
+    spec = json.loads(spec_path.read_text(encoding="utf-8"))
+    upload, arm = spec["upload"], _arm(spec)
+    with np.load(arrays_path, allow_pickle=False) as archive:
+        outputs = {name: archive[name] for name in archive.files}
+    checked, kept = _checked(spec, outputs)
+    processes = [_process(process) for process in upload["processes"]]
+    more = Extra()
+    more.reasons = dict(UNKNOWN, **_doubts(upload))
+    if upload["soak"] is not None:
+        more.soak, more.arrays = _soaked(upload["soak"])
+    measured = results.measurement(arm, checked, processes, more)
+    measured["browser"] = upload["browser"]
+    check_file = arrays_path.with_name("check.npz")
+    np.savez(check_file, **kept)
+    arrays = dict(results.raw_samples(check_file, processes), **more.arrays)
+    results.write(Path(spec["out"]), arm.name, measured, arrays)
+
+
+def _arm(spec: Dict[str, Any]) -> Arm:
+    fields = dict.fromkeys(Arm._fields)
+    fields.update(spec["arm"], reasons={})
+    return Arm(**fields)
+
+
+def _checked(spec: Dict[str, Any], outputs: Dict[str, np.ndarray]) -> "tuple[Dict[str, Any], Dict[str, np.ndarray]]":
+    """Return parity, and accuracy where the page ran all test requests: a few of them would be another test set."""
+    count, total = spec["count"], spec["total"]
+    with np.load(spec["io"], allow_pickle=False) as archive:
+        recorded = {name: archive[name][:count] for name in archive.files}
+    reasons = {}
+    if count < total:
+        reasons["accuracy"] = f"the page ran {count} of {total} test requests, to download less; parity is over those"
+        recorded.pop("labels", None)
+    arm = spec["arm"]
+    asked = {"reasons": reasons, "metric": arm["metric"], "expected": arm["expected"], "kit": arm["kit"]}
+    found, kept = check.compare(outputs, recorded, asked)
+    return dict(found, device=spec["device"], executed=None, settings=None), kept
+
+
+def _process(sent: Dict[str, Any]) -> results.ProcessResult:
+    latency = np.array(sent["latency_ns"], dtype=np.float64)
+    answer = {key: sent[key] for key in ("wall_ns", "load_ns", "first_inference_ns", "steady", "threads")}
+    answer.update(dict.fromkeys(NOT_READ), affinity=[], warmup_n=len(sent["warmup_ns"]))
+    for key in ("wall_ns", "load_ns", "first_inference_ns"):
+        answer[key] = round(answer[key])
+    clean = stats.Samples(latency, np.zeros(len(latency), dtype=bool))
+    return results.ProcessResult(answer, clean, np.array(sent["warmup_ns"], dtype=np.float64), None)
+
+
+def _doubts(upload: Dict[str, Any]) -> Dict[str, str]:
+    browser = upload["browser"]
+    found = []
+    if browser["loops"] > 1:
+        found.append(
+            f"the timer steps by {browser['timer_ns'] / 1000:g} us, so that each sample is the mean of {browser['loops']} "
+            "inferences, and percentiles are of such means"
+        )
+    if browser["hidden"]:
+        found.append("the page was hidden for a while, when browsers slow pages down")
+    return {"latency_ns": "; ".join(found)} if found else {}
+
+
+def _soaked(sent: Dict[str, Any]) -> "tuple[Dict[str, Any], Dict[str, np.ndarray]]":
+    columns = {name: np.array(sent[name], dtype=np.float64) for name in ("time_ns", "n", "p50_ns", "p95_ns")}
+    bins = soak.Bins(n_clean=columns["n"], **dict(columns, time_ns=columns["time_ns"].astype(np.int64)))
+    found = {"n": int(bins.n.sum()), "seconds": sent["seconds"], **soak.summary(bins, {})}
+    found.update(power_source=None, power_reason=UNKNOWN["energy_uj"])
+    return found, {f"soak.{name}": array for name, array in bins._asdict().items()}
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

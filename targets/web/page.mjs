@@ -1,0 +1,261 @@
+// The page: the choices, what is going on, and the results of this device and of the others.
+
+import { describe, deviceId, savedName, saveName, suggestedName } from "./device.mjs";
+import { Measuring } from "./measure.mjs";
+import { plot, short } from "./plot.mjs";
+
+const byId = (id) => document.getElementById(id);
+const id = deviceId();
+let run;
+let about;
+let measuring = null;
+let lastTold = 0;
+
+function node(name, properties = {}, ...children) {
+  const made = Object.assign(document.createElement(name), properties);
+  made.append(...children);
+  return made;
+}
+
+function trouble(text) {
+  byId("trouble").textContent = text;
+  byId("trouble").hidden = text === "";
+}
+
+async function begin() {
+  const answer = await fetch("api/run");
+  if (!answer.ok) throw new Error(`the server answered ${answer.status}; open the link again as it was printed`);
+  [run, about] = [await answer.json(), await describe()];
+  byId("run").textContent = `Run “${run.run}”, with ${run.runtime} in ${about.browser}`;
+  byId("name").value = savedName() ?? suggestedName(about);
+  showModels();
+  showThreads();
+  showProviders();
+  showFacts();
+  byId("form").hidden = false;
+  byId("form").addEventListener("change", estimate);
+  estimate();
+  follow();
+}
+
+function showModels() {
+  for (const model of run.models) {
+    const size = model.bytes < 1e6 ? `${Math.ceil(model.bytes / 1000)} kB` : `${(model.bytes / 1e6).toFixed(1)} MB`;
+    const words = `${model.name} ${model.precision}`;
+    const box = node("input", { type: "checkbox", name: "model", value: model.key, checked: model.name === "student" });
+    byId("models").append(node("label", {}, box, node("span", {}, words, " ", node("span", { className: "note" }, size))));
+  }
+}
+
+function canThread() {
+  return about.isolated && about.shared_memory;
+}
+
+function showThreads() {
+  const most = canThread() ? about.cores : 1;
+  const counts = [1, 2, 4, 8].filter((count) => count <= most);
+  for (const count of counts) {
+    const box = node("input", { type: "checkbox", name: "threads", value: count, checked: count === 1 || count === Math.min(4, counts.at(-1)) });
+    byId("threads").append(node("label", {}, box, String(count)));
+  }
+  const note = byId("threads-note");
+  note.hidden = canThread();
+  if (!about.secure) note.textContent = "One thread only: this page came by plain HTTP. The HTTPS link gives threads, WebGPU and a finer timer.";
+  else if (!about.isolated) note.textContent = "One thread only: this browser did not isolate the page.";
+  else note.textContent = "One thread only: this browser gives pages no shared memory.";
+}
+
+function showProviders() {
+  byId("providers").hidden = about.gpu === null;
+  byId("gpu").textContent = `GPU: ${about.gpu}. Its files are another 6.6 MB.`;
+  byId("providers").addEventListener("change", () => {
+    for (const box of document.getElementsByName("threads")) box.disabled = chosen("provider")[0] === "webgpu";
+  });
+}
+
+function showFacts() {
+  const yes = (value) => (value ? "yes" : "no");
+  const facts = {
+    Browser: navigator.userAgent, System: about.platform, Cores: about.cores, "Secure context": yes(about.secure),
+    Isolated: yes(about.isolated), "Shared memory": yes(about.shared_memory), WebGPU: about.gpu ?? "none",
+    Energy: "a browser does not tell a page what the device draws",
+  };
+  for (const [key, value] of Object.entries(facts)) byId("facts").append(node("dt", {}, key), node("dd", {}, String(value)));
+}
+
+function chosen(name) {
+  return [...document.getElementsByName(name)].filter((box) => box.checked && !box.disabled).map((box) => box.value);
+}
+
+function plan() {
+  const provider = chosen("provider")[0];
+  const threads = provider === "webgpu" ? [1] : chosen("threads").map(Number);
+  const models = run.models.filter((model) => chosen("model").includes(model.key));
+  const [processes, seconds] = byId("effort").value.split("x").map(Number);
+  const arms = models.flatMap((model) => threads.map((count) => ({
+    about: model, threads: count, provider, processes: [],
+    title: `${model.name} ${model.precision}, ${provider === "webgpu" ? "GPU" : `${count} thread${count > 1 ? "s" : ""}`}`,
+  })));
+  const device = {
+    id, name: byId("name").value.trim(), platform: about.platform, arch: about.arch, browser: about.browser,
+    cores: about.cores, memory_bytes: about.memory_bytes,
+  };
+  return { arms, processes, seconds, soakSeconds: Number(byId("soak").value), device, about };
+}
+
+function estimate() {
+  const { arms, processes, seconds, soakSeconds } = plan();
+  const whole = arms.length * (processes * (seconds + 1.5) + soakSeconds + 2);
+  byId("estimate").textContent = arms.length ? `About ${whole < 90 ? `${Math.round(whole)} seconds` : `${Math.round(whole / 60)} minutes`}.` : "";
+  byId("start").disabled = false;
+}
+
+async function start(event) {
+  event.preventDefault();
+  const made = plan();
+  if (!made.device.name) return trouble("Give this device a name.");
+  if (!made.arms.length) return trouble("Choose at least one model and one number of threads.");
+  trouble("");
+  saveName(made.device.name);
+  byId("form").hidden = true;
+  byId("cards").replaceChildren();
+  byId("finding").hidden = true;
+  byId("results").hidden = true;
+  byId("working").hidden = false;
+  byId("working-title").focus();
+  measuring = new Measuring(made, hooks(made));
+  try {
+    await measuring.run();
+    finish(made);
+  } catch (error) {
+    trouble(error.message === "stopped" ? "Stopped. What was not sent is lost." : error.message);
+    say("Stopped");
+  } finally {
+    measuring = null;
+    byId("working").hidden = true;
+    byId("form").hidden = false;
+    byId("start").textContent = "Measure again";
+    document.body.dataset.state = "done";
+  }
+}
+
+function hooks(made) {
+  const steps = made.arms.length * (made.processes + 2 + (made.soakSeconds > 0));
+  let done = 0;
+  let stage = "";
+  const show = (fraction) => (byId("progress").value = (done + fraction) / steps);
+  return {
+    stage(text) {
+      stage = text;
+      byId("stage").textContent = text;
+      say(text);
+      tell(text, done / steps);
+    },
+    note(text) {
+      byId("stage").textContent = text;
+    },
+    progress(arm, { done: fraction, latest }) {
+      show(fraction);
+      byId("stage").textContent = latest === undefined ? stage : `${stage}, ${short(latest / 1e6)} ms`;
+      if (performance.now() - lastTold > 1000) tell(stage, (done + fraction) / steps);
+    },
+    step() {
+      done += 1;
+      show(0);
+    },
+    checked: (arm) => card(arm),
+    samples: (arm) => card(arm),
+    failed: (arm, text) => card(arm, text),
+    done: (arm, answer) => card(arm, null, answer),
+  };
+}
+
+function say(text) {
+  byId("said").textContent = text;
+}
+
+async function tell(text, fraction) {
+  lastTold = performance.now();
+  const body = JSON.stringify({ device: id, name: byId("name").value.trim().slice(0, 60), text: text.slice(0, 120), fraction });
+  await fetch("api/progress", { method: "POST", body }).catch(() => {}); // the server will miss nothing but a line
+}
+
+function card(arm, failure = null, answer = null) {
+  byId("results").hidden = false;
+  const made = node("article", { className: "card" }, node("h3", {}, arm.title));
+  made.dataset.key = `${arm.about.key}-${arm.threads}`;
+  if (arm.processes.length) {
+    const samples = arm.processes.flatMap((one) => one.latency_ns);
+    const p50 = answer ? answer.latency_ns.p50 : middle(samples);
+    made.append(node("p", { className: "figure" }, `${short(p50 / 1e6)} ms`));
+    made.append(node("p", { className: "note" }, figures(arm, samples, answer)));
+  }
+  made.append(agreement(arm, answer));
+  if (failure) made.append(node("p", { className: "bad" }, failure));
+  if (arm.processes.length) {
+    made.append(plot(arm.processes, `${arm.title}: latency of each sample in ${arm.processes.length} workers, median ${short(middle(arm.processes.flatMap((one) => one.latency_ns)) / 1e6)} ms`));
+  }
+  if (answer) made.dataset.state = "sent";
+  const old = byId("cards").querySelector(`[data-key="${made.dataset.key}"]`);
+  if (old) old.replaceWith(made);
+  else byId("cards").append(made);
+}
+
+function figures(arm, samples, answer) {
+  const parts = [`median of ${samples.length} samples`];
+  if (answer?.latency_ns.p95) parts.push(`p95 ${short(answer.latency_ns.p95 / 1e6)} ms`);
+  parts.push(`timer ${short(arm.timer / 1000)} µs`);
+  if (arm.processes[0].loops > 1) parts.push(`${arm.processes[0].loops} inferences a sample`);
+  if (arm.heap) parts.push(`heap ${Math.round(arm.heap / 2 ** 20)} MiB`);
+  return parts.join(" · ");
+}
+
+function agreement(arm, answer) {
+  const parity = answer?.parity ?? arm.parity;
+  if (!parity) return "";
+  const holds = parity.agreement >= arm.about.min_agreement || arm.about.metric !== "top1";
+  const words = `Answers ${holds ? "agree" : "do not agree"} with the recorded ones: ${(100 * parity.agreement).toFixed(1)} %, off by ${parity.max_abs_diff.toPrecision(2)}`;
+  return node("p", { className: (answer ? answer.holds : holds) ? "good" : "bad" }, `${words}${answer ? "; sent" : ""}`);
+}
+
+function middle(values) {
+  const sorted = [...values].sort((a, b) => a - b);
+  return sorted[sorted.length >> 1];
+}
+
+// Says which precision is the faster here: on many phones it is not the one that is faster outside a browser.
+function finish(made) {
+  byId("results-title").focus();
+  say("Done");
+  tell("done", 1);
+  const lines = [];
+  for (const arm of made.arms.filter((one) => one.about.precision === "int8" && one.processes.length && !one.failed)) {
+    const float = made.arms.find((one) => one.about.precision === "fp32" && one.about.name === arm.about.name && one.threads === arm.threads && one.processes.length);
+    if (!float) continue;
+    const ratio = middle(arm.processes.flatMap((one) => one.latency_ns)) / middle(float.processes.flatMap((one) => one.latency_ns));
+    const words = ratio > 1 ? `takes ${ratio.toFixed(2)} times as long as` : `is ${(1 / ratio).toFixed(2)} times as fast as`;
+    lines.push(`With ${arm.threads} thread${arm.threads > 1 ? "s" : ""}, int8 ${words} fp32 in this browser.`);
+  }
+  byId("finding").textContent = lines.join(" ");
+  byId("finding").hidden = !lines.length;
+}
+
+function follow() {
+  const source = new EventSource(`api/events?device=${id}`);
+  source.onmessage = ({ data }) => {
+    const { devices, results } = JSON.parse(data);
+    const busy = devices.filter((device) => device.text !== "done").map((device) => `${device.name}: ${device.text}${device.fraction === null ? "" : ` (${Math.round(100 * device.fraction)} %)`}`);
+    byId("there").textContent = busy.length ? `Now measuring: ${busy.join(" · ")}` : "";
+    if (results.length) byId("others").replaceChildren(...results.map(row));
+  };
+}
+
+function row(one) {
+  const where = node("td", {}, one.target, node("small", {}, one.native ? one.engine : "in a browser"));
+  const numbers = [one.threads, short(one.p50_ms), one.p95_ms === null ? "–" : short(one.p95_ms), one.agreement === null ? "–" : `${(100 * one.agreement).toFixed(1)} %`];
+  return node("tr", {}, where, node("td", {}, `${one.model} ${one.precision}`), ...numbers.map((text) => node("td", { className: "number" }, String(text))));
+}
+
+byId("form").addEventListener("submit", start);
+byId("stop").addEventListener("click", () => measuring?.stop());
+begin().catch((error) => trouble(error.message));

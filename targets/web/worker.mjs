@@ -1,0 +1,212 @@
+// One job in a fresh worker: load the engine and the model, then check, time, or soak it. The engine fixes its number of
+// threads when it starts, and its heap never shrinks, so that no worker is used twice.
+
+const WINDOW = 25;
+const AGREEMENT = 0.02;
+const MIN_SAMPLES = 50;
+const MOST_SAMPLES = 50_000;
+const MAX_WARM_UP_MS = 30_000;
+const TICKS = 20; // a sample lasts at least so many steps of the timer, or the timer would be what is measured
+const NS = 1e6; // of a millisecond
+
+const memories = [];
+let spawned = 0;
+
+// The engine tells neither its heap nor how many threads it started, so both are watched from outside.
+function watch() {
+  const Memory = WebAssembly.Memory;
+  WebAssembly.Memory = class extends Memory {
+    constructor(about) {
+      super(about);
+      memories.push(this);
+    }
+  };
+  if (typeof Worker === "undefined") return;
+  const Plain = Worker;
+  self.Worker = class extends Plain {
+    constructor(...about) {
+      super(...about);
+      spawned += 1;
+    }
+  };
+}
+
+function heapBytes() {
+  return memories.length ? memories.reduce((sum, memory) => sum + memory.buffer.byteLength, 0) : null;
+}
+
+function timerStep() {
+  let step = Infinity;
+  let last = performance.now();
+  for (let found = 0; found < 20; ) {
+    const now = performance.now();
+    if (now > last) {
+      step = Math.min(step, now - last);
+      last = now;
+      found += 1;
+    }
+  }
+  return step;
+}
+
+function median(values) {
+  const sorted = [...values].sort((a, b) => a - b);
+  const middle = sorted.length >> 1;
+  return sorted.length % 2 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2;
+}
+
+function percentile(values, fraction) {
+  const sorted = [...values].sort((a, b) => a - b);
+  const place = fraction * (sorted.length - 1);
+  const low = Math.floor(place);
+  return sorted[low] + (place - low) * ((sorted[low + 1] ?? sorted[low]) - sorted[low]);
+}
+
+async function start(job) {
+  watch();
+  const ort = await import(`./runtime/${job.bundle}`);
+  ort.env.wasm.numThreads = job.threads;
+  ort.env.wasm.wasmBinary = job.engine; // downloaded once, as browsers keep nothing of a site whose certificate they doubt
+  ort.env.logLevel = "error";
+  const options = { executionProviders: [job.provider], graphOptimizationLevel: "all" };
+  // A model of one operator first: compiling the engine itself is no model's time.
+  const empty = await ort.InferenceSession.create(job.empty, { ...options, executionProviders: ["wasm"] });
+  await empty.release();
+  const begin = performance.now();
+  const session = await ort.InferenceSession.create(new Uint8Array(job.model), options);
+  const loadNs = (performance.now() - begin) * NS;
+  return { ort, session, loadNs };
+}
+
+function feeds(ort, job) {
+  return Array.from({ length: job.requests.count }, (_, i) =>
+    Object.fromEntries(
+      job.requests.inputs.map((block) => {
+        const size = block.bytes / job.requests.count;
+        const bytes = job.content.slice(block.offset + i * size, block.offset + (i + 1) * size);
+        return [block.name, new ort.Tensor(block.dtype, typed(block.dtype, bytes), block.shape)];
+      }),
+    ),
+  );
+}
+
+function typed(dtype, bytes) {
+  const types = {
+    float32: Float32Array, float64: Float64Array, int64: BigInt64Array, int32: Int32Array, uint8: Uint8Array, int8: Int8Array,
+  };
+  return new types[dtype](bytes);
+}
+
+async function check(session, requests, job) {
+  const answers = job.requests.outputs.map((block) => new Uint8Array(block.bytes));
+  const progress = throttled();
+  for (const [i, request] of requests.entries()) {
+    const got = await session.run(request);
+    for (const [k, block] of job.requests.outputs.entries()) {
+      const tensor = got[block.name];
+      if (tensor === undefined) throw new Error(`the model has no output '${block.name}'`);
+      if (tensor.type !== block.dtype) throw new Error(`output '${block.name}' is ${tensor.type}, not ${block.dtype}`);
+      const data = new Uint8Array(tensor.data.buffer, tensor.data.byteOffset, tensor.data.byteLength);
+      const size = block.bytes / requests.length;
+      if (data.length !== size) throw new Error(`output '${block.name}' has ${data.length} bytes, not ${size}`);
+      answers[k].set(data, i * size);
+    }
+    progress({ done: (i + 1) / requests.length });
+  }
+  return Object.fromEntries(job.requests.outputs.map((block, k) => [block.name, answers[k]]));
+}
+
+async function time(session, requests, job) {
+  const step = timerStep();
+  let next = 0;
+  const sample = async (loops) => {
+    const begin = performance.now();
+    for (let i = 0; i < loops; i++) await session.run(requests[next++ % requests.length]);
+    return ((performance.now() - begin) * NS) / loops;
+  };
+  const firstNs = await sample(1);
+  const loops = Math.max(1, Math.ceil((TICKS * step * NS) / (await sample(10))));
+  const warmUp = await warmedUp(() => sample(loops), job.seconds * 1000);
+  const latencies = [];
+  const progress = throttled();
+  const begin = performance.now();
+  let elapsed = 0;
+  while (latencies.length < MOST_SAMPLES) {
+    latencies.push(await sample(loops));
+    elapsed = performance.now() - begin;
+    progress({ done: Math.min(1, elapsed / (job.seconds * 1000)), latest: latencies.at(-1) });
+    if (elapsed < job.seconds * 1000) continue;
+    if (latencies.length >= MIN_SAMPLES || elapsed >= 10_000 * job.seconds) break;
+  }
+  return {
+    latency_ns: latencies, warmup_ns: warmUp.latencies, wall_ns: elapsed * NS, first_inference_ns: firstNs,
+    steady: warmUp.steady, loops, timer_ns: step * NS,
+  };
+}
+
+// Until two windows of 25 agree within 2 %, for at least 50 samples and min(1 s, seconds / 4), as the other targets do.
+async function warmedUp(sample, lengthMs) {
+  const latencies = [];
+  const begin = performance.now();
+  const shortest = Math.min(1000, lengthMs / 4);
+  const longest = Math.min(MAX_WARM_UP_MS, 3 * lengthMs);
+  for (;;) {
+    latencies.push(await sample());
+    const elapsed = performance.now() - begin;
+    const whole = latencies.length >= 2 * WINDOW && latencies.length % WINDOW === 0;
+    if (whole && elapsed >= shortest && isSteady(latencies)) return { latencies, steady: true };
+    if (elapsed >= longest || latencies.length >= MOST_SAMPLES) return { latencies, steady: false };
+  }
+}
+
+function isSteady(latencies) {
+  const last = median(latencies.slice(-WINDOW));
+  const before = median(latencies.slice(-2 * WINDOW, -WINDOW));
+  return Math.abs(last - before) <= AGREEMENT * before;
+}
+
+async function soak(session, requests, job) {
+  const binMs = Math.max(1000, job.seconds / 3.6);
+  const found = { time_ns: [], n: [], p50_ns: [], p95_ns: [] };
+  const begin = performance.now();
+  let next = 0;
+  let elapsed = 0;
+  while (elapsed < job.seconds * 1000) {
+    const binBegin = performance.now();
+    const latencies = [];
+    while (performance.now() - binBegin < binMs) {
+      const before = performance.now();
+      await session.run(requests[next++ % requests.length]);
+      latencies.push((performance.now() - before) * NS);
+    }
+    found.time_ns.push((binBegin - begin) * NS);
+    found.n.push(latencies.length);
+    found.p50_ns.push(percentile(latencies, 0.5));
+    found.p95_ns.push(percentile(latencies, 0.95));
+    elapsed = performance.now() - begin;
+    postMessage({ progress: { done: Math.min(1, elapsed / (job.seconds * 1000)), latest: found.p50_ns.at(-1) } });
+  }
+  return { ...found, seconds: elapsed / 1000 };
+}
+
+function throttled() {
+  let last = performance.now();
+  return (progress) => {
+    if (performance.now() - last < 250) return;
+    last = performance.now();
+    postMessage({ progress });
+  };
+}
+
+const TASKS = { check, time, soak };
+
+self.onmessage = async ({ data: job }) => {
+  try {
+    const { ort, session, loadNs } = await start(job);
+    const result = await TASKS[job.task](session, feeds(ort, job), job);
+    const threads = job.provider === "wasm" ? 1 + spawned : 1;
+    postMessage({ result, load_ns: loadNs, threads, heap_bytes: heapBytes() });
+  } catch (error) {
+    postMessage({ error: error?.message ?? String(error) });
+  }
+};
