@@ -18,6 +18,8 @@ from trt_cuda import Gpu
 
 PLACES = ("/usr/src/tensorrt/bin/trtexec", "/usr/bin/trtexec")
 BANNER = re.compile(r"\[TensorRT v(\d+)\]")
+SPELT_BY_CPP = re.compile(r'("(?:[^"\\]|\\.)*")|(-?)\b(nan|inf)\b(?:\(\w*\))?')
+"""Strings, to be left alone, and numbers that only C++ writes like this."""
 TIMEOUT_S = 3600
 WARM_UP_MS = 1000
 Conditions = Dict[str, str]
@@ -145,8 +147,13 @@ def read_outputs(text: str) -> Dict[str, np.ndarray]:
 
 def parse(text: str) -> Any:
     """Parse trtexec's JSON, which has C++'s nan and inf where JSON has no word for them."""
-    spelt = re.sub(r"(?<=[\s:,\[])(-?)nan(?:\(\w*\))?(?=[\s,\]}])", "NaN", text)
-    return json.loads(re.sub(r"(?<=[\s:,\[])(-?)inf(?=[\s,\]}])", r"\1Infinity", spelt))
+    return json.loads(SPELT_BY_CPP.sub(_as_python_spells_it, text))
+
+
+def _as_python_spells_it(found: "re.Match[str]") -> str:
+    if found.group(3) is None:
+        return found.group(0)  # a string, whatever is in it
+    return "NaN" if found.group(3) == "nan" else f"{found.group(2)}Infinity"
 
 
 def run(program: Program, arguments: List[str]) -> str:
