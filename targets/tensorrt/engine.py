@@ -36,7 +36,8 @@ def compile(model: Path, out: Path, precision: str, threads: int) -> Dict[str, A
     """Build a plan for this GPU and this TensorRT, and keep with it what it was built for, and the model to build it again."""
     _known(precision)
     kept = out / trt_plan.MODEL
-    shutil.copyfile(str(model), str(kept))
+    if model.resolve() != kept.resolve():
+        shutil.copyfile(str(model), str(kept))
     _build(kept, out / trt_plan.PLAN, precision)
     record = trt_plan.record_of(out / trt_plan.PLAN).name
     return {"entry": trt_plan.PLAN, "files": [trt_plan.PLAN, record], "extras": [trt_plan.MODEL]}

@@ -33,6 +33,11 @@ class Gpu(NamedTuple):
     compute_capability: str
     multiprocessors: int
 
+    @property
+    def spelt(self) -> str:
+        """All of it in words."""
+        return f"{self.name}, compute capability {self.compute_capability}, {self.multiprocessors} multiprocessors"
+
 
 @functools.lru_cache(maxsize=None)
 def gpu() -> Gpu:

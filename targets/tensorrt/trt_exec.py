@@ -147,7 +147,7 @@ def read_outputs(text: str) -> Dict[str, np.ndarray]:
 
 def parse(text: str) -> Any:
     """Parse trtexec's JSON, which has C++'s nan and inf where JSON has no word for them."""
-    return json.loads(SPELT_BY_CPP.sub(_as_python_spells_it, text))
+    return json.loads(SPELT_BY_CPP.sub(_as_python_spells_it, text), strict=False)
 
 
 def _as_python_spells_it(found: "re.Match[str]") -> str:

@@ -42,7 +42,8 @@ class Layer(NamedTuple):
 
 def read_layers(text: str) -> List[Layer]:
     """Read the JSON of an inspector (all versions) or of trtexec's --exportLayerInfo; raises ValueError where it is not."""
-    found = json.loads(text).get("Layers", [])
+    # Names of several ONNX layers are parted by control characters, which strict JSON does not have.
+    found = json.loads(text, strict=False).get("Layers", [])
     if not all(isinstance(each, dict) for each in found):
         raise ValueError(NAMES_ONLY)
     return [_layer(each) for each in found]
@@ -74,7 +75,8 @@ def _layer(each: Dict[str, Any]) -> Layer:
             return Layer(name, kind, _first(read), multiplies=False)
         constants = _tensor_types(each.get("Constants", []))
         return Layer(name, kind, _of_generated(name[: found.start()], read, constants), multiplies=True)
-    if kind in WEIGHTED or each.get("ParameterType") in WEIGHTED:
+    fused = kind == "fusion" and "gemm" in str(each.get("TacticName", ""))
+    if fused or kind in WEIGHTED or each.get("ParameterType") in WEIGHTED:
         return Layer(name, kind, _first(read), multiplies=True)
     if kind in {"Myelin", "ForeignNode"} or name.startswith("{ForeignNode"):
         return Layer(name, kind, None, multiplies=OPAQUE.search(name) is not None)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
+import trt_cuda
 import trt_exec
 import trt_layers
 import trt_plan
@@ -25,9 +26,9 @@ def build(program: trt_exec.Program, model: Path, plan: Path, precision: str, pl
         [f"--onnx={model}", f"--saveEngine={plan}", f"--timingCacheFile={cache}",
          *trt_exec.build_flags(program.version, precision)],
     )  # fmt: skip
-    built_on = trt_plan.describe_place(program.spelt, trt_exec.read_gpu(log))
-    if built_on != place:
-        raise trt_exec.TrtexecError(f"trtexec built on {built_on}, and the driver describes {place}")
+    gpu = trt_exec.read_gpu(log)
+    if (gpu.compute_capability, gpu.multiprocessors) != (place["compute_capability"], place["multiprocessors"]):
+        raise trt_exec.TrtexecError(f"trtexec built on {gpu}, and the driver's first GPU is {trt_cuda.gpu()}")
     if not plan.is_file():
         raise trt_exec.TrtexecError(f"trtexec wrote no plan; it said: {trt_exec.errors(log)}")
 
@@ -117,4 +118,4 @@ class ProgramSession:
 
     def settings(self) -> Dict[str, Any]:
         """Return the conditions that trtexec's log was found to tell."""
-        return dict(self._settings, timed_by=f"trtexec {self._program.spelt}")
+        return dict(self._settings, timed_by=f"trtexec {self._program.spelt}", gpu=trt_cuda.gpu().spelt)

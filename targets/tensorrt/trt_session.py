@@ -171,6 +171,7 @@ class Session:
         scratch = trt_build.optional(self._engine, "device_memory_size_v2")
         found = {
             "timed_by": "the clock around copies, engine and wait; CUDA events around the engine",
+            "gpu": trt_cuda.gpu().spelt,
             "cuda_graph": self._graph,
             "wait": "spin",
             "activation_bytes": trt_build.optional(self._engine, "device_memory_size") if scratch is None else scratch,

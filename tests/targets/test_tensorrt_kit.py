@@ -72,6 +72,7 @@ def test_a_version_is_measured_from_its_own_plan(version, device, models, tmp_pa
         assert figures.threads == 1
         assert figures.processes[0].threads is None
         assert figures.settings["cuda_graph"] == "on"
+        assert figures.settings["gpu"] == "Orin, compute capability 8.7, 16 multiprocessors"
         assert figures.settings["engine_ns_without_graph"] > 0
         assert figures.settings["activation_bytes"] == (4096 if version == "8.5.2.2" else 8192)
         assert figures.memory_bytes is None or figures.memory_bytes.device > 0

@@ -91,6 +91,12 @@ def tensors(*kinds, key="Format/Datatype"):
         # Written down in public tests of layer JSON by TensorRT 10; 11 splits `Format/Datatype`, as NVIDIA's guide says.
         ({"LayerType": "gemm", "Name": "qk", "Inputs": tensors("Half", "Half")}, {"fp16": 1}),
         ({"LayerType": "CaskConvolution", "Name": "c", "Inputs": tensors("BFloat16", key="Datatype")}, {"bf16": 1}),
+        (
+            {"LayerType": "fusion", "Name": "__myl_FcCastAddErf", "TacticName": "sm80_xmma_gemm_i8i8_i8i32_f32_tn",
+             "Inputs": tensors("Int8")},
+            {"int8": 1},
+        ),
+        ({"LayerType": "fusion", "Name": "__myl_AddRelu", "TacticName": "pointwise_vectorized", "Inputs": []}, {}),
         ({"LayerType": "kgen", "Name": "__myl_CastCastAddMaxCast_fused", "Inputs": tensors("Half", "Half")}, {}),
         ({"LayerType": "Reformat", "Name": "cast_in", "Inputs": tensors("Float")}, {}),
         # What a generated kernel multiplies, as TensorRT-RTX names it: rounded data and int8 weights, or cast back to floats.
@@ -108,6 +114,11 @@ def tensors(*kinds, key="Format/Datatype"):
 )  # fmt: skip
 def test_layers_of_newer_versions_are_told_apart(layer, counted):
     assert trt_layers.count(layers_of(layer)) == (counted, None)
+
+
+def test_names_parted_by_control_characters_are_read():
+    text = '{"Layers": [{"Name": "c", "Metadata": "[ONNX Layer: a]\x1e[ONNX Layer: b]"}]}'
+    assert [layer.name for layer in trt_layers.read_layers(text)] == ["c"]
 
 
 def test_what_hides_its_products_makes_the_precision_unknown():
