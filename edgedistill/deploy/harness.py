@@ -103,12 +103,17 @@ def compile_models(works: Sequence[Compilation], progress: Progress) -> list[dic
                 try:
                     made.append((place, _object(await _run(parse_address(address), _compile_task(work), progress))))
                 except DeviceError as error:
-                    made.append((place, error))
+                    made.append((place, _with_remedy(error, work.kit)))
         return made
 
     done = _wait(_all_of([compile_on(address) for address in dict.fromkeys(work.address for work in works)]))
     by_place = dict(entry for device in done for entry in device)
     return [by_place[place] for place in range(len(works))]
+
+
+def _with_remedy(error: DeviceError, kit: Kit) -> DeviceError:
+    """Return an error with the line that installs the engine, where it says that Python does not find it."""
+    return DeviceError(f"{error}; install it: {kit.install}") if "No module named" in str(error) else error
 
 
 def _compile_task(work: Compilation) -> Task:
