@@ -23,7 +23,7 @@ and, where the engine can tell them,
     settings()     returns a dict of what the figures are measured under, as the engine was found to have it
 
 An engine that lives in a program of its own, where no call can time an inference, has a session whose `infer` is a whole run of
-that program, `engine_ns` its own clock, and `run(seconds)` a run that returns the latencies of many inferences, in ns, and
+that program, `engine_ns` its own clock, and `run_for(seconds)` a run that returns the latencies of many inferences, in ns, and
 those by `engine_ns`: two arrays (N,).
 
 A module whose engine has a profiler has `profile(entry, precision, threads)` too, which is `load` with the profiler on; its

@@ -39,7 +39,7 @@ def _timed(session: Any, requests: List[loading.Request], seconds: float) -> flo
     """Return the median latency of an inference, warm."""
     sampling.warm_up(session, requests, seconds)
     if sampling.times_itself(session):
-        return float(median(session.run(seconds)[0]))
+        return float(median(session.run_for(seconds)[0]))
     samples: List[int] = []
     end = time.perf_counter_ns() + int(seconds * 1e9)
     while len(samples) < FEWEST or (len(samples) < MOST and time.perf_counter_ns() < end):

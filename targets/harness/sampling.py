@@ -57,7 +57,7 @@ def warm_up(session: Any, requests: List[Dict[str, Any]], seconds: float) -> War
     shortest, longest = min(1.0, seconds / 4), min(MAX_WARM_UP_S, 3 * seconds)
     if times_itself(session):
         session.set(requests[0])
-        latencies = session.run(shortest)[0].tolist()
+        latencies = session.run_for(shortest)[0].tolist()
         return WarmUp(latencies, steady=len(latencies) >= 2 * WINDOW and _steady(latencies))
     while True:
         session.set(requests[len(latencies) % len(requests)])
@@ -109,7 +109,7 @@ def sample(session: Any, requests: List[Dict[str, Any]], seconds: float, room: B
 
 def _sample_by_itself(session: Any, seconds: float, room: Buffers) -> "tuple[int, int]":
     """Fill `room` from a run of the engine's own program, whose wall time is that of its inferences alone."""
-    latency_ns, engine_ns = session.run(seconds)
+    latency_ns, engine_ns = session.run_for(seconds)
     n = min(len(latency_ns), len(room.latency_ns))
     for i in range(n):
         room.latency_ns[i], room.engine_ns[i], room.preempted[i] = int(latency_ns[i]), int(engine_ns[i]), False
@@ -118,7 +118,7 @@ def _sample_by_itself(session: Any, seconds: float, room: Buffers) -> "tuple[int
 
 def times_itself(session: Any) -> bool:
     """Say whether an engine lives in a program of its own, which alone can time an inference."""
-    return hasattr(session, "run")
+    return hasattr(session, "run_for")
 
 
 def require_in_process(session: Any) -> None:

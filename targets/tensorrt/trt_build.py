@@ -68,6 +68,7 @@ class Log:
 def build(model: Path, plan: Path, precision: str, place: Any) -> None:
     """Build a model for this GPU and write its plan; raise RuntimeError with TensorRT's own words where it does not."""
     trt = module()
+    trt_cuda.runtime()  # before TensorRT makes CUDA's context, whose way of waiting is settled then
     numbers, log = version(trt), Log(trt)
     builder = trt.Builder(log.logger)
     network = builder.create_network(_network_flags(trt, numbers, precision))

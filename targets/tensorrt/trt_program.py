@@ -34,7 +34,7 @@ def build(program: trt_exec.Program, model: Path, plan: Path, precision: str, pl
 
 
 class ProgramSession:
-    """A plan that trtexec loads anew for every inference, and times in runs of its own: see `run`."""
+    """A plan that trtexec loads anew for every inference, and times in runs of its own: see `run_for`."""
 
     def __init__(self, program: trt_exec.Program, plan: Path) -> None:
         self._program, self._plan = program, plan
@@ -76,7 +76,7 @@ class ProgramSession:
         self._engine_ns = int(compute_ns[-1])
         self._outputs = trt_exec.read_outputs(outputs.read_text(encoding="utf-8"))
 
-    def run(self, seconds: float) -> Tuple[np.ndarray, np.ndarray]:
+    def run_for(self, seconds: float) -> Tuple[np.ndarray, np.ndarray]:
         """Infer for some seconds after a warm-up, and return latencies with copies and of the GPU alone, in ns, both (N,)."""
         times = self._folder / "times.json"
         given = [trt_exec.quoted("loadInputs", self._files)] if self._files else []
