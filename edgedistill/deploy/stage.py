@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import platform
 import shutil
 from collections.abc import Iterator, Mapping
@@ -32,6 +33,9 @@ from edgedistill.records import (
     StudentRecord,
     TeacherRecord,
 )
+
+OF_PAGES = "browser-"
+"""How the names of measurements begin that 'edgedistill serve' took in; no bench makes them again, so it keeps them."""
 
 # Below these an engine does not run the model that was exported; int8 kernels may round the odd tie another way.
 MIN_AGREEMENT = {"fp32": 0.995, "fp16": 0.99, "int8": 0.90}
@@ -142,10 +146,18 @@ def bench_artifacts(job: Job) -> BenchRecord:
         raise DeviceError("\n".join(f"{name}: {reason}" for name, reason in failed.items()))
     _require_parity(results)
     folder = job.run.folder / "measurements"
-    for stale in folder.iterdir():  # of targets that the configuration no longer has
-        if stale.is_file() and stale.stem not in names:
-            stale.unlink()
+    exported = {model.file.sha256 for model in job.result("export", ExportRecord).models}
+    for path in [path for path in folder.iterdir() if path.is_file() and path.stem not in names]:
+        if not path.name.startswith(OF_PAGES) or _model_of(path.with_suffix(".json")) not in exported:
+            path.unlink()  # of a target that the configuration no longer has, or a model that is no more
     return BenchRecord(measurements=tuple(job.run.ref(folder / f"{name}.json") for name in names))
+
+
+def _model_of(path: Path) -> str | None:
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8"))["model"]["sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _tell(report: Reporter, advance: Advance, line: str) -> None:

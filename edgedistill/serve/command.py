@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import secrets
+import signal
 import ssl
 import sys
 import tempfile
@@ -28,6 +28,8 @@ from edgedistill.serve.runtime import read_web_kit, runtime_folder
 
 TOKEN_BYTES = 16
 SHUTDOWN_S = 2.0
+LAST_WORDS_S = 0.5
+"""Until pages have heard that what they sent was taken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,18 +81,20 @@ def serve(run_folder: Path, request: Request, report: Reporter) -> None:
     runtime = runtime_folder(kit.runtime, request.runtime, report.line)
     visit = Visit(report, request.count)
     site = Site(run_folder, kit, found, runtime, secrets.token_urlsafe(TOKEN_BYTES), visit.tell)
-    with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(_serve(site, request, visit))
+    asyncio.run(_serve(site, request, visit))
     report.line(f"{visit.kept} measurements in {run_folder / 'measurements'}; next: edgedistill compare {run_folder}")
     if visit.disagreeing:
         raise ParityError("\n".join(visit.disagreeing))
 
 
 async def _serve(site: Site, request: Request, visit: Visit) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, visit.enough.set)
     with tempfile.TemporaryDirectory() as folder:
         async with _listening(Server(site), request, Path(folder)) as links:
             _print_links(links, visit.report)
             await visit.enough.wait()
+            await asyncio.sleep(LAST_WORDS_S if visit.kept else 0)
 
 
 @asynccontextmanager

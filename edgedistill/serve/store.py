@@ -15,6 +15,7 @@ import numpy as np
 
 from edgedistill.compare.load import read_measurement
 from edgedistill.deploy.kits import targets_folder
+from edgedistill.deploy.stage import OF_PAGES
 from edgedistill.errors import ConfigError
 from edgedistill.measurement import Measurement
 from edgedistill.runs import write_atomic
@@ -23,8 +24,6 @@ from edgedistill.serve.runtime import WebKit, page_folder
 from edgedistill.serve.upload import Upload, UploadError
 
 TIMEOUT_S = 120.0
-PREFIX = "browser-"
-"""How the names of measurements of pages begin: a run's own bench leaves them alone."""
 
 
 async def keep(
@@ -52,7 +51,7 @@ async def keep(
 def file_name(upload: Upload, offer: Offer) -> str:
     """Name a measurement after the device and what it ran, so that another try replaces it."""
     slug = re.sub(r"[^a-z0-9]+", "-", upload.device.name.lower()).strip("-")[:24] or "device"
-    return f"{PREFIX}{slug}-{upload.device.id[:8]}-{offer.told.key}-{upload.browser.provider}-{upload.threads}t"
+    return f"{OF_PAGES}{slug}-{upload.device.id[:8]}-{offer.told.key}-{upload.browser.provider}-{upload.threads}t"
 
 
 def _spec(folder: Path, kit: WebKit, upload: Upload, offer: Offer, name: str) -> dict[str, Any]:

@@ -193,7 +193,7 @@ function card(arm, failure = null, answer = null) {
   made.append(agreement(arm, answer));
   if (failure) made.append(node("p", { className: "bad" }, failure));
   if (arm.processes.length) {
-    made.append(plot(arm.processes, `${arm.title}: latency of each sample in ${arm.processes.length} workers, median ${short(middle(arm.processes.flatMap((one) => one.latency_ns)) / 1e6)} ms`));
+    made.append(plot(arm.processes, `${arm.title}: latency of each sample in ${arm.processes.length} workers, median ${short(middle(arm.processes.flatMap((one) => one.latency_ns)) / 1e6)} ms`, byId("cards").clientWidth - 32));
   }
   if (answer) made.dataset.state = "sent";
   const old = byId("cards").querySelector(`[data-key="${made.dataset.key}"]`);
@@ -251,9 +251,11 @@ function follow() {
 }
 
 function row(one) {
-  const where = node("td", {}, one.target, node("small", {}, one.native ? one.engine : "in a browser"));
-  const numbers = [one.threads, short(one.p50_ms), one.p95_ms === null ? "–" : short(one.p95_ms), one.agreement === null ? "–" : `${(100 * one.agreement).toFixed(1)} %`];
-  return node("tr", {}, where, node("td", {}, `${one.model} ${one.precision}`), ...numbers.map((text) => node("td", { className: "number" }, String(text))));
+  const agrees = one.agreement === null ? "" : `, agrees on ${(100 * one.agreement).toFixed(1)} %`;
+  const threads = `${one.threads} thread${one.threads > 1 ? "s" : ""}`;
+  const where = `${one.target}, ${one.native ? `${threads}, ${one.engine}` : "in a browser"}${agrees}`;
+  const numbers = [short(one.p50_ms), one.p95_ms === null ? "–" : short(one.p95_ms)];
+  return node("tr", {}, node("th", { scope: "row" }, `${one.model} ${one.precision}`, node("small", {}, where)), ...numbers.map((text) => node("td", { className: "number" }, text)));
 }
 
 byId("form").addEventListener("submit", start);

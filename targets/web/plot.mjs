@@ -1,23 +1,25 @@
 // The samples of a model as dots in the order they were taken, one column per worker.
 
 const SVG = "http://www.w3.org/2000/svg";
-const WIDTH = 640;
 const HEIGHT = 150;
-const LEFT = 52;
+const LEFT = 46;
 const BOTTOM = 20;
 const MOST_DOTS = 900;
+const HIGHEST = 4; // times the median; samples beyond that lie on the upper edge, so that the others can be told apart
 
-export function plot(processes, title) {
+// Draws in the width that it will have, so that its words are as large as they are written.
+export function plot(processes, title, width) {
   const lists = processes.map((one) => one.latency_ns.map((ns) => ns / 1e6));
   const sorted = lists.flat().sort((a, b) => a - b);
-  const top = niceAbove(sorted[Math.ceil(0.99 * (sorted.length - 1))]);
-  const svg = element("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": title });
+  const middle = sorted[sorted.length >> 1];
+  const top = niceAbove(Math.min(sorted[Math.ceil(0.99 * (sorted.length - 1))], HIGHEST * middle));
+  const svg = element("svg", { viewBox: `0 0 ${width} ${HEIGHT}`, role: "img", "aria-label": title });
   const y = (ms) => HEIGHT - BOTTOM - (Math.min(ms, top) / top) * (HEIGHT - BOTTOM - 8);
   for (const value of [0, top / 2, top]) {
-    svg.append(element("path", { d: `M${LEFT} ${y(value)}H${WIDTH}`, class: "frame" }));
+    svg.append(element("path", { d: `M${LEFT} ${y(value)}H${width}`, class: "frame" }));
     svg.append(text(LEFT - 6, y(value) + 4, short(value), "end"));
   }
-  const column = (WIDTH - LEFT) / lists.length;
+  const column = (width - LEFT) / lists.length;
   for (const [i, list] of lists.entries()) {
     const left = LEFT + i * column;
     const stride = Math.max(1, Math.ceil((list.length * lists.length) / MOST_DOTS));
@@ -25,11 +27,10 @@ export function plot(processes, title) {
       const x = left + 6 + ((column - 12) * k) / Math.max(1, list.length - 1);
       svg.append(element("circle", { cx: x.toFixed(1), cy: y(list[k]).toFixed(1), r: 1.6, class: "dot" }));
     }
-    svg.append(text(left + column / 2, HEIGHT - 5, `worker ${i + 1}`, "middle"));
+    svg.append(text(left + column / 2, HEIGHT - 5, lists.length > 3 ? String(i + 1) : `worker ${i + 1}`, "middle"));
   }
-  const middle = sorted[sorted.length >> 1];
-  svg.append(element("path", { d: `M${LEFT} ${y(middle)}H${WIDTH}`, class: "middle" }));
-  svg.append(text(12, 12, "ms", "middle"));
+  svg.append(element("path", { d: `M${LEFT} ${y(middle)}H${width}`, class: "middle" }));
+  svg.append(text(LEFT - 6, y(top / 4) + 4, "ms", "end"));
   return svg;
 }
 

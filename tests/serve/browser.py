@@ -13,7 +13,10 @@ from typing import Any
 
 import aiohttp
 
-CHROMIUM = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
+CHROMIUM = next(
+    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
+)
+FIREFOX = shutil.which("firefox-esr") or shutil.which("firefox")
 START_S = 60
 
 
@@ -35,7 +38,10 @@ class Page:
             if "id" in told:
                 self._waiting.pop(told["id"]).set_result(told)
             elif told["method"] == "Runtime.exceptionThrown":
-                self.problems.append(told["params"]["exceptionDetails"].get("text", "") + str(told["params"]["exceptionDetails"].get("exception", {}).get("description")))
+                self.problems.append(
+                    told["params"]["exceptionDetails"].get("text", "")
+                    + str(told["params"]["exceptionDetails"].get("exception", {}).get("description"))
+                )
             elif told["method"] == "Log.entryAdded" and told["params"]["entry"]["level"] == "error":
                 self.problems.append(f"{told['params']['entry']['text']} {told['params']['entry'].get('url', '')}")
             elif told["method"] == "Network.loadingFinished":
@@ -45,7 +51,9 @@ class Page:
         self._number += 1
         number = self._number
         self._waiting[number] = asyncio.get_running_loop().create_future()
-        body = {"id": number, "method": method, "params": params} | ({"sessionId": self.session} if self.session else {})
+        body = {"id": number, "method": method, "params": params} | (
+            {"sessionId": self.session} if self.session else {}
+        )
         await self._socket.send_str(json.dumps(body))
         told = await asyncio.wait_for(self._waiting[number], START_S)
         if "error" in told:
@@ -58,12 +66,14 @@ class Page:
             raise RuntimeError(str(told["exceptionDetails"]))
         return told["result"].get("value")
 
-    async def until(self, script: str, seconds: float = 60) -> Any:
+    async def until(self, script: str, seconds: float = 120) -> Any:
         """Wait until a script's value is true."""
         deadline = asyncio.get_running_loop().time() + seconds
         while not (value := await self.evaluate(script)):
             if asyncio.get_running_loop().time() > deadline:
-                raise TimeoutError(f"{script}: not within {seconds} s; the page says: {await self.evaluate('document.body.innerText')}")
+                raise TimeoutError(
+                    f"{script}: not within {seconds} s; the page says: {await self.evaluate('document.body.innerText')}"
+                )
             await asyncio.sleep(0.1)
         return value
 
@@ -71,8 +81,17 @@ class Page:
         await self.call("Page.navigate", url=link)
 
     async def screen(self, width: int, *, dark: bool = False, height: int = 844) -> None:
-        await self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=2 if width < 600 else 1, mobile=width < 600)
-        await self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}])
+        await self.call(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=2 if width < 600 else 1,
+            mobile=width < 600,
+        )
+        await self.call(
+            "Emulation.setEmulatedMedia",
+            features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}],
+        )
 
     async def picture(self, path: Path) -> None:
         told = await self.call("Page.captureScreenshot", format="png", captureBeyondViewport=True)
@@ -109,3 +128,72 @@ async def _address(told: Path) -> str:
             return f"ws://127.0.0.1:{lines[0]}{lines[1]}"
         await asyncio.sleep(0.1)
     raise TimeoutError("the browser did not start")
+
+
+class FirefoxPage:
+    """One tab of Firefox, through WebDriver BiDi, which it speaks without a driver."""
+
+    until = Page.until
+
+    def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        self._socket = socket
+        self._number = 0
+        self.context = ""
+
+    async def call(self, method: str, **params: Any) -> dict[str, Any]:
+        self._number += 1
+        await self._socket.send_str(json.dumps({"id": self._number, "method": method, "params": params}))
+        while True:
+            told = json.loads((await self._socket.receive(START_S)).data)
+            if told.get("id") == self._number:
+                break
+        if told["type"] == "error":
+            raise RuntimeError(f"{method}: {told['error']} {told['message']}")
+        return told["result"]
+
+    async def evaluate(self, script: str) -> Any:
+        told = await self.call(
+            "script.evaluate",
+            expression=f"JSON.stringify({script})",
+            target={"context": self.context},
+            awaitPromise=True,
+        )
+        if told["type"] != "success":
+            raise RuntimeError(str(told))
+        text = told["result"].get("value")
+        return None if text is None else json.loads(text)
+
+    async def open(self, link: str) -> None:
+        await self.call("browsingContext.navigate", context=self.context, url=link, wait="complete")
+
+
+@asynccontextmanager
+async def firefox() -> AsyncIterator[FirefoxPage]:
+    """Start Firefox with a profile of its own that goes past a certificate's warning, and yield its tab."""
+    assert FIREFOX is not None
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+        process = await asyncio.create_subprocess_exec(
+            FIREFOX, "--headless", "--no-remote", "--profile", profile, "--remote-debugging-port", "0", "about:blank",
+            stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE, env=os.environ | {"HOME": profile},
+        )  # fmt: skip
+        try:
+            address = await asyncio.wait_for(_told_address(process), START_S)
+            async with (
+                aiohttp.ClientSession() as client,
+                client.ws_connect(f"{address}/session", max_msg_size=0) as socket,
+            ):
+                page = FirefoxPage(socket)
+                await page.call("session.new", capabilities={"alwaysMatch": {"acceptInsecureCerts": True}})
+                page.context = (await page.call("browsingContext.getTree"))["contexts"][0]["context"]
+                yield page
+        finally:
+            process.terminate()
+            await process.wait()
+
+
+async def _told_address(process: asyncio.subprocess.Process) -> str:
+    assert process.stderr is not None
+    while line := (await process.stderr.readline()).decode():
+        if "WebDriver BiDi listening on " in line:
+            return line.rpartition(" ")[2].strip()
+    raise RuntimeError("Firefox ended before it listened")

@@ -1,0 +1,66 @@
+"""The server as a user starts it, and what it serves."""
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+CONFIG = """
+name = "digits"
+[data]
+train = "edgedistill.demo:train"
+test = "edgedistill.demo:test"
+[teacher]
+model = "zoo:resnet20"
+width = 0.25
+epochs = 1
+engine = "torch"
+[student]
+model = "zoo:mlperf-resnet8"
+width = 0.25
+[distill]
+epochs = 2
+views = 1
+[quantize]
+mode = "ptq"
+[[target]]
+name = "pc"
+kit = "ort"
+precisions = ["fp32", "int8"]
+[bench]
+processes = 3
+seconds = 0.1
+"""
+
+
+def edgedistill(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "edgedistill", *map(str, arguments)],
+        cwd=cwd, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+
+
+@dataclass
+class Served:
+    """A server: its links, outside and on this machine, and what it said."""
+
+    process: subprocess.Popen[str]
+    links: list[str]
+    said: list[str] = field(default_factory=list)
+
+    def end(self) -> int:
+        self.process.terminate()
+        return self.wait()
+
+    def wait(self) -> int:
+        code = self.process.wait(60)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        return code
+
+
+def listen(served: Served) -> None:
+    assert served.process.stderr is not None
+    for line in served.process.stderr:
+        served.said.append(line.rstrip())

@@ -1,0 +1,186 @@
+"""The page in real browsers, opened by the link as it is printed: models run there, and the run has their figures."""
+
+import asyncio
+import json
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from browser import CHROMIUM, FIREFOX, chromium, firefox
+from serving import Served, edgedistill
+
+SHORT = "document.querySelector('#effort option').value = '3x0.2'"
+READY = "document.getElementById('form')?.hidden === false"
+DONE = "document.body.dataset.state === 'done'"
+START = "document.getElementById('start').click()"
+
+with_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
+with_firefox = pytest.mark.skipif(FIREFOX is None, reason="no Firefox here: apt-get install firefox-esr")
+
+
+def copy(run: Path, folder: Path) -> Path:
+    return Path(shutil.copytree(run, folder / "digits"))
+
+
+def measurements(run: Path) -> dict[str, dict]:
+    found = [json.loads(path.read_text()) for path in (run / "measurements").glob("browser-*.json")]
+    return {f"{m['precision']['requested']} {m['threads']}": m for m in found}
+
+
+async def measure(page, link: str) -> dict:
+    await page.open(link)
+    await page.until(READY)
+    await page.evaluate(SHORT)
+    await page.evaluate(START)
+    await page.until(DONE, 300)
+    return await page.evaluate("""({
+        problem: document.getElementById('trouble').textContent,
+        cards: [...document.querySelectorAll('.card')].map((card) => [card.querySelector('h3').textContent, card.dataset.state ?? '', card.innerText]),
+        finding: document.getElementById('finding').textContent,
+        rows: document.querySelectorAll('#others tr').length,
+    })""")
+
+
+@with_chromium
+def test_a_phone_opens_the_link_and_its_figures_join_the_run(
+    run: Path, serve: Callable[..., Served], tmp_path: Path
+) -> None:
+    folder = copy(run, tmp_path)
+    served = serve(folder)
+
+    async def visit() -> tuple[dict, list[str]]:
+        async with chromium("--ignore-certificate-errors") as page:
+            await page.screen(390)
+            return await measure(page, served.links[0]), page.problems
+
+    shown, problems = asyncio.run(visit())
+    assert problems == []
+    assert shown["problem"] == ""
+    assert [(title, state) for title, state, _ in shown["cards"]] == [
+        ("student fp32, 1 thread", "sent"), ("student fp32, 2 threads", "sent"),
+        ("student int8, 1 thread", "sent"), ("student int8, 2 threads", "sent"),
+    ]  # fmt: skip
+    assert "int8" in shown["finding"]
+    assert served.end() == 0
+    assert served.said[-1].startswith("4 measurements in ")
+    found = measurements(folder)
+    assert sorted(found) == ["fp32 1", "fp32 2", "int8 1", "int8 2"]
+    for name, m in found.items():
+        check_measurement(folder, name, m)
+    compared = edgedistill("compare", folder, "--json", cwd=tmp_path)
+    assert compared.returncode == 0, compared.stderr
+    rows = [row for group in json.loads(compared.stdout)["groups"] for row in group["rows"]]
+    assert sorted(row["measurement"]["browser"]["provider"] for row in rows) == ["wasm"] * 4
+    reported = edgedistill("report", folder, cwd=tmp_path)
+    assert reported.returncode == 0, reported.stderr
+    assert "onnxruntime-web 1.30.0" in (folder / "report.html").read_text()
+
+
+def check_measurement(folder: Path, name: str, m: dict) -> None:
+    assert m["kit"] == "web"
+    assert m["browser"] | {"timer_ns": 0, "user_agent": "", "loops": 0} == {
+        "provider": "wasm", "user_agent": "", "secure": True, "isolated": True, "shared_memory": True, "timer_ns": 0,
+        "loops": 0, "heap_bytes": m["browser"]["heap_bytes"], "gpu": None, "hidden": False,
+    }  # fmt: skip
+    assert m["browser"]["heap_bytes"] >= 16 << 20
+    assert m["browser"]["timer_ns"] < 50_000
+    assert {process["threads"] for process in m["processes"]} == {int(name[-1])}
+    assert m["parity"]["agreement"] >= (0.995 if name.startswith("fp32") else 0.9)
+    assert m["parity"]["max_abs_diff"] < 0.5
+    assert m["accuracy"]["n"] == 360
+    assert len(m["processes"]) == 3
+    assert m["latency_ns"]["ci95"]["p50"] is not None
+    assert m["energy_uj"] is None
+    assert "does not tell" in m["reasons"]["energy_uj"]
+    assert m["memory_bytes"] is None
+    with np.load(folder / "measurements" / m["samples"], allow_pickle=False) as samples:
+        assert len(samples["latency_ns"]) == sum(process["n"] for process in m["processes"])
+        assert set(samples["process"]) == {0, 1, 2}
+
+
+@with_chromium
+def test_plain_http_gives_one_thread_and_says_what_that_costs(
+    run: Path, serve: Callable[..., Served], tmp_path: Path
+) -> None:
+    folder = copy(run, tmp_path)
+    served = serve(folder, "--http")
+    link = served.links[0].replace(
+        "127.0.0.1", "phone.test"
+    )  # a name that browsers do not trust as they do this machine
+
+    async def visit() -> tuple[dict, str]:
+        async with chromium("--host-resolver-rules=MAP phone.test 127.0.0.1") as page:
+            shown = await measure(page, link)
+            return shown, await page.evaluate("document.getElementById('threads-note').textContent")
+
+    shown, note = asyncio.run(visit())
+    assert "plain HTTP" in note
+    assert [title for title, _, _ in shown["cards"]] == ["student fp32, 1 thread", "student int8, 1 thread"]
+    found = measurements(folder)
+    assert sorted(found) == ["fp32 1", "int8 1"]
+    for m in found.values():
+        assert not m["browser"]["isolated"]
+        assert m["browser"]["timer_ns"] >= 50_000
+        assert m["browser"]["loops"] > 1
+        assert "timer steps" in m["reasons"]["latency_ns"]
+        assert m["parity"]["agreement"] >= 0.9
+
+
+@with_chromium
+def test_a_page_that_vanishes_leaves_the_run_whole(run: Path, serve: Callable[..., Served], tmp_path: Path) -> None:
+    folder = copy(run, tmp_path)
+    served = serve(folder, "--http")
+
+    async def visit() -> None:
+        async with chromium() as page:
+            await page.open(served.links[0])
+            await page.until(READY)
+            await page.evaluate(START)
+            await page.until("document.getElementById('stage').textContent.startsWith('checks')")
+
+    asyncio.run(visit())
+    assert served.process.poll() is None
+    assert not (folder / "measurements").exists() or not list((folder / "measurements").iterdir())
+    served.end()
+
+
+@with_chromium
+def test_first_inference_is_soon(run: Path, serve: Callable[..., Served], tmp_path: Path) -> None:
+    """Not a claim about time: a bound that only something broken would pass, and the bytes that a phone must load."""
+    served = serve(copy(run, tmp_path))
+
+    async def visit() -> tuple[float, int]:
+        async with chromium("--ignore-certificate-errors") as page:
+            begun = time.monotonic()
+            await page.open(served.links[0])
+            await page.until(READY)
+            await page.evaluate(START)
+            await page.until("document.querySelector('.card') !== null")
+            return time.monotonic() - begun, page.received_bytes
+
+    seconds, received = asyncio.run(visit())
+    assert seconds < 60
+    assert received < 5_000_000
+
+
+@with_firefox
+def test_firefox_runs_it_too(run: Path, serve: Callable[..., Served], tmp_path: Path) -> None:
+    folder = copy(run, tmp_path)
+    served = serve(folder, "--count", "4")
+
+    async def visit() -> dict:
+        async with firefox() as page:
+            return await measure(page, served.links[0])
+
+    shown = asyncio.run(visit())
+    assert shown["problem"] == ""
+    assert served.wait() == 0
+    found = measurements(folder)
+    assert sorted(found) == ["fp32 1", "fp32 2", "int8 1", "int8 2"]
+    for m in found.values():
+        assert "Firefox" in m["browser"]["user_agent"]
+        assert m["browser"]["isolated"]
+        assert m["parity"]["agreement"] >= 0.9

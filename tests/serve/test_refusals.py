@@ -1,0 +1,209 @@
+"""What the server refuses and survives: it gives out nothing unasked, and loses nothing that it took."""
+
+import asyncio
+import base64
+import json
+import shutil
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import aiohttp
+import pytest
+from serving import Served, edgedistill
+from uploads import upload_of
+
+from edgedistill.runs import Run
+from edgedistill.serve.app import PAGE
+from edgedistill.serve.offer import Offer, offers
+from edgedistill.serve.runtime import read_web_kit
+from edgedistill.serve.upload import MOST_BYTES
+
+
+@pytest.fixture
+def folder(run: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(run, tmp_path / "digits"))
+
+
+@pytest.fixture(scope="module")
+def offered(run: Path) -> Offer:
+    return offers(Run(run), read_web_kit())[0]
+
+
+@pytest.fixture
+def served(folder: Path, serve: Callable[..., Served]) -> Served:
+    return serve(folder, "--http")
+
+
+def raw(link: str, path: str) -> tuple[int, bytes]:
+    """Ask for a path as it is written: clients and browsers would tidy it up first."""
+    at = urlsplit(link)
+    with socket.create_connection((at.hostname, at.port), 10) as plain:
+        plain.sendall(f"GET {path} HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n".encode())
+        answer = b""
+        while block := plain.recv(65536):
+            answer += block
+    return int(answer.split(None, 2)[1]), answer
+
+
+def test_nothing_without_the_token(served: Served) -> None:
+    token = urlsplit(served.links[0]).path.strip("/")
+    wrong = (
+        "",
+        "/",
+        "/index.html",
+        "/api/run",
+        "/favicon.ico",
+        f"/{token[:-1]}/",
+        f"/{token}x/api/run",
+        f"/{token.swapcase()}/",
+        "//",
+        f"//{token}/",
+    )
+    for path in wrong:
+        status, answer = raw(served.links[0], path or "/")
+        assert status in (400, 403), path
+        assert b"digits" not in answer
+        assert token.encode() not in answer
+
+
+def test_nothing_else_of_the_disk(served: Served, folder: Path) -> None:
+    token = urlsplit(served.links[0]).path.strip("/")
+    assert {raw(served.links[0], f"/{token}/{name}")[0] for name in ("", *PAGE)} == {200}
+    paths = (
+        "../manifest.json", "..%2fmanifest.json", "%2e%2e/%2e%2e/etc/passwd", "models/../../manifest.json", "target.toml",
+        "assemble.py", "models/..%2f..%2fmanifest.onnx", "models/student-fp32", "models/io.onnx", "runtime/../target.toml",
+        "runtime/..%2f..%2ftarget.toml", "runtime/ort.wasm.bundle.min.mjs.gz", "requests/x.bin", "/etc/passwd", "%00",
+        "models/student-fp32.onnx%00", "..\\manifest.json", f"../{token}/../../etc/passwd",
+    )  # fmt: skip
+    for path in paths:
+        status, answer = raw(served.links[0], f"/{token}/{path}")
+        assert status in (400, 403, 404), path
+        assert b"edgedistill.run/1" not in answer
+        assert b"root:" not in answer
+    status, answer = raw(served.links[0], f"/{token}/models/student-fp32.onnx")
+    assert (status, answer.partition(b"\r\n\r\n")[2]) == (200, (folder / "onnx" / "student-fp32.onnx").read_bytes())
+
+
+def test_every_answer_isolates_the_page(served: Served) -> None:
+    token = urlsplit(served.links[0]).path.strip("/")
+    for path in (f"/{token}/", f"/{token}/worker.mjs", f"/{token}/api/run", f"/{token}/none", "/"):
+        _, answer = raw(served.links[0], path)
+        assert b"Cross-Origin-Opener-Policy: same-origin" in answer
+        assert b"Cross-Origin-Embedder-Policy: require-corp" in answer
+        assert b"Content-Security-Policy: default-src 'none'" in answer
+
+
+async def send(link: str, body: bytes | str, path: str = "api/measurement") -> tuple[int, str]:
+    async with aiohttp.ClientSession() as client, client.post(link + path, data=body) as answer:
+        return answer.status, await answer.text()
+
+
+def test_uploads_that_are_refused(served: Served, folder: Path, offered: Offer) -> None:
+    good = upload_of(offered)
+    cases = [
+        (b"\0" * (MOST_BYTES + 1), 413, ""),
+        (b"", 400, "JSON"),
+        (b"{", 400, "JSON"),
+        (json.dumps(good)[:-1].encode(), 400, "JSON"),
+        (json.dumps(good | {"model": "../../etc"}), 400, "model"),
+        (json.dumps(good | {"more": 1}), 400, "more"),
+        (json.dumps(good | {"threads": "1"}), 400, "threads"),
+        (json.dumps(good | {"threads": 2}), 400, "1 ran where 2 were asked for"),
+        (json.dumps(good | {"processes": []}), 400, "processes"),
+        (json.dumps(good | {"outputs": {}}), 400, "outputs"),
+        (json.dumps(good | {"outputs": dict.fromkeys(good["outputs"], "AAAA")}), 400, "3 bytes"),
+        (json.dumps(good | {"device": good["device"] | {"id": "../../x"}}), 400, "device.id"),
+        (json.dumps(good | {"device": good["device"] | {"name": "a\nb"}}), 400, "device.name"),
+        (json.dumps(good).replace("200000.0", "NaN"), 400, "latency_ns"),
+        (json.dumps(good).replace("200000.0", "-1.0"), 400, "latency_ns"),
+        (json.dumps(good).replace("13000000.0", "1000.0"), 400, "wall_ns"),
+    ]  # fmt: skip
+    for body, status, reason in cases:
+        got, said = asyncio.run(send(served.links[0], body))
+        assert got == status, said
+        assert reason in said
+    assert not (folder / "measurements").exists() or not list((folder / "measurements").iterdir())
+    assert asyncio.run(send(served.links[0], "[]", "api/progress"))[0] == 400
+
+
+def test_fifty_devices_at_once_and_none_is_lost(served: Served, folder: Path, offered: Offer) -> None:
+    link = served.links[0]
+
+    async def device(client: aiohttp.ClientSession, number: int) -> int:
+        """Watch, load the model, vanish in the middle of an upload every fifth time, and send."""
+        watched = await client.get(f"{link}api/events?device={number:032x}")
+        await watched.content.readline()
+        async with client.get(f"{link}models/student-fp32.onnx") as model:
+            assert len(await model.read()) == offered.told.bytes
+        if number % 5 == 0:
+            await asyncio.to_thread(vanish, link)
+        body = json.dumps(upload_of(offered, f"{number:032x}"))
+        async with client.post(f"{link}api/measurement", data=body) as answer:
+            watched.close()
+            return answer.status
+
+    async def all_at_once() -> list[int]:
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as client:
+            return await asyncio.gather(*(device(client, number) for number in range(50)))
+
+    assert asyncio.run(all_at_once()) == [200] * 50
+    names = {path.name for path in (folder / "measurements").iterdir()}
+    assert len(names) == 100  # each with its samples, and nothing half written
+    assert served.process.poll() is None
+    compared = edgedistill("compare", folder, "--json", cwd=folder)
+    assert compared.returncode == 0, compared.stderr
+    assert len(json.loads(compared.stdout)["groups"]) == 50
+
+
+def vanish(link: str) -> None:
+    at = urlsplit(link)
+    with socket.create_connection((at.hostname, at.port), 10) as plain:
+        plain.sendall(
+            f"POST {at.path}api/measurement HTTP/1.1\r\nHost: here\r\nContent-Length: 100000\r\n\r\n{{".encode()
+        )
+
+
+def test_wrong_answers_are_kept_and_end_in_exit_code_4(
+    folder: Path, serve: Callable[..., Served], offered: Offer
+) -> None:
+    served = serve(folder, "--http", "--count", "1")
+    zeros = {block.name: base64.b64encode(bytes(block.bytes)).decode() for block in offered.told.requests.outputs}
+    status, said = asyncio.run(send(served.links[0], json.dumps(upload_of(offered, outputs=zeros))))
+    assert (status, json.loads(said)["holds"]) == (200, False)
+    assert served.wait() == 4
+
+
+def test_another_bench_keeps_what_pages_sent_of_the_models_that_are_left(
+    run: Path, tmp_path: Path, serve: Callable[..., Served], offered: Offer
+) -> None:
+    whole = Path(shutil.copytree(run.parents[1], tmp_path / "whole"))
+    folder = whole / "runs" / "digits"
+    served = serve(folder, "--http", "--count", "1")
+    assert asyncio.run(send(served.links[0], json.dumps(upload_of(offered))))[0] == 200
+    assert served.wait() == 0
+    (found,) = (folder / "measurements").glob("browser-*.json")
+    old = json.loads(found.read_text())
+    old["model"]["sha256"] = "0" * 64
+    gone = found.with_name("browser-old-0-student-fp32-wasm-1t.json")
+    gone.write_text(json.dumps(old))
+    benched = edgedistill("bench", "edgedistill.toml", cwd=whole)
+    assert benched.returncode == 0, benched.stderr
+    assert found.exists()
+    assert found.with_suffix(".npz").exists()
+    assert not gone.exists()
+    assert (folder / "measurements" / "local-ort-int8.json").exists()
+
+
+@pytest.mark.parametrize("missing", ["manifest", "export"])
+def test_a_folder_that_has_nothing_to_serve(folder: Path, tmp_path: Path, missing: str) -> None:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    if missing == "manifest":
+        (folder / "manifest.json").unlink()
+    else:
+        del manifest["stages"]["export"]
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+    refused = edgedistill("serve", folder, cwd=tmp_path)
+    assert refused.returncode == 2
+    assert ("not a run folder" if missing == "manifest" else "edgedistill export") in refused.stderr
