@@ -15,6 +15,7 @@ import click
 from edgedistill import __version__
 from edgedistill.cli_card import card, replay
 from edgedistill.cli_compare import compare
+from edgedistill.cli_init import init
 from edgedistill.cli_options import (
     FILE,
     STAGE_COMMANDS,
@@ -186,7 +187,7 @@ def _pipeline(context: click.Context, config_path: Path, until: str, options: di
     show_job(job, as_json=options["as_json"])
 
 
-for _command in (compare, card, replay, serve):
+for _command in (init, compare, card, replay, serve):
     cli.add_command(_command)
 
 
@@ -262,19 +263,6 @@ def demo(context: click.Context, run_dir: Path, as_json: bool) -> None:  # noqa:
     kits, reporter = surroundings(context)
     config = load_config(Path(__file__).with_name("demo.toml"))
     show_job(run_pipeline(config, Run(run_dir), kits, reporter, Plan()), as_json=as_json)
-
-
-@cli.command()
-@click.argument("folder", metavar="[DIR]", type=FILE, default=Path())
-def init(folder: Path) -> None:
-    """Write a commented edgedistill.toml into DIR, by default here; an existing one is left alone."""
-    from edgedistill.runs import write_atomic
-
-    path = folder / "edgedistill.toml"
-    if path.exists():
-        raise ConfigError(f"{path}: already there; move it away first")
-    write_atomic(path, Path(__file__).with_name("init.toml").read_text(encoding="utf-8"))
-    click.echo(f"{path} written; edit [data], [teacher] and [student], then: edgedistill run {path}")
 
 
 @cli.command()

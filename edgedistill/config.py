@@ -73,7 +73,9 @@ class MelConfig(Section):
 
 
 class DataConfig(Section):
-    """Where the data is; `val_fraction` of train is split off without `val`; `size` resizes the images of a folder.
+    """Where the data is; without `test` and `val`, `test_fraction` and then `val_fraction` of train are split off.
+
+    `size` resizes the images of a folder; `seconds` is what the clips of a folder of WAV files are cut or padded to.
 
     With `mel`, waveforms become log-mel pictures before they reach a model, and `mean` and `std` are of those. The labels
     of a `task` other than classification are values (N,) or vectors (N, D), and `classes` are the names of the D. Data
@@ -81,11 +83,13 @@ class DataConfig(Section):
     """
 
     train: str
-    test: str
+    test: str | None = None
     val: str | None = None
+    test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
     kind: Literal["image", "signal", "tokens"] | None = None
     size: Count | None = None
+    seconds: Positive | None = None
     task: Literal["classification", "regression", "embedding"] = "classification"
     mel: MelConfig | None = None
     classes: tuple[str, ...] | None = None

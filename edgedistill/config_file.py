@@ -24,12 +24,21 @@ def load_config(path: Path, overrides: tuple[str, ...] = ()) -> Config:
     Raises ConfigError that names the file, the key and, for a misspelt key, the nearest match.
     """
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; 'edgedistill init' writes one") from None
     except IsADirectoryError:
         raise ConfigError(f"{path}: is a folder; name the .toml file in it") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+    return parse_text(text, path, overrides)
+
+
+def parse_text(text: str, path: Path, overrides: tuple[str, ...] = ()) -> Config:
+    """Check the text of a configuration that is, or will be, at `path`; raises ConfigError as `load_config` does."""
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
     for override in overrides:
         _apply(table, override)

@@ -18,9 +18,9 @@ LAYERS = (
     ("config_file",),
     ("data", "deploy.kits"),
     ("job",),
-    ("models", "distill", "quantize", "export", "deploy", "compare", "demo", "serve"),
+    ("models", "init_config", "distill", "quantize", "export", "deploy", "compare", "demo", "serve"),
     ("pipeline",),
-    ("cli", "cli_options", "cli_output", "cli_compare", "cli_card", "cli_serve"),
+    ("cli", "cli_options", "cli_output", "cli_compare", "cli_card", "cli_init", "cli_serve"),
 )
 
 

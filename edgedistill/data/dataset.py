@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from edgedistill.config import Config, DataConfig
-from edgedistill.data.sources import Array, Source, fingerprint_source, load_source
+from edgedistill.data.sources import Array, Source, fingerprint_source, load_source, rate_of
 from edgedistill.data.tasks import TaskName
 from edgedistill.errors import ConfigError
 from edgedistill.records import DataRecord
@@ -47,9 +47,11 @@ class Dataset:
 def fingerprint_data(config: Config, run: Run) -> str:
     """Hash everything that decides the data and its splits."""
     data = config.data
-    sources = [data.train, data.test, *([data.val] if data.val else [])]
+    sources = [source for source in (data.train, data.test, data.val) if source is not None]
     chosen = data.model_dump(include={"val_fraction", "size", "classes", "task"}) | {"kind": _said_kind(data)}
     chosen |= {} if data.dimensions is None else {"dimensions": data.dimensions}
+    chosen |= {} if data.seconds is None else {"seconds": data.seconds}
+    chosen |= {} if data.test is not None else {"test_fraction": data.test_fraction}
     return hash_of([chosen, config.seed, [fingerprint_source(text, config.folder, run) for text in sources]])
 
 
@@ -59,25 +61,27 @@ def load_dataset(config: Config, fingerprint: str) -> Dataset:
     Raises ConfigError for what cannot be learned from: shapes, labels or classes that do not fit together.
     """
     data, folder = config.data, config.folder
-    train = load_source(data.train, folder, data.size)
-    test = load_source(data.test, folder, data.size)
-    given_val = load_source(data.val, folder, data.size) if data.val else None
-    kind = _said_kind(data) or _kind_of(train.inputs)
-    named = [("train", train), ("test", test), *([("val", given_val)] if given_val else [])]
+    form = (data.size, data.seconds)
+    train = load_source(data.train, folder, *form)
+    test = load_source(data.test, folder, *form) if data.test else None
+    given_val = load_source(data.val, folder, *form) if data.val else None
+    kind = _said_kind(data) or kind_of(train.inputs)
+    every = {"train": train, "test": test, "val": given_val}
+    named = [(name, source) for name, source in every.items() if source is not None]
     for name, source in named:
         _check_inputs(name, source, train, kind)
     labelled = _are_labelled(config, named)
     classes = _classes_of(data, named) if data.task == "classification" else _values_of(data, named)
     _check_channels(data, kind, train.inputs.shape[1:])
-    _check_mel(data, kind, train.inputs.shape[1:])
-    fit, val = _split(config, train, given_val)
+    _check_mel(config, kind, train.inputs.shape[1:])
+    fit, held, val = _splits(config, train, test, given_val)
     record = DataRecord(
         kind=kind, dtype=train.inputs.dtype.name, shape=train.inputs.shape[1:], classes=classes, task=data.task,
         labelled=labelled,
         vocabulary=int(max(source.inputs.max() for _, source in named)) + 1 if kind == "tokens" else None,
-        train=len(fit), val=len(val), test=len(test.labels), fingerprint=fingerprint,
+        train=len(fit), val=len(val), test=len(held), fingerprint=fingerprint,
     )  # fmt: skip
-    return Dataset(record, fit, val, _whole(test, data.task))
+    return Dataset(record, fit, val, held)
 
 
 def with_targets(dataset: Dataset, path: Path) -> Dataset:
@@ -91,7 +95,8 @@ def _said_kind(data: DataConfig) -> Kind | None:
     return "signal" if data.kind is None and data.mel is not None else data.kind
 
 
-def _kind_of(inputs: Array) -> Kind:
+def kind_of(inputs: Array) -> Kind:
+    """Return what inputs are taken for where the configuration does not say it."""
     if inputs.ndim == 4 or (inputs.ndim == 3 and inputs.dtype == np.uint8):
         return "image"
     if inputs.ndim == 2 and np.issubdtype(inputs.dtype, np.integer):
@@ -246,11 +251,15 @@ def _check_channels(data: DataConfig, kind: Kind, shape: tuple[int, ...]) -> Non
             raise ConfigError(f"data.{key}: {len(values)} values, but samples have {channels} channel(s)")
 
 
-def _check_mel(data: DataConfig, kind: Kind, shape: tuple[int, ...]) -> None:
+def _check_mel(config: Config, kind: Kind, shape: tuple[int, ...]) -> None:
+    data = config.data
     if data.mel is None:
         return
     if kind != "signal" or channels_of(kind, shape) != 1:
         raise ConfigError(f"data.mel: is for waveforms (N, T) of one channel; this is {kind} data of shape {shape}")
+    rate = rate_of(data.train, config.folder)
+    if rate is not None and rate != data.mel.rate:
+        raise ConfigError(f"data.mel.rate: is {data.mel.rate}, but the WAV files have {rate} samples per second")
     if shape[0] < data.mel.window:
         raise ConfigError(f"data.mel: a window is {data.mel.window} samples, but waveforms have only {shape[0]}")
 
@@ -268,19 +277,29 @@ def _whole(source: Source, task: TaskName) -> Split:
     return Split(source.inputs, np.arange(len(labels)), labels)
 
 
-def _split(config: Config, train: Source, val: Source | None) -> tuple[Split, Split]:
-    task = config.data.task
-    whole = _whole(train, task)
+def _splits(config: Config, train: Source, test: Source | None, val: Source | None) -> tuple[Split, Split, Split]:
+    """Return what is trained on, the test set and the validation set; those that are not given are split from train."""
+    data = config.data
+    whole = _whole(train, data.task)
+    fit, held = (whole, _whole(test, data.task)) if test else _split(config, whole, "test")
     if val is not None:
-        return whole, _whole(val, task)
+        return fit, held, _whole(val, data.task)
+    fit, valid = _split(config, fit, "val")
+    return fit, held, valid
+
+
+def _split(config: Config, whole: Split, name: Literal["test", "val"]) -> tuple[Split, Split]:
     from sklearn.model_selection import train_test_split
 
+    data = config.data
+    key = f"{name}_fraction"
     try:
         fit, held = train_test_split(
-            whole.rows, test_size=config.data.val_fraction, random_state=config.seed % 2**32,
-            stratify=whole.labels if task == "classification" else None,
+            np.arange(len(whole)), test_size=getattr(data, key), random_state=config.seed % 2**32,
+            stratify=whole.labels if data.task == "classification" else None,
         )  # fmt: skip
     except ValueError as error:
-        raise ConfigError(f"data.val_fraction: train cannot be split by class: {error}; give data.val") from None
-    fit, held = np.sort(fit), np.sort(held)
-    return Split(whole.inputs, fit, whole.labels[fit]), Split(whole.inputs, held, whole.labels[held])
+        raise ConfigError(f"data.{key}: train cannot be split by class: {error}; give data.{name}") from None
+    parts = (np.sort(part) for part in (fit, held))
+    fitted, kept = (Split(whole.inputs, whole.rows[part], whole.labels[part]) for part in parts)
+    return fitted, kept

@@ -1,4 +1,4 @@
-"""Where samples come from: .npz files, image folders, and `package.module:function`."""
+"""Where samples come from: .npz files, folders of images or WAV files, and `package.module:function`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from edgedistill.data.audio import read_clips, read_header, wav_files
 from edgedistill.errors import ConfigError
 from edgedistill.runs import Run, hash_of
 from edgedistill.user_code import is_function, module_file, resolve_function
@@ -30,8 +31,8 @@ class Source(NamedTuple):
         return self.labels.size > 0 or self.labels.ndim < 2
 
 
-def load_source(text: str, folder: Path, size: int | None = None) -> Source:
-    """Load a source named in a configuration that lies in `folder`.
+def load_source(text: str, folder: Path, size: int | None = None, seconds: float | None = None) -> Source:
+    """Load a source named in a configuration that lies in `folder`; `size` is of images, `seconds` of WAV files.
 
     Raises ConfigError that names what is missing or malformed.
     """
@@ -39,10 +40,12 @@ def load_source(text: str, folder: Path, size: int | None = None) -> Source:
         return _from_function(text, folder)
     path = _existing(text, folder)
     if path.is_dir():
-        return _from_folder(path, size)
+        return _from_wav_folder(path, seconds) if wav_files(path) else _from_folder(path, size)
     if path.suffix == ".npz":
         return _from_npz(path)
-    raise ConfigError(f"data: '{text}' is neither an .npz file, a folder of images nor package.module:function")
+    raise ConfigError(
+        f"data: '{text}' is neither an .npz file, a folder of images or WAV files, nor package.module:function"
+    )
 
 
 def fingerprint_source(text: str, folder: Path, run: Run) -> str:
@@ -51,8 +54,17 @@ def fingerprint_source(text: str, folder: Path, run: Run) -> str:
         return hash_of([text, run.file_hash(module_file(text, folder))])
     path = _existing(text, folder)
     if path.is_dir():
-        return hash_of([[p.relative_to(path).as_posix(), run.file_hash(p)] for p in _image_files(path)])
+        return hash_of(
+            [[p.relative_to(path).as_posix(), run.file_hash(p)] for p in wav_files(path) or image_files(path)]
+        )
     return run.file_hash(path)
+
+
+def rate_of(text: str, folder: Path) -> int | None:
+    """Return the samples per second of a folder of WAV files, and None of other sources."""
+    path = (folder / text).resolve()
+    files = [] if is_function(text) or not path.is_dir() else wav_files(path)
+    return read_header(files[0]).rate if files else None
 
 
 def _existing(text: str, folder: Path) -> Path:
@@ -107,21 +119,22 @@ def _memory_mapped(path: Path, member: str) -> Array | None:
         return np.memmap(path, dtype, "r", file.tell(), shape, "F" if fortran else "C")
 
 
-def _image_files(folder: Path) -> list[Path]:
+def image_files(folder: Path) -> list[Path]:
+    """Return the images in the class folders of a folder."""
     return sorted(p for p in folder.glob("*/**/*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
 
 
 def _from_folder(folder: Path, size: int | None) -> Source:
-    files = _image_files(folder)
+    files = image_files(folder)
     if not files:
-        raise ConfigError(f"data: folder {folder.name} holds no images; expected {folder.name}/CLASS/IMAGE.png")
-    classes = tuple(sorted({p.relative_to(folder).parts[0] for p in files}))
-    index = {name: i for i, name in enumerate(classes)}
-    labels = np.array([index[p.relative_to(folder).parts[0]] for p in files], np.int64)
-    first = _decode(files[0], size, mode=None)
+        raise ConfigError(
+            f"data: folder {folder.name} holds no images or WAV files; expected {folder.name}/CLASS/IMAGE.png"
+        )
+    labels, classes = _by_folder(files, folder)
+    first = decode_image(files[0], size, mode=None)
     inputs = np.empty((len(files), *first.shape), np.uint8)
     for i, file in enumerate(files):
-        image = _decode(file, size, "L" if first.ndim == 2 else "RGB")
+        image = decode_image(file, size, "L" if first.ndim == 2 else "RGB")
         if image.shape != first.shape:
             raise ConfigError(
                 f"data: {file.name} is {image.shape[1]}x{image.shape[0]}, {files[0].name} is "
@@ -131,7 +144,20 @@ def _from_folder(folder: Path, size: int | None) -> Source:
     return Source(inputs, labels, classes)
 
 
-def _decode(file: Path, size: int | None, mode: str | None) -> Array:
+def _from_wav_folder(folder: Path, seconds: float | None) -> Source:
+    files = wav_files(folder)
+    return Source(read_clips(files, seconds), *_by_folder(files, folder))
+
+
+def _by_folder(files: list[Path], folder: Path) -> tuple[Array, tuple[str, ...]]:
+    """Return the labels of files, and the classes, which are the names of the folders they lie in."""
+    names = [p.relative_to(folder).parts[0] for p in files]
+    classes, labels = np.unique(names, return_inverse=True)
+    return labels.astype(np.int64), tuple(map(str, classes))
+
+
+def decode_image(file: Path, size: int | None, mode: str | None) -> Array:
+    """Read an image (H, W) or (H, W, 3), uint8, cropped to the middle and resized to `size`; grey stays grey without `mode`."""
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:

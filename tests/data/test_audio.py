@@ -1,0 +1,115 @@
+"""WAV folders as waveforms."""
+
+import wave
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgedistill.config_file import parse_config
+from edgedistill.data.audio import read_clip, read_clips, read_header, wav_files
+from edgedistill.data.dataset import load_dataset
+from edgedistill.data.sources import load_source
+from edgedistill.errors import ConfigError
+
+
+def write_wav(path: Path, samples: np.ndarray, rate: int = 8000) -> Path:
+    """Write PCM of any width: (T,) or (T, channels) of uint8 or int16, or int32 for 24 bits."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    width = {"uint8": 1, "int16": 2, "int32": 3}[samples.dtype.name]
+    raw = samples.astype("<i4").view(np.uint8).reshape(-1, 4)[:, :3] if width == 3 else samples
+    with wave.open(str(path), "wb") as clip:
+        clip.setnchannels(1 if samples.ndim == 1 else samples.shape[1])
+        clip.setsampwidth(width)
+        clip.setframerate(rate)
+        clip.writeframes(raw.tobytes())
+    return path
+
+
+@given(st.lists(st.integers(-32768, 32767), min_size=1, max_size=50))
+def test_sixteen_bits_are_read_as_they_are(tmp_path_factory, values):
+    samples = np.array(values, np.int16)
+    np.testing.assert_array_equal(read_clip(write_wav(tmp_path_factory.mktemp("w") / "a.wav", samples)), samples)
+
+
+@given(st.lists(st.integers(-(2**23), 2**23 - 1), min_size=1, max_size=50))
+def test_of_24_bits_the_upper_sixteen_are_kept(tmp_path_factory, values):
+    found = read_clip(write_wav(tmp_path_factory.mktemp("w") / "a.wav", np.array(values, np.int32)))
+    np.testing.assert_array_equal(found, np.array(values, np.int32) >> 8)
+
+
+def test_eight_bits_are_unsigned(tmp_path):
+    found = read_clip(write_wav(tmp_path / "a.wav", np.array([0, 128, 255], np.uint8)))
+    assert found.tolist() == [-32768, 0, 127 * 256]
+
+
+def test_channels_are_averaged(tmp_path):
+    path = write_wav(tmp_path / "a.wav", np.array([[100, 300], [-5, 5]], np.int16))
+    assert read_header(path).channels == 2
+    assert read_clip(path).tolist() == [200, 0]
+
+
+def test_clips_are_cut_and_padded_to_the_seconds_given(tmp_path):
+    for name, length in (("no/a.wav", 4000), ("yes/b.WAV", 12000)):
+        write_wav(tmp_path / "clips" / name, np.full(length, 7, np.int16))
+    with pytest.raises(
+        ConfigError, match=r"b\.WAV has 12000 samples, a\.wav has 4000; set data\.seconds .* seconds = 1\.5"
+    ):
+        load_source("clips", tmp_path)
+    source = load_source("clips", tmp_path, seconds=1.0)
+    assert (source.inputs.shape, source.inputs.dtype) == ((2, 8000), np.int16)
+    assert source.classes == ("no", "yes")
+    assert source.labels.tolist() == [0, 1]
+    assert [int((row == 7).sum()) for row in source.inputs] == [4000, 8000]
+
+
+def test_rates_are_not_mixed(tmp_path):
+    files = [write_wav(tmp_path / f"{rate}.wav", np.zeros(10, np.int16), rate) for rate in (8000, 16000)]
+    with pytest.raises(ConfigError, match=r"8000\.wav has 8000 samples per second, 16000\.wav has 16000"):
+        read_clips(files[::-1], None)
+
+
+@pytest.mark.parametrize("content", [b"", b"no wave", b"RIFF\x24\0\0\0WAVEfmt \x10\0\0\0\x03\0\x01\0" + bytes(20)])
+def test_what_is_no_pcm_is_named_with_a_way_out(tmp_path, content):
+    path = tmp_path / "yes" / "a.wav"
+    path.parent.mkdir()
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"yes/a\.wav is not a WAV file of PCM samples: .*ffmpeg"):
+        read_clip(path)
+    assert wav_files(tmp_path) == [path]
+
+
+BODY = {
+    "name": "x", "teacher": {"model": "zoo:resnet20"}, "student": {"model": "zoo:ds-cnn"},
+    "target": [{"name": "pc", "kit": "ort"}],
+}  # fmt: skip
+
+
+def config(folder: Path, **data):
+    return parse_config(BODY | {"data": data}, folder, "test")
+
+
+def test_a_test_set_is_split_off_where_none_is_given(tmp_path):
+    labels = np.arange(100) % 4
+    np.savez(tmp_path / "all.npz", inputs=np.arange(100 * 64, dtype=np.float32).reshape(100, 64), labels=labels)
+    found = load_dataset(config(tmp_path, train="all.npz", test_fraction=0.2, val_fraction=0.25), "f")
+    rows = [split.rows.tolist() for split in (found.train, found.val, found.test)]
+    assert [len(part) for part in rows] == [60, 20, 20]
+    assert sorted(np.concatenate(rows).tolist()) == list(range(100))
+    for split in (found.train, found.val, found.test):
+        assert split.labels.tolist() == labels[split.rows].tolist()
+    assert np.bincount(found.test.labels).tolist() == [5] * 4
+    again = load_dataset(config(tmp_path, train="all.npz", test_fraction=0.2, val_fraction=0.5), "f")
+    assert again.test.rows.tolist() == rows[2]
+
+
+def test_the_front_end_hears_at_the_rate_of_the_files(tmp_path):
+    for label in ("a", "b"):
+        for i in range(8):
+            write_wav(tmp_path / "clips" / label / f"{i}.wav", np.zeros(4000, np.int16))
+    mel = {"rate": 8000, "bins": 8}
+    assert load_dataset(config(tmp_path, train="clips", mel=mel, val_fraction=0.2), "f").record.shape == (4000,)
+    with pytest.raises(ConfigError, match=r"data\.mel\.rate: is 16000, but the WAV files have 8000"):
+        load_dataset(config(tmp_path, train="clips", mel=mel | {"rate": 16000}), "f")

@@ -1,0 +1,206 @@
+"""From data to a configuration that runs as it is: by flags, by questions on a terminal, and without either."""
+
+import os
+import pty
+import subprocess
+import sys
+import wave
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from edgedistill.config_file import load_config
+from edgedistill.data.dataset import load_dataset
+from edgedistill.data.look import look_at
+from edgedistill.errors import ConfigError
+from edgedistill.init_config import Wishes, render_config
+
+
+def edgedistill(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "edgedistill", *map(str, arguments)], cwd=cwd, stdin=subprocess.DEVNULL,
+        env=os.environ | {"EDGEDISTILL_CACHE": str(cwd / "cache")},
+        capture_output=True, text=True, timeout=600, check=False,
+    )  # fmt: skip
+
+
+def images(folder: Path, count: int = 120, size: int = 8, odd: int = 0, colour: bool = False) -> Path:
+    digits = load_digits()
+    chosen = [i for i in range(len(digits.target)) if digits.target[i] < 3][:count]
+    for place, i in enumerate(chosen):
+        path = folder / str(digits.target[i]) / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image = Image.fromarray((digits.images[i] * 15.9).astype(np.uint8))
+        side = size + 2 if place < odd else size
+        image = image.resize((side, side))
+        (image.convert("RGB") if colour else image).save(path)
+    return folder
+
+
+def arrays(path: Path, count: int = 120) -> Path:
+    rng = np.random.default_rng(0)
+    labels = np.arange(count) % 3
+    signals = rng.standard_normal((count, 64, 2)) + np.sin(np.arange(64) * (1 + labels[:, None]) / 3)[:, :, None]
+    np.savez(path, inputs=signals.astype(np.float32), labels=labels)
+    return path
+
+
+def clips(folder: Path, count: int = 60) -> Path:
+    rng = np.random.default_rng(0)
+    for i in range(count):
+        path = folder / ("low", "high")[i % 2] / f"{i}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        time = np.arange(2000 + 10 * i) / 8000
+        sound = 8000 * np.sin(2 * np.pi * (400, 2000)[i % 2] * time) + 500 * rng.standard_normal(len(time))
+        with wave.open(str(path), "wb") as clip:
+            clip.setnchannels(1)
+            clip.setsampwidth(2)
+            clip.setframerate(8000)
+            clip.writeframes(sound.astype("<i2").tobytes())
+    return folder
+
+
+DATA = {"images": images, "signals.npz": arrays, "clips": clips}
+KINDS = {"images": "image", "signals.npz": "signal", "clips": "signal"}
+
+
+def made(folder: Path, data: Path, *more: object) -> Path:
+    result = edgedistill("init", "job", "--data", data, "--epochs", 1, *more, cwd=folder)
+    assert result.returncode == 0, result.stderr
+    return folder / "job" / "edgedistill.toml"
+
+
+@pytest.mark.parametrize("name", DATA)
+def test_what_is_written_fits_the_data(tmp_path: Path, name: str) -> None:
+    data = DATA[name](tmp_path / name)
+    config = load_config(made(tmp_path, data, "--p95-ms", 5, "--size-bytes", 300_000, "--accuracy", 0.9))
+    assert (config.target[0].budget.p95_ms, config.target[0].budget.size_bytes) == (5.0, 300_000)
+    dataset = load_dataset(config, "any")
+    assert dataset.record.kind == KINDS[name]
+    assert len(dataset.train) > 2 * len(dataset.val)
+    inputs = dataset.train.inputs
+    if name == "images":
+        assert config.data.mean == pytest.approx([inputs.mean() / 255], abs=0.002)
+        assert config.data.std == pytest.approx([inputs.std() / 255], abs=0.002)
+        assert config.export.bake == ("normalize",)
+    elif name == "signals.npz":
+        assert config.data.mean == pytest.approx(inputs.mean(axis=(0, 1)), abs=0.01)
+    else:
+        assert (config.data.mel.rate, config.data.seconds) == (8000, 0.32)
+        assert dataset.record.shape == (round(0.32 * 8000),)
+
+
+def finishes(folder: Path, name: str) -> None:
+    config = made(folder, DATA[name](folder / name))
+    result = edgedistill("run", config, cwd=folder)
+    assert result.returncode == 0, result.stderr
+    assert "student  int8" in result.stdout
+    assert (folder / "runs" / config.parent.parent.joinpath(name).stem / "report.html").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", DATA)
+def test_what_is_written_runs_as_it_is(tmp_path: Path, name: str) -> None:
+    finishes(tmp_path, name)
+
+
+def test_images_of_several_sizes_are_resized_and_large_ones_made_smaller(tmp_path: Path) -> None:
+    found = look_at(images(tmp_path / "odd", size=12, odd=5, colour=True), None, tmp_path)
+    assert found.keys["size"] == 12
+    assert "12\u00d712 and 1 other sizes, colour; 3 classes of" in found.said
+    assert len(found.keys["mean"]) == 3
+    large = look_at(images(tmp_path / "large", count=30, size=200), None, tmp_path)
+    assert large.keys["size"] == 96
+    assert 'model = "zoo:mobilenetv1"' in render_config(large, Wishes(name="x", kit="ort"))
+
+
+def test_the_splits_in_a_folder_are_found(tmp_path: Path) -> None:
+    for split in ("train", "val", "test"):
+        images(tmp_path / "data" / split, count=30)
+    keys = look_at(tmp_path / "data", None, tmp_path / "job").keys
+    assert [keys[key] for key in ("train", "test", "val")] == ["../data/train", "../data/test", "../data/val"]
+    arrays(tmp_path / "train.npz")
+    arrays(tmp_path / "validation.npz")
+    for data in (tmp_path / "train.npz", tmp_path):
+        keys = look_at(data, None, tmp_path).keys
+        assert (keys["train"], keys["test"], keys.get("val")) == ("train.npz", "validation.npz", None)
+
+
+def test_values_for_labels_are_a_regression(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "values.npz", inputs=rng.random((50, 16, 1), np.float32), labels=rng.random(50, np.float32))
+    config = load_config(made(tmp_path, tmp_path / "values.npz"))
+    assert (config.data.task, config.distill.loss) == ("regression", "mse")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("nowhere", "no such file or folder"), ("loose", r"0\.png lies in no class folder; expected loose/CLASS/IMAGE\.png"),
+     ("empty", "expected empty/CLASS/IMAGE.png"), ("text.csv", r"neither a folder nor an \.npz"),
+     ("few", "class '2' has 1 samples; each needs at least 4"), ("bare.npz", "has no labels"),
+     ("several", r"holds a\.npz, b\.npz; name the one to train on")],
+)  # fmt: skip
+def test_data_that_cannot_be_learned_from(tmp_path: Path, name: str, words: str) -> None:
+    for folder in ("loose", "empty", "several"):
+        (tmp_path / folder).mkdir()
+    Image.new("L", (4, 4)).save(tmp_path / "loose" / "0.png")
+    (tmp_path / "text.csv").write_text("1,2")
+    images(tmp_path / "few", count=20)
+    for path in sorted((tmp_path / "few" / "2").iterdir())[1:]:
+        path.unlink()
+    np.savez(tmp_path / "bare.npz", inputs=np.zeros((5, 8, 1), np.float32))
+    for part in "ab":
+        arrays(tmp_path / "several" / f"{part}.npz")
+    with pytest.raises(ConfigError, match=words):
+        look_at(tmp_path / name, None, tmp_path)
+
+
+def test_mistakes_leave_no_file(tmp_path: Path) -> None:
+    data = images(tmp_path / "images", count=30)
+    for more in (("--target", "openvin"), ("--device", "http://x"), ("--name", "a b")):
+        result = edgedistill("init", "job", "--data", data, *more, cwd=tmp_path)
+        assert result.returncode == 2, more
+        assert not (tmp_path / "job").exists()
+    assert "perhaps 'openvino'?" in edgedistill("init", "--data", data, "--target", "openvin", cwd=tmp_path).stderr
+
+
+def answered(folder: Path, *answers: str) -> str:
+    """Answer the questions of init on a pseudo-terminal; return all that it showed."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "edgedistill", "init", "job"], cwd=folder, stdin=theirs, stdout=theirs, stderr=theirs
+    )
+    os.close(theirs)
+    os.write(ours, "".join(f"{answer}\n" for answer in answers).encode())
+    shown = b""
+    try:
+        while block := os.read(ours, 4096):
+            shown += block
+    except OSError:  # the other end is closed, which Linux tells by an error
+        pass
+    assert process.wait() == 0, shown.decode()
+    os.close(ours)
+    return shown.decode()
+
+
+def test_on_a_terminal_it_asks_until_the_answers_can_be_used(tmp_path: Path) -> None:
+    images(tmp_path / "images", count=30)
+    shown = answered(tmp_path, "nowhere", "images", "ftp://x", "ssh://me@pi", "ort", "-1", "5", "")
+    assert "nowhere: no such file or folder" in shown
+    assert "30 images of 8\u00d78, grey; 3 classes of" in shown
+    assert "Before that: edgedistill doctor --device ssh://me@pi" in shown
+    (target,) = load_config(tmp_path / "job" / "edgedistill.toml").target
+    assert (target.kit, target.device, target.budget.p95_ms, target.budget.size_bytes) == (
+        "ort",
+        "ssh://me@pi",
+        5.0,
+        None,
+    )
+
+
+def test_no_data_yet_is_a_template(tmp_path: Path) -> None:
+    assert "written; edit [data]" in answered(tmp_path, "")
+    assert "# temperature = 4.0" in (tmp_path / "job" / "edgedistill.toml").read_text()
