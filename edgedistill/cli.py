@@ -16,6 +16,7 @@ from edgedistill import __version__
 from edgedistill.cli_card import card, replay
 from edgedistill.cli_compare import compare
 from edgedistill.cli_init import init
+from edgedistill.cli_mobile import mobile
 from edgedistill.cli_options import (
     FILE,
     STAGE_COMMANDS,
@@ -187,7 +188,7 @@ def _pipeline(context: click.Context, config_path: Path, until: str, options: di
     show_job(job, as_json=options["as_json"])
 
 
-for _command in (init, compare, card, replay, serve):
+for _command in (init, compare, card, replay, serve, mobile):
     cli.add_command(_command)
 
 

@@ -20,7 +20,7 @@ LAYERS = (
     ("job",),
     ("models", "init_config", "distill", "quantize", "export", "deploy", "compare", "demo", "serve"),
     ("pipeline",),
-    ("cli", "cli_options", "cli_output", "cli_compare", "cli_card", "cli_init", "cli_serve"),
+    ("cli", "cli_options", "cli_output", "cli_compare", "cli_card", "cli_mobile", "cli_init", "cli_serve"),
 )
 
 

@@ -1,0 +1,151 @@
+"""The folder for app developers, from a real run, and the log of ONNX Runtime's checker."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+from click.testing import CliRunner
+
+from edgedistill.cli import cli
+from edgedistill.export.mobile_readme import readme
+from edgedistill.export.mobile_usability import Usability, parse_usability
+
+CONFIG = """
+name = "digits"
+[data]
+train = "edgedistill.demo:train"
+test = "edgedistill.demo:test"
+[teacher]
+model = "zoo:mlperf-resnet8"
+width = 0.25
+epochs = 1
+[student]
+model = "zoo:mlperf-resnet8"
+width = 0.25
+[distill]
+epochs = 1
+views = 1
+[quantize]
+mode = "ptq"
+[export]
+bake = ["normalize"]
+[[target]]
+name = "phone"
+kit = "ort"
+device = "ssh://phone.invalid"
+"""
+
+
+def edgedistill(*arguments):
+    return CliRunner().invoke(cli, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    (folder / "edgedistill.toml").write_text(CONFIG)
+    command = [sys.executable, "-m", "edgedistill", "-q", "export", "edgedistill.toml", "--run-dir", "digits"]
+    environment = os.environ | {"EDGEDISTILL_CACHE": str(folder / "cache")}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return folder / "digits"
+
+
+@pytest.fixture(scope="module")
+def folder(run):
+    done = edgedistill("mobile", run, "-o", run.parent / "app")
+    assert done.exit_code == 0, done.output + str(done.exception)
+    return run.parent / "app"
+
+
+def test_the_models_answer_the_examples(folder):
+    manifest = json.loads((folder / "mobile.json").read_text())
+    assert manifest["schema"] == "edgedistill.mobile/1"
+    assert [(model["precision"], model["encoding"]) for model in manifest["models"]] == [
+        ("fp32", None), ("int8", "s8-i32")]  # fmt: skip
+    given = manifest["inputs"][0]
+    inputs = np.fromfile(folder / "examples" / "input.raw", given["dtype"]).reshape(-1, *given["shape"])
+    answers = json.loads((folder / "examples" / "answers.json").read_text())["outputs"]["logits"]
+    assert len(inputs) == len(answers) == 8
+    for model in manifest["models"]:
+        content = (folder / model["file"]).read_bytes()
+        assert hashlib.sha256(content).hexdigest() == model["sha256"]
+        assert content[4:8] == b"ORTM"
+        session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+        got = [session.run(None, {given["name"]: one})[0].ravel() for one in inputs]
+        if model["precision"] == "int8":
+            assert np.abs(np.array(got) - answers).max() < 1e-3
+        assert model["max_abs_diff"] < 1e-3
+
+
+def test_nothing_says_where_it_was_made(folder):
+    for path in folder.rglob("*"):
+        if path.is_file():
+            content = path.read_bytes()
+            assert str(folder.parent).encode() not in content, path
+            assert b"/tmp/" not in content, path
+    operators = (folder / "required_operators_and_types.config").read_text()
+    assert operators.startswith("# Generated from model/s:\n# - student-fp32.ort\n# - student-int8.ort\n")
+    assert "QLinearConv" in operators
+
+
+def test_the_readme_spells_out_what_goes_in(folder):
+    text = (folder / "README.md").read_text()
+    assert "Input `input`: uint8, 1 x 8 x 8 (batch, height, width)." in text
+    assert "are inside the model, and are not to be done twice" in text
+    assert "OnnxTensor.createTensor(env, input, longArrayOf(1, 8, 8), OnnxJavaType.UINT8)" in text
+    assert "elementType: .uInt8, shape: [1, 8, 8]" in text
+    assert "0, 1, 2, 3, 4, 5, 6, 7, 8, 9." in text
+    assert "| int8 | NNAPI |" in text
+
+
+def test_preprocessing_that_is_not_in_the_model_is_listed_in_order(folder):
+    manifest = json.loads((folder / "mobile.json").read_text())
+    manifest["preprocessing"] |= {
+        "baked": False, "sample_shape": (32, 32, 3), "mean": (0.5, 0.4, 0.3), "std": (0.2, 0.2, 0.1), "log_mel": None,
+    }  # fmt: skip
+    manifest["inputs"] = [{"name": "input", "dtype": "float32", "shape": (1, 3, 32, 32)}]
+    text = readme(manifest, 8)
+    steps = [line for line in text.splitlines() if line[:1].isdigit() and line[1:3] == ". "]
+    assert steps == [
+        "1. Take the raw values as 32-bit floats; a sample is uint8, 32 x 32 x 3, as in the training data, channels last.",
+        "2. Move the channels to the front.",
+        "3. Divide by 255.",
+        "4. Subtract [0.5, 0.4, 0.3], by channel.",
+        "5. Divide by [0.2, 0.2, 0.1], by channel.",
+    ]
+    assert "1 x 3 x 32 x 32 (batch, channel, height, width)" in text
+    assert "allocateDirect(12288).order(ByteOrder.nativeOrder()).asFloatBuffer()" in text
+
+
+def test_a_folder_of_something_else_is_left_alone(run, folder, tmp_path):
+    (tmp_path / "mine").write_text("")
+    done = edgedistill("mobile", run, "-o", tmp_path)
+    assert "is not empty, and was not written by this command" in str(done.exception)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+    done = edgedistill("mobile", tmp_path, "-o", tmp_path / "x")
+    assert "not a run folder" in str(done.exception)
+
+
+LOG = Path(__file__).parent / "recorded" / "mobile-usability-1.32.txt"
+
+
+def test_the_checkers_log_is_read():
+    assert parse_usability(LOG.read_text(encoding="utf-8")) == (
+        Usability(provider="NNAPI", partitions=1, supported=76, nodes=76, unsupported=(), verdict="YES"),
+        Usability(
+            provider="CoreML NeuralNetwork", partitions=19, supported=24, nodes=76, verdict="NO",
+            unsupported=("ai.onnx:DequantizeLinear", "ai.onnx:QuantizeLinear", "ai.onnx:ReduceMean"),
+        ),
+        Usability(
+            provider="CoreML MLProgram", partitions=20, supported=25, nodes=76, verdict="NO",
+            unsupported=("ai.onnx:DequantizeLinear", "ai.onnx:QuantizeLinear"),
+        ),
+    )  # fmt: skip
+    assert parse_usability("INFO:  Checking NNAPI\nINFO:  something else\n") == ()
