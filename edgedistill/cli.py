@@ -271,8 +271,9 @@ def demo(context: click.Context, run_dir: Path, as_json: bool) -> None:  # noqa:
 def targets(context: click.Context) -> None:
     """List the kits, and what each lacks here."""
     from edgedistill.deploy.doctor import examine_kits
+    from edgedistill.serve.runtime import describe_kit
 
-    for finding in examine_kits(surroundings(context)[0]):
+    for finding in (*examine_kits(surroundings(context)[0]), describe_kit()):
         click.echo(finding)
 
 

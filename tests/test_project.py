@@ -44,7 +44,7 @@ def test_the_wheel_ships_the_kits_inside_the_package(tmp_path: Path) -> None:
     assert {"edgedistill/demo.toml", "edgedistill/init.toml", "edgedistill/py.typed"} <= set(names)
     listed = python("-m", "edgedistill", "targets", cwd=tmp_path, path=tmp_path / "installed")
     assert listed.returncode == 0, listed.stderr
-    assert [line.split()[0] for line in listed.stdout.splitlines()] == ["openvino", "ort", "tensorrt"]
+    assert [line.split()[0] for line in listed.stdout.splitlines()] == ["openvino", "ort", "tensorrt", "web"]
 
 
 def test_help_is_light() -> None:
@@ -104,7 +104,7 @@ def test_a_kit_of_ones_own_is_a_folder(tmp_path: Path) -> None:
     toml.write_text(toml.read_text().replace('name = "ort"', 'name = "mine"'))
     listed = python("-m", "edgedistill", "--targets", str(tmp_path / "kits"), "targets", cwd=tmp_path)
     assert listed.returncode == 0, listed.stderr
-    assert [line.split()[0] for line in listed.stdout.splitlines()] == ["mine", "openvino", "ort", "tensorrt"]
+    assert [line.split()[0] for line in listed.stdout.splitlines()] == ["mine", "openvino", "ort", "tensorrt", "web"]
 
 
 def test_init_writes_a_configuration_that_reads(tmp_path: Path) -> None:

@@ -117,8 +117,12 @@ def require_holds(result: Replay) -> None:
 
 
 def _chosen(card: Card, request: Request) -> list[Measurement]:
-    """Return the published measurements to repeat: those of the device named, or else of any, one for a kit and precision."""
-    here = [m for m in card.measurements if m.device.address == request.device] or card.measurements
+    """Return the published measurements to repeat: those of the device named, or else of any, one for a kit and precision.
+
+    A page's are not repeated: nobody can send a browser somewhere from here.
+    """
+    repeatable = [m for m in card.measurements if m.browser is None]
+    here = [m for m in repeatable if m.device.address == request.device] or repeatable
     wanted = {
         (m.kit, m.model.sha256): m
         for m in here

@@ -113,6 +113,10 @@ def find_kits(extra: tuple[Path, ...] = ()) -> dict[str, Kit]:
 def find_kit(name: str, kits: dict[str, Kit]) -> Kit:
     """Return the kit of that name, or raise ConfigError with the nearest match."""
     if name not in kits:
+        if (targets_folder() / name / "index.html").is_file():
+            raise ConfigError(
+                f"'{name}' is a page for browsers, and no kit to compile for: run 'edgedistill serve RUN'"
+            )
         raise ConfigError(f"unknown kit '{name}'{nearest(name, kits)}")
     return kits[name]
 

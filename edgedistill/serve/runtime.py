@@ -71,12 +71,12 @@ def runtime_folder(runtime: Runtime, given: Path | None, tell: Callable[[str], N
 
     Args:
         runtime: what is wanted.
-        given: where the user has it: npm's folder of the package, its folder dist, or the .tgz. None: the cache, which is
-            filled from npm at first.
+        given: where the user has it, if the cache lacks it: npm's folder of the package, its folder dist, or the .tgz.
+            None: it is fetched from npm.
         tell: says what is downloaded, before it is.
     """
     kept = caches_folder() / f"{runtime.package}-{runtime.version}"
-    if given is None and _is_whole(kept, runtime):
+    if _is_whole(kept, runtime):
         return kept
     if given is None:
         tell(
@@ -100,6 +100,15 @@ def caches_folder() -> Path:
     named = os.environ.get("EDGEDISTILL_CACHE")
     base = Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "edgedistill"
     return base / "web"
+
+
+def describe_kit() -> str:
+    """Return a line on the page for a list of kits: its engine, and whether that is still to be fetched."""
+    kit = read_web_kit()
+    runtime = kit.runtime
+    fetched = _is_whole(caches_folder() / f"{runtime.package}-{runtime.version}", runtime)
+    state = "" if fetched else f"; {runtime.bytes:,} bytes to fetch, once"
+    return f"{kit.name:10} {', '.join(kit.precisions):12} {runtime.package} {runtime.version}, by 'edgedistill serve RUN'{state}"
 
 
 def _is_whole(folder: Path, runtime: Runtime) -> bool:

@@ -17,7 +17,7 @@ export function plot(processes, title, width) {
   const y = (ms) => HEIGHT - BOTTOM - (Math.min(ms, top) / top) * (HEIGHT - BOTTOM - 8);
   for (const value of [0, top / 2, top]) {
     svg.append(element("path", { d: `M${LEFT} ${y(value)}H${width}`, class: "frame" }));
-    svg.append(text(LEFT - 6, y(value) + 4, short(value), "end"));
+    svg.append(text(LEFT - 6, y(value) + 4, value === top && sorted.at(-1) > top ? `≥ ${short(value)}` : short(value), "end"));
   }
   const column = (width - LEFT) / lists.length;
   for (const [i, list] of lists.entries()) {

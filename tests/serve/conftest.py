@@ -57,7 +57,8 @@ def serve(runtime: Path) -> Iterator[Callable[..., Served]]:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         assert process.stdout is not None
         served = Served(process, [process.stdout.readline().strip()])
-        threading.Thread(target=listen, args=(served,), daemon=True).start()
+        served.listener = threading.Thread(target=listen, args=(served,), daemon=True)
+        served.listener.start()
         started.append(served)
         assert served.links[0].startswith("http"), served.said or process.communicate()
         return served

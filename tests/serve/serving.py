@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -48,6 +49,7 @@ class Served:
     process: subprocess.Popen[str]
     links: list[str]
     said: list[str] = field(default_factory=list)
+    listener: threading.Thread | None = None
 
     def end(self) -> int:
         self.process.terminate()
@@ -57,10 +59,13 @@ class Served:
         code = self.process.wait(60)
         assert self.process.stdout is not None
         self.process.stdout.close()
+        assert self.listener is not None
+        self.listener.join()
         return code
 
 
 def listen(served: Served) -> None:
     assert served.process.stderr is not None
-    for line in served.process.stderr:
-        served.said.append(line.rstrip())
+    with served.process.stderr as lines:
+        for line in lines:
+            served.said.append(line.rstrip())

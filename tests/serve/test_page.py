@@ -12,7 +12,6 @@ import pytest
 from browser import CHROMIUM, FIREFOX, chromium, firefox
 from serving import Served, edgedistill
 
-SHORT = "document.querySelector('#effort option').value = '3x0.2'"
 READY = "document.getElementById('form')?.hidden === false"
 DONE = "document.body.dataset.state === 'done'"
 START = "document.getElementById('start').click()"
@@ -30,10 +29,10 @@ def measurements(run: Path) -> dict[str, dict]:
     return {f"{m['precision']['requested']} {m['threads']}": m for m in found}
 
 
-async def measure(page, link: str) -> dict:
+async def measure(page, link: str, effort: str) -> dict:
     await page.open(link)
     await page.until(READY)
-    await page.evaluate(SHORT)
+    await page.evaluate(f"document.querySelector('#effort option').value = '{effort}'")
     await page.evaluate(START)
     await page.until(DONE, 300)
     return await page.evaluate("""({
@@ -54,7 +53,7 @@ def test_a_phone_opens_the_link_and_its_figures_join_the_run(
     async def visit() -> tuple[dict, list[str]]:
         async with chromium("--ignore-certificate-errors") as page:
             await page.screen(390)
-            return await measure(page, served.links[0]), page.problems
+            return await measure(page, served.links[0], "3x0.2"), page.problems
 
     shown, problems = asyncio.run(visit())
     assert problems == []
@@ -113,7 +112,7 @@ def test_plain_http_gives_one_thread_and_says_what_that_costs(
 
     async def visit() -> tuple[dict, str]:
         async with chromium("--host-resolver-rules=MAP phone.test 127.0.0.1") as page:
-            shown = await measure(page, link)
+            shown = await measure(page, link, "1x0.2")
             return shown, await page.evaluate("document.getElementById('threads-note').textContent")
 
     shown, note = asyncio.run(visit())
@@ -173,7 +172,7 @@ def test_firefox_runs_it_too(run: Path, serve: Callable[..., Served], tmp_path: 
 
     async def visit() -> dict:
         async with firefox() as page:
-            return await measure(page, served.links[0])
+            return await measure(page, served.links[0], "1x0.2")
 
     shown = asyncio.run(visit())
     assert shown["problem"] == ""

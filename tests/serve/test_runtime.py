@@ -64,20 +64,26 @@ def test_another_package_than_the_pinned_one_is_refused(cache: Path, tmp_path: P
     assert not list(cache.rglob("*.mjs"))
 
 
-def test_a_users_own_copy_is_taken_from_a_file_or_a_folder(cache: Path, tmp_path: Path) -> None:
+def test_a_users_own_archive(cache: Path, tmp_path: Path) -> None:
     runtime = wanted(package(CONTENT), "https://nowhere.invalid/engine.tgz")
+    (tmp_path / "broken.tgz").write_bytes(b"no archive")
+    with pytest.raises(ConfigError, match=r"broken\.tgz"):
+        runtime_folder(runtime, tmp_path / "broken.tgz", print)
     (tmp_path / "engine.tgz").write_bytes(package(CONTENT))
     folder = runtime_folder(runtime, tmp_path / "engine.tgz", print)
     assert (folder / "two.wasm").read_bytes() == CONTENT["two.wasm"]
+    assert not list(tmp_path.rglob("evil"))
+
+
+def test_a_users_own_folder(cache: Path, tmp_path: Path) -> None:
+    runtime = wanted(package(CONTENT), "https://nowhere.invalid/engine.tgz")
     (tmp_path / "module" / "dist").mkdir(parents=True)
     with pytest.raises(ConfigError, match=r"has no one\.mjs"):
         runtime_folder(runtime, tmp_path / "module", print)
     for name, content in CONTENT.items():
         (tmp_path / "module" / "dist" / name).write_bytes(content)
-    assert runtime_folder(runtime, tmp_path / "module", print) == folder
-    (tmp_path / "broken.tgz").write_bytes(b"no archive")
-    with pytest.raises(ConfigError, match=r"broken\.tgz"):
-        runtime_folder(runtime, tmp_path / "broken.tgz", print)
+    folder = runtime_folder(runtime, tmp_path / "module", print)
+    assert (folder / "one.mjs").read_bytes() == CONTENT["one.mjs"]
 
 
 def test_the_kit_pins_what_it_names() -> None:
