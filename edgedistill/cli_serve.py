@@ -19,6 +19,8 @@ from edgedistill.cli_options import FILE, surroundings
 )
 @click.option("--runtime", type=FILE, metavar="PATH",
               help="onnxruntime-web from npm, a .tgz or a folder, where there is no network; otherwise fetched once.")  # fmt: skip
+@click.option("--encoding", "encodings", multiple=True, metavar="FORM",
+              help="Give int8 in this form, e.g. s8-i32; may be given several times, to measure which is the fastest.")  # fmt: skip
 @click.option("--count", type=click.IntRange(1), metavar="N", help="End after N measurements; by default at Ctrl-C.")
 @click.pass_context
 def serve(context: click.Context, /, run_folder: Path, **options: Any) -> None:

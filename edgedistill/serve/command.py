@@ -41,6 +41,7 @@ class Request:
     http: bool = False
     runtime: Path | None = None
     count: int | None = None
+    encodings: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -77,7 +78,7 @@ def serve(run_folder: Path, request: Request, report: Reporter) -> None:
     if not (run_folder / "manifest.json").is_file():
         raise ConfigError(f"{run_folder}: not a run folder; it has no manifest.json")
     kit = read_web_kit()
-    found = offers(Run(run_folder), kit)
+    found = offers(Run(run_folder), kit, request.encodings)
     runtime = runtime_folder(kit.runtime, request.runtime, report.line)
     visit = Visit(report, request.count)
     site = Site(run_folder, kit, found, runtime, secrets.token_urlsafe(TOKEN_BYTES), visit.tell)

@@ -60,6 +60,7 @@ class Offered(Record):
     """A model as a page is told of it."""
 
     key: str
+    title: str
     name: str
     precision: str
     encoding: str | None
@@ -82,30 +83,36 @@ class Offer:
     expected: str
 
 
-def offers(run: Run, kit: WebKit) -> tuple[Offer, ...]:
-    """Return what a run has for pages: float models, and the student's int8 in the encoding that the kit prefers.
+def offers(run: Run, kit: WebKit, encodings: tuple[str, ...] = ()) -> tuple[Offer, ...]:
+    """Return what a run has for pages: float models, and int8 in the encoding that the kit prefers, or in those named.
 
-    Raises ConfigError when nothing was exported, or a file is not as it was.
+    Raises ConfigError when nothing was exported, or an encoding was not, or a file is not as it was.
     """
     results = {name: _record(run, name, kind) for name, kind in STAGES.items()}
-    export, data = results["export"], results["data"]
+    export = results["export"]
     assert isinstance(export, ExportRecord)
-    assert isinstance(data, DataRecord)
-    made = [_offer(run, results, model, TASKS[data.task].metric) for model in chosen(export.models, kit)]
+    found = list(chosen(export.models, kit, encodings))
+    lacking = [encoding for encoding in encodings if encoding not in {model.encoding for model in found}]
+    if lacking:
+        known = ", ".join(sorted({str(model.encoding) for model in export.models if model.encoding in kit.encoding}))
+        raise ConfigError(f"{run.folder}: no int8 model as '{lacking[0]}' in it; there are: {known or 'none'}")
+    named = {model.file.sha256: f"-{model.encoding}" for model in found if model.encoding in encodings}
+    made = [_offer(run, results, model, named.get(model.file.sha256, "")) for model in found]
     if not made:
         raise ConfigError(f"{run.folder}: no model of it runs in a browser: opset up to {kit.opset}, fp32 or int8")
     return tuple(made)
 
 
-def chosen(models: tuple[OnnxModel, ...], kit: WebKit) -> Iterator[OnnxModel]:
-    """Yield the models that a kit runs, students first; of several int8 forms of one model the kit's favourite."""
+def chosen(models: tuple[OnnxModel, ...], kit: WebKit, encodings: tuple[str, ...] = ()) -> Iterator[OnnxModel]:
+    """Yield the models that a kit runs, students first; of several int8 forms the kit's favourite, or those named."""
     fit = [m for m in models if m.precision in kit.precisions and m.opset <= kit.opset and m.expected is not None]
     for name in ("student", "teacher"):
         for precision in kit.precisions:
             found = [
                 m for m in fit if (m.name, m.precision) == (name, precision) and m.encoding in (None, *kit.encoding)
             ]
-            yield from sorted(found, key=lambda m: 0 if m.encoding is None else kit.encoding.index(m.encoding))[:1]
+            ranked = sorted(found, key=lambda m: 0 if m.encoding is None else kit.encoding.index(m.encoding))
+            yield from [model for model in ranked if model.encoding in encodings] or ranked[:1]
 
 
 def _record(run: Run, stage: str, kind: type[Record]) -> Record:
@@ -115,16 +122,19 @@ def _record(run: Run, stage: str, kind: type[Record]) -> Record:
     return kind.model_validate(entry["record"])
 
 
-def _offer(run: Run, results: dict[str, Record], model: OnnxModel, metric: str) -> Offer:
+def _offer(run: Run, results: dict[str, Record], model: OnnxModel, suffix: str) -> Offer:
+    """Make the offer of a model; `suffix` tells its encoding where there are several, and ends what it is known by."""
+    data = results["data"]
+    assert isinstance(data, DataRecord)
     assert model.expected is not None
     path, io = _intact(run, model.file), _intact(run, model.io)
     layout, content = pack_requests(io, model.expected)
     told = Offered(
-        key=f"{model.name}-{model.precision}", name=model.name, precision=model.precision, encoding=model.encoding,
-        sha256=model.file.sha256, bytes=model.file.bytes, metric=metric, min_agreement=MIN_AGREEMENT[model.precision],
+        key=f"{model.name}-{model.precision}{suffix}", title=f"{model.name} {model.precision}{suffix.replace('-', ' ', 1)}", name=model.name, precision=model.precision, encoding=model.encoding,
+        sha256=model.file.sha256, bytes=model.file.bytes, metric=TASKS[data.task].metric, min_agreement=MIN_AGREEMENT[model.precision],
         requests=layout,
     )  # fmt: skip
-    identity = ModelIdentity(name=model.name, sha256=model.file.sha256, lineage=lineage_of(results, model))
+    identity = ModelIdentity(name=f"{model.name}{suffix}", sha256=model.file.sha256, lineage=lineage_of(results, model))
     return Offer(told, path, content, identity, io, model.expected)
 
 

@@ -41,9 +41,8 @@ async function begin() {
 function showModels() {
   for (const model of run.models) {
     const size = model.bytes < 1e6 ? `${Math.ceil(model.bytes / 1000)} kB` : `${(model.bytes / 1e6).toFixed(1)} MB`;
-    const words = `${model.name} ${model.precision}`;
     const box = node("input", { type: "checkbox", name: "model", value: model.key, checked: model.name === "student" });
-    byId("models").append(node("label", {}, box, node("span", {}, words, " ", node("span", { className: "note" }, size))));
+    byId("models").append(node("label", {}, box, node("span", {}, model.title, " ", node("span", { className: "note" }, size))));
   }
 }
 
@@ -94,7 +93,7 @@ function plan() {
   const [processes, seconds] = byId("effort").value.split("x").map(Number);
   const arms = models.flatMap((model) => threads.map((count) => ({
     about: model, threads: count, provider, processes: [],
-    title: `${model.name} ${model.precision}, ${provider === "webgpu" ? "GPU" : `${count} thread${count > 1 ? "s" : ""}`}`,
+    title: `${model.title}, ${provider === "webgpu" ? "GPU" : `${count} thread${count > 1 ? "s" : ""}`}`,
   })));
   const device = {
     id, name: byId("name").value.trim(), platform: about.platform, arch: about.arch, browser: about.browser,
@@ -234,7 +233,7 @@ function finish(made) {
     if (!float) continue;
     const ratio = middle(arm.processes.flatMap((one) => one.latency_ns)) / middle(float.processes.flatMap((one) => one.latency_ns));
     const words = ratio > 1 ? `takes ${ratio.toFixed(2)} times as long as` : `is ${(1 / ratio).toFixed(2)} times as fast as`;
-    lines.push(`With ${arm.threads} thread${arm.threads > 1 ? "s" : ""}, int8 ${words} fp32 in this browser.`);
+    lines.push(`With ${arm.threads} thread${arm.threads > 1 ? "s" : ""}, ${arm.about.title} ${words} fp32 in this browser.`);
   }
   byId("finding").textContent = lines.join(" ");
   byId("finding").hidden = !lines.length;

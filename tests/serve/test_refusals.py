@@ -95,6 +95,18 @@ def test_every_answer_isolates_the_page(served: Served) -> None:
         assert b"Content-Security-Policy: default-src 'none'" in answer
 
 
+def test_the_engine_is_sent_compressed_to_those_who_take_it(served: Served, runtime: Path) -> None:
+    async def fetch(encoding: str) -> tuple[str | None, int, str | None]:
+        async with aiohttp.ClientSession(auto_decompress=False) as client:
+            link = f"{served.links[0]}runtime/ort-wasm-simd-threaded.wasm"
+            async with client.get(link, headers={"Accept-Encoding": encoding}) as answer:
+                return answer.headers.get("Content-Encoding"), len(await answer.read()), answer.headers["Content-Type"]
+
+    whole, packed = (runtime / f"ort-wasm-simd-threaded.wasm{end}" for end in ("", ".gz"))
+    assert asyncio.run(fetch("gzip, br")) == ("gzip", packed.stat().st_size, "application/wasm")
+    assert asyncio.run(fetch("identity")) == (None, whole.stat().st_size, "application/wasm")
+
+
 async def send(link: str, body: bytes | str, path: str = "api/measurement") -> tuple[int, str]:
     async with aiohttp.ClientSession() as client, client.post(link + path, data=body) as answer:
         return answer.status, await answer.text()
