@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
 
 from edgedistill.compare.load import read_measurement
 from edgedistill.errors import ConfigError
@@ -16,10 +19,10 @@ MOST_DEVICES = 200
 class Progress(Record):
     """What a page says of itself while it works; `fraction` is None where it cannot tell."""
 
-    device: str
-    name: str
-    text: str
-    fraction: float | None
+    device: Annotated[str, Field(max_length=64)]
+    name: Annotated[str, Field(max_length=60)]
+    text: Annotated[str, Field(max_length=120)]
+    fraction: Annotated[float, Field(ge=0, le=1)] | None
 
 
 class Seen(Record):

@@ -18,8 +18,8 @@ from edgedistill.runs import write_atomic
 VALID_DAYS = 30
 
 
-def server_context(folder: Path, hosts: tuple[str, ...]) -> tuple[ssl.SSLContext, str]:
-    """Make a key and a certificate for addresses and names of this machine; return the context and its SHA-256 in hex.
+def server_context(folder: Path, hosts: tuple[str, ...]) -> ssl.SSLContext:
+    """Make a key and a certificate for addresses and names of this machine.
 
     The key lies in `folder`, readable by this user alone, for as long as the server runs.
     """
@@ -49,7 +49,7 @@ def server_context(folder: Path, hosts: tuple[str, ...]) -> tuple[ssl.SSLContext
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.load_cert_chain(os.fspath(public), os.fspath(private))
-    return context, certificate.fingerprint(hashes.SHA256()).hex()
+    return context
 
 
 def _alternative(host: str) -> x509.GeneralName:

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from aiohttp import web
 
@@ -22,7 +23,7 @@ from edgedistill.progress import Reporter
 from edgedistill.runs import Run
 from edgedistill.serve.app import Server, Site
 from edgedistill.serve.certificate import server_context
-from edgedistill.serve.links import lan_address, qr_code
+from edgedistill.serve.links import lan_address, name_of, qr_code
 from edgedistill.serve.offer import offers
 from edgedistill.serve.runtime import read_web_kit, runtime_folder
 
@@ -104,9 +105,8 @@ async def _listening(server: Server, request: Request, folder: Path) -> AsyncIte
     runner = web.AppRunner(server.application(), access_log=None, shutdown_timeout=SHUTDOWN_S)
     await runner.setup()
     host = request.host or lan_address() or "localhost"
-    context = (
-        None if request.http else server_context(folder, tuple(dict.fromkeys((host, "localhost", "127.0.0.1"))))[0]
-    )
+    names = tuple(dict.fromkeys((name_of(host), "localhost", "127.0.0.1")))
+    context = None if request.http else server_context(folder, names)
     try:
         links = [await _open(runner, host, request.port, context)]
         links.append(await _open(runner, "localhost", 0, None))
@@ -116,15 +116,16 @@ async def _listening(server: Server, request: Request, folder: Path) -> AsyncIte
 
 
 async def _open(runner: web.AppRunner, host: str, port: int, context: ssl.SSLContext | None) -> str:
+    """Open a door, and return the link to it."""
     at = "127.0.0.1" if host == "localhost" else host
-    site = web.TCPSite(runner, at, port, ssl_context=context)
+    open_before = list(runner.addresses)
     try:
-        await site.start()
+        await web.TCPSite(runner, at, port, ssl_context=context).start()
     except OSError as error:
         raise ConfigError(f"{at}, port {port}: {error.strerror}; choose others with --host and --port") from None
-    assert site._server is not None  # noqa: SLF001 - aiohttp does not tell the port that the system chose
-    chosen = site._server.sockets[0].getsockname()[1]  # type: ignore[attr-defined]  # noqa: SLF001
-    return f"http{'s' if context else ''}://{host}:{chosen}"
+    chosen = next(address for address in runner.addresses if address not in open_before)[1]
+    name = name_of(host)
+    return f"http{'s' if context else ''}://{f'[{name}]' if ':' in name else name}:{chosen}"
 
 
 def _print_links(links: list[str], report: Reporter) -> None:
@@ -137,10 +138,11 @@ def _print_links(links: list[str], report: Reporter) -> None:
                     "Then the page has threads, and a fine timer.")  # fmt: skip
     else:
         report.line(
-            "On a phone in this network, by plain HTTP: one thread only, no WebGPU, and a timer of about 100 us."
+            "On a phone in this network, by plain HTTP, which others in it can read: one thread only, no WebGPU, and a timer "
+            "of about 100 us."
         )
     report.line(f"On this machine: {inner}")
-    port = inner.split(":")[2].split("/")[0]
+    port = urlsplit(inner).port
     report.line(
         f"On a phone at a cable, without a warning: adb reverse tcp:{port} tcp:{port}, then open that link there."
     )

@@ -9,6 +9,9 @@ OUTSIDE = "192.0.2.1"
 """An address that no machine has (RFC 5737): asking for the way to it sends nothing."""
 
 
+EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - compared with, not listened at
+
+
 def lan_address() -> str | None:
     """Return the address by which this machine's network knows it; None without a network."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
@@ -18,6 +21,11 @@ def lan_address() -> str | None:
             return None
         address = str(probe.getsockname()[0])
     return None if address.startswith(("127.", "0.")) else address
+
+
+def name_of(host: str) -> str:
+    """Return the name by which others reach what listens at an address: of all addresses, the one in the local network."""
+    return lan_address() or "localhost" if host in EVERYWHERE else host
 
 
 def qr_code(link: str) -> str:
