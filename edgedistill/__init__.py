@@ -1,7 +1,13 @@
 """edgedistill: distil, quantize, export and compile a model, and measure it on the device."""
 
+from __future__ import annotations
+
 import os
 import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edgedistill.api import run as run
 
 # On import ONNX Runtime (from 1.32) and OpenVINO report usage and write into the home folder. Nothing of the kind was
 # asked for: the one is told not to, the other falls back to a stub when its reporter cannot be imported.
@@ -9,3 +15,12 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # None is how Python bars an import
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """Import the Python API when it is asked for: `edgedistill --help` must not pay for it."""
+    if name == "run":
+        from edgedistill.api import run
+
+        return run
+    raise AttributeError(f"module 'edgedistill' has no attribute '{name}'")

@@ -50,22 +50,14 @@ def show_plan(steps: Sequence[Step], *, as_json: bool) -> None:
 
 def _show_measured(job: Job, *, as_json: bool) -> None:
     """Print the comparison of a run's models and hold the configuration's gates against it."""
-    from edgedistill.compare.comparison import compare_runs, summarise_run
-    from edgedistill.compare.judge import judge, require_passed
-    from edgedistill.compare.load import load_results, load_run
+    from edgedistill.compare.judge import compare_job, require_passed
 
-    result, gate = load_run(job.run.folder), job.config.gate
-    comparison = summarise_run(result, {target.name: target.budget for target in job.config.target})
-    held = comparison
-    if gate.baseline is not None and gate.gates:
-        held = compare_runs(load_results([job.config.path(gate.baseline)])[0], [result])
-    outcomes = judge(held, gate.gates).gates
-    form = "json" if as_json else None
-    print_comparison(comparison.model_copy(update={"gates": outcomes}), form)
-    show_outcomes(outcomes, form)
+    comparison, form = compare_job(job), "json" if as_json else None
+    print_comparison(comparison, form)
+    show_outcomes(comparison.gates, form)
     if "report" in job.results and not as_json:
         click.echo(f"Report: {job.run.folder / 'report.html'}")
-    require_passed(outcomes)
+    require_passed(comparison.gates)
 
 
 def print_comparison(comparison: Comparison, form: str | None = None) -> None:

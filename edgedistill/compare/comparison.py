@@ -64,6 +64,20 @@ class Comparison(Record):
         frozen=True, extra="forbid", serialize_by_alias=True, validate_by_name=True, validate_by_alias=True
     )
 
+    def __repr__(self) -> str:
+        """Show the table: the fields are a page of numbers."""
+        from edgedistill.compare.notebook import to_text
+
+        return to_text(self)
+
+    def __str__(self) -> str:
+        return repr(self)
+
+    def _repr_html_(self) -> str:
+        from edgedistill.compare.notebook import to_html
+
+        return to_html(self)
+
 
 def compare(baseline: Measurement, candidates: Sequence[Measurement]) -> Comparison:
     """Set candidates against a baseline; IncomparableError lists each condition that differs."""

@@ -11,12 +11,14 @@ import math
 from collections.abc import Iterator, Sequence
 
 from edgedistill.compare import figures
-from edgedistill.compare.comparison import Comparison, Decision, Group, Outcome
+from edgedistill.compare.comparison import Comparison, Decision, Group, Outcome, compare_runs, summarise_run
 from edgedistill.compare.estimates import Estimate, estimate
 from edgedistill.compare.gate import Gate
+from edgedistill.compare.load import load_results, load_run
 from edgedistill.compare.rows import Row
 from edgedistill.compare.stats import NOISE_FLOOR
 from edgedistill.errors import ConfigError, GateError, IncomparableError, UndecidedError
+from edgedistill.job import Job
 
 WORTH_TRYING = 50
 """More processes than this are no advice: the figure is at its limit."""
@@ -31,6 +33,16 @@ def judge(comparison: Comparison, gates: Sequence[Gate]) -> Comparison:
     if gates and not outcomes:
         raise ConfigError("there is no candidate to hold the gates against; name a second run or measurement file")
     return comparison.model_copy(update={"gates": outcomes})
+
+
+def compare_job(job: Job) -> Comparison:
+    """Compare a measured run's models on each target, and hold the gates of its configuration against them."""
+    result, gate = load_run(job.run.folder), job.config.gate
+    comparison = summarise_run(result, {target.name: target.budget for target in job.config.target})
+    if gate.baseline is None or not gate.gates:
+        return judge(comparison, gate.gates)
+    others = compare_runs(load_results([job.config.path(gate.baseline)])[0], [result])
+    return comparison.model_copy(update={"gates": judge(others, gate.gates).gates})
 
 
 def require_passed(outcomes: Sequence[Outcome]) -> None:

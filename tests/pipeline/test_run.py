@@ -289,6 +289,44 @@ def test_the_gates_of_a_configuration_are_held_against_the_teacher(finished: Pat
     assert "Report: " in result.stdout
 
 
+CHECKS = """
+assert "student  int8" in repr(result) and max(map(len, repr(result).splitlines())) <= 80
+assert "<td>student</td>" in result._repr_html_()
+assert result.teacher.file.path == "teacher/model.safetensors"
+assert student == result.student
+assert {model.name for model in models} == {"teacher", "student"}
+partly = edgedistill.run("edgedistill.toml", until="student", quiet=True)
+assert partly.comparison is None and partly.bench is None and repr(partly).endswith("soft_labels, student")
+assert api.bench("edgedistill.toml") == result.bench
+import pathlib, tomllib
+from edgedistill.config_file import load_config
+table = tomllib.loads(pathlib.Path("edgedistill.toml").read_text())
+assert api.load_data(table) == api.load_data(load_config(pathlib.Path("edgedistill.toml"))) == result.data
+try:
+    edgedistill.run(table | {"nmae": "x"})
+except edgedistill.errors.ConfigError as error:
+    assert "perhaps 'name'" in str(error), error
+else:
+    raise AssertionError
+try:
+    edgedistill.runn
+except AttributeError as error:
+    assert "runn" in str(error)
+"""
+
+
+def test_the_examples_of_the_python_api_run(finished: Path) -> None:
+    from edgedistill import api
+
+    example = "\n".join(line[4:] for line in api.__doc__.splitlines() if line.startswith("    "))
+    assert "edgedistill.run(" in example
+    result = subprocess.run(
+        [sys.executable, "-c", f"{example}\n{CHECKS}"], cwd=finished, env=environment(finished),
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+
+
 def test_a_foreign_onnx_teacher_and_saved_logits(finished: Path, tmp_path: Path) -> None:
     run = finished / "runs" / "digits"
     shutil.copy(run / "onnx" / "teacher-fp32.onnx", tmp_path / "teacher.onnx")
