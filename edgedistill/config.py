@@ -302,6 +302,12 @@ class BenchConfig(Section):
     watts: Positive | None = None
 
 
+class TrackingConfig(Section):
+    """The trackers that each training tells of its epochs; each is an extra of the same name."""
+
+    trackers: tuple[Literal["tensorboard", "mlflow"], ...] = ()
+
+
 def _one_or_several(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
     """Take [teacher] or [[teacher]]; an error in a single table is then not said to be in the first of several."""
     return (TeacherConfig.model_validate(value),) if isinstance(value, dict) else validate(value)
@@ -323,6 +329,7 @@ class Config(Section):
     target: tuple[TargetConfig, ...] = ()
     bench: BenchConfig = BenchConfig()
     gate: GateConfig = GateConfig()
+    tracking: TrackingConfig = TrackingConfig()
     folder: Path = Field(default=Path(), exclude=True)
 
     @model_validator(mode="after")

@@ -362,12 +362,14 @@ def _preflight(job: Job, stages: tuple[Stage, ...]) -> None:
     from edgedistill.data.views import plain_views, training_views
     from edgedistill.distill.student import check_student
     from edgedistill.distill.teacher import check_teachers
+    from edgedistill.distill.tracking import check_trackers
     from edgedistill.export.onnx_export import OPSETS
 
     if job.config.export.opset is not None and job.config.export.opset not in OPSETS:
         raise ConfigError(
             f"export.opset: opset {job.config.export.opset} cannot be exported; {OPSETS[0]} to {OPSETS[-1]} can"
         )
+    check_trackers(job.config.tracking.trackers)
     dataset = job.dataset
     training_views(dataset.train, dataset.record, job.config)
     check_teachers(job.config, dataset.record, len(dataset.train.inputs))

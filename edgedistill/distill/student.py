@@ -24,6 +24,7 @@ from edgedistill.distill.predictors import predict_split, torch_predictor
 from edgedistill.distill.soft_labels import OnlineTeacher, load_soft_labels, online_predictor
 from edgedistill.distill.teacher import build_teacher, load_teacher, save_model
 from edgedistill.distill.top_k import check_top_k
+from edgedistill.distill.tracking import tracking_of
 from edgedistill.distill.training import Batch, Loss, Resume, Training, fit
 from edgedistill.errors import ConfigError
 from edgedistill.job import Job
@@ -164,7 +165,8 @@ def _train(job: Job, role: str, seed: int, teaching: Teaching) -> TrainedModel:
     if teaching.features is not None:
         first = np.zeros(1, np.int64)
         learner = feature_student(plan, model, teaching.features, feed.views.batch(first, first), seed)
-    history = fit(learner, Training(name, plan, feed, teaching.loss, validate, resume, seed, task.shown), job.report)
+    training = Training(name, plan, feed, teaching.loss, validate, resume, seed, task.shown, tracking_of(job))
+    history = fit(learner, training, job.report)
     saved = save_model(model, _weights(job, role, seed))
     return TrainedModel(
         spec=student_name(config), form="torch", file=job.run.ref(saved), parameters=count_parameters(model),

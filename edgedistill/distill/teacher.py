@@ -25,6 +25,7 @@ from edgedistill.distill.predictors import (
     predict_split,
     torch_predictor,
 )
+from edgedistill.distill.tracking import tracking_of
 from edgedistill.distill.training import Resume, Training, fit
 from edgedistill.errors import ConfigError
 from edgedistill.job import Job
@@ -176,7 +177,9 @@ def _torch_teacher(job: Job, number: int, folder: Path) -> TrainedModel:
         job.report.line(f"{label}: {plan.weights} loaded, {found}")
     else:
         feed = TrainingFeed(training_views(data.train, job.data, config), plan.batch_size, None, 0, config.seed)
-        training = Training(label, plan, feed, label_loss(plan), validate, resume, config.seed, task.shown)
+        training = Training(
+            label, plan, feed, label_loss(plan), validate, resume, config.seed, task.shown, tracking_of(job)
+        )
         history = fit(model, training, job.report)
         accuracy = max(epoch.val_accuracy for epoch in history)
     saved = save_model(model, folder / "model.safetensors")

@@ -18,6 +18,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from edgedistill import processes
 from edgedistill.config import TrainingConfig
+from edgedistill.distill.tracking import Tracking, tell, tracked
 from edgedistill.errors import EdgedistillError
 from edgedistill.progress import Advance, Reporter
 from edgedistill.records import Epoch
@@ -90,6 +91,7 @@ class Training:
     resume: Resume
     seed: int
     metric: str = "accuracy"
+    tracking: Tracking | None = None
 
 
 def fit(model: nn.Module, training: Training, report: Reporter) -> tuple[Epoch, ...]:
@@ -99,10 +101,12 @@ def fit(model: nn.Module, training: Training, report: Reporter) -> tuple[Epoch, 
     `resume.path` after each epoch; a training found there under the same key goes on from its last epoch and ends bit
     for bit where an unbroken one would. Raises EdgedistillError when the loss is no longer finite.
     """
-    from accelerate import Accelerator
+    with tracked(training.tracking, training.label, training.plan) as accelerator:
+        return _fit(model, training, report, accelerator)
 
+
+def _fit(model: nn.Module, training: Training, report: Reporter, accelerator: Any) -> tuple[Epoch, ...]:
     plan, label = training.plan, training.label
-    accelerator = Accelerator()
     optimizer = build_optimizer(model, plan)
     scheduler = build_schedule(optimizer, plan, len(training.feed))
     wrapped, prepared_optimizer = accelerator.prepare(model, optimizer)
@@ -114,6 +118,7 @@ def fit(model: nn.Module, training: Training, report: Reporter) -> tuple[Epoch, 
         for number in todo:
             epoch = _run_epoch(state, training, number, accelerator, advance)
             history += (epoch,)
+            tell(accelerator, epoch)
             if best is None or epoch.val_accuracy >= best[0]:
                 best = (epoch.val_accuracy, copy.deepcopy(state.kept.state_dict()))
             if processes.is_first():

@@ -15,6 +15,7 @@ from edgedistill.distill.feed import TrainingFeed
 from edgedistill.distill.losses import distillation_loss
 from edgedistill.distill.predictors import predict_split, torch_predictor
 from edgedistill.distill.soft_labels import OnlineTeacher
+from edgedistill.distill.tracking import tracking_of
 from edgedistill.distill.training import Resume, Training, fit
 from edgedistill.job import Job
 from edgedistill.quantize.prepare import Prepared
@@ -41,7 +42,9 @@ def finetune(job: Job, student: nn.Module, prepared: Prepared, name: str) -> tup
     teacher = OnlineTeacher(torch_predictor(student, "fp32"))
     feed = TrainingFeed(views, plan.batch_size, teacher, 0, config.seed)
     resume = Resume(job.folder("quantized") / f"{name}-resume.pt", job.keys["quantize"])
-    training = Training(name, plan, feed, distillation_loss(plan), validate, resume, config.seed, task.shown)
+    training = Training(
+        name, plan, feed, distillation_loss(plan), validate, resume, config.seed, task.shown, tracking_of(job)
+    )
     return fit(prepared, training, job.report)
 
 
