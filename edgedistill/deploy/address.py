@@ -8,11 +8,17 @@ from urllib.parse import parse_qsl, urlsplit
 from edgedistill.errors import ConfigError
 from edgedistill.records import Record
 
-FORMS = "'local' or 'ssh://user@host:port'"
+OPTIONS = {"ssh": "python", "adb": "runner"}
+"""What may stand behind the question mark, by scheme."""
+SERIAL = re.compile(r"[A-Za-z0-9._:\[\]-]+")
+FORMS = "'local', 'ssh://user@host:port' or 'adb://serial'"
 
 
 class Address(Record):
-    """A device's address; `text` is what the user wrote, `python` the interpreter there that has the engine."""
+    """A device's address; `text` is what the user wrote, `python` the interpreter there that has the engine.
+
+    For adb, `host` is the serial, and `runner` the folder here with the runner for phones.
+    """
 
     text: str
     scheme: str
@@ -20,6 +26,7 @@ class Address(Record):
     host: str = ""
     port: int | None = None
     python: str | None = None
+    runner: str | None = None
 
     @property
     def label(self) -> str:
@@ -33,7 +40,8 @@ class Address(Record):
 def parse_address(text: str) -> Address:
     """Read a device's address, or raise ConfigError that says what one looks like.
 
-    ssh://[user@]host[:port][?python=PATH]; host may be an alias of ~/.ssh/config.
+    ssh://[user@]host[:port][?python=PATH]; host may be an alias of ~/.ssh/config. adb://SERIAL[?runner=FOLDER]; a phone on
+    Wi-Fi has its address and port for a serial.
     """
     if text == "local":
         return Address(text=text, scheme="local")
@@ -42,16 +50,21 @@ def parse_address(text: str) -> Address:
         query, port = dict(parse_qsl(parts.query, strict_parsing=bool(parts.query))), parts.port
     except ValueError as error:
         raise ConfigError(f"device '{text}': {error}; a device is {FORMS}") from None
-    if parts.scheme != "ssh":
+    if parts.scheme not in OPTIONS:
         raise ConfigError(f"device '{text}': a device is {FORMS}")
-    unknown = [f"?{key}" for key in query if key != "python"]
+    option = OPTIONS[parts.scheme]
+    unknown = [f"?{key}" for key in query if key != option]
     if parts.password is not None:
         raise ConfigError(
             f"device 'ssh://…@{parts.hostname}': a password has no place in a URL; use keys (ssh-copy-id)"
         )
     if unknown or parts.path.strip("/") or parts.fragment or not parts.hostname:
         odd = unknown[0] if unknown else parts.path or parts.fragment or "no host"
-        raise ConfigError(f"device '{text}': '{odd}' is not understood; a device is {FORMS}, perhaps ?python=PATH")
+        raise ConfigError(f"device '{text}': '{odd}' is not understood; a device is {FORMS}, perhaps ?{option}=PATH")
+    if parts.scheme == "adb":
+        if not SERIAL.fullmatch(parts.netloc):
+            raise ConfigError(f"device '{text}': '{parts.netloc}' is no serial; 'adb devices' lists them")
+        return Address(text=text, scheme="adb", host=parts.netloc, runner=query.get("runner"))
     return Address(
         text=text, scheme="ssh", user=parts.username, host=parts.hostname, port=port, python=query.get("python")
     )

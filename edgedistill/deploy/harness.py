@@ -14,6 +14,7 @@ from typing import Any, Final, TypeVar
 
 from pydantic import ValidationError
 
+from edgedistill.deploy.adb_run import run_over_adb
 from edgedistill.deploy.address import Address, parse_address
 from edgedistill.deploy.conditions import Examined
 from edgedistill.deploy.kits import Kit, targets_folder
@@ -28,7 +29,7 @@ PROBE_TIMEOUT_S = 120.0
 COMPILE_TIMEOUT_S = 1800.0
 ENGINE_FAILED = 5
 USAGE = 2
-TRANSPORTS: Final[Mapping[str, Transport]] = {"local": run_here, "ssh": run_over_ssh}
+TRANSPORTS: Final[Mapping[str, Transport]] = {"local": run_here, "ssh": run_over_ssh, "adb": run_over_adb}
 
 T = TypeVar("T")
 

@@ -76,7 +76,7 @@ def form_on(kit: Kit, address: str) -> Form:
 def _ask_device(name: str, folder: Path, address: str) -> dict[str, str]:
     facts = probe(read_kit(folder).model_copy(update={"name": name}), address).device(address)
     engine = f"{facts.engine.name} {facts.engine.version}"
-    return {"id": facts.id, "cpu": facts.cpu, "arch": facts.arch, "python": facts.python, "engine": engine}
+    return {"id": facts.id, "cpu": facts.cpu, "arch": facts.arch, "python": facts.python or "", "engine": engine}
 
 
 def compile_artifacts(job: Job) -> CompileRecord:

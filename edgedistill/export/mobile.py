@@ -69,7 +69,7 @@ class Preprocessing(Record):
 
 
 class Mobile(Record):
-    """The manifest of the folder, schema edgedistill.mobile/1."""
+    """The manifest of the folder, schema edgedistill.mobile/1; `probabilities`: the softmax is inside the model."""
 
     schema_: Literal["edgedistill.mobile/1"] = Field(default="edgedistill.mobile/1", serialization_alias="schema")
     name: str
@@ -79,6 +79,7 @@ class Mobile(Record):
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     preprocessing: Preprocessing
+    probabilities: bool
     models: tuple[MobileModel, ...]
     made_with: str
 
@@ -99,7 +100,8 @@ def write_mobile(run: Run, kit: Kit, folder: Path) -> Mobile:
     mobile = Mobile(
         name=run.folder.name, kind=data.kind, task=data.task, classes=data.classes,
         inputs=tuple(map(_tensor, source.graph.input)), outputs=tuple(map(_tensor, source.graph.output)),
-        preprocessing=_preprocessing(run, data), models=made, made_with=f"onnxruntime {_version()}",
+        preprocessing=_preprocessing(run, data), models=made,
+        probabilities="scores" in run.stages["export"]["config"]["export"]["bake"], made_with=f"onnxruntime {_version()}",
     )  # fmt: skip
     write_atomic(folder / "README.md", readme(mobile.model_dump(), EXAMPLES))
     write_atomic(folder / "mobile.json", mobile.model_dump_json(indent=2, by_alias=True) + "\n")

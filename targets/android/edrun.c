@@ -5,6 +5,7 @@
  *   edrun bench --model M --input FILE…      time inferences for --seconds; raw samples go to --samples PREFIX
  *   edrun work  --model M --input FILE…      infer for --seconds, and say how often and when, for a meter of energy
  *
+ * --lib FILE, or EDGEDISTILL_ORT, is ONNX Runtime's library, by default ./libonnxruntime.so.
  * Prints one JSON object as the last line of stdout. Exit codes: 0 fine, 2 usage, 5 the engine failed. One file of raw values
  * per input or output, in the model's order. Works with glibc and with Android's bionic; needs nothing but libonnxruntime.so.
  */
@@ -37,7 +38,9 @@ static void add(char **list, size_t *n, char *value) {
 }
 
 static Arguments parse(int count, char **values) {
-    Arguments found = {.verb = count > 1 ? values[1] : "", .library = "./libonnxruntime.so", .seconds = 5, .threads = 1};
+    Arguments found = {.verb = count > 1 ? values[1] : "", .library = getenv("EDGEDISTILL_ORT"), .seconds = 5, .threads = 1};
+    if (!found.library)
+        found.library = "./libonnxruntime.so";
     for (int i = 2; i < count; i += 2) {
         char *key = values[i], *value = i + 1 < count ? values[i + 1] : NULL;
         if (!value)
@@ -176,6 +179,20 @@ static void compare_request(Model *model, const Arguments *arguments, FILE **exp
     }
 }
 
+static void print_outputs(const Model *model) {
+    printf(", \"outputs\": [");
+    for (size_t i = 0; i < model->n_outputs; i++) {
+        const Tensor *output = &model->outputs[i];
+        printf("%s{\"name\": ", i ? ", " : "");
+        print_json(output->name);
+        printf(", \"type\": %d, \"shape\": [", output->type);
+        for (size_t k = 0; k < output->rank; k++)
+            printf("%s%lld", k ? ", " : "", (long long)output->shape[k]);
+        printf("]}");
+    }
+    printf("]");
+}
+
 static void open_all(FILE **files, char *const *paths, size_t n, const char *mode) {
     for (size_t i = 0; i < n; i++)
         if (!(files[i] = fopen(paths[i], mode)))
@@ -216,6 +233,7 @@ static void check(const Arguments *arguments) {
         printf("{\"max_abs_diff\": %.9g, \"agreement\": %.9g}", parity.largest, (double)parity.agreed / requests.count);
     else
         fail(FAILED, "the model answers with infinite or undefined values");
+    print_outputs(&model);
     printf(", \"latency_ns\": null, \"emulated\": ");
     print_emulated();
     printf("}\n");

@@ -56,15 +56,17 @@ def check(job: Job) -> List[Dict[str, Any]]:
         trials = [Trial(arm, job, Path(scratch) / str(i)) for i, arm in enumerate(job.arms)]
         for trial in trials:
             trial.attempt(trial.check)
-    return [trial.result or {"name": trial.arm.name, "check": _checked(trial)} for trial in trials]
+    return [
+        trial.result or {"name": trial.arm.name, "check": labelled(trial.checked, trial.arm.target)} for trial in trials
+    ]
 
 
-def _checked(trial: "Trial") -> Dict[str, Any]:
+def labelled(checked: Dict[str, Any], target: str) -> Dict[str, Any]:
     """Return what a check found, under the name of the target that it is valid for."""
     keys = ("requests", "accuracy", "parity", "executed", "device", "reasons")
-    found = {key: trial.checked[key] for key in keys}
+    found = {key: checked[key] for key in keys}
     if not found["device"]["emulated"]:
-        return dict(found, target=trial.arm.target)
+        return dict(found, target=target)
     reasons = dict(found["reasons"], latency_ns=EMULATED.format(found["device"]["emulated"]))
     arch = {"aarch64": "arm64"}.get(found["device"]["arch"], found["device"]["arch"])
     return dict(found, target=f"emulated-{arch}", latency_ns=None, reasons=reasons)

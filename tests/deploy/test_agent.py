@@ -164,7 +164,7 @@ def test_addresses_are_read():
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("nano@jetson", "a device is 'local' or 'ssh://user@host:port'"),
+        ("nano@jetson", "a device is 'local', 'ssh://user@host:port' or 'adb://serial'"),
         ("ssh://", "'no host' is not understood"),
         ("ssh://host:port", "a device is"),
         ("ssh://host/home", "'/home' is not understood"),

@@ -53,7 +53,7 @@ def test_a_missing_engine_comes_with_the_line_that_installs_it(tmp_path):
 
 def test_a_device_of_an_unknown_kind_is_refused(tmp_path):
     with pytest.raises(
-        ConfigError, match=r"device 'carrier-pigeon://1': a device is 'local' or 'ssh://user@host:port'"
+        ConfigError, match=r"device 'carrier-pigeon://1': a device is 'local', 'ssh://user@host:port' or 'adb://serial'"
     ):
         run_bench(job(scripted_arm(tmp_path, "a", address="carrier-pigeon://1")), tmp_path, print)
 

@@ -1,0 +1,111 @@
+"""From what the runner for phones left behind to measurements and their raw samples, by the harness's own statistics.
+
+The host runs this in a fresh process with the harness's folder in PYTHONPATH: assemble.py SPEC.json. A phone has no Python.
+Prints what the harness's verbs print. Raw files are in the folder that each arm names.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any, Dict
+
+import bench
+import check
+import energy
+import numpy as np
+import results
+import stats
+from extra import Extra
+from job import Arm
+from kit import EngineError, load_engine
+from workers import refuse_downgrade
+
+DTYPES = {1: "f4", 2: "u1", 3: "i1", 4: "u2", 5: "i2", 6: "i4", 7: "i8", 9: "?", 10: "f2", 11: "f8", 12: "u4", 13: "u8"}
+"""numpy's names of ONNX's element types."""
+
+NOT_ASKED = "the runner for phones has no pass for it"
+NOT_READ = ("device_bytes", "wait_ns", "others", "stolen", "siblings_busy")
+
+
+def main(path: Path) -> None:
+    """Write and print the measurements, or print the checks, of the arms of a spec."""
+    spec = json.loads(path.read_text(encoding="utf-8"))
+    answers = []
+    for table in spec["arms"]:
+        name = table["arm"]["name"]
+        if table["error"] is not None:
+            answers.append({"name": name, "error": table["error"]})
+            continue
+        try:
+            answers.append(dict(_result(spec, table, Path(table["folder"])), name=name))
+        except EngineError as error:
+            answers.append({"name": name, "error": str(error)})
+    sys.stdout.write("\n" + json.dumps(answers, allow_nan=False) + "\n")
+
+
+def _result(spec: Dict[str, Any], table: Dict[str, Any], folder: Path) -> Dict[str, Any]:
+    arm = _arm(table["arm"])
+    checked, kept = _checked(spec, table, folder, arm)
+    if spec["verb"] == "check":
+        return {"check": bench.labelled(checked, arm.target)}
+    np.savez(folder / "check.npz", **kept)
+    processes = [_process(answer, folder / f"process-{i}") for i, answer in enumerate(table["processes"])]
+    measured = results.measurement(arm, checked, processes, _extra(spec, table))
+    measured["reasons"].update(table["reasons"])
+    results.write(Path(spec["out"]), arm.name, measured, results.raw_samples(folder / "check.npz", processes))
+    return {"measurement": measured}
+
+
+def _arm(table: Dict[str, Any]) -> Arm:
+    values = dict({"reasons": {}, "watts": None}, **table)
+    for key in ("kit_dir", "entry", "io"):
+        values[key] = Path(values[key])
+    return Arm(**{key: values[key] for key in Arm._fields})
+
+
+def _checked(spec: Dict[str, Any], table: Dict[str, Any], folder: Path, arm: Arm) -> "tuple":
+    """Return what a check answers, and the arrays worth keeping."""
+    answer = table["check"]
+    outputs = {}
+    for i, told in enumerate(answer["outputs"]):
+        raw = np.fromfile(folder / f"output-{i}", np.dtype(DTYPES[told["type"]]))
+        outputs[told["name"]] = raw.reshape(answer["requests"], *told["shape"])
+    with np.load(arm.io, allow_pickle=False) as archive:
+        recorded = {name: archive[name][: answer["requests"]] for name in archive.files}
+    asked = {"reasons": arm.reasons, "metric": arm.metric, "expected": arm.expected, "kit": arm.kit}
+    found, kept = check.compare(outputs, recorded, asked)
+    executed = load_engine(arm.kit, arm.kit_dir).count_layers(arm.entry.read_bytes())
+    refuse_downgrade(arm.kit, arm.precision, executed)
+    told = {"device": spec["device"], "executed": executed, "settings": None, "requests": answer["requests"]}
+    return dict(found, **told), kept
+
+
+def _process(answer: Dict[str, Any], prefix: Path) -> results.ProcessResult:
+    latency, warm_up = (np.fromfile(f"{prefix}.{name}", np.int64) for name in ("latency_ns", "warmup_ns"))
+    preempted = np.fromfile(f"{prefix}.preempted", np.uint8).astype(bool)
+    told = {key: value for key, value in answer.items() if key not in ("n", "emulated")}
+    told.update(dict.fromkeys(NOT_READ))
+    return results.ProcessResult(told, stats.Samples(latency, preempted), warm_up, None)
+
+
+def _extra(spec: Dict[str, Any], table: Dict[str, Any]) -> Extra:
+    more = Extra()
+    more.environment = spec["environment"]
+    more.reasons = {"throughput": NOT_ASKED, "layers": NOT_ASKED, "soak": NOT_ASKED, "memory_bytes.net": NOT_ASKED}
+    metered = table["energy"]
+    if metered["reason"] is None:
+        try:
+            series = energy.LOGS[metered["log"]](metered["text"], 0)
+            found = energy.figures(series, energy.Marks.read(metered["marks"]))
+            more.energy = dict(found, source=metered["source"], scope=metered["scope"])
+        except energy.NoSourceError as reason:
+            metered["reason"] = str(reason)
+    if metered["reason"] is not None:
+        more.reasons["energy_uj"] = metered["reason"]
+    return more
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,272 @@
+"""The real adb against a device daemon of our own, which executes the runner: this machine's build, and ARM64's under QEMU."""
+
+import asyncio
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+from adbd import Adb, Device
+from jobs import TARGETS, write_job
+from tiny_onnx import build, record
+
+from edgedistill.deploy.adb_run import run_over_adb
+from edgedistill.deploy.address import parse_address
+from edgedistill.deploy.harness import Compilation, compile_model, probe, run_bench
+from edgedistill.deploy.kits import read_kit
+from edgedistill.deploy.task import Task
+from edgedistill.errors import ConfigError, DeviceError
+from edgedistill.measurement import Measurement
+
+ORT = TARGETS / "ort"
+QEMU = os.environ.get("EDGEDISTILL_ARM64")
+GETPROP = """[ro.build.version.release]: [14]
+[ro.product.manufacturer]: [Example]
+[ro.product.model]: [Phone 7]
+[ro.serialno]: [ABC123]
+[ro.soc.manufacturer]: [Maker]
+[ro.soc.model]: [X1]
+"""
+BATTERY = "Current Battery Service state:\n  AC powered: false\n  USB powered: true\n  status: 2\n  level: 84\n  voltage: 4063\n"
+THERMAL = """Thermal Status: 0
+Cached temperatures:
+	Temperature{mValue=80.0, mType=2, mName=battery, mStatus=3}
+Current temperatures from HAL:
+	Temperature{mValue=31.25, mType=3, mName=VIRTUAL-SKIN, mStatus=0}
+Current cooling devices from HAL:
+"""
+RAILS = r"""now=$(($(date +%s%N) / 1000000))
+printf '\n============= PowerStats HAL 2.0 energy meter ==============\n'
+printf '  %32s   %14s.00 mWs\n' '[S4M_VDD_CPUCL0]:CPU' $((now * 2)) '[S10M_VDD_TPU]:TPU' $now
+printf '========== End of PowerStats HAL 2.0 energy meter ==========\n'
+"""
+
+
+@pytest.fixture(scope="module")
+def adb(tmp_path_factory):
+    """The real adb, its server on a port of its own, its key in a home of its own."""
+    if shutil.which("adb") is None:
+        pytest.skip("adb is not installed: sudo apt-get install adb")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    before = {name: os.environ.get(name) for name in ("ANDROID_ADB_SERVER_PORT", "HOME")}
+    os.environ |= {"ANDROID_ADB_SERVER_PORT": str(port), "HOME": str(tmp_path_factory.mktemp("home"))}
+    yield Adb(port)
+    Adb(port)("kill-server")
+    for name, value in before.items():
+        os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
+
+
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("programs")
+    (folder / "said").mkdir()
+    for name, text in {"battery": BATTERY, "thermalservice": THERMAL}.items():
+        (folder / "said" / name).write_text(text)
+    (folder / "getprop").write_text(f"#!/bin/sh\ncat <<'END'\n{GETPROP}END\n")
+    (folder / "rails.sh").write_text("")
+    (folder / "dumpsys").write_text(
+        f'#!/bin/sh\ncase $1 in android*) . "{folder}/rails.sh";; *) cat "{folder}/said/$1";; esac\n'
+    )
+    for name in ("getprop", "dumpsys"):
+        (folder / name).chmod(0o755)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runner(tmp_path_factory):
+    """The folder of a runner for this machine."""
+    libraries = list((Path(onnxruntime.__file__).parent / "capi").glob("libonnxruntime.so.*"))
+    if shutil.which("cc") is None or not libraries:
+        pytest.skip("there is no C compiler, or this ONNX Runtime has no library of its own")
+    folder = tmp_path_factory.mktemp("runner")
+    subprocess.run([str(TARGETS / "android" / "build.sh"), str(folder / "edrun")], check=True)
+    shutil.copy(libraries[0], folder / "libonnxruntime.so")
+    return folder
+
+
+@pytest.fixture
+def phone(adb, programs, tmp_path):
+    device = Device(tmp_path / "phone", programs)
+    assert "connected" in adb("connect", device.serial)
+    yield device
+    adb("disconnect", device.serial)
+    device.unplug()
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    made = {"fp32": build(folder / "fp32.onnx")} | {
+        encoding: build(folder / f"{encoding}.onnx", encoding) for encoding in ("u8-i32", "s8-i32")
+    }
+    record(folder / "io.npz", made)
+    return folder
+
+
+def url(device, runner):
+    return f"adb://{device.serial}?runner={runner}"
+
+
+def compiled(models, name, out, address):
+    """Compile a model for the phone; return its arm of a job."""
+    precision = "fp32" if name == "fp32" else "int8"
+    out.mkdir(parents=True)
+    made = compile_model(
+        Compilation(
+            kit=read_kit(ORT), model=models / f"{name}.onnx", precision=precision, threads=1, out=out, address=address
+        )
+    )
+    assert made["entry"] == "mobile/model.ort"
+    return {
+        "name": name, "target": "phone", "address": address, "kit": "ort", "kit_dir": str(ORT), "precision": precision,
+        "threads": 1, "entry": str(out / made["entry"]), "size_bytes": (out / made["entry"]).stat().st_size,
+        "model": {"name": "tiny", "sha256": "0" * 64, "lineage": {}}, "io": str(models / "io.npz"), "expected": name,
+        "metric": "top1",
+    }  # fmt: skip
+
+
+def job_of(folder, arms, **changes):
+    return json.loads(write_job(folder, arms, **changes).read_text())
+
+
+def test_a_phone_is_measured(phone, runner, models, tmp_path):
+    address, lines = url(phone, runner), []
+    arms = [compiled(models, name, tmp_path / name, address) for name in ("fp32", "u8-i32")]
+    job = job_of(tmp_path, arms, processes=2, seconds=0.2, passes=["energy"])
+    results = dict(run_bench(job, tmp_path, lines.append))
+    float32, int8 = results["fp32"], results["u8-i32"]
+    assert isinstance(float32, Measurement), float32
+    assert isinstance(int8, Measurement), int8
+    assert float32.precision.executed == {"fp32": 3}
+    assert int8.precision.executed == {"int8": 3}
+    assert float32.parity.max_abs_diff < 1e-5
+    assert float32.accuracy.value == 1.0
+    assert float32.latency_ns.n == sum(process.n_clean for process in float32.processes)
+    assert len(float32.processes) == 2
+    assert float32.device.cpu == "Example Phone 7, Maker X1"
+    assert float32.device.os == "Android 14"
+    assert float32.device.python is None
+    assert float32.environment.before.temperatures_c == {"VIRTUAL-SKIN": 31.25}
+    assert float32.environment.before.power_source == "mains"
+    assert float32.energy_uj is None
+    assert "neither power rails nor its battery's current" in float32.reasons["energy_uj"]
+    with np.load(tmp_path / "measurements" / float32.samples) as raw:
+        assert len(raw["latency_ns"]) == sum(process.n for process in float32.processes)
+        assert raw["outputs"].shape == (40, 1, 5)
+    assert Measurement.model_validate_json((tmp_path / "measurements" / "fp32.json").read_text()) == float32
+    assert any(re.match(r"bench fp32 process 2/2 p50 [\d.]+ ms", line) for line in lines)
+    assert not list(phone.root.glob("edgedistill/work-*"))
+
+
+def test_the_runner_is_sent_once(phone, runner):
+    lines = []
+    task = Task(("probe", "--kit", "kits/ort"), {"kits/ort": ORT})
+    for _ in range(2):
+        finished = asyncio.run(run_over_adb(parse_address(url(phone, runner)), task, lines.append))
+        assert json.loads(finished.out)["engine"]["name"] == "onnxruntime"
+    assert [line.split()[0] for line in lines] == ["upload"]
+    found = probe(read_kit(ORT), url(phone, runner))
+    assert found.facts["cpu"] == "Example Phone 7, Maker X1"
+
+
+def test_a_phone_that_is_unplugged_in_mid_run_ends_the_job_and_keeps_what_there_is(phone, runner, models, tmp_path):
+    address = url(phone, runner)
+    arms = [compiled(models, "fp32", tmp_path / "fp32", address)]
+
+    def unplug(line):
+        if "process 1/50" in line:
+            threading.Thread(target=lambda: (time.sleep(0.3), phone.unplug())).start()
+
+    ((name, error),) = run_bench(job_of(tmp_path, arms, processes=50, seconds=1, passes=[]), tmp_path, unplug)
+    assert name == "fp32"
+    assert "the phone is gone" in error
+    assert "what was measured until then is in" in error
+    kept = Measurement.model_validate_json((tmp_path / "measurements" / "partial" / "fp32.json").read_text())
+    assert len(kept.processes) >= 1
+    assert kept.reasons["processes"] == "the phone was gone before all were measured"
+    assert not (tmp_path / "measurements" / "fp32.json").exists()
+
+
+def test_what_is_missing_is_told(phone, runner, tmp_path, monkeypatch):
+    with pytest.raises(DeviceError, match="where is the runner for phones"):
+        probe(read_kit(ORT), f"adb://{phone.serial}")
+    with pytest.raises(DeviceError, match="has no edrun; build it with targets/android/build"):
+        probe(read_kit(ORT), f"adb://{phone.serial}?runner={tmp_path}")
+    with pytest.raises(DeviceError, match="'adb devices' lists what is there"):
+        probe(read_kit(ORT), f"adb://nowhere?runner={runner}")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(DeviceError, match="adb is missing; install it"):
+        probe(read_kit(ORT), url(phone, runner))
+
+
+def test_a_model_that_the_engine_refuses_costs_the_others_nothing(phone, runner, models, tmp_path):
+    address = url(phone, runner)
+    good = compiled(models, "fp32", tmp_path / "fp32", address)
+    other = tmp_path / "other.npz"
+    np.savez(other, **{"input.x": np.zeros((4, 1, 7), np.float32), "labels": np.zeros(4)})
+    bad = good | {"name": "bad", "io": str(other), "expected": None}
+    results = dict(run_bench(job_of(tmp_path, [bad, good], seconds=0.1, passes=[]), tmp_path, print))
+    assert isinstance(results["fp32"], Measurement)
+    assert "no whole number of requests" in results["bad"]
+
+
+@pytest.mark.slow
+def test_power_rails_give_the_energy_of_an_inference(phone, runner, models, programs, tmp_path):
+    """Rails that rise by 3 W whatever runs: an inference takes 3 W times its share of a window."""
+    (programs / "rails.sh").write_text(RAILS)
+    try:
+        arms = [compiled(models, "fp32", tmp_path / "fp32", url(phone, runner))]
+        job = job_of(tmp_path, arms, seconds=0.2, passes=["energy"])
+        ((_, measured),) = run_bench(job, tmp_path, print)
+    finally:
+        (programs / "rails.sh").write_text("")
+    energy = measured.energy_uj
+    assert energy is not None, measured.reasons
+    assert energy.source == "android power rails"
+    assert energy.mean_mw == pytest.approx(3000, rel=0.02)
+    assert energy.idle_mw == pytest.approx((3000, 3000), rel=0.02)
+    assert energy.window_s >= 10
+    assert len(energy.windows) == 3
+
+
+@pytest.fixture
+def arm_phone(adb, programs, tmp_path):
+    """A phone whose processor QEMU plays."""
+    if not QEMU:
+        pytest.skip("EDGEDISTILL_ARM64 names no emulated device; make one: benchmarks/arm64/prepare.sh FOLDER")
+    device = Device(
+        tmp_path / "phone", programs, ("qemu-aarch64", "-cpu", "cortex-a76", "-L", f"{QEMU}/cpu/cortex-a76")
+    )
+    assert "connected" in adb("connect", device.serial)
+    yield device
+    adb("disconnect", device.serial)
+    device.unplug()
+
+
+def test_the_arm64_runner_answers_as_recorded_and_times_nothing(arm_phone, models, tmp_path):
+    address = url(arm_phone, Path(QEMU, "runner"))
+    arms = [compiled(models, name, tmp_path / name, address) for name in ("fp32", "s8-i32")]
+    job = job_of(tmp_path, arms)
+    with pytest.raises(ConfigError, match="qemu-aarch64 plays this processor"):
+        run_bench(job, tmp_path, print)
+    assert not (tmp_path / "measurements").exists() or not list((tmp_path / "measurements").glob("*.json"))
+    sends = {arm["entry"]: Path(arm["entry"]) for arm in arms} | {str(ORT): ORT, arms[0]["io"]: models / "io.npz"}
+    task = Task(("check", "job.json"), sends, {"job.json": json.dumps(job)})
+    finished = asyncio.run(run_over_adb(parse_address(address), task, print))
+    assert finished.code == 0, finished.out
+    for result in json.loads(finished.out):
+        check = result["check"]
+        assert check["target"] == "emulated-arm64"
+        assert check["latency_ns"] is None
+        assert check["device"]["arch"] == "aarch64"
+        assert check["parity"]["agreement"] >= 0.95
+        assert check["executed"] == {"fp32" if result["name"] == "fp32" else "int8": 3}
