@@ -59,7 +59,7 @@ def test_help_is_light() -> None:
     assert result.returncode == 0, result.stderr
 
 
-@pytest.mark.parametrize("command", ["", "run", "bench", "compare", "demo", "init", "lint", "targets", "doctor", "cache", "report", "distill"])  # fmt: skip
+@pytest.mark.parametrize("command", ["", "run", "bench", "compare", "demo", "init", "lint", "mobile", "targets", "doctor", "cache", "report", "distill"])  # fmt: skip
 def test_every_command_explains_itself(command: str) -> None:
     result = python("-m", "edgedistill", *command.split(), "--help", cwd=REPOSITORY)
     assert result.returncode == 0
