@@ -20,7 +20,7 @@ import numpy as np
 from edgedistill.deploy import adb, phone
 from edgedistill.deploy.adb import Phone
 from edgedistill.deploy.address import Address, parse_address
-from edgedistill.deploy.kits import targets_folder
+from edgedistill.deploy.kits import read_kit, targets_folder
 from edgedistill.deploy.local import run_here
 from edgedistill.deploy.task import Finished, LinkError, Progress, Task
 from edgedistill.errors import DeviceError
@@ -83,11 +83,11 @@ class Ready:
 async def run_over_adb(address: Address, task: Task, progress: Progress) -> Finished:
     """Run a verb of the harness on a phone; raises LinkError when it cannot be reached or is unplugged meanwhile."""
     verb = task.arguments[0]
-    if verb not in ("probe", "compile", "check", "bench"):
-        raise DeviceError(f"{address.text}: '{verb}' cannot be asked of a phone; 'edgedistill bench' tells its state")
     async with _ready(address, progress) as ready:
         if verb == "probe":
-            return _finished(ready.device)
+            return _finished(ready.device | {"engine": _engine(ready, task)})
+        if verb == "examine":
+            return _finished(await _examine(ready.phone))
         if verb == "compile":
             return await _compile(ready, task, progress)
         return await _measure(ready, task, progress)
@@ -110,6 +110,33 @@ async def _ready(address: Address, progress: Progress) -> AsyncIterator[Ready]:
 
 async def _look(device: Phone) -> dict[str, str]:
     return {name: await device.say(command) for name, command in phone.LOOK.items()}
+
+
+def _engine(ready: Ready, task: Task) -> dict[str, str]:
+    """Return the runner's engine, or why another kit than that is asked for has none there."""
+    kits = [read_kit(path) for name, path in task.sends.items() if name.startswith("kits/")]
+    other = [kit.engine for kit in kits if kit.engine != "onnxruntime"]
+    if other:
+        return {"error": f"the runner for phones has ONNX Runtime, and not {other[0]}; use kit 'ort'"}
+    engine: dict[str, str] = ready.device["engine"]
+    return engine
+
+
+async def _examine(device: Phone) -> dict[str, Any]:
+    """Return the fields of Examined; load and governors are left out, as no phone is idle, and none lets them be changed."""
+    found = await _meter(device)
+    energy = {"reason": found} if isinstance(found, str) else {"source": found.source, "scope": found.scope}
+    return {
+        "snapshot": phone.snapshot(await _look(device)) | {"governors": {}, "load_average": None}, "drivers": {},
+        "power_modes": [], "cpus_busy": {}, "timed_cpus": [], "siblings": [], "energy": {"cpu": energy, "gpu": energy},
+    }  # fmt: skip
+
+
+async def _meter(device: Phone) -> phone.Meter | str:
+    """Return where a phone's energy can be read, or why nowhere."""
+    asked = (phone.RAILS, phone.RAILS_FILES, phone.CURRENT, "dumpsys battery")
+    found = phone.meter(*[await device.say(command) for command in asked])
+    return f"no energy counter: {found}" if isinstance(found, str) else found
 
 
 async def _compile(ready: Ready, task: Task, progress: Progress) -> Finished:
@@ -220,10 +247,9 @@ class Session:
     async def _energy(self, arm: Arm) -> None:
         """Log a meter on the phone while it is idle, infers and is idle again; keep the log with its marks, or the reason."""
         device = self.ready.phone
-        asked = (phone.RAILS, phone.RAILS_FILES, phone.CURRENT, "dumpsys battery")
-        meter = phone.meter(*[await device.say(command) for command in asked])
+        meter = await _meter(device)
         if isinstance(meter, str):
-            arm.energy = {"reason": f"no energy counter: {meter}"}
+            arm.energy = {"reason": meter}
             return
         window_s = max(ENERGY_WINDOW_S, self.job["seconds"])
         log = f"{arm.there}/meter"

@@ -22,7 +22,8 @@ def examine_device(address: str = "local") -> Iterator[str]:
     """Yield what a device is and where its energy is read, then a warning for each thing that disturbs a measurement."""
     facts, found = probe(None, address).facts, examine(address)
     drivers = "".join(f", {name} {version}" for name, version in found.drivers.items())
-    yield f"device     {facts['cpu']}, {facts['cores']} cores, {facts['os']}, Python {facts['python']}{drivers}"
+    python = f", Python {facts['python']}" if facts["python"] else ""
+    yield f"device     {facts['cpu']}, {facts['cores']} cores, {facts['os']}{python}{drivers}"
     yield f"energy     {energy_line(found)}"
     for text in conditions(found):
         yield f"warning    {text}"

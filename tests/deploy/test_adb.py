@@ -20,6 +20,7 @@ from tiny_onnx import build, record
 
 from edgedistill.deploy.adb_run import run_over_adb
 from edgedistill.deploy.address import parse_address
+from edgedistill.deploy.doctor import examine_device, examine_kits
 from edgedistill.deploy.harness import Compilation, compile_model, probe, run_bench
 from edgedistill.deploy.kits import read_kit
 from edgedistill.deploy.task import Task
@@ -176,6 +177,16 @@ def test_the_runner_is_sent_once(phone, runner):
     assert [line.split()[0] for line in lines] == ["upload"]
     found = probe(read_kit(ORT), url(phone, runner))
     assert found.facts["cpu"] == "Example Phone 7, Maker X1"
+
+
+def test_doctor_tells_a_phone_and_what_its_energy_lacks(phone, runner):
+    lines = list(examine_device(url(phone, runner)))
+    assert any("Example Phone 7, Maker X1" in line and "Android 14" in line for line in lines)
+    assert any("neither power rails nor its battery's current" in line for line in lines)
+    kits = {name: read_kit(TARGETS / name) for name in ("openvino", "ort")}
+    openvino, ort = examine_kits(kits, url(phone, runner))
+    assert "has ONNX Runtime, and not openvino; use kit 'ort'" in openvino
+    assert f"onnxruntime {onnxruntime.__version__}" in ort
 
 
 def test_a_phone_that_is_unplugged_in_mid_run_ends_the_job_and_keeps_what_there_is(phone, runner, models, tmp_path):
