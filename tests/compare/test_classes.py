@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from compare_builders import STUDENT, TEACHER, write_measurement, write_run
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -35,6 +35,7 @@ def test_models_that_agree_on_everything_do_not_differ():
     assert (drop.p_value, drop.points, drop.verdict) == (1.0, 0.0, "no difference seen")
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60))
 def test_swapping_two_models_turns_the_drop_round(pairs):
     one, other = (np.array([pair[i] for pair in pairs]) for i in (0, 1))
@@ -49,6 +50,7 @@ def result(labels: np.ndarray, correct: np.ndarray, names: tuple[str, ...] = ())
     return Result("any", None, None, correct, labels, names)
 
 
+@settings(deadline=None)
 @given(st.integers(2, 12), st.integers(1, 400), st.integers(0, 2**32 - 1))
 def test_the_classes_together_are_the_mean(classes, n, seed):
     rng = np.random.default_rng(seed)

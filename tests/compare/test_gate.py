@@ -4,7 +4,7 @@ import math
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgedistill.compare.gate import HIGHER_IS_BETTER, LOWER_IS_BETTER, METRICS, Gate, GateConfig, parse_gate
@@ -73,6 +73,7 @@ def test_a_mistake_has_its_column(text, column, words):
     assert caught.value.exit_code == 2
 
 
+@settings(deadline=None)
 @given(st.sampled_from(LOWER_IS_BETTER), st.sampled_from("+-"), numbers, st.booleans(), st.tuples(*[spaces] * 3))
 def test_spaces_do_not_matter_and_what_is_shown_reads_the_same(metric, sign, number, percent, between):
     a, b, c = between
@@ -83,6 +84,7 @@ def test_spaces_do_not_matter_and_what_is_shown_reads_the_same(metric, sign, num
     assert gate.is_relative == percent
 
 
+@settings(deadline=None)
 @given(st.sampled_from(HIGHER_IS_BETTER), st.sampled_from("+-"), st.floats(0, 100))
 def test_changes_of_accuracy_are_points(metric, sign, points):
     gate = parse_gate(f"{metric} < {sign}{points:.3f}")
@@ -96,6 +98,7 @@ alphabet = st.sampled_from(
 )
 
 
+@settings(deadline=None)
 @given(st.one_of(st.text(max_size=30), st.lists(alphabet, max_size=8).map("".join)))
 def test_any_text_is_a_gate_or_a_mistake_within_it(text):
     try:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgedistill.config_file import parse_config
@@ -28,12 +28,14 @@ def write_wav(path: Path, samples: np.ndarray, rate: int = 8000) -> Path:
     return path
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(-32768, 32767), min_size=1, max_size=50))
 def test_sixteen_bits_are_read_as_they_are(tmp_path_factory, values):
     samples = np.array(values, np.int16)
     np.testing.assert_array_equal(read_clip(write_wav(tmp_path_factory.mktemp("w") / "a.wav", samples)), samples)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(-(2**23), 2**23 - 1), min_size=1, max_size=50))
 def test_of_24_bits_the_upper_sixteen_are_kept(tmp_path_factory, values):
     found = read_clip(write_wav(tmp_path_factory.mktemp("w") / "a.wav", np.array(values, np.int32)))
