@@ -21,7 +21,7 @@ LAYERS = (
     ("models", "init_config", "distill", "quantize", "export", "deploy", "compare", "demo", "serve"),
     ("pipeline",),
     ("api",),
-    ("cli", "cli_options", "cli_output", "cli_compare", "cli_card", "cli_mobile", "cli_init", "cli_serve"),
+    ("cli", "cli_options", "cli_output", "cli_compare", "cli_card", "cli_mobile", "cli_serve", "cli_init"),
 )
 
 

@@ -13,7 +13,7 @@ name = "digits"
 train = "edgedistill.demo:train"
 test = "edgedistill.demo:test"
 [teacher]
-model = "zoo:resnet20"
+model = "zoo:mlperf-resnet8"
 width = 0.25
 epochs = 1
 engine = "torch"
@@ -21,7 +21,7 @@ engine = "torch"
 model = "zoo:mlperf-resnet8"
 width = 0.25
 [distill]
-epochs = 2
+epochs = 1
 views = 1
 [quantize]
 mode = "ptq"
@@ -38,7 +38,7 @@ seconds = 0.1
 def edgedistill(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "edgedistill", *map(str, arguments)],
-        cwd=cwd, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300, check=False,
+        cwd=cwd, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
 
 
