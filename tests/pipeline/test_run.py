@@ -290,8 +290,9 @@ def test_the_gates_of_a_configuration_are_held_against_the_teacher(finished: Pat
 
 
 CHECKS = """
-assert "student  int8" in repr(result) and max(map(len, repr(result).splitlines())) <= 80
-assert "<td>student</td>" in result._repr_html_()
+import re
+assert re.search(r"student\\S* +int8", repr(result)) and max(map(len, repr(result).splitlines())) <= 80
+assert "<td>student" in result._repr_html_()
 assert result.teacher.file.path == "teacher/model.safetensors"
 assert student == result.student
 assert {model.name for model in models} == {"teacher", "student"}

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import io
 import json
 import shutil
 import socket
@@ -108,7 +109,8 @@ def test_the_engine_is_sent_compressed_to_those_who_take_it(served: Served, runt
 
 
 async def send(link: str, body: bytes | str, path: str = "api/measurement") -> tuple[int, str]:
-    async with aiohttp.ClientSession() as client, client.post(link + path, data=body) as answer:
+    content = io.BytesIO(body if isinstance(body, bytes) else body.encode())
+    async with aiohttp.ClientSession() as client, client.post(link + path, data=content) as answer:
         return answer.status, await answer.text()
 
 
@@ -145,13 +147,13 @@ def test_fifty_devices_at_once_and_none_is_lost(served: Served, folder: Path, of
 
     async def device(client: aiohttp.ClientSession, number: int) -> int:
         """Watch, load the model, vanish in the middle of an upload every fifth time, and send."""
-        watched = await client.get(f"{link}api/events?device={number:032x}")
+        watched = await client.get(f"{link}api/events?device={number:08x}{0:024x}")
         await watched.content.readline()
         async with client.get(f"{link}models/student-fp32.onnx") as model:
             assert len(await model.read()) == offered.told.bytes
         if number % 5 == 0:
             await asyncio.to_thread(vanish, link)
-        body = json.dumps(upload_of(offered, f"{number:032x}"))
+        body = json.dumps(upload_of(offered, f"{number:08x}{0:024x}"))
         async with client.post(f"{link}api/measurement", data=body) as answer:
             watched.close()
             return answer.status
