@@ -58,7 +58,7 @@ def cli(context: click.Context, *, kit_folders: tuple[Path, ...], quiet: bool, v
 @run_options
 @click.pass_context
 def run(context: click.Context, /, config: Path, until: str, **options: Any) -> None:
-    """Run the whole pipeline of CONFIG, an edgedistill.toml; what is done already is not done again."""
+    """Run the whole pipeline of CONFIG, an edgedistill.toml. What is done already is not done again."""
     _pipeline(context, config, UNTIL[until], options)
 
 
@@ -83,7 +83,7 @@ for _name in ("teacher", "distill", "compile"):
 @run_options
 @click.pass_context
 def quantize(context: click.Context, /, model_or_config: Path, skip: tuple[str, ...], **options: Any) -> None:
-    """Quantize a configuration's student, and what that needs, or any float ONNX file with --data FILE.npz."""
+    """Quantize a configuration's student, or any float ONNX file with --data FILE.npz."""
     if model_or_config.suffix != ".onnx":
         refuse_file_options(model_or_config, options | {"skip": skip})
         _pipeline(context, model_or_config, "quantize", options)
@@ -100,7 +100,7 @@ def quantize(context: click.Context, /, model_or_config: Path, skip: tuple[str, 
 @run_options
 @click.pass_context
 def export(context: click.Context, /, model_or_config: Path, precision: str | None, **options: Any) -> None:
-    """Export a configuration's models, and what that needs, or any ONNX file as a --target KIT takes it."""
+    """Export a configuration's models, or any ONNX file as a --target KIT takes it."""
     if model_or_config.suffix != ".onnx":
         refuse_file_options(model_or_config, options | {"precision": precision})
         _pipeline(context, model_or_config, "export", options)
@@ -199,7 +199,10 @@ for _command in (init, compare, card, replay, serve, mobile):
 @click.option("--precision", "precisions", multiple=True, help="Only this precision; may be given several times.")
 @click.pass_context
 def bundle(context: click.Context, run_folder: Path, kit_name: str, output: Path, precisions: tuple[str, ...]) -> None:
-    """Pack the student of RUN and all that measures it into one file: python3 FILE.pyz bench, on a device without pip."""
+    """Pack RUN's student and all that measures it into one file, for a device without pip.
+
+    There: python3 FILE.pyz bench > result.json
+    """
     from edgedistill.deploy.bundle import write_bundle
     from edgedistill.deploy.kits import find_kit
     from edgedistill.runs import Run
@@ -207,8 +210,12 @@ def bundle(context: click.Context, run_folder: Path, kit_name: str, output: Path
     if not (run_folder / "manifest.json").is_file():
         raise ConfigError(f"{run_folder}: not a run folder; it has no manifest.json")
     kits, _ = surroundings(context)
-    sha256 = write_bundle(Run(run_folder), find_kit(kit_name, kits), precisions, output)
-    click.echo(f"{output}: {output.stat().st_size:,} bytes, SHA-256 {sha256}")
+    kit = find_kit(kit_name, kits)
+    manifest, sha256 = write_bundle(Run(run_folder), kit, precisions, output)
+    held = [precision for precision in kit.precisions if precision in {model.precision for model in manifest.models}]
+    click.echo(f"{output}: the student in {' and '.join(held)}, {output.stat().st_size:,} bytes, SHA-256 {sha256}")
+    for precision in () if precisions else (one for one in kit.precisions if one not in held):
+        click.echo(f"{precision} is left out: this run has none for '{kit.name}', as no [[target]] of it asked for one")
     click.echo(f"Copy it to the device, and there: python3 {output.name} bench > result.json")
 
 
@@ -233,7 +240,7 @@ def report(run_folder: Path) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.pass_context
 def lint_model(context: click.Context, /, kit_names: tuple[str, ...], as_json: bool, **options: Any) -> None:  # noqa: FBT001 - click passes flags
-    """Say what engines will refuse in an ONNX MODEL, or run in float; exit code 4 when there is an error."""
+    """Say what engines will refuse in an ONNX MODEL, or run in float. Exit code 4: there is an error."""
     from edgedistill.deploy.kits import find_kit
     from edgedistill.export.lint.command import Order, require_no_errors, run_lint, to_json
 

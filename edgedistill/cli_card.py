@@ -16,7 +16,7 @@ from edgedistill.cli_options import FILE, surroundings
               help="Write the card there, with the files that it names; by default into RUN, where they are.")  # fmt: skip
 @click.option("--license", "model_license", metavar="NAME", help="The model's licence, e.g. Apache-2.0.")
 def card(run_folder: Path, output: Path | None, model_license: str | None) -> None:
-    """Write card.json and card.md of RUN's student: what it is, was made from, and does on each device."""
+    """Write card.json and card.md: what RUN's student is, and does on each device."""
     from edgedistill.compare.card import write_card
 
     path = write_card(run_folder, output, model_license)

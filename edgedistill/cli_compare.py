@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,6 +14,7 @@ from edgedistill.errors import ConfigError
 if TYPE_CHECKING:
     from edgedistill.compare.comparison import Comparison
     from edgedistill.compare.gate import Gate
+    from edgedistill.compare.load import ResultSet
 
 
 @click.command()
@@ -24,23 +25,29 @@ if TYPE_CHECKING:
 @click.option("--config", type=FILE, metavar="CONFIG", help="Take the gates of this configuration's [gate] too.")
 @click.option("--json", "form", flag_value="json", help="Print the comparison as JSON.")
 @click.option("--markdown", "form", flag_value="markdown", help="Print it as Markdown, for a pull request.")
+@click.option("--html", type=FILE, metavar="FILE", help="Write it as one HTML file, with plots.")
 @click.option("--junit", type=FILE, metavar="FILE", help="Write the outcomes of the gates as JUnit XML.")
-def compare(
-    *, baseline: Path, candidates: tuple[Path, ...], texts: tuple[str, ...], config: Path | None, form: str | None,
-    junit: Path | None,
-) -> None:  # fmt: skip
-    """Set runs, or measurement files, against a BASELINE; a run alone is set against its teacher.
+def compare(*, baseline: Path, candidates: tuple[Path, ...], form: str | None, **options: Any) -> None:
+    """Set runs, or measurement files, against a BASELINE. A run alone is set against its teacher.
 
     With gates, exit code 3 says that one failed, and 6 that one could not be decided.
     """
     from edgedistill.compare.judge import judge, require_passed
+    from edgedistill.compare.load import load_results
 
-    gates = _gates(texts, config)
+    gates, html, junit = _gates(options["texts"], options["config"]), options["html"], options["junit"]
     if junit is not None and not gates:
         raise ConfigError("--junit writes the outcomes of gates; name one with --fail-if, such as 'p95_ms > +5%'")
-    comparison = judge(_compared(baseline, candidates), gates)
+    sets = load_results((baseline, *candidates))
+    comparison = judge(_compared(sets, gates), gates)
     print_comparison(comparison, form)
     show_outcomes(comparison.gates, form)
+    if html is not None:
+        from edgedistill.compare.report import render_comparison
+        from edgedistill.runs import write_atomic
+
+        write_atomic(html, render_comparison(comparison, sets))
+        click.echo(f"Report: {html}", err=form is not None)
     if junit is not None:
         from edgedistill.compare.junit import to_junit
         from edgedistill.runs import write_atomic
@@ -59,9 +66,11 @@ def _gates(texts: tuple[str, ...], config: Path | None) -> tuple[Gate, ...]:
     return (*configured, *(parse_gate(text) for text in texts))
 
 
-def _compared(baseline: Path, candidates: tuple[Path, ...]) -> Comparison:
-    from edgedistill.compare.comparison import compare_runs, summarise_run
-    from edgedistill.compare.load import load_results
+def _compared(sets: tuple[ResultSet, ...], gates: tuple[Gate, ...]) -> Comparison:
+    """Pair what was measured on one device; without gates, runs of different devices stand side by side."""
+    from edgedistill.compare.comparison import compare_runs, have_counterparts, side_by_side, summarise_run
 
-    first, *others = load_results((baseline, *candidates))
-    return compare_runs(first, others) if others else summarise_run(first)
+    first, *others = sets
+    if not others:
+        return summarise_run(first)
+    return compare_runs(first, others) if gates or have_counterparts(sets) else side_by_side(sets)

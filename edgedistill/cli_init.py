@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 @click.option("--name", help="The run's name; by default the data's.")  # fmt: skip
 @click.pass_context
 def init(context: click.Context, /, folder: Path, data: Path | None, **options: Any) -> None:
-    """Write an edgedistill.toml into DIR, by default here, for data that it looks at; an existing one is left alone.
+    """Write an edgedistill.toml for data that it looks at. By default it goes here; one that is there is left alone.
 
     On a terminal it asks for what is not given. Elsewhere, without --data, it writes all keys with comments, to be edited.
     """

@@ -18,7 +18,7 @@ from edgedistill.errors import ConfigError
 )
 @click.pass_context
 def mobile(context: click.Context, run_folder: Path, output: Path, kit_name: str) -> None:
-    """Write RUN's student for an Android or iOS app: .ort files, examples, and a README for who builds the app."""
+    """Write RUN's student for an Android or iOS app. It gets .ort files, examples, and a README for who builds the app."""
     from edgedistill.deploy.kits import find_kit
     from edgedistill.export.mobile import write_mobile
     from edgedistill.runs import Run

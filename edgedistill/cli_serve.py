@@ -24,7 +24,7 @@ from edgedistill.cli_options import FILE, surroundings
 @click.option("--count", type=click.IntRange(1), metavar="N", help="End after N measurements; by default at Ctrl-C.")
 @click.pass_context
 def serve(context: click.Context, /, run_folder: Path, **options: Any) -> None:
-    """Give RUN's models to browsers: scan the QR code with a phone, which runs them and sends its figures back.
+    """Let phones measure RUN's models in their browsers: scan the QR code. The figures join the run.
 
     The link holds a secret; nothing is given out, or taken, without it. Exit code 4: a device's answers were wrong.
     """

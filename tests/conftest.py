@@ -1,6 +1,7 @@
 """What tests share: one thread a process, and where the real data lies."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,8 @@ import torch
 
 torch.set_num_threads(1)  # two threads collapse when anything else runs beside them
 os.environ["OMP_NUM_THREADS"] = "1"
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs, and what they start, ignore it
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

@@ -1,4 +1,4 @@
-"""Data and a network for the quantization table: a fixed part of CIFAR-10-JPEG, and a small MobileNetV3."""
+"""Data and networks for the quantization tables: CIFAR-10-JPEG or a fixed part of it, and small mobile networks."""
 
 import functools
 import sys
@@ -29,6 +29,14 @@ def train():
 
 def test():
     return part("test")
+
+
+def whole_train():
+    return cifar10_jpeg.train()
+
+
+def whole_test():
+    return cifar10_jpeg.test()
 
 
 class SqueezeExcite(nn.Module):

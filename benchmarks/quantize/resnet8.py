@@ -1,13 +1,13 @@
 """MLPerf Tiny's ResNet-8 in int8: against its own float student, seed by seed, and beside NNCF and ONNX Runtime.
 
-From the float students of a finished `edgedistill run benchmarks/cifar10/accuracy.toml`, each quantized after training and by
-QAT, and by the peers from the same float ONNX file and the same 512 training images: accuracy on all 10,000 test images in the
-engine that the file is for, its size, the precision of each layer, and one-thread latency, all files in turn in one process.
+The float students of resnet8.toml, each quantized after training and by QAT, and by the peers from the same float ONNX file and
+the same 512 training images: accuracy on all 10,000 test images in each engine, the file's size, the precision of each layer, and
+one-thread latency, all files in turn in one process.
 
     python -m pip install nncf 'edgedistill[trt-check]'
-    OMP_NUM_THREADS=1 python benchmarks/quantize/resnet8.py benchmarks/quantize/resnet8.json --run runs/cifar10-accuracy
+    OMP_NUM_THREADS=1 python benchmarks/quantize/resnet8.py benchmarks/quantize/resnet8.json --work runs/quantize-resnet8
 
-takes some 40 minutes of one core; seeds that the file has already are not measured again.
+takes some 70 minutes of one core; seeds that the file has already are not measured again.
 """
 
 import argparse
@@ -43,7 +43,7 @@ from edgedistill.quantize.stage import load_quantized, load_student, quantize_st
 from edgedistill.records import StudentRecord
 from edgedistill.runs import Run, write_json
 
-CONFIG = Path(__file__).resolve().parents[1] / "cifar10/accuracy.toml"
+CONFIG = Path(__file__).with_name("resnet8.toml")
 OPSET, ROUNDS, CALLS = 20, 60, 100
 ENGINES = {"onnxruntime": "u8-i32", "openvino": "s8-f32"}
 """Each engine, and the encoding that its kit takes on x86."""
@@ -54,15 +54,16 @@ RECOMMENDED = {"per_channel": True, "activation_type": QuantType.QUInt8, "weight
 def arguments():
     parser = argparse.ArgumentParser(description="ResNet-8 in int8, against float and the peers.")
     parser.add_argument("out", type=Path, help="the JSON file to write")
-    parser.add_argument("--run", type=Path, default=Path("runs/cifar10-accuracy"), help="the finished run")
-    parser.add_argument("--work", type=Path, default=Path("runs/quantize-resnet8"), help="where files are kept")
+    parser.add_argument(
+        "--work", type=Path, default=Path("runs/quantize-resnet8"), help="where runs and files are kept"
+    )
     return parser.parse_args()
 
 
 def measure_seed(options, seed):
     """Quantize one seed's student every way, and measure every file."""
     work = options.work / f"seed-{seed}"
-    shutil.copytree(options.run, work, dirs_exist_ok=True)
+    shutil.copytree(trained(options.work / "float"), work, dirs_exist_ok=True)
     files, calibration, test, labels = {}, None, None, None
     for method in ("ptq", "qat"):
         job = job_of(work, seed, method)
@@ -80,6 +81,12 @@ def measure_seed(options, seed):
     for name, ratio in ratios(files, test).items():
         rows[name] |= ratio
     return rows
+
+
+def trained(folder):
+    """Return the run that holds the float students of all seeds, which are trained if they are not there."""
+    run_pipeline(load_config(CONFIG, ()), Run(folder), find_kits(()), Reporter(), Plan("student"))
+    return folder
 
 
 def job_of(work, seed, method):

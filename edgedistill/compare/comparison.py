@@ -5,7 +5,7 @@ History of `edgedistill.comparison`: 1, the first; gates, missing, and more of r
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -105,6 +105,24 @@ def compare_runs(baseline: ResultSet, candidates: Sequence[ResultSet]) -> Compar
     return Comparison(groups=tuple(groups), left_out=tuple(left_out), missing=tuple(missing))
 
 
+def have_counterparts(runs: Sequence[ResultSet]) -> bool:
+    """Tell whether the first run and another have measured one model on one device, or are single measurements."""
+    first, *others = ({key for key, _ in _keyed(run)} for run in runs)
+    return all(len(run.results) == 1 for run in runs) or any(first & other for other in others)
+
+
+def side_by_side(runs: Sequence[ResultSet]) -> Comparison:
+    """Set each run's models against its own teacher, run after run: between their devices there is no ratio."""
+    named = _distinct_names(runs)
+    groups = [
+        group.model_copy(update={"title": f"{run.name} — {group.title}"})
+        for run in named
+        for group in summarise_run(run).groups
+    ]
+    apart = f"{' and '.join(run.name for run in named)}: no ratio between them, as no model was measured on one device"
+    return Comparison(groups=tuple(groups), left_out=(apart,))
+
+
 def summarise_run(result: ResultSet, budgets: dict[str, Budget] | None = None) -> Comparison:
     """Set each target's models against the teacher there; `budgets` by target name replace those of the run."""
     limits = result.budgets if budgets is None else budgets
@@ -167,11 +185,15 @@ def _run_group(found: Sequence[tuple[str, Result]]) -> Group:
     return _group(f"{models} — {describe_target(first.measurement)}", first, others)
 
 
-def _index(run: ResultSet) -> dict[tuple[str, ...], Result]:
-    index: dict[tuple[str, ...], Result] = {}
+def _keyed(run: ResultSet) -> Iterator[tuple[tuple[str, ...], Result]]:
     for result in run.results:
         m = result.measurement
-        key = (m.device.address, m.kit, m.model.name, m.precision.requested)
+        yield (m.device.address, m.kit, m.model.name, m.precision.requested), result
+
+
+def _index(run: ResultSet) -> dict[tuple[str, ...], Result]:
+    index: dict[tuple[str, ...], Result] = {}
+    for key, result in _keyed(run):
         if key in index:
             raise ConfigError(
                 f"{result.file}: {run.name} has two measurements of {' '.join(key)}; name one of the files"

@@ -56,8 +56,10 @@ def require_passed(outcomes: Sequence[Outcome]) -> None:
 
 
 def line(outcome: Outcome) -> str:
-    """Write an outcome as one line for a log: "gate FAIL p95_ms > +5%: after: +10.2% [+9.1%, +11.4%]"."""
-    return f"gate {outcome.decision.upper()} {outcome.gate}: {outcome.candidate}: {outcome.found}"
+    """Write an outcome as one line for a log: "gate FAIL p95_ms > +5%: after, student int8: +10.2% [+9.1%, +11.4%]"."""
+    model, is_of_runs, _ = outcome.group.partition(" — ")
+    who = f"{outcome.candidate}, {model}" if is_of_runs else outcome.candidate
+    return f"gate {outcome.decision.upper()} {outcome.gate}: {who}: {outcome.found}"
 
 
 def _outcomes(comparison: Comparison, gates: Sequence[Gate]) -> Iterator[Outcome]:
@@ -138,6 +140,7 @@ def _advice(gate: Gate, found: Estimate) -> str:
 
 def _figure(gate: Gate, value: float) -> str:
     """Write a figure as its gate is written: a change with its sign, a relative one in percent."""
+    value += 0.0  # -0.0 would be written with its sign
     if gate.is_relative:
         return f"{100 * value:+.1f}%"
     if gate.metric in ("accuracy", "worst_class"):

@@ -68,10 +68,8 @@ def render_report(run_folder: Path, budgets: dict[str, Budget] | None = None) ->
     comparison = summarise_run(result, budgets)
     metric = figures.metric([TASKS[stages.data.task].metric] if stages.data else [])[1]
     return _environment().get_template(TEMPLATE).render(
+        _measured(comparison, [result]),
         name=result.name,
-        created=max((m.created for m in result.measurements), default=None),
-        comparison=comparison,
-        groups=[_group_view(group, result, i) for i, group in enumerate(comparison.groups)],
         stages=stages,
         outdated=outdated(run, stages),
         missing=[stage for stage in STAGES if stage not in run.stages],
@@ -80,8 +78,25 @@ def render_report(run_folder: Path, budgets: dict[str, Budget] | None = None) ->
         gain=control_gain(stages),
         provenance=[StageView(stage, outcome(stages, stage), run.stages.get(stage)) for stage in STAGES],
         install=_install_line(run),
-        data=Markup(_embedded(comparison)),  # noqa: S704 - escaped for a script element just there
     )  # fmt: skip
+
+
+def render_comparison(comparison: Comparison, sets: Sequence[ResultSet]) -> str:
+    """Render a comparison of runs or measurement files as the same page, without what a single run's stages made."""
+    return _environment().get_template(TEMPLATE).render(
+        _measured(comparison, sets), name=" → ".join(one.name for one in sets), stages=Stages(*[None] * len(STAGES)),
+        outdated=(), missing=(), training_plot=None, metric="", gain=None, provenance=(), install=None,
+    )  # fmt: skip
+
+
+def _measured(comparison: Comparison, sets: Sequence[ResultSet]) -> dict[str, Any]:
+    files = {id(one.measurement): one.file for result in sets for one in result.results}
+    return {
+        "created": max((m.created for result in sets for m in result.measurements), default=None),
+        "comparison": comparison,
+        "groups": [_group_view(group, files, i) for i, group in enumerate(comparison.groups)],
+        "data": Markup(_embedded(comparison)),  # noqa: S704 - escaped for a script element just there
+    }
 
 
 def _environment() -> Environment:
@@ -108,8 +123,8 @@ def _markup(svg: str | None) -> Markup | None:
     return None if svg is None else Markup(svg)  # noqa: S704 - drawn here; svg.py escapes the text in it
 
 
-def _group_view(group: Group, result: ResultSet, index: int) -> GroupView:
-    samples, missing = _samples(group, result)
+def _group_view(group: Group, files: dict[int, Path | None], index: int) -> GroupView:
+    samples, missing = _samples(group, files)
     labels = [row.label for row in group.rows]
     return GroupView(
         group=group,
@@ -123,8 +138,7 @@ def _group_view(group: Group, result: ResultSet, index: int) -> GroupView:
     )
 
 
-def _samples(group: Group, result: ResultSet) -> tuple[dict[str, Sequence[np.ndarray]], tuple[str, ...]]:
-    files = {id(one.measurement): one.file for one in result.results}
+def _samples(group: Group, files: dict[int, Path | None]) -> tuple[dict[str, Sequence[np.ndarray]], tuple[str, ...]]:
     found: dict[str, Sequence[np.ndarray]] = {}
     missing = []
     for row in group.rows:

@@ -85,8 +85,8 @@ class Bundle(Record):
     files: dict[str, Packed]
 
 
-def write_bundle(run: Run, kit: Kit, precisions: tuple[str, ...], path: Path) -> str:
-    """Write a bundle of a run's student for a kit, and return its SHA-256; equal runs give equal files.
+def write_bundle(run: Run, kit: Kit, precisions: tuple[str, ...], path: Path) -> tuple[Bundle, str]:
+    """Write a bundle of a run's student for a kit; return its manifest and SHA-256. Equal runs give equal files.
 
     Raises ConfigError when the run lacks the export, or a model of one of the precisions.
     """
@@ -110,7 +110,7 @@ def write_bundle(run: Run, kit: Kit, precisions: tuple[str, ...], path: Path) ->
         scratch.chmod(0o755)
         sha256 = sha256_of(scratch)
     path.chmod(0o755)
-    return sha256
+    return manifest, sha256
 
 
 def _record(run: Run, stage: str, kind: type[R]) -> R:

@@ -214,8 +214,9 @@ def build_schedule(optimizer: torch.optim.Optimizer, plan: TrainingConfig, steps
     total = plan.epochs * steps_per_epoch
     if plan.schedule == "onecycle":
         peaks = [group["lr"] for group in optimizer.param_groups]
+        rise = max(0.25, 2 / (total + 1))  # at least a step: torch divides by the steps of the rise
         return torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, peaks, total_steps=total + 1, pct_start=0.25, cycle_momentum=False
+            optimizer, peaks, total_steps=total + 1, pct_start=rise, cycle_momentum=False
         )
     warmup = max(1, total // 20)
     return torch.optim.lr_scheduler.LambdaLR(

@@ -6,6 +6,7 @@ const AGREEMENT = 0.02;
 const MIN_SAMPLES = 50;
 const MOST_SAMPLES = 50_000;
 const MAX_WARM_UP_MS = 30_000;
+const MOST_LOOPS = 100_000;
 const TICKS = 20; // a sample lasts at least so many steps of the timer, or the timer would be what is measured
 const NS = 1e6; // of a millisecond
 
@@ -116,17 +117,21 @@ async function check(session, requests, job) {
   return Object.fromEntries(job.requests.outputs.map((block, k) => [block.name, answers[k]]));
 }
 
-async function time(session, requests, job) {
-  const step = timerStep();
+// Returns a function that runs so many inferences, and what one of them took.
+function sampler(session, requests) {
   let next = 0;
-  const sample = async (loops) => {
+  return async (loops) => {
     const begin = performance.now();
     for (let i = 0; i < loops; i++) await session.run(requests[next++ % requests.length]);
     return ((performance.now() - begin) * NS) / loops;
   };
+}
+
+async function time(session, requests, job) {
+  const step = timerStep();
+  const sample = sampler(session, requests);
   const firstNs = await sample(1);
-  const loops = Math.max(1, Math.ceil((TICKS * step * NS) / (await sample(10))));
-  const warmUp = await warmedUp(() => sample(loops), job.seconds * 1000);
+  const { loops, ...warmUp } = await settled(sample, job.seconds * 1000, step);
   const latencies = [];
   const progress = throttled();
   const begin = performance.now();
@@ -142,6 +147,22 @@ async function time(session, requests, job) {
     latency_ns: latencies, warmup_ns: warmUp.latencies, wall_ns: elapsed * NS, first_inference_ns: firstNs,
     steady: warmUp.steady, loops, timer_ns: step * NS,
   };
+}
+
+// Warms up, and finds how many inferences make a sample long enough: the first ones, before the browser has compiled the
+// engine's inner loops well, are ten times slower than the rest, and say little about that.
+async function settled(sample, lengthMs, step) {
+  const enough = (ns) => Math.min(MOST_LOOPS, Math.max(1, Math.ceil((TICKS * step * NS) / ns)));
+  let loops = enough(await sample(10));
+  const latencies = [];
+  for (;;) {
+    const warmUp = await warmedUp(() => sample(loops), lengthMs);
+    latencies.push(...warmUp.latencies);
+    const last = warmUp.latencies.slice(-WINDOW);
+    const needed = enough(last.reduce((sum, ns) => sum + ns, 0) / last.length);
+    if (needed <= 1.25 * loops) return { loops, latencies: latencies.slice(-MOST_SAMPLES), steady: warmUp.steady };
+    loops = needed;
+  }
 }
 
 // Until two windows of 25 agree within 2 %, for at least 50 samples and min(1 s, seconds / 4), as the other targets do.
@@ -168,19 +189,16 @@ function isSteady(latencies) {
 async function soak(session, requests, job) {
   const binMs = Math.max(1000, job.seconds / 3.6);
   const found = { time_ns: [], n: [], p50_ns: [], p95_ns: [] };
+  const sample = sampler(session, requests);
+  const { loops } = await settled(sample, 1000, timerStep());
   const begin = performance.now();
-  let next = 0;
   let elapsed = 0;
   while (elapsed < job.seconds * 1000) {
     const binBegin = performance.now();
     const latencies = [];
-    while (performance.now() - binBegin < binMs) {
-      const before = performance.now();
-      await session.run(requests[next++ % requests.length]);
-      latencies.push((performance.now() - before) * NS);
-    }
+    while (performance.now() - binBegin < binMs) latencies.push(await sample(loops));
     found.time_ns.push((binBegin - begin) * NS);
-    found.n.push(latencies.length);
+    found.n.push(latencies.length * loops);
     found.p50_ns.push(percentile(latencies, 0.5));
     found.p95_ns.push(percentile(latencies, 0.95));
     elapsed = performance.now() - begin;

@@ -27,8 +27,9 @@ PasswordAuthentication no
 KbdInteractiveAuthentication no
 StrictModes no
 PermitRootLogin prohibit-password
+Subsystem sftp /usr/lib/openssh/sftp-server
 SetEnv XDG_CACHE_HOME="{folder}/device" LC_ALL=C.UTF-8
-ForceCommand PATH="{path}" exec /bin/sh -c "$SSH_ORIGINAL_COMMAND"
+ForceCommand cd {folder}/device && PATH="{path}" exec /bin/sh -c "$SSH_ORIGINAL_COMMAND"
 """
 
 
@@ -45,6 +46,7 @@ class Sshd:
         self.folder, self.port, self.home = folder, free_port(), folder / "home"
         self.cache = folder / "device" / "edgedistill-device"
         (self.home / ".ssh").mkdir(parents=True)
+        (folder / "device").mkdir()
         host_key, self.user_key = (asyncssh.generate_private_key("ssh-ed25519") for _ in range(2))
         host_key.write_private_key(str(folder / "host_key"))
         (folder / "host_key").chmod(0o600)

@@ -117,7 +117,11 @@ def test_plain_http_gives_one_thread_and_says_what_that_costs(
 
     shown, note = asyncio.run(visit())
     assert "plain HTTP" in note
-    assert [title for title, _, _ in shown["cards"]] == ["student fp32, 1 thread", "student int8, 1 thread"]
+    assert shown["problem"] == ""
+    assert [card[:2] for card in shown["cards"]] == [
+        ["student fp32, 1 thread", "sent"],
+        ["student int8, 1 thread", "sent"],
+    ]
     found = measurements(folder)
     assert sorted(found) == ["fp32 1", "int8 1"]
     for m in found.values():

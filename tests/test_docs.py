@@ -1,0 +1,211 @@
+"""The documents: each is a user's session, and every command of it is run as it is written, in a folder of its own.
+
+A block of `sh` is run by bash, one of `python` by Python; a second word after the language is the file that the block goes
+into, or one of NOT_HERE, whose commands need what no test machine has.
+"""
+
+import asyncio
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path += [str(ROOT / "tests" / "deploy"), str(ROOT / "tests" / "serve")]
+from browser import CHROMIUM, chromium  # noqa: E402 - its folder is on the path from the line above on
+from sshd import SSHD, Sshd  # noqa: E402
+
+DOCUMENTS = sorted(path.stem for path in (ROOT / "docs").glob("*.md") if path.stem != "commands")
+NOT_HERE = {"on-a-jetson", "with-a-phone"}
+"""Commands for devices: the kit and the adb transport have tests of their own, with what stands in for a device."""
+BROWSER = "with-a-browser"
+BLOCK = re.compile(r"^```(\w+)(?: (\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FLOWERS = """
+name = "flowers"
+[data]
+train = "photos"
+test_fraction = 0.2
+[teacher]
+model = "zoo:resnet20"
+width = 0.5
+epochs = 4
+[student]
+model = "zoo:mlperf-resnet8"
+width = 0.5
+[distill]
+epochs = 4
+views = 2
+[quantize]
+mode = "ptq"
+[[target]]
+name = "pc"
+kit = "ort"
+[bench]
+processes = 3
+seconds = 0.3
+"""
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block: its language, its second word, and its text."""
+
+    language: str
+    word: str | None
+    text: str
+
+
+def blocks(name: str) -> list[Block]:
+    text = (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
+    found = [Block(*parts) for parts in BLOCK.findall(text)]
+    assert len(found) == len(re.findall(r"^```\w", text, re.MULTILINE))
+    return [Block(block.language, block.word or None, block.text) for block in found]
+
+
+def photos(folder: Path) -> None:
+    """Write a folder of small pictures, of three kinds."""
+    digits = load_digits()
+    for i in np.flatnonzero(digits.target < 3):
+        path = folder / ("daisy", "rose", "tulip")[digits.target[i]] / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((digits.images[i] * 15.9).astype(np.uint8)).resize((16, 16)).save(path)
+
+
+def session(script: list[str], cwd: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        script, cwd=cwd, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=900,
+        check=False,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The command line on the path, one thread, and a cache of its own."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    cache = str(tmp_path_factory.mktemp("cache"))
+    return os.environ | {"PATH": path, "OMP_NUM_THREADS": "1", "EDGEDISTILL_CACHE": cache, "COLUMNS": "100"}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]) -> Path:
+    """What the documents begin with: pictures, and two finished runs."""
+    folder = tmp_path_factory.mktemp("home")
+    photos(folder / "photos")
+    (folder / "flowers.toml").write_text(FLOWERS)
+    done = session(["edgedistill", "run", "flowers.toml"], folder, environment)
+    assert done.returncode == 0, done.stderr
+    shutil.copytree(folder / "runs" / "flowers", folder / "runs" / "released")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The host `board` of the documents, in the SSH configuration of ours and of OpenSSH's programs."""
+    if SSHD is None:
+        pytest.skip("sshd is not here; Debian has it in openssh-server")
+    device = Sshd(tmp_path_factory.mktemp("board"))
+    ssh = device.home / ".ssh"
+    (ssh / "config").write_text(
+        f"Host board\n  HostName 127.0.0.1\n  Port {device.port}\n  IdentityFile {ssh}/id_ed25519\n"
+        f"  UserKnownHostsFile {ssh}/known_hosts\n"
+    )
+    (ssh / "id_ed25519").chmod(0o600)
+    programs = device.folder / "bin"
+    programs.mkdir()
+    # OpenSSH's programs look for their configuration in the account's home folder, whatever HOME says.
+    for name in ("ssh", "scp"):
+        (programs / name).write_text(f'#!/bin/sh\nexec {shutil.which(name)} -F {ssh}/config "$@"\n')
+        (programs / name).chmod(0o755)
+    yield {"HOME": str(device.home), "PATH": str(programs)}
+    device.close()
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_a_document_does_as_it_says(
+    name: str, home: Path, environment: dict[str, str], tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    if any("board" in block.text for block in blocks(name) if block.language == "sh"):
+        device = request.getfixturevalue("board")
+        environment = environment | device | {"PATH": f"{device['PATH']}{os.pathsep}{environment['PATH']}"}
+    folder = Path(shutil.copytree(home, tmp_path / "session"))
+    ran = 0
+    for block in blocks(name):
+        ran += perform(block, folder, environment)
+    assert ran > 0
+
+
+def perform(block: Block, folder: Path, environment: dict[str, str]) -> int:
+    """Write a block's file, or run it; return how many were run."""
+    if block.word in NOT_HERE:
+        return 0
+    if block.word == BROWSER:
+        visit(block.text, folder, environment)
+        return 1
+    if block.word is not None:
+        path = folder / block.word
+        assert path.resolve().is_relative_to(folder.resolve())
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(block.text, encoding="utf-8")
+        return 0
+    script = {"sh": ["bash", "-euo", "pipefail", "-c"], "python": [sys.executable, "-c"]}[block.language]
+    done = session([*script, block.text], folder, environment)
+    assert done.returncode == 0, f"{block.text}\n{done.stdout}\n{done.stderr}"
+    return 1
+
+
+def visit(command: str, folder: Path, environment: dict[str, str]) -> None:
+    """Run the server, and open its link as someone who scans the code does."""
+    if CHROMIUM is None:
+        pytest.skip("no Chromium here: apt-get install chromium")
+    server = subprocess.Popen(
+        ["bash", "-c", f"exec {command.strip()} --host 127.0.0.1"], cwd=folder, env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert server.stdout is not None
+    link = server.stdout.readline().strip()
+    if not link.startswith("https://"):
+        said = server.communicate()[1]
+        if "fetched" in said or "urlopen" in said:
+            pytest.skip(f"onnxruntime-web is not here, and npm cannot be reached: {said}")
+        raise AssertionError(said)
+
+    async def measure() -> None:
+        async with chromium("--ignore-certificate-errors") as page:
+            await page.open(link)
+            await page.until("document.getElementById('form')?.hidden === false")
+            await page.evaluate("document.querySelector('#effort option').value = '3x0.2'")
+            await page.evaluate("document.getElementById('start').click()")
+            await page.until("document.body.dataset.state === 'done'", 300)
+
+    asyncio.run(measure())
+    _, said = server.communicate(timeout=60)
+    assert server.returncode == 0, said
+
+
+def test_what_is_not_run_is_only_for_devices() -> None:
+    words = {block.word for name in DOCUMENTS for block in blocks(name) if block.language == "sh" and block.word}
+    assert {word for word in words if "." not in word} <= NOT_HERE | {BROWSER}
+
+
+def test_the_help_texts_are_those_of_the_commands() -> None:
+    command = [sys.executable, str(ROOT / "tests" / "help_texts.py")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    written = (ROOT / "docs" / "commands.md").read_text()
+    assert written.split() == done.stdout.split(), "write it again: python tests/help_texts.py > docs/commands.md"
+
+
+@pytest.mark.parametrize("path", ["README.md", "CONTRIBUTING.md", *(f"docs/{name}.md" for name in DOCUMENTS)])
+def test_links_lead_somewhere(path: str) -> None:
+    file = ROOT / path
+    for link in re.findall(r"\]\((?!https?:)([^)#]+)", file.read_text(encoding="utf-8")):
+        assert (file.parent / link).exists(), link
