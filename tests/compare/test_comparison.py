@@ -6,7 +6,15 @@ import pytest
 from compare_builders import INT8, STUDENT, TEACHER, Fake, measurement, measurement_table, write_measurement, write_run
 from rich.console import Console
 
-from edgedistill.compare.comparison import Comparison, compare, compare_runs, summarise_run, to_json
+from edgedistill.compare.comparison import (
+    Comparison,
+    compare,
+    compare_runs,
+    have_counterparts,
+    side_by_side,
+    summarise_run,
+    to_json,
+)
 from edgedistill.compare.load import Result, ResultSet, describe_model, load_results, load_run
 from edgedistill.compare.table import render_table
 from edgedistill.config import Budget
@@ -113,6 +121,18 @@ def test_single_measurements_pair_whatever_they_are(tmp_path):
 def test_runs_with_nothing_in_common():
     with pytest.raises(IncomparableError, match="no measurement has a counterpart"):
         compare_runs(run_of(TEACHER, STUDENT), [run_of(INT8, replace(INT8, kit="ort"))])
+
+
+def test_runs_of_different_devices_stand_side_by_side():
+    board = run_of(on(replace(STUDENT, target="board"), address="ssh://board", id="other"), name="board")
+    here = run_of(TEACHER, STUDENT, name="here")
+    assert not have_counterparts([here, board])
+    comparison = side_by_side([here, board])
+    assert [group.title.split(":")[0] for group in comparison.groups] == ["here — pc", "board — board"]
+    assert [row.label for row in comparison.groups[0].rows] == ["teacher fp32", "student fp32"]
+    assert comparison.groups[1].rows[0].speedup is None
+    assert "no ratio between them" in comparison.left_out[0]
+    assert have_counterparts([here, board, run_of(STUDENT, INT8, name="there")])
 
 
 def test_two_measurements_of_one_thing_are_ambiguous():

@@ -213,6 +213,21 @@ def test_a_run_alone_is_held_against_its_teacher(tmp_path):
     assert "the teacher was not measured on this target" in result.stdout
 
 
+def test_a_gate_of_runs_names_the_model_and_the_page_has_it(tmp_path):
+    base = write_run(tmp_path / "base", (TEACHER, STUDENT))
+    after = write_run(tmp_path / "after", (TEACHER, SLOWER))
+    page = tmp_path / "page.html"
+    result = edgedistill("compare", base, after, "--fail-if", "p95_ms > +5%", "--html", page)
+    assert result.returncode == 3
+    assert "gate FAIL p95_ms > +5%: after, student fp32: +" in result.stdout
+    assert f"Report: {page}" in result.stdout
+    text = page.read_text()
+    assert text.count("<svg") >= 4
+    assert "base → after" in text
+    assert '<b class="bad">fail</b> <code>p95_ms &gt; +5%</code>' in text
+    assert "Where it comes from" not in text
+
+
 def test_nothing_to_hold_a_gate_against(tmp_path):
     result = edgedistill("compare", write_run(tmp_path / "run", (TEACHER,)), "--fail-if", "p50_ms > 5")
     assert result.returncode == 2

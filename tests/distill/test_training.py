@@ -119,6 +119,21 @@ def test_schedules_rise_to_the_peak_and_fall_to_nothing(schedule: str) -> None:
     assert rates[-1] < 0.001
 
 
+@pytest.mark.parametrize("schedule", ["onecycle", "cosine"])
+@pytest.mark.parametrize("steps", range(1, 9))
+def test_schedules_of_a_few_steps_rise_and_fall_too(schedule: str, steps: int) -> None:
+    plan = TrainingConfig(epochs=1, lr=0.4, schedule=schedule)
+    optimizer = build_optimizer(network(), plan)
+    scheduler = build_schedule(optimizer, plan, steps)
+    rates = []
+    for _ in range(steps):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert all(0 < rate <= 0.4 for rate in rates)
+    assert optimizer.param_groups[0]["lr"] <= max(rates) or steps == 1
+
+
 def test_precision_as_asked() -> None:
     assert bf16_wanted("bf16")
     assert not bf16_wanted("fp32")
