@@ -7,6 +7,7 @@ into, or one of NOT_HERE, whose commands need what no test machine has.
 import asyncio
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -14,10 +15,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
+
+from edgedistill.cli import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path += [str(ROOT / "tests" / "deploy"), str(ROOT / "tests" / "serve")]
@@ -202,6 +206,27 @@ def test_the_help_texts_are_those_of_the_commands() -> None:
     assert done.returncode == 0, done.stderr
     written = (ROOT / "docs" / "commands.md").read_text()
     assert written.split() == done.stdout.split(), "write it again: python tests/help_texts.py > docs/commands.md"
+
+
+COMMANDS = [
+    line
+    for path in ("README.md", "CONTRIBUTING.md")
+    for line in re.findall(
+        r"(?:^|`)(edgedistill [a-z][^`\n]*)", (ROOT / path).read_text(encoding="utf-8"), re.MULTILINE
+    )
+]
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_the_readme_speaks_of_commands_and_options_that_there_are(line: str) -> None:
+    words = shlex.split(line, comments=True)[1:]
+    command: click.Command = cli
+    while words and isinstance(command, click.Group):
+        name = words.pop(0)
+        assert name in command.commands, line
+        command = command.commands[name]
+    known = {option for parameter in command.params for option in parameter.opts}
+    assert {word for word in words if word.startswith("-")} <= known | {"--help"}
 
 
 @pytest.mark.parametrize("path", ["README.md", "CONTRIBUTING.md", *(f"docs/{name}.md" for name in DOCUMENTS)])
