@@ -108,7 +108,14 @@ def different(baseline: Measurement, candidate: Measurement) -> tuple[str, ...]:
         "kernel": (a.kernel, b.kernel),
         "python": (a.python, b.python),
     }
-    return _differences(facts)
+    return _differences(facts | _settings(baseline, candidate))
+
+
+def _settings(baseline: Measurement, candidate: Measurement) -> dict[str, tuple[object, object]]:
+    """Pair the settings that both engines told, but for numbers, which are figures: a CUDA graph, how it waits."""
+    a, b = baseline.settings or {}, candidate.settings or {}
+    names = (name for name in a if isinstance(a[name], str | bool) and isinstance(b.get(name), str | bool))
+    return {name.replace("_", " "): (a[name], b[name]) for name in names}
 
 
 def _differences(pairs: Mapping[str, tuple[object, object]]) -> tuple[str, ...]:

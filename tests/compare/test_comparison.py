@@ -80,6 +80,16 @@ def energy(value: float, source: str) -> dict:
     return {"per_inference": value, "idle_subtracted": None, "source": source}
 
 
+def test_other_settings_of_an_engine_are_shown():
+    graph = {"cuda_graph": "on", "timed_by": "events", "engine_ns_with_graph": 5e5}
+    rows = compare(
+        measurement(changed(STUDENT, settings=graph)),
+        [measurement(changed(STUDENT, settings=graph | {"cuda_graph": "off", "engine_ns_with_graph": 6e5}))],
+    ).groups[0].rows  # fmt: skip
+    assert rows[1].differs == ("cuda graph on vs off",)
+    assert rows[1].speedup is not None
+
+
 def test_energy_ratio_needs_one_source():
     base = measurement(changed(STUDENT, energy_uj=energy(3000, "rapl")))
     alike, unlike, absent = (
