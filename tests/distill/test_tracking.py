@@ -51,6 +51,16 @@ with tracked(Tracking((name,), "digits", folder), "student seed 1", TrainingConf
 """
 
 
+READ = """
+import json
+from mlflow.tracking import MlflowClient
+client = MlflowClient("sqlite:///mlflow.db")
+(run,) = client.search_runs([client.get_experiment_by_name("digits").experiment_id])
+losses = [[point.step, point.value] for point in client.get_metric_history(run.info.run_id, "loss")]
+print(json.dumps([run.info.run_name, run.data.params["optimizer"], losses]))
+"""
+
+
 def told(folder: Path, name: str) -> None:
     """Train nothing, but tell of three epochs, in a process of its own: trackers keep state, and warn of this and that."""
     pytest.importorskip(PACKAGES[name], reason=f"{name} is an extra: pip install 'edgedistill[{name}]'")
@@ -79,12 +89,8 @@ def test_tensorboard_is_told_of_each_epoch(tmp_path):
 
 def test_mlflow_is_told_of_each_epoch(tmp_path):
     told(tmp_path / "tracking", "mlflow")
-    from mlflow.tracking import MlflowClient
-
-    client = MlflowClient((tmp_path / "mlruns").as_uri())
-    (run,) = client.search_runs([client.get_experiment_by_name("digits").experiment_id])
-    assert run.info.run_name == "student seed 1"
-    assert run.data.params["optimizer"] == "sgd"
-    assert [point.value for point in client.get_metric_history(run.info.run_id, "loss")] == [
-        epoch.loss for epoch in EPOCHS
-    ]
+    result = subprocess.run([sys.executable, "-c", READ], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    name, optimizer, losses = json.loads(result.stdout)
+    assert (name, optimizer) == ("student seed 1", "sgd")
+    assert losses == [[epoch.epoch, epoch.loss] for epoch in EPOCHS]
