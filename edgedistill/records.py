@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Encoding = Literal["s8-f32", "u8-i32", "s8-i32", "s8-f16"]
+Encoding = Literal["s8-f32", "u8-f32", "u8-i32", "s8-i32", "s8-f16"]
 """Activation type and bias type of an int8 ONNX model: signed with zero point 0, or unsigned with zero point 128.
 
 In s8-f16 all that is float elsewhere is float16: biases, scales, and what is computed between the int8 layers.

@@ -45,7 +45,7 @@ from edgedistill.runs import Run, write_json
 
 CONFIG = Path(__file__).with_name("resnet8.toml")
 OPSET, ROUNDS, CALLS = 20, 60, 100
-ENGINES = {"onnxruntime": "u8-i32", "openvino": "s8-f32"}
+ENGINES = {"onnxruntime": "u8-i32", "openvino": "u8-f32"}
 """Each engine, and the encoding that its kit takes on x86."""
 KITS = {"onnxruntime": "ort", "openvino": "openvino"}
 RECOMMENDED = {"per_channel": True, "activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8}
@@ -64,23 +64,27 @@ def measure_seed(options, seed):
     """Quantize one seed's student every way, and measure every file."""
     work = options.work / f"seed-{seed}"
     shutil.copytree(trained(options.work / "float"), work, dirs_exist_ok=True)
-    files, calibration, test, labels = {}, None, None, None
+    job = job_of(work, seed, "ptq")
+    calibration, (test, labels) = calibration_of(job), test_of(job)
+    files = {"float": save(export_onnx(load_student(job), example_input(job), OPSET), work / "float.onnx")}
     for method in ("ptq", "qat"):
-        job = job_of(work, seed, method)
-        record = quantize_student(job)
-        quantized = load_quantized(job, record)
-        example = example_input(job)
-        if calibration is None:
-            calibration, (test, labels) = calibration_of(job), test_of(job)
-            files["float"] = save(export_onnx(load_student(job), example, OPSET), work / "float.onnx")
-        canonical = export_onnx(quantized, example, OPSET)
-        for encoding in ENGINES.values():
+        canonical = quantized(work, seed, method)
+        for encoding in (*ENGINES.values(), "s8-f32"):
             files[f"{method} {encoding}"] = save(encode(canonical, encoding), work / f"{method}-{encoding}.onnx")
     files |= peers(files["float"], calibration, work)
     rows = {name: row(name, path, test, labels) for name, path in files.items()}
     for name, ratio in ratios(files, test).items():
         rows[name] |= ratio
     return rows
+
+
+def quantized(work, seed, method):
+    """Return the int8 model of a method; one that is there from an earlier try is not made again."""
+    path = work / f"{method}-s8-f32.onnx"
+    if path.exists():
+        return onnx.load(path)
+    job = job_of(work, seed, method)
+    return export_onnx(load_quantized(job, quantize_student(job)), example_input(job), OPSET)
 
 
 def trained(folder):

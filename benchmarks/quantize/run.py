@@ -47,7 +47,7 @@ NETWORKS = {
     "transformer": (SMS, ()),
 }
 METHODS = ("ptq", "qat")
-ENCODINGS = ("s8-f32", "u8-i32", "s8-i32")
+ENCODINGS = ("s8-f32", "u8-f32", "u8-i32", "s8-i32")
 OPSET = 18
 
 

@@ -3,6 +3,7 @@
 TensorRT wants signed activations and float biases. ONNX Runtime has integer layers only for int32 biases, in steps of
 input scale times weight scale, and on x86 only for unsigned activations; and only when QuantizeLinear follows the layer
 directly, so a ReLU between the two becomes a clip of the integers behind QuantizeLinear, which is the same function.
+OpenVINO on x86 multiplies unsigned integers as they are, and signed ones at a price, so that what a ReLU gives is unsigned.
 A strongly typed engine (TensorRT 10 if asked, 11 always) computes what the file says, so that float parts are to be
 float16 in it, and with them the scales.
 """
@@ -24,6 +25,8 @@ from edgedistill.export.graph import Index, drop_unread, free_name, lift_constan
 from edgedistill.export.opset import opset_of
 from edgedistill.records import Encoding
 
+CARRYING = {"MaxPool", "Flatten", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
+"""Operators whose results are among their inputs."""
 INTEGER = {"Conv", "Gemm", "MatMul", "Add"}
 SHIFT = 128
 INT32 = np.iinfo(np.int32)
@@ -56,13 +59,17 @@ def encode(model: onnx.ModelProto, encoding: Encoding, float32: Collection[str] 
                 f"opset {opset_of(model)}: scales are float16 from opset {FLOAT16_OPSET} on; export in that"
             )
         return to_float16(result, float32)
-    if encoding != "s8-f32":
+    if encoding == "s8-f32":
+        return result
+    if encoding == "u8-f32":
+        _write_unsigned_where_positive(graph)
+    else:
         _write_int32_biases(graph)
         clips = _clip_integers(graph)
         if encoding == "u8-i32":
             _write_unsigned(graph, clips)
-        drop_unread(graph)
-        graph.ClearField("value_info")
+    drop_unread(graph)
+    graph.ClearField("value_info")
     return result
 
 
@@ -153,11 +160,15 @@ def _clip_integers(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
 
 def _bounds(index: Index, activation: onnx.NodeProto) -> tuple[float, float] | None:
     """Return the bounds of a ReLU or a clip between constants that follows an integer layer or addition."""
-    layer = index.producer.get(activation.input[0])
+    layer = index.producer.get(activation.input[0]) if activation.input else None
     if layer is None or layer.op_type not in INTEGER or index.readers[activation.input[0]] != 1:
         return None
     if any(index.dequantizer(name) is None for name in layer.input[:2]):
         return None
+    return _constant_bounds(index, activation)
+
+
+def _constant_bounds(index: Index, activation: onnx.NodeProto) -> tuple[float, float] | None:
     if activation.op_type == "Relu":
         return 0.0, math.inf
     if activation.op_type != "Clip":
@@ -201,3 +212,45 @@ def _write_unsigned(graph: onnx.GraphProto, clips: list[onnx.NodeProto]) -> None
             assert bound is not None
             shifted = np.array(int(bound) + SHIFT, np.uint8)
             index.stored[name].CopyFrom(numpy_helper.from_array(shifted, name))
+
+
+def _write_unsigned_where_positive(graph: onnx.GraphProto) -> None:
+    """Write what is never negative as uint8 with zero point 0: the same integers, 0 to 127, cut there before rounding."""
+    index = Index.of(graph)
+    zero = free_name(graph, "zero_point_0_unsigned")
+    graph.initializer.append(numpy_helper.from_array(np.array(0, np.uint8), zero))
+    unsigned: set[str] = set()
+    for quantizer in [node for node in graph.node if node.op_type == "QuantizeLinear"]:
+        if not (_cut_at_127(graph, index, quantizer) or _carries(index, quantizer, unsigned)):
+            continue
+        readers = [n for n in graph.node if n.op_type == "DequantizeLinear" and n.input[0] == quantizer.output[0]]
+        for node in (quantizer, *readers):
+            node.input[2] = zero
+        unsigned |= {node.output[0] for node in readers}
+
+
+def _cut_at_127(graph: onnx.GraphProto, index: Index, quantizer: onnx.NodeProto) -> bool:
+    """Make a ReLU, or a clip from 0 or more on, in front of a QuantizeLinear cut at 127 steps; tell whether there was one."""
+    activation, scale = index.producer.get(quantizer.input[0]), index.value(quantizer.input[1])
+    if activation is None or scale is None or scale.size > 1 or index.readers[quantizer.input[0]] != 1:
+        return False
+    bounds = _constant_bounds(index, activation)
+    if bounds is None or bounds[0] < 0:
+        return False
+    most = np.float32(SHIFT - 1) * scale.astype(np.float32).reshape(())
+    del activation.input[1:]
+    for bound in (np.float32(bounds[0]), min(np.float32(bounds[1]), most)):
+        name = free_name(graph, f"{quantizer.input[0]}_bound")
+        graph.initializer.append(numpy_helper.from_array(np.array(bound, np.float32), name))
+        activation.input.append(name)
+    activation.op_type = "Clip"
+    return True
+
+
+def _carries(index: Index, quantizer: onnx.NodeProto, unsigned: Collection[str]) -> bool:
+    """Tell whether a QuantizeLinear rounds what an operator has taken, unchanged, from an unsigned tensor of its scale."""
+    carrier = index.producer.get(quantizer.input[0])
+    if carrier is None or carrier.op_type not in CARRYING or carrier.input[0] not in unsigned:
+        return False
+    steps = _step(index, carrier.input[0]), index.value(quantizer.input[1])
+    return all(step is not None and step.size == 1 for step in steps) and bool(steps[0] == steps[1])

@@ -110,7 +110,7 @@ ACTIVATIONS = st.one_of(
 def test_activations_and_weights_are_equal_on_every_element(seed, activation):
     model = convolution(seed, activation, bias=False)
     expected = run_onnx(with_all_activations(model).SerializeToString(), inputs(seed))
-    for encoding in ("u8-i32", "s8-i32"):
+    for encoding in ("u8-f32", "u8-i32", "s8-i32"):
         encoded = encode(model, encoding)
         onnx.checker.check_model(encoded, full_check=True)
         got = run_onnx(with_all_activations(encoded).SerializeToString(), inputs(seed))
@@ -137,6 +137,30 @@ def test_biases_are_within_half_a_step(seed, encoding):
     error = np.abs(bias.astype(np.float64) * step - before["b"])
     assert (error <= step * 0.5 + 1e-12).all()
     assert "b" not in stored
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.booleans())
+def test_what_is_never_negative_is_unsigned_as_far_as_it_is_carried(seed, alike):
+    rng, writer = np.random.default_rng(seed), Writer()
+    x = writer.rounded("x", 0.02)
+    weights = rng.integers(-127, 128, (3, 3, 3, 3))
+    y = writer.node("Conv", [x, writer.weight("w", weights, rng.uniform(1e-3, 1e-1, 3))], "conv", pads=[1, 1, 1, 1])
+    step = rng.uniform(0.005, 0.05)
+    y = writer.rounded(writer.node("Relu", [y], "act"), step)
+    y = writer.rounded(
+        writer.node("MaxPool", [y], "pool", kernel_shape=[2, 2], strides=[2, 2]), step if alike else step / 2
+    )
+    model = writer.model(y, [1, 3, 6, 6], 4)
+    encoded = encode(model, "u8-f32")
+    onnx.checker.check_model(encoded, full_check=True)
+    stored = {t.name: numpy_helper.to_array(t) for t in encoded.graph.initializer}
+    types = {n.output[0]: stored[n.input[2]].dtype.name for n in encoded.graph.node if n.op_type == "QuantizeLinear"}
+    assert types == {"x/q": "int8", "act/q": "uint8", "pool/q": "uint8" if alike else "int8"}
+    expected, got = (run_onnx(with_all_activations(m).SerializeToString(), inputs(seed)) for m in (model, encoded))
+    assert all(np.array_equal(got[name], expected[name]) for name in expected)
+    most = 127 * stored["act/s"]
+    assert got["act/dq"].max() <= most
 
 
 def exact_in_float16(model) -> onnx.ModelProto:

@@ -13,14 +13,16 @@ from tiny_onnx import build, record
 
 from edgedistill.measurement import Measurement
 
-KITS = {"openvino": "s8-f32", "ort": "u8-i32"}  # and the encoding that each runs best on x86
+KITS = {"openvino": "u8-f32", "ort": "u8-i32"}  # and the encoding that each runs best on x86
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
     made = {"fp32": build(folder / "fp32.onnx")}
-    made |= {encoding: build(folder / f"{encoding}.onnx", encoding) for encoding in ("s8-f32", "u8-i32", "s8-i32")}
+    made |= {
+        encoding: build(folder / f"{encoding}.onnx", encoding) for encoding in ("s8-f32", "u8-f32", "u8-i32", "s8-i32")
+    }
     record(folder / "io.npz", made)
     return made
 
