@@ -1,7 +1,6 @@
 """A clean int8 model as we export it, the kits that it is linted for, and faults to plant in it."""
 
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -17,30 +16,10 @@ from edgedistill.models.resnet import mlperf_resnet8
 from edgedistill.models.sequence import cnn1d
 from edgedistill.quantize.prepare import calibrate, prepare
 
-# What NVIDIA's parser refuses, and its compiler runs in float (tests/export/test_trt_check.py asks it).
-STRICT = {
-    "dynamic-shape": "error",
-    "uint8-input": "error",
-    "computed-scale": "error",
-    "missing-zero-point": "error",
-    "activation-zero-point": "error",
-    "weight-zero-point": "error",
-    "activation-type": "error",
-    "bias-type": "error",
-}
-REFUSED = ("QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "DynamicQuantizeLinear", "int16", "uint16")
-
 
 def kit(name: str) -> Kit:
-    """Return a kit of the project, and for TensorRT one with its measured rules, whether or not the project has one."""
-    found = find_kits()
-    if name != "tensorrt" or name in found:
-        return found[name]
-    both = {"x86_64": "s8-f32", "aarch64": "s8-f32"}
-    return Kit(
-        name=name, title="NVIDIA", engine="tensorrt", package="tensorrt", precisions=("fp32", "int8"), opset=19,
-        install="-", encoding=both, unsupported=REFUSED, rules=STRICT, folder=Path("tensorrt"),
-    )  # fmt: skip
+    """Return a kit of the project."""
+    return find_kits()[name]
 
 
 class Net(nn.Module):

@@ -197,8 +197,11 @@ def transposed_convolution(plant: Plant) -> None:
 
 
 def signed_concat(plant: Plant) -> None:
-    """Let the second convolution read its tensor as two halves, the other way round."""
+    """Let the second convolution read its tensor, signed, as two halves, the other way round."""
     layer, data = plant.node("Conv", 1), plant.node("Conv", 1).input[0]
+    zero = plant.store("signed", np.int8(0))
+    for node in (plant.quantizer_before(layer), plant.index.producer[data]):
+        node.input[2] = zero
     sizes = plant.store("halves", np.array([4, 4]))
     plant.insert(helper.make_node("Split", [data, sizes], ["first", "second"], axis=1, name="split"), layer)
     plant.insert(helper.make_node("Concat", ["second", "first"], ["joined"], axis=1, name="planted"), layer)

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from lint_models import STRICT, Plant, clean, kit
+from lint_models import Plant, clean, kit
 from onnx import helper
 from plants import PLANTED, between, depthwise_activation_axis, weight_axis
 
@@ -144,10 +144,6 @@ def test_a_kit_with_a_rule_that_does_not_exist_is_refused_with_the_nearest():
 @pytest.mark.parametrize("found", find_kits().values(), ids=lambda found: found.name)
 def test_every_kit_of_the_project_names_real_rules(found):
     assert severities(found).keys() == {rule.name for rule in RULES}
-
-
-def test_the_strict_rules_are_real():
-    assert set(STRICT) <= {rule.name for rule in RULES}
 
 
 def test_a_model_with_an_error_is_not_shipped():

@@ -101,6 +101,7 @@ def test_auto_goes_on_from_post_training_until_the_drop_holds(distilled):
     # Each layer alone, in float and in int8, on the target's own kit.
     assert {one["measured_on"] for one in record["sensitivity"]} == {"ort, local"}
     assert all(one["fp32_us"] > 0 and one["int8_us"] > 0 for one in record["sensitivity"])
+    assert max(one["drop"] for one in record["sensitivity"]) > 0, "what fails together fails a little alone"
     report = (distilled / "runs" / "uneven" / "report.html").read_text()
     assert "Tried" in report
     assert "Sensitivity of" in report

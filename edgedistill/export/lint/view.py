@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Final
 
 import numpy as np
 import onnx
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from edgedistill.deploy.kits import Form, Kit
 from edgedistill.export.graph import Index, axis_of, lift_constants
+from edgedistill.records import Encoding
 
 ROUNDING = {"QuantizeLinear", "DequantizeLinear"}
 WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
@@ -19,6 +21,11 @@ MOVES = {"Identity", "MaxPool", "Pad", "Reshape", "Slice", "Squeeze", "Transpose
 """Operators that only move values, and that every engine moves a DequantizeLinear across (measured)."""
 MOVES_FOR_SOME = {"Concat", "Div", "Flatten", "Gather", "Mul", "Split"}
 """Operators that some engines move a DequantizeLinear across, and others do not."""
+
+
+ACTIVATIONS: Final[dict[Encoding, tuple[str, ...]]] = {
+    "s8-f32": ("int8",), "u8-f32": ("int8", "uint8"), "u8-i32": ("uint8",), "s8-i32": ("int8",), "s8-f16": ("int8",),
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +44,7 @@ class Limits:
         return cls(
             opset=max(form.opset for form in some),
             unsupported=frozenset(kit.unsupported),
-            activations=frozenset("int8" if form.encoding.startswith("s8") else "uint8" for form in some),
+            activations=frozenset(name for form in some for name in ACTIVATIONS[form.encoding]),
             biases=frozenset("int32" if form.encoding.endswith("i32") else "float" for form in some),
         )
 
