@@ -85,7 +85,7 @@ def mobilenetv3(classes, channels):
 
 
 class Uneven(nn.Sequential):
-    """A depthwise-separable block whose channels start 1 : 1,000 in size, and whose next layer makes up for it.
+    """A depthwise-separable block whose channels start 1 : 10,000 in size, and whose next layer makes up for it.
 
     Trained MobileNets come to such ranges by themselves (Nagel et al. 2019, "Data-Free Quantization Through Weight
     Equalization"); int8 has one step for all channels of an activation, so the small ones are lost.
@@ -98,7 +98,7 @@ class Uneven(nn.Sequential):
             point, nn.BatchNorm2d(cout), nn.ReLU(),
         )  # fmt: skip
         with torch.no_grad():
-            norm.weight.copy_(torch.logspace(-1.5, 1.5, cin))
+            norm.weight.copy_(torch.logspace(-2, 2, cin))
             point.weight.div_(norm.weight.reshape(1, -1, 1, 1))
 
 
