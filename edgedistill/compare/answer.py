@@ -11,6 +11,8 @@ from edgedistill.measurement import Accuracy
 
 TOLERATED_DROP_POINTS = 1.0
 """A student whose accuracy is really lower than the best student's by more than this is not proposed for its speed."""
+FAR_BELOW_POINTS = 10.0
+"""A student that is really lower than its teacher by more than this is called the best one, and not proposed to be shipped."""
 
 
 def choose(rows: Sequence[Row]) -> Row | None:
@@ -70,7 +72,12 @@ def _verb(chosen: Row) -> str:
     if chosen.measurement.accuracy is None:
         return "fastest is"
     is_gain = chosen.speedup is None or chosen.speedup.verdict in {"faster", "cannot tell"}
-    return "ship" if is_gain else "best student is"
+    return "ship" if is_gain and not _is_far_below(chosen) else "best student is"
+
+
+def _is_far_below(row: Row) -> bool:
+    drop = row.accuracy_drop
+    return drop is not None and drop.verdict == "lower" and drop.points > FAR_BELOW_POINTS
 
 
 def _facts(row: Row) -> list[str]:
@@ -136,6 +143,8 @@ def _caveats(chosen: Row) -> list[str]:
     caveats = []
     if chosen.measurement.accuracy is None:
         caveats.append("measure its accuracy before shipping it")
+    if _is_far_below(chosen):
+        caveats.append("that is far below its teacher: train it for longer, or take a larger one")
     if chosen.speedup is None:
         caveats.append(f"speedup unknown: {chosen.reasons['speedup']}")
     if chosen.budget is not None and chosen.budget.unknown:

@@ -221,6 +221,12 @@ def test_a_student_that_lost_its_accuracy_is_not_shipped_for_speed():
     assert "int8 is not accurate enough" in text
 
 
+def test_a_student_far_below_its_teacher_is_not_proposed():
+    text = answer(replace(TEACHER, n=10_000, correct=8890), replace(STUDENT, n=10_000, correct=5200))
+    assert text.startswith("pc: best student is student fp32 — 4.1x faster than the teacher, 36.9 points lower")
+    assert text.endswith("that is far below its teacher: train it for longer, or take a larger one")
+
+
 def test_speed_without_accuracy_is_no_recommendation():
     text = answer(TEACHER, changed(STUDENT, accuracy=None))
     assert "fastest is student fp32" in text
