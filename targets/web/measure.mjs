@@ -4,7 +4,9 @@ const RUNTIMES = {
   wasm: { bundle: "ort.wasm.bundle.min.mjs", engine: "ort-wasm-simd-threaded.wasm" },
   webgpu: { bundle: "ort.webgpu.bundle.min.mjs", engine: "ort-wasm-simd-threaded.asyncify.wasm" },
 };
-const STALLED_MS = 120_000;
+const STALLED_MS = 60_000;
+
+class Stalled extends Error {}
 
 export async function fetchBytes(url, onBytes) {
   const answer = await fetch(url);
@@ -108,8 +110,20 @@ export class Measuring {
     return { model, content, requests, threads, provider, bundle, empty: this.empty, engine: this.engine, ...more };
   }
 
-  // Runs a job in a fresh worker; one that says nothing for two minutes has died of something the page is not told.
-  #work(arm, more) {
+  // Runs a job in a fresh worker, and once more in another when that one falls silent: threads of a worker have been seen to
+  // wait for each other for ever on a busy machine.
+  async #work(arm, more) {
+    try {
+      return await this.#once(arm, more);
+    } catch (error) {
+      if (!(error instanceof Stalled) || this.#stopped) throw error;
+      this.#hooks.note(`a worker gave no sign for ${STALLED_MS / 1000} s; tries ${arm.title} in another`);
+      return await this.#once(arm, more);
+    }
+  }
+
+  // A worker that says nothing for a minute has died of something the page is not told.
+  #once(arm, more) {
     const job = this.#job(arm, more);
     this.#worker = new Worker(new URL("./worker.mjs", import.meta.url), { type: "module" });
     const worker = this.#worker;
@@ -118,7 +132,7 @@ export class Measuring {
       this.#reject = reject;
       const wait = () => {
         clearTimeout(timer);
-        const error = new Error("the worker gave no sign for two minutes; the device may be out of memory");
+        const error = new Stalled(`two workers gave no sign for ${STALLED_MS / 1000} s; the device may be out of memory`);
         timer = setTimeout(() => reject(error), STALLED_MS);
       };
       wait();

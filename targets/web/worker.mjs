@@ -73,6 +73,7 @@ async function start(job) {
   // A model of one operator first: compiling the engine itself is no model's time.
   const empty = await ort.InferenceSession.create(job.empty, { ...options, executionProviders: ["wasm"] });
   await empty.release();
+  postMessage({ progress: { done: 0 } });
   const begin = performance.now();
   const session = await ort.InferenceSession.create(new Uint8Array(job.model), options);
   const loadNs = (performance.now() - begin) * NS;
@@ -132,6 +133,7 @@ async function time(session, requests, job) {
   const sample = sampler(session, requests);
   const firstNs = await sample(1);
   const { loops, ...warmUp } = await settled(sample, job.seconds * 1000, step);
+  postMessage({ progress: { done: 0 } });
   const latencies = [];
   const progress = throttled();
   const begin = performance.now();

@@ -180,6 +180,7 @@ def test_firefox_runs_it_too(run: Path, serve: Callable[..., Served], tmp_path: 
 
     shown = asyncio.run(visit())
     assert shown["problem"] == ""
+    assert [state for _, state, _ in shown["cards"]] == ["sent"] * 4, shown["cards"]
     assert served.wait() == 0
     found = measurements(folder)
     assert sorted(found) == ["fp32 1", "fp32 2", "int8 1", "int8 2"]
