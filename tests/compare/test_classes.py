@@ -1,6 +1,7 @@
 """Accuracy class by class, and paired tests."""
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +14,7 @@ from rich.console import Console
 from edgedistill.compare.classes import class_drops, hidden, worst
 from edgedistill.compare.comparison import compare_runs, summarise_run
 from edgedistill.compare.load import Result, load_results, load_run
+from edgedistill.compare.report import render_comparison
 from edgedistill.compare.stats import paired_drop
 from edgedistill.compare.table import render_table
 
@@ -114,6 +116,10 @@ def test_a_small_mean_drop_cannot_hide_a_lost_class(tmp_path):
     text = " ".join(capture.get().split())
     assert "class '3' " in text
     assert "all classes together" in text
+    sets = load_results([base, file])
+    page = render_comparison(compare_runs(*_split(sets)), sets)
+    (mark,) = re.findall(r"<li>(\S+) class &#39;3&#39; ", page)
+    assert re.search(rf'data-label="Accuracy, %">[\d.]+{mark}<', page)
 
 
 def _split(results):
