@@ -110,8 +110,8 @@ export class Measuring {
     return { model, content, requests, threads, provider, bundle, empty: this.empty, engine: this.engine, ...more };
   }
 
-  // Runs a job in a fresh worker, and once more in another when that one falls silent: threads of a worker have been seen to
-  // wait for each other for ever on a busy machine.
+  // Runs a job in a fresh worker, and once more in another when that one falls silent: on a busy machine Firefox lost one of
+  // two threads so, for a reason that is not known.
   async #work(arm, more) {
     try {
       return await this.#once(arm, more);
