@@ -119,7 +119,7 @@ def side_by_side(runs: Sequence[ResultSet]) -> Comparison:
         for run in named
         for group in summarise_run(run).groups
     ]
-    apart = f"{' and '.join(run.name for run in named)}: no ratio between them, as no model was measured on one device"
+    apart = f"{' and '.join(run.name for run in named)}: no ratio between them, as they have no model on one device in common"
     return Comparison(groups=tuple(groups), left_out=(apart,))
 
 

@@ -23,10 +23,9 @@ from edgedistill.errors import ConfigError
 from edgedistill.export.float16 import to_float16
 from edgedistill.export.graph import Index, drop_unread, free_name, lift_constants
 from edgedistill.export.opset import opset_of
+from edgedistill.quantize.onnx_placement import KEEPS_GRID
 from edgedistill.records import Encoding
 
-CARRYING = {"MaxPool", "Flatten", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
-"""Operators whose results are among their inputs."""
 INTEGER = {"Conv", "Gemm", "MatMul", "Add"}
 SHIFT = 128
 INT32 = np.iinfo(np.int32)
@@ -250,7 +249,7 @@ def _cut_at_127(graph: onnx.GraphProto, index: Index, quantizer: onnx.NodeProto)
 def _carries(index: Index, quantizer: onnx.NodeProto, unsigned: Collection[str]) -> bool:
     """Tell whether a QuantizeLinear rounds what an operator has taken, unchanged, from an unsigned tensor of its scale."""
     carrier = index.producer.get(quantizer.input[0])
-    if carrier is None or carrier.op_type not in CARRYING or carrier.input[0] not in unsigned:
+    if carrier is None or carrier.op_type not in KEEPS_GRID or carrier.input[0] not in unsigned:
         return False
     steps = _step(index, carrier.input[0]), index.value(quantizer.input[1])
     return all(step is not None and step.size == 1 for step in steps) and bool(steps[0] == steps[1])

@@ -4,7 +4,7 @@ const RUNTIMES = {
   wasm: { bundle: "ort.wasm.bundle.min.mjs", engine: "ort-wasm-simd-threaded.wasm" },
   webgpu: { bundle: "ort.webgpu.bundle.min.mjs", engine: "ort-wasm-simd-threaded.asyncify.wasm" },
 };
-const STALLED_MS = 60_000;
+const STALLED_MS = 120_000; // a slow phone compiles a large model in silence
 
 class Stalled extends Error {}
 
@@ -110,8 +110,8 @@ export class Measuring {
     return { model, content, requests, threads, provider, bundle, empty: this.empty, engine: this.engine, ...more };
   }
 
-  // Runs a job in a fresh worker, and once more in another when that one falls silent: on a busy machine Firefox lost one of
-  // two threads so, for a reason that is not known.
+  // Runs a job in a fresh worker, and once more in another when that one falls silent: on a busy machine a job of
+  // Firefox with two threads once gave no result, for a reason that is not known.
   async #work(arm, more) {
     try {
       return await this.#once(arm, more);
@@ -122,7 +122,7 @@ export class Measuring {
     }
   }
 
-  // A worker that says nothing for a minute has died of something the page is not told.
+  // A worker that says nothing for two minutes has died of something the page is not told.
   #once(arm, more) {
     const job = this.#job(arm, more);
     this.#worker = new Worker(new URL("./worker.mjs", import.meta.url), { type: "module" });
