@@ -84,7 +84,7 @@ def file_options(command: Callable[..., None]) -> Callable[..., None]:
 
 def refuse_file_options(config: Path, options: dict[str, Any]) -> None:
     """Raise ConfigError for an option of ONNX files that is given with a configuration."""
-    for name in ("data", "kit_names", "arch", "shapes", "output", "skip", "precision"):
+    for name in ("data", "kit_names", "arch", "shapes", "output", "skip", "activations", "precision"):
         if options.get(name):
             flag = {"kit_names": "--target", "shapes": "--shape", "output": "-o"}.get(name, f"--{name}")
             raise ConfigError(f"{flag} is for an ONNX file; {config} says such things itself")

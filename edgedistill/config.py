@@ -20,6 +20,7 @@ from pydantic import (
 
 from edgedistill.compare.gate import GateConfig
 from edgedistill.errors import nearest
+from edgedistill.records import Activations
 from edgedistill.user_code import is_function
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -244,13 +245,15 @@ class QuantizeConfig(Section):
     """int8: after training (ptq), with fine-tuning (qat), or as far towards float as `max_drop` points need (auto).
 
     Ranges come from `samples` training inputs. Fine-tuning learns from the float student for `epochs`, on batches of
-    [distill] batch_size, with AdamW and a peak learning rate of `lr`.
+    [distill] batch_size, with AdamW and a peak learning rate of `lr`. With "unsigned" `activations` what a ReLU gives has
+    255 steps instead of 127, in files that TensorRT does not take.
     """
 
     mode: Literal["none", "ptq", "qat", "auto"] = "auto"
     max_drop: Positive = 0.5
     samples: Count = 512
     ranges: Literal["mse", "minmax"] = "mse"
+    activations: Activations = "signed"
     skip: tuple[str, ...] = ()
     epochs: Count = 5
     lr: Positive = 5e-4

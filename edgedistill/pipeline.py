@@ -239,7 +239,7 @@ class Step:
 def run_pipeline(config: Config, run: Run, kits: dict[str, Kit], report: Reporter, plan: Plan) -> Job:
     """Run the stages that are not done; returns the job with all records. Nothing is written before all checks pass."""
     check_targets(config, kits)
-    job = Job(config, run, kits, report)
+    job = Job(config, run, _kits_for(config, kits), report)
     stages = _wanted(plan)
     done = _take_finished(job, stages, plan)
     if done < len(stages):
@@ -257,7 +257,7 @@ def run_pipeline(config: Config, run: Run, kits: dict[str, Kit], report: Reporte
 def dry_run(config: Config, run: Run, kits: dict[str, Kit], report: Reporter, plan: Plan) -> list[Step]:
     """Say which stages would be taken from the run folder and which would run."""
     check_targets(config, kits)
-    job = Job(config, run, kits, report)
+    job = Job(config, run, _kits_for(config, kits), report)
     stages = _wanted(plan)
     done = _take_finished(job, stages, plan)
     return [_step(job, stages, place, done, plan) for place in range(len(stages))]
@@ -351,6 +351,12 @@ def check_targets(config: Config, kits: dict[str, Kit]) -> None:
             raise ConfigError(f"target '{target.name}': {error}") from None
         if "int8" in target.precisions and config.quantize.mode == "none":
             raise ConfigError(f"target '{target.name}' asks for int8, but quantize.mode is 'none'; set it to 'auto'")
+
+
+def _kits_for(config: Config, kits: dict[str, Kit]) -> dict[str, Kit]:
+    """Return the kits, those that int8 is wanted for with the encodings that hold its activations."""
+    quantized = {target.kit for target in config.target if "int8" in target.precisions}
+    return kits | {name: kits[name].taking(config.quantize.activations) for name in quantized}
 
 
 def _preflight(job: Job, stages: tuple[Stage, ...]) -> None:

@@ -17,6 +17,11 @@ In u8-f32 what is never negative is unsigned with zero point 0, and the rest sig
 In s8-f16 all that is float elsewhere is float16: biases, scales, and what is computed between the int8 layers.
 """
 
+Activations = Literal["signed", "unsigned"]
+"""What activations are rounded to: "signed" is int8 for all, which every engine takes; with "unsigned" what is never
+negative has the 256 steps of uint8 with zero point 0 instead of 128, which TensorRT does not take.
+"""
+
 
 class Record(BaseModel):
     """A frozen value; unknown fields are refused."""
@@ -167,8 +172,8 @@ class QuantizeStep(Record):
 class QuantizedRecord(Record):
     """The quantized student, as fake-quantized weights and scales; `val_accuracy` is of that model in torch.
 
-    `skip` names the modules whose layers are float, those of the configuration included; `steps` are all tries in their
-    order, and `holds` tells whether the one that was kept is within `max_drop`.
+    `activations` is what the scales are for. `skip` names the modules whose layers are float, those of the configuration
+    included; `steps` are all tries in their order, and `holds` tells whether the one that was kept is within `max_drop`.
     """
 
     file: FileRef | None
@@ -177,6 +182,7 @@ class QuantizedRecord(Record):
     float_val_accuracy: float | None
     calibration_samples: int
     layers: dict[str, str] = Field(default_factory=dict)
+    activations: Activations = "signed"
     skip: tuple[str, ...] = ()
     max_drop: float | None = None
     holds: bool | None = None

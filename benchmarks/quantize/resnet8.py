@@ -1,8 +1,8 @@
 """MLPerf Tiny's ResNet-8 in int8: against its own float student, seed by seed, and beside NNCF and ONNX Runtime.
 
-The float students of resnet8.toml, each quantized after training and by QAT, and by the peers from the same float ONNX file and
-the same 512 training images: accuracy on all 10,000 test images in each engine, the file's size, the precision of each layer, and
-one-thread latency, all files in turn in one process.
+The float students of resnet8.toml, each quantized after training and by QAT, with signed and with unsigned activations, and by the
+peers from the same float ONNX file and the same 512 training images: accuracy on all 10,000 test images in each engine, the file's
+size, the precision of each layer, and one-thread latency, all files in turn in one process.
 
     python -m pip install nncf 'edgedistill[trt-check]'
     OMP_NUM_THREADS=1 python benchmarks/quantize/resnet8.py benchmarks/quantize/resnet8.json --work runs/quantize-resnet8
@@ -47,6 +47,9 @@ CONFIG = Path(__file__).with_name("resnet8.toml")
 OPSET, ROUNDS, CALLS = 20, 60, 100
 ENGINES = {"onnxruntime": "u8-i32", "openvino": "u8-f32"}
 """Each engine, and the encoding that its kit takes on x86."""
+ENCODINGS = {"signed": (*ENGINES.values(), "s8-f32"), "unsigned": tuple(ENGINES.values())}
+"""What a checkpoint with such activations is written as, its canonical form last."""
+SUFFIX = {"signed": "", "unsigned": "-unsigned"}
 KITS = {"onnxruntime": "ort", "openvino": "openvino"}
 RECOMMENDED = {"per_channel": True, "activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8}
 
@@ -64,13 +67,14 @@ def measure_seed(options, seed):
     """Quantize one seed's student every way, and measure every file."""
     work = options.work / f"seed-{seed}"
     shutil.copytree(trained(options.work / "float"), work, dirs_exist_ok=True)
-    job = job_of(work, seed, "ptq")
+    job = job_of(work, seed, "ptq", "signed")
     calibration, (test, labels) = calibration_of(job), test_of(job)
     files = {"float": save(export_onnx(load_student(job), example_input(job), OPSET), work / "float.onnx")}
     for method in ("ptq", "qat"):
-        canonical = quantized(work, seed, method)
-        for encoding in (*ENGINES.values(), "s8-f32"):
-            files[f"{method} {encoding}"] = save(encode(canonical, encoding), work / f"{method}-{encoding}.onnx")
+        for activations, encodings in ENCODINGS.items():
+            canonical, name = quantized(work, seed, method, activations), f"{method}{SUFFIX[activations]}"
+            for encoding in encodings:
+                files[f"{name} {encoding}"] = save(encode(canonical, encoding), work / f"{name}-{encoding}.onnx")
     files |= peers(files["float"], calibration, work)
     rows = {name: row(name, path, test, labels) for name, path in files.items()}
     for name, ratio in ratios(files, test).items():
@@ -78,12 +82,12 @@ def measure_seed(options, seed):
     return rows
 
 
-def quantized(work, seed, method):
+def quantized(work, seed, method, activations):
     """Return the int8 model of a method; one that is there from an earlier try is not made again."""
-    path = work / f"{method}-s8-f32.onnx"
+    path = work / f"{method}{SUFFIX[activations]}-{ENCODINGS[activations][-1]}.onnx"
     if path.exists():
         return onnx.load(path)
-    job = job_of(work, seed, method)
+    job = job_of(work, seed, method, activations)
     return export_onnx(load_quantized(job, quantize_student(job)), example_input(job), OPSET)
 
 
@@ -93,13 +97,13 @@ def trained(folder):
     return folder
 
 
-def job_of(work, seed, method):
+def job_of(work, seed, method, activations):
     """Return the run's job with one seed's student for the student."""
-    config = load_config(CONFIG, (f"quantize.mode={method}",))
+    config = load_config(CONFIG, (f"quantize.mode={method}", f"quantize.activations={activations}"))
     job = run_pipeline(config, Run(work), find_kits(()), Reporter(), Plan("student"))
     trial = next(trial for trial in job.result("student", StudentRecord).trials if trial.seed == seed)
     student = job.result("student", StudentRecord).model_copy(update={"student": trial.student})
-    keys = job.keys | {"quantize": f"seed {seed}, {method}"}
+    keys = job.keys | {"quantize": f"seed {seed}, {method}, {activations}"}
     return dataclasses.replace(job, results=job.results | {"student": student}, keys=keys)
 
 

@@ -91,6 +91,7 @@ def write_bundle(run: Run, kit: Kit, precisions: tuple[str, ...], path: Path) ->
     Raises ConfigError when the run lacks the export, or a model of one of the precisions.
     """
     results = {name: _record(run, name, kind) for name, kind in STAGES.items()}
+    kit = _kit_of(results, kit, precisions)
     chosen = _chosen(run, results, kit, precisions)
     sources = dict(_program(kit))
     models = []
@@ -118,6 +119,13 @@ def _record(run: Run, stage: str, kind: type[R]) -> R:
     if entry is None:
         raise ConfigError(f"{run.folder}: has no finished stage '{stage}'; run 'edgedistill export CONFIG' first")
     return kind.model_validate(entry["record"])
+
+
+def _kit_of(results: dict[str, Record], kit: Kit, precisions: tuple[str, ...]) -> Kit:
+    """Return the kit with the encodings that hold the run's int8 activations, where int8 is wanted."""
+    quantized = results["quantize"]
+    assert isinstance(quantized, QuantizedRecord)
+    return kit.taking(quantized.activations) if "int8" in (precisions or kit.precisions) else kit
 
 
 def _chosen(run: Run, results: dict[str, Record], kit: Kit, precisions: tuple[str, ...]) -> list[OnnxModel]:

@@ -17,7 +17,7 @@ from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 import edgedistill.errors
 from edgedistill.errors import ConfigError, nearest
-from edgedistill.records import Encoding, Record
+from edgedistill.records import Activations, Encoding, Record
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -88,6 +88,23 @@ class Kit(Record):
     def forms(self) -> tuple[Form, ...]:
         """Return the forms that any device may want: models are exported before a device is asked, and for bundles too."""
         return tuple(dict.fromkeys(form for arch in sorted(self.encoding) for form in self._forms(arch)))
+
+    def taking(self, activations: Activations) -> Kit:
+        """Return the kit with encodings that hold such activations alone: unsigned ones are in u8-f32 and u8-i32.
+
+        An architecture whose own encoding is signed gets the kit's unsigned one. Raises ConfigError where there is none.
+        """
+        if activations == "signed":
+            return self
+        unsigned = [encoding for _, encoding in sorted(self.encoding.items()) if encoding.startswith("u8")]
+        if not unsigned:
+            raise ConfigError(
+                f"kit '{self.name}' takes no unsigned activations, only {', '.join(sorted(set(self.encoding.values())))}: "
+                "quantize with activations = 'signed', or give that kit a configuration of its own"
+            )
+        encoding = {arch: own if own in unsigned else unsigned[0] for arch, own in self.encoding.items()}
+        forms = tuple(form for form in self.form if form.encoding in unsigned)
+        return self.model_copy(update={"encoding": encoding, "form": forms})
 
     def _forms(self, arch: str) -> tuple[Form, ...]:
         return Form(since="0", encoding=self.encoding_for(arch), opset=self.opset), *self.form

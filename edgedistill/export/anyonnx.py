@@ -21,6 +21,7 @@ from edgedistill.deploy.kits import FLOAT16_OPSET, Kit
 from edgedistill.deploy.reference import Reference, RefusedError
 from edgedistill.errors import ConfigError, ParityError
 from edgedistill.export.canonical import canonical
+from edgedistill.export.encodings import activations_of
 from edgedistill.export.forms import Variant, comparable, in_form, is_half
 from edgedistill.export.graph import lift_constants, name_nodes
 from edgedistill.export.lint.report import require_clean, usual_arch
@@ -31,7 +32,7 @@ from edgedistill.export.parity import FLOAT, LIMITS, Arrays, require_parity
 from edgedistill.quantize.anyonnx import quantize_onnx
 from edgedistill.quantize.placement import INT8
 from edgedistill.quantize.ranges import Ranges
-from edgedistill.records import Encoding, Parity, Record
+from edgedistill.records import Activations, Encoding, Parity, Record
 from edgedistill.runs import sha256_of
 
 SCHEMA = "edgedistill.onnx/1"
@@ -56,6 +57,10 @@ class Order(Record):
     arch: str | None = None
     shapes: Shapes
     output: Path | None = None
+
+    def taking(self, activations: Activations) -> Order:
+        """Return the order with the kits' encodings that hold such activations."""
+        return self.model_copy(update={"kits": tuple(kit.taking(activations) for kit in self.kits)})
 
 
 class Written(Record):
@@ -129,26 +134,29 @@ def _form(one: Written) -> str:
     return encoding + (f", {len(one.float32_nodes)} nodes in float32" if one.float32_nodes else "")
 
 
-def quantize_file(order: Order, skip: tuple[str, ...] = (), ranges: Ranges = "mse") -> Result:
-    """Write a float model in int8, after training, once for each form that the kits take: s8-f32 where none is named.
+def quantize_file(
+    order: Order, skip: tuple[str, ...] = (), ranges: Ranges = "mse", activations: Activations = "signed"
+) -> Result:
+    """Write a float model in int8, after training, once for each form that the kits take, or in the canonical one.
 
     Raises:
-        ConfigError: there is no data, or the model is quantized already, holds control flow, or has no layer to quantize.
+        ConfigError: there is no data, the model is quantized already, holds control flow or has no layer to quantize, or a
+            kit takes no unsigned activations.
         LintError: a kit that was named would not run the result as it is.
     """
     if order.data is None:
         raise ConfigError(
             "int8 takes its ranges from real inputs, never guessed: give them with --data calibration.npz"
         )
-    given = _Given(order)
+    given = _Given(order.taking(activations))
     if is_quantized(given.model):
         raise ConfigError(f"{order.model}: is quantized already; 'edgedistill export' writes it for a kit")
     source = given.simplified(PER_CHANNEL_OPSET)
-    canonical_int8, layers = quantize_onnx(source, given.samples.first(CALIBRATION), skip, ranges)
-    result = given.result(given.write(canonical_int8, _variants(order, "int8", opset_of(source))), layers)
+    canonical_int8, layers = quantize_onnx(source, given.samples.first(CALIBRATION), skip, ranges, activations)
+    result = given.result(given.write(canonical_int8, _variants(given.order, "int8", canonical_int8)), layers)
     if not any(_lost_much(result, one) for one in result.files):
         return result
-    return result.model_copy(update={"sensitivity": _sensitivity(given, source, layers)})
+    return result.model_copy(update={"sensitivity": _sensitivity(given, source, layers, activations)})
 
 
 def _lost_much(result: Result, one: Written) -> bool:
@@ -157,12 +165,15 @@ def _lost_much(result: Result, one: Written) -> bool:
     return one.parity.agreement < LEAST_ALIKE
 
 
-def _sensitivity(given: _Given, source: onnx.ModelProto, layers: dict[str, str]) -> dict[str, float]:
+def _sensitivity(
+    given: _Given, source: onnx.ModelProto, layers: dict[str, str], activations: Activations
+) -> dict[str, float]:
     """Return the error of the outputs with one layer alone in int8, for each, the largest first."""
     names, few = [name for name, form in layers.items() if form == INT8], given.samples.first(TRIED)
     errors = {}
     for name in names:
-        alone, _ = quantize_onnx(source, few, tuple(other for other in names if other != name))
+        rest = tuple(other for other in names if other != name)
+        alone, _ = quantize_onnx(source, few, rest, activations=activations)
         answers = _answers(given.order.model, alone, few)
         errors[name] = max(
             _error(mine, wanted[:TRIED]) for mine, wanted in zip(answers.values(), given.outputs, strict=True)
@@ -187,9 +198,10 @@ def export_file(order: Order, precision: str) -> Result:
         )
     if precision == "int8":
         source = canonical(given.model)
+        given.order = order.taking(activations_of(source))
     else:
         source = given.model if precision == "fp32" else given.simplified(0)
-    files = given.write(source, _variants(order, precision, opset_of(source)))
+    files = given.write(source, _variants(given.order, precision, source))
     return given.result(files, {})
 
 
@@ -334,9 +346,12 @@ def _require_plain(path: Path, model: onnx.ModelProto) -> None:
             )
 
 
-def _variants(order: Order, precision: str, opset: int) -> list[Variant]:
+def _variants(order: Order, precision: str, source: onnx.ModelProto) -> list[Variant]:
     """Return the files to write: for each encoding that a kit takes one, of the model's opset or the highest it takes."""
-    wanted: dict[Encoding | None, int] = {} if order.kits else {"s8-f32" if precision == "int8" else None: opset}
+    opset, wanted = opset_of(source), dict[Encoding | None, int]()
+    if not order.kits:
+        own: Encoding = "u8-f32" if activations_of(source) == "unsigned" else "s8-f32"
+        wanted[own if precision == "int8" else None] = opset
     for kit in order.kits:
         if precision not in kit.precisions:
             raise ConfigError(f"kit '{kit.name}' has no precision '{precision}'; it has {', '.join(kit.precisions)}")

@@ -4,6 +4,8 @@ TensorRT wants signed activations and float biases. ONNX Runtime has integer lay
 input scale times weight scale, and on x86 only for unsigned activations; and only when QuantizeLinear follows the layer
 directly, so a ReLU between the two becomes a clip of the integers behind QuantizeLinear, which is the same function.
 OpenVINO on x86 multiplies unsigned integers as they are, and signed ones at a price, so that what a ReLU gives is unsigned.
+A model that was quantized with unsigned activations has u8-f32 as its canonical form, and no signed one. There a ReLU is
+what QuantizeLinear does anyway, and costs nothing.
 A strongly typed engine (TensorRT 10 if asked, 11 always) computes what the file says, so that float parts are to be
 float16 in it, and with them the scales.
 """
@@ -24,41 +26,48 @@ from edgedistill.export.float16 import to_float16
 from edgedistill.export.graph import Index, drop_unread, free_name, lift_constants
 from edgedistill.export.opset import opset_of
 from edgedistill.quantize.onnx_placement import KEEPS_GRID
-from edgedistill.records import Encoding
+from edgedistill.records import Activations, Encoding
 
 INTEGER = {"Conv", "Gemm", "MatMul", "Add"}
 SHIFT = 128
 INT32 = np.iinfo(np.int32)
+Integers = type[np.int8] | type[np.uint8]
 
 
 def encode(model: onnx.ModelProto, encoding: Encoding, float32: Collection[str] = ()) -> onnx.ModelProto:
-    """Return a copy of a canonical int8 model ("s8-f32") in another encoding.
+    """Return a copy of a canonical int8 model ("s8-f32" or, with unsigned activations, "u8-f32") in another encoding.
 
     Weights and activations stand for the same numbers in every encoding, and an int32 bias is within half a step of the
     float one. In s8-f16 the integers of the weights are the same, scales and biases are rounded to float16, by at most
     1/2048 of themselves from 2**-14 on; and an activation that is computed in float16 may be rounded to the next step.
 
     Args:
-        model: the model in encoding s8-f32.
+        model: the model in its canonical encoding.
         encoding: the encoding to write.
         float32: for s8-f16, the nodes that stay in float32, as `float32_nodes` finds them.
 
     Raises:
-        ConfigError: the model has no QuantizeLinear, is not canonical, has a bias too large for int32, or an opset too
-            old for float16 scales.
+        ConfigError: the model has no QuantizeLinear, is not canonical, has a bias too large for int32, an opset too old
+            for float16 scales, or unsigned activations that a signed encoding cannot hold.
     """
     result = onnx.ModelProto()
     result.CopyFrom(model)
     graph = result.graph
     lift_constants(graph)
     _require_canonical(graph)
+    unsigned = activations_of(result) == "unsigned"
+    if unsigned and encoding.startswith("s8"):
+        raise ConfigError(
+            f"the model has unsigned activations, and encoding {encoding} holds signed ones alone: quantize it with "
+            "activations = 'signed'"
+        )
     if encoding == "s8-f16":
         if opset_of(model) < FLOAT16_OPSET:
             raise ConfigError(
                 f"opset {opset_of(model)}: scales are float16 from opset {FLOAT16_OPSET} on; export in that"
             )
         return to_float16(result, float32)
-    if encoding == "s8-f32":
+    if encoding == ("u8-f32" if unsigned else "s8-f32"):
         return result
     if encoding == "u8-f32":
         _write_unsigned_where_positive(graph)
@@ -72,6 +81,17 @@ def encode(model: onnx.ModelProto, encoding: Encoding, float32: Collection[str] 
     return result
 
 
+def activations_of(model: onnx.ModelProto) -> Activations:
+    """Return what the activations of a canonical int8 model are rounded to."""
+    index = Index.of(model.graph)
+    zeros = [
+        index.value(node.input[2])
+        for node in model.graph.node
+        if node.op_type == "QuantizeLinear" and len(node.input) > 2
+    ]
+    return "unsigned" if any(zero is not None and zero.dtype == np.uint8 for zero in zeros) else "signed"
+
+
 def _require_canonical(graph: onnx.GraphProto) -> None:
     index = Index.of(graph)
     if all(node.op_type != "QuantizeLinear" for node in graph.node):
@@ -80,12 +100,13 @@ def _require_canonical(graph: onnx.GraphProto) -> None:
         if node.op_type not in {"QuantizeLinear", "DequantizeLinear"}:
             continue
         zero = index.value(node.input[2]) if len(node.input) > 2 else None
-        symmetric = zero is not None and zero.dtype == np.int8 and not zero.any()
+        allowed = (np.int8,) if node.input[0] in index.stored else (np.int8, np.uint8)
+        symmetric = zero is not None and zero.dtype in allowed and not zero.any()
         weight = node.op_type == "QuantizeLinear" and node.input[0] in index.stored
         if not symmetric or weight or node.input[1] not in index.stored:
             raise ConfigError(
-                f"{node.op_type} {node.name or node.output[0]!r} is not of encoding s8-f32 (int8 with a written zero "
-                "point 0, a stored scale, weights stored as int8): export the model again, or use the file as it is"
+                f"{node.op_type} {node.name or node.output[0]!r} is not of encoding s8-f32 or u8-f32 (8 bits with a written "
+                "zero point 0, a stored scale, weights stored as int8): export the model again, or use the file as it is"
             )
 
 
@@ -133,7 +154,7 @@ def _store_bias(graph: onnx.GraphProto, node: onnx.NodeProto, bias: tuple[np.nda
 
 
 def _clip_integers(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
-    """Turn layer, ReLU, Q into layer, Q, clip of int8, and return the clips.
+    """Turn layer, ReLU, Q into layer, Q, clip of the integers where they have others, and return the clips.
 
     Rounding keeps order, so Q(clip(x, a, b)) is clip(Q(x), Q(a), Q(b)) for every x.
     """
@@ -146,8 +167,13 @@ def _clip_integers(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
         bounds = _bounds(index, activation)
         if bounds is None:
             continue
-        scale = index.value(quantizer.input[1])
-        names = [_stored_bound(graph, _on_grid(bound, scale)) for bound in bounds]
+        kind = np.int8 if _is_signed(index, quantizer.input[2]) else np.uint8
+        integer_bounds = [_on_grid(bound, index.value(quantizer.input[1]), kind) for bound in bounds]
+        if integer_bounds == [np.iinfo(kind).min, np.iinfo(kind).max]:
+            quantizer.input[0] = activation.input[0]
+            graph.node.remove(activation)
+            continue
+        names = [_stored_bound(graph, bound, kind) for bound in integer_bounds]
         integers = free_name(graph, f"{quantizer.output[0]}_unclipped")
         clip = onnx.helper.make_node("Clip", [integers, *names], [quantizer.output[0]], name=f"{integers}_clip")
         quantizer.input[0], quantizer.output[0] = activation.input[0], integers
@@ -182,20 +208,19 @@ def _constant_bounds(index: Index, activation: onnx.NodeProto) -> tuple[float, f
     return bounds[0], bounds[1]
 
 
-def _on_grid(bound: float, scale: np.ndarray | None) -> int:
+def _on_grid(bound: float, scale: np.ndarray | None, kind: Integers) -> int:
     assert scale is not None
-    return int(np.clip(np.rint(np.float32(bound) / scale), -SHIFT, SHIFT - 1))
+    return int(np.clip(np.rint(np.float32(bound) / scale), np.iinfo(kind).min, np.iinfo(kind).max))
 
 
-def _stored_bound(graph: onnx.GraphProto, bound: int) -> str:
-    name = f"int8_{'minus_' if bound < 0 else ''}{abs(bound)}"
-    unique = free_name(graph, name)
-    graph.initializer.append(numpy_helper.from_array(np.array(bound, np.int8), unique))
+def _stored_bound(graph: onnx.GraphProto, bound: int, kind: Integers) -> str:
+    unique = free_name(graph, f"{kind.__name__}_{'minus_' if bound < 0 else ''}{abs(bound)}")
+    graph.initializer.append(numpy_helper.from_array(np.array(bound, kind), unique))
     return unique
 
 
 def _write_unsigned(graph: onnx.GraphProto, clips: list[onnx.NodeProto]) -> None:
-    """Add 128 to the activations' integers: their zero points and the bounds of their clips; weights stay int8."""
+    """Add 128 to the activations' signed integers: zero points and the bounds of clips; weights stay int8."""
     index = Index.of(graph)
     zero = free_name(graph, "zero_point_128")
     graph.initializer.append(numpy_helper.from_array(np.array(SHIFT, np.uint8), zero))
@@ -203,14 +228,19 @@ def _write_unsigned(graph: onnx.GraphProto, clips: list[onnx.NodeProto]) -> None
         on_activation = node.op_type == "QuantizeLinear" or (
             node.op_type == "DequantizeLinear" and node.input[0] not in index.stored
         )
-        if on_activation:
+        if on_activation and _is_signed(index, node.input[2]):
             node.input[2] = zero
     for clip in clips:
         for name in clip.input[1:]:
             bound = index.value(name)
-            assert bound is not None
-            shifted = np.array(int(bound) + SHIFT, np.uint8)
-            index.stored[name].CopyFrom(numpy_helper.from_array(shifted, name))
+            if bound is not None and _is_signed(index, name):
+                shifted = np.array(int(bound) + SHIFT, np.uint8)
+                index.stored[name].CopyFrom(numpy_helper.from_array(shifted, name))
+
+
+def _is_signed(index: Index, name: str) -> bool:
+    value = index.value(name)
+    return value is not None and value.dtype == np.int8
 
 
 def _write_unsigned_where_positive(graph: onnx.GraphProto) -> None:

@@ -20,7 +20,7 @@ from edgedistill.errors import ConfigError
 from edgedistill.export.mobile_readme import readme
 from edgedistill.export.mobile_usability import Usability, usability_of
 from edgedistill.export.parity import run_onnx
-from edgedistill.records import DataRecord, Encoding, ExportRecord, OnnxModel, Record
+from edgedistill.records import DataRecord, Encoding, ExportRecord, OnnxModel, QuantizedRecord, Record
 from edgedistill.runs import Run, sha256_of, write_atomic, write_json
 
 ARCH = "aarch64"
@@ -113,7 +113,8 @@ def _students(run: Run, kit: Kit) -> list[OnnxModel]:
     entry = run.stages.get("export")
     if entry is None:
         raise ConfigError(f"{run.folder}: has no finished stage 'export'; run 'edgedistill export CONFIG' first")
-    encoding = kit.encoding_for(ARCH)
+    quantized_as = QuantizedRecord.model_validate(run.stages["quantize"]["record"]).activations
+    encoding = kit.taking(quantized_as).encoding_for(ARCH)
     models = ExportRecord.model_validate(entry["record"]).models
     found = [
         model for model in models

@@ -32,7 +32,8 @@ def export_onnx(
 ) -> onnx.ModelProto:
     """Export a module, and the prepared models in it in their int8 form, for inputs of exactly the example's shape.
 
-    Int8 weights are stored as int8, scales and zero points are written out, biases are float: encoding "s8-f32".
+    Int8 weights are stored as int8, scales and zero points are written out, biases are float: encoding "s8-f32" or, of a
+    model with unsigned activations, "u8-f32".
 
     Args:
         model: a module of one input and one output; it is left as it was.
@@ -92,10 +93,12 @@ def _exported(model: nn.Module, example: Tensor, opset: int, names: tuple[str, s
 def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     """Return the ONNX form of the two rounding operators; zero points are written because old TensorRT asks for them."""
     op: Any = onnxscript.opset18
-    zero = onnx.helper.make_tensor("zero_point", onnx.TensorProto.INT8, (), [0])
+    zeros = [
+        onnx.helper.make_tensor("zero_point", kind, (), [0]) for kind in (onnx.TensorProto.INT8, onnx.TensorProto.UINT8)
+    ]
 
-    def quantize_dequantize(x: Any, scale: Any) -> Any:
-        zero_point = op.Constant(value=zero)
+    def quantize_dequantize(x: Any, scale: Any, unsigned: bool) -> Any:  # noqa: FBT001 - the operator's signature
+        zero_point = op.Constant(value=zeros[unsigned])
         return op.DequantizeLinear(op.QuantizeLinear(x, scale, zero_point), scale, zero_point)
 
     def dequantize_weight(weight: Any, scale: Any) -> Any:

@@ -1,6 +1,9 @@
-"""Post-training int8 for a float ONNX model that somebody else exported: encoding s8-f32, as our own exports have it."""
+"""Post-training int8 for a float ONNX model that somebody else exported, in the encoding that our own exports have."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 import onnx
@@ -11,13 +14,25 @@ from edgedistill.errors import ConfigError
 from edgedistill.export.canonical import canonical
 from edgedistill.export.graph import free_name
 from edgedistill.export.parity import Arrays, run_each
-from edgedistill.quantize.fake_quant import HIGHEST, fake_quantize_bias, quantized_weight
-from edgedistill.quantize.onnx_placement import FLOORS, Graph, Placement, place, source
+from edgedistill.quantize.fake_quant import HIGHEST, UNSIGNED, fake_quantize_bias, quantized_weight
+from edgedistill.quantize.onnx_placement import FLOORS, Graph, Placement, never_negative, place, source
 from edgedistill.quantize.ranges import MagnitudeHistogram, Ranges
+from edgedistill.records import Activations
+
+
+class Rounding(NamedTuple):
+    """How a tensor is rounded: its scale, and its zero point 0 in the type of its integers."""
+
+    scale: np.float32
+    zero: np.int8 | np.uint8
 
 
 def quantize_onnx(
-    model: onnx.ModelProto, requests: Arrays, skip: tuple[str, ...] = (), ranges: Ranges = "mse"
+    model: onnx.ModelProto,
+    requests: Arrays,
+    skip: tuple[str, ...] = (),
+    ranges: Ranges = "mse",
+    activations: Activations = "signed",
 ) -> tuple[onnx.ModelProto, dict[str, str]]:
     """Return a float model in int8, and for each layer, by its node's name, "int8" or "float: reason".
 
@@ -26,6 +41,7 @@ def quantize_onnx(
         requests: for each input, real inputs (R, *the input's shape) to take ranges from.
         skip: names of layers' nodes that stay float.
         ranges: how a tensor's range is chosen, as for `calibrate`.
+        activations: what activations are rounded to, as for `prepare`.
 
     Raises:
         ConfigError: no layer can be quantized, `skip` names none, or a value on the way is not finite.
@@ -37,7 +53,12 @@ def quantize_onnx(
     if not placement.layers:
         reasons = "; ".join(sorted(set(placement.report.values()))) or "it has no convolution or dense layer"
         raise ConfigError(f"there is nothing to quantize: {reasons}")
-    scales = _insert(graph, placement, _ranges(model, graph, placement, requests, ranges))
+    origins = _origins(graph, placement)
+    seen = _seen(model, graph, dict.fromkeys(origins.values()), requests)
+    unsigned = {name for name in seen if activations == "unsigned" and never_negative(graph, name)}
+    scales = _insert(
+        graph, placement, {name: _rounding(one, ranges, unsigned=name in unsigned) for name, one in seen.items()}
+    )
     for layer in placement.layers:
         _quantize_parameters(graph, layer, scales[layer.name])
     return canonical(result), placement.report
@@ -49,11 +70,16 @@ def _origins(graph: Graph, placement: Placement) -> dict[str, str]:
     return {name: source(graph, name, placement.results) or name for name in tensors}
 
 
-def _ranges(
-    model: onnx.ModelProto, graph: Graph, placement: Placement, requests: Arrays, ranges: Ranges
-) -> dict[str, np.float32]:
-    """Run the float model and return a scale for each tensor whose range is its own."""
-    seen = {name: MagnitudeHistogram() for name in dict.fromkeys(_origins(graph, placement).values())}
+def _rounding(seen: MagnitudeHistogram, ranges: Ranges, *, unsigned: bool) -> Rounding:
+    most = UNSIGNED[1] if unsigned else HIGHEST
+    return Rounding(np.float32(seen.bound(ranges, most) / most), np.uint8(0) if unsigned else np.int8(0))
+
+
+def _seen(
+    model: onnx.ModelProto, graph: Graph, origins: Iterable[str], requests: Arrays
+) -> dict[str, MagnitudeHistogram]:
+    """Run the float model and return what each tensor whose range is its own was seen to hold."""
+    seen = {name: MagnitudeHistogram() for name in origins}
     watching = onnx.ModelProto()
     watching.CopyFrom(model)
     known = {output.name for output in watching.graph.output} | set(requests)
@@ -66,20 +92,20 @@ def _ranges(
             value = torch.tensor(requests[name][request] if name in requests else answer[name])
             floor = next(iter(floors[name])) if len(floors[name]) == 1 else None
             histogram.update(value if floor is None else value.clamp_min(floor))
-    return {name: np.float32(histogram.bound(ranges, HIGHEST) / HIGHEST) for name, histogram in seen.items()}
+    return seen
 
 
-def _insert(graph: Graph, placement: Placement, scales: dict[str, np.float32]) -> dict[str, np.float32]:
+def _insert(graph: Graph, placement: Placement, roundings: dict[str, Rounding]) -> dict[str, np.float32]:
     """Insert the Q/DQ of all activations, and return the scale of each layer's input by the layer's name."""
     origins = _origins(graph, placement)
     inner = graph.graph
-    zero = free_name(inner, "zero_point")
-    inner.initializer.append(numpy_helper.from_array(np.array(0, np.int8), zero))
+    zeros = {kind: _stored_zero(inner, kind) for kind in dict.fromkeys(zero.dtype for _, zero in roundings.values())}
     restored: dict[str, str] = {}
-    found = {reader.name: scales[origins[reader.input[0]]] for reader, _ in placement.edges}
+    found = {reader.name: roundings[origins[reader.input[0]]].scale for reader, _ in placement.edges}
     for name, origin in origins.items():
+        step, zero = roundings[origin].scale, zeros[roundings[origin].zero.dtype]
         scale, integers, restored[name] = (free_name(inner, f"{name}_{part}") for part in ("scale", "int8", "rounded"))
-        inner.initializer.append(numpy_helper.from_array(np.array(scales[origin]), scale))
+        inner.initializer.append(numpy_helper.from_array(np.array(step), scale))
         nodes = [
             helper.make_node("QuantizeLinear", [name, scale, zero], [integers], name=integers),
             helper.make_node("DequantizeLinear", [integers, scale, zero], [restored[name]], name=restored[name]),
@@ -95,6 +121,12 @@ def _insert(graph: Graph, placement: Placement, scales: dict[str, np.float32]) -
         if reader.input[place_] in restored:
             reader.input[place_] = restored[reader.input[place_]]
     return found
+
+
+def _stored_zero(graph: onnx.GraphProto, kind: np.dtype[np.generic]) -> str:
+    name = free_name(graph, "zero_point")
+    graph.initializer.append(numpy_helper.from_array(np.zeros((), kind), name))
+    return name
 
 
 def _replace(node: onnx.NodeProto, old: str, new: str) -> None:

@@ -17,13 +17,13 @@ M = TypeVar("M", bound=nn.Module)
 
 
 @torch.library.custom_op("edgedistill::quantize_dequantize", mutates_args=())
-def quantize_dequantize(x: Tensor, scale: Tensor) -> Tensor:
-    """Round x to int8 steps of a scalar `scale`: QuantizeLinear, DequantizeLinear with zero point 0."""
-    return fake_quantize(x, scale)
+def quantize_dequantize(x: Tensor, scale: Tensor, unsigned: bool) -> Tensor:  # noqa: FBT001 - an operator's signature
+    """Round x to int8 or uint8 steps of a scalar `scale`: QuantizeLinear, DequantizeLinear with zero point 0."""
+    return fake_quantize(x, scale, unsigned=unsigned)
 
 
 @quantize_dequantize.register_fake
-def _(x: Tensor, scale: Tensor) -> Tensor:  # noqa: ARG001 - the operator's signature
+def _(x: Tensor, scale: Tensor, unsigned: bool) -> Tensor:  # noqa: ARG001, FBT001 - the operator's signature
     return torch.empty_like(x)
 
 
@@ -39,15 +39,16 @@ def _(weight: Tensor, scale: Tensor) -> Tensor:
 
 
 class QuantizeDequantize(nn.Module):
-    """Rounds a tensor to int8 steps of a fixed scale."""
+    """Rounds a tensor to int8 or uint8 steps of a fixed scale."""
 
-    def __init__(self, scale: Tensor) -> None:
+    def __init__(self, scale: Tensor, *, unsigned: bool) -> None:
         super().__init__()
         self.register_buffer("scale", scale)
+        self.unsigned = unsigned
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x, of any shape, rounded."""
-        return cast("Tensor", quantize_dequantize(x, self.scale))
+        return cast("Tensor", quantize_dequantize(x, self.scale, self.unsigned))
 
 
 def convert(model: M) -> M | nn.Module:
@@ -69,7 +70,8 @@ def _converted(prepared: Prepared) -> nn.Module:
     if not prepared.calibrated:
         raise ConfigError("the prepared model is not calibrated: call calibrate() with real inputs first")
     for name, quantizer in prepared.quantizers.items():
-        prepared.set_submodule(name, QuantizeDequantize(quantizer.step.detach().clone()))
+        fixed = QuantizeDequantize(quantizer.step.detach().clone(), unsigned=quantizer.unsigned)
+        prepared.set_submodule(name, fixed)
     graph = prepared.graph
     for node in list(graph.graph.nodes):
         if node.target is fake_quantize_bias:

@@ -20,6 +20,7 @@ from edgedistill.deploy.anyonnx import BenchOptions
 from edgedistill.distill.predictors import predict_split, torch_predictor
 from edgedistill.job import Job
 from edgedistill.quantize.calibration import calibration_batches, example_input
+from edgedistill.quantize.capture import capture
 from edgedistill.quantize.layer_timing import time_layers
 from edgedistill.quantize.prepare import Prepared, calibrate, prepare
 from edgedistill.quantize.qat import finetune
@@ -90,11 +91,11 @@ class Escalation:
 
     def _timed(self, found: list[LayerSensitivity]) -> list[LayerSensitivity]:
         target = next(target for target in self.job.config.target if "int8" in target.precisions)
-        kit, example = self.job.kits[target.kit], example_input(self.job)
+        kit, graph = self.job.kits[target.kit], capture(self.student, example_input(self.job))
         options = BenchOptions(device=target.device, threads=target.threads, processes=1, seconds=0.3, passes=())
         timed = []
         with self.job.report.track("layers", len(found)) as advance:
-            for one in time_layers(self.student, example, found, kit, options):
+            for one in time_layers(graph, found, kit, self.job.config.quantize.activations, options):
                 timed.append(one)
                 advance(1, one.layer)
         return sorted(timed, key=_error_per_us, reverse=True)
@@ -122,8 +123,9 @@ class Escalation:
         return self._tried(method, model, skip, start, history)
 
     def _prepared(self, skip: tuple[str, ...]) -> Prepared:
-        prepared = prepare(self.student, example_input(self.job), skip)
-        calibrate(prepared, calibration_batches(self.job), self.job.config.quantize.ranges)
+        quantize = self.job.config.quantize
+        prepared = prepare(self.student, example_input(self.job), skip, quantize.activations)
+        calibrate(prepared, calibration_batches(self.job), quantize.ranges)
         return prepared
 
     def _tried(

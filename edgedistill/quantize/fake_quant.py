@@ -1,4 +1,4 @@
-"""Rounding to int8 and back, in training form: symmetric, zero point 0, differentiable in the value and in the scale."""
+"""Rounding to 8 bits and back, in training form: zero point 0, differentiable in the value and in the scale."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from edgedistill.quantize.ranges import MagnitudeHistogram, Ranges
 
 LOWEST, HIGHEST = -128, 127
+UNSIGNED = 0, 255
 SMALLEST_SCALE = 1e-12
 SMALLEST_STEP = 1e-37
 # A channel's scale is at least this part of the layer's largest. Smaller weights are below what the next tensor can
@@ -34,12 +35,12 @@ def _round(x: Tensor) -> Tensor:
     return rounded
 
 
-def fake_quantize(x: Tensor, scale: Tensor) -> Tensor:
-    """Round x to int8 steps of `scale`; divides, as QuantizeLinear does, so that the two agree to the last bit.
+def fake_quantize(x: Tensor, scale: Tensor, *, unsigned: bool = False) -> Tensor:
+    """Round x to int8 or uint8 steps of `scale`; divides, as QuantizeLinear does, so that they agree to the last bit.
 
     Its gradient in the scale is that of LSQ (Esser et al. 2020): q - x/s inside the range, the bound outside.
     """
-    return _round((x / scale).clamp(LOWEST, HIGHEST)) * scale
+    return _round((x / scale).clamp(*(UNSIGNED if unsigned else (LOWEST, HIGHEST)))) * scale
 
 
 def weight_scale(weight: Tensor) -> Tensor:
@@ -81,13 +82,15 @@ class ActivationQuantizer(nn.Module):
     """Rounds a tensor to int8; `scale` is a parameter, and 0 until it is calibrated, when the tensor passes unrounded.
 
     `floor` is a value below which the tensor's consumer gives the same answer for all inputs: such inputs say nothing
-    about the range.
+    about the range. `unsigned` rounds to uint8 instead, for a tensor that is never negative.
     """
 
-    def __init__(self, floor: float | None = None) -> None:
+    def __init__(self, floor: float | None = None, *, unsigned: bool = False) -> None:
         super().__init__()
         self.scale = nn.Parameter(torch.zeros(()))
         self.floor = floor
+        self.unsigned = unsigned
+        self.highest = UNSIGNED[1] if unsigned else HIGHEST
         self.calibrated = False
         self._seen: MagnitudeHistogram | None = None
 
@@ -107,9 +110,9 @@ class ActivationQuantizer(nn.Module):
         if step.requires_grad:
             # The scale collects a gradient from every element; LSQ slows it down by their number.
             elements = x[0].numel()
-            slowed = (elements * HIGHEST) ** -0.5
+            slowed = (elements * self.highest) ** -0.5
             step.register_hook(lambda gradient: gradient * slowed)  # type: ignore[no-untyped-call]  # untyped in torch
-        return fake_quantize(x, step)
+        return fake_quantize(x, step, unsigned=self.unsigned)
 
     def observe(self) -> None:
         """Watch the tensors that pass, unrounded, until `settle`."""
@@ -119,7 +122,7 @@ class ActivationQuantizer(nn.Module):
         """Set the scale from what was seen, and round from now on."""
         assert self._seen is not None
         with torch.no_grad():
-            self.scale.fill_(self._seen.bound(ranges, HIGHEST) / HIGHEST)
+            self.scale.fill_(self._seen.bound(ranges, self.highest) / self.highest)
         self._seen, self.calibrated = None, True
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:

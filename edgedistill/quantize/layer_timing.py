@@ -17,9 +17,9 @@ from edgedistill.deploy.stage import form_on
 from edgedistill.errors import EdgedistillError
 from edgedistill.export.encodings import encode
 from edgedistill.export.onnx_export import export_onnx, save_onnx
-from edgedistill.quantize.capture import CONVOLUTION, LINEAR, capture, tensor_at
+from edgedistill.quantize.capture import CONVOLUTION, LINEAR, tensor_at
 from edgedistill.quantize.prepare import calibrate, prepare
-from edgedistill.records import LayerSensitivity
+from edgedistill.records import Activations, LayerSensitivity
 
 OPTIONS = BenchOptions(processes=1, seconds=0.3, passes=())
 
@@ -46,27 +46,30 @@ class LayerAlone(nn.Module):
 
 
 def time_layers(
-    student: nn.Module, example: Tensor, found: list[LayerSensitivity], kit: Kit, options: BenchOptions
+    graph: fx.GraphModule, found: list[LayerSensitivity], kit: Kit, activations: Activations, options: BenchOptions
 ) -> Iterator[LayerSensitivity]:
-    """Yield the layers with their latencies on the device of `options`; layers of one shape are measured once."""
-    graph = capture(student, example[:1])
+    """Yield the layers of a captured model with their latencies on a device; layers of one shape are measured once."""
     nodes = {_path(node): node for node in graph.graph.nodes if node.target in CONVOLUTION | LINEAR}
     known: dict[str, dict[str, Any]] = {}
     for one in found:
         node = nodes[one.layer]
         shape = _shape(graph, node)
         if shape not in known:
-            known[shape] = _measured(graph, node, kit, options)
+            known[shape] = _measured(LayerAlone(graph, node).eval(), _example(node), kit, activations, options)
         yield one.model_copy(update=known[shape])
 
 
-def _measured(graph: fx.GraphModule, node: fx.Node, kit: Kit, options: BenchOptions) -> dict[str, Any]:
-    size = cast("fx.Node", node.args[0]).meta["val"].shape[1:]
-    example = torch.randn(1, *size, generator=torch.Generator().manual_seed(0))
+def _example(layer: fx.Node) -> Tensor:
+    size = cast("fx.Node", layer.args[0]).meta["val"].shape[1:]
+    return torch.randn(1, *size, generator=torch.Generator().manual_seed(0))
+
+
+def _measured(
+    alone: LayerAlone, example: Tensor, kit: Kit, activations: Activations, options: BenchOptions
+) -> dict[str, Any]:
     try:
         form = form_on(kit, options.device)
-        alone = LayerAlone(graph, node).eval()
-        prepared = prepare(alone, example)
+        prepared = prepare(alone, example, activations=activations)
         calibrate(prepared, [example])
         fp32 = export_onnx(alone, example, form.opset)
         int8 = encode(export_onnx(prepared, example, form.opset), form.encoding)

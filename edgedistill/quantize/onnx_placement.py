@@ -19,6 +19,7 @@ RESHAPES: Final = frozenset({"Reshape", "Transpose", "Flatten", "Squeeze", "Unsq
 KEEPS_GRID: Final = RESHAPES | {"MaxPool", "Slice"}
 GATES: Final = frozenset({"Sigmoid", "HardSigmoid"})
 POOLS: Final = frozenset({"GlobalAveragePool", "ReduceMean"})
+AT_LEAST_ZERO: Final = GATES | {"Relu", "Softmax"}
 FLOORS: Final = {"HardSwish": -3.0}
 """Below these values the operator's answer is constant."""
 FLOAT_ONLY: Final = {
@@ -98,6 +99,21 @@ def source(graph: Graph, name: str, results: list[str]) -> str | None:
             return None
         name = node.input[0]
     return name
+
+
+def never_negative(graph: Graph, name: str) -> bool:
+    """Tell whether a tensor cannot hold a negative value, whatever the input, by the operators that make it."""
+    node = graph.index.producer.get(name)
+    if node is None:
+        return False
+    if node.op_type == "Clip":
+        lowest = graph.index.value(node.input[1]) if len(node.input) > 1 else None
+        return lowest is not None and float(lowest) >= 0
+    if node.op_type == "Concat":
+        return all(never_negative(graph, part) for part in node.input)
+    if node.op_type in KEEPS_GRID | POOLS or _pads_with_zeros(graph, node):
+        return never_negative(graph, node.input[0])
+    return node.op_type in AT_LEAST_ZERO
 
 
 def _is_layer(graph: Graph, node: onnx.NodeProto) -> bool:

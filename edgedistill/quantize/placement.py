@@ -39,6 +39,7 @@ RESHAPE = {
 KEEPS_GRID = RESHAPE | {ATEN.slice.Tensor, ATEN.select.int, ATEN.max_pool1d.default, ATEN.max_pool2d.default}
 GATE = {ATEN.sigmoid.default, ATEN.hardsigmoid.default}
 SMOOTH = GATE | {ATEN.hardswish.default, ATEN.silu.default, ATEN.gelu.default, ATEN.tanh.default}
+AT_LEAST_ZERO = {ATEN.relu.default, ATEN.relu6.default, ATEN.softmax.int} | GATE
 POOL = {ATEN.mean.dim, ATEN.adaptive_avg_pool1d.default, ATEN.adaptive_avg_pool2d.default}
 # Below these values the activation's answer is constant, to within an int8 step.
 FLOORS: dict[Any, float] = {ATEN.hardswish.default: -3.0, ATEN.hardsigmoid.default: -3.0, ATEN.silu.default: -8.0}
@@ -112,6 +113,18 @@ def floor_of(result: fx.Node) -> float | None:
     """Return the value below which all readers of a tensor answer alike, or None."""
     floors = {FLOORS.get(reader.target) for reader in result.users}
     return floors.pop() if len(floors) == 1 else None
+
+
+def never_negative(node: fx.Node) -> bool:
+    """Tell whether a tensor cannot hold a negative value, whatever the input, by the operators that make it."""
+    if node.target in CLIP - AT_LEAST_ZERO:
+        lowest = node.args[1] if len(node.args) > 1 else node.kwargs.get("min", node.kwargs.get("min_val"))
+        return isinstance(lowest, (int, float)) and lowest >= 0
+    if node.target is ATEN.cat.default:
+        return all(never_negative(part) for part in cast("list[fx.Node]", node.args[0]))
+    if node.target in KEEPS_GRID | POOL or _pads_with_zeros(node):
+        return never_negative(cast("fx.Node", node.args[0]))
+    return node.target in AT_LEAST_ZERO
 
 
 def _paths(node: fx.Node) -> Iterator[str]:

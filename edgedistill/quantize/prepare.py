@@ -14,8 +14,9 @@ from torch import Tensor, fx, nn
 from edgedistill.errors import ConfigError
 from edgedistill.quantize.capture import capture, takes_batches
 from edgedistill.quantize.fake_quant import ActivationQuantizer, fake_quantize_bias, fake_quantize_weight
-from edgedistill.quantize.placement import Placement, floor_of, pads_layer, place, source
+from edgedistill.quantize.placement import Placement, floor_of, never_negative, pads_layer, place, source
 from edgedistill.quantize.ranges import Ranges
+from edgedistill.records import Activations
 
 
 class Prepared(nn.Module):
@@ -48,20 +49,23 @@ class Prepared(nn.Module):
         return all(quantizer.calibrated for quantizer in self.quantizers.values())
 
 
-def prepare(model: nn.Module, example: Tensor, skip: tuple[str, ...] = ()) -> Prepared:
+def prepare(
+    model: nn.Module, example: Tensor, skip: tuple[str, ...] = (), activations: Activations = "signed"
+) -> Prepared:
     """Return a copy of a float model that computes as its int8 form will.
 
     Args:
         model: a float model; it is left as it was.
         example: an input of shape (N, ...).
         skip: paths of modules whose layers stay float.
+        activations: what activations are rounded to.
 
     Raises:
         ConfigError: the model cannot be captured, or a path in `skip` holds no layer.
     """
     graph = capture(model, example)
     placement = place(graph.graph, skip)
-    _quantize_activations(graph, placement)
+    _quantize_activations(graph, placement, activations)
     for layer in placement.layers:
         _quantize_parameters(graph.graph, layer)
     graph.graph.lint()
@@ -113,7 +117,7 @@ def _quantize_parameters(graph: fx.Graph, layer: fx.Node) -> None:
             layer.update_arg(2, graph.call_function(fake_quantize_bias, (rest[0], weight, scale)))
 
 
-def _quantize_activations(graph: fx.GraphModule, placement: Placement) -> None:
+def _quantize_activations(graph: fx.GraphModule, placement: Placement, activations: Activations) -> None:
     """Insert the quantizers; tensors that hold the same values share one."""
     names: dict[fx.Node, str] = {}
     calls: dict[fx.Node, fx.Node] = {}
@@ -122,7 +126,8 @@ def _quantize_activations(graph: fx.GraphModule, placement: Placement) -> None:
         if origin not in names:
             # By number: torch's names for tensors differ from version to version, and these are in the checkpoint.
             names[origin] = f"activations.{len(names)}"
-            graph.add_submodule(names[origin], ActivationQuantizer(floor_of(origin)))
+            unsigned = activations == "unsigned" and never_negative(origin)
+            graph.add_submodule(names[origin], ActivationQuantizer(floor_of(origin), unsigned=unsigned))
         with graph.graph.inserting_after(tensor):
             return graph.graph.call_module(names[origin], (tensor,))
 

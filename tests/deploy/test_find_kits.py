@@ -103,6 +103,17 @@ def test_a_kit_without_forms_has_the_same_one_for_every_version(tmp_path):
     assert [form.encoding for form in kit.forms()] == ["s8-i32", "u8-i32"]
 
 
+def test_for_unsigned_activations_a_kit_takes_its_unsigned_encoding_everywhere(tmp_path):
+    write_kit(tmp_path, text=FORMS)
+    kit = find_kits((tmp_path,))["mine"]
+    assert kit.taking("signed") is kit
+    taking = kit.taking("unsigned")
+    assert taking.encoding == {"x86_64": "u8-i32", "aarch64": "u8-i32"}
+    assert [form.encoding for form in taking.forms()] == ["u8-i32"]
+    with pytest.raises(ConfigError, match=r"kit 'tensorrt' takes no unsigned activations, only s8-f32: quantize with"):
+        find_kits()["tensorrt"].taking("unsigned")
+
+
 def test_a_folder_of_kits_and_a_kit_itself_can_both_be_named(tmp_path):
     kit = write_kit(tmp_path)
     assert find_kits((tmp_path,))["mine"] == find_kits((kit,))["mine"]

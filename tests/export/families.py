@@ -203,10 +203,10 @@ class Case:
 
 
 @cache
-def case(family: str) -> Case:
+def case(family: str, activations: str = "signed") -> Case:
     trained = train(family)
     ready = trained.preprocess(trained.test)
-    prepared = prepare(trained.model, ready)
+    prepared = prepare(trained.model, ready, activations=activations)
     calibrate(prepared, trained.preprocess(trained.train).split(100))
     with torch.no_grad():
         expected = prepared(ready).numpy()[:, None]

@@ -102,6 +102,22 @@ def test_each_form_of_the_kits_gets_a_file(model: Path, data: Path, kits: dict) 
     assert (single.file.name, single.encoding) == ("m.onnx", "s8-i32")
 
 
+def test_unsigned_activations_are_for_the_kits_that_take_them(model: Path, data: Path, kits: dict) -> None:
+    (written,) = quantize_file(order(model, data), activations="unsigned").files
+    assert (written.file.name, written.encoding) == ("net-int8-u8-f32.onnx", "u8-f32")
+    assert TensorProto.UINT8 in types(written.file)
+    (other,) = export_file(order(written.file, kits=(kits["ort"],), arch="aarch64"), "int8").files
+    assert (other.encoding, other.parity.agreement) == ("u8-i32", 1.0)
+    named = quantize_file(order(model, data, kits=(kits["openvino"], kits["ort"])), activations="unsigned").files
+    assert {one.encoding for one in named} == {"u8-f32", "u8-i32"}
+    for make in (
+        lambda: quantize_file(order(model, data, kits=(kits["strong"],)), activations="unsigned"),
+        lambda: export_file(order(written.file, data, kits=(kits["strong"],)), "int8"),
+    ):
+        with pytest.raises(ConfigError, match="kit 'strong' takes no unsigned activations, only s8-f32"):
+            make()
+
+
 def test_an_int8_file_is_written_in_other_encodings_later(model: Path, data: Path, kits: dict) -> None:
     first = quantize_file(order(model, data)).files[0].file
     made = export_file(order(first, kits=(kits["ort"],), arch="x86_64"), "int8")
@@ -226,13 +242,19 @@ def test_on_the_command_line_the_files_ending_decides(model: Path, data: Path, t
     assert code == 0
     found = json.loads(text)
     assert (found["schema"], found["files"][0]["encoding"]) == ("edgedistill.onnx/1", "u8-i32")
+    code, text = run("quantize", model, "--data", data, "--activations", "unsigned")
+    assert code == 0
+    assert "net-int8-u8-f32.onnx: int8, opset 13" in text
     code, text = run("export", model, "--target", "openvino", "--precision", "fp32", "--shape", "x=1x3x8x8")
     assert code == 0
     assert "net-fp32.onnx: fp32, opset 11" in text
     assert run("export", model)[0] == 2
     assert "name a kit with --target, and a --precision" in run("export", model)[1]
     config = tmp_path / "edgedistill.toml"
-    for option in (("--data", data), ("--skip", "a"), ("--target", "ort"), ("--shape", "x=1"), ("-o", "f.onnx")):
+    for option in (
+        ("--data", data), ("--skip", "a"), ("--target", "ort"), ("--shape", "x=1"), ("-o", "f.onnx"),
+        ("--activations", "unsigned"),
+    ):  # fmt: skip
         code, text = run("quantize", config, *option)
         assert code == 2
         assert f"{option[0]} is for an ONNX file" in text

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch.nn import functional
 
 from edgedistill.errors import ConfigError
-from edgedistill.export.encodings import encode
+from edgedistill.export.encodings import activations_of, encode
 from edgedistill.export.float16 import emulated, float32_nodes
 from edgedistill.export.parity import run_onnx
 
@@ -29,8 +29,8 @@ class Writer:
         self.nodes.append(helper.make_node(kind, inputs, [output], **attributes))
         return output
 
-    def rounded(self, tensor, scale):
-        parts = [self.store(f"{tensor}/s", np.float32(scale)), self.store(f"{tensor}/z", np.int8(0))]
+    def rounded(self, tensor, scale, kind=np.int8):
+        parts = [self.store(f"{tensor}/s", np.float32(scale)), self.store(f"{tensor}/z", kind(0))]
         integers = self.node("QuantizeLinear", [tensor, *parts], f"{tensor}/q")
         return self.node("DequantizeLinear", [integers, *parts], f"{tensor}/dq")
 
@@ -54,8 +54,8 @@ class Writer:
         return model
 
 
-def convolution(seed, activation, *, bias):
-    """A convolution, an activation, a residual addition with ReLU, on (1, 3, 6, 6)."""
+def convolution(seed, activation, *, bias, unsigned=False):
+    """A convolution, an activation, a residual addition with ReLU, on (1, 3, 6, 6); unsigned behind what is never negative."""
     rng, writer = np.random.default_rng(seed), Writer()
     x = writer.rounded("x", rng.uniform(0.005, 0.05))
     inputs = [x, writer.weight("w", rng.integers(-127, 128, (3, 3, 3, 3)), rng.uniform(1e-3, 1e-1, 3))]
@@ -67,9 +67,12 @@ def convolution(seed, activation, *, bias):
     elif activation is not None:
         bounds = [writer.store(f"bound{i}", np.float32(bound)) for i, bound in enumerate(activation)]
         y = writer.node("Clip", [y, *bounds], "act")
-    y = writer.rounded(y, rng.uniform(0.005, 0.5))
+    kinds = [
+        np.uint8 if unsigned and (one == "Relu" or (one and one[0] >= 0)) else np.int8 for one in (activation, "Relu")
+    ]
+    y = writer.rounded(y, rng.uniform(0.005, 0.5), kinds[0])
     y = writer.node("Relu", [writer.node("Add", [y, x], "sum")], "out")
-    return writer.model(writer.rounded(y, rng.uniform(0.005, 0.5)), [1, 3, 6, 6], 4)
+    return writer.model(writer.rounded(y, rng.uniform(0.005, 0.5), kinds[1]), [1, 3, 6, 6], 4)
 
 
 def inputs(seed):
@@ -119,6 +122,27 @@ def test_activations_and_weights_are_equal_on_every_element(seed, activation):
             np.testing.assert_array_equal(got[name], values)
         before, after = integers(model), integers(encoded)
         assert all(np.array_equal(before[name], after[name]) for name in before)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.one_of(ACTIVATIONS, st.tuples(st.just(0.0), st.floats(0, 20, width=32))))
+def test_unsigned_activations_are_equal_on_every_element_and_signed_encodings_refuse_them(seed, activation):
+    model = convolution(seed, activation, bias=False, unsigned=True)
+    expected = run_onnx(with_all_activations(model).SerializeToString(), inputs(seed))
+    assert encode(model, "u8-f32") == model
+    encoded = encode(model, "u8-i32")
+    onnx.checker.check_model(encoded, full_check=True)
+    got = run_onnx(with_all_activations(encoded).SerializeToString(), inputs(seed))
+    for name, values in expected.items():
+        np.testing.assert_array_equal(got[name], values)
+    assert "Relu" not in {node.op_type for node in encoded.graph.node}
+    types = {tensor.name: tensor.data_type for tensor in encoded.graph.initializer}
+    roundings = [node for node in encoded.graph.node if node.op_type == "QuantizeLinear"]
+    assert {types[node.input[2]] for node in roundings} == {TensorProto.UINT8}
+    assert activations_of(model) == "unsigned"
+    for encoding in ("s8-f32", "s8-i32", "s8-f16"):
+        with pytest.raises(ConfigError, match=f"encoding {encoding} holds signed ones alone: quantize it with activ"):
+            encode(model, encoding)
 
 
 @settings(max_examples=60, deadline=None)
@@ -322,9 +346,9 @@ def weight_not_stored():
     ("model", "reason"),
     [
         (float_model, "has no QuantizeLinear"),
-        (asymmetric, "is not of encoding s8-f32"),
+        (asymmetric, "is not of encoding s8-f32 or u8-f32"),
         (weight_not_stored, "weights stored as int8"),
-        (lambda: encode(convolution(0, None, bias=True), "u8-i32"), "is not of encoding s8-f32"),
+        (lambda: encode(convolution(0, None, bias=True), "u8-i32"), "is not of encoding s8-f32 or u8-f32"),
     ],
 )
 def test_a_model_that_is_not_canonical_is_refused(model, reason):

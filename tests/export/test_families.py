@@ -86,6 +86,20 @@ def test_every_encoding_agrees_when_optimised(family, encoding):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("encoding", ["u8-f32", "u8-i32"])
+def test_unsigned_activations_agree_in_every_encoding_that_holds_them(family, encoding, tmp_path):
+    made = case(family, "unsigned")
+    encoded = encode(made.int8, encoding)
+    got = run_onnx(serialized(encoded), made.requests, optimise=True)["logits"]
+    assert compare_outputs(made.expected, got).agreement >= 0.996
+    assert made.accuracy(got) >= made.accuracy(case(family).expected) - 0.01
+    if encoding == "u8-i32":
+        found = kernels(encoded, tmp_path / "optimised.onnx")
+        assert {name: count for name, count in found.items() if name in LAYERS} == KERNELS[family]
+        assert found["Clip"] + found["Relu"] == 0
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_biases_lie_on_the_int32_grid_so_that_encodings_do_not_differ(family):
     made = case(family)
     biases = {}
@@ -128,9 +142,10 @@ def test_onnx_runtime_runs_them_signed_where_it_allows_itself_to(family, tmp_pat
     assert {name: count for name, count in found.items() if name in LAYERS} == KERNELS[family]
 
 
+@pytest.mark.parametrize("activations", ["signed", "unsigned"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_openvino_runs_every_int8_layer_in_integers(family):
-    made = case(family)
+def test_openvino_runs_every_int8_layer_in_integers(family, activations):
+    made = case(family, activations)
     core = openvino.Core()
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
     compiled = core.compile_model(core.read_model(serialized(made.int8)), "CPU", settings)

@@ -9,7 +9,7 @@ from lint_models import ZOO, Net, kit, zoo
 from edgedistill.config_file import load_config
 from edgedistill.deploy.kits import find_kits
 from edgedistill.errors import LintError
-from edgedistill.export.encodings import encode
+from edgedistill.export.encodings import activations_of, encode
 from edgedistill.export.lint.report import lint
 from edgedistill.export.onnx_export import export_onnx
 from edgedistill.pipeline import Plan, run_pipeline
@@ -68,6 +68,20 @@ def require_clean(model: onnx.ModelProto, int8: bool = True) -> None:
 def test_every_family_passes_for_every_kit_in_its_encoding(family):
     require_clean(case(family).int8)
     require_clean(case(family).float32, int8=False)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_with_unsigned_activations_passes_for_the_kits_that_take_them(family):
+    model = case(family, "unsigned").int8
+    assert lint(model).findings == ()
+    for name in ("openvino", "ort"):
+        taking = kit(name).taking("unsigned")
+        for arch in ARCHS:
+            assert lint(encode(model, taking.encoding_for(arch)), taking, arch).findings == ()
+    refused = any(finding.severity == "error" for finding in lint(model, kit("tensorrt")).findings)
+    assert refused == (
+        activations_of(model) == "unsigned"
+    )  # MobileNetV3 has its ReLUs in squeeze-excite, which is float
 
 
 @pytest.mark.parametrize("name", ZOO)

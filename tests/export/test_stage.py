@@ -9,15 +9,17 @@ import pytest
 from onnx import TensorProto, numpy_helper
 
 from edgedistill.config_file import load_config
+from edgedistill.deploy.bundle import write_bundle
 from edgedistill.deploy.kits import find_kits
 from edgedistill.errors import ConfigError
 from edgedistill.export.forms import answers_of
+from edgedistill.export.mobile import write_mobile
 from edgedistill.export.opset import opset_of
 from edgedistill.export.parity import compare_outputs
 from edgedistill.job import Job
 from edgedistill.pipeline import Plan, check_targets, run_pipeline
 from edgedistill.progress import Reporter
-from edgedistill.records import ExportRecord
+from edgedistill.records import ExportRecord, QuantizedRecord
 from edgedistill.runs import Run
 
 KIT = """
@@ -75,13 +77,13 @@ precisions = ["int8"]
 """
 
 
-def exported(folder: Path, bake: tuple[str, ...], precisions: tuple[str, ...]) -> Job:
+def exported(folder: Path, bake: tuple[str, ...], precisions: tuple[str, ...], *overrides: str) -> Job:
     (folder / "kits" / "strong").mkdir(parents=True)
     (folder / "kits" / "strong" / "target.toml").write_text(KIT)
     (folder / "kits" / "strong" / "engine.py").write_text("")
     text = CONFIG.format(bake=json.dumps(bake), precisions=json.dumps(precisions))
     (folder / "edgedistill.toml").write_text(text)
-    config = load_config(folder / "edgedistill.toml")
+    config = load_config(folder / "edgedistill.toml", overrides)
     kits = find_kits((folder / "kits",))
     return run_pipeline(config, Run(folder / "run"), kits, Reporter(quiet=True), Plan("export"))
 
@@ -169,6 +171,28 @@ def test_weights_are_the_same_integers_in_every_form(job: Job) -> None:
     assert len(integers[0]) == 10
     for other in integers[1:]:
         assert all(np.array_equal(one, two) for one, two in zip(integers[0], other, strict=True))
+
+
+def test_unsigned_activations_are_exported_for_the_kits_that_take_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGEDISTILL_CACHE", str(tmp_path / "cache"))
+    unsigned = "quantize.activations=unsigned"
+    with pytest.raises(ConfigError, match=r"kit 'strong' takes no unsigned activations, only s8-f32"):
+        exported(tmp_path / "refused", (), ("fp32", "int8"), unsigned)
+    assert not (tmp_path / "refused" / "run").exists()
+    job = exported(tmp_path / "made", (), ("fp32", "fp16"), unsigned)
+    assert job.result("quantize", QuantizedRecord).activations == "unsigned"
+    models = job.result("export", ExportRecord).models
+    assert [model.encoding for model in models if model.precision == "int8"] == ["u8-i32"]
+    assert all(model.parity is not None and model.parity.agreement >= 0.98 for model in models)
+    mobile = write_mobile(job.run, find_kits()["ort"], tmp_path / "app")
+    assert [model.encoding for model in mobile.models] == [None, "u8-i32"]
+    bundle, _ = write_bundle(job.run, find_kits()["ort"], (), tmp_path / "student.pyz")
+    assert {(form.arch, form.encoding) for form in bundle.forms} == {("x86_64", "u8-i32"), ("aarch64", "u8-i32")}
+    assert {model.encoding for model in bundle.models} == {None, "u8-i32"}
+    with pytest.raises(ConfigError, match=r"kit 'tensorrt' takes no unsigned activations"):
+        write_bundle(job.run, find_kits()["tensorrt"], ("int8",), tmp_path / "other.pyz")
 
 
 def test_scores_are_refused_where_there_are_no_classes(tmp_path: Path) -> None:

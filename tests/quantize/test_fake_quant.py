@@ -20,14 +20,14 @@ from edgedistill.quantize.ranges import MagnitudeHistogram
 SCALES = st.floats(2.0**-20, 2.0**10, width=32)
 
 
-def onnx_rounding(x: np.ndarray, scale: np.float32) -> np.ndarray:
+def onnx_rounding(x: np.ndarray, scale: np.float32, kind: type) -> np.ndarray:
     """QuantizeLinear, DequantizeLinear as ONNX Runtime computes them."""
     nodes = [
         helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["q"]),
         helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["y"]),
     ]
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, x.shape) for name in "xy"]
-    stored = [numpy_helper.from_array(np.array(scale), "scale"), numpy_helper.from_array(np.int8(0), "zero")]
+    stored = [numpy_helper.from_array(np.array(scale), "scale"), numpy_helper.from_array(kind(0), "zero")]
     graph = helper.make_graph(nodes, "rounding", values[:1], values[1:], stored)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
     onnx.checker.check_model(model)
@@ -39,11 +39,12 @@ def onnx_rounding(x: np.ndarray, scale: np.float32) -> np.ndarray:
 @given(SCALES, st.integers(0, 2**32 - 1))
 def test_rounding_is_that_of_onnx_runtime_to_the_last_bit(scale, seed):
     scale = np.float32(scale)
-    steps = np.random.default_rng(seed).uniform(-140, 140, 256)
-    halves = np.arange(-130, 130) + 0.5
+    steps = np.random.default_rng(seed).uniform(-140, 280, 256)
+    halves = np.arange(-130, 260) + 0.5
     x = (np.concatenate([steps, halves]).astype(np.float32) * scale).astype(np.float32)
-    ours = fake_quantize(torch.from_numpy(x), torch.tensor(scale)).numpy()
-    np.testing.assert_array_equal(ours, onnx_rounding(x, scale))
+    for unsigned in (False, True):
+        ours = fake_quantize(torch.from_numpy(x), torch.tensor(scale), unsigned=unsigned).numpy()
+        np.testing.assert_array_equal(ours, onnx_rounding(x, scale, np.uint8 if unsigned else np.int8))
 
 
 def test_dead_and_nearly_dead_channels_have_positive_scales():
@@ -84,6 +85,19 @@ def test_gradients_are_straight_through_in_the_value_and_lsq_in_the_scale():
     torch.testing.assert_close(x.grad, torch.tensor([1.0, 1.0, 0.0, 0.0]))
     inside = (1 - 0.26 / 0.5) + (-1 + 0.74 / 0.5)
     torch.testing.assert_close(scale.grad, torch.tensor(inside + 127 - 128))
+
+
+def test_an_unsigned_activation_has_255_steps_up_to_its_bound_and_cuts_what_is_below_0():
+    quantizer, x = ActivationQuantizer(unsigned=True), torch.linspace(0, 3, 1000)
+    quantizer.observe()
+    quantizer(x)
+    quantizer.settle("minmax")
+    assert quantizer.scale.item() == pytest.approx(3 / 255)
+    assert quantizer(x).detach().unique().numel() == 256
+    assert quantizer(torch.tensor([-1.0])).item() == 0
+    scale = torch.tensor(0.5, requires_grad=True)
+    fake_quantize(torch.tensor([0.26, 200.0, -3.0]), scale, unsigned=True).sum().backward()
+    torch.testing.assert_close(scale.grad, torch.tensor((1 - 0.26 / 0.5) + 255 + 0))
 
 
 def test_an_activation_passes_until_it_is_calibrated_and_a_loaded_one_is():

@@ -104,6 +104,39 @@ def test_both_terms_and_the_sum_of_a_residual_are_quantized(model, inputs):
     assert [reader.op for reader in add.users] == ["call_module"]
 
 
+def test_unsigned_activations_are_those_that_no_input_makes_negative(model, inputs):
+    prepared = prepare(model, inputs, activations="unsigned")
+    graph = prepared.graph.graph
+    readers = {node.target: node.args[0] for node in graph.nodes if node.op == "call_module"}
+    unsigned = {
+        str(readers[name.removeprefix("graph.")].target) for name, q in prepared.quantizers.items() if q.unsigned
+    }
+    assert {name.split(".")[1] for name in unsigned} == {"relu", "hardtanh"}
+    assert not any(quantizer.unsigned for quantizer in prepare(model, inputs).quantizers.values())
+    calibrate(prepared, [inputs])
+    assert torch.equal(convert(prepared)(inputs), prepared(inputs))
+    again = prepare(model, inputs, activations="unsigned")
+    again.load_state_dict(prepared.state_dict())
+    assert torch.equal(again(inputs), prepared(inputs))
+
+
+@pytest.mark.parametrize(
+    ("activation", "unsigned"),
+    [
+        (nn.ReLU(), True), (nn.ReLU6(), True), (nn.Hardtanh(0.5, 2), True), (nn.Hardtanh(), False), (nn.Sigmoid(), True),
+        (nn.Sequential(nn.ReLU(), nn.AvgPool2d(2), nn.ZeroPad2d(1), nn.MaxPool2d(2)), False),
+        (nn.Sequential(nn.ReLU(), nn.ZeroPad2d(1), nn.MaxPool2d(2)), True),
+        (nn.Sequential(nn.ReLU(), nn.ConstantPad2d(1, -1.0)), False),
+        (nn.Hardswish(), False), (nn.Identity(), False),
+    ],
+)  # fmt: skip
+def test_what_is_never_negative_is_known_by_its_operators(inputs, activation, unsigned):
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), activation, nn.Conv2d(4, 4, 1))
+    prepared = prepare(net, inputs, activations="unsigned")
+    last = [node for node in prepared.graph.graph.nodes if "conv2d" in str(node.target)][-1]
+    assert prepared.graph.get_submodule(last.args[0].target).unsigned is unsigned
+
+
 def test_the_logits_are_not_quantized(model, inputs):
     graph = prepare(model, inputs).graph.graph
     (output,) = (node for node in graph.nodes if node.op == "output")

@@ -7,6 +7,7 @@ from torch import nn
 
 from edgedistill.deploy.anyonnx import BenchOptions
 from edgedistill.deploy.kits import find_kits
+from edgedistill.quantize.capture import capture
 from edgedistill.quantize.escalate import Try, choose, growing
 from edgedistill.quantize.layer_timing import time_layers
 from edgedistill.quantize.prepare import calibrate, prepare
@@ -84,7 +85,7 @@ def test_each_layer_is_timed_alone_on_the_kit():
     model = network()
     found = layer_sensitivity(prepared_for(model), outputs(model), outputs, lambda _got: 1.0)
     options = BenchOptions(processes=1, seconds=0.1, passes=())
-    timed = list(time_layers(model, inputs(1), found, find_kits()["ort"], options))
+    timed = list(time_layers(capture(model, inputs(1)), found, find_kits()["ort"], "signed", options))
     assert [one.layer for one in timed] == [one.layer for one in found]
     for one in timed:
         assert one.reason is None
