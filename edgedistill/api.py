@@ -45,6 +45,8 @@ from edgedistill.records import (
     TeacherRecord,
 )
 from edgedistill.runs import Run
+from edgedistill.search import Found, Wishes
+from edgedistill.search import search as search_students
 
 Configuration = str | Path | Mapping[str, Any] | Config
 """A file, a table whose paths are relative to the current folder, or what `load_config` returns."""
@@ -132,6 +134,13 @@ def compile_models(config: Configuration, run_dir: str | Path | None = None) -> 
 def bench(config: Configuration, run_dir: str | Path | None = None) -> BenchRecord:
     """Measure every target, and make what that needs."""
     return _stage(config, run_dir, "bench", BenchRecord)
+
+
+def search(config: Configuration, run_dir: str | Path | None = None, wishes: Wishes | None = None) -> Found:
+    """Measure untrained students of each family on the targets, and find the largest within their budgets."""
+    asked = wishes or Wishes()
+    plan = Plan("soft_labels" if asked.epochs else "data")
+    return search_students(_job(config, run_dir, plan, Reporter()), asked)
 
 
 def compare(baseline: str | Path, *candidates: str | Path) -> Comparison:

@@ -28,11 +28,13 @@ from edgedistill.cli_options import (
     surroundings,
 )
 from edgedistill.cli_output import print_comparison, show_job, show_plan
+from edgedistill.cli_search import search
 from edgedistill.cli_serve import serve
 from edgedistill.errors import ConfigError, DeviceError, EdgedistillError
 
 if TYPE_CHECKING:
     from edgedistill.export.anyonnx import Order, Result
+    from edgedistill.records import Activations
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -80,17 +82,30 @@ for _name in ("teacher", "distill", "compile"):
 @click.argument("model_or_config", type=FILE)
 @file_options
 @click.option("--skip", multiple=True, metavar="NODE", help="A layer of an ONNX file to leave in float.")
+@click.option(
+    "--activations",
+    type=click.Choice(["signed", "unsigned"]),
+    help="Of an ONNX file: unsigned is finer and faster behind a ReLU, and not for TensorRT.",
+)
 @run_options
 @click.pass_context
-def quantize(context: click.Context, /, model_or_config: Path, skip: tuple[str, ...], **options: Any) -> None:
+def quantize(
+    context: click.Context,
+    /,
+    model_or_config: Path,
+    skip: tuple[str, ...],
+    activations: Activations | None,
+    **options: Any,
+) -> None:
     """Quantize a configuration's student, or any float ONNX file with --data FILE.npz."""
     if model_or_config.suffix != ".onnx":
-        refuse_file_options(model_or_config, options | {"skip": skip})
+        refuse_file_options(model_or_config, options | {"skip": skip, "activations": activations})
         _pipeline(context, model_or_config, "quantize", options)
         return
     from edgedistill.export.anyonnx import quantize_file
 
-    _show_files(quantize_file(_order(context, model_or_config, options), skip), as_json=options["as_json"])
+    order = _order(context, model_or_config, options)
+    _show_files(quantize_file(order, skip, activations=activations or "signed"), as_json=options["as_json"])
 
 
 @cli.command()
@@ -188,7 +203,7 @@ def _pipeline(context: click.Context, config_path: Path, until: str, options: di
     show_job(job, as_json=options["as_json"])
 
 
-for _command in (init, compare, card, replay, serve, mobile):
+for _command in (init, compare, card, replay, search, serve, mobile):
     cli.add_command(_command)
 
 

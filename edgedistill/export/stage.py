@@ -69,6 +69,20 @@ def file_name(name: str, precision: str, encoding: Encoding | None) -> str:
     return f"{name}-{precision}{'' if encoding in (None, 's8-f32') else '-' + encoding}.onnx"
 
 
+def recorded_inputs(job: Job, split: Split) -> Array:
+    """Return a split's inputs in the form that the exported models take, one request each: (N, 1, ...)."""
+    if "normalize" in job.config.export.bake:
+        return np.ascontiguousarray(split.inputs[split.rows])[:, None]
+    return np.ascontiguousarray(_recorded(plain_views(split, job.data, job.config), lambda x: x.numpy()))
+
+
+def baked(job: Job, model: nn.Module) -> nn.Module:
+    """Return a model with the preprocessing and the softmax that [export] bake makes part of it."""
+    before = [Preprocess(job.data, job.config.data)] if "normalize" in job.config.export.bake else []
+    after = [nn.Softmax(dim=1)] if "scores" in job.config.export.bake else []
+    return nn.Sequential(*before, model, *after)
+
+
 class _Exporter:
     """Writes models that share the same recorded inputs."""
 
@@ -78,22 +92,16 @@ class _Exporter:
         self.views = plain_views(self.test, job.data, job.config)
         self.bake = job.config.export.bake
         self.output = "scores" if "scores" in self.bake else "logits"
-        self.inputs = self._recorded_inputs(self.test, self.views)
+        self.inputs = recorded_inputs(job, self.test)
         self.expected: dict[str, Array] = {}
         self.models: list[OnnxModel] = []
-
-    def _recorded_inputs(self, split: Split, views: Views) -> Array:
-        """Return a split's inputs in the form that the exported models take, one request each: (N, 1, ...)."""
-        if "normalize" in self.bake:
-            return np.ascontiguousarray(split.inputs[split.rows])[:, None]
-        return np.ascontiguousarray(_recorded(views, lambda x: x.numpy()))
 
     @cached_property
     def ranging(self) -> Array:
         """The validation inputs that show what float16 must hold, as requests."""
         val = self.job.dataset.val
         few = Split(val.inputs, val.rows[:RANGE_REQUESTS], val.labels[:RANGE_REQUESTS])
-        return self._recorded_inputs(few, plain_views(few, self.job.data, self.job.config))
+        return recorded_inputs(self.job, few)
 
     def add(self, name: str, source: str, model: nn.Module, parent: str) -> None:
         """Export a float ("fp32") or quantized ("int8") model in each form that is wanted, and check it against torch.
@@ -103,7 +111,7 @@ class _Exporter:
         key = f"{name}-{source}"
         outputs = predict_split(torch_predictor(model.eval(), "fp32"), self.views)
         self.expected[key] = softmax(outputs, axis=1) if "scores" in self.bake else outputs
-        module, example = self._with_baked(model).eval(), torch.from_numpy(self.inputs[0])
+        module, example = baked(self.job, model).eval(), torch.from_numpy(self.inputs[0])
         exported: dict[int, onnx.ModelProto] = {}
         for variant in variants(self.job.config, self.job.kits, source):
             if variant.opset not in exported:
@@ -113,11 +121,6 @@ class _Exporter:
                 io=_NO_FILE, expected=key, parity=None, parent=parent,
             )  # fmt: skip
             self._check_and_keep(exported[variant.opset], variant, record)
-
-    def _with_baked(self, model: nn.Module) -> nn.Module:
-        before = [Preprocess(self.job.data, self.job.config.data)] if "normalize" in self.bake else []
-        after = [nn.Softmax(dim=1)] if "scores" in self.bake else []
-        return nn.Sequential(*before, model, *after)
 
     def _check_and_keep(self, source: onnx.ModelProto, variant: Variant, record: OnnxModel) -> None:
         assert record.expected is not None

@@ -1,0 +1,305 @@
+"""Students that fit the budget of every target, measured there before any of them is trained.
+
+What a network takes on a device does not depend on its weights. So the sizes of each family are tried by bisection, untrained: each
+is exported, quantized, compiled and measured as the pipeline does it. The largest of a family that fits is worth a training.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import onnx
+import torch
+from torch import nn
+
+from edgedistill.compare.budget import check_budget
+from edgedistill.config import Config, StudentConfig, TargetConfig
+from edgedistill.data.views import plain_views
+from edgedistill.deploy.anyonnx import BenchOptions, bench_onnx, prepare_onnx
+from edgedistill.deploy.kits import Form
+from edgedistill.deploy.stage import form_on
+from edgedistill.distill.cache import link_or_copy
+from edgedistill.distill.student import build_student, check_student, student_name
+from edgedistill.distill.teacher import build_teacher
+from edgedistill.errors import ConfigError, DeviceError
+from edgedistill.export.forms import Variant, in_form
+from edgedistill.export.onnx_export import export_onnx, save_onnx
+from edgedistill.export.stage import baked, recorded_inputs
+from edgedistill.job import Job
+from edgedistill.models.build import ZOO, count_parameters
+from edgedistill.pipeline import Plan, run_pipeline
+from edgedistill.quantize.prepare import Prepared, calibrate, prepare
+from edgedistill.records import Record, StudentRecord
+from edgedistill.runs import Run, write_json
+
+SCHEMA: Final = "edgedistill.search/1"
+WIDTHS: Final = (0.125, 0.1875, 0.25, 0.375, 0.5, 0.75, 1.0, 1.5, 2.0)
+PRUNED: Final = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
+CALIBRATION: Final = 32
+"""Samples that untrained students take their ranges from: the integers must be there, and need not be right."""
+KEPT: Final = ("manifest.json", "teacher", "soft_labels")
+"""What a run for a finalist takes over from the run of the search."""
+
+
+class Wishes(Record):
+    """What is asked for beside the configuration: families, how long to measure, and for how many epochs to train."""
+
+    models: tuple[str, ...] = ()
+    processes: int = 3
+    seconds: float = 0.5
+    epochs: int = 0
+
+
+class OnTarget(Record):
+    """A student in one precision on one target; `problem` is what the engine said where it failed.
+
+    `fits` is None where no limit is exceeded and some could not be checked; `unknown` says which and why.
+    """
+
+    target: str
+    precision: str
+    p50_ns: float | None = None
+    p95_ns: float | None = None
+    size_bytes: int | None = None
+    fits: bool | None = None
+    exceeded: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()
+    problem: str | None = None
+
+    @property
+    def is_within(self) -> bool:
+        """Tell whether it ran, and exceeded no limit."""
+        return self.problem is None and self.fits is not False
+
+
+class Candidate(Record):
+    """A student that was measured; `val_accuracy` is the task's metric after a short training, where there was one."""
+
+    name: str
+    student: StudentConfig
+    parameters: int
+    measured: tuple[OnTarget, ...]
+    val_accuracy: float | None = None
+
+    @property
+    def fits(self) -> bool:
+        """Tell whether each target has a precision that is within its budget."""
+        targets = {one.target for one in self.measured}
+        return targets == {one.target for one in self.measured if one.is_within}
+
+    def best_on(self, target: str) -> OnTarget:
+        """Return the fastest precision that is within a target's budget or, where none is, the fastest."""
+        found = [one for one in self.measured if one.target == target]
+        return min(found, key=lambda one: (not one.is_within, one.p95_ns or one.p50_ns or float("inf")))
+
+
+class Found(Record):
+    """All that was measured, the largest of each family that fits (best first), and why families were left out."""
+
+    candidates: tuple[Candidate, ...]
+    fitting: tuple[Candidate, ...]
+    left_out: tuple[str, ...]
+    epochs: int
+
+    def to_json(self) -> str:
+        """Return the result as JSON of schema edgedistill.search/1."""
+        return json.dumps({"schema": SCHEMA, **self.model_dump(mode="json")}, indent=2)
+
+
+def search(job: Job, wishes: Wishes) -> Found:
+    """Measure sizes of each family on the job's targets, write search.json, and return what fits.
+
+    Args:
+        job: a job whose data are loaded and, for a training of the finalists, its soft labels made.
+        wishes: what else is asked for.
+
+    Raises:
+        ConfigError: no target has a budget that can be checked, or a model that was named does not take the data.
+        DeviceError: a device cannot be reached, or lacks its engine.
+    """
+    require_budget(job.config)
+    teacher = _teacher_parameters(job)
+    candidates, fitting, left_out = list[Candidate](), list[Candidate](), list[str]()
+    for family in wishes.models or _families(job):
+        try:
+            sizes = _sizes(job, family, teacher)
+            tried = _tried(job, sizes, wishes)
+        except ConfigError as error:
+            if family in wishes.models:
+                raise
+            left_out.append(f"{family}: {error}")
+            continue
+        candidates += tried
+        within = [candidate for candidate in tried if candidate.fits]
+        fitting += [max(within, key=lambda candidate: candidate.parameters)] if within else []
+    if wishes.epochs:
+        fitting = [_trained(job, candidate, wishes.epochs) for candidate in fitting]
+    fitting.sort(key=lambda candidate: (candidate.val_accuracy or 0.0, candidate.parameters), reverse=True)
+    found = Found(candidates=tuple(candidates), fitting=tuple(fitting), left_out=tuple(left_out), epochs=wishes.epochs)
+    write_json(job.folder("search") / "search.json", json.loads(found.to_json()))
+    return found
+
+
+def require_budget(config: Config) -> None:
+    """Raise ConfigError where no target has a limit that can be checked before a training."""
+    limits = [target.budget.model_dump(exclude={"accuracy"}, exclude_none=True) for target in config.target]
+    if not any(limits):
+        raise ConfigError(
+            "search: no [[target]] has a limit of latency, size, memory or energy; give one, for example "
+            "budget = { p95_ms = 5.0, size_bytes = 200_000 }"
+        )
+
+
+def _families(job: Job) -> list[str]:
+    """Return the zoo's layouts that take the data, the user's own student, and the pruned teacher where it can be pruned."""
+    own = job.config.student.model
+    named = [own] if own is not None and not own.startswith("zoo:") else []
+    named += [f"zoo:{name}" for name, (_, kinds) in ZOO.items() if job.data.kind in kinds]
+    return named + (["prune"] if _is_module(job.config) else [])
+
+
+def _is_module(config: Config) -> bool:
+    return Path(config.teacher.model).suffix not in (".onnx", ".npy")
+
+
+def _teacher_parameters(job: Job) -> float:
+    """Return how many parameters the teacher has, infinity where only its outputs are known."""
+    return count_parameters(build_teacher(job.config, job.data)) if _is_module(job.config) else float("inf")
+
+
+def _sizes(job: Job, family: str, most: float) -> list[tuple[StudentConfig, int]]:
+    """Return a family's sizes below `most` parameters with their number of parameters, the smallest first."""
+    plans = [StudentConfig(prune=part) for part in PRUNED]
+    if family != "prune":
+        plans = [StudentConfig(model=family, width=width) for width in (WIDTHS if _has_width(job, family) else (1.0,))]
+    counted = {plan: count_parameters(build_student(_with(job.config, plan), job.data)) for plan in plans}
+    sizes = sorted({count: plan for plan, count in counted.items() if count < most}.items())
+    if not sizes:
+        raise ConfigError(f"even the smallest has {min(counted.values()):,} parameters, and the teacher {most:,.0f}")
+    return [(plan, count) for count, plan in sizes]
+
+
+def _has_width(job: Job, family: str) -> bool:
+    try:
+        build_student(_with(job.config, StudentConfig(model=family, width=0.5)), job.data)
+    except ConfigError as error:
+        if "takes no width" not in str(error):
+            raise
+        return False
+    return True
+
+
+def _with(config: Config, student: StudentConfig) -> Config:
+    return config.model_copy(update={"student": student})
+
+
+def _tried(job: Job, sizes: Sequence[tuple[StudentConfig, int]], wishes: Wishes) -> list[Candidate]:
+    """Return what was measured on the way to the largest size that fits."""
+    tried: list[Candidate] = []
+
+    def fits(place: int) -> bool:
+        tried.append(_measured(job, *sizes[place], wishes))
+        return tried[-1].fits
+
+    bisect(len(sizes), fits)
+    return tried
+
+
+def bisect(count: int, fits: Callable[[int], bool]) -> int | None:
+    """Return the last of `count` places that fits, None where none does; what follows one that does not is taken not to."""
+    low, high = -1, count
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return None if low < 0 else low
+
+
+def _measured(job: Job, student: StudentConfig, parameters: int, wishes: Wishes) -> Candidate:
+    config = _with(job.config, student)
+    name = student_name(config) + (f", width {student.width:g}" if student.width != 1 else "")
+    rows = np.arange(min(CALIBRATION, len(job.dataset.train)))
+    samples = plain_views(job.dataset.train, job.data, config).batch(rows, rows * 0)
+    check_student(config, job.data, samples[:2])
+    model = build_student(config, job.data).eval()
+    prepared = prepare(model, samples[:1], activations=config.quantize.activations)
+    calibrate(prepared, [samples])
+    forms = {"fp32": model, "fp16": model, "int8": prepared}
+    folder = job.folder("search") / _slug(name)
+    measured = tuple(one for target in config.target for one in _on_target(job, forms, target, wishes, folder))
+    candidate = Candidate(name=name, student=student, parameters=parameters, measured=measured)
+    shown = "; ".join(_shown(candidate.best_on(target.name)) for target in config.target)
+    job.report.line(f"search: {name}, {parameters:,} parameters: {shown}")
+    return candidate
+
+
+def _shown(one: OnTarget) -> str:
+    if one.problem is not None:
+        return f"{one.target} {one.precision} failed"
+    slowest = "p95 not known" if one.p95_ns is None else f"p95 {one.p95_ns / 1e6:.4g} ms"
+    return f"{one.target} {one.precision} {slowest}, {one.size_bytes or 0:,} bytes{' fits' if one.is_within else ''}"
+
+
+def _on_target(
+    job: Job, forms: Mapping[str, nn.Module | Prepared], target: TargetConfig, wishes: Wishes, folder: Path
+) -> Iterator[OnTarget]:
+    """Yield an untrained student's measurement on a target in each of its precisions."""
+    kit, form = job.kits[target.kit], form_on(job.kits[target.kit], target.device)
+    limits = target.budget.model_copy(update={"accuracy": None})
+    passes = ("energy",) if limits.energy_mj is not None else ()
+    options = BenchOptions(
+        device=target.device, threads=target.threads, processes=wishes.processes, seconds=wishes.seconds, passes=passes
+    )
+    for precision in target.precisions:
+        place = folder / f"{target.name}-{precision}"
+        place.mkdir(parents=True, exist_ok=True)
+        save_onnx(_exported(job, forms[precision], precision, form), place / "student.onnx")
+        ready = prepare_onnx(place / "student.onnx", place / "onnx", {}).model_copy(update={"precision": precision})
+        try:
+            found = bench_onnx(ready, kit, options, place, job.report.aside)
+        except DeviceError as error:
+            yield OnTarget(target=target.name, precision=precision, problem=str(error))
+            continue
+        check = check_budget(found, limits)
+        yield OnTarget(
+            target=target.name, precision=precision, p50_ns=found.latency_ns.p50, p95_ns=found.latency_ns.p95,
+            size_bytes=found.size_bytes, fits=None if check is None else check.fits,
+            exceeded=() if check is None else check.exceeded, unknown=() if check is None else check.unknown,
+        )  # fmt: skip
+
+
+def _exported(job: Job, model: nn.Module, precision: str, form: Form) -> onnx.ModelProto:
+    requests = recorded_inputs(job, job.dataset.val)[:CALIBRATION]
+    opset = job.config.export.opset or form.opset
+    written = export_onnx(baked(job, model).eval(), torch.from_numpy(requests[0]), opset)
+    variant = Variant(precision, form.encoding if precision == "int8" else None, opset)
+    return in_form(written, variant, {written.graph.input[0].name: requests})[0]
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-")
+
+
+def _trained(job: Job, candidate: Candidate, epochs: int) -> Candidate:
+    """Distil a candidate for a few epochs, from the soft labels of the search's run, in a run folder of its own."""
+    plan = job.config.distill.model_copy(update={"epochs": epochs, "control": False, "seeds": 1})
+    config = _with(job.config, candidate.student).model_copy(update={"distill": plan})
+    folder = job.folder("search") / _slug(candidate.name) / "run"
+    for name in KEPT:
+        source = job.run.folder / name
+        if source.is_dir():
+            shutil.copytree(source, folder / name, copy_function=_link, dirs_exist_ok=True)
+        elif source.exists():
+            link_or_copy(source, folder / name)
+    trained = run_pipeline(config, Run(folder), job.kits, job.report, Plan("student"))
+    accuracy = trained.result("student", StudentRecord).student.val_accuracy
+    return candidate.model_copy(update={"val_accuracy": accuracy})
+
+
+def _link(source: str, target: str) -> None:
+    link_or_copy(Path(source), Path(target))

@@ -1,0 +1,150 @@
+"""`edgedistill search` as a user runs it: on real digits, with real engines, before and after a short training."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgedistill import api
+from edgedistill.cli import cli
+from edgedistill.search import Wishes, bisect
+
+CONFIG = """
+name = "digits"
+[data]
+train = "edgedistill.demo:train"
+test = "edgedistill.demo:test"
+[teacher]
+model = "zoo:mlperf-resnet8"
+epochs = 2
+batch_size = 32
+[student]
+model = "zoo:mlperf-resnet8"
+width = 0.25
+[distill]
+batch_size = 32
+views = 1
+hard_weight = 0.5
+[[target]]
+name = "pc-ort"
+kit = "ort"
+{budget}
+[[target]]
+name = "pc-openvino"
+kit = "openvino"
+precisions = ["fp32"]
+"""
+QUICK = ("--processes", "1", "--seconds", "0.1")
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch):
+    monkeypatch.setenv("EDGEDISTILL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+
+    def write(budget):
+        (tmp_path / "edgedistill.toml").write_text(CONFIG.format(budget=budget))
+        return tmp_path / "edgedistill.toml"
+
+    return write
+
+
+def search(*arguments):
+    result = CliRunner().invoke(cli, ["-q", "search", *map(str, arguments)])
+    return getattr(result.exception, "exit_code", result.exit_code), result.stdout, str(result.exception or "")
+
+
+@given(st.integers(0, 40), st.integers(0, 40))
+def test_bisection_finds_the_last_that_fits_in_few_steps(count, fitting):
+    tried = []
+
+    def fits(place):
+        tried.append(place)
+        return place < fitting
+
+    found = bisect(count, fits)
+    assert found == (min(count, fitting) - 1 if min(count, fitting) else None)
+    assert len(tried) == len(set(tried)) <= count.bit_length()
+
+
+def test_the_largest_of_each_family_within_the_budget_is_found_untrained(config, tmp_path):
+    path = config("budget = { size_bytes = 45_000 }")
+    code, text, error = search(path, "--model", "zoo:mlperf-resnet8", "--model", "prune", *QUICK, "--json")
+    assert code == 0, error
+    found = json.loads(text)
+    assert found["schema"] == "edgedistill.search/1"
+    assert json.loads((tmp_path / "runs/digits/search/search.json").read_text()) == found
+    assert not (tmp_path / "runs/digits/teacher").exists()
+    for family in ("zoo:mlperf-resnet8", None):
+        sizes = sorted(
+            (c for c in found["candidates"] if c["student"]["model"] == family), key=lambda c: c["parameters"]
+        )
+        within = [any(one["fits"] for one in c["measured"] if one["target"] == "pc-ort") for c in sizes]
+        assert within == sorted(within, reverse=True)
+        assert True in within
+        best = sizes[within.index(False) - 1] if False in within else sizes[-1]
+        assert best["name"] in {one["name"] for one in found["fitting"]}
+        (int8,) = (o for o in best["measured"] if (o["target"], o["precision"]) == ("pc-ort", "int8"))
+        assert int8["size_bytes"] <= 45_000
+        assert 0 < int8["p50_ns"] <= int8["p95_ns"]
+    assert all(
+        one["student"]["width"] < 1 for one in found["candidates"] if one["student"]["model"]
+    )  # below the teacher
+
+
+def test_a_person_sees_a_table_and_the_section_to_paste(config):
+    code, text, error = search(config("budget = { size_bytes = 45_000 }"), "--model", "zoo:mlperf-resnet8", *QUICK)
+    assert code == 0, error
+    assert "exceeded" in text
+    assert 'largest that fits, for the configuration:\n[student]\nmodel = "zoo:mlperf-resnet8"\nwidth = 0.' in text
+
+
+def test_it_is_a_function_too(config, tmp_path):
+    wishes = Wishes(models=("zoo:mlperf-resnet8",), processes=1, seconds=0.1)
+    found = api.search(config("budget = { size_bytes = 45_000 }"), tmp_path / "run", wishes)
+    assert [one.student.model for one in found.fitting] == ["zoo:mlperf-resnet8"]
+    assert found.fitting[0].best_on("pc-ort").is_within
+    assert found.to_json() == json.dumps(json.loads((tmp_path / "run/search/search.json").read_text()), indent=2)
+
+
+def test_where_nothing_fits_the_exit_code_says_so_and_what_was_measured_is_kept(config, tmp_path):
+    code, text, error = search(config("budget = { p95_ms = 1e-6 }"), "--model", "zoo:mlperf-resnet8", *QUICK)
+    assert code == 3
+    assert "no student fits" in error
+    assert "exceeded" in text
+    assert json.loads((tmp_path / "runs/digits/search/search.json").read_text())["fitting"] == []
+
+
+@pytest.mark.parametrize(
+    ("budget", "options", "words"),
+    [
+        ("", (), "no [[target]] has a limit of latency, size, memory or energy"),
+        ("budget = { accuracy = 0.9 }", (), "no [[target]] has a limit of latency, size, memory or energy"),
+        ("budget = { p95_ms = 1.0 }", ("--model", "zoo:mlperf-resnet9"), "perhaps 'mlperf-resnet8'"),
+        ("budget = { p95_ms = 1.0 }", ("--model", "zoo:cnn1d"), "takes signal data; this is image data"),
+        ("budget = { p95_ms = 1.0 }", ("--model", "zoo:resnet56", "--set", "teacher.width=0.125"), "even the smallest has"),
+    ],
+)
+def test_what_cannot_be_searched_is_refused_with_a_reason(config, budget, options, words):
+    code, _, error = search(config(budget), *options, *QUICK)
+    assert code == 2
+    assert words in error
+
+
+def test_finalists_are_ranked_by_a_short_training_from_one_teacher(config, tmp_path):
+    path = config("budget = { size_bytes = 45_000 }")
+    families = ("--model", "zoo:mlperf-resnet8", "--model", "prune")
+    code, text, error = search(path, *families, "--epochs", "1", *QUICK)
+    assert code == 0, error
+    assert "best on validation after 1 epochs" in text
+    found = json.loads((tmp_path / "runs/digits/search/search.json").read_text())
+    ranked = [one["val_accuracy"] for one in found["fitting"]]
+    assert len(ranked) == 2
+    assert ranked == sorted(ranked, reverse=True)
+    assert all(0 < accuracy <= 1 for accuracy in ranked)
+    folders = sorted(tmp_path.glob("runs/digits/search/*/run"))
+    assert len(folders) == 2
+    teachers = [folder / "teacher" / "model.safetensors" for folder in (*folders, tmp_path / "runs/digits")]
+    assert len({teacher.stat().st_ino for teacher in teachers}) == 1  # taken over, not trained again
