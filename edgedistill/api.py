@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from edgedistill.compare.comparison import Comparison, compare_runs, summarise_run
 from edgedistill.compare.judge import compare_job
@@ -45,8 +45,9 @@ from edgedistill.records import (
     TeacherRecord,
 )
 from edgedistill.runs import Run
-from edgedistill.search import Found, Wishes
-from edgedistill.search import search as search_students
+
+if TYPE_CHECKING:
+    from edgedistill.search import Found, Wishes
 
 Configuration = str | Path | Mapping[str, Any] | Config
 """A file, a table whose paths are relative to the current folder, or what `load_config` returns."""
@@ -138,6 +139,9 @@ def bench(config: Configuration, run_dir: str | Path | None = None) -> BenchReco
 
 def search(config: Configuration, run_dir: str | Path | None = None, wishes: Wishes | None = None) -> Found:
     """Measure untrained students of each family on the targets, and find the largest within their budgets."""
+    from edgedistill.search import Wishes
+    from edgedistill.search import search as search_students
+
     asked = wishes or Wishes()
     plan = Plan("soft_labels" if asked.epochs else "data")
     return search_students(_job(config, run_dir, plan, Reporter()), asked)
