@@ -124,7 +124,11 @@ def test_where_nothing_fits_the_exit_code_says_so_and_what_was_measured_is_kept(
         ("budget = { accuracy = 0.9 }", (), "no [[target]] has a limit of latency, size, memory or energy"),
         ("budget = { p95_ms = 1.0 }", ("--model", "zoo:mlperf-resnet9"), "perhaps 'mlperf-resnet8'"),
         ("budget = { p95_ms = 1.0 }", ("--model", "zoo:cnn1d"), "takes signal data; this is image data"),
-        ("budget = { p95_ms = 1.0 }", ("--model", "zoo:resnet56", "--set", "teacher.width=0.125"), "even the smallest has"),
+        (
+            "budget = { p95_ms = 1.0 }",
+            ("--model", "zoo:resnet56", "--set", "teacher.width=0.125"),
+            "even the smallest has",
+        ),
     ],
 )
 def test_what_cannot_be_searched_is_refused_with_a_reason(config, budget, options, words):
