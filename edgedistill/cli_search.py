@@ -119,7 +119,7 @@ def _cells(one: OnTarget) -> list[str]:
         return [one.target, one.precision, figures.NONE, figures.NONE, "failed"]
     p95 = figures.NONE if one.p95_ns is None else figures.milliseconds(one.p95_ns)
     size = figures.NONE if one.size_bytes is None else figures.size(one.size_bytes)
-    return [one.target, one.precision, p95, size, "fits" if one.is_within else "exceeded"]
+    return [one.target, one.precision, p95, size, ", ".join(one.exceeded) or "fits"]
 
 
 def _percent(accuracy: float | None) -> str:

@@ -129,7 +129,7 @@ def search(job: Job, wishes: Wishes) -> Found:
     for family in wishes.models or _families(job):
         try:
             sizes = _sizes(job, family, teacher)
-            tried = _tried(job, sizes, wishes)
+            tried = _tried(job, family, sizes, wishes)
         except ConfigError as error:
             if family in wishes.models:
                 raise
@@ -199,15 +199,17 @@ def _with(config: Config, student: StudentConfig) -> Config:
     return config.model_copy(update={"student": student})
 
 
-def _tried(job: Job, sizes: Sequence[tuple[StudentConfig, int]], wishes: Wishes) -> list[Candidate]:
+def _tried(job: Job, family: str, sizes: Sequence[tuple[StudentConfig, int]], wishes: Wishes) -> list[Candidate]:
     """Return what was measured on the way to the largest size that fits."""
     tried: list[Candidate] = []
+    with job.report.track(family, len(sizes).bit_length()) as advance:
 
-    def fits(place: int) -> bool:
-        tried.append(_measured(job, *sizes[place], wishes))
-        return tried[-1].fits
+        def fits(place: int) -> bool:
+            tried.append(_measured(job, *sizes[place], wishes))
+            advance(1, tried[-1].name)
+            return tried[-1].fits
 
-    bisect(len(sizes), fits)
+        bisect(len(sizes), fits)
     return tried
 
 
@@ -233,16 +235,15 @@ def _measured(job: Job, student: StudentConfig, parameters: int, wishes: Wishes)
     folder = job.folder("search") / _slug(name)
     measured = tuple(one for target in config.target for one in _on_target(job, forms, target, wishes, folder))
     candidate = Candidate(name=name, student=student, parameters=parameters, measured=measured)
-    shown = "; ".join(_shown(candidate.best_on(target.name)) for target in config.target)
-    job.report.line(f"search: {name}, {parameters:,} parameters: {shown}")
+    shown = ", ".join(_shown(candidate.best_on(target.name)) for target in config.target)
+    job.report.detail(f"search: {name}: {shown}")
     return candidate
 
 
 def _shown(one: OnTarget) -> str:
     if one.problem is not None:
         return f"{one.target} {one.precision} failed"
-    slowest = "p95 not known" if one.p95_ns is None else f"p95 {one.p95_ns / 1e6:.4g} ms"
-    return f"{one.target} {one.precision} {slowest}, {one.size_bytes or 0:,} bytes{' fits' if one.is_within else ''}"
+    return f"{one.target} {one.precision} {'fits' if one.is_within else f'exceeds {one.exceeded[0]}'}"
 
 
 def _on_target(
