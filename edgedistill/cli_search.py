@@ -104,7 +104,7 @@ def _table(found: Found) -> Table:
     trained = {one.name: one.val_accuracy for one in found.fitting}
     for candidate in sorted(found.candidates, key=lambda one: (str(one.student.model), one.parameters)):
         for place, target in enumerate(dict.fromkeys(one.target for one in candidate.measured)):
-            named = [candidate.name, f"{candidate.parameters:,}"] if place == 0 else ["", ""]
+            named = [candidate.name.removeprefix("zoo:"), f"{candidate.parameters:,}"] if place == 0 else ["", ""]
             cells = [*named, *_cells(candidate.best_on(target))]
             if found.epochs:
                 cells.append(_percent(trained.get(candidate.name)) if place == 0 else "")
@@ -119,7 +119,8 @@ def _cells(one: OnTarget) -> list[str]:
         return [one.target, one.precision, figures.NONE, figures.NONE, "failed"]
     p95 = figures.NONE if one.p95_ns is None else figures.milliseconds(one.p95_ns)
     size = figures.NONE if one.size_bytes is None else figures.size(one.size_bytes)
-    return [one.target, one.precision, p95, size, ", ".join(one.exceeded) or "fits"]
+    over = ", ".join(text.split(" ", 1)[0] for text in one.exceeded)
+    return [one.target, one.precision, p95, size, f"exceeds {over}" if over else "fits"]
 
 
 def _percent(accuracy: float | None) -> str:

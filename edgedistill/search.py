@@ -224,7 +224,7 @@ def bisect(count: int, fits: Callable[[int], bool]) -> int | None:
 
 def _measured(job: Job, student: StudentConfig, parameters: int, wishes: Wishes) -> Candidate:
     config = _with(job.config, student)
-    name = student_name(config) + (f", width {student.width:g}" if student.width != 1 else "")
+    name = student_name(config) + (f" x{student.width:g}" if student.width != 1 else "")
     rows = np.arange(min(CALIBRATION, len(job.dataset.train)))
     samples = plain_views(job.dataset.train, job.data, config).batch(rows, rows * 0)
     check_student(config, job.data, samples[:2])

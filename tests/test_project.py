@@ -20,8 +20,19 @@ LAYERS = (
     ("job",),
     ("models", "init_config", "distill", "quantize", "export", "deploy", "compare", "demo", "serve"),
     ("pipeline",),
+    ("search",),
     ("api",),
-    ("cli", "cli_options", "cli_output", "cli_compare", "cli_card", "cli_mobile", "cli_serve", "cli_init"),
+    (
+        "cli",
+        "cli_options",
+        "cli_output",
+        "cli_compare",
+        "cli_card",
+        "cli_mobile",
+        "cli_search",
+        "cli_serve",
+        "cli_init",
+    ),
 )
 
 
@@ -59,7 +70,7 @@ def test_help_is_light() -> None:
     assert result.returncode == 0, result.stderr
 
 
-@pytest.mark.parametrize("command", ["", "run", "bench", "compare", "demo", "init", "lint", "mobile", "targets", "doctor", "cache", "report", "distill"])  # fmt: skip
+@pytest.mark.parametrize("command", ["", "run", "bench", "compare", "demo", "init", "search", "lint", "mobile", "targets", "doctor", "cache", "report", "distill"])  # fmt: skip
 def test_every_command_explains_itself(command: str) -> None:
     result = python("-m", "edgedistill", *command.split(), "--help", cwd=REPOSITORY)
     assert result.returncode == 0
