@@ -92,7 +92,7 @@ def _table(found: Found) -> Table:
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", pad_edge=False)
     for column in (
         "student",
-        "parameters",
+        "params",
         "target",
         "",
         "p95 ms",
@@ -100,7 +100,7 @@ def _table(found: Found) -> Table:
         "budget",
         *(["val. %"] if found.epochs else []),
     ):
-        table.add_column(column, justify="right" if column in ("parameters", "p95 ms", "size", "val. %") else "left")
+        table.add_column(column, justify="right" if column in ("params", "p95 ms", "size", "val. %") else "left")
     trained = {one.name: one.val_accuracy for one in found.fitting}
     for candidate in sorted(found.candidates, key=lambda one: (str(one.student.model), one.parameters)):
         for place, target in enumerate(dict.fromkeys(one.target for one in candidate.measured)):
@@ -120,7 +120,7 @@ def _cells(one: OnTarget) -> list[str]:
     p95 = figures.NONE if one.p95_ns is None else figures.milliseconds(one.p95_ns)
     size = figures.NONE if one.size_bytes is None else figures.size(one.size_bytes)
     over = ", ".join(text.split(" ", 1)[0] for text in one.exceeded)
-    return [one.target, one.precision, p95, size, f"exceeds {over}" if over else "fits"]
+    return [one.target, one.precision, p95, size, f"over {over}" if over else "fits"]
 
 
 def _percent(accuracy: float | None) -> str:

@@ -97,7 +97,7 @@ def test_the_largest_of_each_family_within_the_budget_is_found_untrained(config,
 def test_a_person_sees_a_table_and_the_section_to_paste(config):
     code, text, error = search(config("budget = { size_bytes = 45_000 }"), "--model", "zoo:mlperf-resnet8", *QUICK)
     assert code == 0, error
-    assert "exceeds size" in text
+    assert "over size" in text
     assert max(map(len, text.splitlines())) <= 80
     assert "mlperf-resnet8 x0.25" in text
     assert 'largest that fits, for the configuration:\n[student]\nmodel = "zoo:mlperf-resnet8"\nwidth = 0.' in text
@@ -115,7 +115,7 @@ def test_where_nothing_fits_the_exit_code_says_so_and_what_was_measured_is_kept(
     code, text, error = search(config("budget = { p95_ms = 1e-6 }"), "--model", "zoo:mlperf-resnet8", *QUICK)
     assert code == 3
     assert "no student fits" in error
-    assert "exceeds p95" in text
+    assert "over p95" in text
     assert json.loads((tmp_path / "runs/digits/search/search.json").read_text())["fitting"] == []
 
 
