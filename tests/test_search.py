@@ -153,4 +153,14 @@ def test_finalists_are_ranked_by_a_short_training_from_one_teacher(config, tmp_p
     folders = sorted(tmp_path.glob("runs/digits/search/*/run"))
     assert len(folders) == 2
     teachers = [folder / "teacher" / "model.safetensors" for folder in (*folders, tmp_path / "runs/digits")]
+    best = next(one for one in found["fitting"] if one["student"]["model"])
+    folder = tmp_path / "runs/digits/search" / best["name"].replace(":", "-").replace(" ", "-") / "run"
+    width, order = best["student"]["width"], ("distill.epochs=1", "quantize.mode=ptq")
+    settings = [part for key in (f"student.width={width}", *order) for part in ("--set", key)]
+    made = CliRunner().invoke(cli, ["-q", "compile", str(path), "--run-dir", str(folder), *settings, "--json"])
+    assert made.exit_code == 0, made.output
+    artifacts = json.loads(made.stdout)["stages"]["compile"]["artifacts"]
+    sizes = {(one["target"], one["precision"]): one["size_bytes"] for one in artifacts if one["name"] == "student"}
+    for one in best["measured"]:  # untrained it was as large as it is now
+        assert one["size_bytes"] == pytest.approx(sizes[one["target"], one["precision"]], rel=0.03)
     assert len({teacher.stat().st_ino for teacher in teachers}) == 1  # taken over, not trained again
