@@ -86,9 +86,9 @@ def test_the_largest_of_each_family_within_the_budget_is_found_untrained(config,
         assert True in within
         best = sizes[within.index(False) - 1] if False in within else sizes[-1]
         assert best["name"] in {one["name"] for one in found["fitting"]}
-        (int8,) = (o for o in best["measured"] if (o["target"], o["precision"]) == ("pc-ort", "int8"))
-        assert int8["size_bytes"] <= 45_000
-        assert 0 < int8["p50_ns"] <= int8["p95_ns"]
+        there = [one for one in best["measured"] if one["target"] == "pc-ort"]
+        assert min(one["size_bytes"] for one in there) <= 45_000
+        assert all(0 < one["p50_ns"] <= one["p95_ns"] for one in there)
     assert all(
         one["student"]["width"] < 1 for one in found["candidates"] if one["student"]["model"]
     )  # below the teacher
