@@ -139,12 +139,12 @@ def bench(config: Configuration, run_dir: str | Path | None = None) -> BenchReco
 
 def search(config: Configuration, run_dir: str | Path | None = None, wishes: Wishes | None = None) -> Found:
     """Measure untrained students of each family on the targets, and find the largest within their budgets."""
-    from edgedistill.search import Wishes
+    from edgedistill.search import Wishes, require_budget
     from edgedistill.search import search as search_students
 
-    asked = wishes or Wishes()
-    plan = Plan("soft_labels" if asked.epochs else "data")
-    return search_students(_job(config, run_dir, plan, Reporter()), asked)
+    loaded = _loaded(config)
+    require_budget(loaded)
+    return search_students(_job(loaded, run_dir, Plan("data"), Reporter()), wishes or Wishes())
 
 
 def compare(baseline: str | Path, *candidates: str | Path) -> Comparison:

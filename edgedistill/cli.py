@@ -85,7 +85,7 @@ for _name in ("teacher", "distill", "compile"):
 @click.option(
     "--activations",
     type=click.Choice(["signed", "unsigned"]),
-    help="Of an ONNX file: unsigned is finer and faster behind a ReLU, and not for TensorRT.",
+    help="Of an ONNX file: unsigned is finer and faster behind a ReLU, not for TensorRT or x86 without VNNI.",
 )
 @run_options
 @click.pass_context

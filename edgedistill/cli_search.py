@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgedistill.cli_options import FILE, surroundings
-from edgedistill.errors import GateError
+from edgedistill.errors import GateError, UndecidedError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 def search(context: click.Context, /, config_path: Path, overrides: tuple[str, ...], **options: Any) -> None:
     """Find students that fit CONFIG's budgets, measured on its devices before they are trained.
 
-    Exit code 3: no student fits.
+    Exit code 3: no student fits; 6: none is known to, as a limit could not be checked.
     """
     from edgedistill.config_file import load_config
     from edgedistill.pipeline import Plan, run_pipeline
@@ -63,15 +63,18 @@ def search(context: click.Context, /, config_path: Path, overrides: tuple[str, .
     config = load_config(config_path, overrides)
     require_budget(config)
     run = Run(options["run_dir"] or Path("runs") / config.name)
-    job = run_pipeline(config, run, kits, report, Plan("soft_labels" if options["epochs"] else "data"))
+    job = run_pipeline(config, run, kits, report, Plan("data"))
     wishes = Wishes(**{name: options[name] for name in ("models", "epochs", "processes", "seconds")})
     found = search_students(job, wishes)
     if options["as_json"]:
         click.echo(found.to_json())
     else:
         _print(found)
-    if not found.fitting:
-        raise GateError("no student fits: raise a budget, or name another family with --model")
+    if found.fitting:
+        return
+    if any(one.unknown for candidate in found.candidates for one in candidate.measured):
+        raise UndecidedError("no student is known to fit: not every limit could be checked, for the reasons given")
+    raise GateError("no student fits: raise a budget, or name another family with --model")
 
 
 def _print(found: Found) -> None:
@@ -120,7 +123,7 @@ def _cells(one: OnTarget) -> list[str]:
     p95 = figures.NONE if one.p95_ns is None else figures.milliseconds(one.p95_ns)
     size = figures.NONE if one.size_bytes is None else figures.size(one.size_bytes)
     over = ", ".join(text.split(" ", 1)[0] for text in one.exceeded)
-    return [one.target, one.precision, p95, size, f"over {over}" if over else "fits"]
+    return [one.target, one.precision, p95, size, f"over {over}" if over else "unknown" if one.unknown else "fits"]
 
 
 def _percent(accuracy: float | None) -> str:

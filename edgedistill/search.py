@@ -18,8 +18,10 @@ import onnx
 import torch
 from torch import nn
 
+from edgedistill import processes
 from edgedistill.compare.budget import check_budget
-from edgedistill.config import Config, StudentConfig, TargetConfig
+from edgedistill.config import Budget, Config, StudentConfig, TargetConfig
+from edgedistill.data.dataset import Split
 from edgedistill.data.views import plain_views
 from edgedistill.deploy.anyonnx import BenchOptions, bench_onnx, prepare_onnx
 from edgedistill.deploy.kits import Form
@@ -27,11 +29,12 @@ from edgedistill.deploy.stage import form_on
 from edgedistill.distill.cache import link_or_copy
 from edgedistill.distill.student import build_student, check_student, student_name
 from edgedistill.distill.teacher import build_teacher
-from edgedistill.errors import ConfigError, DeviceError
+from edgedistill.errors import ConfigError, DeviceError, EdgedistillError
 from edgedistill.export.forms import Variant, in_form
 from edgedistill.export.onnx_export import export_onnx, save_onnx
 from edgedistill.export.stage import baked, recorded_inputs
 from edgedistill.job import Job
+from edgedistill.measurement import Measurement
 from edgedistill.models.build import ZOO, count_parameters
 from edgedistill.pipeline import Plan, run_pipeline
 from edgedistill.quantize.prepare import Prepared, calibrate, prepare
@@ -43,8 +46,10 @@ WIDTHS: Final = (0.125, 0.1875, 0.25, 0.375, 0.5, 0.75, 1.0, 1.5, 2.0)
 PRUNED: Final = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
 CALIBRATION: Final = 32
 """Samples that untrained students take their ranges from: the integers must be there, and need not be right."""
-KEPT: Final = ("manifest.json", "teacher", "soft_labels")
-"""What a run for a finalist takes over from the run of the search."""
+TAKEN_OVER: Final = ("data", "teacher", "soft_labels")
+"""The stages that a run for a finalist takes over from the run of the search."""
+SECONDS_PER_P95_MS: Final = 0.1
+"""So long a process measures for each millisecond of the limit: a hundred samples of a model at it, as p95 needs 72."""
 
 
 class Wishes(Record):
@@ -74,8 +79,8 @@ class OnTarget(Record):
 
     @property
     def is_within(self) -> bool:
-        """Tell whether it ran, and exceeded no limit."""
-        return self.problem is None and self.fits is not False
+        """Tell whether it ran, and is known to exceed no limit."""
+        return self.problem is None and self.fits is not False and not self.unknown
 
 
 class Candidate(Record):
@@ -116,34 +121,59 @@ def search(job: Job, wishes: Wishes) -> Found:
     """Measure sizes of each family on the job's targets, write search.json, and return what fits.
 
     Args:
-        job: a job whose data are loaded and, for a training of the finalists, its soft labels made.
+        job: a job whose data are loaded; for a training of the finalists its soft labels are made, once there are some.
         wishes: what else is asked for.
 
     Raises:
-        ConfigError: no target has a budget that can be checked, or a model that was named does not take the data.
-        DeviceError: a device cannot be reached, or lacks its engine.
+        ConfigError: no target has a budget that can be checked, a model that was named does not take the data, or there are
+            several processes.
+        DeviceError: a device cannot be reached, lacks its engine, or runs no family, or not one that was named.
     """
     require_budget(job.config)
-    teacher = _teacher_parameters(job)
-    candidates, fitting, left_out = list[Candidate](), list[Candidate](), list[str]()
-    for family in wishes.models or _families(job):
+    if processes.count() > 1:
+        raise ConfigError("search measures, which several processes would disturb: run it without accelerate launch")
+    for target in job.config.target:
+        form_on(
+            job.kits[target.kit], target.device
+        )  # a device that cannot be reached is known of before the first measurement
+    ladders, left_out = _ladders(job, wishes)
+    candidates, fitting, problems = list[Candidate](), list[Candidate](), list[EdgedistillError]()
+    for family, sizes in ladders.items():
         try:
-            sizes = _sizes(job, family, teacher)
             tried = _tried(job, family, sizes, wishes)
-        except ConfigError as error:
+        except (ConfigError, DeviceError) as error:
             if family in wishes.models:
                 raise
+            problems.append(error)
             left_out.append(f"{family}: {error}")
             continue
         candidates += tried
         within = [candidate for candidate in tried if candidate.fits]
         fitting += [max(within, key=lambda candidate: candidate.parameters)] if within else []
-    if wishes.epochs:
+    if problems and not candidates:
+        raise problems[0]
+    if wishes.epochs and fitting:
+        job = run_pipeline(job.config, job.run, job.kits, job.report, Plan("soft_labels"))
         fitting = [_trained(job, candidate, wishes.epochs) for candidate in fitting]
     fitting.sort(key=lambda candidate: (candidate.val_accuracy or 0.0, candidate.parameters), reverse=True)
     found = Found(candidates=tuple(candidates), fitting=tuple(fitting), left_out=tuple(left_out), epochs=wishes.epochs)
     write_json(job.folder("search") / "search.json", json.loads(found.to_json()))
     return found
+
+
+def _ladders(job: Job, wishes: Wishes) -> tuple[dict[str, list[tuple[StudentConfig, int]]], list[str]]:
+    """Return the sizes of each family, and why families have none; one that was named has to have some."""
+    teacher, ladders, left_out = _teacher_parameters(job), dict[str, list[tuple[StudentConfig, int]]](), list[str]()
+    for family in dict.fromkeys(wishes.models or _families(job)):
+        try:
+            sizes = _sizes(job, family, teacher)
+        except ConfigError as error:
+            if family in wishes.models:
+                raise
+            left_out.append(f"{family}: {error}")
+            continue
+        ladders[family] = sizes
+    return ladders, left_out
 
 
 def require_budget(config: Config) -> None:
@@ -175,9 +205,13 @@ def _teacher_parameters(job: Job) -> float:
 
 def _sizes(job: Job, family: str, most: float) -> list[tuple[StudentConfig, int]]:
     """Return a family's sizes below `most` parameters with their number of parameters, the smallest first."""
-    plans = [StudentConfig(prune=part) for part in PRUNED]
-    if family != "prune":
-        plans = [StudentConfig(model=family, width=width) for width in (WIDTHS if _has_width(job, family) else (1.0,))]
+    own = job.config.student
+    plain = own if own.model == family else StudentConfig(model=family) if family != "prune" else None
+    if plain is None:
+        plans = [StudentConfig(prune=part) for part in PRUNED]
+    else:
+        widths = WIDTHS if _has_width(job, family) else (1.0,)
+        plans = [plain.model_copy(update={"width": width}) for width in widths]
     counted = {plan: count_parameters(build_student(_with(job.config, plan), job.data)) for plan in plans}
     sizes = sorted({count: plan for plan, count in counted.items() if count < most}.items())
     if not sizes:
@@ -207,10 +241,19 @@ def _tried(job: Job, family: str, sizes: Sequence[tuple[StudentConfig, int]], wi
         def fits(place: int) -> bool:
             tried.append(_measured(job, *sizes[place], wishes))
             advance(1, tried[-1].name)
+            _require_answers(tried[-1])
             return tried[-1].fits
 
         bisect(len(sizes), fits)
     return tried
+
+
+def _require_answers(candidate: Candidate) -> None:
+    """Raise DeviceError where a target ran no precision: that is a failure, and says nothing of the size."""
+    for target in {one.target for one in candidate.measured}:
+        problems = [one.problem for one in candidate.measured if one.target == target]
+        if all(problems):
+            raise DeviceError(f"{candidate.name} on {target}: {problems[0]}")
 
 
 def bisect(count: int, fits: Callable[[int], bool]) -> int | None:
@@ -229,7 +272,9 @@ def _measured(job: Job, student: StudentConfig, parameters: int, wishes: Wishes)
     samples = plain_views(job.dataset.train, job.data, config).batch(rows, rows * 0)
     check_student(config, job.data, samples[:2])
     model = _as_if_trained(build_student(config, job.data).eval())
-    prepared = prepare(model, samples[:1], activations=config.quantize.activations)
+    own = job.config.student
+    skip = config.quantize.skip if (student.model, student.prune is None) == (own.model, own.prune is None) else ()
+    prepared = prepare(model, samples[:1], skip, config.quantize.activations)
     calibrate(prepared, [samples])
     forms = {"fp32": model, "fp16": model, "int8": prepared}
     folder = job.folder("search") / _slug(name)
@@ -253,7 +298,7 @@ def _as_if_trained(model: nn.Module) -> nn.Module:
 def _shown(one: OnTarget) -> str:
     if one.problem is not None:
         return f"{one.target} {one.precision} failed"
-    return f"{one.target} {one.precision} {'fits' if one.is_within else f'exceeds {one.exceeded[0]}'}"
+    return f"{one.target} {one.precision} {'fits' if one.is_within else '; '.join(one.exceeded or one.unknown)}"
 
 
 def _on_target(
@@ -263,8 +308,9 @@ def _on_target(
     kit, form = job.kits[target.kit], form_on(job.kits[target.kit], target.device)
     limits = target.budget.model_copy(update={"accuracy": None})
     passes = ("energy",) if limits.energy_mj is not None else ()
+    seconds = max(wishes.seconds, SECONDS_PER_P95_MS * (limits.p95_ms or 0.0))
     options = BenchOptions(
-        device=target.device, threads=target.threads, processes=wishes.processes, seconds=wishes.seconds, passes=passes
+        device=target.device, threads=target.threads, processes=wishes.processes, seconds=seconds, passes=passes
     )
     for precision in target.precisions:
         place = folder / f"{target.name}-{precision}"
@@ -276,16 +322,25 @@ def _on_target(
         except DeviceError as error:
             yield OnTarget(target=target.name, precision=precision, problem=str(error))
             continue
-        check = check_budget(found, limits)
-        yield OnTarget(
-            target=target.name, precision=precision, p50_ns=found.latency_ns.p50, p95_ns=found.latency_ns.p95,
-            size_bytes=found.size_bytes, fits=None if check is None else check.fits,
-            exceeded=() if check is None else check.exceeded, unknown=() if check is None else check.unknown,
-        )  # fmt: skip
+        yield held_against(limits, found, OnTarget(target=target.name, precision=precision))
+
+
+def held_against(limits: Budget, found: Measurement, place: OnTarget) -> OnTarget:
+    """Return what was measured, held against limits; where too few samples give no p95, the median may exceed its limit."""
+    check, p50, p95 = check_budget(found, limits), found.latency_ns.p50, found.latency_ns.p95
+    measured = place.model_copy(update={"p50_ns": p50, "p95_ns": p95, "size_bytes": found.size_bytes})
+    if check is None:
+        return measured
+    exceeded = check.exceeded
+    if p95 is None and limits.p95_ms is not None and p50 / 1e6 > limits.p95_ms:
+        exceeded = (f"p95, as p50 {p50 / 1e6:.3g} ms > {limits.p95_ms:g} ms", *exceeded)
+    fits = False if exceeded else check.fits
+    return measured.model_copy(update={"fits": fits, "exceeded": exceeded, "unknown": check.unknown})
 
 
 def _exported(job: Job, model: nn.Module, precision: str, form: Form) -> onnx.ModelProto:
-    requests = recorded_inputs(job, job.dataset.val)[:CALIBRATION]
+    val = job.dataset.val
+    requests = recorded_inputs(job, Split(val.inputs, val.rows[:CALIBRATION], val.labels[:CALIBRATION]))
     opset = job.config.export.opset or form.opset
     written = export_onnx(baked(job, model).eval(), torch.from_numpy(requests[0]), opset)
     variant = Variant(precision, form.encoding if precision == "int8" else None, opset)
@@ -301,13 +356,12 @@ def _trained(job: Job, candidate: Candidate, epochs: int) -> Candidate:
     plan = job.config.distill.model_copy(update={"epochs": epochs, "control": False, "seeds": 1})
     config = _with(job.config, candidate.student).model_copy(update={"distill": plan})
     folder = job.folder("search") / _slug(candidate.name) / "run"
-    for name in KEPT:
-        source = job.run.folder / name
-        if source.is_dir():
-            shutil.copytree(source, folder / name, copy_function=_link, dirs_exist_ok=True)
-        elif source.exists():
-            link_or_copy(source, folder / name)
-    trained = run_pipeline(config, Run(folder), job.kits, job.report, Plan("student"))
+    run = Run(folder)
+    for stage in TAKEN_OVER:
+        run.stages[stage] = job.run.stages[stage]
+        if (job.run.folder / stage).is_dir():
+            shutil.copytree(job.run.folder / stage, folder / stage, copy_function=_link, dirs_exist_ok=True)
+    trained = run_pipeline(config, run, job.kits, job.report, Plan("student"))
     accuracy = trained.result("student", StudentRecord).student.val_accuracy
     return candidate.model_copy(update={"val_accuracy": accuracy})
 

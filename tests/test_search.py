@@ -1,6 +1,8 @@
 """`edgedistill search` as a user runs it: on real digits, with real engines, before and after a short training."""
 
 import json
+import sys
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -9,7 +11,12 @@ from hypothesis import strategies as st
 
 from edgedistill import api
 from edgedistill.cli import cli
-from edgedistill.search import Wishes, bisect
+from edgedistill.config import Budget
+from edgedistill.measurement import Latency
+from edgedistill.search import OnTarget, Wishes, bisect, held_against
+
+sys.path.append(str(Path(__file__).parent / "compare"))
+from compare_builders import Fake, measurement
 
 CONFIG = """
 name = "digits"
@@ -117,6 +124,41 @@ def test_where_nothing_fits_the_exit_code_says_so_and_what_was_measured_is_kept(
     assert "no student fits" in error
     assert "over p95" in text
     assert json.loads((tmp_path / "runs/digits/search/search.json").read_text())["fitting"] == []
+
+
+def test_a_limit_that_nothing_here_can_check_leaves_it_undecided(config, tmp_path):
+    if any(Path("/sys/class/powercap").glob("intel-rapl*")):
+        pytest.skip("this machine measures energy")
+    code, text, error = search(config("budget = { energy_mj = 1e6 }"), "--model", "zoo:mlperf-resnet8", *QUICK)
+    assert code == 6, error
+    assert "unknown" in text
+    assert "no student is known to fit" in error
+    assert not (tmp_path / "runs/digits/teacher").exists()
+
+
+def test_an_engine_that_fails_is_no_student_that_is_too_large(config, tmp_path):
+    kit = tmp_path / "kits" / "broken"
+    kit.mkdir(parents=True)
+    (kit / "target.toml").write_text(
+        'name = "broken"\ntitle = "No engine"\nengine = "numpy"\npackage = "numpy"\nprecisions = ["fp32"]\nopset = 18\n'
+        'install = "python3 -m pip install numpy"\n[encoding]\nx86_64 = "s8-f32"\naarch64 = "s8-f32"\n'
+    )
+    (kit / "engine.py").write_text("import no_such_engine\n")
+    path = config("budget = { p95_ms = 5 }")
+    path.write_text(path.read_text().replace('kit = "openvino"', 'kit = "broken"'))
+    arguments = ["--targets", str(kit), "-q", "search", str(path), "--model", "zoo:mlperf-resnet8", *QUICK]
+    result = CliRunner().invoke(cli, arguments)
+    assert result.exception.exit_code == 5
+    assert "no_such_engine" in str(result.exception)
+
+
+def test_a_model_slower_than_its_budget_does_not_fit_though_it_gives_no_p95():
+    latency = Latency(p50=8e6, p90=None, p95=None, p99=None, mean=8e6, min=8e6, ci95={}, n=60)
+    found = measurement(Fake()).model_copy(update={"latency_ns": latency})
+    for limit, fits, within in ((5.0, False, False), (10.0, None, False)):
+        held = held_against(Budget(p95_ms=limit), found, OnTarget(target="pc", precision="fp32"))
+        assert (held.fits, held.is_within) == (fits, within)
+    assert held_against(Budget(size_bytes=10**9), found, OnTarget(target="pc", precision="fp32")).is_within
 
 
 @pytest.mark.parametrize(

@@ -122,10 +122,15 @@ def _record(run: Run, stage: str, kind: type[R]) -> R:
 
 
 def _kit_of(results: dict[str, Record], kit: Kit, precisions: tuple[str, ...]) -> Kit:
-    """Return the kit with the encodings that hold the run's int8 activations, where int8 is wanted."""
+    """Return the kit with the encodings that hold the run's int8 activations; it must have some where int8 is asked for."""
     quantized = results["quantize"]
     assert isinstance(quantized, QuantizedRecord)
-    return kit.taking(quantized.activations) if "int8" in (precisions or kit.precisions) else kit
+    try:
+        return kit.taking(quantized.activations)
+    except ConfigError:
+        if "int8" in precisions:
+            raise
+        return kit  # its float models, in which activations are what they are
 
 
 def _chosen(run: Run, results: dict[str, Record], kit: Kit, precisions: tuple[str, ...]) -> list[OnnxModel]:

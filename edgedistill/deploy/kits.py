@@ -103,7 +103,7 @@ class Kit(Record):
                 "quantize with activations = 'signed', or give that kit a configuration of its own"
             )
         encoding = {arch: own if own in unsigned else unsigned[0] for arch, own in self.encoding.items()}
-        forms = tuple(form for form in self.form if form.encoding in unsigned)
+        forms = tuple(form for form in self.form if form.encoding.startswith("u8"))
         return self.model_copy(update={"encoding": encoding, "form": forms})
 
     def _forms(self, arch: str) -> tuple[Form, ...]:

@@ -89,7 +89,8 @@ def activations_of(model: onnx.ModelProto) -> Activations:
         for node in model.graph.node
         if node.op_type == "QuantizeLinear" and len(node.input) > 2
     ]
-    return "unsigned" if any(zero is not None and zero.dtype == np.uint8 for zero in zeros) else "signed"
+    unsigned = any(zero is not None and zero.dtype == np.uint8 and not zero.any() for zero in zeros)
+    return "unsigned" if unsigned else "signed"
 
 
 def _require_canonical(graph: onnx.GraphProto) -> None:
@@ -122,7 +123,7 @@ def _write_int32_biases(graph: onnx.GraphProto) -> None:
         if rounded.min() < INT32.min or rounded.max() > INT32.max:
             raise ConfigError(
                 f"{node.op_type} {node.name!r} has a bias of {np.abs(bias).max():g} that int32 cannot hold in steps of "
-                f"{step.min():g}: skip this layer in [quantize], or use a kit of encoding s8-f32"
+                f"{step.min():g}: skip this layer in [quantize], or use a kit of float biases (s8-f32, u8-f32)"
             )
         node.input[place] = _store_bias(graph, node, (rounded.astype(np.int32), step))
 

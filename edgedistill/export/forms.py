@@ -42,7 +42,7 @@ def variants(config: Config, kits: dict[str, Kit], source: str) -> list[Variant]
 
 
 def in_form(model: onnx.ModelProto, variant: Variant, requests: Arrays) -> tuple[onnx.ModelProto, tuple[str, ...]]:
-    """Return an fp32 model, or an int8 one of encoding s8-f32, as a variant, and the nodes of it left in float32.
+    """Return an fp32 model, or an int8 one in its canonical encoding, as a variant, and the nodes of it left in float32.
 
     Args:
         model: the model, in the variant's opset.

@@ -61,11 +61,14 @@ def export_models(job: Job) -> ExportRecord:
     models = exporter.finish()
     if teacher.form == "onnx":
         models = (_foreign_teacher(job, teacher, exporter.test), *models)
+    named = {job.run.path(model.file) for model in models}
+    for path in [path for path in job.folder("onnx").glob("*.onnx") if path not in named]:
+        path.unlink()  # of an earlier export, and of another student
     return ExportRecord(models=models, scores=score_trials(job))
 
 
 def file_name(name: str, precision: str, encoding: Encoding | None) -> str:
-    """Return the file name of an exported model; the canonical int8 encoding goes without saying."""
+    """Return the file name of an exported model; the int8 encoding that every engine reads, s8-f32, goes without saying."""
     return f"{name}-{precision}{'' if encoding in (None, 's8-f32') else '-' + encoding}.onnx"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from pathlib import Path
 
 from torch import nn
 
@@ -54,14 +55,31 @@ def quantize_student(job: Job) -> QuantizedRecord:
 
 
 def _tell_of_unsigned(job: Job) -> None:
-    """Say what another setting would win where every target is this machine, and would take it."""
+    """Say what another setting would win where every target is this machine, and would take it; warn where it would not."""
     targets = [target for target in job.config.target if "int8" in target.precisions]
-    here = all(target.device == "local" for target in targets) and job.config.quantize.activations == "signed"
-    if here and all(job.kits[target.kit].encoding_for(platform.machine()).startswith("u8") for target in targets):
+    here = [target for target in targets if target.device == "local"]
+    if job.config.quantize.activations == "unsigned":
+        if here and platform.machine() == "x86_64" and not _has_vnni():
+            job.report.line(
+                "quantize: this processor has no VNNI: its engines cut off sums of unsigned activations, and answers can be "
+                'wrong; set [quantize] activations = "signed"'
+            )
+        return
+    taken = all(job.kits[target.kit].encoding_for(platform.machine()).startswith("u8") for target in here)
+    if here == targets and taken and _has_vnni():
         job.report.line(
             'quantize: every target takes unsigned activations: [quantize] activations = "unsigned" is finer and faster '
             "behind a ReLU, in files that TensorRT does not take"
         )
+
+
+def _has_vnni() -> bool:
+    """Tell an x86 that multiplies unsigned by signed bytes into int32 at once; older ones add pairs in int16 first."""
+    try:
+        words = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
+    except OSError:
+        return False
+    return not {"avx512_vnni", "avx_vnni"}.isdisjoint(words)
 
 
 def load_student(job: Job) -> nn.Module:

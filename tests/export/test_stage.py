@@ -16,6 +16,7 @@ from edgedistill.export.forms import answers_of
 from edgedistill.export.mobile import write_mobile
 from edgedistill.export.opset import opset_of
 from edgedistill.export.parity import compare_outputs
+from edgedistill.export.stage import export_models
 from edgedistill.job import Job
 from edgedistill.pipeline import Plan, check_targets, run_pipeline
 from edgedistill.progress import Reporter
@@ -193,6 +194,12 @@ def test_unsigned_activations_are_exported_for_the_kits_that_take_them(
     assert {model.encoding for model in bundle.models} == {None, "u8-i32"}
     with pytest.raises(ConfigError, match=r"kit 'tensorrt' takes no unsigned activations"):
         write_bundle(job.run, find_kits()["tensorrt"], ("int8",), tmp_path / "other.pyz")
+    floats, _ = write_bundle(job.run, find_kits()["tensorrt"], (), tmp_path / "floats.pyz")
+    assert {model.precision for model in floats.models} == {"fp32", "fp16"}
+    written = {path.name for path in (job.run.folder / "onnx").glob("*.onnx")}
+    (job.run.folder / "onnx" / "student-int8.onnx").write_bytes(b"of an earlier student")
+    export_models(job)
+    assert {path.name for path in (job.run.folder / "onnx").glob("*.onnx")} == written
 
 
 def test_scores_are_refused_where_there_are_no_classes(tmp_path: Path) -> None:
