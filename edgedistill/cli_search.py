@@ -14,7 +14,7 @@ from edgedistill.errors import GateError, UndecidedError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from edgedistill.config import StudentConfig
+    from edgedistill.config_training import StudentConfig
     from edgedistill.search import Found, OnTarget
 
 

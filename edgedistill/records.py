@@ -12,7 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field
 Encoding = Literal["s8-f32", "u8-f32", "u8-i32", "s8-i32", "s8-f16"]
 """Activation type and bias type of an int8 ONNX model: signed with zero point 0, or unsigned with zero point 128.
 
-In u8-f32 what is never negative is unsigned with zero point 0, and the rest signed.
+In u8-f32 what is never negative is unsigned with zero point 0, and the rest signed; in u8-i32 it is so, beside zero point
+128 for the rest, where the model was quantized with unsigned activations.
 
 In s8-f16 all that is float elsewhere is float16: biases, scales, and what is computed between the int8 layers.
 """

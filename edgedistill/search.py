@@ -20,7 +20,8 @@ from torch import nn
 
 from edgedistill import processes
 from edgedistill.compare.budget import check_budget
-from edgedistill.config import Budget, Config, StudentConfig, TargetConfig
+from edgedistill.config import Budget, Config, TargetConfig
+from edgedistill.config_training import StudentConfig
 from edgedistill.data.dataset import Split
 from edgedistill.data.views import plain_views
 from edgedistill.deploy.anyonnx import BenchOptions, bench_onnx, prepare_onnx
@@ -132,10 +133,8 @@ def search(job: Job, wishes: Wishes) -> Found:
     require_budget(job.config)
     if processes.count() > 1:
         raise ConfigError("search measures, which several processes would disturb: run it without accelerate launch")
-    for target in job.config.target:
-        form_on(
-            job.kits[target.kit], target.device
-        )  # a device that cannot be reached is known of before the first measurement
+    for target in job.config.target:  # a device that cannot be reached is known of before the first measurement
+        form_on(job.kits[target.kit], target.device)
     ladders, left_out = _ladders(job, wishes)
     candidates, fitting, problems = list[Candidate](), list[Candidate](), list[EdgedistillError]()
     for family, sizes in ladders.items():

@@ -14,6 +14,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 LAYERS = (
     ("errors", "records", "measurement", "compare.gate"),
     ("runs", "progress", "user_code", "processes", "changes"),
+    ("config_training",),
     ("config",),
     ("config_file",),
     ("data", "deploy.kits"),

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgedistill import processes
-from edgedistill.config import DistillConfig
+from edgedistill.config_training import DistillConfig
 from edgedistill.progress import Reporter
 from edgedistill.records import DataRecord
 from edgedistill.runs import atomic_path, sha256_of, write_atomic, write_json

@@ -9,7 +9,7 @@ from typing import Final
 from pydantic import ValidationError
 
 from edgedistill import processes
-from edgedistill.config import TrainingConfig
+from edgedistill.config_training import TrainingConfig
 from edgedistill.distill.cache import caches_folder, link_or_copy
 from edgedistill.job import Job
 from edgedistill.records import TrainedModel

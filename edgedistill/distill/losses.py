@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from edgedistill.config import DistillConfig, TrainingConfig
+from edgedistill.config_training import DistillConfig, TrainingConfig
 from edgedistill.distill.features import Answer, FeatureTeacher
 from edgedistill.distill.top_k import group
 from edgedistill.distill.training import Batch, Loss

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from edgedistill import processes
-from edgedistill.config import Config, TeacherConfig
+from edgedistill.config import Config
+from edgedistill.config_training import TeacherConfig
 from edgedistill.data.preprocess import model_input
 from edgedistill.data.sources import Array
 from edgedistill.data.tasks import TASKS

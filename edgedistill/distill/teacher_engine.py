@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from edgedistill.config import TeacherConfig
+from edgedistill.config_training import TeacherConfig
 from edgedistill.data.tasks import TASKS, TaskName, agreement_of
 from edgedistill.distill.predictors import Predict, torch_predictor
 from edgedistill.distill.training import bf16_wanted

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edgedistill.config import DistillConfig
+from edgedistill.config_training import DistillConfig
 from edgedistill.data.sources import Array
 from edgedistill.distill.cache import TEMPERATURES, entry_type, kept_logits
 from edgedistill.errors import ConfigError

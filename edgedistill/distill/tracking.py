@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from edgedistill.config import TrainingConfig
+from edgedistill.config_training import TrainingConfig
 from edgedistill.errors import ConfigError
 from edgedistill.job import Job
 from edgedistill.records import Epoch

@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from edgedistill import processes
-from edgedistill.config import TrainingConfig
+from edgedistill.config_training import TrainingConfig
 from edgedistill.distill.tracking import Tracking, tell, tracked
 from edgedistill.errors import EdgedistillError
 from edgedistill.progress import Advance, Reporter

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from edgedistill.config import DistillConfig
+from edgedistill.config_training import DistillConfig
 from edgedistill.data.tasks import TASKS
 from edgedistill.data.views import plain_views, training_views
 from edgedistill.distill.feed import TrainingFeed

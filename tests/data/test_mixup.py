@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import beta, chisquare, kstest
 
-from edgedistill.config import Config, DataConfig, TrainingConfig
+from edgedistill.config import Config, DataConfig
 from edgedistill.config_file import parse_config
+from edgedistill.config_training import TrainingConfig
 from edgedistill.data.augment import parse_augment
 from edgedistill.data.dataset import Split
 from edgedistill.data.preprocess import Preprocess

@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from edgedistill.config import FEATURE_LOSSES, LOGIT_LOSSES, Config, DistillConfig
+from edgedistill.config import Config
 from edgedistill.config_file import parse_config
+from edgedistill.config_training import FEATURE_LOSSES, LOGIT_LOSSES, DistillConfig
 from edgedistill.deploy.kits import find_kits
 from edgedistill.distill.features import (
     Answer,

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from edgedistill.config import TeacherConfig
+from edgedistill.config_training import TeacherConfig
 from edgedistill.distill.predictors import torch_predictor
 from edgedistill.distill.teacher_engine import choose_engine, openvino_predictor
 from edgedistill.errors import ConfigError

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import logsumexp, softmax
 
-from edgedistill.config import DistillConfig
 from edgedistill.config_file import parse_config
+from edgedistill.config_training import DistillConfig
 from edgedistill.deploy.kits import find_kits
 from edgedistill.distill.cache import TEMPERATURES, Cache, describe_caches, entry_type, kept_logits
 from edgedistill.distill.losses import kd, logit_term

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from edgedistill.config import TrackingConfig, TrainingConfig
+from edgedistill.config import TrackingConfig
+from edgedistill.config_training import TrainingConfig
 from edgedistill.distill.tracking import PACKAGES, Tracking, tell, tracked
 from edgedistill.records import Epoch
 
@@ -41,7 +42,7 @@ def test_a_configuration_names_trackers_that_exist(name):
 
 TELL = """
 import json, pathlib, sys, warnings
-from edgedistill.config import TrainingConfig
+from edgedistill.config_training import TrainingConfig
 from edgedistill.distill.tracking import Tracking, tell, tracked
 from edgedistill.records import Epoch
 folder, name, epochs = pathlib.Path(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])

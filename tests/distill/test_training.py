@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from edgedistill.config import TrainingConfig
+from edgedistill.config_training import TrainingConfig
 from edgedistill.distill.training import Batch, Resume, Training, bf16_wanted, build_optimizer, build_schedule, fit
 from edgedistill.errors import EdgedistillError
 from edgedistill.progress import Reporter
