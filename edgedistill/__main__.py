@@ -1,5 +1,5 @@
 """`python -m edgedistill`."""
 
-from edgedistill.cli import main
+from edgedistill.cli.main import main
 
 main()

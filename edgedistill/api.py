@@ -24,30 +24,30 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from edgedistill.compare.comparison import Comparison, compare_runs, summarise_run
-from edgedistill.compare.judge import compare_job
 from edgedistill.compare.load import load_results
 from edgedistill.compare.notebook import to_html, to_text
-from edgedistill.config import Config
-from edgedistill.config_file import load_config, parse_config
-from edgedistill.deploy.kits import find_kits
-from edgedistill.job import Job
-from edgedistill.pipeline import Plan, run_pipeline
-from edgedistill.progress import Reporter
-from edgedistill.records import (
+from edgedistill.config.load import load_config, parse_config
+from edgedistill.config.schema import Config
+from edgedistill.gates.judge import compare_job
+from edgedistill.kits.kits import find_kits
+from edgedistill.pipeline.pipeline import Plan, run_pipeline
+from edgedistill.records.base import Record
+from edgedistill.records.stages import (
     BenchRecord,
     CompileRecord,
     DataRecord,
     ExportRecord,
     QuantizedRecord,
-    Record,
     SoftLabelsRecord,
     StudentRecord,
     TeacherRecord,
 )
-from edgedistill.runs import Run
+from edgedistill.runtime.folder import Run
+from edgedistill.runtime.job import Job
+from edgedistill.runtime.progress import Reporter
 
 if TYPE_CHECKING:
-    from edgedistill.search import Found, Wishes
+    from edgedistill.search.search import Found, Wishes
 
 Configuration = str | Path | Mapping[str, Any] | Config
 """A file, a table whose paths are relative to the current folder, or what `load_config` returns."""
@@ -139,8 +139,8 @@ def bench(config: Configuration, run_dir: str | Path | None = None) -> BenchReco
 
 def search(config: Configuration, run_dir: str | Path | None = None, wishes: Wishes | None = None) -> Found:
     """Measure untrained students of each family on the targets, and find the largest within their budgets."""
-    from edgedistill.search import Wishes, require_budget
-    from edgedistill.search import search as search_students
+    from edgedistill.search.search import Wishes, require_budget
+    from edgedistill.search.search import search as search_students
 
     loaded = _loaded(config)
     require_budget(loaded)

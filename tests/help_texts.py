@@ -3,7 +3,7 @@
 import click
 from click.testing import CliRunner
 
-from edgedistill.cli import cli
+from edgedistill.cli.main import cli
 
 
 def sections(command: click.Command, name: list[str]) -> list[str]:

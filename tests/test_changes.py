@@ -2,7 +2,7 @@
 
 import pytest
 
-from edgedistill.changes import why_not_cached
+from edgedistill.pipeline.staleness import why_not_cached
 
 ENTRY = {
     "config": {"distill": {"epochs": 4, "loss": "kd"}, "files": ["ab" * 32], "mean": None},

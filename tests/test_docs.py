@@ -21,7 +21,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from edgedistill.cli import cli
+from edgedistill.cli.main import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path += [str(ROOT / "tests" / "deploy"), str(ROOT / "tests" / "serve")]

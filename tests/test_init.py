@@ -13,11 +13,11 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from edgedistill.config_file import load_config
+from edgedistill.config.load import load_config
+from edgedistill.config.template import Wishes, render_config
 from edgedistill.data.dataset import load_dataset
-from edgedistill.data.look import look_at
+from edgedistill.data.profile import look_at
 from edgedistill.errors import ConfigError
-from edgedistill.init_config import Wishes, render_config
 
 
 def edgedistill(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:

@@ -54,7 +54,7 @@ def test_the_wheel_ships_the_kits_inside_the_package(tmp_path: Path) -> None:
         archive.extractall(tmp_path / "installed")
     assert {name.split("/")[0] for name in names} == {"edgedistill", "edgedistill-0.1.0.dist-info"}
     assert {"edgedistill/targets/ort/target.toml", "edgedistill/targets/harness/__main__.py"} <= set(names)
-    assert {"edgedistill/demo.toml", "edgedistill/init.toml", "edgedistill/py.typed"} <= set(names)
+    assert {"edgedistill/config/demo.toml", "edgedistill/config/init.toml", "edgedistill/py.typed"} <= set(names)
     listed = python("-m", "edgedistill", "targets", cwd=tmp_path, path=tmp_path / "installed")
     assert listed.returncode == 0, listed.stderr
     assert [line.split()[0] for line in listed.stdout.splitlines()] == ["openvino", "ort", "tensorrt", "web"]
@@ -62,7 +62,7 @@ def test_the_wheel_ships_the_kits_inside_the_package(tmp_path: Path) -> None:
 
 def test_help_is_light() -> None:
     code = (
-        "import sys\nfrom edgedistill.cli import cli\n"
+        "import sys\nfrom edgedistill.cli.main import cli\n"
         "try:\n    cli(['run', '--help'])\nexcept SystemExit:\n    pass\n"
         "heavy = {'torch', 'numpy', 'pydantic', 'rich', 'onnx', 'openvino', 'onnxruntime', 'matplotlib', 'sklearn'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
@@ -133,10 +133,10 @@ def test_init_writes_a_configuration_that_reads(tmp_path: Path) -> None:
 
 
 def test_the_commented_keys_of_init_are_real(tmp_path: Path) -> None:
-    from edgedistill.config_file import load_config
+    from edgedistill.config.load import load_config
     from edgedistill.errors import ConfigError
 
-    lines = (REPOSITORY / "edgedistill" / "init.toml").read_text(encoding="utf-8").splitlines()
+    lines = (REPOSITORY / "edgedistill" / "config" / "init.toml").read_text(encoding="utf-8").splitlines()
     commented = [i for i, line in enumerate(lines) if line.startswith("# ") and " = " in line]
     assert len(commented) > 30
     for place in commented:

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgedistill import api
-from edgedistill.cli import cli
-from edgedistill.config import Budget
-from edgedistill.measurement import Latency
-from edgedistill.search import OnTarget, Wishes, bisect, held_against
+from edgedistill.cli.main import cli
+from edgedistill.config.schema import Budget
+from edgedistill.records.measurement import Latency
+from edgedistill.search.search import OnTarget, Wishes, bisect, held_against
 
 sys.path.append(str(Path(__file__).parent / "compare"))
 from compare_builders import Fake, measurement
@@ -21,8 +21,8 @@ from compare_builders import Fake, measurement
 CONFIG = """
 name = "digits"
 [data]
-train = "edgedistill.demo:train"
-test = "edgedistill.demo:test"
+train = "edgedistill.data.digits:train"
+test = "edgedistill.data.digits:test"
 [teacher]
 model = "zoo:mlperf-resnet8"
 epochs = 2

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from edgedistill.progress import Reporter
+from edgedistill.runtime.progress import Reporter
 
 COLOUR = re.compile(r"\x1b\[[0-9;]*(?:3[0-7]|4[0-7]|9[0-7]|38|48)[;m]")
 CONTROL = "\x1b["
@@ -82,7 +82,7 @@ def test_quiet_says_nothing(capsys):
 @pytest.mark.parametrize(("shell", "word"), [("bash", "complete"), ("zsh", "compdef"), ("fish", "complete")])
 def test_shells_complete_commands_and_options(shell, word):
     def asked(**environment: str) -> str:
-        command = "from edgedistill.cli import main; import sys; sys.argv = ['edgedistill']; main()"
+        command = "from edgedistill.cli.main import main; import sys; sys.argv = ['edgedistill']; main()"
         return subprocess.run(
             [sys.executable, "-c", command], env=os.environ | environment, capture_output=True, text=True, check=False
         ).stdout

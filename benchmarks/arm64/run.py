@@ -18,9 +18,9 @@ import numpy as np
 import onnx
 
 from edgedistill.deploy.harness import Compilation, compile_model
-from edgedistill.deploy.kits import read_kit, targets_folder
-from edgedistill.export.encodings import encode
-from edgedistill.runs import sha256_of
+from edgedistill.graphs.encodings import encode
+from edgedistill.kits.kits import read_kit, targets_folder
+from edgedistill.runtime.files import sha256_of
 
 CPUS = ("cortex-a53", "cortex-a76")  # without and with instructions for dot products of int8
 FORMS = {"fp32": None, "int8 u8-i32": "u8-i32", "int8 s8-i32": "s8-i32"}

@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from edgedistill.deploy.anyonnx import prepare_onnx
-from edgedistill.deploy.kits import find_kits, targets_folder
-from edgedistill.export.encodings import encode
+from edgedistill.deploy.onnx_file import prepare_onnx
 from edgedistill.export.onnx_export import export_onnx, save_onnx
-from edgedistill.measurement import Measurement
+from edgedistill.graphs.encodings import encode
+from edgedistill.kits.kits import find_kits, targets_folder
 from edgedistill.models.build import ZOO
 from edgedistill.quantize.prepare import calibrate, prepare
+from edgedistill.records.measurement import Measurement
 
 SIZES = {"resnet8": 32, "resnet18": 224}
 

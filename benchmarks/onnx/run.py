@@ -24,15 +24,15 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "cifar10"))
 import cifar10_jpeg
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 
-from edgedistill.deploy.anyonnx import fix_shapes, read_onnx
 from edgedistill.export.forms import Variant, answers_of, in_form
-from edgedistill.export.graph import lift_constants, name_nodes
 from edgedistill.export.onnx_export import export_onnx
-from edgedistill.export.opset import to_opset
-from edgedistill.export.parity import run_onnx
+from edgedistill.graphs.index import lift_constants, name_nodes
+from edgedistill.graphs.opset import to_opset
+from edgedistill.graphs.read import fix_shapes, read_onnx
+from edgedistill.graphs.run import run_onnx
 from edgedistill.models.build import build_model, load_weights
-from edgedistill.quantize.anyonnx import quantize_onnx
-from edgedistill.records import DataRecord
+from edgedistill.quantize.onnx_file import quantize_onnx
+from edgedistill.records.stages import DataRecord
 
 SAMPLES = 512
 FORMS = ("s8-f32", "u8-i32", "s8-i32", "s8-f16")

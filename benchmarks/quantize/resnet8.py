@@ -29,19 +29,20 @@ import torch
 from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from edgedistill.config_file import load_config
+from edgedistill.config.load import load_config
 from edgedistill.data.views import plain_views
-from edgedistill.deploy.anyonnx import BenchOptions, bench_onnx, prepare_onnx
-from edgedistill.deploy.kits import find_kits
-from edgedistill.export.encodings import encode
+from edgedistill.deploy.onnx_file import BenchOptions, bench_onnx, prepare_onnx
 from edgedistill.export.onnx_export import export_onnx, save_onnx
 from edgedistill.export.trt_check import check_with_tensorrt
-from edgedistill.pipeline import Plan, run_pipeline
-from edgedistill.progress import Reporter
+from edgedistill.graphs.encodings import encode
+from edgedistill.kits.kits import find_kits
+from edgedistill.pipeline.pipeline import Plan, run_pipeline
 from edgedistill.quantize.calibration import calibration_batches, example_input
 from edgedistill.quantize.stage import load_quantized, load_student, quantize_student
-from edgedistill.records import StudentRecord
-from edgedistill.runs import Run, write_json
+from edgedistill.records.stages import StudentRecord
+from edgedistill.runtime.files import write_json
+from edgedistill.runtime.folder import Run
+from edgedistill.runtime.progress import Reporter
 
 CONFIG = Path(__file__).with_name("resnet8.toml")
 OPSET, ROUNDS, CALLS = 20, 60, 100

@@ -21,20 +21,22 @@ import onnx
 import openvino
 import torch
 
-from edgedistill.config_file import load_config
-from edgedistill.data.tasks import TASKS
+from edgedistill.config.load import load_config
 from edgedistill.data.views import plain_views
-from edgedistill.deploy.kits import find_kits
 from edgedistill.distill.predictors import predict_split, torch_predictor
-from edgedistill.export.encodings import encode
 from edgedistill.export.onnx_export import export_onnx, serialized
-from edgedistill.export.parity import compare_outputs, run_onnx
-from edgedistill.pipeline import Plan, run_pipeline
-from edgedistill.progress import Reporter
+from edgedistill.export.parity import compare_outputs
+from edgedistill.graphs.encodings import encode
+from edgedistill.graphs.run import run_onnx
+from edgedistill.kits.kits import find_kits
+from edgedistill.pipeline.pipeline import Plan, run_pipeline
 from edgedistill.quantize.calibration import example_input
 from edgedistill.quantize.stage import load_quantized, load_student
-from edgedistill.records import QuantizedRecord
-from edgedistill.runs import Run, write_json
+from edgedistill.records.stages import QuantizedRecord
+from edgedistill.runtime.files import write_json
+from edgedistill.runtime.folder import Run
+from edgedistill.runtime.progress import Reporter
+from edgedistill.tasks.tasks import TASKS
 
 HERE = Path(__file__).resolve().parent
 IMAGES, WRIST, SMS = HERE / "images.toml", HERE.parent / "wrist/edgedistill.toml", HERE.parent / "sms/edgedistill.toml"

@@ -28,7 +28,7 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "cifar10"))
 
-from edgedistill.config_file import load_config
+from edgedistill.config.load import load_config
 from edgedistill.data.dataset import Split, load_dataset
 from edgedistill.data.views import training_views
 from edgedistill.distill.cache import Cache
@@ -41,7 +41,7 @@ from edgedistill.distill.teacher import build_teacher
 from edgedistill.distill.teacher_engine import choose_engine, openvino_predictor
 from edgedistill.distill.training import Resume, Training, fit
 from edgedistill.models.build import load_weights
-from edgedistill.progress import Reporter
+from edgedistill.runtime.progress import Reporter
 
 EPOCHS, VIEWS, BATCHES, ROUNDS, BATCH = 30, 8, 40, 5, 128
 QUIET = Reporter(quiet=True)

@@ -25,13 +25,14 @@ from pathlib import Path
 import torch
 from scipy.stats import t as student_t
 
-from edgedistill.config_file import load_config
-from edgedistill.deploy.kits import find_kits
+from edgedistill.config.load import load_config
 from edgedistill.distill.student import score_trials
-from edgedistill.pipeline import Plan, run_pipeline
-from edgedistill.progress import Reporter
-from edgedistill.records import SoftLabelsRecord, StudentRecord
-from edgedistill.runs import Run, write_json
+from edgedistill.kits.kits import find_kits
+from edgedistill.pipeline.pipeline import Plan, run_pipeline
+from edgedistill.records.stages import SoftLabelsRecord, StudentRecord
+from edgedistill.runtime.files import write_json
+from edgedistill.runtime.folder import Run
+from edgedistill.runtime.progress import Reporter
 
 HERE = Path(__file__).resolve().parent
 ONLINE = 0

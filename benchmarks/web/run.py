@@ -55,7 +55,7 @@ async def measure(link: str) -> None:
 
 def sizes(run: Path) -> dict[str, dict[str, int]]:
     """Return bytes of what a page loads: as files, and on the wire, where the engine's are gzipped."""
-    from edgedistill.runs import Run
+    from edgedistill.runtime.folder import Run
     from edgedistill.serve.app import PAGE
     from edgedistill.serve.offer import offers
     from edgedistill.serve.runtime import page_folder, read_web_kit, runtime_folder

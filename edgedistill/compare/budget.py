@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from edgedistill.compare import figures
-from edgedistill.config import Budget
-from edgedistill.measurement import Measurement
-from edgedistill.records import Record
+from edgedistill.config.schema import Budget
+from edgedistill.records.base import Record
+from edgedistill.records.measurement import Measurement
 
 
 class BudgetCheck(Record):

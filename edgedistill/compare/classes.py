@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from edgedistill.compare.load import Result
-from edgedistill.compare.stats import paired_drop
-from edgedistill.records import Record
+from edgedistill.compare.statistics import paired_drop
+from edgedistill.records.base import Record
 
 
 class ClassDrop(Record):

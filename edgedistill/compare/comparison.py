@@ -11,14 +11,14 @@ from typing import Literal
 
 from pydantic import ConfigDict, Field
 
-from edgedistill.compare.answer import choose, ship
 from edgedistill.compare.budget import check_budget
 from edgedistill.compare.load import Result, ResultSet, describe_model
+from edgedistill.compare.recommendation import choose, ship
 from edgedistill.compare.rows import Row, baseline_row, candidate_row, unlike
-from edgedistill.config import Budget
+from edgedistill.config.schema import Budget
 from edgedistill.errors import ConfigError, IncomparableError
-from edgedistill.measurement import Measurement
-from edgedistill.records import Record
+from edgedistill.records.base import Record
+from edgedistill.records.measurement import Measurement
 
 SCHEMA: Literal["edgedistill.comparison/1"] = "edgedistill.comparison/1"
 

@@ -10,11 +10,11 @@ from collections.abc import Callable
 from typing import Final
 
 from edgedistill.compare.budget import reason
-from edgedistill.compare.gate import Gate
 from edgedistill.compare.rows import Row
-from edgedistill.compare.stats import MINIMUM_PROCESSES, NOISE_FLOOR, difference_of, level_of, speedup_of
-from edgedistill.measurement import Measurement, ProcessSample
-from edgedistill.records import Record
+from edgedistill.compare.statistics import MINIMUM_PROCESSES, NOISE_FLOOR, difference_of, level_of, speedup_of
+from edgedistill.config.gates import Gate
+from edgedistill.records.base import Record
+from edgedistill.records.measurement import Measurement, ProcessSample
 
 
 class Estimate(Record):

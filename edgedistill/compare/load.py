@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
-from edgedistill.config import Budget
+from edgedistill.config.schema import Budget
 from edgedistill.errors import ConfigError
-from edgedistill.measurement import Measurement
-from edgedistill.runs import Run
+from edgedistill.records.measurement import Measurement
+from edgedistill.runtime.folder import Run
 
 MEASUREMENT_SCHEMA = "edgedistill.measurement/1"
 BUNDLE_SCHEMA = "edgedistill.measurements/1"

@@ -9,9 +9,9 @@ from edgedistill.compare.budget import reason
 from edgedistill.compare.classes import hidden
 from edgedistill.compare.comparison import Group
 from edgedistill.compare.rows import Row
-from edgedistill.compare.stats import MINIMUM_PROCESSES, NOISE_FLOOR
+from edgedistill.compare.statistics import MINIMUM_PROCESSES, NOISE_FLOOR
 from edgedistill.compare.verdict import class_in_words
-from edgedistill.measurement import Measurement, Soak
+from edgedistill.records.measurement import Measurement, Soak
 
 DOUBTS = ("latency_ns", "processes", "throttled", "drift", "siblings", "stolen")
 """The reasons for which latencies that were measured may not be the model's."""

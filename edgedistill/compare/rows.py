@@ -10,10 +10,10 @@ from edgedistill.compare import figures
 from edgedistill.compare.budget import BudgetCheck
 from edgedistill.compare.classes import ClassDrop, class_drops, same_samples
 from edgedistill.compare.load import Result
-from edgedistill.compare.stats import AccuracyDrop, Speedup, accuracy_drop, paired_drop, speedup
+from edgedistill.compare.statistics import AccuracyDrop, Speedup, accuracy_drop, paired_drop, speedup
 from edgedistill.compare.verdict import accuracy_in_words, speed_in_words
-from edgedistill.measurement import Measurement
-from edgedistill.records import Record
+from edgedistill.records.base import Record
+from edgedistill.records.measurement import Measurement
 
 
 class Row(Record):

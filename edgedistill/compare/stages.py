@@ -12,22 +12,22 @@ from scipy.stats import t as student_t
 
 from edgedistill.compare import figures
 from edgedistill.compare.load import describe
-from edgedistill.compare.stats import accuracy_drop, wilson
-from edgedistill.data.tasks import TASKS
+from edgedistill.compare.statistics import accuracy_drop, wilson
 from edgedistill.errors import ConfigError
-from edgedistill.records import (
+from edgedistill.records.base import Record
+from edgedistill.records.stages import (
     BenchRecord,
     CompileRecord,
     DataRecord,
     ExportRecord,
     QuantizedRecord,
-    Record,
     SoftLabelsRecord,
     StudentRecord,
     TeacherRecord,
     TrainedModel,
 )
-from edgedistill.runs import Run, identity
+from edgedistill.runtime.folder import Run, identity
+from edgedistill.tasks.tasks import TASKS
 
 R = TypeVar("R", bound=Record)
 

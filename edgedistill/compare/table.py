@@ -11,7 +11,7 @@ from edgedistill.compare import figures
 from edgedistill.compare.comparison import Comparison, Group
 from edgedistill.compare.notes import Notes, notes_of, precision
 from edgedistill.compare.rows import Row, metric_of
-from edgedistill.measurement import Measurement
+from edgedistill.records.measurement import Measurement
 
 COLUMNS = ("model", "precision", "", "size", "p50 ms", "p95 ms", "mem. MB", "energy", "speedup")
 

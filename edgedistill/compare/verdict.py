@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from edgedistill.compare import figures
 from edgedistill.compare.classes import ClassDrop, worst
-from edgedistill.compare.stats import MINIMUM_PROCESSES, AccuracyDrop, Speedup
+from edgedistill.compare.statistics import MINIMUM_PROCESSES, AccuracyDrop, Speedup
 
 
 def speed_in_words(speed: Speedup | None, reasons: Mapping[str, str]) -> str:

@@ -8,12 +8,13 @@ from typing import Literal
 
 import numpy as np
 
-from edgedistill.config import Config, DataConfig
+from edgedistill.config.schema import Config, DataConfig
 from edgedistill.data.sources import Array, Source, fingerprint_source, load_source, rate_of
-from edgedistill.data.tasks import TaskName
 from edgedistill.errors import ConfigError
-from edgedistill.records import DataRecord
-from edgedistill.runs import Run, hash_of
+from edgedistill.records.stages import DataRecord
+from edgedistill.runtime.files import hash_of
+from edgedistill.runtime.folder import Run
+from edgedistill.tasks.tasks import TaskName
 
 Kind = Literal["image", "signal", "tokens"]
 

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edgedistill.config import DataConfig
+from edgedistill.config.schema import DataConfig
 from edgedistill.data.dataset import channels_of
 from edgedistill.data.mel import LogMel, frames_of
-from edgedistill.records import DataRecord
+from edgedistill.records.stages import DataRecord
 
 FULL_SCALE: Final = {"uint8": 255.0, "int16": 32768.0}
 """What raw values are divided by, so that pictures are in [0, 1] and waveforms in [-1, 1); other types are left as given."""

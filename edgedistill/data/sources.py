@@ -11,8 +11,9 @@ import numpy.typing as npt
 
 from edgedistill.data.audio import read_clips, read_header, wav_files
 from edgedistill.errors import ConfigError
-from edgedistill.runs import Run, hash_of
-from edgedistill.user_code import is_function, module_file, resolve_function
+from edgedistill.runtime.files import hash_of
+from edgedistill.runtime.folder import Run
+from edgedistill.runtime.user_code import is_function, module_file, resolve_function
 
 Array = npt.NDArray[Any]
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})

@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edgedistill.config import Config
+from edgedistill.config.schema import Config
 from edgedistill.data.augment import Op, augment, hash_view, parse_augment, splitmix64, uniform
 from edgedistill.data.dataset import Split
 from edgedistill.data.preprocess import Preprocess
 from edgedistill.data.sources import Array
-from edgedistill.records import DataRecord
+from edgedistill.records.stages import DataRecord
 
 VIEW_STREAM = 1 << 20  # apart from the streams of augmentations, which count up from 0
 MIX_STREAM = 2 << 20

@@ -12,25 +12,24 @@ from typing import Any, Literal, TypeVar
 from pydantic import Field
 
 from edgedistill import __version__
-from edgedistill.config import BenchConfig
-from edgedistill.data.tasks import TASKS
-from edgedistill.deploy.kits import Kit, targets_folder
+from edgedistill.config.schema import BenchConfig
+from edgedistill.deploy.devices.transport import folder_files
 from edgedistill.deploy.stage import MIN_AGREEMENT, lineage_of
-from edgedistill.deploy.task import folder_files
 from edgedistill.errors import ConfigError
-from edgedistill.measurement import ModelIdentity
-from edgedistill.records import (
+from edgedistill.kits.kits import Kit, targets_folder
+from edgedistill.records.base import Encoding, FileRef, Record
+from edgedistill.records.measurement import ModelIdentity
+from edgedistill.records.stages import (
     DataRecord,
-    Encoding,
     ExportRecord,
-    FileRef,
     OnnxModel,
     QuantizedRecord,
-    Record,
     StudentRecord,
     TeacherRecord,
 )
-from edgedistill.runs import Run, atomic_path, sha256_of
+from edgedistill.runtime.files import atomic_path, sha256_of
+from edgedistill.runtime.folder import Run
+from edgedistill.tasks.tasks import TASKS
 
 SHEBANG = b"#!/usr/bin/env python3\n"
 STAGES: dict[str, type[Record]] = {

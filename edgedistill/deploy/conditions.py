@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from edgedistill.measurement import Snapshot
-from edgedistill.records import Record
+from edgedistill.records.base import Record
+from edgedistill.records.measurement import Snapshot
 
 BUSY = 0.2
 NO_COUNTER = "no energy counter: "

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from edgedistill.deploy.conditions import conditions, energy_line
 from edgedistill.deploy.harness import examine, probe
-from edgedistill.deploy.kits import Kit
+from edgedistill.kits.kits import Kit
 
 
 def examine_kits(kits: dict[str, Kit], address: str = "local") -> Iterator[str]:

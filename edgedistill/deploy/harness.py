@@ -14,16 +14,17 @@ from typing import Any, Final, TypeVar
 
 from pydantic import ValidationError
 
-from edgedistill.deploy.adb_run import run_over_adb
-from edgedistill.deploy.address import Address, parse_address
 from edgedistill.deploy.conditions import Examined
-from edgedistill.deploy.kits import Kit, targets_folder
-from edgedistill.deploy.local import run_here
-from edgedistill.deploy.ssh import run_over_ssh
-from edgedistill.deploy.task import Finished, LinkError, Progress, Task, Transport
+from edgedistill.deploy.devices.adb_run import run_over_adb
+from edgedistill.deploy.devices.address import Address, parse_address
+from edgedistill.deploy.devices.local import run_here
+from edgedistill.deploy.devices.ssh import run_over_ssh
+from edgedistill.deploy.devices.transport import Finished, LinkError, Progress, Task, Transport
 from edgedistill.errors import ConfigError, DeviceError
-from edgedistill.measurement import DeviceFacts, Measurement
-from edgedistill.records import Engine, Record
+from edgedistill.kits.kits import Kit, targets_folder
+from edgedistill.records.base import Record
+from edgedistill.records.measurement import DeviceFacts, Measurement
+from edgedistill.records.stages import Engine
 
 PROBE_TIMEOUT_S = 120.0
 COMPILE_TIMEOUT_S = 1800.0

@@ -11,16 +11,14 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from edgedistill.config import TargetConfig
-from edgedistill.data.tasks import TASKS
-from edgedistill.deploy.address import artifact_folder, parse_address
+from edgedistill.config.schema import TargetConfig
+from edgedistill.deploy.devices.address import artifact_folder, parse_address
 from edgedistill.deploy.harness import Compilation, compile_models, probe, run_bench
-from edgedistill.deploy.kits import Form, Kit, read_kit
 from edgedistill.errors import DeviceError, ParityError
-from edgedistill.job import Job
-from edgedistill.measurement import Measurement
-from edgedistill.progress import Advance, Reporter
-from edgedistill.records import (
+from edgedistill.kits.kits import Form, Kit, read_kit
+from edgedistill.records.base import Record
+from edgedistill.records.measurement import Measurement
+from edgedistill.records.stages import (
     Artifact,
     BenchRecord,
     CompileRecord,
@@ -29,10 +27,12 @@ from edgedistill.records import (
     ExportRecord,
     OnnxModel,
     QuantizedRecord,
-    Record,
     StudentRecord,
     TeacherRecord,
 )
+from edgedistill.runtime.job import Job
+from edgedistill.runtime.progress import Advance, Reporter
+from edgedistill.tasks.tasks import TASKS
 
 OF_PAGES = "browser-"
 """How the names of measurements begin that 'edgedistill serve' took in; no bench makes them again, so it keeps them."""

@@ -20,11 +20,11 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from edgedistill import processes
-from edgedistill.config_training import DistillConfig
-from edgedistill.progress import Reporter
-from edgedistill.records import DataRecord
-from edgedistill.runs import atomic_path, sha256_of, write_atomic, write_json
+from edgedistill.config.training import DistillConfig
+from edgedistill.records.stages import DataRecord
+from edgedistill.runtime import processes
+from edgedistill.runtime.files import atomic_path, sha256_of, write_atomic, write_json
+from edgedistill.runtime.progress import Reporter
 
 SCHEMA = "edgedistill.soft_labels/1"
 MOST_WHOLE, KEPT = 2000, 32

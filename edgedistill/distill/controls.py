@@ -8,13 +8,14 @@ from typing import Final
 
 from pydantic import ValidationError
 
-from edgedistill import processes
-from edgedistill.config_training import TrainingConfig
+from edgedistill.config.training import TrainingConfig
 from edgedistill.distill.cache import caches_folder, link_or_copy
-from edgedistill.job import Job
-from edgedistill.records import TrainedModel
-from edgedistill.runs import hash_of, identity, sha256_of, versions_of, write_json
-from edgedistill.user_code import is_function, module_file
+from edgedistill.records.stages import TrainedModel
+from edgedistill.runtime import processes
+from edgedistill.runtime.files import hash_of, sha256_of, versions_of, write_json
+from edgedistill.runtime.folder import identity
+from edgedistill.runtime.job import Job
+from edgedistill.runtime.user_code import is_function, module_file
 
 SCHEMA: Final = "edgedistill.control/1"
 PACKAGES: Final = ("edgedistill", "torch", "numpy", "accelerate", "torch-pruning")

@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from edgedistill.config_training import DistillConfig
+from edgedistill.config.training import DistillConfig
 from edgedistill.distill.training import bf16_wanted
 from edgedistill.errors import ConfigError
 

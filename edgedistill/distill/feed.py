@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edgedistill import processes
 from edgedistill.data.sources import Array
 from edgedistill.data.views import Views
 from edgedistill.distill.training import Batch, TeacherLogits
 from edgedistill.errors import ConfigError
+from edgedistill.runtime import processes
 
 
 class TeacherAnswers(Protocol):

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from edgedistill.config_training import DistillConfig, TrainingConfig
+from edgedistill.config.training import DistillConfig, TrainingConfig
 from edgedistill.distill.features import Answer, FeatureTeacher
 from edgedistill.distill.top_k import group
 from edgedistill.distill.training import Batch, Loss
 from edgedistill.errors import ConfigError
-from edgedistill.user_code import is_function, resolve_function
+from edgedistill.runtime.user_code import is_function, resolve_function
 
 LogitTerm = Callable[[Tensor, Batch], Tensor]
 """From the student's logits (B, classes) and their batch, which has the teacher's, to a scalar."""

@@ -14,7 +14,7 @@ from edgedistill.data.sources import Array
 from edgedistill.data.views import Views
 from edgedistill.distill.training import bf16_wanted
 from edgedistill.errors import ConfigError
-from edgedistill.records import DataRecord
+from edgedistill.records.stages import DataRecord
 
 Predict = Callable[[Tensor], Tensor]
 BATCH = 256

@@ -14,9 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edgedistill import processes
 from edgedistill.data.sources import Array
-from edgedistill.data.tasks import TASKS
 from edgedistill.data.views import Views, plain_views, training_views
 from edgedistill.distill.cache import Cache, caches_folder, kept_logits, link_or_copy
 from edgedistill.distill.predictors import BATCH, Predict, predict_split
@@ -25,10 +23,13 @@ from edgedistill.distill.teacher_engine import choose_engine, openvino_predictor
 from edgedistill.distill.top_k import deviation, pack, unpack
 from edgedistill.distill.training import TeacherLogits
 from edgedistill.errors import ConfigError, EdgedistillError
-from edgedistill.job import Job
-from edgedistill.progress import Reporter
-from edgedistill.records import FileRef, SoftLabelsRecord, TeacherRecord
-from edgedistill.runs import atomic_path, write_atomic
+from edgedistill.records.base import FileRef
+from edgedistill.records.stages import SoftLabelsRecord, TeacherRecord
+from edgedistill.runtime import processes
+from edgedistill.runtime.files import atomic_path, write_atomic
+from edgedistill.runtime.job import Job
+from edgedistill.runtime.progress import Reporter
+from edgedistill.tasks.tasks import TASKS
 
 RECORDED = "recorded"
 TOLERANCE = 0.02  # of the largest logit: bfloat16 keeps 8 bits, and sums in another order on another machine

@@ -10,10 +10,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from edgedistill import processes
-from edgedistill.config import Config
+from edgedistill.config.schema import Config
 from edgedistill.data.preprocess import model_input
-from edgedistill.data.tasks import TASKS
 from edgedistill.data.views import plain_views, training_views
 from edgedistill.distill.cache import link_or_copy
 from edgedistill.distill.controls import shared_control
@@ -27,11 +25,13 @@ from edgedistill.distill.top_k import check_top_k
 from edgedistill.distill.tracking import tracking_of
 from edgedistill.distill.training import Batch, Loss, Resume, Training, fit
 from edgedistill.errors import ConfigError
-from edgedistill.job import Job
 from edgedistill.models.build import build_model, count_parameters, load_weights
 from edgedistill.models.prune import prune_channels, unprunable
-from edgedistill.records import DataRecord, SoftLabelsRecord, StudentRecord, TrainedModel, Trial, TrialScore
-from edgedistill.runs import write_json
+from edgedistill.records.stages import DataRecord, SoftLabelsRecord, StudentRecord, TrainedModel, Trial, TrialScore
+from edgedistill.runtime import processes
+from edgedistill.runtime.files import write_json
+from edgedistill.runtime.job import Job
+from edgedistill.tasks.tasks import TASKS
 
 
 def build_student(config: Config, data: DataRecord) -> nn.Module:

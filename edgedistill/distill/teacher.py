@@ -11,28 +11,23 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgedistill import processes
-from edgedistill.config import Config
-from edgedistill.config_training import TeacherConfig
+from edgedistill.config.schema import Config
+from edgedistill.config.training import TeacherConfig
 from edgedistill.data.preprocess import model_input
 from edgedistill.data.sources import Array
-from edgedistill.data.tasks import TASKS
 from edgedistill.data.views import plain_views, training_views
 from edgedistill.distill.feed import TrainingFeed
 from edgedistill.distill.losses import label_loss
-from edgedistill.distill.predictors import (
-    Predict,
-    onnx_predictor,
-    predict_split,
-    torch_predictor,
-)
+from edgedistill.distill.predictors import Predict, onnx_predictor, predict_split, torch_predictor
 from edgedistill.distill.tracking import tracking_of
 from edgedistill.distill.training import Resume, Training, fit
 from edgedistill.errors import ConfigError
-from edgedistill.job import Job
 from edgedistill.models.build import build_model, count_parameters, load_weights
-from edgedistill.records import DataRecord, Epoch, TeacherRecord, TrainedModel
-from edgedistill.runs import atomic_path, write_json
+from edgedistill.records.stages import DataRecord, Epoch, TeacherRecord, TrainedModel
+from edgedistill.runtime import processes
+from edgedistill.runtime.files import atomic_path, write_json
+from edgedistill.runtime.job import Job
+from edgedistill.tasks.tasks import TASKS
 
 Form = Literal["torch", "onnx", "logits"]
 RESUME: Final = "resume.pt"

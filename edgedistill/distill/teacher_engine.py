@@ -9,12 +9,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from edgedistill.config_training import TeacherConfig
-from edgedistill.data.tasks import TASKS, TaskName, agreement_of
+from edgedistill.config.training import TeacherConfig
 from edgedistill.distill.predictors import Predict, torch_predictor
 from edgedistill.distill.training import bf16_wanted
 from edgedistill.errors import ConfigError
-from edgedistill.progress import Reporter
+from edgedistill.runtime.progress import Reporter
+from edgedistill.tasks.tasks import TASKS, TaskName, agreement_of
 
 EngineName = Literal["torch", "openvino"]
 # OpenVINO ran the CNNs and transformers tried 1.4 to 3.4 times as fast. It is taken unless torch is clearly faster, so

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edgedistill.config_training import DistillConfig
+from edgedistill.config.training import DistillConfig
 from edgedistill.data.sources import Array
 from edgedistill.distill.cache import TEMPERATURES, entry_type, kept_logits
 from edgedistill.errors import ConfigError
-from edgedistill.records import DataRecord
+from edgedistill.records.stages import DataRecord
 
 
 def pack(answer: Tensor, top_k: int) -> Array:

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from edgedistill.config_training import TrainingConfig
+from edgedistill.config.training import TrainingConfig
 from edgedistill.errors import ConfigError
-from edgedistill.job import Job
-from edgedistill.records import Epoch
+from edgedistill.records.stages import Epoch
+from edgedistill.runtime.job import Job
 
 PACKAGES: Final = {"tensorboard": "tensorboard", "mlflow": "mlflow"}
 """The trackers, and the module that each needs; the extra that brings it has the tracker's name."""

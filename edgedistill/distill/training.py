@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from edgedistill import processes
-from edgedistill.config_training import TrainingConfig
+from edgedistill.config.training import TrainingConfig
 from edgedistill.distill.tracking import Tracking, tell, tracked
 from edgedistill.errors import EdgedistillError
-from edgedistill.progress import Advance, Reporter
-from edgedistill.records import Epoch
-from edgedistill.runs import atomic_path
+from edgedistill.records.stages import Epoch
+from edgedistill.runtime import processes
+from edgedistill.runtime.files import atomic_path
+from edgedistill.runtime.progress import Advance, Reporter
 
 
 class Batch(NamedTuple):

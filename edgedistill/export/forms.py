@@ -7,12 +7,12 @@ from typing import NamedTuple
 import onnx
 from onnx import TensorProto
 
-from edgedistill.config import Config
-from edgedistill.deploy.kits import Kit
-from edgedistill.export.encodings import encode
-from edgedistill.export.float16 import emulated, float32_nodes, to_float16
-from edgedistill.export.parity import Arrays, run_onnx
-from edgedistill.records import Encoding
+from edgedistill.config.schema import Config
+from edgedistill.graphs.encodings import encode
+from edgedistill.graphs.float16 import emulated, float32_nodes, to_float16
+from edgedistill.graphs.run import Arrays, run_onnx
+from edgedistill.kits.kits import Kit
+from edgedistill.records.base import Encoding
 
 LOADED = 2
 """Requests that a float16 file itself is run with, to see that ONNX Runtime takes it."""

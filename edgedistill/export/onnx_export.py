@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from edgedistill.errors import ConfigError
-from edgedistill.export.canonical import canonical
-from edgedistill.export.opset import opset_of, to_opset
+from edgedistill.graphs.canonical import canonical
+from edgedistill.graphs.opset import opset_of, to_opset
 from edgedistill.quantize.convert import convert
-from edgedistill.runs import write_atomic
+from edgedistill.runtime.files import write_atomic
 
 # torch writes opset 18 and converts upwards; asked for another, it succeeds with 18. Per-channel weights begin with 13.
 TORCH_OPSETS: Final = range(18, 24)

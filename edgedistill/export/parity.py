@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Final, NamedTuple
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
-from edgedistill.data.tasks import TaskName, agreement_of
-from edgedistill.errors import ConfigError, ParityError
-from edgedistill.records import Parity
-
-Arrays = dict[str, NDArray[np.generic]]
+from edgedistill.errors import ParityError
+from edgedistill.records.stages import Parity
+from edgedistill.tasks.tasks import TaskName, agreement_of
 
 
 class Limits(NamedTuple):
@@ -33,30 +28,6 @@ LIMITS: Final = {
     "fp16": Limits(1e-2, 0.99, "deploy fp32, or scale the model's values down"),
     "int8": Limits(math.inf, 0.98, "keep its sensitive layers in float ([quantize] skip)"),
 }
-
-
-def run_onnx(model: Path | bytes, requests: Arrays, *, optimise: bool = False) -> Arrays:
-    """Return each output of a model for R requests, stacked as (R, *output shape), by ONNX Runtime on one CPU thread.
-
-    Args:
-        model: the file, or its content.
-        requests: for each input, an array of shape (R, *the input's shape).
-        optimise: let ONNX Runtime rewrite the graph; otherwise it computes each node as the file has it.
-    """
-    answers = list(run_each(model, requests, optimise=optimise))
-    return {name: np.stack([answer[name] for answer in answers]) for name in answers[0]}
-
-
-def run_each(model: Path | bytes, requests: Arrays, *, optimise: bool = False) -> Iterator[Arrays]:
-    """Yield the outputs of a model for one request after another; raises ConfigError for requests that do not match."""
-    session = _session(model, optimise=optimise)
-    counts = {name: len(values) for name, values in requests.items()}
-    if len(set(counts.values())) != 1 or not all(counts.values()):
-        raise ConfigError(f"every input needs the same number of requests, at least one; there are {counts}")
-    names = [output.name for output in session.get_outputs()]
-    for request in range(next(iter(counts.values()))):
-        feed = {name: np.asarray(values[request]) for name, values in requests.items()}
-        yield dict(zip(names, session.run(names, feed), strict=True))
 
 
 def compare_outputs(
@@ -92,13 +63,3 @@ def require_parity(parity: Parity, expected: NDArray[np.generic], precision: str
         f"outputs differ by up to {parity.max_abs_diff:.3g} ({bound} required); do not deploy this file: {limits.step}, "
         "or report it with the model"
     )
-
-
-def _session(model: Path | bytes, *, optimise: bool) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    if not optimise:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    content = model if isinstance(model, bytes) else str(model)
-    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])

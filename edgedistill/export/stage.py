@@ -18,30 +18,30 @@ from edgedistill.data.dataset import Split
 from edgedistill.data.preprocess import FULL_SCALE, Preprocess, model_input
 from edgedistill.data.sources import Array
 from edgedistill.data.views import Views, plain_views
-from edgedistill.deploy.anyonnx import prepare_onnx
-from edgedistill.deploy.kits import Kit
+from edgedistill.deploy.onnx_file import prepare_onnx
 from edgedistill.distill.predictors import BATCH, input_arrangement, open_session, predict_split, torch_predictor
 from edgedistill.distill.student import score_trials
 from edgedistill.distill.teacher import load_teacher
 from edgedistill.export.forms import Variant, answers_of, in_form, variants
 from edgedistill.export.lint.report import findings_for, in_lines, require_clean
-from edgedistill.export.metadata import annotate
 from edgedistill.export.onnx_export import export_onnx, save_onnx
-from edgedistill.export.opset import opset_of
-from edgedistill.export.parity import compare_outputs, require_parity, run_onnx
-from edgedistill.job import Job
+from edgedistill.export.parity import compare_outputs, require_parity
+from edgedistill.graphs.metadata import annotate
+from edgedistill.graphs.opset import opset_of
+from edgedistill.graphs.run import run_onnx
+from edgedistill.kits.kits import Kit
 from edgedistill.quantize.stage import load_quantized, load_student
-from edgedistill.records import (
-    Encoding,
+from edgedistill.records.base import Encoding, FileRef
+from edgedistill.records.stages import (
     ExportRecord,
-    FileRef,
     OnnxModel,
     QuantizedRecord,
     StudentRecord,
     TeacherRecord,
     TrainedModel,
 )
-from edgedistill.runs import atomic_path
+from edgedistill.runtime.files import atomic_path
+from edgedistill.runtime.job import Job
 
 PARITY_REQUESTS = 256
 RANGE_REQUESTS = 256

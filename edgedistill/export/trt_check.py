@@ -18,7 +18,7 @@ import onnx
 from edgedistill.errors import ConfigError
 from edgedistill.export.lint.report import Finding, Report
 from edgedistill.export.lint.view import View, label
-from edgedistill.records import Record
+from edgedistill.records.base import Record
 
 MODULE: Final = "tensorrt_rtx"
 INSTALL: Final = "python3 -m pip install 'edgedistill[trt-check]'"

@@ -16,8 +16,8 @@ from edgedistill.errors import ConfigError, nearest
 from edgedistill.models.depthwise import ds_cnn, mobilenetv1
 from edgedistill.models.resnet import mlperf_resnet8, resnet20, resnet32, resnet44, resnet56
 from edgedistill.models.sequence import cnn1d, transformer
-from edgedistill.records import DataRecord
-from edgedistill.user_code import is_function, resolve_function
+from edgedistill.records.stages import DataRecord
+from edgedistill.runtime.user_code import is_function, resolve_function
 
 ZOO: Final[dict[str, tuple[Callable[..., nn.Module], frozenset[str]]]] = {
     "resnet20": (resnet20, frozenset({"image"})),

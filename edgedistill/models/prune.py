@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from edgedistill.data.dataset import channels_of
 from edgedistill.errors import ConfigError
-from edgedistill.records import DataRecord
+from edgedistill.records.stages import DataRecord
 
 CHANNELWISE: Final = (
     nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d,

@@ -11,7 +11,7 @@ from torch import Tensor
 from edgedistill.data.views import plain_views
 from edgedistill.distill.predictors import BATCH
 from edgedistill.errors import ConfigError
-from edgedistill.job import Job
+from edgedistill.runtime.job import Job
 
 
 def example_input(job: Job) -> Tensor:

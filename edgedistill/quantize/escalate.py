@@ -11,21 +11,21 @@ from functools import cached_property
 import numpy as np
 from torch import nn
 
-from edgedistill import processes
 from edgedistill.data.dataset import Split
 from edgedistill.data.sources import Array
-from edgedistill.data.tasks import TASKS
 from edgedistill.data.views import plain_views
-from edgedistill.deploy.anyonnx import BenchOptions
+from edgedistill.deploy.onnx_file import BenchOptions
 from edgedistill.distill.predictors import predict_split, torch_predictor
-from edgedistill.job import Job
 from edgedistill.quantize.calibration import calibration_batches, example_input
 from edgedistill.quantize.capture import capture
 from edgedistill.quantize.layer_timing import time_layers
 from edgedistill.quantize.prepare import Prepared, calibrate, prepare
 from edgedistill.quantize.qat import finetune
 from edgedistill.quantize.sensitivity import layer_sensitivity
-from edgedistill.records import Epoch, LayerSensitivity, QuantizeMethod, QuantizeStep
+from edgedistill.records.stages import Epoch, LayerSensitivity, QuantizeMethod, QuantizeStep
+from edgedistill.runtime import processes
+from edgedistill.runtime.job import Job
+from edgedistill.tasks.tasks import TASKS
 
 SAMPLES = 1000
 """Validation samples on which each layer is tried alone."""

@@ -11,15 +11,16 @@ import onnx
 import torch
 from torch import Tensor, fx, nn
 
-from edgedistill.deploy.anyonnx import BenchOptions, bench_onnx, prepare_onnx
-from edgedistill.deploy.kits import Kit
+from edgedistill.deploy.onnx_file import BenchOptions, bench_onnx, prepare_onnx
 from edgedistill.deploy.stage import form_on
 from edgedistill.errors import EdgedistillError
-from edgedistill.export.encodings import encode
 from edgedistill.export.onnx_export import export_onnx, save_onnx
+from edgedistill.graphs.encodings import encode
+from edgedistill.kits.kits import Kit
 from edgedistill.quantize.capture import CONVOLUTION, LINEAR, tensor_at
 from edgedistill.quantize.prepare import calibrate, prepare
-from edgedistill.records import Activations, LayerSensitivity
+from edgedistill.records.base import Activations
+from edgedistill.records.stages import LayerSensitivity
 
 OPTIONS = BenchOptions(processes=1, seconds=0.3, passes=())
 

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 
 from edgedistill.errors import ConfigError, nearest
-from edgedistill.export.graph import Index
+from edgedistill.graphs.index import Index
 from edgedistill.quantize.placement import COMPUTED, INT8, SKIPPED, SQUEEZE_EXCITE
 
 WEIGHTED: Final = frozenset({"Conv", "Gemm", "MatMul"})

@@ -16,7 +16,7 @@ from edgedistill.quantize.capture import capture, takes_batches
 from edgedistill.quantize.fake_quant import ActivationQuantizer, fake_quantize_bias, fake_quantize_weight
 from edgedistill.quantize.placement import Placement, floor_of, never_negative, pads_layer, place, source
 from edgedistill.quantize.ranges import Ranges
-from edgedistill.records import Activations
+from edgedistill.records.base import Activations
 
 
 class Prepared(nn.Module):

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from edgedistill.config_training import DistillConfig
-from edgedistill.data.tasks import TASKS
+from edgedistill.config.training import DistillConfig
 from edgedistill.data.views import plain_views, training_views
 from edgedistill.distill.feed import TrainingFeed
 from edgedistill.distill.losses import distillation_loss
@@ -17,9 +16,10 @@ from edgedistill.distill.predictors import predict_split, torch_predictor
 from edgedistill.distill.soft_labels import OnlineTeacher
 from edgedistill.distill.tracking import tracking_of
 from edgedistill.distill.training import Resume, Training, fit
-from edgedistill.job import Job
 from edgedistill.quantize.prepare import Prepared
-from edgedistill.records import Epoch
+from edgedistill.records.stages import Epoch
+from edgedistill.runtime.job import Job
+from edgedistill.tasks.tasks import TASKS
 
 
 def finetune(job: Job, student: nn.Module, prepared: Prepared, name: str) -> tuple[Epoch, ...]:

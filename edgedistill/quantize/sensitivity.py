@@ -14,7 +14,7 @@ from edgedistill.quantize.capture import CONVOLUTION, LINEAR
 from edgedistill.quantize.fake_quant import ActivationQuantizer, fake_quantize_bias, fake_quantize_weight
 from edgedistill.quantize.placement import CLIP, INT8
 from edgedistill.quantize.prepare import Prepared
-from edgedistill.records import LayerSensitivity
+from edgedistill.records.stages import LayerSensitivity
 
 Outputs = Callable[[nn.Module], Array]
 Score = Callable[[Array], float]

@@ -7,15 +7,15 @@ from pathlib import Path
 
 from torch import nn
 
-from edgedistill import processes
 from edgedistill.distill.student import build_student
 from edgedistill.distill.teacher import save_model
-from edgedistill.job import Job
 from edgedistill.models.build import load_weights
 from edgedistill.quantize.calibration import example_input
 from edgedistill.quantize.escalate import Escalation, Try, choose
 from edgedistill.quantize.prepare import layer_report, prepare
-from edgedistill.records import QuantizedRecord, StudentRecord
+from edgedistill.records.stages import QuantizedRecord, StudentRecord
+from edgedistill.runtime import processes
+from edgedistill.runtime.job import Job
 
 
 def quantize_student(job: Job) -> QuantizedRecord:

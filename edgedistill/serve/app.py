@@ -12,7 +12,7 @@ from typing import Any
 from aiohttp import web
 from pydantic import ValidationError
 
-from edgedistill.measurement import Measurement
+from edgedistill.records.measurement import Measurement
 from edgedistill.serve.board import Board, Progress
 from edgedistill.serve.offer import Offer
 from edgedistill.serve.runtime import WebKit, page_folder

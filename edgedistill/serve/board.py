@@ -10,8 +10,8 @@ from pydantic import Field
 
 from edgedistill.compare.load import read_measurement
 from edgedistill.errors import ConfigError
-from edgedistill.measurement import Measurement
-from edgedistill.records import Record
+from edgedistill.records.base import Record
+from edgedistill.records.measurement import Measurement
 
 MOST_DEVICES = 200
 

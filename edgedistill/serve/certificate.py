@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from edgedistill.runs import write_atomic
+from edgedistill.runtime.files import write_atomic
 
 VALID_DAYS = 30
 

@@ -18,9 +18,9 @@ from aiohttp import web
 
 from edgedistill.deploy.stage import MIN_AGREEMENT
 from edgedistill.errors import ConfigError, ParityError
-from edgedistill.measurement import Measurement
-from edgedistill.progress import Reporter
-from edgedistill.runs import Run
+from edgedistill.records.measurement import Measurement
+from edgedistill.runtime.folder import Run
+from edgedistill.runtime.progress import Reporter
 from edgedistill.serve.app import Server, Site
 from edgedistill.serve.certificate import server_context
 from edgedistill.serve.links import lan_address, name_of, qr_code

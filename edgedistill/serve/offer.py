@@ -9,22 +9,22 @@ from typing import Any
 
 import numpy as np
 
-from edgedistill.data.tasks import TASKS
 from edgedistill.deploy.stage import MIN_AGREEMENT, lineage_of
 from edgedistill.errors import ConfigError
-from edgedistill.measurement import ModelIdentity
-from edgedistill.records import (
+from edgedistill.records.base import FileRef, Record
+from edgedistill.records.measurement import ModelIdentity
+from edgedistill.records.stages import (
     DataRecord,
     ExportRecord,
-    FileRef,
     OnnxModel,
     QuantizedRecord,
-    Record,
     StudentRecord,
     TeacherRecord,
 )
-from edgedistill.runs import Run, sha256_of
+from edgedistill.runtime.files import sha256_of
+from edgedistill.runtime.folder import Run
 from edgedistill.serve.runtime import WebKit
+from edgedistill.tasks.tasks import TASKS
 
 MOST_REQUEST_BYTES = 4_000_000
 FEWEST_REQUESTS = 8

@@ -16,10 +16,10 @@ from typing import BinaryIO
 
 from pydantic import ValidationError
 
-from edgedistill.deploy.kits import targets_folder
 from edgedistill.errors import ConfigError
-from edgedistill.records import Encoding, Record
-from edgedistill.runs import sha256_of, write_atomic
+from edgedistill.kits.kits import targets_folder
+from edgedistill.records.base import Encoding, Record
+from edgedistill.runtime.files import sha256_of, write_atomic
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 from edgedistill.compare.load import read_measurement
-from edgedistill.deploy.kits import targets_folder
 from edgedistill.deploy.stage import OF_PAGES
 from edgedistill.errors import ConfigError
-from edgedistill.measurement import Measurement
-from edgedistill.runs import write_atomic
+from edgedistill.kits.kits import targets_folder
+from edgedistill.records.measurement import Measurement
+from edgedistill.runtime.files import write_atomic
 from edgedistill.serve.offer import Offer
 from edgedistill.serve.runtime import WebKit, page_folder
 from edgedistill.serve.upload import Upload, UploadError

@@ -10,8 +10,8 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field, ValidationError
 
-from edgedistill.measurement import Browser
-from edgedistill.records import Record
+from edgedistill.records.base import Record
+from edgedistill.records.measurement import Browser
 from edgedistill.serve.offer import TYPES, Offer
 
 MOST_BYTES = 24_000_000

@@ -14,9 +14,9 @@ from rich.console import Console
 from edgedistill.compare.classes import class_drops, hidden, worst
 from edgedistill.compare.comparison import compare_runs, summarise_run
 from edgedistill.compare.load import Result, load_results, load_run
-from edgedistill.compare.report import render_comparison
-from edgedistill.compare.stats import paired_drop
+from edgedistill.compare.statistics import paired_drop
 from edgedistill.compare.table import render_table
+from edgedistill.report.report import render_comparison
 
 
 def answers(*cells: tuple[int, bool, bool]) -> tuple[np.ndarray, np.ndarray]:

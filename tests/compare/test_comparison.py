@@ -17,7 +17,7 @@ from edgedistill.compare.comparison import (
 )
 from edgedistill.compare.load import Result, ResultSet, describe_model, load_results, load_run
 from edgedistill.compare.table import render_table
-from edgedistill.config import Budget
+from edgedistill.config.schema import Budget
 from edgedistill.errors import ConfigError, IncomparableError
 
 

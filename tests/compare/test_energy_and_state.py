@@ -8,7 +8,7 @@ from edgedistill.compare.budget import check_budget
 from edgedistill.compare.comparison import compare
 from edgedistill.compare.notes import notes_of
 from edgedistill.compare.table import render_table
-from edgedistill.config import Budget
+from edgedistill.config.schema import Budget
 from edgedistill.errors import IncomparableError
 
 MEASURED = {

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgedistill.compare.gate import HIGHER_IS_BETTER, LOWER_IS_BETTER, METRICS, Gate, GateConfig, parse_gate
+from edgedistill.config.gates import HIGHER_IS_BETTER, LOWER_IS_BETTER, METRICS, Gate, GateConfig, parse_gate
 from edgedistill.errors import ConfigError
 
 numbers = st.one_of(

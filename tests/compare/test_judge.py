@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from edgedistill.compare.comparison import compare_runs
 from edgedistill.compare.estimates import Estimate
-from edgedistill.compare.gate import parse_gate
-from edgedistill.compare.judge import decide, judge, require_passed
 from edgedistill.compare.load import load_results
+from edgedistill.config.gates import parse_gate
 from edgedistill.errors import EdgedistillError
+from edgedistill.gates.judge import decide, judge, require_passed
 
 STUDENT = replace(STUDENT, samples=4000)
 EQUAL = replace(STUDENT, seed=12)

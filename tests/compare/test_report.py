@@ -13,10 +13,10 @@ from compare_builders import INT8, RUN, STUDENT, TEACHER, Fake, measurement_tabl
 
 from edgedistill.compare import figures
 from edgedistill.compare.load import load_run
-from edgedistill.compare.report import clean_samples_ms, render_report, write_report
-from edgedistill.config import Budget
+from edgedistill.config.schema import Budget
 from edgedistill.errors import ConfigError
-from edgedistill.measurement import Measurement
+from edgedistill.records.measurement import Measurement
+from edgedistill.report.report import clean_samples_ms, render_report, write_report
 
 
 class Page(HTMLParser):

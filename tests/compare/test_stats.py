@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
-from edgedistill.compare.stats import accuracy_drop, correctness_correlation, speedup, speedup_of, wilson
+from edgedistill.compare.statistics import accuracy_drop, correctness_correlation, speedup, speedup_of, wilson
 
 p50s = st.lists(st.floats(1e3, 1e9), min_size=3, max_size=12)
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgedistill.config_file import parse_config
+from edgedistill.config.load import parse_config
 from edgedistill.data.audio import read_clip, read_clips, read_header, wav_files
 from edgedistill.data.dataset import load_dataset
 from edgedistill.data.sources import load_source

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgedistill.config import Config
-from edgedistill.config_file import parse_config
+from edgedistill.config.load import parse_config
+from edgedistill.config.schema import Config
 from edgedistill.data.dataset import fingerprint_data, load_dataset
 from edgedistill.data.preprocess import Preprocess
 from edgedistill.data.sources import load_source
 from edgedistill.errors import ConfigError
-from edgedistill.runs import Run
+from edgedistill.runtime.folder import Run
 
 
 def config_of(folder: Path, **data: object) -> Config:

@@ -7,16 +7,16 @@ import scipy.signal
 import torch
 from torch import nn
 
-from edgedistill.config import Config, DataConfig, MelConfig
-from edgedistill.config_file import parse_config
+from edgedistill.config.load import parse_config
+from edgedistill.config.schema import Config, DataConfig, MelConfig
 from edgedistill.data.dataset import load_dataset
 from edgedistill.data.mel import LogMel, frames_of, mel_filters
 from edgedistill.data.preprocess import Preprocess, model_input
 from edgedistill.errors import ConfigError
 from edgedistill.export.onnx_export import export_onnx
-from edgedistill.export.parity import run_onnx
+from edgedistill.graphs.run import run_onnx
 from edgedistill.models.build import build_model
-from edgedistill.records import DataRecord
+from edgedistill.records.stages import DataRecord
 
 DATA = Path(os.environ.get("EDGEDISTILL_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
 MEL = MelConfig(rate=8000, window_ms=32, hop_ms=16, bins=40)

@@ -9,23 +9,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import beta, chisquare, kstest
 
-from edgedistill.config import Config, DataConfig
-from edgedistill.config_file import parse_config
-from edgedistill.config_training import TrainingConfig
+from edgedistill.config.load import parse_config
+from edgedistill.config.schema import Config, DataConfig
+from edgedistill.config.training import TrainingConfig
 from edgedistill.data.augment import parse_augment
 from edgedistill.data.dataset import Split
 from edgedistill.data.preprocess import Preprocess
 from edgedistill.data.views import Views, training_views
-from edgedistill.deploy.kits import find_kits
 from edgedistill.distill.feed import TrainingFeed
 from edgedistill.distill.losses import label_loss
 from edgedistill.distill.soft_labels import load_soft_labels, verify_soft_labels
 from edgedistill.distill.training import Resume, TeacherLogits, Training, fit
 from edgedistill.errors import ConfigError
-from edgedistill.pipeline import Plan, dry_run, run_pipeline
-from edgedistill.progress import Reporter
-from edgedistill.records import DataRecord, SoftLabelsRecord
-from edgedistill.runs import Run
+from edgedistill.kits.kits import find_kits
+from edgedistill.pipeline.pipeline import Plan, dry_run, run_pipeline
+from edgedistill.records.stages import DataRecord, SoftLabelsRecord
+from edgedistill.runtime.folder import Run
+from edgedistill.runtime.progress import Reporter
 
 QUIET = Reporter(quiet=True)
 SAMPLES = 50
@@ -154,7 +154,7 @@ def test_cached_soft_labels_are_of_the_mixed_inputs_and_another_alpha_has_others
     def config(alpha: float) -> Config:
         return parse_config({
             "name": "digits", "teacher": {"model": "zoo:resnet20", "width": 0.5, "epochs": 4, "batch_size": 32},
-            "data": {"train": "edgedistill.demo:train", "test": "edgedistill.demo:test",
+            "data": {"train": "edgedistill.data.digits:train", "test": "edgedistill.data.digits:test",
                      "augment": ["crop:1", f"mixup:{alpha}"]},
             "student": {"model": "zoo:mlperf-resnet8", "width": 0.25}, "target": [{"name": "pc", "kit": "ort"}],
             "distill": {"epochs": 4, "batch_size": 32, "views": 2, "lr": 0.05, "control": True},

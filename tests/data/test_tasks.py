@@ -10,10 +10,10 @@ from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 from sklearn.metrics import r2_score
 
-from edgedistill.config_file import parse_config
+from edgedistill.config.load import parse_config
 from edgedistill.data.dataset import load_dataset
-from edgedistill.data.tasks import agreement_of, cosine, r2
 from edgedistill.errors import ConfigError
+from edgedistill.tasks.tasks import agreement_of, cosine, r2
 
 CONFIG = """
 name = "values"

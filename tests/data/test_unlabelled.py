@@ -13,12 +13,12 @@ import torch
 from safetensors.torch import save_file
 from sklearn.datasets import load_digits
 
-from edgedistill.config_file import parse_config
+from edgedistill.config.load import parse_config
 from edgedistill.data.dataset import load_dataset
-from edgedistill.data.tasks import cosine
 from edgedistill.errors import ConfigError
 from edgedistill.models.build import build_model
-from edgedistill.records import DataRecord
+from edgedistill.records.stages import DataRecord
+from edgedistill.tasks.tasks import cosine
 
 DIMENSIONS = 12
 CONFIG = """

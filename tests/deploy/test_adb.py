@@ -18,14 +18,14 @@ from adbd import Adb, Device
 from jobs import TARGETS, write_job
 from tiny_onnx import build, record
 
-from edgedistill.deploy.adb_run import run_over_adb
-from edgedistill.deploy.address import parse_address
+from edgedistill.deploy.devices.adb_run import run_over_adb
+from edgedistill.deploy.devices.address import parse_address
+from edgedistill.deploy.devices.transport import Task
 from edgedistill.deploy.doctor import examine_device, examine_kits
 from edgedistill.deploy.harness import Compilation, compile_model, probe, run_bench
-from edgedistill.deploy.kits import read_kit
-from edgedistill.deploy.task import Task
 from edgedistill.errors import ConfigError, DeviceError
-from edgedistill.measurement import Measurement
+from edgedistill.kits.kits import read_kit
+from edgedistill.records.measurement import Measurement
 
 ORT = TARGETS / "ort"
 QEMU = os.environ.get("EDGEDISTILL_ARM64")

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jobs import TARGETS
 
-from edgedistill.deploy.address import parse_address
-from edgedistill.deploy.agent import BOOTSTRAP, Agent
-from edgedistill.deploy.task import Task, place_returned
+from edgedistill.deploy.devices.address import parse_address
+from edgedistill.deploy.devices.agent import BOOTSTRAP, Agent
+from edgedistill.deploy.devices.transport import Task, place_returned
 from edgedistill.errors import ConfigError, DeviceError
 
 PROGRAM = (TARGETS / "agent" / "agent.py").read_bytes()

@@ -5,11 +5,11 @@ from jobs import SCRIPTED
 from onnx import TensorProto, helper, numpy_helper
 from tiny_onnx import build
 
-from edgedistill.deploy.anyonnx import BenchOptions, bench_on_kits, bench_onnx, prepare_onnx
-from edgedistill.deploy.kits import find_kits, read_kit
-from edgedistill.deploy.shapes import parse_shapes
+from edgedistill.deploy.onnx_file import BenchOptions, bench_on_kits, bench_onnx, prepare_onnx
 from edgedistill.errors import ConfigError, DeviceError
-from edgedistill.measurement import Measurement
+from edgedistill.graphs.shapes import parse_shapes
+from edgedistill.kits.kits import find_kits, read_kit
+from edgedistill.records.measurement import Measurement
 
 QUICK = BenchOptions(processes=1, seconds=0.2)
 MODELS = {

@@ -7,8 +7,8 @@ import pytest
 from click.testing import CliRunner
 from tiny_onnx import build
 
-from edgedistill.cli import cli
-from edgedistill.config_file import load_config
+from edgedistill.cli.main import cli
+from edgedistill.config.load import load_config
 from edgedistill.errors import ConfigError
 
 CONFIG = """

@@ -12,16 +12,16 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from edgedistill.cli import cli
+from edgedistill.cli.main import cli
 from edgedistill.compare.load import load_results
-from edgedistill.deploy.task import folder_files
-from edgedistill.measurement import Measurement
+from edgedistill.deploy.devices.transport import folder_files
+from edgedistill.records.measurement import Measurement
 
 CONFIG = """
 name = "digits"
 [data]
-train = "edgedistill.demo:train"
-test = "edgedistill.demo:test"
+train = "edgedistill.data.digits:train"
+test = "edgedistill.data.digits:test"
 [teacher]
 model = "zoo:mlperf-resnet8"
 width = 0.5

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from edgedistill.deploy.kits import find_kit, find_kits, targets_folder
 from edgedistill.errors import ConfigError
+from edgedistill.kits.kits import find_kit, find_kits, targets_folder
 
 TOML = """
 name = "{name}"

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from jobs import REPOSITORY, SCRIPTED, scripted_arm
 
-from edgedistill.deploy.address import parse_address
+from edgedistill.deploy.devices.address import parse_address
+from edgedistill.deploy.devices.transport import Task
 from edgedistill.deploy.harness import Compilation, _run, compile_model, probe, run_bench
-from edgedistill.deploy.kits import find_kits, read_kit
-from edgedistill.deploy.task import Task
 from edgedistill.errors import ConfigError, DeviceError
-from edgedistill.measurement import Measurement
+from edgedistill.kits.kits import find_kits, read_kit
+from edgedistill.records.measurement import Measurement
 
 
 def job(*arms, **changes):

@@ -2,10 +2,10 @@
 
 import pytest
 
-from edgedistill.deploy.address import parse_address
-from edgedistill.deploy.phone import Meter, facts, meter, plugged, power_source, snapshot, temperatures_c
+from edgedistill.deploy.devices.address import parse_address
+from edgedistill.deploy.devices.phone import Meter, facts, meter, plugged, power_source, snapshot, temperatures_c
 from edgedistill.errors import ConfigError
-from edgedistill.measurement import DeviceFacts, Snapshot
+from edgedistill.records.measurement import DeviceFacts, Snapshot
 
 BATTERY = """Current Battery Service state:
   AC powered: false

@@ -18,12 +18,12 @@ from jobs import SCRIPTED, scripted_arm
 from sshd import PATIENCE_S, SSHD, Sshd, Wire, name_of, read, wait_until
 from tiny_onnx import build
 
-from edgedistill.deploy.address import parse_address
+from edgedistill.deploy.devices.address import parse_address
+from edgedistill.deploy.devices.transport import Task
 from edgedistill.deploy.harness import Compilation, _run, compile_models, probe, run_bench
-from edgedistill.deploy.kits import find_kits, read_kit
-from edgedistill.deploy.task import Task
 from edgedistill.errors import DeviceError
-from edgedistill.measurement import Measurement
+from edgedistill.kits.kits import find_kits, read_kit
+from edgedistill.records.measurement import Measurement
 
 pytestmark = pytest.mark.skipif(SSHD is None, reason="sshd is not here; Debian has it in openssh-server")
 HOSTILE = "a b'c\"d$(touch pwned);`touch pwned` & -x\\é\n#*.json"

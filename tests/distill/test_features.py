@@ -9,10 +9,9 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from edgedistill.config import Config
-from edgedistill.config_file import parse_config
-from edgedistill.config_training import FEATURE_LOSSES, LOGIT_LOSSES, DistillConfig
-from edgedistill.deploy.kits import find_kits
+from edgedistill.config.load import parse_config
+from edgedistill.config.schema import Config
+from edgedistill.config.training import FEATURE_LOSSES, LOGIT_LOSSES, DistillConfig
 from edgedistill.distill.features import (
     Answer,
     FeatureStudent,
@@ -24,11 +23,12 @@ from edgedistill.distill.features import (
 from edgedistill.distill.losses import feature_loss, kd
 from edgedistill.distill.training import Batch, Resume, Training, fit
 from edgedistill.errors import ConfigError
+from edgedistill.kits.kits import find_kits
 from edgedistill.models.build import build_model
-from edgedistill.pipeline import Plan, run_pipeline
-from edgedistill.progress import Reporter
-from edgedistill.records import DataRecord
-from edgedistill.runs import Run
+from edgedistill.pipeline.pipeline import Plan, run_pipeline
+from edgedistill.records.stages import DataRecord
+from edgedistill.runtime.folder import Run
+from edgedistill.runtime.progress import Reporter
 
 QUIET = Reporter(quiet=True)
 PAIR = {"student_layers": ["blocks.1", "blocks.2"], "teacher_layers": ["layer2", "layer3"], "views": 0}
@@ -246,7 +246,7 @@ def digits(folder: Path, distill: dict[str, object], model: str = "zoo:resnet20"
     return parse_config(
         {
             "name": "digits",
-            "data": {"train": "edgedistill.demo:train", "test": "edgedistill.demo:test"},
+            "data": {"train": "edgedistill.data.digits:train", "test": "edgedistill.data.digits:test"},
             "teacher": {"model": model, "width": 0.5, "epochs": 3, "batch_size": 32},
             "student": {"model": "zoo:mlperf-resnet8", "width": 0.25},
             "distill": distill,

@@ -13,7 +13,7 @@ from scipy.special import log_softmax, softmax
 from scipy.stats import pearsonr, zscore
 from torch.nn import functional
 
-from edgedistill.config_training import FEATURE_LOSSES, LOGIT_LOSSES, DistillConfig, TrainingConfig
+from edgedistill.config.training import FEATURE_LOSSES, LOGIT_LOSSES, DistillConfig, TrainingConfig
 from edgedistill.distill.losses import (
     FEATURE_TERMS,
     LOGIT_TERMS,

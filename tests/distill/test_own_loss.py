@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from edgedistill.config_training import DistillConfig
+from edgedistill.config.training import DistillConfig
 from edgedistill.distill.losses import distillation_loss, own_term
 from edgedistill.distill.training import Batch
 from edgedistill.errors import ConfigError

@@ -12,8 +12,8 @@ from edgedistill.distill.cache import Cache
 from edgedistill.distill.feed import TrainingFeed
 from edgedistill.distill.soft_labels import build_soft_labels, load_soft_labels, store_soft_labels
 from edgedistill.errors import EdgedistillError
-from edgedistill.progress import Reporter
-from edgedistill.records import DataRecord
+from edgedistill.records.stages import DataRecord
+from edgedistill.runtime.progress import Reporter
 
 QUIET = Reporter(quiet=True)
 SAMPLES, CLASSES = 600, 3
@@ -21,7 +21,7 @@ SAMPLES, CLASSES = 600, 3
 
 @pytest.fixture
 def views() -> Views:
-    from edgedistill.config import DataConfig
+    from edgedistill.config.schema import DataConfig
 
     rng = np.random.default_rng(0)
     inputs = rng.integers(0, 256, (1000, 6, 6), np.uint8)

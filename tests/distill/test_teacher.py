@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 import torch
 
-from edgedistill.config import Config
-from edgedistill.config_file import parse_config
+from edgedistill.config.load import parse_config
+from edgedistill.config.schema import Config
 from edgedistill.distill.student import build_student
 from edgedistill.distill.teacher import build_teacher, check_teachers, mean_predictor
 from edgedistill.errors import ConfigError
 from edgedistill.models.build import count_parameters
-from edgedistill.records import DataRecord
+from edgedistill.records.stages import DataRecord
 
 DATA = DataRecord(kind="image", dtype="uint8", shape=(8, 8), classes=tuple("abcdefghij"), vocabulary=None, train=100,
                   val=10, test=10, fingerprint="")  # fmt: skip

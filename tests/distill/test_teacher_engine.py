@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from edgedistill.config_training import TeacherConfig
+from edgedistill.config.training import TeacherConfig
 from edgedistill.distill.predictors import torch_predictor
 from edgedistill.distill.teacher_engine import choose_engine, openvino_predictor
 from edgedistill.errors import ConfigError
 from edgedistill.models.build import build_model
-from edgedistill.progress import Reporter
-from edgedistill.records import DataRecord
+from edgedistill.records.stages import DataRecord
+from edgedistill.runtime.progress import Reporter
 
 QUIET = Reporter(quiet=True)
 IMAGES = DataRecord(kind="image", dtype="uint8", shape=(32, 32, 3), classes=tuple("abcdefghij"), vocabulary=None,

@@ -10,19 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import logsumexp, softmax
 
-from edgedistill.config_file import parse_config
-from edgedistill.config_training import DistillConfig
-from edgedistill.deploy.kits import find_kits
+from edgedistill.config.load import parse_config
+from edgedistill.config.training import DistillConfig
 from edgedistill.distill.cache import TEMPERATURES, Cache, describe_caches, entry_type, kept_logits
 from edgedistill.distill.losses import kd, logit_term
 from edgedistill.distill.soft_labels import load_soft_labels, store_soft_labels, verify_soft_labels
 from edgedistill.distill.top_k import check_top_k, deviation, group, pack, unpack
 from edgedistill.distill.training import Batch
 from edgedistill.errors import ConfigError
-from edgedistill.pipeline import Plan, run_pipeline
-from edgedistill.progress import Reporter
-from edgedistill.records import DataRecord
-from edgedistill.runs import Run
+from edgedistill.kits.kits import find_kits
+from edgedistill.pipeline.pipeline import Plan, run_pipeline
+from edgedistill.records.stages import DataRecord
+from edgedistill.runtime.folder import Run
+from edgedistill.runtime.progress import Reporter
 
 RNG = np.random.default_rng(0)
 SAMPLES, CLASSES, K = 6, 3000, 32
@@ -158,7 +158,7 @@ def test_a_student_learns_from_the_largest_logits(tmp_path: Path, monkeypatch: p
 
     def run(temperature: float, epochs: int = 4) -> object:
         table = {
-            "name": "digits", "data": {"train": "edgedistill.demo:train", "test": "edgedistill.demo:test"},
+            "name": "digits", "data": {"train": "edgedistill.data.digits:train", "test": "edgedistill.data.digits:test"},
             "teacher": {"model": "zoo:resnet20", "width": 0.5, "epochs": 3, "batch_size": 32, "engine": "torch"},
             "student": {"model": "zoo:mlperf-resnet8", "width": 0.25},
             "distill": {"epochs": epochs, "batch_size": 32, "views": 1, "lr": 0.05, "hard_weight": 0, "top_k": 3,

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from edgedistill.config import TrackingConfig
-from edgedistill.config_training import TrainingConfig
+from edgedistill.config.schema import TrackingConfig
+from edgedistill.config.training import TrainingConfig
 from edgedistill.distill.tracking import PACKAGES, Tracking, tell, tracked
-from edgedistill.records import Epoch
+from edgedistill.records.stages import Epoch
 
 EPOCHS = tuple(Epoch(epoch=i, loss=2.0 / i, lr=0.1, val_accuracy=0.25 * i, seconds=1.5) for i in (1, 2, 3))
 

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from edgedistill.config_training import TrainingConfig
+from edgedistill.config.training import TrainingConfig
 from edgedistill.distill.training import Batch, Resume, Training, bf16_wanted, build_optimizer, build_schedule, fit
 from edgedistill.errors import EdgedistillError
-from edgedistill.progress import Reporter
+from edgedistill.runtime.progress import Reporter
 
 QUIET = Reporter(quiet=True)
 

@@ -8,9 +8,9 @@ import torch
 from onnx import helper, numpy_helper
 from torch import nn
 
-from edgedistill.deploy.kits import Kit, find_kits
-from edgedistill.export.graph import Index, free_name, set_axis
 from edgedistill.export.onnx_export import export_onnx
+from edgedistill.graphs.index import Index, free_name, set_axis
+from edgedistill.kits.kits import Kit, find_kits
 from edgedistill.models.depthwise import ds_cnn
 from edgedistill.models.resnet import mlperf_resnet8
 from edgedistill.models.sequence import cnn1d

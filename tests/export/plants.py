@@ -4,7 +4,7 @@ import numpy as np
 from lint_models import Plant
 from onnx import TensorProto, helper
 
-from edgedistill.export.graph import set_axis
+from edgedistill.graphs.index import set_axis
 
 F = np.float32
 

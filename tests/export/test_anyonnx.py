@@ -11,12 +11,12 @@ from onnx import TensorProto, numpy_helper
 from small_onnx import requests_for, text_model
 from test_stage import KIT
 
-from edgedistill.cli import cli
-from edgedistill.deploy.kits import find_kits
+from edgedistill.cli.main import cli
 from edgedistill.errors import ConfigError, LintError, ParityError
-from edgedistill.export.anyonnx import Order, export_file, quantize_file
-from edgedistill.export.metadata import annotate, metadata_of
-from edgedistill.export.opset import opset_of
+from edgedistill.export.onnx_file import Order, export_file, quantize_file
+from edgedistill.graphs.metadata import annotate, metadata_of
+from edgedistill.graphs.opset import opset_of
+from edgedistill.kits.kits import find_kits
 
 RNG = np.random.default_rng(0)
 NET = (

@@ -10,9 +10,9 @@ from onnx import TensorProto, helper, numpy_helper
 from torch.nn import functional
 
 from edgedistill.errors import ConfigError
-from edgedistill.export.encodings import activations_of, encode
-from edgedistill.export.float16 import emulated, float32_nodes
-from edgedistill.export.parity import run_onnx
+from edgedistill.graphs.encodings import activations_of, encode
+from edgedistill.graphs.float16 import emulated, float32_nodes
+from edgedistill.graphs.run import run_onnx
 
 
 class Writer:

@@ -12,9 +12,10 @@ from families import FAMILIES, case, quantized_layers
 from torch import nn
 
 from edgedistill.errors import ConfigError
-from edgedistill.export.encodings import encode
 from edgedistill.export.onnx_export import export_onnx, serialized
-from edgedistill.export.parity import compare_outputs, require_parity, run_onnx
+from edgedistill.export.parity import compare_outputs, require_parity
+from edgedistill.graphs.encodings import encode
+from edgedistill.graphs.run import run_onnx
 
 # Integer kernels of ONNX Runtime on x86 for encoding u8-i32: every layer that is reported as int8, and every addition
 # of a residual. The six float convolutions of MobileNetV3 are its squeeze-excite.

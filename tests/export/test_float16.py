@@ -12,14 +12,15 @@ from hypothesis import strategies as st
 from onnx import TensorProto, numpy_helper
 from small_onnx import requests_for, text_model
 
-from edgedistill.config import DataConfig, MelConfig
+from edgedistill.config.schema import DataConfig, MelConfig
 from edgedistill.data.preprocess import Preprocess
 from edgedistill.errors import ConfigError
-from edgedistill.export.float16 import HEADROOM, LARGEST, emulated, float32_nodes, to_float16
 from edgedistill.export.onnx_export import export_onnx, serialized
-from edgedistill.export.opset import to_opset
-from edgedistill.export.parity import compare_outputs, require_parity, run_onnx
-from edgedistill.records import DataRecord
+from edgedistill.export.parity import compare_outputs, require_parity
+from edgedistill.graphs.float16 import HEADROOM, LARGEST, emulated, float32_nodes, to_float16
+from edgedistill.graphs.opset import to_opset
+from edgedistill.graphs.run import run_onnx
+from edgedistill.records.stages import DataRecord
 
 
 def types_of(model: onnx.ModelProto) -> dict:

@@ -9,13 +9,13 @@ from lint_models import Plant, clean, kit
 from onnx import helper
 from plants import PLANTED, between, depthwise_activation_axis, weight_axis
 
-from edgedistill.deploy.kits import Kit, find_kits
 from edgedistill.errors import ConfigError, LintError
-from edgedistill.export.encodings import encode
-from edgedistill.export.graph import set_axis
 from edgedistill.export.lint.fix import fix
 from edgedistill.export.lint.report import lint, require_clean, severities
 from edgedistill.export.lint.rules import RULES
+from edgedistill.graphs.encodings import encode
+from edgedistill.graphs.index import set_axis
+from edgedistill.kits.kits import Kit, find_kits
 
 F = np.float32
 

@@ -13,7 +13,7 @@ from onnx import helper
 from plants import activation_axis, computed_scale, float_weight, scale, scale_pair, weight_axis
 from rich.console import Console
 
-from edgedistill.cli import cli
+from edgedistill.cli.main import cli
 from edgedistill.errors import ConfigError, LintError
 from edgedistill.export.lint.command import Order, run_lint
 from edgedistill.export.lint.table import print_result
@@ -183,7 +183,7 @@ def test_the_table_fits_80_columns_and_shows_each_rule_once(tmp_path):
     helper.set_model_props(model, {})
     path = tmp_path / "net.onnx"
     onnx.save(model, str(path))
-    from edgedistill.deploy.kits import find_kits
+    from edgedistill.kits.kits import find_kits
 
     result = run_lint(Order(model=path, kits=(find_kits()["ort"],), arch="x86_64"))
     console = Console(force_terminal=True, width=80, record=True, file=open_nothing(), highlight=False)
@@ -201,7 +201,7 @@ def open_nothing():
 
 
 def test_a_repaired_model_keeps_its_answers_in_the_file(tmp_path):
-    from edgedistill.export.parity import run_onnx
+    from edgedistill.graphs.run import run_onnx
 
     path = write(tmp_path, float_weight)
     run(path, "--fix")

@@ -6,16 +6,16 @@ import torch
 from families import FAMILIES, case
 from lint_models import ZOO, Net, kit, zoo
 
-from edgedistill.config_file import load_config
-from edgedistill.deploy.kits import find_kits
+from edgedistill.config.load import load_config
 from edgedistill.errors import LintError
-from edgedistill.export.encodings import activations_of, encode
 from edgedistill.export.lint.report import lint
 from edgedistill.export.onnx_export import export_onnx
-from edgedistill.pipeline import Plan, run_pipeline
-from edgedistill.progress import Reporter
+from edgedistill.graphs.encodings import activations_of, encode
+from edgedistill.kits.kits import find_kits
+from edgedistill.pipeline.pipeline import Plan, run_pipeline
 from edgedistill.quantize.prepare import calibrate, prepare
-from edgedistill.runs import Run
+from edgedistill.runtime.folder import Run
+from edgedistill.runtime.progress import Reporter
 
 PICKY = """
 name = "picky"
@@ -33,8 +33,8 @@ aarch64 = "s8-f32"
 CONFIG = """
 name = "digits"
 [data]
-train = "edgedistill.demo:train"
-test = "edgedistill.demo:test"
+train = "edgedistill.data.digits:train"
+test = "edgedistill.data.digits:test"
 [teacher]
 model = "zoo:mlperf-resnet8"
 width = 0.25

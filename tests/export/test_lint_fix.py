@@ -10,10 +10,10 @@ from lint_models import Plant, clean, kit
 from onnx import TensorProto, helper, numpy_helper
 from plants import activation_type, float_weight, missing_zero_point, scale
 
-from edgedistill.export.encodings import encode
 from edgedistill.export.lint.fix import fix
 from edgedistill.export.lint.report import limits_of, lint
-from edgedistill.export.parity import run_onnx
+from edgedistill.graphs.encodings import encode
+from edgedistill.graphs.run import run_onnx
 
 F = np.float32
 OLD = kit("tensorrt").model_copy(update={"opset": 19, "form": ()})

@@ -12,15 +12,15 @@ import onnxruntime
 import pytest
 from click.testing import CliRunner
 
-from edgedistill.cli import cli
-from edgedistill.export.mobile_readme import readme
-from edgedistill.export.mobile_usability import Usability, parse_usability
+from edgedistill.cli.main import cli
+from edgedistill.export.mobile.readme import readme
+from edgedistill.export.mobile.usability import Usability, parse_usability
 
 CONFIG = """
 name = "digits"
 [data]
-train = "edgedistill.demo:train"
-test = "edgedistill.demo:test"
+train = "edgedistill.data.digits:train"
+test = "edgedistill.data.digits:test"
 [teacher]
 model = "zoo:mlperf-resnet8"
 width = 0.25

@@ -6,8 +6,8 @@ from onnx import numpy_helper
 from torch import nn
 
 from edgedistill.errors import ConfigError
-from edgedistill.export.metadata import annotate, metadata_of
 from edgedistill.export.onnx_export import export_onnx, save_onnx, serialized
+from edgedistill.graphs.metadata import annotate, metadata_of
 from edgedistill.quantize.prepare import calibrate, prepare
 
 

@@ -9,8 +9,8 @@ from small_onnx import requests_for, text_model
 
 from edgedistill.errors import ConfigError
 from edgedistill.export.onnx_export import serialized
-from edgedistill.export.opset import _require_same, opset_of, to_opset
-from edgedistill.export.parity import run_onnx
+from edgedistill.graphs.opset import _require_same, opset_of, to_opset
+from edgedistill.graphs.run import run_onnx
 
 AXES = np.array([2, 3], np.int64)
 

@@ -5,7 +5,8 @@ from torch import nn
 
 from edgedistill.errors import ConfigError, ParityError
 from edgedistill.export.onnx_export import export_onnx, save_onnx
-from edgedistill.export.parity import compare_outputs, require_parity, run_onnx
+from edgedistill.export.parity import compare_outputs, require_parity
+from edgedistill.graphs.run import run_onnx
 
 SCORES = np.eye(4, dtype=np.float32)[[0, 1, 2, 3] * 250][:, None]
 

@@ -8,20 +8,20 @@ import onnx
 import pytest
 from onnx import TensorProto, numpy_helper
 
-from edgedistill.config_file import load_config
+from edgedistill.config.load import load_config
 from edgedistill.deploy.bundle import write_bundle
-from edgedistill.deploy.kits import find_kits
 from edgedistill.errors import ConfigError
 from edgedistill.export.forms import answers_of
-from edgedistill.export.mobile import write_mobile
-from edgedistill.export.opset import opset_of
+from edgedistill.export.mobile.mobile import write_mobile
 from edgedistill.export.parity import compare_outputs
 from edgedistill.export.stage import export_models
-from edgedistill.job import Job
-from edgedistill.pipeline import Plan, check_targets, run_pipeline
-from edgedistill.progress import Reporter
-from edgedistill.records import ExportRecord, QuantizedRecord
-from edgedistill.runs import Run
+from edgedistill.graphs.opset import opset_of
+from edgedistill.kits.kits import find_kits
+from edgedistill.pipeline.pipeline import Plan, check_targets, run_pipeline
+from edgedistill.records.stages import ExportRecord, QuantizedRecord
+from edgedistill.runtime.folder import Run
+from edgedistill.runtime.job import Job
+from edgedistill.runtime.progress import Reporter
 
 KIT = """
 name = "strong"
@@ -46,8 +46,8 @@ opset = 19
 CONFIG = """
 name = "digits"
 [data]
-train = "edgedistill.demo:train"
-test = "edgedistill.demo:test"
+train = "edgedistill.data.digits:train"
+test = "edgedistill.data.digits:test"
 mean = [0.3]
 std = [0.4]
 [teacher]

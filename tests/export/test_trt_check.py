@@ -28,11 +28,11 @@ from plants import (
 )
 
 from edgedistill.errors import ConfigError
-from edgedistill.export.encodings import encode
-from edgedistill.export.float16 import float32_nodes, to_float16
 from edgedistill.export.lint.report import lint
-from edgedistill.export.opset import to_opset
 from edgedistill.export.trt_check import MODULE, CompiledLayer, check_with_tensorrt, read_layer
+from edgedistill.graphs.encodings import encode
+from edgedistill.graphs.float16 import float32_nodes, to_float16
+from edgedistill.graphs.opset import to_opset
 
 compiler = pytest.mark.skipif(importlib.util.find_spec(MODULE) is None, reason="the extra trt-check is not installed")
 

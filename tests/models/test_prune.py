@@ -8,7 +8,7 @@ from torch.nn import functional
 from edgedistill.errors import ConfigError
 from edgedistill.models.build import build_model, count_parameters
 from edgedistill.models.prune import example_of, prune_channels, unprunable
-from edgedistill.records import DataRecord
+from edgedistill.records.stages import DataRecord
 
 
 def record(kind: str, shape: tuple[int, ...], vocabulary: int | None = None) -> DataRecord:

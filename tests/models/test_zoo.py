@@ -8,7 +8,7 @@ import torch
 from edgedistill.errors import ConfigError
 from edgedistill.models.build import ZOO, build_model, count_parameters, load_weights
 from edgedistill.models.resnet import same_padding
-from edgedistill.records import DataRecord
+from edgedistill.records.stages import DataRecord
 
 
 def record(kind: str, shape: tuple[int, ...], classes: int = 10, vocabulary: int | None = None) -> DataRecord:

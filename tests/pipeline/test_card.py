@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from edgedistill.compare.card import Card, read_card, require_file, seal
+from edgedistill.card.card import Card, read_card, require_file, seal
 from edgedistill.errors import ConfigError
 
 CONFIG = """
 name = "digits"
 [data]
-train = "edgedistill.demo:train"
-test = "edgedistill.demo:test"
+train = "edgedistill.data.digits:train"
+test = "edgedistill.data.digits:test"
 [teacher]
 model = "zoo:resnet20"
 width = 0.25

@@ -37,8 +37,8 @@ def uneven(classes, channels):
 CONFIG = """
 name = "uneven"
 [data]
-train = "edgedistill.demo:train"
-test = "edgedistill.demo:test"
+train = "edgedistill.data.digits:train"
+test = "edgedistill.data.digits:test"
 mean = [0.305]
 std = [0.376]
 [teacher]

@@ -17,8 +17,8 @@ ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "80"}
 CONFIG = """
 name = "digits"
 [data]
-train = "edgedistill.demo:train"
-test = "edgedistill.demo:test"
+train = "edgedistill.data.digits:train"
+test = "edgedistill.data.digits:test"
 augment = ["crop:1"]
 [teacher]
 model = "zoo:resnet20"
@@ -129,7 +129,7 @@ def test_the_same_command_again_only_prints(finished: Path) -> None:
 
 def test_a_finished_run_is_printed_without_torch(finished: Path) -> None:
     code = (
-        "import sys; from edgedistill.cli import cli\n"
+        "import sys; from edgedistill.cli.main import cli\n"
         "cli(['run', 'edgedistill.toml'], standalone_mode=False)\n"
         "heavy = {'torch', 'onnxruntime', 'openvino', 'sklearn', 'matplotlib'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"

@@ -15,8 +15,8 @@ import pytest
 CONFIG = """
 name = "digits"
 [data]
-train = "edgedistill.demo:train"
-test = "edgedistill.demo:test"
+train = "edgedistill.data.digits:train"
+test = "edgedistill.data.digits:test"
 augment = ["crop:1"]
 {teachers}
 [student]

@@ -14,12 +14,13 @@ from families import FAMILIES, case
 from small_onnx import requests_for, text_model
 
 from edgedistill.errors import ConfigError
-from edgedistill.export.encodings import encode
-from edgedistill.export.graph import name_nodes
 from edgedistill.export.lint.report import lint
 from edgedistill.export.onnx_export import serialized
-from edgedistill.export.parity import compare_outputs, run_onnx
-from edgedistill.quantize.anyonnx import quantize_onnx
+from edgedistill.export.parity import compare_outputs
+from edgedistill.graphs.encodings import encode
+from edgedistill.graphs.index import name_nodes
+from edgedistill.graphs.run import run_onnx
+from edgedistill.quantize.onnx_file import quantize_onnx
 
 RNG = np.random.default_rng(0)
 

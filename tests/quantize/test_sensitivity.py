@@ -5,14 +5,14 @@ import pytest
 import torch
 from torch import nn
 
-from edgedistill.deploy.anyonnx import BenchOptions
-from edgedistill.deploy.kits import find_kits
+from edgedistill.deploy.onnx_file import BenchOptions
+from edgedistill.kits.kits import find_kits
 from edgedistill.quantize.capture import capture
 from edgedistill.quantize.escalate import Try, choose, growing
 from edgedistill.quantize.layer_timing import time_layers
 from edgedistill.quantize.prepare import calibrate, prepare
 from edgedistill.quantize.sensitivity import layer_sensitivity, only_int8
-from edgedistill.records import QuantizeStep
+from edgedistill.records.stages import QuantizeStep
 
 LAYERS = ("0", "2", "6")
 

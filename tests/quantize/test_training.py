@@ -9,7 +9,8 @@ import torch
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
 from edgedistill.export.onnx_export import export_onnx, serialized
-from edgedistill.export.parity import compare_outputs, require_parity, run_onnx
+from edgedistill.export.parity import compare_outputs, require_parity
+from edgedistill.graphs.run import run_onnx
 from edgedistill.quantize.prepare import calibrate, prepare
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "export"))

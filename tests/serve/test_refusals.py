@@ -15,7 +15,7 @@ import pytest
 from serving import Served, edgedistill
 from uploads import upload_of
 
-from edgedistill.runs import Run
+from edgedistill.runtime.folder import Run
 from edgedistill.serve.app import PAGE
 from edgedistill.serve.offer import Offer, offers
 from edgedistill.serve.runtime import read_web_kit

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from uploads import upload_of
 
-from edgedistill.runs import Run
+from edgedistill.runtime.folder import Run
 from edgedistill.serve.offer import Offer, offers
 from edgedistill.serve.runtime import read_web_kit
 from edgedistill.serve.store import file_name

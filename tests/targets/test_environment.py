@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from process import spread
 from recordings import parts, plant, write
 
-from edgedistill.measurement import Environment, Snapshot
+from edgedistill.records.measurement import Environment, Snapshot
 
 
 def program(root, name, text, code=0):

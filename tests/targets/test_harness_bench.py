@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jobs import SCRIPTED, TARGETS, arm, harness, scripted_arm, write_job
 
-from edgedistill.measurement import Measurement
+from edgedistill.records.measurement import Measurement
 
 
 def run_one(folder, script=None, program=TARGETS / "harness", job=None, **changes):

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from jobs import TARGETS, harness, scripted_arm, write_job
 from recordings import plant, recorded
 
-from edgedistill.measurement import Energy, Measurement
+from edgedistill.records.measurement import Energy, Measurement
 
 S = 1_000_000_000
 

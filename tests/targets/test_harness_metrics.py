@@ -5,7 +5,7 @@ from kit import EngineError
 from scipy import stats
 from sklearn.metrics import r2_score
 
-from edgedistill.data.tasks import TASKS, agreement_of
+from edgedistill.tasks.tasks import TASKS, agreement_of
 
 RNG = np.random.default_rng(0)
 WANTED = RNG.normal(size=(400, 1, 3)).astype(np.float32)

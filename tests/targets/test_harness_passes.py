@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jobs import SCRIPTED, harness, scripted_arm, write_job
 
-from edgedistill.measurement import Measurement
+from edgedistill.records.measurement import Measurement
 
 S = 1_000_000_000
 

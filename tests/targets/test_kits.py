@@ -11,7 +11,7 @@ import pytest
 from jobs import TARGETS, arm, harness, write_job
 from tiny_onnx import build, record
 
-from edgedistill.measurement import Measurement
+from edgedistill.records.measurement import Measurement
 
 KITS = {"openvino": "u8-f32", "ort": "u8-i32"}  # and the encoding that each runs best on x86
 

@@ -11,10 +11,10 @@ import pytest
 from jobs import arm, harness, write_job
 from tensorrt_devices import KIT, build_models, compiled
 
-from edgedistill.export.encodings import encode
-from edgedistill.export.float16 import to_float16
-from edgedistill.export.opset import to_opset
-from edgedistill.measurement import Measurement
+from edgedistill.graphs.encodings import encode
+from edgedistill.graphs.float16 import to_float16
+from edgedistill.graphs.opset import to_opset
+from edgedistill.records.measurement import Measurement
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import pytest
 from jobs import arm, harness, write_job
 from tensorrt_devices import KIT, STANDINS, build_cuda, build_models, compiled
 
-from edgedistill.measurement import Measurement
+from edgedistill.records.measurement import Measurement
 
 VERSIONS = ("8.5.2.2", "11.4.0.106")  # JetPack 5.1's and the newest; the other tests are of JetPack 6.2's
 

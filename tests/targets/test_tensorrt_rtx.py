@@ -10,9 +10,9 @@ import onnx
 import pytest
 from tensorrt_devices import KIT, STANDINS, build_cuda, build_models
 
-from edgedistill.export.encodings import encode
-from edgedistill.export.float16 import to_float16
-from edgedistill.export.opset import to_opset
+from edgedistill.graphs.encodings import encode
+from edgedistill.graphs.float16 import to_float16
+from edgedistill.graphs.opset import to_opset
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx") is None, reason="the extra trt-check is not installed"

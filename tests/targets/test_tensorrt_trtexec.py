@@ -14,7 +14,7 @@ from jobs import arm, harness, write_job
 from recordings import RECORDED, recorded
 from tensorrt_devices import KIT, STANDINS, build_cuda, build_models, compiled
 
-from edgedistill.measurement import Measurement
+from edgedistill.records.measurement import Measurement
 
 
 def kit_module(name):

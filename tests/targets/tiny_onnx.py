@@ -7,7 +7,7 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
-from edgedistill.export.encodings import encode
+from edgedistill.graphs.encodings import encode
 
 SHAPE = (1, 3, 16, 16)
 CLASSES = 5

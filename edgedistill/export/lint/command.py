@@ -7,14 +7,14 @@ from pathlib import Path
 
 import onnx
 
-from edgedistill.deploy.anyonnx import read_onnx
-from edgedistill.deploy.kits import Kit
 from edgedistill.errors import ConfigError, LintError
 from edgedistill.export.lint.fix import fix
 from edgedistill.export.lint.report import Report, limits_of, lint, usual_arch
 from edgedistill.export.trt_check import TrtCheck, check_with_tensorrt
-from edgedistill.records import Record
-from edgedistill.runs import sha256_of, write_atomic
+from edgedistill.graphs.read import read_onnx
+from edgedistill.kits.kits import Kit
+from edgedistill.records.base import Record
+from edgedistill.runtime.files import sha256_of, write_atomic
 
 SCHEMA = "edgedistill.lint/1"
 

@@ -13,13 +13,13 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from edgedistill.deploy.inputs import random_inputs
-from edgedistill.deploy.shapes import resolve_shapes
 from edgedistill.errors import ConfigError
-from edgedistill.export.graph import Index, axis_of, drop_unread, free_name, lift_constants
 from edgedistill.export.lint.view import MOVES, Limits, View, label
 from edgedistill.export.lint.whole import validity
-from edgedistill.export.opset import opset_of, to_opset
+from edgedistill.graphs.index import Index, axis_of, drop_unread, free_name, lift_constants
+from edgedistill.graphs.opset import opset_of, to_opset
+from edgedistill.graphs.random_inputs import random_inputs
+from edgedistill.graphs.shapes import resolve_shapes
 
 SHIFT = 128
 Changes = list[str]

@@ -9,12 +9,12 @@ from typing import Literal
 
 import onnx
 
-from edgedistill.deploy.kits import ARCHITECTURES, Kit, Severity
 from edgedistill.errors import ConfigError, LintError, nearest
 from edgedistill.export.lint.rules import RULES, Rule
 from edgedistill.export.lint.view import Limits, View
 from edgedistill.export.lint.whole import validity
-from edgedistill.records import Encoding, Record
+from edgedistill.kits.kits import ARCHITECTURES, Kit, Severity
+from edgedistill.records.base import Encoding, Record
 
 
 class Finding(Record):

@@ -11,10 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from edgedistill.deploy.kits import Severity
 from edgedistill.export.lint import placement, roundings, whole
 from edgedistill.export.lint.roundings import Faults
 from edgedistill.export.lint.view import View
+from edgedistill.kits.kits import Severity
 
 ONNX = "https://onnx.ai/onnx/operators/onnx__QuantizeLinear"
 TENSORRT = "https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/work-quantized-types.html"

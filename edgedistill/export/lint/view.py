@@ -11,9 +11,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from edgedistill.deploy.kits import Form, Kit
-from edgedistill.export.graph import Index, axis_of, lift_constants
-from edgedistill.records import Encoding
+from edgedistill.graphs.index import Index, axis_of, lift_constants
+from edgedistill.kits.kits import Form, Kit
+from edgedistill.records.base import Encoding
 
 ROUNDING = {"QuantizeLinear", "DequantizeLinear"}
 WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}

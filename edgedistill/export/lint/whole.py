@@ -6,10 +6,10 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from edgedistill.deploy.anyonnx import all_nodes
 from edgedistill.export.lint.roundings import Faults
 from edgedistill.export.lint.view import View, label
-from edgedistill.export.opset import opset_of
+from edgedistill.graphs.opset import opset_of
+from edgedistill.graphs.read import all_nodes
 
 MODEL = "model"
 """What stands for a node where a rule is about the file."""

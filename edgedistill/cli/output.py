@@ -1,0 +1,82 @@
+"""What commands print on stdout; heavy imports wait until there is something to print."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from edgedistill.compare.comparison import Comparison, Outcome
+    from edgedistill.pipeline.pipeline import Step
+    from edgedistill.runtime.job import Job
+
+
+def show_job(job: Job, *, as_json: bool) -> None:
+    """Print what a pipeline made: the comparison where something was measured, else a line for each stage."""
+    from edgedistill.runtime import processes
+
+    if not processes.is_first():
+        return
+    if "bench" in job.results:
+        _show_measured(job, as_json=as_json)
+        return
+    records = {name: record.model_dump(mode="json") for name, record in job.results.items()}
+    if as_json:
+        click.echo(json.dumps({"schema": "edgedistill.stages/1", "stages": records}, indent=2))
+        return
+    for name in records:
+        click.echo(f"{name:12} done, in {job.run.folder}")
+
+
+def show_plan(steps: Sequence[Step], *, as_json: bool) -> None:
+    """Print what a run would do: what is done, what is to run and why, and what each took last time."""
+    if as_json:
+        found = [asdict(step) for step in steps]
+        click.echo(json.dumps({"schema": "edgedistill.plan/1", "stages": found}, indent=2))
+        return
+    for step in steps:
+        took = "" if step.seconds is None else f"{step.seconds:.1f} s last time"
+        click.echo(f"{step.stage:12} {'done' if step.cached else 'to run':7} {took:20} {step.why or ''}".rstrip())
+    to_run = [step for step in steps if not step.cached]
+    known = [step.seconds for step in to_run if step.seconds is not None]
+    if known:
+        new = f", and {len(to_run) - len(known)} stages that have not run yet" if len(known) < len(to_run) else ""
+        click.echo(f"to run: about {sum(known):.0f} s by last time{new}")
+
+
+def _show_measured(job: Job, *, as_json: bool) -> None:
+    """Print the comparison of a run's models and hold the configuration's gates against it."""
+    from edgedistill.gates.judge import compare_job, require_passed
+
+    comparison, form = compare_job(job), "json" if as_json else None
+    print_comparison(comparison, form)
+    show_outcomes(comparison.gates, form)
+    if "report" in job.results and not as_json:
+        click.echo(f"Report: {job.run.folder / 'report.html'}")
+    require_passed(comparison.gates)
+
+
+def print_comparison(comparison: Comparison, form: str | None = None) -> None:
+    """Print a comparison as a table that fits the terminal, as "json" or as "markdown"."""
+    from edgedistill.compare.comparison import to_json
+    from edgedistill.compare.markdown import to_markdown
+    from edgedistill.compare.table import render_table
+
+    if form is not None:
+        click.echo({"json": to_json, "markdown": to_markdown}[form](comparison).rstrip("\n"))
+        return
+    from rich.console import Console
+
+    Console(highlight=False).print(render_table(comparison))
+
+
+def show_outcomes(outcomes: Sequence[Outcome], form: str | None) -> None:
+    """Print a line for each gate, as logs of CI systems want it; on stderr where stdout has another form."""
+    from edgedistill.gates.judge import line
+
+    for outcome in outcomes:
+        click.echo(line(outcome), err=form is not None)

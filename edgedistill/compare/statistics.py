@@ -1,0 +1,188 @@
+"""Is a difference real? Speedups and accuracy drops with their 95 % intervals.
+
+The process is the sample: inferences within one process share its luck (memory layout, clock, neighbours), so their number says
+nothing about how far a second process would land. Intervals of latency therefore come from one p50 per fresh process.
+
+Other work on a machine now and then slows a whole process by a tenth or by half. Simulated with one such process in ten, five a side,
+Welch's interval becomes so wide that a model 5 % slower is found in 6 of 10 comparisons; without each side's fastest and slowest fifth
+it is found in 9 of 10, and without such processes always, either way. Neither finds a difference where there is none too often.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from scipy import stats
+
+from edgedistill.records.base import Record
+from edgedistill.records.measurement import Accuracy, Measurement
+
+NOISE_FLOOR = 0.03
+"""The smallest relative difference called real; stands in until measurements record the A/A floor of their own machine."""
+
+MINIMUM_PROCESSES = 3
+"""Below this, a variance of process p50s is a guess."""
+
+TRIM = 0.2
+"""The fraction of processes at either end that is left out, rounded down: one of five, none of four."""
+
+SpeedVerdict = Literal["faster", "slower", "no difference seen", "cannot tell"]
+AccuracyVerdict = Literal["lower", "higher", "no difference seen"]
+
+
+class Speedup(Record):
+    """Baseline p50 over candidate p50, as trimmed geometric means over processes: above 1 the candidate is faster."""
+
+    value: float
+    ci95: tuple[float, float] | None
+    verdict: SpeedVerdict
+    processes: tuple[int, int]
+
+
+class AccuracyDrop(Record):
+    """Baseline accuracy less the candidate's, in percentage points: above 0 the candidate is less accurate.
+
+    `paired` tells an interval that knows which samples both got right from one that takes the two as independent; then
+    `only_baseline` and `only_candidate` count the samples that one alone got right, and `p_value` is McNemar's exact one.
+    """
+
+    points: float
+    ci95_points: tuple[float, float]
+    verdict: AccuracyVerdict
+    paired: bool
+    only_baseline: int | None = None
+    only_candidate: int | None = None
+    p_value: float | None = None
+
+
+def speedup(baseline: Measurement, candidate: Measurement) -> Speedup:
+    """Compare two measurements by the p50s of their processes."""
+    before = [process.p50_ns for process in baseline.processes]
+    after = [process.p50_ns for process in candidate.processes]
+    return speedup_of(before, after)
+
+
+def speedup_of(baseline_p50s: Sequence[float], candidate_p50s: Sequence[float]) -> Speedup:
+    """Compare per-process p50s by Yuen's interval (1974) of trimmed means, on logarithms: the values are positive, and ratios matter.
+
+    With fewer than five processes nothing is trimmed, and the interval is Welch's.
+    """
+    before, after = np.sort(np.log(np.asarray(baseline_p50s))), np.sort(np.log(np.asarray(candidate_p50s)))
+    difference = float(_trimmed(before).mean() - _trimmed(after).mean())
+    interval = _yuen(before, after, difference) if min(len(before), len(after)) >= MINIMUM_PROCESSES else None
+    ci95 = None if interval is None else (math.exp(interval[0]), math.exp(interval[1]))
+    return Speedup(
+        value=math.exp(difference),
+        ci95=ci95,
+        verdict=_speed_verdict(difference, interval),
+        processes=(len(before), len(after)),
+    )
+
+
+def difference_of(baseline: Sequence[float], candidate: Sequence[float]) -> tuple[float, tuple[float, float]]:
+    """Return the candidate's trimmed mean less the baseline's and Yuen's interval; three values a side at least."""
+    before, after = np.sort(np.asarray(baseline, dtype=float)), np.sort(np.asarray(candidate, dtype=float))
+    difference = float(_trimmed(after).mean() - _trimmed(before).mean())
+    return difference, _yuen(before, after, difference)
+
+
+def level_of(values: Sequence[float]) -> tuple[float, float, float] | None:
+    """Return the trimmed geometric mean of processes' values and its interval (Tukey and McLaughlin 1963); None for too few."""
+    if len(values) < MINIMUM_PROCESSES:
+        return None
+    ordered = np.sort(np.log(np.asarray(values)))
+    kept = _trimmed(ordered)
+    margin = float(stats.t.ppf(0.975, len(kept) - 1)) * math.sqrt(_trimmed_variance(ordered))
+    mean = float(kept.mean())
+    return math.exp(mean), math.exp(mean - margin), math.exp(mean + margin)
+
+
+def _trimmed(ordered: np.ndarray) -> np.ndarray:
+    cut = int(TRIM * len(ordered))
+    return ordered[cut : len(ordered) - cut]
+
+
+def _yuen(before: np.ndarray, after: np.ndarray, difference: float) -> tuple[float, float]:
+    sizes = len(_trimmed(before)), len(_trimmed(after))
+    parts = _trimmed_variance(before), _trimmed_variance(after)
+    error = math.sqrt(sum(parts))
+    if error == 0:
+        return difference, difference
+    freedom = sum(parts) ** 2 / sum(part**2 / (size - 1) for part, size in zip(parts, sizes, strict=True))
+    margin = float(stats.t.ppf(0.975, freedom)) * error
+    return difference - margin, difference + margin
+
+
+def _trimmed_variance(ordered: np.ndarray) -> float:
+    """Return the variance of a trimmed mean: from values of which the trimmed ones are drawn in to those that are kept."""
+    kept = _trimmed(ordered)
+    drawn_in = np.clip(ordered, kept[0], kept[-1])
+    return float(drawn_in.var(ddof=1)) * (len(ordered) - 1) / (len(kept) * (len(kept) - 1))
+
+
+def _speed_verdict(difference: float, interval: tuple[float, float] | None) -> SpeedVerdict:
+    if interval is None:
+        return "cannot tell"
+    floor = math.log1p(NOISE_FLOOR)
+    if interval[0] > 0 and difference > floor:
+        return "faster"
+    if interval[1] < 0 and difference < -floor:
+        return "slower"
+    return "no difference seen"
+
+
+def accuracy_drop(baseline: Accuracy, candidate: Accuracy, correlation: float | None = None) -> AccuracyDrop:
+    """Compare two accuracies by Newcombe's interval (1998, method 10), built from the Wilson interval of each.
+
+    Models that answer the same samples mostly err on the same ones; their `correlation` narrows the interval. Without it the two
+    are taken as independent, which misses some real differences and rarely claims a false one.
+    """
+    (low_b, high_b), (low_c, high_c) = baseline.ci95, candidate.ci95
+    drop, phi = baseline.value - candidate.value, correlation or 0.0
+    low = drop - _combined(baseline.value - low_b, high_c - candidate.value, phi)
+    high = drop + _combined(high_b - baseline.value, candidate.value - low_c, phi)
+    verdict: AccuracyVerdict = "lower" if low > 0 else "higher" if high < 0 else "no difference seen"
+    return AccuracyDrop(
+        points=100 * drop, ci95_points=(100 * low, 100 * high), verdict=verdict, paired=correlation is not None
+    )
+
+
+def paired_drop(baseline: np.ndarray, candidate: np.ndarray, confidence: float = 0.95) -> AccuracyDrop:
+    """Compare which of the same samples two models got right: Newcombe's paired interval, and McNemar's exact test.
+
+    The test asks of the samples that one model alone got right whether each was as likely to be the one's as the other's.
+    """
+    n = len(baseline)
+    before, after = (wilson(float(correct.mean()), n, confidence) for correct in (baseline, candidate))
+    only_b, only_c = int((baseline & ~candidate).sum()), int((~baseline & candidate).sum())
+    p_value = float(stats.binomtest(only_b, only_b + only_c).pvalue) if only_b + only_c else 1.0
+    drop = accuracy_drop(before, after, correctness_correlation(baseline, candidate))
+    return drop.model_copy(update={"only_baseline": only_b, "only_candidate": only_c, "p_value": p_value})
+
+
+def correctness_correlation(baseline: np.ndarray, candidate: np.ndarray) -> float:
+    """Return how far two models are right on the same samples: phi, with Newcombe's continuity correction."""
+    n = len(baseline)
+    both, neither = int((baseline & candidate).sum()), int((~baseline & ~candidate).sum())
+    only_b, only_c = int((baseline & ~candidate).sum()), int((~baseline & candidate).sum())
+    scale = (both + only_b) * (neither + only_c) * (both + only_c) * (neither + only_b)
+    if scale == 0:
+        return 0.0
+    cross = both * neither - only_b * only_c
+    return (max(cross - n / 2, 0.0) if cross > 0 else cross) / math.sqrt(scale)
+
+
+def _combined(one: float, other: float, phi: float) -> float:
+    return math.sqrt(max(0.0, one * one - 2 * phi * one * other + other * other))
+
+
+def wilson(fraction: float, n: int, confidence: float = 0.95) -> Accuracy:
+    """Give a fraction of n samples its Wilson interval, which is of 95 % where nothing else is asked for."""
+    z = float(stats.norm.ppf(0.5 + confidence / 2))
+    centre = (fraction + z * z / (2 * n)) / (1 + z * z / n)
+    margin = z / (1 + z * z / n) * math.sqrt(fraction * (1 - fraction) / n + z * z / (4 * n * n))
+    low, high = max(0.0, min(fraction, centre - margin)), min(1.0, max(fraction, centre + margin))
+    return Accuracy(metric="top1", value=fraction, ci95=(low, high), n=n)

@@ -1,0 +1,1 @@
+"""`edgedistill.toml` as frozen records, and how it is read and written."""

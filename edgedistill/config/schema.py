@@ -1,0 +1,256 @@
+"""`edgedistill.toml` as frozen records; unknown keys are refused with the nearest match.
+
+Paths in a configuration are relative to its own folder.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    Field,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
+
+from edgedistill.config.gates import GateConfig
+from edgedistill.config.training import (
+    FEATURE_LOSSES,
+    LOGIT_LOSSES,
+    VALUE_LOSSES,
+    Count,
+    DistillConfig,
+    Fraction,
+    Positive,
+    StudentConfig,
+    TeacherConfig,
+)
+from edgedistill.records.base import Activations, Record
+
+
+class MelConfig(Record):
+    """A log-mel front end for waveforms of `rate` samples per second; `high_hz` is half the rate when it is not given.
+
+    Waveforms are int16, divided by 32768, or float in [-1, 1); TensorRT has no int16, so give it float.
+    """
+
+    rate: Count
+    window_ms: Positive = 32.0
+    hop_ms: Positive = 16.0
+    bins: Count = 40
+    low_hz: Annotated[float, Field(ge=0)] = 20.0
+    high_hz: Positive | None = None
+
+    @property
+    def window(self) -> int:
+        """The window in samples, which is also the length of the Fourier transform."""
+        return round(self.rate * self.window_ms / 1000)
+
+    @property
+    def hop(self) -> int:
+        """The step from window to window in samples."""
+        return round(self.rate * self.hop_ms / 1000)
+
+    @property
+    def top_hz(self) -> float:
+        """The upper edge of the highest filter."""
+        return self.rate / 2 if self.high_hz is None else self.high_hz
+
+    @model_validator(mode="after")
+    def _is_possible(self) -> MelConfig:
+        if self.hop < 1 or self.window < 2:
+            raise ValueError(f"window_ms and hop_ms are {self.window} and {self.hop} samples; lengthen them")
+        if not self.low_hz < self.top_hz <= self.rate / 2:
+            raise ValueError(
+                f"filters from {self.low_hz} to {self.top_hz} Hz; they must rise, up to {self.rate / 2} Hz"
+            )
+        return self
+
+
+class DataConfig(Record):
+    """Where the data is; without `test` and `val`, `test_fraction` and then `val_fraction` of train are split off.
+
+    `size` resizes the images of a folder; `seconds` is what the clips of a folder of WAV files are cut or padded to.
+
+    With `mel`, waveforms become log-mel pictures before they reach a model, and `mean` and `std` are of those. The labels
+    of a `task` other than classification are values (N,) or vectors (N, D), and `classes` are the names of the D. Data
+    without labels is for an embedding of `dimensions` values, which the teacher alone knows.
+    """
+
+    train: str
+    test: str | None = None
+    val: str | None = None
+    test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    kind: Literal["image", "signal", "tokens"] | None = None
+    size: Count | None = None
+    seconds: Positive | None = None
+    task: Literal["classification", "regression", "embedding"] = "classification"
+    mel: MelConfig | None = None
+    classes: tuple[str, ...] | None = None
+    dimensions: Annotated[int, Field(ge=2)] | None = None
+    augment: tuple[str, ...] = ()
+    mean: tuple[float, ...] | None = None
+    std: tuple[Positive, ...] | None = None
+
+
+class QuantizeConfig(Record):
+    """int8: after training (ptq), with fine-tuning (qat), or as far towards float as `max_drop` points need (auto).
+
+    Ranges come from `samples` training inputs. Fine-tuning learns from the float student for `epochs`, on batches of
+    [distill] batch_size, with AdamW and a peak learning rate of `lr`. With "unsigned" `activations` what a ReLU gives has
+    255 steps instead of 127, in files that TensorRT does not take, and that x86 without VNNI sums up wrongly.
+    """
+
+    mode: Literal["none", "ptq", "qat", "auto"] = "auto"
+    max_drop: Positive = 0.5
+    samples: Count = 512
+    ranges: Literal["mse", "minmax"] = "mse"
+    activations: Activations = "signed"
+    skip: tuple[str, ...] = ()
+    epochs: Count = 5
+    lr: Positive = 5e-4
+
+
+class ExportConfig(Record):
+    """`bake` makes preprocessing ("normalize") and softmax ("scores") part of the file: raw inputs in, scores out.
+
+    `opset` is what the file will have, or the export fails; by default the highest that every target accepts.
+    """
+
+    bake: tuple[Literal["normalize", "scores"], ...] = ()
+    opset: Count | None = None
+
+
+class Budget(Record):
+    """Limits that a model should meet on a target; energy in millijoules per inference."""
+
+    p95_ms: Positive | None = None
+    size_bytes: Count | None = None
+    memory_bytes: Count | None = None
+    energy_mj: Positive | None = None
+    accuracy: Fraction | None = None
+
+
+class TargetConfig(Record):
+    """A kit on a device, and the precisions to measure there."""
+
+    name: str
+    kit: str
+    device: str = "local"
+    precisions: tuple[str, ...] = ("fp32", "int8")
+    threads: Count = 1
+    watts: Positive | None = None
+    budget: Budget = Budget()
+
+
+class BenchConfig(Record):
+    """Fresh processes per model, and seconds of steady inference in each; then `soak_minutes` of sustained inference.
+
+    `meter` is a CSV file that an external power meter writes meanwhile. `watts`, which a target may have of its own, is what
+    a device draws by the user's word: an estimate of energy where nothing measures it, labelled as one.
+    """
+
+    processes: Annotated[int, Field(ge=1)] = 5
+    seconds: Positive = 10.0
+    soak_minutes: Annotated[float, Field(ge=0)] = 0.0
+    meter: str | None = None
+    watts: Positive | None = None
+
+
+class TrackingConfig(Record):
+    """The trackers that each training tells of its epochs; each is an extra of the same name."""
+
+    trackers: tuple[Literal["tensorboard", "mlflow"], ...] = ()
+
+
+def _one_or_several(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+    """Take [teacher] or [[teacher]]; an error in a single table is then not said to be in the first of several."""
+    return (TeacherConfig.model_validate(value),) if isinstance(value, dict) else validate(value)
+
+
+class Config(Record):
+    """A whole edgedistill.toml; `target` is one table per target, and `teacher` may be one table per teacher."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    data: DataConfig
+    teachers: Annotated[tuple[TeacherConfig, ...], WrapValidator(_one_or_several)] = Field(
+        alias="teacher", min_length=1
+    )
+    student: StudentConfig
+    distill: DistillConfig = DistillConfig()
+    quantize: QuantizeConfig = QuantizeConfig()
+    export: ExportConfig = ExportConfig()
+    target: tuple[TargetConfig, ...] = ()
+    bench: BenchConfig = BenchConfig()
+    gate: GateConfig = GateConfig()
+    tracking: TrackingConfig = TrackingConfig()
+    folder: Path = Field(default=Path(), exclude=True)
+
+    @model_validator(mode="after")
+    def _targets_are_distinct(self) -> Config:
+        if not self.target:
+            raise ValueError("no [[target]]; add one, for example name = 'pc', kit = 'openvino'")
+        seen: set[tuple[str, str]] = set()
+        for target in self.target:
+            if (target.device, target.kit) in seen:
+                raise ValueError(
+                    f"two targets run kit '{target.kit}' on device '{target.device}'; merge their precisions"
+                )
+            seen.add((target.device, target.kit))
+        return self
+
+    @model_validator(mode="after")
+    def _loss_fits_the_task(self) -> Config:
+        task, loss = self.data.task, self.distill.loss
+        if self.data.dimensions is not None and task != "embedding":
+            raise ValueError(f"data.dimensions: is for task = 'embedding', and data.task is '{task}'; remove the key")
+        if task == "classification" and loss == "cosine":
+            raise ValueError(
+                "distill.loss: 'cosine' compares vectors, and data.task is 'classification'; use kd or dist, or mse"
+            )
+        if task == "classification":
+            return self
+        if loss in (*LOGIT_LOSSES, *FEATURE_LOSSES) and loss not in VALUE_LOSSES:
+            raise ValueError(
+                f"distill.loss: '{loss}' compares classes, and data.task is '{task}'; set loss = 'mse' or 'cosine'"
+            )
+        if self.distill.top_k:
+            raise ValueError(f"distill.top_k: is for classes, and data.task is '{task}'; remove the key")
+        if "scores" in self.export.bake:
+            raise ValueError(f"export.bake: scores are of classes, and data.task is '{task}'; remove 'scores'")
+        if any(plan.label_smoothing for plan in (*self.teachers, self.distill)):
+            raise ValueError(f"label_smoothing is for classes, and data.task is '{task}'; remove the key")
+        return self
+
+    @model_validator(mode="after")
+    def _features_have_layers(self) -> Config:
+        form = Path(self.teacher.model).suffix
+        if self.distill.uses_features and form in (".onnx", ".npy"):
+            raise ValueError(
+                f"distill: loss '{self.distill.loss}' needs the layers of a torch teacher, and {self.teacher.model} has "
+                "none; use kd, dkd, dist, ls or mse"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _teachers_fit_their_use(self) -> Config:
+        if self.distill.uses_features and len(self.teachers) > 1:
+            raise ValueError(f"distill: loss '{self.distill.loss}' compares the layers of one teacher; name only one")
+        if self.student.prune is not None and Path(self.teacher.model).suffix in (".onnx", ".npy"):
+            raise ValueError(
+                f"student.prune: needs a torch teacher, and {self.teacher.model} is none; name a student.model"
+            )
+        return self
+
+    @property
+    def teacher(self) -> TeacherConfig:
+        """The first teacher: the one that is exported, measured as the baseline, pruned, and asked for features."""
+        return self.teachers[0]
+
+    def path(self, text: str) -> Path:
+        """Resolve a path of this configuration against the folder it was read from."""
+        return (self.folder / text).resolve()

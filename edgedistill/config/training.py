@@ -1,0 +1,156 @@
+"""What [teacher], [student] and [distill] say: models, how they are trained, and the losses with the keys that each reads."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from edgedistill.errors import nearest
+from edgedistill.records.base import Record
+from edgedistill.runtime.user_code import is_function
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class TrainingConfig(Record):
+    """How a model is trained: the same keys for the teacher and the student."""
+
+    epochs: Count = 30
+    batch_size: Count = 128
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: Positive | None = None
+    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    schedule: Literal["onecycle", "cosine"] = "onecycle"
+    label_smoothing: Fraction = 0.0
+    ema: Fraction = 0.0
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    accumulate: Count = 1
+
+    @property
+    def peak_lr(self) -> float:
+        """The learning rate at the schedule's peak: given, or 0.1 for SGD with momentum and 0.001 for AdamW."""
+        return self.lr if self.lr is not None else {"sgd": 0.1, "adamw": 1e-3}[self.optimizer]
+
+
+class TeacherConfig(TrainingConfig):
+    """A teacher; without `weights` it is trained first; `engine` runs it over the soft labels, the faster by default.
+
+    `width` and `depth` multiply channels and blocks of a layout; `weight` is this teacher's share among several.
+    """
+
+    model: str
+    weights: str | None = None
+    width: Positive = 1.0
+    depth: Positive = 1.0
+    weight: Positive = 1.0
+    engine: Literal["auto", "torch", "openvino"] = "auto"
+
+
+class StudentConfig(Record):
+    """The student: a model, untrained, or the first teacher with the fraction `prune` of its channels removed.
+
+    Channels are removed from each group of layers that share them, rounded up; half the channels leave a quarter of the
+    parameters of most convolutional networks, half of those of CIFAR ResNets, whose trunk stays, and three quarters of
+    those of transformers, which lose channels between the two dense layers of a block only.
+    """
+
+    model: str | None = None
+    width: Positive = 1.0
+    depth: Positive = 1.0
+    prune: Annotated[float, Field(gt=0, lt=1)] | None = None
+
+    @model_validator(mode="after")
+    def _is_one_thing(self) -> StudentConfig:
+        if (self.model is None) == (self.prune is None):
+            raise ValueError(
+                "takes either model = 'zoo:mlperf-resnet8', for example, or prune = 0.5, the pruned teacher"
+            )
+        if self.prune is not None and (self.width, self.depth) != (1.0, 1.0):
+            raise ValueError("prune takes the teacher's width and depth; remove width and depth from [student]")
+        return self
+
+
+LOGIT_LOSSES: Final = ("kd", "dkd", "dist", "ls", "mse", "cosine")
+VALUE_LOSSES: Final = ("mse", "cosine")
+FEATURE_LOSSES: Final = ("hint", "at", "rkd")
+SOFTENED: Final = frozenset({"kd", "dkd", "ls", *FEATURE_LOSSES})
+READ_BY: Final[dict[str, frozenset[str]]] = {
+    "temperature": SOFTENED | {"dist"},
+    "standardize": SOFTENED,
+    "dkd_alpha": frozenset({"dkd"}),
+    "dkd_beta": frozenset({"dkd"}),
+    "feature_weight": frozenset(FEATURE_LOSSES),
+    "student_layers": frozenset(FEATURE_LOSSES),
+    "teacher_layers": frozenset(FEATURE_LOSSES),
+}
+"""The losses that read a key; with any other loss, setting it is an error, as it would do nothing."""
+
+
+class DistillConfig(TrainingConfig):
+    """The loss is hard_weight * cross-entropy + (1 - hard_weight) * the term that `loss` names.
+
+    hint, at and rkd name feature terms; then the term in that sum is kd, and feature_weight * the sum over
+    the pairs of layers is added to it. A `loss` of package.module:function is the user's own term. Values and vectors
+    have mse in place of cross-entropy or, with the loss cosine, cosine. Of a view's logits the soft labels keep the
+    `top_k` largest and the sum of the others, by default 32 of more than 2,000 and else all; 0 keeps all.
+    """
+
+    loss: str = "kd"
+    temperature: Positive = 4.0
+    hard_weight: Annotated[float, Field(ge=0, le=1)] = 0.1
+    standardize: bool = False
+    dkd_alpha: Annotated[float, Field(ge=0)] = 1.0
+    dkd_beta: Annotated[float, Field(ge=0)] = 2.0
+    feature_weight: Positive | None = None
+    student_layers: tuple[str, ...] = ()
+    teacher_layers: tuple[str, ...] = ()
+    views: Annotated[int, Field(ge=0)] = 8
+    top_k: Annotated[int, Field(ge=0)] | None = None
+    control: bool = False
+    seeds: Count = 1
+
+    @property
+    def uses_features(self) -> bool:
+        """Tell a loss on the outputs of layers from one on logits alone."""
+        return self.loss in FEATURE_LOSSES
+
+    @property
+    def feature_scale(self) -> float:
+        """The weight of the feature term: given, or what trains at the default rate.
+
+        The papers' weights go with their layers, sizes and rates: hint at 100 ends every student trained here at chance.
+        """
+        if self.feature_weight is not None:
+            return self.feature_weight
+        return {"hint": 1.0, "at": 10.0, "rkd": 1.0}[self.loss]
+
+    @field_validator("loss")
+    @classmethod
+    def _loss_is_known(cls, loss: str) -> str:
+        known = (*LOGIT_LOSSES, *FEATURE_LOSSES)
+        if loss not in known and not is_function(loss):
+            raise ValueError(f"no loss '{loss}'; name your own as package.module:function{nearest(loss, known)}")
+        return loss
+
+    @model_validator(mode="after")
+    def _keys_fit_the_loss(self) -> DistillConfig:
+        for key, losses in READ_BY.items():
+            if self.loss not in losses and getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(f"loss '{self.loss}' does not read '{key}'; only {', '.join(sorted(losses))} would")
+        if not self.uses_features:
+            return self
+        if self.views:
+            raise ValueError(
+                f"loss '{self.loss}' compares features, which are not cached (views = {self.views}); set views = 0, "
+                "so that the teacher runs beside the student"
+            )
+        if not self.student_layers or len(self.student_layers) != len(self.teacher_layers):
+            raise ValueError(
+                f"loss '{self.loss}' compares layers in pairs, but student_layers names {len(self.student_layers)} and "
+                f"teacher_layers {len(self.teacher_layers)}; for example student_layers = ['blocks.1'], "
+                "teacher_layers = ['layer2']"
+            )
+        return self

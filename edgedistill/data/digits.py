@@ -1,0 +1,30 @@
+"""The demo's data: scikit-learn's bundled handwritten digits (Alpaydin and Kaynak 1998), 8x8 grey levels from 0 to 16."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+
+from edgedistill.data.sources import Array
+
+CONFIG = Path(__file__).parents[1] / "config" / "demo.toml"
+
+
+def train() -> tuple[Array, Array]:
+    """Return 1,437 images (N, 8, 8) uint8 and their labels."""
+    return _split(0)
+
+
+def test() -> tuple[Array, Array]:
+    """Return the other 360."""
+    return _split(1)
+
+
+def _split(part: int) -> tuple[Array, Array]:
+    digits = load_digits()
+    images = (digits.images * 255 / 16).round().astype(np.uint8)
+    parts = train_test_split(images, digits.target, test_size=360, stratify=digits.target, random_state=0)
+    return parts[part], parts[2 + part]

@@ -1,0 +1,208 @@
+"""A look at data that is to be learned from: what it is, and the keys of [data] that fit it."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+
+from edgedistill.config.schema import MelConfig
+from edgedistill.data.audio import Clip, read_clips, read_header, wav_files
+from edgedistill.data.dataset import Kind, channels_of, kind_of
+from edgedistill.data.sources import IMAGE_SUFFIXES, Array, decode_image, image_files, load_source
+from edgedistill.errors import ConfigError
+from edgedistill.records.base import Record
+
+TRAIN_NAMES: Final = ("train", "training")
+TEST_NAMES: Final = ("test", "testing")
+VAL_NAMES: Final = ("val", "valid", "validation")
+"""The names of folders and files that hold a split; without a test set the validation set is taken for it."""
+
+SAMPLES, CLIPS = 2000, 200
+"""So many samples, and clips of sound, evenly spread, tell mean and deviation well enough."""
+
+LARGEST_SIDE = 96
+"""Larger images are resized to this, on which a network trains within hours without a GPU; `size` in [data] is easily raised."""
+
+FEWEST = 4
+"""A class needs so many samples to be in the training, validation and test set."""
+
+Form = Literal["images", "audio", "signals", "tokens"]
+FORMS: Final[dict[Kind, Form]] = {"image": "images", "signal": "signals", "tokens": "tokens"}
+
+
+class Found(Record):
+    """What was found: `keys` are those of [data], `fewest` the samples of the smallest class in `train`.
+
+    `side` is an image's smaller side once it is resized, or the bins of a log-mel picture. `said` describes it in a line.
+    """
+
+    form: Form
+    said: str
+    keys: dict[str, Any]
+    train: int
+    classes: int
+    fewest: int
+    side: int
+
+    @property
+    def is_regression(self) -> bool:
+        """Tell values from classes."""
+        return self.keys.get("task") == "regression"
+
+
+def look_at(data: Path, test: Path | None, folder: Path) -> Found:
+    """Look at a source, and at the test set that is given or lies in it; paths in `keys` are relative to `folder`.
+
+    Raises ConfigError for what is not there or cannot be learned from as it is.
+    """
+    if not data.exists():
+        raise ConfigError(f"{data}: no such file or folder")
+    train, others = _splits(data)
+    others |= {} if test is None else {"test": test}
+    if "test" not in others and "val" in others:
+        others = {"test": others["val"]}
+    keys: dict[str, Any] = {key: _relative(path, folder) for key, path in ({"train": train} | others).items()}
+    if train.is_file():
+        return _arrays(train, keys)
+    if clips := wav_files(train):
+        return _audio(train, clips, keys)
+    return _images(train, keys)
+
+
+def _splits(data: Path) -> tuple[Path, dict[str, Path]]:
+    """Return the training set and, by key, those beside it; a source that has no such parts is all for training."""
+    if data.is_file():
+        if data.suffix != ".npz":
+            raise ConfigError(f"{data}: is neither a folder nor an .npz file")
+        return data, _beside(data.parent) if data.stem in TRAIN_NAMES else {}
+    train = next(_parts(data, TRAIN_NAMES), None)
+    if train is not None:
+        return train, _beside(data)
+    if arrays := sorted(data.glob("*.npz")):
+        named = ", ".join(path.name for path in arrays)
+        raise ConfigError(f"{data}: holds {named}; name the one to train on, and the other with --test")
+    return data, {}
+
+
+def _beside(folder: Path) -> dict[str, Path]:
+    found = {"test": next(_parts(folder, TEST_NAMES), None), "val": next(_parts(folder, VAL_NAMES), None)}
+    return {key: path for key, path in found.items() if path is not None}
+
+
+def _parts(data: Path, names: Sequence[str]) -> Iterator[Path]:
+    return (path for name in names for path in (data / name, data / f"{name}.npz") if path.exists())
+
+
+def _images(folder: Path, keys: dict[str, Any]) -> Found:
+    from PIL import Image
+
+    files = image_files(folder)
+    if not files:
+        loose = [path.name for path in sorted(folder.glob("*")) if path.suffix.lower() in {*IMAGE_SUFFIXES, ".wav"}]
+        hint = f"{loose[0]} lies in no class folder; " if loose else ""
+        raise ConfigError(f"{folder}: {hint}expected {folder.name}/CLASS/IMAGE.png or {folder.name}/CLASS/CLIP.wav")
+    sizes: Counter[tuple[int, int]] = Counter()
+    for file in files:
+        with Image.open(file) as image:
+            sizes[image.size] += 1
+    width, height = sizes.most_common(1)[0][0]
+    side = min(width, height)
+    if len(sizes) > 1 or side > LARGEST_SIDE:
+        side = keys["size"] = min(side, LARGEST_SIDE)
+    mode = "L" if decode_image(files[0], None, None).ndim == 2 else "RGB"
+    pixels = np.stack([decode_image(file, keys.get("size"), mode) for file in _some(files)])
+    keys |= _statistics(pixels.reshape(len(pixels), -1, 1 if mode == "L" else 3), 255)
+    others = f" and {len(sizes) - 1} other sizes" if len(sizes) > 1 else ""
+    said = f"{len(files)} images of {width}\u00d7{height}{others}, {'grey' if mode == 'L' else 'colour'}"
+    return _found("images", said, keys, side, _names(files, folder))
+
+
+def _audio(folder: Path, files: Sequence[Path], keys: dict[str, Any]) -> Found:
+    headers: list[Clip] = [read_header(file) for file in files]
+    rate, lengths = headers[0].rate, sorted(header.length for header in headers)
+    if lengths[0] != lengths[-1]:  # nineteen of twenty clips are heard to their end
+        keys["seconds"] = round(lengths[int(0.95 * (len(lengths) - 1))] / rate, 3)
+    mel = MelConfig(rate=rate, window_ms=32, hop_ms=20, bins=40 if rate >= 16000 else 32)
+    keys["mel"] = {"rate": rate, "window_ms": mel.window_ms, "hop_ms": mel.hop_ms, "bins": mel.bins}
+    if lengths[len(lengths) // 2] < 4 * mel.window:
+        raise ConfigError(
+            f"{folder}: clips of {lengths[len(lengths) // 2] / rate:.3f} s are too short for a log-mel picture"
+        )
+    keys |= _mel_statistics(read_clips(_some(files, CLIPS), keys.get("seconds")), mel)
+    said = f"{len(files)} clips of {lengths[0] / rate:.3g} to {lengths[-1] / rate:.3g} s, {rate} samples per second"
+    return _found("audio", said, keys, mel.bins, _names(files, folder))
+
+
+def _mel_statistics(clips: Array, mel: MelConfig) -> dict[str, Any]:
+    """Return mean and deviation of the log-mel pictures, which is what [data] mean and std are of."""
+    import torch
+
+    from edgedistill.data.mel import LogMel
+
+    with torch.no_grad():
+        pictures = LogMel(mel)(torch.from_numpy(clips / np.float32(32768))[:, None])
+    return {"mean": [round(float(pictures.mean()), 2)], "std": [round(max(float(pictures.std()), 1e-3), 2)]}
+
+
+def _arrays(file: Path, keys: dict[str, Any]) -> Found:
+    source = load_source(file.name, file.parent)
+    inputs, labels = source.inputs, source.labels
+    if not source.is_labelled:
+        raise ConfigError(
+            f"{file}: has no labels (an array 'labels'), so only a teacher of yours can teach: see task = 'embedding' in the "
+            "file that 'edgedistill init' writes without --data"
+        )
+    kind = kind_of(inputs)
+    if not np.issubdtype(labels.dtype, np.integer) or labels.ndim != 1:
+        keys["task"] = "regression"
+    form = FORMS[kind]
+    if kind != "tokens":
+        some = np.asarray(inputs[:: max(1, len(inputs) // SAMPLES)])
+        scale = {"uint8": 255, "int16": 32768}.get(inputs.dtype.name, 1)
+        keys |= _statistics(some.reshape(len(some), -1, channels_of(kind, inputs.shape[1:])), scale)
+    shape = "\u00d7".join(map(str, inputs.shape[1:]))
+    names = [str(label) for label in labels] if "task" not in keys else []
+    return _found(
+        form, f"{len(inputs)} {form} of {shape} {inputs.dtype}", keys, min(inputs.shape[1:3]), names, len(inputs)
+    )
+
+
+def _found(
+    form: Form, said: str, keys: dict[str, Any], side: int, names: Sequence[str], count: int | None = None
+) -> Found:
+    classes = Counter(names)
+    few = min(classes, key=lambda name: classes[name], default=None)
+    if few is not None and classes[few] < FEWEST:
+        raise ConfigError(f"data: class '{few}' has {classes[few]} samples; each needs at least {FEWEST}, to be split")
+    described = (
+        f"{said}; {len(classes)} classes of {min(classes.values())} to {max(classes.values())}" if classes else said
+    )
+    return Found(
+        form=form, said=described, keys=keys, train=len(names) if count is None else count, classes=len(classes),
+        fewest=min(classes.values(), default=0), side=side,
+    )  # fmt: skip
+
+
+def _statistics(values: Array, scale: int) -> dict[str, Any]:
+    """Return mean and deviation of each channel of samples (N, positions, channels), as [data] wants them."""
+    flat = values.reshape(-1, values.shape[-1]).astype(np.float64) / scale
+    mean, std = flat.mean(axis=0), np.maximum(flat.std(axis=0), 1e-3)
+    return {"mean": [float(f"{x:.3g}") for x in mean], "std": [float(f"{x:.3g}") for x in std]}
+
+
+def _names(files: Sequence[Path], folder: Path) -> list[str]:
+    return [file.relative_to(folder).parts[0] for file in files]
+
+
+def _some(files: Sequence[Path], count: int = SAMPLES) -> Sequence[Path]:
+    return files[:: max(1, len(files) // count)]
+
+
+def _relative(path: Path, folder: Path) -> str:
+    """Write a path as a configuration in `folder` names it."""
+    return Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix()

@@ -1,0 +1,74 @@
+"""This machine as a device."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from edgedistill.deploy.devices.address import Address
+from edgedistill.deploy.devices.transport import Finished, Progress, Task
+
+GRACE_S = 3.0
+
+
+async def run_here(_address: Address, task: Task, progress: Progress) -> Finished:
+    """Run a task in a process of its own, its files where they are."""
+    with _work_folder(task) as work, tempfile.TemporaryFile() as out:
+        # A session of its own, so that one signal reaches the harness, its workers and what an engine forked.
+        child = subprocess.Popen(
+            [sys.executable, str(work / "harness"), *task.arguments],
+            cwd=work, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.PIPE, start_new_session=True,
+            env=os.environ | {"EDGEDISTILL_PARENT": str(os.getpid())},
+        )  # fmt: skip
+        assert child.stderr is not None
+        with child.stderr:
+            try:
+                last_line = await asyncio.to_thread(_pass_on, child.stderr, progress)
+                code = await asyncio.to_thread(child.wait)
+            finally:
+                _end(child)
+        out.seek(0)
+        return Finished(code, out.read().decode("utf-8", "replace"), last_line)
+
+
+@contextmanager
+def _work_folder(task: Task) -> Iterator[Path]:
+    """Yield a folder in which the task's files have the names that it knows them by."""
+    with tempfile.TemporaryDirectory(prefix="edgedistill-") as scratch:
+        work = Path(scratch)
+        for name, path in (*task.sends.items(), *task.returns.items()):
+            (work / name).parent.mkdir(parents=True, exist_ok=True)
+            (work / name).symlink_to(path.resolve())
+        for target in task.returns.values():
+            target.mkdir(parents=True, exist_ok=True)
+        for name, text in task.texts.items():
+            (work / name).write_text(text, encoding="utf-8")
+        yield work
+
+
+def _pass_on(stream: IO[bytes], progress: Progress) -> str:
+    """Hand each line to `progress` and return the last."""
+    line = ""
+    for raw in stream:
+        line = raw.decode("utf-8", "replace").rstrip()
+        progress(line)
+    return line
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """End the harness and all its processes; it gets a moment to remove its scratch folder."""
+    with contextlib.suppress(ProcessLookupError):  # it has ended, and took everything with it
+        os.killpg(child.pid, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(GRACE_S)
+        os.killpg(child.pid, signal.SIGKILL)
+    child.wait()

@@ -1,0 +1,173 @@
+"""Any ONNX file: give it fixed shapes, random inputs and reference outputs, and measure it on a kit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgedistill.deploy.devices.address import artifact_folder, parse_address
+from edgedistill.deploy.devices.transport import Progress
+from edgedistill.deploy.harness import Compilation, compile_models, run_bench
+from edgedistill.errors import ConfigError, DeviceError
+from edgedistill.graphs.random_inputs import Shapes, random_inputs
+from edgedistill.graphs.read import fix_shapes, is_quantized, read_onnx
+from edgedistill.graphs.reference import Reference, RefusedError
+from edgedistill.kits.kits import Kit
+from edgedistill.records.base import Record
+from edgedistill.records.measurement import Measurement
+from edgedistill.runtime.files import sha256_of
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnx
+
+REQUESTS = 8
+
+
+class BenchOptions(Record):
+    """Where and how to measure: fresh processes, seconds of steady inference in each, minutes of sustained inference.
+
+    `meter` is the CSV file of an external power meter; `passes` are what is measured beside latency.
+    """
+
+    device: str = "local"
+    threads: int = 1
+    processes: int = 5
+    seconds: float = 10.0
+    soak_minutes: float = 0.0
+    meter: Path | None = None
+    passes: tuple[str, ...] = ("null_model", "throughput", "layers", "energy")
+
+
+class PreparedModel(Record):
+    """An ONNX file ready to be measured; `choices` says what was decided for the user, one line each.
+
+    `model` has fixed shapes and no external data; `sha256` is the file's as given; `expected` its key in `io`;
+    `precision` is int8 for a file with quantized operators.
+    """
+
+    name: str
+    model: Path
+    sha256: str
+    shapes: dict[str, tuple[int, ...]]
+    choices: tuple[str, ...]
+    precision: str
+    io: Path
+    expected: str | None
+    reasons: dict[str, str]
+
+
+def prepare_onnx(model: Path, folder: Path, shapes: Shapes) -> PreparedModel:
+    """Write a fixed-shape copy and recorded inputs into `folder`; `shapes` overrides the inputs' shapes by name.
+
+    Raises ConfigError for a file that is no ONNX model, an unknown input name, or shapes that the model cannot take.
+    """
+    fixed, io = folder / f"{model.stem}.onnx", folder / "io.npz"
+    if fixed.resolve() == model.resolve():
+        raise ConfigError(f"{model}: its fixed-shape copy would replace it; use another folder than {folder}")
+    graph = read_onnx(model)
+    resolved, choices = fix_shapes(graph, shapes)
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(graph, fixed)
+    inputs = random_inputs(graph, resolved, REQUESTS)
+    expected, problem = _reference(fixed, inputs)
+    _save_io(io, inputs, model.stem, expected)
+    return PreparedModel(
+        name=model.stem,
+        model=fixed,
+        sha256=sha256_of(model),
+        shapes=resolved,
+        choices=tuple(choices),
+        precision="int8" if is_quantized(graph) else "fp32",
+        io=io,
+        expected=model.stem if expected else None,
+        reasons={"parity": problem} if problem else {},
+    )
+
+
+def bench_onnx(
+    prepared: PreparedModel, kit: Kit, options: BenchOptions, folder: Path, progress: Progress
+) -> Measurement:
+    """Compile and measure a prepared model on one device; raises DeviceError with the engine's words if it fails."""
+    ((_, result),) = bench_on_kits(prepared, [kit], options, folder, progress)
+    if isinstance(result, str):
+        raise DeviceError(result)
+    return result
+
+
+def bench_on_kits(
+    prepared: PreparedModel, kits: list[Kit], options: BenchOptions, folder: Path, progress: Progress
+) -> list[tuple[str, Measurement | str]]:
+    """Measure a prepared model on several kits, their processes taking turns; return each kit's result or error text."""
+    works = [
+        Compilation(
+            kit=kit, model=prepared.model, precision=prepared.precision, threads=options.threads, address=options.device,
+            out=folder.resolve() / "artifacts" / artifact_folder(kit.name, options.device) / prepared.precision,
+        )
+        for kit in kits
+    ]  # fmt: skip
+    compiled = list(zip(works, compile_models(works, progress), strict=True))
+    arms = [_arm(prepared, work, made) for work, made in compiled if isinstance(made, dict)]
+    job: dict[str, Any] = {"schema": "edgedistill.job/1", "out": "measurements", "seed": 0, "arms": arms}
+    job |= {"processes": options.processes, "seconds": options.seconds, "soak_seconds": 60 * options.soak_minutes}
+    job |= {"meter": options.meter and str(options.meter.resolve()), "passes": list(options.passes)}
+    measured = dict(run_bench(job, folder, progress)) if arms else {}
+    return [
+        (work.kit.name, str(made) if isinstance(made, DeviceError) else measured[_name(work)])
+        for work, made in compiled
+    ]
+
+
+def _name(work: Compilation) -> str:
+    return f"{parse_address(work.address).label}-{work.kit.name}-{work.precision}"
+
+
+def _arm(prepared: PreparedModel, work: Compilation, made: dict[str, Any]) -> dict[str, Any]:
+    """Return the arm of a job for a compiled model."""
+    files = [work.out / name for name in made["files"]]
+    return {
+        "name": _name(work),
+        "target": work.kit.name,
+        "address": work.address,
+        "kit": work.kit.name,
+        "kit_dir": str(work.kit.folder),
+        "precision": work.precision,
+        "threads": work.threads,
+        "entry": str(work.out / made["entry"]),
+        "files": [str(file) for file in files],
+        "size_bytes": sum(file.stat().st_size for file in files),
+        "model": {"name": prepared.name, "sha256": prepared.sha256, "lineage": {}},
+        "io": str(prepared.io.resolve()),
+        "expected": prepared.expected,
+        "metric": None,
+        "reasons": {"accuracy": "the inputs are random", **prepared.reasons},
+    }
+
+
+def _write(graph: onnx.ModelProto, path: Path) -> None:
+    import onnx
+
+    try:
+        onnx.save(graph, str(path))
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}; models above 2 GiB are not supported") from None
+
+
+def _reference(model: Path, inputs: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], str | None]:
+    """Return outputs of the graph as written, or why ONNX Runtime, which computes them, refuses the model."""
+    import numpy as np
+
+    try:
+        reference = Reference(model)
+        answers = [reference.run({name: array[i] for name, array in inputs.items()}) for i in range(REQUESTS)]
+    except RefusedError as error:
+        return {}, f"ONNX Runtime, which computes the outputs to compare with, refuses the model: {error}"
+    return {name: np.stack([answer[name] for answer in answers]) for name in answers[0]}, None
+
+
+def _save_io(path: Path, inputs: dict[str, np.ndarray], key: str, expected: dict[str, np.ndarray]) -> None:
+    import numpy as np
+
+    arrays: dict[str, Any] = {f"input.{name}": array for name, array in inputs.items()}
+    arrays |= {f"expected.{key}.{name}": array for name, array in expected.items()}
+    np.savez(path, **arrays)

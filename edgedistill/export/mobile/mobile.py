@@ -1,0 +1,219 @@
+"""A folder for whoever builds the Android or iOS app: the student in ORT format, what it takes, and how to load it."""
+
+from __future__ import annotations
+
+import logging
+import re
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+from pydantic import Field
+
+from edgedistill.deploy.harness import Compilation, compile_model
+from edgedistill.errors import ConfigError
+from edgedistill.export.mobile.readme import readme
+from edgedistill.export.mobile.usability import Usability, usability_of
+from edgedistill.graphs.run import run_onnx
+from edgedistill.kits.kits import Kit
+from edgedistill.records.base import Encoding, Record
+from edgedistill.records.stages import DataRecord, ExportRecord, OnnxModel, QuantizedRecord
+from edgedistill.runtime.files import sha256_of, write_atomic, write_json
+from edgedistill.runtime.folder import Run
+
+ARCH = "aarch64"
+OPERATORS = "required_operators_and_types.config"
+EXAMPLES = 8
+
+
+class Tensor(Record):
+    """An input or output of a model: shape as ONNX has it, the batch first, and numpy's name of the type."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+class MobileModel(Record):
+    """A model in the folder, as a file in ORT format (`file`) and as the ONNX file that it was made from (`onnx`).
+
+    `max_abs_diff` is the largest difference from the recorded outputs over the examples, on this machine.
+    """
+
+    precision: str
+    encoding: Encoding | None
+    file: str
+    sha256: str
+    bytes: int
+    onnx: str
+    onnx_sha256: str
+    max_abs_diff: float
+    usability: tuple[Usability, ...]
+
+
+class Preprocessing(Record):
+    """What an app does to a raw sample before the model, in this order; None or 1 where there is nothing to do.
+
+    `baked` says that the model does all of it itself, and takes the sample as it is.
+    """
+
+    baked: bool
+    sample_dtype: str
+    sample_shape: tuple[int, ...]
+    divide_by: float
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
+    log_mel: dict[str, Any] | None
+
+
+class Mobile(Record):
+    """The manifest of the folder, schema edgedistill.mobile/1; `probabilities`: the softmax is inside the model."""
+
+    schema_: Literal["edgedistill.mobile/1"] = Field(default="edgedistill.mobile/1", serialization_alias="schema")
+    name: str
+    kind: str
+    task: str
+    classes: tuple[str, ...]
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    preprocessing: Preprocessing
+    probabilities: bool
+    models: tuple[MobileModel, ...]
+    made_with: str
+
+
+def write_mobile(run: Run, kit: Kit, folder: Path) -> Mobile:
+    """Write the folder for a run's student in every precision that the kit has, and return its manifest.
+
+    Raises ConfigError when the run was not exported for the kit, or the folder holds something else.
+    """
+    if folder.exists() and any(folder.iterdir()) and not (folder / "mobile.json").is_file():
+        raise ConfigError(f"{folder}: is not empty, and was not written by this command; name another folder")
+    models = _students(run, kit)
+    made = tuple(_write_model(run, kit, model, folder) for model in models)
+    _write_operators([folder / model.file for model in made], folder / OPERATORS)
+    _write_examples(run, models[-1], folder)
+    source = onnx.load(run.path(models[-1].file))
+    data = DataRecord.model_validate(run.stages["data"]["record"])
+    mobile = Mobile(
+        name=run.folder.name, kind=data.kind, task=data.task, classes=data.classes,
+        inputs=tuple(map(_tensor, source.graph.input)), outputs=tuple(map(_tensor, source.graph.output)),
+        preprocessing=_preprocessing(run, data), models=made,
+        probabilities="scores" in run.stages["export"]["config"]["export"]["bake"], made_with=f"onnxruntime {_version()}",
+    )  # fmt: skip
+    write_atomic(folder / "README.md", readme(mobile.model_dump(), EXAMPLES))
+    write_atomic(folder / "mobile.json", mobile.model_dump_json(indent=2, by_alias=True) + "\n")
+    return mobile
+
+
+def _students(run: Run, kit: Kit) -> list[OnnxModel]:
+    """Return the student in each of the kit's precisions, int8 in the encoding for phones; float first."""
+    entry = run.stages.get("export")
+    if entry is None:
+        raise ConfigError(f"{run.folder}: has no finished stage 'export'; run 'edgedistill export CONFIG' first")
+    quantized_as = QuantizedRecord.model_validate(run.stages["quantize"]["record"]).activations
+    encoding = kit.taking(quantized_as).encoding_for(ARCH)
+    models = ExportRecord.model_validate(entry["record"]).models
+    found = [
+        model for model in models
+        if model.name == "student" and model.precision in kit.precisions and model.encoding in (None, encoding)
+    ]  # fmt: skip
+    quantized = any(model.precision == "int8" for model in models)
+    if not found or (quantized and all(model.precision != "int8" for model in found)):
+        raise ConfigError(
+            f"{run.folder}: no student in encoding {encoding}, which phones want, was exported; add a [[target]] with "
+            f"kit = '{kit.name}' to the configuration, and run 'edgedistill export' again"
+        )
+    for model in found:
+        if not run.path(model.file).is_file() or sha256_of(run.path(model.file)) != model.file.sha256:
+            raise ConfigError(f"{run.path(model.file)}: is not as it was exported; run 'edgedistill export' again")
+    return sorted(found, key=lambda model: model.precision != "fp32")
+
+
+def _write_model(run: Run, kit: Kit, model: OnnxModel, folder: Path) -> MobileModel:
+    source, name = run.path(model.file), f"student-{model.precision}"
+    with tempfile.TemporaryDirectory(prefix="edgedistill-") as scratch:
+        work = Compilation(kit=kit, model=source, precision=model.precision, threads=1, out=Path(scratch))
+        made = compile_model(work)
+        graph = (Path(scratch) / next(extra for extra in made["extras"] if extra.startswith("mobile/"))).read_bytes()
+    write_atomic(folder / f"{name}.ort", graph)
+    write_atomic(folder / f"{name}.onnx", source.read_bytes())
+    return MobileModel(
+        precision=model.precision, encoding=model.encoding, file=f"{name}.ort", sha256=sha256_of(folder / f"{name}.ort"),
+        bytes=len(graph), onnx=f"{name}.onnx", onnx_sha256=model.file.sha256,
+        max_abs_diff=_difference(graph, run, model), usability=usability_of(source),
+    )  # fmt: skip
+
+
+def _difference(graph: bytes, run: Run, model: OnnxModel) -> float:
+    """Return how far a graph's answers to the examples are from the recorded ones, or raise where they are not finite."""
+    inputs, expected = _recorded(run, model)
+    outputs = run_onnx(graph, inputs)
+    return max(float(np.abs(outputs[name].astype(np.float64) - wanted).max()) for name, wanted in expected.items())
+
+
+def _recorded(run: Run, model: OnnxModel) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the first recorded inputs and the outputs that are expected for them, each (EXAMPLES, *shape)."""
+    prefix = f"expected.{model.expected}."
+    with np.load(run.path(model.io), allow_pickle=False) as archive:
+        inputs = {name[6:]: archive[name][:EXAMPLES] for name in archive.files if name.startswith("input.")}
+        outputs = {
+            name.removeprefix(prefix): archive[name][:EXAMPLES] for name in archive.files if name.startswith(prefix)
+        }
+    return inputs, outputs
+
+
+def _write_examples(run: Run, model: OnnxModel, folder: Path) -> None:
+    """Write inputs as raw files and the answers to them as JSON, for a test in the app."""
+    inputs, outputs = _recorded(run, model)
+    for name, array in inputs.items():
+        write_atomic(folder / "examples" / f"{_safe(name)}.raw", np.ascontiguousarray(array).tobytes())
+    answers = {name: array.reshape(len(array), -1).tolist() for name, array in outputs.items()}
+    write_json(folder / "examples" / "answers.json", {"model": f"student-{model.precision}", "outputs": answers})
+
+
+def _safe(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]", "-", name)
+
+
+def _write_operators(graphs: Sequence[Path], path: Path) -> None:
+    """Write what a build of ONNX Runtime of one's own needs to contain, with the names of files and not where they lay."""
+    from onnxruntime.tools.ort_format_model import create_config_from_models
+
+    logging.getLogger("ort_format_model.utils").setLevel(logging.WARNING)  # or it prints where the scratch file is
+    with tempfile.TemporaryDirectory(prefix="edgedistill-") as scratch, warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # it leaves files open
+        create_config_from_models(list(graphs), Path(scratch) / OPERATORS, True)  # noqa: FBT003 - ONNX Runtime's own
+        text = (Path(scratch) / OPERATORS).read_text(encoding="utf-8")
+    write_atomic(path, "\n".join(_without_paths(text)) + "\n")
+
+
+def _without_paths(text: str) -> Iterator[str]:
+    for line in text.splitlines():
+        yield f"# - {Path(line[4:]).name}" if line.startswith("# - ") else line
+
+
+def _preprocessing(run: Run, data: DataRecord) -> Preprocessing:
+    from edgedistill.data.preprocess import FULL_SCALE
+
+    config = run.stages["export"]["config"]
+    return Preprocessing(
+        baked="normalize" in config["export"]["bake"], sample_dtype=data.dtype, sample_shape=data.shape,
+        divide_by=FULL_SCALE.get(data.dtype, 1.0), mean=config["mean"], std=config["std"], log_mel=config["mel"],
+    )  # fmt: skip
+
+
+def _tensor(value: onnx.ValueInfoProto) -> Tensor:
+    kind = value.type.tensor_type
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).name
+    return Tensor(name=value.name, dtype=dtype, shape=tuple(axis.dim_value for axis in kind.shape.dim))
+
+
+def _version() -> str:
+    import onnxruntime
+
+    return str(onnxruntime.__version__)

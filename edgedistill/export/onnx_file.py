@@ -1,0 +1,376 @@
+"""A user's own ONNX file in the forms that kits take: `edgedistill quantize MODEL.onnx` and `edgedistill export MODEL.onnx`."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxslim
+
+from edgedistill.data.requests import Samples, read_samples
+from edgedistill.data.sources import Array
+from edgedistill.errors import ConfigError, ParityError
+from edgedistill.export.forms import Variant, comparable, in_form, is_half
+from edgedistill.export.lint.report import require_clean, usual_arch
+from edgedistill.export.onnx_export import save_onnx
+from edgedistill.export.parity import FLOAT, LIMITS, require_parity
+from edgedistill.graphs.canonical import canonical
+from edgedistill.graphs.encodings import activations_of
+from edgedistill.graphs.index import lift_constants, name_nodes
+from edgedistill.graphs.metadata import annotate, metadata_of
+from edgedistill.graphs.opset import opset_of, to_opset
+from edgedistill.graphs.random_inputs import Shapes, random_inputs
+from edgedistill.graphs.read import fix_shapes, is_quantized, read_onnx
+from edgedistill.graphs.reference import Reference, RefusedError
+from edgedistill.graphs.run import Arrays
+from edgedistill.kits.kits import FLOAT16_OPSET, Kit
+from edgedistill.quantize.onnx_file import quantize_onnx
+from edgedistill.quantize.placement import INT8
+from edgedistill.quantize.ranges import Ranges
+from edgedistill.records.base import Activations, Encoding, Record
+from edgedistill.records.stages import Parity
+from edgedistill.runtime.files import sha256_of
+from edgedistill.tasks.tasks import top1
+
+SCHEMA = "edgedistill.onnx/1"
+CALIBRATION = 512
+"""The samples that ranges are taken from, at most."""
+RANDOM = 8
+"""Requests made up to compare with, where no data is given."""
+MOST_LOST, LEAST_ALIKE = 0.01, 0.95
+"""Beyond these a user is told which layers lose it: a fraction of accuracy or, without labels, of like answers."""
+TRIED, SHOWN = 32, 3
+"""Samples that single layers are tried with, and the layers that are shown to a person."""
+PER_CHANNEL_OPSET = 13
+"""The first opset whose DequantizeLinear has a scale for each channel."""
+
+
+class Order(Record):
+    """What is asked for: a model, real inputs, the kits and architecture it is for, and where to write."""
+
+    model: Path
+    data: Path | None = None
+    kits: tuple[Kit, ...] = ()
+    arch: str | None = None
+    shapes: Shapes
+    output: Path | None = None
+
+    def taking(self, activations: Activations) -> Order:
+        """Return the order with the kits' encodings that hold such activations."""
+        return self.model_copy(update={"kits": tuple(kit.taking(activations) for kit in self.kits)})
+
+
+class Written(Record):
+    """A file that was written; `parity` and `error` hold it against the model as given, on all samples.
+
+    `error` is the outputs' squared error over their variance; `accuracy` a fraction, None without labels; `warnings`
+    are what the linter says about the file for the kits.
+    """
+
+    file: Path
+    precision: str
+    encoding: Encoding | None
+    opset: int
+    size_bytes: int
+    accuracy: float | None
+    parity: Parity
+    error: float
+    float32_nodes: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+class Result(Record):
+    """What was made of a model: `layers` says for each "int8" or "float: reason"; `choices` what was decided for the user.
+
+    `samples` are those compared on, made up at random where none were given; `classifies` tells whether the first output
+    has a score for each class; `accuracy` is the given model's. `sensitivity` is the error of the model with one layer in
+    int8, for each layer, the largest first; it is measured where much was lost.
+    """
+
+    model: Path
+    sha256: str
+    samples: int
+    random: bool
+    classifies: bool
+    accuracy: float | None
+    choices: tuple[str, ...]
+    layers: dict[str, str]
+    sensitivity: dict[str, float]
+    files: tuple[Written, ...]
+
+    def to_json(self) -> str:
+        """Return the result as JSON of schema edgedistill.onnx/1."""
+        return json.dumps({"schema": SCHEMA, **self.model_dump(mode="json")}, indent=2)
+
+    def lines(self) -> Iterator[str]:
+        """Yield what a person wants to know: what was decided, what stays float, what was written, and what was lost."""
+        yield from self.choices
+        reasons = Counter(form.removeprefix("float: ") for form in self.layers.values() if form != INT8)
+        for reason, count in reasons.items():
+            yield f"{count} of {len(self.layers)} layers stay in float: {reason}"
+        kind = "random inputs" if self.random else "inputs"
+        if self.accuracy is not None:
+            yield f"{self.model}: accuracy {self.accuracy:.2%} on {self.samples:,} {kind}"
+        for one in self.files:
+            yield f"{one.file}: {one.precision}, opset {one.opset}, {one.size_bytes:,} bytes{_form(one)}"
+            if one.accuracy is not None and self.accuracy is not None:
+                yield f"  accuracy {one.accuracy:.2%}, {100 * (one.accuracy - self.accuracy):+.2f} points"
+            same = f"answers as the given model {one.parity.agreement:.2%}, " if self.classifies else ""
+            yield (
+                f"  on {self.samples:,} {kind}: {same}off by up to {one.parity.max_abs_diff:.3g}, "
+                f"squared error {one.error:.2%} of the outputs' variance"
+            )
+            yield from (f"  {warning}" for warning in one.warnings)
+        if self.sensitivity:
+            most = ", ".join(f"{name} ({error:.2%})" for name, error in list(self.sensitivity.items())[:SHOWN])
+            yield f"layers that lose most when they alone are int8: {most}; leave them in float with --skip NODE"
+
+
+def _form(one: Written) -> str:
+    encoding = "" if one.encoding is None else f", encoding {one.encoding}"
+    return encoding + (f", {len(one.float32_nodes)} nodes in float32" if one.float32_nodes else "")
+
+
+def quantize_file(
+    order: Order, skip: tuple[str, ...] = (), ranges: Ranges = "mse", activations: Activations = "signed"
+) -> Result:
+    """Write a float model in int8, after training, once for each form that the kits take, or in the canonical one.
+
+    Raises:
+        ConfigError: there is no data, the model is quantized already, holds control flow or has no layer to quantize, or a
+            kit takes no unsigned activations.
+        LintError: a kit that was named would not run the result as it is.
+    """
+    if order.data is None:
+        raise ConfigError(
+            "int8 takes its ranges from real inputs, never guessed: give them with --data calibration.npz"
+        )
+    given = _Given(order.taking(activations))
+    if is_quantized(given.model):
+        raise ConfigError(f"{order.model}: is quantized already; 'edgedistill export' writes it for a kit")
+    source = given.simplified(PER_CHANNEL_OPSET)
+    canonical_int8, layers = quantize_onnx(source, given.samples.first(CALIBRATION), skip, ranges, activations)
+    result = given.result(given.write(canonical_int8, _variants(given.order, "int8", canonical_int8)), layers)
+    if not any(_lost_much(result, one) for one in result.files):
+        return result
+    return result.model_copy(update={"sensitivity": _sensitivity(given, source, layers, activations)})
+
+
+def _lost_much(result: Result, one: Written) -> bool:
+    if one.accuracy is not None and result.accuracy is not None:
+        return one.accuracy < result.accuracy - MOST_LOST
+    return one.parity.agreement < LEAST_ALIKE
+
+
+def _sensitivity(
+    given: _Given, source: onnx.ModelProto, layers: dict[str, str], activations: Activations
+) -> dict[str, float]:
+    """Return the error of the outputs with one layer alone in int8, for each, the largest first."""
+    names, few = [name for name, form in layers.items() if form == INT8], given.samples.first(TRIED)
+    errors = {}
+    for name in names:
+        rest = tuple(other for other in names if other != name)
+        alone, _ = quantize_onnx(source, few, rest, activations=activations)
+        answers = _answers(given.order.model, alone, few)
+        errors[name] = max(
+            _error(mine, wanted[:TRIED]) for mine, wanted in zip(answers.values(), given.outputs, strict=True)
+        )
+    return dict(sorted(errors.items(), key=lambda item: -item[1]))
+
+
+def export_file(order: Order, precision: str) -> Result:
+    """Write a model for a kit: fp32 with fixed shapes and an opset that it takes, fp16, or an int8 model in its encoding.
+
+    Raises:
+        ConfigError: a kit lacks the precision, fp16 has no data, or int8 is asked of a float model.
+        ParityError: the file does not answer as the model that was given.
+        LintError: a kit would not run the file as it is.
+    """
+    given = _Given(order)
+    if is_quantized(given.model) != (precision == "int8"):
+        raise ConfigError(
+            f"{order.model}: is a float model; first 'edgedistill quantize {order.model} --data calibration.npz'"
+            if precision == "int8"
+            else f"{order.model}: is quantized already; export it with --precision int8"
+        )
+    if precision == "int8":
+        source = canonical(given.model)
+        given.order = order.taking(activations_of(source))
+    else:
+        source = given.model if precision == "fp32" else given.simplified(0)
+    files = given.write(source, _variants(given.order, precision, source))
+    return given.result(files, {})
+
+
+class _Given:
+    """A model as given, its shapes fixed, with samples and its own answers to them."""
+
+    def __init__(self, order: Order) -> None:
+        self.order = order
+        self.model = read_onnx(order.model)
+        samples = None if order.data is None else read_samples(order.data, self.model)
+        shapes = {} if samples is None else {name: tuple(array.shape[1:]) for name, array in samples.requests.items()}
+        fixed, choices = fix_shapes(self.model, order.shapes | shapes)
+        self.choices = tuple(choices)
+        self.samples = samples or Samples(random_inputs(self.model, fixed, RANDOM), None)
+        self.outputs = self.answers(self.model)
+        if self.samples.labels is not None and not self.classifies:
+            shape = "x".join(map(str, self.outputs[0].shape[1:]))
+            raise ConfigError(
+                f"{order.data}: has labels, but the model's first output, {shape}, holds no score per class"
+            )
+
+    @property
+    def classifies(self) -> bool:
+        """Whether the first output is one score for each of several classes."""
+        return self.outputs[0].ndim == 3 and self.outputs[0].shape[1] == 1 and self.outputs[0].shape[2] > 1
+
+    @property
+    def everything(self) -> Array:
+        """All outputs of the given model in one row."""
+        return np.concatenate([output.ravel() for output in self.outputs])
+
+    def simplified(self, opset: int) -> onnx.ModelProto:
+        """Return the float model with constants and batch norms folded, in this opset or its own if that is later.
+
+        Raises ConfigError for control flow that is left.
+        """
+        model = onnxslim.slim(self.model)
+        _require_plain(self.order.model, model)
+        lift_constants(model.graph)
+        name_nodes(model.graph)
+        model = to_opset(model, max(opset_of(model), opset), self.samples.first(1))
+        _, parity = self.compare(self.answers(model))
+        require_parity(parity, self.everything, "fp32", f"{self.order.model.name}, simplified")
+        return model
+
+    def answers(self, model: onnx.ModelProto) -> list[Array]:
+        """Return the outputs of a model for all samples."""
+        return list(_answers(self.order.model, model, self.samples.requests).values())
+
+    def write(self, source: onnx.ModelProto, variants: list[Variant]) -> list[Written]:
+        """Write a model in each form, and hold it against the one that was given."""
+        if self.order.data is None and any(is_half(variant) for variant in variants):
+            raise ConfigError(
+                "float16 holds nothing above 65504, and real inputs must show what is: give --data FILE.npz"
+            )
+        return [self._write(source, variant, alone=len(variants) == 1) for variant in variants]
+
+    def _write(self, source: onnx.ModelProto, variant: Variant, *, alone: bool) -> Written:
+        path, few = _path(self.order, variant, alone=alone), self.samples.first(CALIBRATION)
+        model, kept = in_form(to_opset(source, variant.opset, few), variant, few)
+        annotate(model, metadata_of(self.model))
+        warnings = require_clean(model, self.order.kits, variant.encoding, path.name)
+        _answers(path, model, self.samples.first(1))  # the file itself, which float16 is emulated for below
+        outputs = self.answers(comparable(model))
+        error, parity = self.compare(outputs)
+        self._require(parity, variant, path)
+        save_onnx(model, path)
+        return Written(
+            file=path, precision=variant.precision, encoding=variant.encoding, opset=variant.opset,
+            size_bytes=path.stat().st_size, accuracy=self.accuracy(outputs[0]), parity=parity, error=error,
+            float32_nodes=kept, warnings=warnings,
+        )  # fmt: skip
+
+    def _require(self, parity: Parity, variant: Variant, path: Path) -> None:
+        """Raise ParityError for a file that does not answer as what it was written from; quantizing may cost what it does."""
+        quantized_here = variant.precision == "int8" and not is_quantized(self.model)
+        if variant.precision == "fp32":
+            require_parity(parity, self.everything, "fp32", path.name)
+        least = -math.inf if quantized_here else LIMITS.get(variant.precision, FLOAT).agreement
+        if not (math.isfinite(parity.max_abs_diff) and parity.agreement >= least):
+            raise ParityError(
+                f"{path.name}: answers as the given model {parity.agreement:.2%} (at least {least:.0%} required), off by up "
+                f"to {parity.max_abs_diff:.3g}; it is not written: {LIMITS.get(variant.precision, FLOAT).step}"
+            )
+
+    def compare(self, outputs: list[Array]) -> tuple[float, Parity]:
+        """Return the largest error of an output, and parity: of classes how often the answer is the same, else 1 - error."""
+        pairs = [
+            (mine.astype(np.float64), wanted.astype(np.float64))
+            for mine, wanted in zip(outputs, self.outputs, strict=True)
+        ]
+        error = max(_error(mine, wanted) for mine, wanted in pairs)
+        answers = [np.reshape(array, (len(array), -1)).argmax(1) for array in (outputs[0], self.outputs[0])]
+        return error, Parity(
+            max_abs_diff=max(float(np.abs(_exact(mine) - _exact(wanted)).max(initial=0)) for mine, wanted in pairs),
+            agreement=float((answers[0] == answers[1]).mean()) if self.classifies else 1 - error,
+        )
+
+    def accuracy(self, output: Array) -> float | None:
+        """Return top-1 accuracy, or None without labels."""
+        labels = self.samples.labels
+        return None if labels is None else top1(output.reshape(len(output), -1), labels)
+
+    def result(self, files: list[Written], layers: dict[str, str]) -> Result:
+        """Return what was made of the model."""
+        return Result(
+            model=self.order.model, sha256=sha256_of(self.order.model), samples=len(self.outputs[0]),
+            random=self.order.data is None, classifies=self.classifies, accuracy=self.accuracy(self.outputs[0]), choices=self.choices, layers=layers,
+            sensitivity={}, files=tuple(files),
+        )  # fmt: skip
+
+
+def _exact(array: Array) -> Array:
+    return array.astype(np.float64)
+
+
+def _error(mine: Array, wanted: Array) -> float:
+    """Return the squared error over the variance; 0 for what is equal, though it may not vary."""
+    wrong = float(((_exact(mine) - _exact(wanted)) ** 2).sum())
+    spread = float(((_exact(wanted) - _exact(wanted).mean(0)) ** 2).sum())
+    return 0.0 if wrong == 0 else wrong / max(spread, np.finfo(np.float64).tiny)
+
+
+def _answers(path: Path, model: onnx.ModelProto, requests: Arrays) -> Arrays:
+    try:
+        reference = Reference(model.SerializeToString())
+        count = len(next(iter(requests.values())))
+        answers = [reference.run({name: values[i] for name, values in requests.items()}) for i in range(count)]
+    except RefusedError as error:
+        raise ConfigError(
+            f"{path}: ONNX Runtime, which computes the answers to compare with, refuses it: {error}"
+        ) from None
+    return {name: np.stack([answer[name] for answer in answers]) for name in answers[0]}
+
+
+def _require_plain(path: Path, model: onnx.ModelProto) -> None:
+    for node in model.graph.node:
+        if any(attribute.HasField("g") for attribute in node.attribute):
+            raise ConfigError(
+                f"{path}: {node.op_type} {node.name or node.output[0]!r} holds a graph of its own, whose layers have no "
+                "int8 and no float16 form here; export the model without control flow, or use it in fp32"
+            )
+
+
+def _variants(order: Order, precision: str, source: onnx.ModelProto) -> list[Variant]:
+    """Return the files to write: for each encoding that a kit takes one, of the model's opset or the highest it takes."""
+    opset, wanted = opset_of(source), dict[Encoding | None, int]()
+    if not order.kits:
+        own: Encoding = "u8-f32" if activations_of(source) == "unsigned" else "s8-f32"
+        wanted[own if precision == "int8" else None] = opset
+    for kit in order.kits:
+        if precision not in kit.precisions:
+            raise ConfigError(f"kit '{kit.name}' has no precision '{precision}'; it has {', '.join(kit.precisions)}")
+        for form in (kit.form_for(order.arch or usual_arch(kit), "0"), *kit.form):
+            encoding = form.encoding if precision == "int8" else None
+            wanted[encoding] = min(wanted.get(encoding, opset), form.opset)
+    lowest = {"s8-f16": FLOAT16_OPSET}
+    return [Variant(precision, encoding, max(most, lowest.get(encoding or "", 0))) for encoding, most in wanted.items()]
+
+
+def _path(order: Order, variant: Variant, *, alone: bool) -> Path:
+    """Return where to write: what -o says, with the encoding in its name where there are several."""
+    again = order.model.stem.endswith(f"-{variant.precision}")
+    name = order.model.stem if again else f"{order.model.stem}-{variant.precision}"
+    path = order.output or order.model.with_name(f"{name}.onnx")
+    if variant.encoding and (again or variant.encoding != "s8-f32") and not (alone and order.output):
+        path = path.with_name(f"{path.stem}-{variant.encoding}.onnx")
+    if path.resolve() == order.model.resolve():
+        raise ConfigError(f"{path}: would replace the model that it is made from; give -o another name")
+    return path

@@ -1,0 +1,1 @@
+"""Limits that a comparison must keep, and their verdicts."""

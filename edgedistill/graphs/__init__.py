@@ -1,0 +1,1 @@
+"""ONNX graphs: reading, running and rewriting them."""

@@ -1,0 +1,286 @@
+"""The same int8 model in the form that an engine runs in integers.
+
+TensorRT wants signed activations and float biases. ONNX Runtime has integer layers only for int32 biases, in steps of
+input scale times weight scale, and on x86 only for unsigned activations; and only when QuantizeLinear follows the layer
+directly, so a ReLU between the two becomes a clip of the integers behind QuantizeLinear, which is the same function.
+OpenVINO on x86 multiplies unsigned integers as they are, and signed ones at a price, so that what a ReLU gives is unsigned.
+A model that was quantized with unsigned activations has u8-f32 as its canonical form, and no signed one. There a ReLU is
+what QuantizeLinear does anyway, and costs nothing.
+A strongly typed engine (TensorRT 10 if asked, 11 always) computes what the file says, so that float parts are to be
+float16 in it, and with them the scales.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from edgedistill.errors import ConfigError
+from edgedistill.graphs.float16 import to_float16
+from edgedistill.graphs.index import Index, drop_unread, free_name, lift_constants
+from edgedistill.graphs.opset import opset_of
+from edgedistill.kits.kits import FLOAT16_OPSET
+from edgedistill.quantize.onnx_placement import KEEPS_GRID
+from edgedistill.records.base import Activations, Encoding
+
+INTEGER = {"Conv", "Gemm", "MatMul", "Add"}
+SHIFT = 128
+INT32 = np.iinfo(np.int32)
+Integers = type[np.int8] | type[np.uint8]
+
+
+def encode(model: onnx.ModelProto, encoding: Encoding, float32: Collection[str] = ()) -> onnx.ModelProto:
+    """Return a copy of a canonical int8 model ("s8-f32" or, with unsigned activations, "u8-f32") in another encoding.
+
+    Weights and activations stand for the same numbers in every encoding, and an int32 bias is within half a step of the
+    float one. In s8-f16 the integers of the weights are the same, scales and biases are rounded to float16, by at most
+    1/2048 of themselves from 2**-14 on; and an activation that is computed in float16 may be rounded to the next step.
+
+    Args:
+        model: the model in its canonical encoding.
+        encoding: the encoding to write.
+        float32: for s8-f16, the nodes that stay in float32, as `float32_nodes` finds them.
+
+    Raises:
+        ConfigError: the model has no QuantizeLinear, is not canonical, has a bias too large for int32, an opset too old
+            for float16 scales, or unsigned activations that a signed encoding cannot hold.
+    """
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    graph = result.graph
+    lift_constants(graph)
+    _require_canonical(graph)
+    unsigned = activations_of(result) == "unsigned"
+    if unsigned and encoding.startswith("s8"):
+        raise ConfigError(
+            f"the model has unsigned activations, and encoding {encoding} holds signed ones alone: quantize it with "
+            "activations = 'signed'"
+        )
+    if encoding == "s8-f16":
+        if opset_of(model) < FLOAT16_OPSET:
+            raise ConfigError(
+                f"opset {opset_of(model)}: scales are float16 from opset {FLOAT16_OPSET} on; export in that"
+            )
+        return to_float16(result, float32)
+    if encoding == ("u8-f32" if unsigned else "s8-f32"):
+        return result
+    if encoding == "u8-f32":
+        _write_unsigned_where_positive(graph)
+    else:
+        _write_int32_biases(graph)
+        clips = _clip_integers(graph)
+        if encoding == "u8-i32":
+            _write_unsigned(graph, clips)
+    drop_unread(graph)
+    graph.ClearField("value_info")
+    return result
+
+
+def activations_of(model: onnx.ModelProto) -> Activations:
+    """Return what the activations of a canonical int8 model are rounded to."""
+    index = Index.of(model.graph)
+    zeros = [
+        index.value(node.input[2])
+        for node in model.graph.node
+        if node.op_type == "QuantizeLinear" and len(node.input) > 2
+    ]
+    unsigned = any(zero is not None and zero.dtype == np.uint8 and not zero.any() for zero in zeros)
+    return "unsigned" if unsigned else "signed"
+
+
+def _require_canonical(graph: onnx.GraphProto) -> None:
+    index = Index.of(graph)
+    if all(node.op_type != "QuantizeLinear" for node in graph.node):
+        raise ConfigError("the model has no QuantizeLinear: an encoding is chosen for int8 models only")
+    for node in graph.node:
+        if node.op_type not in {"QuantizeLinear", "DequantizeLinear"}:
+            continue
+        zero = index.value(node.input[2]) if len(node.input) > 2 else None
+        allowed = (np.int8,) if node.input[0] in index.stored else (np.int8, np.uint8)
+        symmetric = zero is not None and zero.dtype in allowed and not zero.any()
+        weight = node.op_type == "QuantizeLinear" and node.input[0] in index.stored
+        if not symmetric or weight or node.input[1] not in index.stored:
+            raise ConfigError(
+                f"{node.op_type} {node.name or node.output[0]!r} is not of encoding s8-f32 or u8-f32 (8 bits with a written "
+                "zero point 0, a stored scale, weights stored as int8): export the model again, or use the file as it is"
+            )
+
+
+def _write_int32_biases(graph: onnx.GraphProto) -> None:
+    index = Index.of(graph)
+    for node, place, layer in _biased(graph, index):
+        bias = index.value(node.input[place])
+        steps = [_step(index, name) for name in layer.input[:2]]
+        if bias is None or steps[0] is None or steps[1] is None or bias.shape != (steps[1].size,):
+            continue
+        step = (steps[0].astype(np.float64) * steps[1].astype(np.float64)).astype(np.float32)
+        rounded = np.rint(bias.astype(np.float64) / step)
+        if rounded.min() < INT32.min or rounded.max() > INT32.max:
+            raise ConfigError(
+                f"{node.op_type} {node.name!r} has a bias of {np.abs(bias).max():g} that int32 cannot hold in steps of "
+                f"{step.min():g}: skip this layer in [quantize], or use a kit of float biases (s8-f32, u8-f32)"
+            )
+        node.input[place] = _store_bias(graph, node, (rounded.astype(np.int32), step))
+
+
+def _biased(graph: onnx.GraphProto, index: Index) -> list[tuple[onnx.NodeProto, int, onnx.NodeProto]]:
+    """Return each node that adds a bias, the place of the bias in its inputs, and the layer that it belongs to."""
+    found = [(node, 2, node) for node in graph.node if node.op_type in {"Conv", "Gemm"} and len(node.input) > 2]
+    for node in graph.node:
+        if node.op_type == "Add":
+            terms = [(1 - place, index.producer.get(name)) for place, name in enumerate(node.input)]
+            found += [(node, place, layer) for place, layer in terms if layer is not None and layer.op_type == "MatMul"]
+    return found
+
+
+def _step(index: Index, name: str) -> NDArray[np.generic] | None:
+    dequantizer = index.dequantizer(name)
+    return None if dequantizer is None else index.value(dequantizer.input[1])
+
+
+def _store_bias(graph: onnx.GraphProto, node: onnx.NodeProto, bias: tuple[np.ndarray, np.ndarray]) -> str:
+    """Store an int32 bias and its scales in front of a node, and return the name of the dequantized bias."""
+    name = f"bias_{node.output[0]}"
+    stored, scale, restored = (free_name(graph, f"{name}_{part}") for part in ("int32", "scale", "dequantized"))
+    for array, tensor in zip(bias, (stored, scale), strict=True):
+        graph.initializer.append(numpy_helper.from_array(array, tensor))
+    dequantizer = onnx.helper.make_node("DequantizeLinear", [stored, scale], [restored], name=restored, axis=0)
+    graph.node.insert(list(graph.node).index(node), dequantizer)
+    return restored
+
+
+def _clip_integers(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    """Turn layer, ReLU, Q into layer, Q, clip of the integers where they have others, and return the clips.
+
+    Rounding keeps order, so Q(clip(x, a, b)) is clip(Q(x), Q(a), Q(b)) for every x.
+    """
+    index = Index.of(graph)
+    clips = []
+    for quantizer in [node for node in graph.node if node.op_type == "QuantizeLinear"]:
+        activation = index.producer.get(quantizer.input[0])
+        if activation is None or index.readers[quantizer.input[0]] != 1:
+            continue
+        bounds = _bounds(index, activation)
+        if bounds is None:
+            continue
+        kind = np.int8 if _is_signed(index, quantizer.input[2]) else np.uint8
+        integer_bounds = [_on_grid(bound, index.value(quantizer.input[1]), kind) for bound in bounds]
+        if integer_bounds == [np.iinfo(kind).min, np.iinfo(kind).max]:
+            quantizer.input[0] = activation.input[0]
+            graph.node.remove(activation)
+            continue
+        names = [_stored_bound(graph, bound, kind) for bound in integer_bounds]
+        integers = free_name(graph, f"{quantizer.output[0]}_unclipped")
+        clip = onnx.helper.make_node("Clip", [integers, *names], [quantizer.output[0]], name=f"{integers}_clip")
+        quantizer.input[0], quantizer.output[0] = activation.input[0], integers
+        graph.node.insert(list(graph.node).index(quantizer) + 1, clip)
+        graph.node.remove(activation)
+        clips.append(clip)
+    return clips
+
+
+def _bounds(index: Index, activation: onnx.NodeProto) -> tuple[float, float] | None:
+    """Return the bounds of a ReLU or a clip between constants that follows an integer layer or addition."""
+    layer = index.producer.get(activation.input[0]) if activation.input else None
+    if layer is None or layer.op_type not in INTEGER or index.readers[activation.input[0]] != 1:
+        return None
+    if any(index.dequantizer(name) is None for name in layer.input[:2]):
+        return None
+    return _constant_bounds(index, activation)
+
+
+def _constant_bounds(index: Index, activation: onnx.NodeProto) -> tuple[float, float] | None:
+    if activation.op_type == "Relu":
+        return 0.0, math.inf
+    if activation.op_type != "Clip":
+        return None
+    bounds = [-math.inf, math.inf]
+    for place, name in enumerate(activation.input[1:]):
+        if name:
+            bound = index.value(name)
+            if bound is None:
+                return None
+            bounds[place] = float(bound)
+    return bounds[0], bounds[1]
+
+
+def _on_grid(bound: float, scale: np.ndarray | None, kind: Integers) -> int:
+    assert scale is not None
+    return int(np.clip(np.rint(np.float32(bound) / scale), np.iinfo(kind).min, np.iinfo(kind).max))
+
+
+def _stored_bound(graph: onnx.GraphProto, bound: int, kind: Integers) -> str:
+    unique = free_name(graph, f"{kind.__name__}_{'minus_' if bound < 0 else ''}{abs(bound)}")
+    graph.initializer.append(numpy_helper.from_array(np.array(bound, kind), unique))
+    return unique
+
+
+def _write_unsigned(graph: onnx.GraphProto, clips: list[onnx.NodeProto]) -> None:
+    """Add 128 to the activations' signed integers: zero points and the bounds of clips; weights stay int8."""
+    index = Index.of(graph)
+    zero = free_name(graph, "zero_point_128")
+    graph.initializer.append(numpy_helper.from_array(np.array(SHIFT, np.uint8), zero))
+    for node in graph.node:
+        on_activation = node.op_type == "QuantizeLinear" or (
+            node.op_type == "DequantizeLinear" and node.input[0] not in index.stored
+        )
+        if on_activation and _is_signed(index, node.input[2]):
+            node.input[2] = zero
+    for clip in clips:
+        for name in clip.input[1:]:
+            bound = index.value(name)
+            if bound is not None and _is_signed(index, name):
+                shifted = np.array(int(bound) + SHIFT, np.uint8)
+                index.stored[name].CopyFrom(numpy_helper.from_array(shifted, name))
+
+
+def _is_signed(index: Index, name: str) -> bool:
+    value = index.value(name)
+    return value is not None and value.dtype == np.int8
+
+
+def _write_unsigned_where_positive(graph: onnx.GraphProto) -> None:
+    """Write what is never negative as uint8 with zero point 0: the same integers, 0 to 127, cut there before rounding."""
+    index = Index.of(graph)
+    zero = free_name(graph, "zero_point_0_unsigned")
+    graph.initializer.append(numpy_helper.from_array(np.array(0, np.uint8), zero))
+    unsigned: set[str] = set()
+    for quantizer in [node for node in graph.node if node.op_type == "QuantizeLinear"]:
+        if not (_cut_at_127(graph, index, quantizer) or _carries(index, quantizer, unsigned)):
+            continue
+        readers = [n for n in graph.node if n.op_type == "DequantizeLinear" and n.input[0] == quantizer.output[0]]
+        for node in (quantizer, *readers):
+            node.input[2] = zero
+        unsigned |= {node.output[0] for node in readers}
+
+
+def _cut_at_127(graph: onnx.GraphProto, index: Index, quantizer: onnx.NodeProto) -> bool:
+    """Make a ReLU, or a clip from 0 or more on, in front of a QuantizeLinear cut at 127 steps; tell whether there was one."""
+    activation, scale = index.producer.get(quantizer.input[0]), index.value(quantizer.input[1])
+    if activation is None or scale is None or scale.size > 1 or index.readers[quantizer.input[0]] != 1:
+        return False
+    bounds = _constant_bounds(index, activation)
+    if bounds is None or bounds[0] < 0:
+        return False
+    most = np.float32(SHIFT - 1) * scale.astype(np.float32).reshape(())
+    del activation.input[1:]
+    for bound in (np.float32(bounds[0]), min(np.float32(bounds[1]), most)):
+        name = free_name(graph, f"{quantizer.input[0]}_bound")
+        graph.initializer.append(numpy_helper.from_array(np.array(bound, np.float32), name))
+        activation.input.append(name)
+    activation.op_type = "Clip"
+    return True
+
+
+def _carries(index: Index, quantizer: onnx.NodeProto, unsigned: Collection[str]) -> bool:
+    """Tell whether a QuantizeLinear rounds what an operator has taken, unchanged, from an unsigned tensor of its scale."""
+    carrier = index.producer.get(quantizer.input[0])
+    if carrier is None or carrier.op_type not in KEEPS_GRID or carrier.input[0] not in unsigned:
+        return False
+    steps = _step(index, carrier.input[0]), index.value(quantizer.input[1])
+    return all(step is not None and step.size == 1 for step in steps) and bool(steps[0] == steps[1])

@@ -1,0 +1,180 @@
+"""A model in another version of the ONNX operator set, with the same answers.
+
+Upwards ONNX's own converter does it. Downwards that converter lacks operators (Pad) and leaves attributes behind that no
+older version has (ReduceMean), so that is done here: ONNX's schemas tell which operators differ between two versions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import defs, helper, numpy_helper
+
+from edgedistill.errors import ConfigError
+from edgedistill.graphs.index import Index, drop_unread, free_name, lift_constants
+from edgedistill.graphs.run import Arrays, run_each
+from edgedistill.graphs.watch import watched
+
+# Two kernels of ONNX Runtime for one operator may add in another order (AveragePool before and from opset 19 on).
+TOLERANCE = 1e-6
+
+
+def opset_of(model: onnx.ModelProto) -> int:
+    """Return the version of the ONNX operator set that a model declares."""
+    return next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+
+
+def to_opset(model: onnx.ModelProto, opset: int, requests: Arrays) -> onnx.ModelProto:
+    """Return a copy of a model in another opset, run on the first of `requests` to see that each tensor in it is the same.
+
+    Args:
+        model: a model of fixed shapes; without control flow where it is to be older.
+        opset: the version that the copy declares.
+        requests: for each input, an array of shape (R, *the input's shape).
+
+    Raises:
+        ConfigError: an operator has no exact form in that opset; the message names it.
+    """
+    if opset == opset_of(model):
+        result = onnx.ModelProto()
+        result.CopyFrom(model)
+        return result
+    result = _raised(model, opset) if opset > opset_of(model) else _lowered(model, opset)
+    result.ir_version = helper.find_min_ir_version_for(list(result.opset_import))
+    onnx.checker.check_model(result, full_check=True)
+    _require_same(model, result, requests)
+    return result
+
+
+def _raised(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
+    try:
+        return onnx.version_converter.convert_version(model, opset)
+    except (RuntimeError, onnx.version_converter.ConvertError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(
+            f"opset {opset}: ONNX's converter cannot raise the model from opset {opset_of(model)}: {reason[-300:]}; "
+            "export the model in this opset where it was made"
+        ) from None
+
+
+def _lowered(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
+    result = onnx.shape_inference.infer_shapes(model)
+    before, graph = opset_of(model), result.graph
+    lift_constants(graph)
+    for node in graph.node:
+        if node.domain not in ("", "ai.onnx"):
+            continue
+        newer, older = _schema(node, before), _schema(node, opset)
+        if older is None or newer is None or any(attribute.HasField("g") for attribute in node.attribute):
+            _refuse(node, opset, "does not exist there" if older is None else "holds a graph of its own")
+        if newer.since_version == older.since_version:
+            continue
+        if node.op_type in REWRITES:
+            REWRITES[node.op_type](graph, node)
+        _relabel(node, opset, newer, older)
+    for entry in result.opset_import:
+        if entry.domain in ("", "ai.onnx"):
+            entry.version = opset
+    drop_unread(graph)
+    graph.ClearField("value_info")
+    return result
+
+
+def _schema(node: onnx.NodeProto, opset: int) -> Any:
+    """Return an operator's schema in an opset, or None where it does not exist (or is no longer meant to be used)."""
+    return defs.get_schema(node.op_type, opset, "") if defs.has(node.op_type, opset, "") else None
+
+
+def _relabel(node: onnx.NodeProto, opset: int, newer: Any, older: Any) -> None:
+    """Take the newer options off a node that uses none of them; ONNX Runtime checks the types when it runs the result."""
+    for attribute in list(node.attribute):
+        if attribute.name not in older.attributes:
+            default = newer.attributes[attribute.name].default_value
+            if helper.get_attribute_value(attribute) != helper.get_attribute_value(default):
+                _refuse(node, opset, f"has no '{attribute.name}' there")
+            node.attribute.remove(attribute)
+    written = {attribute.name for attribute in node.attribute}
+    for name in set(older.attributes) & set(newer.attributes) - written:
+        if older.attributes[name].default_value != newer.attributes[name].default_value:
+            _refuse(node, opset, f"has another default for '{name}' there")
+    if len(node.input) > older.max_input:
+        _refuse(node, opset, f"takes {older.max_input} inputs there, not {len(node.input)}")
+
+
+def _refuse(node: onnx.NodeProto, opset: int, reason: str) -> None:
+    raise ConfigError(
+        f"opset {opset}: {node.op_type} {node.name or node.output[0]!r} has no exact form in it: {node.op_type} {reason}; "
+        "choose a kit that takes a newer opset, or write that part of the model with other operators"
+    )
+
+
+def _axes_to_attribute(graph: onnx.GraphProto, node: onnx.NodeProto) -> None:
+    """Before opset 18 all reductions but ReduceSum have their axes as an attribute."""
+    if len(node.input) < 2 or not node.input[1]:
+        return
+    axes = Index.of(graph).value(node.input[1])
+    if axes is not None and axes.size:
+        node.attribute.append(helper.make_attribute("axes", [int(axis) for axis in axes.ravel()]))
+        del node.input[1]
+
+
+def _split_sizes(graph: onnx.GraphProto, node: onnx.NodeProto) -> None:
+    """Before opset 18 Split without sizes means equal parts, and unequal ones are written out."""
+    count = next((attribute for attribute in node.attribute if attribute.name == "num_outputs"), None)
+    axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 0)
+    values = {value.name: value for value in (*graph.input, *graph.value_info)}
+    if count is None or node.input[0] not in values:
+        return
+    whole = values[node.input[0]].type.tensor_type.shape.dim[axis].dim_value
+    part = -(-whole // count.i)
+    node.attribute.remove(count)
+    if whole % count.i:
+        sizes = [part] * (count.i - 1) + [whole - part * (count.i - 1)]
+        name = free_name(graph, f"{node.output[0]}_sizes")
+        graph.initializer.append(numpy_helper.from_array(np.array(sizes, np.int64), name))
+        node.input.append(name)
+
+
+def _no_zero_sizes(graph: onnx.GraphProto, node: onnx.NodeProto) -> None:
+    """Say nothing of how a 0 in the new shape is to be read, where there is none."""
+    shape = Index.of(graph).value(node.input[1])
+    if shape is not None and shape.all():
+        for attribute in [attribute for attribute in node.attribute if attribute.name == "allowzero"]:
+            node.attribute.remove(attribute)
+
+
+REWRITES: Final[dict[str, Callable[[onnx.GraphProto, onnx.NodeProto], None]]] = {
+    "Split": _split_sizes,
+    "Reshape": _no_zero_sizes,
+    **dict.fromkeys(
+        ("ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd",
+         "ReduceSumSquare"), _axes_to_attribute),
+}  # fmt: skip
+"""What must change in an operator; all others differ between opsets in the types and options that they take only."""
+
+
+def _require_same(before: onnx.ModelProto, after: onnx.ModelProto, requests: Arrays) -> None:
+    """Raise for the first tensor that the two models, which name them alike, do not agree on."""
+    first, second = (next(run_each(watched(model).SerializeToString(), requests)) for model in (before, after))
+    producer = Index.of(after.graph).producer
+    for name in [name for name in first if name in second]:
+        if not _equal(first[name], second[name]):
+            node = producer.get(name)
+            operator = "an operator" if node is None else f"{node.op_type} {node.name or name!r}"
+            raise ConfigError(
+                f"opset {opset_of(after)}: {operator} answers otherwise than in opset {opset_of(before)}; "
+                "choose a kit that takes the model's own opset"
+            )
+
+
+def _equal(first: NDArray[Any], second: NDArray[Any]) -> bool:
+    if first.shape != second.shape or first.dtype != second.dtype:
+        return False
+    if first.dtype.kind != "f":
+        return np.array_equal(first, second)
+    largest = float(np.abs(first[np.isfinite(first)]).max(initial=0))
+    return np.allclose(first, second, rtol=0, atol=TOLERANCE * largest, equal_nan=True)

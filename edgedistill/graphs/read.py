@@ -1,0 +1,100 @@
+"""Reading an ONNX file: its external data only from beside it, its input shapes fixed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgedistill.errors import ConfigError
+from edgedistill.graphs.random_inputs import Shapes
+from edgedistill.graphs.shapes import resolve_shapes
+
+if TYPE_CHECKING:
+    import onnx
+
+QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "QLinear")
+"""How the operators of a quantized model begin."""
+
+
+def is_quantized(graph: onnx.ModelProto) -> bool:
+    """Say whether a model computes with quantized values anywhere."""
+    return any(node.op_type.startswith(QUANTIZED) for node in all_nodes(graph.graph))
+
+
+def read_onnx(model: Path) -> onnx.ModelProto:
+    """Read a model, its external data only from beside it: a model may name any file of this machine.
+
+    Raises:
+        ConfigError: the file is missing or no ONNX model, or its external data lies elsewhere.
+    """
+    import onnx
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+    try:
+        graph = onnx.load(str(model), load_external_data=False)
+    except OSError as error:
+        raise ConfigError(f"{model}: {error.strerror}") from None
+    except DecodeError:
+        raise ConfigError(f"{model}: is not an ONNX model") from None
+    if not graph.graph.node:
+        raise ConfigError(f"{model}: is not an ONNX model, or holds no operators")
+    for location in _external_files(graph):
+        path = (model.parent / location).resolve()
+        if not path.is_relative_to(model.parent.resolve()):
+            raise ConfigError(f"{model}: takes weights from '{location}', outside its own folder; this is refused")
+        if not path.is_file():
+            raise ConfigError(f"{model}: its weights file '{location}' is missing; it belongs beside the model")
+    onnx.load_external_data_for_model(graph, str(model.parent))
+    return graph
+
+
+def _external_files(graph: onnx.ModelProto) -> set[str]:
+    import onnx
+    from onnx.external_data_helper import uses_external_data
+
+    tensors = [*graph.graph.initializer]
+    for node in all_nodes(graph.graph):
+        for attribute in node.attribute:
+            tensors += [attribute.t] if attribute.type == onnx.AttributeProto.TENSOR else []
+            tensors += [*attribute.tensors, *attribute.g.initializer]
+    return {
+        entry.value
+        for tensor in tensors
+        if uses_external_data(tensor)
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+
+
+def all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """Yield the nodes of a graph and of the graphs inside them."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                yield from all_nodes(inner)
+
+
+def fix_shapes(graph: onnx.ModelProto, given: Shapes) -> tuple[Shapes, list[str]]:
+    """Write fixed input shapes into a model, and return them and one line for each size that was chosen for the user.
+
+    Shapes that were derived from the old ones are dropped. Raises ConfigError for shapes that the model cannot take.
+    """
+    shapes, choices = resolve_shapes(graph, given)
+    changed = False
+    for value in graph.graph.input:
+        if value.name not in shapes:
+            continue
+        dims = value.type.tensor_type.shape.dim
+        if tuple(dim.dim_value for dim in dims) != shapes[value.name]:
+            changed = True
+            del dims[:]
+            for size in shapes[value.name]:
+                dims.add().dim_value = size
+    if changed:
+        del graph.graph.value_info[:]
+        for value in graph.graph.output:
+            for size in value.type.tensor_type.shape.dim:  # the rank stays: a file without a shape breaks the standard
+                size.Clear()
+    return shapes, choices

@@ -1,0 +1,159 @@
+"""Fixed shapes for the inputs of any ONNX model: given, declared, or chosen by rule and tried."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from edgedistill.errors import ConfigError, nearest
+from edgedistill.graphs.random_inputs import Shapes, random_inputs
+from edgedistill.graphs.reference import Reference, RefusedError
+from edgedistill.records.base import Record
+
+if TYPE_CHECKING:
+    import onnx
+
+BATCH = 1
+IMAGE_SIDE = 224
+LENGTHS = (1, 16, 32, 64, 128, 256, 512, 1024)
+"""What other dynamic dimensions are tried with: networks over time need a fewest number of steps, and have a most."""
+
+
+class Axis(Record):
+    """One dimension of an input: its size, or None and the name it shares with equal ones ("" when it has none)."""
+
+    input: str
+    index: int
+    size: int | None
+    symbol: str
+
+
+def parse_shapes(texts: tuple[str, ...]) -> Shapes:
+    """Read NAME=1x3x224x224, as the command line has them; a name may hold "=", and NAME= is a single number."""
+    shapes = {}
+    for text in texts:
+        name, equals, sizes = text.rpartition("=")
+        parts = sizes.lower().split("x") if sizes else []
+        if not equals or not name or not all(part.isdigit() for part in parts):
+            raise ConfigError(f"--shape {text}: write NAME=1x3x224x224, the whole shape of one request")
+        shapes[name] = tuple(int(part) for part in parts)
+    return shapes
+
+
+def resolve_shapes(model: onnx.ModelProto, given: Shapes) -> tuple[Shapes, list[str]]:
+    """Return a fixed shape for each input, and one line for each dimension that was chosen for the user."""
+    axes = _declared(model)
+    _check_given(axes, given)
+    sizes, choices = _known_sizes(axes, given)
+    open_axes = [axis for axis in _flat(axes) if _key(axis) not in sizes]
+    lengths = _try_lengths(model, axes, sizes, open_axes) if open_axes else {}
+    for axis in open_axes:
+        choices.append(f"{_label(axis)} = {lengths[_key(axis)]}, the first size tried that the model takes")
+    return _shapes(axes, sizes | lengths), list(dict.fromkeys(choices))
+
+
+def _declared(model: onnx.ModelProto) -> dict[str, list[Axis]]:
+    """Return the dimensions of each input; a size of 0 or below is how some exporters write "any"."""
+    constants = {tensor.name for tensor in model.graph.initializer}  # old models list their weights as inputs
+    declared = {}
+    for value in model.graph.input:
+        if value.name in constants:
+            continue
+        if not value.type.HasField("tensor_type"):
+            raise ConfigError(f"input '{value.name}' is no tensor; sequences and maps are not supported")
+        dims = value.type.tensor_type.shape.dim
+        declared[value.name] = [
+            Axis(input=value.name, index=i, size=dim.dim_value if dim.dim_value > 0 else None, symbol=dim.dim_param)
+            for i, dim in enumerate(dims)
+        ]
+    return declared
+
+
+def _check_given(axes: dict[str, list[Axis]], given: Shapes) -> None:
+    for name, shape in given.items():
+        if name not in axes:
+            raise ConfigError(f"--shape {name}=...: the model has no such input{nearest(name, axes)}")
+        declared = " x ".join(str(axis.size or axis.symbol or "?") for axis in axes[name])
+        fits = len(shape) == len(axes[name]) and all(size > 0 for size in shape)
+        if not fits or any(axis.size not in (None, shape[axis.index]) for axis in axes[name]):
+            text = "x".join(map(str, shape))
+            raise ConfigError(
+                f"--shape {name}={text}: does not fit the declared shape {declared or '(a single number)'}"
+            )
+
+
+def _known_sizes(axes: dict[str, list[Axis]], given: Shapes) -> tuple[dict[str, int], list[str]]:
+    """Return the sizes by axis key that are declared, given, or follow from a rule, and the lines for the last."""
+    sizes: dict[str, int] = {}
+    for axis in _flat(axes):
+        if axis.input in given:
+            sizes[_key(axis)] = given[axis.input][axis.index]
+    choices = []
+    for axis in _flat(axes):
+        if axis.size is not None:
+            sizes[_key(axis)] = axis.size
+        elif _key(axis) not in sizes and (rule := _rule(axis, axes[axis.input])):
+            sizes[_key(axis)], why = rule
+            choices.append(f"{_label(axis)} = {sizes[_key(axis)]}, {why}")
+    return sizes, choices
+
+
+def _rule(axis: Axis, shape: list[Axis]) -> tuple[int, str] | None:
+    """Return the size that a dynamic dimension gets without trying, and why."""
+    if axis.index == 0 or "batch" in axis.symbol.lower():
+        return BATCH, "the batch"
+    channels_last = len(shape) == 4 and shape[1].size is None and shape[3].size in (1, 3, 4)
+    if len(shape) == 4 and axis.index in ((1, 2) if channels_last else (2, 3)):
+        return IMAGE_SIDE, "the side of an image"
+    return None
+
+
+def _try_lengths(
+    model: onnx.ModelProto, axes: dict[str, list[Axis]], sizes: dict[str, int], open_axes: list[Axis]
+) -> dict[str, int]:
+    """Return the first sizes of the open dimensions with which the model runs."""
+    keys = list(dict.fromkeys(_key(axis) for axis in open_axes))
+    try:
+        reference = Reference(model.SerializeToString())
+    except RefusedError:
+        return dict.fromkeys(keys, LENGTHS[0])  # nothing can be tried; the engine will say what it thinks
+    refusal = ""
+    for lengths in _candidates(keys):
+        shapes = _shapes(axes, sizes | lengths)
+        try:
+            reference.run({name: array[0] for name, array in random_inputs(model, shapes, 1).items()})
+        except RefusedError as error:
+            refusal = str(error)
+        else:
+            return lengths
+    wanted = " ".join(f"--shape {name}=..." for name in dict.fromkeys(axis.input for axis in open_axes))
+    raise ConfigError(
+        f"the model runs with none of the sizes that were tried for its open dimensions: {refusal}; give {wanted}"
+    )
+
+
+def _candidates(keys: list[str]) -> Iterator[dict[str, int]]:
+    """Yield sizes for the open dimensions: all alike, then one long and the others 1."""
+    for length in LENGTHS:
+        yield dict.fromkeys(keys, length)
+    if len(keys) > 1:
+        for key in keys:
+            for length in LENGTHS[1:]:
+                yield dict.fromkeys(keys, 1) | {key: length}
+
+
+def _key(axis: Axis) -> str:
+    """Name a dimension: those with one symbol are one, as ONNX has it; "?" and the like are no symbols."""
+    return axis.symbol if axis.symbol.strip("?*-") else f"{axis.input}[{axis.index}]"
+
+
+def _label(axis: Axis) -> str:
+    return f"{axis.input}[{axis.index}]"
+
+
+def _flat(axes: dict[str, list[Axis]]) -> list[Axis]:
+    return [axis for shape in axes.values() for axis in shape]
+
+
+def _shapes(axes: dict[str, list[Axis]], sizes: dict[str, int]) -> Shapes:
+    return {name: tuple(sizes[_key(axis)] for axis in shape) for name, shape in axes.items()}

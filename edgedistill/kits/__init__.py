@@ -1,0 +1,1 @@
+"""Kits: what is known of each deployment target."""

@@ -1,0 +1,197 @@
+"""Kits: one folder per deployment target, found beside the package, in folders given by the user, or in plug-ins.
+
+Adding a target is adding a folder with a `target.toml` and an `engine.py`. Kits are read here, and run on the device.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+from collections.abc import Iterator
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, ValidationError, model_validator
+
+import edgedistill.errors
+from edgedistill.errors import ConfigError, nearest
+from edgedistill.records.base import Activations, Encoding, Record
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ENTRY_POINTS = "edgedistill.targets"
+ARCHITECTURES = {"amd64": "x86_64", "arm64": "aarch64", "armv8l": "aarch64"}
+"""Other names of machine architectures, lower case, to the one that kits use."""
+
+FLOAT16_OPSET = 19
+"""The first opset whose QuantizeLinear takes float16."""
+
+Severity = Literal["error", "warning", "off"]
+
+
+class Form(Record):
+    """What an engine takes from version `since` on: the encoding of int8 models, and the highest opset."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    since: Annotated[str, Field(alias="from", pattern=r"^\d+(\.\d+)*$")]
+    encoding: Encoding
+    opset: Annotated[int, Field(ge=7)]
+
+    @model_validator(mode="after")
+    def _opset_has_the_encoding(self) -> Form:
+        if self.encoding == "s8-f16" and self.opset < FLOAT16_OPSET:
+            raise ValueError(f"encoding s8-f16 needs opset {FLOAT16_OPSET} or later, where scales may be float16")
+        return self
+
+
+class Kit(Record):
+    """One deployment target: the engine's Python module and pip package, and what the engine takes.
+
+    `encoding` is the form of int8 models that is fastest, by architecture; `opset` the highest that is accepted; `form`
+    says what other versions of the engine take;
+    `unsupported` names operators and tensor types that the engine refuses; `rules` gives rules of `edgedistill lint`
+    another severity than their own.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
+    title: str
+    engine: str
+    package: str
+    precisions: Annotated[tuple[str, ...], Field(min_length=1)]
+    opset: Annotated[int, Field(ge=7)]
+    install: str
+    encoding: dict[str, Encoding]
+    form: tuple[Form, ...] = ()
+    unsupported: tuple[str, ...] = ()
+    rules: dict[str, Severity] = Field(default_factory=dict)
+    folder: Path
+
+    def encoding_for(self, arch: str) -> Encoding:
+        """Return the int8 encoding for a machine's architecture, by any of its usual names."""
+        known = ARCHITECTURES.get(arch.lower(), arch)
+        if known not in self.encoding:
+            path = self.folder / "target.toml"
+            raise ConfigError(f"{path}: [encoding] has no '{arch}'; it has: {', '.join(sorted(self.encoding))}")
+        return self.encoding[known]
+
+    def form_for(self, arch: str, version: str) -> Form:
+        """Return the form for an architecture and a version of the engine, such as "10.3.0"; of several the newest."""
+        forms = sorted(self._forms(arch), key=lambda form: _numbers(form.since))
+        return [form for form in forms if _numbers(form.since) <= (_numbers(version) or (0,))][-1]
+
+    def forms(self) -> tuple[Form, ...]:
+        """Return the forms that any device may want: models are exported before a device is asked, and for bundles too."""
+        return tuple(dict.fromkeys(form for arch in sorted(self.encoding) for form in self._forms(arch)))
+
+    def taking(self, activations: Activations) -> Kit:
+        """Return the kit with encodings that hold such activations alone: unsigned ones are in u8-f32 and u8-i32.
+
+        An architecture whose own encoding is signed gets the kit's unsigned one. Raises ConfigError where there is none.
+        """
+        if activations == "signed":
+            return self
+        unsigned = [encoding for _, encoding in sorted(self.encoding.items()) if encoding.startswith("u8")]
+        if not unsigned:
+            raise ConfigError(
+                f"kit '{self.name}' takes no unsigned activations, only {', '.join(sorted(set(self.encoding.values())))}: "
+                "quantize with activations = 'signed', or give that kit a configuration of its own"
+            )
+        encoding = {arch: own if own in unsigned else unsigned[0] for arch, own in self.encoding.items()}
+        forms = tuple(form for form in self.form if form.encoding.startswith("u8"))
+        return self.model_copy(update={"encoding": encoding, "form": forms})
+
+    def _forms(self, arch: str) -> tuple[Form, ...]:
+        return Form(since="0", encoding=self.encoding_for(arch), opset=self.opset), *self.form
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """Return the leading numbers of a version: "10.3.0+jetson" is (10, 3, 0)."""
+    found = re.match(r"\d+(\.\d+)*", version)
+    return tuple(int(number) for number in found[0].split(".")) if found else ()
+
+
+def find_kits(extra: tuple[Path, ...] = ()) -> dict[str, Kit]:
+    """Return all kits by name: the project's own, those in `extra` folders, and those of installed plug-ins."""
+    kits: dict[str, Kit] = {}
+    for folder in (*_kit_folders(targets_folder()), *_extra_folders(extra), *_plugin_folders()):
+        kit = read_kit(folder)
+        if kit.name in kits:
+            raise ConfigError(f"{folder}: kit '{kit.name}' is already in {kits[kit.name].folder}; rename one")
+        kits[kit.name] = kit
+    return kits
+
+
+def find_kit(name: str, kits: dict[str, Kit]) -> Kit:
+    """Return the kit of that name, or raise ConfigError with the nearest match."""
+    if name not in kits:
+        if (targets_folder() / name / "index.html").is_file():
+            raise ConfigError(
+                f"'{name}' is a page for browsers, and no kit to compile for: run 'edgedistill serve RUN'"
+            )
+        raise ConfigError(f"unknown kit '{name}'{nearest(name, kits)}")
+    return kits[name]
+
+
+def targets_folder() -> Path:
+    """Return the folder of the project's kits: inside the package when installed, beside it in a checkout."""
+    package = Path(edgedistill.errors.__file__).parent
+    inside = package / "targets"
+    return inside if inside.is_dir() else package.parent / "targets"
+
+
+def read_kit(folder: Path) -> Kit:
+    """Read a kit's target.toml; raise ConfigError that names the file, the key, and for a misspelt one the nearest."""
+    path = folder / "target.toml"
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}; a kit is a folder with a target.toml and an engine.py") from None
+    try:
+        return Kit.model_validate(table | {"folder": folder.resolve()})
+    except ValidationError as error:
+        raise ConfigError("\n".join(f"{path}: {_explain(dict(one))}" for one in error.errors())) from None
+
+
+def _explain(error: dict[str, Any]) -> str:
+    key = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        return f"unknown key '{key}'{nearest(key, set(Kit.model_fields) - {'folder'})}"
+    if error["type"] == "missing":
+        return f"key '{key}' is missing"
+    return f"{key}: {error['msg'][:1].lower()}{error['msg'][1:]}, not {error['input']!r}"
+
+
+def _kit_folders(folder: Path) -> Iterator[Path]:
+    """Yield the folders below one that hold a kit; the harness, which all kits share, is none, and neither is a page."""
+    found = sorted(path.parent for path in folder.glob("*/target.toml"))
+    yield from (kit for kit in found if not (kit / "index.html").is_file())
+
+
+def _extra_folders(extra: tuple[Path, ...]) -> Iterator[Path]:
+    for folder in extra:
+        found = [folder] if (folder / "target.toml").is_file() else list(_kit_folders(folder))
+        if not found:
+            raise ConfigError(f"{folder}: holds no kit; a kit is a folder with a target.toml and an engine.py")
+        yield from found
+
+
+def _plugin_folders() -> Iterator[Path]:
+    """Yield the kits of installed plug-ins, whose entry points name a package that is a kit or holds kits."""
+    for point in entry_points(group=ENTRY_POINTS):
+        try:
+            spec = importlib.util.find_spec(point.module)  # finds the package; runs at most its parents
+        except ImportError as error:
+            raise ConfigError(
+                f"entry point '{point.name}' of {ENTRY_POINTS}: {error}; reinstall or remove it"
+            ) from None
+        if spec is None or not spec.submodule_search_locations:
+            raise ConfigError(f"entry point '{point.name}' of {ENTRY_POINTS}: '{point.module}' is no package")
+        yield from _extra_folders(tuple(Path(place) for place in spec.submodule_search_locations))

@@ -1,0 +1,1 @@
+"""The stages in their order, and which of them must run."""

@@ -1,0 +1,178 @@
+"""Post-training int8 for a float ONNX model that somebody else exported, in the encoding that our own exports have."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from edgedistill.errors import ConfigError
+from edgedistill.graphs.canonical import canonical
+from edgedistill.graphs.index import free_name
+from edgedistill.graphs.run import Arrays, run_each
+from edgedistill.quantize.fake_quant import HIGHEST, UNSIGNED, fake_quantize_bias, quantized_weight
+from edgedistill.quantize.onnx_placement import FLOORS, Graph, Placement, never_negative, place, source
+from edgedistill.quantize.ranges import MagnitudeHistogram, Ranges
+from edgedistill.records.base import Activations
+
+
+class Rounding(NamedTuple):
+    """How a tensor is rounded: its scale, and its zero point 0 in the type of its integers."""
+
+    scale: np.float32
+    zero: np.int8 | np.uint8
+
+
+def quantize_onnx(
+    model: onnx.ModelProto,
+    requests: Arrays,
+    skip: tuple[str, ...] = (),
+    ranges: Ranges = "mse",
+    activations: Activations = "signed",
+) -> tuple[onnx.ModelProto, dict[str, str]]:
+    """Return a float model in int8, and for each layer, by its node's name, "int8" or "float: reason".
+
+    Args:
+        model: a float32 model of fixed shapes, opset 13 or later, without control flow, whose nodes have names.
+        requests: for each input, real inputs (R, *the input's shape) to take ranges from.
+        skip: names of layers' nodes that stay float.
+        ranges: how a tensor's range is chosen, as for `calibrate`.
+        activations: what activations are rounded to, as for `prepare`.
+
+    Raises:
+        ConfigError: no layer can be quantized, `skip` names none, or a value on the way is not finite.
+    """
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    graph = Graph.of(result)
+    placement = place(graph, skip)
+    if not placement.layers:
+        reasons = "; ".join(sorted(set(placement.report.values()))) or "it has no convolution or dense layer"
+        raise ConfigError(f"there is nothing to quantize: {reasons}")
+    origins = _origins(graph, placement)
+    seen = _seen(model, graph, dict.fromkeys(origins.values()), requests)
+    unsigned = {name for name in seen if activations == "unsigned" and never_negative(graph, name)}
+    scales = _insert(
+        graph, placement, {name: _rounding(one, ranges, unsigned=name in unsigned) for name, one in seen.items()}
+    )
+    for layer in placement.layers:
+        _quantize_parameters(graph, layer, scales[layer.name])
+    return canonical(result), placement.report
+
+
+def _origins(graph: Graph, placement: Placement) -> dict[str, str]:
+    """Return for each tensor to quantize the one whose scale it shares, because it holds the same values."""
+    tensors = [*placement.results, *(reader.input[place] for reader, place in placement.edges)]
+    return {name: source(graph, name, placement.results) or name for name in tensors}
+
+
+def _rounding(seen: MagnitudeHistogram, ranges: Ranges, *, unsigned: bool) -> Rounding:
+    most = UNSIGNED[1] if unsigned else HIGHEST
+    return Rounding(np.float32(seen.bound(ranges, most) / most), np.uint8(0) if unsigned else np.int8(0))
+
+
+def _seen(
+    model: onnx.ModelProto, graph: Graph, origins: Iterable[str], requests: Arrays
+) -> dict[str, MagnitudeHistogram]:
+    """Run the float model and return what each tensor whose range is its own was seen to hold."""
+    seen = {name: MagnitudeHistogram() for name in origins}
+    watching = onnx.ModelProto()
+    watching.CopyFrom(model)
+    known = {output.name for output in watching.graph.output} | set(requests)
+    watching.graph.output.extend(
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in seen if name not in known
+    )
+    floors = {name: {FLOORS.get(reader.op_type) for reader in graph.readers[name]} for name in seen}
+    for request, answer in enumerate(run_each(watching.SerializeToString(), requests)):
+        for name, histogram in seen.items():
+            value = torch.tensor(requests[name][request] if name in requests else answer[name])
+            floor = next(iter(floors[name])) if len(floors[name]) == 1 else None
+            histogram.update(value if floor is None else value.clamp_min(floor))
+    return seen
+
+
+def _insert(graph: Graph, placement: Placement, roundings: dict[str, Rounding]) -> dict[str, np.float32]:
+    """Insert the Q/DQ of all activations, and return the scale of each layer's input by the layer's name."""
+    origins = _origins(graph, placement)
+    inner = graph.graph
+    zeros = {kind: _stored_zero(inner, kind) for kind in dict.fromkeys(zero.dtype for _, zero in roundings.values())}
+    restored: dict[str, str] = {}
+    found = {reader.name: roundings[origins[reader.input[0]]].scale for reader, _ in placement.edges}
+    for name, origin in origins.items():
+        step, zero = roundings[origin].scale, zeros[roundings[origin].zero.dtype]
+        scale, integers, restored[name] = (free_name(inner, f"{name}_{part}") for part in ("scale", "int8", "rounded"))
+        inner.initializer.append(numpy_helper.from_array(np.array(step), scale))
+        nodes = [
+            helper.make_node("QuantizeLinear", [name, scale, zero], [integers], name=integers),
+            helper.make_node("DequantizeLinear", [integers, scale, zero], [restored[name]], name=restored[name]),
+        ]
+        producer = graph.index.producer.get(name)
+        at = 0 if producer is None else list(inner.node).index(producer) + 1
+        for offset, node in enumerate(nodes):
+            inner.node.insert(at + offset, node)
+    for name in placement.results:
+        for reader in graph.readers[name]:
+            _replace(reader, name, restored[name])
+    for reader, place_ in placement.edges:
+        if reader.input[place_] in restored:
+            reader.input[place_] = restored[reader.input[place_]]
+    return found
+
+
+def _stored_zero(graph: onnx.GraphProto, kind: np.dtype[np.generic]) -> str:
+    name = free_name(graph, "zero_point")
+    graph.initializer.append(numpy_helper.from_array(np.zeros((), kind), name))
+    return name
+
+
+def _replace(node: onnx.NodeProto, old: str, new: str) -> None:
+    for place_, name in enumerate(node.input):
+        if name == old:
+            node.input[place_] = new
+
+
+def _quantize_parameters(graph: Graph, layer: onnx.NodeProto, scale: np.float32) -> None:
+    """Store a layer's weight as int8 with a scale for each output channel, and round its bias to the steps of an int32."""
+    inner = graph.graph
+    stored = graph.index.value(layer.input[1])
+    assert stored is not None
+    axis = 1 if layer.op_type == "MatMul" else 0
+    if layer.op_type == "Gemm" and not _transposed(layer):
+        stored = stored.T
+        for written in [entry for entry in layer.attribute if entry.name == "transB"]:
+            layer.attribute.remove(written)
+        layer.attribute.append(helper.make_attribute("transB", 1))
+    rows = torch.tensor(np.ascontiguousarray(stored.T if axis else stored))
+    weight, steps = quantized_weight(rows)
+    names = [free_name(inner, f"{layer.name}_weight_{part}") for part in ("int8", "scale", "zero", "rounded")]
+    integers = np.ascontiguousarray(weight.numpy().T if axis else weight.numpy())
+    values = (integers, steps.numpy(), np.zeros(steps.shape, np.int8))
+    inner.initializer.extend(numpy_helper.from_array(value, name) for value, name in zip(values, names, strict=False))
+    node = helper.make_node("DequantizeLinear", names[:3], names[3:], name=names[3], axis=axis)
+    inner.node.insert(list(inner.node).index(layer), node)
+    layer.input[1] = names[3]
+    _round_bias(graph, layer, rows, torch.tensor(scale))
+
+
+def _transposed(layer: onnx.NodeProto) -> bool:
+    return any(attribute.name == "transB" and attribute.i for attribute in layer.attribute)
+
+
+def _round_bias(graph: Graph, layer: onnx.NodeProto, rows: torch.Tensor, scale: torch.Tensor) -> None:
+    adds, place_ = layer, 2
+    if layer.op_type == "MatMul":
+        reader = graph.only_reader(layer.output[0])
+        if reader is None or reader.op_type != "Add":
+            return
+        adds, place_ = reader, 1 - list(reader.input).index(layer.output[0])
+    bias = graph.index.value(adds.input[place_]) if len(adds.input) > place_ else None
+    if bias is None or bias.shape != (len(rows),):
+        return
+    rounded = fake_quantize_bias(torch.tensor(bias), rows, scale).numpy()
+    name = free_name(graph.graph, f"{layer.name}_bias_rounded")
+    graph.graph.initializer.append(numpy_helper.from_array(rounded, name))
+    adds.input[place_] = name

@@ -1,0 +1,1 @@
+"""The frozen records that stages pass to each other; all of them are JSON on disk."""

@@ -1,0 +1,186 @@
+"""A run as one HTML file that opens offline, on a phone, in the dark and on paper."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import DictLoader, Environment, StrictUndefined, select_autoescape
+from markupsafe import Markup
+
+from edgedistill.compare import figures
+from edgedistill.compare.budget import reason
+from edgedistill.compare.comparison import Comparison, Group, summarise_run
+from edgedistill.compare.load import ResultSet, load_run, read_samples
+from edgedistill.compare.notes import Notes, notes_of, precision, sustained
+from edgedistill.compare.rows import metric_of
+from edgedistill.compare.stages import METHODS, STAGES, Stages, control_gain, outcome, outdated, read_stages
+from edgedistill.config.schema import Budget
+from edgedistill.records.measurement import Measurement
+from edgedistill.records.stages import TrainedModel
+from edgedistill.report.plots import ENERGY, LATENCY, accuracy_against, latency_distribution, training_curves
+from edgedistill.runtime.files import write_atomic
+from edgedistill.runtime.folder import Run
+from edgedistill.tasks.tasks import TASKS
+
+TEMPLATE = "template.html.j2"
+
+
+@dataclass(frozen=True)
+class GroupView:
+    """A target's results as the template shows them."""
+
+    group: Group
+    notes: Notes
+    accuracy_plot: Markup | None
+    energy_plot: Markup | None
+    latency_plot: Markup | None
+    missing_samples: tuple[str, ...]
+    is_paired: bool
+    metric: str
+
+
+@dataclass(frozen=True)
+class StageView:
+    """One line of the provenance table."""
+
+    name: str
+    outcome: str
+    entry: dict[str, Any] | None
+
+
+def write_report(run_folder: Path, budgets: dict[str, Budget] | None = None) -> Path:
+    """Write `report.html` into a run folder and return its path; `budgets` by target replace those last recorded."""
+    path = run_folder / "report.html"
+    write_atomic(path, render_report(run_folder, budgets))
+    return path
+
+
+def render_report(run_folder: Path, budgets: dict[str, Budget] | None = None) -> str:
+    """Render a run, finished or not, as one self-contained HTML page."""
+    result = load_run(run_folder)
+    run = Run(run_folder)
+    stages = read_stages(run)
+    comparison = summarise_run(result, budgets)
+    metric = figures.metric([TASKS[stages.data.task].metric] if stages.data else [])[1]
+    return _environment().get_template(TEMPLATE).render(
+        _measured(comparison, [result]),
+        name=result.name,
+        stages=stages,
+        outdated=outdated(run, stages),
+        missing=[stage for stage in STAGES if stage not in run.stages],
+        training_plot=_markup(training_curves(_trained(stages), metric, "training")),
+        metric=metric,
+        gain=control_gain(stages),
+        provenance=[StageView(stage, outcome(stages, stage), run.stages.get(stage)) for stage in STAGES],
+        install=_install_line(run),
+    )  # fmt: skip
+
+
+def render_comparison(comparison: Comparison, sets: Sequence[ResultSet]) -> str:
+    """Render a comparison of runs or measurement files as the same page, without what a single run's stages made."""
+    return _environment().get_template(TEMPLATE).render(
+        _measured(comparison, sets), name=" → ".join(one.name for one in sets), stages=Stages(*[None] * len(STAGES)),
+        outdated=(), missing=(), training_plot=None, metric="", gain=None, provenance=(), install=None,
+    )  # fmt: skip
+
+
+def _measured(comparison: Comparison, sets: Sequence[ResultSet]) -> dict[str, Any]:
+    files = {id(one.measurement): one.file for result in sets for one in result.results}
+    return {
+        "created": max((m.created for result in sets for m in result.measurements), default=None),
+        "comparison": comparison,
+        "groups": [_group_view(group, files, i) for i, group in enumerate(comparison.groups)],
+        "data": Markup(_embedded(comparison)),  # noqa: S704 - escaped for a script element just there
+    }
+
+
+def _environment() -> Environment:
+    source = resources.files("edgedistill.report")
+    environment = Environment(
+        autoescape=select_autoescape(default=True, default_for_string=True),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        loader=DictLoader({TEMPLATE: source.joinpath(TEMPLATE).read_text(encoding="utf-8")}),
+    )
+    environment.globals.update(
+        figures=figures, precision=precision, reason=reason, sustained=sustained, methods=METHODS
+    )
+    environment.filters["pretty"] = lambda value: json.dumps(value, indent=2, ensure_ascii=False)
+    return environment
+
+
+def _embedded(comparison: Comparison) -> str:
+    return comparison.model_dump_json().replace("<", "\\u003c")
+
+
+def _markup(svg: str | None) -> Markup | None:
+    return None if svg is None else Markup(svg)  # noqa: S704 - drawn here; svg.py escapes the text in it
+
+
+def _group_view(group: Group, files: dict[int, Path | None], index: int) -> GroupView:
+    samples, missing = _samples(group, files)
+    labels = [row.label for row in group.rows]
+    return GroupView(
+        group=group,
+        notes=notes_of(group),
+        accuracy_plot=_markup(accuracy_against(LATENCY, group.rows, f"accuracy-{index}")),
+        energy_plot=_markup(accuracy_against(ENERGY, group.rows, f"energy-{index}")),
+        latency_plot=_markup(latency_distribution(samples, labels, f"latency-{index}")),
+        missing_samples=missing,
+        is_paired=any(row.accuracy_drop.paired for row in group.rows if row.accuracy_drop is not None),
+        metric=metric_of(group.rows)[1],
+    )
+
+
+def _samples(group: Group, files: dict[int, Path | None]) -> tuple[dict[str, Sequence[np.ndarray]], tuple[str, ...]]:
+    found: dict[str, Sequence[np.ndarray]] = {}
+    missing = []
+    for row in group.rows:
+        file = files[id(row.measurement)]
+        clean = [] if file is None else clean_samples_ms(file, row.measurement)
+        if clean:
+            found[row.label] = clean
+        else:
+            missing.append(row.label)
+    return found, tuple(missing)
+
+
+def clean_samples_ms(file: Path, measurement: Measurement) -> list[np.ndarray]:
+    """Return the samples that were not preempted, in milliseconds, one array per process; empty when there are none."""
+    arrays = read_samples(file, measurement, ("latency_ns", "preempted", "process"))
+    if arrays is None:
+        return []
+    latency, process = arrays["latency_ns"], arrays["process"]
+    clean = ~arrays["preempted"].astype(bool) & (latency > 0)
+    groups = (latency[clean & (process == i)] / 1e6 for i in np.unique(process))
+    return [group for group in groups if len(group)]
+
+
+def _trained(stages: Stages) -> dict[str, TrainedModel]:
+    teachers = () if stages.teacher is None else stages.teacher.teachers
+    models: dict[str, TrainedModel | None] = {_teacher_name(number): model for number, model in enumerate(teachers)}
+    if stages.student is not None:
+        models |= {"student": stages.student.student, "control": stages.student.control}
+    return {label: model for label, model in models.items() if model is not None}
+
+
+def _teacher_name(number: int) -> str:
+    return f"teacher {number + 1}" if number else "teacher"
+
+
+def _install_line(run: Run) -> str | None:
+    """Pin the packages of all stages, without the build tag (+cpu) that the package index does not know."""
+    pins: dict[str, set[str]] = {}
+    for entry in run.stages.values():
+        for package, version in (entry.get("versions") or {}).items():
+            if "." in str(version):
+                pins.setdefault(package, set()).add(str(version).partition("+")[0])
+    shown = [f"{package}=={version}" for package, versions in sorted(pins.items()) for version in sorted(versions)]
+    return "pip install " + " ".join(shown) if shown else None

@@ -1,0 +1,1 @@
+"""Students that fit a budget, measured before they are trained."""
