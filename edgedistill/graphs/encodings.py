@@ -76,6 +76,7 @@ def encode(model: onnx.ModelProto, encoding: Encoding, float32: Collection[str] 
         clips = _clip_integers(graph)
         if encoding == "u8-i32":
             _write_unsigned(graph, clips)
+            _separate_weight_zero_points(graph)
     drop_unread(graph)
     graph.ClearField("value_info")
     return result
@@ -237,6 +238,26 @@ def _write_unsigned(graph: onnx.GraphProto, clips: list[onnx.NodeProto]) -> None
             if bound is not None and _is_signed(index, name):
                 shifted = np.array(int(bound) + SHIFT, np.uint8)
                 index.stored[name].CopyFrom(numpy_helper.from_array(shifted, name))
+
+
+def _separate_weight_zero_points(graph: onnx.GraphProto) -> None:
+    """Give each weight a zero point of its own.
+
+    On x86 without VNNI, products of unsigned activations and signed weights overflow 16 bits unless ONNX Runtime makes the
+    weights unsigned (session.x64quantprecision), and it fails on a zero point that two weights share.
+    """
+    index, seen = Index.of(graph), set[str]()
+    for node in graph.node:
+        if node.op_type != "DequantizeLinear" or node.input[0] not in index.stored or len(node.input) < 3:
+            continue
+        zero = node.input[2]
+        if zero in seen:
+            node.input[2] = free_name(graph, f"{node.input[0]}_zero_point")
+            copy = onnx.TensorProto()
+            copy.CopyFrom(index.stored[zero])
+            copy.name = node.input[2]
+            graph.initializer.append(copy)
+        seen.add(zero)
 
 
 def _is_signed(index: Index, name: str) -> bool:
