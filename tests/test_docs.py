@@ -22,11 +22,10 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from edgedistill.cli.main import cli
+from tests.support.browser import CHROMIUM, chromium
+from tests.support.sshd import SSHD, Sshd
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path += [str(ROOT / "tests" / "deploy"), str(ROOT / "tests" / "serve")]
-from browser import CHROMIUM, chromium  # noqa: E402 - its folder is on the path from the line above on
-from sshd import SSHD, Sshd  # noqa: E402
 
 DOCUMENTS = sorted(path.stem for path in (ROOT / "docs").glob("*.md") if path.stem != "commands")
 NOT_HERE = {"on-a-jetson", "with-a-phone"}

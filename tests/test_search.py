@@ -1,7 +1,6 @@
 """`edgedistill search` as a user runs it: on real digits, with real engines, before and after a short training."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,9 +13,8 @@ from edgedistill.cli.main import cli
 from edgedistill.config.schema import Budget
 from edgedistill.records.measurement import Latency
 from edgedistill.search.search import OnTarget, Wishes, bisect, held_against
-
-sys.path.append(str(Path(__file__).parent / "compare"))
-from compare_builders import Fake, measurement
+from tests.support.compare_builders import Fake, measurement
+from tests.support.kits import write_kit
 
 CONFIG = """
 name = "digits"
@@ -42,6 +40,18 @@ kit = "ort"
 name = "pc-openvino"
 kit = "openvino"
 precisions = ["fp32"]
+"""
+BROKEN = """
+name = "broken"
+title = "No engine"
+engine = "numpy"
+package = "numpy"
+precisions = ["fp32"]
+opset = 18
+install = "python3 -m pip install numpy"
+[encoding]
+x86_64 = "s8-f32"
+aarch64 = "s8-f32"
 """
 QUICK = ("--processes", "1", "--seconds", "0.1")
 
@@ -137,16 +147,10 @@ def test_a_limit_that_nothing_here_can_check_leaves_it_undecided(config, tmp_pat
 
 
 def test_an_engine_that_fails_is_no_student_that_is_too_large(config, tmp_path):
-    kit = tmp_path / "kits" / "broken"
-    kit.mkdir(parents=True)
-    (kit / "target.toml").write_text(
-        'name = "broken"\ntitle = "No engine"\nengine = "numpy"\npackage = "numpy"\nprecisions = ["fp32"]\nopset = 18\n'
-        'install = "python3 -m pip install numpy"\n[encoding]\nx86_64 = "s8-f32"\naarch64 = "s8-f32"\n'
-    )
-    (kit / "engine.py").write_text("import no_such_engine\n")
+    kits = write_kit(tmp_path / "kits", BROKEN, "import no_such_engine\n")
     path = config("budget = { p95_ms = 5 }")
     path.write_text(path.read_text().replace('kit = "openvino"', 'kit = "broken"'))
-    arguments = ["--targets", str(kit), "-q", "search", str(path), "--model", "zoo:mlperf-resnet8", *QUICK]
+    arguments = ["--targets", str(kits), "-q", "search", str(path), "--model", "zoo:mlperf-resnet8", *QUICK]
     result = CliRunner().invoke(cli, arguments)
     assert result.exception.exit_code == 5
     assert "no_such_engine" in str(result.exception)

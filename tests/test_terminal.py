@@ -13,7 +13,7 @@ from edgedistill.runtime.progress import Reporter
 COLOUR = re.compile(r"\x1b\[[0-9;]*(?:3[0-7]|4[0-7]|9[0-7]|38|48)[;m]")
 CONTROL = "\x1b["
 WORK = """
-from edgedistill.progress import Reporter
+from edgedistill.runtime.progress import Reporter
 report = Reporter(verbose={verbose})
 with report.track("training", 3) as advance:
     for step in range(3):

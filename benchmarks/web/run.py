@@ -17,9 +17,9 @@ import time
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-sys.path.append(str(REPOSITORY / "tests" / "serve"))  # the driver of the browser
+sys.path.append(str(REPOSITORY))  # tests/support drives the browser
 
-from browser import CHROMIUM, chromium  # noqa: E402
+from tests.support.browser import CHROMIUM, chromium  # noqa: E402
 
 VISITS = 5
 FORM = "document.getElementById('form')?.hidden === false"

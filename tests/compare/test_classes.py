@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from compare_builders import STUDENT, TEACHER, write_measurement, write_run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
@@ -17,6 +16,7 @@ from edgedistill.compare.load import Result, load_results, load_run
 from edgedistill.compare.statistics import paired_drop
 from edgedistill.compare.table import render_table
 from edgedistill.report.report import render_comparison
+from tests.support.compare_builders import STUDENT, TEACHER, write_measurement, write_run
 
 
 def answers(*cells: tuple[int, bool, bool]) -> tuple[np.ndarray, np.ndarray]:

@@ -3,7 +3,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from compare_builders import INT8, STUDENT, TEACHER, Fake, measurement, measurement_table, write_measurement, write_run
 from rich.console import Console
 
 from edgedistill.compare.comparison import (
@@ -19,6 +18,16 @@ from edgedistill.compare.load import Result, ResultSet, describe_model, load_res
 from edgedistill.compare.table import render_table
 from edgedistill.config.schema import Budget
 from edgedistill.errors import ConfigError, IncomparableError
+from tests.support.compare_builders import (
+    INT8,
+    STUDENT,
+    TEACHER,
+    Fake,
+    measurement,
+    measurement_table,
+    write_measurement,
+    write_run,
+)
 
 
 def changed(fake: Fake, **changes) -> Fake:

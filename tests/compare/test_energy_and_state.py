@@ -1,7 +1,6 @@
 """What a comparison makes of energy, the device's state and sustained runs."""
 
 import pytest
-from compare_builders import Fake, measurement
 from rich.console import Console
 
 from edgedistill.compare.budget import check_budget
@@ -10,6 +9,7 @@ from edgedistill.compare.notes import notes_of
 from edgedistill.compare.table import render_table
 from edgedistill.config.schema import Budget
 from edgedistill.errors import IncomparableError
+from tests.support.compare_builders import Fake, measurement
 
 MEASURED = {
     "per_inference": 1500.0,

@@ -10,7 +10,6 @@ from xml.etree import ElementTree as ET
 
 import numpy as np
 import pytest
-from compare_builders import INT8, STUDENT, TEACHER, measurement_table, write_measurement, write_run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,6 +19,7 @@ from edgedistill.compare.load import load_results
 from edgedistill.config.gates import parse_gate
 from edgedistill.errors import EdgedistillError
 from edgedistill.gates.judge import decide, judge, require_passed
+from tests.support.compare_builders import INT8, STUDENT, TEACHER, measurement_table, write_measurement, write_run
 
 STUDENT = replace(STUDENT, samples=4000)
 EQUAL = replace(STUDENT, seed=12)

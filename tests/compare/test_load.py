@@ -2,10 +2,10 @@ import json
 from dataclasses import replace
 
 import pytest
-from compare_builders import RUN, STUDENT, measurement_table, write_measurement, write_run
 
 from edgedistill.compare.load import load_results, load_run
 from edgedistill.errors import ConfigError
+from tests.support.compare_builders import RUN, STUDENT, measurement_table, write_measurement, write_run
 
 
 def test_a_run_a_folder_and_a_file(tmp_path):

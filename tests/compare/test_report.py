@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.stats
-from compare_builders import INT8, RUN, STUDENT, TEACHER, Fake, measurement_table, write_run
 
 from edgedistill.compare import figures
 from edgedistill.compare.load import load_run
@@ -17,6 +16,7 @@ from edgedistill.config.schema import Budget
 from edgedistill.errors import ConfigError
 from edgedistill.records.measurement import Measurement
 from edgedistill.report.report import clean_samples_ms, render_report, write_report
+from tests.support.compare_builders import INT8, RUN, STUDENT, TEACHER, Fake, measurement_table, write_run
 
 
 class Page(HTMLParser):

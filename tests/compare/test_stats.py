@@ -3,12 +3,12 @@ import warnings
 
 import numpy as np
 import pytest
-from compare_builders import INT8, STUDENT, TEACHER, Fake, measurement
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
 from edgedistill.compare.statistics import accuracy_drop, correctness_correlation, speedup, speedup_of, wilson
+from tests.support.compare_builders import INT8, STUDENT, TEACHER, Fake, measurement
 
 p50s = st.lists(st.floats(1e3, 1e9), min_size=3, max_size=12)
 

@@ -14,9 +14,6 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
-from adbd import Adb, Device
-from jobs import TARGETS, write_job
-from tiny_onnx import build, record
 
 from edgedistill.deploy.devices.adb_run import run_over_adb
 from edgedistill.deploy.devices.address import parse_address
@@ -26,6 +23,9 @@ from edgedistill.deploy.harness import Compilation, compile_model, probe, run_be
 from edgedistill.errors import ConfigError, DeviceError
 from edgedistill.kits.kits import read_kit
 from edgedistill.records.measurement import Measurement
+from tests.support.adbd import Adb, Device
+from tests.support.jobs import TARGETS, write_job
+from tests.support.tiny_onnx import build, record
 
 ORT = TARGETS / "ort"
 QEMU = os.environ.get("EDGEDISTILL_ARM64")

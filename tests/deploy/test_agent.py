@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from jobs import TARGETS
 
 from edgedistill.deploy.devices.address import parse_address
 from edgedistill.deploy.devices.agent import BOOTSTRAP, Agent
 from edgedistill.deploy.devices.transport import Task, place_returned
 from edgedistill.errors import ConfigError, DeviceError
+from tests.support.jobs import TARGETS
 
 PROGRAM = (TARGETS / "agent" / "agent.py").read_bytes()
 HOSTILE = ["../x", "/etc/x", "a/../../x", "", ".", "..", "a//b", "a/./b", "nul\0"]

@@ -1,15 +1,15 @@
 import numpy as np
 import onnx
 import pytest
-from jobs import SCRIPTED
 from onnx import TensorProto, helper, numpy_helper
-from tiny_onnx import build
 
 from edgedistill.deploy.onnx_file import BenchOptions, bench_on_kits, bench_onnx, prepare_onnx
 from edgedistill.errors import ConfigError, DeviceError
 from edgedistill.graphs.shapes import parse_shapes
 from edgedistill.kits.kits import find_kits, read_kit
 from edgedistill.records.measurement import Measurement
+from tests.support.jobs import SCRIPTED
+from tests.support.tiny_onnx import build
 
 QUICK = BenchOptions(processes=1, seconds=0.2)
 MODELS = {

@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from tiny_onnx import build
 
 from edgedistill.cli.main import cli
 from edgedistill.config.load import load_config
 from edgedistill.errors import ConfigError
+from tests.support.tiny_onnx import build
 
 CONFIG = """
 name = "x"

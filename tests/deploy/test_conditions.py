@@ -2,10 +2,10 @@
 
 import environment
 import pytest
-from jobs import harness
-from recordings import plant, write
 
 from edgedistill.deploy.conditions import Examined, conditions, energy_line
+from tests.support.jobs import harness
+from tests.support.recordings import plant, write
 
 NO_ENERGY = {
     "cpu": {"reason": "no energy counter: the device has no RAPL"},

@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 
 import pytest
-from jobs import REPOSITORY, SCRIPTED, scripted_arm
 
 from edgedistill.deploy.devices.address import parse_address
 from edgedistill.deploy.devices.transport import Task
@@ -15,6 +14,7 @@ from edgedistill.deploy.harness import Compilation, _run, compile_model, probe, 
 from edgedistill.errors import ConfigError, DeviceError
 from edgedistill.kits.kits import find_kits, read_kit
 from edgedistill.records.measurement import Measurement
+from tests.support.jobs import REPOSITORY, SCRIPTED, scripted_arm
 
 
 def job(*arms, **changes):
@@ -108,8 +108,7 @@ INTERRUPTED = """
 import sys
 from pathlib import Path
 from edgedistill.deploy.harness import run_bench
-sys.path.append(sys.argv[2])
-from jobs import scripted_arm
+from tests.support.jobs import scripted_arm
 folder = Path(sys.argv[1])
 arm = scripted_arm(folder, "slow", {"seconds": 60, "pid_file": str(folder / "pid")})
 job = {"schema": "edgedistill.job/1", "out": "m", "processes": 1, "seconds": 1, "seed": 0, "arms": [arm]}
@@ -118,7 +117,7 @@ run_bench(job, folder, print)
 
 
 def test_an_interrupted_bench_leaves_no_process_behind(tmp_path):
-    command = [sys.executable, "-c", INTERRUPTED, str(tmp_path), str(REPOSITORY / "tests" / "targets")]
+    command = [sys.executable, "-c", INTERRUPTED, str(tmp_path)]
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "TMPDIR": str(tmp_path)}
     host = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
     pid_file = tmp_path / "pid"

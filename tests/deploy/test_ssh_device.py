@@ -14,9 +14,6 @@ from pathlib import Path
 import asyncssh
 import numpy as np
 import pytest
-from jobs import SCRIPTED, scripted_arm
-from sshd import PATIENCE_S, SSHD, Sshd, Wire, name_of, read, wait_until
-from tiny_onnx import build
 
 from edgedistill.deploy.devices.address import parse_address
 from edgedistill.deploy.devices.transport import Task
@@ -24,6 +21,9 @@ from edgedistill.deploy.harness import Compilation, _run, compile_models, probe,
 from edgedistill.errors import DeviceError
 from edgedistill.kits.kits import find_kits, read_kit
 from edgedistill.records.measurement import Measurement
+from tests.support.jobs import SCRIPTED, scripted_arm
+from tests.support.sshd import PATIENCE_S, SSHD, Sshd, Wire, name_of, read, wait_until
+from tests.support.tiny_onnx import build
 
 pytestmark = pytest.mark.skipif(SSHD is None, reason="sshd is not here; Debian has it in openssh-server")
 HOSTILE = "a b'c\"d$(touch pwned);`touch pwned` & -x\\é\n#*.json"

@@ -8,8 +8,6 @@ import onnx
 import pytest
 from click.testing import CliRunner
 from onnx import TensorProto, numpy_helper
-from small_onnx import requests_for, text_model
-from test_stage import KIT
 
 from edgedistill.cli.main import cli
 from edgedistill.errors import ConfigError, LintError, ParityError
@@ -17,6 +15,8 @@ from edgedistill.export.onnx_file import Order, export_file, quantize_file
 from edgedistill.graphs.metadata import annotate, metadata_of
 from edgedistill.graphs.opset import opset_of
 from edgedistill.kits.kits import find_kits
+from tests.support.kits import STRONG, write_kit
+from tests.support.small_onnx import requests_for, text_model
 
 RNG = np.random.default_rng(0)
 NET = (
@@ -32,10 +32,7 @@ def weights(*shape: int) -> np.ndarray:
 
 @pytest.fixture
 def kits(tmp_path: Path) -> dict:
-    (tmp_path / "kits" / "strong").mkdir(parents=True)
-    (tmp_path / "kits" / "strong" / "target.toml").write_text(KIT)
-    (tmp_path / "kits" / "strong" / "engine.py").write_text("")
-    return find_kits((tmp_path / "kits",))
+    return find_kits((write_kit(tmp_path / "kits", STRONG),))
 
 
 @pytest.fixture
@@ -213,12 +210,11 @@ def test_control_flow_is_refused_in_int8_and_float16_and_kept_in_float32(tmp_pat
 
 
 def test_a_kit_that_would_not_run_it_is_said_before_it_is_written(tmp_path: Path, kits: dict) -> None:
-    text = KIT.replace('"strong"', '"poor"').replace("Softmax", "Relu").replace('unsupported = "warning"\n', "")
-    (tmp_path / "poor").mkdir()
-    (tmp_path / "poor" / "target.toml").write_text(text)
+    text = STRONG.replace('"strong"', '"poor"').replace("Softmax", "Relu").replace('unsupported = "warning"\n', "")
+    poor = find_kits((write_kit(tmp_path / "more", text),))["poor"]
     onnx.save(text_model("(float[1, 4] x) => (float[1, 4] y) { y = Relu(x) }", 13), str(tmp_path / "relu.onnx"))
     with pytest.raises(LintError, match="Relu is not supported"):
-        export_file(order(tmp_path / "relu.onnx", kits=(find_kits((tmp_path / "poor",))["poor"],)), "fp32")
+        export_file(order(tmp_path / "relu.onnx", kits=(poor,)), "fp32")
     assert not (tmp_path / "relu-fp32.onnx").exists()
 
 

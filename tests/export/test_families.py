@@ -8,7 +8,6 @@ import onnxruntime
 import openvino
 import pytest
 import torch
-from families import FAMILIES, case, quantized_layers
 from torch import nn
 
 from edgedistill.errors import ConfigError
@@ -16,6 +15,7 @@ from edgedistill.export.onnx_export import export_onnx, serialized
 from edgedistill.export.parity import compare_outputs, require_parity
 from edgedistill.graphs.encodings import encode
 from edgedistill.graphs.run import run_onnx
+from tests.support.families import FAMILIES, case, quantized_layers
 
 # Integer kernels of ONNX Runtime on x86 for encoding u8-i32: every layer that is reported as int8, and every addition
 # of a residual. The six float convolutions of MobileNetV3 are its squeeze-excite.

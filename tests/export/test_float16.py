@@ -6,11 +6,9 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from families import FAMILIES, case
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, numpy_helper
-from small_onnx import requests_for, text_model
 
 from edgedistill.config.schema import DataConfig, MelConfig
 from edgedistill.data.preprocess import Preprocess
@@ -21,6 +19,8 @@ from edgedistill.graphs.float16 import HEADROOM, LARGEST, emulated, float32_node
 from edgedistill.graphs.opset import to_opset
 from edgedistill.graphs.run import run_onnx
 from edgedistill.records.stages import DataRecord
+from tests.support.families import FAMILIES, case
+from tests.support.small_onnx import requests_for, text_model
 
 
 def types_of(model: onnx.ModelProto) -> dict:

@@ -5,9 +5,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from lint_models import Plant, clean, kit
 from onnx import helper
-from plants import PLANTED, between, depthwise_activation_axis, weight_axis
 
 from edgedistill.errors import ConfigError, LintError
 from edgedistill.export.lint.fix import fix
@@ -16,6 +14,8 @@ from edgedistill.export.lint.rules import RULES
 from edgedistill.graphs.encodings import encode
 from edgedistill.graphs.index import set_axis
 from edgedistill.kits.kits import Kit, find_kits
+from tests.support.lint_models import Plant, clean, kit
+from tests.support.plants import PLANTED, between, depthwise_activation_axis, weight_axis
 
 F = np.float32
 

@@ -8,9 +8,7 @@ import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner, Result
-from lint_models import Plant, clean
 from onnx import helper
-from plants import activation_axis, computed_scale, float_weight, scale, scale_pair, weight_axis
 from rich.console import Console
 
 from edgedistill.cli.main import cli
@@ -18,6 +16,8 @@ from edgedistill.errors import ConfigError, LintError
 from edgedistill.export.lint.command import Order, run_lint
 from edgedistill.export.lint.table import print_result
 from edgedistill.export.trt_check import MODULE
+from tests.support.lint_models import Plant, clean
+from tests.support.plants import activation_axis, computed_scale, float_weight, scale, scale_pair, weight_axis
 
 
 def write(folder: Path, *plants, name: str = "net.onnx") -> Path:

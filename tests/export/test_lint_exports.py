@@ -3,8 +3,6 @@
 import onnx
 import pytest
 import torch
-from families import FAMILIES, case
-from lint_models import ZOO, Net, kit, zoo
 
 from edgedistill.config.load import load_config
 from edgedistill.errors import LintError
@@ -16,6 +14,9 @@ from edgedistill.pipeline.pipeline import Plan, run_pipeline
 from edgedistill.quantize.prepare import calibrate, prepare
 from edgedistill.runtime.folder import Run
 from edgedistill.runtime.progress import Reporter
+from tests.support.families import FAMILIES, case
+from tests.support.kits import write_kit
+from tests.support.lint_models import ZOO, Net, kit, zoo
 
 PICKY = """
 name = "picky"
@@ -104,15 +105,12 @@ def test_layers_that_are_left_in_float_are_no_errors(skipped):
 
 def test_an_error_stops_the_export_before_the_file_is_written(tmp_path, monkeypatch):
     monkeypatch.setenv("EDGEDISTILL_CACHE", str(tmp_path / "cache"))
-    folder = tmp_path / "kits" / "picky"
-    folder.mkdir(parents=True)
-    (folder / "target.toml").write_text(PICKY, encoding="utf-8")
-    (folder / "engine.py").write_text("", encoding="utf-8")
+    kits = find_kits((write_kit(tmp_path / "kits", PICKY),))
     (tmp_path / "digits.toml").write_text(CONFIG, encoding="utf-8")
     run = Run(tmp_path / "run")
     config = load_config(tmp_path / "digits.toml")
     with pytest.raises(
         LintError, match=r"teacher-fp32\.onnx: rule unsupported of kit 'picky' at '\w+': \w+ is not supp"
     ):
-        run_pipeline(config, run, find_kits((folder,)), Reporter(quiet=True), Plan("export"))
+        run_pipeline(config, run, kits, Reporter(quiet=True), Plan("export"))
     assert list((run.folder / "onnx").glob("*.onnx")) == []

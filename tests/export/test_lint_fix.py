@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from lint_models import Plant, clean, kit
 from onnx import TensorProto, helper, numpy_helper
-from plants import activation_type, float_weight, missing_zero_point, scale
 
 from edgedistill.export.lint.fix import fix
 from edgedistill.export.lint.report import limits_of, lint
 from edgedistill.graphs.encodings import encode
 from edgedistill.graphs.run import run_onnx
+from tests.support.lint_models import Plant, clean, kit
+from tests.support.plants import activation_type, float_weight, missing_zero_point, scale
 
 F = np.float32
 OLD = kit("tensorrt").model_copy(update={"opset": 19, "form": ()})

@@ -7,12 +7,12 @@ from collections import Counter
 import onnx
 import pytest
 import torch
-from lint_models import Net, kit
 from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 
 from edgedistill.export.lint.report import lint
 from edgedistill.export.onnx_export import export_onnx
 from edgedistill.export.trt_check import MODULE, check_with_tensorrt
+from tests.support.lint_models import Net, kit
 
 needs_compiler = pytest.mark.skipif(
     importlib.util.find_spec(MODULE) is None, reason="the extra trt-check is not installed"

@@ -3,14 +3,14 @@
 import numpy as np
 import onnx
 import pytest
-from families import FAMILIES, case
 from onnx import numpy_helper
-from small_onnx import requests_for, text_model
 
 from edgedistill.errors import ConfigError
 from edgedistill.export.onnx_export import serialized
 from edgedistill.graphs.opset import _require_same, opset_of, to_opset
 from edgedistill.graphs.run import run_onnx
+from tests.support.families import FAMILIES, case
+from tests.support.small_onnx import requests_for, text_model
 
 AXES = np.array([2, 3], np.int64)
 

@@ -22,27 +22,8 @@ from edgedistill.records.stages import ExportRecord, QuantizedRecord
 from edgedistill.runtime.folder import Run
 from edgedistill.runtime.job import Job
 from edgedistill.runtime.progress import Reporter
+from tests.support.kits import STRONG, write_kit
 
-KIT = """
-name = "strong"
-title = "Weak types up to version 10, strong ones from 11 on"
-engine = "numpy"
-unsupported = ["Softmax"]
-package = "numpy"
-precisions = ["fp32", "fp16", "int8"]
-opset = 17
-install = "python3 -m pip install numpy"
-[encoding]
-x86_64 = "s8-f32"
-aarch64 = "s8-f32"
-[rules]
-uint8-input = "error"
-unsupported = "warning"
-[[form]]
-from = "11"
-encoding = "s8-f16"
-opset = 19
-"""
 CONFIG = """
 name = "digits"
 [data]
@@ -79,13 +60,10 @@ precisions = ["int8"]
 
 
 def exported(folder: Path, bake: tuple[str, ...], precisions: tuple[str, ...], *overrides: str) -> Job:
-    (folder / "kits" / "strong").mkdir(parents=True)
-    (folder / "kits" / "strong" / "target.toml").write_text(KIT)
-    (folder / "kits" / "strong" / "engine.py").write_text("")
+    kits = find_kits((write_kit(folder / "kits", STRONG),))
     text = CONFIG.format(bake=json.dumps(bake), precisions=json.dumps(precisions))
     (folder / "edgedistill.toml").write_text(text)
     config = load_config(folder / "edgedistill.toml", overrides)
-    kits = find_kits((folder / "kits",))
     return run_pipeline(config, Run(folder / "run"), kits, Reporter(quiet=True), Plan("export"))
 
 
@@ -210,11 +188,10 @@ def test_scores_are_refused_where_there_are_no_classes(tmp_path: Path) -> None:
 
 
 def test_one_opset_for_all_is_refused_where_a_kits_forms_have_none_in_common(tmp_path: Path) -> None:
-    (tmp_path / "strong").mkdir()
-    (tmp_path / "strong" / "target.toml").write_text(KIT)
+    kits = find_kits((write_kit(tmp_path, STRONG),))
     text = CONFIG.format(bake="[]\nopset = 17", precisions='["fp32", "int8"]')
     (tmp_path / "edgedistill.toml").write_text(text)
     with pytest.raises(
         ConfigError, match=r"takes int8 from version 11 on with float16 scales, which begin with opset 19"
     ):
-        check_targets(load_config(tmp_path / "edgedistill.toml"), find_kits((tmp_path,)))
+        check_targets(load_config(tmp_path / "edgedistill.toml"), kits)

@@ -4,9 +4,16 @@ import importlib.util
 import sys
 
 import pytest
-from families import FAMILIES, case
-from lint_models import ZOO, Plant, clean, kit, zoo
-from plants import (
+
+from edgedistill.errors import ConfigError
+from edgedistill.export.lint.report import lint
+from edgedistill.export.trt_check import MODULE, CompiledLayer, check_with_tensorrt, read_layer
+from edgedistill.graphs.encodings import encode
+from edgedistill.graphs.float16 import float32_nodes, to_float16
+from edgedistill.graphs.opset import to_opset
+from tests.support.families import FAMILIES, case
+from tests.support.lint_models import ZOO, Plant, clean, kit, zoo
+from tests.support.plants import (
     PLANTED,
     activation_axis,
     activation_type,
@@ -26,13 +33,6 @@ from plants import (
     weight_axis,
     weight_zero_point,
 )
-
-from edgedistill.errors import ConfigError
-from edgedistill.export.lint.report import lint
-from edgedistill.export.trt_check import MODULE, CompiledLayer, check_with_tensorrt, read_layer
-from edgedistill.graphs.encodings import encode
-from edgedistill.graphs.float16 import float32_nodes, to_float16
-from edgedistill.graphs.opset import to_opset
 
 compiler = pytest.mark.skipif(importlib.util.find_spec(MODULE) is None, reason="the extra trt-check is not installed")
 

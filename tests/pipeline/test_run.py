@@ -300,7 +300,7 @@ partly = edgedistill.run("edgedistill.toml", until="student", quiet=True)
 assert partly.comparison is None and partly.bench is None and repr(partly).endswith("soft_labels, student")
 assert api.bench("edgedistill.toml") == result.bench
 import pathlib, tomllib
-from edgedistill.config_file import load_config
+from edgedistill.config.load import load_config
 table = tomllib.loads(pathlib.Path("edgedistill.toml").read_text())
 assert api.load_data(table) == api.load_data(load_config(pathlib.Path("edgedistill.toml"))) == result.data
 try:

@@ -1,17 +1,10 @@
 """int8 for graphs of other exporters: written by hand here, and the families' float files."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 from onnx import numpy_helper
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "export"))
-from families import FAMILIES, case
-from small_onnx import requests_for, text_model
 
 from edgedistill.errors import ConfigError
 from edgedistill.export.lint.report import lint
@@ -21,6 +14,8 @@ from edgedistill.graphs.encodings import encode
 from edgedistill.graphs.index import name_nodes
 from edgedistill.graphs.run import run_onnx
 from edgedistill.quantize.onnx_file import quantize_onnx
+from tests.support.families import FAMILIES, case
+from tests.support.small_onnx import requests_for, text_model
 
 RNG = np.random.default_rng(0)
 

@@ -1,8 +1,6 @@
 """Quantization-aware training with nothing but the prepared module: distil from the float model, then export."""
 
 import copy
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,9 +10,7 @@ from edgedistill.export.onnx_export import export_onnx, serialized
 from edgedistill.export.parity import compare_outputs, require_parity
 from edgedistill.graphs.run import run_onnx
 from edgedistill.quantize.prepare import calibrate, prepare
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "export"))
-from families import train
+from tests.support.families import train
 
 
 @pytest.mark.slow

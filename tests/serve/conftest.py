@@ -10,9 +10,7 @@ import pytest
 
 from edgedistill.errors import ConfigError
 from edgedistill.serve.runtime import read_web_kit, runtime_folder
-
-sys.path.append(str(Path(__file__).resolve().parent))  # the modules beside this one
-from serving import CONFIG, Served, edgedistill, listen
+from tests.support.serving import CONFIG, Served, edgedistill, listen
 
 
 @pytest.fixture(scope="session")

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from browser import CHROMIUM, FIREFOX, chromium, firefox
-from serving import Served, edgedistill
+
+from tests.support.browser import CHROMIUM, FIREFOX, chromium, firefox
+from tests.support.serving import Served, edgedistill
 
 READY = "document.getElementById('form')?.hidden === false"
 DONE = "document.body.dataset.state === 'done'"

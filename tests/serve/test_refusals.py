@@ -12,14 +12,14 @@ from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
-from serving import Served, edgedistill
-from uploads import upload_of
 
 from edgedistill.runtime.folder import Run
 from edgedistill.serve.app import PAGE
 from edgedistill.serve.offer import Offer, offers
 from edgedistill.serve.runtime import read_web_kit
 from edgedistill.serve.upload import MOST_BYTES
+from tests.support.serving import Served, edgedistill
+from tests.support.uploads import upload_of
 
 
 @pytest.fixture

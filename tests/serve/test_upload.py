@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from uploads import upload_of
 
 from edgedistill.runtime.folder import Run
 from edgedistill.serve.offer import Offer, offers
 from edgedistill.serve.runtime import read_web_kit
 from edgedistill.serve.store import file_name
 from edgedistill.serve.upload import UploadError, read_upload
+from tests.support.uploads import upload_of
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),

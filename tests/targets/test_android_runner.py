@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
-from jobs import TARGETS
-from tiny_onnx import build, record
+
+from tests.support.jobs import TARGETS
+from tests.support.tiny_onnx import build, record
 
 ENCODINGS = ("s8-f32", "u8-i32", "s8-i32")
 QEMU = os.environ.get("EDGEDISTILL_ARM64")

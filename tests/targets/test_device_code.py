@@ -5,7 +5,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from jobs import TARGETS
+
+from tests.support.jobs import TARGETS
 
 ENGINES = {"openvino": {"openvino"}, "ort": {"onnxruntime", "ort_flatbuffers_py"}, "tensorrt": {"tensorrt"}}
 FILES = sorted(path for kit in ("agent", "harness", *ENGINES) for path in (TARGETS / kit).rglob("*.py"))

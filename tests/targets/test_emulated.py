@@ -2,7 +2,7 @@
 
 import os
 
-from jobs import harness, scripted_arm, write_job
+from tests.support.jobs import harness, scripted_arm, write_job
 
 EMULATED = os.environ | {"EDGEDISTILL_EMULATED": "qemu-aarch64 as cortex-a76"}
 

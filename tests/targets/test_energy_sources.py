@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from energy import Reading, Series, android, battery, ina3221, rails, rapl, tegrastats
 from energy.source import AbsentError, NoSourceError, used_uj
-from recordings import plant, recorded, write
+
+from tests.support.recordings import plant, recorded, write
 
 S = 1_000_000_000
 

@@ -7,9 +7,9 @@ from environment import Clock, PowerMode
 from hypothesis import given
 from hypothesis import strategies as st
 from process import spread
-from recordings import parts, plant, write
 
 from edgedistill.records.measurement import Environment, Snapshot
+from tests.support.recordings import parts, plant, write
 
 
 def program(root, name, text, code=0):

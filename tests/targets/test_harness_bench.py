@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from jobs import SCRIPTED, TARGETS, arm, harness, scripted_arm, write_job
 
 from edgedistill.records.measurement import Measurement
+from tests.support.jobs import SCRIPTED, TARGETS, arm, harness, scripted_arm, write_job
 
 
 def run_one(folder, script=None, program=TARGETS / "harness", job=None, **changes):

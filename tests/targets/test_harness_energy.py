@@ -13,10 +13,10 @@ from energy.figures import subtract_idle
 from energy.source import NoSourceError
 from hypothesis import given
 from hypothesis import strategies as st
-from jobs import TARGETS, harness, scripted_arm, write_job
-from recordings import plant, recorded
 
 from edgedistill.records.measurement import Energy, Measurement
+from tests.support.jobs import TARGETS, harness, scripted_arm, write_job
+from tests.support.recordings import plant, recorded
 
 S = 1_000_000_000
 

@@ -13,9 +13,9 @@ import soak
 import throughput
 from hypothesis import given
 from hypothesis import strategies as st
-from jobs import SCRIPTED, harness, scripted_arm, write_job
 
 from edgedistill.records.measurement import Measurement
+from tests.support.jobs import SCRIPTED, harness, scripted_arm, write_job
 
 S = 1_000_000_000
 

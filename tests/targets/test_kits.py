@@ -2,16 +2,15 @@
 
 import importlib.util
 import os
-import sys
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import pytest
-from jobs import TARGETS, arm, harness, write_job
-from tiny_onnx import build, record
 
 from edgedistill.records.measurement import Measurement
+from tests.support.jobs import TARGETS, arm, harness, write_job
+from tests.support.tiny_onnx import build, record
 
 KITS = {"openvino": "u8-f32", "ort": "u8-i32"}  # and the encoding that each runs best on x86
 
@@ -165,7 +164,7 @@ def test_the_phone_form_is_what_the_official_converter_makes(models, ort_engine,
 
 def operators(path: Path) -> list[str]:
     """Return the operators of a graph in ORT format, in its order."""
-    sys.path.append(str(Path(onnxruntime.__file__).parent / "tools" / "ort_format_model"))
+    import onnxruntime.tools.ort_format_model  # noqa: F401 - makes the reader below importable
     from ort_flatbuffers_py.fbs.InferenceSession import InferenceSession
 
     graph = InferenceSession.GetRootAsInferenceSession(path.read_bytes(), 0).Model().Graph()

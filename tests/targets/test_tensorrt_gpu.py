@@ -8,13 +8,13 @@ import json
 import numpy as np
 import onnx
 import pytest
-from jobs import arm, harness, write_job
-from tensorrt_devices import KIT, build_models, compiled
 
 from edgedistill.graphs.encodings import encode
 from edgedistill.graphs.float16 import to_float16
 from edgedistill.graphs.opset import to_opset
 from edgedistill.records.measurement import Measurement
+from tests.support.jobs import arm, harness, write_job
+from tests.support.tensorrt_devices import KIT, build_models, compiled
 
 
 @pytest.fixture(scope="module")

@@ -3,18 +3,17 @@
 standins/cuda.c stands in for libcuda and libcudart, standins/nvidia/tensorrt.py for TensorRT's module in the version asked for.
 """
 
-import importlib.util
 import json
 import os
 import shutil
-import sys
 
 import numpy as np
 import pytest
-from jobs import arm, harness, write_job
-from tensorrt_devices import KIT, STANDINS, build_cuda, build_models, compiled
+import trt_session
 
 from edgedistill.records.measurement import Measurement
+from tests.support.jobs import arm, harness, write_job
+from tests.support.tensorrt_devices import KIT, STANDINS, build_cuda, build_models, compiled
 
 VERSIONS = ("8.5.2.2", "11.4.0.106")  # JetPack 5.1's and the newest; the other tests are of JetPack 6.2's
 
@@ -187,23 +186,12 @@ def test_what_is_missing_is_named_with_the_next_step(device, cuda, tmp_path):
     assert "cuInit says 100" in probed(device("10.3.0", STANDIN_NO_GPU="1"))["error"]
 
 
-@pytest.fixture(scope="module")
-def session_module():
-    """Return the kit's trt_session, for what needs no library of NVIDIA's."""
-    sys.path.append(str(KIT))
-    spec = importlib.util.spec_from_file_location("trt_session", KIT / "trt_session.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    yield module
-    sys.path.remove(str(KIT))
-
-
-def test_int64_becomes_int32_only_where_nothing_is_lost(session_module):
+def test_int64_becomes_int32_only_where_nothing_is_lost():
     fits = np.array([[2**31 - 1, -(2**31)]])
-    assert session_module.as_int32(fits, "tokens").dtype == np.int32
-    np.testing.assert_array_equal(session_module.as_int32(fits, "tokens"), fits)
+    assert trt_session.as_int32(fits, "tokens").dtype == np.int32
+    np.testing.assert_array_equal(trt_session.as_int32(fits, "tokens"), fits)
     with pytest.raises(ValueError, match="input 'tokens' has values that int32 does not hold"):
-        session_module.as_int32(np.array([2**31]), "tokens")
+        trt_session.as_int32(np.array([2**31]), "tokens")
 
 
 def test_the_record_of_a_plan_is_readable_by_others(device, models, tmp_path):

@@ -1,11 +1,12 @@
-"""The TensorRT kit against the names that NVIDIA's published Python modules have, from 8.5.2 to 11.4: see tensorrt_names.py."""
+"""The TensorRT kit against the names that NVIDIA's published Python modules have, from 8.5.2 to 11.4: see tests/support/tensorrt_names.py."""
 
 import ast
 import json
 
 import pytest
-from jobs import TARGETS
-from tensorrt_names import FILE, HAS
+
+from tests.support.jobs import TARGETS
+from tests.support.tensorrt_names import FILE, HAS
 
 RECORDED = json.loads(FILE.read_text(encoding="utf-8"))
 VERSIONS, NAMES = RECORDED["versions"], RECORDED["names"]

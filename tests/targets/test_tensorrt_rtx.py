@@ -8,11 +8,11 @@ import sys
 import numpy as np
 import onnx
 import pytest
-from tensorrt_devices import KIT, STANDINS, build_cuda, build_models
 
 from edgedistill.graphs.encodings import encode
 from edgedistill.graphs.float16 import to_float16
 from edgedistill.graphs.opset import to_opset
+from tests.support.tensorrt_devices import KIT, STANDINS, build_cuda, build_models
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx") is None, reason="the extra trt-check is not installed"

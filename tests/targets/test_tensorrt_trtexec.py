@@ -1,6 +1,5 @@
 """trtexec's outputs as they were recorded, and the kit by trtexec from end to end, which a stand-in replays."""
 
-import importlib
 import json
 import os
 import stat
@@ -8,23 +7,15 @@ import sys
 
 import numpy as np
 import pytest
+import trt_exec
+import trt_layers
 from hypothesis import given
 from hypothesis import strategies as st
-from jobs import arm, harness, write_job
-from recordings import RECORDED, recorded
-from tensorrt_devices import KIT, STANDINS, build_cuda, build_models, compiled
 
 from edgedistill.records.measurement import Measurement
-
-
-def kit_module(name):
-    """Import a module of the kit as the harness does: from its folder."""
-    if str(KIT) not in sys.path:
-        sys.path.append(str(KIT))
-    return importlib.import_module(name)
-
-
-trt_exec, trt_layers = kit_module("trt_exec"), kit_module("trt_layers")
+from tests.support.jobs import arm, harness, write_job
+from tests.support.recordings import RECORDED, recorded
+from tests.support.tensorrt_devices import KIT, STANDINS, build_cuda, build_models, compiled
 
 
 @pytest.mark.parametrize(

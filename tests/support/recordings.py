@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-RECORDED = Path(__file__).resolve().parent / "recorded"
+RECORDED = Path(__file__).resolve().parents[1] / "targets" / "recorded"
 
 
 def recorded(name):

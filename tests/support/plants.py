@@ -1,10 +1,10 @@
 """Faults to plant in a clean model, and the rule, the kit and the node that each belongs to."""
 
 import numpy as np
-from lint_models import Plant
 from onnx import TensorProto, helper
 
 from edgedistill.graphs.index import set_axis
+from tests.support.lint_models import Plant
 
 F = np.float32
 

@@ -1,6 +1,6 @@
 """What the published Python modules of TensorRT have, of what the kit uses: names, and what their docstrings say they take.
 
-    python tests/targets/tensorrt_names.py FOLDER... > tests/targets/recorded/tensorrt-names.json
+    python tests/support/tensorrt_names.py FOLDER... > tests/targets/recorded/tensorrt-names.json
 
 Each FOLDER is an unpacked wheel of `tensorrt-bindings`, `tensorrt-cu12-bindings` or `tensorrt-cu13-bindings` for the Python that
 runs this. The wheels lack NVIDIA's libraries; stubs of the nine functions that the module calls when it is imported stand in for
@@ -32,7 +32,7 @@ int getNvOnnxParserVersion(void) { return 0; }
 int initLibNvInferPlugins(void *a, const char *b) { return 1; }
 """
 HAS, LACKS = "x", "."
-FILE = Path(__file__).resolve().parent / "recorded" / "tensorrt-names.json"
+FILE = Path(__file__).resolve().parents[1] / "targets" / "recorded" / "tensorrt-names.json"
 
 
 def names_of(module):

@@ -9,7 +9,7 @@ import numpy as np
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TARGETS = REPOSITORY / "targets"
-SCRIPTED = Path(__file__).resolve().parent / "kits" / "scripted"
+SCRIPTED = REPOSITORY / "tests" / "targets" / "kits" / "scripted"
 
 
 def harness(*arguments, program=TARGETS / "harness", env=None):

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import onnx
 import pytest
-from jobs import TARGETS, harness
-from tiny_onnx import build, record
+
+from tests.support.jobs import TARGETS, harness
+from tests.support.tiny_onnx import build, record
 
 KIT = TARGETS / "tensorrt"
-STANDINS = Path(__file__).resolve().parent / "standins"
+STANDINS = Path(__file__).resolve().parents[1] / "targets" / "standins"
 
 
 def build_cuda(folder):
