@@ -9,26 +9,32 @@ import json
 import shutil
 from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, ValidationError
 
 from edgedistill import __version__
 from edgedistill.compare.comparison import Comparison, summarise_run
-from edgedistill.compare.load import ResultSet, describe, load_run
+from edgedistill.compare.load import ResultSet, load_run
 from edgedistill.compare.notes import notes_of
-from edgedistill.compare.stages import METHODS, Stages, control_gain, read_stages
+from edgedistill.compare.provenance import METHODS, control_gain
 from edgedistill.compare.statistics import MINIMUM_PROCESSES
 from edgedistill.errors import ConfigError
-from edgedistill.records.base import Encoding, FileRef, Record
+from edgedistill.records.base import Encoding, FileRef, Record, explain_validation
 from edgedistill.records.measurement import Measurement
-from edgedistill.records.stages import DataRecord, OnnxModel
+from edgedistill.records.stages import (
+    DataRecord,
+    ExportRecord,
+    OnnxModel,
+    QuantizedRecord,
+    StudentRecord,
+    TeacherRecord,
+)
 from edgedistill.runtime.files import hash_of, sha256_of, write_atomic
-from edgedistill.runtime.folder import Run
+from edgedistill.runtime.folder import Run, require_record, require_unchanged
 from edgedistill.tasks.tasks import TASKS
 
 SCHEMA: Literal["edgedistill.card/1"] = "edgedistill.card/1"
-T = TypeVar("T")
 
 
 class CardModel(Record):
@@ -90,13 +96,12 @@ def write_card(run_folder: Path, out: Path | None = None, model_license: str | N
     from edgedistill.card.page import render_card
 
     result, run = load_run(run_folder), Run(run_folder)
-    stages = read_stages(run)
-    export = _finished(run, stages.export, "export")
+    export = require_record(run, ExportRecord)
     measured = _measured(result, {model.file.sha256 for model in export.models})
     used = [model for model in export.models if model.file.sha256 in {m.model.sha256 for m in measured}]
     sources = {ref.path: run.path(ref) for model in used for ref in (model.file, model.io)}
     models = [_model(run, model, is_copied=out is not None) for model in used]
-    card = _card(run, stages, (models, measured), summarise_run(result), model_license)
+    card = _card(run, (models, measured), summarise_run(result), model_license)
     folder = run_folder if out is None else out
     folder.mkdir(parents=True, exist_ok=True)
     if out is not None:
@@ -108,15 +113,15 @@ def write_card(run_folder: Path, out: Path | None = None, model_license: str | N
 
 
 def _card(
-    run: Run, stages: Stages, made: tuple[list[CardModel], list[Measurement]], comparison: Comparison,
+    run: Run, made: tuple[list[CardModel], list[Measurement]], comparison: Comparison,
     model_license: str | None,
 ) -> Card:  # fmt: skip
     models, measured = made
-    data = _finished(run, stages.data, "data")
+    data = require_record(run, DataRecord)
     notes, verdicts = _said(comparison, measured)
     table = {
         "schema": SCHEMA, "name": run.folder.resolve().name, "created": max(m.created for m in measured),
-        "edgedistill": __version__, "license": model_license, "origin": _origin(run, stages).model_dump(),
+        "edgedistill": __version__, "license": model_license, "origin": _origin(run).model_dump(),
         "data": data.model_dump(mode="json"), "metric": TASKS[data.task].metric,
         "models": [model.model_dump(mode="json") for model in models],
         "measurements": [_without_layers(m).model_dump(mode="json") for m in measured],
@@ -138,7 +143,7 @@ def read_card(path: Path) -> Card:
     try:
         card = Card.model_validate_json(json.dumps(table))
     except ValidationError as error:
-        raise ConfigError(describe(error, path)) from None
+        raise ConfigError(explain_validation(error, path)) from None
     known = {model.file.sha256 for model in card.models}
     for m in card.measurements:
         if m.model.sha256 not in known:
@@ -171,9 +176,7 @@ def _model(run: Run, model: OnnxModel, *, is_copied: bool) -> CardModel:
     """Return a file of the student as a card names it; a copy lies beside the card."""
     placed = []
     for ref in (model.file, model.io):
-        path = run.path(ref)
-        if not path.is_file() or sha256_of(path) != ref.sha256:
-            raise ConfigError(f"{path}: is not as it was exported; run 'edgedistill export' again")
+        path = require_unchanged(run, ref)
         placed.append(ref.model_copy(update={"path": path.name}) if is_copied else ref)
     return CardModel(
         precision=model.precision, encoding=model.encoding, opset=model.opset, file=placed[0], io=placed[1],
@@ -181,21 +184,15 @@ def _model(run: Run, model: OnnxModel, *, is_copied: bool) -> CardModel:
     )  # fmt: skip
 
 
-def _finished(run: Run, record: T | None, stage: str) -> T:
-    if record is None:
-        raise ConfigError(f"{run.folder}: has no finished stage '{stage}'; 'edgedistill run CONFIG' makes it")
-    return record
-
-
-def _origin(run: Run, stages: Stages) -> Origin:
-    student = _finished(run, stages.student, "student").student
-    teachers = _finished(run, stages.teacher, "teacher").teachers
-    quantized = _finished(run, stages.quantize, "quantize")
+def _origin(run: Run) -> Origin:
+    trained, teacher = require_record(run, StudentRecord), require_record(run, TeacherRecord)
+    student, quantized = trained.student, require_record(run, QuantizedRecord)
     method = "not quantized" if quantized.mode == "none" else METHODS[quantized.mode]
     floats = f", {len(quantized.skip)} layers in float" if quantized.skip else ""
     return Origin(
-        student=student.spec, parameters=student.parameters, teacher=", ".join(one.spec for one in teachers),
-        quantized=method + floats, distillation=control_gain(stages),
+        student=student.spec, parameters=student.parameters, teacher=", ".join(one.spec for one in teacher.teachers),
+        quantized=method + floats,
+        distillation=control_gain(trained, require_record(run, ExportRecord), require_record(run, DataRecord)),
     )  # fmt: skip
 
 

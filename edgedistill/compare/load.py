@@ -16,8 +16,10 @@ from pydantic import ValidationError
 
 from edgedistill.config.schema import Budget
 from edgedistill.errors import ConfigError
+from edgedistill.records.base import explain_validation
 from edgedistill.records.measurement import Measurement
-from edgedistill.runtime.folder import Run
+from edgedistill.records.stages import BenchRecord, DataRecord, ReportRecord
+from edgedistill.runtime.folder import Run, read_record, read_settings
 
 MEASUREMENT_SCHEMA = "edgedistill.measurement/1"
 BUNDLE_SCHEMA = "edgedistill.measurements/1"
@@ -116,7 +118,7 @@ def _load(path: Path) -> ResultSet:
         raise ConfigError(f"{path}: no such run folder or measurement file")
     is_run = (path / "manifest.json").is_file()
     files = tuple(sorted((path / "measurements" if is_run else path).glob("*.json")))
-    budgets = _budgets(Run(path), path) if is_run else {}
+    budgets = _budgets(Run(path)) if is_run else {}
     return ResultSet(path.resolve().name, tuple(read_result(file) for file in files), budgets)
 
 
@@ -136,8 +138,8 @@ def _class_names(path: Path) -> tuple[str, ...]:
     folder = path.resolve().parent.parent
     if not (folder / "manifest.json").is_file():
         return ()
-    data = Run(folder).stages.get("data", {}).get("record", {})
-    return tuple(str(name) for name in data.get("classes", ()))
+    data = read_record(Run(folder), DataRecord)
+    return () if data is None else data.classes
 
 
 def describe_model(measurement: Measurement) -> str:
@@ -178,15 +180,9 @@ def _measurement(table: Any, path: Path) -> Measurement:
     try:
         measurement = Measurement.model_validate_json(json.dumps(table))
     except ValidationError as error:
-        raise ConfigError(describe(error, path)) from None
+        raise ConfigError(explain_validation(error, path)) from None
     _check_latencies(measurement, path)
     return measurement
-
-
-def describe(error: ValidationError, origin: Path) -> str:
-    """List what a record refuses, one line for each field."""
-    lines = (f"{origin}: {'.'.join(str(part) for part in e['loc'])}: {e['msg']}" for e in error.errors())
-    return "\n".join(dict.fromkeys(lines))
 
 
 def _check_latencies(measurement: Measurement, path: Path) -> None:
@@ -198,18 +194,13 @@ def _check_latencies(measurement: Measurement, path: Path) -> None:
         raise ConfigError(f"{path}: processes: is empty; a measurement has at least one process")
 
 
-def _budgets(run: Run, folder: Path) -> dict[str, Budget]:
+def _budgets(run: Run) -> dict[str, Budget]:
     """Pair the targets that were measured with the budgets that the last report was made for."""
-    targets = _tables(run, "bench", "targets")
-    budgets = _tables(run, "report", "budgets")
+    targets = read_settings(run, BenchRecord).get("targets", [])
+    budgets = read_settings(run, ReportRecord).get("budgets", [])
     if len(targets) != len(budgets):
         return {}
     try:
         return {str(t.get("name")): Budget.model_validate(b) for t, b in zip(targets, budgets, strict=True)}
     except ValidationError as error:
-        raise ConfigError(describe(error, folder / "manifest.json")) from None
-
-
-def _tables(run: Run, stage: str, key: str) -> list[dict[str, Any]]:
-    entry = run.stages.get(stage)
-    return [] if entry is None else list(entry.get("config", {}).get(key, []))
+        raise ConfigError(explain_validation(error, run.folder / "manifest.json")) from None

@@ -7,36 +7,31 @@ import io
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from pydantic import Field
 
 from edgedistill import __version__
 from edgedistill.config.schema import BenchConfig
 from edgedistill.deploy.devices.transport import folder_files
-from edgedistill.deploy.stage import MIN_AGREEMENT, lineage_of
+from edgedistill.deploy.stage import MIN_AGREEMENT
 from edgedistill.errors import ConfigError
 from edgedistill.kits.kits import Kit, targets_folder
-from edgedistill.records.base import Encoding, FileRef, Record
+from edgedistill.records.base import Encoding, Record
 from edgedistill.records.measurement import ModelIdentity
 from edgedistill.records.stages import (
+    BenchRecord,
+    CompileRecord,
     DataRecord,
     ExportRecord,
     OnnxModel,
     QuantizedRecord,
-    StudentRecord,
-    TeacherRecord,
 )
 from edgedistill.runtime.files import atomic_path, sha256_of
-from edgedistill.runtime.folder import Run
+from edgedistill.runtime.folder import Run, read_lineage, read_settings, require_record, require_unchanged
 from edgedistill.tasks.tasks import TASKS
 
 SHEBANG = b"#!/usr/bin/env python3\n"
-STAGES: dict[str, type[Record]] = {
-    "data": DataRecord, "teacher": TeacherRecord, "student": StudentRecord, "quantize": QuantizedRecord,
-    "export": ExportRecord,
-}  # fmt: skip
-R = TypeVar("R", bound=Record)
 
 
 class Packed(Record):
@@ -89,15 +84,14 @@ def write_bundle(run: Run, kit: Kit, precisions: tuple[str, ...], path: Path) ->
 
     Raises ConfigError when the run lacks the export, or a model of one of the precisions.
     """
-    results = {name: _record(run, name, kind) for name, kind in STAGES.items()}
-    kit = _kit_of(results, kit, precisions)
-    chosen = _chosen(run, results, kit, precisions)
+    kit = _kit_of(require_record(run, QuantizedRecord), kit, precisions)
+    chosen = _chosen(run, kit, precisions)
     sources = dict(_program(kit))
     models = []
     for model in chosen:
-        sources |= {f"models/{Path(model.file.path).name}": _intact(run, model.file)}
-        sources |= {f"io/{Path(model.io.path).name}": _intact(run, model.io)}
-        models.append(_bundled(run, results, kit, model))
+        sources |= {f"models/{Path(model.file.path).name}": require_unchanged(run, model.file)}
+        sources |= {f"io/{Path(model.io.path).name}": require_unchanged(run, model.io)}
+        models.append(_bundled(run, kit, model))
     forms = [DeviceForm(arch=arch, since="0", encoding=encoding) for arch, encoding in sorted(kit.encoding.items())]
     forms += [DeviceForm(arch=None, since=form.since, encoding=form.encoding) for form in kit.form]
     manifest = Bundle(
@@ -113,17 +107,8 @@ def write_bundle(run: Run, kit: Kit, precisions: tuple[str, ...], path: Path) ->
     return manifest, sha256
 
 
-def _record(run: Run, stage: str, kind: type[R]) -> R:
-    entry = run.stages.get(stage)
-    if entry is None:
-        raise ConfigError(f"{run.folder}: has no finished stage '{stage}'; run 'edgedistill export CONFIG' first")
-    return kind.model_validate(entry["record"])
-
-
-def _kit_of(results: dict[str, Record], kit: Kit, precisions: tuple[str, ...]) -> Kit:
+def _kit_of(quantized: QuantizedRecord, kit: Kit, precisions: tuple[str, ...]) -> Kit:
     """Return the kit with the encodings that hold the run's int8 activations; it must have some where int8 is asked for."""
-    quantized = results["quantize"]
-    assert isinstance(quantized, QuantizedRecord)
     try:
         return kit.taking(quantized.activations)
     except ConfigError:
@@ -132,16 +117,14 @@ def _kit_of(results: dict[str, Record], kit: Kit, precisions: tuple[str, ...]) -
         return kit  # its float models, in which activations are what they are
 
 
-def _chosen(run: Run, results: dict[str, Record], kit: Kit, precisions: tuple[str, ...]) -> list[OnnxModel]:
+def _chosen(run: Run, kit: Kit, precisions: tuple[str, ...]) -> list[OnnxModel]:
     """Return the student's models of some precisions, by default of all that the kit has, int8 in each of its encodings."""
     for precision in precisions:
         if precision not in kit.precisions:
             raise ConfigError(f"kit '{kit.name}' has no precision '{precision}'; it has: {', '.join(kit.precisions)}")
-    export = results["export"]
-    assert isinstance(export, ExportRecord)
     encodings = {None, *kit.encoding.values(), *(form.encoding for form in kit.form)}
     opset = max((kit.opset, *(form.opset for form in kit.form)))
-    students = [model for model in export.models if model.name == "student"]
+    students = [model for model in require_record(run, ExportRecord).models if model.name == "student"]
     found = [
         model for model in students
         if model.precision in (precisions or kit.precisions) and model.encoding in encodings and model.opset <= opset
@@ -163,34 +146,25 @@ def _program(kit: Kit) -> Iterator[tuple[str, Path]]:
         yield from folder_files(name, folder)
 
 
-def _bundled(run: Run, results: dict[str, Record], kit: Kit, model: OnnxModel) -> BundledModel:
-    data = results["data"]
-    assert isinstance(data, DataRecord)
-    targets = run.stages.get("compile", {}).get("config", {}).get("targets", [])
+def _bundled(run: Run, kit: Kit, model: OnnxModel) -> BundledModel:
+    targets = read_settings(run, CompileRecord).get("targets", [])
     unmeasured: dict[str, Any] = {"name": kit.name, "threads": 1}
     target = next((target for target in targets if target["kit"] == kit.name), unmeasured)
     encoding = "" if model.encoding is None else f"-{model.encoding}"
     return BundledModel(
         name=f"bundle-{kit.name}-{model.precision}{encoding}", target=target["name"], precision=model.precision,
         encoding=model.encoding, file=f"models/{Path(model.file.path).name}", threads=target["threads"],
-        model=ModelIdentity(name=model.name, sha256=model.file.sha256, lineage=lineage_of(results, model)),
-        io=f"io/{Path(model.io.path).name}", expected=model.expected, metric=TASKS[data.task].metric,
+        model=ModelIdentity(name=model.name, sha256=model.file.sha256, lineage=read_lineage(run, model)),
+        io=f"io/{Path(model.io.path).name}", expected=model.expected, metric=TASKS[require_record(run, DataRecord).task].metric,
         min_agreement=MIN_AGREEMENT[model.precision],
     )  # fmt: skip
 
 
 def _bench_plan(run: Run) -> dict[str, Any]:
     """Return processes, seconds and seed: those of the run's own bench where there was one."""
-    bench = run.stages.get("bench", {}).get("config", {}).get("bench", BenchConfig().model_dump())
-    seed = run.stages["export"]["config"]["seed"]
+    bench = read_settings(run, BenchRecord).get("bench", BenchConfig().model_dump())
+    seed = read_settings(run, ExportRecord)["seed"]
     return {"processes": bench["processes"], "seconds": bench["seconds"], "seed": seed}
-
-
-def _intact(run: Run, file: FileRef) -> Path:
-    path = run.path(file)
-    if not path.is_file() or sha256_of(path) != file.sha256:
-        raise ConfigError(f"{path}: is not as it was exported; run 'edgedistill export' again")
-    return path
 
 
 def _packed(path: Path) -> Packed:

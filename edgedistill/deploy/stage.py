@@ -6,7 +6,7 @@ import hashlib
 import json
 import platform
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,12 @@ from edgedistill.deploy.devices.address import artifact_folder, parse_address
 from edgedistill.deploy.harness import Compilation, compile_models, probe, run_bench
 from edgedistill.errors import DeviceError, ParityError
 from edgedistill.kits.kits import Form, Kit, read_kit
-from edgedistill.records.base import Record
+from edgedistill.records.lineage import lineage_of
 from edgedistill.records.measurement import Measurement
 from edgedistill.records.stages import (
     Artifact,
     BenchRecord,
     CompileRecord,
-    DataRecord,
     Engine,
     ExportRecord,
     OnnxModel,
@@ -93,7 +92,7 @@ def compile_artifacts(job: Job) -> CompileRecord:
 
 def _models_for(job: Job, target: TargetConfig) -> Iterator[OnnxModel]:
     form = form_on(job.kits[target.kit], target.device)
-    for model in job.result("export", ExportRecord).models:
+    for model in job.result(ExportRecord.stage, ExportRecord).models:
         if model.encoding not in (None, form.encoding):
             continue
         if model.precision in target.precisions or (model.name, model.precision) == ("teacher", "fp32"):
@@ -129,7 +128,7 @@ def bench_artifacts(job: Job) -> BenchRecord:
     Raises DeviceError when an engine fails, and ParityError when an artifact does not answer as the model that was
     exported; what was measured is in the run folder either way.
     """
-    artifacts = job.result("compile", CompileRecord).artifacts
+    artifacts = job.result(CompileRecord.stage, CompileRecord).artifacts
     names = [_measurement_name(artifact) for artifact in artifacts]
     bench = job.config.bench
     table: dict[str, Any] = {
@@ -146,7 +145,7 @@ def bench_artifacts(job: Job) -> BenchRecord:
         raise DeviceError("\n".join(f"{name}: {reason}" for name, reason in failed.items()))
     _require_parity(results)
     folder = job.run.folder / "measurements"
-    exported = {model.file.sha256 for model in job.result("export", ExportRecord).models}
+    exported = {model.file.sha256 for model in job.result(ExportRecord.stage, ExportRecord).models}
     for path in [path for path in folder.iterdir() if path.is_file() and path.stem not in names]:
         if not path.name.startswith(OF_PAGES) or _model_of(path.with_suffix(".json")) not in exported:
             path.unlink()  # of a target that the configuration no longer has, or a model that is no more
@@ -171,33 +170,20 @@ def _measurement_name(artifact: Artifact) -> str:
 
 
 def _arm(job: Job, name: str, artifact: Artifact) -> dict[str, Any]:
-    model = next(m for m in job.result("export", ExportRecord).models if m.file.sha256 == artifact.parent)
+    model = next(m for m in job.result(ExportRecord.stage, ExportRecord).models if m.file.sha256 == artifact.parent)
     target = next(t for t in job.config.target if t.name == artifact.target)
+    lineage = lineage_of(
+        model, job.data, job.result(TeacherRecord.stage, TeacherRecord),
+        job.result(StudentRecord.stage, StudentRecord), job.result(QuantizedRecord.stage, QuantizedRecord),
+    )  # fmt: skip
     return {
         "name": name, "target": artifact.target, "address": artifact.device, "kit": artifact.kit,
         "kit_dir": str(job.kits[artifact.kit].folder), "precision": artifact.precision, "threads": target.threads,
         "entry": artifact.entry, "files": [file.path for file in artifact.files], "size_bytes": artifact.size_bytes,
-        "model": {"name": model.name, "sha256": model.file.sha256, "lineage": lineage_of(job.results, model)},
+        "model": {"name": model.name, "sha256": model.file.sha256, "lineage": lineage},
         "io": model.io.path, "expected": model.expected, "metric": TASKS[job.data.task].metric,
         "watts": job.config.bench.watts if target.watts is None else target.watts,
     }  # fmt: skip
-
-
-def lineage_of(results: Mapping[str, Record], model: OnnxModel) -> dict[str, str]:
-    """Return the hashes of what a model was made from, by stage."""
-    data, teachers, student = results["data"], results["teacher"], results["student"]
-    quantized = results["quantize"]
-    assert isinstance(data, DataRecord)
-    assert isinstance(teachers, TeacherRecord)
-    assert isinstance(student, StudentRecord)
-    assert isinstance(quantized, QuantizedRecord)
-    lineage = {"data": data.fingerprint}
-    if model.name == "teacher":
-        return lineage | {"teacher": teachers.file.sha256}
-    lineage |= teachers.lineage | {"student": student.student.file.sha256}
-    if quantized.file is None or model.precision != "int8":
-        return lineage
-    return lineage | {"quantized": quantized.file.sha256}
 
 
 def _require_parity(results: dict[str, Any]) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 Encoding = Literal["s8-f32", "u8-f32", "u8-i32", "s8-i32", "s8-f16"]
 """Activation type and bias type of an int8 ONNX model: signed with zero point 0, or unsigned with zero point 128.
@@ -33,3 +34,9 @@ class FileRef(Record):
     path: str
     sha256: str
     bytes: int
+
+
+def explain_validation(error: ValidationError, origin: Path) -> str:
+    """Write one line for each field that a record refuses: the file, the field, and what is wrong with it."""
+    lines = (f"{origin}: {'.'.join(str(part) for part in e['loc'])}: {e['msg']}" for e in error.errors())
+    return "\n".join(dict.fromkeys(lines))

@@ -5,20 +5,27 @@ Units are in the names. What a device measured of a model is in `measurement.py`
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Final, Literal
 
 from pydantic import Field
 
 from edgedistill.records.base import Activations, Encoding, FileRef, Record
 
 
-class DataRecord(Record):
+class StageRecord(Record):
+    """What a stage made; `stage` is the stage's name in commands, messages and the manifest of a run."""
+
+    stage: ClassVar[str]
+
+
+class DataRecord(StageRecord):
     """What the data is: `shape` is one sample's, channels last, as the user gave it.
 
     `classes` names the outputs of a model: the classes or, for regression and embedding, the values. Without labels, those
     of validation and test samples are the teacher's outputs.
     """
 
+    stage: ClassVar[str] = "data"
     kind: Literal["image", "signal", "tokens"]
     dtype: str
     shape: tuple[int, ...]
@@ -54,9 +61,10 @@ class TrainedModel(Record):
     parent: str | None = None
 
 
-class TeacherRecord(TrainedModel):
+class TeacherRecord(TrainedModel, StageRecord):
     """The first teacher, which is exported and measured, and the others, whose logits are averaged with its."""
 
+    stage: ClassVar[str] = "teacher"
     others: tuple[TrainedModel, ...] = ()
 
     @property
@@ -71,13 +79,14 @@ class TeacherRecord(TrainedModel):
         return {"teacher": self.file.sha256, **others}
 
 
-class SoftLabelsRecord(Record):
+class SoftLabelsRecord(StageRecord):
     """Cached teacher logits of `views` augmented views of `samples` training samples; 0 views is the online teacher.
 
     `engine` and `val_accuracy` (a fraction; None for one teacher, whose own it is) are of all teachers together. Of a view
     the `top_k` largest logits are kept, 0 for all. `targets` holds their outputs of samples that have no labels.
     """
 
+    stage: ClassVar[str] = "soft_labels"
     fingerprint: str
     views: int
     samples: int
@@ -98,9 +107,10 @@ class Trial(Record):
     control: TrainedModel | None
 
 
-class StudentRecord(Record):
+class StudentRecord(StageRecord):
     """The distilled student, of the seed that did best on validation, its control, and the trials of all seeds."""
 
+    stage: ClassVar[str] = "student"
     student: TrainedModel
     control: TrainedModel | None
     trials: tuple[Trial, ...] = ()
@@ -144,13 +154,14 @@ class QuantizeStep(Record):
     history: tuple[Epoch, ...] = ()
 
 
-class QuantizedRecord(Record):
+class QuantizedRecord(StageRecord):
     """The quantized student, as fake-quantized weights and scales; `val_accuracy` is of that model in torch.
 
     `activations` is what the scales are for. `skip` names the modules whose layers are float, those of the configuration
     included; `steps` are all tries in their order, and `holds` tells whether the one that was kept is within `max_drop`.
     """
 
+    stage: ClassVar[str] = "quantize"
     file: FileRef | None
     mode: Literal["none"] | QuantizeMethod
     val_accuracy: float | None
@@ -204,9 +215,10 @@ class TrialScore(Record):
     control: float | None
 
 
-class ExportRecord(Record):
+class ExportRecord(StageRecord):
     """The exported models and, where there are controls or several seeds, what all trials score on the test set."""
 
+    stage: ClassVar[str] = "export"
     models: tuple[OnnxModel, ...]
     scores: tuple[TrialScore, ...] = ()
 
@@ -234,19 +246,29 @@ class Artifact(Record):
     parent: str
 
 
-class CompileRecord(Record):
+class CompileRecord(StageRecord):
     """The artifacts of all targets."""
 
+    stage: ClassVar[str] = "compile"
     artifacts: tuple[Artifact, ...]
 
 
-class BenchRecord(Record):
+class BenchRecord(StageRecord):
     """The measurement files of a run."""
 
+    stage: ClassVar[str] = "bench"
     measurements: tuple[FileRef, ...]
 
 
-class ReportRecord(Record):
+class ReportRecord(StageRecord):
     """The HTML report."""
 
+    stage: ClassVar[str] = "report"
     report: FileRef
+
+
+STAGE_RECORDS: Final[tuple[type[StageRecord], ...]] = (
+    DataRecord, TeacherRecord, SoftLabelsRecord, StudentRecord, QuantizedRecord, ExportRecord, CompileRecord, BenchRecord,
+    ReportRecord,
+)  # fmt: skip
+"""What each stage makes, in the order of the stages."""

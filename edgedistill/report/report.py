@@ -18,14 +18,22 @@ from edgedistill.compare.budget import reason
 from edgedistill.compare.comparison import Comparison, Group, summarise_run
 from edgedistill.compare.load import ResultSet, load_run, read_samples
 from edgedistill.compare.notes import Notes, notes_of, precision, sustained
+from edgedistill.compare.provenance import METHODS, SUMMARISED, control_gain, outdated, summary
 from edgedistill.compare.rows import metric_of
-from edgedistill.compare.stages import METHODS, STAGES, Stages, control_gain, outcome, outdated, read_stages
 from edgedistill.config.schema import Budget
 from edgedistill.records.measurement import Measurement
-from edgedistill.records.stages import TrainedModel
+from edgedistill.records.stages import (
+    DataRecord,
+    ExportRecord,
+    QuantizedRecord,
+    StageRecord,
+    StudentRecord,
+    TeacherRecord,
+    TrainedModel,
+)
 from edgedistill.report.plots import ENERGY, LATENCY, accuracy_against, latency_distribution, training_curves
 from edgedistill.runtime.files import write_atomic
-from edgedistill.runtime.folder import Run
+from edgedistill.runtime.folder import Run, read_record
 from edgedistill.tasks.tasks import TASKS
 
 TEMPLATE = "template.html.j2"
@@ -65,19 +73,25 @@ def render_report(run_folder: Path, budgets: dict[str, Budget] | None = None) ->
     """Render a run, finished or not, as one self-contained HTML page."""
     result = load_run(run_folder)
     run = Run(run_folder)
-    stages = read_stages(run)
+    data, student, export = (
+        read_record(run, DataRecord),
+        read_record(run, StudentRecord),
+        read_record(run, ExportRecord),
+    )
     comparison = summarise_run(result, budgets)
-    metric = figures.metric([TASKS[stages.data.task].metric] if stages.data else [])[1]
+    metric = figures.metric([TASKS[data.task].metric] if data else [])[1]
     return _environment().get_template(TEMPLATE).render(
         _measured(comparison, [result]),
         name=result.name,
-        stages=stages,
-        outdated=outdated(run, stages),
-        missing=[stage for stage in STAGES if stage not in run.stages],
-        training_plot=_markup(training_curves(_trained(stages), metric, "training")),
+        student=student,
+        quantized=read_record(run, QuantizedRecord),
+        exported=export,
+        outdated=outdated(run),
+        missing=[kind.stage for kind in SUMMARISED if kind.stage not in run.stages],
+        training_plot=_markup(training_curves(_trained(read_record(run, TeacherRecord), student), metric, "training")),
         metric=metric,
-        gain=control_gain(stages),
-        provenance=[StageView(stage, outcome(stages, stage), run.stages.get(stage)) for stage in STAGES],
+        gain=control_gain(student, export, data),
+        provenance=[_stage_view(run, kind) for kind in SUMMARISED],
         install=_install_line(run),
     )  # fmt: skip
 
@@ -85,7 +99,7 @@ def render_report(run_folder: Path, budgets: dict[str, Budget] | None = None) ->
 def render_comparison(comparison: Comparison, sets: Sequence[ResultSet]) -> str:
     """Render a comparison of runs or measurement files as the same page, without what a single run's stages made."""
     return _environment().get_template(TEMPLATE).render(
-        _measured(comparison, sets), name=" → ".join(one.name for one in sets), stages=Stages(*[None] * len(STAGES)),
+        _measured(comparison, sets), name=" → ".join(one.name for one in sets), student=None, quantized=None, exported=None,
         outdated=(), missing=(), training_plot=None, metric="", gain=None, provenance=(), install=None,
     )  # fmt: skip
 
@@ -163,11 +177,15 @@ def clean_samples_ms(file: Path, measurement: Measurement) -> list[np.ndarray]:
     return [group for group in groups if len(group)]
 
 
-def _trained(stages: Stages) -> dict[str, TrainedModel]:
-    teachers = () if stages.teacher is None else stages.teacher.teachers
+def _stage_view(run: Run, kind: type[StageRecord]) -> StageView:
+    return StageView(kind.stage, summary(read_record(run, kind)), run.stages.get(kind.stage))
+
+
+def _trained(teacher: TeacherRecord | None, student: StudentRecord | None) -> dict[str, TrainedModel]:
+    teachers = () if teacher is None else teacher.teachers
     models: dict[str, TrainedModel | None] = {_teacher_name(number): model for number, model in enumerate(teachers)}
-    if stages.student is not None:
-        models |= {"student": stages.student.student, "control": stages.student.control}
+    if student is not None:
+        models |= {"student": student.student, "control": student.control}
     return {label: model for label, model in models.items() if model is not None}
 
 

@@ -9,12 +9,24 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pydantic import ValidationError
+
 from edgedistill.errors import ConfigError
-from edgedistill.records.base import FileRef, Record
-from edgedistill.records.stages import DataRecord, SoftLabelsRecord
+from edgedistill.records.base import FileRef, Record, explain_validation
+from edgedistill.records.lineage import lineage_of
+from edgedistill.records.stages import (
+    DataRecord,
+    OnnxModel,
+    QuantizedRecord,
+    SoftLabelsRecord,
+    StageRecord,
+    StudentRecord,
+    TeacherRecord,
+)
 from edgedistill.runtime.files import hash_of, sha256_of, write_json
 
 R = TypeVar("R", bound=Record)
+S = TypeVar("S", bound=StageRecord)
 SCHEMA = "edgedistill.run/1"
 
 
@@ -101,6 +113,45 @@ class Run:
     def _intact(self, ref: FileRef) -> bool:
         path = self.path(ref)
         return path.is_file() and path.stat().st_size == ref.bytes and self.file_hash(path) == ref.sha256
+
+
+def read_record(run: Run, kind: type[S]) -> S | None:
+    """Return the record of a finished stage, None where it has not run; raise ConfigError that names what cannot be read."""
+    entry = run.stages.get(kind.stage)
+    if entry is None:
+        return None
+    try:
+        return kind.model_validate(entry.get("record"))
+    except ValidationError as error:
+        raise ConfigError(explain_validation(error, run.folder / "manifest.json" / kind.stage)) from None
+
+
+def require_record(run: Run, kind: type[S]) -> S:
+    """Return the record of a stage; raise ConfigError where it has not run."""
+    record = read_record(run, kind)
+    if record is None:
+        raise ConfigError(f"{run.folder}: stage '{kind.stage}' has not run; run 'edgedistill run CONFIG' first")
+    return record
+
+
+def read_settings(run: Run, kind: type[StageRecord]) -> dict[str, Any]:
+    """Return the settings that a finished stage ran with; empty where it has not run."""
+    settings: dict[str, Any] = run.stages.get(kind.stage, {}).get("config", {})
+    return settings
+
+
+def read_lineage(run: Run, model: OnnxModel) -> dict[str, str]:
+    """Return the lineage of one of a run's exported models; raise ConfigError where a stage has not run."""
+    data, teacher = require_record(run, DataRecord), require_record(run, TeacherRecord)
+    return lineage_of(model, data, teacher, require_record(run, StudentRecord), require_record(run, QuantizedRecord))
+
+
+def require_unchanged(run: Run, file: FileRef) -> Path:
+    """Return the path of an exported file; raise ConfigError where its content is not the exported one."""
+    path = run.path(file)
+    if not path.is_file() or sha256_of(path) != file.sha256:
+        raise ConfigError(f"{path}: missing or changed since it was exported; run 'edgedistill export CONFIG' again")
+    return path
 
 
 def identity(record: Record) -> str:

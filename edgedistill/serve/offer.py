@@ -9,20 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from edgedistill.deploy.stage import MIN_AGREEMENT, lineage_of
+from edgedistill.deploy.stage import MIN_AGREEMENT
 from edgedistill.errors import ConfigError
-from edgedistill.records.base import FileRef, Record
+from edgedistill.records.base import Record
 from edgedistill.records.measurement import ModelIdentity
-from edgedistill.records.stages import (
-    DataRecord,
-    ExportRecord,
-    OnnxModel,
-    QuantizedRecord,
-    StudentRecord,
-    TeacherRecord,
-)
-from edgedistill.runtime.files import sha256_of
-from edgedistill.runtime.folder import Run
+from edgedistill.records.stages import DataRecord, ExportRecord, OnnxModel
+from edgedistill.runtime.folder import Run, read_lineage, require_record, require_unchanged
 from edgedistill.serve.runtime import WebKit
 from edgedistill.tasks.tasks import TASKS
 
@@ -30,11 +22,6 @@ MOST_REQUEST_BYTES = 4_000_000
 FEWEST_REQUESTS = 8
 TYPES = {"float32": "<f4", "float64": "<f8", "int64": "<i8", "int32": "<i4", "uint8": "|u1", "int8": "|i1"}
 """Types of numbers that a page can hand to the engine and take from it, and how they are laid out in files."""
-
-STAGES: dict[str, type[Record]] = {
-    "data": DataRecord, "teacher": TeacherRecord, "student": StudentRecord, "quantize": QuantizedRecord,
-    "export": ExportRecord,
-}  # fmt: skip
 
 
 class Block(Record):
@@ -88,16 +75,14 @@ def offers(run: Run, kit: WebKit, encodings: tuple[str, ...] = ()) -> tuple[Offe
 
     Raises ConfigError when nothing was exported, or an encoding was not, or a file is not as it was.
     """
-    results = {name: _record(run, name, kind) for name, kind in STAGES.items()}
-    export = results["export"]
-    assert isinstance(export, ExportRecord)
+    export = require_record(run, ExportRecord)
     found = list(chosen(export.models, kit, encodings))
     lacking = [encoding for encoding in encodings if encoding not in {model.encoding for model in found}]
     if lacking:
         known = ", ".join(sorted({str(model.encoding) for model in export.models if model.encoding in kit.encoding}))
         raise ConfigError(f"{run.folder}: no int8 model as '{lacking[0]}' in it; there are: {known or 'none'}")
     named = {model.file.sha256: f"-{model.encoding}" for model in found if model.encoding in encodings}
-    made = [_offer(run, results, model, named.get(model.file.sha256, "")) for model in found]
+    made = [_offer(run, model, named.get(model.file.sha256, "")) for model in found]
     if not made:
         raise ConfigError(f"{run.folder}: no model of it runs in a browser: opset up to {kit.opset}, fp32 or int8")
     return tuple(made)
@@ -115,34 +100,18 @@ def chosen(models: tuple[OnnxModel, ...], kit: WebKit, encodings: tuple[str, ...
             yield from [model for model in ranked if model.encoding in encodings] or ranked[:1]
 
 
-def _record(run: Run, stage: str, kind: type[Record]) -> Record:
-    entry = run.stages.get(stage)
-    if entry is None:
-        raise ConfigError(f"{run.folder}: has no finished stage '{stage}'; run 'edgedistill export CONFIG' first")
-    return kind.model_validate(entry["record"])
-
-
-def _offer(run: Run, results: dict[str, Record], model: OnnxModel, suffix: str) -> Offer:
+def _offer(run: Run, model: OnnxModel, suffix: str) -> Offer:
     """Make the offer of a model; `suffix` tells its encoding where there are several, and ends what it is known by."""
-    data = results["data"]
-    assert isinstance(data, DataRecord)
     assert model.expected is not None
-    path, io = _intact(run, model.file), _intact(run, model.io)
+    path, io = require_unchanged(run, model.file), require_unchanged(run, model.io)
     layout, content = pack_requests(io, model.expected)
     told = Offered(
         key=f"{model.name}-{model.precision}{suffix}", title=f"{model.name} {model.precision}{suffix.replace('-', ' ', 1)}", name=model.name, precision=model.precision, encoding=model.encoding,
-        sha256=model.file.sha256, bytes=model.file.bytes, metric=TASKS[data.task].metric, min_agreement=MIN_AGREEMENT[model.precision],
+        sha256=model.file.sha256, bytes=model.file.bytes, metric=TASKS[require_record(run, DataRecord).task].metric, min_agreement=MIN_AGREEMENT[model.precision],
         requests=layout,
     )  # fmt: skip
-    identity = ModelIdentity(name=f"{model.name}{suffix}", sha256=model.file.sha256, lineage=lineage_of(results, model))
+    identity = ModelIdentity(name=f"{model.name}{suffix}", sha256=model.file.sha256, lineage=read_lineage(run, model))
     return Offer(told, path, content, identity, io, model.expected)
-
-
-def _intact(run: Run, file: FileRef) -> Path:
-    path = run.path(file)
-    if not path.is_file() or sha256_of(path) != file.sha256:
-        raise ConfigError(f"{path}: is not as it was exported; run 'edgedistill export' again")
-    return path
 
 
 def pack_requests(io: Path, expected: str) -> tuple[Requests, bytes]:

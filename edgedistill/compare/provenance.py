@@ -1,37 +1,34 @@
-"""What a run's stages made, as its manifest records it; a stage that has not run is None."""
+"""What the stages of a run made, in words: one line each, what is outdated, and what distillation gained."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from functools import singledispatch
 
-from pydantic import ValidationError
 from scipy.stats import t as student_t
 
 from edgedistill.compare import figures
-from edgedistill.compare.load import describe
 from edgedistill.compare.statistics import accuracy_drop, wilson
-from edgedistill.errors import ConfigError
 from edgedistill.records.base import Record
 from edgedistill.records.stages import (
+    STAGE_RECORDS,
     BenchRecord,
     CompileRecord,
     DataRecord,
     ExportRecord,
     QuantizedRecord,
+    ReportRecord,
     SoftLabelsRecord,
     StudentRecord,
     TeacherRecord,
     TrainedModel,
 )
-from edgedistill.runtime.folder import Run, identity
+from edgedistill.runtime.folder import Run, identity, read_record
 from edgedistill.tasks.tasks import TASKS
 
-R = TypeVar("R", bound=Record)
+SUMMARISED = tuple(kind for kind in STAGE_RECORDS if kind is not ReportRecord)
+"""The stages that a report or a card is about: all that come before them."""
 
-STAGES = ("data", "teacher", "soft_labels", "student", "quantize", "export", "compile", "bench")
 METHODS = {
     "ptq": "post-training",
     "mixed": "post-training, sensitive layers in float",
@@ -41,72 +38,36 @@ METHODS = {
 """The names of the methods of quantization, for people."""
 
 
-@dataclass(frozen=True)
-class Stages:
-    """The records of a run."""
-
-    data: DataRecord | None
-    teacher: TeacherRecord | None
-    soft_labels: SoftLabelsRecord | None
-    student: StudentRecord | None
-    quantize: QuantizedRecord | None
-    export: ExportRecord | None
-    compile: CompileRecord | None
-    bench: BenchRecord | None
-
-
-def read_stages(run: Run) -> Stages:
-    """Read the record of each finished stage; ConfigError names a stage and field that cannot be read."""
-    return Stages(
-        data=_record(run, "data", DataRecord),
-        teacher=_record(run, "teacher", TeacherRecord),
-        soft_labels=_record(run, "soft_labels", SoftLabelsRecord),
-        student=_record(run, "student", StudentRecord),
-        quantize=_record(run, "quantize", QuantizedRecord),
-        export=_record(run, "export", ExportRecord),
-        compile=_record(run, "compile", CompileRecord),
-        bench=_record(run, "bench", BenchRecord),
-    )
+def outdated(run: Run) -> tuple[str, ...]:
+    """Return the stages that were made from an earlier result of a stage that has run again since, in their order."""
+    stale: list[str] = []
+    made: dict[str, str] = {}
+    for kind in SUMMARISED:
+        record = read_record(run, kind)
+        if record is not None:
+            parents: dict[str, str] = run.stages[kind.stage].get("parents", {})
+            if any(parent in stale or made.get(parent, used) != used for parent, used in parents.items()):
+                stale.append(kind.stage)
+            made[kind.stage] = identity(record)
+    return tuple(stale)
 
 
-def _record(run: Run, stage: str, kind: type[R]) -> R | None:
-    entry = run.stages.get(stage)
-    if entry is None:
-        return None
-    try:
-        return kind.model_validate(entry.get("record"))
-    except ValidationError as error:
-        raise ConfigError(describe(error, run.folder / "manifest.json" / stage)) from None
-
-
-def outdated(run: Run, stages: Stages) -> tuple[str, ...]:
-    """Return the stages that were made from what an earlier stage has made anew since, in their order."""
-    found: list[str] = []
-    for stage in STAGES:
-        parents: dict[str, str] = run.stages.get(stage, {}).get("parents", {})
-        made = {parent: getattr(stages, parent) for parent in parents}
-        changed = (record is not None and identity(record) != parents[parent] for parent, record in made.items())
-        if any(changed) or not set(found).isdisjoint(parents):
-            found.append(stage)
-    return tuple(found)
-
-
-def control_gain(stages: Stages) -> str | None:
+def control_gain(student: StudentRecord | None, export: ExportRecord | None, data: DataRecord | None) -> str | None:
     """Say what distillation gained over the same student trained without the teacher; None without such a control."""
-    if stages.student is None or stages.student.control is None:
+    if student is None or student.control is None:
         return None
-    if stages.export is None or not stages.export.scores or stages.data is None:
+    if export is None or not export.scores or data is None:
         return "Whether distillation helped is not known yet: the test set is scored when the models are exported."
-    pairs = [(score.student, score.control) for score in stages.export.scores if score.control is not None]
-    metric = TASKS[stages.data.task]
+    pairs = [(score.student, score.control) for score in export.scores if score.control is not None]
+    metric = TASKS[data.task]
     if len(pairs) > 1:
-        return _gain_over_seeds([student - control for student, control in pairs], metric.shown)
-    ((student, control),) = pairs
-    points = figures.signed(100 * (student - control))
+        return _gain_over_seeds([score - control for score, control in pairs], metric.shown)
+    ((score, control),) = pairs
+    points = figures.signed(100 * (score - control))
     if metric.metric != "top1":
         return f"Distillation changed {metric.shown} on the test set by {points} points (one seed, so no interval)."
-    n = stages.data.test
-    drop = accuracy_drop(wilson(student, n), wilson(control, n))
+    n = data.test
+    drop = accuracy_drop(wilson(score, n), wilson(control, n))
     low, high = drop.ci95_points
     basis = f"95\u00a0% interval {figures.signed(low)} to {figures.signed(high)} from {n} test samples, one seed each"
     return _verdict(drop.points, low, high, metric.shown, basis)
@@ -131,13 +92,14 @@ def _verdict(points: float, low: float, high: float, shown: str, basis: str) -> 
     return f"Distillation did not clearly help: {figures.signed(points)} {against}"
 
 
-def outcome(stages: Stages, stage: str) -> str:
-    """Say in a line what a finished stage made."""
-    record = getattr(stages, stage)
-    describer: Callable[[Any], str] = _OUTCOMES[stage]
-    return "not run" if record is None else describer(record)
+@singledispatch
+def summary(record: Record | None) -> str:
+    """Say in a line what a stage made; None is a stage that has not run."""
+    assert record is None, f"no summary of {type(record).__name__} is written yet"
+    return "not run"
 
 
+@summary.register
 def _data(record: DataRecord) -> str:
     shape = "\u00d7".join(map(str, record.shape))
     split = f"{record.train} train, {record.val} validation, {record.test} test"
@@ -157,10 +119,12 @@ def _model(record: TrainedModel) -> str:
     return ", ".join(parts)
 
 
+@summary.register
 def _teachers(record: TeacherRecord) -> str:
     return "; ".join(_model(teacher) for teacher in record.teachers)
 
 
+@summary.register
 def _soft_labels(record: SoftLabelsRecord) -> str:
     accuracy = record.val_accuracy
     several = "" if accuracy is None else f", teachers' mean {figures.percent(accuracy)} % on validation"
@@ -170,11 +134,13 @@ def _soft_labels(record: SoftLabelsRecord) -> str:
     return f"{record.views} augmented views of {record.samples} samples, {record.classes} classes{kept}{several}"
 
 
+@summary.register
 def _student(record: StudentRecord) -> str:
     control = "" if record.control is None else f"; control without the teacher: {_model(record.control)}"
     return _model(record.student) + control
 
 
+@summary.register
 def _quantize(record: QuantizedRecord) -> str:
     if record.mode == "none":
         return "not asked for"
@@ -184,27 +150,18 @@ def _quantize(record: QuantizedRecord) -> str:
     return f"{METHODS[record.mode]}{tried}, {record.calibration_samples} calibration samples, {shown}"
 
 
+@summary.register
 def _export(record: ExportRecord) -> str:
     return ", ".join(f"{m.name} {m.precision} (opset {m.opset})" for m in record.models) or "no models"
 
 
+@summary.register
 def _compile(record: CompileRecord) -> str:
     made = (f"{a.name} {a.precision} for {a.target} by {a.engine.name} {a.engine.version}" for a in record.artifacts)
     return "; ".join(made) or "no artifacts"
 
 
+@summary.register
 def _bench(record: BenchRecord) -> str:
     count = len(record.measurements)
     return f"{count} measurement{'s' if count != 1 else ''}"
-
-
-_OUTCOMES: dict[str, Callable[[Any], str]] = {
-    "data": _data,
-    "teacher": _teachers,
-    "soft_labels": _soft_labels,
-    "student": _student,
-    "quantize": _quantize,
-    "export": _export,
-    "compile": _compile,
-    "bench": _bench,
-}
