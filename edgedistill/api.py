@@ -47,7 +47,7 @@ from edgedistill.runtime.job import Job
 from edgedistill.runtime.progress import Reporter
 
 if TYPE_CHECKING:
-    from edgedistill.search.search import Found, Wishes
+    from edgedistill.search.records import SearchOptions, SearchResult
 
 Configuration = str | Path | Mapping[str, Any] | Config
 """A file, a table whose paths are relative to the current folder, or what `load_config` returns."""
@@ -137,14 +137,17 @@ def bench(config: Configuration, run_dir: str | Path | None = None) -> BenchReco
     return _stage(config, run_dir, "bench", BenchRecord)
 
 
-def search(config: Configuration, run_dir: str | Path | None = None, wishes: Wishes | None = None) -> Found:
+def search(
+    config: Configuration, run_dir: str | Path | None = None, options: SearchOptions | None = None
+) -> SearchResult:
     """Measure untrained students of each family on the targets, and find the largest within their budgets."""
-    from edgedistill.search.search import Wishes, require_budget
+    from edgedistill.search.records import SearchOptions
+    from edgedistill.search.search import require_budget
     from edgedistill.search.search import search as search_students
 
     loaded = _loaded(config)
     require_budget(loaded)
-    return search_students(_job(loaded, run_dir, Plan("data"), Reporter()), wishes or Wishes())
+    return search_students(_job(loaded, run_dir, Plan("data"), Reporter()), options or SearchOptions())
 
 
 def compare(baseline: str | Path, *candidates: str | Path) -> Comparison:

@@ -14,9 +14,9 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from edgedistill.config.load import load_config
-from edgedistill.config.template import Wishes, render_config
+from edgedistill.config.template import InitOptions, render_config
 from edgedistill.data.dataset import load_dataset
-from edgedistill.data.profile import look_at
+from edgedistill.data.profile import profile_data
 from edgedistill.errors import ConfigError
 
 
@@ -109,24 +109,24 @@ def test_what_is_written_runs_as_it_is(tmp_path: Path, name: str) -> None:
 
 
 def test_images_of_several_sizes_are_resized_and_large_ones_made_smaller(tmp_path: Path) -> None:
-    found = look_at(images(tmp_path / "odd", size=12, odd=5, colour=True), None, tmp_path)
+    found = profile_data(images(tmp_path / "odd", size=12, odd=5, colour=True), None, tmp_path)
     assert found.keys["size"] == 12
-    assert "12\u00d712 and 1 other sizes, colour; 3 classes of" in found.said
+    assert "12\u00d712 and 1 other sizes, colour; 3 classes of" in found.summary
     assert len(found.keys["mean"]) == 3
-    large = look_at(images(tmp_path / "large", count=30, size=200), None, tmp_path)
+    large = profile_data(images(tmp_path / "large", count=30, size=200), None, tmp_path)
     assert large.keys["size"] == 96
-    assert 'model = "zoo:mobilenetv1"' in render_config(large, Wishes(name="x", kit="ort"))
+    assert 'model = "zoo:mobilenetv1"' in render_config(large, InitOptions(name="x", kit="ort"))
 
 
 def test_the_splits_in_a_folder_are_found(tmp_path: Path) -> None:
     for split in ("train", "val", "test"):
         images(tmp_path / "data" / split, count=30)
-    keys = look_at(tmp_path / "data", None, tmp_path / "job").keys
+    keys = profile_data(tmp_path / "data", None, tmp_path / "job").keys
     assert [keys[key] for key in ("train", "test", "val")] == ["../data/train", "../data/test", "../data/val"]
     arrays(tmp_path / "train.npz")
     arrays(tmp_path / "validation.npz")
     for data in (tmp_path / "train.npz", tmp_path):
-        keys = look_at(data, None, tmp_path).keys
+        keys = profile_data(data, None, tmp_path).keys
         assert (keys["train"], keys["test"], keys.get("val")) == ("train.npz", "validation.npz", None)
 
 
@@ -139,10 +139,10 @@ def test_values_for_labels_are_a_regression(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "words"),
-    [("nowhere", "no such file or folder"), ("loose", r"0\.png lies in no class folder; expected loose/CLASS/IMAGE\.png"),
-     ("empty", "expected empty/CLASS/IMAGE.png"), ("text.csv", r"neither a folder nor an \.npz"),
-     ("few", "class '2' has 1 samples; each needs at least 4"), ("bare.npz", "has no labels"),
-     ("several", r"holds a\.npz, b\.npz; name the one to train on")],
+    [("nowhere", "no such file or folder"), ("loose", r"0\.png is not in a class folder; expected loose/CLASS/IMAGE\.png"),
+     ("empty", "expected empty/CLASS/IMAGE.png"), ("text.csv", r"not a folder or an \.npz file"),
+     ("few", "class '2' has 1 samples; each class needs at least 4"), ("bare.npz", "no array 'labels'"),
+     ("several", r"contains a\.npz, b\.npz; name one file with --data")],
 )  # fmt: skip
 def test_data_that_cannot_be_learned_from(tmp_path: Path, name: str, words: str) -> None:
     for folder in ("loose", "empty", "several"):
@@ -156,7 +156,7 @@ def test_data_that_cannot_be_learned_from(tmp_path: Path, name: str, words: str)
     for part in "ab":
         arrays(tmp_path / "several" / f"{part}.npz")
     with pytest.raises(ConfigError, match=words):
-        look_at(tmp_path / name, None, tmp_path)
+        profile_data(tmp_path / name, None, tmp_path)
 
 
 def test_mistakes_leave_no_file(tmp_path: Path) -> None:

@@ -12,7 +12,9 @@ from edgedistill import api
 from edgedistill.cli.main import cli
 from edgedistill.config.schema import Budget
 from edgedistill.records.measurement import Latency
-from edgedistill.search.search import OnTarget, Wishes, bisect, held_against
+from edgedistill.search.measure import check_limits
+from edgedistill.search.records import SearchOptions, TargetResult
+from edgedistill.search.search import bisect
 from tests.support.compare_builders import Fake, measurement
 from tests.support.kits import write_kit
 
@@ -121,8 +123,8 @@ def test_a_person_sees_a_table_and_the_section_to_paste(config):
 
 
 def test_it_is_a_function_too(config, tmp_path):
-    wishes = Wishes(models=("zoo:mlperf-resnet8",), processes=1, seconds=0.1)
-    found = api.search(config("budget = { size_bytes = 45_000 }"), tmp_path / "run", wishes)
+    options = SearchOptions(models=("zoo:mlperf-resnet8",), processes=1, seconds=0.1)
+    found = api.search(config("budget = { size_bytes = 45_000 }"), tmp_path / "run", options)
     assert [one.student.model for one in found.fitting] == ["zoo:mlperf-resnet8"]
     assert found.fitting[0].best_on("pc-ort").is_within
     assert found.to_json() == json.dumps(json.loads((tmp_path / "run/search/search.json").read_text()), indent=2)
@@ -160,9 +162,9 @@ def test_a_model_slower_than_its_budget_does_not_fit_though_it_gives_no_p95():
     latency = Latency(p50=8e6, p90=None, p95=None, p99=None, mean=8e6, min=8e6, ci95={}, n=60)
     found = measurement(Fake()).model_copy(update={"latency_ns": latency})
     for limit, fits, within in ((5.0, False, False), (10.0, None, False)):
-        held = held_against(Budget(p95_ms=limit), found, OnTarget(target="pc", precision="fp32"))
+        held = check_limits(Budget(p95_ms=limit), found, TargetResult(target="pc", precision="fp32"))
         assert (held.fits, held.is_within) == (fits, within)
-    assert held_against(Budget(size_bytes=10**9), found, OnTarget(target="pc", precision="fp32")).is_within
+    assert check_limits(Budget(size_bytes=10**9), found, TargetResult(target="pc", precision="fp32")).is_within
 
 
 @pytest.mark.parametrize(
@@ -175,7 +177,7 @@ def test_a_model_slower_than_its_budget_does_not_fit_though_it_gives_no_p95():
         (
             "budget = { p95_ms = 1.0 }",
             ("--model", "zoo:resnet56", "--set", "teacher.width=0.125"),
-            "even the smallest has",
+            "even the smallest size has",
         ),
     ],
 )

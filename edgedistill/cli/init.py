@@ -14,8 +14,8 @@ from edgedistill.cli.options import FILE, surroundings
 from edgedistill.errors import ConfigError
 
 if TYPE_CHECKING:
-    from edgedistill.config.template import Wishes
-    from edgedistill.data.profile import Found
+    from edgedistill.config.template import InitOptions
+    from edgedistill.data.profile import DataProfile
     from edgedistill.kits.kits import Kit
 
 
@@ -47,38 +47,40 @@ def init(context: click.Context, /, folder: Path, data: Path | None, **options: 
     if path.exists():
         raise ConfigError(f"{path}: already there; move it away first")
     is_asking = data is None and sys.stdin.isatty() and sys.stdout.isatty()
-    found = _ask_data(folder, options) if is_asking else None if data is None else _look(data, options["test"], folder)
-    if found is None:
+    profile = (
+        _ask_data(folder, options) if is_asking else None if data is None else _look(data, options["test"], folder)
+    )
+    if profile is None:
         write_atomic(path, (Path(__file__).parents[1] / "config" / "init.toml").read_text(encoding="utf-8"))
         click.echo(f"{path} written; edit [data], [teacher] and [student], then: edgedistill run {path}")
         return
     kits, _ = surroundings(context)
     if is_asking:
         options |= _ask_target(sorted(kits))
-    _write(path, found, _wishes(options | {"name": options["name"] or _name(found, folder)}, kits))
+    _write(path, profile, _options(options | {"name": options["name"] or _name(profile, folder)}, kits))
 
 
-def _write(path: Path, found: Found, wishes: Wishes) -> None:
+def _write(path: Path, profile: DataProfile, chosen: InitOptions) -> None:
     from edgedistill.config.load import parse_text
     from edgedistill.config.template import render_config
     from edgedistill.runtime.files import write_atomic
 
-    text = render_config(found, wishes)
+    text = render_config(profile, chosen)
     parse_text(text, path)
     write_atomic(path, text)
-    click.echo(f"Found {found.said}.")
+    click.echo(f"Found {profile.summary}.")
     click.echo(f"{path} written. Next: edgedistill run {path}")
-    if wishes.device != "local":
-        click.echo(f"Before that: edgedistill doctor --device {wishes.device}")
+    if chosen.device != "local":
+        click.echo(f"Before that: edgedistill doctor --device {chosen.device}")
 
 
-def _look(data: Path, test: Path | None, folder: Path) -> Found:
-    from edgedistill.data.profile import look_at
+def _look(data: Path, test: Path | None, folder: Path) -> DataProfile:
+    from edgedistill.data.profile import profile_data
 
-    return look_at(data, test, folder)
+    return profile_data(data, test, folder)
 
 
-def _ask_data(folder: Path, options: dict[str, Any]) -> Found | None:
+def _ask_data(folder: Path, options: dict[str, Any]) -> DataProfile | None:
     """Ask for data until some can be learned from, and say what it is; None when there is none yet."""
     while True:
         text = click.prompt(
@@ -88,12 +90,12 @@ def _ask_data(folder: Path, options: dict[str, Any]) -> Found | None:
         if not text:
             return None
         try:
-            found = _look(Path(text).expanduser(), options["test"], folder)
+            profile = _look(Path(text).expanduser(), options["test"], folder)
         except ConfigError as error:
             click.echo(f"  {error}")
             continue
-        click.echo(f"  {found.said}")
-        return found
+        click.echo(f"  {profile.summary}")
+        return profile
 
 
 def _ask_target(kits: list[str]) -> dict[str, Any]:
@@ -128,32 +130,32 @@ def _checked(parse: Callable[[str], Any]) -> Callable[[Any], Any]:
 def _number(kind: type[float | int]) -> Callable[[str], Any]:
     def value(text: str) -> float | int | None:
         try:
-            found = kind(text) if text else None
+            profile = kind(text) if text else None
         except ValueError:
             raise click.UsageError(f"'{text}' is no number") from None
-        if found is not None and not 0 < found < float("inf"):
+        if profile is not None and not 0 < profile < float("inf"):
             raise click.UsageError(f"'{text}' is not above zero")
-        return found
+        return profile
 
     return value
 
 
-def _wishes(options: dict[str, Any], kits: dict[str, Kit]) -> Wishes:
+def _options(options: dict[str, Any], kits: dict[str, Kit]) -> InitOptions:
     from edgedistill.config.schema import Budget
-    from edgedistill.config.template import Wishes
+    from edgedistill.config.template import InitOptions
     from edgedistill.deploy.devices.address import parse_address
     from edgedistill.kits.kits import find_kit
 
     kit = find_kit(options["kit"], kits)
     limits = {name: options[name] for name in ("p95_ms", "size_bytes", "accuracy")}
-    return Wishes(
+    return InitOptions(
         name=options["name"], kit=kit.name, device=parse_address(options["device"]).text, epochs=options["epochs"],
         precisions=tuple(one for one in ("fp32", "int8") if one in kit.precisions), budget=Budget(**limits),
     )  # fmt: skip
 
 
-def _name(found: Found, folder: Path) -> str:
+def _name(profile: DataProfile, folder: Path) -> str:
     """Derive a run's name from where the data lies."""
-    path = (folder / found.keys["train"]).resolve()
+    path = (folder / profile.keys["train"]).resolve()
     stem = path.parent.name if path.stem in ("train", "training") else path.stem
     return re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._") or "my-model"

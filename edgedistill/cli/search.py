@@ -1,4 +1,4 @@
-"""The command that looks for a student before one is trained; only click is imported, so that `--help` answers at once."""
+"""The command `search`; heavy imports wait until it runs, so that `--help` is fast."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from edgedistill.config.training import StudentConfig
-    from edgedistill.search.search import Found, OnTarget
+    from edgedistill.search.records import SearchResult, TargetResult
 
 
 @click.command()
@@ -25,38 +25,37 @@ if TYPE_CHECKING:
     "models",
     multiple=True,
     metavar="SPEC",
-    help="A family to look in: zoo:ds-cnn, your own function, or prune. By default all that take the data.",
+    help="A model family to try: zoo:ds-cnn, your own function, or prune. Repeatable.  [default: all that take the data]",
 )
 @click.option(
     "--epochs",
     type=click.IntRange(0),
     default=0,
     show_default=True,
-    help="Then distil the largest of each family for so long, and rank them.",
+    help="Epochs of distillation for the largest student of each family, to rank them; 0 trains nothing.",
 )
-@click.option(
-    "--processes", type=click.IntRange(1), default=3, show_default=True, help="Fresh processes for each model."
-)
+@click.option("--processes", type=click.IntRange(1), default=3, show_default=True, help="Fresh processes per model.")
 @click.option(
     "--seconds",
     type=click.FloatRange(0, min_open=True),
     default=0.5,
     show_default=True,
-    help="Seconds of steady inference in each.",
+    help="Seconds of inference per process.",
 )
 @click.option("--run-dir", type=FILE, help="The run folder; by default runs/NAME.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key, e.g. data.size=64.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.pass_context
 def search(context: click.Context, /, config_path: Path, overrides: tuple[str, ...], **options: Any) -> None:
-    """Find students that fit CONFIG's budgets, measured on its devices before they are trained.
+    """Find students within the budgets of CONFIG by measuring untrained models on its devices.
 
-    Exit code 3: no student fits; 6: none is known to, as a limit could not be checked.
+    Exit code 3: no student fits. Exit code 6: no student is known to fit, because a limit could not be checked.
     """
     from edgedistill.config.load import load_config
     from edgedistill.pipeline.pipeline import Plan, run_pipeline
     from edgedistill.runtime.folder import Run
-    from edgedistill.search.search import Wishes, require_budget
+    from edgedistill.search.records import SearchOptions
+    from edgedistill.search.search import require_budget
     from edgedistill.search.search import search as search_students
 
     kits, report = surroundings(context)
@@ -64,32 +63,32 @@ def search(context: click.Context, /, config_path: Path, overrides: tuple[str, .
     require_budget(config)
     run = Run(options["run_dir"] or Path("runs") / config.name)
     job = run_pipeline(config, run, kits, report, Plan("data"))
-    wishes = Wishes(**{name: options[name] for name in ("models", "epochs", "processes", "seconds")})
-    found = search_students(job, wishes)
+    chosen = SearchOptions(**{name: options[name] for name in ("models", "epochs", "processes", "seconds")})
+    result = search_students(job, chosen)
     if options["as_json"]:
-        click.echo(found.to_json())
+        click.echo(result.to_json())
     else:
-        _print(found)
-    if found.fitting:
+        _print(result)
+    if result.fitting:
         return
-    if any(one.unknown for candidate in found.candidates for one in candidate.measured):
-        raise UndecidedError("no student is known to fit: not every limit could be checked, for the reasons given")
-    raise GateError("no student fits: raise a budget, or name another family with --model")
+    if any(one.unknown for candidate in result.candidates for one in candidate.measured):
+        raise UndecidedError("no student is known to fit: some limits could not be checked, for the reasons above")
+    raise GateError("no student fits; raise a budget, or try another family with --model")
 
 
-def _print(found: Found) -> None:
+def _print(result: SearchResult) -> None:
     from rich.console import Console
 
     console = Console(highlight=False)
-    console.print(_table(found))
-    for line in (*_notes(found), *(f"left out: {text}" for text in found.left_out)):
+    console.print(_table(result))
+    for line in (*_notes(result), *(f"left out: {text}" for text in result.left_out)):
         console.print(line, markup=False)
-    if found.fitting:
-        how = f"best on validation after {found.epochs} epochs" if found.epochs else "largest that fits"
-        console.print(f"\n{how}, for the configuration:\n{_section(found.fitting[0].student)}", markup=False)
+    if result.fitting:
+        best = f"best on validation after {result.epochs} epochs" if result.epochs else "largest that fits"
+        console.print(f"\n{best}, for the configuration:\n{_section(result.fitting[0].student)}", markup=False)
 
 
-def _table(found: Found) -> Table:
+def _table(result: SearchResult) -> Table:
     from rich.table import Table
 
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", pad_edge=False)
@@ -101,21 +100,21 @@ def _table(found: Found) -> Table:
         "p95 ms",
         "size",
         "budget",
-        *(["val. %"] if found.epochs else []),
+        *(["val. %"] if result.epochs else []),
     ):
         table.add_column(column, justify="right" if column in ("params", "p95 ms", "size", "val. %") else "left")
-    trained = {one.name: one.val_accuracy for one in found.fitting}
-    for candidate in sorted(found.candidates, key=lambda one: (str(one.student.model), one.parameters)):
-        for place, target in enumerate(dict.fromkeys(one.target for one in candidate.measured)):
-            named = [candidate.name.removeprefix("zoo:"), f"{candidate.parameters:,}"] if place == 0 else ["", ""]
+    trained = {one.name: one.val_accuracy for one in result.fitting}
+    for candidate in sorted(result.candidates, key=lambda one: (str(one.student.model), one.parameters)):
+        for row, target in enumerate(dict.fromkeys(one.target for one in candidate.measured)):
+            named = [candidate.name.removeprefix("zoo:"), f"{candidate.parameters:,}"] if row == 0 else ["", ""]
             cells = [*named, *_cells(candidate.best_on(target))]
-            if found.epochs:
-                cells.append(_percent(trained.get(candidate.name)) if place == 0 else "")
+            if result.epochs:
+                cells.append(_percent(trained.get(candidate.name)) if row == 0 else "")
             table.add_row(*cells, style="bold" if candidate.name in trained else None)
     return table
 
 
-def _cells(one: OnTarget) -> list[str]:
+def _cells(one: TargetResult) -> list[str]:
     from edgedistill.compare import figures
 
     if one.problem is not None:
@@ -132,14 +131,14 @@ def _percent(accuracy: float | None) -> str:
     return "" if accuracy is None else figures.percent(accuracy)
 
 
-def _notes(found: Found) -> Iterator[str]:
-    """Yield each limit that was not checked and each failure once, with where it was met first."""
-    said: dict[str, str] = {}
-    for candidate in found.candidates:
+def _notes(result: SearchResult) -> Iterator[str]:
+    """Yield each unchecked limit and each failure once, with the first student and target that had it."""
+    first: dict[str, str] = {}
+    for candidate in result.candidates:
         for one in candidate.measured:
             for text in (*one.unknown, *([one.problem] if one.problem else [])):
-                said.setdefault(text, f"{candidate.name}, {one.target} {one.precision}")
-    yield from (f"{where}: {text}" for text, where in said.items())
+                first.setdefault(text, f"{candidate.name}, {one.target} {one.precision}")
+    yield from (f"{where}: {text}" for text, where in first.items())
 
 
 def _section(student: StudentConfig) -> str:

@@ -1,4 +1,4 @@
-"""A configuration for data that was looked at: models of a fitting size, and what the user said of device and budget."""
+"""Write a configuration for inspected data: models of a suitable size, and the user's device and budget."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 from edgedistill.config.schema import Budget
-from edgedistill.data.profile import Form, Found
+from edgedistill.data.profile import DataForm, DataProfile
 from edgedistill.records.base import Record
 
 
-class Wishes(Record):
-    """What only the user can say: a name, the kit and device to run on, the budget there, and how long to train."""
+class InitOptions(Record):
+    """The user's choices: a name, the kit and device to run on, the budget there, and the epochs of training."""
 
     name: str
     kit: str
@@ -24,7 +24,7 @@ class Wishes(Record):
 
 
 class Models(NamedTuple):
-    """A teacher and a student, each with its width, and how they are trained and their data augmented."""
+    """A teacher and a student, each with its width, and the settings of training and augmentation."""
 
     teacher: tuple[str, float]
     student: tuple[str, float]
@@ -34,9 +34,9 @@ class Models(NamedTuple):
 
 
 SMALL_SIDE, TINY_SIDE = 64, 16
-"""Up to these sides of an image CIFAR's networks fit, and a crop moves it by one pixel."""
+"""The largest image sides, in pixels, for the CIFAR networks, and for an augmentation that moves by one pixel."""
 
-MODELS: Final[dict[Form, Models]] = {
+MODELS: Final[dict[DataForm, Models]] = {
     "images": Models(("zoo:resnet20", 1.0), ("zoo:mlperf-resnet8", 1.0), "sgd", 0.1, ("crop:4",)),
     "audio": Models(("zoo:resnet20", 1.0), ("zoo:ds-cnn", 1.0), "sgd", 0.1, ()),
     "signals": Models(("zoo:cnn1d", 2.0), ("zoo:cnn1d", 0.75), "adamw", 0.002, ()),
@@ -46,62 +46,64 @@ LARGE_IMAGES: Final = Models(("zoo:mobilenetv1", 1.0), ("zoo:mobilenetv1", 0.25)
 TINY_IMAGES: Final = MODELS["images"]._replace(augment=("crop:1",))
 
 
-def render_config(found: Found, wishes: Wishes) -> str:
-    """Write a whole edgedistill.toml that runs as it is."""
-    return "\n".join(_lines(found, wishes)) + "\n"
+def render_config(profile: DataProfile, options: InitOptions) -> str:
+    """Return the text of a complete edgedistill.toml."""
+    return "\n".join(_lines(profile, options)) + "\n"
 
 
-def _lines(found: Found, wishes: Wishes) -> Iterator[str]:
-    models, epochs, batch = _models(found), wishes.epochs or _epochs(found), _batch_size(found)
+def _lines(profile: DataProfile, options: InitOptions) -> Iterator[str]:
+    models, epochs, batch = _models(profile), options.epochs or _epochs(profile), _batch_size(profile)
     training = {"epochs": epochs, "batch_size": batch, "optimizer": models.optimizer, "lr": models.lr}
-    yield "# edgedistill run edgedistill.toml --dry-run   # then without --dry-run; every key: edgedistill init FOLDER"
-    yield _key("name", wishes.name)
-    yield from _section("data", f"{found.said}; paths are relative to this file", _data(found, models))
+    yield "# Next: edgedistill run edgedistill.toml --dry-run, then without --dry-run. All keys: edgedistill init FOLDER"
+    yield _key("name", options.name)
+    yield from _section("data", f"{profile.summary}; paths are relative to this file", _data(profile, models))
     yield from _section(
-        "teacher", 'trained first; weights = "FILE" takes one that is', _model(models.teacher) | training
+        "teacher", 'trained first; weights = "FILE" loads a trained teacher instead', _model(models.teacher) | training
     )
-    yield from _section("student", "width multiplies the channels", _model(models.student))
-    loss = {"loss": "mse"} if found.is_regression else {"temperature": 4.0}
-    views = 1 if found.form == "tokens" else 8
+    yield from _section("student", "width multiplies the number of channels", _model(models.student))
+    loss = {"loss": "mse"} if profile.is_regression else {"temperature": 4.0}
+    views = 1 if profile.form == "tokens" else 8
     yield from _section("distill", "", loss | training | {"views": views})
-    yield from _section("quantize", "percentage points that int8 may cost", {"mode": "auto", "max_drop": 0.5})
-    baked = [] if found.form == "tokens" else ["normalize"]
-    yield from _section("export", "raw inputs in, as the data has them", {"bake": baked})
-    yield from _section("[target]", "'edgedistill doctor' says what is missing there", _target(wishes))
-    yield from _section("bench", "fresh processes for each model, seconds in each", {"processes": 5, "seconds": 3})
+    yield from _section(
+        "quantize", "max_drop: accuracy that int8 may lose, in percentage points", {"mode": "auto", "max_drop": 0.5}
+    )
+    baked = [] if profile.form == "tokens" else ["normalize"]
+    yield from _section("export", "normalize: the exported model takes raw inputs", {"bake": baked})
+    yield from _section("[target]", "'edgedistill doctor' lists what is missing on the device", _target(options))
+    yield from _section("bench", "processes per model, seconds in each process", {"processes": 5, "seconds": 3})
 
 
-def _models(found: Found) -> Models:
-    if found.form != "images":
-        return MODELS[found.form]
-    if found.side > SMALL_SIDE:
+def _models(profile: DataProfile) -> Models:
+    if profile.form != "images":
+        return MODELS[profile.form]
+    if profile.side > SMALL_SIDE:
         return LARGE_IMAGES
-    return TINY_IMAGES if found.side <= TINY_SIDE else MODELS["images"]
+    return TINY_IMAGES if profile.side <= TINY_SIDE else MODELS["images"]
 
 
-def _data(found: Found, models: Models) -> dict[str, Any]:
-    keys = dict(found.keys)
-    left = found.train
+def _data(profile: DataProfile, models: Models) -> dict[str, Any]:
+    keys = dict(profile.keys)
+    samples = profile.train
     if "test" not in keys:
-        keys["test_fraction"] = _fraction(0.2, left, found.classes)
-        left = round(left * (1 - keys["test_fraction"]))
-    keys["val_fraction"] = _fraction(0.1, left, found.classes)
+        keys["test_fraction"] = _fraction(0.2, samples, profile.classes)
+        samples = round(samples * (1 - keys["test_fraction"]))
+    keys["val_fraction"] = _fraction(0.1, samples, profile.classes)
     return keys | ({"augment": list(models.augment)} if models.augment else {})
 
 
 def _fraction(usual: float, samples: int, classes: int) -> float:
-    """Return the share of samples to hold back: what is usual, or more where each class would not be in it."""
+    """Return the fraction of samples to split off: `usual`, or more if some class would be missing."""
     return min(0.5, max(usual, math.ceil(100 * (classes + 1) / samples) / 100))
 
 
-def _epochs(found: Found) -> int:
-    """Return epochs that come to some 200,000 samples seen, within what is worth waiting for and enough to converge."""
-    return max(10, min(60, round(200_000 / found.train)))
+def _epochs(profile: DataProfile) -> int:
+    """Return the epochs that show about 200,000 samples in total, at least 10 and at most 60."""
+    return max(10, min(60, round(200_000 / profile.train)))
 
 
-def _batch_size(found: Found) -> int:
-    """Return a power of two of which the training data has at least eight batches, from 8 to 128."""
-    return 2 ** max(3, min(7, int(math.log2(max(1, found.train / 8)))))
+def _batch_size(profile: DataProfile) -> int:
+    """Return a power of two from 8 to 128 that gives at least eight batches per epoch."""
+    return 2 ** max(3, min(7, int(math.log2(max(1, profile.train / 8)))))
 
 
 def _model(model: tuple[str, float]) -> dict[str, Any]:
@@ -109,10 +111,10 @@ def _model(model: tuple[str, float]) -> dict[str, Any]:
     return {"model": name} | ({} if width == 1.0 else {"width": width})
 
 
-def _target(wishes: Wishes) -> dict[str, Any]:
-    name = "pc" if wishes.device == "local" else "device"
-    limits = wishes.budget.model_dump(exclude_none=True)
-    keys = {"name": name, "kit": wishes.kit, "device": wishes.device, "precisions": list(wishes.precisions)}
+def _target(options: InitOptions) -> dict[str, Any]:
+    name = "pc" if options.device == "local" else "device"
+    limits = options.budget.model_dump(exclude_none=True)
+    keys = {"name": name, "kit": options.kit, "device": options.device, "precisions": list(options.precisions)}
     return keys | ({"budget": limits} if limits else {})
 
 
@@ -126,7 +128,7 @@ def _key(name: str, value: Any) -> str:
 
 
 def _value(value: Any) -> str:
-    """Write a TOML value."""
+    """Return a value as TOML."""
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False)
     if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""A look at data that is to be learned from: what it is, and the keys of [data] that fit it."""
+"""Inspect training data: report what it holds, and the [data] keys that describe it."""
 
 from __future__ import annotations
 
@@ -20,29 +20,31 @@ from edgedistill.records.base import Record
 TRAIN_NAMES: Final = ("train", "training")
 TEST_NAMES: Final = ("test", "testing")
 VAL_NAMES: Final = ("val", "valid", "validation")
-"""The names of folders and files that hold a split; without a test set the validation set is taken for it."""
+"""Names of folders and files that hold a split; without a test set, the validation set is used as the test set."""
 
 SAMPLES, CLIPS = 2000, 200
-"""So many samples, and clips of sound, evenly spread, tell mean and deviation well enough."""
+"""Mean and standard deviation are estimated from at most this many evenly spaced samples, or audio clips."""
 
 LARGEST_SIDE = 96
-"""Larger images are resized to this, on which a network trains within hours without a GPU; `size` in [data] is easily raised."""
+"""Larger images are resized to this side, in pixels: a network then trains within hours without a GPU."""
 
 FEWEST = 4
-"""A class needs so many samples to be in the training, validation and test set."""
+"""The smallest number of samples per class: fewer cannot be split into training, validation and test sets."""
 
-Form = Literal["images", "audio", "signals", "tokens"]
-FORMS: Final[dict[Kind, Form]] = {"image": "images", "signal": "signals", "tokens": "tokens"}
+DataForm = Literal["images", "audio", "signals", "tokens"]
+FORMS: Final[dict[Kind, DataForm]] = {"image": "images", "signal": "signals", "tokens": "tokens"}
 
 
-class Found(Record):
-    """What was found: `keys` are those of [data], `fewest` the samples of the smallest class in `train`.
+class DataProfile(Record):
+    """A description of training data.
 
-    `side` is an image's smaller side once it is resized, or the bins of a log-mel picture. `said` describes it in a line.
+    `summary` is one line for the user; `keys` are the keys of [data]; `train` is the number of training samples; `fewest`
+    is the number of samples in the smallest class. `side` is the smaller side of an image after resizing, in pixels, or
+    the number of bins of a log-mel spectrogram.
     """
 
-    form: Form
-    said: str
+    form: DataForm
+    summary: str
     keys: dict[str, Any]
     train: int
     classes: int
@@ -51,14 +53,14 @@ class Found(Record):
 
     @property
     def is_regression(self) -> bool:
-        """Tell values from classes."""
+        """Whether the labels are values, not classes."""
         return self.keys.get("task") == "regression"
 
 
-def look_at(data: Path, test: Path | None, folder: Path) -> Found:
-    """Look at a source, and at the test set that is given or lies in it; paths in `keys` are relative to `folder`.
+def profile_data(data: Path, test: Path | None, folder: Path) -> DataProfile:
+    """Inspect training data, and the test set that is given or found in it; paths in `keys` are relative to `folder`.
 
-    Raises ConfigError for what is not there or cannot be learned from as it is.
+    Raises ConfigError if the data does not exist or cannot be used for training as it is.
     """
     if not data.exists():
         raise ConfigError(f"{data}: no such file or folder")
@@ -75,17 +77,17 @@ def look_at(data: Path, test: Path | None, folder: Path) -> Found:
 
 
 def _splits(data: Path) -> tuple[Path, dict[str, Path]]:
-    """Return the training set and, by key, those beside it; a source that has no such parts is all for training."""
+    """Return the training set, and other splits by key; data without splits is all used for training."""
     if data.is_file():
         if data.suffix != ".npz":
-            raise ConfigError(f"{data}: is neither a folder nor an .npz file")
+            raise ConfigError(f"{data}: not a folder or an .npz file")
         return data, _beside(data.parent) if data.stem in TRAIN_NAMES else {}
     train = next(_parts(data, TRAIN_NAMES), None)
     if train is not None:
         return train, _beside(data)
     if arrays := sorted(data.glob("*.npz")):
         named = ", ".join(path.name for path in arrays)
-        raise ConfigError(f"{data}: holds {named}; name the one to train on, and the other with --test")
+        raise ConfigError(f"{data}: contains {named}; name one file with --data and the test set with --test")
     return data, {}
 
 
@@ -98,13 +100,13 @@ def _parts(data: Path, names: Sequence[str]) -> Iterator[Path]:
     return (path for name in names for path in (data / name, data / f"{name}.npz") if path.exists())
 
 
-def _images(folder: Path, keys: dict[str, Any]) -> Found:
+def _images(folder: Path, keys: dict[str, Any]) -> DataProfile:
     from PIL import Image
 
     files = image_files(folder)
     if not files:
         loose = [path.name for path in sorted(folder.glob("*")) if path.suffix.lower() in {*IMAGE_SUFFIXES, ".wav"}]
-        hint = f"{loose[0]} lies in no class folder; " if loose else ""
+        hint = f"{loose[0]} is not in a class folder; " if loose else ""
         raise ConfigError(f"{folder}: {hint}expected {folder.name}/CLASS/IMAGE.png or {folder.name}/CLASS/CLIP.wav")
     sizes: Counter[tuple[int, int]] = Counter()
     for file in files:
@@ -115,31 +117,31 @@ def _images(folder: Path, keys: dict[str, Any]) -> Found:
     if len(sizes) > 1 or side > LARGEST_SIDE:
         side = keys["size"] = min(side, LARGEST_SIDE)
     mode = "L" if decode_image(files[0], None, None).ndim == 2 else "RGB"
-    pixels = np.stack([decode_image(file, keys.get("size"), mode) for file in _some(files)])
+    pixels = np.stack([decode_image(file, keys.get("size"), mode) for file in _sampled(files)])
     keys |= _statistics(pixels.reshape(len(pixels), -1, 1 if mode == "L" else 3), 255)
     others = f" and {len(sizes) - 1} other sizes" if len(sizes) > 1 else ""
-    said = f"{len(files)} images of {width}\u00d7{height}{others}, {'grey' if mode == 'L' else 'colour'}"
-    return _found("images", said, keys, side, _names(files, folder))
+    summary = f"{len(files)} images of {width}\u00d7{height}{others}, {'grey' if mode == 'L' else 'colour'}"
+    return _profile("images", summary, keys, side, _names(files, folder))
 
 
-def _audio(folder: Path, files: Sequence[Path], keys: dict[str, Any]) -> Found:
+def _audio(folder: Path, files: Sequence[Path], keys: dict[str, Any]) -> DataProfile:
     headers: list[Clip] = [read_header(file) for file in files]
     rate, lengths = headers[0].rate, sorted(header.length for header in headers)
-    if lengths[0] != lengths[-1]:  # nineteen of twenty clips are heard to their end
+    if lengths[0] != lengths[-1]:  # 95 % of the clips are not cut
         keys["seconds"] = round(lengths[int(0.95 * (len(lengths) - 1))] / rate, 3)
     mel = MelConfig(rate=rate, window_ms=32, hop_ms=20, bins=40 if rate >= 16000 else 32)
     keys["mel"] = {"rate": rate, "window_ms": mel.window_ms, "hop_ms": mel.hop_ms, "bins": mel.bins}
     if lengths[len(lengths) // 2] < 4 * mel.window:
         raise ConfigError(
-            f"{folder}: clips of {lengths[len(lengths) // 2] / rate:.3f} s are too short for a log-mel picture"
+            f"{folder}: clips of {lengths[len(lengths) // 2] / rate:.3f} s are too short for a log-mel spectrogram"
         )
-    keys |= _mel_statistics(read_clips(_some(files, CLIPS), keys.get("seconds")), mel)
-    said = f"{len(files)} clips of {lengths[0] / rate:.3g} to {lengths[-1] / rate:.3g} s, {rate} samples per second"
-    return _found("audio", said, keys, mel.bins, _names(files, folder))
+    keys |= _mel_statistics(read_clips(_sampled(files, CLIPS), keys.get("seconds")), mel)
+    summary = f"{len(files)} clips of {lengths[0] / rate:.3g} to {lengths[-1] / rate:.3g} s, {rate} samples per second"
+    return _profile("audio", summary, keys, mel.bins, _names(files, folder))
 
 
 def _mel_statistics(clips: Array, mel: MelConfig) -> dict[str, Any]:
-    """Return mean and deviation of the log-mel pictures, which is what [data] mean and std are of."""
+    """Return the mean and standard deviation of the log-mel spectrograms, as [data] mean and std."""
     import torch
 
     from edgedistill.data.mel import LogMel
@@ -149,12 +151,12 @@ def _mel_statistics(clips: Array, mel: MelConfig) -> dict[str, Any]:
     return {"mean": [round(float(pictures.mean()), 2)], "std": [round(max(float(pictures.std()), 1e-3), 2)]}
 
 
-def _arrays(file: Path, keys: dict[str, Any]) -> Found:
+def _arrays(file: Path, keys: dict[str, Any]) -> DataProfile:
     source = load_source(file.name, file.parent)
     inputs, labels = source.inputs, source.labels
     if not source.is_labelled:
         raise ConfigError(
-            f"{file}: has no labels (an array 'labels'), so only a teacher of yours can teach: see task = 'embedding' in the "
+            f"{file}: no array 'labels'; without labels only your own teacher can be distilled: see task = 'embedding' in the "
             "file that 'edgedistill init' writes without --data"
         )
     kind = kind_of(inputs)
@@ -167,29 +169,31 @@ def _arrays(file: Path, keys: dict[str, Any]) -> Found:
         keys |= _statistics(some.reshape(len(some), -1, channels_of(kind, inputs.shape[1:])), scale)
     shape = "\u00d7".join(map(str, inputs.shape[1:]))
     names = [str(label) for label in labels] if "task" not in keys else []
-    return _found(
+    return _profile(
         form, f"{len(inputs)} {form} of {shape} {inputs.dtype}", keys, min(inputs.shape[1:3]), names, len(inputs)
     )
 
 
-def _found(
-    form: Form, said: str, keys: dict[str, Any], side: int, names: Sequence[str], count: int | None = None
-) -> Found:
+def _profile(
+    form: DataForm, summary: str, keys: dict[str, Any], side: int, names: Sequence[str], count: int | None = None
+) -> DataProfile:
     classes = Counter(names)
     few = min(classes, key=lambda name: classes[name], default=None)
     if few is not None and classes[few] < FEWEST:
-        raise ConfigError(f"data: class '{few}' has {classes[few]} samples; each needs at least {FEWEST}, to be split")
+        raise ConfigError(f"data: class '{few}' has {classes[few]} samples; each class needs at least {FEWEST}")
     described = (
-        f"{said}; {len(classes)} classes of {min(classes.values())} to {max(classes.values())}" if classes else said
+        f"{summary}; {len(classes)} classes of {min(classes.values())} to {max(classes.values())}"
+        if classes
+        else summary
     )
-    return Found(
-        form=form, said=described, keys=keys, train=len(names) if count is None else count, classes=len(classes),
+    return DataProfile(
+        form=form, summary=described, keys=keys, train=len(names) if count is None else count, classes=len(classes),
         fewest=min(classes.values(), default=0), side=side,
     )  # fmt: skip
 
 
 def _statistics(values: Array, scale: int) -> dict[str, Any]:
-    """Return mean and deviation of each channel of samples (N, positions, channels), as [data] wants them."""
+    """Return the mean and standard deviation per channel of samples (N, positions, channels), as [data] mean and std."""
     flat = values.reshape(-1, values.shape[-1]).astype(np.float64) / scale
     mean, std = flat.mean(axis=0), np.maximum(flat.std(axis=0), 1e-3)
     return {"mean": [float(f"{x:.3g}") for x in mean], "std": [float(f"{x:.3g}") for x in std]}
@@ -199,10 +203,10 @@ def _names(files: Sequence[Path], folder: Path) -> list[str]:
     return [file.relative_to(folder).parts[0] for file in files]
 
 
-def _some(files: Sequence[Path], count: int = SAMPLES) -> Sequence[Path]:
+def _sampled(files: Sequence[Path], count: int = SAMPLES) -> Sequence[Path]:
     return files[:: max(1, len(files) // count)]
 
 
 def _relative(path: Path, folder: Path) -> str:
-    """Write a path as a configuration in `folder` names it."""
+    """Return a path relative to `folder`, as a configuration there names it."""
     return Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix()

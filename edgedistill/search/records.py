@@ -1,0 +1,79 @@
+"""The options and the results of a search, as frozen records."""
+
+from __future__ import annotations
+
+import json
+from typing import Final
+
+from edgedistill.config.training import StudentConfig
+from edgedistill.records.base import Record
+
+SCHEMA: Final = "edgedistill.search/1"
+
+
+class SearchOptions(Record):
+    """Options beside the configuration: model families, processes and seconds of each measurement, epochs of training.
+
+    An empty `models` means all families that take the data; with `epochs` = 0 nothing is trained.
+    """
+
+    models: tuple[str, ...] = ()
+    processes: int = 3
+    seconds: float = 0.5
+    epochs: int = 0
+
+
+class TargetResult(Record):
+    """A student in one precision on one target; `problem` is the error of an engine that failed.
+
+    `fits` is None if no limit is exceeded but some could not be checked; `unknown` lists those limits with the reasons.
+    """
+
+    target: str
+    precision: str
+    p50_ns: float | None = None
+    p95_ns: float | None = None
+    size_bytes: int | None = None
+    fits: bool | None = None
+    exceeded: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()
+    problem: str | None = None
+
+    @property
+    def is_within(self) -> bool:
+        """Whether the student ran and is known to exceed no limit."""
+        return self.problem is None and self.fits is not False and not self.unknown
+
+
+class Candidate(Record):
+    """A student that was measured; `val_accuracy` is the task's metric after a short training, None without training."""
+
+    name: str
+    student: StudentConfig
+    parameters: int
+    measured: tuple[TargetResult, ...]
+    val_accuracy: float | None = None
+
+    @property
+    def fits(self) -> bool:
+        """Whether every target has a precision that is within its budget."""
+        targets = {one.target for one in self.measured}
+        return targets == {one.target for one in self.measured if one.is_within}
+
+    def best_on(self, target: str) -> TargetResult:
+        """Return the fastest precision that is within a target's budget; if none is, the fastest of all."""
+        found = [one for one in self.measured if one.target == target]
+        return min(found, key=lambda one: (not one.is_within, one.p95_ns or one.p50_ns or float("inf")))
+
+
+class SearchResult(Record):
+    """All measured candidates, the largest of each family that fits (best first), and the families left out, with reasons."""
+
+    candidates: tuple[Candidate, ...]
+    fitting: tuple[Candidate, ...]
+    left_out: tuple[str, ...]
+    epochs: int
+
+    def to_json(self) -> str:
+        """Return the result as JSON of schema edgedistill.search/1."""
+        return json.dumps({"schema": SCHEMA, **self.model_dump(mode="json")}, indent=2)
