@@ -14,6 +14,7 @@ from torch.nn.parameter import is_lazy
 from edgedistill.data.dataset import channels_of
 from edgedistill.errors import ConfigError, nearest
 from edgedistill.models.depthwise import ds_cnn, mobilenetv1
+from edgedistill.models.layout import arrange
 from edgedistill.models.resnet import mlperf_resnet8, resnet20, resnet32, resnet44, resnet56
 from edgedistill.models.sequence import cnn1d, transformer
 from edgedistill.records.stages import DataRecord
@@ -44,7 +45,7 @@ def build_model(spec: str, data: DataRecord, width: float, folder: Path, seed: i
         model = _build(spec, data, {"width": width, "depth": depth}, folder)
     if any(is_lazy(p) for p in model.parameters()):
         raise ConfigError(f"model '{spec}' has lazy layers, whose weights the seed cannot reach; give their sizes")
-    return model.to(memory_format=torch.channels_last) if data.kind == "image" else model  # type: ignore[call-overload]  # torch types to() for tensors only
+    return arrange(model, data.kind)
 
 
 def _build(spec: str, data: DataRecord, scale: dict[str, float], folder: Path) -> nn.Module:

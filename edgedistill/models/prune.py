@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from edgedistill.data.dataset import channels_of
 from edgedistill.errors import ConfigError
+from edgedistill.models.layout import arrange
 from edgedistill.records.stages import DataRecord
 
 CHANNELWISE: Final = (
@@ -37,7 +38,7 @@ def prune_channels(model: nn.Module, data: DataRecord, fraction: float, kept: tu
     pruner = _pruner(model.eval(), example_of(data), fraction, [model.get_submodule(name) for name in kept])
     for group in pruner.step(interactive=True):
         group.prune()
-    return model
+    return arrange(model, data.kind)
 
 
 def unprunable(model: nn.Module, data: DataRecord, fraction: float) -> tuple[str, ...]:
