@@ -177,14 +177,23 @@ class QuantizedRecord(StageRecord):
     parent: str
 
 
+class OutputParity(Record):
+    """Agreement of two forms of one model on one of its outputs."""
+
+    max_abs_diff: float
+    agreement: float
+
+
 class Parity(Record):
     """Agreement of two forms of one model: `agreement` is the metric of one with the other's outputs for labels.
 
-    For classification that is the fraction of equal top-1 answers, for regression R2, for embedding the mean cosine.
+    For classification that is the fraction of equal top-1 answers, for regression R2, for embedding the mean cosine. With several
+    outputs it is the smallest of theirs, where an output that the metric does not read has 1 - squared error / variance.
     """
 
     max_abs_diff: float
     agreement: float
+    outputs: dict[str, OutputParity] = Field(default_factory=dict)
 
 
 class OnnxModel(Record):

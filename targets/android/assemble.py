@@ -14,6 +14,7 @@ from typing import Any, Dict
 import bench
 import check
 import energy
+import job
 import numpy as np
 import results
 import stats
@@ -46,7 +47,7 @@ def main(path: Path) -> None:
 
 
 def _result(spec: Dict[str, Any], table: Dict[str, Any], folder: Path) -> Dict[str, Any]:
-    arm = _arm(table["arm"])
+    arm = job.read_arm(table["arm"], Path())
     checked, kept = _checked(spec, table, folder, arm)
     if spec["verb"] == "check":
         return {"check": bench.labelled(checked, arm.target)}
@@ -58,13 +59,6 @@ def _result(spec: Dict[str, Any], table: Dict[str, Any], folder: Path) -> Dict[s
     return {"measurement": measured}
 
 
-def _arm(table: Dict[str, Any]) -> Arm:
-    values = dict({"reasons": {}, "watts": None}, **table)
-    for key in ("kit_dir", "entry", "io"):
-        values[key] = Path(values[key])
-    return Arm(**{key: values[key] for key in Arm._fields})
-
-
 def _checked(spec: Dict[str, Any], table: Dict[str, Any], folder: Path, arm: Arm) -> "tuple":
     """Return what a check answers, and the arrays worth keeping."""
     answer = table["check"]
@@ -74,8 +68,7 @@ def _checked(spec: Dict[str, Any], table: Dict[str, Any], folder: Path, arm: Arm
         outputs[told["name"]] = raw.reshape(answer["requests"], *told["shape"])
     with np.load(arm.io, allow_pickle=False) as archive:
         recorded = {name: archive[name][: answer["requests"]] for name in archive.files}
-    asked = {"reasons": arm.reasons, "metric": arm.metric, "expected": arm.expected, "kit": arm.kit}
-    found, kept = check.compare(outputs, recorded, asked)
+    found, kept = check.compare(outputs, recorded, check.Criteria.of(arm))
     executed = load_engine(arm.kit, arm.kit_dir).count_layers(arm.entry.read_bytes())
     refuse_downgrade(arm.kit, arm.precision, executed)
     told = {"device": spec["device"], "executed": executed, "settings": None, "requests": answer["requests"]}

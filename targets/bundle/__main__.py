@@ -170,9 +170,9 @@ class Bundle:
             "--threads", str(threads), "--out", folder,
         )  # fmt: skip
         size = sum(os.path.getsize(os.path.join(folder, name)) for name in made["files"])
-        keys = ("name", "precision", "model", "io", "expected", "metric")
+        keys = ("name", "precision", "model", "io", "expected", "metric", "output", "threshold")
         arm = dict(
-            {key: model[key] for key in keys}, target=model["target"], address="bundle", kit=self.manifest["kit"],
+            {key: model[key] for key in keys if key in model}, target=model["target"], address="bundle", kit=self.manifest["kit"],
             kit_dir=self.kit, threads=threads, entry=os.path.join(folder, made["entry"]), size_bytes=size, watts=None,
         )  # fmt: skip
         entry = {"name": model["name"], "precision": model["precision"], "folder": folder, "size_bytes": size}

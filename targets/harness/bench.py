@@ -13,6 +13,7 @@ import environment
 import facts
 import passes
 import results
+from check import Criteria
 from child import run_worker
 from energy import NoSourceError
 from extra import Extra
@@ -114,8 +115,7 @@ class Trial:
         """Compare outputs with labels and recorded outputs."""
         spec = dict(self.spec("check.npz", "head.npz"), task="check")
         spec.update(head_requests=REQUESTS, first=self.job.requests, io=str(self.arm.io))
-        spec.update(expected=self.arm.expected, metric=self.arm.metric)
-        spec.update(reasons=self.arm.reasons, address=self.arm.address)
+        spec.update(Criteria.of(self.arm)._asdict(), address=self.arm.address)
         self.checked = run_worker(spec, self.scratch, passes.START_S + 3600)
         accuracy = self.checked["accuracy"]
         self._say("check" + (f" {accuracy['metric']} {accuracy['value']:.4f}" if accuracy else " done"))

@@ -3,14 +3,35 @@
 from __future__ import annotations
 
 import time
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 import metrics
 import numpy as np
+from job import Arm
 from kit import EngineError, engine_errors
 from sampling import times_itself
 
 Arrays = Dict[str, np.ndarray]
+
+
+class Criteria(NamedTuple):
+    """How the outputs of a model are judged; an arm of a job has fields of the same names.
+
+    `output` is the output that the metric and the labels are about, by default the model's first; `expected` is the key of the recorded
+    outputs; `threshold` is where a score of a multi-label model turns from no to yes.
+    """
+
+    kit: str
+    metric: Optional[str]
+    expected: Optional[str]
+    output: Optional[str]
+    threshold: float
+    reasons: Dict[str, str]
+
+    @classmethod
+    def of(cls, arm: Arm) -> "Criteria":
+        """Return the criteria of an arm."""
+        return cls(*(getattr(arm, field) for field in cls._fields))
 
 
 def infer_all(session: Any, inputs: Arrays, kit: str) -> Tuple[Arrays, int]:
@@ -29,53 +50,86 @@ def infer_all(session: Any, inputs: Arrays, kit: str) -> Tuple[Arrays, int]:
             fastest_ns = min(fastest_ns, took_ns)
             for name, output in session.outputs().items():
                 collected.setdefault(name, []).append(np.array(output))
-    return {name: np.stack(outputs) for name, outputs in collected.items()}, fastest_ns
+    return {name: _stacked(outputs, name, kit) for name, outputs in collected.items()}, fastest_ns
 
 
-def compare(outputs: Arrays, recorded: Arrays, spec: Dict[str, Any]) -> Tuple[Dict[str, Any], Arrays]:
+def _stacked(outputs: List[np.ndarray], name: str, kit: str) -> np.ndarray:
+    shapes = {output.shape for output in outputs}
+    if len(shapes) > 1:
+        seen = ", ".join(str(list(shape)) for shape in sorted(shapes)[:3])
+        raise EngineError(
+            f"{kit}: the shape of output '{name}' changes from request to request ({seen}); export the model with fixed shapes"
+        )
+    return np.stack(outputs)
+
+
+def compare(outputs: Arrays, recorded: Arrays, criteria: Criteria) -> Tuple[Dict[str, Any], Arrays]:
     """Return accuracy and parity, each with the reason where it is missing, and the arrays worth keeping."""
-    reasons = dict(spec["reasons"])
-    first = next(iter(outputs.values()))
-    arrays = {"outputs": first}
+    reasons = dict(criteria.reasons)
+    judged = _judged(outputs, criteria)
+    arrays = {"outputs": outputs[judged]}
     accuracy, parity = None, None
-    if spec["metric"] is None:
-        reasons.setdefault("accuracy", "no metric was asked for")
+    if criteria.metric is None:
+        reasons.setdefault("accuracy", "the job names no metric")
     elif "labels" not in recorded:
-        reasons.setdefault("accuracy", "there are no labels beside the recorded inputs")
+        reasons.setdefault("accuracy", "no labels were recorded with the inputs")
     else:
-        accuracy = metrics.accuracy(spec["metric"], first, recorded["labels"], spec["kit"])
+        accuracy = metrics.accuracy(criteria.metric, outputs[judged], recorded["labels"], criteria.kit)
         arrays["labels"] = recorded["labels"]
-    if spec["expected"] is None:
+    if criteria.expected is None:
         reasons.setdefault("parity", "no expected outputs were recorded")
     else:
-        parity = parity_of(outputs, _expected(recorded, spec["expected"], spec["kit"]), spec)
+        expected = _expected(recorded, criteria.expected, criteria.kit)
+        parity = parity_of(outputs, expected, criteria)
     return {"accuracy": accuracy, "parity": parity, "reasons": reasons}, arrays
 
 
-def parity_of(outputs: Arrays, expected: Arrays, spec: Dict[str, Any]) -> Dict[str, float]:
-    """Return the largest difference over all outputs, and the first one's agreement: top-1 where no metric was asked for."""
-    kit = spec["kit"]
-    largest = 0.0
+def _judged(outputs: Arrays, criteria: Criteria) -> str:
+    """Return the name of the output that the metric reads."""
+    name = next(iter(outputs)) if criteria.output is None else criteria.output
+    if name not in outputs:
+        raise EngineError(f"{criteria.kit}: the job names the output '{name}', and the model has: {', '.join(outputs)}")
+    return name
+
+
+def parity_of(outputs: Arrays, expected: Arrays, criteria: Criteria) -> Dict[str, Any]:
+    """Return the largest difference and the smallest agreement over all recorded outputs, and of several those of each.
+
+    The output that the metric reads agrees by the metric's rule, by top-1 where the job names no metric; the others by their fidelity.
+    """
+    kit, judged = criteria.kit, _judged(outputs, criteria)
+    if judged not in expected:
+        raise EngineError(
+            f"{kit}: output '{judged}', which is compared, was not recorded; recorded were: {', '.join(expected)}"
+        )
+    found: Dict[str, Dict[str, float]] = {}
     for name, wanted in expected.items():
         if name not in outputs or outputs[name].shape != wanted.shape:
             got = {key: list(array.shape) for key, array in outputs.items()}
             raise EngineError(f"{kit}: output '{name}' of shape {list(wanted.shape)} is expected, and there are {got}")
-        largest = max(largest, _difference(outputs[name], wanted, name, kit))
-    first = next(iter(outputs))
-    if first not in expected:
-        raise EngineError(
-            f"{kit}: no output '{first}', the model's first, is among the expected: {', '.join(expected)}"
-        )
-    agreement = metrics.agreement(spec["metric"] or "top1", outputs[first], expected[first], kit)
-    return {"max_abs_diff": largest, "agreement": agreement}
+        difference = _difference(outputs[name], wanted, name, kit)
+        if name == judged:
+            metric = criteria.metric or "top1"
+            agreement = metrics.agreement(metric, outputs[name], wanted, kit, criteria.threshold)
+        else:
+            agreement = metrics.fidelity(outputs[name], wanted)
+        found[name] = {"max_abs_diff": difference, "agreement": agreement}
+    parity: Dict[str, Any] = {
+        "max_abs_diff": max(one["max_abs_diff"] for one in found.values()),
+        "agreement": min(one["agreement"] for one in found.values()),
+    }
+    return dict(parity, outputs=found) if len(found) > 1 else parity
 
 
 def _difference(got: np.ndarray, wanted: np.ndarray, name: str, kit: str) -> float:
     got, wanted = got.astype(np.float64), wanted.astype(np.float64)
     finite = np.isfinite(wanted)
-    if not np.array_equal(finite, np.isfinite(got)):
+    same = np.array_equal(finite, np.isfinite(got)) and bool(
+        ((got[~finite] == wanted[~finite]) | np.isnan(wanted[~finite])).all()
+    )
+    if not same:
         raise EngineError(
-            f"{kit}: output '{name}' has infinite or undefined values where the expected one has none, or conversely"
+            f"{kit}: output '{name}' has infinite or undefined values where the expected one has none, or the reverse"
         )
     return float(np.abs(got[finite] - wanted[finite]).max()) if finite.any() else 0.0
 

@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
+from metrics import METRICS
+
 SCHEMA = "edgedistill.job/1"
-METRICS = ("top1", "r2", "cosine")
 PASSES = ("null_model", "throughput", "layers", "energy")
 
 
@@ -16,9 +17,11 @@ class JobError(Exception):
 
 
 class Arm(NamedTuple):
-    """One model on one engine; paths are absolute, `reasons` says beforehand why something is not measured.
+    """One model on one engine; paths are absolute.
 
-    `watts` is what the user says that the device draws, for an estimate where nothing measures it.
+    `reasons` says beforehand why something is not measured. `watts` is the power that the user gave, for an estimate where nothing
+    measures it. `output` names the output that the metric and the labels are about, by default the model's first; `threshold` is where a
+    score of a multi-label model turns from no to yes: 0 for logits, 0.5 for probabilities.
     """
 
     name: str
@@ -36,6 +39,12 @@ class Arm(NamedTuple):
     metric: Optional[str]
     reasons: Dict[str, str]
     watts: Optional[float]
+    output: Optional[str]
+    threshold: float
+
+
+OPTIONAL: Dict[str, Any] = {"reasons": {}, "watts": None, "output": None, "threshold": 0.0}
+"""The keys of an arm that may be left out."""
 
 
 class Job(NamedTuple):
@@ -81,7 +90,7 @@ def _job(table: Dict[str, Any], folder: Path) -> Job:
         processes=int(table["processes"]),
         seconds=float(table["seconds"]),
         seed=int(table["seed"]),
-        arms=[_arm(arm, folder) for arm in table["arms"]],
+        arms=[read_arm(arm, folder) for arm in table["arms"]],
         soak_seconds=float(table.get("soak_seconds", 0.0)),
         meter=folder / table["meter"] if table.get("meter") else None,
         passes=tuple(table.get("passes", PASSES)),
@@ -100,8 +109,9 @@ def _job(table: Dict[str, Any], folder: Path) -> Job:
     return job
 
 
-def _arm(table: Dict[str, Any], folder: Path) -> Arm:
-    values = dict({"reasons": {}, "watts": None}, **table)
+def read_arm(table: Dict[str, Any], folder: Path) -> Arm:
+    """Return the arm in a table of JSON, its paths relative to a folder; raise ValueError where it cannot be used."""
+    values = dict(OPTIONAL, **table)
     unknown = set(values) - set(Arm._fields)
     if unknown:
         raise ValueError(f"arm '{values.get('name')}' has unknown keys: {', '.join(sorted(unknown))}")
@@ -110,6 +120,9 @@ def _arm(table: Dict[str, Any], folder: Path) -> Arm:
         raise ValueError(f"arm '{values.get('name')}' lacks the keys: {', '.join(sorted(missing))}")
     if values["metric"] is not None and values["metric"] not in METRICS:
         raise ValueError(f"arm '{values['name']}' has metric '{values['metric']}'; known are: {', '.join(METRICS)}")
+    if not (values["output"] is None or isinstance(values["output"], str)):
+        raise ValueError(f"arm '{values['name']}' has output {values['output']}; it must be the name of an output, or null")
+    values["threshold"] = float(values["threshold"])
     if "/" in values["name"] or values["name"].startswith("."):
         raise ValueError(f"arm '{values['name']}': a name becomes a file name and may hold no '/' nor begin with '.'")
     for key in ("kit_dir", "entry", "io"):

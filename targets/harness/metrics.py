@@ -1,12 +1,12 @@
-"""The metrics that a check computes, each of the first output and the labels; 1 is perfect.
+"""The metrics of a check: one output of a model against labels, or against the outputs that were recorded; 1 is perfect.
 
-edgedistill/data/tasks.py has the same formulas on the host; this half runs where edgedistill is not installed.
+To add a metric, add one entry to METRICS. edgedistill has the same formulas on the host; these run where edgedistill is not installed.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any, Dict, NamedTuple, Tuple
+from typing import Any, Callable, Dict, Iterator, NamedTuple, Sequence, Tuple
 
 import numpy as np
 import stats
@@ -15,83 +15,220 @@ from kit import EngineError
 RESAMPLES = 1000
 
 
-class Values(NamedTuple):
-    """Outputs and labels as rows of numbers (N, D), in float64."""
+class Metric(NamedTuple):
+    """How outputs (N, ...) are judged; each function raises ValueError where the shapes do not fit.
 
-    outputs: np.ndarray
-    labels: np.ndarray
+    `score(outputs, labels)` is the metric, `interval(outputs, labels)` its 95 % interval, and `agreement(got, wanted, threshold)` how far
+    two forms of a model give the same answers, from recorded outputs alone.
+    """
+
+    score: Callable[[np.ndarray, np.ndarray], float]
+    interval: Callable[[np.ndarray, np.ndarray], stats.Interval]
+    agreement: Callable[[np.ndarray, np.ndarray, float], float]
 
 
 def accuracy(metric: str, outputs: np.ndarray, labels: np.ndarray, kit: str) -> Dict[str, Any]:
     """Return a metric over all requests with its 95 % interval."""
-    if metric == "top1":
-        return top1(outputs, labels, kit)
-    pair = _values(outputs, labels, kit)
-    value, interval = (_r2_interval if metric == "r2" else _cosine_interval)(pair)
+    judge = METRICS[metric]
+    try:
+        value, interval = judge.score(outputs, labels), judge.interval(outputs, labels)
+    except ValueError as error:
+        raise EngineError(f"{kit}: {error}") from None
     return {"metric": metric, "value": value, "ci95": interval, "n": len(labels)}
 
 
-def agreement(metric: str, got: np.ndarray, wanted: np.ndarray, kit: str) -> float:
-    """Return the metric of outputs with the expected ones for labels; for top-1, how often the highest score is the same."""
-    if metric == "top1":
-        return float((_answers(got) == _answers(wanted)).mean())
-    pair = _values(got, wanted, kit)
-    return r2(pair) if metric == "r2" else float(cosines(pair).mean())
+def agreement(metric: str, got: np.ndarray, wanted: np.ndarray, kit: str, threshold: float = 0.0) -> float:
+    """Return how far outputs agree with the recorded ones, by the metric's own rule."""
+    try:
+        return METRICS[metric].agreement(got, wanted, threshold)
+    except ValueError as error:
+        raise EngineError(f"{kit}: {error}") from None
 
 
-def top1(scores: np.ndarray, labels: np.ndarray, kit: str) -> Dict[str, Any]:
-    """Return the fraction of requests whose highest score is the label's, with its Wilson interval."""
-    flat = scores.reshape(len(scores), -1)
-    if len(labels) != len(flat) or flat.shape[1] <= int(labels.max()):
-        raise EngineError(
-            f"{kit}: top-1 needs one label per request and a score per class; there are {len(labels)} labels up to "
-            f"{int(labels.max())}, {len(flat)} requests and {flat.shape[1]} scores"
+def fidelity(got: np.ndarray, wanted: np.ndarray) -> float:
+    """Return 1 - squared error / variance over all finite values of an output that no metric reads.
+
+    A constant output counts as 1 where it is met within float32's rounding, and as 0 otherwise.
+    """
+    finite = np.isfinite(wanted)
+    ours, theirs = got[finite].astype(np.float64), wanted[finite].astype(np.float64)
+    variance = float(((theirs - theirs.mean()) ** 2).sum()) if len(theirs) else 0.0
+    if variance > 0:
+        return 1 - float(((ours - theirs) ** 2).sum()) / variance
+    return float(np.allclose(ours, theirs, rtol=1e-5, atol=1e-6))
+
+
+# --- top1: the highest score is the label's ----------------------------------------------------------------------------------
+
+
+def top1(scores: np.ndarray, labels: np.ndarray) -> float:
+    """Return the fraction of requests (N, C) whose highest score is that of the label (N,)."""
+    return _hits(scores, labels) / len(scores)
+
+
+def _top1_interval(scores: np.ndarray, labels: np.ndarray) -> stats.Interval:
+    return stats.wilson(_hits(scores, labels), len(scores))
+
+
+def same_answer(got: np.ndarray, wanted: np.ndarray, _threshold: float) -> float:
+    """Return the fraction of requests whose highest score is at the same place."""
+    return float((_flat(got).argmax(axis=1) == _flat(wanted).argmax(axis=1)).mean())
+
+
+def _hits(scores: np.ndarray, labels: np.ndarray) -> int:
+    flat = _flat(scores)
+    if labels.shape != (len(flat),) or flat.shape[1] <= int(labels.max()):
+        raise ValueError(
+            f"top1 needs one label per request and a score per class; labels have shape {labels.shape} and the largest is "
+            f"{int(labels.max())}, and there are {len(flat)} requests of {flat.shape[1]} scores"
         )
-    hits = int((flat.argmax(axis=1) == labels).sum())
-    return {"metric": "top1", "value": hits / len(flat), "ci95": stats.wilson(hits, len(flat)), "n": len(flat)}
+    return int((flat.argmax(axis=1) == labels).sum())
 
 
-def r2(pair: Values) -> float:
+# --- r2: values ----------------------------------------------------------------------------------------------------------------
+
+
+def r2(outputs: np.ndarray, labels: np.ndarray) -> float:
     """Return 1 - squared error / variance of the labels, averaged over D; a constant is 1 if met exactly, or else 0."""
-    error = ((pair.outputs - pair.labels) ** 2).sum(0)
-    variance = ((pair.labels - pair.labels.mean(0)) ** 2).sum(0)
+    ours, theirs = _rows(outputs, labels)
+    error = ((ours - theirs) ** 2).sum(0)
+    variance = ((theirs - theirs.mean(0)) ** 2).sum(0)
     varies = variance > 0
     return float(np.where(varies, 1 - error / np.where(varies, variance, 1), error == 0).mean())
 
 
-def cosines(pair: Values) -> np.ndarray:
-    """Return the cosine (N,) of each output and its label; 0 for a vector of length 0."""
-    lengths = np.linalg.norm(pair.outputs, axis=1) * np.linalg.norm(pair.labels, axis=1)
-    return (pair.outputs * pair.labels).sum(1) / np.where(lengths > 0, lengths, 1)
+def _r2_interval(outputs: np.ndarray, labels: np.ndarray) -> stats.Interval:
+    ours, theirs = _rows(outputs, labels)
+    return _percentiles(r2(ours, theirs), [r2(ours[rows], theirs[rows]) for rows in _resamples(len(ours))])
 
 
-def _r2_interval(pair: Values) -> Tuple[float, stats.Interval]:
-    """Return R2 and the percentiles of resampled requests (Efron 1979), drawn with a fixed seed."""
+# --- cosine: vectors -----------------------------------------------------------------------------------------------------------
+
+
+def cosine(outputs: np.ndarray, labels: np.ndarray) -> float:
+    """Return the mean cosine of outputs and labels; a vector of length 0 has 0."""
+    return float(_cosines(outputs, labels).mean())
+
+
+def _cosines(outputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    ours, theirs = _rows(outputs, labels)
+    lengths = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
+    cosines: np.ndarray = (ours * theirs).sum(1) / np.where(lengths > 0, lengths, 1)
+    return cosines
+
+
+def _cosine_interval(outputs: np.ndarray, labels: np.ndarray) -> stats.Interval:
+    """Return the Student-t interval of the mean cosine, within [-1, 1]."""
+    cosines = _cosines(outputs, labels)
+    if len(cosines) < 2:
+        return -1.0, 1.0
+    value = float(cosines.mean())
+    half = stats.t975(len(cosines) - 1) * float(cosines.std(ddof=1)) / math.sqrt(len(cosines))
+    return max(-1.0, value - half), min(1.0, value + half)
+
+
+# --- mean_ap: several labels at once ---------------------------------------------------------------------------------------------
+
+
+class Ranking(NamedTuple):
+    """One label's samples from the highest score down: where each is in the data, whether it is positive, and where its tie ends."""
+
+    order: np.ndarray
+    positive: np.ndarray
+    end: np.ndarray
+
+
+def mean_ap(scores: np.ndarray, labels: np.ndarray) -> float:
+    """Return the average precision of scores (N, C) for labels (N, C) of 0 and 1, averaged over the labels that have a positive.
+
+    The average precision is scikit-learn's `average_precision_score`: the sum of precision times gain in recall, ties taken at once.
+    """
+    rankings = _rankings(scores, labels)
+    return _mean_ap(rankings, np.ones(len(labels), np.int64))
+
+
+def _mean_ap_interval(scores: np.ndarray, labels: np.ndarray) -> stats.Interval:
+    rankings = _rankings(scores, labels)
+    n = len(labels)
+    # A resample is how often each sample was drawn, so that the scores are sorted once and not a thousand times.
+    resampled = [_mean_ap(rankings, np.bincount(rows, minlength=n)) for rows in _resamples(n)]
+    known = [value for value in resampled if not math.isnan(value)]
+    return _percentiles(_mean_ap(rankings, np.ones(n, np.int64)), known)
+
+
+def same_side(got: np.ndarray, wanted: np.ndarray, threshold: float) -> float:
+    """Return the fraction of pairs of request and label whose score is on the same side of the threshold: 0 for logits."""
+    ours, theirs = _rows(got, wanted)
+    return float(((ours > threshold) == (theirs > threshold)).mean())
+
+
+def _rankings(scores: np.ndarray, labels: np.ndarray) -> "list[Ranking]":
+    ours, theirs = _rows(scores, labels)
+    if not ((theirs == 0) | (theirs == 1)).all():
+        raise ValueError("mean_ap needs labels of 0 and 1")
+    columns = [column for column in range(theirs.shape[1]) if theirs[:, column].any()]
+    if not columns:
+        raise ValueError("mean_ap needs a label that is 1 for one request at least; all labels are 0")
+    return [_ranking(ours[:, column], theirs[:, column]) for column in columns]
+
+
+def _ranking(scores: np.ndarray, labels: np.ndarray) -> Ranking:
+    order = np.argsort(-scores, kind="stable")
+    ordered = scores[order]
+    last = np.append(ordered[1:] != ordered[:-1], True)  # noqa: FBT003 - an element, not a flag
+    ends = np.flatnonzero(last)
+    return Ranking(order, labels[order] == 1, ends[np.searchsorted(ends, np.arange(len(order)))])
+
+
+def _mean_ap(rankings: "Sequence[Ranking]", counts: np.ndarray) -> float:
+    """Return the mean over the labels that have a positive among samples taken `counts` (N,) times each; NaN if none has."""
+    found = []
+    for order, positive, end in rankings:
+        times = counts[order]
+        hits = times * positive
+        total = int(hits.sum())
+        if total:
+            drawn = positive & (times > 0)
+            precision = hits.cumsum()[end[drawn]] / times.cumsum()[end[drawn]]
+            found.append(float((hits[drawn] * precision).sum()) / total)
+    return sum(found) / len(found) if found else math.nan
+
+
+# --- what several metrics share ---------------------------------------------------------------------------------------------------
+
+
+def _flat(array: np.ndarray) -> np.ndarray:
+    return array.reshape(len(array), -1)
+
+
+def _rows(outputs: np.ndarray, labels: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+    """Return both as rows of numbers (N, D), in float64."""
+    ours, theirs = _flat(outputs).astype(np.float64), _flat(labels).astype(np.float64)
+    if ours.shape != theirs.shape:
+        raise ValueError(f"outputs of shape {ours.shape} cannot be compared with labels of shape {theirs.shape}")
+    return ours, theirs
+
+
+def _resamples(n: int) -> Iterator[np.ndarray]:
+    """Yield the rows of resampled requests (Efron 1979), drawn with a fixed seed."""
     rng = np.random.Generator(np.random.Philox(key=0))
-    draws = (rng.integers(0, len(pair.labels), len(pair.labels)) for _ in range(RESAMPLES))
-    resampled = [r2(Values(pair.outputs[rows], pair.labels[rows])) for rows in draws]
-    value = r2(pair)
+    return (rng.integers(0, n, n) for _ in range(RESAMPLES))
+
+
+def _percentiles(value: float, resampled: Sequence[float]) -> stats.Interval:
+    """Return the 2.5 % and 97.5 % percentiles of a resampled metric, with the metric itself in between."""
     low, high = np.quantile(resampled, [0.025, 0.975])
-    return value, (min(float(low), value), max(float(high), value))
+    return min(float(low), value), max(float(high), value)
 
 
-def _cosine_interval(pair: Values) -> Tuple[float, stats.Interval]:
-    """Return the mean cosine and its Student-t interval, within [-1, 1]."""
-    found = cosines(pair)
-    value = float(found.mean())
-    if len(found) < 2:
-        return value, (-1.0, 1.0)
-    half = stats.t975(len(found) - 1) * float(found.std(ddof=1)) / math.sqrt(len(found))
-    return value, (max(-1.0, value - half), min(1.0, value + half))
+def _as_labels(metric: Callable[[np.ndarray, np.ndarray], float]) -> Callable[[np.ndarray, np.ndarray, float], float]:
+    """Return the agreement that is the metric itself, with the recorded outputs for labels."""
+    return lambda got, wanted, _threshold: metric(got, wanted)
 
 
-def _values(outputs: np.ndarray, labels: np.ndarray, kit: str) -> Values:
-    rows, wanted = (array.reshape(len(array), -1).astype(np.float64) for array in (outputs, labels))
-    if rows.shape != wanted.shape:
-        raise EngineError(f"{kit}: outputs of shape {rows.shape} cannot be held against labels of shape {wanted.shape}")
-    return Values(rows, wanted)
-
-
-def _answers(scores: np.ndarray) -> np.ndarray:
-    """Return the position of each request's highest score."""
-    return scores.reshape(len(scores), -1).argmax(axis=1)
+METRICS: Dict[str, Metric] = {
+    "top1": Metric(top1, _top1_interval, same_answer),
+    "r2": Metric(r2, _r2_interval, _as_labels(r2)),
+    "cosine": Metric(cosine, _cosine_interval, _as_labels(cosine)),
+    "mean_ap": Metric(mean_ap, _mean_ap_interval, same_side),
+}

@@ -44,7 +44,8 @@ def _check(spec: Spec) -> Dict[str, Any]:
     refuse_downgrade(spec["kit"], spec["precision"], executed)
     inputs = loading.inputs_for(session, recorded, spec["kit"])
     outputs, fastest_ns = check.infer_all(session, inputs, spec["kit"])
-    answer, arrays = check.compare(outputs, recorded, spec)
+    criteria = check.Criteria(**{field: spec[field] for field in check.Criteria._fields})
+    answer, arrays = check.compare(outputs, recorded, criteria)
     np.savez(spec["arrays"], **arrays)
     np.savez(spec["head"], **{f"input.{name}": array[: spec["head_requests"]] for name, array in inputs.items()})
     if unknown:

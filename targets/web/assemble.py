@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Dict
 
 import check
+import job
 import numpy as np
 import results
 import soak
@@ -37,7 +38,7 @@ def main(spec_path: Path, arrays_path: Path) -> None:
     upload, arm = spec["upload"], _arm(spec)
     with np.load(arrays_path, allow_pickle=False) as archive:
         outputs = {name: archive[name] for name in archive.files}
-    checked, kept = _checked(spec, outputs)
+    checked, kept = _checked(spec, arm, outputs)
     processes = [_process(process) for process in upload["processes"]]
     more = Extra()
     more.reasons = dict(UNKNOWN, **_doubts(upload))
@@ -52,12 +53,13 @@ def main(spec_path: Path, arrays_path: Path) -> None:
 
 
 def _arm(spec: Dict[str, Any]) -> Arm:
-    fields = dict.fromkeys(Arm._fields)
-    fields.update(spec["arm"], reasons={})
-    return Arm(**fields)
+    """Return the arm that the page ran; what a page compiles and loads is its own, and has no path here."""
+    return job.read_arm(dict(spec["arm"], io=spec["io"], kit_dir="", entry=""), Path())
 
 
-def _checked(spec: Dict[str, Any], outputs: Dict[str, np.ndarray]) -> "tuple[Dict[str, Any], Dict[str, np.ndarray]]":
+def _checked(
+    spec: Dict[str, Any], arm: Arm, outputs: Dict[str, np.ndarray]
+) -> "tuple[Dict[str, Any], Dict[str, np.ndarray]]":
     """Return parity, and accuracy where the page ran all test requests: a few of them would be another test set."""
     count, total = spec["count"], spec["total"]
     with np.load(spec["io"], allow_pickle=False) as archive:
@@ -66,9 +68,7 @@ def _checked(spec: Dict[str, Any], outputs: Dict[str, np.ndarray]) -> "tuple[Dic
     if count < total:
         reasons["accuracy"] = f"the page ran {count} of {total} test requests, to download less; parity is over those"
         recorded.pop("labels", None)
-    arm = spec["arm"]
-    asked = {"reasons": reasons, "metric": arm["metric"], "expected": arm["expected"], "kit": arm["kit"]}
-    found, kept = check.compare(outputs, recorded, asked)
+    found, kept = check.compare(outputs, recorded, check.Criteria.of(arm)._replace(reasons=reasons))
     return dict(found, device=spec["device"], executed=None, settings=None), kept
 
 
