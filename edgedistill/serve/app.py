@@ -19,7 +19,9 @@ from edgedistill.serve.runtime import WebKit, page_folder
 from edgedistill.serve.store import keep
 from edgedistill.serve.upload import MOST_BYTES, UploadError, read_upload
 
-PAGE = ("index.html", "style.css", "page.mjs", "measure.mjs", "worker.mjs", "plot.mjs", "device.mjs", "null.onnx")
+PAGE = (
+    "index.html", "style.css", "page.mjs", "measure.mjs", "worker.mjs", "parity.mjs", "plot.mjs", "device.mjs", "null.onnx",
+)  # fmt: skip
 """The files of the page; nothing else of its folder is given out."""
 
 HEADERS = {

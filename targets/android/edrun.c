@@ -6,8 +6,10 @@
  *   edrun work  --model M --input FILE…      infer for --seconds, and say how often and when, for a meter of energy
  *
  * --lib FILE, or EDGEDISTILL_ORT, is ONNX Runtime's library, by default ./libonnxruntime.so.
- * Prints one JSON object as the last line of stdout. Exit codes: 0 fine, 2 usage, 5 the engine failed. One file of raw values
- * per input or output, in the model's order. Works with glibc and with Android's bionic; needs nothing but libonnxruntime.so.
+ * --input, --expected and --output are given once per input or output, in the model's order; each names a file of raw values.
+ * The first output agrees where its highest value is at the same place, the others by 1 - squared error / variance.
+ * Prints one JSON object as the last line of stdout. Exit codes: 0 fine, 2 usage, 5 the engine failed.
+ * Works with glibc and with Android's bionic; needs nothing but libonnxruntime.so.
  */
 #define _GNU_SOURCE
 #include <math.h>
@@ -21,7 +23,9 @@
 
 #include "timing.h"
 
-enum { FLOAT32 = 1 };
+enum { /* ONNX's numbers for element types */
+    FLOAT32 = 1, UINT8, INT8, UINT16, INT16, INT32, INT64, BOOL = 9, FLOAT16, FLOAT64, UINT32, UINT64
+};
 
 typedef struct {
     const char *verb, *library, *model, *samples;
@@ -142,41 +146,94 @@ static void load(const Arguments *arguments, Model *model, Requests *requests) {
     read_requests(requests, model, (char **)arguments->inputs, arguments->n_inputs, arguments->requests);
 }
 
-/* Compare one request's output with the recorded one; returns whether the highest scores are at the same place. */
-static int agrees(const Tensor *output, const float *wanted, double *largest) {
-    const float *got = output->data;
-    size_t n = output->bytes / sizeof *got, best = 0, best_wanted = 0;
-    for (size_t i = 0; i < n; i++) {
-        double difference = fabs((double)got[i] - wanted[i]);
-        if (isnan(difference))
-            *largest = INFINITY;
-        else if (difference > *largest)
-            *largest = difference;
-        if (got[i] > got[best])
-            best = i;
-        if (wanted[i] > wanted[best_wanted])
-            best_wanted = i;
-    }
-    return best == best_wanted;
-}
-
+/* How the answers of one output differ from the recorded ones: sums over all requests, of values less the first recorded one. */
 typedef struct {
-    double largest;
-    size_t agreed;
+    double largest, squared_error, sum, squares, origin;
+    size_t values, agreed;
 } Parity;
 
-static void compare_request(Model *model, const Arguments *arguments, FILE **expected, Parity *parity) {
-    for (size_t k = 0; k < arguments->n_expected; k++) {
-        Tensor *output = &model->outputs[k];
-        float *wanted = malloc(output->bytes);
-        if (output->type != FLOAT32)
-            fail(FAILED, "'%s' is not of 32-bit floats, and cannot be compared here", output->name);
-        if (!wanted || fread(wanted, 1, output->bytes, expected[k]) != output->bytes)
-            fail(USAGE, "%s: holds too few recorded outputs for '%s'", arguments->expected[k], output->name);
-        int same = agrees(output, wanted, &parity->largest);
-        parity->agreed += k == 0 && same;
-        free(wanted);
+static double element(const void *data, int type, size_t i) {
+    switch (type) {
+    case FLOAT32: return ((const float *)data)[i];
+    case UINT8: case BOOL: return ((const uint8_t *)data)[i];
+    case INT8: return ((const int8_t *)data)[i];
+    case UINT16: return ((const uint16_t *)data)[i];
+    case INT16: return ((const int16_t *)data)[i];
+    case INT32: return ((const int32_t *)data)[i];
+    case INT64: return (double)((const int64_t *)data)[i];
+    case FLOAT64: return ((const double *)data)[i];
+    case UINT32: return ((const uint32_t *)data)[i];
+    case UINT64: return (double)((const uint64_t *)data)[i];
+    default: return NAN;
     }
+}
+
+/* Compare one request's output with the recorded one. */
+static void compare(const Tensor *output, const void *recorded, Parity *parity) {
+    size_t n = output->bytes / element_bytes(output->type), best = 0, best_wanted = 0;
+    for (size_t i = 0; i < n; i++) {
+        double got = element(output->data, output->type, i), wanted = element(recorded, output->type, i);
+        double difference = fabs(got - wanted);
+        if (!parity->values++)
+            parity->origin = wanted;
+        if (isnan(difference))
+            parity->largest = INFINITY;
+        else if (difference > parity->largest)
+            parity->largest = difference;
+        parity->squared_error += difference * difference;
+        parity->sum += wanted - parity->origin;
+        parity->squares += (wanted - parity->origin) * (wanted - parity->origin);
+        if (got > element(output->data, output->type, best))
+            best = i;
+        if (wanted > element(recorded, output->type, best_wanted))
+            best_wanted = i;
+    }
+    parity->agreed += best == best_wanted;
+}
+
+static void compare_request(const Model *model, const Arguments *arguments, FILE **expected, Parity *parities) {
+    for (size_t k = 0; k < arguments->n_expected; k++) {
+        const Tensor *output = &model->outputs[k];
+        void *recorded = malloc(output->bytes);
+        if (output->type == FLOAT16)
+            fail(FAILED, "output '%s' holds 16-bit floats, which edrun cannot compare", output->name);
+        if (!recorded || fread(recorded, 1, output->bytes, expected[k]) != output->bytes)
+            fail(USAGE, "%s: holds too few recorded outputs for '%s'", arguments->expected[k], output->name);
+        compare(output, recorded, &parities[k]);
+        free(recorded);
+    }
+}
+
+/* 1 - squared error / variance; a constant output counts as 1 where it is met within rounding, and as 0 otherwise. */
+static double fidelity(const Parity *parity) {
+    double variance = parity->squares - parity->sum * parity->sum / parity->values;
+    if (variance > 0)
+        return 1 - parity->squared_error / variance;
+    return parity->largest <= 1e-6 + 1e-5 * fabs(parity->origin);
+}
+
+/* Print the largest difference and the smallest agreement, and of several outputs those of each. */
+static void print_parity(const Model *model, const Parity *parities, size_t n, size_t requests) {
+    double largest = 0, smallest = INFINITY, agreements[MAX_TENSORS];
+    printf(", \"parity\": ");
+    for (size_t k = 0; k < n; k++) {
+        agreements[k] = k ? fidelity(&parities[k]) : (double)parities[k].agreed / requests;
+        if (!isfinite(parities[k].largest))
+            fail(FAILED, "output '%s' has infinite or undefined values", model->outputs[k].name);
+        largest = fmax(largest, parities[k].largest);
+        smallest = fmin(smallest, agreements[k]);
+    }
+    if (!n) {
+        printf("null");
+        return;
+    }
+    printf("{\"max_abs_diff\": %.9g, \"agreement\": %.9g", largest, smallest);
+    for (size_t k = 0; n > 1 && k < n; k++) {
+        printf("%s", k ? ", " : ", \"outputs\": {");
+        print_json(model->outputs[k].name);
+        printf(": {\"max_abs_diff\": %.9g, \"agreement\": %.9g}", parities[k].largest, agreements[k]);
+    }
+    printf(n > 1 ? "}}" : "}");
 }
 
 static void print_outputs(const Model *model) {
@@ -202,7 +259,7 @@ static void open_all(FILE **files, char *const *paths, size_t n, const char *mod
 static void check(const Arguments *arguments) {
     Model model;
     Requests requests;
-    Parity parity = {0, 0};
+    Parity parities[MAX_TENSORS] = {0};
     FILE *expected[MAX_TENSORS], *outputs[MAX_TENSORS];
     int64_t fastest_ns = INT64_MAX;
     open_runtime(arguments->library);
@@ -218,7 +275,7 @@ static void check(const Arguments *arguments) {
         int64_t took_ns = now_ns() - begin;
         fastest_ns = took_ns < fastest_ns ? took_ns : fastest_ns;
         read_outputs(&model);
-        compare_request(&model, arguments, expected, &parity);
+        compare_request(&model, arguments, expected, parities);
         for (size_t k = 0; k < arguments->n_outputs; k++)
             if (fwrite(model.outputs[k].data, 1, model.outputs[k].bytes, outputs[k]) != model.outputs[k].bytes)
                 fail(FAILED, "%s: cannot be written", arguments->outputs[k]);
@@ -226,13 +283,8 @@ static void check(const Arguments *arguments) {
     for (size_t k = 0; k < arguments->n_outputs; k++)
         if (fclose(outputs[k]))
             fail(FAILED, "%s: cannot be written", arguments->outputs[k]);
-    printf("\n{\"requests\": %zu, \"parity\": ", requests.count);
-    if (!arguments->n_expected)
-        printf("null");
-    else if (isfinite(parity.largest))
-        printf("{\"max_abs_diff\": %.9g, \"agreement\": %.9g}", parity.largest, (double)parity.agreed / requests.count);
-    else
-        fail(FAILED, "the model answers with infinite or undefined values");
+    printf("\n{\"requests\": %zu", requests.count);
+    print_parity(&model, parities, arguments->n_expected, requests.count);
     print_outputs(&model);
     printf(", \"latency_ns\": null, \"emulated\": ");
     print_emulated();

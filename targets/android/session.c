@@ -53,7 +53,7 @@ const char *open_runtime(const char *library) {
     return base->GetVersionString();
 }
 
-static size_t element_bytes(int type) {
+size_t element_bytes(int type) {
     static const size_t bytes[] = {0, 4, 1, 1, 2, 2, 4, 8, 0, 1, 2, 8, 4, 8}; /* ONNX's numbers, 1 is float32 */
     return type > 0 && type < (int)(sizeof bytes / sizeof *bytes) ? bytes[type] : 0;
 }

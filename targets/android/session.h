@@ -39,6 +39,9 @@ void print_json(const char *text);
 /* Open the library of ONNX Runtime, and return its version. */
 const char *open_runtime(const char *library);
 
+/* The size of an element of ONNX's type, 0 for one that is not known. */
+size_t element_bytes(int type);
+
 /* Load a model with fixed shapes, on the CPU, with a number of threads. */
 void load_model(Model *model, const char *path, int threads);
 

@@ -205,7 +205,7 @@ class Bundle:
             if parity is not None and parity["agreement"] < least[result["name"]]:
                 wrong.append(result["name"])
                 sys.stderr.write(
-                    f"{result['name']}: agrees with the exported model on {parity['agreement']:.2%} of the recorded inputs, "
+                    f"{result['name']}: the agreement with the exported model is {parity['agreement']:.2%}{worst(parity)}, "
                     f"at least {least[result['name']]:.1%} is required; do not ship it\n"
                 )
         if verb == "check":
@@ -235,6 +235,12 @@ class Bundle:
         if isinstance(answer, dict) and "error" in answer:
             raise BundleError(answer["error"], child.returncode)
         return answer
+
+
+def worst(parity):
+    """Return which of several outputs agrees the least, in words."""
+    outputs = parity.get("outputs")
+    return " (output '{}')".format(min(outputs, key=lambda name: outputs[name]["agreement"])) if outputs else ""
 
 
 def numbers(version):

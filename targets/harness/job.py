@@ -110,7 +110,7 @@ def _job(table: Dict[str, Any], folder: Path) -> Job:
 
 
 def read_arm(table: Dict[str, Any], folder: Path) -> Arm:
-    """Return the arm in a table of JSON, its paths relative to a folder; raise ValueError where it cannot be used."""
+    """Return the arm in a table of JSON, its paths relative to a folder; raise ValueError or TypeError for a wrong key."""
     values = dict(OPTIONAL, **table)
     unknown = set(values) - set(Arm._fields)
     if unknown:
@@ -121,8 +121,11 @@ def read_arm(table: Dict[str, Any], folder: Path) -> Arm:
     if values["metric"] is not None and values["metric"] not in METRICS:
         raise ValueError(f"arm '{values['name']}' has metric '{values['metric']}'; known are: {', '.join(METRICS)}")
     if not (values["output"] is None or isinstance(values["output"], str)):
-        raise ValueError(f"arm '{values['name']}' has output {values['output']}; it must be the name of an output, or null")
-    values["threshold"] = float(values["threshold"])
+        raise ValueError(
+            f"arm '{values['name']}' has output {values['output']!r}; it must be the name of an output, or null"
+        )
+    if isinstance(values["threshold"], bool) or not isinstance(values["threshold"], (int, float)):
+        raise TypeError(f"arm '{values['name']}' has threshold {values['threshold']!r}; it must be a number")
     if "/" in values["name"] or values["name"].startswith("."):
         raise ValueError(f"arm '{values['name']}': a name becomes a file name and may hold no '/' nor begin with '.'")
     for key in ("kit_dir", "entry", "io"):

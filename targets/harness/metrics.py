@@ -175,7 +175,7 @@ def _rankings(scores: np.ndarray, labels: np.ndarray) -> "list[Ranking]":
 def _ranking(scores: np.ndarray, labels: np.ndarray) -> Ranking:
     order = np.argsort(-scores, kind="stable")
     ordered = scores[order]
-    last = np.append(ordered[1:] != ordered[:-1], True)  # noqa: FBT003 - an element, not a flag
+    last = np.append(ordered[1:] != ordered[:-1], True)
     ends = np.flatnonzero(last)
     return Ranking(order, labels[order] == 1, ends[np.searchsorted(ends, np.arange(len(order)))])
 

@@ -1,5 +1,7 @@
 // The order of work: download, check each model once, time all in turn in fresh workers, soak, and send.
 
+import { parity } from "./parity.mjs";
+
 const RUNTIMES = {
   wasm: { bundle: "ort.wasm.bundle.min.mjs", engine: "ort-wasm-simd-threaded.wasm" },
   webgpu: { bundle: "ort.webgpu.bundle.min.mjs", engine: "ort-wasm-simd-threaded.asyncify.wasm" },
@@ -157,7 +159,7 @@ export class Measuring {
     }
     arm.heap = heap_bytes;
     arm.outputs = result;
-    arm.parity = parity(arm, result);
+    arm.parity = parity(arm.about, arm.content, result);
     this.#hooks.checked(arm);
   }
 
@@ -203,28 +205,6 @@ async function keepAwake() {
   } catch {
     return null;
   }
-}
-
-// How far a model's answers here are from the recorded ones: the page's own look, the server computes what is kept.
-function parity(arm, outputs) {
-  const [block] = arm.about.requests.outputs;
-  const count = arm.about.requests.count;
-  if (block.dtype !== "float32") return null;
-  const got = new Float32Array(outputs[block.name].buffer);
-  const wanted = new Float32Array(arm.content, block.offset, block.bytes / 4);
-  const size = wanted.length / count;
-  let largest = 0;
-  let equal = 0;
-  for (let i = 0; i < count; i++) {
-    let [best, bestWanted] = [0, 0];
-    for (let k = 0; k < size; k++) {
-      largest = Math.max(largest, Math.abs(got[i * size + k] - wanted[i * size + k]));
-      if (got[i * size + k] > got[i * size + best]) best = k;
-      if (wanted[i * size + k] > wanted[i * size + bestWanted]) bestWanted = k;
-    }
-    equal += best === bestWanted;
-  }
-  return { max_abs_diff: largest, agreement: equal / count };
 }
 
 function base64(bytes) {

@@ -212,9 +212,11 @@ function figures(arm, samples, answer) {
 function agreement(arm, answer) {
   const parity = answer?.parity ?? arm.parity;
   if (!parity) return "";
-  const holds = parity.agreement >= arm.about.min_agreement || arm.about.metric !== "top1";
-  const words = `Answers ${holds ? "agree" : "do not agree"} with the recorded ones: ${(100 * parity.agreement).toFixed(1)} %, off by ${parity.max_abs_diff.toPrecision(2)}`;
-  return node("p", { className: (answer ? answer.holds : holds) ? "good" : "bad" }, `${words}${answer ? "; sent" : ""}`);
+  const most = `the largest difference is ${parity.max_abs_diff.toPrecision(2)}`;
+  if (parity.agreement === null) return node("p", { className: "note" }, `Compared with the recorded answers: ${most}`);
+  const holds = answer ? answer.holds : parity.agreement >= arm.about.min_agreement;
+  const words = `Answers ${holds ? "agree" : "do not agree"} with the recorded ones: ${(100 * parity.agreement).toFixed(1)} %; ${most}`;
+  return node("p", { className: holds ? "good" : "bad" }, `${words}${answer ? "; sent" : ""}`);
 }
 
 function middle(values) {

@@ -1,6 +1,8 @@
 // One job in a fresh worker: load the engine and the model, then check, time, or soak it. The engine fixes its number of
 // threads when it starts, and its heap never shrinks, so that no worker is used twice.
 
+import { typed } from "./parity.mjs";
+
 const WINDOW = 25;
 const AGREEMENT = 0.02;
 const MIN_SAMPLES = 50;
@@ -86,17 +88,10 @@ function feeds(ort, job) {
       job.requests.inputs.map((block) => {
         const size = block.bytes / job.requests.count;
         const bytes = job.content.slice(block.offset + i * size, block.offset + (i + 1) * size);
-        return [block.name, new ort.Tensor(block.dtype, typed(block.dtype, bytes), block.shape)];
+        return [block.name, new ort.Tensor(block.dtype, typed(block.dtype, bytes, 0, bytes.byteLength), block.shape)];
       }),
     ),
   );
-}
-
-function typed(dtype, bytes) {
-  const types = {
-    float32: Float32Array, float64: Float64Array, int64: BigInt64Array, int32: Int32Array, uint8: Uint8Array, int8: Int8Array,
-  };
-  return new types[dtype](bytes);
 }
 
 async function check(session, requests, job) {

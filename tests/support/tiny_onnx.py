@@ -1,4 +1,4 @@
-"""A tiny convolutional network, in float or quantized in any encoding, and recorded inputs for it."""
+"""Tiny convolutional networks, in float or quantized in any encoding, and recorded inputs for them."""
 
 from pathlib import Path
 
@@ -61,13 +61,29 @@ def build(path: Path, encoding=None, batch=1) -> Path:
     value = b.node("GlobalAveragePool", [value], "mean")
     value = b.activation(b.node("Flatten", [value], "flat"), 0.02)
     b.node("Gemm", [value, *b.weights("dense", (CLASSES, 32))], "logits", transB=1)
-    graph = helper.make_graph(
-        b.nodes,
-        "tiny",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, *SHAPE[1:]])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [batch, CLASSES])],
-        b.constants,
+    return write(path, b, {"x": [batch, *SHAPE[1:]]}, {"logits": [batch, CLASSES]}, encoding)
+
+
+def build_pair(path: Path, encoding=None) -> Path:
+    """Write a network of two inputs and two outputs: a map of the image weighted by a gain, and the classes it holds."""
+    b = Builder(quantized=encoding is not None)
+    value = b.activation("x", 1 / 127)
+    value = b.conv(value, "c1", (16, 3), 0.03)
+    value = b.activation(b.node("Mul", [value, b.activation("gain", 2 / 127)], "weighted"), 0.06)
+    b.node("Conv", [value, *b.weights("head", (4, 16, 1, 1))], "map")
+    value = b.activation(b.node("Flatten", [b.node("GlobalAveragePool", [value], "mean")], "flat"), 0.02)
+    b.node("Gemm", [value, *b.weights("dense", (CLASSES, 16))], "logits", transB=1)
+    outputs = {"map": [1, 4, 8, 8], "logits": [1, CLASSES]}
+    return write(path, b, {"x": list(SHAPE), "gain": [1, 16, 1, 1]}, outputs, encoding)
+
+
+def write(path: Path, b: Builder, inputs, outputs, encoding) -> Path:
+    """Write the graph in a builder, its inputs and outputs float arrays of the shapes given."""
+    values = (
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in each.items()]
+        for each in (inputs, outputs)
     )
+    graph = helper.make_graph(b.nodes, "tiny", *values, b.constants)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     model = model if encoding is None else encode(model, encoding)
     onnx.checker.check_model(model, full_check=True)
@@ -77,13 +93,19 @@ def build(path: Path, encoding=None, batch=1) -> Path:
 
 def record(path: Path, models: dict[str, Path], requests=40) -> Path:
     """Write io.npz: random inputs, the float model's answers as labels, each model's outputs."""
-    inputs = np.random.default_rng(1).uniform(-1, 1, (requests, *SHAPE)).astype(np.float32)
-    arrays = {"input.x": inputs}
+    rng = np.random.default_rng(1)
+    arrays = {}
     for key, model in models.items():
         options = onnxruntime.SessionOptions()
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
-        arrays[f"expected.{key}.logits"] = np.stack([session.run(None, {"x": one})[0] for one in inputs])
+        for node in session.get_inputs():
+            if f"input.{node.name}" not in arrays:
+                arrays[f"input.{node.name}"] = rng.uniform(-1, 1, (requests, *node.shape)).astype(np.float32)
+        names = [node.name for node in session.get_outputs()]
+        inputs = {node.name: arrays[f"input.{node.name}"] for node in session.get_inputs()}
+        answers = [session.run(names, {name: array[i] for name, array in inputs.items()}) for i in range(requests)]
+        arrays |= {f"expected.{key}.{name}": np.stack([one[k] for one in answers]) for k, name in enumerate(names)}
     arrays["labels"] = arrays["expected.fp32.logits"].reshape(requests, -1).argmax(axis=1)
     np.savez(path, **arrays)
     return path

@@ -6,12 +6,13 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import metrics
 import numpy as np
 import onnxruntime
 import pytest
 
 from tests.support.jobs import TARGETS
-from tests.support.tiny_onnx import build, record
+from tests.support.tiny_onnx import build, build_pair, record
 
 ENCODINGS = ("s8-f32", "u8-i32", "s8-i32")
 QEMU = os.environ.get("EDGEDISTILL_ARM64")
@@ -76,6 +77,42 @@ def test_other_outputs_are_told(runner, models, tmp_path):
     code, answer = runner("check", *of(models, "fp32"), "--expected", tmp_path / "wrong")
     assert code == 5
     assert "infinite or undefined" in answer["error"]
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    """A model of two inputs and two outputs, with its recorded requests and answers as raw files."""
+    folder = tmp_path_factory.mktemp("pair")
+    with np.load(record(folder / "io.npz", {"fp32": build_pair(folder / "pair.onnx")})) as arrays:
+        for name in arrays.files:
+            arrays[name].tofile(folder / name)
+        return folder, {name: arrays[name] for name in arrays.files}
+
+
+def test_every_output_of_a_model_with_two_inputs_is_compared(runner, pair, tmp_path):
+    folder, arrays = pair
+    answers = [option for name in ("map", "logits") for option in ("--expected", folder / f"expected.fp32.{name}")]
+    options = ("--model", folder / "pair.onnx", "--input", folder / "input.x", "--input", folder / "input.gain")
+    code, answer = runner("check", *options, *answers, "--output", tmp_path / "map", "--output", tmp_path / "logits")
+    assert code == 0, answer
+    assert answer["parity"]["max_abs_diff"] < 1e-5
+    assert answer["parity"]["outputs"]["map"]["agreement"] == 1.0
+    assert answer["parity"]["outputs"]["logits"]["agreement"] == pytest.approx(1.0)
+    got = np.fromfile(tmp_path / "logits", np.float32).reshape(40, -1)
+    assert np.allclose(got, arrays["expected.fp32.logits"].reshape(40, -1), atol=1e-5)
+    assert [told["name"] for told in answer["outputs"]] == ["map", "logits"]
+
+
+def test_the_second_output_lowers_the_agreement_as_the_harness_says(runner, pair, tmp_path):
+    folder, arrays = pair
+    wanted = arrays["expected.fp32.logits"]
+    noisy = wanted + np.random.default_rng(0).normal(0, wanted.std() / 3, wanted.shape).astype(np.float32)
+    noisy.tofile(tmp_path / "noisy")
+    options = ("--model", folder / "pair.onnx", "--input", folder / "input.x", "--input", folder / "input.gain")
+    _, answer = runner("check", *options, "--expected", folder / "expected.fp32.map", "--expected", tmp_path / "noisy")
+    assert answer["parity"]["agreement"] == answer["parity"]["outputs"]["logits"]["agreement"]
+    assert answer["parity"]["agreement"] == pytest.approx(metrics.fidelity(wanted, noisy), abs=1e-5)
+    assert answer["parity"]["max_abs_diff"] == answer["parity"]["outputs"]["logits"]["max_abs_diff"]
 
 
 def test_samples_are_kept(runner, models, tmp_path):

@@ -68,6 +68,39 @@ def test_disagreeing_answers_lower_the_agreement(tmp_path):
     assert parity["agreement"] == 0.0
 
 
+def check_one(folder, script=None, **changes):
+    _, results, _ = harness("check", write_job(folder, [scripted_arm(folder, "one", script, **changes)]))
+    return results[0]
+
+
+def test_the_metric_reads_the_output_that_the_arm_names(tmp_path):
+    script = {"factor": -1.0, "outputs": {"z": 1.0}}
+    assert check_one(tmp_path, script, metric="top1")["check"]["accuracy"]["value"] == 0.0
+    assert check_one(tmp_path, script, metric="top1", output="z")["check"]["accuracy"]["value"] == 1.0
+
+
+def test_an_output_that_does_not_exist_is_refused(tmp_path):
+    text = check_one(tmp_path, output="boxes")["error"]
+    assert text == "scripted: the job names the output 'boxes', and the model has: y"
+
+
+def test_an_output_that_changes_its_shape_is_refused_in_words(tmp_path):
+    text = check_one(tmp_path, {"grows": True}, expected="same")["error"]
+    assert text.startswith("scripted: the shape of output 'y' changes from request to request ([1, 1], [1, 2], [1, 3])")
+
+
+def test_the_threshold_of_an_arm_reaches_the_agreement(tmp_path):
+    inputs = np.array([[[0.7, 0.2]], [[0.1, 0.6]]], np.float32)
+    np.savez(tmp_path / "io.npz", **{"input.x": inputs, "expected.half.y": inputs / 2, "labels": inputs[:, 0] > 0.5})
+    found = {
+        threshold: check_one(tmp_path, metric="mean_ap", expected="half", threshold=threshold)["check"]
+        for threshold in (0.0, 0.5)
+    }
+    assert found[0.0]["parity"]["agreement"] == 1.0
+    assert found[0.5]["parity"]["agreement"] == 0.5
+    assert found[0.5]["accuracy"]["value"] == 1.0
+
+
 def test_infinite_answers_where_numbers_are_expected_fail_the_arm(tmp_path):
     result, _ = run_one(tmp_path, {"factor": 1e39}, expected="same")
     assert "infinite or undefined" in result["error"]
@@ -187,11 +220,19 @@ def test_a_wrong_job_is_refused_before_anything_runs(tmp_path, changes, words):
     assert words in answer["error"]
 
 
-def test_a_wrong_metric_or_name_is_refused(tmp_path):
-    for change, words in (({"metric": "mAP"}, "metric 'mAP'; known are: top1"), ({"name": "../a"}, "may hold no '/'")):
-        code, answer, _ = harness("bench", write_job(tmp_path, [scripted_arm(tmp_path, "a") | change]))
-        assert code == 2
-        assert words in answer["error"]
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"metric": "mAP"}, "metric 'mAP'; known are: top1"),
+        ({"name": "../a"}, "may hold no '/'"),
+        ({"output": 1}, "arm 'a' has output 1; it must be the name of an output, or null"),
+        ({"threshold": "half"}, "arm 'a' has threshold 'half'; it must be a number"),
+    ],
+)
+def test_an_arm_with_a_wrong_key_is_refused(tmp_path, change, words):
+    code, answer, _ = harness("bench", write_job(tmp_path, [scripted_arm(tmp_path, "a") | change]))
+    assert code == 2
+    assert words in answer["error"]
 
 
 def test_a_job_that_is_no_json_or_absent_is_refused(tmp_path):

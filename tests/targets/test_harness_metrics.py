@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from kit import EngineError
 from scipy import stats
-from sklearn.metrics import r2_score
+from sklearn.metrics import average_precision_score, r2_score
 
 from edgedistill.tasks.tasks import TASKS, agreement_of
 
@@ -50,5 +50,71 @@ def test_cosine_is_within_its_range_and_knows_one_sample_bounds_nothing() -> Non
 
 
 def test_labels_of_another_shape_are_an_error() -> None:
-    with pytest.raises(EngineError, match=r"kit: outputs of shape \(400, 3\) cannot be held against .* \(400, 2\)"):
+    with pytest.raises(EngineError, match=r"kit: outputs of shape \(400, 3\) cannot be compared with .* \(400, 2\)"):
         metrics.accuracy("r2", GOT, WANTED[:, 0, :2], "kit")
+
+
+# --- mean average precision ------------------------------------------------------------------------------------------
+
+
+def scores_and_labels(n, decimals=6, share=0.3):
+    rng = np.random.default_rng(n)
+    labels = (rng.uniform(size=(n, 4)) < share).astype(np.int64)
+    scores = np.round(labels + rng.normal(size=labels.shape), decimals).astype(np.float32)
+    return scores, labels
+
+
+@pytest.mark.parametrize("decimals", [6, 1, 0], ids=["no ties", "ties", "many ties"])
+@pytest.mark.parametrize("n", [1, 2, 50, 400])
+def test_mean_ap_is_scikit_learns(n, decimals):
+    scores, labels = scores_and_labels(n, decimals, share=0.5)
+    labels[0] = 1
+    value = metrics.accuracy("mean_ap", scores, labels, "kit")["value"]
+    assert value == pytest.approx(average_precision_score(labels, scores, average="macro"), abs=1e-12)
+
+
+def test_labels_without_positives_are_left_out_of_mean_ap():
+    scores, labels = scores_and_labels(60)
+    labels[:, 1] = 0
+    others = [0, 2, 3]
+    alone = metrics.accuracy("mean_ap", scores[:, others], labels[:, others], "kit")["value"]
+    assert metrics.accuracy("mean_ap", scores, labels, "kit")["value"] == alone
+    with pytest.raises(EngineError, match="kit: mean_ap needs a label that is 1 for one request at least"):
+        metrics.accuracy("mean_ap", scores, 0 * labels, "kit")
+    with pytest.raises(EngineError, match="kit: mean_ap needs labels of 0 and 1"):
+        metrics.accuracy("mean_ap", scores, labels + 1, "kit")
+
+
+def test_the_interval_of_mean_ap_is_over_scikit_learns_score_of_each_resample():
+    scores, labels = scores_and_labels(60, decimals=1)
+    found = metrics.accuracy("mean_ap", scores, labels, "kit")
+    resampled = [
+        average_precision_score(labels[rows], scores[rows], average="macro") for rows in metrics._resamples(len(labels))
+    ]
+    np.testing.assert_allclose(found["ci95"], np.quantile(resampled, [0.025, 0.975]))
+    assert found["ci95"][0] < found["value"] < found["ci95"][1]
+    assert metrics.accuracy("mean_ap", scores, labels, "kit") == found
+
+
+def test_a_rare_label_may_be_missing_from_a_resample():
+    scores, labels = scores_and_labels(20)
+    labels[:] = 0
+    labels[3, 2] = 1  # a third of the resamples hold no positive at all
+    found = metrics.accuracy("mean_ap", scores, labels, "kit")
+    assert 0 < found["ci95"][0] <= found["value"] <= found["ci95"][1] <= 1
+
+
+def test_scores_agree_when_they_are_on_the_same_side_of_the_threshold():
+    got, wanted = np.array([[0.9, -0.2], [0.1, 0.6]]), np.array([[0.4, -0.1], [0.2, 0.9]])
+    assert metrics.agreement("mean_ap", got, wanted, "kit") == 1.0
+    assert metrics.agreement("mean_ap", got, wanted, "kit", 0.5) == 0.75
+
+
+def test_fidelity_is_the_share_of_the_variance_that_is_met():
+    assert metrics.fidelity(WANTED, WANTED) == 1.0
+    assert metrics.fidelity(GOT, WANTED) == pytest.approx(r2_score(WANTED.ravel(), GOT.ravel()), abs=1e-6)
+    constant = np.full((5, 2), 3.0, np.float32)
+    assert metrics.fidelity(constant * np.float32(1 + 1e-6), constant) == 1.0
+    assert metrics.fidelity(constant + 1, constant) == 0.0
+    masked = np.where(WANTED > 1, -np.inf, WANTED)
+    assert metrics.fidelity(masked, masked) == 1.0

@@ -10,7 +10,7 @@ import pytest
 
 from edgedistill.records.measurement import Measurement
 from tests.support.jobs import TARGETS, arm, harness, write_job
-from tests.support.tiny_onnx import build, record
+from tests.support.tiny_onnx import build, build_pair, record
 
 KITS = {"openvino": "u8-f32", "ort": "u8-i32"}  # and the encoding that each runs best on x86
 
@@ -96,6 +96,52 @@ WEIGHTED = {
 @pytest.mark.parametrize("kit", KITS)
 def test_a_float_model_does_not_pass_for_int8(measured, kit):
     assert measured[f"{kit}-fake"]["error"].startswith(f"{kit}: int8 was asked for, and no layer runs in int8")
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    """Models of two inputs and two outputs, in float and in each kit's encoding, with what they answer."""
+    folder = tmp_path_factory.mktemp("pairs")
+    made = {"fp32": build_pair(folder / "fp32.onnx")}
+    made |= {encoding: build_pair(folder / f"{encoding}.onnx", encoding) for encoding in KITS.values()}
+    record(folder / "io.npz", made)
+    return made
+
+
+@pytest.mark.parametrize("kit", KITS)
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_every_output_of_a_model_with_two_inputs_is_judged(pairs, kit, precision):
+    model = "fp32" if precision == "fp32" else KITS[kit]
+    folder = pairs["fp32"].parent
+    code, made, _ = compile_with(kit, pairs[model], folder / f"{kit}-{precision}", precision)
+    assert code == 0, made
+    entry = folder / f"{kit}-{precision}" / made["entry"]
+    changes = {"precision": precision, "expected": model, "metric": "top1", "output": "logits"}
+    one = arm("pair", TARGETS / kit, entry) | changes
+    code, results, _ = harness("bench", write_job(folder, [one], seconds=0.1, out=f"out-{kit}-{precision}", passes=[]))
+    assert code == 0, results
+    figures = Measurement.model_validate(results[0]["measurement"])
+    assert set(figures.parity.outputs) == {"map", "logits"}
+    assert figures.parity.agreement == min(one.agreement for one in figures.parity.outputs.values()) >= 0.9
+    assert figures.parity.max_abs_diff == max(one.max_abs_diff for one in figures.parity.outputs.values())
+    assert figures.accuracy.value >= (1.0 if precision == "fp32" else 0.6)
+    with np.load(folder / f"out-{kit}-{precision}" / figures.samples) as raw:
+        assert raw["outputs"].shape == (40, 1, 5)
+
+
+@pytest.mark.parametrize("kit", KITS)
+def test_a_wrong_output_shows_though_the_metrics_output_is_right(pairs, kit, tmp_path):
+    with np.load(pairs["fp32"].parent / "io.npz") as recorded:
+        arrays = {name: recorded[name] for name in recorded.files}
+    arrays["expected.fp32.map"] = arrays["expected.fp32.map"][:, :, ::-1]
+    np.savez(tmp_path / "io.npz", **arrays)
+    _, made, _ = compile_with(kit, pairs["fp32"], tmp_path / "out")
+    one = arm("pair", TARGETS / kit, tmp_path / "out" / made["entry"], expected="fp32", metric="top1", output="logits")
+    _, results, _ = harness("check", write_job(tmp_path, [one]))
+    parity = results[0]["check"]["parity"]
+    assert parity["outputs"]["logits"]["agreement"] == 1.0
+    assert parity["outputs"]["map"]["agreement"] == parity["agreement"] < 0.5
+    assert parity["outputs"]["map"]["max_abs_diff"] == parity["max_abs_diff"] > 0.1
 
 
 @pytest.mark.parametrize("kit", KITS)
