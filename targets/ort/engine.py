@@ -38,6 +38,7 @@ def compile(model: Path, out: Path, precision: str, threads: int) -> Dict[str, A
     # blocked layout, which only x86 has kernels for, and signed activations in integer kernels.
     phone = _options(1)
     phone.add_session_config_entry("session.qdqisint8allowed", "1")
+    phone.add_session_config_entry(EXACT_PRODUCTS, "0")  # for this processor's sake; a phone's has other kernels
     _save(model, out / "mobile" / "model.ort", phone, ("NchwcTransformer",))
     return {"entry": "model.ort", "files": ["model.ort"], "extras": ["mobile/model.ort"]}
 
