@@ -18,14 +18,7 @@ from edgedistill.config.template import InitOptions, render_config
 from edgedistill.data.dataset import load_dataset
 from edgedistill.data.profile import profile_data
 from edgedistill.errors import ConfigError
-
-
-def edgedistill(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "edgedistill", *map(str, arguments)], cwd=cwd, stdin=subprocess.DEVNULL,
-        env=os.environ | {"EDGEDISTILL_CACHE": str(cwd / "cache")},
-        capture_output=True, text=True, timeout=600, check=False,
-    )  # fmt: skip
+from tests.support.command import edgedistill
 
 
 def images(folder: Path, count: int = 120, size: int = 8, odd: int = 0, colour: bool = False) -> Path:

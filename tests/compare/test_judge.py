@@ -1,9 +1,6 @@
 """Gates on the real command line, and the rule by which they pass, fail, or cannot be decided."""
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -19,6 +16,7 @@ from edgedistill.compare.load import load_results
 from edgedistill.config.gates import parse_gate
 from edgedistill.errors import EdgedistillError
 from edgedistill.gates.judge import decide, judge, require_passed
+from tests.support.command import edgedistill
 from tests.support.compare_builders import INT8, STUDENT, TEACHER, measurement_table, write_measurement, write_run
 
 STUDENT = replace(STUDENT, samples=4000)
@@ -30,13 +28,6 @@ def changed(fake, **changes):
     return replace(fake, changes={**fake.changes, **changes})
 
 
-def edgedistill(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "edgedistill", *map(str, arguments)],
-        env=os.environ | {"COLUMNS": "80"}, capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
-
-
 @pytest.fixture
 def baseline(tmp_path: Path) -> Path:
     return write_measurement(tmp_path / "baseline", STUDENT)
@@ -45,7 +36,7 @@ def baseline(tmp_path: Path) -> Path:
 def gated(baseline: Path, candidate, *gates: str, extra: tuple[object, ...] = ()):
     file = write_measurement(baseline.parent.parent / "candidate", candidate)
     options = [part for gate in gates for part in ("--fail-if", gate)]
-    return edgedistill("compare", baseline, file, *options, *extra)
+    return edgedistill("compare", baseline, file, *options, *extra, cwd=file.parent)
 
 
 @pytest.mark.parametrize(
@@ -156,7 +147,7 @@ def test_json_has_the_outcomes_and_logs_their_lines(baseline):
 def test_markdown_for_a_pull_request(tmp_path):
     base = write_run(tmp_path / "main", (STUDENT,))
     other = write_run(tmp_path / "a_b|c", (SLOWER,))
-    result = edgedistill("compare", base, other, "--fail-if", "p95_ms > +5%", "--markdown")
+    result = edgedistill("compare", base, other, "--fail-if", "p95_ms > +5%", "--markdown", cwd=tmp_path)
     assert result.returncode == 3
     lines = result.stdout.splitlines()
     assert lines[0] == "| gate | model | outcome | found |"
@@ -194,21 +185,21 @@ def test_junit_without_gates_is_a_mistake(baseline):
 def test_what_a_candidate_lacks_is_not_passed(tmp_path):
     base = write_run(tmp_path / "base", (TEACHER, STUDENT, INT8))
     other = write_run(tmp_path / "other", (replace(TEACHER, seed=31), EQUAL))
-    result = edgedistill("compare", base, other, "--fail-if", "size_bytes > +0%")
+    result = edgedistill("compare", base, other, "--fail-if", "size_bytes > +0%", cwd=tmp_path)
     assert result.returncode == 6
     assert "gate UNDECIDED size_bytes > +0%: other local openvino student int8: was not measured" in result.stdout
-    assert edgedistill("compare", other, base, "--fail-if", "size_bytes > +0%").returncode == 0
+    assert edgedistill("compare", other, base, "--fail-if", "size_bytes > +0%", cwd=tmp_path).returncode == 0
 
 
 def test_a_run_alone_is_held_against_its_teacher(tmp_path):
     run = write_run(tmp_path / "run")
-    result = edgedistill("compare", run, "--fail-if", "p50_ms > -50%", "--fail-if", "accuracy < -6")
+    result = edgedistill("compare", run, "--fail-if", "p50_ms > -50%", "--fail-if", "accuracy < -6", cwd=tmp_path)
     assert result.returncode == 0, result.stdout
     assert result.stdout.count("gate PASS") == 4
     moved = write_run(tmp_path / "moved", (TEACHER, changed(STUDENT, threads=2)))
-    assert edgedistill("compare", moved, "--fail-if", "p50_ms > +5%").returncode == 2
+    assert edgedistill("compare", moved, "--fail-if", "p50_ms > +5%", cwd=tmp_path).returncode == 2
     alone = write_run(tmp_path / "alone", (STUDENT,))
-    result = edgedistill("compare", alone, "--fail-if", "p50_ms > +5%", "--fail-if", "p50_ms > 2")
+    result = edgedistill("compare", alone, "--fail-if", "p50_ms > +5%", "--fail-if", "p50_ms > 2", cwd=tmp_path)
     assert result.returncode == 6
     assert "the teacher was not measured on this target" in result.stdout
 
@@ -217,7 +208,7 @@ def test_a_gate_of_runs_names_the_model_and_the_page_has_it(tmp_path):
     base = write_run(tmp_path / "base", (TEACHER, STUDENT))
     after = write_run(tmp_path / "after", (TEACHER, SLOWER))
     page = tmp_path / "page.html"
-    result = edgedistill("compare", base, after, "--fail-if", "p95_ms > +5%", "--html", page)
+    result = edgedistill("compare", base, after, "--fail-if", "p95_ms > +5%", "--html", page, cwd=tmp_path)
     assert result.returncode == 3
     assert "gate FAIL p95_ms > +5%: after, student fp32: +" in result.stdout
     assert f"Report: {page}" in result.stdout
@@ -229,7 +220,7 @@ def test_a_gate_of_runs_names_the_model_and_the_page_has_it(tmp_path):
 
 
 def test_nothing_to_hold_a_gate_against(tmp_path):
-    result = edgedistill("compare", write_run(tmp_path / "run", (TEACHER,)), "--fail-if", "p50_ms > 5")
+    result = edgedistill("compare", write_run(tmp_path / "run", (TEACHER,)), "--fail-if", "p50_ms > 5", cwd=tmp_path)
     assert result.returncode == 2
     assert "no candidate" in result.stderr
 

@@ -1,7 +1,4 @@
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +11,7 @@ from edgedistill.config.load import parse_config
 from edgedistill.data.dataset import load_dataset
 from edgedistill.errors import ConfigError
 from edgedistill.tasks.tasks import agreement_of, cosine, r2
+from tests.support.command import edgedistill
 
 CONFIG = """
 name = "values"
@@ -75,10 +73,7 @@ def write_digits(folder: Path, task: str) -> None:
 )
 def test_a_run_on_values_is_measured_by_its_own_metric(tmp_path: Path, task: str, metric: str, heading: str) -> None:
     write_digits(tmp_path, task)
-    result = subprocess.run(
-        [sys.executable, "-m", "edgedistill", "run", "edgedistill.toml"], cwd=tmp_path, capture_output=True, text=True,
-        check=False, env=os.environ | {"EDGEDISTILL_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    result = edgedistill("run", "edgedistill.toml", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert heading in result.stdout
     run = tmp_path / "runs" / "values"

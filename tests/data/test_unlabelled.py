@@ -1,10 +1,8 @@
 """Data without labels: an embedding's student learns from its teacher alone, and is held against it to the end."""
 
 import json
-import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +17,7 @@ from edgedistill.errors import ConfigError
 from edgedistill.models.build import build_model
 from edgedistill.records.stages import DataRecord
 from edgedistill.tasks.tasks import cosine
+from tests.support.command import edgedistill
 
 DIMENSIONS = 12
 CONFIG = """
@@ -79,16 +78,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return found
 
 
-def edgedistill(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "edgedistill", *arguments], cwd=folder, capture_output=True, text=True, check=False,
-        env=os.environ | {"EDGEDISTILL_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-
-
 @pytest.fixture(scope="module")
 def result(folder: Path) -> subprocess.CompletedProcess[str]:
-    found = edgedistill(folder, "run", "edgedistill.toml")
+    found = edgedistill("run", "edgedistill.toml", cwd=folder)
     assert found.returncode == 0, found.stderr
     return found
 
@@ -119,7 +111,7 @@ def test_a_student_is_distilled_measured_and_reported_without_a_label(
     assert "no labels" in page
     assert "Accuracy" not in page
     assert "accura" not in result.stdout
-    again = edgedistill(folder, "run", "edgedistill.toml")
+    again = edgedistill("run", "edgedistill.toml", cwd=folder)
     assert (again.returncode, again.stderr) == (0, "")
 
 
@@ -129,7 +121,7 @@ def test_an_onnx_teacher_that_is_asked_online_is_held_to_the_same(folder: Path) 
     named = '"zoo:resnet20"\nwidth = 0.5\nweights = "teacher.safetensors"\nengine = "torch"'
     text = CONFIG.replace(named, '"teacher.onnx"').replace("views = 2", "views = 0").replace('"cosine"', '"mse"')
     (folder / "onnx.toml").write_text(text)
-    result = edgedistill(folder, "run", "onnx.toml", "--until", "export", "--run-dir", "runs/onnx")
+    result = edgedistill("run", "onnx.toml", "--until", "export", "--run-dir", "runs/onnx", cwd=folder)
     assert result.returncode == 0, result.stderr
     by_onnx, by_torch = (
         np.load(folder / "runs" / name / "soft_labels" / "targets.npz") for name in ("onnx", "embedding")
@@ -198,6 +190,6 @@ def test_a_function_may_give_no_labels(tmp_path: Path) -> None:
 
 def test_a_teacher_of_other_dimensions_is_named(folder: Path) -> None:
     settings = ("--set", "data.dimensions=11", "--run-dir", "runs/eleven")
-    result = edgedistill(folder, "run", "edgedistill.toml", *settings)
+    result = edgedistill("run", "edgedistill.toml", *settings, cwd=folder)
     assert result.returncode == 2
     assert "teacher.safetensors: 'linear.weight' is (12, 32), the model's is (11, 32)" in result.stderr

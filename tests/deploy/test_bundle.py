@@ -16,6 +16,7 @@ from edgedistill.cli.main import cli
 from edgedistill.compare.load import load_results
 from edgedistill.deploy.devices.transport import folder_files
 from edgedistill.records.measurement import Measurement
+from tests.support import command
 
 CONFIG = """
 name = "digits"
@@ -52,9 +53,7 @@ def run(tmp_path_factory):
     """A run up to its ONNX files; its device is never asked."""
     folder = tmp_path_factory.mktemp("run")
     (folder / "edgedistill.toml").write_text(CONFIG)
-    command = [sys.executable, "-m", "edgedistill", "-q", "export", "edgedistill.toml", "--run-dir", "digits"]
-    environment = os.environ | {"EDGEDISTILL_CACHE": str(folder / "cache")}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    done = command.edgedistill("-q", "export", "edgedistill.toml", "--run-dir", "digits", cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder / "digits"
 

@@ -2,9 +2,6 @@
 
 import hashlib
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +12,7 @@ from click.testing import CliRunner
 from edgedistill.cli.main import cli
 from edgedistill.export.mobile.readme import readme
 from edgedistill.export.mobile.usability import Usability, parse_usability
+from tests.support import command
 
 CONFIG = """
 name = "digits"
@@ -50,9 +48,7 @@ def edgedistill(*arguments):
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     (folder / "edgedistill.toml").write_text(CONFIG)
-    command = [sys.executable, "-m", "edgedistill", "-q", "export", "edgedistill.toml", "--run-dir", "digits"]
-    environment = os.environ | {"EDGEDISTILL_CACHE": str(folder / "cache")}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    done = command.edgedistill("-q", "export", "edgedistill.toml", "--run-dir", "digits", cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder / "digits"
 

@@ -1,16 +1,14 @@
 """A card of a real run, replayed by the real engine: it holds, or it is refused, or it does not hold."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from edgedistill.card.card import Card, read_card, require_file, seal
 from edgedistill.errors import ConfigError
+from tests.support.command import edgedistill
 
 CONFIG = """
 name = "digits"
@@ -38,14 +36,6 @@ precisions = ["int8"]
 processes = 3
 seconds = 0.1
 """
-
-
-def edgedistill(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "edgedistill", *map(str, arguments)],
-        cwd=cwd, env=os.environ | {"OMP_NUM_THREADS": "1", "EDGEDISTILL_CACHE": str(cwd / "cache")},
-        capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -1,12 +1,12 @@
 """What a user can get wrong: one clear message, exit 2, nothing written."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+from tests.support.command import edgedistill
 
 GOOD = """
 name = "wrong"
@@ -72,19 +72,13 @@ CASES = {
 }  # fmt: skip
 
 
-def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "edgedistill", *arguments], cwd=folder, capture_output=True, text=True, check=False
-    )
-
-
 @pytest.mark.parametrize("case", CASES)
 def test_a_mistake_is_one_message_and_nothing_is_written(folder: Path, case: str) -> None:
     old, new, message = CASES[case]
     assert GOOD.count(old) == 1
     (folder / "config.toml").write_text(GOOD.replace(old, new))
     before = sorted(folder.rglob("*"))
-    result = run(folder, "run", "config.toml")
+    result = edgedistill("run", "config.toml", cwd=folder)
     assert result.returncode == 2, result.stderr
     assert re.search(message, result.stderr), result.stderr
     assert "Traceback" not in result.stderr
@@ -97,7 +91,7 @@ def test_mistakes_on_the_command_line(folder: Path) -> None:
     (folder / "config.toml").write_text(GOOD)
     for arguments, message in (
         (("run", "none.toml"), "no such file"),
-        (("run", "empty"), "is a folder"),
+        (("run", "empty"), "a folder, not a .toml file"),
         (("run", "config.toml", "--set", "distill.epoch=3"), "perhaps 'epochs'"),
         (("run", "config.toml", "--set", "distill"), "write KEY=VALUE"),
         (("run", "config.toml", "--until", "tomorrow"), "'tomorrow' is not one of"),
@@ -109,7 +103,7 @@ def test_mistakes_on_the_command_line(folder: Path) -> None:
         (("bench", "config.toml", "--target", "ort"), "names its targets itself"),
         (("compare", "nowhere"), "no such run folder or measurement file"),
     ):
-        result = run(folder, *arguments)
+        result = edgedistill(*arguments, cwd=folder)
         assert result.returncode == 2, (arguments, result.stderr)
         assert message in result.stderr, (arguments, result.stderr)
         assert "Traceback" not in result.stderr
@@ -120,7 +114,7 @@ def test_an_unfinished_manifest_is_not_overwritten(folder: Path) -> None:
     (folder / "config.toml").write_text(GOOD)
     (folder / "runs" / "wrong").mkdir(parents=True)
     (folder / "runs" / "wrong" / "manifest.json").write_text("{")
-    result = run(folder, "run", "config.toml")
+    result = edgedistill("run", "config.toml", cwd=folder)
     assert result.returncode == 2
     assert "not JSON" in result.stderr
     assert (folder / "runs" / "wrong" / "manifest.json").read_text() == "{"

@@ -1,12 +1,11 @@
 """Quantization in steps on a network that post-training int8 fails on, as a user runs it."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.support.command import TWO_PROCESSES, edgedistill, fresh
 
 NETWORK = '''
 import torch
@@ -62,14 +61,6 @@ kit = "ort"
 processes = 1
 seconds = 0.2
 """
-
-
-def edgedistill(*arguments: object, cwd: Path, launcher: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *launcher, "-m", "edgedistill", *map(str, arguments)],
-        cwd=cwd, env=os.environ | {"OMP_NUM_THREADS": "1", "EDGEDISTILL_CACHE": str(cwd / "cache")},
-        capture_output=True, text=True, timeout=400, check=False,
-    )  # fmt: skip
 
 
 def quantized(folder: Path) -> dict:
@@ -133,10 +124,8 @@ def test_what_does_not_hold_is_said(distilled):
 
 
 def test_two_processes_fine_tune_together(distilled):
-    launcher = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
-                "--mixed_precision", "no", "--dynamo_backend", "no")  # fmt: skip
     settings = ("--set", "quantize.mode=qat", "--set", "quantize.epochs=2")
-    result = edgedistill("quantize", "edgedistill.toml", *settings, cwd=distilled, launcher=launcher)
+    result = fresh("quantize", "edgedistill.toml", *settings, cwd=distilled, launcher=TWO_PROCESSES)
     assert result.returncode == 0, result.stderr
     assert result.stderr.count("qat: epoch 2") == 1  # one process speaks
     record = quantized(distilled)

@@ -1,7 +1,6 @@
 """The whole pipeline on real digits, as a user runs it."""
 
 import json
-import os
 import re
 import shutil
 import signal
@@ -13,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "80"}
+from tests.support.command import TWO_PROCESSES, edgedistill, environment, fresh
+
 CONFIG = """
 name = "digits"
 [data]
@@ -41,17 +41,6 @@ kit = "ort"
 processes = 1
 seconds = 0.3
 """
-
-
-def environment(folder: Path) -> dict[str, str]:
-    return ENVIRONMENT | {"EDGEDISTILL_CACHE": str(folder / "cache")}
-
-
-def edgedistill(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "edgedistill", *map(str, arguments)],
-        cwd=cwd, env=environment(cwd), capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
 
 
 def stages(folder: Path) -> dict[str, dict]:
@@ -135,7 +124,12 @@ def test_a_finished_run_is_printed_without_torch(finished: Path) -> None:
         "assert not heavy, heavy\n"
     )
     result = subprocess.run(
-        [sys.executable, "-c", code], cwd=finished, env=ENVIRONMENT, capture_output=True, text=True, check=False
+        [sys.executable, "-c", code],
+        cwd=finished,
+        env=environment(finished),
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert result.returncode == 0, result.stderr
 
@@ -361,12 +355,9 @@ def test_two_processes_make_the_same_soft_labels_and_nearly_the_same_student(fin
     teacher = tmp_path / "teacher.safetensors"
     shutil.copy(finished / "runs" / "digits" / "teacher" / "model.safetensors", teacher)
     settings = ("--set", "teacher.weights=teacher.safetensors")
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
-                "--mixed_precision", "no", "--dynamo_backend", "no"]  # fmt: skip
-    command = ["-m", "edgedistill", "distill", "edgedistill.toml", "--run-dir", "two", *settings]
-    together = subprocess.run(
-        [*launcher, *command], cwd=tmp_path, env=environment(tmp_path / "2"), capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    command = ("distill", "edgedistill.toml", "--run-dir", "two", *settings)
+    together = fresh(*command, cwd=tmp_path, launcher=TWO_PROCESSES)
+    shutil.rmtree(tmp_path / "cache")
     assert together.returncode == 0, together.stderr
     assert together.stderr.count("student: epoch 12") == 1  # one process speaks
     assert edgedistill("distill", "edgedistill.toml", "--run-dir", "one", *settings, cwd=tmp_path).returncode == 0

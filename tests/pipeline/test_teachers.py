@@ -1,7 +1,6 @@
 """Students pruned from their teacher, depth multipliers, and several teachers, through the command line on real digits."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -11,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
+from tests.support.command import edgedistill, environment
 
 CONFIG = """
 name = "digits"
@@ -49,17 +50,6 @@ engine = "torch"
 """
 
 
-def environment(folder: Path) -> dict[str, str]:
-    return os.environ | {"OMP_NUM_THREADS": "1", "EDGEDISTILL_CACHE": str(folder / "cache")}
-
-
-def edgedistill(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "edgedistill", *arguments], cwd=folder, env=environment(folder), capture_output=True,
-        text=True, timeout=300, check=False,
-    )  # fmt: skip
-
-
 def records(folder: Path) -> dict[str, dict]:
     stages = json.loads((folder / "runs" / "digits" / "manifest.json").read_text())["stages"]
     return {name: entry["record"] for name, entry in stages.items()}
@@ -69,7 +59,7 @@ def records(folder: Path) -> dict[str, dict]:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("teachers")
     (folder / "edgedistill.toml").write_text(CONFIG.replace("{teachers}", TEACHERS))
-    result = edgedistill(folder, "run", "edgedistill.toml")
+    result = edgedistill("run", "edgedistill.toml", cwd=folder)
     assert result.returncode == 0, result.stderr
     assert "soft labels: mean of 2 teachers, validation accuracy" in result.stderr
     assert "student: pruned from 44,410 to 11,394 parameters" in result.stderr
@@ -117,7 +107,7 @@ def test_the_first_teacher_pruned_becomes_an_int8_student(finished: Path) -> Non
 
 def test_another_process_builds_the_pruned_student_again_from_the_run_folder(finished: Path) -> None:
     before = records(finished)["quantize"]
-    result = edgedistill(finished, "quantize", "edgedistill.toml", "--from", "quantize")
+    result = edgedistill("quantize", "edgedistill.toml", "--from", "quantize", cwd=finished)
     assert result.returncode == 0, result.stderr
     again = records(finished)["quantize"]
     for record in (before, again):
@@ -129,7 +119,7 @@ def test_another_weight_keeps_the_teachers_and_changes_the_soft_labels(finished:
     copied = Path(shutil.copytree(finished, tmp_path / "copy"))
     labels = copied / "runs" / "digits" / "soft_labels" / "logits.npy"
     before = np.load(labels)
-    result = edgedistill(copied, "run", "edgedistill.toml", "--set", "teacher.1.weight=5", "--until", "soft_labels")
+    result = edgedistill("run", "edgedistill.toml", "--set", "teacher.1.weight=5", "--until", "soft_labels", cwd=copied)
     assert result.returncode == 0, result.stderr
     assert "epoch" not in result.stderr
     assert records(copied)["teacher"] == records(finished)["teacher"]
@@ -146,7 +136,7 @@ def test_a_run_killed_in_its_second_teacher_goes_on_and_ends_bit_for_bit(finishe
         while child.poll() is None and not (teacher / "2" / "resume.pt").exists():
             time.sleep(0.005)
         child.send_signal(signal.SIGKILL)
-    result = edgedistill(tmp_path, "teacher", "edgedistill.toml")
+    result = edgedistill("teacher", "edgedistill.toml", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "teacher: epoch" not in result.stderr
     assert "teacher 2: epoch 3" in result.stderr

@@ -10,7 +10,8 @@ import pytest
 
 from edgedistill.errors import ConfigError
 from edgedistill.serve.runtime import read_web_kit, runtime_folder
-from tests.support.serving import CONFIG, Served, edgedistill, listen
+from tests.support.command import edgedistill
+from tests.support.serving import CONFIG, Served, listen
 
 
 @pytest.fixture(scope="session")

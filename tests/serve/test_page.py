@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from tests.support.browser import CHROMIUM, FIREFOX, chromium, firefox
-from tests.support.serving import Served, edgedistill
+from tests.support.command import edgedistill
+from tests.support.serving import Served
 
 READY = "document.getElementById('form')?.hidden === false"
 DONE = "document.body.dataset.state === 'done'"

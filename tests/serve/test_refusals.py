@@ -18,7 +18,8 @@ from edgedistill.serve.app import PAGE
 from edgedistill.serve.offer import Offer, offers
 from edgedistill.serve.runtime import read_web_kit
 from edgedistill.serve.upload import MOST_BYTES
-from tests.support.serving import Served, edgedistill
+from tests.support.command import edgedistill
+from tests.support.serving import Served
 from tests.support.uploads import upload_of
 
 

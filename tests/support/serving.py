@@ -1,11 +1,8 @@
 """The server as a user starts it, and what it serves."""
 
-import os
 import subprocess
-import sys
 import threading
 from dataclasses import dataclass, field
-from pathlib import Path
 
 CONFIG = """
 name = "digits"
@@ -33,13 +30,6 @@ precisions = ["fp32", "int8"]
 processes = 3
 seconds = 0.1
 """
-
-
-def edgedistill(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "edgedistill", *map(str, arguments)],
-        cwd=cwd, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=600, check=False,
-    )  # fmt: skip
 
 
 @dataclass

@@ -1,7 +1,6 @@
 """TensorRT in the commands of a machine that does not have it: what is exported for it, and how its absence is told."""
 
 import json
-import os
 import subprocess
 import sys
 
@@ -9,6 +8,8 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto
+
+from tests.support.command import edgedistill
 
 CONFIG = """
 name = "board"
@@ -43,15 +44,9 @@ def net():
 """
 
 
-def edgedistill(*arguments, cwd):
+def without_tensorrt(*arguments, cwd):
     """Run a command where neither TensorRT nor trtexec can be found."""
-    environment = os.environ | {
-        "OMP_NUM_THREADS": "1", "COLUMNS": "200", "EDGEDISTILL_CACHE": str(cwd / "cache"), "PATH": "/usr/bin:/bin",
-    }  # fmt: skip
-    return subprocess.run(
-        [sys.executable, "-m", "edgedistill", *map(str, arguments)],
-        cwd=cwd, env=environment, capture_output=True, text=True, timeout=600, check=False,
-    )  # fmt: skip
+    return edgedistill(*arguments, cwd=cwd, COLUMNS="200", PATH="/usr/bin:/bin")
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +59,7 @@ def exported(tmp_path_factory):
         np.savez(folder / f"{name}.npz", inputs=inputs, labels=labels)
     (folder / "tiny_for_tensorrt.py").write_text(NET, encoding="utf-8")
     (folder / "edgedistill.toml").write_text(CONFIG, encoding="utf-8")
-    done = edgedistill("export", "edgedistill.toml", cwd=folder)
+    done = without_tensorrt("export", "edgedistill.toml", cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -85,12 +80,12 @@ def test_each_form_that_tensorrt_takes_is_exported(exported):
     assert kinds["student-int8.onnx"] == kinds["student-int8-s8-f16.onnx"] == {TensorProto.INT8}
     assert kinds["student-fp16.onnx"] == {TensorProto.FLOAT16}
     for name in opsets:
-        done = edgedistill("lint", folder / name, "--target", "tensorrt", cwd=exported)
+        done = without_tensorrt("lint", folder / name, "--target", "tensorrt", cwd=exported)
         assert " error " not in done.stdout
 
 
 def test_measuring_without_tensorrt_fails_with_the_next_step(exported):
-    done = edgedistill("bench", "edgedistill.toml", cwd=exported)
+    done = without_tensorrt("bench", "edgedistill.toml", cwd=exported)
     assert done.returncode == 5
     assert "tensorrt: No module named 'tensorrt'" in done.stderr
     assert "there is no trtexec in PATH or /usr/src/tensorrt/bin/trtexec" in done.stderr
@@ -100,7 +95,7 @@ def test_measuring_without_tensorrt_fails_with_the_next_step(exported):
 
 @pytest.mark.parametrize("command", ["targets", "doctor"])
 def test_the_kit_is_listed_with_what_it_lacks_here(command, tmp_path):
-    done = edgedistill(command, cwd=tmp_path)
+    done = without_tensorrt(command, cwd=tmp_path)
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("tensorrt ")]
     assert "fp32, fp16, int8" in line
     assert "missing: tensorrt: No module named 'tensorrt'" in line
@@ -109,13 +104,13 @@ def test_the_kit_is_listed_with_what_it_lacks_here(command, tmp_path):
 
 def test_any_onnx_file_fails_as_clearly(exported, tmp_path):
     model = exported / "runs" / "board" / "onnx" / "student-fp32.onnx"
-    done = edgedistill("bench", model, "--target", "tensorrt", cwd=tmp_path)
+    done = without_tensorrt("bench", model, "--target", "tensorrt", cwd=tmp_path)
     assert done.returncode == 5
     assert "sudo apt install python3-libnvinfer" in done.stderr
 
 
 def test_a_bundle_for_it_is_made_without_it(exported):
-    done = edgedistill("bundle", "runs/board", "--target", "tensorrt", "-o", "student.pyz", cwd=exported)
+    done = without_tensorrt("bundle", "runs/board", "--target", "tensorrt", "-o", "student.pyz", cwd=exported)
     assert done.returncode == 0, done.stderr
     ran = subprocess.run(
         [sys.executable, "student.pyz", "probe"], cwd=exported, capture_output=True, text=True, check=False
