@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any, Dict, Tuple
 
 import bench
 import check
 import energy
 import job
+import loading
 import numpy as np
 import results
 import stats
@@ -51,7 +52,7 @@ def _result(spec: Dict[str, Any], table: Dict[str, Any], folder: Path) -> Dict[s
     checked, kept = _checked(spec, table, folder, arm)
     if spec["verb"] == "check":
         return {"check": bench.labelled(checked, arm.target)}
-    np.savez(folder / "check.npz", **kept)
+    loading.store(folder / "check.npz", kept)
     processes = [_process(answer, folder / f"process-{i}") for i, answer in enumerate(table["processes"])]
     measured = results.measurement(arm, checked, processes, _extra(spec, table))
     measured["reasons"].update(table["reasons"])
@@ -59,7 +60,9 @@ def _result(spec: Dict[str, Any], table: Dict[str, Any], folder: Path) -> Dict[s
     return {"measurement": measured}
 
 
-def _checked(spec: Dict[str, Any], table: Dict[str, Any], folder: Path, arm: Arm) -> "tuple":
+def _checked(
+    spec: Dict[str, Any], table: Dict[str, Any], folder: Path, arm: Arm
+) -> Tuple[Dict[str, Any], Dict[str, np.ndarray]]:
     """Return what a check answers, and the arrays worth keeping."""
     answer = table["check"]
     outputs = {}
@@ -69,7 +72,10 @@ def _checked(spec: Dict[str, Any], table: Dict[str, Any], folder: Path, arm: Arm
     with np.load(arm.io, allow_pickle=False) as archive:
         recorded = {name: archive[name][: answer["requests"]] for name in archive.files}
     found, kept = check.compare(outputs, recorded, check.Criteria.of(arm))
-    executed = load_engine(arm.kit, arm.kit_dir).count_layers(arm.entry.read_bytes())
+    count_layers = load_engine(arm.kit, arm.kit_dir).count_layers
+    if count_layers is None:
+        raise EngineError(f"{arm.kit}: engine.py cannot count the layers of a file for phones; use kit 'ort'")
+    executed = count_layers(arm.entry.read_bytes())
     refuse_downgrade(arm.kit, arm.precision, executed)
     told = {"device": spec["device"], "executed": executed, "settings": None, "requests": answer["requests"]}
     return dict(found, **told), kept

@@ -15,21 +15,25 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from typing import Any, Dict, List, Tuple
 
 NEWEST, DAMAGED, DISAGREES, FAILED, INTERRUPTED = (3, 8), 2, 4, 5, 130
 ARCHITECTURES = {"amd64": "x86_64", "arm64": "aarch64", "armv8l": "aarch64"}
 BLOCK = 1 << 20
 
+Table = Dict[str, Any]
+"""A table of JSON. Hints here are evaluated, as Python 3.6 must still read this file to be told that it is too old."""
+
 
 class BundleError(Exception):
     """The bundle cannot do what was asked; the text says why, `code` is the exit code."""
 
-    def __init__(self, text, code):
+    def __init__(self, text: str, code: int) -> None:
         super().__init__(text)
         self.code = code
 
 
-def main():
+def main() -> int:
     """Do what the command line asks, and return the exit code."""
     if sys.version_info < NEWEST:
         sys.stderr.write("Python {}.{} or newer is needed\n".format(*NEWEST))
@@ -53,7 +57,7 @@ def main():
     return code
 
 
-def parse_arguments():
+def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
     name = os.path.basename(os.path.dirname(os.path.abspath(__file__)))
     parser = argparse.ArgumentParser(prog=name, description="Compile, check and measure the model in this file here.")
@@ -70,7 +74,7 @@ def parse_arguments():
     return parser.parse_args()
 
 
-def unpack(archive, folder):
+def unpack(archive: str, folder: str) -> Table:
     """Extract a bundle into a folder and return its manifest; one that is not as it was packed is refused.
 
     The hashes find damage and a file that was exchanged. They do not prove who made the bundle: whoever can write this file
@@ -83,16 +87,16 @@ def unpack(archive, folder):
         raise refused(error) from None
 
 
-def refused(why):
+def refused(why: object) -> BundleError:
     """Return the error of a bundle that is not as it was packed."""
     return BundleError(f"refused, it is not as it was packed: {why}; copy it again, or make it anew", DAMAGED)
 
 
-def _unpack(packed, folder):
+def _unpack(packed: zipfile.ZipFile, folder: str) -> Table:
     text = packed.read("bundle.json")
     if packed.comment.decode("ascii", "replace") != hashlib.sha256(text).hexdigest():
         raise refused("bundle.json was changed")
-    manifest = json.loads(text.decode())
+    manifest: Table = json.loads(text.decode())
     names = [info.filename for info in packed.infolist()]
     wanted = set(manifest["files"]) | {"bundle.json"}
     odd = sorted(set(names) ^ wanted) or sorted({name for name in names if names.count(name) > 1})
@@ -107,7 +111,7 @@ def _unpack(packed, folder):
     return manifest
 
 
-def _extract(packed, name, path, wanted):
+def _extract(packed: zipfile.ZipFile, name: str, path: str, wanted: Table) -> None:
     if packed.getinfo(name).file_size != wanted["bytes"]:
         raise refused(f"{name} has another size")
     digest = hashlib.sha256()
@@ -122,12 +126,12 @@ def _extract(packed, name, path, wanted):
 class Bundle:
     """The unpacked bundle in its work folder."""
 
-    def __init__(self, work, manifest):
+    def __init__(self, work: str, manifest: Table) -> None:
         self.work, self.manifest, self.kit = work, manifest, "kits/{}".format(manifest["kit"])
 
-    def run(self, arguments):
+    def run(self, arguments: argparse.Namespace) -> Tuple[Table, int]:
         """Do a verb, and return its answer and the exit code."""
-        facts = self.harness("probe", "--kit", self.kit)
+        facts: Table = self.harness("probe", "--kit", self.kit)
         if arguments.verb == "probe":
             return facts, 0
         engine = facts["engine"]
@@ -140,7 +144,7 @@ class Bundle:
         results = self.measured([arm[0] for arm in arms], arguments)
         return self.judged(models, results, arguments.verb)
 
-    def chosen(self, facts, arguments):
+    def chosen(self, facts: Table, arguments: argparse.Namespace) -> List[Table]:
         """Return the models of the wanted precisions in the form that this device and its engine take."""
         arch = ARCHITECTURES.get(facts["arch"].lower(), facts["arch"])
         version = numbers(facts["engine"]["version"])
@@ -150,16 +154,16 @@ class Bundle:
             known = ", ".join(sorted({str(form["arch"]) for form in self.manifest["forms"]}))
             raise BundleError(f"kit '{self.manifest['kit']}' knows no processor '{arch}'; it knows {known}", DAMAGED)
         encoding = arguments.encoding or max(forms, key=lambda form: numbers(form["from"]))["encoding"]
-        held = self.manifest["models"]
+        held: List[Table] = self.manifest["models"]
         wanted = arguments.precision or list(dict.fromkeys(model["precision"] for model in held))
         found = [m for m in held if m["precision"] in wanted and m["encoding"] in (None, encoding)]
         lacking = [precision for precision in wanted if precision not in [model["precision"] for model in found]]
         if lacking:
-            forms = ", ".join(f"{model['precision']} ({model['encoding'] or 'float'})" for model in held)
-            raise BundleError(f"no {lacking[0]} model for {arch} ({encoding}) in here; it holds {forms}", DAMAGED)
+            holds = ", ".join(f"{model['precision']} ({model['encoding'] or 'float'})" for model in held)
+            raise BundleError(f"no {lacking[0]} model for {arch} ({encoding}) in here; it holds {holds}", DAMAGED)
         return found
 
-    def compiled(self, model, arguments):
+    def compiled(self, model: Table, arguments: argparse.Namespace) -> Tuple[Table, Table]:
         """Compile a model here; return the arm of a job, and what was made."""
         threads = arguments.threads or model["threads"]
         out = os.path.abspath(arguments.out) if arguments.verb == "compile" else self.work
@@ -178,7 +182,7 @@ class Bundle:
         entry = {"name": model["name"], "precision": model["precision"], "folder": folder, "size_bytes": size}
         return arm, dict(entry, **{key: made[key] for key in ("entry", "files", "extras", "engine")})
 
-    def measured(self, arms, arguments):
+    def measured(self, arms: List[Table], arguments: argparse.Namespace) -> List[Table]:
         """Check the arms of a job or bench them, and return a result for each."""
         plan = self.manifest["bench"]
         job = {
@@ -190,9 +194,10 @@ class Bundle:
             job["meter"] = os.path.abspath(arguments.meter)
         with open(os.path.join(self.work, "job.json"), "w", encoding="utf-8") as file:
             json.dump(job, file)
-        return self.harness(arguments.verb, "job.json")
+        results: List[Table] = self.harness(arguments.verb, "job.json")
+        return results
 
-    def judged(self, models, results, verb):
+    def judged(self, models: List[Table], results: List[Table], verb: str) -> Tuple[Table, int]:
         """Return what is printed, and the exit code that it deserves."""
         errors = {result["name"]: result["error"] for result in results if "error" in result}
         fine = [result for result in results if "error" not in result]
@@ -215,7 +220,7 @@ class Bundle:
             answer = {"schema": "edgedistill.measurements/1", "measurements": measurements, "errors": errors}
         return answer, FAILED if errors else DISAGREES if wrong else 0
 
-    def harness(self, verb, *arguments):
+    def harness(self, verb: str, *arguments: str) -> Any:
         """Run a verb of the harness in a process of its own, and return its answer."""
         command = [sys.executable, os.path.join(self.work, "harness"), verb, *arguments]
         environment = dict(os.environ, EDGEDISTILL_PARENT=str(os.getpid()))
@@ -237,16 +242,16 @@ class Bundle:
         return answer
 
 
-def worst(parity):
+def worst(parity: Table) -> str:
     """Return which of several outputs agrees the least, in words."""
     outputs = parity.get("outputs")
     return " (output '{}')".format(min(outputs, key=lambda name: outputs[name]["agreement"])) if outputs else ""
 
 
-def numbers(version):
+def numbers(version: str) -> Tuple[int, ...]:
     """Return the leading numbers of a version: "10.3.0+jetson" is (10, 3, 0)."""
-    found = []
-    for part in version.split("+")[0].split("."):
+    found: List[int] = []
+    for part in version.split("+", maxsplit=1)[0].split("."):
         if not part.isdigit():
             break
         found.append(int(part))

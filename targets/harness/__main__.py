@@ -11,7 +11,7 @@ import json
 import signal
 import sys
 from pathlib import Path
-from typing import Tuple
+from typing import Any, Dict, List, Tuple, Union
 
 import bench
 import child
@@ -22,6 +22,9 @@ import job
 import process
 import workers
 from kit import EngineError, engine_errors, load_engine
+
+Answer = Tuple[Union[Dict[str, Any], List[Dict[str, Any]]], int]
+"""What a verb prints, and the exit code."""
 
 
 def main() -> int:
@@ -78,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _probe(arguments: argparse.Namespace) -> Tuple[dict, int]:
+def _probe(arguments: argparse.Namespace) -> Answer:
     answer = facts.device_facts()
     if arguments.kit is not None:
         try:
@@ -90,11 +93,11 @@ def _probe(arguments: argparse.Namespace) -> Tuple[dict, int]:
     return answer, 0
 
 
-def _examine(_arguments: argparse.Namespace) -> Tuple[dict, int]:
+def _examine(_arguments: argparse.Namespace) -> Answer:
     return examine.examine(), 0
 
 
-def _energy(arguments: argparse.Namespace) -> Tuple[dict, int]:
+def _energy(arguments: argparse.Namespace) -> Answer:
     try:
         series = energy.LOGS[arguments.source](arguments.log.read_text(encoding="utf-8"), arguments.interval_ms)
         marks = energy.Marks.read(json.loads(arguments.marks.read_text(encoding="utf-8")))
@@ -105,7 +108,7 @@ def _energy(arguments: argparse.Namespace) -> Tuple[dict, int]:
         return {"reason": str(reason)}, 0
 
 
-def _compile(arguments: argparse.Namespace) -> Tuple[dict, int]:
+def _compile(arguments: argparse.Namespace) -> Answer:
     engine = load_engine(arguments.kit.name, arguments.kit)
     arguments.out.mkdir(parents=True, exist_ok=True)
     with engine_errors(arguments.kit.name):
@@ -114,17 +117,17 @@ def _compile(arguments: argparse.Namespace) -> Tuple[dict, int]:
     return dict(made, engine=described, facts=facts.device_facts()), 0
 
 
-def _check(arguments: argparse.Namespace) -> Tuple[list, int]:
+def _check(arguments: argparse.Namespace) -> Answer:
     results = bench.check(job.read_job(arguments.job))
     return results, 5 if any("error" in result for result in results) else 0
 
 
-def _bench(arguments: argparse.Namespace) -> Tuple[list, int]:
+def _bench(arguments: argparse.Namespace) -> Answer:
     results = bench.run(job.read_job(arguments.job))
     return results, 5 if any("error" in result for result in results) else 0
 
 
-def _worker(arguments: argparse.Namespace) -> Tuple[dict, int]:
+def _worker(arguments: argparse.Namespace) -> Answer:
     return workers.run(json.loads(arguments.spec.read_text(encoding="utf-8"))), 0
 
 

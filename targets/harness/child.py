@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import BinaryIO, Callable, NamedTuple, Optional
+from typing import Any, BinaryIO, Callable, Dict, NamedTuple, Optional
 
 import process
 from kit import EngineError
@@ -24,7 +24,7 @@ class Watch(NamedTuple):
     period_s: float
 
 
-def run_worker(spec: dict, scratch: Path, timeout_s: float, watch: Optional[Watch] = None) -> dict:
+def run_worker(spec: Dict[str, Any], scratch: Path, timeout_s: float, watch: Optional[Watch] = None) -> Dict[str, Any]:
     """Run one worker on `spec` and return its answer.
 
     Raises EngineError with the worker's own words, or the name of the signal that killed it.
@@ -70,12 +70,12 @@ def _ends_within(worker: "subprocess.Popen[bytes]", seconds: float) -> bool:
     return True
 
 
-def _answer(kit: str, code: int, out: str, err: str) -> dict:
+def _answer(kit: str, code: int, out: str, err: str) -> Dict[str, Any]:
     if code < 0:
         hint = ", as the kernel does when memory runs out" if code == -signal.SIGKILL else ""
         raise EngineError(f"{kit}: the process was killed by {_signal_name(-code)}{hint}")
     try:
-        answer = json.loads(out.rsplit("\n", 1)[-1])  # an engine may have printed before
+        answer: Dict[str, Any] = json.loads(out.rsplit("\n", 1)[-1])  # an engine may have printed before
     except ValueError:
         said = err.rsplit("\n", 1)[-1] or "nothing"
         raise EngineError(f"{kit}: the process ended with exit code {code} and said: {said}") from None

@@ -158,11 +158,15 @@ def temperatures_c(root: Path) -> Dict[str, float]:
 def throttle_counts(root: Path) -> Dict[str, int]:
     """Return counters of throttling since the device started: x86's by heat, Jetson's by current and voltage."""
     found: Dict[str, int] = {}
-    for folder in _cpu_folders(root):
-        for name, combine in (("core_throttle_count", lambda a, b: a + b), ("package_throttle_count", max)):
-            count = _whole(folder / "thermal_throttle" / name)
-            if count is not None:
-                found[name] = combine(found.get(name, 0), count)
+    folders = [folder / "thermal_throttle" for folder in _cpu_folders(root)]
+    cores = [count for count in (_whole(folder / "core_throttle_count") for folder in folders) if count is not None]
+    packages = [
+        count for count in (_whole(folder / "package_throttle_count") for folder in folders) if count is not None
+    ]
+    if cores:
+        found["core_throttle_count"] = sum(cores)
+    if packages:
+        found["package_throttle_count"] = max(packages)  # each of its CPUs has the package's count
     patterns = (
         "sys/class/hwmon/hwmon*/oc*_event_cnt",
         "sys/devices/platform/soctherm-oc-event/hwmon/hwmon*/oc*_event_cnt",

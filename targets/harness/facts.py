@@ -8,7 +8,7 @@ import platform
 import re
 import uuid
 from pathlib import Path
-from typing import Optional
+from typing import Any, Dict, Optional
 
 import environment
 
@@ -16,7 +16,7 @@ EMULATED = "EDGEDISTILL_EMULATED"
 """Names the emulator that this process runs in, where it cannot see that itself, or to say which processor it plays."""
 
 
-def device_facts() -> dict:
+def device_facts() -> Dict[str, Any]:
     """Return every field of DeviceFacts but `address` and `engine`; memory in bytes."""
     mode = environment.power_mode(environment.ROOT)
     return {

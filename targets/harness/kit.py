@@ -1,36 +1,7 @@
-"""The one gate to a kit's `engine.py`, and the one place that turns whatever an engine raises into one line.
+"""What the harness asks of a kit's `engine.py`, and the one place that turns whatever an engine raises into one line.
 
-An `engine.py` runs on Python 3.8 with the standard library, numpy and its engine, and has three functions:
-
-    describe() -> {"name": ..., "version": ...}               imports the engine, which the other functions may also do
-    compile(model, out, precision, threads) -> dict           writes into the folder `out`; {"entry", "files", "extras"},
-                                                              names in `out`: what load takes, what it needs, what else
-    load(entry, precision, threads) -> session                in exactly that precision, or it raises
-
-and a session has, beside the list `inputs` of their names:
-
-    set(feed)      takes one request, a dict of arrays in exactly the model's types and shapes
-    infer()        runs it: the call that is timed
-    outputs()      returns a dict of arrays, in the model's order
-    executed()     returns the number of weighted layers by the precision they run in ("fp32", "int8", ...) and None,
-                   or None and the reason
-    threads()      returns the number of threads in use, or None
-
-and, where the engine can tell them,
-
-    engine_ns()    returns what the last inference took by the engine's own clock, in nanoseconds
-    device_bytes() returns the memory that the model takes on an accelerator, in bytes
-    settings()     returns a dict of what the figures are measured under, as the engine was found to have it
-
-An engine that lives in a program of its own, where no call can time an inference, has a session whose `infer` is a whole run of
-that program, `engine_ns` its own clock, and `run_for(seconds)` a run that returns the latencies of many inferences, in ns, and
-those by `engine_ns`: two arrays (N,).
-
-A module whose engine has a profiler has `profile(entry, precision, threads)` too, which is `load` with the profiler on; its
-session has `layers()`, a list of {"name", "type", "precision", "ns"} in the order they run: what
-each takes over the inferences so far.
-
-A module whose engine does not run on the CPU says so, `RUNS_ON = "gpu"`: energy is then read where a GPU's shows.
+An `engine.py` runs on Python 3.8 with the standard library, numpy and its engine. It imports nothing of the harness: a module with the
+functions of `EngineModule`, whose `load` returns an object with the methods of `Session`, is a kit's engine.
 """
 
 from __future__ import annotations
@@ -39,8 +10,126 @@ import contextlib
 import importlib
 import sys
 from pathlib import Path
-from types import ModuleType
-from typing import Iterator
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    Iterator,
+    List,
+    NamedTuple,
+    Optional,
+    Protocol,
+    Sequence,
+    Tuple,
+    runtime_checkable,
+)
+
+import numpy as np
+
+Executed = Tuple[Optional[Dict[str, int]], Optional[str]]
+
+
+class Session(Protocol):
+    """A loaded model. It may have the methods of `EngineClock`, `DeviceMemory`, `Conditions` and `OwnProgram` as well."""
+
+    @property
+    def inputs(self) -> Sequence[str]:
+        """The names of the inputs."""
+
+    def set(self, feed: Dict[str, np.ndarray]) -> None:
+        """Take one request: arrays by name, in exactly the model's types and shapes."""
+
+    def infer(self) -> None:
+        """Run the request: the call that is timed."""
+
+    def outputs(self) -> Dict[str, np.ndarray]:
+        """Return the outputs of the last inference, in the model's order."""
+
+    def executed(self) -> Executed:
+        """Return the number of weighted layers by the precision they run in ("fp32", "int8", ...) and None; or None and the reason."""
+
+    def threads(self) -> Optional[int]:
+        """Return the number of threads in use, or None where the engine has none to set."""
+
+
+@runtime_checkable
+class EngineClock(Protocol):
+    """A session whose engine has a clock of its own."""
+
+    def engine_ns(self) -> int:
+        """Return what the last inference took by the engine's own clock, in nanoseconds."""
+
+
+@runtime_checkable
+class DeviceMemory(Protocol):
+    """A session whose engine knows its memory on an accelerator."""
+
+    def device_bytes(self) -> Optional[int]:
+        """Return the memory that the model takes on an accelerator, in bytes."""
+
+
+@runtime_checkable
+class Conditions(Protocol):
+    """A session whose engine can be asked what it was set to."""
+
+    def settings(self) -> Dict[str, Any]:
+        """Return what the figures are measured under, as the engine was found to have it."""
+
+
+@runtime_checkable
+class OwnProgram(Protocol):
+    """A session of an engine that is a program of its own, so that no call from here can time an inference.
+
+    Its `infer` is a whole run of that program.
+    """
+
+    def engine_ns(self) -> int:
+        """Return what the last inference took by the program's own clock, in nanoseconds."""
+
+    def run_for(self, seconds: float) -> Tuple[np.ndarray, np.ndarray]:
+        """Return the latencies of many inferences, in nanoseconds: with copies, and by the engine's own clock; both (N,)."""
+
+
+class ProfiledSession(Session, Protocol):
+    """A session with the engine's profiler on."""
+
+    def layers(self) -> List[Dict[str, Any]]:
+        """Return {"name", "type", "precision", "ns"} of each layer in the order they run: what it takes over the inferences so far."""
+
+
+class EngineModule(Protocol):
+    """What every `engine.py` has."""
+
+    def describe(self) -> Dict[str, str]:
+        """Return {"name", "version"} of the engine. This function imports the engine, which the others may also do."""
+
+    def compile(self, model: Path, out: Path, precision: str, threads: int) -> Dict[str, Any]:
+        """Write into the folder `out`; return {"entry", "files", "extras"}, names there: what load takes, what it needs, what else."""
+
+    def load(self, entry: Path, precision: str, threads: int) -> Session:
+        """Load a compiled model in exactly that precision, or raise."""
+
+
+class ProfilingModule(EngineModule, Protocol):
+    """An `engine.py` whose engine has a profiler."""
+
+    def profile(self, entry: Path, precision: str, threads: int) -> ProfiledSession:
+        """Do as load does, with the engine's profiler on."""
+
+
+class Engine(NamedTuple):
+    """The functions of an `engine.py`. It may leave out all but the first three.
+
+    `profile` is `load` with the engine's profiler on. `count_layers` reads the weighted layers by precision from a compiled file that
+    another device runs. `runs_on` is "gpu" where the module has RUNS_ON = "gpu": energy is then read where a GPU's shows.
+    """
+
+    describe: Callable[[], Dict[str, str]]
+    compile: Callable[[Path, Path, str, int], Dict[str, Any]]
+    load: Callable[[Path, str, int], Session]
+    profile: Optional[Callable[[Path, str, int], ProfiledSession]]
+    count_layers: Optional[Callable[[bytes], Dict[str, int]]]
+    runs_on: str
 
 
 class EngineError(Exception):
@@ -58,11 +147,22 @@ def engine_errors(kit: str) -> Iterator[None]:
         raise EngineError(f"{kit}: {one_line(error)}") from None
 
 
-def load_engine(kit: str, folder: Path) -> ModuleType:
+def load_engine(kit: str, folder: Path) -> Engine:
     """Import `engine.py` of a kit's folder, which may lie inside a zip."""
     sys.path.append(str(folder))  # stays there: an engine may import its neighbours late
     with engine_errors(kit):
-        return importlib.import_module("engine")
+        module = importlib.import_module("engine")
+    lacking = [name for name in ("describe", "compile", "load") if not hasattr(module, name)]
+    if lacking:
+        raise EngineError(f"{kit}: engine.py has no function '{lacking[0]}'")
+    return Engine(
+        describe=module.describe,
+        compile=module.compile,
+        load=module.load,
+        profile=getattr(module, "profile", None),
+        count_layers=getattr(module, "count_layers", None),
+        runs_on=getattr(module, "RUNS_ON", "cpu"),
+    )
 
 
 def one_line(error: BaseException) -> str:

@@ -10,7 +10,7 @@ from typing import Any, Dict, List
 import loading
 import process
 import sampling
-from kit import EngineError, engine_errors, load_engine
+from kit import EngineError, OwnProgram, Session, engine_errors, load_engine
 
 FEWEST, MOST = 20, 500
 """Inferences to profile: profilers count in microseconds, so that many are averaged, and log each layer of each."""
@@ -19,7 +19,7 @@ FEWEST, MOST = 20, 500
 def run(spec: Dict[str, Any]) -> Dict[str, Any]:
     """Return the layers in the order they run, and the whole inference with the profiler on and off, in nanoseconds."""
     engine = load_engine(spec["kit"], Path(spec["kit_dir"]))
-    if not hasattr(engine, "profile"):
+    if engine.profile is None:
         raise EngineError(f"{spec['kit']}: the kit has no profiler")
     with engine_errors(spec["kit"]):
         engine.describe()
@@ -35,10 +35,10 @@ def run(spec: Dict[str, Any]) -> Dict[str, Any]:
     return {"layers": layers, "profiled_ns": profiled_ns, "plain_ns": plain_ns}
 
 
-def _timed(session: Any, requests: List[loading.Request], seconds: float) -> float:
+def _timed(session: Session, requests: List[loading.Request], seconds: float) -> float:
     """Return the median latency of an inference, warm."""
     sampling.warm_up(session, requests, seconds)
-    if sampling.times_itself(session):
+    if isinstance(session, OwnProgram):
         return float(median(session.run_for(seconds)[0]))
     samples: List[int] = []
     end = time.perf_counter_ns() + int(seconds * 1e9)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional
+from typing import Any, Callable, Dict, List, NamedTuple, Optional
 
 import numpy as np
 import process
-from kit import EngineError, engine_errors, load_engine
+from kit import Engine, EngineError, Session, engine_errors, load_engine
 
 Request = Dict[str, np.ndarray]
 
@@ -16,7 +16,7 @@ Request = Dict[str, np.ndarray]
 class Loaded(NamedTuple):
     """A session with requests for it, how long it took to load, and memory in bytes before and after."""
 
-    session: Any
+    session: Session
     requests: List[Request]
     load_ns: int
     baseline_bytes: Optional[int]
@@ -43,7 +43,7 @@ def load(spec: Dict[str, Any]) -> Loaded:
     return Loaded(session, split(inputs_for(session, head, spec["kit"])), load_ns, baseline, load_peak)
 
 
-def load_session(engine: Any, spec: Dict[str, Any]) -> Any:
+def load_session(engine: Engine, spec: Dict[str, Any]) -> Session:
     """Load a model in exactly the precision and with the threads asked for, or raise."""
     session = engine.load(Path(spec["entry"]), spec["precision"], spec["threads"])
     threads = session.threads()
@@ -58,7 +58,13 @@ def recorded(path: Path) -> Dict[str, np.ndarray]:
         return {name: archive[name] for name in archive.files}
 
 
-def inputs_for(session: Any, arrays: Dict[str, np.ndarray], kit: str) -> Request:
+def store(path: Path, arrays: Dict[str, np.ndarray]) -> None:
+    """Write an archive of arrays."""
+    write: Callable[..., None] = np.savez  # its type hints take any name for one of its own options
+    write(path, **arrays)
+
+
+def inputs_for(session: Session, arrays: Dict[str, np.ndarray], kit: str) -> Request:
     """Return the recorded inputs that the compiled model has."""
     missing = [name for name in session.inputs if f"input.{name}" not in arrays]
     if missing:

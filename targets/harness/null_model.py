@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Dict
+from typing import Dict
 
 import numpy as np
+from kit import Engine
 
 PRECISION = "fp32"
 SHAPE = (1, 3, 32, 32)
@@ -19,12 +20,12 @@ def requests() -> Dict[str, np.ndarray]:
     return {f"input.{INPUT}": np.zeros((1, *SHAPE), np.float32)}
 
 
-def compile_null(engine: Any, out: Path, threads: int) -> Path:
+def compile_null(engine: Engine, out: Path, threads: int) -> Path:
     """Have an engine compile it, and return what it loads."""
     out.mkdir(parents=True)
     model = out / "null.onnx"
     model.write_bytes(null_onnx())
-    return out / engine.compile(model, out, PRECISION, threads)["entry"]
+    return out / str(engine.compile(model, out, PRECISION, threads)["entry"])
 
 
 def null_onnx() -> bytes:

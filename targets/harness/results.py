@@ -121,7 +121,8 @@ def raw_samples(check: Path, processes: List[ProcessResult]) -> Dict[str, np.nda
 def write(folder: Path, name: str, measured: Dict[str, Any], arrays: Dict[str, np.ndarray]) -> None:
     """Write the raw samples, then the measurement that names them; each whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
-    _write_atomic(folder / f"{name}.npz", lambda file: np.savez_compressed(file, **arrays))
+    compress: Callable[..., None] = np.savez_compressed  # its type hints take any name for one of its own options
+    _write_atomic(folder / f"{name}.npz", lambda file: compress(file, **arrays))
     text = json.dumps(measured, indent=2, allow_nan=False) + "\n"
     _write_atomic(folder / f"{name}.json", lambda file: file.write(text.encode()))
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import gc
 import time
 from array import array
-from typing import Any, Dict, List, NamedTuple
+from typing import Any, Dict, List, NamedTuple, Tuple
 
 import numpy as np
-from kit import EngineError
+from kit import EngineClock, EngineError, OwnProgram, Session
 from process import preemptions
 
 WINDOW = 25
@@ -23,8 +23,8 @@ class Buffers(NamedTuple):
     `engine_ns` is by the engine's own clock, and stays as it is where the engine has none.
     """
 
-    latency_ns: array
-    engine_ns: array
+    latency_ns: "array[int]"
+    engine_ns: "array[int]"
     preempted: bytearray
 
     @classmethod
@@ -50,12 +50,12 @@ class WarmUp(NamedTuple):
     steady: bool
 
 
-def warm_up(session: Any, requests: List[Dict[str, Any]], seconds: float) -> WarmUp:
+def warm_up(session: Session, requests: List[Dict[str, Any]], seconds: float) -> WarmUp:
     """Infer until two windows of 25 agree within 2 %, for at least 50 inferences and min(1 s, seconds / 4)."""
     latencies: List[int] = []
     start = time.perf_counter()
     shortest, longest = min(1.0, seconds / 4), min(MAX_WARM_UP_S, 3 * seconds)
-    if times_itself(session):
+    if isinstance(session, OwnProgram):
         session.set(requests[0])
         latencies = session.run_for(shortest)[0].tolist()
         return WarmUp(latencies, steady=len(latencies) >= 2 * WINDOW and _steady(latencies))
@@ -77,12 +77,12 @@ def _steady(latencies: List[int]) -> bool:
     return abs(last - before) <= AGREEMENT * before
 
 
-def sample(session: Any, requests: List[Dict[str, Any]], seconds: float, room: Buffers) -> "tuple[int, int]":
+def sample(session: Session, requests: List[Dict[str, Any]], seconds: float, room: Buffers) -> Tuple[int, int]:
     """Fill `room` for `seconds`, and on for 50 samples but not past ten times as long; return count and wall time in ns."""
-    if times_itself(session):
+    if isinstance(session, OwnProgram):
         return _sample_by_itself(session, seconds, room)
     set_inputs, infer, clock, capacity = session.set, session.infer, time.perf_counter_ns, len(room.latency_ns)
-    engine_ns = getattr(session, "engine_ns", None)
+    engine_ns = session.engine_ns if isinstance(session, EngineClock) else None
     shortest, longest = int(seconds * 1e9), int(seconds * 1e10)
     n = 0
     gc.collect()
@@ -107,7 +107,7 @@ def sample(session: Any, requests: List[Dict[str, Any]], seconds: float, room: B
     return n, wall
 
 
-def _sample_by_itself(session: Any, seconds: float, room: Buffers) -> "tuple[int, int]":
+def _sample_by_itself(session: OwnProgram, seconds: float, room: Buffers) -> Tuple[int, int]:
     """Fill `room` from a run of the engine's own program, whose wall time is that of its inferences alone."""
     latency_ns, engine_ns = session.run_for(seconds)
     n = min(len(latency_ns), len(room.latency_ns))
@@ -116,18 +116,13 @@ def _sample_by_itself(session: Any, seconds: float, room: Buffers) -> "tuple[int
     return n, int(latency_ns[:n].sum())
 
 
-def times_itself(session: Any) -> bool:
-    """Say whether an engine lives in a program of its own, which alone can time an inference."""
-    return hasattr(session, "run_for")
-
-
-def require_in_process(session: Any) -> None:
+def require_in_process(session: Session) -> None:
     """Raise EngineError for an engine in a program of its own: starting that is most of what power and rates would show."""
-    if times_itself(session):
+    if isinstance(session, OwnProgram):
         raise EngineError("not measured where the engine is a program of its own, as starting it would be measured too")
 
 
-def infer_until(session: Any, requests: List[Dict[str, Any]], until_ns: int) -> int:
+def infer_until(session: Session, requests: List[Dict[str, Any]], until_ns: int) -> int:
     """Infer until the monotonic clock reaches a time; return how often."""
     require_in_process(session)
     set_inputs, infer, clock = session.set, session.infer, time.monotonic_ns

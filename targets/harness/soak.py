@@ -52,14 +52,16 @@ def run(spec: Dict[str, Any]) -> Dict[str, Any]:
             rows.append(_bin(loaded, bin_ns))
         wall_ns = time.monotonic_ns() - begin_ns
     columns = dict(zip(Bins._fields, np.array(rows).T))
-    np.savez(spec["arrays"], **dict(columns, time_ns=np.array([row[0] for row in rows], dtype=np.int64)))
+    times = np.array([row[0] for row in rows], dtype=np.int64)
+    loading.store(Path(spec["arrays"]), dict(columns, time_ns=times))
     return {"n": int(sum(row[1] for row in rows)), "seconds": wall_ns / 1e9}
 
 
 def _bin(loaded: loading.Loaded, bin_ns: int) -> Tuple[float, ...]:
     """Infer for one bin; return its time, counts, and percentiles of what was not preempted, or of all if all was."""
     set_inputs, infer, clock = loaded.session.set, loaded.session.infer, time.perf_counter_ns
-    latencies, clean = [], []
+    latencies: List[int] = []
+    clean: List[bool] = []
     began_ns = time.monotonic_ns()
     until_ns = clock() + bin_ns
     end = 0

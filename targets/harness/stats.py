@@ -7,7 +7,7 @@ almost none of the other processes' medians, so intervals here are over the proc
 from __future__ import annotations
 
 import math
-from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -73,7 +73,7 @@ def order_statistics(samples: np.ndarray) -> Tuple[Dict[str, Optional[float]], D
     return percentiles, intervals
 
 
-def ranks(n: int, fraction: float) -> Interval:
+def ranks(n: int, fraction: float) -> Tuple[int, int]:
     """Return the ranks, from 1, whose order statistics bound a percentile with 95 % confidence."""
     centre, spread = n * fraction, math.sqrt(n * fraction * (1 - fraction))
     first, last = max(0, math.floor(centre - 8 * spread - 8)), min(n, math.ceil(centre + 8 * spread + 8))
@@ -112,7 +112,7 @@ def log_interval(values: Sequence[float]) -> Optional[Interval]:
     return math.exp(float(logs.mean()) - half), math.exp(float(logs.mean()) + half)
 
 
-def latency_summary(processes: Sequence[Samples]) -> Tuple[dict, bool, Dict[str, str]]:
+def latency_summary(processes: Sequence[Samples]) -> Tuple[Dict[str, Any], bool, Dict[str, str]]:
     """Return the latency figures, whether the run is contaminated, and the reasons for what is missing."""
     total = sum(len(process.latency_ns) for process in processes)
     n_clean = sum(len(process.clean) for process in processes)
@@ -131,7 +131,7 @@ def latency_summary(processes: Sequence[Samples]) -> Tuple[dict, bool, Dict[str,
     return summary, contaminated, reasons
 
 
-def _figures(used: List[np.ndarray]) -> Tuple[dict, Dict[str, str]]:
+def _figures(used: List[np.ndarray]) -> Tuple[Dict[str, Any], Dict[str, str]]:
     reasons: Dict[str, str] = {}
     values = {name: _per_process(used, fraction) for name, fraction in PERCENTILES.items()}
     values["mean"] = [float(samples.mean()) for samples in used]
@@ -144,7 +144,7 @@ def _figures(used: List[np.ndarray]) -> Tuple[dict, Dict[str, str]]:
             )
     if len(used) < 3:
         reasons["latency_ns.ci95"] = f"needs 3 processes, and there are {len(used)}"
-    summary: dict = {name: float(np.median(found)) if found else None for name, found in values.items()}
+    summary: Dict[str, Any] = {name: float(np.median(found)) if found else None for name, found in values.items()}
     summary["min"] = float(min(samples.min() for samples in used))
     summary["ci95"] = {name: log_interval(found) for name, found in values.items()}
     summary["n"] = sum(len(samples) for samples in used)

@@ -13,7 +13,7 @@ import energy
 import loading
 import process
 import sampling
-from kit import EngineError, engine_errors, load_engine
+from kit import Engine, EngineError, Session, engine_errors, load_engine
 
 WINDOWS = 3
 GAIN = 1.05
@@ -32,7 +32,7 @@ def run(spec: Dict[str, Any]) -> Dict[str, Any]:
     rates: Dict[int, float] = {}
     stopped = None
     cpus = len(process.affinity()) or os.cpu_count() or 1
-    for level in levels(spec["threads"], getattr(engine, "RUNS_ON", energy.CPU), cpus):
+    for level in levels(spec["threads"], engine.runs_on, cpus):
         try:
             streams += [Stream(engine, spec, head, i) for i in range(len(streams), level)]
             rates[level] = median(_rate(streams, spec["window"]) for _ in range(WINDOWS))
@@ -56,14 +56,14 @@ def levels(threads: int, runs_on: str, cpus: int) -> List[int]:
 class Stream:
     """A thread with a session of its own, which stays on its own CPUs as long as there are enough."""
 
-    def __init__(self, engine: Any, spec: Dict[str, Any], head: loading.Request, index: int) -> None:
+    def __init__(self, engine: Engine, spec: Dict[str, Any], head: loading.Request, index: int) -> None:
         self._kit, self._threads = spec["kit"], spec["threads"]
         self._pool = ThreadPoolExecutor(1)
         self._session, self._requests = self._pool.submit(self._load, engine, spec, head, index).result()
 
     def _load(
-        self, engine: Any, spec: Dict[str, Any], head: loading.Request, index: int
-    ) -> Tuple[Any, List[loading.Request]]:
+        self, engine: Engine, spec: Dict[str, Any], head: loading.Request, index: int
+    ) -> Tuple[Session, List[loading.Request]]:
         # Threads that the engine starts for this session inherit the CPUs of the thread that loads it.
         allowed = process.affinity()
         mine = (

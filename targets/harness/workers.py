@@ -8,7 +8,6 @@ from typing import Any, Callable, Dict, Optional
 
 import check
 import cpustat
-import energy
 import energy_pass
 import environment
 import facts
@@ -20,7 +19,7 @@ import process
 import sampling
 import soak
 import throughput
-from kit import EngineError, engine_errors, load_engine
+from kit import Conditions, DeviceMemory, EngineClock, EngineError, OwnProgram, Session, engine_errors, load_engine
 
 Spec = Dict[str, Any]
 
@@ -40,19 +39,19 @@ def _check(spec: Spec) -> Dict[str, Any]:
         described = engine.describe()
         session = loading.load_session(engine, spec)
         executed, unknown = session.executed()
-        settings = session.settings() if hasattr(session, "settings") else None
+        settings = session.settings() if isinstance(session, Conditions) else None
     refuse_downgrade(spec["kit"], spec["precision"], executed)
     inputs = loading.inputs_for(session, recorded, spec["kit"])
     outputs, fastest_ns = check.infer_all(session, inputs, spec["kit"])
     criteria = check.Criteria(**{field: spec[field] for field in check.Criteria._fields})
     answer, arrays = check.compare(outputs, recorded, criteria)
-    np.savez(spec["arrays"], **arrays)
-    np.savez(spec["head"], **{f"input.{name}": array[: spec["head_requests"]] for name, array in inputs.items()})
+    loading.store(Path(spec["arrays"]), arrays)
+    head = {f"input.{name}": array[: spec["head_requests"]] for name, array in inputs.items()}
+    loading.store(Path(spec["head"]), head)
     if unknown:
         answer["reasons"]["precision.executed"] = unknown
     device = dict(facts.device_facts(), address=spec["address"], engine=described)
-    runs_on = getattr(engine, "RUNS_ON", energy.CPU)
-    found = {"executed": executed, "settings": settings, "fastest_ns": fastest_ns, "runs_on": runs_on}
+    found = {"executed": executed, "settings": settings, "fastest_ns": fastest_ns, "runs_on": engine.runs_on}
     found["requests"] = len(next(iter(outputs.values())))
     return dict(answer, device=device, **found)
 
@@ -84,11 +83,11 @@ def _latency(spec: Spec) -> Dict[str, Any]:
         company = Company()
         n, wall_ns = sampling.sample(session, requests, spec["seconds"], room)
         disturbed = company.so_far()
-    elsewhere = sampling.times_itself(session)
+    elsewhere = isinstance(session, OwnProgram)
     peak = None if loaded.baseline_bytes is None or elsewhere else process.peak_bytes()
     steady = None if elsewhere else process.resident_bytes()
-    arrays = room.arrays(n, with_engine=hasattr(session, "engine_ns"))
-    np.savez(spec["arrays"], warmup_ns=np.asarray(warm.latency_ns, dtype=np.int64), **arrays)
+    arrays = room.arrays(n, with_engine=isinstance(session, EngineClock))
+    loading.store(Path(spec["arrays"]), dict(arrays, warmup_ns=np.asarray(warm.latency_ns, dtype=np.int64)))
     return {
         "wall_ns": wall_ns,
         "load_ns": loaded.load_ns,
@@ -106,9 +105,9 @@ def _latency(spec: Spec) -> Dict[str, Any]:
     }
 
 
-def _device_bytes(session: Any, kit: str) -> Optional[int]:
+def _device_bytes(session: Session, kit: str) -> Optional[int]:
     """Return the memory that the model takes on an accelerator, where the engine tells."""
-    if not hasattr(session, "device_bytes"):
+    if not isinstance(session, DeviceMemory):
         return None
     with engine_errors(kit):
         return session.device_bytes()
@@ -142,7 +141,7 @@ def _null(spec: Spec) -> Dict[str, Any]:
     engine = load_engine(spec["kit"], Path(spec["kit_dir"]))
     with engine_errors(spec["kit"]):
         entry = null_model.compile_null(engine, Path(spec["entry"]), spec["threads"])
-    np.savez(spec["head"], **null_model.requests())
+    loading.store(Path(spec["head"]), null_model.requests())
     return {"entry": str(entry)}
 
 

@@ -6,7 +6,7 @@ import functools
 import glob
 import shutil
 from pathlib import Path
-from typing import Any, Callable, Dict, Optional, Union
+from typing import Any, Callable, Dict, Optional, TypeVar, Union
 
 import trt_build
 import trt_cuda
@@ -19,7 +19,8 @@ RUNS_ON = "gpu"
 PRECISIONS = ("fp32", "fp16", "int8")
 OLDEST = (8, 5)
 SYSTEM = "/usr/lib/python3*/dist-packages/tensorrt"
-Session = Union[trt_session.Session, trt_program.ProgramSession]
+S = TypeVar("S", bound=trt_session.Session)
+Session = Union[S, trt_program.ProgramSession]
 
 
 def describe() -> Dict[str, str]:
@@ -43,17 +44,17 @@ def compile(model: Path, out: Path, precision: str, threads: int) -> Dict[str, A
     return {"entry": trt_plan.PLAN, "files": [trt_plan.PLAN, record], "extras": [trt_plan.MODEL]}
 
 
-def load(entry: Path, precision: str, threads: int) -> Session:  # noqa: ARG001 - the kit's contract
+def load(entry: Path, precision: str, threads: int) -> "Session[trt_session.Session]":  # noqa: ARG001 - the kit's contract
     """Load a plan that was built for this place; another is built anew where its model is beside it, and refused elsewhere."""
     return _load(entry, precision, trt_session.Session)
 
 
-def profile(entry: Path, precision: str, threads: int) -> Session:  # noqa: ARG001 - the kit's contract
+def profile(entry: Path, precision: str, threads: int) -> "Session[trt_session.ProfiledSession]":  # noqa: ARG001 - the kit's contract
     """Do the same, with a clock around each layer and without a CUDA graph."""
     return _load(entry, precision, trt_session.ProfiledSession)
 
 
-def _load(entry: Path, precision: str, kind: "Callable[[Path], Session]") -> Session:
+def _load(entry: Path, precision: str, kind: Callable[[Path], S]) -> "Session[S]":
     _known(precision)
     wrong = trt_plan.mismatch(entry, precision, _place())
     if wrong is not None:

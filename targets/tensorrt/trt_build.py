@@ -50,7 +50,7 @@ class Log:
         self.errors: List[str] = []
         errors, worst = self.errors, (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR)
 
-        class Logger(trt.ILogger):  # type: ignore[misc, name-defined]  # known when it runs
+        class Logger(trt.ILogger):  # type: ignore[misc]  # known when it runs
             def __init__(self) -> None:
                 super().__init__()
 

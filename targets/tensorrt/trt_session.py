@@ -61,7 +61,8 @@ class Session:
     def _bind(self) -> Tuple[List[Tensor], List[Tensor]]:
         """Give every input and output its memory."""
         trt, engine, context = self._trt, self._engine, self._context
-        inputs, outputs = [], []
+        inputs: List[Tensor] = []
+        outputs: List[Tensor] = []
         for name in (engine.get_tensor_name(i) for i in range(engine.num_io_tensors)):
             tensor = self._tensor(name)
             context.set_tensor_address(name, tensor.memory.device)
@@ -215,7 +216,7 @@ def as_int32(values: np.ndarray, name: str) -> np.ndarray:
 def _profiler(trt: Any) -> Any:
     """Return a profiler that keeps the times of each layer, in milliseconds, by name."""
 
-    class Profiler(trt.IProfiler):  # type: ignore[misc, name-defined]  # known when it runs
+    class Profiler(trt.IProfiler):  # type: ignore[misc]  # known when it runs
         def __init__(self) -> None:
             super().__init__()
             self.times_ms: Dict[str, List[float]] = {}

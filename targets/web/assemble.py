@@ -13,6 +13,7 @@ from typing import Any, Dict
 
 import check
 import job
+import loading
 import numpy as np
 import results
 import soak
@@ -47,7 +48,7 @@ def main(spec_path: Path, arrays_path: Path) -> None:
     measured = results.measurement(arm, checked, processes, more)
     measured["browser"] = upload["browser"]
     check_file = arrays_path.with_name("check.npz")
-    np.savez(check_file, **kept)
+    loading.store(check_file, kept)
     arrays = dict(results.raw_samples(check_file, processes), **more.arrays)
     results.write(Path(spec["out"]), arm.name, measured, arrays)
 

@@ -235,6 +235,14 @@ def test_an_arm_with_a_wrong_key_is_refused(tmp_path, change, words):
     assert words in answer["error"]
 
 
+def test_a_kit_without_one_of_its_functions_is_refused(tmp_path):
+    (tmp_path / "half").mkdir()
+    (tmp_path / "half" / "engine.py").write_text("def describe():\n    return {}\n", encoding="utf-8")
+    code, facts, _ = harness("probe", "--kit", tmp_path / "half")
+    assert code == 0
+    assert facts["engine"] == {"error": "half: engine.py has no function 'compile'"}
+
+
 def test_a_job_that_is_no_json_or_absent_is_refused(tmp_path):
     (tmp_path / "job.json").write_text("{", encoding="utf-8")
     assert "not JSON" in harness("bench", tmp_path / "job.json")[1]["error"]
