@@ -28,7 +28,7 @@ def load_config(path: Path, overrides: tuple[str, ...] = ()) -> Config:
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; 'edgedistill init' writes one") from None
     except IsADirectoryError:
-        raise ConfigError(f"{path}: a folder, not a .toml file; give the path of the .toml file") from None
+        raise ConfigError(f"{path}: is a folder; give the path of the .toml file in it") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
     return parse_text(text, path, overrides)
