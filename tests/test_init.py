@@ -185,7 +185,7 @@ def test_on_a_terminal_it_asks_until_the_answers_can_be_used(tmp_path: Path) -> 
     shown = answered(tmp_path, "nowhere", "images", "ftp://x", "ssh://me@pi", "ort", "-1", "5", "")
     assert "nowhere: no such file or folder" in shown
     assert "30 images of 8\u00d78, grey; 3 classes of" in shown
-    assert "Before that: edgedistill doctor --device ssh://me@pi" in shown
+    assert "Next: edgedistill doctor --device ssh://me@pi" in shown
     (target,) = load_config(tmp_path / "job" / "edgedistill.toml").target
     assert (target.kit, target.device, target.budget.p95_ms, target.budget.size_bytes) == (
         "ort",
@@ -196,5 +196,5 @@ def test_on_a_terminal_it_asks_until_the_answers_can_be_used(tmp_path: Path) -> 
 
 
 def test_no_data_yet_is_a_template(tmp_path: Path) -> None:
-    assert "written; edit [data]" in answered(tmp_path, "")
+    assert "written. Edit [data]" in answered(tmp_path, "")
     assert "# temperature = 4.0" in (tmp_path / "job" / "edgedistill.toml").read_text()

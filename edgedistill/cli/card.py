@@ -1,4 +1,4 @@
-"""The commands of edge cards; only click is imported, so that `--help` answers at once."""
+"""The commands `card` and `replay`; heavy imports wait until they run, so that `--help` is fast."""
 
 from __future__ import annotations
 
@@ -7,45 +7,51 @@ from typing import Any
 
 import click
 
-from edgedistill.cli.options import FILE, surroundings
+from edgedistill.cli.options import AS_JSON, FILE, Command, option, surroundings
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("run_folder", metavar="RUN", type=FILE)
-@click.option("-o", "--output", type=FILE, metavar="DIR",
-              help="Write the card there, with the files that it names; by default into RUN, where they are.")  # fmt: skip
-@click.option("--license", "model_license", metavar="NAME", help="The model's licence, e.g. Apache-2.0.")
+@option("-o", "--output", type=FILE, metavar="DIR",
+              help="A folder to write the card and its files to.  [default: RUN]")  # fmt: skip
+@option("--license", "model_license", metavar="NAME", help="The licence of the model, e.g. Apache-2.0.")
 def card(run_folder: Path, output: Path | None, model_license: str | None) -> None:
-    """Write card.json and card.md: what RUN's student is, and does on each device."""
+    """Write card.json and card.md, which describe the student of RUN and its results on each device."""
     from edgedistill.card.card import write_card
 
     path = write_card(run_folder, output, model_license)
-    click.echo(f"{path} and {path.with_suffix('.md').name} written; publish them with the files that they name")
+    click.echo(f"{path} and {path.with_suffix('.md').name} written; publish them together with the files they list")
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("path", metavar="CARD", type=FILE)
-@click.option("--device", default="local", show_default=True, metavar="URL", help="Where to measure: ssh://user@host.")
-@click.option(
+@option(
+    "--device", default="local", show_default=True, metavar="URL", help="The device: ssh://user@host, adb://serial."
+)
+@option(
     "--tolerance",
     type=click.FloatRange(0, min_open=True),
     default=10.0,
     show_default=True,
     metavar="PERCENT",
-    help="How much worse a latency, memory or energy may be and still hold.",
+    help="How much worse latency, memory, energy or size may be than published.",
 )
-@click.option("--target", "kit", metavar="KIT", help="Only the figures of this kit.")
-@click.option("--precision", help="Only the figures in this precision.")
-@click.option("--processes", type=click.IntRange(1), help="Fresh processes; by default as many as were published.")
-@click.option(
-    "--seconds", type=click.FloatRange(0, min_open=True), help="Seconds per process; by default as published."
+@option("--target", "kit", metavar="KIT", help="Repeat only the results of this kit.")
+@option("--precision", metavar="NAME", help="Repeat only the results in this precision.")
+@option("--processes", metavar="N", type=click.IntRange(1), help="Fresh processes per model.  [default: as published]")
+@option(
+    "--seconds",
+    metavar="S",
+    type=click.FloatRange(0, min_open=True),
+    help="Seconds of inference per process.  [default: as published]",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@AS_JSON
 @click.pass_context
 def replay(context: click.Context, /, path: Path, **options: Any) -> None:
-    """Measure what CARD publishes again, on a device, and say whether its figures hold.
+    """Repeat the measurements of CARD on a device, and check its published results.
 
-    Exit code 0: they hold. 3: one does not. 6: one could not be decided. 2: the card or a file of it was altered.
+    Exit code 0: all results are reproduced. 2: the card or one of its files was changed. 3: a result is not reproduced. 6: a
+    result could not be decided.
     """
     from edgedistill.card.card import read_card
     from edgedistill.card.replay import Request, lines, replay, require_holds

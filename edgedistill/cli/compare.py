@@ -1,13 +1,13 @@
-"""The command that compares; only click is imported, so that `--help` answers at once."""
+"""The command `compare`; heavy imports wait until it runs, so that `--help` is fast."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from edgedistill.cli.options import FILE
+from edgedistill.cli.options import AS_JSON, FILE, Command, Condition, option
 from edgedistill.cli.output import print_comparison, show_outcomes
 from edgedistill.errors import ConfigError
 
@@ -16,28 +16,32 @@ if TYPE_CHECKING:
     from edgedistill.compare.load import ResultSet
     from edgedistill.config.gates import Gate
 
+NOT_JSON: Final = Condition("without --json", lambda given: not given["as_json"])
+GATES: Final = Condition("with gates", lambda given: bool(given["texts"] or given["config"]))
 
-@click.command()
+
+@click.command(cls=Command)
 @click.argument("baseline", type=FILE)
 @click.argument("candidates", type=FILE, nargs=-1)
-@click.option("--fail-if", "texts", multiple=True, metavar="EXPR",
-              help="A gate, e.g. 'p95_ms > +5%' or 'accuracy < -0.5'; may be given several times.")  # fmt: skip
-@click.option("--config", type=FILE, metavar="CONFIG", help="Take the gates of this configuration's [gate] too.")
-@click.option("--json", "form", flag_value="json", help="Print the comparison as JSON.")
-@click.option("--markdown", "form", flag_value="markdown", help="Print it as Markdown, for a pull request.")
-@click.option("--html", type=FILE, metavar="FILE", help="Write it as one HTML file, with plots.")
-@click.option("--junit", type=FILE, metavar="FILE", help="Write the outcomes of the gates as JUnit XML.")
-def compare(*, baseline: Path, candidates: tuple[Path, ...], form: str | None, **options: Any) -> None:
-    """Set runs, or measurement files, against a BASELINE. A run alone is set against its teacher.
+@option("--fail-if", "texts", multiple=True, metavar="EXPR",
+        help="A gate, e.g. 'p95_ms > +5%' or 'accuracy < -0.5'. Repeatable.")  # fmt: skip
+@option("--config", type=FILE, metavar="CONFIG", help="Also check the gates in [gate] of this configuration.")
+@AS_JSON
+@option("--markdown", is_flag=True, help="Print the comparison as Markdown, for a pull request.",
+        only={NOT_JSON: "remove one of the two"})  # fmt: skip
+@option("--html", type=FILE, metavar="FILE", help="Write the comparison as one HTML file with plots.")
+@option("--junit", type=FILE, metavar="FILE", help="Write the outcomes of the gates as JUnit XML.",
+        only={GATES: "add a gate with --fail-if, for example 'p95_ms > +5%'"})  # fmt: skip
+def compare(*, baseline: Path, candidates: tuple[Path, ...], **options: Any) -> None:
+    """Compare run folders or measurement files with a BASELINE; compare a single run with its teacher.
 
-    With gates, exit code 3 says that one failed, and 6 that one could not be decided.
+    Exit code 3: a gate failed. Exit code 6: a gate could not be decided.
     """
     from edgedistill.compare.load import load_results
     from edgedistill.gates.judge import judge, require_passed
 
+    form = "json" if options["as_json"] else "markdown" if options["markdown"] else None
     gates, html, junit = _gates(options["texts"], options["config"]), options["html"], options["junit"]
-    if junit is not None and not gates:
-        raise ConfigError("--junit writes the outcomes of gates; name one with --fail-if, such as 'p95_ms > +5%'")
     sets = load_results((baseline, *candidates))
     comparison = judge(_compared(sets, gates), gates)
     print_comparison(comparison, form)
@@ -62,12 +66,12 @@ def _gates(texts: tuple[str, ...], config: Path | None) -> tuple[Gate, ...]:
 
     configured = () if config is None else load_config(config).gate.gates
     if config is not None and not configured:
-        raise ConfigError(f'{config}: no gates in it; for example [gate] and fail_if = ["p95_ms > +5%"]')
+        raise ConfigError(f'{config}: no gates; add for example [gate] with fail_if = ["p95_ms > +5%"]')
     return (*configured, *(parse_gate(text) for text in texts))
 
 
 def _compared(sets: tuple[ResultSet, ...], gates: tuple[Gate, ...]) -> Comparison:
-    """Pair what was measured on one device; without gates, runs of different devices stand side by side."""
+    """Compare results of the same device; without gates, list results of different devices side by side."""
     from edgedistill.compare.comparison import compare_runs, have_counterparts, side_by_side, summarise_run
 
     first, *others = sets

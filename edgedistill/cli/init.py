@@ -1,4 +1,4 @@
-"""The command that writes a configuration; only click is imported, so that `--help` answers at once."""
+"""The command `init`; heavy imports wait until it runs, so that `--help` is fast."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from edgedistill.cli.options import FILE, surroundings
+from edgedistill.cli.options import FILE, Command, Condition, Only, is_given, option, surroundings
 from edgedistill.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -19,78 +19,132 @@ if TYPE_CHECKING:
     from edgedistill.kits.kits import Kit
 
 
-@click.command()
+def _is_terminal() -> bool:
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
+WITH_DATA: Final[Only] = {
+    Condition("with --data PATH", lambda given: given["data"] is not None or _is_terminal()):
+        "add --data, or edit the file that 'edgedistill init' writes without options"
+}  # fmt: skip
+"""Options of a configuration for data; a terminal is asked for the data."""
+
+
+@click.command(cls=Command)
 @click.argument("folder", metavar="[DIR]", type=FILE, default=Path())
-@click.option(
+@option(
     "--data",
     type=FILE,
     metavar="PATH",
-    help="A folder CLASS/IMAGE.png or CLASS/CLIP.wav, one with train/ and test/ in it, or an .npz file.",
+    help="Training data: a folder CLASS/IMAGE.png or CLASS/CLIP.wav, a folder with train/ and test/, or an .npz file.",
 )
-@click.option("--test", type=FILE, metavar="PATH", help="The test set, where it does not lie beside the training data.")
-@click.option("--target", "kit", metavar="KIT", default="openvino", show_default=True, help="The engine to run on.")
-@click.option("--device", default="local", show_default=True, metavar="URL", help="Where it runs: ssh://user@host.")
-@click.option("--p95-ms", type=click.FloatRange(0, min_open=True), help="Budget: the p95 of an inference.")
-@click.option("--size-bytes", type=click.IntRange(1), help="Budget: the size of the model.")
-@click.option("--accuracy", type=click.FloatRange(0, 1, max_open=True), help="Budget: the least accuracy, a fraction.")
-@click.option("--epochs", type=click.IntRange(1), help="How long to train; by default as the amount of data wants.")
-@click.option("--name", help="The run's name; by default the data's.")  # fmt: skip
+@option(
+    "--test",
+    type=FILE,
+    metavar="PATH",
+    only=WITH_DATA,
+    help="The test set.  [default: found beside the training data, or split from it]",
+)
+@option(
+    "--target", "kit", metavar="KIT", default="openvino", show_default=True, only=WITH_DATA, help="The kit to run on."
+)
+@option(
+    "--device",
+    default="local",
+    show_default=True,
+    metavar="URL",
+    only=WITH_DATA,
+    help="The device: ssh://user@host, adb://serial.",
+)
+@option(
+    "--p95-ms",
+    type=click.FloatRange(0, min_open=True),
+    metavar="MS",
+    only=WITH_DATA,
+    help="Budget: the largest 95th percentile of latency.",
+)
+@option(
+    "--size-bytes", type=click.IntRange(1), metavar="N", only=WITH_DATA, help="Budget: the largest size of the model."
+)
+@option(
+    "--accuracy",
+    type=click.FloatRange(0, 1, max_open=True),
+    metavar="FRACTION",
+    only=WITH_DATA,
+    help="Budget: the lowest accuracy.",
+)
+@option(
+    "--epochs",
+    type=click.IntRange(1),
+    metavar="N",
+    only=WITH_DATA,
+    help="Epochs of training.  [default: chosen by the number of samples]",
+)
+@option("--name", only=WITH_DATA, metavar="NAME", help="The name of the run.  [default: the name of the data]")
 @click.pass_context
-def init(context: click.Context, /, folder: Path, data: Path | None, **options: Any) -> None:
-    """Write an edgedistill.toml for data that it looks at. By default it goes here; one that is there is left alone.
+def init(context: click.Context, /, folder: Path, data: Path | None, **options: Any) -> None:  # fmt: skip
+    """Write a configuration for your data: DIR/edgedistill.toml, by default ./edgedistill.toml.
 
-    On a terminal it asks for what is not given. Elsewhere, without --data, it writes all keys with comments, to be edited.
+    Never overwrites an existing file. Without --data, asks on a terminal for the data, device and budget that no option
+    gives; elsewhere, writes a template with all keys and comments.
     """
     from edgedistill.runtime.files import write_atomic
 
     path = folder / "edgedistill.toml"
     if path.exists():
-        raise ConfigError(f"{path}: already there; move it away first")
-    is_asking = data is None and sys.stdin.isatty() and sys.stdout.isatty()
-    profile = (
-        _ask_data(folder, options) if is_asking else None if data is None else _look(data, options["test"], folder)
-    )
+        raise ConfigError(f"{path}: already exists; move it away first")
+    asks = data is None and _is_terminal()
+    profile = _ask_data(folder, options) if asks else None if data is None else _profile(data, options["test"], folder)
     if profile is None:
+        _require_no_options(context)
         write_atomic(path, (Path(__file__).parents[1] / "config" / "init.toml").read_text(encoding="utf-8"))
-        click.echo(f"{path} written; edit [data], [teacher] and [student], then: edgedistill run {path}")
+        click.echo(f"{path} written. Edit [data], [teacher] and [student], then: edgedistill run {path}")
         return
     kits, _ = surroundings(context)
-    if is_asking:
-        options |= _ask_target(sorted(kits))
+    if asks:
+        options |= _ask_target(context, sorted(kits))
     _write(path, profile, _options(options | {"name": options["name"] or _name(profile, folder)}, kits))
 
 
-def _write(path: Path, profile: DataProfile, chosen: InitOptions) -> None:
+def _require_no_options(context: click.Context) -> None:
+    """Raise ConfigError for an option that the template, which is always the same, does not use."""
+    for one in context.command.params:
+        if one.name not in ("folder", "data") and is_given(context, one.name):
+            raise ConfigError(f"{one.opts[0]} only applies with data; name the data, or edit the template instead")
+
+
+def _write(path: Path, profile: DataProfile, options: InitOptions) -> None:
     from edgedistill.config.load import parse_text
     from edgedistill.config.template import render_config
     from edgedistill.runtime.files import write_atomic
 
-    text = render_config(profile, chosen)
+    text = render_config(profile, options)
     parse_text(text, path)
     write_atomic(path, text)
-    click.echo(f"Found {profile.summary}.")
-    click.echo(f"{path} written. Next: edgedistill run {path}")
-    if chosen.device != "local":
-        click.echo(f"Before that: edgedistill doctor --device {chosen.device}")
+    click.echo(f"Data: {profile.summary}.")
+    click.echo(f"{path} written.")
+    if options.device != "local":
+        click.echo(f"Next: edgedistill doctor --device {options.device}")
+    click.echo(f"{'Then' if options.device != 'local' else 'Next'}: edgedistill run {path}")
 
 
-def _look(data: Path, test: Path | None, folder: Path) -> DataProfile:
+def _profile(data: Path, test: Path | None, folder: Path) -> DataProfile:
     from edgedistill.data.profile import profile_data
 
     return profile_data(data, test, folder)
 
 
 def _ask_data(folder: Path, options: dict[str, Any]) -> DataProfile | None:
-    """Ask for data until some can be learned from, and say what it is; None when there is none yet."""
+    """Ask for data until the answer is usable, and print its summary; None for an empty answer."""
     while True:
         text = click.prompt(
-            "Data: a folder CLASS/IMAGE.png or CLASS/CLIP.wav, or an .npz (empty: a template to edit)",
+            "Data: a folder CLASS/IMAGE.png or CLASS/CLIP.wav, or an .npz file (empty: write a template)",
             default="", show_default=False,
         )  # fmt: skip
         if not text:
             return None
         try:
-            profile = _look(Path(text).expanduser(), options["test"], folder)
+            profile = _profile(Path(text).expanduser(), options["test"], folder)
         except ConfigError as error:
             click.echo(f"  {error}")
             continue
@@ -98,44 +152,51 @@ def _ask_data(folder: Path, options: dict[str, Any]) -> DataProfile | None:
         return profile
 
 
-def _ask_target(kits: list[str]) -> dict[str, Any]:
-    """Ask where it should run, and what it may cost there."""
+def _ask_target(context: click.Context, kits: list[str]) -> dict[str, Any]:
+    """Ask for the device, kit and budget that no option gives."""
     from edgedistill.deploy.devices.address import parse_address
 
-    device = click.prompt("Device: local, or ssh://user@host", default="local", value_proc=_checked(parse_address))
-    kit = click.prompt("Engine", type=click.Choice(kits), default="openvino" if "openvino" in kits else kits[0])
-    limits = {
-        "p95_ms": click.prompt(
-            "Budget, p95 in ms (empty: none)", default="", show_default=False, value_proc=_number(float)
+    def asked(name: str, text: str, **settings: Any) -> Any:
+        return context.params[name] if is_given(context, name) else click.prompt(text, **settings)
+
+    budget = {"default": "", "show_default": False}
+    return {
+        "device": asked(
+            "device",
+            "Device: local, ssh://user@host or adb://serial",
+            default="local",
+            value_proc=_checked(parse_address),
         ),
-        "size_bytes": click.prompt(
-            "Budget, size in bytes (empty: none)", default="", show_default=False, value_proc=_number(int)
-        ),
+        "kit": asked("kit", "Kit", type=click.Choice(kits), default="openvino" if "openvino" in kits else kits[0]),
+        "p95_ms": asked("p95_ms", "Budget: p95 latency in ms (empty: none)", value_proc=_number(float), **budget),
+        "size_bytes": asked("size_bytes", "Budget: size in bytes (empty: none)", value_proc=_number(int), **budget),
     }
-    return {"device": device.text, "kit": kit, **limits}
 
 
 def _checked(parse: Callable[[str], Any]) -> Callable[[Any], Any]:
-    """Let a prompt ask again where our own parser refuses."""
+    """Return a converter for a prompt, which asks again if `parse` raises ConfigError."""
 
     def value(text: Any) -> Any:
         try:
-            return parse(text) if isinstance(text, str) else text
+            parse(text)
         except ConfigError as error:
             raise click.UsageError(str(error)) from None
+        return text
 
     return value
 
 
 def _number(kind: type[float | int]) -> Callable[[str], Any]:
+    """Return a converter for a prompt, which asks again unless the answer is a positive number or empty."""
+
     def value(text: str) -> float | int | None:
         try:
-            profile = kind(text) if text else None
+            number = kind(text) if text else None
         except ValueError:
-            raise click.UsageError(f"'{text}' is no number") from None
-        if profile is not None and not 0 < profile < float("inf"):
+            raise click.UsageError(f"'{text}' is not a number") from None
+        if number is not None and not 0 < number < float("inf"):
             raise click.UsageError(f"'{text}' is not above zero")
-        return profile
+        return number
 
     return value
 
@@ -155,7 +216,7 @@ def _options(options: dict[str, Any], kits: dict[str, Kit]) -> InitOptions:
 
 
 def _name(profile: DataProfile, folder: Path) -> str:
-    """Derive a run's name from where the data lies."""
+    """Return a name for the run, from the path of the training data."""
     path = (folder / profile.keys["train"]).resolve()
     stem = path.parent.name if path.stem in ("train", "training") else path.stem
     return re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._") or "my-model"

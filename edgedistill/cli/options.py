@@ -1,100 +1,189 @@
-"""Options that several commands share; only click is imported, so that `--help` answers at once."""
+"""Options that several commands share, and the one place that refuses an option which the command would not read.
+
+Only click is imported, so that `--help` is fast.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import click
+from click.core import ParameterSource
 
-from edgedistill.errors import ConfigError
+from edgedistill.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
     from edgedistill.kits.kits import Kit
     from edgedistill.runtime.progress import Reporter
 
 FILE = click.Path(path_type=Path)
-STAGE_COMMANDS = {
-    "teacher": ("teacher", "Train or load the teacher."),
-    "distill": ("student", "Distil the student, and what that needs."),
-    "quantize": ("quantize", "Quantize the student, and what that needs."),
-    "export": ("export", "Export ONNX models, and what that needs."),
-    "compile": ("compile", "Compile for every target, and what that needs."),
-    "bench": ("bench", "Measure every target, and what that needs."),
+STAGES: Final = {
+    "data": "data",
+    "teacher": "teacher",
+    "soft_labels": "soft_labels",
+    "distill": "student",
+    "quantize": "quantize",
+    "export": "export",
+    "compile": "compile",
+    "bench": "bench",
+    "report": "report",
 }
-UNTIL = {"data": "data", "soft_labels": "soft_labels", "report": "report"} | {
-    k: v[0] for k, v in STAGE_COMMANDS.items()
-}
+"""The stages in their order, as a user names them, each with its name in the pipeline."""
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
-def run_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options of commands that run the pipeline."""
-    options = (
-        click.option("--run-dir", type=FILE, help="The run folder; by default runs/NAME."),
-        click.option(
-            "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key, e.g. distill.epochs=3."
-        ),
-        click.option("--from", "start", type=click.Choice(list(UNTIL)), help="Run afresh from this stage on."),
-        click.option("--dry-run", is_flag=True, help="Print the plan: what is cached, and what would run."),
-        click.option("--json", "as_json", is_flag=True, help="Print the result as JSON."),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
+class Condition(NamedTuple):
+    """A condition under which an option is read.
+
+    `scope` completes the sentence "--option only applies ..."; `holds` takes the parameters of the command; options with
+    this condition have their own section, `title`, in the help.
+    """
+
+    scope: str
+    holds: Callable[[Mapping[str, Any]], bool]
+    title: str = "Options"
 
 
-def bench_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options that say where and how an ONNX file is measured."""
-    options = (
-        click.option("--target", "kit_names", multiple=True, metavar="KIT", help="The kit to measure an ONNX file with."),
-        click.option("--device", default="local", show_default=True, metavar="URL",
-                     help="Where to measure an ONNX file: ssh://user@host."),
-        click.option("--shape", "shapes", multiple=True, metavar="NAME=1x3x224x224",
-                     help="Fix a dynamic input of an ONNX file."),
-        click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads for an ONNX file."),
-        click.option("--processes", type=click.IntRange(1), default=5, show_default=True,
-                     help="Fresh processes for an ONNX file."),
-        click.option("--seconds", type=click.FloatRange(0, min_open=True), default=2.0, show_default=True,
-                     help="Seconds per process for an ONNX file."),
-        click.option("--soak", "soak_minutes", type=click.FloatRange(0, min_open=True), metavar="MINUTES",
-                     help="Then infer for so long without a pause: when the device throttles, and what it draws."),
-        click.option("--meter", type=FILE, metavar="FILE.csv", help="A file that a power meter writes meanwhile."),
+def is_onnx(parameters: Mapping[str, Any]) -> bool:
+    """Whether the input of a command is an ONNX file, not a configuration."""
+    return parameters["model_or_config"].suffix.lower() == ".onnx"
+
+
+ONNX: Final = Condition("to .onnx files", is_onnx, "Options for .onnx files")
+CONFIG: Final = Condition("to configurations", lambda given: not is_onnx(given), "Options for configurations")
+TARGET: Final = Condition("with --target KIT", lambda given: bool(given["kit_names"]))
+
+Only = Mapping[Condition, str]
+"""The conditions of an option, each with what the user should do where the condition does not hold."""
+
+
+class Option(click.Option):
+    """An option of a `Command`; `only` says when it is read."""
+
+    def __init__(self, *declarations: Any, only: Only | None = None, **settings: Any) -> None:
+        super().__init__(*declarations, **settings)
+        self.only: Only = only or {}
+
+
+class Command(click.Command):
+    """A command that refuses options which it would not read, and shows them in sections of the help."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Refuse unread options, then run the command."""
+        for message in unread(ctx):
+            raise ConfigError(message)
+        return super().invoke(ctx)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options, those with a condition in a section of their own."""
+        sections: dict[str, list[tuple[str, str]]] = {"Options": []}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx) if isinstance(parameter, click.Option) else None
+            if record is not None:
+                sections.setdefault(_title(parameter), []).append(record)
+        for title, records in sorted(sections.items(), key=lambda item: item[0] == "Options"):
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+
+def unread(context: click.Context) -> Iterator[str]:
+    """Yield a message for each option that was given and that the command would not read."""
+    for parameter in context.command.params:
+        if isinstance(parameter, Option) and is_given(context, parameter.name):
+            failed = [one for one in parameter.only if not one.holds(context.params)]
+            for condition in failed[:1]:
+                instead = parameter.only[condition].format(**context.params)
+                yield f"{max(parameter.opts, key=len)} only applies {condition.scope}; {instead}"
+
+
+def is_given(context: click.Context, name: str | None) -> bool:
+    """Whether the user gave a value for a parameter."""
+    return name is not None and context.get_parameter_source(name) is not ParameterSource.DEFAULT
+
+
+def _title(parameter: click.Parameter) -> str:
+    titles = [condition.title for condition in parameter.only] if isinstance(parameter, Option) else []
+    return titles[0] if titles else "Options"
+
+
+def option(*declarations: str, **settings: Any) -> Decorator:
+    """Declare an option that may have conditions, as `only`."""
+    return click.option(*declarations, cls=Option, **settings)
+
+
+def options(*decorators: Decorator) -> Decorator:
+    """Combine declarations of options into one decorator, in their order."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for decorator in reversed(decorators):
+            command = decorator(command)
+        return command
+
+    return decorate
+
+
+def stage_option(*declarations: str, **settings: Any) -> Decorator:
+    """Declare an option that takes the name of a stage."""
+    return option(*declarations, metavar="STAGE", callback=_known_stage, **settings)
+
+
+def _known_stage(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:  # noqa: ARG001 - click's signature
+    """Return the name of a stage as it is; raise ConfigError with the nearest name for an unknown one."""
+    if value is not None and value not in STAGES:
+        raise ConfigError(f"{parameter.opts[0]}: unknown stage '{value}'{nearest(value, STAGES)}")
+    return value
+
+
+AS_JSON: Final[Decorator] = option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+DRY_RUN: Final[Decorator] = option("--dry-run", is_flag=True, help="Print what would be done, and do nothing.")
+
+
+def run_dir_option(only: Only | None = None, default: str = "runs/NAME") -> Decorator:
+    """Declare --run-dir."""
+    return option("--run-dir", type=FILE, metavar="DIR", only=only, help=f"The run folder.  [default: {default}]")
+
+
+def set_option(only: Only | None = None) -> Decorator:
+    """Declare --set."""
+    return option(
+        "--set", "overrides", multiple=True, metavar="KEY=VALUE", only=only,
+        help="Override a key, e.g. distill.epochs=3 or target.pc.threads=2. Repeatable.",
     )  # fmt: skip
-    for option in reversed(options):
-        command = option(command)
-    return command
 
 
-def file_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options of commands that take an ONNX file in place of a configuration."""
-    options = (
-        click.option("--data", type=FILE, metavar="FILE.npz", help="Real inputs for an ONNX file, and labels if any."),
-        click.option("--target", "kit_names", multiple=True, metavar="KIT", help="A kit that an ONNX file is for."),
-        click.option("--arch", help="The processor that it is for, e.g. aarch64; by default this machine's."),
-        click.option(
-            "--shape", "shapes", multiple=True, metavar="NAME=1x3x224x224", help="Fix a dynamic input of an ONNX file."
-        ),
-        click.option("-o", "output", type=FILE, help="Where to write; by default beside the ONNX file."),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
+def from_option(only: Only | None = None) -> Decorator:
+    """Declare --from."""
+    *names, last = STAGES
+    return stage_option(
+        "--from", "start", only=only,
+        help=f"Run this stage and all later stages again: {', '.join(names)} or {last}.",
+    )  # fmt: skip
 
 
-def refuse_file_options(config: Path, options: dict[str, Any]) -> None:
-    """Raise ConfigError for an option of ONNX files that is given with a configuration."""
-    for name in ("data", "kit_names", "arch", "shapes", "output", "skip", "activations", "precision"):
-        if options.get(name):
-            flag = {"kit_names": "--target", "shapes": "--shape", "output": "-o"}.get(name, f"--{name}")
-            raise ConfigError(f"{flag} is for an ONNX file; {config} says such things itself")
+run_options = options(run_dir_option(), set_option(), from_option(), DRY_RUN, AS_JSON)
+"""The options of commands that run the pipeline of a configuration."""
+
+
+def quoted(path: Path) -> str:
+    """Return an absolute path as a TOML string, for an override."""
+    return json.dumps(str(path.resolve()), ensure_ascii=False)
 
 
 def surroundings(context: click.Context) -> tuple[dict[str, Kit], Reporter]:
-    """Return the kits that are found, the user's own among them, and the voice that the options ask for."""
+    """Return the available kits, including the user's own, and a progress reporter as verbose as the options ask for."""
     from edgedistill.kits.kits import find_kits
     from edgedistill.runtime import processes
     from edgedistill.runtime.progress import Reporter
 
     folders, quiet, verbose = context.obj
     return find_kits(folders), Reporter(quiet=quiet or not processes.is_first(), verbose=verbose)
+
+
+def require_run(folder: Path) -> None:
+    """Raise ConfigError unless a folder is a run folder."""
+    if not (folder / "manifest.json").is_file():
+        raise ConfigError(f"{folder}: not a run folder; it has no manifest.json")

@@ -1,4 +1,4 @@
-"""What commands print on stdout; heavy imports wait until there is something to print."""
+"""Print the results of commands; heavy imports wait until there is something to print."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def show_job(job: Job, *, as_json: bool) -> None:
-    """Print what a pipeline made: the comparison where something was measured, else a line for each stage."""
+    """Print the results of a run: the comparison if something was measured, otherwise a line per stage."""
     from edgedistill.runtime import processes
 
     if not processes.is_first():
@@ -33,7 +33,7 @@ def show_job(job: Job, *, as_json: bool) -> None:
 
 
 def show_plan(steps: Sequence[Step], *, as_json: bool) -> None:
-    """Print what a run would do: what is done, what is to run and why, and what each took last time."""
+    """Print the plan of a run: for each stage whether it is done, why it would run, and how long it took last time."""
     if as_json:
         found = [asdict(step) for step in steps]
         click.echo(json.dumps({"schema": "edgedistill.plan/1", "stages": found}, indent=2))
@@ -44,12 +44,12 @@ def show_plan(steps: Sequence[Step], *, as_json: bool) -> None:
     to_run = [step for step in steps if not step.cached]
     known = [step.seconds for step in to_run if step.seconds is not None]
     if known:
-        new = f", and {len(to_run) - len(known)} stages that have not run yet" if len(known) < len(to_run) else ""
-        click.echo(f"to run: about {sum(known):.0f} s by last time{new}")
+        new = f", plus {len(to_run) - len(known)} stages that never ran" if len(known) < len(to_run) else ""
+        click.echo(f"to run: about {sum(known):.0f} s, as last time{new}")
 
 
 def _show_measured(job: Job, *, as_json: bool) -> None:
-    """Print the comparison of a run's models and hold the configuration's gates against it."""
+    """Print the comparison of a run's models and the outcomes of the configuration's gates."""
     from edgedistill.gates.judge import compare_job, require_passed
 
     comparison, form = compare_job(job), "json" if as_json else None
@@ -61,7 +61,7 @@ def _show_measured(job: Job, *, as_json: bool) -> None:
 
 
 def print_comparison(comparison: Comparison, form: str | None = None) -> None:
-    """Print a comparison as a table that fits the terminal, as "json" or as "markdown"."""
+    """Print a comparison as a table of the terminal's width, as "json" or as "markdown"."""
     from edgedistill.compare.comparison import to_json
     from edgedistill.compare.markdown import to_markdown
     from edgedistill.compare.table import render_table
@@ -75,7 +75,7 @@ def print_comparison(comparison: Comparison, form: str | None = None) -> None:
 
 
 def show_outcomes(outcomes: Sequence[Outcome], form: str | None) -> None:
-    """Print a line for each gate, as logs of CI systems want it; on stderr where stdout has another form."""
+    """Print a line per gate; on stderr if stdout is JSON or Markdown."""
     from edgedistill.gates.judge import line
 
     for outcome in outcomes:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgedistill.cli.options import FILE, surroundings
+from edgedistill.cli.options import AS_JSON, FILE, Command, option, run_dir_option, set_option, surroundings
 from edgedistill.errors import GateError, UndecidedError
 
 if TYPE_CHECKING:
@@ -18,33 +18,37 @@ if TYPE_CHECKING:
     from edgedistill.search.records import SearchResult, TargetResult
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("config_path", metavar="CONFIG", type=FILE)
-@click.option(
+@option(
     "--model",
     "models",
     multiple=True,
     metavar="SPEC",
     help="A model family to try: zoo:ds-cnn, your own function, or prune. Repeatable.  [default: all that take the data]",
 )
-@click.option(
+@option(
     "--epochs",
+    metavar="N",
     type=click.IntRange(0),
     default=0,
     show_default=True,
     help="Epochs of distillation for the largest student of each family, to rank them; 0 trains nothing.",
 )
-@click.option("--processes", type=click.IntRange(1), default=3, show_default=True, help="Fresh processes per model.")
-@click.option(
+@option(
+    "--processes", metavar="N", type=click.IntRange(1), default=3, show_default=True, help="Fresh processes per model."
+)
+@option(
     "--seconds",
+    metavar="S",
     type=click.FloatRange(0, min_open=True),
     default=0.5,
     show_default=True,
     help="Seconds of inference per process.",
 )
-@click.option("--run-dir", type=FILE, help="The run folder; by default runs/NAME.")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key, e.g. data.size=64.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@run_dir_option()
+@set_option()
+@AS_JSON
 @click.pass_context
 def search(context: click.Context, /, config_path: Path, overrides: tuple[str, ...], **options: Any) -> None:
     """Find students within the budgets of CONFIG by measuring untrained models on its devices.

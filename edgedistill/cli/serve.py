@@ -1,4 +1,4 @@
-"""The command that gives a run's models to browsers; only click is imported, so that `--help` answers at once."""
+"""The command `serve`; heavy imports wait until it runs, so that `--help` is fast."""
 
 from __future__ import annotations
 
@@ -7,26 +7,31 @@ from typing import Any
 
 import click
 
-from edgedistill.cli.options import FILE, surroundings
+from edgedistill.cli.options import FILE, Command, option, surroundings
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("run_folder", metavar="RUN", type=FILE)
-@click.option("--host", metavar="ADDRESS", help="Where to listen; by default this machine's address in its network.")
-@click.option("--port", type=click.IntRange(0, 65535), default=0, help="The port; by default any that is free.")
-@click.option(
-    "--http", is_flag=True, help="Plain HTTP: no warning on the phone, but one thread, no WebGPU, a coarse timer."
+@option(
+    "--host",
+    metavar="ADDRESS",
+    help="The address to listen on.  [default: this machine's address in the local network]",
 )
-@click.option("--runtime", type=FILE, metavar="PATH",
-              help="onnxruntime-web from npm, a .tgz or a folder, where there is no network; otherwise fetched once.")  # fmt: skip
-@click.option("--encoding", "encodings", multiple=True, metavar="FORM",
-              help="Give int8 in this form, e.g. s8-i32; may be given several times, to measure which is the fastest.")  # fmt: skip
-@click.option("--count", type=click.IntRange(1), metavar="N", help="End after N measurements; by default at Ctrl-C.")
+@option("--port", metavar="N", type=click.IntRange(0, 65535), default=0, help="The port.  [default: any free port]")
+@option(
+    "--http", is_flag=True, help="Use plain HTTP: no certificate warning, but one thread, no WebGPU and a coarse timer."
+)
+@option("--runtime", type=FILE, metavar="PATH",
+              help="onnxruntime-web from npm as a .tgz file or a folder, for use without a network.  [default: downloaded once]")  # fmt: skip
+@option("--encoding", "encodings", multiple=True, metavar="FORM",
+              help="Serve int8 in this encoding, e.g. s8-i32. Repeat to compare encodings.")  # fmt: skip
+@option("--count", type=click.IntRange(1), metavar="N", help="Stop after N measurements.  [default: at Ctrl-C]")
 @click.pass_context
 def serve(context: click.Context, /, run_folder: Path, **options: Any) -> None:
-    """Let phones measure RUN's models in their browsers: scan the QR code. The figures join the run.
+    """Serve a page that measures the models of RUN in the browser of a phone; results are stored in RUN.
 
-    The link holds a secret; nothing is given out, or taken, without it. Exit code 4: a device's answers were wrong.
+    Prints a QR code for the phone. The link contains a secret that every request needs. Exit code 4: a device computed wrong
+    outputs.
     """
     from edgedistill.serve.command import Request, serve
 

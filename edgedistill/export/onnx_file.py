@@ -146,19 +146,47 @@ def quantize_file(
             kit takes no unsigned activations.
         LintError: a kit that was named would not run the result as it is.
     """
-    if order.data is None:
-        raise ConfigError(
-            "int8 takes its ranges from real inputs, never guessed: give them with --data calibration.npz"
-        )
+    require_calibration(order)
     given = _Given(order.taking(activations))
-    if is_quantized(given.model):
-        raise ConfigError(f"{order.model}: is quantized already; 'edgedistill export' writes it for a kit")
+    require_float(order, given.model)
     source = given.simplified(PER_CHANNEL_OPSET)
     canonical_int8, layers = quantize_onnx(source, given.samples.first(CALIBRATION), skip, ranges, activations)
-    result = given.result(given.write(canonical_int8, _variants(given.order, "int8", canonical_int8)), layers)
+    variants = variants_of(given.order, "int8", opset_of(canonical_int8), activations_of(canonical_int8))
+    result = given.result(given.write(canonical_int8, variants), layers)
     if not any(_lost_much(result, one) for one in result.files):
         return result
     return result.model_copy(update={"sensitivity": _sensitivity(given, source, layers, activations)})
+
+
+def require_calibration(order: Order) -> None:
+    """Raise ConfigError for an order without real inputs to calibrate with."""
+    if order.data is None:
+        raise ConfigError("int8 ranges are measured on real inputs; give some with --data calibration.npz")
+
+
+def require_float(order: Order, model: onnx.ModelProto) -> None:
+    """Raise ConfigError for a model that is quantized already."""
+    if is_quantized(model):
+        raise ConfigError(f"{order.model}: already quantized; 'edgedistill export' writes it for a kit")
+
+
+def require_exportable(order: Order, model: onnx.ModelProto, precision: str) -> None:
+    """Raise ConfigError for int8 of a float model, and for a float precision of a quantized model."""
+    if is_quantized(model) == (precision == "int8"):
+        return
+    raise ConfigError(
+        f"{order.model}: a float model; first run 'edgedistill quantize {order.model} --data calibration.npz'"
+        if precision == "int8"
+        else f"{order.model}: already quantized; export it with --precision int8"
+    )
+
+
+def require_inputs(order: Order, variants: list[Variant]) -> None:
+    """Raise ConfigError for a file in float16 without real inputs."""
+    if order.data is None and any(is_half(variant) for variant in variants):
+        raise ConfigError(
+            "float16 overflows above 65504, and only real inputs show where; give some with --data FILE.npz"
+        )
 
 
 def _lost_much(result: Result, one: Written) -> bool:
@@ -192,18 +220,14 @@ def export_file(order: Order, precision: str) -> Result:
         LintError: a kit would not run the file as it is.
     """
     given = _Given(order)
-    if is_quantized(given.model) != (precision == "int8"):
-        raise ConfigError(
-            f"{order.model}: is a float model; first 'edgedistill quantize {order.model} --data calibration.npz'"
-            if precision == "int8"
-            else f"{order.model}: is quantized already; export it with --precision int8"
-        )
+    require_exportable(order, given.model, precision)
     if precision == "int8":
         source = canonical(given.model)
         given.order = order.taking(activations_of(source))
     else:
         source = given.model if precision == "fp32" else given.simplified(0)
-    files = given.write(source, _variants(given.order, precision, source))
+    variants = variants_of(given.order, precision, opset_of(source), activations_of(source))
+    files = given.write(source, variants)
     return given.result(files, {})
 
 
@@ -255,14 +279,11 @@ class _Given:
 
     def write(self, source: onnx.ModelProto, variants: list[Variant]) -> list[Written]:
         """Write a model in each form, and hold it against the one that was given."""
-        if self.order.data is None and any(is_half(variant) for variant in variants):
-            raise ConfigError(
-                "float16 holds nothing above 65504, and real inputs must show what is: give --data FILE.npz"
-            )
+        require_inputs(self.order, variants)
         return [self._write(source, variant, alone=len(variants) == 1) for variant in variants]
 
     def _write(self, source: onnx.ModelProto, variant: Variant, *, alone: bool) -> Written:
-        path, few = _path(self.order, variant, alone=alone), self.samples.first(CALIBRATION)
+        path, few = output_path(self.order, variant, alone=alone), self.samples.first(CALIBRATION)
         model, kept = in_form(to_opset(source, variant.opset, few), variant, few)
         annotate(model, metadata_of(self.model))
         warnings = require_clean(model, self.order.kits, variant.encoding, path.name)
@@ -348,11 +369,11 @@ def _require_plain(path: Path, model: onnx.ModelProto) -> None:
             )
 
 
-def _variants(order: Order, precision: str, source: onnx.ModelProto) -> list[Variant]:
-    """Return the files to write: for each encoding that a kit takes one, of the model's opset or the highest it takes."""
-    opset, wanted = opset_of(source), dict[Encoding | None, int]()
+def variants_of(order: Order, precision: str, opset: int, activations: Activations) -> list[Variant]:
+    """Return the files to write for a model of an opset: one per encoding of the kits, in an opset that they take."""
+    wanted: dict[Encoding | None, int] = {}
     if not order.kits:
-        own: Encoding = "u8-f32" if activations_of(source) == "unsigned" else "s8-f32"
+        own: Encoding = "u8-f32" if activations == "unsigned" else "s8-f32"
         wanted[own if precision == "int8" else None] = opset
     for kit in order.kits:
         if precision not in kit.precisions:
@@ -364,13 +385,13 @@ def _variants(order: Order, precision: str, source: onnx.ModelProto) -> list[Var
     return [Variant(precision, encoding, max(most, lowest.get(encoding or "", 0))) for encoding, most in wanted.items()]
 
 
-def _path(order: Order, variant: Variant, *, alone: bool) -> Path:
-    """Return where to write: what -o says, with the encoding in its name where there are several."""
+def output_path(order: Order, variant: Variant, *, alone: bool) -> Path:
+    """Return the file to write: the path of -o, with the encoding in its name if there are several files."""
     again = order.model.stem.endswith(f"-{variant.precision}")
     name = order.model.stem if again else f"{order.model.stem}-{variant.precision}"
     path = order.output or order.model.with_name(f"{name}.onnx")
     if variant.encoding and (again or variant.encoding != "s8-f32") and not (alone and order.output):
         path = path.with_name(f"{path.stem}-{variant.encoding}.onnx")
     if path.resolve() == order.model.resolve():
-        raise ConfigError(f"{path}: would replace the model that it is made from; give -o another name")
+        raise ConfigError(f"{path}: would overwrite the input model; choose another file with -o")
     return path

@@ -234,7 +234,7 @@ def test_the_gates_of_a_configuration(baseline, tmp_path):
     config.write_text(body)
     result = gated(baseline, SLOWER, extra=("--config", config))
     assert result.returncode == 2
-    assert "no gates in it" in result.stderr
+    assert "no gates; add for example [gate]" in result.stderr
     config.write_text(body + '[gate]\nfail_if = ["p95_ms > +5%", "p95 > 5"]\n')
     result = gated(baseline, SLOWER, extra=("--config", config))
     assert result.returncode == 2

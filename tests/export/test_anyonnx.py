@@ -121,7 +121,7 @@ def test_an_int8_file_is_written_in_other_encodings_later(model: Path, data: Pat
     assert [one.file.name for one in made.files] == ["net-int8-u8-i32.onnx"]
     assert made.random
     assert made.files[0].parity.agreement == 1.0
-    with pytest.raises(ConfigError, match=r"float16 holds nothing above 65504.*give --data"):
+    with pytest.raises(ConfigError, match=r"float16 overflows above 65504.*give some with --data"):
         export_file(order(first, kits=(kits["strong"],)), "int8")
     assert not first.with_name("net-int8-s8-f16.onnx").exists()
     both = export_file(order(first, data, kits=(kits["strong"],)), "int8")
@@ -171,16 +171,19 @@ def test_much_lost_names_the_layers_that_lose_it(tmp_path: Path) -> None:
 def test_what_cannot_be_done_says_why(model: Path, data: Path, kits: dict, tmp_path: Path) -> None:
     first = quantize_file(order(model, data)).files[0].file
     cases = [
-        (lambda: quantize_file(order(model)), "never guessed: give them with --data"),
-        (lambda: quantize_file(order(first, data)), "is quantized already"),
+        (lambda: quantize_file(order(model)), "measured on real inputs; give some with --data"),
+        (lambda: quantize_file(order(first, data)), "already quantized"),
         (
             lambda: export_file(order(model, kits=(kits["ort"],)), "int8"),
-            "is a float model; first 'edgedistill quantize",
+            "a float model; first run 'edgedistill quantize",
         ),
         (lambda: export_file(order(first, kits=(kits["ort"],)), "fp32"), "export it with --precision int8"),
         (lambda: export_file(order(model, data, kits=(kits["ort"],)), "fp16"), "kit 'ort' has no precision 'fp16'"),
         (lambda: quantize_file(order(model, data), ("conv7",)), "no layer 'conv7' to keep in float"),
-        (lambda: quantize_file(order(model, data, output=model)), "would replace the model that it is made from"),
+        (
+            lambda: quantize_file(order(model, data, output=model)),
+            "would overwrite the input model; choose another file with -o",
+        ),
         (lambda: quantize_file(order(model, data, shapes={"y": (1,)})), "the model has no such input"),
     ]
     for call, words in cases:
@@ -245,7 +248,7 @@ def test_on_the_command_line_the_files_ending_decides(model: Path, data: Path, t
     assert code == 0
     assert "net-fp32.onnx: fp32, opset 11" in text
     assert run("export", model)[0] == 2
-    assert "name a kit with --target, and a --precision" in run("export", model)[1]
+    assert "choose a kit with --target, and --precision" in run("export", model)[1]
     config = tmp_path / "edgedistill.toml"
     for option in (
         ("--data", data), ("--skip", "a"), ("--target", "ort"), ("--shape", "x=1"), ("-o", "f.onnx"),
@@ -253,8 +256,8 @@ def test_on_the_command_line_the_files_ending_decides(model: Path, data: Path, t
     ):  # fmt: skip
         code, text = run("quantize", config, *option)
         assert code == 2
-        assert f"{option[0]} is for an ONNX file" in text
-    assert "--precision is for an ONNX file" in run("export", config, "--precision", "fp32")[1]
+        assert f"{option[0]} only applies to .onnx files" in text
+    assert "--precision only applies to .onnx files" in run("export", config, "--precision", "fp32")[1]
 
 
 @pytest.fixture

@@ -94,13 +94,18 @@ def test_mistakes_on_the_command_line(folder: Path) -> None:
         (("run", "empty"), "a folder, not a .toml file"),
         (("run", "config.toml", "--set", "distill.epoch=3"), "perhaps 'epochs'"),
         (("run", "config.toml", "--set", "distill"), "write KEY=VALUE"),
-        (("run", "config.toml", "--until", "tomorrow"), "'tomorrow' is not one of"),
+        (("run", "config.toml", "--from", "distil"), "--from: unknown stage 'distil'; perhaps 'distill'?"),
+        (("teacher", "config.toml", "--from", "bench"), "'bench' comes after 'teacher'"),
+        (("run", "config.toml", "--until", "tomorrow"), "--until: unknown stage 'tomorrow'; known are: bench"),
         (("rum", "config.toml"), "No such command 'rum'"),
         (("bench", "not.onnx"), "--target"),
         (("bench", "not.onnx", "--target", "orb"), "perhaps 'ort'"),
         (("bench", "not.onnx", "--target", "ort"), "not an ONNX model"),
         (("bench", "none.onnx", "--target", "ort"), "No such file"),
-        (("bench", "config.toml", "--target", "ort"), "names its targets itself"),
+        (
+            ("bench", "config.toml", "--target", "ort"),
+            "--target only applies to .onnx files; add a [[target]] to config.toml instead",
+        ),
         (("compare", "nowhere"), "no such run folder or measurement file"),
     ):
         result = edgedistill(*arguments, cwd=folder)

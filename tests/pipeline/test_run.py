@@ -143,7 +143,7 @@ def test_a_distillation_key_reruns_from_distillation_on(copied: Path) -> None:
     assert lines[3].endswith("distill.temperature 4.0 \u2192 2.0")
     assert re.match(r"student +to run  [\d.]+ s last time ", lines[3])
     assert lines[4].endswith("after student")
-    assert re.fullmatch(r"to run: about \d+ s by last time", lines[9])
+    assert re.fullmatch(r"to run: about \d+ s, as last time", lines[9])
     labels = run / "soft_labels" / "logits.npy"
     stamp = labels.stat().st_mtime_ns
     result = edgedistill("run", "edgedistill.toml", "--set", "distill.temperature=2", "--until", "distill", cwd=copied)
@@ -233,7 +233,7 @@ def test_runs_share_soft_labels_and_verify_them(copied: Path) -> None:
     assert controls[0] == controls[1]
     verified = edgedistill("cache", "verify", *other, cwd=copied)
     assert verified.returncode == 0, verified.stderr
-    assert "they hold" in verified.stdout
+    assert "the cache is correct" in verified.stdout
     listed = edgedistill("cache", "list", cwd=copied).stdout
     assert "1 caches" in listed
     assert "1 controls" in listed
@@ -249,10 +249,10 @@ def test_runs_share_soft_labels_and_verify_them(copied: Path) -> None:
     (copied / "runs/other/manifest.json").write_text(json.dumps(run))
     broken = edgedistill("cache", "verify", *other, cwd=copied)
     assert broken.returncode == 4, broken.stderr
-    assert "they do not hold" in broken.stderr
+    assert "too large; run 'edgedistill run" in broken.stderr
     again = edgedistill("distill", *other, "--from", "soft_labels", cwd=copied)
     assert again.returncode == 0, again.stderr
-    assert "they hold" in edgedistill("cache", "verify", *other, cwd=copied).stdout
+    assert "the cache is correct" in edgedistill("cache", "verify", *other, cwd=copied).stdout
 
 
 def test_compare_report_and_json(finished: Path) -> None:

@@ -1,0 +1,258 @@
+"""Commands that take an ONNX file, some of them a configuration instead; heavy imports wait until they run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from edgedistill.cli.options import (
+    AS_JSON,
+    CONFIG,
+    DRY_RUN,
+    FILE,
+    ONNX,
+    TARGET,
+    Command,
+    Condition,
+    Only,
+    from_option,
+    is_onnx,
+    option,
+    options,
+    quoted,
+    run_dir_option,
+    set_option,
+    surroundings,
+)
+from edgedistill.cli.output import print_comparison
+from edgedistill.cli.run import run_config
+from edgedistill.errors import ConfigError, DeviceError
+
+if TYPE_CHECKING:
+    from edgedistill.deploy.bench_plan import BenchPlan
+    from edgedistill.deploy.onnx_file import BenchOptions
+    from edgedistill.export.file_plan import FilePlan
+    from edgedistill.export.onnx_file import Order, Result
+    from edgedistill.graphs.random_inputs import Shapes
+    from edgedistill.kits.kits import Kit
+    from edgedistill.records.base import Activations
+
+THREADS, PROCESSES, SECONDS = 1, 5, 2.0
+"""How an ONNX file is measured by default: threads, fresh processes, and seconds of inference in each process."""
+
+FIX: Final = Condition("with --fix", lambda given: bool(given["fix"]))
+NO_KEYS: Final[Only] = {CONFIG: "remove it: {model_or_config} has no configuration keys"}
+NO_STAGES: Final[Only] = {CONFIG: "remove it: {model_or_config} has no stages"}
+ADD_TARGET: Final = "add --target, or remove --arch"
+
+
+def key(name: str, value: str = "VALUE") -> Only:
+    """Return the condition of an option for .onnx files that stands for a key of a configuration."""
+    return {ONNX: f"set {name} in {{model_or_config}} instead, or use --set {name}={value}"}
+
+
+pipeline_options = options(set_option(NO_KEYS), from_option(NO_STAGES), DRY_RUN, AS_JSON)
+form_options = options(
+    option("--data", type=FILE, metavar="FILE.npz", help="Real inputs, and labels if any.",
+           only={ONNX: "set data.train in {model_or_config} instead"}),
+    option("--target", "kit_names", multiple=True, metavar="KIT", help="A kit that will run the file. Repeatable.",
+           only={ONNX: "add a [[target]] to {model_or_config} instead"}),
+    option("--arch", metavar="NAME", help="The processor that will run the file, e.g. aarch64.  [default: this machine's]",
+           only={ONNX: "remove it: {model_or_config} covers all processors of its kits",
+                 TARGET: ADD_TARGET}),
+    option("--shape", "shapes", multiple=True, metavar="NAME=1x3x224x224", help="The shape of a dynamic input. Repeatable.",
+           only={ONNX: "remove it: the data in {model_or_config} sets the input shape"}),
+    option("-o", "output", type=FILE, metavar="FILE", help="The file to write.  [default: beside the model]",
+           only={ONNX: "use --run-dir instead"}),
+    run_dir_option({CONFIG: "use -o FILE instead"}),
+)  # fmt: skip
+"""The options that say what an ONNX file is written for."""
+
+
+@click.command(cls=Command)
+@click.argument("model_or_config", type=FILE)
+@form_options
+@option("--skip", multiple=True, metavar="NODE", help="A layer to leave in float. Repeatable.",
+        only=key("quantize.skip", "[...]"))  # fmt: skip
+@option("--activations", type=click.Choice(["signed", "unsigned"]),
+        help="unsigned: finer steps after a ReLU; not for TensorRT or x86 without VNNI.  [default: signed]",
+        only=key("quantize.activations"))  # fmt: skip
+@pipeline_options
+@click.pass_context
+def quantize(
+    context: click.Context, /, model_or_config: Path, skip: tuple[str, ...], activations: Activations | None, **options: Any
+) -> None:  # fmt: skip
+    """Quantize the student of a configuration, or a float .onnx file with --data FILE.npz.
+
+    With a configuration, runs the earlier stages first if needed.
+    """
+    if not is_onnx(context.params):
+        run_config(context, model_or_config, "quantize", options)
+        return
+    from edgedistill.export.file_plan import plan_quantize
+    from edgedistill.export.onnx_file import quantize_file
+
+    order, chosen = _order(context, model_or_config, options), activations or "signed"
+    make = plan_quantize(order, skip, chosen) if options["dry_run"] else quantize_file(order, skip, activations=chosen)
+    _show(make, as_json=options["as_json"])
+
+
+@click.command(cls=Command)
+@click.argument("model_or_config", type=FILE)
+@form_options
+@option("--precision", type=click.Choice(["fp32", "fp16", "int8"]), help="The precision to write.",
+        only={ONNX: "set precisions of a [[target]] in {model_or_config} instead"})  # fmt: skip
+@pipeline_options
+@click.pass_context
+def export(context: click.Context, /, model_or_config: Path, precision: str | None, **options: Any) -> None:
+    """Export the models of a configuration, or an .onnx file for a kit with --target KIT.
+
+    With a configuration, runs the earlier stages first if needed.
+    """
+    if not is_onnx(context.params):
+        run_config(context, model_or_config, "export", options)
+        return
+    from edgedistill.export.file_plan import plan_export
+    from edgedistill.export.onnx_file import export_file
+
+    if precision is None or not options["kit_names"]:
+        raise ConfigError(f"{model_or_config}: choose a kit with --target, and --precision fp32, fp16 or int8")
+    order = _order(context, model_or_config, options)
+    make = plan_export if options["dry_run"] else export_file
+    _show(make(order, precision), as_json=options["as_json"])
+
+
+def _order(context: click.Context, model: Path, options: dict[str, Any]) -> Order:
+    from edgedistill.export.onnx_file import Order
+    from edgedistill.graphs.shapes import parse_shapes
+    from edgedistill.kits.kits import find_kit
+
+    kits, _ = surroundings(context)
+    chosen = tuple(find_kit(name, kits) for name in dict.fromkeys(options["kit_names"]))
+    given = {name: options[name] for name in ("data", "arch", "output")}
+    return Order(model=model, kits=chosen, shapes=parse_shapes(options["shapes"]), **given)
+
+
+def _show(result: Result | FilePlan | BenchPlan, *, as_json: bool) -> None:
+    for line in [result.to_json()] if as_json else result.lines():
+        click.echo(line)
+
+
+@click.command(cls=Command)
+@click.argument("model_or_config", type=FILE)
+@option("--target", "kit_names", multiple=True, metavar="KIT", help="A kit to measure with. Repeatable.",
+        only={ONNX: "add a [[target]] to {model_or_config} instead"})  # fmt: skip
+@option("--device", default="local", show_default=True, metavar="URL", help="The device: ssh://user@host, adb://serial.",
+        only=key("target.NAME.device", "URL"))  # fmt: skip
+@option("--shape", "shapes", multiple=True, metavar="NAME=1x3x224x224", help="The shape of a dynamic input. Repeatable.",
+        only={ONNX: "remove it: the data in {model_or_config} sets the input shape"})  # fmt: skip
+@option("--threads", metavar="N", type=click.IntRange(1), default=THREADS, show_default=True, help="Threads of the engine.",
+        only=key("target.NAME.threads", "N"))  # fmt: skip
+@option("--processes", metavar="N", type=click.IntRange(1),
+        help=f"Fresh processes per model.  [default: {PROCESSES}, or bench.processes of the configuration]")  # fmt: skip
+@option("--seconds", metavar="S", type=click.FloatRange(0, min_open=True),
+        help=f"Seconds of inference per process.  [default: {SECONDS:g}, or bench.seconds of the configuration]")  # fmt: skip
+@option("--soak", "soak_minutes", type=click.FloatRange(0, min_open=True), metavar="MINUTES",
+        help="Afterwards, minutes of continuous inference, to find throttling and power.")  # fmt: skip
+@option(
+    "--meter", type=FILE, metavar="FILE.csv", help="A file that an external power meter writes during the measurement."
+)
+@run_dir_option(default="runs/NAME, or runs/MODEL of an .onnx file")
+@pipeline_options
+@click.pass_context
+def bench(context: click.Context, /, model_or_config: Path, **options: Any) -> None:
+    """Measure the models of a configuration on its targets, or an .onnx file with --target KIT.
+
+    With a configuration, runs the earlier stages first if needed.
+    """
+    if is_onnx(context.params):
+        _bench_file(context, model_or_config, options)
+        return
+    overrides = (*options["overrides"], *bench_overrides(options))
+    run_config(context, model_or_config, "bench", options | {"overrides": overrides})
+
+
+def bench_overrides(options: dict[str, Any]) -> tuple[str, ...]:
+    """Return the options of `bench` that a configuration has keys for, as overrides of these keys."""
+    values = {name: options[name] for name in ("processes", "seconds", "soak_minutes")}
+    values |= {"meter": options["meter"] and quoted(options["meter"])}
+    return tuple(f"bench.{name}={value}" for name, value in values.items() if value is not None)
+
+
+def _bench_file(context: click.Context, model: Path, options: dict[str, Any]) -> None:
+    from edgedistill.deploy.bench_plan import plan_bench
+    from edgedistill.graphs.shapes import parse_shapes
+    from edgedistill.kits.kits import find_kit
+
+    kits, _ = surroundings(context)
+    if not options["kit_names"]:
+        raise ConfigError(f"{model}: choose a kit with --target; the kits are {', '.join(sorted(kits))}")
+    chosen = [find_kit(name, kits) for name in dict.fromkeys(options["kit_names"])]
+    folder, shapes = options["run_dir"] or Path("runs") / model.stem, parse_shapes(options["shapes"])
+    if options["dry_run"]:
+        _show(plan_bench(model, chosen, _bench_options(options), folder, shapes), as_json=options["as_json"])
+        return
+    _measure(context, model, chosen, shapes, options | {"run_dir": folder})
+
+
+def _bench_options(options: dict[str, Any]) -> BenchOptions:
+    from edgedistill.deploy.devices.address import parse_address
+    from edgedistill.deploy.onnx_file import BenchOptions
+
+    return BenchOptions(
+        device=parse_address(options["device"]).text, threads=options["threads"], meter=options["meter"],
+        processes=options["processes"] or PROCESSES, seconds=options["seconds"] or SECONDS,
+        soak_minutes=options["soak_minutes"] or 0.0,
+    )  # fmt: skip
+
+
+def _measure(context: click.Context, model: Path, kits: list[Kit], shapes: Shapes, options: dict[str, Any]) -> None:
+    """Measure an ONNX file on kits, and print the comparison; raises DeviceError if a kit failed."""
+    from edgedistill.compare.comparison import compare
+    from edgedistill.deploy.onnx_file import bench_on_kits, prepare_onnx
+
+    how, report = _bench_options(options), surroundings(context)[1]
+    prepared = prepare_onnx(model, options["run_dir"] / "onnx", shapes)
+    for choice in prepared.choices:
+        report.line(choice)
+    results = bench_on_kits(prepared, kits, how, options["run_dir"], report.line)
+    failed = [f"{kit}: {result}" for kit, result in results if isinstance(result, str)]
+    measured = [result for _, result in results if not isinstance(result, str)]
+    if measured:
+        print_comparison(compare(measured[0], measured[1:]), "json" if options["as_json"] else None)
+    if failed:
+        raise DeviceError("\n".join(failed))
+
+
+@click.command(cls=Command)
+@click.argument("model", type=FILE)
+@option("--target", "kit_names", multiple=True, metavar="KIT", help="A kit that will run the model. Repeatable.")
+@option("--arch", metavar="NAME", help="The processor that will run the model, e.g. aarch64.  [default: this machine's]",
+        only={TARGET: ADD_TARGET})  # fmt: skip
+@option("--compile", is_flag=True, help="Also compile the model with TensorRT on this CPU (extra trt-check).")
+@option("--fix", is_flag=True, help="Write MODEL-fixed.onnx with the faults repaired that can be repaired exactly.")
+@option("-o", "output", type=FILE, metavar="FILE", help="The file to write.", only={FIX: "add --fix, or remove -o"})
+@AS_JSON
+@click.pass_context
+def lint(context: click.Context, /, kit_names: tuple[str, ...], as_json: bool, **options: Any) -> None:  # noqa: FBT001 - click passes flags
+    """Find operators of an ONNX MODEL that engines refuse, or run in float instead of int8.
+
+    Exit code 4: the model has errors.
+    """
+    from edgedistill.export.lint.command import Order, require_no_errors, run_lint, to_json
+    from edgedistill.kits.kits import find_kit
+
+    kits, _ = surroundings(context)
+    chosen = tuple(find_kit(name, kits) for name in dict.fromkeys(kit_names))
+    result = run_lint(Order(kits=chosen, others=() if chosen else tuple(kits.values()), **options))
+    if as_json:
+        click.echo(to_json(result))
+    else:
+        from rich.console import Console
+
+        from edgedistill.export.lint.table import print_result
+
+        print_result(result, Console(highlight=False))
+    require_no_errors(result)

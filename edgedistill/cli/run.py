@@ -1,0 +1,95 @@
+"""Commands that run the pipeline of a configuration; heavy imports wait until they run, so that `--help` is fast."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from edgedistill.cli.options import (
+    AS_JSON,
+    FILE,
+    STAGES,
+    Command,
+    option,
+    require_run,
+    run_options,
+    stage_option,
+    surroundings,
+)
+from edgedistill.cli.output import show_job, show_plan
+from edgedistill.errors import ConfigError
+
+EARLIER: Final = "runs the earlier stages first if needed."
+STAGE_HELP: Final = {
+    "teacher": "Train or load the teacher.",
+    "distill": f"Distil the student; {EARLIER}",
+    "compile": f"Compile the exported models for every target; {EARLIER}",
+}
+
+
+@click.command(cls=Command)
+@click.argument("config", type=FILE)
+@stage_option("--until", default="report", show_default=True, help="Stop after this stage.")
+@run_options
+@click.pass_context
+def run(context: click.Context, /, config: Path, until: str, **options: Any) -> None:
+    """Run all stages of CONFIG, an edgedistill.toml; reuse stages that are up to date."""
+    run_config(context, config, until, options)
+
+
+def stage_command(name: str) -> click.Command:
+    """Return the command that runs the stages of a configuration up to the one of this name."""
+
+    @click.argument("config", type=FILE)
+    @run_options
+    @click.pass_context
+    def command(context: click.Context, /, config: Path, **options: Any) -> None:
+        run_config(context, config, name, options)
+
+    return click.command(name, cls=Command, help=STAGE_HELP[name])(command)
+
+
+def run_config(context: click.Context, path: Path, until: str, options: dict[str, Any]) -> None:
+    """Run the stages of a configuration up to `until`, or print the plan, as the options say."""
+    from edgedistill.config.load import load_config
+    from edgedistill.pipeline.pipeline import Plan, dry_run, run_pipeline
+    from edgedistill.runtime.folder import Run
+
+    start = options["start"]
+    if start is not None and [*STAGES].index(start) > [*STAGES].index(until):
+        raise ConfigError(f"--from {start}: '{start}' comes after '{until}', the last stage of this command")
+    kits, report = surroundings(context)
+    config = load_config(path, options["overrides"])
+    folder = Run(options["run_dir"] or Path("runs") / config.name)
+    plan = Plan(STAGES[until], None if start is None else STAGES[start])
+    if options["dry_run"]:
+        show_plan(dry_run(config, folder, kits, report, plan), as_json=options["as_json"])
+        return
+    show_job(run_pipeline(config, folder, kits, report, plan), as_json=options["as_json"])
+
+
+@click.command(cls=Command)
+@option("--run-dir", type=FILE, metavar="DIR", default=Path("runs/demo"), show_default=True, help="The run folder.")
+@AS_JSON
+@click.pass_context
+def demo(context: click.Context, run_dir: Path, as_json: bool) -> None:  # noqa: FBT001 - click passes flags
+    """Run all stages on handwritten digits; takes one or two minutes, and prints a table and the path of a report."""
+    from edgedistill.config.load import load_config
+    from edgedistill.pipeline.pipeline import Plan, run_pipeline
+    from edgedistill.runtime.folder import Run
+
+    kits, reporter = surroundings(context)
+    config = load_config(Path(__file__).parents[1] / "config" / "demo.toml")
+    show_job(run_pipeline(config, Run(run_dir), kits, reporter, Plan()), as_json=as_json)
+
+
+@click.command(cls=Command)
+@click.argument("run_folder", metavar="RUN", type=FILE)
+def report(run_folder: Path) -> None:
+    """Write the HTML report of the run folder RUN again."""
+    from edgedistill.report.report import write_report
+
+    require_run(run_folder)
+    click.echo(f"Report: {write_report(run_folder)}")

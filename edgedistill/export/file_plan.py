@@ -1,0 +1,127 @@
+"""What `edgedistill quantize` and `export` of an ONNX file would write: `--dry-run`. Nothing is written here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, Literal
+
+import onnx
+
+from edgedistill.data.requests import read_samples
+from edgedistill.export.forms import Variant
+from edgedistill.export.onnx_file import (
+    PER_CHANNEL_OPSET,
+    Order,
+    output_path,
+    require_calibration,
+    require_exportable,
+    require_float,
+    require_inputs,
+    variants_of,
+)
+from edgedistill.graphs.canonical import canonical
+from edgedistill.graphs.encodings import activations_of
+from edgedistill.graphs.opset import opset_of
+from edgedistill.graphs.random_inputs import Shapes
+from edgedistill.graphs.read import fix_shapes, read_onnx
+from edgedistill.records.base import Activations, Encoding, Record
+from edgedistill.runtime.files import sha256_of
+
+SCHEMA: Final = "edgedistill.file_plan/1"
+
+
+class PlannedFile(Record):
+    """A file that would be written; `exists` tells whether it would replace one."""
+
+    file: Path
+    precision: str
+    encoding: Encoding | None
+    opset: int
+    exists: bool
+
+
+class FilePlan(Record):
+    """What would be done with an ONNX file.
+
+    `samples` is the number of real inputs in `data`; `choices` are the decisions about shapes that the user did not make, one
+    line each; `skip` names the layers to leave in float; `activations` is None where nothing is quantized.
+    """
+
+    command: Literal["quantize", "export"]
+    model: Path
+    sha256: str
+    shapes: Shapes
+    choices: tuple[str, ...]
+    data: Path | None
+    samples: int
+    kits: tuple[str, ...]
+    arch: str | None
+    precision: str
+    activations: Activations | None = None
+    skip: tuple[str, ...] = ()
+    files: tuple[PlannedFile, ...]
+
+    def to_json(self) -> str:
+        """Return the plan as JSON of schema edgedistill.file_plan/1."""
+        return json.dumps({"schema": SCHEMA, **self.model_dump(mode="json")}, indent=2)
+
+    def lines(self) -> Iterator[str]:
+        """Yield the plan for a person."""
+        kits = f" for {', '.join(self.kits)}" if self.kits else ""
+        arch = f" on {self.arch}" if self.arch else ""
+        data = f", with {self.samples:,} inputs of {self.data}" if self.data else ", with random inputs"
+        signs = f", {self.activations} activations" if self.activations else ""
+        yield f"would {self.command} {self.model}: {self.precision}{signs}{kits}{arch}{data}"
+        yield from (f"input {name}: {'x'.join(map(str, shape))}" for name, shape in self.shapes.items())
+        yield from self.choices
+        if self.skip:
+            yield f"left in float: {', '.join(self.skip)}"
+        for one in self.files:
+            encoding = f", encoding {one.encoding}" if one.encoding else ""
+            replaced = "; replaces the existing file" if one.exists else ""
+            yield f"would write {one.file}: {one.precision}, opset {one.opset}{encoding}{replaced}"
+
+
+def plan_quantize(order: Order, skip: tuple[str, ...], activations: Activations) -> FilePlan:
+    """Return what `quantize_file` would do; raises its errors as far as they are known without running the model."""
+    require_calibration(order)
+    model = read_onnx(order.model)
+    require_float(order, model)
+    taking = order.taking(activations)
+    variants = variants_of(taking, "int8", max(opset_of(model), PER_CHANNEL_OPSET), activations)
+    plan = _plan(order, "quantize", "int8", model, variants)
+    return plan.model_copy(update={"skip": skip, "activations": activations})
+
+
+def plan_export(order: Order, precision: str) -> FilePlan:
+    """Return what `export_file` would do; raises its errors as far as they are known without running the model."""
+    model = read_onnx(order.model)
+    require_exportable(order, model, precision)
+    activations: Activations = activations_of(canonical(model)) if precision == "int8" else "signed"
+    variants = variants_of(order.taking(activations), precision, opset_of(model), activations)
+    require_inputs(order, variants)
+    return _plan(order, "export", precision, model, variants)
+
+
+def _plan(
+    order: Order,
+    command: Literal["quantize", "export"],
+    precision: str,
+    model: onnx.ModelProto,
+    variants: list[Variant],
+) -> FilePlan:
+    samples = None if order.data is None else read_samples(order.data, model)
+    given = {} if samples is None else {name: tuple(array.shape[1:]) for name, array in samples.requests.items()}
+    shapes, choices = fix_shapes(model, order.shapes | given)
+    paths = [output_path(order, variant, alone=len(variants) == 1) for variant in variants]
+    return FilePlan(
+        command=command, model=order.model, sha256=sha256_of(order.model), shapes=shapes, choices=tuple(choices),
+        data=order.data, samples=0 if samples is None else len(next(iter(samples.requests.values()))),
+        kits=tuple(kit.name for kit in order.kits), arch=order.arch, precision=precision,
+        files=tuple(
+            PlannedFile(file=path, precision=one.precision, encoding=one.encoding, opset=one.opset, exists=path.exists())
+            for path, one in zip(paths, variants, strict=True)
+        ),
+    )  # fmt: skip

@@ -1,0 +1,219 @@
+"""One command, one input: an option is read, or refused with what to do instead; and dry runs of ONNX files."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner
+
+from edgedistill.cli.file import bench_overrides
+from edgedistill.cli.main import cli
+from edgedistill.cli.options import STAGES, Command, unread
+from edgedistill.config.load import load_config
+from edgedistill.errors import EdgedistillError
+from tests.support.small_onnx import text_model
+
+ONNX, CONFIG = "net.onnx", "demo.toml"
+UNREAD = {
+    "quantize": {ONNX: {"--set", "--from", "--run-dir", "--arch"},
+                 CONFIG: {"--data", "--target", "--arch", "--shape", "-o", "--skip", "--activations"}},
+    "export": {ONNX: {"--set", "--from", "--run-dir", "--arch"},
+               CONFIG: {"--data", "--target", "--arch", "--shape", "-o", "--precision"}},
+    "bench": {ONNX: {"--set", "--from"}, CONFIG: {"--target", "--device", "--shape", "--threads"}},
+    "lint": {ONNX: {"--arch", "-o"}},
+    "init": {"folder": {"--test", "--target", "--device", "--p95-ms", "--size-bytes", "--accuracy", "--epochs", "--name"}},
+    "compare": {"run": {"--junit"}},
+}  # fmt: skip
+"""By command and input, the options that the command does not read for this input without another option."""
+VALUES = {
+    "--shape": "x=1x2", "--activations": "unsigned", "--from": "data", "--until": "report", "--precision": "int8",
+    "--set": "seed=1", "--fail-if": "p95_ms > +5%", "--accuracy": "0.5",
+}  # fmt: skip
+
+
+def commands(group: click.Group = cli, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from commands(command, (*above, name))
+        else:
+            yield (*above, name), command
+
+
+def cases() -> Iterator[tuple[tuple[str, ...], str, str]]:
+    for name, command in commands():
+        for given in UNREAD.get(name[0], {"input": set()}):
+            for option in command.params:
+                if isinstance(option, click.Option):
+                    yield name, given, max(option.opts, key=len)
+
+
+def words(option: click.Option) -> list[str]:
+    flag = max(option.opts, key=len)
+    return [flag] if option.is_flag else [flag, VALUES.get(flag, "1")]
+
+
+@pytest.mark.parametrize(("name", "given", "flag"), [*cases()])
+def test_every_option_is_read_or_refused(name: tuple[str, ...], given: str, flag: str) -> None:
+    command = dict(commands())[name]
+    assert isinstance(command, Command)
+    arguments = [given for one in command.params if isinstance(one, click.Argument)]
+    for option in command.params:
+        if isinstance(option, click.Option) and (option.required or flag in option.opts):
+            arguments += words(option)
+    refused = [*unread(command.make_context(name[-1], arguments))]
+    assert len(refused) == (flag in UNREAD.get(name[0], {}).get(given, ())), refused
+    assert all(message.startswith(f"{flag} only applies ") and "{" not in message for message in refused)
+
+
+def run(*arguments: object) -> tuple[str, str]:
+    """Return what a command prints on stdout, and the message of its error."""
+    result = CliRunner().invoke(cli, [*map(str, arguments)])
+    assert result.exception is None or isinstance(result.exception, (EdgedistillError, SystemExit)), result.exception
+    return result.stdout, str(result.exception or "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("bench", CONFIG, "--shape", "x=1x2"),
+         "--shape only applies to .onnx files; remove it: the data in demo.toml sets the input shape"),
+        (("bench", CONFIG, "--threads", "1"),
+         "--threads only applies to .onnx files; set target.NAME.threads in demo.toml instead, or use --set target.NAME.threads=N"),
+        (("bench", "net.onnx", "--set", "seed=1"),
+         "--set only applies to configurations; remove it: net.onnx has no configuration keys"),
+        (("quantize", "net.ONNX", "--run-dir", "runs/x"), "--run-dir only applies to configurations; use -o FILE instead"),
+        (("lint", "net.onnx", "-o", "fixed.onnx"), "-o only applies with --fix; add --fix, or remove -o"),
+        (("quantize", "net.onnx", "--arch", "aarch64"), "--arch only applies with --target KIT; add --target, or remove --arch"),
+        (("compare", "runs/x", "--json", "--markdown"), "--markdown only applies without --json; remove one of the two"),
+    ],
+)  # fmt: skip
+def test_a_refusal_says_what_to_do_instead(arguments: tuple[str, ...], message: str) -> None:
+    assert run(*arguments) == ("", message)
+
+
+def test_the_options_of_bench_are_keys_of_a_configuration(tmp_path: Path) -> None:
+    (tmp_path / "demo.toml").write_text(
+        'name = "x"\n[data]\ntrain = "a.npz"\n[teacher]\nmodel = "zoo:resnet20"\n[student]\nmodel = "zoo:resnet20"\n'
+        '[[target]]\nname = "pc"\nkit = "ort"\n'
+    )
+    options = {"processes": 3, "seconds": 0.5, "soak_minutes": 2.0, "meter": tmp_path / 'a "meter".csv'}
+    config = load_config(tmp_path / "demo.toml", bench_overrides(options))
+    assert config.bench.model_dump(include={*options}) == options | {"meter": str(tmp_path / 'a "meter".csv')}
+    assert bench_overrides(dict.fromkeys(options)) == ()
+
+
+@pytest.fixture
+def net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A float model with an input of an open batch, and data for it, in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    made = text_model(
+        '(float["n", 4] x) => (float["n", 3] y) { y = Gemm(x, w, b) }',
+        11,
+        w=rng.normal(size=(4, 3)).astype(np.float32),
+        b=np.ones(3, np.float32),
+    )
+    onnx.save(made, "net.onnx")
+    np.savez("data.npz", inputs=rng.normal(size=(7, 4)).astype(np.float32))
+    return tmp_path
+
+
+QUANTIZE = ("quantize", "net.onnx", "--data", "data.npz")
+EXPORT = ("export", "net.onnx", "--target", "ort", "--precision", "fp32")
+BENCH = ("bench", "net.onnx", "--target", "ort")
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "key", "value"),
+    [
+        (QUANTIZE, (), "files", [{"file": "net-int8.onnx", "precision": "int8", "encoding": "s8-f32", "opset": 13, "exists": False}]),
+        (QUANTIZE, (), "samples", 7),
+        (QUANTIZE, (), "shapes", {"x": [1, 4]}),
+        (QUANTIZE, ("--skip", "y"), "skip", ["y"]),
+        (QUANTIZE, ("--activations", "unsigned"), "activations", "unsigned"),
+        (QUANTIZE, ("--target", "ort", "--arch", "aarch64"), "arch", "aarch64"),
+        (QUANTIZE, ("--target", "ort", "--target", "openvino"), "kits", ["ort", "openvino"]),
+        (QUANTIZE, ("-o", "x.onnx"), "files", [{"file": "x.onnx", "precision": "int8", "encoding": "s8-f32", "opset": 13, "exists": False}]),
+        (EXPORT, ("-o", "data.npz"), "files", [{"file": "data.npz", "precision": "fp32", "encoding": None, "opset": 11, "exists": True}]),
+        (EXPORT, (), "precision", "fp32"),
+        (EXPORT, ("--data", "data.npz"), "data", "data.npz"),
+        (EXPORT, ("--shape", "x=2x4"), "shapes", {"x": [2, 4]}),
+        (BENCH, (), "precision", "fp32"),
+        (BENCH, ("--run-dir", "there"), "files", [f"there/{name}" for name in (
+            "onnx/net.onnx", "onnx/io.npz", "artifacts/ort/fp32", "measurements/local-ort-fp32.json", "measurements/local-ort-fp32.npz")]),
+        (BENCH, ("--shape", "x=2x4"), "shapes", {"x": [2, 4]}),
+        (BENCH, ("--target", "openvino"), "kits", ["ort", "openvino"]),
+        (BENCH, ("--device", "ssh://me@board"), "options.device", "ssh://me@board"),
+        (BENCH, ("--threads", 2), "options.threads", 2),
+        (BENCH, (), "options.processes", 5),
+        (BENCH, ("--processes", 3), "options.processes", 3),
+        (BENCH, (), "options.seconds", 2.0),
+        (BENCH, ("--seconds", 0.5), "options.seconds", 0.5),
+        (BENCH, ("--soak", 2), "options.soak_minutes", 2.0),
+        (BENCH, ("--meter", "m.csv"), "options.meter", "m.csv"),
+    ],
+)  # fmt: skip
+def test_a_dry_run_of_a_file_says_what_each_option_does_and_does_nothing(
+    net: Path, command: tuple[str, ...], option: tuple[object, ...], key: str, value: object
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in net.rglob("*")}
+    output, error = run(*command, *option, "--dry-run", "--json")
+    assert error == ""
+    plan = json.loads(output)
+    assert (plan["schema"], plan["command"], plan["model"]) == ("edgedistill.file_plan/1", command[0], "net.onnx")
+    for part in key.split("."):
+        plan = plan[part]
+    assert plan == value
+    text, error = run(*command, *option, "--dry-run")
+    assert error == ""
+    assert text.startswith(f"would {command[0]} net.onnx: ")
+    assert {path: path.stat().st_mtime_ns for path in net.rglob("*")} == before
+
+
+def test_a_dry_run_names_the_files_that_are_then_written(net: Path) -> None:
+    command = (*QUANTIZE, "--target", "ort", "--target", "openvino")
+    planned = json.loads(run(*command, "--dry-run", "--json")[0])["files"]
+    output, error = run(*command, "--json")
+    assert error == ""
+    made = json.loads(output)["files"]
+    keys = ("file", "precision", "encoding", "opset")
+    assert [[one[key] for key in keys] for one in planned] == [[one[key] for key in keys] for one in made]
+    assert run(*QUANTIZE)[1] == ""
+    export = ("export", "net-int8.onnx", "--target", "openvino", "--precision", "int8")
+    planned = json.loads(run(*export, "--dry-run", "--json")[0])["files"]
+    output, error = run(*export, "--json")
+    assert error == ""
+    made = json.loads(output)["files"]
+    assert [[one[key] for key in keys] for one in planned] == [[one[key] for key in keys] for one in made]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("quantize", "net.onnx"), "give some with --data"),
+        (
+            ("export", "net.onnx", "--target", "ort", "--precision", "int8"),
+            "a float model; first run 'edgedistill quantize",
+        ),
+        (("export", "net.onnx", "--target", "ort", "--precision", "fp16"), "kit 'ort' has no precision 'fp16'"),
+        (("export", "net.onnx", "--target", "ort"), "choose a kit with --target, and --precision"),
+        (("bench", "net.onnx", "--target", "orb"), "perhaps 'ort'?"),
+        (("bench", "net.onnx", "--target", "ort", "--device", "moon"), "device 'moon'"),
+        (("bench", "none.onnx", "--target", "ort"), "none.onnx: No such file"),
+        (("bench", "net.onnx", "--target", "ort", "--shape", "z=1x4"), "z"),
+    ],
+)
+def test_a_dry_run_finds_the_mistakes(net: Path, arguments: tuple[str, ...], message: str) -> None:
+    output, error = run(*arguments, "--dry-run")
+    assert output == ""
+    assert message in error
+
+
+def test_the_stages_are_those_of_the_pipeline_in_their_order() -> None:
+    from edgedistill.pipeline.pipeline import STAGE_NAMES
+
+    assert tuple(STAGES.values()) == STAGE_NAMES
