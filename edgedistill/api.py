@@ -25,10 +25,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from edgedistill.compare.comparison import Comparison, compare_runs, summarise_run
 from edgedistill.compare.load import load_results
-from edgedistill.compare.notebook import to_html, to_text
 from edgedistill.config.load import load_config, parse_config
 from edgedistill.config.schema import Config
-from edgedistill.gates.judge import compare_job
+from edgedistill.gates.evaluate import compare_run
 from edgedistill.kits.kits import find_kits
 from edgedistill.pipeline.pipeline import Plan, run_pipeline
 from edgedistill.records.base import Record
@@ -73,10 +72,10 @@ class RunResult:
     def __repr__(self) -> str:
         """Show the table, or which stages are done."""
         done = [name for name in STAGES if getattr(self, name) is not None]
-        return f"{self.folder}: {', '.join(done)}" if self.comparison is None else to_text(self.comparison)
+        return f"{self.folder}: {', '.join(done)}" if self.comparison is None else repr(self.comparison)
 
     def _repr_html_(self) -> str | None:
-        return None if self.comparison is None else to_html(self.comparison)
+        return None if self.comparison is None else self.comparison._repr_html_()
 
 
 STAGES = ("data", "teacher", "soft_labels", "student", "quantize", "export", "compile", "bench")
@@ -93,7 +92,11 @@ def run(
     """
     job = _job(config, run_dir, Plan(until, start), Reporter(quiet=quiet))
     found = {name: job.results.get(name) for name in STAGES}
-    comparison = compare_job(job) if "bench" in job.results else None
+    comparison = (
+        compare_run(job.run.folder, job.config.budgets, job.config.gate.gates, job.config.gate_baseline)
+        if "bench" in job.results
+        else None
+    )
     return RunResult(folder=job.run.folder, comparison=comparison, **found)  # type: ignore[arg-type]  # each of its kind
 
 

@@ -1,1 +1,1 @@
-"""The model card of a run, and its replay on another day or device."""
+"""The model card of a run, and its replay on another device."""

@@ -1,8 +1,8 @@
-"""Measure what a card publishes again, and say whether its figures hold.
+"""Measure the models of a card again, and check whether the published values hold.
 
-A latency, memory, energy or size holds when its change from the published one is surely within the tolerance, and does not
-hold when it is surely beyond it, by the rule of gates (`judge.py`). An accuracy holds when it lies within the published
-interval. Better figures than the published ones hold.
+A latency, memory, energy or size holds when its change from the published value is certainly within the tolerance, and does
+not hold when the change is certainly beyond it, by the rule of gates (`gates/evaluate.py`). An accuracy holds when it is not
+below the published interval. Values better than the published ones hold.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ from typing import Any, Final, Literal
 from pydantic import ConfigDict, Field
 
 from edgedistill.card.card import Card, require_file
-from edgedistill.compare import figures
+from edgedistill.compare import formatting
 from edgedistill.compare.comparison import Decision
-from edgedistill.compare.load import Result, describe_model
+from edgedistill.compare.load import LoadedMeasurement, describe_model
 from edgedistill.compare.rows import baseline_row, candidate_row
 from edgedistill.config.gates import Gate
 from edgedistill.deploy.devices.transport import Progress
 from edgedistill.deploy.harness import Compilation, compile_models, run_bench
 from edgedistill.deploy.stage import MIN_AGREEMENT
 from edgedistill.errors import ConfigError, DeviceError, GateError, UndecidedError
-from edgedistill.gates.judge import hold
+from edgedistill.gates.evaluate import check_gate
 from edgedistill.kits.kits import Kit, find_kit
 from edgedistill.records.base import Record
 from edgedistill.records.measurement import Accuracy, Measurement
 
 SCHEMA: Literal["edgedistill.replay/1"] = "edgedistill.replay/1"
-WORDS: Final[Mapping[Decision, str]] = {"pass": "holds", "fail": "does not hold", "undecided": "cannot be decided"}
+VERDICTS: Final[Mapping[Decision, str]] = {"pass": "holds", "fail": "does not hold", "undecided": "is undecided"}
 
 
-class Request(Record):
-    """What is asked for: the device, the tolerance as a fraction, and what replaces the published way of measuring."""
+class ReplayOptions(Record):
+    """Options of a replay: the device, the tolerance as a fraction, and values that replace the published ones."""
 
     device: str = "local"
     tolerance: float = 0.1
@@ -45,8 +45,8 @@ class Request(Record):
     seconds: float | None = None
 
 
-class Replayed(Record):
-    """One published figure and what became of it, in words."""
+class ReplayedValue(Record):
+    """One published value, and whether it holds; `found` is the new value in words."""
 
     model: str
     figure: str
@@ -55,13 +55,13 @@ class Replayed(Record):
 
 
 class Replay(Record):
-    """A card replayed: the figures, and the new measurements in full."""
+    """The result of a replay: each published value, and the new measurements."""
 
     schema_: Literal["edgedistill.replay/1"] = Field(alias="schema", default=SCHEMA)
     card: str
     device: str
     tolerance: float
-    figures: tuple[Replayed, ...]
+    figures: tuple[ReplayedValue, ...]
     measurements: tuple[Measurement, ...]
 
     model_config = ConfigDict(frozen=True, extra="forbid", serialize_by_alias=True, validate_by_name=True)
@@ -69,7 +69,7 @@ class Replay(Record):
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A published measurement, and what it takes to repeat it."""
+    """A published measurement, and the kit and files needed to repeat it."""
 
     published: Measurement
     kit: Kit
@@ -78,70 +78,70 @@ class Source:
     expected: str | None
 
 
-def replay(card: Card, path: Path, request: Request, kits: dict[str, Kit], progress: Progress) -> Replay:
-    """Compile and measure a card's files on a device; `path` is the card's, beside which they lie.
+def replay(card: Card, path: Path, options: ReplayOptions, kits: dict[str, Kit], progress: Progress) -> Replay:
+    """Compile and measure the models of a card on a device; `path` is that of the card, and its files lie beside it.
 
-    Raises ConfigError for files that are not the card's and figures that it does not have, DeviceError when an engine fails.
+    Raises ConfigError when a file is missing or altered, or nothing matches the options, DeviceError when an engine fails.
     """
-    published = _chosen(card, request)
+    published = _chosen(card, options)
     sources = []
     for m in published:
         model = card.model_of(m)
         files = require_file(path, model.file), require_file(path, model.io)
         sources.append(Source(m, find_kit(m.kit, kits), *files, model.expected))
     with tempfile.TemporaryDirectory(prefix="edgedistill-replay-") as folder:
-        found = _measure(sources, card.metric, request, Path(folder), progress)
+        repeated = _measure(sources, card.metric, options, Path(folder), progress)
     return Replay(
         card=card.sha256,
-        device=request.device,
-        tolerance=request.tolerance,
-        figures=tuple(one for old, new in zip(published, found, strict=True) for one in _held(old, new, request)),
-        measurements=tuple(found),
+        device=options.device,
+        tolerance=options.tolerance,
+        figures=tuple(one for old, new in zip(published, repeated, strict=True) for one in _check(old, new, options)),
+        measurements=tuple(repeated),
     )
 
 
 def lines(result: Replay) -> Iterator[str]:
-    """Yield a line for each figure."""
+    """Yield one line per published value."""
     for one in result.figures:
-        yield f"{one.model}: {one.figure} {WORDS[one.decision]}: {one.found}"
+        yield f"{one.model}: {one.figure} {VERDICTS[one.decision]}: {one.found}"
 
 
 def require_holds(result: Replay) -> None:
-    """Raise GateError when a published figure does not hold, and else UndecidedError when one could not be decided."""
+    """Raise GateError when a published value does not hold; otherwise raise UndecidedError when one is undecided."""
     decisions = [one.decision for one in result.figures]
-    failed, open_ = decisions.count("fail"), decisions.count("undecided")
+    failed, undecided = decisions.count("fail"), decisions.count("undecided")
     if failed:
-        raise GateError(f"{failed} of {len(decisions)} published figures do not hold")
-    if open_:
-        raise UndecidedError(f"{open_} of {len(decisions)} published figures could not be decided")
+        raise GateError(f"{failed} of {len(decisions)} published values do not hold")
+    if undecided:
+        raise UndecidedError(f"{undecided} of {len(decisions)} published values are undecided")
 
 
-def _chosen(card: Card, request: Request) -> list[Measurement]:
-    """Return the published measurements to repeat: those of the device named, or else of any, one for a kit and precision.
+def _chosen(card: Card, options: ReplayOptions) -> list[Measurement]:
+    """Return the published measurements to repeat, one per kit and model: those of the device, if it has any.
 
-    A page's are not repeated: nobody can send a browser somewhere from here.
+    Measurements of browsers are left out, because a browser cannot be started from here.
     """
     repeatable = [m for m in card.measurements if m.browser is None]
-    here = [m for m in repeatable if m.device.address == request.device] or repeatable
+    here = [m for m in repeatable if m.device.address == options.device] or repeatable
     wanted = {
         (m.kit, m.model.sha256): m
         for m in here
-        if request.kit in (None, m.kit) and request.precision in (None, m.precision.requested)
+        if options.kit in (None, m.kit) and options.precision in (None, m.precision.requested)
     }
     if not wanted:
         known = ", ".join(sorted({f"{m.kit} {m.precision.requested}" for m in card.measurements}))
-        raise ConfigError(f"the card has no figures of what was asked for; it has {known}")
+        raise ConfigError(f"no measurement in the card matches --target and --precision; the card has: {known}")
     return list(wanted.values())
 
 
 def _measure(
-    sources: Sequence[Source], metric: str, request: Request, folder: Path, progress: Progress
+    sources: Sequence[Source], metric: str, options: ReplayOptions, folder: Path, progress: Progress
 ) -> list[Measurement]:
-    """Compile on the device what was published, and measure it there as it was measured then."""
+    """Compile the published models on the device, and measure them with the published settings."""
     works = [
         Compilation(
             kit=source.kit, model=source.model, precision=source.published.precision.requested,
-            threads=source.published.threads, out=folder / str(number), address=request.device,
+            threads=source.published.threads, out=folder / str(number), address=options.device,
         )
         for number, source in enumerate(sources)
     ]  # fmt: skip
@@ -156,7 +156,7 @@ def _measure(
     seconds = max(process.wall_ns for process in first.processes) / 1e9
     job = {
         "schema": "edgedistill.job/1", "out": "measurements", "seed": 0, "soak_seconds": 0.0, "meter": None,
-        "processes": request.processes or len(first.processes), "seconds": request.seconds or seconds, "arms": arms,
+        "processes": options.processes or len(first.processes), "seconds": options.seconds or seconds, "arms": arms,
     }  # fmt: skip
     results = []
     for name, result in run_bench(job, folder, progress):
@@ -178,20 +178,21 @@ def _arm(source: Source, work: Compilation, made: Mapping[str, Any], metric: str
     }  # fmt: skip
 
 
-def _held(published: Measurement, found: Measurement, request: Request) -> Iterator[Replayed]:
-    """Yield what became of each figure that was published; another device may be of the same make."""
+def _check(published: Measurement, repeated: Measurement, options: ReplayOptions) -> Iterator[ReplayedValue]:
+    """Yield whether each published value holds; the device may be another one of the same model."""
     label = f"{describe_model(published)} ({published.kit})"
-    same = found.model_copy(update={"device": found.device.model_copy(update={"id": published.device.id})})
-    before = Result("published", published)
-    row, baseline = candidate_row(Result("found", same), before), baseline_row(before)
-    for gate in _gates(published, request.tolerance):
+    same = repeated.model_copy(update={"device": repeated.device.model_copy(update={"id": published.device.id})})
+    before = LoadedMeasurement("published", published)
+    row, baseline = candidate_row(LoadedMeasurement("repeated", same), before), baseline_row(before)
+    for gate in _gates(published, options.tolerance):
         if row.speedup is None:
-            yield Replayed(model=label, figure=gate.metric, decision="undecided", found=row.reasons["speedup"])
+            yield ReplayedValue(model=label, figure=gate.metric, decision="undecided", found=row.reasons["speedup"])
             continue
-        decision, words, _ = hold(gate, row, baseline)
-        yield Replayed(model=label, figure=gate.metric, decision=decision, found=words)
+        decision, words, _ = check_gate(gate, row, baseline)
+        yield ReplayedValue(model=label, figure=gate.metric, decision=decision, found=words)
     yield from (
-        Replayed(model=label, figure=name, decision=d, found=words) for name, d, words in _answers(published, found)
+        ReplayedValue(model=label, figure=name, decision=d, found=words)
+        for name, d, words in _check_answers(published, repeated)
     )
 
 
@@ -210,23 +211,23 @@ def _gates(published: Measurement, tolerance: float) -> Iterator[Gate]:
             yield Gate(text=text, metric=metric, limit=tolerance, is_change=True, is_relative=True)
 
 
-def _answers(published: Measurement, found: Measurement) -> Iterator[tuple[str, Decision, str]]:
-    """Yield whether the model still answers as published: its accuracy, and its agreement with the exported model."""
+def _check_answers(published: Measurement, repeated: Measurement) -> Iterator[tuple[str, Decision, str]]:
+    """Yield whether accuracy and agreement with the exported model hold."""
     if published.accuracy is not None:
-        yield "accuracy", *_accuracy(published.accuracy, found)
-    if found.parity is not None:
+        yield "accuracy", *_check_accuracy(published.accuracy, repeated)
+    if repeated.parity is not None:
         least = MIN_AGREEMENT[published.precision.requested]
-        decision: Decision = "pass" if found.parity.agreement >= least else "fail"
+        decision: Decision = "pass" if repeated.parity.agreement >= least else "fail"
         yield (
             "agreement",
             decision,
-            f"{found.parity.agreement:.2%} with the exported model, at least {least:.1%} is required",
+            f"{repeated.parity.agreement:.2%} with the exported model, at least {least:.1%} is required",
         )
 
 
-def _accuracy(published: Accuracy, found: Measurement) -> tuple[Decision, str]:
-    if found.accuracy is None or (found.accuracy.metric, found.accuracy.n) != (published.metric, published.n):
-        return "undecided", "it was not measured by the same metric on as many samples"
-    low, high = (figures.percent(end) for end in published.ci95)
-    text = f"{figures.percent(found.accuracy.value)} % now; {figures.percent(published.value)} % [{low}, {high}] was published"
-    return ("pass" if found.accuracy.value >= published.ci95[0] else "fail"), text
+def _check_accuracy(published: Accuracy, repeated: Measurement) -> tuple[Decision, str]:
+    if repeated.accuracy is None or (repeated.accuracy.metric, repeated.accuracy.n) != (published.metric, published.n):
+        return "undecided", "accuracy was not measured with the same metric and number of samples"
+    low, high = (formatting.percent(end) for end in published.ci95)
+    text = f"{formatting.percent(repeated.accuracy.value)} % now; published: {formatting.percent(published.value)} % [{low}, {high}]"
+    return ("pass" if repeated.accuracy.value >= published.ci95[0] else "fail"), text

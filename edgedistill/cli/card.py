@@ -17,7 +17,7 @@ from edgedistill.cli.options import AS_JSON, FILE, Command, option, surroundings
 @option("--license", "model_license", metavar="NAME", help="The licence of the model, e.g. Apache-2.0.")
 def card(run_folder: Path, output: Path | None, model_license: str | None) -> None:
     """Write card.json and card.md, which describe the student of RUN and its results on each device."""
-    from edgedistill.card.card import write_card
+    from edgedistill.card.write import write_card
 
     path = write_card(run_folder, output, model_license)
     click.echo(f"{path} and {path.with_suffix('.md').name} written; publish them together with the files they list")
@@ -54,13 +54,13 @@ def replay(context: click.Context, /, path: Path, **options: Any) -> None:
     result could not be decided.
     """
     from edgedistill.card.card import read_card
-    from edgedistill.card.replay import Request, lines, replay, require_holds
+    from edgedistill.card.replay import ReplayOptions, lines, replay, require_holds
     from edgedistill.deploy.devices.address import parse_address
 
     kits, report = surroundings(context)
     as_json = options.pop("as_json")
     options |= {"device": parse_address(options["device"]).text, "tolerance": options["tolerance"] / 100}
-    result = replay(read_card(path), path, Request(**options), kits, report.line)
+    result = replay(read_card(path), path, ReplayOptions(**options), kits, report.line)
     for line in [result.model_dump_json(indent=2)] if as_json else lines(result):
         click.echo(line)
     require_holds(result)

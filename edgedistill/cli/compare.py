@@ -13,7 +13,7 @@ from edgedistill.errors import ConfigError
 
 if TYPE_CHECKING:
     from edgedistill.compare.comparison import Comparison
-    from edgedistill.compare.load import ResultSet
+    from edgedistill.compare.load import MeasurementSet
     from edgedistill.config.gates import Gate
 
 NOT_JSON: Final = Condition("without --json", lambda given: not given["as_json"])
@@ -38,12 +38,12 @@ def compare(*, baseline: Path, candidates: tuple[Path, ...], **options: Any) -> 
     Exit code 3: a gate failed. Exit code 6: a gate could not be decided.
     """
     from edgedistill.compare.load import load_results
-    from edgedistill.gates.judge import judge, require_passed
+    from edgedistill.gates.evaluate import apply_gates, require_passed
 
     form = "json" if options["as_json"] else "markdown" if options["markdown"] else None
     gates, html, junit = _gates(options["texts"], options["config"]), options["html"], options["junit"]
     sets = load_results((baseline, *candidates))
-    comparison = judge(_compared(sets, gates), gates)
+    comparison = apply_gates(_compared(sets, gates), gates)
     print_comparison(comparison, form)
     show_outcomes(comparison.gates, form)
     if html is not None:
@@ -70,7 +70,7 @@ def _gates(texts: tuple[str, ...], config: Path | None) -> tuple[Gate, ...]:
     return (*configured, *(parse_gate(text) for text in texts))
 
 
-def _compared(sets: tuple[ResultSet, ...], gates: tuple[Gate, ...]) -> Comparison:
+def _compared(sets: tuple[MeasurementSet, ...], gates: tuple[Gate, ...]) -> Comparison:
     """Compare results of the same device; without gates, list results of different devices side by side."""
     from edgedistill.compare.comparison import compare_runs, have_counterparts, side_by_side, summarise_run
 

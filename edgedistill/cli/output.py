@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from edgedistill.compare.comparison import Comparison, Outcome
+    from edgedistill.compare.comparison import Comparison, GateOutcome
     from edgedistill.pipeline.pipeline import Step
     from edgedistill.runtime.job import Job
 
@@ -50,9 +50,10 @@ def show_plan(steps: Sequence[Step], *, as_json: bool) -> None:
 
 def _show_measured(job: Job, *, as_json: bool) -> None:
     """Print the comparison of a run's models and the outcomes of the configuration's gates."""
-    from edgedistill.gates.judge import compare_job, require_passed
+    from edgedistill.gates.evaluate import compare_run, require_passed
 
-    comparison, form = compare_job(job), "json" if as_json else None
+    gates, baseline = job.config.gate.gates, job.config.gate_baseline
+    comparison, form = compare_run(job.run.folder, job.config.budgets, gates, baseline), "json" if as_json else None
     print_comparison(comparison, form)
     show_outcomes(comparison.gates, form)
     if "report" in job.results and not as_json:
@@ -71,12 +72,12 @@ def print_comparison(comparison: Comparison, form: str | None = None) -> None:
         return
     from rich.console import Console
 
-    Console(highlight=False).print(render_table(comparison))
+    Console(highlight=False).print(render_table(comparison.groups, comparison.left_out))
 
 
-def show_outcomes(outcomes: Sequence[Outcome], form: str | None) -> None:
+def show_outcomes(outcomes: Sequence[GateOutcome], form: str | None) -> None:
     """Print a line per gate; on stderr if stdout is JSON or Markdown."""
-    from edgedistill.gates.judge import line
+    from edgedistill.gates.evaluate import log_line
 
     for outcome in outcomes:
-        click.echo(line(outcome), err=form is not None)
+        click.echo(log_line(outcome), err=form is not None)

@@ -119,20 +119,20 @@ def _table(result: SearchResult) -> Table:
 
 
 def _cells(one: TargetResult) -> list[str]:
-    from edgedistill.compare import figures
+    from edgedistill.compare import formatting
 
     if one.problem is not None:
-        return [one.target, one.precision, figures.NONE, figures.NONE, "failed"]
-    p95 = figures.NONE if one.p95_ns is None else figures.milliseconds(one.p95_ns)
-    size = figures.NONE if one.size_bytes is None else figures.size(one.size_bytes)
+        return [one.target, one.precision, formatting.DASH, formatting.DASH, "failed"]
+    p95 = formatting.DASH if one.p95_ns is None else formatting.milliseconds(one.p95_ns)
+    size = formatting.DASH if one.size_bytes is None else formatting.size(one.size_bytes)
     over = ", ".join(text.split(" ", 1)[0] for text in one.exceeded)
     return [one.target, one.precision, p95, size, f"over {over}" if over else "unknown" if one.unknown else "fits"]
 
 
 def _percent(accuracy: float | None) -> str:
-    from edgedistill.compare import figures
+    from edgedistill.compare import formatting
 
-    return "" if accuracy is None else figures.percent(accuracy)
+    return "" if accuracy is None else formatting.percent(accuracy)
 
 
 def _notes(result: SearchResult) -> Iterator[str]:

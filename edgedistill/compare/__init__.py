@@ -1,1 +1,1 @@
-"""Results against each other: statistics, the comparison, the table and the report."""
+"""Compare measurements: statistics, comparisons, recommendations, and their tables."""

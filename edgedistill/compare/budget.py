@@ -1,17 +1,20 @@
-"""Does a measured model meet the limits of its target?"""
+"""Check a measured model against the limits of its target."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-from edgedistill.compare import figures
+from edgedistill.compare import formatting
 from edgedistill.config.schema import Budget
 from edgedistill.records.base import Record
 from edgedistill.records.measurement import Measurement
 
 
 class BudgetCheck(Record):
-    """`fits` is None when no limit is exceeded but some could not be checked; `unknown` says which and why."""
+    """The result of a check: `fits` is None when no limit is exceeded but a limit could not be checked.
+
+    `exceeded` lists the exceeded limits, and `unknown` the limits that could not be checked, each with the reason.
+    """
 
     fits: bool | None
     exceeded: tuple[str, ...]
@@ -27,22 +30,13 @@ class _Limit(NamedTuple):
 
 
 def check_budget(measurement: Measurement, budget: Budget) -> BudgetCheck | None:
-    """Hold a measurement against each limit that is set; None when none is."""
+    """Check a measurement against the limits of a budget; return None for a budget without limits."""
     limits = [limit for limit in _limits(measurement, budget) if limit.limit is not None]
     if not limits:
         return None
-    unknown = tuple(f"{item.name}: {reason(measurement, item.field)}" for item in limits if item.measured is None)
+    unknown = tuple(f"{item.name}: {measurement.reason_for(item.field)}" for item in limits if item.measured is None)
     exceeded = tuple(item.shown for item in limits if _is_exceeded(item))
     return BudgetCheck(fits=False if exceeded else None if unknown else True, exceeded=exceeded, unknown=unknown)
-
-
-def reason(measurement: Measurement, field: str) -> str:
-    """Return why a field of a measurement is null, as the device said it."""
-    *parents, name = field.split(".")
-    for key in (field, name, *parents):
-        if key in measurement.reasons:
-            return measurement.reasons[key]
-    return "not measured, and no reason was recorded"
 
 
 def _is_exceeded(item: _Limit) -> bool:
@@ -57,7 +51,7 @@ def _limits(m: Measurement, budget: Budget) -> list[_Limit]:
     is_measured = m.energy_uj is not None and m.energy_uj.provenance == "measured"
     energy_mj = m.energy_uj.per_inference / 1e3 if m.energy_uj is not None and is_measured else None
     accuracy = None if m.accuracy is None else m.accuracy.value
-    metric = "accuracy" if m.accuracy is None else figures.metric_word(m.accuracy.metric)
+    metric = "accuracy" if m.accuracy is None else formatting.metric_word(m.accuracy.metric)
     return [
         _limit("p95", budget.p95_ms, p95, "{} ms", "latency_ns.p95"),
         _limit("size", budget.size_bytes, m.size_bytes, "bytes", "size_bytes"),
@@ -76,7 +70,7 @@ def _limit(name: str, limit: float | None, measured: float | None, unit: str, fi
 
 def _show(value: float, unit: str) -> str:
     if unit == "bytes":
-        return figures.size(value)
+        return formatting.size(value)
     if unit == "%":
-        return f"{figures.percent(value)} %"
-    return unit.format(figures.significant(value))
+        return f"{formatting.percent(value)} %"
+    return unit.format(formatting.significant(value))

@@ -1,20 +1,20 @@
-"""Measurements side by side, under like conditions or not at all.
+"""Compare measurements that were made under equal conditions.
 
-History of `edgedistill.comparison`: 1, the first; gates, missing, and more of rows have been added since.
+History of `edgedistill.comparison`: version 1 is the first; gates, missing, and fields of rows were added later.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
 from pydantic import ConfigDict, Field
 
 from edgedistill.compare.budget import check_budget
-from edgedistill.compare.load import Result, ResultSet, describe_model
-from edgedistill.compare.recommendation import choose, ship
-from edgedistill.compare.rows import Row, baseline_row, candidate_row, unlike
+from edgedistill.compare.load import LoadedMeasurement, MeasurementSet, describe_model
+from edgedistill.compare.recommendation import choose, recommend
+from edgedistill.compare.rows import Group, baseline_row, candidate_row, unequal_conditions
 from edgedistill.config.schema import Budget
 from edgedistill.errors import ConfigError, IncomparableError
 from edgedistill.records.base import Record
@@ -22,22 +22,11 @@ from edgedistill.records.measurement import Measurement
 
 SCHEMA: Literal["edgedistill.comparison/1"] = "edgedistill.comparison/1"
 
-
-class Group(Record):
-    """Rows that share a target and a baseline; `baseline` and `chosen` (what to ship) are labels of rows, where there is one."""
-
-    title: str
-    baseline: str | None
-    rows: tuple[Row, ...]
-    answer: str
-    chosen: str | None = None
-
-
 Decision = Literal["pass", "fail", "undecided"]
 
 
-class Outcome(Record):
-    """What a gate came to for one candidate: `value` and `interval` in the gate's unit, `found` in words."""
+class GateOutcome(Record):
+    """The decision of a gate for one candidate: `value` and `interval` in the unit of the gate, `found` in words."""
 
     gate: str
     group: str
@@ -49,26 +38,27 @@ class Outcome(Record):
 
 
 class Comparison(Record):
-    """Groups of comparable results; `left_out` says what could not be paired, and why.
+    """Groups of comparable measurements.
 
-    `missing` is what the baseline has and a candidate lacks, and `gates` the outcomes of gates, where there are any.
+    `left_out` lists measurements without a counterpart, `missing` those that the baseline has and a candidate lacks, and
+    `gates` the outcomes of gates, where gates were given.
     """
 
     schema_: Literal["edgedistill.comparison/1"] = Field(alias="schema", default=SCHEMA)
     groups: tuple[Group, ...]
     left_out: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
-    gates: tuple[Outcome, ...] = ()
+    gates: tuple[GateOutcome, ...] = ()
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", serialize_by_alias=True, validate_by_name=True, validate_by_alias=True
     )
 
     def __repr__(self) -> str:
-        """Show the table: the fields are a page of numbers."""
+        """Show the table; the fields would fill pages with numbers."""
         from edgedistill.compare.notebook import to_text
 
-        return to_text(self)
+        return to_text(self.groups, self.left_out)
 
     def __str__(self) -> str:
         return repr(self)
@@ -76,66 +66,73 @@ class Comparison(Record):
     def _repr_html_(self) -> str:
         from edgedistill.compare.notebook import to_html
 
-        return to_html(self)
+        return to_html(self.groups)
 
 
 def compare(baseline: Measurement, candidates: Sequence[Measurement]) -> Comparison:
-    """Set candidates against a baseline; IncomparableError lists each condition that differs."""
-    first, *others = distinct([Result(describe_model(m), m) for m in (baseline, *candidates)])
+    """Compare candidates with a baseline; IncomparableError lists each condition that differs."""
+    named = [LoadedMeasurement(describe_model(m), m) for m in (baseline, *candidates)]
+    first, *others = with_distinct_labels(named)
     return Comparison(groups=(_group(describe_target(baseline), first, others),))
 
 
-def compare_runs(baseline: ResultSet, candidates: Sequence[ResultSet]) -> Comparison:
-    """Pair the measurements of runs by device, kit, model and precision; two single measurements pair as they are."""
+def compare_runs(baseline: MeasurementSet, candidates: Sequence[MeasurementSet]) -> Comparison:
+    """Pair the measurements of runs by device, kit, model and precision; two single measurements are paired as they are."""
     runs = _distinct_names([baseline, *candidates])
     if all(len(run.results) == 1 for run in runs):
         return Comparison(groups=(_run_group([(run.name, run.results[0]) for run in runs]),))
     indexes = {run.name: _index(run) for run in runs}
     groups, left_out, missing = [], [], []
     for key in dict.fromkeys(key for index in indexes.values() for key in index):
-        found = [(name, index[key]) for name, index in indexes.items() if key in index]
+        present = [(name, index[key]) for name, index in indexes.items() if key in index]
         absent = [name for name, index in indexes.items() if key not in index]
         if absent:
-            left_out.append(f"{' '.join(key)}: not in {', '.join(absent)}")
+            left_out.append(f"{' '.join(key)}: not measured in {', '.join(absent)}")
         if runs[0].name not in absent:
             missing += [f"{name} {' '.join(key)}" for name in absent]
-            groups += [_run_group(found)] if len(found) > 1 else []
+            groups += [_run_group(present)] if len(present) > 1 else []
     if not groups:
-        raise IncomparableError("no measurement has a counterpart:\n  " + "\n  ".join(left_out))
+        raise IncomparableError("the runs have no model, device and precision in common:\n  " + "\n  ".join(left_out))
     return Comparison(groups=tuple(groups), left_out=tuple(left_out), missing=tuple(missing))
 
 
-def have_counterparts(runs: Sequence[ResultSet]) -> bool:
-    """Tell whether the first run and another have measured one model on one device, or are single measurements."""
+def have_counterparts(runs: Sequence[MeasurementSet]) -> bool:
+    """Tell whether the first run and another measured one model on one device, or all are single measurements."""
     first, *others = ({key for key, _ in _keyed(run)} for run in runs)
     return all(len(run.results) == 1 for run in runs) or any(first & other for other in others)
 
 
-def side_by_side(runs: Sequence[ResultSet]) -> Comparison:
-    """Set each run's models against its own teacher, run after run: between their devices there is no ratio."""
+def side_by_side(runs: Sequence[MeasurementSet]) -> Comparison:
+    """Compare the models of each run with the teacher of that run; there are no ratios between runs."""
     named = _distinct_names(runs)
     groups = [
         group.model_copy(update={"title": f"{run.name} — {group.title}"})
         for run in named
         for group in summarise_run(run).groups
     ]
-    apart = f"{' and '.join(run.name for run in named)}: no ratio between them, as they have no model on one device in common"
-    return Comparison(groups=tuple(groups), left_out=(apart,))
+    names = " and ".join(run.name for run in named)
+    return Comparison(
+        groups=tuple(groups), left_out=(f"ratios between {names}: no model was measured on one device in both",)
+    )
 
 
-def summarise_run(result: ResultSet, budgets: dict[str, Budget] | None = None) -> Comparison:
-    """Set each target's models against the teacher there; `budgets` by target name replace those of the run."""
-    limits = result.budgets if budgets is None else budgets
-    found: dict[tuple[str, str, str], list[Result]] = {}
-    for one in result.results:
+def summarise_run(run: MeasurementSet, budgets: Mapping[str, Budget] | None = None) -> Comparison:
+    """Compare the models on each target with the teacher there; `budgets` by target name replace those of the run."""
+    limits = run.budgets if budgets is None else budgets
+    by_target: dict[tuple[str, str, str], list[LoadedMeasurement]] = {}
+    for one in run.results:
         m = one.measurement
-        found.setdefault((m.target, m.kit, m.device.id), []).append(one)
-    groups = (_target_group(distinct(group), limits.get(key[0], Budget())) for key, group in found.items())
-    return Comparison(groups=tuple(groups))
+        by_target.setdefault((m.target, m.kit, m.device.id), []).append(one)
+    return Comparison(
+        groups=tuple(
+            _target_group(with_distinct_labels(measured), limits.get(target, Budget()))
+            for (target, _, _), measured in by_target.items()
+        )
+    )
 
 
 def to_json(comparison: Comparison) -> str:
-    """Write a comparison as indented JSON, every measurement included."""
+    """Write a comparison as indented JSON that includes every measurement."""
     return comparison.model_dump_json(indent=2)
 
 
@@ -146,8 +143,8 @@ def describe_target(measurement: Measurement) -> str:
     return f"{measurement.target}: {engine} on {device.cpu}, {threads} thread{'s' if threads != 1 else ''}"
 
 
-def distinct(results: Sequence[Result]) -> list[Result]:
-    """Add the kit to labels, and then a number, where they do not tell results apart."""
+def with_distinct_labels(results: Sequence[LoadedMeasurement]) -> list[LoadedMeasurement]:
+    """Add the kit to equal labels and then, where labels are still equal, a number."""
     labels = [result.label for result in results]
     if len(set(labels)) < len(labels):
         labels = [f"{result.label} ({result.measurement.kit})" for result in results]
@@ -156,18 +153,18 @@ def distinct(results: Sequence[Result]) -> list[Result]:
     return [replace(result, label=label) for result, label in zip(results, labels, strict=True)]
 
 
-def _distinct_names(runs: Sequence[ResultSet]) -> list[ResultSet]:
+def _distinct_names(runs: Sequence[MeasurementSet]) -> list[MeasurementSet]:
     if len({run.name for run in runs}) == len(runs):
         return list(runs)
     return [replace(run, name=f"{run.name} #{i + 1}") for i, run in enumerate(runs)]
 
 
-def _group(title: str, baseline: Result, candidates: Sequence[Result]) -> Group:
+def _group(title: str, baseline: LoadedMeasurement, candidates: Sequence[LoadedMeasurement]) -> Group:
     for candidate in candidates:
-        if differing := unlike(baseline.measurement, candidate.measurement):
+        if differing := unequal_conditions(baseline.measurement, candidate.measurement):
             raise IncomparableError(
-                f"{candidate.label} was not measured under the conditions of {baseline.label}: {'; '.join(differing)}. "
-                "Measure both on one device with one set of conditions"
+                f"{candidate.label} and {baseline.label} were measured under different conditions: {'; '.join(differing)}. "
+                "Measure both on one device under the same conditions"
             )
     rows = [candidate_row(candidate, baseline) for candidate in candidates]
     answer = "\n".join(f"{row.label}: {row.verdict}" for row in rows)
@@ -175,34 +172,34 @@ def _group(title: str, baseline: Result, candidates: Sequence[Result]) -> Group:
         title=title,
         baseline=baseline.label,
         rows=(baseline_row(baseline), *rows),
-        answer=answer or f"{baseline.label} was measured alone",
+        answer=answer or f"{baseline.label}: measured without a candidate",
     )
 
 
-def _run_group(found: Sequence[tuple[str, Result]]) -> Group:
-    models = " / ".join(dict.fromkeys(result.label for _, result in found))
-    first, *others = (replace(result, label=name) for name, result in found)
+def _run_group(measured: Sequence[tuple[str, LoadedMeasurement]]) -> Group:
+    models = " / ".join(dict.fromkeys(result.label for _, result in measured))
+    first, *others = (replace(result, label=name) for name, result in measured)
     return _group(f"{models} — {describe_target(first.measurement)}", first, others)
 
 
-def _keyed(run: ResultSet) -> Iterator[tuple[tuple[str, ...], Result]]:
+def _keyed(run: MeasurementSet) -> Iterator[tuple[tuple[str, ...], LoadedMeasurement]]:
     for result in run.results:
         m = result.measurement
         yield (m.device.address, m.kit, m.model.name, m.precision.requested), result
 
 
-def _index(run: ResultSet) -> dict[tuple[str, ...], Result]:
-    index: dict[tuple[str, ...], Result] = {}
+def _index(run: MeasurementSet) -> dict[tuple[str, ...], LoadedMeasurement]:
+    index: dict[tuple[str, ...], LoadedMeasurement] = {}
     for key, result in _keyed(run):
         if key in index:
             raise ConfigError(
-                f"{result.file}: {run.name} has two measurements of {' '.join(key)}; name one of the files"
+                f"{result.file}: {run.name} has two measurements of {' '.join(key)}; give one of the two files instead"
             )
         index[key] = result
     return index
 
 
-def _target_group(results: Sequence[Result], budget: Budget) -> Group:
+def _target_group(results: Sequence[LoadedMeasurement], budget: Budget) -> Group:
     teachers = [result for result in results if result.measurement.model.name == "teacher"]
     teacher = min(teachers, key=lambda one: one.measurement.precision.requested != "fp32", default=None)
     rows = [] if teacher is None else [baseline_row(teacher)]
@@ -213,6 +210,6 @@ def _target_group(results: Sequence[Result], budget: Budget) -> Group:
         title=describe_target(results[0].measurement),
         baseline=None if teacher is None else teacher.label,
         rows=tuple(rows),
-        answer=ship(results[0].measurement.target, rows),
+        answer=recommend(results[0].measurement.target, rows),
         chosen=None if chosen is None else chosen.label,
     )

@@ -1,4 +1,4 @@
-"""Read results: run folders, folders of measurement files, and single files."""
+"""Load measurements: from run folders, folders of measurement files, and single files."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from edgedistill.runtime.folder import Run, read_record, read_settings
 
 MEASUREMENT_SCHEMA = "edgedistill.measurement/1"
 BUNDLE_SCHEMA = "edgedistill.measurements/1"
-"""What a bundle prints: several measurements in one file."""
+"""The output of a bundle: several measurements in one file."""
 
 
 @dataclass(frozen=True, eq=False)
-class Result:
-    """A measurement under its label in a comparison, and its file.
+class LoadedMeasurement:
+    """A measurement with its label in a comparison and the file it came from.
 
-    `correct` says which test samples it got right, and `labels` what they are, where both are known; `class_names` is
-    empty where nothing tells the names.
+    `correct` (bool) and `labels` (int), both arrays (samples,), are None where the answers per test sample are not known:
+    which samples the model classified correctly, and their classes. `class_names` is empty where the names are not known.
     """
 
     label: str
@@ -43,54 +43,54 @@ class Result:
 
 
 @dataclass(frozen=True, eq=False)
-class ResultSet:
-    """The results found under one path, and the budgets of a run's targets by name."""
+class MeasurementSet:
+    """The measurements under one path, and the budgets of a run's targets by target name."""
 
     name: str
-    results: tuple[Result, ...]
+    results: tuple[LoadedMeasurement, ...]
     budgets: dict[str, Budget] = field(default_factory=dict)
 
     @property
     def measurements(self) -> tuple[Measurement, ...]:
-        """The measurements alone."""
+        """The measurements, without labels and files."""
         return tuple(result.measurement for result in self.results)
 
 
-def load_results(paths: Iterable[Path]) -> tuple[ResultSet, ...]:
-    """Read each path: a run folder, a folder of measurement files, or one measurement file."""
-    found = [Path(path) for path in paths]
-    results = tuple(replace(_load(path), name=name) for path, name in zip(found, _names(found), strict=True))
-    for result in results:
-        if not result.measurements:
-            raise ConfigError(f"{result.name}: no measurements in it yet; 'edgedistill bench' makes them")
-    return results
+def load_results(paths: Iterable[Path]) -> tuple[MeasurementSet, ...]:
+    """Load each path: a run folder, a folder of measurement files, or one measurement file."""
+    given = [Path(path) for path in paths]
+    sets = tuple(replace(_load(path), name=name) for path, name in zip(given, _names(given), strict=True))
+    for one in sets:
+        if not one.measurements:
+            raise ConfigError(f"{one.name}: contains no measurements yet; run 'edgedistill bench CONFIG' first")
+    return sets
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
-    """Name results by their files or, where those have one name in several folders, by where their paths part."""
+    """Name each path by its file or folder; where those names are equal, by the first part in which the paths differ."""
     whole = [path.resolve() for path in paths]
     names = [path.stem if path.is_file() else path.name for path in whole]
     if len(set(names)) == len(names) or len(set(whole)) < len(whole):
         return names
     common = Path(os.path.commonpath(whole))
-    parted = [path.relative_to(common).with_suffix("").parts[0] for path in whole]
-    return parted if len(set(parted)) == len(parted) else names
+    differing = [path.relative_to(common).with_suffix("").parts[0] for path in whole]
+    return differing if len(set(differing)) == len(differing) else names
 
 
-def load_run(folder: Path) -> ResultSet:
-    """Read a run folder, which may have no measurements yet."""
+def load_run(folder: Path) -> MeasurementSet:
+    """Load a run folder, which may have no measurements yet."""
     if not (folder / "manifest.json").is_file():
-        raise ConfigError(f"{folder}: is not a run folder (no manifest.json); 'edgedistill run' makes one")
+        raise ConfigError(f"{folder}: not a run folder: it has no manifest.json; 'edgedistill run CONFIG' makes one")
     return _load(folder)
 
 
 def samples_path(file: Path, measurement: Measurement) -> Path:
-    """Return where the raw samples lie: beside the measurement's file, whatever folder it was made in."""
+    """Return the path of the raw samples: beside the measurement file, also after both were moved."""
     return file.parent / Path(measurement.samples).name
 
 
 def read_samples(file: Path, measurement: Measurement, names: tuple[str, ...]) -> dict[str, np.ndarray] | None:
-    """Read arrays of a measurement's raw samples; None when the archive, or one of them, is not there."""
+    """Read arrays of a measurement's raw samples; None when the archive or one of the arrays is missing."""
     try:
         with np.load(samples_path(file, measurement), allow_pickle=False) as archive:
             return {name: archive[name] for name in names}
@@ -99,7 +99,10 @@ def read_samples(file: Path, measurement: Measurement, names: tuple[str, ...]) -
 
 
 def correct_answers(file: Path, measurement: Measurement) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return which test samples a model got right, and their labels; None when not recorded or against its accuracy."""
+    """Return which test samples a model classified correctly, and their labels; None when the recorded outputs are missing.
+
+    Outputs that contradict the recorded accuracy count as missing.
+    """
     arrays = read_samples(file, measurement, ("outputs", "labels"))
     if arrays is None or measurement.accuracy is None or measurement.accuracy.metric != "top1":
         return None
@@ -111,30 +114,30 @@ def correct_answers(file: Path, measurement: Measurement) -> tuple[np.ndarray, n
     return (correct, labels) if agrees else None
 
 
-def _load(path: Path) -> ResultSet:
+def _load(path: Path) -> MeasurementSet:
     if path.is_file():
-        return ResultSet(path.stem, tuple(_result(table, path) for table in _tables_in(path)))
+        return MeasurementSet(path.stem, tuple(_result(table, path) for table in _tables_in(path)))
     if not path.is_dir():
         raise ConfigError(f"{path}: no such run folder or measurement file")
     is_run = (path / "manifest.json").is_file()
     files = tuple(sorted((path / "measurements" if is_run else path).glob("*.json")))
     budgets = _budgets(Run(path)) if is_run else {}
-    return ResultSet(path.resolve().name, tuple(read_result(file) for file in files), budgets)
+    return MeasurementSet(path.resolve().name, tuple(read_result(file) for file in files), budgets)
 
 
-def read_result(path: Path) -> Result:
-    """Read a measurement file, and from its raw samples which answers were right."""
+def read_result(path: Path) -> LoadedMeasurement:
+    """Read a measurement file, and from its raw samples which answers were correct."""
     return _result(_table(path), path)
 
 
-def _result(table: Any, path: Path) -> Result:
+def _result(table: Any, path: Path) -> LoadedMeasurement:
     measurement = _measurement(table, path)
     correct, labels = correct_answers(path, measurement) or (None, None)
-    return Result(describe_model(measurement), measurement, path, correct, labels, _class_names(path))
+    return LoadedMeasurement(describe_model(measurement), measurement, path, correct, labels, _class_names(path))
 
 
 def _class_names(path: Path) -> tuple[str, ...]:
-    """Return the names of the classes from the manifest of the run that a measurement lies in."""
+    """Return the class names of the run that contains a measurement file; empty where there is no run."""
     folder = path.resolve().parent.parent
     if not (folder / "manifest.json").is_file():
         return ()
@@ -143,7 +146,7 @@ def _class_names(path: Path) -> tuple[str, ...]:
 
 
 def describe_model(measurement: Measurement) -> str:
-    """Name a measured model: "student int8"."""
+    """Name a measured model, as in "student int8"."""
     return f"{measurement.model.name} {measurement.precision.requested}"
 
 
@@ -160,23 +163,23 @@ def _table(path: Path) -> Any:
 
 
 def _tables_in(path: Path) -> list[Any]:
-    """Return the measurements in a file, which has one, or several as a bundle prints them."""
+    """Return the measurements in a file: one, or several in the output of a bundle."""
     table = _table(path)
     if not isinstance(table, dict) or table.get("schema") != BUNDLE_SCHEMA:
         return [table]
-    measured = table.get("measurements")
-    if not isinstance(measured, list) or not measured:
+    measurements = table.get("measurements")
+    if not isinstance(measurements, list) or not measurements:
         errors = table.get("errors") or {}
-        said = "; ".join(f"{name}: {text}" for name, text in errors.items()) if isinstance(errors, dict) else ""
-        raise ConfigError(f"{path}: holds no measurement{': ' + said if said else ''}; run the bundle again")
-    return measured
+        why = "; ".join(f"{name}: {text}" for name, text in errors.items()) if isinstance(errors, dict) else ""
+        raise ConfigError(f"{path}: contains no measurement{': ' + why if why else ''}; run the bundle again")
+    return measurements
 
 
 def _measurement(table: Any, path: Path) -> Measurement:
     schema = table.get("schema") if isinstance(table, dict) else None
     if schema != MEASUREMENT_SCHEMA:
-        found = f"schema '{schema}'" if schema else "no schema"
-        raise ConfigError(f'{path}: {found}; a measurement file says "schema": "{MEASUREMENT_SCHEMA}"')
+        problem = f"has schema '{schema}'" if schema else "has no schema"
+        raise ConfigError(f'{path}: {problem}; the schema of a measurement file is "{MEASUREMENT_SCHEMA}"')
     try:
         measurement = Measurement.model_validate_json(json.dumps(table))
     except ValidationError as error:
@@ -189,13 +192,13 @@ def _check_latencies(measurement: Measurement, path: Path) -> None:
     named = {f"processes.{i}.p50_ns": process.p50_ns for i, process in enumerate(measurement.processes)}
     for name, value in ({"latency_ns.p50": measurement.latency_ns.p50} | named).items():
         if not (math.isfinite(value) and value > 0):
-            raise ConfigError(f"{path}: {name}: a latency is a positive number, not {value}")
+            raise ConfigError(f"{path}: {name}: a latency must be a positive number, not {value}")
     if not measurement.processes:
-        raise ConfigError(f"{path}: processes: is empty; a measurement has at least one process")
+        raise ConfigError(f"{path}: processes: is empty; a measurement needs at least one process")
 
 
 def _budgets(run: Run) -> dict[str, Budget]:
-    """Pair the targets that were measured with the budgets that the last report was made for."""
+    """Return the budgets of the last report by the names of the targets that were measured."""
     targets = read_settings(run, BenchRecord).get("targets", [])
     budgets = read_settings(run, ReportRecord).get("budgets", [])
     if len(targets) != len(budgets):

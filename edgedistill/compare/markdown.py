@@ -1,13 +1,13 @@
-"""A comparison as Markdown, for a pull request's comment."""
+"""A comparison as Markdown, for the comment of a pull request."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
-from edgedistill.compare.comparison import Comparison, Group
-from edgedistill.compare.notes import notes_of
-from edgedistill.compare.rows import metric_of
-from edgedistill.compare.table import COLUMNS, cells
+from edgedistill.compare.comparison import Comparison
+from edgedistill.compare.footnotes import footnotes_of
+from edgedistill.compare.rows import Group
+from edgedistill.compare.table import COLUMNS, cells, headings
 
 
 def to_markdown(comparison: Comparison) -> str:
@@ -17,41 +17,41 @@ def to_markdown(comparison: Comparison) -> str:
 
 def _lines(comparison: Comparison) -> Iterator[str]:
     if comparison.gates:
-        yield from ("| gate | model | outcome | found |", "|---|---|---|---|")
+        yield from ("| gate | model | outcome | value |", "|---|---|---|---|")
         for outcome in comparison.gates:
-            named, found = plain(outcome.candidate), plain(outcome.found)
-            yield row((f"`{outcome.gate}`", named, f"**{outcome.decision}**", found))
+            model, value = escape(outcome.candidate), escape(outcome.found)
+            yield table_row((f"`{outcome.gate}`", model, f"**{outcome.decision}**", value))
         yield ""
     for group in comparison.groups:
         yield from _group_lines(group)
     if comparison.left_out:
-        yield f"Left out: {plain('; '.join(comparison.left_out))}"
+        yield f"Left out: {escape('; '.join(comparison.left_out))}"
 
 
 def _group_lines(group: Group) -> Iterator[str]:
-    notes = notes_of(group)
-    headings = [plain(column or metric_of(group.rows)[0]) for column in COLUMNS]
-    yield from (f"**{plain(group.title)}**", "", row(headings), row(["---"] * 2 + ["---:"] * (len(headings) - 2)))
-    for one in group.rows:
-        yield row([plain(cell) for cell in cells(one, notes)])
+    footnotes = footnotes_of(group)
+    rule = ["---"] * 2 + ["---:"] * (len(COLUMNS) - 2)
+    yield from (f"**{escape(group.title)}**", "", table_row(map(escape, headings(group))), table_row(rule))
+    for row in group.rows:
+        yield table_row(map(escape, cells(row, footnotes)))
     yield ""
     for text in group.answer.splitlines():
-        yield f"- {plain(text)}"
+        yield f"- {escape(text)}"
     yield ""
-    if listed := notes.listed():
+    if listed := footnotes.listed():
         yield from ("<details><summary>Notes</summary>", "")
         for mark, text in listed:
-            yield f"- {mark} {plain(text)}"
+            yield f"- {mark} {escape(text)}"
         yield from ("", "</details>", "")
 
 
-def row(found: Sequence[str]) -> str:
-    """Write a line of a table, of cells that are Markdown."""
-    return f"| {' | '.join(found)} |"
+def table_row(columns: Iterable[str]) -> str:
+    """Write a line of a table from cells that are Markdown."""
+    return f"| {' | '.join(columns)} |"
 
 
-def plain(text: str) -> str:
-    """Escape what Markdown would take for markup: names are the user's."""
+def escape(text: str) -> str:
+    """Escape characters that Markdown would treat as markup; names are chosen by the user."""
     escaped = text.replace("\\", "\\\\").replace("&", "&amp;").replace("<", "&lt;").replace("\n", " ")
     for character in "|*_`[]~#":
         escaped = escaped.replace(character, f"\\{character}")

@@ -1,40 +1,39 @@
-"""A comparison as plain text, and as HTML for a notebook, which brings its own style."""
+"""A comparison as plain text, and as HTML for a notebook, which has its own style."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from html import escape
 
 from rich.console import Console
 
-from edgedistill.compare.comparison import Comparison, Group
-from edgedistill.compare.notes import notes_of
-from edgedistill.compare.rows import metric_of
-from edgedistill.compare.table import COLUMNS, cells, render_table
+from edgedistill.compare.footnotes import footnotes_of
+from edgedistill.compare.rows import Group
+from edgedistill.compare.table import cells, headings, render_table
 
 WIDTH = 80
 
 
-def to_text(comparison: Comparison) -> str:
+def to_text(groups: Sequence[Group], left_out: Sequence[str]) -> str:
     """Render the terminal's table without colour, 80 columns wide."""
     console = Console(width=WIDTH, no_color=True, force_terminal=False, legacy_windows=False, force_jupyter=False)
     with console.capture() as captured:
-        console.print(render_table(comparison))
+        console.print(render_table(groups, left_out))
     return captured.get().rstrip()
 
 
-def to_html(comparison: Comparison) -> str:
+def to_html(groups: Sequence[Group]) -> str:
     """Render a table for each group, with its footnotes and its answer."""
-    return "\n".join(line for group in comparison.groups for line in _lines(group))
+    return "\n".join(line for group in groups for line in _lines(group))
 
 
 def _lines(group: Group) -> Iterator[str]:
-    notes = notes_of(group)
-    heading = "".join(f"<th>{escape(column or metric_of(group.rows)[0])}</th>" for column in COLUMNS)
+    footnotes = footnotes_of(group)
+    heading = "".join(f"<th>{escape(text)}</th>" for text in headings(group))
     yield f"<p><b>{escape(group.title)}</b></p>"
     yield f"<table><thead><tr>{heading}</tr></thead><tbody>"
     for row in group.rows:
-        yield f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in cells(row, notes))}</tr>"
+        yield f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in cells(row, footnotes))}</tr>"
     yield "</tbody></table>"
-    yield "".join(f"<div><small>{mark} {escape(text)}</small></div>" for mark, text in notes.listed())
+    yield "".join(f"<div><small>{mark} {escape(text)}</small></div>" for mark, text in footnotes.listed())
     yield "".join(f"<p>{escape(text)}</p>" for text in group.answer.splitlines())

@@ -1,4 +1,4 @@
-"""What the stages of a run made, in words: one line each, what is outdated, and what distillation gained."""
+"""Describe in words what the stages of a run made, which of them are outdated, and what distillation gained."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from functools import singledispatch
 
 from scipy.stats import t as student_t
 
-from edgedistill.compare import figures
+from edgedistill.compare import formatting
 from edgedistill.compare.statistics import accuracy_drop, wilson
 from edgedistill.records.base import Record
 from edgedistill.records.stages import (
@@ -27,7 +27,7 @@ from edgedistill.runtime.folder import Run, identity, read_record
 from edgedistill.tasks.tasks import TASKS
 
 SUMMARISED = tuple(kind for kind in STAGE_RECORDS if kind is not ReportRecord)
-"""The stages that a report or a card is about: all that come before them."""
+"""The records that a report describes: all except its own."""
 
 METHODS = {
     "ptq": "post-training",
@@ -35,11 +35,11 @@ METHODS = {
     "qat": "fine-tuned (QAT)",
     "mixed-qat": "fine-tuned (QAT), sensitive layers in float",
 }
-"""The names of the methods of quantization, for people."""
+"""The quantization methods in words."""
 
 
 def outdated(run: Run) -> tuple[str, ...]:
-    """Return the stages that were made from an earlier result of a stage that has run again since, in their order."""
+    """Return the stages that used the result of a stage that has run again since, in order."""
     stale: list[str] = []
     made: dict[str, str] = {}
     for kind in SUMMARISED:
@@ -53,48 +53,50 @@ def outdated(run: Run) -> tuple[str, ...]:
 
 
 def control_gain(student: StudentRecord | None, export: ExportRecord | None, data: DataRecord | None) -> str | None:
-    """Say what distillation gained over the same student trained without the teacher; None without such a control."""
+    """Describe the gain over the control, the same student trained without the teacher; None without a control."""
     if student is None or student.control is None:
         return None
     if export is None or not export.scores or data is None:
-        return "Whether distillation helped is not known yet: the test set is scored when the models are exported."
+        return "The gain from distillation is not known yet: the export stage scores the student and its control on the test set."
     pairs = [(score.student, score.control) for score in export.scores if score.control is not None]
     metric = TASKS[data.task]
     if len(pairs) > 1:
         return _gain_over_seeds([score - control for score, control in pairs], metric.shown)
     ((score, control),) = pairs
-    points = figures.signed(100 * (score - control))
+    points = formatting.signed(100 * (score - control))
     if metric.metric != "top1":
         return f"Distillation changed {metric.shown} on the test set by {points} points (one seed, so no interval)."
     n = data.test
     drop = accuracy_drop(wilson(score, n), wilson(control, n))
     low, high = drop.ci95_points
-    basis = f"95\u00a0% interval {figures.signed(low)} to {figures.signed(high)} from {n} test samples, one seed each"
-    return _verdict(drop.points, low, high, metric.shown, basis)
+    basis = (
+        f"95\u00a0% interval {formatting.signed(low)} to {formatting.signed(high)} from {n} test samples, one seed each"
+    )
+    return _describe_gain(drop.points, low, high, metric.shown, basis)
 
 
 def _gain_over_seeds(gains: list[float], shown: str) -> str:
-    """Say a gain with the Student-t interval over seeds: other seeds would fall in it, not other test sets."""
+    """Describe the mean gain with its Student-t interval, which covers other seeds but not other test sets."""
     points = [100 * gain for gain in gains]
     centre = statistics.fmean(points)
     half = float(student_t.ppf(0.975, len(points) - 1)) * statistics.stdev(points) / len(points) ** 0.5
     low, high = centre - half, centre + half
-    basis = f"95\u00a0% interval {figures.signed(low)} to {figures.signed(high)} over {len(points)} seeds"
-    return _verdict(centre, low, high, shown, basis)
+    basis = f"95\u00a0% interval {formatting.signed(low)} to {formatting.signed(high)} over {len(points)} seeds"
+    return _describe_gain(centre, low, high, shown, basis)
 
 
-def _verdict(points: float, low: float, high: float, shown: str, basis: str) -> str:
+def _describe_gain(points: float, low: float, high: float, shown: str, basis: str) -> str:
     against = f"points of {shown} on the test set over the same student without the teacher ({basis})."
     if low > 0:
         return f"Distillation gained {points:.1f} {against}"
     if high < 0:
-        return f"Distillation did not help: {figures.signed(points)} {against}"
-    return f"Distillation did not clearly help: {figures.signed(points)} {against}"
+        return f"Distillation did not help: {formatting.signed(points)} {against}"
+    return f"Distillation did not clearly help: {formatting.signed(points)} {against}"
 
 
 @singledispatch
 def summary(record: Record | None) -> str:
-    """Say in a line what a stage made; None is a stage that has not run."""
+    """Describe in one line what a stage made; `record` is None for a stage that has not run."""
     assert record is None, f"no summary of {type(record).__name__} is written yet"
     return "not run"
 
@@ -104,8 +106,8 @@ def _data(record: DataRecord) -> str:
     shape = "\u00d7".join(map(str, record.shape))
     split = f"{record.train} train, {record.val} validation, {record.test} test"
     outputs = "classes" if record.task == "classification" else f"value(s) for {record.task}"
-    judge = "" if record.labelled else "; no labels, so models are held against the teacher's outputs"
-    return f"{record.kind} {shape} {record.dtype}, {len(record.classes)} {outputs}; {split}{judge}"
+    reference = "" if record.labelled else "; no labels, so models are compared with the teacher's outputs"
+    return f"{record.kind} {shape} {record.dtype}, {len(record.classes)} {outputs}; {split}{reference}"
 
 
 def _model(record: TrainedModel) -> str:
@@ -113,7 +115,9 @@ def _model(record: TrainedModel) -> str:
     if record.parameters is not None:
         parts.append(f"{record.parameters:,} parameters".replace(",", "\u202f"))
     accuracy = record.val_accuracy
-    parts.append("not measured on validation" if accuracy is None else f"{figures.percent(accuracy)} % on validation")
+    parts.append(
+        "not measured on validation" if accuracy is None else f"{formatting.percent(accuracy)} % on validation"
+    )
     if record.history:
         parts.append(f"{len(record.history)} epochs")
     return ", ".join(parts)
@@ -127,9 +131,9 @@ def _teachers(record: TeacherRecord) -> str:
 @summary.register
 def _soft_labels(record: SoftLabelsRecord) -> str:
     accuracy = record.val_accuracy
-    several = "" if accuracy is None else f", teachers' mean {figures.percent(accuracy)} % on validation"
+    several = "" if accuracy is None else f", mean of the teachers {formatting.percent(accuracy)} % on validation"
     if not record.views:
-        return f"teacher run online, {record.classes} classes{several}"
+        return f"teacher runs during training, {record.classes} classes{several}"
     kept = f", the {record.top_k} largest logits of each" if record.top_k else ""
     return f"{record.views} augmented views of {record.samples} samples, {record.classes} classes{kept}{several}"
 
@@ -143,9 +147,9 @@ def _student(record: StudentRecord) -> str:
 @summary.register
 def _quantize(record: QuantizedRecord) -> str:
     if record.mode == "none":
-        return "not asked for"
+        return "not requested"
     accuracy = record.val_accuracy
-    shown = "validation metric not measured" if accuracy is None else f"{figures.percent(accuracy)} % on validation"
+    shown = "not measured on validation" if accuracy is None else f"{formatting.percent(accuracy)} % on validation"
     tried = f", after {len(record.steps)} tries" if len(record.steps) > 1 else ""
     return f"{METHODS[record.mode]}{tried}, {record.calibration_samples} calibration samples, {shown}"
 

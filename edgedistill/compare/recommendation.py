@@ -1,31 +1,31 @@
-"""What to ship on a target, in one sentence."""
+"""Recommend a model for a target, in one sentence."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from edgedistill.compare import figures
+from edgedistill.compare import formatting
 from edgedistill.compare.rows import Row
 from edgedistill.compare.statistics import accuracy_drop, speedup
 from edgedistill.records.measurement import Accuracy
 
 TOLERATED_DROP_POINTS = 1.0
-"""A student whose accuracy is really lower than the best student's by more than this is not proposed for its speed."""
+"""A student is not recommended, however fast, if its accuracy is significantly lower than the best student's by more."""
 FAR_BELOW_POINTS = 10.0
-"""A student that is really lower than its teacher by more than this is called the best one, and not proposed to be shipped."""
+"""A student is called the best one, but not recommended, if it is significantly lower than its teacher by more."""
 
 
 def choose(rows: Sequence[Row]) -> Row | None:
-    """Return the fastest student that fits the budget and is accurate enough; the smallest of those equally fast."""
+    """Return the fastest student that fits the budget and is accurate enough; of equally fast ones the smallest."""
     within = _within_budget(_students(rows))
     return _fastest(_accurate_enough(within)) if within else None
 
 
-def ship(target: str, rows: Sequence[Row]) -> str:
-    """Name the student to ship and what it costs, or say why there is none."""
+def recommend(target: str, rows: Sequence[Row]) -> str:
+    """Name the student to ship with its speed, accuracy and size, or say why there is none."""
     students, chosen = _students(rows), choose(rows)
     if not students:
-        return f"{target}: nothing to decide, no student was measured here"
+        return f"{target}: no recommendation, because no student was measured on this target"
     if chosen is None:
         over = "; ".join(f"{_precision(row)} exceeds {', '.join(_exceeded(row))}" for row in students)
         return f"{target}: no student fits the budget ({over})"
@@ -51,7 +51,7 @@ def _accurate_enough(rows: Sequence[Row]) -> list[Row]:
     kept = []
     for row in rows:
         if row.measurement.accuracy is None:
-            continue  # never speed without accuracy
+            continue  # speed alone is no reason to recommend a model
         drop = accuracy_drop(best, row.measurement.accuracy)
         if drop.verdict != "lower" or drop.points <= TOLERATED_DROP_POINTS:
             kept.append(row)
@@ -81,29 +81,31 @@ def _is_far_below(row: Row) -> bool:
 
 
 def _facts(row: Row) -> list[str]:
-    size = figures.size(row.measurement.size_bytes)
+    size = formatting.size(row.measurement.size_bytes)
     if row.speedup is None:
         measured = row.measurement.accuracy
         accuracy = "accuracy not measured" if measured is None else _level(measured)
-        return [f"p50 {figures.milliseconds(row.measurement.latency_ns.p50)} ms", accuracy, size]
+        return [f"p50 {formatting.milliseconds(row.measurement.latency_ns.p50)} ms", accuracy, size]
     return [_speed(row, "the teacher"), _accuracy(row), size]
 
 
 def _level(measured: Accuracy) -> str:
-    percent = f"{figures.percent(measured.value)} %"
-    return f"{percent} accurate" if measured.metric == "top1" else f"{figures.metric_word(measured.metric)} {percent}"
+    percent = f"{formatting.percent(measured.value)} %"
+    return (
+        f"{percent} accurate" if measured.metric == "top1" else f"{formatting.metric_word(measured.metric)} {percent}"
+    )
 
 
 def _speed(row: Row, baseline: str) -> str:
-    found = row.speedup
-    if found is None:
-        return f"not comparable in speed ({row.reasons['speedup']})"
-    if found.verdict == "no difference seen":
-        return f"as fast as {baseline} ({figures.times(found.value)}, no difference seen)"
-    doubt = " by p50 (too few processes to be sure)" if found.verdict == "cannot tell" else ""
-    if found.value < 1:
-        return f"slower than {baseline} ({figures.times(found.value)}){doubt}"
-    return f"{figures.times(found.value)} faster than {baseline}{doubt}"
+    speed = row.speedup
+    if speed is None:
+        return f"speed not comparable ({row.reasons['speedup']})"
+    if speed.verdict == "no difference seen":
+        return f"as fast as {baseline} ({formatting.times(speed.value)}, no difference seen)"
+    doubt = " by p50 (too few processes to be sure)" if speed.verdict == "cannot tell" else ""
+    if speed.value < 1:
+        return f"slower than {baseline} ({formatting.times(speed.value)}){doubt}"
+    return f"{formatting.times(speed.value)} faster than {baseline}{doubt}"
 
 
 def _accuracy(row: Row) -> str:
@@ -111,7 +113,7 @@ def _accuracy(row: Row) -> str:
     if drop is None:
         return "accuracy not measured" if row.measurement.accuracy is None else "accuracy not comparable"
     assert row.measurement.accuracy is not None
-    text = figures.points(drop.points, row.measurement.accuracy.metric)
+    text = formatting.points(drop.points, row.measurement.accuracy.metric)
     unsure = drop.verdict == "no difference seen" and not text.startswith("same")
     return f"{text} (within the error)" if unsure else text
 
@@ -124,7 +126,7 @@ def _why_not(row: Row, chosen: Row, accurate: Sequence[Row]) -> str | None:
         return _too_inaccurate(row)
     ratio = speedup(chosen.measurement, row.measurement)
     if ratio.verdict == "slower" and name != "fp32":
-        return f"{name} is slower than {_precision(chosen)} here ({figures.times(ratio.value)})"
+        return f"{name} is slower than {_precision(chosen)} here ({formatting.times(ratio.value)})"
     if ratio.verdict == "no difference seen":
         return f"no speed difference to {name} seen"
     return None
@@ -135,22 +137,22 @@ def _too_inaccurate(row: Row) -> str:
     if measured is None:
         return f"accuracy of {name} not measured"
     if measured.metric != "top1":
-        return f"{name} loses too much {figures.metric_word(measured.metric)}"
+        return f"{name} loses too much {formatting.metric_word(measured.metric)}"
     return f"{name} is not accurate enough"
 
 
 def _caveats(chosen: Row) -> list[str]:
     caveats = []
     if chosen.measurement.accuracy is None:
-        caveats.append("measure its accuracy before shipping it")
+        caveats.append("measure its accuracy before you ship it")
     if _is_far_below(chosen):
-        caveats.append("that is far below its teacher: train it for longer, or take a larger one")
+        caveats.append("its accuracy is far below the teacher's: train it longer, or use a larger student")
     if chosen.speedup is None:
         caveats.append(f"speedup unknown: {chosen.reasons['speedup']}")
     if chosen.budget is not None and chosen.budget.unknown:
         caveats.append(f"budget not fully checked ({', '.join(chosen.budget.unknown)})")
     if chosen.measurement.contaminated:
-        caveats.append("other processes disturbed this measurement, repeat it on a quiet machine")
+        caveats.append("other processes disturbed this measurement: repeat it on an idle machine")
     return caveats
 
 

@@ -1,26 +1,32 @@
-"""One result of a comparison: a measurement, and what separates it from its baseline."""
+"""A row of a comparison: a measurement, and how it differs from its baseline."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from pydantic import Field
 
-from edgedistill.compare import figures
+from edgedistill.compare import formatting
 from edgedistill.compare.budget import BudgetCheck
-from edgedistill.compare.classes import ClassDrop, class_drops, same_samples
-from edgedistill.compare.load import Result
-from edgedistill.compare.statistics import AccuracyDrop, Speedup, accuracy_drop, paired_drop, speedup
-from edgedistill.compare.verdict import accuracy_in_words, speed_in_words
+from edgedistill.compare.load import LoadedMeasurement
+from edgedistill.compare.per_class import ClassDrop, class_drops, same_samples, worst
+from edgedistill.compare.statistics import (
+    MINIMUM_PROCESSES,
+    AccuracyDrop,
+    Speedup,
+    accuracy_drop,
+    paired_drop,
+    speedup,
+)
 from edgedistill.records.base import Record
 from edgedistill.records.measurement import Measurement
 
 
 class Row(Record):
-    """A measurement beside its baseline; `reasons` says why a comparison is null, by field.
+    """A measurement beside its baseline; `reasons` says by field why a comparison is null.
 
-    `verdict` says the comparison in words. `differs` lists what else is not the same and does not forbid a comparison, such
-    as the engine. `classes` is empty where the answers to the single test samples are not known.
+    `verdict` is the comparison in words. `differs` lists differences that do not prevent a comparison, such as the engine.
+    `classes` is empty where the answers per test sample are not known.
     """
 
     label: str
@@ -37,25 +43,39 @@ class Row(Record):
     classes: tuple[ClassDrop, ...] = ()
 
 
+class Group(Record):
+    """Rows with one target and one baseline.
+
+    `baseline` and `chosen`, the model to ship, are labels of rows, or None. `answer` is the conclusion in words.
+    """
+
+    title: str
+    baseline: str | None
+    rows: tuple[Row, ...]
+    answer: str
+    chosen: str | None = None
+
+
 def metric_of(rows: Iterable[Row]) -> tuple[str, str]:
-    """Return the heading and the name of the metric that rows were measured by."""
-    return figures.metric(row.measurement.accuracy.metric for row in rows if row.measurement.accuracy is not None)
+    """Return the table heading and the name of the metric of some rows."""
+    measured = (row.measurement.accuracy for row in rows)
+    return formatting.metric_heading(accuracy.metric for accuracy in measured if accuracy is not None)
 
 
-def baseline_row(baseline: Result) -> Row:
-    """Give the baseline its row."""
+def baseline_row(baseline: LoadedMeasurement) -> Row:
+    """Return the row of a baseline."""
     return Row(label=baseline.label, measurement=baseline.measurement, is_baseline=True)
 
 
-def candidate_row(candidate: Result, baseline: Result | None) -> Row:
+def candidate_row(candidate: LoadedMeasurement, baseline: LoadedMeasurement | None) -> Row:
     """Compare a measurement with its baseline as far as their conditions allow."""
     label, measurement = candidate.label, candidate.measurement
     if baseline is None:
         reasons = {"speedup": "the teacher was not measured on this target"}
-        verdict = speed_in_words(None, reasons)
+        verdict = describe_speed(None, reasons)
         return Row(label=label, measurement=measurement, is_baseline=False, reasons=reasons, verdict=verdict)
     reasons = {}
-    if differing := unlike(baseline.measurement, measurement):
+    if differing := unequal_conditions(baseline.measurement, measurement):
         reasons["speedup"] = f"conditions differ from {baseline.label}: {'; '.join(differing)}"
     drop, reasons_drop = _accuracy(baseline, candidate)
     energy, reasons_energy = _energy(baseline.measurement, measurement)
@@ -64,7 +84,7 @@ def candidate_row(candidate: Result, baseline: Result | None) -> Row:
     classes = class_drops(baseline, candidate)
     speed = None if differing else speedup(baseline.measurement, measurement)
     metric = "top1" if measurement.accuracy is None else measurement.accuracy.metric
-    beside = accuracy_in_words(drop, classes, metric, reasons_drop)
+    accuracy = describe_accuracy(drop, classes, metric, reasons_drop)
     return Row(
         label=label,
         measurement=measurement,
@@ -73,17 +93,17 @@ def candidate_row(candidate: Result, baseline: Result | None) -> Row:
         accuracy_drop=drop,
         size_ratio=baseline.measurement.size_bytes / measurement.size_bytes if measurement.size_bytes else None,
         energy_ratio=energy,
-        differs=different(baseline.measurement, measurement),
+        differs=other_differences(baseline.measurement, measurement),
         reasons=reasons | reasons_drop | reasons_energy,
-        verdict=f"{speed_in_words(speed, reasons)}; {beside}",
+        verdict=f"{describe_speed(speed, reasons)}; {accuracy}",
         classes=classes,
     )
 
 
-def unlike(baseline: Measurement, candidate: Measurement) -> tuple[str, ...]:
-    """List the conditions that must be equal for latencies to be comparable and are not, with both values."""
+def unequal_conditions(baseline: Measurement, candidate: Measurement) -> tuple[str, ...]:
+    """List the conditions, with both values, that differ and must be equal for latencies to be comparable."""
     a, b = baseline.device, candidate.device
-    knobs = {
+    conditions = {
         "device": (a.id, b.id),
         "architecture": (a.arch, b.arch),
         "cpu": (a.cpu, b.cpu),
@@ -92,15 +112,15 @@ def unlike(baseline: Measurement, candidate: Measurement) -> tuple[str, ...]:
         "governor": (a.governor, b.governor),
         "power source": (_power_source(baseline), _power_source(candidate)),
     }
-    return _differences(knobs)
+    return _differences(conditions)
 
 
 def _power_source(measurement: Measurement) -> str | None:
     return None if measurement.environment is None else measurement.environment.before.power_source
 
 
-def different(baseline: Measurement, candidate: Measurement) -> tuple[str, ...]:
-    """List what else is not the same: the engine and what it runs on may be the very thing that is compared."""
+def other_differences(baseline: Measurement, candidate: Measurement) -> tuple[str, ...]:
+    """List differences that a comparison may be about: the engine, its settings, and the software below it."""
     a, b = baseline.device, candidate.device
     facts = {
         "kit": (baseline.kit, candidate.kit),
@@ -112,7 +132,7 @@ def different(baseline: Measurement, candidate: Measurement) -> tuple[str, ...]:
 
 
 def _settings(baseline: Measurement, candidate: Measurement) -> dict[str, tuple[object, object]]:
-    """Pair the settings that both engines told, but for numbers, which are figures: a CUDA graph, how it waits."""
+    """Pair the settings that both engines report, such as a CUDA graph; numbers are left out, as they are measured values."""
     a, b = baseline.settings or {}, candidate.settings or {}
     names = (name for name in a if isinstance(a[name], str | bool) and isinstance(b.get(name), str | bool))
     return {name.replace("_", " "): (a[name], b[name]) for name in names}
@@ -126,7 +146,7 @@ def _known(value: object) -> str:
     return "not known" if value is None else str(value)
 
 
-def _accuracy(baseline: Result, candidate: Result) -> tuple[AccuracyDrop | None, dict[str, str]]:
+def _accuracy(baseline: LoadedMeasurement, candidate: LoadedMeasurement) -> tuple[AccuracyDrop | None, dict[str, str]]:
     a, b = baseline.measurement.accuracy, candidate.measurement.accuracy
     if a is None or b is None:
         return None, {"accuracy_drop": f"accuracy of the {'baseline' if a is None else 'candidate'} was not measured"}
@@ -145,11 +165,58 @@ def _energy(baseline: Measurement, candidate: Measurement) -> tuple[float | None
         return None, {"energy_ratio": f"energy of the {'baseline' if a is None else 'candidate'} was not measured"}
     for name, energy in (("baseline", a), ("candidate", b)):
         if energy.provenance != "measured":
-            return None, {
-                "energy_ratio": f"energy of the {name} is {energy.source}, and only measured energy is compared"
-            }
+            return None, {"energy_ratio": f"energy of the {name} is {energy.source}; only measured energy is compared"}
     if (a.source, a.scope) != (b.source, b.scope):
-        return None, {"energy_ratio": f"the sources differ: {a.source} vs {b.source}"}
+        return None, {"energy_ratio": f"the energy sources differ: {a.source} vs {b.source}"}
     if b.per_inference <= 0:
-        return None, {"energy_ratio": "the candidate's energy is not above zero"}
+        return None, {"energy_ratio": "the measured energy of the candidate is not above zero"}
     return a.per_inference / b.per_inference, {}
+
+
+def describe_speed(speed: Speedup | None, reasons: Mapping[str, str]) -> str:
+    """Describe a speedup: faster, slower, no difference, undecided, or why the two cannot be compared."""
+    if speed is None:
+        return f"speed not comparable: {reasons['speedup']}"
+    ratio = formatting.times(speed.value)
+    if speed.ci95 is None:
+        before, after = speed.processes
+        return f"speed undecided: {ratio} by p50, but {before} and {after} processes are fewer than {MINIMUM_PROCESSES} per side"
+    return f"{speed.verdict}, {ratio} {_interval(speed.ci95, 2)}"
+
+
+def describe_accuracy(
+    drop: AccuracyDrop | None, classes: Sequence[ClassDrop], metric: str, reasons: Mapping[str, str]
+) -> str:
+    """Describe an accuracy drop: its size, whether it is a real difference, and the drop of the worst class."""
+    name = formatting.metric_word(metric)
+    if drop is None:
+        return f"{name} not comparable: {reasons['accuracy_drop']}"
+    test = "" if drop.p_value is None else f", McNemar p {_probability(drop.p_value)}"
+    text = f"{name} {_change(drop.points, drop.ci95_points)}{test}"
+    if drop.verdict == "no difference seen":
+        text += ", no difference seen"
+    lost = worst(classes)
+    if lost is None or lost.points <= 0:
+        return text
+    return f"{text}; worst of {len(classes)} classes: {describe_class(lost)}"
+
+
+def describe_class(lost: ClassDrop) -> str:
+    """Describe the drop of one class: "'deer' 3.2 points lower [0.4, 6.1]"."""
+    return f"'{lost.name}' {_change(lost.points, lost.ci95_points)}"
+
+
+def _change(points: float, interval: tuple[float, float]) -> str:
+    """Write a drop and its interval as positive numbers, followed by "lower" or "higher"."""
+    low, high = interval if points >= 0 else (-interval[1], -interval[0])
+    text = f"{abs(points):.1f} points {'lower' if points >= 0 else 'higher'}" if abs(points) >= 0.05 else "the same"
+    return f"{text} {_interval((low, high), 1)}"
+
+
+def _interval(interval: tuple[float, float], decimals: int) -> str:
+    low, high = (f"{value:.{decimals}f}".replace("-", "\u2212") for value in interval)
+    return f"[{low}, {high}]"
+
+
+def _probability(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"= {value:.2g}"

@@ -1,11 +1,12 @@
-"""Is a difference real? Speedups and accuracy drops with their 95 % intervals.
+"""Speedups and accuracy drops with their 95 % intervals: is a difference real?
 
-The process is the sample: inferences within one process share its luck (memory layout, clock, neighbours), so their number says
-nothing about how far a second process would land. Intervals of latency therefore come from one p50 per fresh process.
+The sample is the process: all inferences in one process share its memory layout, clock and neighbours, so their number does not
+say how much a second process would differ. Intervals of latency are therefore computed from one p50 per fresh process.
 
-Other work on a machine now and then slows a whole process by a tenth or by half. Simulated with one such process in ten, five a side,
-Welch's interval becomes so wide that a model 5 % slower is found in 6 of 10 comparisons; without each side's fastest and slowest fifth
-it is found in 9 of 10, and without such processes always, either way. Neither finds a difference where there is none too often.
+Other work on a machine sometimes slows a whole process by 10 to 50 %. In a simulation with one such process in ten and five
+processes per side, Welch's interval detects a model that is 5 % slower in 6 of 10 comparisons. Without the fastest and slowest fifth
+of each side, the interval detects it in 9 of 10. Without slowed processes both always detect it, and neither reports a difference
+that does not exist more often than its confidence allows.
 """
 
 from __future__ import annotations
@@ -21,20 +22,20 @@ from edgedistill.records.base import Record
 from edgedistill.records.measurement import Accuracy, Measurement
 
 NOISE_FLOOR = 0.03
-"""The smallest relative difference called real; stands in until measurements record the A/A floor of their own machine."""
+"""The smallest relative difference that is reported as real; two measurements of one model may differ by as much."""
 
 MINIMUM_PROCESSES = 3
-"""Below this, a variance of process p50s is a guess."""
+"""With fewer processes, the variance of their p50s cannot be estimated."""
 
 TRIM = 0.2
-"""The fraction of processes at either end that is left out, rounded down: one of five, none of four."""
+"""The fraction of processes that is left out at each end, rounded down: one of five, none of four."""
 
 SpeedVerdict = Literal["faster", "slower", "no difference seen", "cannot tell"]
 AccuracyVerdict = Literal["lower", "higher", "no difference seen"]
 
 
 class Speedup(Record):
-    """Baseline p50 over candidate p50, as trimmed geometric means over processes: above 1 the candidate is faster."""
+    """Baseline p50 divided by candidate p50, both trimmed geometric means over processes; above 1 the candidate is faster."""
 
     value: float
     ci95: tuple[float, float] | None
@@ -43,10 +44,11 @@ class Speedup(Record):
 
 
 class AccuracyDrop(Record):
-    """Baseline accuracy less the candidate's, in percentage points: above 0 the candidate is less accurate.
+    """Baseline accuracy minus candidate accuracy, in percentage points; above 0 the candidate is less accurate.
 
-    `paired` tells an interval that knows which samples both got right from one that takes the two as independent; then
-    `only_baseline` and `only_candidate` count the samples that one alone got right, and `p_value` is McNemar's exact one.
+    `paired`: the interval uses the answers of both models to the same samples; otherwise it treats the two as independent.
+    When paired, `only_baseline` and `only_candidate` count the samples that only one model classified correctly, and `p_value`
+    is that of McNemar's exact test.
     """
 
     points: float
@@ -66,7 +68,7 @@ def speedup(baseline: Measurement, candidate: Measurement) -> Speedup:
 
 
 def speedup_of(baseline_p50s: Sequence[float], candidate_p50s: Sequence[float]) -> Speedup:
-    """Compare per-process p50s by Yuen's interval (1974) of trimmed means, on logarithms: the values are positive, and ratios matter.
+    """Compare per-process p50s by Yuen's interval (1974) of trimmed means of their logarithms.
 
     With fewer than five processes nothing is trimmed, and the interval is Welch's.
     """
@@ -83,14 +85,14 @@ def speedup_of(baseline_p50s: Sequence[float], candidate_p50s: Sequence[float]) 
 
 
 def difference_of(baseline: Sequence[float], candidate: Sequence[float]) -> tuple[float, tuple[float, float]]:
-    """Return the candidate's trimmed mean less the baseline's and Yuen's interval; three values a side at least."""
+    """Return the candidate's trimmed mean minus the baseline's, and Yuen's interval; needs three values per side."""
     before, after = np.sort(np.asarray(baseline, dtype=float)), np.sort(np.asarray(candidate, dtype=float))
     difference = float(_trimmed(after).mean() - _trimmed(before).mean())
     return difference, _yuen(before, after, difference)
 
 
 def level_of(values: Sequence[float]) -> tuple[float, float, float] | None:
-    """Return the trimmed geometric mean of processes' values and its interval (Tukey and McLaughlin 1963); None for too few."""
+    """Return the trimmed geometric mean and its interval (Tukey and McLaughlin 1963); None for fewer than three values."""
     if len(values) < MINIMUM_PROCESSES:
         return None
     ordered = np.sort(np.log(np.asarray(values)))
@@ -117,7 +119,7 @@ def _yuen(before: np.ndarray, after: np.ndarray, difference: float) -> tuple[flo
 
 
 def _trimmed_variance(ordered: np.ndarray) -> float:
-    """Return the variance of a trimmed mean: from values of which the trimmed ones are drawn in to those that are kept."""
+    """Return the variance of a trimmed mean, computed from the winsorized values."""
     kept = _trimmed(ordered)
     drawn_in = np.clip(ordered, kept[0], kept[-1])
     return float(drawn_in.var(ddof=1)) * (len(ordered) - 1) / (len(kept) * (len(kept) - 1))
@@ -135,10 +137,10 @@ def _speed_verdict(difference: float, interval: tuple[float, float] | None) -> S
 
 
 def accuracy_drop(baseline: Accuracy, candidate: Accuracy, correlation: float | None = None) -> AccuracyDrop:
-    """Compare two accuracies by Newcombe's interval (1998, method 10), built from the Wilson interval of each.
+    """Compare two accuracies by Newcombe's interval (1998, method 10), which combines their Wilson intervals.
 
-    Models that answer the same samples mostly err on the same ones; their `correlation` narrows the interval. Without it the two
-    are taken as independent, which misses some real differences and rarely claims a false one.
+    Models tested on the same samples mostly fail on the same ones; their `correlation` narrows the interval. Without it the two
+    are treated as independent, which misses some real differences and rarely reports a false one.
     """
     (low_b, high_b), (low_c, high_c) = baseline.ci95, candidate.ci95
     drop, phi = baseline.value - candidate.value, correlation or 0.0
@@ -151,9 +153,9 @@ def accuracy_drop(baseline: Accuracy, candidate: Accuracy, correlation: float | 
 
 
 def paired_drop(baseline: np.ndarray, candidate: np.ndarray, confidence: float = 0.95) -> AccuracyDrop:
-    """Compare which of the same samples two models got right: Newcombe's paired interval, and McNemar's exact test.
+    """Compare two models on the same samples by Newcombe's paired interval and McNemar's exact test.
 
-    The test asks of the samples that one model alone got right whether each was as likely to be the one's as the other's.
+    `baseline` and `candidate` are boolean arrays (samples,): which samples each model classified correctly.
     """
     n = len(baseline)
     before, after = (wilson(float(correct.mean()), n, confidence) for correct in (baseline, candidate))
@@ -164,7 +166,7 @@ def paired_drop(baseline: np.ndarray, candidate: np.ndarray, confidence: float =
 
 
 def correctness_correlation(baseline: np.ndarray, candidate: np.ndarray) -> float:
-    """Return how far two models are right on the same samples: phi, with Newcombe's continuity correction."""
+    """Return the correlation (phi) of two models' correct answers, with Newcombe's continuity correction."""
     n = len(baseline)
     both, neither = int((baseline & candidate).sum()), int((~baseline & ~candidate).sum())
     only_b, only_c = int((baseline & ~candidate).sum()), int((~baseline & candidate).sum())
@@ -180,7 +182,7 @@ def _combined(one: float, other: float, phi: float) -> float:
 
 
 def wilson(fraction: float, n: int, confidence: float = 0.95) -> Accuracy:
-    """Give a fraction of n samples its Wilson interval, which is of 95 % where nothing else is asked for."""
+    """Return a fraction of `n` samples with its Wilson interval."""
     z = float(stats.norm.ppf(0.5 + confidence / 2))
     centre = (fraction + z * z / (2 * n)) / (1 + z * z / n)
     margin = z / (1 + z * z / n) * math.sqrt(fraction * (1 - fraction) / n + z * z / (4 * n * n))

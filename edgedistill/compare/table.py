@@ -1,82 +1,89 @@
-"""A comparison as a terminal table that fits 80 columns and needs no colour to be understood."""
+"""A comparison as a table for the terminal: 80 columns wide, and readable without colour."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from rich.console import Group as Stack
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from edgedistill.compare import figures
-from edgedistill.compare.comparison import Comparison, Group
-from edgedistill.compare.notes import Notes, notes_of, precision
-from edgedistill.compare.rows import Row, metric_of
+from edgedistill.compare import formatting
+from edgedistill.compare.footnotes import Footnotes, describe_precision, footnotes_of
+from edgedistill.compare.rows import Group, Row, metric_of
 from edgedistill.records.measurement import Measurement
 
-COLUMNS = ("model", "precision", "", "size", "p50 ms", "p95 ms", "mem. MB", "energy", "speedup")
+METRIC = ""
+"""Stands in COLUMNS for the column whose heading is the metric of the rows."""
+COLUMNS = ("model", "precision", METRIC, "size", "p50 ms", "p95 ms", "mem. MB", "energy", "speedup")
 
 
-def render_table(comparison: Comparison) -> Stack:
-    """Render every group: its answer, its rows, and a footnote for each thing that is not what it seems."""
+def render_table(groups: Sequence[Group], left_out: Sequence[str]) -> Stack:
+    """Render the rows, the footnotes and the answer of every group, and what the comparison left out."""
     parts: list[Text | Padding | Table] = []
-    for group in comparison.groups:
-        notes = notes_of(group)
-        parts += [Text(group.title, style="bold"), _table(group, notes)]
+    for group in groups:
+        footnotes = footnotes_of(group)
+        parts += [Text(group.title, style="bold"), _table(group, footnotes)]
         parts += [
-            Padding(Text(f"{mark} {text}", style="dim"), (0, 0, 0, 2), expand=False) for mark, text in notes.listed()
+            Padding(Text(f"{mark} {text}", style="dim"), (0, 0, 0, 2), expand=False)
+            for mark, text in footnotes.listed()
         ]
         parts += [Text(group.answer), Text()]
-    if comparison.left_out:
-        parts.append(Text("Left out: " + "; ".join(comparison.left_out), style="dim"))
+    if left_out:
+        parts.append(Text("Left out: " + "; ".join(left_out), style="dim"))
     return Stack(*parts)
 
 
-def _table(group: Group, notes: Notes) -> Table:
+def headings(group: Group) -> list[str]:
+    """Return the headings of a group's columns, in the order of COLUMNS."""
+    return [metric_of(group.rows)[0] if column == METRIC else column for column in COLUMNS]
+
+
+def _table(group: Group, footnotes: Footnotes) -> Table:
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", pad_edge=False)
-    for column in COLUMNS:
+    for column, heading in zip(COLUMNS, headings(group), strict=True):
         is_text = column in COLUMNS[:2]
-        table.add_column(
-            column or metric_of(group.rows)[0],
-            justify="left" if is_text else "right",
-            overflow="fold",
-            no_wrap=not is_text,
-        )
+        table.add_column(heading, justify="left" if is_text else "right", overflow="fold", no_wrap=not is_text)
     for row in group.rows:
-        table.add_row(*(Text(cell) for cell in cells(row, notes)))
+        table.add_row(*(Text(cell) for cell in cells(row, footnotes)))
     return table
 
 
-def cells(row: Row, notes: Notes) -> list[str]:
-    """Write a row's cells, in the order of COLUMNS, each with the marks of its footnotes."""
+def cells(row: Row, footnotes: Footnotes) -> list[str]:
+    """Return the cells of a row with the marks of their footnotes, in the order of COLUMNS."""
     m = row.measurement
-    p95 = figures.NONE if m.latency_ns.p95 is None else figures.milliseconds(m.latency_ns.p95)
-    memory = figures.NONE if m.memory_bytes is None else figures.megabytes(m.memory_bytes.peak)
-    energy = figures.NONE if m.energy_uj is None else figures.energy(m.energy_uj.per_inference)
-    energy = f"~{energy}" if m.energy_uj is not None and m.energy_uj.provenance == "estimated" else energy
+    p95 = formatting.DASH if m.latency_ns.p95 is None else formatting.milliseconds(m.latency_ns.p95)
+    memory = formatting.DASH if m.memory_bytes is None else formatting.megabytes(m.memory_bytes.peak)
     name = row.label.removesuffix(f" {m.precision.requested}")
     return [
-        name + notes.marks(row, "label"),
-        precision(m) + notes.marks(row, "precision"),
-        _accuracy(m) + notes.marks(row, "accuracy"),
-        figures.size(m.size_bytes),
-        figures.milliseconds(m.latency_ns.p50),
-        p95 + notes.marks(row, "latency_ns.p95"),
-        memory + notes.marks(row, "memory_bytes"),
-        energy + notes.marks(row, "energy_uj"),
-        _speedup(row) + notes.marks(row, "speedup"),
+        name + footnotes.marks(row, "label"),
+        describe_precision(m) + footnotes.marks(row, "precision"),
+        _accuracy(m) + footnotes.marks(row, "accuracy"),
+        formatting.size(m.size_bytes),
+        formatting.milliseconds(m.latency_ns.p50),
+        p95 + footnotes.marks(row, "latency_ns.p95"),
+        memory + footnotes.marks(row, "memory_bytes"),
+        _energy(m) + footnotes.marks(row, "energy_uj"),
+        _speedup(row) + footnotes.marks(row, "speedup"),
     ]
 
 
 def _accuracy(m: Measurement) -> str:
     if m.accuracy is None:
-        return figures.NONE
+        return formatting.DASH
     value, (low, high) = m.accuracy.value, m.accuracy.ci95
-    return f"{figures.percent(value)}±{figures.percent(max(high - value, value - low))}"
+    return f"{formatting.percent(value)}±{formatting.percent(max(high - value, value - low))}"
+
+
+def _energy(m: Measurement) -> str:
+    if m.energy_uj is None:
+        return formatting.DASH
+    text = formatting.energy(m.energy_uj.per_inference)
+    return f"~{text}" if m.energy_uj.provenance == "estimated" else text
 
 
 def _speedup(row: Row) -> str:
     if row.is_baseline:
         return "base"
-    if row.speedup is None:
-        return figures.NONE
-    return figures.times(row.speedup.value)
+    return formatting.DASH if row.speedup is None else formatting.times(row.speedup.value)

@@ -251,6 +251,16 @@ class Config(Record):
         """The first teacher: the one that is exported, measured as the baseline, pruned, and asked for features."""
         return self.teachers[0]
 
+    @property
+    def budgets(self) -> dict[str, Budget]:
+        """The budget of each target, by target name."""
+        return {target.name: target.budget for target in self.target}
+
+    @property
+    def gate_baseline(self) -> Path | None:
+        """The run or measurement file that the gates compare with, if one is given."""
+        return None if self.gate.baseline is None else self.path(self.gate.baseline)
+
     def path(self, text: str) -> Path:
         """Resolve a path of this configuration against the folder it was read from."""
         return (self.folder / text).resolve()

@@ -1,1 +1,1 @@
-"""Kits and devices: find a kit, compile a model with it, and measure it in fresh processes on a device."""
+"""Compile models for devices, and measure them there in fresh processes."""

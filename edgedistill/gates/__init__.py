@@ -1,1 +1,1 @@
-"""Limits that a comparison must keep, and their verdicts."""
+"""Gates: limits on a comparison, and whether they pass."""

@@ -1,7 +1,7 @@
-"""Outcomes of gates as JUnit XML, which every CI system shows: one test case for a gate and a candidate.
+"""Write gate outcomes as JUnit XML, which CI systems display: one test case per gate and candidate.
 
-The elements and attributes are those of Apache Ant's schema (JUnit.xsd), whose readers are the strictest. A gate that could
-not be decided is an error, since a skipped test would count as passed.
+Elements and attributes follow Apache Ant's schema (JUnit.xsd), whose readers are the strictest. An undecided gate is an
+error, because a skipped test would count as passed.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from xml.etree import ElementTree as ET
 
-from edgedistill.compare.comparison import Comparison, Outcome
+from edgedistill.compare.comparison import Comparison, GateOutcome
 
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def to_junit(comparison: Comparison) -> str:
-    """Write a suite for each group."""
+    """Return the XML, with a test suite for each group."""
     root = ET.Element("testsuites")
     for number, group in enumerate(dict.fromkeys(outcome.group for outcome in comparison.gates)):
         _add_suite(root, number, group, [outcome for outcome in comparison.gates if outcome.group == group])
@@ -26,7 +26,7 @@ def to_junit(comparison: Comparison) -> str:
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{ET.tostring(root, encoding="unicode")}\n'
 
 
-def _add_suite(root: ET.Element, number: int, group: str, outcomes: Sequence[Outcome]) -> None:
+def _add_suite(root: ET.Element, number: int, group: str, outcomes: Sequence[GateOutcome]) -> None:
     decisions = [outcome.decision for outcome in outcomes]
     suite = ET.SubElement(root, "testsuite", {
         "name": _text(group), "package": "edgedistill", "id": str(number), "hostname": platform.node() or "localhost",
@@ -45,5 +45,5 @@ def _add_suite(root: ET.Element, number: int, group: str, outcomes: Sequence[Out
 
 
 def _text(text: str) -> str:
-    """Leave out control characters, which XML cannot hold."""
+    """Remove control characters, which XML does not allow."""
     return _NOT_XML.sub("", text)

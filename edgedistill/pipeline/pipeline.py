@@ -98,8 +98,7 @@ def _bench(job: Job) -> Record:
 def _report(job: Job) -> Record:
     from edgedistill.report.report import write_report
 
-    budgets = {target.name: target.budget for target in job.config.target}
-    return ReportRecord(report=job.run.ref(write_report(job.run.folder, budgets)))
+    return ReportRecord(report=job.run.ref(write_report(job.run.folder, job.config.budgets)))
 
 
 def _data_settings(job: Job) -> dict[str, Any]:

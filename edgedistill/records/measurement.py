@@ -1,8 +1,8 @@
-"""What was measured of a model on a device: the file format edgedistill.measurement/1.
+"""A measurement of a model on a device: the file format edgedistill.measurement/1.
 
-Units are in the names. `None` means not measured; `Measurement.reasons` says why, by field.
+Names include units. `None` means not measured; `Measurement.reasons` gives the reason for each such field.
 
-History: 1, the first; fields that may be absent have been added since: engine_latency_ns, throughput, layers,
+History: version 1 is the first; these optional fields were added later: engine_latency_ns, throughput, layers,
 settings, soak, environment, browser, and more of memory_bytes, energy_uj and processes.
 """
 
@@ -17,7 +17,7 @@ from edgedistill.records.stages import Engine, Parity
 
 
 class ModelIdentity(Record):
-    """Which model was measured: `sha256` is the artifact's source ONNX model, `lineage` its ancestors by stage."""
+    """The model that was measured: `sha256` of the ONNX model it was compiled from, and `lineage`, the hashes of its ancestors."""
 
     name: str
     sha256: str
@@ -25,7 +25,7 @@ class ModelIdentity(Record):
 
 
 class DeviceFacts(Record):
-    """The machine that ran the model, as it described itself; `emulated` names what only pretended to be its processor."""
+    """The machine that ran the model, as it describes itself; `emulated` names the emulator, if one ran the processor."""
 
     address: str
     id: str
@@ -45,18 +45,19 @@ class DeviceFacts(Record):
 
 
 class Precision(Record):
-    """What was asked for, and the number of weighted layers (convolution, dense, matmul) that ran in each precision."""
+    """The requested precision, and the number of weighted layers (convolution, dense, matmul) that ran in each precision."""
 
     requested: str
     executed: dict[str, int] | None
 
 
 class ProcessSample(Record):
-    """One fresh process: the unit of sampling.
+    """The samples of one fresh process.
 
-    Percentiles and their order-statistic intervals are of its own clean samples, None where n is too small; `drift` is the
-    median of their last third over the first's. It was ready and had no CPU for `wait_ns`; fractions of CPU time went to other
-    processes on its CPUs (`others`), to the host (`stolen`), and to other work on the same cores (`siblings_busy`).
+    Percentiles and their order-statistic intervals come from the process's own clean samples and are None where n is too
+    small. `drift` is the median latency of the last third over that of the first third. `wait_ns` is the time in which the
+    process was ready but had no CPU. `others`, `stolen` and `siblings_busy` are the fractions of CPU time used by other
+    processes on the same CPUs, by the host of a virtual machine, and by other hardware threads of the same cores.
     """
 
     n: int
@@ -84,7 +85,7 @@ class ProcessSample(Record):
 
 
 class Latency(Record):
-    """Single-stream latency over the samples that were not preempted; a percentile is None where n cannot bound it."""
+    """Single-stream latency of the samples that were not preempted; a percentile is None where n is too small for it."""
 
     p50: float
     p90: float | None
@@ -97,10 +98,11 @@ class Latency(Record):
 
 
 class Memory(Record):
-    """Peak resident memory of the process, and its increment over the process with the engine imported; all in bytes.
+    """Peak resident memory of the process, and its increment over the process with only the engine imported, in bytes.
 
-    `net` is the increment less `null_increment`, what a model of one operator adds: the model's own. `load_peak` is the peak
-    when it was loaded, `steady` what was resident at the end, and `device` the accelerator's memory, where the engine tells.
+    `null_increment` is the increment of a model with one operator, and `net` the increment minus that: the memory of the
+    model itself. `load_peak` is the peak after loading, `steady` the resident memory at the end, and `device` the memory on
+    the accelerator, where the engine reports it.
     """
 
     peak: int
@@ -113,10 +115,10 @@ class Memory(Record):
 
 
 class Energy(Record):
-    """Energy of one inference in microjoules: of all that the source sees (`scope`), and with idle power subtracted.
+    """Energy per inference in microjoules, for everything that the source covers (`scope`), and with idle power subtracted.
 
-    Medians over `windows` of `window_s` seconds each; `idle_mw` is the power before and after. An estimate is the latency
-    times the power that the user gave, and has none of that.
+    Both are medians over `windows` of `window_s` seconds each; `idle_mw` is the power before and after. An estimate is the
+    latency multiplied by the power that the user gave; it has no windows and no idle power.
     """
 
     per_inference: float
@@ -132,9 +134,9 @@ class Energy(Record):
 
 
 class Throughput(Record):
-    """Inferences per second with several sessions at once: the best, at how many (`concurrency`), and all that were tried.
+    """Inferences per second with several sessions at once: the best level, its `concurrency`, and every level tried.
 
-    `stopped` says what ended the trial of more.
+    `stopped` says why no higher level was tried.
     """
 
     per_s: float
@@ -144,7 +146,7 @@ class Throughput(Record):
 
 
 class Layer(Record):
-    """A layer as the engine runs it: its operator there, the precision it computes in, and what it takes by its profiler."""
+    """A layer as the engine runs it: operator, precision, and time in nanoseconds according to the engine's profiler."""
 
     name: str
     type: str
@@ -153,7 +155,7 @@ class Layer(Record):
 
 
 class LayerProfile(Record):
-    """The layers in the order they run, and the median of a whole inference with the engine's profiler on and off."""
+    """The layers in execution order, and the median latency of an inference with the engine's profiler on and off."""
 
     layers: tuple[Layer, ...]
     profiled_ns: float
@@ -161,7 +163,7 @@ class LayerProfile(Record):
 
 
 class SensorRange(Record):
-    """A sensor's first, last and largest value in a series; None where it told nothing."""
+    """The first, last and largest value of a sensor in a series; None where the sensor gave no value."""
 
     start: float | None
     end: float | None
@@ -169,10 +171,10 @@ class SensorRange(Record):
 
 
 class Soak(Record):
-    """A sustained run; its series are in the raw samples, their names beginning with "soak.".
+    """A sustained run; its series are in the raw samples under names that begin with "soak.".
 
-    `slowed_after_s` is when latency rose for good by more than 5 % over its beginning, and `throttling` which clock fell or
-    which throttle counter rose; without that, something else slowed it. Sensors bear their units in their names.
+    `slowed_after_s` is the time after which latency stayed more than 5 % above its initial value. `throttling` names the
+    clock that fell or the throttle counter that rose, and is None where neither happened. Sensor names include units.
     """
 
     seconds: float
@@ -187,7 +189,7 @@ class Soak(Record):
 
 
 class Clock(Record):
-    """A clock in kHz, and the bounds that it moves within."""
+    """The frequency of a clock in kHz, and its limits."""
 
     current: int | None
     min: int | None
@@ -195,10 +197,10 @@ class Clock(Record):
 
 
 class Snapshot(Record):
-    """A device's state at one moment; empty or None is what it does not tell.
+    """The state of a device at one moment; empty or None where the device does not report it.
 
-    `clocks_locked`: no clock has room to move. `throttle_counts` are since the device started, `throttling` are alarms
-    that are on, and `cpu_pressure_percent` is the share of ten seconds in which something waited for a CPU.
+    `clocks_locked` means that no clock can change. `throttle_counts` count from the start of the device, `throttling` lists
+    the active alarms, and `cpu_pressure_percent` is the share of the last ten seconds in which a task waited for a CPU.
     """
 
     governors: dict[str, int]
@@ -222,9 +224,9 @@ class Environment(Record):
 
 
 class Accuracy(Record):
-    """A metric on the test set with its 95 % interval, where 1 is perfect.
+    """A metric on the test set with its 95 % interval; 1 is perfect.
 
-    top1 with Wilson's interval; r2 with that of resampled samples; cosine, a mean, with Student's.
+    The interval is Wilson's for top1, a bootstrap interval for r2, and Student's for cosine, which is a mean.
     """
 
     metric: str
@@ -234,10 +236,10 @@ class Accuracy(Record):
 
 
 class Browser(Record):
-    """What ran a model on a page: all that decides how fast it can be, as the page found it and not as it was asked for.
+    """The browser that ran a model on a page, as the page found it: everything that limits its speed.
 
-    `isolated` and `shared_memory` are what threads need. `loops` inferences make one sample, where the timer's step,
-    `timer_ns`, is too coarse for one. `heap_bytes` is the largest size of WebAssembly's memory, which never shrinks.
+    Threads need `isolated` and `shared_memory`. One sample is the mean of `loops` inferences, because the resolution of the
+    timer, `timer_ns`, can be too coarse for one. `heap_bytes` is the largest size of WebAssembly's memory, which never shrinks.
     """
 
     provider: Literal["wasm", "webgpu"]
@@ -253,10 +255,10 @@ class Browser(Record):
 
 
 class Measurement(Record):
-    """One model on one device through one engine: schema edgedistill.measurement/1.
+    """One model on one device with one engine: schema edgedistill.measurement/1.
 
-    Latencies are of the call that runs an inference, `engine_latency_ns` by the engine's own clock where it has one.
-    `throughput_per_s` is of that single stream, `throughput` of the best number of streams.
+    `latency_ns` times the call that runs an inference; `engine_latency_ns` is the time according to the engine's own clock,
+    where it has one. `throughput_per_s` is that of a single stream, `throughput` that of the best number of streams.
     """
 
     schema_: Literal["edgedistill.measurement/1"] = Field(alias="schema")
@@ -289,3 +291,11 @@ class Measurement(Record):
     browser: Browser | None = None
 
     model_config = ConfigDict(frozen=True, extra="forbid", serialize_by_alias=True)
+
+    def reason_for(self, field: str) -> str:
+        """Return why a field, such as "latency_ns.p95", is None, in the words of the device."""
+        *parents, name = field.split(".")
+        for key in (field, name, *parents):
+            if key in self.reasons:
+                return self.reasons[key]
+        return "not measured, and no reason was recorded"

@@ -1,4 +1,4 @@
-"""The report's figures: what accuracy costs in latency, how latency is distributed, and how the models were trained."""
+"""The plots of the report: accuracy against latency and energy, the distribution of latency, and training curves."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
-from edgedistill.compare import figures
+from edgedistill.compare import formatting
 from edgedistill.compare.rows import Row, metric_of
 from edgedistill.records.measurement import Measurement
 from edgedistill.records.stages import TrainedModel
@@ -18,11 +18,11 @@ from edgedistill.report.svg import INK, SERIES, new_axes, style, to_svg
 
 QUANTILES = np.linspace(0, 1, 201)
 SHOWN = 0.99
-"""The axis ends beyond this fraction: a single slow inference would otherwise press all others into a corner."""
+"""The latency axis ends at this quantile, because a single slow inference would squeeze all others into a corner."""
 
 
 class Look(NamedTuple):
-    """How a model is drawn: hue and shape both tell models apart, for readers who see only one of them."""
+    """How a model is drawn; colour and shape both identify it, for readers who cannot tell colours apart."""
 
     colour: str
     marker: str
@@ -47,13 +47,13 @@ OTHERS = (
 
 
 def looks_of(labels: Sequence[str], usual: Mapping[str, Look] = LOOKS) -> dict[str, Look]:
-    """Give each label its look: the usual models always the same one."""
+    """Choose a look for each label; the models in `usual` always have the same one."""
     unusual = [label for label in labels if label not in usual]
     return {label: usual.get(label) or OTHERS[unusual.index(label) % len(OTHERS)] for label in labels}
 
 
 class Cost(NamedTuple):
-    """What accuracy is drawn against: a value of a measurement with the ends of its interval, None where it is not known."""
+    """A cost to plot accuracy against; `read` returns a value with the ends of its interval, None where it is not known."""
 
     name: str
     unit: str
@@ -66,7 +66,7 @@ def _latency_ms(m: Measurement) -> tuple[float, float, float]:
 
 
 def _energy_mj(m: Measurement) -> tuple[float, float, float] | None:
-    """Return measured energy only, with the range of its windows; an estimate is the latency again."""
+    """Return measured energy with the range of its windows; an estimate only repeats the latency."""
     if m.energy_uj is None or m.energy_uj.provenance != "measured":
         return None
     windows = m.energy_uj.windows or (m.energy_uj.per_inference,)
@@ -93,14 +93,14 @@ def accuracy_against(cost: Cost, rows: Sequence[Row], name: str) -> str | None:
         axes.set_ylabel(f"{metric} on the test set, %")
         _legend(figure)
         described = "; ".join(
-            f"{row.label}: {figures.significant(x)} {cost.unit}, {y:.1f} %"
+            f"{row.label}: {formatting.significant(x)} {cost.unit}, {y:.1f} %"
             for (row, _), (x, y) in zip(shown, points, strict=True)
         )
         return to_svg(figure, name, f"{metric} against {cost.name}", described)
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Return the points (cost, worth) that no other point beats in both, the cheapest first."""
+    """Return the Pareto-optimal points (cost, worth), the cheapest first."""
     front: list[tuple[float, float]] = []
     for cost, worth in sorted(points, key=lambda point: (point[0], -point[1])):
         if not front or worth > front[-1][1]:
@@ -109,7 +109,7 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, flo
 
 
 def _front(axes: Axes, points: Sequence[tuple[float, float]]) -> None:
-    """Draw the border of what can be had, as steps; what lies below and to the right of it is beaten."""
+    """Draw the Pareto front as steps; points below it and to its right are dominated."""
     front = pareto_front(points)
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
     x, y = [front[0][0], *(cost for cost, _ in front), right], [bottom, *(worth for _, worth in front), front[-1][1]]
@@ -131,7 +131,7 @@ def latency_distribution(samples: Mapping[str, Sequence[np.ndarray]], labels: Se
             for process in processes:
                 _ecdf(axes, process, looks[label], None)
             _ecdf(axes, pooled, looks[label], label)
-            medians.append(f"{label}: median {figures.significant(float(np.median(pooled)))} ms of {len(pooled)}")
+            medians.append(f"{label}: median {formatting.significant(float(np.median(pooled)))} ms of {len(pooled)}")
         fastest = min(float(process.min()) for processes in samples.values() for process in processes)
         slowest = max(float(np.quantile(np.concatenate(processes), SHOWN)) for processes in samples.values())
         axes.set_xlim(0.9 * fastest, 1.25 * slowest)
@@ -212,7 +212,7 @@ def _log_ticks(axes: Axes) -> None:
 
 
 def _legend(figure: Figure) -> None:
-    """Name the series above the axes, where no name can cover a point."""
+    """Place the legend above the axes, where it cannot cover a point."""
     figure.legend(loc="outside upper left", ncols=3, frameon=False, handlelength=2.4, columnspacing=1.4, borderpad=0.1)
 
 

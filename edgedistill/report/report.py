@@ -1,4 +1,4 @@
-"""A run as one HTML file that opens offline, on a phone, in the dark and on paper."""
+"""Render a run as one HTML file, which needs no network and supports phones, dark mode and print."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ import numpy as np
 from jinja2 import DictLoader, Environment, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from edgedistill.compare import figures
-from edgedistill.compare.budget import reason
-from edgedistill.compare.comparison import Comparison, Group, summarise_run
-from edgedistill.compare.load import ResultSet, load_run, read_samples
-from edgedistill.compare.notes import Notes, notes_of, precision, sustained
+from edgedistill.compare import formatting
+from edgedistill.compare.comparison import Comparison, summarise_run
+from edgedistill.compare.footnotes import Footnotes, describe_precision, describe_soak, footnotes_of
+from edgedistill.compare.load import MeasurementSet, load_run, read_samples
 from edgedistill.compare.provenance import METHODS, SUMMARISED, control_gain, outdated, summary
-from edgedistill.compare.rows import metric_of
+from edgedistill.compare.rows import Group, metric_of
 from edgedistill.config.schema import Budget
 from edgedistill.records.measurement import Measurement
 from edgedistill.records.stages import (
@@ -41,10 +40,10 @@ TEMPLATE = "template.html.j2"
 
 @dataclass(frozen=True)
 class GroupView:
-    """A target's results as the template shows them."""
+    """The results of a target as the template shows them."""
 
     group: Group
-    notes: Notes
+    footnotes: Footnotes
     accuracy_plot: Markup | None
     energy_plot: Markup | None
     latency_plot: Markup | None
@@ -55,15 +54,15 @@ class GroupView:
 
 @dataclass(frozen=True)
 class StageView:
-    """One line of the provenance table."""
+    """One row of the provenance table; `entry` is the stage's entry in the manifest."""
 
     name: str
-    outcome: str
+    summary: str
     entry: dict[str, Any] | None
 
 
 def write_report(run_folder: Path, budgets: dict[str, Budget] | None = None) -> Path:
-    """Write `report.html` into a run folder and return its path; `budgets` by target replace those last recorded."""
+    """Write `report.html` into a run folder and return its path; `budgets` by target name replace those of the last report."""
     path = run_folder / "report.html"
     write_atomic(path, render_report(run_folder, budgets))
     return path
@@ -79,7 +78,7 @@ def render_report(run_folder: Path, budgets: dict[str, Budget] | None = None) ->
         read_record(run, ExportRecord),
     )
     comparison = summarise_run(result, budgets)
-    metric = figures.metric([TASKS[data.task].metric] if data else [])[1]
+    metric = formatting.metric_heading([TASKS[data.task].metric] if data else [])[1]
     return _environment().get_template(TEMPLATE).render(
         _measured(comparison, [result]),
         name=result.name,
@@ -96,15 +95,15 @@ def render_report(run_folder: Path, budgets: dict[str, Budget] | None = None) ->
     )  # fmt: skip
 
 
-def render_comparison(comparison: Comparison, sets: Sequence[ResultSet]) -> str:
-    """Render a comparison of runs or measurement files as the same page, without what a single run's stages made."""
+def render_comparison(comparison: Comparison, sets: Sequence[MeasurementSet]) -> str:
+    """Render a comparison of runs or measurement files as the same page, without the sections about the stages of a run."""
     return _environment().get_template(TEMPLATE).render(
         _measured(comparison, sets), name=" → ".join(one.name for one in sets), student=None, quantized=None, exported=None,
         outdated=(), missing=(), training_plot=None, metric="", gain=None, provenance=(), install=None,
     )  # fmt: skip
 
 
-def _measured(comparison: Comparison, sets: Sequence[ResultSet]) -> dict[str, Any]:
+def _measured(comparison: Comparison, sets: Sequence[MeasurementSet]) -> dict[str, Any]:
     files = {id(one.measurement): one.file for result in sets for one in result.results}
     return {
         "created": max((m.created for result in sets for m in result.measurements), default=None),
@@ -124,7 +123,7 @@ def _environment() -> Environment:
         loader=DictLoader({TEMPLATE: source.joinpath(TEMPLATE).read_text(encoding="utf-8")}),
     )
     environment.globals.update(
-        figures=figures, precision=precision, reason=reason, sustained=sustained, methods=METHODS
+        formatting=formatting, describe_precision=describe_precision, describe_soak=describe_soak, methods=METHODS
     )
     environment.filters["pretty"] = lambda value: json.dumps(value, indent=2, ensure_ascii=False)
     return environment
@@ -143,7 +142,7 @@ def _group_view(group: Group, files: dict[int, Path | None], index: int) -> Grou
     labels = [row.label for row in group.rows]
     return GroupView(
         group=group,
-        notes=notes_of(group),
+        footnotes=footnotes_of(group),
         accuracy_plot=_markup(accuracy_against(LATENCY, group.rows, f"accuracy-{index}")),
         energy_plot=_markup(accuracy_against(ENERGY, group.rows, f"energy-{index}")),
         latency_plot=_markup(latency_distribution(samples, labels, f"latency-{index}")),
@@ -154,20 +153,20 @@ def _group_view(group: Group, files: dict[int, Path | None], index: int) -> Grou
 
 
 def _samples(group: Group, files: dict[int, Path | None]) -> tuple[dict[str, Sequence[np.ndarray]], tuple[str, ...]]:
-    found: dict[str, Sequence[np.ndarray]] = {}
+    drawn: dict[str, Sequence[np.ndarray]] = {}
     missing = []
     for row in group.rows:
         file = files[id(row.measurement)]
         clean = [] if file is None else clean_samples_ms(file, row.measurement)
         if clean:
-            found[row.label] = clean
+            drawn[row.label] = clean
         else:
             missing.append(row.label)
-    return found, tuple(missing)
+    return drawn, tuple(missing)
 
 
 def clean_samples_ms(file: Path, measurement: Measurement) -> list[np.ndarray]:
-    """Return the samples that were not preempted, in milliseconds, one array per process; empty when there are none."""
+    """Return the latencies that were not preempted, in milliseconds, one array (samples,) per process; empty without samples."""
     arrays = read_samples(file, measurement, ("latency_ns", "preempted", "process"))
     if arrays is None:
         return []
@@ -194,7 +193,7 @@ def _teacher_name(number: int) -> str:
 
 
 def _install_line(run: Run) -> str | None:
-    """Pin the packages of all stages, without the build tag (+cpu) that the package index does not know."""
+    """Return a pip command that pins the packages of all stages, without build tags (+cpu), which the index does not accept."""
     pins: dict[str, set[str]] = {}
     for entry in run.stages.values():
         for package, version in (entry.get("versions") or {}).items():

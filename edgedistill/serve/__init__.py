@@ -1,1 +1,1 @@
-"""A run's models on a page: any phone's browser runs them, and its figures join the run."""
+"""Serve the models of a run to browsers, and add the browsers' measurements to the run."""

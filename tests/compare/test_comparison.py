@@ -14,7 +14,7 @@ from edgedistill.compare.comparison import (
     summarise_run,
     to_json,
 )
-from edgedistill.compare.load import Result, ResultSet, describe_model, load_results, load_run
+from edgedistill.compare.load import LoadedMeasurement, MeasurementSet, describe_model, load_results, load_run
 from edgedistill.compare.table import render_table
 from edgedistill.config.schema import Budget
 from edgedistill.errors import ConfigError, IncomparableError
@@ -38,9 +38,11 @@ def on(fake: Fake, **facts) -> Fake:
     return changed(fake, device=measurement_table(fake)["device"] | facts)
 
 
-def run_of(*fakes: Fake, name="run") -> ResultSet:
+def run_of(*fakes: Fake, name="run") -> MeasurementSet:
     measurements = [measurement(fake) for fake in fakes]
-    return ResultSet(name, tuple(Result(describe_model(m), m, Path(f"{i}.json")) for i, m in enumerate(measurements)))
+    return MeasurementSet(
+        name, tuple(LoadedMeasurement(describe_model(m), m, Path(f"{i}.json")) for i, m in enumerate(measurements))
+    )
 
 
 def answer(*fakes: Fake, **budget) -> str:
@@ -50,7 +52,7 @@ def answer(*fakes: Fake, **budget) -> str:
 def text_of(comparison: Comparison, width=80) -> str:
     console = Console(width=width, no_color=True)
     with console.capture() as capture:
-        console.print(render_table(comparison))
+        console.print(render_table(comparison.groups, comparison.left_out))
     return capture.get()
 
 

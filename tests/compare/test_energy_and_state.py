@@ -5,7 +5,7 @@ from rich.console import Console
 
 from edgedistill.compare.budget import check_budget
 from edgedistill.compare.comparison import compare
-from edgedistill.compare.notes import notes_of
+from edgedistill.compare.footnotes import footnotes_of
 from edgedistill.compare.table import render_table
 from edgedistill.config.schema import Budget
 from edgedistill.errors import IncomparableError
@@ -49,11 +49,11 @@ def test_energies_of_other_parts_of_a_device_are_not_compared():
 def test_an_estimate_is_marked_and_says_why_nothing_was_measured():
     estimate = measurement(Fake(changes={"energy_uj": ESTIMATED}))
     comparison = compare(estimate, [])
-    notes = dict(notes_of(comparison.groups[0]).listed())
+    notes = dict(footnotes_of(comparison.groups[0]).listed())
     assert any("it was not measured: no energy counter" in text for text in notes.values())
     console = Console(width=80, no_color=True)
     with console.capture() as capture:
-        console.print(render_table(comparison))
+        console.print(render_table(comparison.groups, comparison.left_out))
     assert "~1.40 mJ" in capture.get()
 
 
@@ -97,10 +97,10 @@ SOAK = {
 )
 def test_a_sustained_run_is_a_footnote(changes, words):
     (group,) = compare(measurement(Fake(changes={"soak": SOAK | changes})), []).groups
-    assert any(f"sustained for 10 min: p50 {words}"[-len(words) :] in text for _, text in notes_of(group).listed())
+    assert any(f"sustained for 10 min: p50 {words}"[-len(words) :] in text for _, text in footnotes_of(group).listed())
 
 
 def test_a_throttled_device_is_a_footnote():
     reasons = {"energy_uj": "none", "throttled": "the device throttled: oc3_event_cnt rose by 179"}
     (group,) = compare(measurement(Fake(changes={"reasons": reasons})), []).groups
-    assert any("oc3_event_cnt rose by 179" in text for _, text in notes_of(group).listed())
+    assert any("oc3_event_cnt rose by 179" in text for _, text in footnotes_of(group).listed())

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from edgedistill.compare import figures
+from edgedistill.compare import formatting
 from edgedistill.compare.load import load_run
 from edgedistill.config.schema import Budget
 from edgedistill.errors import ConfigError
@@ -116,8 +116,8 @@ def test_displayed_figures_are_in_the_json(run, page):
     assert sorted(rows, key=lambda m: m["size_bytes"]) == sorted(stored, key=lambda m: m["size_bytes"])
     accuracies = re.findall(r'data-label="Accuracy, %">([\d.]+)<', page)
     p50s = re.findall(r'data-label="p50, ms">([\d.]+)<', page)
-    assert sorted(accuracies) == sorted(figures.percent(m["accuracy"]["value"]) for m in stored)
-    assert sorted(p50s) == sorted(figures.milliseconds(m["latency_ns"]["p50"]) for m in stored)
+    assert sorted(accuracies) == sorted(formatting.percent(m["accuracy"]["value"]) for m in stored)
+    assert sorted(p50s) == sorted(formatting.milliseconds(m["latency_ns"]["p50"]) for m in stored)
 
 
 def test_nulls_are_dashes_with_reasons(tmp_path):

@@ -52,7 +52,7 @@ def test_a_sustained_run_is_in_the_answer_and_its_series_in_the_samples(tmp_path
         "--run-dir",
         tmp_path / "run",
     )
-    assert "sustained for 0." in output
+    assert "sustained run of 0." in output
     (result,) = (tmp_path / "run" / "measurements").glob("*.json")
     measured = json.loads(result.read_text())
     assert measured["soak"]["seconds"] == pytest.approx(6, abs=2)

@@ -111,7 +111,7 @@ def test_figures_that_were_made_up_do_not_hold(copied: Path) -> None:
 def test_one_process_decides_nothing(published: Path) -> None:
     result = edgedistill("replay", "card.json", "--processes", 1, cwd=published)
     assert result.returncode == 6, result.stdout + result.stderr
-    assert "p50_ms cannot be decided: processes: there are 1, and an interval needs 3" in result.stdout
+    assert "p50_ms is undecided: an interval needs 3 processes, and 1 were measured" in result.stdout
     assert "accuracy holds" in result.stdout
 
 

@@ -1,1 +1,1 @@
-"""Ways to reach a device: this machine, SSH, adb."""
+"""Connections to devices: this machine, SSH, adb."""

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from edgedistill.compare.classes import class_drops, hidden, worst
 from edgedistill.compare.comparison import compare_runs, summarise_run
-from edgedistill.compare.load import Result, load_results, load_run
+from edgedistill.compare.load import LoadedMeasurement, load_results, load_run
+from edgedistill.compare.per_class import class_drops, hidden, worst
 from edgedistill.compare.statistics import paired_drop
 from edgedistill.compare.table import render_table
 from edgedistill.report.report import render_comparison
@@ -48,8 +48,8 @@ def test_swapping_two_models_turns_the_drop_round(pairs):
     assert there.ci95_points[0] <= there.points + 1e-9 <= there.ci95_points[1] + 2e-9
 
 
-def result(labels: np.ndarray, correct: np.ndarray, names: tuple[str, ...] = ()) -> Result:
-    return Result("any", None, None, correct, labels, names)
+def result(labels: np.ndarray, correct: np.ndarray, names: tuple[str, ...] = ()) -> LoadedMeasurement:
+    return LoadedMeasurement("any", None, None, correct, labels, names)
 
 
 @settings(deadline=None)
@@ -82,7 +82,7 @@ def test_intervals_of_many_classes_hold_together():
 def test_other_samples_are_not_paired():
     labels, correct = np.arange(20) % 4, np.arange(20) % 3 > 0
     assert class_drops(result(labels, correct), result(labels[::-1], correct)) == ()
-    assert class_drops(result(labels, correct), Result("web", None)) == ()
+    assert class_drops(result(labels, correct), LoadedMeasurement("web", None)) == ()
 
 
 def spoil(file, label, keep):
@@ -112,7 +112,8 @@ def test_a_small_mean_drop_cannot_hide_a_lost_class(tmp_path):
     assert "worst of 10 classes: '3' " in row.verdict
     console = Console(width=80, no_color=True)
     with console.capture() as capture:
-        console.print(render_table(compare_runs(*_split(load_results([base, file])))))
+        compared = compare_runs(*_split(load_results([base, file])))
+        console.print(render_table(compared.groups, compared.left_out))
     text = " ".join(capture.get().split())
     assert "class '3' " in text
     assert "all classes together" in text

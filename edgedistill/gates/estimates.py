@@ -1,6 +1,7 @@
-"""The figures that gates are held against, each with its 95 % interval or the reason why there is none.
+"""The values that gates are checked against, each with its 95 % interval or the reason why there is none.
 
-Figures of time, memory and energy come from one value per fresh process or metered window, as speedups do: see `stats.py`.
+Values of time, memory and energy come from one value per fresh process or metered window, like speedups: see
+`compare/statistics.py`.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ import math
 from collections.abc import Callable
 from typing import Final
 
-from edgedistill.compare.budget import reason
 from edgedistill.compare.rows import Row
 from edgedistill.compare.statistics import MINIMUM_PROCESSES, NOISE_FLOOR, difference_of, level_of, speedup_of
 from edgedistill.config.gates import Gate
@@ -18,10 +18,10 @@ from edgedistill.records.measurement import Measurement, ProcessSample
 
 
 class Estimate(Record):
-    """A figure or a change, with the interval that has it with 95 % confidence; without one, `reason` says why.
+    """A value or a change with its 95 % interval; `reason` says why there is no interval.
 
-    `n` counts what the interval was drawn from, and `of` names it. `within_noise`: two measurements of one model may differ
-    by as much.
+    The interval was computed from `n` values; `of` names what they are. `within_noise` means that two measurements of the
+    same model may differ by as much.
     """
 
     value: float | None = None
@@ -32,12 +32,12 @@ class Estimate(Record):
     within_noise: bool = False
 
 
-class Unknown(Exception):  # noqa: N818 - it is an answer, and no error
-    """A figure that is not there; the message says why."""
+class Unknown(Exception):  # noqa: N818 - an expected outcome, not an error
+    """A value is not available; the message says why."""
 
 
 def estimate(gate: Gate, row: Row, baseline: Row | None) -> Estimate:
-    """Return what a gate is held against: the candidate's own figure, or its change from the baseline."""
+    """Return the value that a gate limits: a value of the candidate, or its change from the baseline."""
     try:
         if gate.metric == "accuracy":
             return _accuracy_change(row) if gate.is_change else _accuracy(row)
@@ -51,10 +51,10 @@ def estimate(gate: Gate, row: Row, baseline: Row | None) -> Estimate:
 
 
 def _accuracy(row: Row) -> Estimate:
-    found = row.measurement.accuracy
-    if found is None:
-        raise Unknown(reason(row.measurement, "accuracy"))
-    return Estimate(value=found.value, interval=found.ci95, n=found.n, of="test samples")
+    accuracy = row.measurement.accuracy
+    if accuracy is None:
+        raise Unknown(row.measurement.reason_for("accuracy"))
+    return Estimate(value=accuracy.value, interval=accuracy.ci95, n=accuracy.n, of="test samples")
 
 
 def _accuracy_change(row: Row) -> Estimate:
@@ -67,9 +67,9 @@ def _accuracy_change(row: Row) -> Estimate:
 
 
 def _worst_class_change(row: Row) -> Estimate:
-    """Return the change of the worst class: the intervals hold together, so the lowest ends of all bound the worst."""
+    """Return the change of the worst class; the intervals hold jointly, so their lowest ends bound the worst class."""
     if not row.classes:
-        raise Unknown("the answers to the single test samples are not known of both, or are of other samples")
+        raise Unknown("the answers per test sample are not recorded for both models, or belong to different samples")
     low, high = (min(-drop.ci95_points[end] for drop in row.classes) for end in (1, 0))
     value = min(-drop.points for drop in row.classes)
     return Estimate(value=value, interval=(low, high), n=min(drop.n for drop in row.classes), of="samples of a class")
@@ -109,16 +109,16 @@ def _change(gate: Gate, baseline: Row | None, row: Row) -> Estimate:
 
 
 def _values(metric: str, m: Measurement) -> list[float]:
-    """Return one value for each process or window, in the metric's unit; raise Unknown where one is not there."""
+    """Return one value per process or window in the unit of the metric; raise Unknown where one is missing."""
     if metric == "energy_mj":
         if m.energy_uj is None:
-            raise Unknown(reason(m, "energy_uj"))
+            raise Unknown(m.reason_for("energy_uj"))
         if m.energy_uj.provenance != "measured":
-            raise Unknown(f"energy is {m.energy_uj.source}, and no measurement")
+            raise Unknown(f"energy was not measured, only {m.energy_uj.source}")
         return [energy / 1e3 for energy in m.energy_uj.windows]
-    found = [_OF_PROCESS[metric](process) for process in m.processes]
-    known = [value for value in found if value is not None]
-    if len(known) < len(found):
+    values = [_OF_PROCESS[metric](process) for process in m.processes]
+    known = [value for value in values if value is not None]
+    if len(known) < len(values):
         raise Unknown(_why_null(metric, m))
     return known
 
@@ -144,16 +144,16 @@ _OF_PROCESS: Final[dict[str, Callable[[ProcessSample], float | None]]] = {
 
 def _why_null(metric: str, m: Measurement) -> str:
     if metric == "memory_bytes":
-        return reason(m, "memory_bytes")
+        return m.reason_for("memory_bytes")
     name = metric.removesuffix("_ms")
     if any(name not in process.percentiles_ns for process in m.processes):
-        return f"the {name} of the single processes is not in this file; measure again"
+        return f"this measurement file lacks the {name} of each process; measure again"
     fewest = min(process.n_clean for process in m.processes)
-    return f"{fewest} samples of a process are too few for its {name}; measure for longer"
+    return f"{fewest} samples per process are too few for {name}; measure longer"
 
 
 def _too_few(metric: str, n: int) -> str:
-    return f"{_of(metric)}: there are {n}, and an interval needs {MINIMUM_PROCESSES}"
+    return f"an interval needs {MINIMUM_PROCESSES} {_of(metric)}, and {n} were measured"
 
 
 def _of(metric: str) -> str:

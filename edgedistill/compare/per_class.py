@@ -1,4 +1,4 @@
-"""Accuracy class by class, so that a small drop of the mean cannot hide a large one of a class."""
+"""Compare accuracy class by class: a small drop of the mean can hide a large drop of one class."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from edgedistill.compare.load import Result
+from edgedistill.compare.load import LoadedMeasurement
 from edgedistill.compare.statistics import paired_drop
 from edgedistill.records.base import Record
 
 
 class ClassDrop(Record):
-    """One class: `baseline` and `candidate` are the fractions of its `n` test samples that were got right.
+    """One class: `baseline` and `candidate` are the fractions of its `n` test samples that each model classified correctly.
 
-    `points` is how many percentage points lower the candidate is. The intervals of all classes hold together with 95 %
-    confidence (Bonferroni), since it is the worst of them that is looked at.
+    `points` is how many percentage points lower the candidate is. The intervals of all classes hold jointly with 95 %
+    confidence (Bonferroni), because a reader looks for the worst class.
     """
 
     name: str
@@ -26,20 +26,20 @@ class ClassDrop(Record):
     ci95_points: tuple[float, float]
 
 
-def class_drops(baseline: Result, candidate: Result) -> tuple[ClassDrop, ...]:
-    """Compare two models class by class on the same test samples; empty where their answers to those are not known."""
+def class_drops(baseline: LoadedMeasurement, candidate: LoadedMeasurement) -> tuple[ClassDrop, ...]:
+    """Compare two models class by class on the same test samples; empty where the answers per sample are not known."""
     if not same_samples(baseline, candidate):
         return ()
     assert baseline.correct is not None
     assert candidate.correct is not None
     assert baseline.labels is not None
-    found = [int(label) for label in np.unique(baseline.labels)]
+    classes = [int(label) for label in np.unique(baseline.labels)]
     names = candidate.class_names or baseline.class_names
     drops = []
-    for label in found:
+    for label in classes:
         members = baseline.labels == label
         before, after = baseline.correct[members], candidate.correct[members]
-        drop = paired_drop(before, after, 1 - 0.05 / len(found))
+        drop = paired_drop(before, after, 1 - 0.05 / len(classes))
         name = names[label] if 0 <= label < len(names) else str(label)
         drops.append(
             ClassDrop(
@@ -50,19 +50,19 @@ def class_drops(baseline: Result, candidate: Result) -> tuple[ClassDrop, ...]:
     return tuple(drops)
 
 
-def same_samples(baseline: Result, candidate: Result) -> bool:
-    """Tell whether two models answered the same test samples in the same order, as far as labels can tell."""
+def same_samples(baseline: LoadedMeasurement, candidate: LoadedMeasurement) -> bool:
+    """Tell whether two models were tested on the same samples in the same order, judged by the labels."""
     if baseline.correct is None or candidate.correct is None or baseline.labels is None or candidate.labels is None:
         return False
     return np.array_equal(baseline.labels, candidate.labels)
 
 
 def worst(drops: Sequence[ClassDrop]) -> ClassDrop | None:
-    """Return the class that lost most."""
+    """Return the class with the largest drop."""
     return max(drops, key=lambda drop: drop.points, default=None)
 
 
 def hidden(drops: Sequence[ClassDrop], points: float) -> tuple[ClassDrop, ...]:
-    """Return the classes that surely lost more than all together, whose drop is `points`; the worst first."""
+    """Return the classes whose drop is certainly larger than the mean drop `points`, the worst first."""
     lost = [drop for drop in drops if drop.ci95_points[0] > max(points, 0.0)]
     return tuple(sorted(lost, key=lambda drop: -drop.points))

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgedistill.compare.comparison import compare_runs
-from edgedistill.compare.estimates import Estimate
 from edgedistill.compare.load import load_results
 from edgedistill.config.gates import parse_gate
 from edgedistill.errors import EdgedistillError
-from edgedistill.gates.judge import decide, judge, require_passed
+from edgedistill.gates.estimates import Estimate
+from edgedistill.gates.evaluate import apply_gates, decide, require_passed
 from tests.support.command import edgedistill
 from tests.support.compare_builders import INT8, STUDENT, TEACHER, measurement_table, write_measurement, write_run
 
@@ -97,7 +97,7 @@ def exit_code(baseline: Path, candidate, gate: str) -> int:
     """What the command line would exit with, without the second that a process takes."""
     first, other = load_results([baseline, write_measurement(baseline.parent.parent / "candidate", candidate)])
     try:
-        require_passed(judge(compare_runs(first, [other]), [parse_gate(gate)]).gates)
+        require_passed(apply_gates(compare_runs(first, [other]), [parse_gate(gate)]).gates)
     except EdgedistillError as error:
         return error.exit_code
     return 0

@@ -1,0 +1,161 @@
+"""Check a comparison against gates: each passes, fails, or is undecided.
+
+A gate fails when the 95 % interval of its value lies entirely beyond the limit, and passes when no part of it does. It is
+undecided when the interval contains the limit, when the value is null, when there are too few processes or samples for an
+interval, and when a change for the worse exceeds the limit but is no larger than the noise between two measurements.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from edgedistill.compare import formatting
+from edgedistill.compare.comparison import Comparison, Decision, GateOutcome, compare_runs, summarise_run
+from edgedistill.compare.load import load_results, load_run
+from edgedistill.compare.rows import Group, Row
+from edgedistill.compare.statistics import NOISE_FLOOR
+from edgedistill.config.gates import Gate
+from edgedistill.config.schema import Budget
+from edgedistill.errors import ConfigError, GateError, IncomparableError, UndecidedError
+from edgedistill.gates.estimates import Estimate, estimate
+
+WORTH_TRYING = 50
+"""The largest number of processes that is suggested; more would mean that the value is practically at its limit."""
+
+
+def apply_gates(comparison: Comparison, gates: Sequence[Gate]) -> Comparison:
+    """Return the comparison with the outcome of every gate for every candidate.
+
+    Raises IncomparableError where a gate limits a change and conditions differ, ConfigError where there is no candidate.
+    """
+    outcomes = tuple(_outcomes(comparison, gates))
+    if gates and not outcomes:
+        raise ConfigError(
+            "the gates have nothing to check: there is no candidate; name a second run or measurement file"
+        )
+    return comparison.model_copy(update={"gates": outcomes})
+
+
+def compare_run(
+    folder: Path, budgets: Mapping[str, Budget], gates: Sequence[Gate], baseline: Path | None = None
+) -> Comparison:
+    """Compare the models of a measured run on each target, and apply gates.
+
+    `budgets` are by target name. The gates compare with the run or measurement file `baseline`, if one is given.
+    """
+    measured = load_run(folder)
+    comparison = summarise_run(measured, budgets)
+    if baseline is None or not gates:
+        return apply_gates(comparison, gates)
+    against_baseline = compare_runs(load_results([baseline])[0], [measured])
+    return comparison.model_copy(update={"gates": apply_gates(against_baseline, gates).gates})
+
+
+def require_passed(outcomes: Sequence[GateOutcome]) -> None:
+    """Raise GateError when a gate failed; otherwise raise UndecidedError when a gate is undecided."""
+    decisions = [outcome.decision for outcome in outcomes]
+    failed, undecided = decisions.count("fail"), decisions.count("undecided")
+    if failed:
+        raise GateError(
+            f"{failed} of {len(decisions)} gates failed" + (f", {undecided} undecided" if undecided else "")
+        )
+    if undecided:
+        raise UndecidedError(f"{undecided} of {len(decisions)} gates are undecided")
+
+
+def log_line(outcome: GateOutcome) -> str:
+    """Write an outcome as one line: "gate FAIL p95_ms > +5%: after, student int8: +10.2% [+9.1%, +11.4%]"."""
+    model, is_of_runs, _ = outcome.group.partition(" — ")
+    who = f"{outcome.candidate}, {model}" if is_of_runs else outcome.candidate
+    return f"gate {outcome.decision.upper()} {outcome.gate}: {who}: {outcome.found}"
+
+
+def _outcomes(comparison: Comparison, gates: Sequence[Gate]) -> Iterator[GateOutcome]:
+    for group in comparison.groups:
+        baseline = next((row for row in group.rows if row.is_baseline), None)
+        for row in group.rows:
+            if not row.is_baseline:
+                yield from (_outcome(group, gate, row, baseline) for gate in gates)
+    for missing in comparison.missing:
+        yield from (
+            GateOutcome(
+                gate=gate.text, group=missing, candidate=missing, decision="undecided", found="was not measured"
+            )
+            for gate in gates
+        )
+
+
+def _outcome(group: Group, gate: Gate, row: Row, baseline: Row | None) -> GateOutcome:
+    if gate.is_change and baseline is not None and row.speedup is None:
+        raise IncomparableError(f"gate '{gate.text}': {row.label}: {row.reasons['speedup']}")
+    decision, words, value = check_gate(gate, row, baseline)
+    return GateOutcome(
+        gate=gate.text, group=group.title, candidate=row.label, decision=decision, found=words, value=value.value,
+        interval=value.interval,
+    )  # fmt: skip
+
+
+def check_gate(gate: Gate, row: Row, baseline: Row | None) -> tuple[Decision, str, Estimate]:
+    """Check one row against a gate; return the decision, the value in words, and the value."""
+    value = estimate(gate, row, baseline)
+    decision = decide(gate, value)
+    return decision, _describe(gate, value, decision), value
+
+
+def decide(gate: Gate, value: Estimate) -> Decision:
+    """Decide whether a value is certainly within the limit of a gate, certainly beyond it, or neither."""
+    if value.interval is None:
+        return "undecided"
+    low, high = value.interval
+    is_beyond, is_within = low > gate.limit, high <= gate.limit
+    if gate.higher_is_better:
+        is_beyond, is_within = high < gate.limit, low >= gate.limit
+    if is_within:
+        return "pass"
+    return "fail" if is_beyond and not _is_noise(gate, value) else "undecided"
+
+
+def _is_noise(gate: Gate, value: Estimate) -> bool:
+    """Tell whether noise may explain a change; not for a limit below 0, which demands an improvement."""
+    return gate.is_change and value.within_noise and gate.limit >= 0
+
+
+def _describe(gate: Gate, value: Estimate, decision: Decision) -> str:
+    if value.interval is None or value.value is None:
+        return str(value.reason)
+    low, high = (_number(gate, end) for end in value.interval)
+    text = _number(gate, value.value) + ("" if value.n is None else f" [{low}, {high}]")
+    if decision != "undecided":
+        return text
+    if low == high or not value.interval[0] <= gate.limit <= value.interval[1]:
+        return f"{text}: two measurements of one model may differ by {NOISE_FLOOR:.0%}"
+    return f"{text}: the interval contains the limit; {_advice(gate, value)}"
+
+
+def _advice(gate: Gate, value: Estimate) -> str:
+    """Suggest how many processes or samples would decide; the interval narrows with the square root of their number."""
+    assert value.interval is not None
+    assert value.value is not None
+    assert value.n is not None
+    low, high = value.interval
+    distance = abs(value.value - gate.limit)
+    half = value.value - low if gate.limit < value.value else high - value.value
+    needed = math.ceil(value.n * (half / distance) ** 2) + 1 if distance > 0 else math.inf
+    if value.of == "processes" and needed <= WORTH_TRYING:
+        return f"about {needed} processes per side would decide, not {value.n}"
+    if value.of != "processes" and distance > 0.1 * half:
+        return f"about {formatting.rounded_up(needed)} {value.of} would decide, not {value.n}"
+    return f"the value is too close to the limit for {value.n} {value.of}"
+
+
+def _number(gate: Gate, value: float) -> str:
+    """Write a value in the form of its gate: a change with its sign, a relative change in percent."""
+    value += 0.0  # -0.0 would be written with its sign
+    if gate.is_relative:
+        return f"{100 * value:+.1f}%"
+    if gate.metric in ("accuracy", "worst_class"):
+        return f"{value:+.1f} points" if gate.is_change else f"{100 * value:.1f}%"
+    digits = f"{value:.0f}" if gate.metric.endswith("_bytes") else formatting.significant(value)
+    return f"+{digits}" if gate.is_change and value >= 0 else digits
