@@ -128,7 +128,7 @@ def test_runs_pair_by_device_kit_model_and_precision():
     assert [row.label for row in comparison.groups[0].rows] == ["before", "after"]
     assert comparison.groups[0].rows[1].speedup.verdict == "no difference seen"
     assert comparison.groups[1].rows[1].speedup.verdict == "faster"
-    assert comparison.left_out == ("local openvino teacher fp32: not in after",)
+    assert comparison.left_out == ("local openvino teacher fp32: not measured in after",)
 
 
 def test_single_measurements_pair_whatever_they_are(tmp_path):
@@ -140,7 +140,7 @@ def test_single_measurements_pair_whatever_they_are(tmp_path):
 
 
 def test_runs_with_nothing_in_common():
-    with pytest.raises(IncomparableError, match="no measurement has a counterpart"):
+    with pytest.raises(IncomparableError, match="the runs have no model, device and precision in common"):
         compare_runs(run_of(TEACHER, STUDENT), [run_of(INT8, replace(INT8, kit="ort"))])
 
 
@@ -152,7 +152,7 @@ def test_runs_of_different_devices_stand_side_by_side():
     assert [group.title.split(":")[0] for group in comparison.groups] == ["here — pc", "board — board"]
     assert [row.label for row in comparison.groups[0].rows] == ["teacher fp32", "student fp32"]
     assert comparison.groups[1].rows[0].speedup is None
-    assert "no ratio between them" in comparison.left_out[0]
+    assert "ratios between here and board: no model was measured on one device" in comparison.left_out[0]
     assert have_counterparts([here, board, run_of(STUDENT, INT8, name="there")])
 
 
@@ -235,14 +235,14 @@ def test_a_student_that_lost_its_accuracy_is_not_shipped_for_speed():
 def test_a_student_far_below_its_teacher_is_not_proposed():
     text = answer(replace(TEACHER, n=10_000, correct=8890), replace(STUDENT, n=10_000, correct=5200))
     assert text.startswith("pc: best student is student fp32 — 4.1x faster than the teacher, 36.9 points lower")
-    assert text.endswith("that is far below its teacher: train it for longer, or take a larger one")
+    assert text.endswith("its accuracy is far below the teacher's: train it longer, or use a larger student")
 
 
 def test_speed_without_accuracy_is_no_recommendation():
     text = answer(TEACHER, changed(STUDENT, accuracy=None))
     assert "fastest is student fp32" in text
     assert "accuracy not measured" in text
-    assert "measure its accuracy before shipping it" in text
+    assert "measure its accuracy before you ship it" in text
     assert "ship student fp32" in answer(TEACHER, STUDENT, changed(INT8, accuracy=None))
 
 
@@ -262,11 +262,11 @@ def test_a_student_that_is_not_faster_is_called_that():
 def test_few_processes_and_disturbance_are_said():
     text = answer(replace(TEACHER, processes=2), changed(STUDENT, contaminated=True))
     assert "too few processes to be sure" in text
-    assert "repeat it on a quiet machine" in text
+    assert "repeat it on an idle machine" in text
 
 
 def test_no_student():
-    assert answer(TEACHER) == "pc: nothing to decide, no student was measured here"
+    assert answer(TEACHER) == "pc: no recommendation, because no student was measured on this target"
 
 
 def test_answers_to_the_same_samples_are_paired(tmp_path):
@@ -334,10 +334,10 @@ def test_long_and_odd_names_do_not_break_the_table(name):
 
 def test_table_of_doubtful_speedups():
     text = text_of(summarise_run(run_of(replace(TEACHER, processes=2), STUDENT)))
-    assert "cannot tell: an interval needs 3 processes" in text
+    assert "speedup undecided: an interval needs 3 processes per side" in text
     text = text_of(summarise_run(run_of(TEACHER, replace(STUDENT, p50_ns=3_650_000.0))))
-    assert "no difference to teacher fp32 seen" in text
+    assert "no difference from teacher fp32 seen" in text
 
 
 def test_processes_that_disagree_are_noted():
-    assert "its processes disagree" in text_of(summarise_run(run_of(replace(STUDENT, spread=0.3))))
+    assert "the processes disagree" in text_of(summarise_run(run_of(replace(STUDENT, spread=0.3))))

@@ -36,9 +36,7 @@ def test_measured_energies_of_one_source_are_compared():
 def test_an_estimate_is_never_compared(pair):
     row = energy_row(*pair)
     assert row.energy_ratio is None
-    assert (
-        "estimated from 15 W, which the user gave, and only measured energy is compared" in row.reasons["energy_ratio"]
-    )
+    assert "estimated from 15 W, which the user gave; only measured energy is compared" in row.reasons["energy_ratio"]
 
 
 def test_energies_of_other_parts_of_a_device_are_not_compared():
@@ -50,7 +48,7 @@ def test_an_estimate_is_marked_and_says_why_nothing_was_measured():
     estimate = measurement(Fake(changes={"energy_uj": ESTIMATED}))
     comparison = compare(estimate, [])
     notes = dict(footnotes_of(comparison.groups[0]).listed())
-    assert any("it was not measured: no energy counter" in text for text in notes.values())
+    assert any("; not measured: no energy counter" in text for text in notes.values())
     console = Console(width=80, no_color=True)
     with console.capture() as capture:
         console.print(render_table(comparison.groups, comparison.left_out))
@@ -89,15 +87,17 @@ SOAK = {
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({}, "0.240 ms at the beginning, 0.310 ms at the end, slower from 122 s on: cpu0 fell from 1900 to 1200 MHz"),
-        ({"throttling": None}, "slower from 122 s on: no clock or throttle counter that can be read tells why"),
+        ({}, "0.240 ms at the start, 0.310 ms at the end, slower after 122 s: cpu0 fell from 1900 to 1200 MHz"),
+        ({"throttling": None}, "slower after 122 s: no readable clock or throttle counter explains it"),
         ({"slowed_after_s": None, "throttling": None}, "0.310 ms at the end"),
         ({"slowed_after_s": None}, "at the end; cpu0 fell"),
     ],
 )
 def test_a_sustained_run_is_a_footnote(changes, words):
     (group,) = compare(measurement(Fake(changes={"soak": SOAK | changes})), []).groups
-    assert any(f"sustained for 10 min: p50 {words}"[-len(words) :] in text for _, text in footnotes_of(group).listed())
+    assert any(
+        f"sustained run of 10 min: p50 {words}"[-len(words) :] in text for _, text in footnotes_of(group).listed()
+    )
 
 
 def test_a_throttled_device_is_a_footnote():

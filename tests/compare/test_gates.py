@@ -1,4 +1,4 @@
-"""Gates on the real command line, and the rule by which they pass, fail, or cannot be decided."""
+"""Gates on the real command line, and the rule by which they pass, fail, or are undecided."""
 
 import json
 from dataclasses import replace
@@ -44,9 +44,9 @@ def gated(baseline: Path, candidate, *gates: str, extra: tuple[object, ...] = ()
     [
         (SLOWER, 3, "gate FAIL p95_ms > +5%: "),
         (EQUAL, 0, "gate PASS p95_ms > +5%: "),
-        (replace(SLOWER, processes=2), 6, "processes: there are 2, and an interval needs 3"),
-        (replace(SLOWER, samples=40), 6, "samples of a process are too few for its p95"),
-        (replace(EQUAL, spread=0.06), 6, "the limit is inside the interval; "),
+        (replace(SLOWER, processes=2), 6, "an interval needs 3 processes, and 2 were measured"),
+        (replace(SLOWER, samples=40), 6, "samples per process are too few for p95"),
+        (replace(EQUAL, spread=0.06), 6, "the interval contains the limit; "),
         (changed(EQUAL, threads=2), 2, "threads 1 vs 2"),
         (replace(STUDENT, seed=13, p50_ns=0.7 * STUDENT.p50_ns), 0, "gate PASS"),
     ],
@@ -126,7 +126,7 @@ def test_a_failed_gate_outweighs_an_open_one_and_every_gate_has_its_line(baselin
     assert result.returncode == 3
     lines = [line.split(":")[0] for line in result.stdout.splitlines() if line.startswith("gate ")]
     assert lines == ["gate FAIL p95_ms > +5%", "gate UNDECIDED p99_ms > +5%", "gate PASS size_bytes > +0%"]
-    assert "1 of 3 gates failed, 1 could not be decided" in result.stderr
+    assert "1 of 3 gates failed, 1 undecided" in result.stderr
 
 
 def test_json_has_the_outcomes_and_logs_their_lines(baseline):
@@ -150,7 +150,7 @@ def test_markdown_for_a_pull_request(tmp_path):
     result = edgedistill("compare", base, other, "--fail-if", "p95_ms > +5%", "--markdown", cwd=tmp_path)
     assert result.returncode == 3
     lines = result.stdout.splitlines()
-    assert lines[0] == "| gate | model | outcome | found |"
+    assert lines[0] == "| gate | model | outcome | value |"
     assert lines[2].startswith("| `p95_ms > +5%` | a\\_b\\|c | **fail** | +9.9% ")
     tables = [line.replace("\\|", "") for line in lines if line.startswith("|")]
     assert {line.count("|") for line in tables} == {5, 10}
@@ -247,7 +247,7 @@ def test_measurements_without_percentiles_of_processes_say_so(baseline):
         del process["percentiles_ns"]
     result = gated(baseline, changed(EQUAL, processes=table["processes"]), "p95_ms > +5%")
     assert result.returncode == 6
-    assert "the p95 of the single processes is not in this file" in result.stdout
+    assert "this measurement file lacks the p95 of each process" in result.stdout
 
 
 ends = st.floats(-1, 1)

@@ -116,7 +116,7 @@ def test_a_small_mean_drop_cannot_hide_a_lost_class(tmp_path):
         console.print(render_table(compared.groups, compared.left_out))
     text = " ".join(capture.get().split())
     assert "class '3' " in text
-    assert "all classes together" in text
+    assert "mean of all classes" in text
     sets = load_results([base, file])
     page = render_comparison(compare_runs(*_split(sets)), sets)
     (mark,) = re.findall(r"<li>(\S+) class &#39;3&#39; ", page)

@@ -146,8 +146,8 @@ def test_layers_and_measured_energy_are_shown_and_estimates_are_not_drawn(tmp_pa
         write_run(tmp_path / "a", (*fakes, replace(INT8, changes=dict(INT8.changes) | {"layers": profile})))
     )
     Page(text)
-    assert "Where the time of student int8 goes" in text
-    assert "Where the time of student fp32 goes" not in text
+    assert "Time per layer of student int8" in text
+    assert "Time per layer of student fp32" not in text
     row = text[text.index("<code>conv_1</code>") :].partition("</tr>")[0]
     assert all(cell in row for cell in ("Convolution", "int8", ">30.0<", ">75.0<"))
     assert "Accuracy against energy per inference" in text
@@ -166,7 +166,7 @@ def test_layers_and_measured_energy_are_shown_and_estimates_are_not_drawn(tmp_pa
 def test_a_partial_run_shows_what_there_is_and_says_what_is_missing(tmp_path, absent):
     text = render_report(write_run(tmp_path / "early", (), absent=absent))
     Page(text)
-    assert "Nothing has been measured in this run yet" in text
+    assert "This run has no measurements yet" in text
     assert f"Not run: {', '.join(name for name in absent if name != 'report').replace('_', ' ')}" in text
     assert ("Accuracy on validation during training" in text) == ("student" not in absent)
 
@@ -253,7 +253,7 @@ def test_raw_samples_that_cannot_be_read_are_said_to_be_missing(tmp_path):
     files[0].unlink()
     files[1].write_bytes(b"not an archive")
     text = render_report(run)
-    assert "No raw samples to draw for: student fp32, student int8" in text
+    assert "because raw samples are missing, for: student fp32, student int8" in text
     remaining = load_run(run).results[2]
     assert clean_samples_ms(remaining.file, remaining.measurement)[0].min() > 0
 
@@ -270,7 +270,7 @@ def test_an_unreadable_stage_is_named(tmp_path):
 def test_many_unusual_models_have_looks(tmp_path):
     fakes = [replace(TEACHER, name=f"net{i}", p50_ns=1e5 * 3**i, correct=850 + i) for i in range(7)]
     text = render_report(write_run(tmp_path / "many", fakes))
-    assert "nothing to decide" in text
+    assert "no recommendation" in text
     assert "p50 latency, ms (log)" in text
 
 
