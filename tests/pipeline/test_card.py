@@ -131,10 +131,10 @@ def test_an_altered_or_missing_file_is_refused(copied: Path, name: str) -> None:
     content = bytearray((copied / name).read_bytes())
     content[len(content) // 2] ^= 1
     (copied / name).write_bytes(content)
-    with pytest.raises(ConfigError, match=f"{name}: is not the file of the card"):
+    with pytest.raises(ConfigError, match=f"{name}: not the file that the card lists"):
         require_file(copied / "card.json", ref)
     (copied / name).unlink()
-    with pytest.raises(ConfigError, match=f"{name}: is missing; it is published with the card"):
+    with pytest.raises(ConfigError, match=f"{name}: missing; download it together with the card"):
         require_file(copied / "card.json", ref)
 
 
@@ -143,7 +143,7 @@ def test_replay_looks_at_the_files_first(copied: Path) -> None:
         file.write(b"more")
     result = edgedistill("replay", "card.json", cwd=copied)
     assert result.returncode == 2
-    assert "io.npz: is not the file of the card" in result.stderr
+    assert "io.npz: not the file that the card lists" in result.stderr
 
 
 def resealed(folder: Path, changes: dict) -> Path:
@@ -157,25 +157,25 @@ def test_a_card_cannot_reach_outside_its_folder(copied: Path) -> None:
     (model,) = json.loads((copied / "card.json").read_text())["models"]
     for path in ("../card.json", "/etc/hostname"):
         changed = resealed(copied, {"models": [model | {"file": model["file"] | {"path": path}}]})
-        with pytest.raises(ConfigError, match="outside its own folder"):
+        with pytest.raises(ConfigError, match="outside the folder of the card"):
             require_file(changed, read_card(changed).models[0].file)
 
 
 def test_what_is_no_card(copied: Path) -> None:
-    with pytest.raises(ConfigError, match=r'a card says "schema"'):
+    with pytest.raises(ConfigError, match="not a card: the schema is not"):
         read_card(resealed(copied, {"schema": "edgedistill.card/9"}))
-    with pytest.raises(ConfigError, match="which it does not name"):
+    with pytest.raises(ConfigError, match="a model that it does not list"):
         read_card(resealed(copied, {"models": []}))
     with pytest.raises(ConfigError, match=r"changed.json: metric: Field required|metric"):
         read_card(resealed(copied, {"metric": None}))
-    with pytest.raises(ConfigError, match="not a readable card"):
+    with pytest.raises(ConfigError, match="cannot be read as a card"):
         read_card(copied / "io.npz")
 
 
 def test_figures_that_a_card_does_not_have(published: Path) -> None:
     result = edgedistill("replay", "card.json", "--precision", "fp16", cwd=published)
     assert result.returncode == 2
-    assert "the card has no figures of what was asked for; it has ort int8" in result.stderr
+    assert "no measurement in the card matches --target and --precision; the card has: ort int8" in result.stderr
 
 
 def test_a_run_without_measurements_has_no_card(published: Path, tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_a_run_without_measurements_has_no_card(published: Path, tmp_path: Path)
     shutil.rmtree(run / "measurements")
     result = edgedistill("card", run, cwd=tmp_path)
     assert result.returncode == 2
-    assert "its student was not measured yet" in result.stderr
+    assert "the student has not been measured" in result.stderr
     (run / "manifest.json").unlink()
     assert edgedistill("card", run, cwd=tmp_path).returncode == 2
 
