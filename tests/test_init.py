@@ -161,11 +161,15 @@ def test_mistakes_leave_no_file(tmp_path: Path) -> None:
     assert "perhaps 'openvino'?" in edgedistill("init", "--data", data, "--target", "openvin", cwd=tmp_path).stderr
 
 
-def answered(folder: Path, *answers: str) -> str:
+def answered(folder: Path, *answers: str, options: tuple[str, ...] = (), code: int = 0) -> str:
     """Answer the questions of init on a pseudo-terminal; return all that it showed."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-m", "edgedistill", "init", "job"], cwd=folder, stdin=theirs, stdout=theirs, stderr=theirs
+        [sys.executable, "-m", "edgedistill", "init", "job", *options],
+        cwd=folder,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
     )
     os.close(theirs)
     os.write(ours, "".join(f"{answer}\n" for answer in answers).encode())
@@ -175,7 +179,7 @@ def answered(folder: Path, *answers: str) -> str:
             shown += block
     except OSError:  # the other end is closed, which Linux tells by an error
         pass
-    assert process.wait() == 0, shown.decode()
+    assert process.wait() == code, shown.decode()
     os.close(ours)
     return shown.decode()
 
@@ -193,6 +197,26 @@ def test_on_a_terminal_it_asks_until_the_answers_can_be_used(tmp_path: Path) -> 
         5.0,
         None,
     )
+
+
+def test_on_a_terminal_it_does_not_ask_for_what_options_give(tmp_path: Path) -> None:
+    images(tmp_path / "images", count=30)
+    options = ("--target", "ort", "--device", "ssh://me@pi", "--p95-ms", "5")
+    shown = answered(tmp_path, "images", "70000", options=options)
+    assert "Kit" not in shown
+    assert "Device" not in shown
+    (target,) = load_config(tmp_path / "job" / "edgedistill.toml").target
+    assert (target.kit, target.device) == ("ort", "ssh://me@pi")
+    assert (target.budget.p95_ms, target.budget.size_bytes) == (5.0, 70_000)
+
+
+def test_a_template_takes_no_options(tmp_path: Path) -> None:
+    shown = answered(tmp_path, "", options=("--epochs", "3"), code=2)
+    assert "--epochs only applies with data; name the data, or edit the template instead" in shown
+    refused = edgedistill("init", "job", "--name", "x", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "--name only applies with --data PATH; add --data, or edit the file" in refused.stderr
+    assert not (tmp_path / "job").exists()
 
 
 def test_no_data_yet_is_a_template(tmp_path: Path) -> None:

@@ -16,7 +16,14 @@ def cache() -> None:
 
 @cache.command(cls=Command)
 @click.argument("config", type=FILE)
-@option("--samples", type=click.IntRange(1), default=512, show_default=True, help="Number of entries to recompute.")
+@option(
+    "--samples",
+    metavar="N",
+    type=click.IntRange(1),
+    default=512,
+    show_default=True,
+    help="Number of entries to recompute.",
+)
 @run_dir_option()
 @click.pass_context
 def verify(context: click.Context, config: Path, samples: int, run_dir: Path | None) -> None:
@@ -42,7 +49,7 @@ def verify(context: click.Context, config: Path, samples: int, run_dir: Path | N
 
 @cache.command("list", cls=Command)
 def list_caches() -> None:
-    """List caches of soft labels and of control students: folder, size, and whether each is complete."""
+    """List the caches of soft labels and control students, with size and completeness."""
     from edgedistill.distill.cache import describe_caches, describe_controls
 
     for line in (*describe_caches(), describe_controls()):

@@ -16,7 +16,7 @@ from edgedistill.cli.options import AS_JSON, FILE, Command, option, surroundings
               help="A folder to write the card and its files to.  [default: RUN]")  # fmt: skip
 @option("--license", "model_license", metavar="NAME", help="The licence of the model, e.g. Apache-2.0.")
 def card(run_folder: Path, output: Path | None, model_license: str | None) -> None:
-    """Write card.json and card.md, which describe the student of RUN and its results on each device."""
+    """Write card.json and card.md: the student of RUN, and its results on each device."""
     from edgedistill.card.write import write_card
 
     path = write_card(run_folder, output, model_license)

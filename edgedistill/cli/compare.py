@@ -33,7 +33,9 @@ GATES: Final = Condition("with gates", lambda given: bool(given["texts"] or give
 @option("--junit", type=FILE, metavar="FILE", help="Write the outcomes of the gates as JUnit XML.",
         only={GATES: "add a gate with --fail-if, for example 'p95_ms > +5%'"})  # fmt: skip
 def compare(*, baseline: Path, candidates: tuple[Path, ...], **options: Any) -> None:
-    """Compare run folders or measurement files with a BASELINE; compare a single run with its teacher.
+    """Compare run folders or measurement files with a BASELINE.
+
+    A single run is compared with its teacher.
 
     Exit code 3: a gate failed. Exit code 6: a gate could not be decided.
     """

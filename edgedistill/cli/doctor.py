@@ -24,7 +24,7 @@ def targets(context: click.Context) -> None:
 )
 @click.pass_context
 def doctor(context: click.Context, device: str) -> None:
-    """Check this machine or a device for missing software, and for conditions that disturb measurements."""
+    """Check this machine or a device for missing software and disturbed measurements."""
     from edgedistill.deploy.doctor import examine_device, examine_kits
 
     kits, _ = surroundings(context)

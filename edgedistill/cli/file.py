@@ -163,7 +163,7 @@ def _show(result: Result | FilePlan | BenchPlan, *, as_json: bool) -> None:
 @pipeline_options
 @click.pass_context
 def bench(context: click.Context, /, model_or_config: Path, **options: Any) -> None:
-    """Measure the models of a configuration on its targets, or an .onnx file with --target KIT.
+    """Measure the models of a configuration, or an .onnx file with --target KIT.
 
     With a configuration, runs the earlier stages first if needed.
     """

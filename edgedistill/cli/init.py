@@ -83,9 +83,9 @@ WITH_DATA: Final[Only] = {
 @option("--name", only=WITH_DATA, metavar="NAME", help="The name of the run.  [default: the name of the data]")
 @click.pass_context
 def init(context: click.Context, /, folder: Path, data: Path | None, **options: Any) -> None:  # fmt: skip
-    """Write a configuration for your data: DIR/edgedistill.toml, by default ./edgedistill.toml.
+    """Write an edgedistill.toml for your data.
 
-    Never overwrites an existing file. Without --data, asks on a terminal for the data, device and budget that no option
+    Writes ./edgedistill.toml, or DIR/edgedistill.toml; never overwrites an existing file. Without --data, asks on a terminal for the data, device and budget that no option
     gives; elsewhere, writes a template with all keys and comments.
     """
     from edgedistill.runtime.files import write_atomic

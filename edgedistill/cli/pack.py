@@ -41,7 +41,7 @@ def bundle(context: click.Context, run_folder: Path, kit_name: str, output: Path
 @option("--target", "kit_name", default="ort", show_default=True, metavar="KIT", help="The kit that writes .ort files.")
 @click.pass_context
 def mobile(context: click.Context, run_folder: Path, output: Path, kit_name: str) -> None:
-    """Write the student of RUN for an Android or iOS app: .ort files, example code and a README."""
+    """Write .ort files of RUN for an Android or iOS app, with example code and a README."""
     from edgedistill.export.mobile.mobile import write_mobile
     from edgedistill.kits.kits import find_kit
     from edgedistill.runtime.folder import Run

@@ -75,7 +75,7 @@ def run_config(context: click.Context, path: Path, until: str, options: dict[str
 @AS_JSON
 @click.pass_context
 def demo(context: click.Context, run_dir: Path, as_json: bool) -> None:  # noqa: FBT001 - click passes flags
-    """Run all stages on handwritten digits; takes one or two minutes, and prints a table and the path of a report."""
+    """Run all stages on handwritten digits, in one or two minutes."""
     from edgedistill.config.load import load_config
     from edgedistill.pipeline.pipeline import Plan, run_pipeline
     from edgedistill.runtime.folder import Run

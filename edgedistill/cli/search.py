@@ -51,7 +51,9 @@ if TYPE_CHECKING:
 @AS_JSON
 @click.pass_context
 def search(context: click.Context, /, config_path: Path, overrides: tuple[str, ...], **options: Any) -> None:
-    """Find students within the budgets of CONFIG by measuring untrained models on its devices.
+    """Find students within the budgets of CONFIG, by measuring untrained models.
+
+    The models are measured on the devices of CONFIG.
 
     Exit code 3: no student fits. Exit code 6: no student is known to fit, because a limit could not be checked.
     """

@@ -28,9 +28,9 @@ from edgedistill.cli.options import FILE, Command, option, surroundings
 @option("--count", type=click.IntRange(1), metavar="N", help="Stop after N measurements.  [default: at Ctrl-C]")
 @click.pass_context
 def serve(context: click.Context, /, run_folder: Path, **options: Any) -> None:
-    """Serve a page that measures the models of RUN in the browser of a phone; results are stored in RUN.
+    """Serve a page that measures the models of RUN in the browser of a phone.
 
-    Prints a QR code for the phone. The link contains a secret that every request needs. Exit code 4: a device computed wrong
+    Prints a QR code for the phone, and stores the results in RUN. The link contains a secret that every request needs. Exit code 4: a device computed wrong
     outputs.
     """
     from edgedistill.serve.command import Request, serve

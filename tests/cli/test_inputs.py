@@ -191,6 +191,15 @@ def test_a_dry_run_names_the_files_that_are_then_written(net: Path) -> None:
     assert [[one[key] for key in keys] for one in planned] == [[one[key] for key in keys] for one in made]
 
 
+def test_a_dry_run_of_bench_names_the_files_that_are_then_written(net: Path) -> None:
+    command = (*BENCH, "--processes", 1, "--seconds", 0.1, "--json")
+    planned = {net / name for name in json.loads(run(*command, "--dry-run")[0])["files"]}
+    assert run(*command)[1] == ""
+    made = {path for path in (net / "runs").rglob("*") if path.is_file()}
+    assert all(path.exists() for path in planned)
+    assert all(planned & {path, *path.parents} for path in made), made - planned
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -211,6 +220,13 @@ def test_a_dry_run_finds_the_mistakes(net: Path, arguments: tuple[str, ...], mes
     output, error = run(*arguments, "--dry-run")
     assert output == ""
     assert message in error
+
+
+def test_every_command_has_a_summary_of_one_short_sentence() -> None:
+    for name, command in commands():
+        summary = command.get_short_help_str(limit=88)
+        assert summary.endswith("."), (name, summary)
+        assert not summary.endswith("..."), (name, summary)
 
 
 def test_the_stages_are_those_of_the_pipeline_in_their_order() -> None:
