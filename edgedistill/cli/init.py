@@ -27,7 +27,7 @@ WITH_DATA: Final[Only] = {
     Condition("with --data PATH", lambda given: given["data"] is not None or _is_terminal()):
         "add --data, or edit the file that 'edgedistill init' writes without options"
 }  # fmt: skip
-"""Options of a configuration for data; a terminal is asked for the data."""
+"""The condition of options that only a configuration for data uses; on a terminal, `init` asks for the data."""
 
 
 @click.command(cls=Command)
