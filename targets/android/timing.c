@@ -1,13 +1,16 @@
 #define _GNU_SOURCE
 #include "timing.h"
 
+#include "constants.h"
+
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <time.h>
 
-enum { WINDOW = 25, MIN_SAMPLES = 50, MAX_SAMPLES = 500000, SECOND = 1000000000 };
+enum { WINDOW = WARM_UP_WINDOW, MAX_SAMPLES = 500000, SECOND = 1000000000 };
 
 int64_t now_ns(void) {
     struct timespec time;
@@ -33,10 +36,10 @@ static int64_t window_median(const int64_t *latencies) {
     return sorted[WINDOW / 2];
 }
 
-/* Two windows of 25 agree within 2 %. */
+/* The last two windows agree. */
 static int is_steady(const int64_t *latencies, size_t n) {
     int64_t last = window_median(latencies + n - WINDOW), before = window_median(latencies + n - 2 * WINDOW);
-    return 50 * llabs(last - before) <= before;
+    return (double)llabs(last - before) <= WARM_UP_AGREEMENT * (double)before;
 }
 
 static int64_t time_one(Model *model, const Requests *requests, size_t i) {
@@ -47,7 +50,8 @@ static int64_t time_one(Model *model, const Requests *requests, size_t i) {
 }
 
 static void warm_up(Samples *samples, Model *model, const Requests *requests, double seconds) {
-    double shortest = seconds / 4 < 1 ? seconds / 4 : 1, longest = 3 * seconds < 30 ? 3 * seconds : 30;
+    double shortest = fmin(WARM_UP_LEAST_S, WARM_UP_LEAST_SHARE * seconds);
+    double longest = fmin(WARM_UP_MOST_S, WARM_UP_MOST_TIMES * seconds);
     int64_t begin = now_ns();
     size_t n = 0;
     for (double elapsed = 0; n < MAX_SAMPLES && elapsed < longest && !samples->steady; elapsed = (now_ns() - begin) / 1e9) {
@@ -72,8 +76,9 @@ void make_room(Samples *samples) {
 void take_samples(Samples *samples, Model *model, const Requests *requests, double seconds) {
     warm_up(samples, model, requests, seconds);
     int64_t begin = now_ns(), shortest = (int64_t)(seconds * SECOND), elapsed = 0;
+    int64_t longest = (int64_t)(seconds * SAMPLING_MOST_TIMES * SECOND);
     size_t n = 0;
-    while (n < MAX_SAMPLES && (elapsed < shortest || (n < MIN_SAMPLES && elapsed < 10 * shortest))) {
+    while (n < MAX_SAMPLES && (elapsed < shortest || (n < SAMPLING_LEAST && elapsed < longest))) {
         long before = preemptions();
         samples->latency_ns[n] = time_one(model, requests, n);
         samples->preempted[n++] = preemptions() != before;

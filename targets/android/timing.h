@@ -19,7 +19,7 @@ int64_t now_ns(void);
 /* Make room, touched beforehand, so that filling it does not grow the measured process. */
 void make_room(Samples *samples);
 
-/* Time inferences for so many seconds, and for at least 50, but not for more than ten times as long. */
+/* Time inferences for so many seconds, within the bounds of constants.h. */
 void take_samples(Samples *samples, Model *model, const Requests *requests, double seconds);
 
 /* A field of /proc/self/status in bytes, or -1. */

@@ -15,12 +15,12 @@ import passes
 import results
 from check import Criteria
 from child import run_worker
+from constants import CHECK
 from energy import NoSourceError
 from extra import Extra
 from job import Arm, Job, JobError
 from kit import EngineError
 
-REQUESTS = 32  # that the timed processes cycle through: the whole test set would fill their memory
 MAX_SAMPLES = 2_000_000
 EMULATED = "{} plays this processor: times, memory and energy would be the emulator's"
 
@@ -114,7 +114,7 @@ class Trial:
     def check(self) -> None:
         """Compare outputs with labels and recorded outputs."""
         spec = dict(self.spec("check.npz", "head.npz"), task="check")
-        spec.update(head_requests=REQUESTS, first=self.job.requests, io=str(self.arm.io))
+        spec.update(head_requests=CHECK.timed_requests, first=self.job.requests, io=str(self.arm.io))
         spec.update(Criteria.of(self.arm)._asdict(), address=self.arm.address)
         self.checked = run_worker(spec, self.scratch, passes.START_S + 3600)
         accuracy = self.checked["accuracy"]

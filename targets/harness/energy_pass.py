@@ -10,9 +10,9 @@ import energy
 import loading
 import sampling
 from child import Watch, run_worker
+from constants import ENERGY
 from kit import engine_errors
 
-WINDOWS = 3
 POLL_S = 0.1
 LATE_S = 5.0
 """How long a meter may take to write what it has seen."""
@@ -26,7 +26,7 @@ def run(spec: Dict[str, Any]) -> Dict[str, Any]:
         before = _idle(spec)
         sampling.infer_until(loaded.session, loaded.requests, time.monotonic_ns() + int(spec["settle"] * 1e9))
         windows, counts = [], []
-        for _ in range(WINDOWS):
+        for _ in range(ENERGY.windows):
             begin_ns = time.monotonic_ns()
             until_ns = begin_ns + int(spec["window"] * 1e9)
             counts.append(sampling.infer_until(loaded.session, loaded.requests, until_ns))

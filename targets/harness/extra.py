@@ -7,9 +7,7 @@ from typing import Any, Dict, List, Optional
 import numpy as np
 import passes
 import stats
-
-SIBLINGS_BUSY = 0.1
-STOLEN = 0.02
+from constants import LATENCY
 
 
 class Extra:
@@ -66,15 +64,15 @@ def disturbances(answers: List[Dict[str, Any]], samples: List[stats.Samples]) ->
     """Return reasons to doubt the latencies of processes: hardware threads shared, time taken by a host, drift."""
     found: Dict[str, str] = {}
     siblings = _highest(answers, "siblings_busy")
-    if siblings > SIBLINGS_BUSY:
+    if siblings > LATENCY.siblings_busy:
         found["siblings"] = (
             f"the other hardware thread of a core that was timed was busy for up to {siblings:.0%} of the time"
         )
     stolen = _highest(answers, "stolen")
-    if stolen > STOLEN:
+    if stolen > LATENCY.stolen:
         found["stolen"] = f"the host of this virtual machine took up to {stolen:.0%} of the CPU's time"
     drifts = [drift for drift in map(stats.drift, samples) if drift is not None]
-    drifted = [drift for drift in drifts if abs(drift - 1) > stats.DRIFTED]
+    drifted = [drift for drift in drifts if abs(drift - 1) > LATENCY.drifted]
     if 2 * len(drifted) > len(drifts):
         found["drift"] = (
             f"latency moved within {len(drifted)} of {len(drifts)} processes, by the last third over the first, "

@@ -10,9 +10,8 @@ from typing import Any, Callable, Dict, Iterator, NamedTuple, Sequence, Tuple
 
 import numpy as np
 import stats
+from constants import CHECK
 from kit import EngineError
-
-RESAMPLES = 1000
 
 
 class Metric(NamedTuple):
@@ -212,7 +211,7 @@ def _rows(outputs: np.ndarray, labels: np.ndarray) -> Tuple[np.ndarray, np.ndarr
 def _resamples(n: int) -> Iterator[np.ndarray]:
     """Yield the rows of resampled requests (Efron 1979), drawn with a fixed seed."""
     rng = np.random.Generator(np.random.Philox(key=0))
-    return (rng.integers(0, n, n) for _ in range(RESAMPLES))
+    return (rng.integers(0, n, n) for _ in range(CHECK.resamples))
 
 
 def _percentiles(value: float, resampled: Sequence[float]) -> stats.Interval:

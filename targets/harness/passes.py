@@ -11,14 +11,12 @@ import null_model
 import numpy as np
 import soak
 from child import run_worker
+from constants import ENERGY, SOAK
 from job import Job
 from kit import EngineError
 
 START_S = 600.0
 """An engine may take minutes to load a model on a small device."""
-ENERGY_WINDOW_S = 10.0
-"""The shortest window over which energy means something: monitors average over half a second, counters move in steps."""
-WARM_UP_S = 4.0
 
 Spec = Dict[str, Any]
 
@@ -52,8 +50,8 @@ def metered(spec: Spec, scratch: Path, job: Job, runs_on: str) -> Dict[str, Any]
     """Return energy per inference, or raise NoSourceError with the reason why it is not known."""
     source = energy.find_source(runs_on, job.meter)
     try:
-        window = max(ENERGY_WINDOW_S, job.seconds)
-        return energy_pass.metered(source, dict(spec, seconds=WARM_UP_S, window=window), scratch, START_S)
+        window = max(ENERGY.window_s, job.seconds)
+        return energy_pass.metered(source, dict(spec, seconds=ENERGY.warm_up_s, window=window), scratch, START_S)
     finally:
         source.close()
 
@@ -77,7 +75,7 @@ def soaked(spec: Spec, scratch: Path, job: Job, runs_on: str) -> Tuple[Dict[str,
     except energy.NoSourceError as error:
         reason = str(error)
     try:
-        spec = dict(spec, seconds=job.soak_seconds, warm_up=WARM_UP_S)
+        spec = dict(spec, seconds=job.soak_seconds, warm_up=SOAK.warm_up_s)
         summary, arrays = soak.soaked(spec, scratch, source, START_S)
     finally:
         if source is not None:

@@ -8,13 +8,9 @@ from array import array
 from typing import Any, Dict, List, NamedTuple, Tuple
 
 import numpy as np
+from constants import SAMPLING, WARM_UP
 from kit import EngineClock, EngineError, OwnProgram, Session
 from process import preemptions
-
-WINDOW = 25
-AGREEMENT = 0.02
-MIN_SAMPLES = 50
-MAX_WARM_UP_S = 30.0
 
 
 class Buffers(NamedTuple):
@@ -51,39 +47,41 @@ class WarmUp(NamedTuple):
 
 
 def warm_up(session: Session, requests: List[Dict[str, Any]], seconds: float) -> WarmUp:
-    """Infer until two windows of 25 agree within 2 %, for at least 50 inferences and min(1 s, seconds / 4)."""
+    """Infer until the last two windows agree, within the bounds of constants.WarmUp."""
     latencies: List[int] = []
     start = time.perf_counter()
-    shortest, longest = min(1.0, seconds / 4), min(MAX_WARM_UP_S, 3 * seconds)
+    shortest, longest = WARM_UP.bounds_s(seconds)
     if isinstance(session, OwnProgram):
         session.set(requests[0])
         latencies = session.run_for(shortest)[0].tolist()
-        return WarmUp(latencies, steady=len(latencies) >= 2 * WINDOW and _steady(latencies))
+        return WarmUp(latencies, steady=_steady(latencies))
     while True:
         session.set(requests[len(latencies) % len(requests)])
         begin = time.perf_counter_ns()
         session.infer()
         latencies.append(time.perf_counter_ns() - begin)
         elapsed = time.perf_counter() - start
-        if len(latencies) >= 2 * WINDOW and len(latencies) % WINDOW == 0 and elapsed >= shortest and _steady(latencies):
+        if len(latencies) % WARM_UP.window == 0 and elapsed >= shortest and _steady(latencies):
             return WarmUp(latencies, steady=True)
         if elapsed >= longest:
             return WarmUp(latencies, steady=False)
 
 
 def _steady(latencies: List[int]) -> bool:
-    middle = WINDOW // 2
-    last, before = sorted(latencies[-WINDOW:])[middle], sorted(latencies[-2 * WINDOW : -WINDOW])[middle]
-    return abs(last - before) <= AGREEMENT * before
+    window = WARM_UP.window
+    if len(latencies) < 2 * window:
+        return False
+    last, before = sorted(latencies[-window:])[window // 2], sorted(latencies[-2 * window : -window])[window // 2]
+    return abs(last - before) <= WARM_UP.agreement * before
 
 
 def sample(session: Session, requests: List[Dict[str, Any]], seconds: float, room: Buffers) -> Tuple[int, int]:
-    """Fill `room` for `seconds`, and on for 50 samples but not past ten times as long; return count and wall time in ns."""
+    """Fill `room` for `seconds`, within the bounds of constants.Sampling; return the count and the wall time in ns."""
     if isinstance(session, OwnProgram):
         return _sample_by_itself(session, seconds, room)
     set_inputs, infer, clock, capacity = session.set, session.infer, time.perf_counter_ns, len(room.latency_ns)
     engine_ns = session.engine_ns if isinstance(session, EngineClock) else None
-    shortest, longest = int(seconds * 1e9), int(seconds * 1e10)
+    shortest, longest = int(seconds * 1e9), int(seconds * SAMPLING.most_times * 1e9)
     n = 0
     gc.collect()
     gc.disable()  # a collection inside the loop would be taken for the engine's time
@@ -100,7 +98,7 @@ def sample(session: Session, requests: List[Dict[str, Any]], seconds: float, roo
             room.engine_ns[n] = engine_ns()
         n += 1
         elapsed = end - start
-        if elapsed >= shortest and (n >= MIN_SAMPLES or elapsed >= longest):
+        if elapsed >= shortest and (n >= SAMPLING.least or elapsed >= longest):
             break
     wall = clock() - start
     gc.enable()

@@ -15,14 +15,10 @@ import loading
 import numpy as np
 import sampling
 from child import Watch, run_worker
+from constants import SOAK
 from kit import engine_errors
 from process import affinity, preemptions, spread
 
-MOST_BINS = 3600
-PERIOD_S = 1.0
-SLOWER = 1.05
-"""How much longer inferences take, against those at the beginning, in a device that has slowed down."""
-CLOCK_FELL = 0.97
 SMOOTH = 5
 STAYS = 0.9
 FIRST = 0.1
@@ -42,7 +38,7 @@ class Bins(NamedTuple):
 def run(spec: Dict[str, Any]) -> Dict[str, Any]:
     """Infer for `spec["seconds"]` without a pause, and keep a line of figures for each bin."""
     loaded = loading.load(spec)
-    bin_ns = int(1e9 * max(spec["bin"], spec["seconds"] / MOST_BINS))
+    bin_ns = int(1e9 * max(spec["bin"], spec["seconds"] / SOAK.most_bins))
     rows: List[Tuple[float, ...]] = []
     with engine_errors(spec["kit"]):
         sampling.require_in_process(loaded.session)
@@ -116,8 +112,8 @@ def soaked(
 ) -> Tuple[Dict[str, Any], Dict[str, np.ndarray]]:
     """Run a sustained process under watch; return the summary, and all series with times from the first bin on."""
     recorder = Recorder(spec["threads"], source)
-    spec = dict(spec, task="soak", arrays=str(scratch / "soak.npz"), bin=PERIOD_S)
-    watch = Watch(recorder.look, min(PERIOD_S, spec["seconds"] / 10))
+    spec = dict(spec, task="soak", arrays=str(scratch / "soak.npz"), bin=SOAK.bin_s)
+    watch = Watch(recorder.look, min(SOAK.bin_s, spec["seconds"] / 10))
     recorder.look()
     answer = run_worker(spec, scratch, start_s + 3 * spec["seconds"], watch)
     recorder.look()
@@ -154,7 +150,7 @@ def slowed_at(p50_ns: np.ndarray, start_ns: float) -> Optional[int]:
         return None
     half = SMOOTH // 2
     smoothed = np.array([np.median(p50_ns[max(0, i - half) : i + half + 1]) for i in range(len(p50_ns))])
-    slower = smoothed > SLOWER * start_ns
+    slower = smoothed > SOAK.slower * start_ns
     for i in np.flatnonzero(slower):
         if len(slower) - i >= SMOOTH and slower[i:].mean() >= STAYS:
             return int(i)
@@ -175,7 +171,7 @@ def throttling(seen: Dict[str, np.ndarray], onset_ns: Optional[int]) -> Optional
         for name, array in seen.items():
             if name.startswith("clock_khz.") and late.any() and not late.all():
                 before, after = np.nanmedian(array[~late]), np.nanmedian(array[late])
-                if after < CLOCK_FELL * before:
+                if after < SOAK.clock_fell * before:
                     signs.append(f"{name[10:]} fell from {before / 1000:.0f} to {after / 1000:.0f} MHz")
     return "; ".join(signs) or None
 

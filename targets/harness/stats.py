@@ -10,14 +10,9 @@ import math
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
+from constants import LATENCY
 
 Interval = Tuple[float, float]
-
-PERCENTILES = {"p50": 0.50, "p90": 0.90, "p95": 0.95, "p99": 0.99}
-MIN_CLEAN = 30
-CONTAMINATED = 0.05
-DRIFTED = 0.05
-"""A smaller move from the first to the last third of a process is seen in undisturbed ones too."""
 
 # The 97.5 % point of Student's t for 1 to 30 degrees of freedom; above, a series around the normal one.
 _T975 = (
@@ -63,7 +58,7 @@ def order_statistics(samples: np.ndarray) -> Tuple[Dict[str, Optional[float]], D
     ordered = np.sort(samples)
     percentiles: Dict[str, Optional[float]] = {}
     intervals: Dict[str, Optional[Interval]] = {}
-    for name, fraction in PERCENTILES.items():
+    for name, fraction in LATENCY.percentiles.items():
         enough = len(ordered) >= min_samples(fraction)
         percentiles[name] = float(np.quantile(ordered, fraction)) if enough else None
         intervals[name] = None
@@ -90,7 +85,7 @@ def ranks(n: int, fraction: float) -> Tuple[int, int]:
 def drift(process: Samples) -> Optional[float]:
     """Return the median of the last third over the first's, of what was not preempted; None below 90 samples."""
     third = len(process.clean) // 3
-    if third < MIN_CLEAN:
+    if third < LATENCY.least_clean:
         return None
     return float(np.median(process.clean[-third:]) / np.median(process.clean[:third]))
 
@@ -116,12 +111,12 @@ def latency_summary(processes: Sequence[Samples]) -> Tuple[Dict[str, Any], bool,
     """Return the latency figures, whether the run is contaminated, and the reasons for what is missing."""
     total = sum(len(process.latency_ns) for process in processes)
     n_clean = sum(len(process.clean) for process in processes)
-    contaminated = total - n_clean > CONTAMINATED * total
+    contaminated = total - n_clean > LATENCY.contaminated * total
     reasons: Dict[str, str] = {}
     if contaminated:
         reasons["contaminated"] = f"{total - n_clean} of {total} inferences were preempted by other work on the device"
     used = [process.clean for process in processes]
-    if n_clean < MIN_CLEAN:
+    if n_clean < LATENCY.least_clean:
         used = [process.latency_ns for process in processes]
         reasons["latency_ns"] = (
             f"only {n_clean} of {total} inferences were not preempted; the figures are over all, which other work slowed"
@@ -133,9 +128,9 @@ def latency_summary(processes: Sequence[Samples]) -> Tuple[Dict[str, Any], bool,
 
 def _figures(used: List[np.ndarray]) -> Tuple[Dict[str, Any], Dict[str, str]]:
     reasons: Dict[str, str] = {}
-    values = {name: _per_process(used, fraction) for name, fraction in PERCENTILES.items()}
+    values = {name: _per_process(used, fraction) for name, fraction in LATENCY.percentiles.items()}
     values["mean"] = [float(samples.mean()) for samples in used]
-    for name, fraction in PERCENTILES.items():
+    for name, fraction in LATENCY.percentiles.items():
         if 2 * len(values[name]) <= len(used) and name != "p50":
             values[name] = []
             fewest = min(len(samples) for samples in used)

@@ -1,13 +1,10 @@
 // One job in a fresh worker: load the engine and the model, then check, time, or soak it. The engine fixes its number of
 // threads when it starts, and its heap never shrinks, so that no worker is used twice.
 
+import { SAMPLING, SOAK, WARM_UP } from "./constants.mjs";
 import { typed } from "./parity.mjs";
 
-const WINDOW = 25;
-const AGREEMENT = 0.02;
-const MIN_SAMPLES = 50;
 const MOST_SAMPLES = 50_000;
-const MAX_WARM_UP_MS = 30_000;
 const MOST_LOOPS = 100_000;
 const TICKS = 20; // a sample lasts at least so many steps of the timer, or the timer would be what is measured
 const NS = 1e6; // of a millisecond
@@ -138,7 +135,7 @@ async function time(session, requests, job) {
     elapsed = performance.now() - begin;
     progress({ done: Math.min(1, elapsed / (job.seconds * 1000)), latest: latencies.at(-1) });
     if (elapsed < job.seconds * 1000) continue;
-    if (latencies.length >= MIN_SAMPLES || elapsed >= 10_000 * job.seconds) break;
+    if (latencies.length >= SAMPLING.least || elapsed >= SAMPLING.most_times * job.seconds * 1000) break;
   }
   return {
     latency_ns: latencies, warmup_ns: warmUp.latencies, wall_ns: elapsed * NS, first_inference_ns: firstNs,
@@ -155,39 +152,40 @@ async function settled(sample, lengthMs, step) {
   for (;;) {
     const warmUp = await warmedUp(() => sample(loops), lengthMs);
     latencies.push(...warmUp.latencies);
-    const last = warmUp.latencies.slice(-WINDOW);
+    const last = warmUp.latencies.slice(-WARM_UP.window);
     const needed = enough(last.reduce((sum, ns) => sum + ns, 0) / last.length);
     if (needed <= 1.25 * loops) return { loops, latencies: latencies.slice(-MOST_SAMPLES), steady: warmUp.steady };
     loops = needed;
   }
 }
 
-// Until two windows of 25 agree within 2 %, for at least 50 samples and min(1 s, seconds / 4), as the other targets do.
+// Until the last two windows agree, as the other targets do.
 async function warmedUp(sample, lengthMs) {
   const latencies = [];
   const begin = performance.now();
-  const shortest = Math.min(1000, lengthMs / 4);
-  const longest = Math.min(MAX_WARM_UP_MS, 3 * lengthMs);
+  const shortest = Math.min(WARM_UP.least_s * 1000, WARM_UP.least_share * lengthMs);
+  const longest = Math.min(WARM_UP.most_s * 1000, WARM_UP.most_times * lengthMs);
   for (;;) {
     latencies.push(await sample());
     const elapsed = performance.now() - begin;
-    const whole = latencies.length >= 2 * WINDOW && latencies.length % WINDOW === 0;
+    const whole = latencies.length >= 2 * WARM_UP.window && latencies.length % WARM_UP.window === 0;
     if (whole && elapsed >= shortest && isSteady(latencies)) return { latencies, steady: true };
     if (elapsed >= longest || latencies.length >= MOST_SAMPLES) return { latencies, steady: false };
   }
 }
 
 function isSteady(latencies) {
-  const last = median(latencies.slice(-WINDOW));
-  const before = median(latencies.slice(-2 * WINDOW, -WINDOW));
-  return Math.abs(last - before) <= AGREEMENT * before;
+  const { window, agreement } = WARM_UP;
+  const last = median(latencies.slice(-window));
+  const before = median(latencies.slice(-2 * window, -window));
+  return Math.abs(last - before) <= agreement * before;
 }
 
 async function soak(session, requests, job) {
-  const binMs = Math.max(1000, job.seconds / 3.6);
+  const binMs = 1000 * Math.max(SOAK.bin_s, job.seconds / SOAK.most_bins);
   const found = { time_ns: [], n: [], p50_ns: [], p95_ns: [] };
   const sample = sampler(session, requests);
-  const { loops } = await settled(sample, 1000, timerStep());
+  const { loops } = await settled(sample, SOAK.warm_up_s * 1000, timerStep());
   const begin = performance.now();
   let elapsed = 0;
   while (elapsed < job.seconds * 1000) {

@@ -197,7 +197,7 @@ def test_arms_take_turns_in_an_order_that_the_seed_fixes(tmp_path):
 def test_the_harness_runs_from_inside_a_zip(tmp_path):
     program = tmp_path / "harness.pyz"
     with zipfile.ZipFile(program, "w") as archive:
-        for path in sorted((TARGETS / "harness").rglob("*.py")):
+        for path in sorted((TARGETS / "harness").rglob("*.*")):
             archive.write(path, path.relative_to(TARGETS / "harness"))
         archive.write(SCRIPTED / "engine.py", "kits/scripted/engine.py")
     result, _ = run_one(tmp_path, program=program, expected="same", kit_dir=str(program / "kits" / "scripted"))

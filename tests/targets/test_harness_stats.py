@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import stats
+from constants import LATENCY
 
 RNG = np.random.default_rng(0)
 
@@ -104,7 +105,7 @@ def test_ranks_are_the_binomial_quantiles(n, fraction):
 
 def test_order_statistics_cover_the_true_percentile_as_often_as_they_say():
     rng = np.random.default_rng(4)
-    truth = {name: float(scipy.stats.expon.ppf(fraction)) for name, fraction in stats.PERCENTILES.items()}
+    truth = {name: float(scipy.stats.expon.ppf(fraction)) for name, fraction in LATENCY.percentiles.items()}
     hits = dict.fromkeys(truth, 0)
     for _ in range(1000):
         _, intervals = stats.order_statistics(rng.exponential(size=500))

@@ -25,11 +25,8 @@ from edgedistill.deploy.devices.transport import Finished, LinkError, Progress, 
 from edgedistill.errors import DeviceError
 from edgedistill.kits.kits import read_kit, targets_folder
 
-REQUESTS = 32
 START_S = 120.0
 CHECK_S = 3600.0
-ENERGY_WINDOW_S = 10.0
-WINDOWS = 3
 EMULATED = "{} plays this processor: times, memory and energy would be the emulator's"
 FINE, USAGE, FAILED = 0, 2, 5
 
@@ -220,7 +217,7 @@ class Session:
         arm.check = await self.ready.run("check", [*_model(arm), *options], CHECK_S)
         for i in range(len(outputs)):
             await device.pull(f"{arm.there}/output-{i}", arm.folder / f"output-{i}")
-        await self._push_inputs(arm, REQUESTS)
+        await self._push_inputs(arm, _constants()["check"]["timed_requests"])
         self.progress(f"bench {arm.table['name']} check done")
 
     async def _push_inputs(self, arm: Arm, most: int | None) -> None:
@@ -251,12 +248,15 @@ class Session:
         if isinstance(meter, str):
             arm.energy = {"reason": meter}
             return
-        window_s = max(ENERGY_WINDOW_S, self.job["seconds"])
+        constants = _constants()["energy"]
+        window_s = max(constants["window_s"], self.job["seconds"])
         log = f"{arm.there}/meter"
         await device.say(_sampler(meter, log))
         try:
             before = await self._idle(meter.settle_s, window_s)
-            works = [await self._work(arm, seconds) for seconds in (meter.settle_s, *[window_s] * WINDOWS)][1:]
+            works = [
+                await self._work(arm, seconds) for seconds in (meter.settle_s, *[window_s] * constants["windows"])
+            ][1:]
             after = await self._idle(meter.settle_s, window_s)
         finally:
             await device.say(f"kill $(cat {log}.pid)")
@@ -329,6 +329,12 @@ def _sampler(meter: phone.Meter, log: str) -> str:
         "battery": f'echo "$(date +%s%N)" $({meter.command})',
     }[meter.log]
     return f"(while :; do {once}; sleep 0.1; done > {log} 2>/dev/null & echo $! > {log}.pid) < /dev/null > /dev/null"
+
+
+def _constants() -> dict[str, Any]:
+    """Return the harness's constants of measuring."""
+    table: dict[str, Any] = json.loads((targets_folder() / "harness" / "constants.json").read_text(encoding="utf-8"))
+    return table
 
 
 def _names(entry: Path) -> tuple[list[str], list[str]]:

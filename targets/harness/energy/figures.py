@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 import numpy as np
+from constants import ENERGY
 
 from energy.source import NoSourceError, Series, used_uj
-
-IDLE_AGREEMENT = 0.05
 
 Span = Tuple[int, int]
 """Two monotonic times in nanoseconds."""
@@ -59,8 +58,11 @@ def subtract_idle(
     windows_uj: np.ndarray, seconds: np.ndarray, before_mw: float, after_mw: float
 ) -> Tuple[Optional[np.ndarray], Optional[str]]:
     """Return each window's energy above idle, or why the idle power cannot be subtracted."""
-    if abs(before_mw - after_mw) > IDLE_AGREEMENT * before_mw:
-        return None, f"idle power was {before_mw:.0f} mW before and {after_mw:.0f} mW after, more than 5 % apart"
+    if abs(before_mw - after_mw) > ENERGY.idle_agreement * before_mw:
+        return (
+            None,
+            f"idle power was {before_mw:.0f} mW before and {after_mw:.0f} mW after, more than {ENERGY.idle_agreement:.0%} apart",
+        )
     above = windows_uj - (before_mw + after_mw) / 2 * 1000 * seconds
     return (above, None) if above.min() > 0 else (None, "the device drew no more than when idle")
 
