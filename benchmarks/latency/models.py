@@ -75,11 +75,11 @@ def export(model: nn.Module, size: int, kit_name: str, precision: str, folder: P
     kit, example = find_kits()[kit_name], torch.zeros(1, 3, size, size)
     if precision == "int8":
         images = torch.rand(8, 3, size, size, generator=torch.Generator().manual_seed(1))
-        prepared = prepare(model, images)
-        calibrate(prepared, [images])
-        exported = encode(export_onnx(prepared, example, kit.opset), kit.encoding_for(platform.machine()))
+        prepared = prepare(model, (images,))
+        calibrate(prepared, [(images,)])
+        exported = encode(export_onnx(prepared, (example,), kit.opset), kit.encoding_for(platform.machine()))
     else:
-        exported = export_onnx(model, example, kit.opset)
+        exported = export_onnx(model, (example,), kit.opset)
     folder.mkdir(parents=True, exist_ok=True)
     save_onnx(exported, folder / "model.onnx")
     return folder / "model.onnx"

@@ -69,7 +69,7 @@ def resnet20(folder):
     load_weights(model, folder / "teachers" / "resnet20_cifar10jpeg_ft.safetensors")
     mean, std = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
     return export_onnx(
-        model.eval(), torch.zeros(1, 3, 32, 32), 18
+        model.eval(), (torch.zeros(1, 3, 32, 32),), 18
     ), lambda images: (images / np.float32(255) - mean) / std
 
 

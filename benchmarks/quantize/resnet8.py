@@ -37,7 +37,7 @@ from edgedistill.export.trt_check import check_with_tensorrt
 from edgedistill.graphs.encodings import encode
 from edgedistill.kits.kits import find_kits
 from edgedistill.pipeline.pipeline import Plan, run_pipeline
-from edgedistill.quantize.calibration import calibration_batches, example_input
+from edgedistill.quantize.calibration import calibration_batches, example_inputs
 from edgedistill.quantize.stage import load_quantized, load_student, quantize_student
 from edgedistill.records.stages import StudentRecord
 from edgedistill.runtime.files import write_json
@@ -70,7 +70,7 @@ def measure_seed(options, seed):
     shutil.copytree(trained(options.work / "float"), work, dirs_exist_ok=True)
     job = job_of(work, seed, "ptq", "signed")
     calibration, (test, labels) = calibration_of(job), test_of(job)
-    files = {"float": save(export_onnx(load_student(job), example_input(job), OPSET), work / "float.onnx")}
+    files = {"float": save(export_onnx(load_student(job), example_inputs(job), OPSET), work / "float.onnx")}
     for method in ("ptq", "qat"):
         for activations, encodings in ENCODINGS.items():
             canonical, name = quantized(work, seed, method, activations), f"{method}{SUFFIX[activations]}"
@@ -89,7 +89,7 @@ def quantized(work, seed, method, activations):
     if path.exists():
         return onnx.load(path)
     job = job_of(work, seed, method, activations)
-    return export_onnx(load_quantized(job, quantize_student(job)), example_input(job), OPSET)
+    return export_onnx(load_quantized(job, quantize_student(job)), example_inputs(job), OPSET)
 
 
 def trained(folder):

@@ -30,7 +30,7 @@ from edgedistill.graphs.encodings import encode
 from edgedistill.graphs.run import run_onnx
 from edgedistill.kits.kits import find_kits
 from edgedistill.pipeline.pipeline import Plan, run_pipeline
-from edgedistill.quantize.calibration import example_input
+from edgedistill.quantize.calibration import example_inputs
 from edgedistill.quantize.stage import load_quantized, load_student
 from edgedistill.records.stages import QuantizedRecord
 from edgedistill.runtime.files import write_json
@@ -83,14 +83,14 @@ def measure(network, options):
         )
         rows.append({
             "method": method, "accuracy": score(expected, labels), "agrees_with_float": score(expected, floats.argmax(1)),
-            "layers": record.layers, "engines": engines(prepared, example_input(job), inputs, expected, labels, score),
+            "layers": record.layers, "engines": engines(prepared, example_inputs(job), inputs, expected, labels, score),
         })  # fmt: skip
     return rows
 
 
-def engines(prepared, example, inputs, expected, labels, score):
+def engines(prepared, examples, inputs, expected, labels, score):
     """Return how each engine answers in each encoding, beside what torch says."""
-    canonical = export_onnx(prepared, example, OPSET)
+    canonical = export_onnx(prepared, examples, OPSET)
     found = []
     for encoding in ENCODINGS:
         content = serialized(encode(canonical, encoding))

@@ -6,7 +6,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,6 +20,7 @@ from edgedistill.errors import ConfigError
 from edgedistill.graphs.canonical import canonical
 from edgedistill.graphs.opset import opset_of, to_opset
 from edgedistill.quantize.convert import convert
+from edgedistill.quantize.outputs import Outputs, return_tensors, returns_of
 from edgedistill.runtime.files import write_atomic
 
 # torch writes opset 18 and converts upwards; asked for another, it succeeds with 18. Per-channel weights begin with 13.
@@ -28,22 +29,28 @@ OPSETS: Final = range(13, TORCH_OPSETS.stop)
 
 
 def export_onnx(
-    model: nn.Module, example: Tensor, opset: int, input_name: str = "input", output_name: str = "logits"
+    model: nn.Module,
+    examples: tuple[Tensor, ...],
+    opset: int,
+    input_names: Sequence[str] = ("input",),
+    output_names: Sequence[str] = ("logits",),
 ) -> onnx.ModelProto:
-    """Export a module, and the prepared models in it in their int8 form, for inputs of exactly the example's shape.
+    """Export a module, and the prepared models in it in their int8 form, for inputs of exactly the examples' shapes.
 
     Int8 weights are stored as int8, scales and zero points are written out, biases are float: encoding "s8-f32" or, of a
     model with unsigned activations, "u8-f32".
 
     Args:
-        model: a module of one input and one output; it is left as it was.
-        example: an input of the shape to export, (1, ...) for a batch of one.
+        model: a module of positional tensors that returns a tensor, or a tuple, list, dict or dataclass of tensors; it
+            is left as it was.
+        examples: for each input a tensor of the shape to export, (1, ...) for a batch of one.
         opset: the version of the ONNX operator set that the file declares.
-        input_name: the name of the graph's input.
-        output_name: the name of the graph's output.
+        input_names: the names of the graph's inputs, in the order of the examples.
+        output_names: the names of the graph's outputs; several outputs that the model itself names keep these names.
 
     Raises:
-        ConfigError: the opset is not to be had, or not with the same answers, or a prepared model is not calibrated.
+        ConfigError: the opset is not to be had, or not with the same answers, or a prepared model is not calibrated, or
+            the names are not as many as the inputs and outputs.
     """
     if opset not in OPSETS:
         raise ConfigError(
@@ -51,7 +58,11 @@ def export_onnx(
             "choose one of these, or a kit that takes one of them"
         )
     asked = max(opset, TORCH_OPSETS.start)
-    exported = _exported(convert(model), example, asked, (input_name, output_name))
+    if len(input_names) != len(examples):
+        raise ConfigError(f"{len(examples)} inputs are given, and {len(input_names)} names for them: name each input")
+    deployed = convert(model)
+    written_names = _names_in_order(returns_of(deployed, examples), output_names, type(model).__name__)
+    exported = _exported(deployed, examples, asked, (input_names, written_names))
     written = opset_of(exported)
     if written != asked:
         raise ConfigError(
@@ -59,8 +70,9 @@ def export_onnx(
             f"operator that it cannot convert; choose opset {written}"
         )
     result = canonical(onnxslim.slim(exported))
+    _order_outputs(result.graph, output_names)
     onnx.checker.check_model(result, full_check=True)
-    return to_opset(result, opset, {input_name: example.numpy()[None]})
+    return to_opset(result, opset, {name: one.numpy()[None] for name, one in zip(input_names, examples, strict=True)})
 
 
 def save_onnx(model: onnx.ModelProto, path: Path) -> None:
@@ -73,17 +85,38 @@ def serialized(model: onnx.ModelProto) -> bytes:
     return bytes(model.SerializeToString(deterministic=True))
 
 
-def _exported(model: nn.Module, example: Tensor, opset: int, names: tuple[str, str]) -> onnx.ModelProto:
+def _names_in_order(outputs: Outputs, names: Sequence[str], owner: str) -> Sequence[str]:
+    """Return the names of the outputs in the order in which the model returns them."""
+    keyed = outputs.keyed and len(outputs.names) > 1
+    if len(outputs.names) != len(names) or (keyed and set(names) != set(outputs.names)):
+        raise ConfigError(
+            f"{owner} returns {len(outputs.names)} outputs ({', '.join(outputs.names)}), and the names given for them are "
+            f"{', '.join(names) or 'none'}: name each output{' as the model does' if keyed else ''}"
+        )
+    return outputs.names if keyed else names
+
+
+def _order_outputs(graph: onnx.GraphProto, names: Sequence[str]) -> None:
+    values = {value.name: value for value in graph.output}
+    ordered = [values[name] for name in names]
+    del graph.output[:]
+    graph.output.extend(ordered)
+
+
+def _exported(
+    model: nn.Module, examples: tuple[Tensor, ...], opset: int, names: tuple[Sequence[str], Sequence[str]]
+) -> onnx.ModelProto:
+    return_tensors(model)
     with _quiet():
         program = torch.onnx.export(
             model,
-            (example,),
+            examples,
             dynamo=True,
             external_data=False,
             verbose=False,
             opset_version=opset,
-            input_names=[names[0]],
-            output_names=[names[1]],
+            input_names=names[0],
+            output_names=names[1],
             custom_translation_table=_translations(),
         )
     assert program is not None

@@ -114,11 +114,11 @@ class _Exporter:
         key = f"{name}-{source}"
         outputs = predict_split(torch_predictor(model.eval(), "fp32"), self.views)
         self.expected[key] = softmax(outputs, axis=1) if "scores" in self.bake else outputs
-        module, example = baked(self.job, model).eval(), torch.from_numpy(self.inputs[0])
+        module, examples = baked(self.job, model).eval(), (torch.from_numpy(self.inputs[0]),)
         exported: dict[int, onnx.ModelProto] = {}
         for variant in variants(self.job.config, self.job.kits, source):
             if variant.opset not in exported:
-                exported[variant.opset] = export_onnx(module, example, variant.opset, output_name=self.output)
+                exported[variant.opset] = export_onnx(module, examples, variant.opset, output_names=(self.output,))
             record = OnnxModel(
                 name=name, precision=variant.precision, encoding=variant.encoding, opset=variant.opset, file=_NO_FILE,
                 io=_NO_FILE, expected=key, parity=None, parent=parent,

@@ -14,14 +14,14 @@ from edgedistill.errors import ConfigError
 from edgedistill.runtime.job import Job
 
 
-def example_input(job: Job) -> Tensor:
-    """Return one model input (1, ...), a training sample."""
+def example_inputs(job: Job) -> tuple[Tensor, ...]:
+    """Return the model's inputs (1, ...) of one training sample."""
     views = plain_views(job.dataset.train, job.data, job.config)
-    return views.batch(np.zeros(1, np.int64), np.zeros(1, np.int64))
+    return (views.batch(np.zeros(1, np.int64), np.zeros(1, np.int64)),)
 
 
-def calibration_batches(job: Job) -> Iterator[Tensor]:
-    """Yield model inputs (N, ...) of `quantize.samples` training samples, chosen by the seed; raises ConfigError."""
+def calibration_batches(job: Job) -> Iterator[tuple[Tensor, ...]]:
+    """Yield the model's inputs (N, ...) of `quantize.samples` training samples, chosen by the seed; raises ConfigError."""
     split = job.dataset.train
     order = np.random.Generator(np.random.Philox(key=[job.config.seed, 0])).permutation(len(split))
     chosen = np.sort(order[: job.config.quantize.samples])
@@ -31,4 +31,4 @@ def calibration_batches(job: Job) -> Iterator[Tensor]:
     with torch.no_grad():
         for start in range(0, len(chosen), BATCH):
             block = chosen[start : start + BATCH]
-            yield views.batch(block, np.zeros_like(block))
+            yield (views.batch(block, np.zeros_like(block)),)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from edgedistill.errors import ConfigError
+from edgedistill.quantize.outputs import Outputs, return_tensors, returns_of
 
 ATEN = torch.ops.aten
 CONVOLUTION = {
@@ -22,35 +23,47 @@ CONVOLUTION = {
 }
 TRANSPOSED = {ATEN.conv_transpose1d.default, ATEN.conv_transpose2d.input, ATEN.conv_transpose3d.input}
 LINEAR = {ATEN.linear.default}
+OUTPUTS = "outputs"
+"""Where a captured graph's `meta` holds its outputs."""
 
 
-def capture(model: nn.Module, example: Tensor) -> fx.GraphModule:
+def capture(model: nn.Module, examples: tuple[Tensor, ...]) -> fx.GraphModule:
     """Return a copy of a model in evaluation form as a graph of functional ATen operations.
 
-    The graph takes batches of any size where the model allows it; otherwise it takes one sample (`takes_batches`).
+    The graph takes the model's positional inputs, and returns a tensor or, of several outputs, a tuple; `outputs_of`
+    has their names. It takes batches of any size where the model allows it; otherwise one sample (`takes_batches`).
 
     Args:
-        model: any module of one input and one output; it is left as it was.
-        example: an input of shape (N, ...), of which the first sample is used.
+        model: any module of tensors that returns tensors (`named_outputs`); it is left as it was.
+        examples: for each input a tensor (N, ...), of which the first sample is used.
 
     Raises:
-        ConfigError: torch.export cannot capture the model, or it has more than one output.
+        ConfigError: torch.export cannot capture the model, or it returns something else than tensors.
     """
     model = copy.deepcopy(model).eval()
-    sample = example[:1]
-    graph = _exported_for_batches(model, sample) or _exported(model, sample, None)
+    samples = tuple(example[:1] for example in examples)
+    outputs = _returns_of(model, samples)
+    return_tensors(model)
+    graph = _exported_for_batches(model, samples) or _exported(model, samples, None)
     _drop_copies(graph)
     _fold_batch_norms(graph)
     graph.graph.eliminate_dead_code()
     graph.recompile()
     # A graph module built anew holds what its graph reads and nothing else.
-    return fx.GraphModule(graph, graph.graph)
+    result = fx.GraphModule(graph, graph.graph)
+    result.meta[OUTPUTS] = outputs
+    return result
+
+
+def outputs_of(graph: fx.GraphModule) -> Outputs:
+    """Return the outputs of a captured graph, and whether the model returned them by name."""
+    return cast("Outputs", graph.meta[OUTPUTS])
 
 
 def takes_batches(graph: fx.GraphModule) -> bool:
-    """Return whether a captured graph takes a batch of any size."""
-    (entry,) = (node for node in graph.graph.nodes if node.op == "placeholder")
-    return not isinstance(entry.meta["val"].shape[0], int)
+    """Return whether a captured graph takes batches of any size, in all its inputs."""
+    entries = (node for node in graph.graph.nodes if node.op == "placeholder")
+    return not any(isinstance(entry.meta["val"].shape[0], int) for entry in entries)
 
 
 def tensor_at(graph: fx.GraphModule, node: fx.Node) -> Tensor:
@@ -59,24 +72,33 @@ def tensor_at(graph: fx.GraphModule, node: fx.Node) -> Tensor:
     return cast("Tensor", getattr(graph.get_submodule(owner), name)).detach()
 
 
-def _exported_for_batches(model: nn.Module, sample: Tensor) -> fx.GraphModule | None:
-    # A batch of two, because torch.export takes a size of one for a constant.
-    pair = torch.cat([sample, sample])
+def _returns_of(model: nn.Module, samples: tuple[Tensor, ...]) -> Outputs:
     try:
-        graph = _exported(model, pair, {0: torch.export.Dim.AUTO})
+        return returns_of(model, samples)
+    except (RuntimeError, TypeError) as error:
+        shapes = ", ".join(str(tuple(sample.shape)) for sample in samples)
+        raise ConfigError(f"{type(model).__name__} does not run on inputs of shape {shapes}: {error}") from error
+
+
+def _exported_for_batches(model: nn.Module, samples: tuple[Tensor, ...]) -> fx.GraphModule | None:
+    # Batches of two, because torch.export takes a size of one for a constant.
+    pairs = tuple(torch.cat([sample, sample]) for sample in samples)
+    try:
+        graph = _exported(model, pairs, {0: torch.export.Dim.AUTO})
     except ConfigError:
         return None
     return graph if takes_batches(graph) else None
 
 
-def _exported(model: nn.Module, example: Tensor, sizes: dict[int, Any] | None) -> fx.GraphModule:
+def _exported(model: nn.Module, examples: tuple[Tensor, ...], sizes: dict[int, Any] | None) -> fx.GraphModule:
+    shapes = None if sizes is None else tuple(sizes for _ in examples)
     with warnings.catch_warnings():
         # torch copies its own module call graph with a class that it has deprecated.
         warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated", category=FutureWarning)
         # torch's recurrent layers keep a second list of their weights.
         warnings.filterwarnings("ignore", message=".*_flat_weights.*assigned during export", category=UserWarning)
         try:
-            program = torch.export.export(model, (example,), dynamic_shapes=None if sizes is None else (sizes,))
+            program = torch.export.export(model, examples, dynamic_shapes=shapes)
             # The empty table decomposes nothing; it makes in-place operations functional.
             exported = program.run_decompositions({}).module(check_guards=False)
         except RuntimeError as error:
@@ -86,10 +108,8 @@ def _exported(model: nn.Module, example: Tensor, sizes: dict[int, Any] | None) -
             ) from error
     graph = exported.graph
     (output,) = (node for node in graph.nodes if node.op == "output")
-    results = output.all_input_nodes
-    if len(results) != 1:
-        raise ConfigError(f"{type(model).__name__} returns {len(results)} tensors; a model must return its logits only")
-    output.args = (results[0],)
+    results = tuple(output.args[0])
+    output.args = (results if len(results) > 1 else results[0],)
     graph.set_codegen(fx.graph.CodeGen())
     return fx.GraphModule(exported, graph)
 

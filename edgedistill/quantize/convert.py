@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from edgedistill.errors import ConfigError
-from edgedistill.quantize.capture import tensor_at
+from edgedistill.quantize.capture import outputs_of, tensor_at
 from edgedistill.quantize.fake_quant import fake_quantize, fake_quantize_bias, fake_quantize_weight, quantized_weight
 from edgedistill.quantize.prepare import Prepared
 
@@ -54,6 +54,8 @@ class QuantizeDequantize(nn.Module):
 def convert(model: M) -> M | nn.Module:
     """Return a copy of a module in which each prepared model, at any depth, is in its deployed form.
 
+    The deployed form takes and returns what the prepared model does.
+
     Raises:
         ConfigError: a prepared model is not calibrated.
     """
@@ -79,6 +81,9 @@ def _converted(prepared: Prepared) -> nn.Module:
     for node in list(graph.graph.nodes):
         if node.target is fake_quantize_weight:
             _store_int8(graph, node)
+    (output,) = (node for node in graph.graph.nodes if node.op == "output")
+    if isinstance(output.args[0], tuple):
+        output.args = (outputs_of(graph).restored(output.args[0]),)
     graph.graph.eliminate_dead_code()
     graph.recompile()
     return fx.GraphModule(graph, graph.graph)

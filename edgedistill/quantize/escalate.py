@@ -16,7 +16,7 @@ from edgedistill.data.sources import Array
 from edgedistill.data.views import plain_views
 from edgedistill.deploy.onnx_file import BenchOptions
 from edgedistill.distill.predictors import predict_split, torch_predictor
-from edgedistill.quantize.calibration import calibration_batches, example_input
+from edgedistill.quantize.calibration import calibration_batches, example_inputs
 from edgedistill.quantize.capture import capture
 from edgedistill.quantize.layer_timing import time_layers
 from edgedistill.quantize.prepare import Prepared, calibrate, prepare
@@ -91,7 +91,7 @@ class Escalation:
 
     def _timed(self, found: list[LayerSensitivity]) -> list[LayerSensitivity]:
         target = next(target for target in self.job.config.target if "int8" in target.precisions)
-        kit, graph = self.job.kits[target.kit], capture(self.student, example_input(self.job))
+        kit, graph = self.job.kits[target.kit], capture(self.student, example_inputs(self.job))
         options = BenchOptions(device=target.device, threads=target.threads, processes=1, seconds=0.3, passes=())
         timed = []
         with self.job.report.track("layers", len(found)) as advance:
@@ -124,7 +124,7 @@ class Escalation:
 
     def _prepared(self, skip: tuple[str, ...]) -> Prepared:
         quantize = self.job.config.quantize
-        prepared = prepare(self.student, example_input(self.job), skip, quantize.activations)
+        prepared = prepare(self.student, example_inputs(self.job), skip, quantize.activations)
         calibrate(prepared, calibration_batches(self.job), quantize.ranges)
         return prepared
 

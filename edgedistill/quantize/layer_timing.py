@@ -70,10 +70,10 @@ def _measured(
 ) -> dict[str, Any]:
     try:
         form = form_on(kit, options.device)
-        prepared = prepare(alone, example, activations=activations)
-        calibrate(prepared, [example])
-        fp32 = export_onnx(alone, example, form.opset)
-        int8 = encode(export_onnx(prepared, example, form.opset), form.encoding)
+        prepared = prepare(alone, (example,), activations=activations)
+        calibrate(prepared, [(example,)])
+        fp32 = export_onnx(alone, (example,), form.opset)
+        int8 = encode(export_onnx(prepared, (example,), form.opset), form.encoding)
         latencies = [_p50_us(model, kit, options) for model in (fp32, int8)]
     except (EdgedistillError, RuntimeError) as error:
         return {"reason": f"not measured alone: {str(error).splitlines()[0]}"}

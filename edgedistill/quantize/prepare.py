@@ -6,13 +6,13 @@ prepare → calibrate (→ train) → `edgedistill.quantize.convert`.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
 
 from edgedistill.errors import ConfigError
-from edgedistill.quantize.capture import capture, takes_batches
+from edgedistill.quantize.capture import capture, outputs_of, takes_batches
 from edgedistill.quantize.fake_quant import ActivationQuantizer, fake_quantize_bias, fake_quantize_weight
 from edgedistill.quantize.placement import Placement, floor_of, never_negative, pads_layer, place, source
 from edgedistill.quantize.ranges import Ranges
@@ -30,13 +30,23 @@ class Prepared(nn.Module):
         super().__init__()
         self.graph = graph
         self.layers = layers
-        self._takes_batches = takes_batches(graph)
+        self._takes_batches, self._outputs = takes_batches(graph), outputs_of(graph)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the model's output for a batch of any size."""
-        if self._takes_batches or len(x) == 1:
-            return cast("Tensor", self.graph(x))
-        return torch.cat([self.graph(sample) for sample in torch.split(x, 1)])
+    def forward(self, *inputs: Tensor) -> Any:
+        """Return what the float model returns, for batches of any size: a tensor, or a tuple or a dict of tensors."""
+        if self._takes_batches or len(inputs[0]) == 1:
+            return self._outputs.restored(self._tensors(inputs))
+        samples = [self._tensors(sample) for sample in zip(*(torch.split(one, 1) for one in inputs), strict=True)]
+        return self._outputs.restored([torch.cat(parts) for parts in zip(*samples, strict=True)])
+
+    def _tensors(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        found = self.graph(*inputs)
+        return found if isinstance(found, tuple) else (found,)
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """The names of the outputs: the keys of a dict, else "output" or "output_0", "output_1", ..."""
+        return self._outputs.names
 
     @property
     def quantizers(self) -> dict[str, ActivationQuantizer]:
@@ -50,20 +60,20 @@ class Prepared(nn.Module):
 
 
 def prepare(
-    model: nn.Module, example: Tensor, skip: tuple[str, ...] = (), activations: Activations = "signed"
+    model: nn.Module, examples: tuple[Tensor, ...], skip: tuple[str, ...] = (), activations: Activations = "signed"
 ) -> Prepared:
     """Return a copy of a float model that computes as its int8 form will.
 
     Args:
         model: a float model; it is left as it was.
-        example: an input of shape (N, ...).
+        examples: for each positional input a tensor (N, ...).
         skip: paths of modules whose layers stay float.
         activations: what activations are rounded to.
 
     Raises:
         ConfigError: the model cannot be captured, or a path in `skip` holds no layer.
     """
-    graph = capture(model, example)
+    graph = capture(model, examples)
     placement = place(graph.graph, skip)
     _quantize_activations(graph, placement, activations)
     for layer in placement.layers:
@@ -76,10 +86,10 @@ def prepare(
 
 
 @torch.no_grad()
-def calibrate(prepared: Prepared, batches: Iterable[Tensor], ranges: Ranges = "mse") -> int:
-    """Set the activation scales from what the model computes on batches of real inputs, and return how many it saw.
+def calibrate(prepared: Prepared, batches: Iterable[tuple[Tensor, ...]], ranges: Ranges = "mse") -> int:
+    """Set the activation scales from what the model computes on real inputs, and return the number of samples.
 
-    "mse" takes for each tensor the range of least squared error; "minmax" takes the largest magnitude.
+    A batch holds for each input a tensor (N, ...). "mse" takes for each tensor the range of least squared error; "minmax" takes the largest magnitude.
 
     Raises:
         ConfigError: there is no sample, or one makes the model compute a value that is not finite.
@@ -89,9 +99,9 @@ def calibrate(prepared: Prepared, batches: Iterable[Tensor], ranges: Ranges = "m
         quantizer.observe()
     samples = 0
     for batch in batches:
-        if len(batch) > 0:
-            prepared(batch)
-            samples += len(batch)
+        if len(batch[0]) > 0:
+            prepared(*batch)
+            samples += len(batch[0])
     if samples == 0:
         raise ConfigError("there is no sample to calibrate on: ranges are taken from real inputs, never guessed")
     for quantizer in quantizers:

@@ -10,7 +10,7 @@ from torch import nn
 from edgedistill.distill.student import build_student
 from edgedistill.distill.teacher import save_model
 from edgedistill.models.build import load_weights
-from edgedistill.quantize.calibration import example_input
+from edgedistill.quantize.calibration import example_inputs
 from edgedistill.quantize.escalate import Escalation, Try, choose
 from edgedistill.quantize.prepare import layer_report, prepare
 from edgedistill.records.stages import QuantizedRecord, StudentRecord
@@ -92,6 +92,6 @@ def load_student(job: Job) -> nn.Module:
 def load_quantized(job: Job, record: QuantizedRecord) -> nn.Module:
     """Return the fake-quantized student as the quantize stage left it."""
     assert record.file is not None
-    prepared = prepare(load_student(job), example_input(job), record.skip, record.activations)
+    prepared = prepare(load_student(job), example_inputs(job), record.skip, record.activations)
     load_weights(prepared, job.run.path(record.file))
     return prepared.eval()

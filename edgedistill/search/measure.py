@@ -47,8 +47,8 @@ def measure_student(job: Job, student: StudentConfig, parameters: int, options: 
     model = _perturb_constants(build_student(config, job.data).eval())
     own = job.config.student
     skip = config.quantize.skip if (student.model, student.prune is None) == (own.model, own.prune is None) else ()
-    prepared = prepare(model, samples[:1], skip, config.quantize.activations)
-    calibrate(prepared, [samples])
+    prepared = prepare(model, (samples[:1],), skip, config.quantize.activations)
+    calibrate(prepared, [(samples,)])
     forms = {"fp32": model, "fp16": model, "int8": prepared}
     folder = job.folder("search") / folder_name(name)
     measured = tuple(one for target in config.target for one in _target_results(job, forms, target, options, folder))
@@ -115,7 +115,7 @@ def _exported(job: Job, model: nn.Module, precision: str, form: Form) -> onnx.Mo
     val = job.dataset.val
     requests = recorded_inputs(job, Split(val.inputs, val.rows[:CALIBRATION], val.labels[:CALIBRATION]))
     opset = job.config.export.opset or form.opset
-    written = export_onnx(baked(job, model).eval(), torch.from_numpy(requests[0]), opset)
+    written = export_onnx(baked(job, model).eval(), (torch.from_numpy(requests[0]),), opset)
     variant = Variant(precision, form.encoding if precision == "int8" else None, opset)
     return in_form(written, variant, {written.graph.input[0].name: requests})[0]
 

@@ -154,7 +154,7 @@ def test_baked_into_onnx_raw_speech_gives_torchs_answers() -> None:
     data, config = waveforms(8000), DataConfig(train="a", test="a", mel=MEL, mean=(-6.0,), std=(4.0,))
     model = build_model("zoo:ds-cnn", model_input(data, config), 0.25, Path(), 0)
     whole = nn.Sequential(Preprocess(data, config), model).eval()
-    exported = export_onnx(whole, torch.from_numpy(speech[:1]), 20)
+    exported = export_onnx(whole, (torch.from_numpy(speech[:1]),), 20)
     (got,) = run_onnx(exported.SerializeToString(), {"input": speech[:, None]}).values()
     with torch.no_grad():
         expected = whole(torch.from_numpy(speech)).numpy()

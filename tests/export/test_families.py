@@ -129,7 +129,7 @@ def test_onnx_runtime_runs_every_int8_layer_in_integers(family, tmp_path):
 def test_softmax_at_the_end_leaves_every_kernel_integer(family, tmp_path):
     made = case(family)
     module = nn.Sequential(made.trained.preprocess, made.prepared, nn.Softmax(dim=1))
-    model = export_onnx(module, made.trained.test[:1], 17, output_name="scores")
+    model = export_onnx(module, (made.trained.test[:1],), 17, output_names=["scores"])
     found = kernels(encode(model, "u8-i32"), tmp_path / "optimised.onnx")
     assert {name: count for name, count in found.items() if name in LAYERS} == KERNELS[family]
     scores = run_onnx(serialized(model), {"input": made.requests["input"][:100]})["scores"]
@@ -175,7 +175,7 @@ def test_quantizers_stand_directly_before_layers_and_padding_is_part_of_them(fam
 @pytest.mark.parametrize("opset", [12, 99])
 def test_an_opset_beyond_the_exporter_is_refused(opset):
     with pytest.raises(ConfigError, match=f"opset {opset} cannot be exported: 13 to 23 can"):
-        export_onnx(nn.Linear(3, 2), torch.zeros(1, 3), opset)
+        export_onnx(nn.Linear(3, 2), (torch.zeros(1, 3),), opset)
 
 
 def test_pooling_of_a_baked_image_is_written_without_a_gather():
@@ -187,7 +187,7 @@ def test_pooling_of_a_baked_image_is_written_without_a_gather():
 @pytest.mark.parametrize("opset", [14, 17, 18, 19, 21, 23])
 def test_the_opset_asked_for_is_the_one_in_the_file(opset):
     made = case("resnet")
-    model = export_onnx(nn.Sequential(made.trained.preprocess, made.prepared), made.trained.test[:1], opset)
+    model = export_onnx(nn.Sequential(made.trained.preprocess, made.prepared), (made.trained.test[:1],), opset)
     assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", opset)]
     requests = {"input": made.requests["input"][:200]}
     got = run_onnx(serialized(model), requests)["logits"]

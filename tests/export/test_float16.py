@@ -225,7 +225,7 @@ def test_speech_from_its_16_bits_to_log_mel_is_cut_where_float16_ends():
     time = np.arange(2048) / 8000
     loudness = np.array([0, 1e-4, 1e-2, 0.1, 0.9])[:, None]
     speech = (32767 * loudness * np.sin(2 * np.pi * 700 * time + 3000 * time**2)).astype(np.int16)
-    model = export_onnx(prepare, torch.from_numpy(speech[:1]), 17)
+    model = export_onnx(prepare, (torch.from_numpy(speech[:1]),), 17)
     requests = {"input": speech[:, None]}
     kept, half = converted(model, requests)
     kinds = {node.name: node.op_type for node in model.graph.node}

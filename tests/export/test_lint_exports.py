@@ -95,9 +95,9 @@ def test_layers_that_are_left_in_float_are_no_errors(skipped):
     torch.manual_seed(0)
     model, inputs = Net(), torch.randn(8, 3, 8, 8)
     model(inputs)
-    prepared = prepare(model.eval(), inputs, skip=skipped)
-    calibrate(prepared, [inputs])
-    int8 = export_onnx(prepared, inputs[:1], 18)
+    prepared = prepare(model.eval(), (inputs,), skip=skipped)
+    calibrate(prepared, [(inputs,)])
+    int8 = export_onnx(prepared, (inputs[:1],), 18)
     for name in KITS:
         findings = lint(encode(int8, kit(name).encoding_for("x86_64")), kit(name), "x86_64").findings
         assert [(finding.rule, finding.node) for finding in findings if finding.severity == "error"] == []

@@ -30,7 +30,7 @@ def model(samples, tmp_path_factory):
     net = Net()
     net(torch.cat(samples))
     path = tmp_path_factory.mktemp("float") / "net.onnx"
-    onnx.save(export_onnx(net.eval(), samples[0], 18), str(path))
+    onnx.save(export_onnx(net.eval(), (samples[0],), 18), str(path))
     return path
 
 

@@ -8,6 +8,7 @@ from torch import nn
 from edgedistill.errors import ConfigError
 from edgedistill.export.onnx_export import export_onnx, save_onnx, serialized
 from edgedistill.graphs.metadata import annotate, metadata_of
+from edgedistill.graphs.run import run_onnx
 from edgedistill.quantize.prepare import calibrate, prepare
 
 
@@ -22,14 +23,14 @@ class Net(nn.Sequential):
 def int8():
     torch.manual_seed(0)
     inputs = torch.randn(8, 3, 8, 8)
-    prepared = prepare(Net(), inputs)
-    calibrate(prepared, [inputs])
+    prepared = prepare(Net(), (inputs,))
+    calibrate(prepared, [(inputs,)])
     return prepared
 
 
 @pytest.fixture(scope="module")
 def exported(int8):
-    return export_onnx(int8, torch.zeros(1, 3, 8, 8), 20, "pixels", "scores")
+    return export_onnx(int8, (torch.zeros(1, 3, 8, 8),), 20, ["pixels"], ["scores"])
 
 
 def test_names_and_shapes_are_static(exported):
@@ -39,7 +40,7 @@ def test_names_and_shapes_are_static(exported):
 
 
 def test_the_same_model_gives_the_same_bytes(int8, exported):
-    again = export_onnx(int8, torch.zeros(1, 3, 8, 8), 20, "pixels", "scores")
+    again = export_onnx(int8, (torch.zeros(1, 3, 8, 8),), 20, ["pixels"], ["scores"])
     assert serialized(again) == serialized(exported)
 
 
@@ -76,14 +77,14 @@ def test_biases_are_float_and_nothing_tells_where_the_file_was_made(exported):
 
 
 def test_the_oldest_ir_version_that_has_the_opset_is_declared():
-    versions = [export_onnx(nn.Linear(3, 2), torch.zeros(1, 3), opset).ir_version for opset in (18, 19, 21, 23)]
+    versions = [export_onnx(nn.Linear(3, 2), (torch.zeros(1, 3),), opset).ir_version for opset in (18, 19, 21, 23)]
     assert versions == [8, 9, 10, 11]
 
 
 def test_an_uncalibrated_model_is_not_exported():
     inputs = torch.randn(2, 3, 8, 8)
     with pytest.raises(ConfigError, match="not calibrated"):
-        export_onnx(nn.Sequential(nn.Identity(), prepare(Net(), inputs)), inputs[:1], 18)
+        export_onnx(nn.Sequential(nn.Identity(), prepare(Net(), (inputs,))), (inputs[:1],), 18)
 
 
 def test_a_dead_channel_is_exported_with_a_positive_scale():
@@ -92,16 +93,57 @@ def test_a_dead_channel_is_exported_with_a_positive_scale():
     with torch.no_grad():
         net[0].weight[2] = 0
         net[0].bias[2] = 3.0
-    prepared = prepare(net, inputs)
-    calibrate(prepared, [inputs])
-    model = export_onnx(prepared, inputs[:1], 18)
+    prepared = prepare(net, (inputs,))
+    calibrate(prepared, [(inputs,)])
+    model = export_onnx(prepared, (inputs[:1],), 18)
     scales = [numpy_helper.to_array(t) for t in model.graph.initializer if t.name.endswith("_scale")]
     assert scales
     assert all((scale > 0).all() for scale in scales)
 
 
+class Detector(nn.Module):
+    """Two inputs, two outputs by name."""
+
+    def __init__(self):
+        super().__init__()
+        self.left, self.right = nn.Linear(3, 4), nn.Linear(3, 2)
+
+    def forward(self, x, mask):
+        return {"scores": self.left(x) * mask, "boxes": self.right(x)}
+
+
+def test_several_inputs_and_outputs_are_exported_by_name():
+    torch.manual_seed(0)
+    examples = torch.randn(8, 3), torch.rand(8, 4)
+    prepared = prepare(Detector(), examples)
+    calibrate(prepared, [examples])
+    one = tuple(example[:1] for example in examples)
+    for names in (["scores", "boxes"], ["boxes", "scores"]):
+        model = export_onnx(prepared, one, 18, ["x", "mask"], names)
+        assert [value.name for value in model.graph.input] == ["x", "mask"]
+        assert [value.name for value in model.graph.output] == names
+        got = run_onnx(
+            serialized(model), {name: value.numpy()[None] for name, value in zip(("x", "mask"), one, strict=True)}
+        )
+        for name, wanted in prepared(*one).items():
+            np.testing.assert_allclose(got[name][0], wanted.detach().numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "message"),
+    [
+        (["x"], ["scores", "boxes"], "2 inputs are given, and 1 names"),
+        (["x", "mask"], ["scores"], "returns 2 outputs"),
+        (["x", "mask"], ["scores", "corners"], "name each output as the model does"),
+    ],
+)
+def test_names_that_do_not_match_are_refused(inputs, outputs, message):
+    with pytest.raises(ConfigError, match=message):
+        export_onnx(Detector(), (torch.randn(1, 3), torch.rand(1, 4)), 18, inputs, outputs)
+
+
 def test_export_prints_nothing(capfd):
-    export_onnx(nn.Linear(3, 2), torch.zeros(1, 3), 20)
+    export_onnx(nn.Linear(3, 2), (torch.zeros(1, 3),), 20)
     assert capfd.readouterr() == ("", "")
 
 

@@ -21,7 +21,7 @@ def shifted(by: float, wrong: int = 0) -> np.ndarray:
 def test_requests_are_run_one_by_one_from_a_file(tmp_path):
     torch.manual_seed(0)
     model, x = nn.Linear(3, 2), torch.randn(5, 1, 3)
-    save_onnx(export_onnx(model, x[0], 18), tmp_path / "model.onnx")
+    save_onnx(export_onnx(model, (x[0],), 18), tmp_path / "model.onnx")
     got = run_onnx(tmp_path / "model.onnx", {"input": x.numpy()})
     assert got["logits"].shape == (5, 1, 2)
     np.testing.assert_allclose(got["logits"], model(x).detach().numpy(), atol=1e-6)

@@ -1,10 +1,12 @@
+from dataclasses import dataclass
+
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
 from edgedistill.errors import ConfigError
-from edgedistill.quantize.capture import ATEN, capture, takes_batches
+from edgedistill.quantize.capture import ATEN, capture, outputs_of, takes_batches
 
 
 def settled(model: nn.Module, example: torch.Tensor) -> nn.Module:
@@ -39,7 +41,7 @@ def test_batch_norm_folds_into_the_layer_before_it(name):
     layer, norm, shape = LAYERS[name]
     example = torch.randn(shape)
     model = settled(nn.Sequential(layer, norm), example)
-    graph = capture(model, example)
+    graph = capture(model, (example,))
     assert len(operators(graph)) == 1
     torch.testing.assert_close(graph(example), model(example), rtol=1e-5, atol=2e-6)
     assert set(graph.state_dict()) == {"0.weight", "0.bias"}
@@ -59,7 +61,7 @@ class Shared(nn.Module):
 def test_a_shared_weight_is_folded_apart_for_each_batch_norm():
     example = torch.randn(4, 3, 5, 5)
     model = settled(Shared(), example)
-    graph = capture(model, example)
+    graph = capture(model, (example,))
     torch.testing.assert_close(graph(example), model(example), rtol=1e-5, atol=2e-6)
     assert len(graph.state_dict()) == 4
 
@@ -79,7 +81,7 @@ class PreActivation(nn.Module):
 def test_batch_norm_that_cannot_be_folded_stays():
     example = torch.randn(4, 3, 5, 5)
     model = settled(PreActivation(), example)
-    graph = capture(model, example)
+    graph = capture(model, (example,))
     torch.testing.assert_close(graph(example), model(example))
     norms = [target for target in operators(graph) if "batch_norm" in str(target)]
     assert len(norms) == 2
@@ -95,7 +97,7 @@ class SequenceNorm(nn.Sequential):
 def test_batch_norm_over_another_axis_is_not_folded():
     example = torch.randn(4, 6, 6)
     model = settled(SequenceNorm(), example)
-    torch.testing.assert_close(capture(model, example)(example), model(example))
+    torch.testing.assert_close(capture(model, (example,))(example), model(example))
 
 
 class InPlace(nn.Module):
@@ -110,7 +112,7 @@ class InPlace(nn.Module):
 
 def test_in_place_operations_keep_their_order():
     example = torch.randn(4, 3)
-    graph = capture(InPlace(), example)
+    graph = capture(InPlace(), (example,))
     torch.testing.assert_close(graph(example), InPlace()(example))
     assert ATEN.relu_.default not in operators(graph)
 
@@ -118,7 +120,7 @@ def test_in_place_operations_keep_their_order():
 def test_the_graph_takes_any_batch_and_the_model_is_untouched():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.Flatten()).train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    graph = capture(model, torch.randn(1, 3, 5, 5))
+    graph = capture(model, (torch.randn(1, 3, 5, 5),))
     assert takes_batches(graph)
     assert graph(torch.randn(7, 3, 5, 5)).shape == (7, 36)
     assert ATEN.dropout.default not in operators(graph)
@@ -136,7 +138,7 @@ class FixedBatch(nn.Module):
 
 
 def test_a_model_of_fixed_batch_is_captured_for_one_sample():
-    graph = capture(FixedBatch(), torch.randn(3, 3, 4))
+    graph = capture(FixedBatch(), (torch.randn(3, 3, 4),))
     assert not takes_batches(graph)
     assert graph(torch.randn(1, 3, 4)).shape == (1, 4)
 
@@ -148,14 +150,50 @@ class Branching(nn.Module):
 
 def test_a_model_that_cannot_be_captured_is_refused_by_name():
     with pytest.raises(ConfigError, match="Branching cannot be captured"):
-        capture(Branching(), torch.randn(2, 3))
+        capture(Branching(), (torch.randn(2, 3),))
 
 
-class TwoHeads(nn.Module):
-    def forward(self, x):
-        return x, x + 1
+class Heads(nn.Module):
+    """Two inputs, and outputs in whatever form a test asks for."""
+
+    def __init__(self, form):
+        super().__init__()
+        self.left, self.right, self.form = nn.Linear(3, 4), nn.Linear(3, 2), form
+
+    def forward(self, x, mask):
+        return self.form(self.left(x) * mask, self.right(x))
 
 
-def test_a_model_of_two_outputs_is_refused():
-    with pytest.raises(ConfigError, match="returns 2 tensors"):
-        capture(TwoHeads(), torch.randn(2, 3))
+@dataclass
+class Answer:
+    scores: torch.Tensor
+    boxes: torch.Tensor
+    loss: torch.Tensor | None = None
+
+
+FORMS = {
+    "tuple": (lambda one, two: (one, two), ("output_0", "output_1"), False),
+    "list": (lambda one, two: [one, two], ("output_0", "output_1"), False),
+    "dict": (lambda one, two: {"scores": one, "boxes": two}, ("scores", "boxes"), True),
+    "dataclass": (Answer, ("scores", "boxes"), True),
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_several_inputs_and_outputs_keep_their_order_and_names(name):
+    form, names, keyed = FORMS[name]
+    model = Heads(form)
+    graph = capture(model, (torch.randn(2, 3), torch.randn(2, 4)))
+    assert takes_batches(graph)
+    assert (outputs_of(graph).names, outputs_of(graph).keyed) == (names, keyed)
+    inputs = torch.randn(5, 3), torch.randn(5, 4)
+    for got, wanted in zip(graph(*inputs), (model.left(inputs[0]) * inputs[1], model.right(inputs[0])), strict=True):
+        torch.testing.assert_close(got, wanted)
+
+
+@pytest.mark.parametrize(
+    "form", [lambda one, _: (one, "words"), lambda one, two: {"nested": [one, two]}, lambda *_: None]
+)
+def test_what_is_no_tensor_is_refused_by_name(form):
+    with pytest.raises(ConfigError, match="Heads returns"):
+        capture(Heads(form), (torch.randn(2, 3), torch.randn(2, 4)))

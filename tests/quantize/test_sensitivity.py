@@ -36,8 +36,8 @@ def inputs(count: int = 64) -> torch.Tensor:
 
 
 def prepared_for(model, skip=()):
-    prepared = prepare(model, inputs(1), skip)
-    calibrate(prepared, [inputs()], "minmax")
+    prepared = prepare(model, (inputs(1),), skip)
+    calibrate(prepared, [(inputs(),)], "minmax")
     return prepared.eval()
 
 
@@ -85,7 +85,7 @@ def test_each_layer_is_timed_alone_on_the_kit():
     model = network()
     found = layer_sensitivity(prepared_for(model), outputs(model), outputs, lambda _got: 1.0)
     options = BenchOptions(processes=1, seconds=0.1, passes=())
-    timed = list(time_layers(capture(model, inputs(1)), found, find_kits()["ort"], "signed", options))
+    timed = list(time_layers(capture(model, (inputs(1),)), found, find_kits()["ort"], "signed", options))
     assert [one.layer for one in timed] == [one.layer for one in found]
     for one in timed:
         assert one.reason is None

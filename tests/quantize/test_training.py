@@ -17,8 +17,8 @@ from tests.support.families import train
 def test_training_wins_back_what_coarse_ranges_lost():
     trained = train("mobilenet_v3")
     ready, test = trained.preprocess(trained.train), trained.preprocess(trained.test)
-    prepared = prepare(trained.model, ready)
-    calibrate(prepared, [ready])
+    prepared = prepare(trained.model, (ready,))
+    calibrate(prepared, [(ready,)])
     with torch.no_grad():
         for quantizer in prepared.quantizers.values():
             quantizer.scale.mul_(6)  # ranges six times too wide: about 21 levels of use
@@ -39,5 +39,5 @@ def test_training_wins_back_what_coarse_ranges_lost():
         agreement[name] = float((logits.argmax(1) == float_logits.argmax(1)).float().mean())
     assert agreement["after"] > agreement["before"] + 0.01, agreement
     expected = logits.numpy()[:, None]
-    got = run_onnx(serialized(export_onnx(model, test[:1], 18)), {"input": test.numpy()[:, None]})["logits"]
+    got = run_onnx(serialized(export_onnx(model, (test[:1],), 18)), {"input": test.numpy()[:, None]})["logits"]
     require_parity(compare_outputs(expected, got), expected, "int8", "trained")

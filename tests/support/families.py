@@ -206,12 +206,12 @@ class Case:
 def case(family: str, activations: str = "signed") -> Case:
     trained = train(family)
     ready = trained.preprocess(trained.test)
-    prepared = prepare(trained.model, ready, activations=activations)
-    calibrate(prepared, trained.preprocess(trained.train).split(100))
+    prepared = prepare(trained.model, (ready,), activations=activations)
+    calibrate(prepared, zip(trained.preprocess(trained.train).split(100)))
     with torch.no_grad():
         expected = prepared(ready).numpy()[:, None]
     float32, int8 = (
-        export_onnx(nn.Sequential(trained.preprocess, model), trained.test[:1], OPSET)
+        export_onnx(nn.Sequential(trained.preprocess, model), (trained.test[:1],), OPSET)
         for model in (trained.model, prepared)
     )
     return Case(trained, prepared, {"input": trained.test.numpy()[:, None]}, expected, float32, int8)

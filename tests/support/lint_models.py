@@ -45,9 +45,9 @@ def _exported(opset: int) -> onnx.ModelProto:
     torch.manual_seed(0)
     model, inputs = Net(), torch.randn(16, 3, 8, 8)
     model(inputs)
-    prepared = prepare(model.eval(), inputs)
-    calibrate(prepared, [inputs])
-    return export_onnx(prepared, inputs[:1], opset)
+    prepared = prepare(model.eval(), (inputs,))
+    calibrate(prepared, [(inputs,)])
+    return export_onnx(prepared, (inputs[:1],), opset)
 
 
 def clean(opset: int = 18) -> onnx.ModelProto:
@@ -67,9 +67,9 @@ def zoo(name: str) -> onnx.ModelProto:
     build, shape = ZOO[name]
     model, inputs = build(10, shape[0], 1.0, 1.0), torch.randn(4, *shape)
     model(inputs)
-    prepared = prepare(model.eval(), inputs)
-    calibrate(prepared, [inputs])
-    return export_onnx(prepared, inputs[:1], 18)
+    prepared = prepare(model.eval(), (inputs,))
+    calibrate(prepared, [(inputs,)])
+    return export_onnx(prepared, (inputs[:1],), 18)
 
 
 class Plant:
