@@ -20,7 +20,7 @@ from edgedistill.errors import ConfigError
 from edgedistill.graphs.canonical import canonical
 from edgedistill.graphs.opset import opset_of, to_opset
 from edgedistill.quantize.convert import convert
-from edgedistill.quantize.outputs import Outputs, return_tensors, returns_of
+from edgedistill.quantize.outputs import Outputs, returning_tensors, returns_of
 from edgedistill.runtime.files import write_atomic
 
 # torch writes opset 18 and converts upwards; asked for another, it succeeds with 18. Per-channel weights begin with 13.
@@ -106,8 +106,7 @@ def _order_outputs(graph: onnx.GraphProto, names: Sequence[str]) -> None:
 def _exported(
     model: nn.Module, examples: tuple[Tensor, ...], opset: int, names: tuple[Sequence[str], Sequence[str]]
 ) -> onnx.ModelProto:
-    return_tensors(model)
-    with _quiet():
+    with _quiet(), returning_tensors(model):
         program = torch.onnx.export(
             model,
             examples,

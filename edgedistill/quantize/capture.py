@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from edgedistill.errors import ConfigError
-from edgedistill.quantize.outputs import Outputs, return_tensors, returns_of
+from edgedistill.quantize.outputs import Outputs, returning_tensors, returns_of
 
 ATEN = torch.ops.aten
 CONVOLUTION = {
@@ -43,8 +43,8 @@ def capture(model: nn.Module, examples: tuple[Tensor, ...]) -> fx.GraphModule:
     model = copy.deepcopy(model).eval()
     samples = tuple(example[:1] for example in examples)
     outputs = _returns_of(model, samples)
-    return_tensors(model)
-    graph = _exported_for_batches(model, samples) or _exported(model, samples, None)
+    with returning_tensors(model):
+        graph = _exported_for_batches(model, samples) or _exported(model, samples, None)
     _drop_copies(graph)
     _fold_batch_norms(graph)
     graph.graph.eliminate_dead_code()

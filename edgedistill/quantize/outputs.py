@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -62,9 +63,10 @@ def returns_of(model: nn.Module, inputs: tuple[Tensor, ...]) -> Outputs:
         return named_outputs(model(*inputs), type(model).__name__)[0]
 
 
-def return_tensors(model: nn.Module) -> None:
-    """Make a module return its tensors alone, in place: one tensor, or a tuple of several in the model's order."""
-    forward, owner = model.forward, type(model).__name__
+@contextlib.contextmanager
+def returning_tensors(model: nn.Module) -> Iterator[None]:
+    """Let a module return its tensors alone for a while: one tensor, or a tuple of several in the model's order."""
+    forward, own, owner = model.forward, model.__dict__.get("forward"), type(model).__name__
 
     @functools.wraps(forward)
     def tensors_only(*inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
@@ -72,3 +74,10 @@ def return_tensors(model: nn.Module) -> None:
         return tensors if len(tensors) > 1 else tensors[0]
 
     model.forward = tensors_only
+    try:
+        yield
+    finally:
+        # No circle of references is left: torch aborts where the garbage collector frees such a module during backward.
+        del model.forward
+        if own is not None:
+            model.forward = own
