@@ -179,7 +179,7 @@ def test_junit_has_what_its_strictest_readers_want(baseline, tmp_path):
 def test_junit_without_gates_is_a_mistake(baseline):
     result = gated(baseline, EQUAL, extra=("--junit", "gates.xml"))
     assert result.returncode == 2
-    assert "name one with --fail-if" in result.stderr
+    assert "add a gate with --fail-if" in result.stderr
 
 
 def test_what_a_candidate_lacks_is_not_passed(tmp_path):
