@@ -28,6 +28,7 @@ from edgedistill.errors import ConfigError, DeviceError, GateError, UndecidedErr
 from edgedistill.gates.evaluate import check_gate
 from edgedistill.kits.kits import Kit, find_kit
 from edgedistill.records.base import Record
+from edgedistill.records.bench_job import Arm, BenchJob
 from edgedistill.records.measurement import Accuracy, Measurement
 
 SCHEMA: Literal["edgedistill.replay/1"] = "edgedistill.replay/1"
@@ -154,10 +155,9 @@ def _measure(
         arms.append(_arm(source, work, made, metric))
     first = sources[0].published
     seconds = max(process.wall_ns for process in first.processes) / 1e9
-    job = {
-        "schema": "edgedistill.job/1", "out": "measurements", "seed": 0, "soak_seconds": 0.0, "meter": None,
-        "processes": options.processes or len(first.processes), "seconds": options.seconds or seconds, "arms": arms,
-    }  # fmt: skip
+    job = BenchJob(
+        arms=tuple(arms), processes=options.processes or len(first.processes), seconds=options.seconds or seconds
+    )
     results = []
     for name, result in run_bench(job, folder, progress):
         if not isinstance(result, Measurement):
@@ -166,16 +166,16 @@ def _measure(
     return results
 
 
-def _arm(source: Source, work: Compilation, made: Mapping[str, Any], metric: str) -> dict[str, Any]:
+def _arm(source: Source, work: Compilation, made: Mapping[str, Any], metric: str) -> Arm:
     files = [work.out / name for name in made["files"]]
     m = source.published
-    return {
-        "name": f"{work.out.name}-{m.kit}-{m.precision.requested}", "target": m.target, "address": work.address,
-        "kit": m.kit, "kit_dir": str(source.kit.folder), "precision": m.precision.requested, "threads": m.threads,
-        "entry": str(work.out / made["entry"]), "files": [str(file) for file in files],
-        "size_bytes": sum(file.stat().st_size for file in files), "model": m.model.model_dump(),
-        "io": str(source.io.resolve()), "expected": source.expected, "metric": metric,
-    }  # fmt: skip
+    return Arm(
+        name=f"{work.out.name}-{m.kit}-{m.precision.requested}", target=m.target, address=work.address, kit=m.kit,
+        kit_dir=str(source.kit.folder), precision=m.precision.requested, threads=m.threads,
+        entry=str(work.out / made["entry"]), files=tuple(str(file) for file in files),
+        size_bytes=sum(file.stat().st_size for file in files), model=m.model, io=str(source.io.resolve()),
+        expected=source.expected, metric=metric,
+    )  # fmt: skip
 
 
 def _check(published: Measurement, repeated: Measurement, options: ReplayOptions) -> Iterator[ReplayedValue]:

@@ -19,10 +19,11 @@ from edgedistill.deploy.devices.adb_run import run_over_adb
 from edgedistill.deploy.devices.address import Address, parse_address
 from edgedistill.deploy.devices.local import run_here
 from edgedistill.deploy.devices.ssh import run_over_ssh
-from edgedistill.deploy.devices.transport import Finished, LinkError, Progress, Task, Transport
+from edgedistill.deploy.devices.transport import Finished, HarnessCall, LinkError, Progress, Transport
 from edgedistill.errors import ConfigError, DeviceError
 from edgedistill.kits.kits import Kit, targets_folder
 from edgedistill.records.base import Record
+from edgedistill.records.bench_job import Arm, BenchJob
 from edgedistill.records.measurement import DeviceFacts, Measurement
 from edgedistill.records.stages import Engine
 
@@ -62,12 +63,12 @@ class Compilation(Record):
 
 def probe(kit: Kit | None, address: str = "local") -> Probe:
     """Ask a device for its facts and, given a kit, for the version of its engine."""
-    task = Task(
+    call = HarnessCall(
         ("probe", *(("--kit", f"kits/{kit.name}") if kit else ())),
         _needs([kit] if kit else []),
         timeout_s=PROBE_TIMEOUT_S,
     )
-    facts = _object(_wait(_run(parse_address(address), task, _silent)))
+    facts = _object(_wait(_run(parse_address(address), call, _silent)))
     engine = facts.pop("engine", None)
     if kit is None or engine is None:
         return Probe(facts=facts, engine=None, problem="no engine was asked for")
@@ -78,8 +79,8 @@ def probe(kit: Kit | None, address: str = "local") -> Probe:
 
 def examine(address: str = "local") -> Examined:
     """Ask a device for its state: what disturbs it at the moment, and where its energy can be read."""
-    task = Task(("examine",), _needs([]), timeout_s=PROBE_TIMEOUT_S)
-    return Examined.model_validate(_object(_wait(_run(parse_address(address), task, _silent))))
+    call = HarnessCall(("examine",), _needs([]), timeout_s=PROBE_TIMEOUT_S)
+    return Examined.model_validate(_object(_wait(_run(parse_address(address), call, _silent))))
 
 
 def compile_model(work: Compilation) -> dict[str, Any]:
@@ -103,7 +104,7 @@ def compile_models(works: Sequence[Compilation], progress: Progress) -> list[dic
         for place, work in enumerate(works):
             if work.address == address:
                 try:
-                    made.append((place, _object(await _run(parse_address(address), _compile_task(work), progress))))
+                    made.append((place, _object(await _run(parse_address(address), _compile_call(work), progress))))
                 except DeviceError as error:
                     made.append((place, _with_remedy(error, work.kit)))
         return made
@@ -118,9 +119,9 @@ def _with_remedy(error: DeviceError, kit: Kit) -> DeviceError:
     return DeviceError(f"{error}; install it: {kit.install}") if "No module named" in str(error) else error
 
 
-def _compile_task(work: Compilation) -> Task:
+def _compile_call(work: Compilation) -> HarnessCall:
     model = f"model{work.model.suffix}"
-    return Task(
+    return HarnessCall(
         ("compile", "--kit", f"kits/{work.kit.name}", "--model", model, "--precision", work.precision,
          "--threads", str(work.threads), "--out", "out"),
         _needs([work.kit]) | {model: work.model},
@@ -128,39 +129,41 @@ def _compile_task(work: Compilation) -> Task:
     )  # fmt: skip
 
 
-def run_bench(job: dict[str, Any], folder: Path, progress: Progress) -> list[tuple[str, Measurement | str]]:
-    """Run a job (edgedistill.job/1, paths relative to `folder`) and return each arm's measurement or error text.
+def run_bench(job: BenchJob, folder: Path, progress: Progress) -> list[tuple[str, Measurement | str]]:
+    """Run a job whose paths are relative to `folder`, and return each arm's measurement or error text.
 
-    Arms on several devices are measured at once, each device's own taking turns. An arm may name, beside `entry`, the
-    `files` that belong to it, by paths of which `entry` is one.
+    Arms on several devices are measured at once, each device's own taking turns.
     """
-    addresses = {arm["address"]: parse_address(arm["address"]) for arm in job["arms"]}
+    addresses = {arm.address: parse_address(arm.address) for arm in job.arms}
     parts = [_bench_on(address, job, folder, progress) for address in addresses.values()]
     results = dict(result for part in _wait(_all_of(parts)) for result in part)
-    return [(arm["name"], results[arm["name"]]) for arm in job["arms"]]
+    return [(arm.name, results[arm.name]) for arm in job.arms]
 
 
 async def _bench_on(
-    address: Address, job: dict[str, Any], folder: Path, progress: Progress
+    address: Address, job: BenchJob, folder: Path, progress: Progress
 ) -> list[tuple[str, Measurement | str]]:
-    arms = [arm for arm in job["arms"] if arm["address"] == address.text]
+    arms = [arm for arm in job.arms if arm.address == address.text]
     sends: dict[str, Path] = _needs([])
-    placed = [_placed(arm, number, folder, sends) for number, arm in enumerate(arms)]
-    out = folder / job["out"]
-    table = job | {"arms": placed, "out": "measurements"}
-    if job.get("meter"):
-        table |= {"meter": str(_metered_here(address, folder / job["meter"]))}
-    task = Task(
-        ("bench", "job.json"), sends, {"job.json": json.dumps(table)}, returns={"measurements": out}, alone=True
+    placed = tuple(_placed(arm, number, folder, sends) for number, arm in enumerate(arms))
+    out = folder / job.out
+    meter = None if job.meter is None else str(_metered_here(address, folder / job.meter))
+    here = job.model_copy(update={"arms": placed, "out": "measurements", "meter": meter})
+    call = HarnessCall(
+        ("bench", "job.json"),
+        sends,
+        {"job.json": json.dumps(here.to_table())},
+        returns={"measurements": out},
+        alone=True,
     )
-    partial = [out / "partial" / f"{arm['name']}.json" for arm in arms]
+    partial = [out / "partial" / f"{arm.name}.json" for arm in arms]
     for path in partial:
         path.unlink(missing_ok=True)
     try:
-        answer = await _run(address, task, progress)
+        answer = await _run(address, call, progress)
     except LinkError as error:
         kept = "".join(f"; what was measured until then is in {path}" for path in partial if path.is_file())
-        return [(arm["name"], f"{error}{kept}") for arm in arms]
+        return [(arm.name, f"{error}{kept}") for arm in arms]
     with contextlib.suppress(OSError):  # of a device that is still at it there may be something in it
         (out / "partial").rmdir()
     return [(result["name"], _measured(result)) for result in answer]
@@ -175,19 +178,18 @@ def _metered_here(address: Address, meter: Path) -> Path:
     return meter.resolve()
 
 
-def _placed(arm: dict[str, Any], number: int, folder: Path, sends: dict[str, Path]) -> dict[str, Any]:
+def _placed(arm: Arm, number: int, folder: Path, sends: dict[str, Path]) -> Arm:
     """Return an arm with its paths as they are on the device, and add the files that go there to `sends`."""
-    kit, io = f"kits/{arm['kit']}", f"io/{number}.npz"
-    entry = folder / arm["entry"]
-    sends |= {kit: folder / arm["kit_dir"], io: folder / arm["io"]}
-    for file in arm.get("files", [arm["entry"]]):
+    kit, io = f"kits/{arm.kit}", f"io/{number}.npz"
+    entry = folder / arm.entry
+    sends |= {kit: folder / arm.kit_dir, io: folder / arm.io}
+    for file in arm.files or (arm.entry,):
         sends[f"models/{number}/{(folder / file).relative_to(entry.parent).as_posix()}"] = folder / file
-    rest = {key: value for key, value in arm.items() if key != "files"}
-    return rest | {"kit_dir": kit, "io": io, "entry": f"models/{number}/{entry.name}"}
+    return arm.model_copy(update={"kit_dir": kit, "io": io, "entry": f"models/{number}/{entry.name}"})
 
 
 def _needs(kits: Sequence[Kit]) -> dict[str, Path]:
-    """Return what every task needs on a device, by its name there: the harness and the kits."""
+    """Return what every call needs on a device, by its name there: the harness and the kits."""
     return {"harness": targets_folder() / "harness"} | {f"kits/{kit.name}": kit.folder for kit in kits}
 
 
@@ -223,13 +225,13 @@ async def _all_of(parts: list[Coroutine[Any, Any, T]]) -> list[T]:
     return [result for result in results if not isinstance(result, BaseException)]
 
 
-async def _run(address: Address, task: Task, progress: Progress) -> Any:
+async def _run(address: Address, call: HarnessCall, progress: Progress) -> Any:
     """Run one verb of the harness on a device and return its JSON."""
     try:
-        finished = await asyncio.wait_for(TRANSPORTS[address.scheme](address, task, progress), task.timeout_s)
+        finished = await asyncio.wait_for(TRANSPORTS[address.scheme](address, call, progress), call.timeout_s)
     except asyncio.TimeoutError:
-        raise DeviceError(f"{_where(task, address)}: no answer after {task.timeout_s:.0f} s; it was ended") from None
-    return _answer(_where(task, address), finished)
+        raise DeviceError(f"{_where(call, address)}: no answer after {call.timeout_s:.0f} s; it was ended") from None
+    return _answer(_where(call, address), finished)
 
 
 def _answer(where: str, finished: Finished) -> Any:
@@ -247,9 +249,9 @@ def _answer(where: str, finished: Finished) -> Any:
     return answer
 
 
-def _where(task: Task, address: Address) -> str:
+def _where(call: HarnessCall, address: Address) -> str:
     name = platform.node() or "this machine" if address.scheme == "local" else address.text
-    return f"harness {task.arguments[0]} on {name}"
+    return f"harness {call.arguments[0]} on {name}"
 
 
 def _object(answer: Any) -> dict[str, Any]:

@@ -14,7 +14,8 @@ from edgedistill.graphs.read import fix_shapes, is_quantized, read_onnx
 from edgedistill.graphs.reference import Reference, RefusedError
 from edgedistill.kits.kits import Kit
 from edgedistill.records.base import Record
-from edgedistill.records.measurement import Measurement
+from edgedistill.records.bench_job import Arm, BenchJob
+from edgedistill.records.measurement import Measurement, ModelIdentity
 from edgedistill.runtime.files import sha256_of
 
 if TYPE_CHECKING:
@@ -108,9 +109,10 @@ def bench_on_kits(
     ]  # fmt: skip
     compiled = list(zip(works, compile_models(works, progress), strict=True))
     arms = [_arm(prepared, work, made) for work, made in compiled if isinstance(made, dict)]
-    job: dict[str, Any] = {"schema": "edgedistill.job/1", "out": "measurements", "seed": 0, "arms": arms}
-    job |= {"processes": options.processes, "seconds": options.seconds, "soak_seconds": 60 * options.soak_minutes}
-    job |= {"meter": options.meter and str(options.meter.resolve()), "passes": list(options.passes)}
+    job = BenchJob(
+        arms=tuple(arms), processes=options.processes, seconds=options.seconds, soak_seconds=60 * options.soak_minutes,
+        meter=None if options.meter is None else str(options.meter.resolve()), passes=options.passes,
+    )  # fmt: skip
     measured = dict(run_bench(job, folder, progress)) if arms else {}
     return [
         (work.kit.name, str(made) if isinstance(made, DeviceError) else measured[_name(work)])
@@ -122,26 +124,16 @@ def _name(work: Compilation) -> str:
     return f"{parse_address(work.address).label}-{work.kit.name}-{work.precision}"
 
 
-def _arm(prepared: PreparedModel, work: Compilation, made: dict[str, Any]) -> dict[str, Any]:
+def _arm(prepared: PreparedModel, work: Compilation, made: dict[str, Any]) -> Arm:
     """Return the arm of a job for a compiled model."""
     files = [work.out / name for name in made["files"]]
-    return {
-        "name": _name(work),
-        "target": work.kit.name,
-        "address": work.address,
-        "kit": work.kit.name,
-        "kit_dir": str(work.kit.folder),
-        "precision": work.precision,
-        "threads": work.threads,
-        "entry": str(work.out / made["entry"]),
-        "files": [str(file) for file in files],
-        "size_bytes": sum(file.stat().st_size for file in files),
-        "model": {"name": prepared.name, "sha256": prepared.sha256, "lineage": {}},
-        "io": str(prepared.io.resolve()),
-        "expected": prepared.expected,
-        "metric": None,
-        "reasons": {"accuracy": "the inputs are random", **prepared.reasons},
-    }
+    return Arm(
+        name=_name(work), target=work.kit.name, address=work.address, kit=work.kit.name, kit_dir=str(work.kit.folder),
+        precision=work.precision, threads=work.threads, entry=str(work.out / made["entry"]),
+        files=tuple(str(file) for file in files), size_bytes=sum(file.stat().st_size for file in files),
+        model=ModelIdentity(name=prepared.name, sha256=prepared.sha256), io=str(prepared.io.resolve()),
+        expected=prepared.expected, metric=None, reasons={"accuracy": "the inputs are random", **prepared.reasons},
+    )  # fmt: skip
 
 
 def _write(graph: onnx.ModelProto, path: Path) -> None:

@@ -16,8 +16,9 @@ from edgedistill.deploy.devices.address import artifact_folder, parse_address
 from edgedistill.deploy.harness import Compilation, compile_models, probe, run_bench
 from edgedistill.errors import DeviceError, ParityError
 from edgedistill.kits.kits import Form, Kit, read_kit
+from edgedistill.records.bench_job import Arm, BenchJob
 from edgedistill.records.lineage import lineage_of
-from edgedistill.records.measurement import Measurement
+from edgedistill.records.measurement import Measurement, ModelIdentity
 from edgedistill.records.stages import (
     Artifact,
     BenchRecord,
@@ -131,15 +132,14 @@ def bench_artifacts(job: Job) -> BenchRecord:
     artifacts = job.result(CompileRecord.stage, CompileRecord).artifacts
     names = [_measurement_name(artifact) for artifact in artifacts]
     bench = job.config.bench
-    table: dict[str, Any] = {
-        "schema": "edgedistill.job/1", "out": "measurements", "processes": bench.processes, "seconds": bench.seconds,
-        "seed": job.config.seed, "soak_seconds": 60 * bench.soak_minutes,
-        "meter": None if bench.meter is None else str(job.config.path(bench.meter)),
-        "arms": [_arm(job, name, artifact) for name, artifact in zip(names, artifacts, strict=True)],
-    }  # fmt: skip
+    bench_job = BenchJob(
+        processes=bench.processes, seconds=bench.seconds, seed=job.config.seed, soak_seconds=60 * bench.soak_minutes,
+        meter=None if bench.meter is None else str(job.config.path(bench.meter)),
+        arms=tuple(_arm(job, name, artifact) for name, artifact in zip(names, artifacts, strict=True)),
+    )  # fmt: skip
     lines = bench.processes + 2 + (bench.soak_minutes > 0)  # check, processes, throughput, the sustained run
     with job.report.track("bench", len(artifacts) * lines) as advance:
-        results = dict(run_bench(table, job.run.folder.resolve(), partial(_tell, job.report, advance)))
+        results = dict(run_bench(bench_job, job.run.folder.resolve(), partial(_tell, job.report, advance)))
     failed = {name: result for name, result in results.items() if not isinstance(result, Measurement)}
     if failed:
         raise DeviceError("\n".join(f"{name}: {reason}" for name, reason in failed.items()))
@@ -169,21 +169,21 @@ def _measurement_name(artifact: Artifact) -> str:
     return f"{parse_address(artifact.device).label}-{artifact.kit}-{role}{artifact.precision}"
 
 
-def _arm(job: Job, name: str, artifact: Artifact) -> dict[str, Any]:
+def _arm(job: Job, name: str, artifact: Artifact) -> Arm:
     model = next(m for m in job.result(ExportRecord.stage, ExportRecord).models if m.file.sha256 == artifact.parent)
     target = next(t for t in job.config.target if t.name == artifact.target)
     lineage = lineage_of(
         model, job.data, job.result(TeacherRecord.stage, TeacherRecord),
         job.result(StudentRecord.stage, StudentRecord), job.result(QuantizedRecord.stage, QuantizedRecord),
     )  # fmt: skip
-    return {
-        "name": name, "target": artifact.target, "address": artifact.device, "kit": artifact.kit,
-        "kit_dir": str(job.kits[artifact.kit].folder), "precision": artifact.precision, "threads": target.threads,
-        "entry": artifact.entry, "files": [file.path for file in artifact.files], "size_bytes": artifact.size_bytes,
-        "model": {"name": model.name, "sha256": model.file.sha256, "lineage": lineage},
-        "io": model.io.path, "expected": model.expected, "metric": TASKS[job.data.task].metric,
-        "watts": job.config.bench.watts if target.watts is None else target.watts,
-    }  # fmt: skip
+    return Arm(
+        name=name, target=artifact.target, address=artifact.device, kit=artifact.kit,
+        kit_dir=str(job.kits[artifact.kit].folder), precision=artifact.precision, threads=target.threads,
+        entry=artifact.entry, files=tuple(file.path for file in artifact.files), size_bytes=artifact.size_bytes,
+        model=ModelIdentity(name=model.name, sha256=model.file.sha256, lineage=lineage), io=model.io.path,
+        expected=model.expected, metric=TASKS[job.data.task].metric,
+        watts=job.config.bench.watts if target.watts is None else target.watts,
+    )  # fmt: skip
 
 
 def _require_parity(results: dict[str, Any]) -> None:

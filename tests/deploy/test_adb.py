@@ -17,14 +17,14 @@ import pytest
 
 from edgedistill.deploy.devices.adb_run import run_over_adb
 from edgedistill.deploy.devices.address import parse_address
-from edgedistill.deploy.devices.transport import Task
+from edgedistill.deploy.devices.transport import HarnessCall
 from edgedistill.deploy.doctor import examine_device, examine_kits
 from edgedistill.deploy.harness import Compilation, compile_model, probe, run_bench
 from edgedistill.errors import ConfigError, DeviceError
 from edgedistill.kits.kits import read_kit
 from edgedistill.records.measurement import Measurement
 from tests.support.adbd import Adb, Device
-from tests.support.jobs import TARGETS, write_job
+from tests.support.jobs import TARGETS, bench_job
 from tests.support.tiny_onnx import build, record
 
 ORT = TARGETS / "ort"
@@ -135,14 +135,10 @@ def compiled(models, name, out, address):
     }  # fmt: skip
 
 
-def job_of(folder, arms, **changes):
-    return json.loads(write_job(folder, arms, **changes).read_text())
-
-
 def test_a_phone_is_measured(phone, runner, models, tmp_path):
     address, lines = url(phone, runner), []
     arms = [compiled(models, name, tmp_path / name, address) for name in ("fp32", "u8-i32")]
-    job = job_of(tmp_path, arms, processes=2, seconds=0.2, passes=["energy"])
+    job = bench_job(*arms, processes=2, seconds=0.2, passes=("energy",))
     results = dict(run_bench(job, tmp_path, lines.append))
     float32, int8 = results["fp32"], results["u8-i32"]
     assert isinstance(float32, Measurement), float32
@@ -170,7 +166,7 @@ def test_a_phone_is_measured(phone, runner, models, tmp_path):
 
 def test_the_runner_is_sent_once(phone, runner):
     lines = []
-    task = Task(("probe", "--kit", "kits/ort"), {"kits/ort": ORT})
+    task = HarnessCall(("probe", "--kit", "kits/ort"), {"kits/ort": ORT})
     for _ in range(2):
         finished = asyncio.run(run_over_adb(parse_address(url(phone, runner)), task, lines.append))
         assert json.loads(finished.out)["engine"]["name"] == "onnxruntime"
@@ -197,7 +193,7 @@ def test_a_phone_that_is_unplugged_in_mid_run_ends_the_job_and_keeps_what_there_
         if "process 1/50" in line:
             threading.Thread(target=lambda: (time.sleep(0.3), phone.unplug())).start()
 
-    ((name, error),) = run_bench(job_of(tmp_path, arms, processes=50, seconds=1, passes=[]), tmp_path, unplug)
+    ((name, error),) = run_bench(bench_job(*arms, processes=50, seconds=1, passes=()), tmp_path, unplug)
     assert name == "fp32"
     assert "the phone is gone" in error
     assert "what was measured until then is in" in error
@@ -225,7 +221,7 @@ def test_a_model_that_the_engine_refuses_costs_the_others_nothing(phone, runner,
     other = tmp_path / "other.npz"
     np.savez(other, **{"input.x": np.zeros((4, 1, 7), np.float32), "labels": np.zeros(4)})
     bad = good | {"name": "bad", "io": str(other), "expected": None}
-    results = dict(run_bench(job_of(tmp_path, [bad, good], seconds=0.1, passes=[]), tmp_path, print))
+    results = dict(run_bench(bench_job(bad, good, seconds=0.1, passes=()), tmp_path, print))
     assert isinstance(results["fp32"], Measurement)
     assert "no whole number of requests" in results["bad"]
 
@@ -236,7 +232,7 @@ def test_power_rails_give_the_energy_of_an_inference(phone, runner, models, prog
     (programs / "rails.sh").write_text(RAILS)
     try:
         arms = [compiled(models, "fp32", tmp_path / "fp32", url(phone, runner))]
-        job = job_of(tmp_path, arms, seconds=0.2, passes=["energy"])
+        job = bench_job(*arms, seconds=0.2, passes=("energy",))
         ((_, measured),) = run_bench(job, tmp_path, print)
     finally:
         (programs / "rails.sh").write_text("")
@@ -266,12 +262,12 @@ def arm_phone(adb, programs, tmp_path):
 def test_the_arm64_runner_answers_as_recorded_and_times_nothing(arm_phone, models, tmp_path):
     address = url(arm_phone, Path(QEMU, "runner"))
     arms = [compiled(models, name, tmp_path / name, address) for name in ("fp32", "s8-i32")]
-    job = job_of(tmp_path, arms)
+    job = bench_job(*arms)
     with pytest.raises(ConfigError, match="qemu-aarch64 plays this processor"):
         run_bench(job, tmp_path, print)
     assert not (tmp_path / "measurements").exists() or not list((tmp_path / "measurements").glob("*.json"))
     sends = {arm["entry"]: Path(arm["entry"]) for arm in arms} | {str(ORT): ORT, arms[0]["io"]: models / "io.npz"}
-    task = Task(("check", "job.json"), sends, {"job.json": json.dumps(job)})
+    task = HarnessCall(("check", "job.json"), sends, {"job.json": json.dumps(job.to_table())})
     finished = asyncio.run(run_over_adb(parse_address(address), task, print))
     assert finished.code == 0, finished.out
     for result in json.loads(finished.out):

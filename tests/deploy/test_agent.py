@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from edgedistill.deploy.devices.address import parse_address
 from edgedistill.deploy.devices.agent import BOOTSTRAP, Agent
-from edgedistill.deploy.devices.transport import Task, place_returned
+from edgedistill.deploy.devices.transport import HarnessCall, place_returned
 from edgedistill.errors import ConfigError, DeviceError
 from tests.support.jobs import TARGETS
 
@@ -49,7 +49,7 @@ def echo(folder: Path) -> Path:
 
 def test_a_login_shell_may_talk_first(tmp_path):
     sends = {"harness": echo(tmp_path), "out/there": tmp_path / "out.txt"}
-    task = Task(("verb", "$(id)", "a b"), sends, returns={"out": tmp_path / "here"})
+    task = HarnessCall(("verb", "$(id)", "a b"), sends, returns={"out": tmp_path / "here"})
     line = f"echo Welcome; echo '{{\"event\": 1}}'; exec {BOOTSTRAP}"
     finished = run_in_shell(line, task, tmp_path / "cache")
     assert finished.code == 3
@@ -60,7 +60,7 @@ def test_a_login_shell_may_talk_first(tmp_path):
 
 def test_a_shell_without_python_is_an_error(tmp_path):
     with pytest.raises(DeviceError, match=r"^no agent started there$"):
-        run_in_shell("exec false", Task((), {}), tmp_path)
+        run_in_shell("exec false", HarnessCall((), {}), tmp_path)
 
 
 class Raw:
@@ -142,7 +142,7 @@ def test_files_that_nobody_asked_for_in_a_month_are_removed(tmp_path):
 @given(st.lists(st.one_of(st.sampled_from(["..", ".", "", "out", "/"]), st.text(max_size=5)), max_size=5))
 def test_what_a_device_sends_stays_in_the_folder_that_it_was_asked_for(parts):
     target = Path("/host/run/out")
-    task = Task((), {}, returns={"out": target})
+    task = HarnessCall((), {}, returns={"out": target})
     try:
         path = place_returned(task, "/".join(parts))
     except DeviceError:

@@ -9,19 +9,12 @@ from pathlib import Path
 import pytest
 
 from edgedistill.deploy.devices.address import parse_address
-from edgedistill.deploy.devices.transport import Task
+from edgedistill.deploy.devices.transport import HarnessCall
 from edgedistill.deploy.harness import Compilation, _run, compile_model, probe, run_bench
 from edgedistill.errors import ConfigError, DeviceError
 from edgedistill.kits.kits import find_kits, read_kit
 from edgedistill.records.measurement import Measurement
-from tests.support.jobs import REPOSITORY, SCRIPTED, scripted_arm
-
-
-def job(*arms, **changes):
-    return {
-        "schema": "edgedistill.job/1", "out": "measurements", "processes": 1, "seconds": 0.05, "seed": 0,
-        "arms": list(arms),
-    } | changes  # fmt: skip
+from tests.support.jobs import REPOSITORY, SCRIPTED, bench_job, scripted_arm
 
 
 def script(folder):
@@ -55,13 +48,13 @@ def test_a_device_of_an_unknown_kind_is_refused(tmp_path):
     with pytest.raises(
         ConfigError, match=r"device 'carrier-pigeon://1': a device is 'local', 'ssh://user@host:port' or 'adb://serial'"
     ):
-        run_bench(job(scripted_arm(tmp_path, "a", address="carrier-pigeon://1")), tmp_path, print)
+        run_bench(bench_job(scripted_arm(tmp_path, "a", address="carrier-pigeon://1")), tmp_path, print)
 
 
 def test_progress_is_streamed_and_each_arm_has_a_result(tmp_path):
     lines = []
     arms = [scripted_arm(tmp_path, "good"), scripted_arm(tmp_path, "bad", {"raises_at": 1})]
-    results = dict(run_bench(job(*arms), tmp_path, lines.append))
+    results = dict(run_bench(bench_job(*arms), tmp_path, lines.append))
     assert isinstance(results["good"], Measurement)
     assert results["bad"] == "scripted: first line second line"
     assert any(line.startswith("bench good process 1/1 p50 ") for line in lines)
@@ -70,7 +63,7 @@ def test_progress_is_streamed_and_each_arm_has_a_result(tmp_path):
 
 def test_a_wrong_job_is_a_configuration_error(tmp_path):
     with pytest.raises(ConfigError, match=r"both must be above 0"):
-        run_bench(job(scripted_arm(tmp_path, "a"), processes=0), tmp_path, print)
+        run_bench(bench_job(scripted_arm(tmp_path, "a"), processes=0), tmp_path, print)
 
 
 def test_a_refused_model_raises_the_engines_own_words(tmp_path):
@@ -97,7 +90,7 @@ def test_a_harness_that_dies_is_a_device_error(tmp_path):
 
 def test_a_harness_that_does_not_answer_is_ended(tmp_path):
     (tmp_path / "engine.py").write_text("import time\ntime.sleep(60)\n", encoding="utf-8")
-    task = Task(
+    task = HarnessCall(
         ("probe", "--kit", "kit"), {"harness": REPOSITORY / "targets" / "harness", "kit": tmp_path}, timeout_s=2.0
     )
     with pytest.raises(DeviceError, match=r"harness probe on .*: no answer after 2 s; it was ended"):
@@ -108,11 +101,10 @@ INTERRUPTED = """
 import sys
 from pathlib import Path
 from edgedistill.deploy.harness import run_bench
-from tests.support.jobs import scripted_arm
+from tests.support.jobs import bench_job, scripted_arm
 folder = Path(sys.argv[1])
 arm = scripted_arm(folder, "slow", {"seconds": 60, "pid_file": str(folder / "pid")})
-job = {"schema": "edgedistill.job/1", "out": "m", "processes": 1, "seconds": 1, "seed": 0, "arms": [arm]}
-run_bench(job, folder, print)
+run_bench(bench_job(arm, seconds=1), folder, print)
 """
 
 

@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 
 from edgedistill.deploy.devices.address import parse_address
-from edgedistill.deploy.devices.transport import Task
+from edgedistill.deploy.devices.transport import HarnessCall
 from edgedistill.deploy.harness import Compilation, _run, compile_models, probe, run_bench
 from edgedistill.errors import DeviceError
 from edgedistill.kits.kits import find_kits, read_kit
 from edgedistill.records.measurement import Measurement
-from tests.support.jobs import SCRIPTED, scripted_arm
+from tests.support.jobs import SCRIPTED, bench_job, scripted_arm
 from tests.support.sshd import PATIENCE_S, SSHD, Sshd, Wire, name_of, read, wait_until
 from tests.support.tiny_onnx import build
 
@@ -61,15 +61,7 @@ def edgedistill(device, *arguments, cwd):
 
 
 def job(*arms, **changes):
-    table = {
-        "schema": "edgedistill.job/1",
-        "out": "measurements",
-        "processes": 1,
-        "seconds": 0.05,
-        "seed": 0,
-        "passes": [],
-    }
-    return table | {"arms": list(arms)} | changes
+    return bench_job(*arms, **({"passes": ()} | changes))
 
 
 def test_a_model_is_benched_over_ssh_and_sent_once(device, tmp_path):
@@ -199,7 +191,9 @@ def test_a_second_job_waits_for_the_first(user, tmp_path):
             placed = arm | {"kit_dir": "kit", "entry": "m.json", "io": "io.npz"}
             sends = {"harness": find_kits()["ort"].folder.parent / "harness", "kit": SCRIPTED}
             sends |= {"m.json": tmp_path / name / f"{name}.json", "io.npz": tmp_path / name / "io.npz"}
-            return Task(("bench", "job.json"), sends, {"job.json": json.dumps(job(placed, seconds=1))}, alone=True)
+            return HarnessCall(
+                ("bench", "job.json"), sends, {"job.json": json.dumps(job(placed, seconds=1).to_table())}, alone=True
+            )
 
         address = parse_address(user.url)
         return await asyncio.gather(*(_run(address, task(name), lines.append) for name in ("one", "two")))
@@ -291,7 +285,7 @@ def test_a_link_that_goes_silent_is_noticed_on_both_sides(device, tmp_path):
 def test_a_task_that_takes_too_long_is_ended_on_the_device(user, tmp_path):
     (tmp_path / "engine.py").write_text("import time\ntime.sleep(60)\n")
     sends = {"harness": find_kits()["ort"].folder.parent / "harness", "kit": tmp_path}
-    task = Task(("probe", "--kit", "kit"), sends, timeout_s=4.0)
+    task = HarnessCall(("probe", "--kit", "kit"), sends, timeout_s=4.0)
     with pytest.raises(DeviceError, match=r"harness probe on ssh://.*: no answer after 4 s; it was ended"):
         asyncio.run(_run(parse_address(user.url), task, print))
     wait_until(lambda: not user.started())

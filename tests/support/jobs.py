@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from edgedistill.records.bench_job import BenchJob
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 TARGETS = REPOSITORY / "targets"
 SCRIPTED = REPOSITORY / "tests" / "targets" / "kits" / "scripted"
@@ -27,6 +29,12 @@ def arm(name, kit_dir, entry, **changes):
         "model": {"name": "student-fp32", "sha256": "0" * 64, "lineage": {"teacher": "1" * 64}},
         "io": "io.npz", "expected": None, "metric": None,
     } | changes  # fmt: skip
+
+
+def bench_job(*arms, **changes) -> BenchJob:
+    """Return a short job of arms that are tables as `arm` returns them."""
+    table = {"processes": 1, "seconds": 0.05, "arms": [{"files": [one["entry"]]} | one for one in arms]}
+    return BenchJob.model_validate(table | changes)
 
 
 def write_job(folder: Path, arms, **changes) -> Path:

@@ -21,7 +21,7 @@ from edgedistill.deploy.devices import adb, phone
 from edgedistill.deploy.devices.adb import Phone
 from edgedistill.deploy.devices.address import Address, parse_address
 from edgedistill.deploy.devices.local import run_here
-from edgedistill.deploy.devices.transport import Finished, LinkError, Progress, Task
+from edgedistill.deploy.devices.transport import Finished, HarnessCall, LinkError, Progress
 from edgedistill.errors import DeviceError
 from edgedistill.kits.kits import read_kit, targets_folder
 
@@ -77,17 +77,17 @@ class Ready:
         return answer
 
 
-async def run_over_adb(address: Address, task: Task, progress: Progress) -> Finished:
+async def run_over_adb(address: Address, call: HarnessCall, progress: Progress) -> Finished:
     """Run a verb of the harness on a phone; raises LinkError when it cannot be reached or is unplugged meanwhile."""
-    verb = task.arguments[0]
+    verb = call.arguments[0]
     async with _ready(address, progress) as ready:
         if verb == "probe":
-            return _finished(ready.device | {"engine": _engine(ready, task)})
+            return _finished(ready.device | {"engine": _engine(ready, call)})
         if verb == "examine":
             return _finished(await _examine(ready.phone))
         if verb == "compile":
-            return await _compile(ready, task, progress)
-        return await _measure(ready, task, progress)
+            return await _compile(ready, call, progress)
+        return await _measure(ready, call, progress)
 
 
 @asynccontextmanager
@@ -109,9 +109,9 @@ async def _look(device: Phone) -> dict[str, str]:
     return {name: await device.say(command) for name, command in phone.LOOK.items()}
 
 
-def _engine(ready: Ready, task: Task) -> dict[str, str]:
+def _engine(ready: Ready, call: HarnessCall) -> dict[str, str]:
     """Return the runner's engine, or why another kit than that is asked for has none there."""
-    kits = [read_kit(path) for name, path in task.sends.items() if name.startswith("kits/")]
+    kits = [read_kit(path) for name, path in call.sends.items() if name.startswith("kits/")]
     other = [kit.engine for kit in kits if kit.engine != "onnxruntime"]
     if other:
         return {"error": f"the runner for phones has ONNX Runtime, and not {other[0]}; use kit 'ort'"}
@@ -136,9 +136,9 @@ async def _meter(device: Phone) -> phone.Meter | str:
     return f"no energy counter: {found}" if isinstance(found, str) else found
 
 
-async def _compile(ready: Ready, task: Task, progress: Progress) -> Finished:
+async def _compile(ready: Ready, call: HarnessCall, progress: Progress) -> Finished:
     """Compile here, where the kit's engine is, and return the form for phones."""
-    done = await run_here(parse_address("local"), task, progress)
+    done = await run_here(parse_address("local"), call, progress)
     if done.code != FINE:
         return done
     made = json.loads(done.out.strip().rsplit("\n", 1)[-1])
@@ -149,17 +149,17 @@ async def _compile(ready: Ready, task: Task, progress: Progress) -> Finished:
     return _finished(made | {"entry": mobile[0], "files": mobile, "extras": [], "facts": facts})
 
 
-async def _measure(ready: Ready, task: Task, progress: Progress) -> Finished:
+async def _measure(ready: Ready, call: HarnessCall, progress: Progress) -> Finished:
     """Check the arms of a job, and for a bench time them, interleaved; what a cut link leaves is put together too."""
-    job, verb, emulated = json.loads(task.texts["job.json"]), task.arguments[0], ready.device["emulated"]
+    job, verb, emulated = json.loads(call.texts["job.json"]), call.arguments[0], ready.device["emulated"]
     if verb == "bench" and emulated:
         return _finished({"error": f"bench: {EMULATED.format(emulated)}; only check is of use"}, USAGE)
     with tempfile.TemporaryDirectory(prefix="edgedistill-") as scratch:
         work = Path(scratch)
         arms = [
-            Arm(_placed(table, task), work / str(i), f"{ready.phone.work}/{i}") for i, table in enumerate(job["arms"])
+            Arm(_placed(table, call), work / str(i), f"{ready.phone.work}/{i}") for i, table in enumerate(job["arms"])
         ]
-        session = Session(ready, job, arms, work, next(iter(task.returns.values()), work), progress)
+        session = Session(ready, job, arms, work, next(iter(call.returns.values()), work), progress)
         try:
             await session.check()
             if verb == "bench":
@@ -171,10 +171,10 @@ async def _measure(ready: Ready, task: Task, progress: Progress) -> Finished:
     return _finished(results, FAILED if any("error" in result for result in results) else FINE)
 
 
-def _placed(table: dict[str, Any], task: Task) -> dict[str, Any]:
+def _placed(table: dict[str, Any], call: HarnessCall) -> dict[str, Any]:
     """Return an arm with its files where they are here, for nothing but what the runner reads goes to the phone."""
-    paths = {key: str(task.sends[table[key]].resolve()) for key in ("kit_dir", "io")}
-    return table | paths | {"entry": str(task.sends[table["entry"]].resolve())}
+    paths = {key: str(call.sends[table[key]].resolve()) for key in ("kit_dir", "io")}
+    return table | paths | {"entry": str(call.sends[table["entry"]].resolve())}
 
 
 @dataclass(slots=True)

@@ -11,7 +11,14 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from edgedistill.deploy.devices.transport import Finished, LinkError, Progress, Task, files_to_send, place_returned
+from edgedistill.deploy.devices.transport import (
+    Finished,
+    HarnessCall,
+    LinkError,
+    Progress,
+    files_to_send,
+    place_returned,
+)
 from edgedistill.errors import DeviceError
 from edgedistill.kits.kits import targets_folder
 from edgedistill.runtime.files import sha256_of, write_atomic
@@ -58,21 +65,21 @@ class Agent:
         self._reader, self._writer, self._lock = reader, writer, asyncio.Lock()
         self.sent_bytes = 0
 
-    async def run(self, task: Task, python: str | None, progress: Progress) -> Finished:
-        """Start the agent, give it what it lacks, and run a task; raises LinkError when the link is cut."""
+    async def run(self, call: HarnessCall, python: str | None, progress: Progress) -> Finished:
+        """Start the agent, give it what it lacks, and run a call; raises LinkError when the link is cut."""
         try:
             await asyncio.wait_for(self._greet(), GREETING_S)
         except asyncio.TimeoutError:
             raise LinkError(f"no agent started there in {GREETING_S:.0f} s") from None
         async with self._kept_alive():
-            files = {name: (sha256_of(path), path) for name, path in files_to_send(task)}
+            files = {name: (sha256_of(path), path) for name, path in files_to_send(call)}
             await self._upload(dict(files.values()), progress)
             await self._request(
-                "run", files={name: sha256 for name, (sha256, _) in files.items()}, texts=dict(task.texts),
-                arguments=["harness", *task.arguments], python=python, watch=list(task.returns), keep=task.keep,
-                alone=task.alone,
+                "run", files={name: sha256 for name, (sha256, _) in files.items()}, texts=dict(call.texts),
+                arguments=["harness", *call.arguments], python=python, watch=list(call.returns), keep=call.keep,
+                alone=call.alone,
             )  # fmt: skip
-            return await self._follow(task, progress)
+            return await self._follow(call, progress)
 
     async def _greet(self) -> None:
         source = (targets_folder() / "agent" / "agent.py").read_bytes()
@@ -125,7 +132,7 @@ class Agent:
                 await self._writer.drain()
         self.sent_bytes += len(content)
 
-    async def _follow(self, task: Task, progress: Progress) -> Finished:
+    async def _follow(self, call: HarnessCall, progress: Progress) -> Finished:
         """Pass on what the program says, and take what it makes, until it has ended."""
         line, received = "", set()
         while True:
@@ -134,15 +141,15 @@ class Agent:
                 line = event["text"]
                 progress(line)
             elif event["event"] == "file":
-                received.add(await self._take(task, event))
+                received.add(await self._take(call, event))
             elif event["event"] == "exit":
                 for name in received - set(event["names"]):  # it was there for a while only
-                    place_returned(task, name).unlink(missing_ok=True)
+                    place_returned(call, name).unlink(missing_ok=True)
                 out = await self._reader.readexactly(event["bytes"])
                 return Finished(event["code"], out.decode("utf-8", "replace"), line)
 
-    async def _take(self, task: Task, event: dict[str, Any]) -> str:
-        name, path = event["name"], place_returned(task, event["name"])
+    async def _take(self, call: HarnessCall, event: dict[str, Any]) -> str:
+        name, path = event["name"], place_returned(call, event["name"])
         content = await self._reader.readexactly(event["bytes"])
         if hashlib.sha256(content).hexdigest() != event["sha256"]:
             raise LinkError(f"'{name}' arrived damaged")

@@ -15,17 +15,17 @@ from pathlib import Path
 from typing import IO
 
 from edgedistill.deploy.devices.address import Address
-from edgedistill.deploy.devices.transport import Finished, Progress, Task
+from edgedistill.deploy.devices.transport import Finished, HarnessCall, Progress
 
 GRACE_S = 3.0
 
 
-async def run_here(_address: Address, task: Task, progress: Progress) -> Finished:
-    """Run a task in a process of its own, its files where they are."""
-    with _work_folder(task) as work, tempfile.TemporaryFile() as out:
+async def run_here(_address: Address, call: HarnessCall, progress: Progress) -> Finished:
+    """Run a call in a process of its own, its files where they are."""
+    with _work_folder(call) as work, tempfile.TemporaryFile() as out:
         # A session of its own, so that one signal reaches the harness, its workers and what an engine forked.
         child = subprocess.Popen(
-            [sys.executable, str(work / "harness"), *task.arguments],
+            [sys.executable, str(work / "harness"), *call.arguments],
             cwd=work, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.PIPE, start_new_session=True,
             env=os.environ | {"EDGEDISTILL_PARENT": str(os.getpid())},
         )  # fmt: skip
@@ -41,16 +41,16 @@ async def run_here(_address: Address, task: Task, progress: Progress) -> Finishe
 
 
 @contextmanager
-def _work_folder(task: Task) -> Iterator[Path]:
-    """Yield a folder in which the task's files have the names that it knows them by."""
+def _work_folder(call: HarnessCall) -> Iterator[Path]:
+    """Yield a folder in which the call's files have the names that it knows them by."""
     with tempfile.TemporaryDirectory(prefix="edgedistill-") as scratch:
         work = Path(scratch)
-        for name, path in (*task.sends.items(), *task.returns.items()):
+        for name, path in (*call.sends.items(), *call.returns.items()):
             (work / name).parent.mkdir(parents=True, exist_ok=True)
             (work / name).symlink_to(path.resolve())
-        for target in task.returns.values():
+        for target in call.returns.values():
             target.mkdir(parents=True, exist_ok=True)
-        for name, text in task.texts.items():
+        for name, text in call.texts.items():
             (work / name).write_text(text, encoding="utf-8")
         yield work
 

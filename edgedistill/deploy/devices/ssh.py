@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from edgedistill.deploy.devices.address import Address
 from edgedistill.deploy.devices.agent import BOOTSTRAP, Agent
-from edgedistill.deploy.devices.transport import Finished, LinkError, Progress, Task
+from edgedistill.deploy.devices.transport import Finished, HarnessCall, LinkError, Progress
 from edgedistill.errors import DeviceError
 
 if TYPE_CHECKING:
@@ -27,21 +27,23 @@ SILENCES = 4  #     so often before the link is taken for cut
 FAREWELL_S = 5.0
 
 
-async def run_over_ssh(address: Address, task: Task, progress: Progress) -> Finished:
-    """Run a task over a connection of its own; raises LinkError when the device cannot be reached or is lost."""
+async def run_over_ssh(address: Address, call: HarnessCall, progress: Progress) -> Finished:
+    """Run a call over a connection of its own; raises LinkError when the device cannot be reached or is lost."""
     import asyncssh
 
     async with _connected(address, progress) as connection:
         try:
-            return await _run(connection, address, task, progress)
+            return await _run(connection, address, call, progress)
         except (OSError, EOFError, asyncssh.Error) as error:
             raise LinkError(f"{address.text}: the link was cut in mid-run ({_words(error)})") from None
 
 
-async def _run(connection: asyncssh.SSHClientConnection, address: Address, task: Task, progress: Progress) -> Finished:
+async def _run(
+    connection: asyncssh.SSHClientConnection, address: Address, call: HarnessCall, progress: Progress
+) -> Finished:
     process = await connection.create_process(BOOTSTRAP, encoding=None)
     try:
-        return await Agent(process.stdout, process.stdin).run(task, address.python, progress)
+        return await Agent(process.stdout, process.stdin).run(call, address.python, progress)
     except DeviceError as error:
         said = await _last_words(process)
         reason = f"{error}: {said.decode('utf-8', 'replace')}" if said else str(error)

@@ -18,12 +18,12 @@ class LinkError(DeviceError):
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class HarnessCall:
     """A verb of the harness and its arguments; names are paths in the device's work folder, with `/` between the parts.
 
     `sends` are files and folders of the host by name, `texts` contents by name; `returns` are folders on the device, and
     the host's folders that get what is in them. With `keep` the device holds on to that, as it is wanted there next; with
-    `alone` no other such task runs on the device meanwhile.
+    `alone` no other such call runs on the device meanwhile.
     """
 
     arguments: tuple[str, ...]
@@ -44,16 +44,16 @@ class Finished:
     last_line: str
 
 
-Transport = Callable[[Address, Task, Progress], Coroutine[Any, Any, Finished]]
-"""Runs a task on a device, its stderr passed on line by line; when it is cancelled, it kills what it started there.
+Transport = Callable[[Address, HarnessCall, Progress], Coroutine[Any, Any, Finished]]
+"""Runs a call on a device, its stderr passed on line by line; when it is cancelled, it kills what it started there.
 
 Raises LinkError when the device cannot be reached or is lost.
 """
 
 
-def files_to_send(task: Task) -> Iterator[tuple[str, Path]]:
-    """Yield the name on the device and the path here of every file that a task needs."""
-    for name, path in task.sends.items():
+def files_to_send(call: HarnessCall) -> Iterator[tuple[str, Path]]:
+    """Yield the name on the device and the path here of every file that a call needs."""
+    for name, path in call.sends.items():
         if path.is_file():
             yield name, path
         else:
@@ -68,10 +68,10 @@ def folder_files(name: str, folder: Path) -> Iterator[tuple[str, Path]]:
             yield (PurePosixPath(name) / relative.as_posix()).as_posix(), path
 
 
-def place_returned(task: Task, name: str) -> Path:
+def place_returned(call: HarnessCall, name: str) -> Path:
     """Return where a file from the device belongs here; one that would leave the folder it was asked for is refused."""
     parts = PurePosixPath(name).parts
-    for folder, target in task.returns.items():
+    for folder, target in call.returns.items():
         inner = parts[len(PurePosixPath(folder).parts) :]
         if PurePosixPath(name).is_relative_to(folder) and inner and ".." not in inner:
             return target.joinpath(*inner)

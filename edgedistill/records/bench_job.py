@@ -1,0 +1,69 @@
+"""A job of the harness: which models to measure, and how. Only this module writes its schema, edgedistill.job/1."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from pydantic import Field
+
+from edgedistill.records.base import Record
+from edgedistill.records.measurement import ModelIdentity
+
+SCHEMA: Final = "edgedistill.job/1"
+
+
+class Arm(Record):
+    """One model on one engine; paths are relative to the folder of the job, and `entry` is one of `files`.
+
+    `expected` is the key of the recorded outputs in `io`. `metric` compares the output named `output`, by default the first,
+    with the labels; a score above `threshold` predicts a label of a multi-label model. `reasons` says by field why a value is
+    not measured. `watts` is the power that the user gave, for an estimate of energy.
+    """
+
+    name: str
+    target: str
+    address: str
+    kit: str
+    kit_dir: str
+    precision: str
+    threads: int
+    entry: str
+    files: tuple[str, ...]
+    size_bytes: int
+    model: ModelIdentity
+    io: str
+    expected: str | None
+    metric: str | None
+    output: str | None = None
+    threshold: float | None = None
+    reasons: dict[str, str] = Field(default_factory=dict)
+    watts: float | None = None
+
+
+class BenchJob(Record):
+    """Measure each arm in `processes` fresh processes, with `seconds` of steady inference in each.
+
+    `soak_seconds` of sustained inference follow. `meter` is the CSV file of an external power meter. `passes` are the passes
+    besides latency, or None for all of them.
+    """
+
+    arms: tuple[Arm, ...]
+    processes: int
+    seconds: float
+    seed: int = 0
+    out: str = "measurements"
+    soak_seconds: float = 0.0
+    meter: str | None = None
+    passes: tuple[str, ...] | None = None
+
+    def to_table(self) -> dict[str, Any]:
+        """Return the job as the harness reads it; `files`, which only says what to send to a device, is left out."""
+        table: dict[str, Any] = {"schema": SCHEMA} | self.model_dump(mode="json", exclude={"arms", "passes"})
+        arms = [_arm_table(arm) for arm in self.arms]
+        return table | {"arms": arms} | ({} if self.passes is None else {"passes": list(self.passes)})
+
+
+def _arm_table(arm: Arm) -> dict[str, Any]:
+    table = arm.model_dump(mode="json", exclude={"files"})
+    optional = ("output", "threshold")
+    return {key: value for key, value in table.items() if key not in optional or value is not None}
