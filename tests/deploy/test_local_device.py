@@ -35,7 +35,9 @@ def test_probe_tells_the_device_and_the_engine():
 
 
 def test_a_missing_engine_comes_with_the_line_that_installs_it(tmp_path):
-    (tmp_path / "engine.py").write_text("def describe():\n    import no_such_engine\n", encoding="utf-8")
+    (tmp_path / "engine.py").write_text(
+        "def describe():\n    import no_such_engine\ndef compile(*a): pass\ndef load(*a): pass\n", encoding="utf-8"
+    )
     kit = read_kit(SCRIPTED).model_copy(update={"folder": tmp_path})
     answer = probe(kit)
     assert answer.engine is None
@@ -81,7 +83,8 @@ def test_a_precision_that_the_kit_lacks_is_refused_before_it_runs(tmp_path):
 def test_a_harness_that_dies_is_a_device_error(tmp_path):
     """The compile verb runs the engine in the harness's own process, so an engine can kill it."""
     (tmp_path / "engine.py").write_text(
-        "import os\ndef describe(): os.abort()\ndef compile(*a): os.abort()\n", encoding="utf-8"
+        "import os\ndef describe(): os.abort()\ndef compile(*a): os.abort()\ndef load(*a): os.abort()\n",
+        encoding="utf-8",
     )
     kit = read_kit(SCRIPTED).model_copy(update={"folder": tmp_path})
     with pytest.raises(DeviceError, match=r"harness compile on .*: the engine ended it by SIGABRT"):
