@@ -273,7 +273,7 @@ def test_compare_report_and_json(finished: Path) -> None:
     [
         ("size_bytes > +0%", 0, "gate PASS size_bytes > +0%: student int8: -"),
         ("size_bytes > 1000", 3, "gate FAIL size_bytes > 1000: student fp32: "),
-        ("p95_ms > +5%", 6, "processes: there are 1, and an interval needs 3"),
+        ("p95_ms > +5%", 6, "an interval needs 3 processes, and 1 were measured"),
     ],
 )
 def test_the_gates_of_a_configuration_are_held_against_the_teacher(finished: Path, gate, code, words) -> None:
