@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from edgedistill.config.overrides import apply_override, keys_of, section_of
+from edgedistill.config.overrides import apply_override, keys_of
 from edgedistill.config.schema import Config
 from edgedistill.errors import ConfigError, nearest
 
@@ -73,8 +73,12 @@ def _explain(error: dict[str, Any]) -> str:
 
 
 def _keys_beside(location: tuple[int | str, ...]) -> set[str]:
+    """Return the known keys of the section that the last part of a location is in."""
     section: Any = Config
-    for part in location[:-1]:
+    parts = iter(location[:-1])
+    for part in parts:
         if isinstance(part, str):
-            section = section_of(keys_of(section)[part])
+            section, holder = keys_of(section)[part]
+            if holder == "names":
+                next(parts)  # the name of a table, which the user chose
     return set(keys_of(section))

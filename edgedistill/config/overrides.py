@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from types import UnionType
-from typing import Annotated, Any, Final, Union, get_args, get_origin
+from typing import Annotated, Any, Final, Literal, NamedTuple, Union, get_args, get_origin
 
-from pydantic import BaseModel
+from pydantic import BaseModel, BeforeValidator
+from pydantic.fields import FieldInfo
 
 from edgedistill.errors import ConfigError, nearest
 
@@ -23,7 +25,8 @@ def apply_override(table: dict[str, Any], section: type[BaseModel], override: st
     """Set one key of a table, which was read from TOML and will be checked as `section`.
 
     The value is TOML; text that is not valid TOML is a string. In a list of tables, such as [[target]], a part of the key
-    is the index of a table or its `name`: target.0.threads, target.pc.threads.
+    is the index of a table or its `name`: target.0.threads, target.pc.threads. Names that the file lacks are added where a key
+    holds tables of any name.
 
     Raises ConfigError for an unknown key, name or index, and for a value where the configuration has a table or vice versa.
     """
@@ -34,16 +37,41 @@ def apply_override(table: dict[str, Any], section: type[BaseModel], override: st
         raise ConfigError(f"--set {override}: {error}") from None
 
 
-def keys_of(section: type[BaseModel]) -> dict[str, Any]:
-    """Return the annotation of each key that a file may set in a section."""
-    fields = {field.alias or name: field.annotation for name, field in section.model_fields.items()}
-    return {name: annotation for name, annotation in fields.items() if name not in INTERNAL}
+class Key(NamedTuple):
+    """What a key holds: a section, or a value if `section` is None; alone, in a list, or in tables of any name."""
+
+    section: type[BaseModel] | None
+    holder: Literal["alone", "list", "names"]
 
 
-def section_of(annotation: Any) -> type[BaseModel] | None:
-    """Return the section that a key holds, alone or as a list of tables; None for a key that holds a value."""
-    if get_origin(annotation) in (tuple, Union, UnionType, Annotated):
-        return next((found for part in get_args(annotation) if (found := section_of(part)) is not None), None)
+def keys_of(section: type[BaseModel]) -> dict[str, Key]:
+    """Return the keys that a file may set in a section."""
+    fields = {field.alias or name: field for name, field in section.model_fields.items()}
+    return {name: _key(field) for name, field in fields.items() if name not in INTERNAL}
+
+
+def _key(field: FieldInfo) -> Key:
+    origins = {get_origin(part) for part in _alternatives(field.annotation)}
+    holder: Literal["alone", "list", "names"] = "list" if tuple in origins else "names" if dict in origins else "alone"
+    return Key(None if _is_parsed(field.metadata) else _section_of(field.annotation), holder)
+
+
+def _alternatives(annotation: Any) -> tuple[Any, ...]:
+    """Return the members of a union, or the annotation itself."""
+    return get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+
+
+def _is_parsed(metadata: Iterable[Any]) -> bool:
+    """Whether a validator makes the record from a value, so that the file has no table for it."""
+    return any(isinstance(one, BeforeValidator) for one in metadata)
+
+
+def _section_of(annotation: Any) -> type[BaseModel] | None:
+    """Return the section in an annotation, None if there is none."""
+    if get_origin(annotation) is Annotated and _is_parsed(annotation.__metadata__):
+        return None
+    if get_origin(annotation) in (tuple, dict, Union, UnionType, Annotated):
+        return next((found for part in get_args(annotation) if (found := _section_of(part)) is not None), None)
     return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
 
 
@@ -64,32 +92,27 @@ def _split(override: str) -> tuple[list[str], Any]:
 def _set(table: dict[str, Any], section: type[BaseModel], parts: list[str], value: Any, above: str = "") -> None:
     """Follow the parts of a key from a section, whose own key is `above`, to the last part, and set it."""
     name, *rest = parts
-    keys, key = keys_of(section), f"{above}{name}"
+    keys, shown = keys_of(section), f"{above}{name}"
     if name not in keys:
-        raise ConfigError(f"unknown key '{key}'{nearest(name, keys)}")
-    inner, is_list = section_of(keys[name]), _is_list(keys[name])
+        raise ConfigError(f"unknown key '{shown}'{nearest(name, keys)}")
+    inner, holder = keys[name]
     if inner is None:
-        _require_value(key, rest, value, is_list=is_list)
+        _require_value(shown, rest, value, is_list=holder == "list")
     elif not rest:
-        _require_table(key, inner, value, is_list=is_list)
+        _require_table(shown, keys[name], value)
     if inner is None or not rest:
         table[name] = value
         return
-    held = table.setdefault(name, {} if not is_list or rest[0] in keys_of(inner) else [])
-    if is_list and (isinstance(held, list) or rest[0].isdecimal()):
-        held, key = _chosen(held, inner, key, rest[0]), f"{key}.{rest.pop(0)}"
+    held = table.setdefault(name, [] if holder == "list" and rest[0] not in keys_of(inner) else {})
+    if holder == "list" and (isinstance(held, list) or rest[0].isdecimal()):
+        held, shown = _chosen(held, inner, shown, rest[0]), f"{shown}.{rest.pop(0)}"
+    elif holder == "names" and isinstance(held, dict):
+        held, shown = held.setdefault(rest[0], {}), f"{shown}.{rest.pop(0)}"
     if not isinstance(held, dict):
-        raise ConfigError(f"'{key}' is a table, but the file gives it the value {held!r}")
+        raise ConfigError(f"'{shown}' is a table, but the file gives it the value {held!r}")
     if not rest:
-        raise ConfigError(f"'{key}' is a table; set one key of it, for example {key}.{next(iter(keys_of(inner)))}")
-    _set(held, inner, rest, value, f"{key}.")
-
-
-def _is_list(annotation: Any) -> bool:
-    """Whether a key holds a list, of tables or of values."""
-    if get_origin(annotation) in (Union, UnionType, Annotated):
-        return any(_is_list(part) for part in get_args(annotation))
-    return get_origin(annotation) is tuple
+        raise ConfigError(f"'{shown}' is a table; set one key of it, for example {shown}.{next(iter(keys_of(inner)))}")
+    _set(held, inner, rest, value, f"{shown}.")
 
 
 def _require_value(shown: str, rest: list[str], value: Any, *, is_list: bool) -> None:
@@ -101,12 +124,17 @@ def _require_value(shown: str, rest: list[str], value: Any, *, is_list: bool) ->
         raise ConfigError(f"'{shown}' takes a value, not a table")
 
 
-def _require_table(shown: str, section: type[BaseModel], value: Any, *, is_list: bool) -> None:
-    if isinstance(value, dict) or (is_list and isinstance(value, list)):
+def _require_table(shown: str, key: Key, value: Any) -> None:
+    if isinstance(value, dict) or (key.holder == "list" and isinstance(value, list)):
         return
-    place = f"{shown}.0" if is_list else shown
-    what = "a list of tables" if is_list else "a table"
-    raise ConfigError(f"'{shown}' is {what}; set one key of it, for example {place}.{next(iter(keys_of(section)))}")
+    assert key.section is not None
+    what, part = {
+        "alone": ("a table", ""),
+        "list": ("a list of tables", ".0"),
+        "names": ("a group of tables", ".NAME"),
+    }[key.holder]
+    example = f"{shown}{part}.{next(iter(keys_of(key.section)))}"
+    raise ConfigError(f"'{shown}' is {what}; set one key of it, for example {example}")
 
 
 def _chosen(held: Any, section: type[BaseModel], key: str, part: str) -> Any:

@@ -1,10 +1,13 @@
 """`--set KEY=VALUE`: values, tables, lists of tables by index and by name, and what every mistake answers."""
 
 from pathlib import Path
+from typing import Annotated, Any
 
 import pytest
+from pydantic import BaseModel, BeforeValidator
 
 from edgedistill.config.load import load_config
+from edgedistill.config.overrides import apply_override
 from edgedistill.config.schema import Config
 from edgedistill.errors import ConfigError
 
@@ -105,3 +108,44 @@ def test_a_list_that_the_file_lacks_or_names_twice(tmp_path: Path) -> None:
         load(tmp_path, twins, "target.pc.threads=2")
     with pytest.raises(ConfigError, match=r"'target\.0' is a table, but the file gives it the value 'pc'"):
         load(tmp_path, "target=['pc']", "target.0.threads=2")
+
+
+class Inner(BaseModel):
+    size: int = 0
+
+
+def parsed(value: Any) -> Any:
+    return Inner(size=len(value)) if isinstance(value, str) else value
+
+
+class Outer(BaseModel):
+    """A section with tables of any name, and with records that are made from a value."""
+
+    inputs: dict[str, Inner] = {}
+    model: Annotated[Inner, BeforeValidator(parsed)]
+    other: Annotated[Inner, BeforeValidator(parsed)] | None = None
+
+
+def test_tables_of_any_name_and_records_that_are_written_as_a_value() -> None:
+    table: dict[str, Any] = {"inputs": {"left": {"size": 1}}}
+    for override in ("inputs.left.size=2", "inputs.right.size=3", "model=four", "other=fives"):
+        apply_override(table, Outer, override)
+    checked = Outer.model_validate(table)
+    assert checked.inputs == {"left": Inner(size=2), "right": Inner(size=3)}
+    assert (checked.model.size, checked.other and checked.other.size) == (4, 5)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("inputs=1", "'inputs' is a group of tables; set one key of it, for example inputs.NAME.size"),
+        ("inputs.left=1", "'inputs.left' is a table; set one key of it, for example inputs.left.size"),
+        ("inputs.left.sice=1", "unknown key 'inputs.left.sice'; perhaps 'size'?"),
+        ("model.size=1", "'model' is a value; it has no key 'size'"),
+        ("other={ size = 1 }", "'other' takes a value, not a table"),
+    ],
+)
+def test_mistakes_in_tables_of_any_name(override: str, message: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        apply_override({"inputs": {"left": {"size": 1}}}, Outer, override)
+    assert str(raised.value) == f"--set {override}: {message}"
