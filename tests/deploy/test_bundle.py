@@ -16,31 +16,7 @@ from edgedistill.cli.main import cli
 from edgedistill.compare.load import load_results
 from edgedistill.deploy.devices.transport import folder_files
 from edgedistill.records.measurement import Measurement
-from tests.support import command
 
-CONFIG = """
-name = "digits"
-[data]
-train = "edgedistill.data.digits:train"
-test = "edgedistill.data.digits:test"
-[teacher]
-model = "zoo:mlperf-resnet8"
-width = 0.5
-epochs = 8
-[student]
-model = "zoo:mlperf-resnet8"
-width = 0.25
-[distill]
-epochs = 8
-views = 1
-[quantize]
-mode = "ptq"
-[[target]]
-name = "pi"
-kit = "ort"
-device = "ssh://board.invalid"
-threads = 1
-"""
 QUICK = ("--processes", "1", "--seconds", "0.2")
 
 
@@ -48,20 +24,16 @@ def edgedistill(*arguments):
     return CliRunner().invoke(cli, [str(argument) for argument in arguments])
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
+@pytest.fixture
+def run(elsewhere):
     """A run up to its ONNX files; its device is never asked."""
-    folder = tmp_path_factory.mktemp("run")
-    (folder / "edgedistill.toml").write_text(CONFIG)
-    done = command.edgedistill("-q", "export", "edgedistill.toml", "--run-dir", "digits", cwd=folder)
-    assert done.returncode == 0, done.stderr
-    return folder / "digits"
+    return elsewhere / "runs" / "digits"
 
 
 @pytest.fixture(scope="module")
-def bundle(run):
-    path = run.parent / "student.pyz"
-    done = edgedistill("bundle", run, "--target", "ort", "-o", path)
+def bundle(elsewhere, tmp_path_factory):
+    path = tmp_path_factory.mktemp("bundle") / "student.pyz"
+    done = edgedistill("bundle", elsewhere / "runs" / "digits", "--target", "ort", "-o", path)
     assert done.exit_code == 0, done.output + str(done.exception)
     assert hashlib.sha256(path.read_bytes()).hexdigest() in done.output
     return path

@@ -12,52 +12,23 @@ from click.testing import CliRunner
 from edgedistill.cli.main import cli
 from edgedistill.export.mobile.readme import readme
 from edgedistill.export.mobile.usability import Usability, parse_usability
-from tests.support import command
-
-CONFIG = """
-name = "digits"
-[data]
-train = "edgedistill.data.digits:train"
-test = "edgedistill.data.digits:test"
-[teacher]
-model = "zoo:mlperf-resnet8"
-width = 0.25
-epochs = 1
-[student]
-model = "zoo:mlperf-resnet8"
-width = 0.25
-[distill]
-epochs = 1
-views = 1
-[quantize]
-mode = "ptq"
-[export]
-bake = ["normalize"]
-[[target]]
-name = "phone"
-kit = "ort"
-device = "ssh://phone.invalid"
-"""
 
 
 def edgedistill(*arguments):
     return CliRunner().invoke(cli, [str(argument) for argument in arguments])
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("run")
-    (folder / "edgedistill.toml").write_text(CONFIG)
-    done = command.edgedistill("-q", "export", "edgedistill.toml", "--run-dir", "digits", cwd=folder)
-    assert done.returncode == 0, done.stderr
-    return folder / "digits"
+@pytest.fixture
+def run(elsewhere):
+    return elsewhere / "runs" / "digits"
 
 
 @pytest.fixture(scope="module")
-def folder(run):
-    done = edgedistill("mobile", run, "-o", run.parent / "app")
+def folder(elsewhere, tmp_path_factory):
+    app = tmp_path_factory.mktemp("mobile") / "app"
+    done = edgedistill("mobile", elsewhere / "runs" / "digits", "-o", app)
     assert done.exit_code == 0, done.output + str(done.exception)
-    return run.parent / "app"
+    return app
 
 
 def test_the_models_answer_the_examples(folder):

@@ -2,16 +2,13 @@
 
 import json
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.support.command import edgedistill, environment
+from tests.support.command import edgedistill, start
 
 CONFIG = """
 name = "digits"
@@ -129,13 +126,10 @@ def test_another_weight_keeps_the_teachers_and_changes_the_soft_labels(finished:
 def test_a_run_killed_in_its_second_teacher_goes_on_and_ends_bit_for_bit(finished: Path, tmp_path: Path) -> None:
     (tmp_path / "edgedistill.toml").write_text((finished / "edgedistill.toml").read_text())
     teacher = tmp_path / "runs" / "digits" / "teacher"
-    with subprocess.Popen(
-        [sys.executable, "-m", "edgedistill", "teacher", "edgedistill.toml"],
-        cwd=tmp_path, env=environment(tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    ) as child:  # fmt: skip
-        while child.poll() is None and not (teacher / "2" / "resume.pt").exists():
-            time.sleep(0.005)
-        child.send_signal(signal.SIGKILL)
+    killed = start("teacher", "edgedistill.toml", cwd=tmp_path)
+    while killed.is_running() and not (teacher / "2" / "resume.pt").exists():
+        time.sleep(0.005)
+    killed.kill()
     result = edgedistill("teacher", "edgedistill.toml", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "teacher: epoch" not in result.stderr

@@ -1,5 +1,6 @@
 """A small real run, and the server of it as a user starts it."""
 
+import shutil
 import subprocess
 import sys
 import threading
@@ -10,17 +11,14 @@ import pytest
 
 from edgedistill.errors import ConfigError
 from edgedistill.serve.runtime import read_web_kit, runtime_folder
-from tests.support.command import edgedistill
-from tests.support.serving import CONFIG, Served, listen
+from tests.support.serving import Served, listen
 
 
 @pytest.fixture(scope="session")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that has exported its models, and measured nothing."""
-    folder = tmp_path_factory.mktemp("serve")
-    (folder / "edgedistill.toml").write_text(CONFIG)
-    result = edgedistill("export", "edgedistill.toml", cwd=folder)
-    assert result.returncode == 0, result.stderr
+    folder = Path(shutil.copytree(finished, tmp_path_factory.mktemp("serve") / "whole"))
+    shutil.rmtree(folder / "runs" / "digits" / "measurements")
     return folder / "runs" / "digits"
 
 

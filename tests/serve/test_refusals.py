@@ -221,4 +221,4 @@ def test_a_folder_that_has_nothing_to_serve(folder: Path, tmp_path: Path, missin
         (folder / "manifest.json").write_text(json.dumps(manifest))
     refused = edgedistill("serve", folder, cwd=tmp_path)
     assert refused.returncode == 2
-    assert ("not a run folder" if missing == "manifest" else "edgedistill export") in refused.stderr
+    assert ("not a run folder" if missing == "manifest" else "stage 'export' has not run") in refused.stderr

@@ -10,10 +10,11 @@ import atexit
 import json
 import os
 import select
+import shutil
+import signal
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -42,50 +43,69 @@ def fresh(*arguments: object, cwd: Path, launcher: tuple[str, ...] = ()) -> subp
 
 def edgedistill(*arguments: object, cwd: Path, **more: str) -> subprocess.CompletedProcess[str]:
     """Run `edgedistill ARGUMENTS` in a folder, with one thread and a cache of the folder's own."""
-    order = {
-        "arguments": [str(argument) for argument in arguments],
-        "cwd": str(cwd),
-        "environment": environment(cwd, **more),
-    }
-    return _server().run(order)
+    return start(*arguments, cwd=cwd, **more).wait()
+
+
+def start(*arguments: object, cwd: Path, **more: str) -> Command:
+    """Start a command; until it has ended, no other can be started."""
+    return _server().start([str(argument) for argument in arguments], cwd, environment(cwd, **more))
+
+
+class Command:
+    """A command that runs: its process, and how it ended."""
+
+    def __init__(self, server: _Server, arguments: list[str], pid: int) -> None:
+        self._server, self._arguments, self.pid = server, arguments, pid
+
+    def is_running(self) -> bool:
+        return not self._server.has_answer(0)
+
+    def kill(self) -> None:
+        """End the command where it stands, unless it has ended."""
+        if self.is_running():
+            os.kill(self.pid, signal.SIGKILL)
+        self.wait()
+
+    def wait(self) -> subprocess.CompletedProcess[str]:
+        assert self._server.has_answer(PATIENCE_S), f"{self._arguments} has not ended after {PATIENCE_S} s"
+        texts = (path.read_text(encoding="utf-8") for path in self._server.texts)
+        return subprocess.CompletedProcess(self._arguments, self._server.answer(), *texts)
 
 
 @cache
 def _server() -> _Server:
-    server = _Server.start()
+    server = _Server()
     atexit.register(server.end)
     return server
 
 
-@dataclass(frozen=True)
 class _Server:
-    """The process that forks; it reads an order a line, and answers each with the exit code."""
+    """The process that forks; it reads an order a line, and answers with the process, and later with its exit code."""
 
-    process: subprocess.Popen[bytes]
-    scratch: Path
+    def __init__(self) -> None:
+        command, own = [sys.executable, "-m", "tests.support.forks"], os.environ | {"OMP_NUM_THREADS": "1"}
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        self._process = subprocess.Popen(command, cwd=REPOSITORY, env=own, bufsize=0, **pipes)
+        self._scratch = Path(tempfile.mkdtemp(prefix="edgedistill-forks-"))
+        self.texts = (self._scratch / "stdout", self._scratch / "stderr")
 
-    @classmethod
-    def start(cls) -> _Server:
-        command = [sys.executable, "-m", "tests.support.forks"]
-        own = os.environ | {"OMP_NUM_THREADS": "1"}
-        process = subprocess.Popen(command, cwd=REPOSITORY, env=own, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        return cls(process, Path(tempfile.mkdtemp(prefix="edgedistill-forks-")))
+    def start(self, arguments: list[str], cwd: Path, variables: dict[str, str]) -> Command:
+        stdout, stderr = map(str, self.texts)
+        order = {"arguments": arguments, "cwd": str(cwd), "environment": variables, "stdout": stdout, "stderr": stderr}
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(order).encode() + b"\n")
+        return Command(self, arguments, self.answer())
 
-    def run(self, order: dict[str, object]) -> subprocess.CompletedProcess[str]:
-        texts = [self.scratch / name for name in ("stdout", "stderr")]
-        line = json.dumps(order | {"stdout": str(texts[0]), "stderr": str(texts[1])})
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(line.encode() + b"\n")
-        self.process.stdin.flush()
-        ready, _, _ = select.select([self.process.stdout], [], [], PATIENCE_S)
-        assert ready, f"{order['arguments']} has not ended after {PATIENCE_S} s"
-        code = int(self.process.stdout.readline())
-        return subprocess.CompletedProcess(line, code, *(path.read_text(encoding="utf-8") for path in texts))
+    def has_answer(self, seconds: float) -> bool:
+        return bool(select.select([self._process.stdout], [], [], seconds)[0])
+
+    def answer(self) -> int:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        assert line, "the process that forks has ended"
+        return int(line)
 
     def end(self) -> None:
-        self.process.kill()
-        self.process.communicate()
-        for path in self.scratch.iterdir():
-            path.unlink()
-        self.scratch.rmdir()
+        self._process.kill()
+        self._process.communicate()
+        shutil.rmtree(self._scratch)

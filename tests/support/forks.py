@@ -33,6 +33,7 @@ def main() -> None:
         child = os.fork()
         if child == 0:
             obey(order)
+        print(child, flush=True)
         _, status = os.waitpid(child, 0)
         print(os.waitstatus_to_exitcode(status), flush=True)
 

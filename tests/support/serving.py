@@ -4,33 +4,6 @@ import subprocess
 import threading
 from dataclasses import dataclass, field
 
-CONFIG = """
-name = "digits"
-[data]
-train = "edgedistill.data.digits:train"
-test = "edgedistill.data.digits:test"
-[teacher]
-model = "zoo:mlperf-resnet8"
-width = 0.25
-epochs = 1
-engine = "torch"
-[student]
-model = "zoo:mlperf-resnet8"
-width = 0.25
-[distill]
-epochs = 1
-views = 1
-[quantize]
-mode = "ptq"
-[[target]]
-name = "pc"
-kit = "ort"
-precisions = ["fp32", "int8"]
-[bench]
-processes = 3
-seconds = 0.1
-"""
-
 
 @dataclass
 class Served:
