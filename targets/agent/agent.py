@@ -109,7 +109,7 @@ class Store:
                 file.write(block)
         if digest.hexdigest() != sha256:
             os.unlink(file.name)
-            raise RequestError(f"a file arrived damaged: {digest.hexdigest()} instead of {sha256}")
+            raise RequestError(f"a file was damaged on the way: its SHA-256 is {digest.hexdigest()}, not {sha256}")
         os.chmod(file.name, 0o444)
         os.replace(file.name, str(self._path(sha256)))
 
@@ -138,7 +138,7 @@ class Store:
 
     def _path(self, sha256: str) -> Path:
         if len(sha256) != 64 or set(sha256) - set("0123456789abcdef"):
-            raise RequestError(f"'{sha256}' is no SHA-256")
+            raise RequestError(f"'{sha256}' is not a SHA-256")
         return self._folder / sha256
 
 
@@ -291,7 +291,7 @@ class Session:
             self._inside(name).write_text(text, encoding="utf-8")
         self._waiting = request
         if not self._may_start(request):
-            self._link.send("line", text="another job runs on this device; waiting for it")
+            self._link.send("line", text="waiting until another job on this device ends")
 
     def _may_start(self, request: Dict[str, Any]) -> bool:
         """Take the device for this program alone, or say that another has it."""

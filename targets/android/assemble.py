@@ -27,7 +27,7 @@ from workers import refuse_downgrade
 DTYPES = {1: "f4", 2: "u1", 3: "i1", 4: "u2", 5: "i2", 6: "i4", 7: "i8", 9: "?", 10: "f2", 11: "f8", 12: "u4", 13: "u8"}
 """numpy's names of ONNX's element types."""
 
-NOT_ASKED = "the runner for phones has no pass for it"
+NOT_ASKED = "not measured: the runner for phones does not measure it"
 NOT_READ = ("device_bytes", "wait_ns", "others", "stolen", "siblings_busy")
 
 

@@ -48,7 +48,7 @@ static Arguments parse(int count, char **values) {
     for (int i = 2; i < count; i += 2) {
         char *key = values[i], *value = i + 1 < count ? values[i + 1] : NULL;
         if (!value)
-            fail(USAGE, "'%s' lacks a value", key);
+            fail(USAGE, "'%s' needs a value", key);
         else if (!strcmp(key, "--lib"))
             found.library = value;
         else if (!strcmp(key, "--model"))
@@ -68,7 +68,7 @@ static Arguments parse(int count, char **values) {
         else if (!strcmp(key, "--threads"))
             found.threads = atoi(value);
         else
-            fail(USAGE, "'%s' is not known", key);
+            fail(USAGE, "unknown option '%s'", key);
     }
     if (!(found.seconds > 0) || found.threads < 1)
         fail(USAGE, "--seconds and --threads must be above 0");
@@ -82,7 +82,7 @@ static void pin(int threads) {
     if (sched_getaffinity(0, sizeof allowed, &allowed))
         fail(FAILED, "the CPUs of this process cannot be read");
     if (threads > CPU_COUNT(&allowed))
-        fail(FAILED, "%d threads are asked for, and this device gives the process %d CPUs", threads, CPU_COUNT(&allowed));
+        fail(FAILED, "%d threads were requested, but this device gives the process %d CPUs", threads, CPU_COUNT(&allowed));
     for (int cpu = CPU_SETSIZE - 1; cpu >= 0 && CPU_COUNT(&chosen) < threads; cpu--)
         if (CPU_ISSET(cpu, &allowed))
             CPU_SET(cpu, &chosen);
@@ -265,7 +265,7 @@ static void check(const Arguments *arguments) {
     open_runtime(arguments->library);
     load(arguments, &model, &requests);
     if (arguments->n_expected > model.n_outputs || arguments->n_outputs > model.n_outputs)
-        fail(USAGE, "the model has %zu outputs, and there are more files for them", model.n_outputs);
+        fail(USAGE, "the model has %zu outputs, but more files were given for them", model.n_outputs);
     open_all(expected, arguments->expected, arguments->n_expected, "rb");
     open_all(outputs, arguments->outputs, arguments->n_outputs, "wb");
     for (size_t i = 0; i < requests.count; i++) {
@@ -367,6 +367,6 @@ int main(int count, char **values) {
     else if (!strcmp(arguments.verb, "work"))
         work(&arguments);
     else
-        fail(USAGE, "'%s' is none of probe, check, bench, work", arguments.verb);
+        fail(USAGE, "'%s' is not a command; the commands are: probe, check, bench, work", arguments.verb);
     return 0;
 }

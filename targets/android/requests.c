@@ -19,12 +19,12 @@ static char *read_file(const char *path, size_t *bytes) {
 
 void read_requests(Requests *requests, const Model *model, char **paths, size_t n_paths, size_t most) {
     if (n_paths != model->n_inputs)
-        fail(USAGE, "the model has %zu inputs, and there are %zu files for them", model->n_inputs, n_paths);
+        fail(USAGE, "the model has %zu inputs, but %zu files were given for them", model->n_inputs, n_paths);
     for (size_t i = 0; i < n_paths; i++) {
         size_t bytes, each = model->inputs[i].bytes;
         requests->data[i] = read_file(paths[i], &bytes);
         if (!bytes || bytes % each)
-            fail(USAGE, "%s: %zu bytes are no whole number of requests of %zu for '%s'", paths[i], bytes, each,
+            fail(USAGE, "%s: %zu bytes are not a multiple of a request of %zu bytes for '%s'", paths[i], bytes, each,
                  model->inputs[i].name);
         if (i == 0 || bytes / each < requests->count)
             requests->count = bytes / each;

@@ -45,7 +45,7 @@ const char *open_runtime(const char *library) {
     const OrtApiBase *(*get_base)(void);
     *(void **)&get_base = dlsym(handle, "OrtGetApiBase");
     if (!get_base)
-        fail(FAILED, "%s: is no ONNX Runtime", library);
+        fail(FAILED, "%s: is not ONNX Runtime", library);
     const OrtApiBase *base = get_base();
     api = base->GetApi(ORT_API_VERSION);
     if (!api)
@@ -62,7 +62,7 @@ static void read_shape(Tensor *tensor, const OrtShapeInfo *info) {
     require(api->GetTensorElementType(info, &tensor->type), tensor->name);
     require(api->GetDimensionsCount(info, &tensor->rank), tensor->name);
     if (tensor->rank > MAX_DIMENSIONS)
-        fail(FAILED, "'%s' has %zu dimensions", tensor->name, tensor->rank);
+        fail(FAILED, "'%s' has %zu dimensions, more than this runner takes", tensor->name, tensor->rank);
     require(api->GetDimensions(info, tensor->shape, tensor->rank), tensor->name);
     tensor->bytes = element_bytes(tensor->type);
     if (!tensor->bytes)
@@ -82,7 +82,7 @@ static void make_input(Model *model, size_t i, OrtAllocator *allocator, const Or
     require(api->SessionGetInputTypeInfo(model->session, i, &type), input->name);
     require(api->CastTypeInfoToTensorInfo(type, &shape), input->name);
     if (!shape)
-        fail(FAILED, "'%s' is no tensor", input->name);
+        fail(FAILED, "'%s' is not a tensor", input->name);
     read_shape(input, shape);
     input->data = calloc(1, input->bytes);
     if (!input->data)

@@ -60,17 +60,27 @@ def main() -> int:
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
     name = os.path.basename(os.path.dirname(os.path.abspath(__file__)))
-    parser = argparse.ArgumentParser(prog=name, description="Compile, check and measure the model in this file here.")
+    parser = argparse.ArgumentParser(
+        prog=name, description="Compile, check and measure the model in this file on this device."
+    )
     parser.add_argument("verb", choices=("probe", "compile", "check", "bench"))
     parser.add_argument("--precision", action="append", help="only this precision; may be given several times")
-    parser.add_argument("--out", default=f"{os.path.splitext(name)[0]}-results", help="folder for files (%(default)s)")
-    parser.add_argument("--threads", type=int, help="threads of the engine")
-    parser.add_argument("--processes", type=int, help="fresh processes per model")
+    parser.add_argument(
+        "--out",
+        default=f"{os.path.splitext(name)[0]}-results",
+        help="write results into this folder (default: %(default)s)",
+    )
+    parser.add_argument("--threads", type=int, help="number of threads of the engine")
+    parser.add_argument("--processes", type=int, help="number of fresh processes per model")
     parser.add_argument("--seconds", type=float, help="seconds of steady inference in each")
-    parser.add_argument("--soak", type=float, default=0.0, metavar="MINUTES", help="sustained inference after that")
-    parser.add_argument("--encoding", help="int8 models of this encoding, not of the one for this processor")
-    parser.add_argument("--requests", type=int, help="check the first of the recorded inputs only")
-    parser.add_argument("--meter", metavar="CSV", help="a file that an external power meter writes meanwhile")
+    parser.add_argument(
+        "--soak", type=float, default=0.0, metavar="MINUTES", help="minutes of sustained inference afterwards"
+    )
+    parser.add_argument("--encoding", help="use the int8 models of this encoding instead of this processor's")
+    parser.add_argument("--requests", type=int, metavar="N", help="check only the first N recorded inputs")
+    parser.add_argument(
+        "--meter", metavar="CSV", help="CSV file that an external power meter writes during the measurement"
+    )
     return parser.parse_args()
 
 
@@ -89,7 +99,9 @@ def unpack(archive: str, folder: str) -> Table:
 
 def refused(why: object) -> BundleError:
     """Return the error of a bundle that is not as it was packed."""
-    return BundleError(f"refused, it is not as it was packed: {why}; copy it again, or make it anew", DAMAGED)
+    return BundleError(
+        f"refused: the file differs from what was packed: {why}; copy it again, or make a new bundle", DAMAGED
+    )
 
 
 def _unpack(packed: zipfile.ZipFile, folder: str) -> Table:
@@ -101,10 +113,10 @@ def _unpack(packed: zipfile.ZipFile, folder: str) -> Table:
     wanted = set(manifest["files"]) | {"bundle.json"}
     odd = sorted(set(names) ^ wanted) or sorted({name for name in names if names.count(name) > 1})
     if odd:
-        raise refused(f"{odd[0]} is missing, or was added")
+        raise refused(f"{odd[0]} is missing or was added")
     for name in sorted(manifest["files"]):
         if name.startswith("/") or "\\" in name or {"", ".", ".."} & set(name.split("/")):
-            raise refused(f"{name} would leave its folder")
+            raise refused(f"{name} points outside the bundle's folder")
         path = os.path.join(folder, *name.split("/"))
         os.makedirs(os.path.dirname(path), exist_ok=True)
         _extract(packed, name, path, manifest["files"][name])
@@ -113,14 +125,14 @@ def _unpack(packed: zipfile.ZipFile, folder: str) -> Table:
 
 def _extract(packed: zipfile.ZipFile, name: str, path: str, wanted: Table) -> None:
     if packed.getinfo(name).file_size != wanted["bytes"]:
-        raise refused(f"{name} has another size")
+        raise refused(f"{name} has the wrong size")
     digest = hashlib.sha256()
     with packed.open(name) as source, open(path, "wb") as target:
         for block in iter(lambda: source.read(BLOCK), b""):
             digest.update(block)
             target.write(block)
     if digest.hexdigest() != wanted["sha256"]:
-        raise refused(f"{name} has another content")
+        raise refused(f"{name} has the wrong content")
 
 
 class Bundle:
@@ -152,7 +164,9 @@ class Bundle:
         forms = [form for form in forms if numbers(form["from"]) <= (version or (0,))]
         if not forms:
             known = ", ".join(sorted({str(form["arch"]) for form in self.manifest["forms"]}))
-            raise BundleError(f"kit '{self.manifest['kit']}' knows no processor '{arch}'; it knows {known}", DAMAGED)
+            raise BundleError(
+                f"kit '{self.manifest['kit']}' does not support processor '{arch}'; it supports {known}", DAMAGED
+            )
         encoding = arguments.encoding or max(forms, key=lambda form: numbers(form["from"]))["encoding"]
         held: List[Table] = self.manifest["models"]
         wanted = arguments.precision or list(dict.fromkeys(model["precision"] for model in held))
@@ -160,7 +174,7 @@ class Bundle:
         lacking = [precision for precision in wanted if precision not in [model["precision"] for model in found]]
         if lacking:
             holds = ", ".join(f"{model['precision']} ({model['encoding'] or 'float'})" for model in held)
-            raise BundleError(f"no {lacking[0]} model for {arch} ({encoding}) in here; it holds {holds}", DAMAGED)
+            raise BundleError(f"the bundle has no {lacking[0]} model for {arch} ({encoding}); it has {holds}", DAMAGED)
         return found
 
     def compiled(self, model: Table, arguments: argparse.Namespace) -> Tuple[Table, Table]:
@@ -235,7 +249,7 @@ class Bundle:
         try:
             answer = json.loads(out.decode("utf-8", "replace").strip().rsplit("\n", 1)[-1])
         except ValueError:
-            hint = "; numpy is needed beside the engine" if verb == "probe" else ""
+            hint = "; the harness needs numpy as well as the engine" if verb == "probe" else ""
             raise BundleError(f"{verb} ended with exit code {child.returncode}{hint}", FAILED) from None
         if isinstance(answer, dict) and "error" in answer:
             raise BundleError(answer["error"], child.returncode)

@@ -52,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     probe = verbs.add_parser("probe", help="describe this device and the kit's engine")
     probe.add_argument("--kit", type=Path)
     probe.set_defaults(run=_probe)
-    look = verbs.add_parser("examine", help="say what on this device would disturb a measurement")
+    look = verbs.add_parser("examine", help="report what on this device would disturb a measurement")
     look.set_defaults(run=_examine)
     build = verbs.add_parser("compile", help="compile an ONNX model for this device")
     build.add_argument("--kit", type=Path, required=True)
@@ -67,15 +67,20 @@ def _parser() -> argparse.ArgumentParser:
     measure = verbs.add_parser("bench", help="check and measure the arms of a job")
     measure.add_argument("job", type=Path)
     measure.set_defaults(run=_bench)
-    joules = verbs.add_parser("energy", help="work out energy per inference from a recorded log of power")
+    joules = verbs.add_parser("energy", help="compute energy per inference from a recorded power log")
     joules.add_argument("--source", choices=sorted(energy.LOGS), required=True)
     joules.add_argument("--log", type=Path, required=True)
     joules.add_argument(
-        "--marks", type=Path, required=True, help="JSON: before, windows, counts, after; times in the log's"
+        "--marks",
+        type=Path,
+        required=True,
+        help="JSON file of before, windows, counts and after; times are on the log's clock",
     )
-    joules.add_argument("--interval-ms", type=int, default=500, help="between lines that bear no time")
+    joules.add_argument(
+        "--interval-ms", type=int, default=500, help="milliseconds between the lines of a log without times"
+    )
     joules.set_defaults(run=_energy)
-    worker = verbs.add_parser("worker", help="one fresh process of a bench; not for people")
+    worker = verbs.add_parser("worker", help="internal: one fresh process of a bench")
     worker.add_argument("spec", type=Path)
     worker.set_defaults(run=_worker)
     return parser

@@ -22,7 +22,7 @@ from job import Arm, Job, JobError
 from kit import EngineError
 
 MAX_SAMPLES = 2_000_000
-EMULATED = "{} plays this processor: times, memory and energy would be the emulator's"
+EMULATED = "{} emulates this processor: times, memory and energy would be those of the emulator"
 
 
 def run(job: Job) -> List[Dict[str, Any]]:
@@ -32,7 +32,7 @@ def run(job: Job) -> List[Dict[str, Any]]:
     """
     emulated = facts.emulator()
     if emulated:
-        raise JobError(f"bench: {EMULATED.format(emulated)}; ask for check, which compares outputs and times nothing")
+        raise JobError(f"bench: {EMULATED.format(emulated)}; use check, which compares outputs and measures no time")
     with tempfile.TemporaryDirectory(prefix="edgedistill-") as scratch:
         trials = [Trial(arm, job, Path(scratch) / str(i)) for i, arm in enumerate(job.arms)]
         for trial in trials:
@@ -45,7 +45,7 @@ def run(job: Job) -> List[Dict[str, Any]]:
                 trial.attempt(trial.time_one_process)
         surroundings = {"before": before, "after": environment.snapshot(), "drivers": environment.drivers()}
         for trial in trials:
-            trial.learn(surroundings, nulls.get(trial.engine, "the job does not ask for a null model"))
+            trial.learn(surroundings, nulls.get(trial.engine, "not measured: the job does not request the null model"))
             trial.attempt(trial.more_passes)
             trial.attempt(trial.write)
     return [trial.result for trial in trials]
@@ -143,13 +143,13 @@ class Trial:
 
     def more_passes(self) -> None:
         """Take the passes beside latency; one that fails is null with its reason, and costs the arm nothing else."""
-        self.extra.reasons["energy_uj"] = "the job does not ask for energy"
+        self.extra.reasons["energy_uj"] = "not measured: the job does not request energy"
         runs_on, spec = self.checked["runs_on"], self.spec("", "head.npz")
         if "throughput" in self.job.passes:
             with self._reason_for("throughput"):
                 self.extra.throughput = passes.throughput(spec, self.scratch, self.job.seconds)
                 self._say(
-                    f"throughput {self.extra.throughput['per_s']:.1f}/s at {self.extra.throughput['concurrency']}"
+                    f"throughput {self.extra.throughput['per_s']:.1f}/s with {self.extra.throughput['concurrency']} at once"
                 )
         if "layers" in self.job.passes:
             with self._reason_for("layers"):

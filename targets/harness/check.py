@@ -37,7 +37,7 @@ def infer_all(session: Session, inputs: Arrays, kit: str) -> Tuple[Arrays, int]:
     """Run every request and return the outputs, stacked, and the fastest inference in nanoseconds."""
     count = min((len(array) for array in inputs.values()), default=0)
     if count == 0:
-        raise EngineError(f"{kit}: there are no recorded requests to run")
+        raise EngineError(f"{kit}: no requests were recorded")
     collected: Dict[str, List[np.ndarray]] = {}
     fastest_ns = 1 << 62
     with engine_errors(kit):
@@ -87,7 +87,9 @@ def _judged(outputs: Arrays, criteria: Criteria) -> str:
     """Return the name of the output that the metric reads."""
     name = next(iter(outputs)) if criteria.output is None else criteria.output
     if name not in outputs:
-        raise EngineError(f"{criteria.kit}: the job names the output '{name}', and the model has: {', '.join(outputs)}")
+        raise EngineError(
+            f"{criteria.kit}: the job names output '{name}', but the model's outputs are: {', '.join(outputs)}"
+        )
     return name
 
 
@@ -99,13 +101,15 @@ def parity_of(outputs: Arrays, expected: Arrays, criteria: Criteria) -> Dict[str
     kit, judged = criteria.kit, _judged(outputs, criteria)
     if judged not in expected:
         raise EngineError(
-            f"{kit}: output '{judged}', which is compared, was not recorded; recorded were: {', '.join(expected)}"
+            f"{kit}: no answers were recorded for output '{judged}'; recorded outputs: {', '.join(expected)}"
         )
     found: Dict[str, Dict[str, float]] = {}
     for name, wanted in expected.items():
         if name not in outputs or outputs[name].shape != wanted.shape:
             got = {key: list(array.shape) for key, array in outputs.items()}
-            raise EngineError(f"{kit}: output '{name}' of shape {list(wanted.shape)} is expected, and there are {got}")
+            raise EngineError(
+                f"{kit}: output '{name}' of shape {list(wanted.shape)} was recorded, but the model's outputs are {got}"
+            )
         difference = _difference(outputs[name], wanted, name, kit)
         if name == judged:
             metric = criteria.metric or "top1"
@@ -128,7 +132,7 @@ def _difference(got: np.ndarray, wanted: np.ndarray, name: str, kit: str) -> flo
     )
     if not same:
         raise EngineError(
-            f"{kit}: output '{name}' has infinite or undefined values where the expected one has none, or the reverse"
+            f"{kit}: output '{name}' and the recorded one have infinite or undefined values in different places"
         )
     return float(np.abs(got[finite] - wanted[finite]).max()) if finite.any() else 0.0
 
@@ -137,5 +141,5 @@ def _expected(recorded: Arrays, key: str, kit: str) -> Arrays:
     prefix = f"expected.{key}."
     found = {name[len(prefix) :]: array for name, array in recorded.items() if name.startswith(prefix)}
     if not found:
-        raise EngineError(f"{kit}: the recorded outputs hold nothing under '{prefix}'")
+        raise EngineError(f"{kit}: no recorded output begins with '{prefix}'")
     return found

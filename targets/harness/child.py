@@ -46,7 +46,7 @@ def run_worker(spec: Dict[str, Any], scratch: Path, timeout_s: float, watch: Opt
             worker.kill()
             worker.wait()
         if expired.is_set():
-            raise EngineError(f"{spec['kit']}: no answer after {timeout_s:.0f} s; the process was killed")
+            raise EngineError(f"{spec['kit']}: the process gave no answer within {timeout_s:.0f} s and was killed")
         return _answer(spec["kit"], code, _text(out), _text(err))
 
 

@@ -21,7 +21,7 @@ class Extra:
         self.energy: Optional[Dict[str, Any]] = None
         self.soak: Optional[Dict[str, Any]] = None
         self.arrays: Dict[str, np.ndarray] = {}
-        self.reasons: Dict[str, str] = {"energy_uj": "the job has not come to that"}
+        self.reasons: Dict[str, str] = {"energy_uj": "not measured: the energy pass did not run"}
 
     def fields(self, watts: Optional[float], mean_ns: float) -> Dict[str, Any]:
         """Return the fields of a measurement that come from passes; power that a user gave stands in for measured energy."""
@@ -65,18 +65,17 @@ def disturbances(answers: List[Dict[str, Any]], samples: List[stats.Samples]) ->
     found: Dict[str, str] = {}
     siblings = _highest(answers, "siblings_busy")
     if siblings > LATENCY.siblings_busy:
-        found["siblings"] = (
-            f"the other hardware thread of a core that was timed was busy for up to {siblings:.0%} of the time"
-        )
+        found["siblings"] = f"the sibling hardware thread of a timed core was busy for up to {siblings:.0%} of the time"
     stolen = _highest(answers, "stolen")
     if stolen > LATENCY.stolen:
         found["stolen"] = f"the host of this virtual machine took up to {stolen:.0%} of the CPU's time"
     drifts = [drift for drift in map(stats.drift, samples) if drift is not None]
     drifted = [drift for drift in drifts if abs(drift - 1) > LATENCY.drifted]
     if 2 * len(drifted) > len(drifts):
+        low, high = f"{min(drifted):.2f}x", f"{max(drifted):.2f}x"
         found["drift"] = (
-            f"latency moved within {len(drifted)} of {len(drifts)} processes, by the last third over the first, "
-            f"{min(drifted):.2f} to {max(drifted):.2f} times"
+            f"latency drifted in {len(drifted)} of {len(drifts)} processes: the last third ran at "
+            f"{low if low == high else f'{low} to {high}'} the first third"
         )
     return found
 

@@ -102,10 +102,10 @@ def _job(table: Dict[str, Any], folder: Path) -> Job:
         raise ValueError(f"requests = {job.requests}; it must be a whole number above 0")
     unknown = set(job.passes) - set(PASSES)
     if unknown:
-        raise ValueError(f"passes has '{min(unknown)}'; known are: {', '.join(PASSES)}")
+        raise ValueError(f"unknown pass '{min(unknown)}'; the passes are: {', '.join(PASSES)}")
     names = [arm.name for arm in job.arms]
     if not names or len(set(names)) < len(names):
-        raise ValueError("arms must be one or more, and differ in name")
+        raise ValueError("a job needs at least one arm, and no two arms may share a name")
     return job
 
 
@@ -119,7 +119,9 @@ def read_arm(table: Dict[str, Any], folder: Path) -> Arm:
     if missing:
         raise ValueError(f"arm '{values.get('name')}' lacks the keys: {', '.join(sorted(missing))}")
     if values["metric"] is not None and values["metric"] not in METRICS:
-        raise ValueError(f"arm '{values['name']}' has metric '{values['metric']}'; known are: {', '.join(METRICS)}")
+        raise ValueError(
+            f"arm '{values['name']}' has the unknown metric '{values['metric']}'; the metrics are: {', '.join(METRICS)}"
+        )
     if not (values["output"] is None or isinstance(values["output"], str)):
         raise ValueError(
             f"arm '{values['name']}' has output {values['output']!r}; it must be the name of an output, or null"
@@ -127,7 +129,9 @@ def read_arm(table: Dict[str, Any], folder: Path) -> Arm:
     if isinstance(values["threshold"], bool) or not isinstance(values["threshold"], (int, float)):
         raise TypeError(f"arm '{values['name']}' has threshold {values['threshold']!r}; it must be a number")
     if "/" in values["name"] or values["name"].startswith("."):
-        raise ValueError(f"arm '{values['name']}': a name becomes a file name and may hold no '/' nor begin with '.'")
+        raise ValueError(
+            f"arm '{values['name']}': a name becomes a file name, so it must not contain '/' or begin with '.'"
+        )
     for key in ("kit_dir", "entry", "io"):
         values[key] = folder / values[key]
     return Arm(**values)

@@ -48,7 +48,7 @@ def load_session(engine: Engine, spec: Dict[str, Any]) -> Session:
     session = engine.load(Path(spec["entry"]), spec["precision"], spec["threads"])
     threads = session.threads()
     if threads not in (None, spec["threads"]):
-        raise EngineError(f"{spec['kit']}: {spec['threads']} threads were asked for, and the engine has {threads}")
+        raise EngineError(f"{spec['kit']}: {spec['threads']} threads were requested, but the engine has {threads}")
     return session
 
 
@@ -70,7 +70,7 @@ def inputs_for(session: Session, arrays: Dict[str, np.ndarray], kit: str) -> Req
     if missing:
         held = sorted(name[6:] for name in arrays if name.startswith("input."))
         raise EngineError(
-            f"{kit}: the model wants an input '{missing[0]}', and the recorded ones are: {', '.join(held)}"
+            f"{kit}: the model needs input '{missing[0]}', but the recorded inputs are: {', '.join(held)}"
         )
     return {name: arrays[f"input.{name}"] for name in session.inputs}
 

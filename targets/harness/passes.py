@@ -31,7 +31,7 @@ def null_increment_bytes(spec: Spec, scratch: Path) -> int:
     )
     answer = run_worker(timed, scratch, START_S)
     if answer["peak_bytes"] is None:
-        raise EngineError(f"{spec['kit']}: peak memory cannot be reset here")
+        raise EngineError(f"{spec['kit']}: peak memory cannot be reset on this device")
     return int(answer["peak_bytes"] - answer["baseline_bytes"])
 
 
@@ -61,7 +61,7 @@ def estimated(watts: float, mean_ns: float) -> Dict[str, Any]:
     return {
         "per_inference": watts * mean_ns / 1000,
         "idle_subtracted": None,
-        "source": f"estimated from {watts:g} W, which the user gave",
+        "source": f"estimated from {watts:g} W, the user's figure",
         "provenance": "estimated",
     }
 

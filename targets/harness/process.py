@@ -42,7 +42,7 @@ def pin(threads: int, kit: str) -> None:
     allowed = sorted(os.sched_getaffinity(0))
     if threads > len(allowed):
         raise EngineError(
-            f"{kit}: {threads} threads are asked for, and this device gives the process {len(allowed)} CPUs"
+            f"{kit}: {threads} threads were requested, but this device gives the process {len(allowed)} CPUs"
         )
     os.sched_setaffinity(0, spread(allowed, threads))
 

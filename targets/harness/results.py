@@ -89,10 +89,10 @@ def measurement(arm: Arm, checked: Dict[str, Any], processes: List[ProcessResult
     }
     if fields["memory_bytes"] is None:
         reasons["memory_bytes"] = (
-            "peak memory is read from Linux's /proc/self, where it must be possible to reset it, of an engine in that process"
+            "not measured: this needs Linux's /proc/self, a peak that can be reset, and an engine in the measured process"
         )
     if not all(answer["steady"] for answer in answers):
-        reasons["processes"] = "a process did not reach a steady state before it was timed"
+        reasons["processes"] = "a process did not reach a steady state in its warm-up"
     doubts = dict(extra.disturbances(answers, samples), **extra.throttled(more.environment))
     return dict(fields, reasons={**reasons, **doubts, **checked["reasons"], **more.reasons})
 

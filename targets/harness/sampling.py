@@ -117,7 +117,7 @@ def _sample_by_itself(session: OwnProgram, seconds: float, room: Buffers) -> Tup
 def require_in_process(session: Session) -> None:
     """Raise EngineError for an engine in a program of its own: starting that is most of what power and rates would show."""
     if isinstance(session, OwnProgram):
-        raise EngineError("not measured where the engine is a program of its own, as starting it would be measured too")
+        raise EngineError("not measured: the engine is a program of its own, and starting it would be measured too")
 
 
 def infer_until(session: Session, requests: List[Dict[str, Any]], until_ns: int) -> int:

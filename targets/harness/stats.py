@@ -119,7 +119,7 @@ def latency_summary(processes: Sequence[Samples]) -> Tuple[Dict[str, Any], bool,
     if n_clean < LATENCY.least_clean:
         used = [process.latency_ns for process in processes]
         reasons["latency_ns"] = (
-            f"only {n_clean} of {total} inferences were not preempted; the figures are over all, which other work slowed"
+            f"only {n_clean} of {total} inferences were not preempted; the figures are over all inferences, so other work slowed them"
         )
     summary, missing = _figures([samples for samples in used if len(samples)])
     reasons.update(missing)
@@ -135,10 +135,10 @@ def _figures(used: List[np.ndarray]) -> Tuple[Dict[str, Any], Dict[str, str]]:
             values[name] = []
             fewest = min(len(samples) for samples in used)
             reasons[f"latency_ns.{name}"] = (
-                f"needs {min_samples(fraction)} samples in a process for a 95 % interval, and the shortest has {fewest}"
+                f"needs {min_samples(fraction)} samples per process for a 95 % interval; the shortest process has {fewest}"
             )
     if len(used) < 3:
-        reasons["latency_ns.ci95"] = f"needs 3 processes, and there are {len(used)}"
+        reasons["latency_ns.ci95"] = f"needs at least 3 processes; the job ran {len(used)}"
     summary: Dict[str, Any] = {name: float(np.median(found)) if found else None for name, found in values.items()}
     summary["min"] = float(min(samples.min() for samples in used))
     summary["ci95"] = {name: log_interval(found) for name, found in values.items()}

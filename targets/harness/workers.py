@@ -62,11 +62,11 @@ def refuse_downgrade(kit: str, requested: str, executed: "Dict[str, int] | None"
         return
     if requested in {"int8", "fp16"} and not executed.get(requested):
         raise EngineError(
-            f"{kit}: {requested} was asked for, and no layer runs in {requested}; layers by precision: {executed}"
+            f"{kit}: {requested} was requested, but no layer runs in {requested}; layers by precision: {executed}"
         )
     lower = sorted(set(executed) & {"bf16", "fp16"})
     if requested == "fp32" and lower:
-        raise EngineError(f"{kit}: fp32 was asked for, and layers run in {lower[0]}; layers by precision: {executed}")
+        raise EngineError(f"{kit}: fp32 was requested, but layers run in {lower[0]}; layers by precision: {executed}")
 
 
 def _latency(spec: Spec) -> Dict[str, Any]:

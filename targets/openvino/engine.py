@@ -62,7 +62,7 @@ def _compiled(entry: Path, precision: str, threads: int, more: Dict[str, Any]) -
     compiled = openvino.Core().compile_model(str(entry), "CPU", settings)
     effective = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
     if effective != HINTS[precision]:
-        raise RuntimeError(f"precision {HINTS[precision]} was asked for, and the compiled model has {effective}")
+        raise RuntimeError(f"precision {HINTS[precision]} was requested, but the compiled model has {effective}")
     return compiled
 
 

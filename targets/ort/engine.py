@@ -78,7 +78,7 @@ def _open(entry: Path, options: Any) -> Any:
 
     session = onnxruntime.InferenceSession(str(entry), options, providers=PROVIDERS)
     if session.get_providers() != PROVIDERS:
-        raise RuntimeError(f"{PROVIDERS[0]} was asked for, and the session has {session.get_providers()}")
+        raise RuntimeError(f"{PROVIDERS[0]} was requested, but the session has {session.get_providers()}")
     return session
 
 
@@ -137,7 +137,7 @@ class Session:
         try:
             return count_layers(self._entry.read_bytes()), None
         except ImportError as error:
-            return None, f"the graph cannot be read: {error}; flatbuffers comes with onnxruntime's own packages"
+            return None, f"the graph cannot be read: {error}; install the package flatbuffers"
 
 
 class ProfiledSession(Session):

@@ -60,7 +60,7 @@ def _load(entry: Path, precision: str, kind: Callable[[Path], S]) -> "Session[S]
     if wrong is not None:
         model = entry.with_name(trt_plan.MODEL)
         if not model.is_file():
-            raise RuntimeError(f"{entry.name} is not loaded, as {wrong}; compile the model again on this device")
+            raise RuntimeError(f"{entry.name} was not loaded: {wrong}; compile the model again on this device")
         _build(model, entry, precision)
     program = _program()
     if program is not None:
@@ -91,7 +91,7 @@ def _program() -> Optional[trt_exec.Program]:
     except ImportError as error:
         program = trt_exec.find()
         if program is None:
-            raise ImportError(f"{_why(error)}, and there is no trtexec in PATH or {trt_exec.PLACES[0]}") from None
+            raise ImportError(f"{_why(error)}, and trtexec is neither in PATH nor at {trt_exec.PLACES[0]}") from None
         _new_enough(program.version)
         return program
     _new_enough(trt_build.version(trt))
@@ -101,16 +101,14 @@ def _program() -> Optional[trt_exec.Program]:
 def _new_enough(version: Any) -> None:
     if tuple(version)[:2] < OLDEST:
         spelt = ".".join(str(number) for number in version)
-        raise RuntimeError(
-            f"TensorRT {spelt} is too old; 8.5 is the oldest that is supported, and comes with JetPack 5.1"
-        )
+        raise RuntimeError(f"TensorRT {spelt} is too old; install 8.5 or newer, which JetPack 5.1 and newer have")
 
 
 def _why(error: ImportError) -> str:
     """Return why the module is not there, and where it is if another Python on this machine has it."""
     hidden = glob.glob(SYSTEM)
     if hidden:
-        return f"{error}; {hidden[0]} is there for /usr/bin/python3, which this Python does not look into"
+        return f"{error}; {hidden[0]} is installed for /usr/bin/python3, but this Python does not search that folder"
     return str(error)
 
 

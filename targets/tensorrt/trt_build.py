@@ -75,14 +75,14 @@ def build(model: Path, plan: Path, precision: str, place: Any) -> None:
     parser = trt.OnnxParser(network, log.logger)
     if not parser.parse_from_file(str(model)):
         errors = [parser.get_error(i).desc() for i in range(parser.num_errors)]
-        raise RuntimeError(f"TensorRT {trt.__version__} does not read it: {'; '.join(errors[:3]) or log.words()}")
+        raise RuntimeError(f"TensorRT {trt.__version__} cannot read the model: {'; '.join(errors[:3]) or log.words()}")
     config = builder.create_builder_config()
     _configure(trt, config, [] if strongly_typed(numbers, precision) else WEAK_FLAGS[precision])
     path = trt_plan.timing_cache(place)
     _use_timings(config, path)
     made = builder.build_serialized_network(network, config)
     if made is None:
-        raise RuntimeError(f"TensorRT {trt.__version__} does not build it: {log.words()}")
+        raise RuntimeError(f"TensorRT {trt.__version__} cannot build the model: {log.words()}")
     trt_plan.write(plan, bytes(bytearray(made)))
     _keep_timings(config, path)
 

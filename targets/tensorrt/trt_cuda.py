@@ -45,9 +45,7 @@ def gpu() -> Gpu:
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
-        raise CudaError(
-            "no NVIDIA driver is here (libcuda.so.1); in a container, start that with --runtime nvidia"
-        ) from None
+        raise CudaError("no NVIDIA driver was found (libcuda.so.1); start a container with --runtime nvidia") from None
     device, name = ctypes.c_int(), ctypes.create_string_buffer(256)
     _driver(driver, "cuInit", ctypes.c_uint(0))
     _driver(driver, "cuDeviceGet", ctypes.byref(device), ctypes.c_int(0))
@@ -65,7 +63,9 @@ def _attribute(driver: ctypes.CDLL, device: ctypes.c_int, number: int) -> int:
 def _driver(driver: ctypes.CDLL, name: str, *arguments: Any) -> None:
     code = getattr(driver, name)(*arguments)
     if code:
-        raise CudaError(f"the NVIDIA driver has no usable GPU: {name} says {code}; nvidia-smi or dmesg may say why")
+        raise CudaError(
+            f"the NVIDIA driver has no usable GPU: {name} returned {code}; nvidia-smi or dmesg may show why"
+        )
 
 
 @functools.lru_cache(maxsize=None)
@@ -76,7 +76,7 @@ def runtime() -> "Runtime":
         library = _opened(name)
         if library is not None:
             return Runtime(library)
-    raise CudaError(f"libcudart is not found, neither by the loader nor in {FOLDERS[0]}; install CUDA's runtime")
+    raise CudaError(f"libcudart was found neither by the loader nor in {FOLDERS[0]}; install CUDA's runtime")
 
 
 def _folders() -> List[str]:

@@ -95,7 +95,7 @@ def read_back(log: str, wanted: Conditions) -> Conditions:
     for key, value in wanted.items():
         if found[key] != value:
             told = "does not say" if found[key] is None else f"says {found[key]}"
-            raise TrtexecError(f"trtexec was told '{key}: {value}', and its log {told}")
+            raise TrtexecError(f"trtexec was given '{key}: {value}', but its log {told}")
     return wanted
 
 

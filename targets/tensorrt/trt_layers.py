@@ -53,7 +53,7 @@ def count(layers: List[Layer]) -> Tuple[Optional[Dict[str, int]], Optional[str]]
     """Count layers that multiply by their precision; None and the reason where some of them hide in one that does not tell."""
     hidden = [layer.name for layer in layers if layer.multiplies and layer.precision is None]
     if hidden:
-        return None, f"TensorRT does not tell the precision inside {hidden[0][:120]}" + (
+        return None, f"TensorRT does not report the precision inside {hidden[0][:120]}" + (
             f" and {len(hidden) - 1} more" if len(hidden) > 1 else ""
         )
     counts: Dict[str, int] = {}

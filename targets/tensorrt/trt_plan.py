@@ -40,14 +40,14 @@ def mismatch(plan: Path, precision: str, place: Dict[str, Any]) -> Optional[str]
     try:
         record = json.loads(record_of(plan).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return f"nothing beside {plan.name} says what it was built for"
+        return f"no record beside {plan.name} says what the plan was built for"
     if not isinstance(record, dict) or record.get("schema") != SCHEMA:
         return f"{record_of(plan).name} is not of schema {SCHEMA}"
     for field in HERE:
         if record.get(field) != place[field]:
-            return f"it was built for {_place(record)}, and here is {_place(place)}"
+            return f"it was built for {_place(record)}, but this device has {_place(place)}"
     if record.get("precision") != precision:
-        return f"it was built in {record.get('precision')}, and {precision} is asked for"
+        return f"it was built in {record.get('precision')}, but {precision} was requested"
     if record.get("plan_sha256") != sha256(plan):
         return f"{plan.name} is not the file that {record_of(plan).name} describes"
     return None

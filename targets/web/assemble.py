@@ -21,14 +21,14 @@ import stats
 from extra import Extra
 from job import Arm
 
-UNTOLD = "a browser does not tell a page"
+UNTOLD = "a browser gives a page no figure of"
 UNKNOWN = {
-    "energy_uj": f"{UNTOLD} what the device draws",
+    "energy_uj": f"{UNTOLD} the power of the device",
     "memory_bytes": f"{UNTOLD} the memory of its process; browser.heap_bytes is WebAssembly's part of it",
-    "precision.executed": "ONNX Runtime Web does not tell which kernels it chose",
-    "preempted": f"{UNTOLD} when other work interrupted an inference; all samples are kept",
-    "layers": "the web target has no pass for single layers",
-    "throughput": "a page runs one stream",
+    "precision.executed": "ONNX Runtime Web does not report which kernels it chose",
+    "preempted": "a browser does not report when other work interrupted an inference; all samples are kept",
+    "layers": "not measured: the page does not time single layers",
+    "throughput": "not measured: the page runs one request at a time",
 }
 NOT_READ = ("affinity", "peak_bytes", "baseline_bytes", "load_peak_bytes", "steady_bytes", "device_bytes", "wait_ns", "others", "stolen", "siblings_busy")  # fmt: skip
 
@@ -67,7 +67,9 @@ def _checked(
         recorded = {name: archive[name][:count] for name in archive.files}
     reasons = {}
     if count < total:
-        reasons["accuracy"] = f"the page ran {count} of {total} test requests, to download less; parity is over those"
+        reasons["accuracy"] = (
+            f"the page ran {count} of {total} test requests, so that it downloads less; parity covers only those"
+        )
         recorded.pop("labels", None)
     found, kept = check.compare(outputs, recorded, check.Criteria.of(arm)._replace(reasons=reasons))
     return dict(found, device=spec["device"], executed=None, settings=None), kept
@@ -88,11 +90,11 @@ def _doubts(upload: Dict[str, Any]) -> Dict[str, str]:
     found = []
     if browser["loops"] > 1:
         found.append(
-            f"the timer steps by {browser['timer_ns'] / 1000:g} us, so that each sample is the mean of {browser['loops']} "
-            "inferences, and percentiles are of such means"
+            f"the timer steps by {browser['timer_ns'] / 1000:g} us, so each sample is the mean of {browser['loops']} "
+            "inferences, and percentiles are over these means"
         )
     if browser["hidden"]:
-        found.append("the page was hidden for a while, when browsers slow pages down")
+        found.append("the page was hidden for a while, and browsers slow hidden pages down")
     return {"latency_ns": "; ".join(found)} if found else {}
 
 

@@ -119,7 +119,7 @@ export class Measuring {
       return await this.#once(arm, more);
     } catch (error) {
       if (!(error instanceof Stalled) || this.#stopped) throw error;
-      this.#hooks.note(`a worker gave no sign for ${STALLED_MS / 1000} s; tries ${arm.title} in another`);
+      this.#hooks.note(`a worker did not respond for ${STALLED_MS / 1000} s; trying ${arm.title} in another one`);
       return await this.#once(arm, more);
     }
   }
@@ -134,7 +134,7 @@ export class Measuring {
       this.#reject = reject;
       const wait = () => {
         clearTimeout(timer);
-        const error = new Stalled(`two workers gave no sign for ${STALLED_MS / 1000} s; the device may be out of memory`);
+        const error = new Stalled(`two workers did not respond for ${STALLED_MS / 1000} s; the device may be out of memory`);
         timer = setTimeout(() => reject(error), STALLED_MS);
       };
       wait();
@@ -155,7 +155,7 @@ export class Measuring {
   async #check(arm) {
     const { result, threads, heap_bytes } = await this.#work(arm, { task: "check" });
     if (threads !== arm.threads) {
-      throw new Error(`the browser ran ${threads} threads where ${arm.threads} were asked for`);
+      throw new Error(`the browser ran ${threads} threads, but ${arm.threads} were requested`);
     }
     arm.heap = heap_bytes;
     arm.outputs = result;
@@ -193,7 +193,7 @@ export class Measuring {
       soak: arm.soak ?? null,
     };
     const answer = await fetch("api/measurement", { method: "POST", body: JSON.stringify(body) });
-    if (!answer.ok) throw new Error(`the server refused it: ${(await answer.text()).trim() || answer.status}`);
+    if (!answer.ok) throw new Error(`the server refused the measurement: ${(await answer.text()).trim() || answer.status}`);
     this.#hooks.done(arm, await answer.json());
   }
 }

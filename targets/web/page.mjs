@@ -24,7 +24,7 @@ function trouble(text) {
 
 async function begin() {
   const answer = await fetch("api/run");
-  if (!answer.ok) throw new Error(`the server answered ${answer.status}; open the link again as it was printed`);
+  if (!answer.ok) throw new Error(`the server answered ${answer.status}; open the printed link again`);
   [run, about] = [await answer.json(), await describe()];
   byId("run").textContent = `Run “${run.run}”, with ${run.runtime} in ${about.browser}`;
   byId("name").value = savedName() ?? suggestedName(about);
@@ -59,14 +59,14 @@ function showThreads() {
   }
   const note = byId("threads-note");
   note.hidden = canThread();
-  if (!about.secure) note.textContent = "One thread only: this page came by plain HTTP. The HTTPS link gives threads, WebGPU and a finer timer.";
+  if (!about.secure) note.textContent = "One thread only: this page was loaded over plain HTTP. The HTTPS link gives threads, WebGPU and a finer timer.";
   else if (!about.isolated) note.textContent = "One thread only: this browser did not isolate the page.";
   else note.textContent = "One thread only: this browser gives pages no shared memory.";
 }
 
 function showProviders() {
   byId("providers").hidden = about.gpu === null;
-  byId("gpu").textContent = `GPU: ${about.gpu}. Its files are another 6.6 MB.`;
+  byId("gpu").textContent = `GPU: ${about.gpu}. It needs a further download of 6.6 MB.`;
   byId("providers").addEventListener("change", () => {
     for (const box of document.getElementsByName("threads")) box.disabled = chosen("provider")[0] === "webgpu";
   });
@@ -77,7 +77,7 @@ function showFacts() {
   const facts = {
     Browser: navigator.userAgent, System: about.platform, Cores: about.cores, "Secure context": yes(about.secure),
     Isolated: yes(about.isolated), "Shared memory": yes(about.shared_memory), WebGPU: about.gpu ?? "none",
-    Energy: "a browser does not tell a page what the device draws",
+    Energy: "a browser gives a page no figure of the power of the device",
   };
   for (const [key, value] of Object.entries(facts)) byId("facts").append(node("dt", {}, key), node("dd", {}, String(value)));
 }
@@ -127,7 +127,7 @@ async function start(event) {
     await measuring.run();
     finish(made);
   } catch (error) {
-    trouble(error.message === "stopped" ? "Stopped. What was not sent is lost." : error.message);
+    trouble(error.message === "stopped" ? "Stopped. Results that were not sent are lost." : error.message);
     say("Stopped");
   } finally {
     measuring = null;

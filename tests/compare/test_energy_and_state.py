@@ -18,7 +18,7 @@ MEASURED = {
     "scope": "the module's input VDD_IN",
 }
 ESTIMATED = {
-    "per_inference": 1400.0, "idle_subtracted": None, "source": "estimated from 15 W, which the user gave",
+    "per_inference": 1400.0, "idle_subtracted": None, "source": "estimated from 15 W, the user's figure",
     "provenance": "estimated",
 }  # fmt: skip
 
@@ -36,7 +36,7 @@ def test_measured_energies_of_one_source_are_compared():
 def test_an_estimate_is_never_compared(pair):
     row = energy_row(*pair)
     assert row.energy_ratio is None
-    assert "estimated from 15 W, which the user gave; only measured energy is compared" in row.reasons["energy_ratio"]
+    assert "estimated from 15 W, the user's figure; only measured energy is compared" in row.reasons["energy_ratio"]
 
 
 def test_energies_of_other_parts_of_a_device_are_not_compared():

@@ -263,7 +263,7 @@ def test_the_arm64_runner_answers_as_recorded_and_times_nothing(arm_phone, model
     address = url(arm_phone, Path(QEMU, "runner"))
     arms = [compiled(models, name, tmp_path / name, address) for name in ("fp32", "s8-i32")]
     job = bench_job(*arms)
-    with pytest.raises(ConfigError, match="qemu-aarch64 plays this processor"):
+    with pytest.raises(ConfigError, match="qemu-aarch64 emulates this processor"):
         run_bench(job, tmp_path, print)
     assert not (tmp_path / "measurements").exists() or not list((tmp_path / "measurements").glob("*.json"))
     sends = {arm["entry"]: Path(arm["entry"]) for arm in arms} | {str(ORT): ORT, arms[0]["io"]: models / "io.npz"}

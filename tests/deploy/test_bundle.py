@@ -150,20 +150,20 @@ MODEL = "models/student-fp32.onnx"
 @pytest.mark.parametrize(
     ("changes", "extra", "problem"),
     [
-        ({MODEL: lambda c: c[:-1] + bytes([c[-1] ^ 1])}, (), f"{MODEL} has another content"),
-        ({MODEL: lambda c: c + b"\0"}, (), f"{MODEL} has another size"),
-        ({MODEL: lambda _: None}, (), f"{MODEL} is missing, or was added"),
-        ({}, [("kits/ort/more.py", "")], "kits/ort/more.py is missing, or was added"),
+        ({MODEL: lambda c: c[:-1] + bytes([c[-1] ^ 1])}, (), f"{MODEL} has the wrong content"),
+        ({MODEL: lambda c: c + b"\0"}, (), f"{MODEL} has the wrong size"),
+        ({MODEL: lambda _: None}, (), f"{MODEL} is missing or was added"),
+        ({}, [("kits/ort/more.py", "")], "kits/ort/more.py is missing or was added"),
         ({"bundle.json": lambda c: c.replace(b'"seconds"', b'"second" ')}, (), "bundle.json was changed"),
-        ({"harness/check.py": lambda c: c.replace(b"max(", b"min(")}, (), "harness/check.py has another content"),
-        ({"__main__.py": lambda c: c.replace(b"if digest", b"if False and digest")}, (), "has another size"),
+        ({"harness/check.py": lambda c: c.replace(b"max(", b"min(")}, (), "harness/check.py has the wrong content"),
+        ({"__main__.py": lambda c: c.replace(b"if digest", b"if False and digest")}, (), "has the wrong size"),
     ],
 )
 def test_a_changed_bundle_refuses_to_run(bundle, tmp_path, changes, extra, problem):
     done = start(repacked(bundle, tmp_path / "changed.pyz", changes, extra=extra), "probe", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stdout == ""
-    assert f"refused, it is not as it was packed: {problem}" in done.stderr or problem in done.stderr
+    assert f"refused: the file differs from what was packed: {problem}" in done.stderr or problem in done.stderr
     assert "copy it again" in done.stderr
 
 
@@ -175,7 +175,7 @@ def test_no_member_leaves_the_folder(bundle, tmp_path, name):
         archive.comment = hashlib.sha256(archive.read("bundle.json")).hexdigest().encode()
     done = start(path, "probe", cwd=tmp_path)
     assert done.returncode == 2
-    assert f"{name} would leave its folder" in done.stderr
+    assert f"{name} points outside the bundle's folder" in done.stderr
     assert not list(tmp_path.rglob("outside"))
 
 
@@ -246,7 +246,7 @@ def test_an_emulated_arm64_answers_as_recorded_and_times_nothing(bundle, tmp_pat
         assert check["parity"]["max_abs_diff"] < 1e-4
     refused = start(bundle, "bench", "--precision", "fp32", *QUICK, cwd=tmp_path, python=python)
     assert refused.returncode == 2
-    assert "ask for check, which compares outputs and times nothing" in refused.stderr
+    assert "use check, which compares outputs and measures no time" in refused.stderr
     assert refused.stdout == ""
 
 

@@ -9,7 +9,7 @@ from tests.support.recordings import plant, write
 
 NO_ENERGY = {
     "cpu": {"reason": "no energy counter: the device has no RAPL"},
-    "gpu": {"reason": "NVML is there and refuses"},
+    "gpu": {"reason": "NVML is installed but failed"},
 }
 
 
@@ -88,7 +88,7 @@ def test_a_hot_device_is_told(tmp_path):
 
 def test_where_energy_would_be_read(tmp_path):
     assert energy_line(examined(tmp_path)) == (
-        "none: the device has no RAPL; a power meter's file will do: bench --meter; of a GPU: none: NVML is there and refuses"
+        "none: the device has no RAPL; a power meter's file will do: bench --meter; of a GPU: none: NVML is installed but failed"
     )
     absent = {"reason": "no energy counter: the device has no RAPL, no NVML"}
     assert energy_line(examined(tmp_path, energy={"cpu": absent, "gpu": absent})) == (

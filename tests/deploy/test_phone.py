@@ -102,7 +102,7 @@ def test_rails_are_before_the_battery(rails, files, current, usb, source):
 
 
 def test_no_meter_has_a_reason():
-    assert "pull the cable" in meter("", "", "-450000\n4063000\n", BATTERY.format(usb="true"))
+    assert "unplug the cable" in meter("", "", "-450000\n4063000\n", BATTERY.format(usb="true"))
     assert "neither power rails nor" in meter("", "", "cat: Permission denied", BATTERY.format(usb="false"))
 
 

@@ -200,7 +200,7 @@ def test_a_second_job_waits_for_the_first(user, tmp_path):
 
     answers = asyncio.run(both())
     assert [answer[0]["name"] for answer in answers] == ["one", "two"]
-    assert lines.count("another job runs on this device; waiting for it") == 1
+    assert lines.count("waiting until another job on this device ends") == 1
     turns = [name for name, _ in itertools.groupby(line.split()[1] for line in lines if line.startswith("bench "))]
     assert sorted(turns) == ["one", "two"], lines
 

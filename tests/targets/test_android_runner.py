@@ -149,14 +149,14 @@ def test_mistakes_are_explained(runner, models, tmp_path):
     build(tmp_path / "any.onnx", batch="n")
     cases = [
         (("check", "--model", tmp_path / "none.onnx", "--input", models / "x"), 5, "none.onnx"),
-        (("check", "--model", models / "fp32.onnx"), 2, "the model has 1 inputs, and there are 0 files"),
-        (("check", "--model", models / "fp32.onnx", "--input", tmp_path / "short"), 2, "no whole number of requests"),
+        (("check", "--model", models / "fp32.onnx"), 2, "the model has 1 inputs, but 0 files"),
+        (("check", "--model", models / "fp32.onnx", "--input", tmp_path / "short"), 2, "not a multiple of a request"),
         (("check", "--model", models / "fp32.onnx", "--input", tmp_path / "none"), 2, "none: cannot be read"),
         (("check", "--model", tmp_path / "any.onnx", "--input", models / "x"), 5, "'x' has no fixed size"),
         (("check", *of(models, "fp32"), "--expected", tmp_path / "short"), 2, "too few recorded outputs"),
-        (("bench", *of(models, "fp32"), "--threads", 999), 5, "999 threads are asked for"),
-        (("bench", "--wrong", 1), 2, "'--wrong' is not known"),
-        (("other",), 2, "'other' is none of probe, check, bench, work"),
+        (("bench", *of(models, "fp32"), "--threads", 999), 5, "999 threads were requested"),
+        (("bench", "--wrong", 1), 2, "unknown option '--wrong'"),
+        (("other",), 2, "'other' is not a command; the commands are: probe, check, bench, work"),
     ]
     for arguments, code, text in cases:
         found, answer = runner(*arguments)

@@ -11,8 +11,8 @@ def test_a_bench_is_refused(tmp_path):
     path = write_job(tmp_path, [scripted_arm(tmp_path, "one", expected="same")])
     code, answer, _ = harness("bench", path, env=EMULATED)
     assert code == 2
-    assert "qemu-aarch64 as cortex-a76 plays this processor" in answer["error"]
-    assert "ask for check" in answer["error"]
+    assert "qemu-aarch64 as cortex-a76 emulates this processor" in answer["error"]
+    assert "use check" in answer["error"]
     assert not (tmp_path / "measurements").exists()
 
 
@@ -23,7 +23,7 @@ def test_a_check_says_what_it_is_valid_for_and_that_nothing_was_timed(tmp_path):
     assert code == 0
     assert emulated["check"]["target"].startswith("emulated-")
     assert emulated["check"]["latency_ns"] is None
-    assert "the emulator's" in emulated["check"]["reasons"]["latency_ns"]
+    assert "those of the emulator" in emulated["check"]["reasons"]["latency_ns"]
     assert emulated["check"]["device"]["emulated"] == "qemu-aarch64 as cortex-a76"
     assert emulated["check"]["parity"] == real["check"]["parity"]
     assert real["check"]["target"] == "pc"

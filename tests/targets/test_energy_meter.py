@@ -42,13 +42,13 @@ def test_times_of_day_keep_their_nanoseconds():
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("seconds,watts\n1,2\n", "its header is 'seconds,watts'; columns are known by: time_s"),
-        ("time_s,voltage_v\n1,2\n", "columns are known by"),
+        ("seconds,watts\n1,2\n", "its header is 'seconds,watts'; it must name columns among: time_s"),
+        ("time_s,voltage_v\n1,2\n", "it must name columns among"),
         ("time_s,power_w\n1,none\n", "row '1,none': could not convert"),
         ("time_s,power_w\nlate,2\n", "row 'late,2'"),
-        ("time_s,power_w\n1,nan\n", "the power is no number"),
+        ("time_s,power_w\n1,nan\n", "the power is not a number"),
         ("time_s,power_w\n1\n", "row '1': list index out of range"),
-        ("timestamp,power_w\n2026-07-01T12:00:00,2\n", "the time has no zone"),
+        ("timestamp,power_w\n2026-07-01T12:00:00,2\n", "the time has no time zone"),
     ],
 )
 def test_a_file_that_cannot_be_read_says_where_and_what_is_known(text, words):

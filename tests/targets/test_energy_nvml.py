@@ -66,7 +66,7 @@ def test_cards_without_a_counter_tell_power(library):
 
 
 def test_a_driver_that_initialises_and_then_refuses_is_no_source(library):
-    with pytest.raises(NoSourceError, match="NVML is there and refuses: Not Supported"):
+    with pytest.raises(NoSourceError, match="NVML is installed but failed: Not Supported"):
         nvml.find(Path("/"), library(counter=False, power=False))
 
 

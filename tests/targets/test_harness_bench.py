@@ -81,7 +81,7 @@ def test_the_metric_reads_the_output_that_the_arm_names(tmp_path):
 
 def test_an_output_that_does_not_exist_is_refused(tmp_path):
     text = check_one(tmp_path, output="boxes")["error"]
-    assert text == "scripted: the job names the output 'boxes', and the model has: y"
+    assert text == "scripted: the job names output 'boxes', but the model's outputs are: y"
 
 
 def test_an_output_that_changes_its_shape_is_refused_in_words(tmp_path):
@@ -131,8 +131,8 @@ def test_a_failing_arm_does_not_stop_the_others(tmp_path):
 @pytest.mark.parametrize(
     ("precision", "executed", "words"),
     [
-        ("int8", {"fp32": 4}, "int8 was asked for, and no layer runs in int8"),
-        ("fp32", {"fp32": 1, "bf16": 3}, "fp32 was asked for, and layers run in bf16"),
+        ("int8", {"fp32": 4}, "int8 was requested, but no layer runs in int8"),
+        ("fp32", {"fp32": 1, "bf16": 3}, "fp32 was requested, but layers run in bf16"),
     ],
 )
 def test_another_precision_than_asked_for_is_refused(tmp_path, precision, executed, words):
@@ -142,7 +142,7 @@ def test_another_precision_than_asked_for_is_refused(tmp_path, precision, execut
 
 def test_more_threads_than_the_device_has_are_refused(tmp_path):
     result, _ = run_one(tmp_path, threads=1000)
-    assert "1000 threads are asked for" in result["error"]
+    assert "1000 threads were requested" in result["error"]
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="the system does not bind processes to CPUs")
@@ -209,7 +209,7 @@ def test_the_harness_runs_from_inside_a_zip(tmp_path):
     [
         ({"schema": "edgedistill.job/2"}, "this harness reads edgedistill.job/1"),
         ({"processes": 0}, "both must be above 0"),
-        ({"arms": []}, "arms must be one or more"),
+        ({"arms": []}, "a job needs at least one arm"),
         ({"arms": [{"name": "a", "speed": 1}]}, "arm 'a' has unknown keys: speed"),
         ({"arms": [{"name": "a"}]}, "arm 'a' lacks the keys: address"),
     ],
@@ -223,8 +223,8 @@ def test_a_wrong_job_is_refused_before_anything_runs(tmp_path, changes, words):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"metric": "mAP"}, "metric 'mAP'; known are: top1"),
-        ({"name": "../a"}, "may hold no '/'"),
+        ({"metric": "mAP"}, "the unknown metric 'mAP'; the metrics are: top1"),
+        ({"name": "../a"}, "must not contain '/'"),
         ({"output": 1}, "arm 'a' has output 1; it must be the name of an output, or null"),
         ({"threshold": "half"}, "arm 'a' has threshold 'half'; it must be a number"),
     ],

@@ -52,7 +52,7 @@ def test_readings_that_do_not_cover_the_time_are_refused():
 
 def test_a_gap_in_power_is_refused_and_one_in_a_counter_is_not():
     times = np.delete(np.arange(0, 21), [8, 9, 10])
-    with pytest.raises(NoSourceError, match=r"no reading for 4\.00 s within 20\.00 s"):
+    with pytest.raises(NoSourceError, match=r"no reading for 4\.00 s within a window of 20\.00 s"):
         used_uj(power(times, np.ones(18)), 0, 20 * S)
     counter = Series(times * S, times * 5000.0, counts=True)
     assert used_uj(counter, 0, 20 * S) == 100_000
@@ -91,11 +91,11 @@ def test_idle_that_changed_or_is_no_less_is_not_subtracted():
     found = figures(steps(2000, 5000, 2200), MARKS)
     assert found["idle_subtracted"] is None
     assert found["reason"] == "idle power was 2000 mW before and 2200 mW after, more than 5 % apart"
-    assert "no more than when idle" in figures(steps(2000, 1990, 2000), MARKS)["reason"]
+    assert "no more power than when idle" in figures(steps(2000, 1990, 2000), MARKS)["reason"]
 
 
 def test_a_source_that_sees_nothing_has_no_energy():
-    with pytest.raises(NoSourceError, match="does not see what runs it"):
+    with pytest.raises(NoSourceError, match="does not cover the processor that ran it"):
         figures(steps(0, 0, 0), MARKS)
 
 
@@ -163,7 +163,7 @@ def test_a_pass_is_metered_by_a_file_that_grows(tmp_path):
     assert found["mean_mw"] == pytest.approx(5000)
     # 5 W for what an inference takes: 2 ms and what Python adds, on a machine that others use.
     assert 5000 * 2 < found["per_inference"] < 5000 * 20
-    assert "no more than when idle" in found["reason"]
+    assert "no more power than when idle" in found["reason"]
     assert found["source"] == "meter meter.csv"
 
 
@@ -204,10 +204,10 @@ def test_watts_of_the_users_make_an_estimate_and_nothing_else(tmp_path):
     assert measured.energy_uj == Energy(
         per_inference=15 * measured.latency_ns.mean / 1000,
         idle_subtracted=None,
-        source="estimated from 15 W, which the user gave",
+        source="estimated from 15 W, the user's figure",
         provenance="estimated",
     )
-    assert measured.reasons["energy_uj"] == "the job does not ask for energy"
+    assert measured.reasons["energy_uj"] == "not measured: the job does not request energy"
 
 
 # --- recorded logs -----------------------------------------------------------------------------------------------------
@@ -247,7 +247,7 @@ def test_the_energy_verb_says_what_a_log_lacks(tmp_path):
     (tmp_path / "marks.json").write_text("{}", encoding="utf-8")
     arguments = ("energy", "--source", "tegrastats", "--log", tmp_path / "log", "--marks", tmp_path / "marks.json")
     code, found, _ = harness(*arguments)
-    assert (code, found) == (0, {"reason": "the log holds no line of tegrastats with a power rail"})
+    assert (code, found) == (0, {"reason": "no line of the log has a power rail of tegrastats"})
     code, found, _ = harness(
         "energy", "--source", "meter", "--log", tmp_path / "absent", "--marks", tmp_path / "marks.json"
     )

@@ -91,7 +91,7 @@ def test_a_throughput_that_fails_costs_the_arm_nothing_else(tmp_path):
 def test_passes_that_are_not_asked_for_are_not_taken(tmp_path):
     measured, stderr = measure(tmp_path, job={"passes": []})
     assert measured.throughput is None
-    assert measured.reasons["memory_bytes.net"] == "the job does not ask for a null model"
+    assert measured.reasons["memory_bytes.net"] == "not measured: the job does not request the null model"
     assert "throughput" not in stderr
 
 
@@ -205,7 +205,7 @@ def test_an_engine_with_other_threads_than_asked_for_is_refused(tmp_path):
     arm = scripted_arm(tmp_path, "one", {"threads": 4})
     code, results, _ = harness("bench", write_job(tmp_path, [arm]))
     assert code == 5
-    assert results[0]["error"] == "scripted: 1 threads were asked for, and the engine has 4"
+    assert results[0]["error"] == "scripted: 1 threads were requested, but the engine has 4"
 
 
 def test_every_process_has_its_percentiles_intervals_and_company(tmp_path):

@@ -1,5 +1,6 @@
 import math
 
+import extra
 import numpy as np
 import pytest
 import scipy.stats
@@ -64,7 +65,7 @@ def test_a_percentile_that_the_samples_cannot_bound_is_missing_with_the_reason()
     assert latency["p95"] is None
     assert latency["ci95"]["p99"] is None
     assert "needs 72 samples" in reasons["latency_ns.p95"]
-    assert "shortest has 60" in reasons["latency_ns.p99"]
+    assert "the shortest process has 60" in reasons["latency_ns.p99"]
 
 
 def test_one_short_process_does_not_take_a_percentile_from_the_others():
@@ -90,7 +91,7 @@ def test_a_process_without_clean_samples_is_left_out_of_the_figures():
 def test_two_processes_give_no_interval():
     latency, _, reasons = stats.latency_summary([samples(500), samples(500)])
     assert latency["ci95"] == dict.fromkeys(["p50", "p90", "p95", "p99", "mean"])
-    assert "needs 3 processes" in reasons["latency_ns.ci95"]
+    assert "needs at least 3 processes" in reasons["latency_ns.ci95"]
 
 
 @pytest.mark.parametrize("fraction", [0.5, 0.9, 0.95, 0.99])
@@ -126,3 +127,17 @@ def test_drift_is_the_last_third_over_the_first():
     rising = np.concatenate([np.full(100, 10), np.full(100, 11), np.full(100, 12)])
     assert stats.drift(stats.Samples(rising, np.zeros(300, bool))) == 1.2
     assert stats.drift(stats.Samples(rising, np.arange(300) < 220)) is None
+
+
+def test_drift_and_busy_neighbours_are_doubts_in_words():
+    quiet = {"siblings_busy": 0.0, "stolen": None}
+    latency = np.repeat([1000, 1000, 890], 100)
+    steady, drifting = (stats.Samples(each, np.zeros(300, bool)) for each in (np.full(300, 1000), latency))
+    assert extra.disturbances([quiet], [drifting]) == {
+        "drift": "latency drifted in 1 of 1 processes: the last third ran at 0.89x the first third"
+    }
+    found = extra.disturbances([quiet, {"siblings_busy": 0.5, "stolen": 0.1}], [steady, steady])
+    assert found == {
+        "siblings": "the sibling hardware thread of a timed core was busy for up to 50% of the time",
+        "stolen": "the host of this virtual machine took up to 10% of the CPU's time",
+    }

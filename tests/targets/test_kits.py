@@ -95,7 +95,7 @@ WEIGHTED = {
 
 @pytest.mark.parametrize("kit", KITS)
 def test_a_float_model_does_not_pass_for_int8(measured, kit):
-    assert measured[f"{kit}-fake"]["error"].startswith(f"{kit}: int8 was asked for, and no layer runs in int8")
+    assert measured[f"{kit}-fake"]["error"].startswith(f"{kit}: int8 was requested, but no layer runs in int8")
 
 
 @pytest.fixture(scope="module")

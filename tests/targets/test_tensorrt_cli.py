@@ -88,7 +88,7 @@ def test_measuring_without_tensorrt_fails_with_the_next_step(exported):
     done = without_tensorrt("bench", "edgedistill.toml", cwd=exported)
     assert done.returncode == 5
     assert "tensorrt: No module named 'tensorrt'" in done.stderr
-    assert "there is no trtexec in PATH or /usr/src/tensorrt/bin/trtexec" in done.stderr
+    assert "trtexec is neither in PATH nor at /usr/src/tensorrt/bin/trtexec" in done.stderr
     assert "sudo apt install python3-libnvinfer" in done.stderr
     assert "Traceback" not in done.stderr
 

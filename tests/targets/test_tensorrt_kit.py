@@ -99,7 +99,7 @@ def test_graphs_can_be_turned_off_and_what_no_graph_can_hold_runs_without(device
     ("change", "why"),
     [
         ({"STANDIN_TENSORRT": "11.4.0.106"}, "it was built for TensorRT 10.3.0 on Orin (compute capability 8.7, 16"),
-        ({"STANDIN_GPU": "Xavier"}, "and here is TensorRT 10.3.0 on Xavier"),
+        ({"STANDIN_GPU": "Xavier"}, "but this device has TensorRT 10.3.0 on Xavier"),
     ],
 )
 def test_a_plan_of_another_place_is_built_again_or_refused_and_never_tried(change, why, device, models, tmp_path):
@@ -111,7 +111,7 @@ def test_a_plan_of_another_place_is_built_again_or_refused_and_never_tried(chang
     (tmp_path / "fp32" / "model.onnx").rename(tmp_path / "model.onnx")
     code, results, _ = harness("check", job, env=moved)
     assert code == 5
-    assert "tensorrt: model.plan is not loaded, as it was built for TensorRT 10.3.0 on Orin" in results[0]["error"]
+    assert "tensorrt: model.plan was not loaded: it was built for TensorRT 10.3.0 on Orin" in results[0]["error"]
     assert why in results[0]["error"]
     assert "compile the model again on this device" in results[0]["error"]
     (tmp_path / "model.onnx").rename(tmp_path / "fp32" / "model.onnx")
@@ -128,7 +128,7 @@ def test_a_plan_that_was_exchanged_is_not_loaded(device, models, tmp_path):
     plan = tmp_path / "fp32" / "model.plan"
     for spoil, why in (
         (lambda: plan.write_bytes(plan.read_bytes() + b"more"), "is not the file that model.plan.json describes"),
-        ((tmp_path / "fp32" / "model.plan.json").unlink, "nothing beside model.plan says"),
+        ((tmp_path / "fp32" / "model.plan.json").unlink, "no record beside model.plan says"),
     ):
         spoil()
         code, results, _ = harness("check", job, env=env)
@@ -152,7 +152,7 @@ def test_tensorrts_own_words_are_passed_on(device, models, tmp_path):
     bad.write_bytes(b"not a model")
     code, answer, _ = compiled(bad, tmp_path / "out", "fp32", device("8.5.2.2"))
     assert code == 5
-    assert answer["error"].startswith("tensorrt: TensorRT 8.5.2.2 does not read it: Failed to parse the model")
+    assert answer["error"].startswith("tensorrt: TensorRT 8.5.2.2 cannot read the model: Failed to parse the model")
     code, answer, _ = compiled(models["fp32"], tmp_path / "out", "fp8", device("8.5.2.2"))
     assert "precision 'fp8' is not one of: fp32, fp16, int8" in answer["error"]
 
@@ -168,7 +168,7 @@ def test_a_float_model_does_not_pass_for_int8_or_fp16(device, models, tmp_path):
         fake = made | {"precision": precision, "entry": str(folder / "fake" / "model.plan")}
         code, results, _ = harness("check", write_job(folder, [fake]), env=env)
         assert code == 5
-        assert f"{precision} was asked for, and no layer runs in {precision}" in results[0]["error"]
+        assert f"{precision} was requested, but no layer runs in {precision}" in results[0]["error"]
 
 
 def probed(env):
@@ -180,9 +180,9 @@ def test_what_is_missing_is_named_with_the_next_step(device, cuda, tmp_path):
     assert probed(device("10.3.0")) == {"name": "tensorrt", "version": "10.3.0"}
     nothing = probed(os.environ | bare)["error"]
     assert nothing.startswith("tensorrt: No module named 'tensorrt'")
-    assert "there is no trtexec in PATH or /usr/src/tensorrt/bin/trtexec" in nothing
+    assert "trtexec is neither in PATH nor at /usr/src/tensorrt/bin/trtexec" in nothing
     no_driver = probed(device("10.3.0") | {"LD_LIBRARY_PATH": str(tmp_path)})["error"]
-    assert "no NVIDIA driver is here (libcuda.so.1)" in no_driver or "libcudart.so" in no_driver
+    assert "no NVIDIA driver was found (libcuda.so.1)" in no_driver or "libcudart.so" in no_driver
     assert "cuInit says 100" in probed(device("10.3.0", STANDIN_NO_GPU="1"))["error"]
 
 

@@ -80,6 +80,6 @@ def test_nvidias_parser_is_quoted_on_what_it_refuses(models, libraries, tmp_path
         done = built(path, tmp_path / "model.plan", "fp32", libraries)
         assert done.returncode != 0
         last = done.stderr.strip().splitlines()[-1]
-        assert last.startswith("RuntimeError: TensorRT 11.0.0 does not read it: ")
+        assert last.startswith("RuntimeError: TensorRT 11.0.0 cannot read the model: ")
         assert why in last
         assert not (tmp_path / "model.plan").exists()

@@ -35,9 +35,9 @@ def test_a_recorded_log_tells_version_gpu_inputs_and_conditions(log, version, gp
     assert trt_exec.read_inputs(text) == inputs
     by_default = {"Data transfers": "Enabled", "Spin-wait": "Disabled", "CUDA Graph": "Disabled"}
     assert trt_exec.read_back(text, by_default) == by_default
-    with pytest.raises(trt_exec.TrtexecError, match="was told 'CUDA Graph: Enabled', and its log says Disabled"):
+    with pytest.raises(trt_exec.TrtexecError, match="was given 'CUDA Graph: Enabled', but its log says Disabled"):
         trt_exec.read_back(text, by_default | {"CUDA Graph": "Enabled"})
-    with pytest.raises(trt_exec.TrtexecError, match="was told 'Fans: Enabled', and its log does not say"):
+    with pytest.raises(trt_exec.TrtexecError, match="was given 'Fans: Enabled', but its log does not say"):
         trt_exec.read_back(text, {"Fans": "Enabled"})
 
 
@@ -117,7 +117,7 @@ def test_what_hides_its_products_makes_the_precision_unknown():
     hidden = {"LayerType": "Myelin", "Name": "{ForeignNode[lstm_W...Max_reduce_min]}", "Inputs": tensors("FP16")}
     counts, reason = trt_layers.count(layers_of(known, hidden))
     assert counts is None
-    assert reason == "TensorRT does not tell the precision inside {ForeignNode[lstm_W...Max_reduce_min]}"
+    assert reason == "TensorRT does not report the precision inside {ForeignNode[lstm_W...Max_reduce_min]}"
     with pytest.raises(ValueError, match="lists its layers by name only"):
         trt_layers.read_layers('{"Layers": ["conv1 + PWN(re_lu_clip)"], "Bindings": ["x"]}')
 
@@ -221,7 +221,7 @@ def test_a_condition_that_trtexec_did_not_keep_ends_the_run(device, models, tmp_
     job = write_job(tmp_path, [arm("fp32", KIT, tmp_path / "out" / made["entry"])])
     code, results, _ = harness("check", job, env=env | {"STANDIN_TRTEXEC": "ignores graphs"})
     assert code == 5
-    assert "was told 'CUDA Graph: Enabled', and its log says Disabled" in results[0]["error"]
+    assert "was given 'CUDA Graph: Enabled', but its log says Disabled" in results[0]["error"]
 
 
 def test_every_recording_says_where_it_is_from():

@@ -27,7 +27,7 @@ from edgedistill.kits.kits import read_kit, targets_folder
 
 START_S = 120.0
 CHECK_S = 3600.0
-EMULATED = "{} plays this processor: times, memory and energy would be the emulator's"
+EMULATED = "{} emulates this processor: times, memory and energy would be those of the emulator"
 FINE, USAGE, FAILED = 0, 2, 5
 
 
@@ -41,7 +41,7 @@ class Arm:
     inputs: list[str] = field(default_factory=list)
     check: dict[str, Any] = field(default_factory=dict)
     processes: list[dict[str, Any]] = field(default_factory=list)
-    energy: dict[str, Any] = field(default_factory=lambda: {"reason": "the job does not ask for energy"})
+    energy: dict[str, Any] = field(default_factory=lambda: {"reason": "not measured: the job does not request energy"})
     error: str | None = None
 
     def spec(self, reasons: dict[str, str]) -> dict[str, Any]:
@@ -153,7 +153,10 @@ async def _measure(ready: Ready, call: HarnessCall, progress: Progress) -> Finis
     """Check the arms of a job, and for a bench time them, interleaved; what a cut link leaves is put together too."""
     job, verb, emulated = json.loads(call.texts["job.json"]), call.arguments[0], ready.device["emulated"]
     if verb == "bench" and emulated:
-        return _finished({"error": f"bench: {EMULATED.format(emulated)}; only check is of use"}, USAGE)
+        return _finished(
+            {"error": f"bench: {EMULATED.format(emulated)}; use check, which compares outputs and measures no time"},
+            USAGE,
+        )
     with tempfile.TemporaryDirectory(prefix="edgedistill-") as scratch:
         work = Path(scratch)
         arms = [
@@ -225,7 +228,7 @@ class Session:
         with np.load(arm.table["io"], allow_pickle=False) as recorded:
             for i, name in enumerate(names):
                 if f"input.{name}" not in recorded:
-                    raise DeviceError(f"the model wants an input '{name}', which was not recorded")
+                    raise DeviceError(f"the model needs input '{name}', which was not recorded")
                 recorded[f"input.{name}"][:most].tofile(arm.folder / "input")
                 await self.ready.phone.push(arm.folder / "input", f"{arm.there}/input-{i}")
         arm.inputs = [f"{arm.there}/input-{i}" for i in range(len(names))]

@@ -101,7 +101,7 @@ def meter(rails: str, files: str, current: str, battery: str) -> Meter | str:
     if plugged(battery):
         return (
             f"the battery tells nothing while the phone is plugged in ({', '.join(plugged(battery))}), and it has no power "
-            "rails; connect over Wi-Fi (adb tcpip 5555; adb connect ADDRESS) and pull the cable"
+            "rails; connect over Wi-Fi (adb tcpip 5555; adb connect ADDRESS) and unplug the cable"
         )
     return Meter(CURRENT, "battery", "battery", "the whole phone, from its battery", 5.0)
 

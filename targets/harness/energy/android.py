@@ -41,7 +41,7 @@ class Rails:
         try:
             texts = [path.read_text(encoding="ascii") for path in self._files]
         except (OSError, ValueError) as error:
-            raise NoSourceError(f"the power rails cannot be read: {error}; the files are root's") from None
+            raise NoSourceError(f"the power rails cannot be read: {error}; only root may read these files") from None
         return energies_uj("".join(texts))
 
 
@@ -59,7 +59,7 @@ def energies_uj(text: str) -> Dict[str, float]:
     for table in _HAL.findall(text):
         found.update((" ".join(name.split()), 1000 * float(energy)) for name, energy in _HAL_LINE.findall(table))
     if not found:
-        raise NoSourceError("no power rail in what the phone printed")
+        raise NoSourceError("the phone's output names no power rail")
     return found
 
 

@@ -68,7 +68,7 @@ def find(root: Path) -> Battery:
     if not batteries:
         raise AbsentError("battery")
     if len(batteries) > 1:
-        raise NoSourceError(f"{len(batteries)} batteries, of which one may feed the other: {_names(batteries)}")
+        raise NoSourceError(f"{len(batteries)} batteries, and one may charge another: {_names(batteries)}")
     require_discharging(_text(batteries[0] / "status"), plugged_in(root))
     return Battery(batteries[0], root)
 
@@ -83,10 +83,12 @@ def require_discharging(status: str, plugged: List[str]) -> None:
     """Raise NoSourceError unless everything that the device draws comes out of the battery."""
     if plugged:
         raise NoSourceError(
-            f"the battery tells nothing while the device is plugged in ({', '.join(plugged)}); pull the cable"
+            f"a battery gives no energy figure while the device is plugged in ({', '.join(plugged)}); unplug the cable"
         )
     if status != "Discharging":
-        raise NoSourceError(f"the battery's status is '{status or 'not known'}', and only a discharging one counts")
+        raise NoSourceError(
+            f"the battery's status is '{status or 'not known'}'; energy can only be read while the battery discharges"
+        )
 
 
 def milliamperes(first: float) -> float:
@@ -96,7 +98,9 @@ def milliamperes(first: float) -> float:
         return 1.0
     if size >= MICROAMPERES_FROM:
         return 0.001
-    raise NoSourceError(f"the battery's current reads {first:g}, which may be milliamperes or microamperes")
+    raise NoSourceError(
+        f"the battery's current reads {first:g}, and nothing says whether that is in milliamperes or microamperes"
+    )
 
 
 def millivolts(reading: float) -> float:
@@ -126,7 +130,7 @@ def series_of(log: str, _interval_ms: int) -> Series:
     rows = [line.split() for line in log.splitlines()]
     complete = [[float(field) for field in row] for row in rows if len(row) == 3 and all(map(_is_number, row))]
     if not complete:
-        raise NoSourceError("the log holds no line of a time, a current and a voltage")
+        raise NoSourceError("no line of the log has a time, a current and a voltage")
     unit_ma = milliamperes(sorted(abs(row[1]) for row in complete)[len(complete) // 2])
     readings = [Reading(int(time), abs(amps) * unit_ma * millivolts(volts) / 1000) for time, amps, volts in complete]
     return Series.of(readings, counts=False)

@@ -39,7 +39,7 @@ def figures(series: Series, marks: Marks) -> Dict[str, Any]:
     before_mw, after_mw = _power_mw(series, marks.before), _power_mw(series, marks.after)
     per_inference = used / np.array(marks.counts)
     if per_inference.min() <= 0:
-        raise NoSourceError("a window of inference used no energy: the source does not see what runs it")
+        raise NoSourceError("a window of inference used no energy: the source does not cover the processor that ran it")
     above, reason = subtract_idle(used, seconds, before_mw, after_mw)
     within = (series.time_ns >= marks.before[0]) & (series.time_ns <= marks.after[1])
     return {
@@ -61,10 +61,10 @@ def subtract_idle(
     if abs(before_mw - after_mw) > ENERGY.idle_agreement * before_mw:
         return (
             None,
-            f"idle power was {before_mw:.0f} mW before and {after_mw:.0f} mW after, more than {ENERGY.idle_agreement:.0%} apart",
+            f"idle power was {before_mw:.0f} mW before and {after_mw:.0f} mW after, more than {100 * ENERGY.idle_agreement:g} % apart",
         )
     above = windows_uj - (before_mw + after_mw) / 2 * 1000 * seconds
-    return (above, None) if above.min() > 0 else (None, "the device drew no more than when idle")
+    return (above, None) if above.min() > 0 else (None, "the device drew no more power than when idle")
 
 
 def _power_mw(series: Series, span: Span) -> float:

@@ -45,7 +45,7 @@ class Meter:
         # The meter has the time of day, and the harness a clock that nobody sets.
         self._offset_ns = time.monotonic_ns() - time.time_ns()
         self.name = f"meter {path.name}"
-        self.scope = "all that the meter feeds"
+        self.scope = "everything that the meter powers"
 
     def readings(self) -> List[Reading]:
         """Return the rows since the last call."""
@@ -66,7 +66,7 @@ def columns_of(header: str, path: Path) -> TakeRow:
     if time_of is None or not factors:
         wanted = f"{', '.join((*TIMES, 'timestamp'))} and {', '.join((*POWERS_MW, *VOLTAGES_MV, *CURRENTS_A))}"
         raise NoSourceError(
-            f"the meter's file {path}: its header is '{header.strip()}'; columns are known by: {wanted}"
+            f"the meter's file {path}: its header is '{header.strip()}'; it must name columns among: {wanted}"
         )
 
     def take(row: List[str]) -> Tuple[int, float]:
@@ -74,7 +74,7 @@ def columns_of(header: str, path: Path) -> TakeRow:
         for index, factor in factors:
             value *= float(row[index]) * factor
         if not math.isfinite(value):
-            raise ValueError("the power is no number")
+            raise ValueError("the power is not a number")
         return time_of(row), value
 
     return take
@@ -124,7 +124,7 @@ def _unix_ns(text: str, to_ns: float) -> int:
 def _iso_ns(text: str) -> int:
     moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
     if moment.tzinfo is None:
-        raise ValueError("the time has no zone; write 2026-07-01T12:00:00.5+00:00")
+        raise ValueError("the time has no time zone; write for example 2026-07-01T12:00:00.5+00:00")
     return int(moment.timestamp() * 1e6) * 1000
 
 

@@ -89,4 +89,4 @@ def _check(nvml: Any, code: int) -> None:
         return
     words: Callable[[int], bytes] = nvml.nvmlErrorString
     words.restype = ctypes.c_char_p  # type: ignore[attr-defined]
-    raise NoSourceError(f"NVML is there and refuses: {words(code).decode('utf-8', 'replace')}")
+    raise NoSourceError(f"NVML is installed but failed: {words(code).decode('utf-8', 'replace')}")

@@ -37,4 +37,4 @@ def total_of(names: "frozenset[str]") -> Total:
         if names.issuperset(rails):
             return Total(rails, f"sum of the rails {', '.join(rails)}; {board} does not measure its input")
     found = ", ".join(sorted(names)) or "none"
-    raise NoSourceError(f"no input rail, and no known set of rails that make up the whole; found: {found}")
+    raise NoSourceError(f"no input rail and no known set of rails covers the whole board; found: {found}")

@@ -71,7 +71,7 @@ def used_uj(series: Series, begin_ns: int, end_ns: int) -> float:
     """
     times = series.time_ns
     if len(times) < 2 or times[0] > begin_ns or times[-1] < end_ns:
-        raise NoSourceError("the readings do not cover the whole of what was to be measured")
+        raise NoSourceError("the readings do not cover the whole measurement")
     first, last = np.searchsorted(times, begin_ns, "right") - 1, np.searchsorted(times, end_ns, "left")
     steps = np.diff(times[first : last + 1])
     if series.counts:  # which lose nothing in a gap, but at the ends what was used before and after is mixed
@@ -79,7 +79,7 @@ def used_uj(series: Series, begin_ns: int, end_ns: int) -> float:
     longest_ns = int(steps.max(initial=0))
     if longest_ns > GAP * (end_ns - begin_ns):
         raise NoSourceError(
-            f"there was no reading for {longest_ns / 1e9:.2f} s within {(end_ns - begin_ns) / 1e9:.2f} s"
+            f"no reading for {longest_ns / 1e9:.2f} s within a window of {(end_ns - begin_ns) / 1e9:.2f} s"
         )
     if series.counts:
         begin_uj, end_uj = np.interp([begin_ns, end_ns], times, series.value)

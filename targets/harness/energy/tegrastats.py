@@ -107,7 +107,7 @@ def series_of(log: str, interval_ms: int) -> Series:
     """Return the power in a log that was written at an interval, from time 0 on."""
     lines = [line for line in log.splitlines() if rails_of(line)]
     if not lines:
-        raise NoSourceError("the log holds no line of tegrastats with a power rail")
+        raise NoSourceError("no line of the log has a power rail of tegrastats")
     total = rails.total_of(frozenset(rails_of(lines[0])))
     readings = [Reading(i * interval_ms * 1_000_000, power_mw(line, total)) for i, line in enumerate(lines)]
     return Series.of(readings, counts=False)
