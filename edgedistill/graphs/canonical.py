@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from edgedistill.graphs.index import Index, axis_of, drop_unread, free_name, lift_constants, set_axis
+from edgedistill.graphs.index import Edits, Index, Names, axis_of, drop_unread, lift_constants, set_axis
 
 
 def canonical(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -51,18 +51,18 @@ def _declare(model: onnx.ModelProto) -> None:
 
 def _cast_inputs_first(graph: onnx.GraphProto) -> None:
     """Cast an input before it is transposed: TensorRT takes uint8 images, and lets nothing but a Cast read them."""
-    index, inputs = Index.of(graph), {value.name for value in graph.input}
-    for cast in [node for node in graph.node if node.op_type == "Cast"]:
-        transpose = index.producer.get(cast.input[0])
-        if transpose is None or transpose.op_type != "Transpose" or transpose.input[0] not in inputs:
-            continue
-        if index.readers[cast.input[0]] == 1:
-            middle, result = cast.input[0], cast.output[0]
-            cast.input[0], cast.output[0] = transpose.input[0], middle
-            transpose.input[0], transpose.output[0] = middle, result
-            at = list(graph.node).index(transpose)
-            graph.node.remove(cast)
-            graph.node.insert(at, cast)
+    inputs = {value.name for value in graph.input}
+    with Edits(graph) as edits:
+        for cast in [node for node in graph.node if node.op_type == "Cast"]:
+            transpose = edits.index.producer.get(cast.input[0])
+            if transpose is None or transpose.op_type != "Transpose" or transpose.input[0] not in inputs:
+                continue
+            if edits.index.readers[cast.input[0]] == 1:
+                middle, result = cast.input[0], cast.output[0]
+                cast.input[0], cast.output[0] = transpose.input[0], middle
+                transpose.input[0], transpose.output[0] = middle, result
+                edits.remove(cast)
+                edits.insert_before(transpose, cast)
 
 
 def _drop_gathers_of_everything(model: onnx.ModelProto) -> None:
@@ -71,54 +71,54 @@ def _drop_gathers_of_everything(model: onnx.ModelProto) -> None:
     torch writes global pooling of an image that was permuted from channels last as such a Gather (as_strided), and no
     engine sees through it.
     """
-    graph = model.graph
-    index = Index.of(graph)
-    shapes = {
-        value.name: value.type.tensor_type.shape for value in onnx.shape_inference.infer_shapes(model).graph.value_info
-    }
-    for node in [node for node in graph.node if node.op_type == "Gather"]:
-        chosen = index.value(node.input[1])
-        sizes = [size.dim_value for size in shapes[node.input[0]].dim] if node.input[0] in shapes else []
-        if chosen is None or sizes != [chosen.size] or not np.array_equal(chosen.ravel(), np.arange(chosen.size)):
-            continue
-        shape = free_name(graph, f"{node.output[0]}_shape")
-        graph.initializer.append(numpy_helper.from_array(np.array(chosen.shape, np.int64), shape))
-        reshape = onnx.helper.make_node("Reshape", [node.input[0], shape], [node.output[0]], name=node.name)
-        graph.node.insert(list(graph.node).index(node), reshape)
-        graph.node.remove(node)
+    gathers = [node for node in model.graph.node if node.op_type == "Gather"]
+    known = onnx.shape_inference.infer_shapes(model).graph.value_info if gathers else ()
+    shapes = {value.name: value.type.tensor_type.shape for value in known}
+    with Edits(model.graph) as edits:
+        for node in gathers:
+            chosen = edits.index.value(node.input[1])
+            sizes = [size.dim_value for size in shapes[node.input[0]].dim] if node.input[0] in shapes else []
+            if chosen is None or sizes != [chosen.size] or not np.array_equal(chosen.ravel(), np.arange(chosen.size)):
+                continue
+            shape = edits.store(f"{node.output[0]}_shape", np.array(chosen.shape, np.int64))
+            reshape = onnx.helper.make_node("Reshape", [node.input[0], shape], [node.output[0]], name=node.name)
+            edits.insert_before(node, reshape)
+            edits.remove(node)
 
 
 def _merge_reshapes(graph: onnx.GraphProto) -> None:
     """Let a Reshape of a Reshape read what the first one reads."""
-    index = Index.of(graph)
-    for node in [node for node in graph.node if node.op_type == "Reshape"]:
-        first, shape = index.producer.get(node.input[0]), index.value(node.input[1])
-        if first is None or first.op_type != "Reshape" or index.readers[first.output[0]] != 1:
-            continue
-        if shape is not None and (shape != 0).all():  # 0 would mean a size of the tensor that is read
-            node.input[0] = first.input[0]
-            graph.node.remove(first)
+    with Edits(graph) as edits:
+        index = edits.index
+        for node in [node for node in graph.node if node.op_type == "Reshape"]:
+            first, shape = index.producer.get(node.input[0]), index.value(node.input[1])
+            if first is None or first.op_type != "Reshape" or index.readers[first.output[0]] != 1:
+                continue
+            if shape is not None and (shape != 0).all():  # 0 would mean a size of the tensor that is read
+                node.input[0] = first.input[0]
+                edits.remove(first)
 
 
 def _transpose_weights(graph: onnx.GraphProto) -> None:
-    index = Index.of(graph)
-    for transpose in [node for node in graph.node if node.op_type == "Transpose"]:
-        dequantizer = index.dequantizer(transpose.input[0])
-        if dequantizer is None or index.readers[dequantizer.output[0]] != 1 or index.readers[dequantizer.input[0]] != 1:
-            continue
-        weight = index.value(dequantizer.input[0])
-        if weight is None or weight.ndim != 2:
-            continue
-        name = dequantizer.input[0]
-        index.stored[name].CopyFrom(numpy_helper.from_array(np.ascontiguousarray(weight.T), name))
-        set_axis(dequantizer, 1 - axis_of(dequantizer))
-        dequantizer.output[0] = transpose.output[0]
-        graph.node.remove(transpose)
+    with Edits(graph) as edits:
+        index, readers = edits.index, edits.index.readers
+        for transpose in [node for node in graph.node if node.op_type == "Transpose"]:
+            dequantizer = index.dequantizer(transpose.input[0])
+            if dequantizer is None or readers[dequantizer.output[0]] != 1 or readers[dequantizer.input[0]] != 1:
+                continue
+            weight = index.value(dequantizer.input[0])
+            if weight is None or weight.ndim != 2:
+                continue
+            name = dequantizer.input[0]
+            index.stored[name].CopyFrom(numpy_helper.from_array(np.ascontiguousarray(weight.T), name))
+            set_axis(dequantizer, 1 - axis_of(dequantizer))
+            dequantizer.output[0] = transpose.output[0]
+            edits.remove(transpose)
 
 
 def _write_zero_points(graph: onnx.GraphProto) -> None:
     """Give every DequantizeLinear its zero point, which TensorRT 8 asks for, and a scalar scale no axis."""
-    index = Index.of(graph)
+    index, names = Index.of(graph), Names.of(graph)
     zeros: dict[int, str] = {}
     for node in graph.node:
         if node.op_type not in {"QuantizeLinear", "DequantizeLinear"}:
@@ -129,7 +129,7 @@ def _write_zero_points(graph: onnx.GraphProto) -> None:
             set_axis(node, None)
         if len(node.input) < 3:
             if scale.size not in zeros:
-                zeros[scale.size] = free_name(graph, f"zero_point_{scale.size}")
+                zeros[scale.size] = names.new(f"zero_point_{scale.size}")
                 zero = np.zeros(scale.shape, np.int8)
                 graph.initializer.append(numpy_helper.from_array(zero, zeros[scale.size]))
             node.input.append(zeros[scale.size])

@@ -22,10 +22,10 @@ from onnx import numpy_helper
 
 from edgedistill.errors import ConfigError
 from edgedistill.graphs.float16 import to_float16
-from edgedistill.graphs.index import Index, drop_unread, free_name, lift_constants
+from edgedistill.graphs.index import Edits, Index, Names, drop_unread, lift_constants
+from edgedistill.graphs.operators import KEEPS_GRID
 from edgedistill.graphs.opset import opset_of
 from edgedistill.kits.kits import FLOAT16_OPSET
-from edgedistill.quantize.onnx_placement import KEEPS_GRID
 from edgedistill.records.base import Activations, Encoding
 
 INTEGER = {"Conv", "Gemm", "MatMul", "Add"}
@@ -73,9 +73,9 @@ def encode(model: onnx.ModelProto, encoding: Encoding, float32: Collection[str] 
         _write_unsigned_where_positive(graph)
     else:
         _write_int32_biases(graph)
-        clips = _clip_integers(graph)
+        bounds = _clip_integers(graph)
         if encoding == "u8-i32":
-            _write_unsigned(graph, clips)
+            _write_unsigned(graph, bounds)
             _separate_weight_zero_points(graph)
     drop_unread(graph)
     graph.ClearField("value_info")
@@ -113,20 +113,20 @@ def _require_canonical(graph: onnx.GraphProto) -> None:
 
 
 def _write_int32_biases(graph: onnx.GraphProto) -> None:
-    index = Index.of(graph)
-    for node, place, layer in _biased(graph, index):
-        bias = index.value(node.input[place])
-        steps = [_step(index, name) for name in layer.input[:2]]
-        if bias is None or steps[0] is None or steps[1] is None or bias.shape != (steps[1].size,):
-            continue
-        step = (steps[0].astype(np.float64) * steps[1].astype(np.float64)).astype(np.float32)
-        rounded = np.rint(bias.astype(np.float64) / step)
-        if rounded.min() < INT32.min or rounded.max() > INT32.max:
-            raise ConfigError(
-                f"{node.op_type} {node.name!r} has a bias of {np.abs(bias).max():g} that int32 cannot hold in steps of "
-                f"{step.min():g}: skip this layer in [quantize], or use a kit of float biases (s8-f32, u8-f32)"
-            )
-        node.input[place] = _store_bias(graph, node, (rounded.astype(np.int32), step))
+    with Edits(graph) as edits:
+        for node, place, layer in _biased(graph, edits.index):
+            bias = edits.index.value(node.input[place])
+            steps = [_step(edits.index, name) for name in layer.input[:2]]
+            if bias is None or steps[0] is None or steps[1] is None or bias.shape != (steps[1].size,):
+                continue
+            step = (steps[0].astype(np.float64) * steps[1].astype(np.float64)).astype(np.float32)
+            rounded = np.rint(bias.astype(np.float64) / step)
+            if rounded.min() < INT32.min or rounded.max() > INT32.max:
+                raise ConfigError(
+                    f"{node.op_type} {node.name!r} has a bias of {np.abs(bias).max():g} that int32 cannot hold in steps of "
+                    f"{step.min():g}: skip this layer in [quantize], or use a kit of float biases (s8-f32, u8-f32)"
+                )
+            node.input[place] = _store_bias(edits, node, rounded.astype(np.int32), step)
 
 
 def _biased(graph: onnx.GraphProto, index: Index) -> list[tuple[onnx.NodeProto, int, onnx.NodeProto]]:
@@ -144,45 +144,44 @@ def _step(index: Index, name: str) -> NDArray[np.generic] | None:
     return None if dequantizer is None else index.value(dequantizer.input[1])
 
 
-def _store_bias(graph: onnx.GraphProto, node: onnx.NodeProto, bias: tuple[np.ndarray, np.ndarray]) -> str:
+def _store_bias(edits: Edits, node: onnx.NodeProto, bias: NDArray[np.int32], step: NDArray[np.float32]) -> str:
     """Store an int32 bias and its scales in front of a node, and return the name of the dequantized bias."""
     name = f"bias_{node.output[0]}"
-    stored, scale, restored = (free_name(graph, f"{name}_{part}") for part in ("int32", "scale", "dequantized"))
-    for array, tensor in zip(bias, (stored, scale), strict=True):
-        graph.initializer.append(numpy_helper.from_array(array, tensor))
+    stored, scale = edits.store(f"{name}_int32", bias), edits.store(f"{name}_scale", step)
+    restored = edits.names.new(f"{name}_dequantized")
     dequantizer = onnx.helper.make_node("DequantizeLinear", [stored, scale], [restored], name=restored, axis=0)
-    graph.node.insert(list(graph.node).index(node), dequantizer)
+    edits.insert_before(node, dequantizer)
     return restored
 
 
-def _clip_integers(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
-    """Turn layer, ReLU, Q into layer, Q, clip of the integers where they have others, and return the clips.
+def _clip_integers(graph: onnx.GraphProto) -> list[str]:
+    """Turn layer, ReLU, Q into layer, Q, clip of the integers where they have others, and return the clips' bounds.
 
     Rounding keeps order, so Q(clip(x, a, b)) is clip(Q(x), Q(a), Q(b)) for every x.
     """
-    index = Index.of(graph)
-    clips = []
-    for quantizer in [node for node in graph.node if node.op_type == "QuantizeLinear"]:
-        activation = index.producer.get(quantizer.input[0])
-        if activation is None or index.readers[quantizer.input[0]] != 1:
-            continue
-        bounds = _bounds(index, activation)
-        if bounds is None:
-            continue
-        kind = np.int8 if _is_signed(index, quantizer.input[2]) else np.uint8
-        integer_bounds = [_on_grid(bound, index.value(quantizer.input[1]), kind) for bound in bounds]
-        if integer_bounds == [np.iinfo(kind).min, np.iinfo(kind).max]:
-            quantizer.input[0] = activation.input[0]
-            graph.node.remove(activation)
-            continue
-        names = [_stored_bound(graph, bound, kind) for bound in integer_bounds]
-        integers = free_name(graph, f"{quantizer.output[0]}_unclipped")
-        clip = onnx.helper.make_node("Clip", [integers, *names], [quantizer.output[0]], name=f"{integers}_clip")
-        quantizer.input[0], quantizer.output[0] = activation.input[0], integers
-        graph.node.insert(list(graph.node).index(quantizer) + 1, clip)
-        graph.node.remove(activation)
-        clips.append(clip)
-    return clips
+    stored: list[str] = []
+    with Edits(graph) as edits:
+        index = edits.index
+        for quantizer in [node for node in graph.node if node.op_type == "QuantizeLinear"]:
+            activation = index.producer.get(quantizer.input[0])
+            if activation is None or index.readers[quantizer.input[0]] != 1:
+                continue
+            bounds = _bounds(index, activation)
+            if bounds is None:
+                continue
+            kind = np.int8 if _is_signed(index, quantizer.input[2]) else np.uint8
+            integer_bounds = [_on_grid(bound, index.value(quantizer.input[1]), kind) for bound in bounds]
+            edits.remove(activation)
+            if integer_bounds == [np.iinfo(kind).min, np.iinfo(kind).max]:
+                quantizer.input[0] = activation.input[0]
+                continue
+            names = [_stored_bound(edits, bound, kind) for bound in integer_bounds]
+            integers = edits.names.new(f"{quantizer.output[0]}_unclipped")
+            clip = onnx.helper.make_node("Clip", [integers, *names], [quantizer.output[0]], name=f"{integers}_clip")
+            quantizer.input[0], quantizer.output[0] = activation.input[0], integers
+            edits.insert_after(quantizer, clip)
+            stored += names
+    return stored
 
 
 def _bounds(index: Index, activation: onnx.NodeProto) -> tuple[float, float] | None:
@@ -215,16 +214,14 @@ def _on_grid(bound: float, scale: np.ndarray | None, kind: Integers) -> int:
     return int(np.clip(np.rint(np.float32(bound) / scale), np.iinfo(kind).min, np.iinfo(kind).max))
 
 
-def _stored_bound(graph: onnx.GraphProto, bound: int, kind: Integers) -> str:
-    unique = free_name(graph, f"{kind.__name__}_{'minus_' if bound < 0 else ''}{abs(bound)}")
-    graph.initializer.append(numpy_helper.from_array(np.array(bound, kind), unique))
-    return unique
+def _stored_bound(edits: Edits, bound: int, kind: Integers) -> str:
+    return edits.store(f"{kind.__name__}_{'minus_' if bound < 0 else ''}{abs(bound)}", np.array(bound, kind))
 
 
-def _write_unsigned(graph: onnx.GraphProto, clips: list[onnx.NodeProto]) -> None:
+def _write_unsigned(graph: onnx.GraphProto, bounds: list[str]) -> None:
     """Add 128 to the activations' signed integers: zero points and the bounds of clips; weights stay int8."""
     index = Index.of(graph)
-    zero = free_name(graph, "zero_point_128")
+    zero = Names.of(graph).new("zero_point_128")
     graph.initializer.append(numpy_helper.from_array(np.array(SHIFT, np.uint8), zero))
     for node in graph.node:
         on_activation = node.op_type == "QuantizeLinear" or (
@@ -232,12 +229,11 @@ def _write_unsigned(graph: onnx.GraphProto, clips: list[onnx.NodeProto]) -> None
         )
         if on_activation and _is_signed(index, node.input[2]):
             node.input[2] = zero
-    for clip in clips:
-        for name in clip.input[1:]:
-            bound = index.value(name)
-            if bound is not None and _is_signed(index, name):
-                shifted = np.array(int(bound) + SHIFT, np.uint8)
-                index.stored[name].CopyFrom(numpy_helper.from_array(shifted, name))
+    for name in bounds:
+        bound = index.value(name)
+        if bound is not None and bound.dtype == np.int8:
+            shifted = np.array(int(bound) + SHIFT, np.uint8)
+            index.stored[name].CopyFrom(numpy_helper.from_array(shifted, name))
 
 
 def _separate_weight_zero_points(graph: onnx.GraphProto) -> None:
@@ -246,13 +242,13 @@ def _separate_weight_zero_points(graph: onnx.GraphProto) -> None:
     On x86 without VNNI, products of unsigned activations and signed weights overflow 16 bits unless ONNX Runtime makes the
     weights unsigned (session.x64quantprecision), and it fails on a zero point that two weights share.
     """
-    index, seen = Index.of(graph), set[str]()
+    index, names, seen = Index.of(graph), Names.of(graph), set[str]()
     for node in graph.node:
         if node.op_type != "DequantizeLinear" or node.input[0] not in index.stored or len(node.input) < 3:
             continue
         zero = node.input[2]
         if zero in seen:
-            node.input[2] = free_name(graph, f"{node.input[0]}_zero_point")
+            node.input[2] = names.new(f"{node.input[0]}_zero_point")
             copy = onnx.TensorProto()
             copy.CopyFrom(index.stored[zero])
             copy.name = node.input[2]
@@ -267,21 +263,23 @@ def _is_signed(index: Index, name: str) -> bool:
 
 def _write_unsigned_where_positive(graph: onnx.GraphProto) -> None:
     """Write what is never negative as uint8 with zero point 0: the same integers, 0 to 127, cut there before rounding."""
-    index = Index.of(graph)
-    zero = free_name(graph, "zero_point_0_unsigned")
-    graph.initializer.append(numpy_helper.from_array(np.array(0, np.uint8), zero))
-    unsigned: set[str] = set()
+    edits, unsigned = Edits(graph), set[str]()
+    zero = edits.store("zero_point_0_unsigned", np.array(0, np.uint8))
     for quantizer in [node for node in graph.node if node.op_type == "QuantizeLinear"]:
-        if not (_cut_at_127(graph, index, quantizer) or _carries(index, quantizer, unsigned)):
+        if not (_cut_at_127(edits, quantizer) or _carries(edits.index, quantizer, unsigned)):
             continue
-        readers = [n for n in graph.node if n.op_type == "DequantizeLinear" and n.input[0] == quantizer.output[0]]
+        users = edits.index.users.get(quantizer.output[0], ())
+        readers = [
+            node for node in users if node.op_type == "DequantizeLinear" and node.input[0] == quantizer.output[0]
+        ]
         for node in (quantizer, *readers):
             node.input[2] = zero
         unsigned |= {node.output[0] for node in readers}
 
 
-def _cut_at_127(graph: onnx.GraphProto, index: Index, quantizer: onnx.NodeProto) -> bool:
+def _cut_at_127(edits: Edits, quantizer: onnx.NodeProto) -> bool:
     """Make a ReLU, or a clip from 0 or more on, in front of a QuantizeLinear cut at 127 steps; tell whether there was one."""
+    index = edits.index
     activation, scale = index.producer.get(quantizer.input[0]), index.value(quantizer.input[1])
     if activation is None or scale is None or scale.size > 1 or index.readers[quantizer.input[0]] != 1:
         return False
@@ -291,9 +289,7 @@ def _cut_at_127(graph: onnx.GraphProto, index: Index, quantizer: onnx.NodeProto)
     most = np.float32(SHIFT - 1) * scale.astype(np.float32).reshape(())
     del activation.input[1:]
     for bound in (np.float32(bounds[0]), min(np.float32(bounds[1]), most)):
-        name = free_name(graph, f"{quantizer.input[0]}_bound")
-        graph.initializer.append(numpy_helper.from_array(np.array(bound, np.float32), name))
-        activation.input.append(name)
+        activation.input.append(edits.store(f"{quantizer.input[0]}_bound", np.array(bound, np.float32)))
     activation.op_type = "Clip"
     return True
 

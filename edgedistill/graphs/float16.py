@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, defs
 
 from edgedistill.errors import ConfigError
-from edgedistill.graphs.index import Index, drop_unread, free_name, lift_constants, name_nodes
+from edgedistill.graphs.index import Edits, Index, Names, drop_unread, lift_constants, name_nodes
 from edgedistill.graphs.opset import opset_of
 from edgedistill.graphs.run import Arrays, run_each
 from edgedistill.graphs.watch import watched
@@ -66,7 +66,7 @@ def to_float16(model: onnx.ModelProto, float32: Collection[str] = ()) -> onnx.Mo
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     copy = _named(model)
-    _part_stored(copy.graph, float32)
+    _part_stored(copy.graph, frozenset(float32))
     converted = convert_float_to_float16(copy, keep_io_types=True, op_block_list=[], node_block_list=list(float32))
     _take_out_detours(converted)
     drop_unread(converted.graph)
@@ -143,17 +143,14 @@ def _takes_float16(node: onnx.NodeProto, opset: int) -> bool:
 
 def _closed(graph: onnx.GraphProto, kept: set[str]) -> set[str]:
     """Add the Q/DQ around nodes that stay in float32: an engine runs a layer in integers only where no cast parts them."""
-    producer = Index.of(graph).producer
-    readers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
-    for node in graph.node:
-        for name in node.input:
-            readers[name].append(node)
+    index = Index.of(graph)
+    producer = index.producer
     kept, todo = set(kept), [node for node in graph.node if node.name in kept]
     while todo:
         node = todo.pop()
         near = [producer[name] for name in node.input if name in producer and node.op_type not in ROUNDING]
         near = [maker for maker in near if maker.op_type == "DequantizeLinear"]
-        following = [reader for name in node.output for reader in readers[name]]
+        following = [reader for name in node.output for reader in index.users.get(name, ())]
         near += [reader for reader in following if node.op_type == "DequantizeLinear" or reader.op_type in ROUNDING]
         for other in near:
             if other.name not in kept:
@@ -162,16 +159,16 @@ def _closed(graph: onnx.GraphProto, kept: set[str]) -> set[str]:
     return kept
 
 
-def _part_stored(graph: onnx.GraphProto, float32: Collection[str]) -> None:
+def _part_stored(graph: onnx.GraphProto, float32: frozenset[str]) -> None:
     """Give the nodes that stay in float32 copies of the stored tensors that others read too."""
-    stored = Index.of(graph).stored
+    stored, names = Index.of(graph).stored, Names.of(graph)
     shared = {name for node in graph.node if node.name not in float32 for name in node.input if name in stored}
     copies: dict[str, str] = {}
     for node in graph.node:
         for place, name in enumerate(node.input):
             if node.name in float32 and name in shared and stored[name].data_type == TensorProto.FLOAT:
                 if name not in copies:
-                    copies[name] = free_name(graph, f"{name}_float32")
+                    copies[name] = names.new(f"{name}_float32")
                     graph.initializer.add().CopyFrom(stored[name])
                     graph.initializer[-1].name = copies[name]
                 node.input[place] = copies[name]
@@ -180,30 +177,44 @@ def _part_stored(graph: onnx.GraphProto, float32: Collection[str]) -> None:
 def _take_out_detours(model: onnx.ModelProto) -> None:
     """Let what is cast from float32 to float16 and back be read as it was."""
     graph = model.graph
-    producer = Index.of(graph).producer
     known = onnx.shape_inference.infer_shapes(model).graph
     types = {value.name: value.type.tensor_type.elem_type for value in (*known.input, *known.value_info, *known.output)}
     outputs = {output.name for output in graph.output}
-    for back in [node for node in graph.node if _casts_to(node, TensorProto.FLOAT)]:
-        there = producer.get(back.input[0])
-        if there is None or not _casts_to(there, TensorProto.FLOAT16) or types.get(there.input[0]) != TensorProto.FLOAT:
-            continue
-        if back.output[0] in outputs:
-            back.op_type, back.input[0] = "Identity", there.input[0]
-            del back.attribute[:]
-            continue
+    origins: dict[str, str] = {}
+    with Edits(graph) as edits:
+        for back in [node for node in graph.node if _casts_to(node, TensorProto.FLOAT)]:
+            there = edits.index.producer.get(back.input[0])
+            if (
+                there is None
+                or not _casts_to(there, TensorProto.FLOAT16)
+                or types.get(there.input[0]) != TensorProto.FLOAT
+            ):
+                continue
+            if back.output[0] in outputs:
+                back.op_type, back.input[0] = "Identity", there.input[0]
+                del back.attribute[:]
+            else:
+                origins[back.output[0]] = there.input[0]
+                edits.remove(back)
         for node in graph.node:
             for place, name in enumerate(node.input):
-                if name == back.output[0]:
-                    node.input[place] = there.input[0]
-        graph.node.remove(back)
+                if name in origins:
+                    node.input[place] = _origin(origins, name)
     _drop_dead_casts(graph)
 
 
+def _origin(origins: dict[str, str], name: str) -> str:
+    """Follow a tensor through detours to the one that it equals."""
+    while name in origins:
+        name = origins[name]
+    return name
+
+
 def _drop_dead_casts(graph: onnx.GraphProto) -> None:
-    readers = Index.of(graph).readers
-    for node in [node for node in graph.node if node.op_type == "Cast" and not readers[node.output[0]]]:
-        graph.node.remove(node)
+    with Edits(graph) as edits:
+        for node in graph.node:
+            if node.op_type == "Cast" and not edits.index.readers[node.output[0]]:
+                edits.remove(node)
 
 
 def _casts_to(node: onnx.NodeProto, kind: int) -> bool:

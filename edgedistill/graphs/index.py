@@ -1,9 +1,13 @@
-"""Look-ups in an ONNX graph that the rewrites share."""
+"""Look-ups in an ONNX graph and changes to it, each linear in the size of the graph."""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
+from types import TracebackType
+from typing import Any
 
 import numpy as np
 import onnx
@@ -13,21 +17,31 @@ from onnx import numpy_helper
 
 @dataclass(frozen=True)
 class Index:
-    """An ONNX graph by name: stored tensors, producers, and how often each tensor is read (as an output too)."""
+    """An ONNX graph by name: stored tensors, producers, and how often each tensor is read (as an output too).
+
+    `users` has the nodes that read a tensor, in the order of the graph.
+    """
 
     stored: dict[str, onnx.TensorProto]
     producer: dict[str, onnx.NodeProto]
     readers: Counter[str]
+    users: dict[str, list[onnx.NodeProto]]
 
     @classmethod
     def of(cls, graph: onnx.GraphProto) -> Index:
         """Index a graph as it is now."""
-        readers = Counter(name for node in graph.node for name in node.input if name)
+        users, readers = dict[str, list[onnx.NodeProto]](), Counter[str]()
+        for node in graph.node:
+            names = [name for name in node.input if name]
+            readers.update(names)
+            for name in dict.fromkeys(names):
+                users.setdefault(name, []).append(node)
         readers.update(output.name for output in graph.output)
         return cls(
             stored={tensor.name: tensor for tensor in graph.initializer},
             producer={name: node for node in graph.node for name in node.output},
             readers=readers,
+            users=users,
         )
 
     def value(self, name: str) -> NDArray[np.generic] | None:
@@ -40,28 +54,112 @@ class Index:
         return node if node is not None and node.op_type == "DequantizeLinear" else None
 
 
+class Names:
+    """Names that are taken; a new one is as near as possible to the one asked for."""
+
+    def __init__(self, taken: Iterable[str]) -> None:
+        self._taken = set(taken)
+        self._next: dict[str, int] = {}
+
+    @classmethod
+    def of(cls, graph: onnx.GraphProto) -> Names:
+        """Return the names of a graph's tensors."""
+        names = cls(tensor.name for tensor in graph.initializer)
+        names._taken.update(output for node in graph.node for output in node.output)
+        names._taken.update(value.name for value in graph.input)
+        return names
+
+    def new(self, name: str) -> str:
+        """Return a name that is free: this one or the first of NAME_1, NAME_2, ... It is taken from now on."""
+        unique, count = name, self._next.get(name, 1)
+        while unique in self._taken:
+            unique, count = f"{name}_{count}", count + 1
+        self._next[name] = count
+        self._taken.add(unique)
+        return unique
+
+
+class Edits:
+    """Changes to a graph: nodes are inserted and removed when the block that holds the edits ends.
+
+    `index` shows the graph as it was at first. A node that is moved is removed and inserted again.
+    """
+
+    def __init__(self, graph: onnx.GraphProto) -> None:
+        self.graph, self.index = graph, Index.of(graph)
+        self._nodes = list(graph.node)
+        self._removed: set[int] = set()
+        self._before: dict[int, list[onnx.NodeProto]] = defaultdict(list)
+        self._after: dict[int, list[onnx.NodeProto]] = defaultdict(list)
+        self._first: list[onnx.NodeProto] = []
+
+    @cached_property
+    def names(self) -> Names:
+        """The names of the graph's tensors."""
+        return Names.of(self.graph)
+
+    def store(self, name: str, value: NDArray[np.generic]) -> str:
+        """Store a tensor under a free name near this one, and return the name."""
+        unique = self.names.new(name)
+        self.graph.initializer.append(numpy_helper.from_array(value, unique))
+        return unique
+
+    def insert_before(self, node: onnx.NodeProto, *new: onnx.NodeProto) -> None:
+        """Insert nodes directly before a node, behind those inserted there earlier."""
+        self._before[id(node)] += new
+
+    def insert_after(self, node: onnx.NodeProto | None, *new: onnx.NodeProto) -> None:
+        """Insert nodes directly after a node, or at the beginning, before those inserted there earlier."""
+        if node is None:
+            self._first[:0] = new
+        else:
+            self._after[id(node)][:0] = new
+
+    def remove(self, node: onnx.NodeProto) -> None:
+        """Remove a node from its place."""
+        self._removed.add(id(node))
+
+    def __enter__(self) -> Edits:  # noqa: PYI034 - typing.Self is of Python 3.11
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None and (self._removed or self._before or self._after or self._first):
+            nodes = list(self._first)
+            for node in self._nodes:
+                nodes += self._before.get(id(node), [])
+                nodes += [] if id(node) in self._removed else [node]
+                nodes += self._after.get(id(node), [])
+            _replace(self.graph.node, nodes)
+
+
+def _replace(field: Any, entries: list[Any]) -> None:
+    """Put other entries in place of a repeated field's; those that stay are copied once."""
+    del field[:]
+    field.extend(entries)
+
+
 def lift_constants(graph: onnx.GraphProto) -> None:
     """Turn Constant nodes that hold a tensor into stored tensors."""
-    for node in [node for node in graph.node if node.op_type == "Constant" and node.attribute[0].name == "value"]:
-        tensor = onnx.TensorProto()
+    constants, others = list[onnx.NodeProto](), list[onnx.NodeProto]()
+    for node in graph.node:
+        holds = node.op_type == "Constant" and node.attribute[0].name == "value"
+        (constants if holds else others).append(node)
+    for node in constants:
+        tensor = graph.initializer.add()
         tensor.CopyFrom(node.attribute[0].t)
         tensor.name = node.output[0]
-        graph.initializer.append(tensor)
-        graph.node.remove(node)
+    if constants:
+        _replace(graph.node, others)
 
 
 def drop_unread(graph: onnx.GraphProto) -> None:
     """Remove stored tensors that nothing reads."""
     readers = Index.of(graph).readers
-    for tensor in [tensor for tensor in graph.initializer if not readers[tensor.name]]:
-        graph.initializer.remove(tensor)
-
-
-def free_name(graph: onnx.GraphProto, name: str) -> str:
-    """Return a name that no tensor of the graph has, as near as possible to the one asked for."""
-    taken = {tensor.name for tensor in graph.initializer} | {output for node in graph.node for output in node.output}
-    taken |= {value.name for value in graph.input}
-    return _unique(name, taken)
+    kept = [tensor for tensor in graph.initializer if readers[tensor.name]]
+    if len(kept) < len(graph.initializer):
+        _replace(graph.initializer, kept)
 
 
 def axis_of(node: onnx.NodeProto) -> int:
@@ -79,15 +177,8 @@ def set_axis(node: onnx.NodeProto, axis: int | None) -> None:
 
 def name_nodes(graph: onnx.GraphProto) -> None:
     """Give each node a name of its own; one without, or with another's, is called as its first output."""
-    taken: set[str] = set()
+    names, seen = Names(node.name for node in graph.node), set[str]()
     for node in graph.node:
-        if not node.name or node.name in taken:
-            node.name = _unique(node.output[0], taken | {other.name for other in graph.node})
-        taken.add(node.name)
-
-
-def _unique(name: str, taken: set[str]) -> str:
-    unique, count = name, 1
-    while unique in taken:
-        unique, count = f"{name}_{count}", count + 1
-    return unique
+        if not node.name or node.name in seen:
+            node.name = names.new(node.output[0])
+        seen.add(node.name)

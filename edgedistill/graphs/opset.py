@@ -12,15 +12,17 @@ from typing import Any, Final
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import defs, helper, numpy_helper
+from onnx import defs, helper
 
 from edgedistill.errors import ConfigError
-from edgedistill.graphs.index import Index, drop_unread, free_name, lift_constants
+from edgedistill.graphs.index import Edits, Index, drop_unread, lift_constants
 from edgedistill.graphs.run import Arrays, run_each
 from edgedistill.graphs.watch import watched
 
 # Two kernels of ONNX Runtime for one operator may add in another order (AveragePool before and from opset 19 on).
 TOLERANCE = 1e-6
+Sizes = dict[str, list[int]]
+"""The shape of each tensor, by its name."""
 
 
 def opset_of(model: onnx.ModelProto) -> int:
@@ -65,6 +67,11 @@ def _lowered(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     result = onnx.shape_inference.infer_shapes(model)
     before, graph = opset_of(model), result.graph
     lift_constants(graph)
+    edits = Edits(graph)
+    shapes = {
+        value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        for value in (*graph.input, *graph.value_info)
+    }
     for node in graph.node:
         if node.domain not in ("", "ai.onnx"):
             continue
@@ -74,7 +81,7 @@ def _lowered(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
         if newer.since_version == older.since_version:
             continue
         if node.op_type in REWRITES:
-            REWRITES[node.op_type](graph, node)
+            REWRITES[node.op_type](edits, shapes, node)
         _relabel(node, opset, newer, older)
     for entry in result.opset_import:
         if entry.domain in ("", "ai.onnx"):
@@ -112,42 +119,39 @@ def _refuse(node: onnx.NodeProto, opset: int, reason: str) -> None:
     )
 
 
-def _axes_to_attribute(graph: onnx.GraphProto, node: onnx.NodeProto) -> None:
+def _axes_to_attribute(edits: Edits, _: Sizes, node: onnx.NodeProto) -> None:
     """Before opset 18 all reductions but ReduceSum have their axes as an attribute."""
     if len(node.input) < 2 or not node.input[1]:
         return
-    axes = Index.of(graph).value(node.input[1])
+    axes = edits.index.value(node.input[1])
     if axes is not None and axes.size:
         node.attribute.append(helper.make_attribute("axes", [int(axis) for axis in axes.ravel()]))
         del node.input[1]
 
 
-def _split_sizes(graph: onnx.GraphProto, node: onnx.NodeProto) -> None:
+def _split_sizes(edits: Edits, shapes: Sizes, node: onnx.NodeProto) -> None:
     """Before opset 18 Split without sizes means equal parts, and unequal ones are written out."""
     count = next((attribute for attribute in node.attribute if attribute.name == "num_outputs"), None)
     axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 0)
-    values = {value.name: value for value in (*graph.input, *graph.value_info)}
-    if count is None or node.input[0] not in values:
+    if count is None or node.input[0] not in shapes:
         return
-    whole = values[node.input[0]].type.tensor_type.shape.dim[axis].dim_value
+    whole = shapes[node.input[0]][axis]
     part = -(-whole // count.i)
     node.attribute.remove(count)
     if whole % count.i:
         sizes = [part] * (count.i - 1) + [whole - part * (count.i - 1)]
-        name = free_name(graph, f"{node.output[0]}_sizes")
-        graph.initializer.append(numpy_helper.from_array(np.array(sizes, np.int64), name))
-        node.input.append(name)
+        node.input.append(edits.store(f"{node.output[0]}_sizes", np.array(sizes, np.int64)))
 
 
-def _no_zero_sizes(graph: onnx.GraphProto, node: onnx.NodeProto) -> None:
+def _no_zero_sizes(edits: Edits, _: Sizes, node: onnx.NodeProto) -> None:
     """Say nothing of how a 0 in the new shape is to be read, where there is none."""
-    shape = Index.of(graph).value(node.input[1])
+    shape = edits.index.value(node.input[1])
     if shape is not None and shape.all():
         for attribute in [attribute for attribute in node.attribute if attribute.name == "allowzero"]:
             node.attribute.remove(attribute)
 
 
-REWRITES: Final[dict[str, Callable[[onnx.GraphProto, onnx.NodeProto], None]]] = {
+REWRITES: Final[dict[str, Callable[[Edits, Sizes, onnx.NodeProto], None]]] = {
     "Split": _split_sizes,
     "Reshape": _no_zero_sizes,
     **dict.fromkeys(

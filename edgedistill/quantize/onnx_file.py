@@ -8,11 +8,11 @@ from typing import NamedTuple
 import numpy as np
 import onnx
 import torch
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from edgedistill.errors import ConfigError
 from edgedistill.graphs.canonical import canonical
-from edgedistill.graphs.index import free_name
+from edgedistill.graphs.index import Edits
 from edgedistill.graphs.run import Arrays, run_each
 from edgedistill.quantize.fake_quant import HIGHEST, UNSIGNED, fake_quantize_bias, quantized_weight
 from edgedistill.quantize.onnx_placement import FLOORS, Graph, Placement, never_negative, place, source
@@ -56,11 +56,11 @@ def quantize_onnx(
     origins = _origins(graph, placement)
     seen = _seen(model, graph, dict.fromkeys(origins.values()), requests)
     unsigned = {name for name in seen if activations == "unsigned" and never_negative(graph, name)}
-    scales = _insert(
-        graph, placement, {name: _rounding(one, ranges, unsigned=name in unsigned) for name, one in seen.items()}
-    )
-    for layer in placement.layers:
-        _quantize_parameters(graph, layer, scales[layer.name])
+    roundings = {name: _rounding(one, ranges, unsigned=name in unsigned) for name, one in seen.items()}
+    with Edits(result.graph) as edits:
+        scales = _insert(graph, edits, placement, roundings)
+        for layer in placement.layers:
+            _quantize_parameters(graph, edits, layer, scales[layer.name])
     return canonical(result), placement.report
 
 
@@ -86,7 +86,7 @@ def _seen(
     watching.graph.output.extend(
         helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in seen if name not in known
     )
-    floors = {name: {FLOORS.get(reader.op_type) for reader in graph.readers[name]} for name in seen}
+    floors = {name: {FLOORS.get(reader.op_type) for reader in graph.index.users[name]} for name in seen}
     for request, answer in enumerate(run_each(watching.SerializeToString(), requests)):
         for name, histogram in seen.items():
             value = torch.tensor(requests[name][request] if name in requests else answer[name])
@@ -95,38 +95,29 @@ def _seen(
     return seen
 
 
-def _insert(graph: Graph, placement: Placement, roundings: dict[str, Rounding]) -> dict[str, np.float32]:
+def _insert(graph: Graph, edits: Edits, placement: Placement, roundings: dict[str, Rounding]) -> dict[str, np.float32]:
     """Insert the Q/DQ of all activations, and return the scale of each layer's input by the layer's name."""
     origins = _origins(graph, placement)
-    inner = graph.graph
-    zeros = {kind: _stored_zero(inner, kind) for kind in dict.fromkeys(zero.dtype for _, zero in roundings.values())}
+    kinds = dict.fromkeys(zero.dtype for _, zero in roundings.values())
+    zeros = {kind: edits.store("zero_point", np.zeros((), kind)) for kind in kinds}
     restored: dict[str, str] = {}
     found = {reader.name: roundings[origins[reader.input[0]]].scale for reader, _ in placement.edges}
     for name, origin in origins.items():
         step, zero = roundings[origin].scale, zeros[roundings[origin].zero.dtype]
-        scale, integers, restored[name] = (free_name(inner, f"{name}_{part}") for part in ("scale", "int8", "rounded"))
-        inner.initializer.append(numpy_helper.from_array(np.array(step), scale))
-        nodes = [
+        scale = edits.store(f"{name}_scale", np.array(step))
+        integers, restored[name] = (edits.names.new(f"{name}_{part}") for part in ("int8", "rounded"))
+        edits.insert_after(
+            edits.index.producer.get(name),
             helper.make_node("QuantizeLinear", [name, scale, zero], [integers], name=integers),
             helper.make_node("DequantizeLinear", [integers, scale, zero], [restored[name]], name=restored[name]),
-        ]
-        producer = graph.index.producer.get(name)
-        at = 0 if producer is None else list(inner.node).index(producer) + 1
-        for offset, node in enumerate(nodes):
-            inner.node.insert(at + offset, node)
+        )
     for name in placement.results:
-        for reader in graph.readers[name]:
+        for reader in graph.index.users[name]:
             _replace(reader, name, restored[name])
     for reader, place_ in placement.edges:
         if reader.input[place_] in restored:
             reader.input[place_] = restored[reader.input[place_]]
     return found
-
-
-def _stored_zero(graph: onnx.GraphProto, kind: np.dtype[np.generic]) -> str:
-    name = free_name(graph, "zero_point")
-    graph.initializer.append(numpy_helper.from_array(np.zeros((), kind), name))
-    return name
 
 
 def _replace(node: onnx.NodeProto, old: str, new: str) -> None:
@@ -135,9 +126,8 @@ def _replace(node: onnx.NodeProto, old: str, new: str) -> None:
             node.input[place_] = new
 
 
-def _quantize_parameters(graph: Graph, layer: onnx.NodeProto, scale: np.float32) -> None:
+def _quantize_parameters(graph: Graph, edits: Edits, layer: onnx.NodeProto, scale: np.float32) -> None:
     """Store a layer's weight as int8 with a scale for each output channel, and round its bias to the steps of an int32."""
-    inner = graph.graph
     stored = graph.index.value(layer.input[1])
     assert stored is not None
     axis = 1 if layer.op_type == "MatMul" else 0
@@ -148,21 +138,20 @@ def _quantize_parameters(graph: Graph, layer: onnx.NodeProto, scale: np.float32)
         layer.attribute.append(helper.make_attribute("transB", 1))
     rows = torch.tensor(np.ascontiguousarray(stored.T if axis else stored))
     weight, steps = quantized_weight(rows)
-    names = [free_name(inner, f"{layer.name}_weight_{part}") for part in ("int8", "scale", "zero", "rounded")]
     integers = np.ascontiguousarray(weight.numpy().T if axis else weight.numpy())
-    values = (integers, steps.numpy(), np.zeros(steps.shape, np.int8))
-    inner.initializer.extend(numpy_helper.from_array(value, name) for value, name in zip(values, names, strict=False))
-    node = helper.make_node("DequantizeLinear", names[:3], names[3:], name=names[3], axis=axis)
-    inner.node.insert(list(inner.node).index(layer), node)
-    layer.input[1] = names[3]
-    _round_bias(graph, layer, rows, torch.tensor(scale))
+    values = {"int8": integers, "scale": steps.numpy(), "zero": np.zeros(steps.shape, np.int8)}
+    names = [edits.store(f"{layer.name}_weight_{part}", value) for part, value in values.items()]
+    restored = edits.names.new(f"{layer.name}_weight_rounded")
+    edits.insert_before(layer, helper.make_node("DequantizeLinear", names, [restored], name=restored, axis=axis))
+    layer.input[1] = restored
+    _round_bias(graph, edits, layer, rows, torch.tensor(scale))
 
 
 def _transposed(layer: onnx.NodeProto) -> bool:
     return any(attribute.name == "transB" and attribute.i for attribute in layer.attribute)
 
 
-def _round_bias(graph: Graph, layer: onnx.NodeProto, rows: torch.Tensor, scale: torch.Tensor) -> None:
+def _round_bias(graph: Graph, edits: Edits, layer: onnx.NodeProto, rows: torch.Tensor, scale: torch.Tensor) -> None:
     adds, place_ = layer, 2
     if layer.op_type == "MatMul":
         reader = graph.only_reader(layer.output[0])
@@ -173,6 +162,4 @@ def _round_bias(graph: Graph, layer: onnx.NodeProto, rows: torch.Tensor, scale: 
     if bias is None or bias.shape != (len(rows),):
         return
     rounded = fake_quantize_bias(torch.tensor(bias), rows, scale).numpy()
-    name = free_name(graph.graph, f"{layer.name}_bias_rounded")
-    graph.graph.initializer.append(numpy_helper.from_array(rounded, name))
-    adds.input[place_] = name
+    adds.input[place_] = edits.store(f"{layer.name}_bias_rounded", rounded)

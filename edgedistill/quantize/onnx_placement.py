@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -11,12 +11,11 @@ import onnx
 
 from edgedistill.errors import ConfigError, nearest
 from edgedistill.graphs.index import Index
+from edgedistill.graphs.operators import KEEPS_GRID, RESHAPES
 from edgedistill.quantize.placement import COMPUTED, INT8, SKIPPED, SQUEEZE_EXCITE
 
 WEIGHTED: Final = frozenset({"Conv", "Gemm", "MatMul"})
 CLIPS: Final = frozenset({"Relu", "Clip"})
-RESHAPES: Final = frozenset({"Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Identity"})
-KEEPS_GRID: Final = RESHAPES | {"MaxPool", "Slice"}
 GATES: Final = frozenset({"Sigmoid", "HardSigmoid"})
 POOLS: Final = frozenset({"GlobalAveragePool", "ReduceMean"})
 AT_LEAST_ZERO: Final = GATES | {"Relu", "Softmax"}
@@ -34,7 +33,7 @@ class Placement:
 
     layers: list[onnx.NodeProto] = field(default_factory=list)
     edges: list[tuple[onnx.NodeProto, int]] = field(default_factory=list)
-    results: list[str] = field(default_factory=list)
+    results: dict[str, None] = field(default_factory=dict)
     report: dict[str, str] = field(default_factory=dict)
 
 
@@ -44,24 +43,22 @@ class Graph:
 
     graph: onnx.GraphProto
     index: Index
-    readers: dict[str, list[onnx.NodeProto]]
+    returned: frozenset[str]
     shapes: dict[str, tuple[int, ...]]
 
     @classmethod
     def of(cls, model: onnx.ModelProto) -> Graph:
         """Index a model as it is now."""
-        inferred, readers = onnx.shape_inference.infer_shapes(model).graph, dict[str, list[onnx.NodeProto]]()
-        for node in model.graph.node:
-            for name in dict.fromkeys(node.input):
-                readers.setdefault(name, []).append(node)
+        inferred = onnx.shape_inference.infer_shapes(model).graph
         values = (*inferred.input, *inferred.value_info, *inferred.output)
         shapes = {value.name: tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim) for value in values}
         shapes |= {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
-        return cls(model.graph, Index.of(model.graph), readers, shapes)
+        returned = frozenset(output.name for output in model.graph.output)
+        return cls(model.graph, Index.of(model.graph), returned, shapes)
 
     def only_reader(self, name: str) -> onnx.NodeProto | None:
         """Return the one node that reads a tensor, if nothing else does, the outputs included."""
-        return self.readers[name][0] if self.index.readers[name] == 1 and name in self.readers else None
+        return self.index.users[name][0] if self.index.readers[name] == 1 and name in self.index.users else None
 
 
 def place(graph: Graph, skip: tuple[str, ...]) -> Placement:
@@ -71,27 +68,30 @@ def place(graph: Graph, skip: tuple[str, ...]) -> Placement:
         ConfigError: `skip` names no layer.
     """
     placement = Placement()
-    layers = [node for node in graph.graph.node if _is_layer(graph, node)]
+    layers = {node.name for node in graph.graph.node if _is_layer(graph, node)}
+    skipped = frozenset(skip)
     for name in skip:
-        if name not in {node.name for node in layers}:
-            raise ConfigError(f"there is no layer {name!r} to keep in float{nearest(name, [n.name for n in layers])}")
+        if name not in layers:
+            raise ConfigError(f"there is no layer {name!r} to keep in float{nearest(name, layers)}")
     gating = {node.name for node in _squeeze_excite(graph)}
     for node in graph.graph.node:
-        if node in layers:
+        if node.name in layers:
             reason = _float_reason(graph, node)
-            reason = SKIPPED if node.name in skip else SQUEEZE_EXCITE if node.name in gating and not reason else reason
+            reason = (
+                SKIPPED if node.name in skipped else SQUEEZE_EXCITE if node.name in gating and not reason else reason
+            )
             placement.report[node.name] = INT8 if reason is None else f"float: {reason}"
             if reason is None:
                 placement.layers.append(node)
                 placement.edges.append((node, 0))
-                placement.results += _result(graph, node) if node.op_type == "Conv" else []
+                placement.results |= _result(graph, node) if node.op_type == "Conv" else {}
         elif _is_residual(graph, node, placement.results):
             placement.edges += [(node, 0), (node, 1)]
-            placement.results += _result(graph, node)
+            placement.results |= _result(graph, node)
     return placement
 
 
-def source(graph: Graph, name: str, results: list[str]) -> str | None:
+def source(graph: Graph, name: str, results: Collection[str]) -> str | None:
     """Return the quantized result that a tensor's values come from unchanged, if there is one."""
     while name not in results:
         node = graph.index.producer.get(name)
@@ -138,14 +138,13 @@ def _float_reason(graph: Graph, node: onnx.NodeProto) -> str | None:
     return None if weight.dtype == np.float32 else f"its weight is {weight.dtype}"
 
 
-def _result(graph: Graph, node: onnx.NodeProto) -> list[str]:
+def _result(graph: Graph, node: onnx.NodeProto) -> dict[str, None]:
     """Return the tensor to quantize behind a layer: after its ReLU; nothing when it is what the model returns."""
     name = node.output[0]
     reader = graph.only_reader(name)
     if reader is not None and _clips(graph, reader):
         name = reader.output[0]
-    returned = name in {output.name for output in graph.graph.output}
-    return [] if returned or name not in graph.readers else [name]
+    return {} if name in graph.returned or name not in graph.index.users else {name: None}
 
 
 def _clips(graph: Graph, node: onnx.NodeProto) -> bool:
@@ -153,7 +152,7 @@ def _clips(graph: Graph, node: onnx.NodeProto) -> bool:
     return node.op_type in CLIPS and all(name in graph.index.stored for name in bounds)
 
 
-def _is_residual(graph: Graph, node: onnx.NodeProto, results: list[str]) -> bool:
+def _is_residual(graph: Graph, node: onnx.NodeProto, results: Collection[str]) -> bool:
     """Return whether a node adds two activations of one shape, of which a quantized result is one."""
     if node.op_type != "Add" or any(name in graph.index.stored for name in node.input):
         return False
@@ -186,7 +185,7 @@ def _squeeze_excite(graph: Graph) -> Iterator[onnx.NodeProto]:
 
 
 def _multiplies_larger(graph: Graph, gate: str) -> bool:
-    for reader in graph.readers.get(gate, ()):
+    for reader in graph.index.users.get(gate, ()):
         if reader.op_type in RESHAPES and _multiplies_larger(graph, reader.output[0]):
             return True
         if reader.op_type == "Mul" and graph.shapes.get(reader.output[0]) != graph.shapes.get(gate):

@@ -9,7 +9,7 @@ from onnx import helper, numpy_helper
 from torch import nn
 
 from edgedistill.export.onnx_export import export_onnx
-from edgedistill.graphs.index import Index, free_name, set_axis
+from edgedistill.graphs.index import Index, Names, set_axis
 from edgedistill.kits.kits import Kit, find_kits
 from edgedistill.models.depthwise import ds_cnn
 from edgedistill.models.resnet import mlperf_resnet8
@@ -93,7 +93,7 @@ class Plant:
         return numpy_helper.to_array(self.index.stored[name]).copy()
 
     def store(self, name: str, value: np.ndarray) -> str:
-        unique = free_name(self.graph, name)
+        unique = Names.of(self.graph).new(name)
         self.graph.initializer.append(numpy_helper.from_array(np.asarray(value), unique))
         return unique
 

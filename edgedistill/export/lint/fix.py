@@ -16,7 +16,7 @@ from onnx import numpy_helper
 from edgedistill.errors import ConfigError
 from edgedistill.export.lint.view import MOVES, Limits, View, label
 from edgedistill.export.lint.whole import validity
-from edgedistill.graphs.index import Index, axis_of, drop_unread, free_name, lift_constants
+from edgedistill.graphs.index import Edits, axis_of, drop_unread, lift_constants
 from edgedistill.graphs.opset import opset_of, to_opset
 from edgedistill.graphs.random_inputs import random_inputs
 from edgedistill.graphs.shapes import resolve_shapes
@@ -67,16 +67,15 @@ def _repairs(limits: Limits | None) -> list[Callable[[onnx.ModelProto], Changes]
 
 def write_zero_points(model: onnx.ModelProto) -> Changes:
     """Write the zero points that the standard assumes where none is written."""
-    view, changes = View.of(model), []
-    nodes = {node.output[0]: node for node in model.graph.node}
+    view, edits, changes = View.of(model), Edits(model.graph), Changes()
     for seen in view.roundings:
         stored = view.index.value(seen.input[0])
         scale, zero = view.index.value(seen.input[1]), view.zero_point(seen)
         written = len(seen.input) > 2 and seen.input[2]
         if written or scale is None or zero is None or (stored is not None and stored.dtype == np.int32):
             continue
-        node = nodes[seen.output[0]]
-        name = _store(model.graph, f"{node.output[0]}_zero_point", np.zeros(scale.shape, zero.dtype))
+        node = edits.index.producer[seen.output[0]]
+        name = _store(edits, f"{node.output[0]}_zero_point", np.zeros(scale.shape, zero.dtype))
         del node.input[2:]
         node.input.append(name)
         changes.append(f"{label(seen)}: zero point 0 ({zero.dtype}) written")
@@ -85,56 +84,56 @@ def write_zero_points(model: onnx.ModelProto) -> Changes:
 
 def store_integers(model: onnx.ModelProto) -> Changes:
     """Round stored float32 weights now, as QuantizeLinear would when the model runs: half to even, cut at the ends."""
-    view, changes = View.of(model), []
-    for node in list(model.graph.node):
-        weight = view.index.value(node.input[0]) if node.op_type == "QuantizeLinear" else None
-        if weight is None or weight.dtype != np.float32:
-            continue
-        scale, zero = view.index.value(node.input[1]), view.zero_point(node)
-        if scale is None or zero is None or not _is_plain(scale, zero):
-            continue
-        step, middle = (_spread(node, weight, value).astype(np.float32) for value in (scale, zero))
-        ends = np.iinfo(zero.dtype.name)
-        integers = np.clip(np.rint(weight.astype(np.float32) / step) + middle, ends.min, ends.max).astype(zero.dtype)
-        model.graph.initializer.append(numpy_helper.from_array(integers, node.output[0]))
-        model.graph.node.remove(node)
-        changes.append(f"{label(node)}: {weight.size:,} values stored as {zero.dtype} instead of float32")
+    view, changes = View.of(model), Changes()
+    with Edits(model.graph) as edits:
+        for node in model.graph.node:
+            weight = view.index.value(node.input[0]) if node.op_type == "QuantizeLinear" else None
+            if weight is None or weight.dtype != np.float32:
+                continue
+            scale, zero = view.index.value(node.input[1]), view.zero_point(node)
+            if scale is None or zero is None or not _is_plain(scale, zero):
+                continue
+            step, middle = (_spread(node, weight, value).astype(np.float32) for value in (scale, zero))
+            ends = np.iinfo(zero.dtype.name)
+            integers = np.clip(np.rint(weight.astype(np.float32) / step) + middle, ends.min, ends.max)
+            model.graph.initializer.append(numpy_helper.from_array(integers.astype(zero.dtype), node.output[0]))
+            edits.remove(node)
+            changes.append(f"{label(node)}: {weight.size:,} values stored as {zero.dtype} instead of float32")
     return changes
 
 
 def unit_scales(model: onnx.ModelProto) -> Changes:
     """Give stored channels of scale 0 the scale 1 and integers at the zero point: both stand for zeros."""
-    view, changes = View.of(model), []
-    index = Index.of(model.graph)
+    view, edits, changes = View.of(model), Edits(model.graph), Changes()
     for seen in view.weights:
         scale, zero, integers = view.index.value(seen.input[1]), view.zero_point(seen), view.index.value(seen.input[0])
         if scale is None or zero is None or integers is None or not (scale == 0).any() or scale.ndim > 1:
             continue
         dead = np.broadcast_to(_spread(seen, integers, scale) == 0, integers.shape)
         fresh = np.where(dead, _spread(seen, integers, zero), integers).astype(integers.dtype)
-        node = index.producer[seen.output[0]]
-        node.input[0] = _store(model.graph, seen.input[0], fresh)
-        node.input[1] = _store(model.graph, seen.input[1], np.where(scale == 0, scale.dtype.type(1), scale))
+        node = edits.index.producer[seen.output[0]]
+        node.input[0] = _store(edits, seen.input[0], fresh)
+        node.input[1] = _store(edits, seen.input[1], np.where(scale == 0, scale.dtype.type(1), scale))
         changes.append(f"{label(seen)}: {int((scale == 0).sum())} of {scale.size} channels of scale 0 now have scale 1")
     return changes
 
 
 def restore_biases(model: onnx.ModelProto) -> Changes:
     """Store the floats that int32 biases stand for."""
-    view, changes = View.of(model), []
-    for layer in view.layers:
-        seen = None if layer.bias is None else view.index.dequantizer(layer.bias)
-        integers = None if seen is None else view.index.value(seen.input[0])
-        if seen is None or integers is None or integers.dtype != np.int32:
-            continue
-        scale, zero = view.index.value(seen.input[1]), view.zero_point(seen)
-        if scale is None or zero is None or scale.ndim > 1:
-            continue
-        node = next((node for node in model.graph.node if node.output[0] == seen.output[0]), None)
-        if node is not None:
+    view, changes, restored = View.of(model), Changes(), set[str]()
+    with Edits(model.graph) as edits:
+        for layer in view.layers:
+            seen = None if layer.bias is None else view.index.dequantizer(layer.bias)
+            integers = None if seen is None else view.index.value(seen.input[0])
+            if seen is None or integers is None or integers.dtype != np.int32:
+                continue
+            scale, zero = view.index.value(seen.input[1]), view.zero_point(seen)
+            if scale is None or zero is None or scale.ndim > 1 or seen.output[0] in restored:
+                continue
             floats = (integers.astype(np.int64) - zero.astype(np.int64)).astype(scale.dtype) * scale
             model.graph.initializer.append(numpy_helper.from_array(floats, seen.output[0]))
-            model.graph.node.remove(node)
+            edits.remove(edits.index.producer[seen.output[0]])
+            restored.add(seen.output[0])
             changes.append(f"{label(layer.adds_bias)}: bias of {integers.size} int32 stored as floats")
     return changes
 
@@ -146,19 +145,23 @@ def make_signed(model: onnx.ModelProto) -> Changes:
     clips = _clips_between(view, unsigned)
     if not unsigned or clips is None:
         return []
-    index = Index.of(model.graph)
+    edits = Edits(model.graph)
     for seen in unsigned:
-        node, zero, stored = index.producer[seen.output[0]], view.zero_point(seen), view.index.value(seen.input[0])
+        node, zero, stored = (
+            edits.index.producer[seen.output[0]],
+            view.zero_point(seen),
+            view.index.value(seen.input[0]),
+        )
         assert zero is not None
-        node.input[2] = _store(model.graph, f"{seen.output[0]}_zero_point", np.zeros(zero.shape, np.int8))
+        node.input[2] = _store(edits, f"{seen.output[0]}_zero_point", np.zeros(zero.shape, np.int8))
         if stored is not None and seen.op_type == "DequantizeLinear":
-            node.input[0] = _store(model.graph, seen.input[0], _signed(stored))
+            node.input[0] = _store(edits, seen.input[0], _signed(stored))
     for clip in clips:
-        node = index.producer[clip.output[0]]
+        node = edits.index.producer[clip.output[0]]
         for place, name in enumerate(clip.input[1:], 1):
             bound = view.index.value(name) if name else None
             if bound is not None:
-                node.input[place] = _store(model.graph, name, _signed(bound))
+                node.input[place] = _store(edits, name, _signed(bound))
     return [f"{len(unsigned)} roundings of uint8 around 128 are now of int8 around 0"]
 
 
@@ -221,7 +224,5 @@ def _spread(node: onnx.NodeProto, value: NDArray[np.generic], each: NDArray[np.g
     return each.reshape([-1 if place == axis else 1 for place in range(value.ndim)])
 
 
-def _store(graph: onnx.GraphProto, name: str, value: NDArray[np.generic]) -> str:
-    unique = free_name(graph, name)
-    graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(value).reshape(value.shape), unique))
-    return unique
+def _store(edits: Edits, name: str, value: NDArray[np.generic]) -> str:
+    return edits.store(name, np.ascontiguousarray(value).reshape(value.shape))

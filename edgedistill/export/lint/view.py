@@ -80,7 +80,6 @@ class View:
 
     model: onnx.ModelProto
     index: Index
-    readers: dict[str, tuple[onnx.NodeProto, ...]]
     limits: Limits | None
 
     @classmethod
@@ -89,11 +88,12 @@ class View:
         copy = onnx.ModelProto()
         copy.CopyFrom(model)
         lift_constants(copy.graph)
-        readers: dict[str, list[onnx.NodeProto]] = {}
-        for node in copy.graph.node:
-            for name in dict.fromkeys(node.input):
-                readers.setdefault(name, []).append(node)
-        return cls(copy, Index.of(copy.graph), {name: tuple(nodes) for name, nodes in readers.items()}, limits)
+        return cls(copy, Index.of(copy.graph), limits)
+
+    @property
+    def readers(self) -> dict[str, list[onnx.NodeProto]]:
+        """The nodes that read each tensor."""
+        return self.index.users
 
     @cached_property
     def roundings(self) -> list[onnx.NodeProto]:
