@@ -223,7 +223,7 @@ def test_a_model_that_the_engine_refuses_costs_the_others_nothing(phone, runner,
     bad = good | {"name": "bad", "io": str(other), "expected": None}
     results = dict(run_bench(bench_job(bad, good, seconds=0.1, passes=()), tmp_path, print))
     assert isinstance(results["fp32"], Measurement)
-    assert "no whole number of requests" in results["bad"]
+    assert "not a multiple of a request" in results["bad"]
 
 
 @pytest.mark.slow
