@@ -226,7 +226,7 @@ class Environment(Record):
 class Accuracy(Record):
     """A metric on the test set with its 95 % interval; 1 is perfect.
 
-    The interval is Wilson's for top1, a bootstrap interval for r2, and Student's for cosine, which is a mean.
+    The interval is Wilson's for top1, a bootstrap interval for r2 and mean_ap, and Student's for cosine, which is a mean.
     """
 
     metric: str
