@@ -33,7 +33,7 @@ def serve(context: click.Context, /, run_folder: Path, **options: Any) -> None:
     Prints a QR code for the phone, and stores the results in RUN. The link contains a secret that every request needs. Exit code 4: a device computed wrong
     outputs.
     """
-    from edgedistill.serve.command import Request, serve
+    from edgedistill.serve.command import ServeOptions, serve
 
     _, report = surroundings(context)
-    serve(run_folder, Request(**options), report)
+    serve(run_folder, ServeOptions(**options), report)

@@ -1,4 +1,4 @@
-"""A bundle: the harness, one kit, a run's student and its recorded inputs in one file that Python runs on a device."""
+"""Write a bundle: one file with the harness, a kit, a run's student and recorded inputs, which Python runs on a device."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Packed(Record):
 
 
 class DeviceForm(Record):
-    """The encoding of int8 models for an architecture (None: for any) from a version of the engine on."""
+    """The encoding of int8 models for an architecture (None means any) from an engine version on."""
 
     arch: str | None
     since: str = Field(serialization_alias="from")
@@ -50,7 +50,7 @@ class DeviceForm(Record):
 
 
 class BundledModel(Record):
-    """An ONNX model in a bundle, and what it is checked against there."""
+    """An ONNX model in a bundle, and the recorded outputs that it is checked against."""
 
     name: str
     target: str
@@ -82,7 +82,7 @@ class Bundle(Record):
 def write_bundle(run: Run, kit: Kit, precisions: tuple[str, ...], path: Path) -> tuple[Bundle, str]:
     """Write a bundle of a run's student for a kit; return its manifest and SHA-256. Equal runs give equal files.
 
-    Raises ConfigError when the run lacks the export, or a model of one of the precisions.
+    Raises ConfigError when the run has no export, or no model in one of the precisions.
     """
     kit = _kit_of(require_record(run, QuantizedRecord), kit, precisions)
     chosen = _chosen(run, kit, precisions)
@@ -108,39 +108,39 @@ def write_bundle(run: Run, kit: Kit, precisions: tuple[str, ...], path: Path) ->
 
 
 def _kit_of(quantized: QuantizedRecord, kit: Kit, precisions: tuple[str, ...]) -> Kit:
-    """Return the kit with the encodings that hold the run's int8 activations; it must have some where int8 is asked for."""
+    """Return the kit with the encodings for the run's int8 activations; there must be one if int8 is requested."""
     try:
         return kit.taking(quantized.activations)
     except ConfigError:
         if "int8" in precisions:
             raise
-        return kit  # its float models, in which activations are what they are
+        return kit  # its float models do not depend on how activations are quantized
 
 
 def _chosen(run: Run, kit: Kit, precisions: tuple[str, ...]) -> list[OnnxModel]:
-    """Return the student's models of some precisions, by default of all that the kit has, int8 in each of its encodings."""
+    """Return the student's models in `precisions`, by default in all of the kit's, and int8 in each encoding of the kit."""
     for precision in precisions:
         if precision not in kit.precisions:
             raise ConfigError(f"kit '{kit.name}' has no precision '{precision}'; it has: {', '.join(kit.precisions)}")
     encodings = {None, *kit.encoding.values(), *(form.encoding for form in kit.form)}
     opset = max((kit.opset, *(form.opset for form in kit.form)))
     students = [model for model in require_record(run, ExportRecord).models if model.name == "student"]
-    found = [
+    chosen = [
         model for model in students
         if model.precision in (precisions or kit.precisions) and model.encoding in encodings and model.opset <= opset
     ]  # fmt: skip
-    lacking = [precision for precision in precisions if precision not in {model.precision for model in found}]
-    if lacking or not found:
-        held = ", ".join(f"{m.precision} ({m.encoding or 'float'}, opset {m.opset})" for m in students)
+    lacking = [precision for precision in precisions if precision not in {model.precision for model in chosen}]
+    if lacking or not chosen:
+        exported = ", ".join(f"{m.precision} ({m.encoding or 'float'}, opset {m.opset})" for m in students)
         raise ConfigError(
-            f"{run.folder}: no {lacking[0] if lacking else 'student'} for kit '{kit.name}' was exported, only {held}; add a "
-            f"[[target]] with kit = '{kit.name}' to the configuration, and run 'edgedistill export' again"
+            f"{run.folder}: no {lacking[0] if lacking else 'student'} model was exported for kit '{kit.name}', only {exported}; add a "
+            f"[[target]] with kit = '{kit.name}' to the configuration, and run 'edgedistill export CONFIG' again"
         )
-    return found
+    return chosen
 
 
 def _program(kit: Kit) -> Iterator[tuple[str, Path]]:
-    """Yield what a bundle runs, by its name there: its own program, the harness and the kit."""
+    """Yield the files of a bundle's program, the harness and the kit, with their names in the bundle."""
     yield "__main__.py", targets_folder() / "bundle" / "__main__.py"
     for name, folder in (("harness", targets_folder() / "harness"), (f"kits/{kit.name}", kit.folder)):
         yield from folder_files(name, folder)
@@ -161,7 +161,7 @@ def _bundled(run: Run, kit: Kit, model: OnnxModel) -> BundledModel:
 
 
 def _bench_plan(run: Run) -> dict[str, Any]:
-    """Return processes, seconds and seed: those of the run's own bench where there was one."""
+    """Return the processes, seconds and seed of the run's bench stage, or the defaults where it has not run."""
     bench = read_settings(run, BenchRecord).get("bench", BenchConfig().model_dump())
     seed = read_settings(run, ExportRecord)["seed"]
     return {"processes": bench["processes"], "seconds": bench["seconds"], "seed": seed}
@@ -172,14 +172,14 @@ def _packed(path: Path) -> Packed:
 
 
 def _archive(manifest: Bundle, sources: dict[str, Path]) -> bytes:
-    """Return the bytes of a zip that Python and a shell can run; the zip's comment is the hash of its manifest."""
+    """Return a zip file that Python and a shell can run; its comment is the hash of the manifest."""
     text = manifest.model_dump_json(indent=2, by_alias=True).encode()
     buffer = io.BytesIO()
     buffer.write(SHEBANG)
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr(zipfile.ZipInfo("bundle.json"), text, zipfile.ZIP_DEFLATED)
         for name, path in sorted(sources.items()):
-            # ZipInfo's own date, so that equal files make equal bundles.
+            # The fixed date of ZipInfo makes equal files give equal bundles.
             archive.writestr(zipfile.ZipInfo(name), path.read_bytes(), zipfile.ZIP_DEFLATED)
         archive.comment = hashlib.sha256(text).hexdigest().encode()
     return buffer.getvalue()

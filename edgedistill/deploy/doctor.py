@@ -1,4 +1,4 @@
-"""What is missing on a device, and what there would make its figures worthless, each with the line that mends it."""
+"""Check a device: which engines are missing, and which conditions distort measurements, each with the command that fixes it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from edgedistill.kits.kits import Kit
 
 
 def examine_kits(kits: dict[str, Kit], address: str = "local") -> Iterator[str]:
-    """Yield a line for each kit: its engine's version on a device, or the line that installs it."""
+    """Yield a line for each kit: the version of its engine on a device, or the command that installs the engine."""
     for name in sorted(kits):
         kit = kits[name]
         answer = probe(kit, address)
@@ -19,13 +19,13 @@ def examine_kits(kits: dict[str, Kit], address: str = "local") -> Iterator[str]:
 
 
 def examine_device(address: str = "local") -> Iterator[str]:
-    """Yield what a device is and where its energy is read, then a warning for each thing that disturbs a measurement."""
-    facts, found = probe(None, address).facts, examine(address)
-    drivers = "".join(f", {name} {version}" for name, version in found.drivers.items())
+    """Yield a device's description and energy source, then a warning for each condition that distorts measurements."""
+    facts, state = probe(None, address).facts, examine(address)
+    drivers = "".join(f", {name} {version}" for name, version in state.drivers.items())
     python = f", Python {facts['python']}" if facts["python"] else ""
     yield f"device     {facts['cpu']}, {facts['cores']} cores, {facts['os']}{python}{drivers}"
-    yield f"energy     {energy_line(found)}"
-    for text in conditions(found):
+    yield f"energy     {energy_line(state)}"
+    for text in conditions(state):
         yield f"warning    {text}"
     if facts["virtualised"]:
-        yield "warning    this is a virtual machine: other guests disturb it, and no command mends that"
+        yield "warning    this is a virtual machine: other guests on its host may disturb measurements; measure on real hardware if you can"

@@ -1,4 +1,4 @@
-"""The verbs of the device-side harness, run from the host: each in a fresh process, on this machine or on another."""
+"""Run commands of the device-side harness from the host: each in a fresh process, on this machine or another device."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 
 class Probe(Record):
-    """What a device says of itself, and its engine or the reason why there is none."""
+    """The facts of a device, and its engine or the reason why there is none."""
 
     facts: dict[str, Any]
     engine: Engine | None
@@ -51,7 +51,7 @@ class Probe(Record):
 
 
 class Compilation(Record):
-    """An ONNX model to compile with a kit on a device, and the folder here that gets what that makes."""
+    """An ONNX model to compile with a kit on a device; the files made go to `out` on the host."""
 
     kit: Kit
     model: Path
@@ -62,7 +62,7 @@ class Compilation(Record):
 
 
 def probe(kit: Kit | None, address: str = "local") -> Probe:
-    """Ask a device for its facts and, given a kit, for the version of its engine."""
+    """Ask a device for its facts and, if a kit is given, for the version of its engine."""
     call = HarnessCall(
         ("probe", *(("--kit", f"kits/{kit.name}") if kit else ())),
         _needs([kit] if kit else []),
@@ -71,14 +71,14 @@ def probe(kit: Kit | None, address: str = "local") -> Probe:
     facts = _object(_wait(_run(parse_address(address), call, _silent)))
     engine = facts.pop("engine", None)
     if kit is None or engine is None:
-        return Probe(facts=facts, engine=None, problem="no engine was asked for")
+        return Probe(facts=facts, engine=None, problem="no engine was requested")
     if "error" in engine:
         return Probe(facts=facts, engine=None, problem=f"{engine['error']}; install it: {kit.install}")
     return Probe(facts=facts, engine=Engine.model_validate(engine), problem=None)
 
 
 def examine(address: str = "local") -> Examined:
-    """Ask a device for its state: what disturbs it at the moment, and where its energy can be read."""
+    """Ask a device for its state: load, clocks, temperatures, and energy sources."""
     call = HarnessCall(("examine",), _needs([]), timeout_s=PROBE_TIMEOUT_S)
     return Examined.model_validate(_object(_wait(_run(parse_address(address), call, _silent))))
 
@@ -92,7 +92,7 @@ def compile_model(work: Compilation) -> dict[str, Any]:
 
 
 def compile_models(works: Sequence[Compilation], progress: Progress) -> list[dict[str, Any] | DeviceError]:
-    """Compile models, several devices at once and each device one after another; return what was made, or what failed."""
+    """Compile models, in parallel on several devices and one after another on each; return the answers or the errors."""
     for work in works:
         if work.precision not in work.kit.precisions:
             raise ConfigError(
@@ -115,7 +115,7 @@ def compile_models(works: Sequence[Compilation], progress: Progress) -> list[dic
 
 
 def _with_remedy(error: DeviceError, kit: Kit) -> DeviceError:
-    """Return an error with the line that installs the engine, where it says that Python does not find it."""
+    """Add the command that installs the engine to an error that says that Python cannot import it."""
     return DeviceError(f"{error}; install it: {kit.install}") if "No module named" in str(error) else error
 
 
@@ -132,7 +132,7 @@ def _compile_call(work: Compilation) -> HarnessCall:
 def run_bench(job: BenchJob, folder: Path, progress: Progress) -> list[tuple[str, Measurement | str]]:
     """Run a job whose paths are relative to `folder`, and return each arm's measurement or error text.
 
-    Arms on several devices are measured at once, each device's own taking turns.
+    Devices measure in parallel; the arms of one device take turns.
     """
     addresses = {arm.address: parse_address(arm.address) for arm in job.arms}
     parts = [_bench_on(address, job, folder, progress) for address in addresses.values()]
@@ -162,24 +162,24 @@ async def _bench_on(
     try:
         answer = await _run(address, call, progress)
     except LinkError as error:
-        kept = "".join(f"; what was measured until then is in {path}" for path in partial if path.is_file())
+        kept = "".join(f"; the measurements made until then are in {path}" for path in partial if path.is_file())
         return [(arm.name, f"{error}{kept}") for arm in arms]
-    with contextlib.suppress(OSError):  # of a device that is still at it there may be something in it
+    with contextlib.suppress(OSError):  # it is not empty while another device still measures
         (out / "partial").rmdir()
     return [(result["name"], _measured(result)) for result in answer]
 
 
 def _metered_here(address: Address, meter: Path) -> Path:
-    """Return an external meter's file, which grows on the machine that the meter is attached to."""
+    """Return the path of an external meter's file; raise ConfigError for a device other than this machine."""
     if address.scheme != "local":
         raise ConfigError(
-            f"{meter}: a meter's file cannot be followed from {address.text}; attach it to this machine, or leave meter out"
+            f"{meter}: {address.text} cannot read the file of a meter on this machine; measure with device 'local', or remove meter"
         )
     return meter.resolve()
 
 
 def _placed(arm: Arm, number: int, folder: Path, sends: dict[str, Path]) -> Arm:
-    """Return an arm with its paths as they are on the device, and add the files that go there to `sends`."""
+    """Return an arm with its paths on the device, and add the files to send to `sends`."""
     kit, io = f"kits/{arm.kit}", f"io/{number}.npz"
     entry = folder / arm.entry
     sends |= {kit: folder / arm.kit_dir, io: folder / arm.io}
@@ -189,7 +189,7 @@ def _placed(arm: Arm, number: int, folder: Path, sends: dict[str, Path]) -> Arm:
 
 
 def _needs(kits: Sequence[Kit]) -> dict[str, Path]:
-    """Return what every call needs on a device, by its name there: the harness and the kits."""
+    """Return the folders that every call needs, the harness and the kits, by their names on the device."""
     return {"harness": targets_folder() / "harness"} | {f"kits/{kit.name}": kit.folder for kit in kits}
 
 
@@ -199,15 +199,15 @@ def _measured(result: dict[str, Any]) -> Measurement | str:
     try:
         return Measurement.model_validate(result["measurement"])
     except ValidationError as error:
-        raise DeviceError(f"{result['name']}: the harness answered with another schema: {error}") from None
+        raise DeviceError(f"{result['name']}: the harness returned an invalid measurement: {error}") from None
 
 
 def _silent(_line: str) -> None:
-    """Take progress that nobody wants to see."""
+    """Ignore progress."""
 
 
 def _wait(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine to its end; in a thread of its own where an event loop runs already, as in a notebook."""
+    """Run a coroutine to its end, in a thread of its own where an event loop is already running, as in a notebook."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -217,7 +217,7 @@ def _wait(coroutine: Coroutine[Any, Any, T]) -> T:
 
 
 async def _all_of(parts: list[Coroutine[Any, Any, T]]) -> list[T]:
-    """Run coroutines at once, all of them to their end, and return their results or raise the first's error."""
+    """Run coroutines in parallel until all have ended; return their results, or raise the first error."""
     results = await asyncio.gather(*parts, return_exceptions=True)
     for result in results:
         if isinstance(result, BaseException):
@@ -226,22 +226,24 @@ async def _all_of(parts: list[Coroutine[Any, Any, T]]) -> list[T]:
 
 
 async def _run(address: Address, call: HarnessCall, progress: Progress) -> Any:
-    """Run one verb of the harness on a device and return its JSON."""
+    """Run one harness command on a device and return its JSON."""
     try:
         finished = await asyncio.wait_for(TRANSPORTS[address.scheme](address, call, progress), call.timeout_s)
     except asyncio.TimeoutError:
-        raise DeviceError(f"{_where(call, address)}: no answer after {call.timeout_s:.0f} s; it was ended") from None
+        raise DeviceError(
+            f"{_where(call, address)}: no answer after {call.timeout_s:.0f} s; the process was stopped"
+        ) from None
     return _answer(_where(call, address), finished)
 
 
 def _answer(where: str, finished: Finished) -> Any:
     if finished.code < 0:
-        raise DeviceError(f"{where}: the engine ended it by {signal.Signals(-finished.code).name}")
+        raise DeviceError(f"{where}: the engine crashed the process with {signal.Signals(-finished.code).name}")
     try:
         answer = json.loads(finished.out.strip().rsplit("\n", 1)[-1])
     except ValueError:
-        said = finished.last_line or "nothing"
-        raise DeviceError(f"{where}: ended with exit code {finished.code} and said: {said}") from None
+        output = finished.last_line or "no output"
+        raise DeviceError(f"{where}: ended with exit code {finished.code}: {output}") from None
     if finished.code == USAGE:
         raise ConfigError(answer["error"])
     if finished.code == ENGINE_FAILED and isinstance(answer, dict):
@@ -256,5 +258,5 @@ def _where(call: HarnessCall, address: Address) -> str:
 
 def _object(answer: Any) -> dict[str, Any]:
     if not isinstance(answer, dict):
-        raise DeviceError(f"the harness answered with {type(answer).__name__} where an object is expected")
+        raise DeviceError(f"the harness returned a {type(answer).__name__} instead of an object")
     return answer

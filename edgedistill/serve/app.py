@@ -1,4 +1,4 @@
-"""The web application: the page, the run's models, and what pages send; all of it below a secret path."""
+"""The web application: serves the page and the models of a run, and receives measurements, all below a secret path."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PAGE = (
     "index.html", "style.css", "page.mjs", "measure.mjs", "worker.mjs", "parity.mjs", "constants.mjs", "plot.mjs", "device.mjs",
     "null.onnx",
 )  # fmt: skip
-"""The files of the page; nothing else of its folder is given out."""
+"""The files of the page; no other file of its folder is served."""
 
 HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
@@ -39,7 +39,7 @@ TYPES = {
     ".wasm": "application/wasm", ".onnx": "application/octet-stream",
 }  # fmt: skip
 AT_ONCE = 2
-"""Measurements that are worked out at a time; others wait."""
+"""The number of uploads that are processed at the same time."""
 MOST_WATCHERS = 256
 KEEPALIVE_S = 15.0
 
@@ -48,14 +48,14 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """What is served: a run's offers and where its measurements go, the runtime's folder, and who is told of each one."""
+    """What is served: the models of a run, the folder of the runtime, and a callback for each measurement."""
 
     run_folder: Path
     kit: WebKit
     offers: tuple[Offer, ...]
     runtime: Path
     token: str
-    tell: Callable[[str, Measurement | None], None]
+    notify: Callable[[str, Measurement | None], None]
 
 
 class Server:
@@ -68,7 +68,7 @@ class Server:
         self._watching = 0
 
     def application(self) -> web.Application:
-        """Return the application; every path begins with the token."""
+        """Return the application; every path starts with the token."""
         guarded = web.Application(client_max_size=MOST_BYTES, middlewares=[self._guard])
         root = f"/{self.site.token}"
         guarded.add_routes([
@@ -86,11 +86,11 @@ class Server:
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Refuse what does not know the token, before anything is looked up, and give every answer the headers."""
+        """Refuse a request without the token before anything else, and add the headers to every response."""
         given = request.path.split("/", 2)[1]
         try:
             if not secrets.compare_digest(given.encode(), self.site.token.encode()):
-                raise web.HTTPForbidden(text="open the link as 'edgedistill serve' printed it\n")
+                raise web.HTTPForbidden(text="wrong link; open the link that 'edgedistill serve' printed\n")
             response = await handler(request)
         except web.HTTPException as error:
             error.headers.update(HEADERS)
@@ -118,22 +118,22 @@ class Server:
         return web.Response(body=self._offer(request).requests, content_type="application/octet-stream")
 
     def _offer(self, request: web.Request) -> Offer:
-        found = next((one for one in self.site.offers if one.told.key == request.match_info["key"]), None)
-        if found is None:
+        offer = next((one for one in self.site.offers if one.summary.key == request.match_info["key"]), None)
+        if offer is None:
             raise web.HTTPNotFound
-        return found
+        return offer
 
     async def _run(self, _request: web.Request) -> web.Response:
         runtime = self.site.kit.runtime
         return web.json_response({
             "run": self.site.run_folder.resolve().name, "runtime": f"{runtime.package} {runtime.version}",
-            "models": [one.told.model_dump(mode="json") for one in self.site.offers],
+            "models": [one.summary.model_dump(mode="json") for one in self.site.offers],
         })  # fmt: skip
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
-        """Send the state whenever it changes, until the page goes away."""
+        """Send the state whenever it changes, until the page is closed."""
         if self._watching >= MOST_WATCHERS:
-            raise web.HTTPServiceUnavailable(text="too many pages are open\n")
+            raise web.HTTPServiceUnavailable(text="too many pages are open; close some\n")
         device = request.query.get("device", "")[:64]
         response = web.StreamResponse(
             headers=HEADERS | {"Content-Type": "text/event-stream", "Cache-Control": "no-store"}
@@ -156,10 +156,10 @@ class Server:
 
     async def _progress(self, request: web.Request) -> web.Response:
         try:
-            said = Progress.model_validate_json(await _body(request))
+            progress = Progress.model_validate_json(await _body(request))
         except ValidationError as error:
             raise web.HTTPBadRequest(text=f"{error.errors(include_input=False)[0]['msg']}\n") from None
-        self.board.progress(said)
+        self.board.progress(progress)
         return web.Response(status=204)
 
     async def _measurement(self, request: web.Request) -> web.Response:
@@ -169,13 +169,13 @@ class Server:
             async with self._turns:
                 measurement = await keep(self.site.run_folder, self.site.kit, upload, offer, outputs)
         except UploadError as error:
-            self.site.tell(f"refused what a page sent: {error}", None)
+            self.site.notify(f"an upload was refused: {error}", None)
             raise web.HTTPBadRequest(text=f"{error}\n") from None
         except (RuntimeError, asyncio.TimeoutError) as error:
-            self.site.tell(f"lost a measurement: {error}", None)
+            self.site.notify(f"a measurement was lost: {error}", None)
             raise web.HTTPInternalServerError(text=f"{error}\n") from None
         self.board.reread()
-        self.site.tell(f"{measurement.target}: {offer.told.key}", measurement)
+        self.site.notify(f"{measurement.target}: {offer.summary.key}", measurement)
         return web.json_response(_answer(measurement, offer))
 
 
@@ -183,16 +183,16 @@ def _answer(m: Measurement, offer: Offer) -> dict[str, Any]:
     parity = None if m.parity is None else m.parity.model_dump()
     return {
         "latency_ns": m.latency_ns.model_dump(), "parity": parity, "n_processes": len(m.processes),
-        "holds": m.parity is not None and m.parity.agreement >= offer.told.min_agreement,
+        "holds": m.parity is not None and m.parity.agreement >= offer.summary.min_agreement,
         "accuracy": None if m.accuracy is None else m.accuracy.model_dump(), "reasons": m.reasons,
     }  # fmt: skip
 
 
 async def _body(request: web.Request) -> bytes:
-    """Read a request's body; aiohttp refuses one above the limit with 413."""
+    """Read the body of a request; aiohttp answers 413 above the size limit."""
     return await request.read()
 
 
 def _file(path: Path, caching: str) -> web.FileResponse:
-    """Give out a file; aiohttp sends the gzipped one beside it to those who take it."""
+    """Serve a file; aiohttp sends the gzipped copy beside it to browsers that accept it."""
     return web.FileResponse(path, headers={"Content-Type": TYPES[path.suffix], "Cache-Control": caching})

@@ -1,4 +1,4 @@
-"""What all pages are shown: the devices that are there, and the measurements of the run so far."""
+"""The state that every page shows: the connected devices, and the measurements of the run so far."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MOST_DEVICES = 200
 
 
 class Progress(Record):
-    """What a page says of itself while it works; `fraction` is None where it cannot tell."""
+    """The progress that a page reports; `fraction` is None where it is not known."""
 
     device: Annotated[str, Field(max_length=64)]
     name: Annotated[str, Field(max_length=60)]
@@ -25,7 +25,7 @@ class Progress(Record):
     fraction: Annotated[float, Field(ge=0, le=1)] | None
 
 
-class Seen(Record):
+class ConnectedDevice(Record):
     """A device that has the page open."""
 
     name: str
@@ -33,8 +33,8 @@ class Seen(Record):
     fraction: float | None = None
 
 
-class Shown(Record):
-    """A line of the table: times in milliseconds, `native` for an engine outside a browser."""
+class ResultRow(Record):
+    """A row of the table: times in milliseconds; `native` is true for an engine outside a browser."""
 
     target: str
     model: str
@@ -48,21 +48,21 @@ class Shown(Record):
 
 
 class State(Record):
-    """All that the page's lists show."""
+    """The devices and results that the page lists."""
 
-    devices: tuple[Seen, ...]
-    results: tuple[Shown, ...]
+    devices: tuple[ConnectedDevice, ...]
+    results: tuple[ResultRow, ...]
 
 
 class Board:
-    """Holds the state, and wakes those who watch it."""
+    """Holds the state, and notifies those who watch it."""
 
     def __init__(self, run_folder: Path) -> None:
         self._folder = run_folder / "measurements"
-        self._devices: dict[str, Seen] = {}
+        self._devices: dict[str, ConnectedDevice] = {}
         self._watchers: dict[str, int] = {}
         self._changed = asyncio.Event()
-        self._results: tuple[Shown, ...] = ()
+        self._results: tuple[ResultRow, ...] = ()
         self.reread()
 
     @property
@@ -71,23 +71,23 @@ class Board:
         return State(devices=tuple(self._devices.values()), results=self._results)
 
     def reread(self) -> None:
-        """Read the run's measurements again; one that cannot be read is left out, as compare will say what is wrong with it."""
+        """Read the run's measurements again; leave out unreadable ones, which 'edgedistill compare' reports."""
         read = (_read(path) for path in sorted(self._folder.glob("*.json")))
-        self._results = tuple(_shown(measurement) for measurement in read if measurement is not None)
+        self._results = tuple(_result_row(measurement) for measurement in read if measurement is not None)
         self._wake()
 
-    def progress(self, said: Progress) -> None:
-        """Note what a device does."""
-        if said.device in self._devices or len(self._devices) < MOST_DEVICES:
-            self._devices[said.device] = Seen(name=said.name, text=said.text, fraction=said.fraction)
+    def progress(self, report: Progress) -> None:
+        """Record the progress of a device."""
+        if report.device in self._devices or len(self._devices) < MOST_DEVICES:
+            self._devices[report.device] = ConnectedDevice(name=report.name, text=report.text, fraction=report.fraction)
             self._wake()
 
     def enter(self, device: str) -> None:
-        """A device opened the page."""
+        """Record that a device opened the page."""
         self._watchers[device] = self._watchers.get(device, 0) + 1
 
     def leave(self, device: str) -> None:
-        """A device closed the page, or lost its way to us."""
+        """Record that a device closed the page or lost its connection."""
         self._watchers[device] -= 1
         if self._watchers[device] == 0:
             del self._watchers[device]
@@ -110,8 +110,8 @@ def _read(path: Path) -> Measurement | None:
         return None
 
 
-def _shown(m: Measurement) -> Shown:
-    return Shown(
+def _result_row(m: Measurement) -> ResultRow:
+    return ResultRow(
         target=m.target, model=m.model.name, precision=m.precision.requested,
         engine=f"{m.device.engine.name} {m.device.engine.version}", threads=m.threads, p50_ms=m.latency_ns.p50 / 1e6,
         p95_ms=None if m.latency_ns.p95 is None else m.latency_ns.p95 / 1e6,

@@ -1,4 +1,4 @@
-"""A certificate of one's own for the local network: browsers warn of it once, and then give the page threads."""
+"""A self-signed certificate for the local network: browsers warn once, and then allow the page to use threads."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ VALID_DAYS = 30
 def server_context(folder: Path, hosts: tuple[str, ...]) -> ssl.SSLContext:
     """Make a key and a certificate for addresses and names of this machine.
 
-    The key lies in `folder`, readable by this user alone, for as long as the server runs.
+    The key is stored in `folder`, readable only by this user, which the caller deletes when the server stops.
     """
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "edgedistill serve")])

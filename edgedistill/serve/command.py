@@ -1,4 +1,4 @@
-"""The command: find what a run offers, open the doors, print the links, and wait."""
+"""Serve a run: find its models, start the server, print the links, and wait."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from edgedistill.serve.runtime import read_web_kit, runtime_folder
 TOKEN_BYTES = 16
 SHUTDOWN_S = 2.0
 LAST_WORDS_S = 0.5
-"""Until pages have heard that what they sent was taken."""
+"""Time for pages to receive the answer to their last upload."""
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
-    """What is asked for: `host` is the address to listen at, None for all of the local network; `count` ends it."""
+class ServeOptions:
+    """Options of the server: `host` is the address to listen on, None for the local network; it stops after `count` uploads."""
 
     host: str | None = None
     port: int = 0
@@ -46,69 +46,73 @@ class Request:
 
 
 @dataclass(slots=True)
-class Visit:
-    """What came in so far, and when it is enough."""
+class Reception:
+    """The measurements received so far, and an event that ends the server."""
 
     report: Reporter
     count: int | None
-    enough: asyncio.Event = field(default_factory=asyncio.Event)
+    done: asyncio.Event = field(default_factory=asyncio.Event)
     kept: int = 0
     disagreeing: list[str] = field(default_factory=list)
 
-    def tell(self, text: str, measurement: Measurement | None) -> None:
-        """Say what a page sent, and stop at the last one that was asked for."""
+    def notify(self, text: str, measurement: Measurement | None) -> None:
+        """Report an upload, and stop the server after the requested number of measurements."""
         if measurement is None:
             self.report.line(text)
             return
-        self.report.line(f"{text}: {_figures(measurement)}")
+        self.report.line(f"{text}: {_describe(measurement)}")
         self.kept += 1
         if (
             measurement.parity is not None
             and measurement.parity.agreement < MIN_AGREEMENT[measurement.precision.requested]
         ):
-            self.disagreeing.append(f"{text} agrees with the recorded answers on {measurement.parity.agreement:.1%}")
+            self.disagreeing.append(f"{text} agrees with the recorded outputs on {measurement.parity.agreement:.1%}")
         if self.count is not None and self.kept >= self.count:
-            self.enough.set()
+            self.done.set()
 
 
-def serve(run_folder: Path, request: Request, report: Reporter) -> None:
+def serve(run_folder: Path, options: ServeOptions, report: Reporter) -> None:
     """Serve a run's page until Ctrl-C, or until `count` measurements came in.
 
-    Raises ParityError at the end when a device's answers were not those that were recorded.
+    Raises ParityError at the end when the outputs of a device did not agree with the recorded outputs.
     """
     if not (run_folder / "manifest.json").is_file():
-        raise ConfigError(f"{run_folder}: not a run folder; it has no manifest.json")
+        raise ConfigError(
+            f"{run_folder}: not a run folder: it has no manifest.json; 'edgedistill run CONFIG' makes one"
+        )
     kit = read_web_kit()
-    found = offers(Run(run_folder), kit, request.encodings)
-    runtime = runtime_folder(kit.runtime, request.runtime, report.line)
-    visit = Visit(report, request.count)
-    site = Site(run_folder, kit, found, runtime, secrets.token_urlsafe(TOKEN_BYTES), visit.tell)
-    asyncio.run(_serve(site, request, visit))
-    report.line(f"{visit.kept} measurements in {run_folder / 'measurements'}; next: edgedistill compare {run_folder}")
-    if visit.disagreeing:
-        raise ParityError("\n".join(visit.disagreeing))
+    models = offers(Run(run_folder), kit, options.encodings)
+    runtime = runtime_folder(kit.runtime, options.runtime, report.line)
+    reception = Reception(report, options.count)
+    site = Site(run_folder, kit, models, runtime, secrets.token_urlsafe(TOKEN_BYTES), reception.notify)
+    asyncio.run(_serve(site, options, reception))
+    report.line(
+        f"{reception.kept} measurements in {run_folder / 'measurements'}; next: edgedistill compare {run_folder}"
+    )
+    if reception.disagreeing:
+        raise ParityError("\n".join(reception.disagreeing))
 
 
-async def _serve(site: Site, request: Request, visit: Visit) -> None:
+async def _serve(site: Site, options: ServeOptions, reception: Reception) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, visit.enough.set)
+        asyncio.get_running_loop().add_signal_handler(number, reception.done.set)
     with tempfile.TemporaryDirectory() as folder:
-        async with _listening(Server(site), request, Path(folder)) as links:
-            _print_links(links, visit.report)
-            await visit.enough.wait()
-            await asyncio.sleep(LAST_WORDS_S if visit.kept else 0)
+        async with _listening(Server(site), options, Path(folder)) as links:
+            _print_links(links, reception.report)
+            await reception.done.wait()
+            await asyncio.sleep(LAST_WORDS_S if reception.kept else 0)
 
 
 @asynccontextmanager
-async def _listening(server: Server, request: Request, folder: Path) -> AsyncIterator[list[str]]:
-    """Open a door to the network, by HTTPS unless told otherwise, and a plain one to this machine alone."""
+async def _listening(server: Server, options: ServeOptions, folder: Path) -> AsyncIterator[list[str]]:
+    """Listen on the network, by HTTPS unless `http` is set, and by HTTP on this machine only."""
     runner = web.AppRunner(server.application(), access_log=None, shutdown_timeout=SHUTDOWN_S)
     await runner.setup()
-    host = request.host or lan_address() or "localhost"
+    host = options.host or lan_address() or "localhost"
     names = tuple(dict.fromkeys((name_of(host), "localhost", "127.0.0.1")))
-    context = None if request.http else server_context(folder, names)
+    context = None if options.http else server_context(folder, names)
     try:
-        links = [await _open(runner, host, request.port, context)]
+        links = [await _open(runner, host, options.port, context)]
         links.append(await _open(runner, "localhost", 0, None))
         yield [f"{link}/{server.site.token}/" for link in links]
     finally:
@@ -116,7 +120,7 @@ async def _listening(server: Server, request: Request, folder: Path) -> AsyncIte
 
 
 async def _open(runner: web.AppRunner, host: str, port: int, context: ssl.SSLContext | None) -> str:
-    """Open a door, and return the link to it."""
+    """Listen on an address, and return its URL."""
     at = "127.0.0.1" if host == "localhost" else host
     open_before = list(runner.addresses)
     try:
@@ -134,22 +138,22 @@ def _print_links(links: list[str], report: Reporter) -> None:
         print(qr_code(outer), flush=True)
     print(outer, flush=True)
     if outer.startswith("https"):
-        report.line("On a phone in this network: the certificate is our own, so its browser warns once; go on past it. "
-                    "Then the page has threads, and a fine timer.")  # fmt: skip
+        report.line("On a phone in this network: the browser warns once, because the certificate is self-signed; continue anyway. "
+                    "HTTPS gives the page threads and a precise timer.")  # fmt: skip
     else:
         report.line(
-            "On a phone in this network, by plain HTTP, which others in it can read: one thread only, no WebGPU, and a timer "
-            "of about 100 us."
+            "On a phone in this network: plain HTTP is readable by others in the network, and limits the page to one thread, "
+            "no WebGPU, and a timer resolution of about 100 us."
         )
     report.line(f"On this machine: {inner}")
     port = urlsplit(inner).port
     report.line(
-        f"On a phone at a cable, without a warning: adb reverse tcp:{port} tcp:{port}, then open that link there."
+        f"On a phone connected by USB, without a warning: run adb reverse tcp:{port} tcp:{port}, then open the same link."
     )
-    report.line("Anyone with a link can send measurements to this run. Ctrl-C ends it.")
+    report.line("Anyone with a link can add measurements to this run. Press Ctrl-C to stop.")
 
 
-def _figures(m: Measurement) -> str:
+def _describe(m: Measurement) -> str:
     low = f"p50 {m.latency_ns.p50 / 1e6:.3g} ms"
-    agreement = "" if m.parity is None else f", agrees with the recorded answers on {m.parity.agreement:.1%}"
+    agreement = "" if m.parity is None else f", agrees with the recorded outputs on {m.parity.agreement:.1%}"
     return f"{low} over {m.latency_ns.n:,} inferences in {len(m.processes)} workers{agreement}"

@@ -1,4 +1,4 @@
-"""How a page is reached: the addresses of this machine, links, and a QR code for a terminal."""
+"""Links to the page: the network address of this machine, and a QR code for the terminal."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import io
 import socket
 
 OUTSIDE = "192.0.2.1"
-"""An address that no machine has (RFC 5737): asking for the way to it sends nothing."""
+"""An address reserved for documentation (RFC 5737); connecting a UDP socket to it sends nothing."""
 
 
 EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - compared with, not listened at
 
 
 def lan_address() -> str | None:
-    """Return the address by which this machine's network knows it; None without a network."""
+    """Return the address of this machine in the local network; None without a network."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect((OUTSIDE, 9))
@@ -24,12 +24,12 @@ def lan_address() -> str | None:
 
 
 def name_of(host: str) -> str:
-    """Return the name by which others reach what listens at an address: of all addresses, the one in the local network."""
+    """Return the host name for links to a listening address; for all addresses, the one in the local network."""
     return lan_address() or "localhost" if host in EVERYWHERE else host
 
 
 def qr_code(link: str) -> str:
-    """Draw a link as a QR code, in half blocks, as narrow as a terminal can show it."""
+    """Draw a link as a QR code of half-block characters, as small as a terminal can show it."""
     import segno
 
     drawn = io.StringIO()

@@ -1,4 +1,4 @@
-"""What of a run a page may have: its models, and for each a few of the recorded requests with the expected answers."""
+"""Select what a page receives of a run: its models, each with some recorded requests and the expected outputs."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from edgedistill.tasks.tasks import TASKS
 MOST_REQUEST_BYTES = 4_000_000
 FEWEST_REQUESTS = 8
 TYPES = {"float32": "<f4", "float64": "<f8", "int64": "<i8", "int32": "<i4", "uint8": "|u1", "int8": "|i1"}
-"""Types of numbers that a page can hand to the engine and take from it, and how they are laid out in files."""
+"""Number types that a page can exchange with the engine, and their layout in files."""
 
 
 class Block(Record):
-    """An array in a file of requests: `shape` is one request's, `offset` and `bytes` are the whole array's."""
+    """An array in a file of requests: `shape` is that of one request, `offset` and `bytes` those of the whole array."""
 
     name: str
     dtype: str
@@ -43,8 +43,8 @@ class Requests(Record):
     outputs: tuple[Block, ...]
 
 
-class Offered(Record):
-    """A model as a page is told of it."""
+class ModelSummary(Record):
+    """The description of a model that a page receives."""
 
     key: str
     title: str
@@ -60,9 +60,9 @@ class Offered(Record):
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """A model that pages may run: what they are told, its file, its requests, and what a measurement says of it."""
+    """A model that pages may run: its description, its file, its requests, and its identity in measurements."""
 
-    told: Offered
+    summary: ModelSummary
     path: Path
     requests: bytes
     identity: ModelIdentity
@@ -71,51 +71,55 @@ class Offer:
 
 
 def offers(run: Run, kit: WebKit, encodings: tuple[str, ...] = ()) -> tuple[Offer, ...]:
-    """Return what a run has for pages: float models, and int8 in the encoding that the kit prefers, or in those named.
+    """Return the models of a run for pages: float models, and int8 in the kit's preferred encoding or in `encodings`.
 
-    Raises ConfigError when nothing was exported, or an encoding was not, or a file is not as it was.
+    Raises ConfigError when nothing suitable was exported, or an exported file has changed.
     """
     export = require_record(run, ExportRecord)
-    found = list(chosen(export.models, kit, encodings))
-    lacking = [encoding for encoding in encodings if encoding not in {model.encoding for model in found}]
+    selected = list(chosen(export.models, kit, encodings))
+    lacking = [encoding for encoding in encodings if encoding not in {model.encoding for model in selected}]
     if lacking:
         known = ", ".join(sorted({str(model.encoding) for model in export.models if model.encoding in kit.encoding}))
-        raise ConfigError(f"{run.folder}: no int8 model as '{lacking[0]}' in it; there are: {known or 'none'}")
-    named = {model.file.sha256: f"-{model.encoding}" for model in found if model.encoding in encodings}
-    made = [_offer(run, model, named.get(model.file.sha256, "")) for model in found]
+        raise ConfigError(
+            f"{run.folder}: no int8 model with encoding '{lacking[0]}' was exported; exported encodings: {known or 'none'}"
+        )
+    named = {model.file.sha256: f"-{model.encoding}" for model in selected if model.encoding in encodings}
+    made = [_offer(run, model, named.get(model.file.sha256, "")) for model in selected]
     if not made:
-        raise ConfigError(f"{run.folder}: no model of it runs in a browser: opset up to {kit.opset}, fp32 or int8")
+        raise ConfigError(
+            f"{run.folder}: no exported model runs in a browser; it needs fp32 or int8, and opset {kit.opset} or lower"
+        )
     return tuple(made)
 
 
 def chosen(models: tuple[OnnxModel, ...], kit: WebKit, encodings: tuple[str, ...] = ()) -> Iterator[OnnxModel]:
-    """Yield the models that a kit runs, students first; of several int8 forms the kit's favourite, or those named."""
+    """Yield the models that a kit runs, students first; of several int8 encodings the kit's preferred one, or `encodings`."""
     fit = [m for m in models if m.precision in kit.precisions and m.opset <= kit.opset and m.expected is not None]
     for name in ("student", "teacher"):
         for precision in kit.precisions:
-            found = [
+            candidates = [
                 m for m in fit if (m.name, m.precision) == (name, precision) and m.encoding in (None, *kit.encoding)
             ]
-            ranked = sorted(found, key=lambda m: 0 if m.encoding is None else kit.encoding.index(m.encoding))
+            ranked = sorted(candidates, key=lambda m: 0 if m.encoding is None else kit.encoding.index(m.encoding))
             yield from [model for model in ranked if model.encoding in encodings] or ranked[:1]
 
 
 def _offer(run: Run, model: OnnxModel, suffix: str) -> Offer:
-    """Make the offer of a model; `suffix` tells its encoding where there are several, and ends what it is known by."""
+    """Make the offer of a model; `suffix` is added to its key and names its encoding where there are several."""
     assert model.expected is not None
     path, io = require_unchanged(run, model.file), require_unchanged(run, model.io)
     layout, content = pack_requests(io, model.expected)
-    told = Offered(
+    summary = ModelSummary(
         key=f"{model.name}-{model.precision}{suffix}", title=f"{model.name} {model.precision}{suffix.replace('-', ' ', 1)}", name=model.name, precision=model.precision, encoding=model.encoding,
         sha256=model.file.sha256, bytes=model.file.bytes, metric=TASKS[require_record(run, DataRecord).task].metric, min_agreement=MIN_AGREEMENT[model.precision],
         requests=layout,
     )  # fmt: skip
     identity = ModelIdentity(name=f"{model.name}{suffix}", sha256=model.file.sha256, lineage=read_lineage(run, model))
-    return Offer(told, path, content, identity, io, model.expected)
+    return Offer(summary, path, content, identity, io, model.expected)
 
 
 def pack_requests(io: Path, expected: str) -> tuple[Requests, bytes]:
-    """Return as many recorded requests, with their expected answers, as a page should download, and their layout."""
+    """Return the layout and the content of a file with recorded requests and expected outputs, small enough to download."""
     with np.load(io, allow_pickle=False) as archive:
         inputs = {name.removeprefix("input."): archive[name] for name in archive.files if name.startswith("input.")}
         prefix = f"expected.{expected}."
@@ -127,8 +131,8 @@ def pack_requests(io: Path, expected: str) -> tuple[Requests, bytes]:
     content = bytearray()
     for name, array in (*inputs.items(), *outputs.items()):
         if str(array.dtype) not in TYPES:
-            raise ConfigError(f"{io}: '{name}' is of type {array.dtype}, which a page cannot hand over")
-        content += bytes(-len(content) % 8)  # typed arrays begin at multiples of their items
+            raise ConfigError(f"{io}: '{name}' has type {array.dtype}, which browsers do not support")
+        content += bytes(-len(content) % 8)  # a typed array must start at a multiple of its item size
         packed = np.ascontiguousarray(array[:count], dtype=TYPES[str(array.dtype)]).tobytes()
         blocks.append(
             {

@@ -1,4 +1,4 @@
-"""onnxruntime-web's files: pinned by hash, fetched from npm once and kept, or taken from where the user has them."""
+"""The files of onnxruntime-web: pinned by hash, and downloaded from npm once or copied from a folder of the user."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TIMEOUT_S = 60.0
 
 
 class Runtime(Record):
-    """The package of the engine on npm, and the hashes of the files in it that a page loads."""
+    """The npm package of the engine, and the hashes of the files that a page loads."""
 
     package: str
     version: str
@@ -42,7 +42,7 @@ class Runtime(Record):
 
 
 class WebKit(Record):
-    """The target of pages: `encoding` are the int8 forms that it runs, the preferred first; `opset` is the highest."""
+    """The target for browsers: `encoding` lists the supported int8 encodings, the preferred first; `opset` is the highest."""
 
     name: str
     title: str
@@ -63,25 +63,24 @@ def read_web_kit() -> WebKit:
     try:
         return WebKit.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
     except (OSError, tomllib.TOMLDecodeError, ValidationError) as error:
-        raise ConfigError(f"{path}: {error}; install edgedistill again") from None
+        raise ConfigError(f"{path}: {error}; reinstall edgedistill") from None
 
 
 def runtime_folder(runtime: Runtime, given: Path | None, tell: Callable[[str], None]) -> Path:
-    """Return a folder with the runtime's files, each as its hash says, and gzipped copies of them.
+    """Return a folder with the files of the runtime, checked by hash, and gzipped copies of them.
 
     Args:
-        runtime: what is wanted.
-        given: where the user has it, if the cache lacks it: npm's folder of the package, its folder dist, or the .tgz.
-            None: it is fetched from npm.
-        tell: says what is downloaded, before it is.
+        runtime: the package, its version and hashes.
+        given: the package folder of npm, its folder dist, or the .tgz, if the cache lacks the files; None downloads them.
+        tell: reports a download before it starts.
     """
     kept = caches_folder() / f"{runtime.package}-{runtime.version}"
     if _is_whole(kept, runtime):
         return kept
     if given is None:
         tell(
-            f"{runtime.package} {runtime.version} is fetched from {runtime.url} ({runtime.bytes:,} bytes), once, into {kept}; "
-            "without a network: --runtime FILE.tgz, as 'npm pack' writes it"
+            f"{runtime.package} {runtime.version} will be downloaded once from {runtime.url} ({runtime.bytes:,} bytes) to {kept}; "
+            "without a network, use --runtime FILE.tgz with a file from 'npm pack'"
         )
         archive = _download(runtime)
         try:
@@ -96,19 +95,19 @@ def runtime_folder(runtime: Runtime, given: Path | None, tell: Callable[[str], N
 
 
 def caches_folder() -> Path:
-    """Return where fetched files are kept: EDGEDISTILL_CACHE, or the user's cache folder as XDG has it."""
+    """Return the cache folder for downloads: below EDGEDISTILL_CACHE, or below the user's cache folder (XDG)."""
     named = os.environ.get("EDGEDISTILL_CACHE")
     base = Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "edgedistill"
     return base / "web"
 
 
 def describe_kit() -> str:
-    """Return a line on the page for a list of kits: its engine, and whether that is still to be fetched."""
+    """Describe the target for browsers in one line: its engine, and whether a download is needed."""
     kit = read_web_kit()
     runtime = kit.runtime
     fetched = _is_whole(caches_folder() / f"{runtime.package}-{runtime.version}", runtime)
-    state = "" if fetched else f"; {runtime.bytes:,} bytes to fetch, once"
-    return f"{kit.name:10} {', '.join(kit.precisions):12} {runtime.package} {runtime.version}, by 'edgedistill serve RUN'{state}"
+    state = "" if fetched else f"; downloads {runtime.bytes:,} bytes once"
+    return f"{kit.name:10} {', '.join(kit.precisions):12} {runtime.package} {runtime.version}, used by 'edgedistill serve RUN'{state}"
 
 
 def _is_whole(folder: Path, runtime: Runtime) -> bool:
@@ -119,7 +118,7 @@ def _is_whole(folder: Path, runtime: Runtime) -> bool:
 
 
 def _download(runtime: Runtime) -> Path:
-    """Fetch the package into a file that nobody else sees, and check its hash."""
+    """Download the package into a temporary file, and check its hash."""
     handle, name = tempfile.mkstemp(suffix=".tgz")
     path = Path(name)
     try:
@@ -131,17 +130,17 @@ def _download(runtime: Runtime) -> Path:
     except (OSError, urllib.error.URLError) as error:
         path.unlink()
         raise ConfigError(
-            f"{runtime.url}: {error}; on a machine with a network run 'npm pack {runtime.package}@{runtime.version}', and "
-            "give the file here: --runtime FILE.tgz"
+            f"{runtime.url}: {error}; on a machine with a network, run 'npm pack {runtime.package}@{runtime.version}', and "
+            "use the file here with --runtime FILE.tgz"
         ) from None
     if digest != runtime.sha512:
         path.unlink()
-        raise ConfigError(f"{runtime.url}: its SHA-512 is not the one that is pinned; nothing of it was used")
+        raise ConfigError(f"{runtime.url}: the SHA-512 of the download differs from the pinned one; it was deleted")
     return path
 
 
 def _pour(source: BinaryIO, target: BinaryIO, most: int) -> str:
-    """Copy at most `most` bytes and one, and return their SHA-512."""
+    """Copy at most `most` + 1 bytes, and return their SHA-512."""
     digest, left = hashlib.sha512(), most + 1
     while left > 0 and (block := source.read(min(1 << 20, left))):
         target.write(block)
@@ -151,26 +150,26 @@ def _pour(source: BinaryIO, target: BinaryIO, most: int) -> str:
 
 
 def _unpack(archive: Path, kept: Path, runtime: Runtime) -> None:
-    """Keep the wanted files of a package, by their names alone: nothing of an archive decides where a file goes."""
+    """Keep the pinned files of a package; paths in the archive do not decide where files are written."""
     try:
         with tarfile.open(archive) as opened:
             for name in runtime.files:
                 member = opened.extractfile(DIST + name)
                 if member is None:
-                    raise ConfigError(f"{archive}: {DIST}{name} is no file; it is not {runtime.package}")
+                    raise ConfigError(f"{archive}: {DIST}{name} is not a file; the archive is not {runtime.package}")
                 _keep(member.read(), kept / name, runtime.files[name], archive)
     except (tarfile.TarError, OSError, KeyError) as error:
-        raise ConfigError(f"{archive}: {error}; --runtime takes {runtime.package} {runtime.version} from npm") from None
+        raise ConfigError(f"{archive}: {error}; --runtime needs {runtime.package} {runtime.version} from npm") from None
 
 
 def _copy(folder: Path, kept: Path, runtime: Runtime) -> None:
     for name, sha256 in runtime.files.items():
-        found = next((path for path in _places(folder, name) if path.is_file()), None)
-        if found is None:
+        path = next((path for path in _places(folder, name) if path.is_file()), None)
+        if path is None:
             raise ConfigError(
-                f"{folder}: has no {name}; --runtime takes the folder of {runtime.package} {runtime.version}, or its .tgz"
+                f"{folder}: has no {name}; --runtime needs the folder of {runtime.package} {runtime.version}, or its .tgz"
             )
-        _keep(found.read_bytes(), kept / name, sha256, found)
+        _keep(path.read_bytes(), kept / name, sha256, path)
 
 
 def _places(folder: Path, name: str) -> Iterator[Path]:
@@ -179,9 +178,7 @@ def _places(folder: Path, name: str) -> Iterator[Path]:
 
 def _keep(content: bytes, path: Path, sha256: str, origin: Path) -> None:
     if hashlib.sha256(content).hexdigest() != sha256:
-        raise ConfigError(
-            f"{origin}: {path.name} is not the one that is pinned, of {path.parent.name}; nothing of it was used"
-        )
+        raise ConfigError(f"{origin}: {path.name} differs from the pinned file of {path.parent.name}; it was not used")
     write_atomic(_zipped(path), gzip.compress(content, 6, mtime=0))
     write_atomic(path, content)
 

@@ -1,4 +1,4 @@
-"""A checked upload becomes a measurement of the run, through the harness's statistics in a fresh process."""
+"""Turn a checked upload into a measurement of the run, with the statistics of the harness in a fresh process."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def keep(
 ) -> Measurement:
     """Write the measurement of an upload into a run's measurements, atomically, and return it.
 
-    Raises UploadError when no measurement can be made of it, and RuntimeError when the process fails that makes it.
+    Raises UploadError when the upload gives no valid measurement, and RuntimeError when the process fails.
     """
     name = file_name(upload, offer)
     with tempfile.TemporaryDirectory() as scratch:
@@ -49,22 +49,22 @@ async def keep(
 
 
 def file_name(upload: Upload, offer: Offer) -> str:
-    """Name a measurement after the device and what it ran, so that another try replaces it."""
+    """Name a measurement after its device, model and provider, so that a repeated measurement replaces it."""
     slug = re.sub(r"[^a-z0-9]+", "-", upload.device.name.lower()).strip("-")[:24] or "device"
-    return f"{OF_PAGES}{slug}-{upload.device.id[:8]}-{offer.told.key}-{upload.browser.provider}-{upload.threads}t"
+    return f"{OF_PAGES}{slug}-{upload.device.id[:8]}-{offer.summary.key}-{upload.browser.provider}-{upload.threads}t"
 
 
 def _spec(folder: Path, kit: WebKit, upload: Upload, offer: Offer, name: str) -> dict[str, Any]:
     device, provider = upload.device, upload.browser.provider
     address = f"browser://{device.id}/{provider}-{upload.threads}"
     return {
-        "out": str(folder), "io": str(offer.io.resolve()), "count": offer.told.requests.count,
-        "total": offer.told.requests.total, "upload": upload.model_dump(mode="json"),
+        "out": str(folder), "io": str(offer.io.resolve()), "count": offer.summary.requests.count,
+        "total": offer.summary.requests.total, "upload": upload.model_dump(mode="json"),
         "arm": {
             "name": name, "target": f"{device.name} {provider}-{upload.threads}", "address": address,
-            "kit": kit.name, "precision": offer.told.precision, "threads": upload.threads,
-            "size_bytes": offer.told.bytes, "model": offer.identity.model_dump(), "expected": offer.expected,
-            "metric": offer.told.metric,
+            "kit": kit.name, "precision": offer.summary.precision, "threads": upload.threads,
+            "size_bytes": offer.summary.bytes, "model": offer.identity.model_dump(), "expected": offer.expected,
+            "metric": offer.summary.metric,
         },
         "device": {
             "address": address, "id": device.id,
@@ -83,16 +83,18 @@ async def _assemble(folder: Path) -> None:
         env=environment, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     try:
-        _, said = await asyncio.wait_for(process.communicate(), TIMEOUT_S)
+        _, stderr = await asyncio.wait_for(process.communicate(), TIMEOUT_S)
     finally:
         if process.returncode is None:
             process.kill()
     if process.returncode:
-        lines = said.decode(errors="replace").strip().splitlines()
-        raise RuntimeError(f"no measurement could be made: {lines[-1] if lines else f'exit code {process.returncode}'}")
+        lines = stderr.decode(errors="replace").strip().splitlines()
+        raise RuntimeError(
+            f"the measurement could not be evaluated: {lines[-1] if lines else f'exit code {process.returncode}'}"
+        )
 
 
 def _move(folder: Path, target: Path, name: str) -> None:
-    """Move the samples and then the measurement that names them, each whole or not at all."""
+    """Move the samples and then the measurement that refers to them, each atomically."""
     for suffix in (".npz", ".json"):
         write_atomic(target / f"{name}{suffix}", (folder / f"{name}{suffix}").read_bytes())

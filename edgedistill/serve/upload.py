@@ -1,4 +1,4 @@
-"""What a page sends, schema edgedistill.browser/1: raw samples and answers, bounded and checked before anything is done."""
+"""The upload of a page, schema edgedistill.browser/1: raw samples and outputs, limited in size and checked before use."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from edgedistill.records.measurement import Browser
 from edgedistill.serve.offer import TYPES, Offer
 
 MOST_BYTES = 24_000_000
-"""The largest upload: twenty processes of full length are a third of it."""
+"""The largest upload; twenty processes of full length need a third of it."""
 MOST_SAMPLES = 50_000
 MOST_NS = 10**12
 WALL_SLACK = 1.05
@@ -31,7 +31,7 @@ class UploadError(ValueError):
 
 
 class SentDevice(Record):
-    """The device in the page's words; `id` is a random one that its browser keeps."""
+    """The device as the page describes it; `id` is random and kept by the browser."""
 
     id: Annotated[str, Field(pattern=r"^[0-9a-f]{16,64}$")]
     name: Annotated[str, Field(min_length=1, max_length=60, pattern=r"^[^\x00-\x1f\x7f]+$")]
@@ -43,7 +43,7 @@ class SentDevice(Record):
 
 
 class SentProcess(Record):
-    """One fresh worker; latencies are in nanoseconds, each a mean over `loops` inferences."""
+    """The samples of one fresh worker: latencies in nanoseconds, each a mean over `loops` inferences."""
 
     latency_ns: Samples
     warmup_ns: Annotated[tuple[Ns, ...], Field(max_length=MOST_SAMPLES)]
@@ -66,7 +66,7 @@ class SentSoak(Record):
 
 
 class Upload(Record):
-    """All that a page measured of one model with one provider and number of threads; outputs are base64, little-endian."""
+    """The measurements of one model with one provider and number of threads; outputs are base64, little-endian."""
 
     schema_: Literal["edgedistill.browser/1"] = Field(alias="schema")
     model: str
@@ -84,34 +84,34 @@ def read_upload(body: bytes, offers: tuple[Offer, ...]) -> tuple[Upload, Offer, 
     Raises UploadError with the field and the reason.
     """
     try:
-        upload = Upload.model_validate_json(body, strict=True)  # "1" is no number
+        upload = Upload.model_validate_json(body, strict=True)  # a string such as "1" is not accepted as a number
     except ValidationError as error:
         raise UploadError("; ".join(_explain(error))) from None
-    offer = next((one for one in offers if one.told.key == upload.model), None)
+    offer = next((one for one in offers if one.summary.key == upload.model), None)
     if offer is None:
-        raise UploadError(f"model: '{upload.model[:60]}' is not among: {', '.join(one.told.key for one in offers)}")
-    _require_sense(upload)
+        raise UploadError(f"model: '{upload.model[:60]}' is not among: {', '.join(one.summary.key for one in offers)}")
+    _require_consistent(upload)
     return upload, offer, {name: _array(upload, offer, name) for name in _names(upload, offer)}
 
 
 def _explain(error: ValidationError) -> list[str]:
-    found = [
+    problems = [
         f"{'.'.join(str(part) for part in one['loc'])}: {one['msg']}"[:200] for one in error.errors(include_input=False)
     ]
-    more = [f"and {len(found) - 5} more"] if len(found) > 5 else []
-    return found[:5] + more
+    more = [f"and {len(problems) - 5} more"] if len(problems) > 5 else []
+    return problems[:5] + more
 
 
-def _require_sense(upload: Upload) -> None:
+def _require_consistent(upload: Upload) -> None:
     for i, process in enumerate(upload.processes):
         if process.threads != upload.threads:
             raise UploadError(
-                f"processes.{i}.threads: {process.threads} ran where {upload.threads} were asked for; ask for {process.threads}"
+                f"processes.{i}.threads: {process.threads} threads ran instead of {upload.threads}; request {process.threads}"
             )
         timed = math.fsum(process.latency_ns) * process.loops
         if timed > WALL_SLACK * process.wall_ns:
             raise UploadError(
-                f"processes.{i}.wall_ns: {process.wall_ns:.0f} is less than its samples together, {timed:.0f}"
+                f"processes.{i}.wall_ns: {process.wall_ns:.0f} is less than the sum of its samples, {timed:.0f}"
             )
     if upload.soak is not None:
         lengths = {len(array) for array in (upload.soak.time_ns, upload.soak.n, upload.soak.p50_ns, upload.soak.p95_ns)}
@@ -120,20 +120,20 @@ def _require_sense(upload: Upload) -> None:
 
 
 def _names(upload: Upload, offer: Offer) -> list[str]:
-    wanted = [block.name for block in offer.told.requests.outputs]
+    wanted = [block.name for block in offer.summary.requests.outputs]
     if sorted(upload.outputs) != sorted(wanted):
         raise UploadError(f"outputs: must be {', '.join(wanted)}")
     return wanted
 
 
 def _array(upload: Upload, offer: Offer, name: str) -> np.ndarray:
-    block = next(one for one in offer.told.requests.outputs if one.name == name)
+    block = next(one for one in offer.summary.requests.outputs if one.name == name)
     try:
         content = base64.b64decode(upload.outputs[name], validate=True)
     except (binascii.Error, ValueError):
-        raise UploadError(f"outputs.{name}: is not base64") from None
+        raise UploadError(f"outputs.{name}: not valid base64") from None
     if len(content) != block.bytes:
         raise UploadError(
-            f"outputs.{name}: {len(content)} bytes, where {offer.told.requests.count} answers are {block.bytes}"
+            f"outputs.{name}: {len(content)} bytes instead of {block.bytes} for {offer.summary.requests.count} requests"
         )
-    return np.frombuffer(content, dtype=TYPES[block.dtype]).reshape(offer.told.requests.count, *block.shape)
+    return np.frombuffer(content, dtype=TYPES[block.dtype]).reshape(offer.summary.requests.count, *block.shape)

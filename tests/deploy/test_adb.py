@@ -155,7 +155,7 @@ def test_a_phone_is_measured(phone, runner, models, tmp_path):
     assert float32.environment.before.temperatures_c == {"VIRTUAL-SKIN": 31.25}
     assert float32.environment.before.power_source == "mains"
     assert float32.energy_uj is None
-    assert "neither power rails nor its battery's current" in float32.reasons["energy_uj"]
+    assert "can read neither power rails nor the battery's current" in float32.reasons["energy_uj"]
     with np.load(tmp_path / "measurements" / float32.samples) as raw:
         assert len(raw["latency_ns"]) == sum(process.n for process in float32.processes)
         assert raw["outputs"].shape == (40, 1, 5)
@@ -178,10 +178,10 @@ def test_the_runner_is_sent_once(phone, runner):
 def test_doctor_tells_a_phone_and_what_its_energy_lacks(phone, runner):
     lines = list(examine_device(url(phone, runner)))
     assert any("Example Phone 7, Maker X1" in line and "Android 14" in line for line in lines)
-    assert any("neither power rails nor its battery's current" in line for line in lines)
+    assert any("can read neither power rails nor the battery's current" in line for line in lines)
     kits = {name: read_kit(TARGETS / name) for name in ("openvino", "ort")}
     openvino, ort = examine_kits(kits, url(phone, runner))
-    assert "has ONNX Runtime, and not openvino; use kit 'ort'" in openvino
+    assert "supports only ONNX Runtime, not openvino; use kit 'ort'" in openvino
     assert f"onnxruntime {onnxruntime.__version__}" in ort
 
 
@@ -195,23 +195,23 @@ def test_a_phone_that_is_unplugged_in_mid_run_ends_the_job_and_keeps_what_there_
 
     ((name, error),) = run_bench(bench_job(*arms, processes=50, seconds=1, passes=()), tmp_path, unplug)
     assert name == "fp32"
-    assert "the phone is gone" in error
-    assert "what was measured until then is in" in error
+    assert "the phone is no longer connected" in error
+    assert "the measurements made until then are in" in error
     kept = Measurement.model_validate_json((tmp_path / "measurements" / "partial" / "fp32.json").read_text())
     assert len(kept.processes) >= 1
-    assert kept.reasons["processes"] == "the phone was gone before all were measured"
+    assert kept.reasons["processes"] == "the phone was disconnected before all processes were measured"
     assert not (tmp_path / "measurements" / "fp32.json").exists()
 
 
 def test_what_is_missing_is_told(phone, runner, tmp_path, monkeypatch):
-    with pytest.raises(DeviceError, match="where is the runner for phones"):
+    with pytest.raises(DeviceError, match="the folder of the runner for phones is not set"):
         probe(read_kit(ORT), f"adb://{phone.serial}")
     with pytest.raises(DeviceError, match="has no edrun; build it with targets/android/build"):
         probe(read_kit(ORT), f"adb://{phone.serial}?runner={tmp_path}")
-    with pytest.raises(DeviceError, match="'adb devices' lists what is there"):
+    with pytest.raises(DeviceError, match="'adb devices' lists the connected phones"):
         probe(read_kit(ORT), f"adb://nowhere?runner={runner}")
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(DeviceError, match="adb is missing; install it"):
+    with pytest.raises(DeviceError, match="adb is not installed; install it"):
         probe(read_kit(ORT), url(phone, runner))
 
 

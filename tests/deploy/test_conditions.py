@@ -35,26 +35,26 @@ def test_a_laptop_on_battery_with_moving_clocks(tmp_path):
     found = warnings(plant("pc-state.tree", tmp_path))
     assert found == [
         (
-            "other work: CPU 3, where a model is timed, is 2% busy, load average 3.1 on 4 cores; find it and stop it: "
+            "other processes: CPU 3, on which models are timed, is 2% busy, load average 3.1 on 4 cores; find and stop them: "
             "ps -eo pcpu,pid,args --sort=-pcpu | head"
         ),
-        "clocks move: the CPU governor is powersave; run: sudo cpupower frequency-set -g performance",
-        "the device runs on its battery, and may lower its clocks; plug it in (to measure a battery's energy, do not)",
+        "clock frequencies vary: the CPU governor is powersave; run: sudo cpupower frequency-set -g performance",
+        "the device runs on battery and may lower its clocks; plug it in, unless you measure the battery's energy",
         (
-            "the device has throttled since it started (core_throttle_count 17, package_throttle_count 40); a measurement "
-            "says so if that happens during it: then cool it, or give it a stronger power supply"
+            "the device has throttled since it started (core_throttle_count 17, package_throttle_count 40); if a "
+            "measurement reports throttling, cool the device or use a stronger power supply"
         ),
     ]
 
 
 def test_a_jetson_in_a_slow_mode_that_throttles(tmp_path):
     found = warnings(plant("orin-nano-state.tree", tmp_path))
-    assert found[0] == "clocks move: the CPU governor is schedutil; run: sudo jetson_clocks"
+    assert found[0] == "clock frequencies vary: the CPU governor is schedutil; run: sudo jetson_clocks"
     assert found[1].startswith(
-        "power mode is 25W (1), and figures will be of that mode alone; for MAXN_SUPER (2) run: "
+        "the power mode is 25W (1), so measurements are valid for that mode only; to use MAXN_SUPER (2), run: "
     )
     assert found[1].endswith("sudo nvpmodel -m 2")
-    assert found[2] == "the device is throttling at this moment (gpu-throttle-alert); let it cool, or give it a fan"
+    assert found[2] == "the device is throttling now (gpu-throttle-alert); let it cool, or add a fan"
     assert "oc2_event_cnt 15, oc3_event_cnt 37" in found[3]
     assert len(found) == 4
 
@@ -67,15 +67,15 @@ def test_locked_clocks_need_no_governor(tmp_path):
     ):
         write(tmp_path, file, "1344000")
     write(tmp_path, "sys/class/devfreq/17000000.gpu/min_freq", "918000000")
-    assert not any("clocks move" in text for text in warnings(tmp_path))
+    assert not any("clock frequencies vary" in text for text in warnings(tmp_path))
 
 
 def test_work_on_the_timed_cpu_and_beside_it(tmp_path):
     busy = {"0": 0.0, "1": 0.6, "2": 0.0, "3": 0.95}
     here, beside = warnings(tmp_path, cpus_busy=busy, siblings=[1])
-    assert here.startswith("other work: CPU 3, where a model is timed, is 95% busy; find it")
+    assert here.startswith("other processes: CPU 3, on which models are timed, is 95% busy; find and stop them")
     assert beside == (
-        "CPU 1 shares a core with CPU 3, where a model is timed, and is 60% busy; stop that work, or run: "
+        "CPU 1 shares a core with CPU 3, on which models are timed, and is 60% busy; stop the processes on it, or run: "
         "echo off | sudo tee /sys/devices/system/cpu/smt/control"
     )
 
@@ -83,20 +83,20 @@ def test_work_on_the_timed_cpu_and_beside_it(tmp_path):
 def test_a_hot_device_is_told(tmp_path):
     write(tmp_path, "sys/class/thermal/thermal_zone0/type", "x86_pkg_temp")
     write(tmp_path, "sys/class/thermal/thermal_zone0/temp", "91000")
-    assert warnings(tmp_path) == ["x86_pkg_temp is at 91 °C before anything runs; let it cool"]
+    assert warnings(tmp_path) == ["x86_pkg_temp is at 91 °C while idle; let it cool"]
 
 
 def test_where_energy_would_be_read(tmp_path):
     assert energy_line(examined(tmp_path)) == (
-        "none: the device has no RAPL; a power meter's file will do: bench --meter; of a GPU: none: NVML is installed but failed"
+        "none: the device has no RAPL; use a power meter instead: bench --meter CSV; GPU: none: NVML is installed but failed"
     )
     absent = {"reason": "no energy counter: the device has no RAPL, no NVML"}
     assert energy_line(examined(tmp_path, energy={"cpu": absent, "gpu": absent})) == (
-        "none: the device has no RAPL, no NVML; a power meter's file will do: bench --meter"
+        "none: the device has no RAPL, no NVML; use a power meter instead: bench --meter CSV"
     )
     rapl, nvml = {"source": "rapl package-0", "scope": "the packages"}, {"source": "nvml power", "scope": "the card"}
     assert energy_line(examined(tmp_path, energy={"cpu": rapl, "gpu": nvml})) == (
-        "rapl package-0, the packages; of a GPU: nvml power, the card"
+        "rapl package-0, the packages; GPU: nvml power, the card"
     )
     assert energy_line(examined(tmp_path, energy={"cpu": rapl, "gpu": absent})) == "rapl package-0, the packages"
     whole = {"source": "ina3221 VDD_IN", "scope": "the module's input VDD_IN"}

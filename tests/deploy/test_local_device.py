@@ -87,7 +87,7 @@ def test_a_harness_that_dies_is_a_device_error(tmp_path):
         encoding="utf-8",
     )
     kit = read_kit(SCRIPTED).model_copy(update={"folder": tmp_path})
-    with pytest.raises(DeviceError, match=r"harness compile on .*: the engine ended it by SIGABRT"):
+    with pytest.raises(DeviceError, match=r"harness compile on .*: the engine crashed the process with SIGABRT"):
         compile_model(compilation(kit, script(tmp_path)))
 
 
@@ -96,7 +96,7 @@ def test_a_harness_that_does_not_answer_is_ended(tmp_path):
     task = HarnessCall(
         ("probe", "--kit", "kit"), {"harness": REPOSITORY / "targets" / "harness", "kit": tmp_path}, timeout_s=2.0
     )
-    with pytest.raises(DeviceError, match=r"harness probe on .*: no answer after 2 s; it was ended"):
+    with pytest.raises(DeviceError, match=r"harness probe on .*: no answer after 2 s; the process was stopped"):
         asyncio.run(_run(parse_address("local"), task, print))
 
 

@@ -103,7 +103,7 @@ def test_rails_are_before_the_battery(rails, files, current, usb, source):
 
 def test_no_meter_has_a_reason():
     assert "unplug the cable" in meter("", "", "-450000\n4063000\n", BATTERY.format(usb="true"))
-    assert "neither power rails nor" in meter("", "", "cat: Permission denied", BATTERY.format(usb="false"))
+    assert "can read neither power rails nor" in meter("", "", "cat: Permission denied", BATTERY.format(usb="false"))
 
 
 def test_addresses_of_phones():
@@ -112,8 +112,8 @@ def test_addresses_of_phones():
     wifi = parse_address("adb://192.168.1.7:5555")
     assert (wifi.host, wifi.port, wifi.label) == ("192.168.1.7:5555", None, "192.168.1.7-5555")
     for text, problem in {
-        "adb://": "no host", "adb://a b": "is no serial", "adb://x;reboot": "is no serial", "adb://x?python=3": "python",
-        "adb://x/y": "'/y' is not understood",
+        "adb://": "the host is missing", "adb://a b": "is not a serial number", "adb://x;reboot": "is not a serial number", "adb://x?python=3": "python",
+        "adb://x/y": "'/y' is not valid here",
     }.items():  # fmt: skip
         with pytest.raises(ConfigError, match=problem):
             parse_address(text)

@@ -108,26 +108,28 @@ def test_an_unknown_host_key_is_refused_with_the_way_to_accept_it(device, strang
     (stranger / "known_hosts").unlink()
     with pytest.raises(DeviceError) as caught:
         probe(None, device.url)
-    assert f"its host key {device.fingerprint} is not known" in str(caught.value)
+    assert f"the host key {device.fingerprint} is not known" in str(caught.value)
     assert f"accept it with: ssh -p {device.port} {getpass.getuser()}@127.0.0.1 true" in str(caught.value)
 
 
 def test_another_host_key_than_the_known_one_is_refused(device, stranger):
     other = asyncssh.generate_private_key("ssh-ed25519").export_public_key().decode()
     (stranger / "known_hosts").write_text(f"[127.0.0.1]:{device.port} {other}\n")
-    with pytest.raises(DeviceError, match=r"another host key .* forget the old key: ssh-keygen -R '\[127\.0\.0\.1\]:"):
+    with pytest.raises(
+        DeviceError, match=r"the host key has changed .* remove the old key: ssh-keygen -R '\[127\.0\.0\.1\]:"
+    ):
         probe(None, device.url)
 
 
 def test_a_configuration_that_would_trust_anybody_is_refused(device, stranger):
     (stranger / "config").write_text("Host *\n  UserKnownHostsFile none\n")
-    with pytest.raises(DeviceError, match=r"UserKnownHostsFile to none, so no host key could be checked"):
+    with pytest.raises(DeviceError, match=r"UserKnownHostsFile to none, so the host key cannot be checked"):
         probe(None, device.url)
 
 
 def test_a_wrong_key_is_refused_with_the_next_step(device, stranger):
     asyncssh.generate_private_key("ssh-ed25519").write_private_key(str(stranger / "id_ed25519"))
-    with pytest.raises(DeviceError, match=rf"takes none of your keys; .* ssh-copy-id -p {device.port} "):
+    with pytest.raises(DeviceError, match=rf"accepts none of your keys; .* ssh-copy-id -p {device.port} "):
         probe(None, device.url)
 
 
@@ -227,8 +229,8 @@ def test_a_link_that_is_cut_leaves_a_partial_result_and_no_process(device, tmp_p
     code, _, error, partial = cut_in_mid_run(device, tmp_path, cut)
     assert code == 5, error
     (kept,) = partial.glob("*.json")
-    assert f"{device.url}: the link was cut" in error
-    assert f"what was measured until then is in {kept.relative_to(tmp_path)}" in error
+    assert f"{device.url}: the connection was lost" in error
+    assert f"the measurements made until then are in {kept.relative_to(tmp_path)}" in error
     measured = Measurement.model_validate_json(kept.read_text())
     assert measured.reasons["processes"] == f"{len(measured.processes)} of 3 processes were measured"
     assert 1 <= len(measured.processes) <= 2
@@ -253,7 +255,7 @@ def test_killing_the_agent_kills_what_it_started(device, tmp_path):
 
     code, _, error, _ = cut_in_mid_run(device, tmp_path, cut)
     assert code == 5
-    assert "the link was cut" in error
+    assert "the connection was lost" in error
     work = device.cache / "work"
     left = {path.name for path in work.iterdir()}
     assert left, "a killed agent cannot clear its folder"
@@ -277,7 +279,7 @@ def test_a_link_that_goes_silent_is_noticed_on_both_sides(device, tmp_path):
     wire.dead.set()
     _, error = run.communicate(timeout=PATIENCE_S)
     assert run.returncode == 5
-    assert "the link was cut" in error
+    assert "the connection was lost" in error
     wait_until(lambda: not device.started())
     wire.close()
 
@@ -286,7 +288,7 @@ def test_a_task_that_takes_too_long_is_ended_on_the_device(user, tmp_path):
     (tmp_path / "engine.py").write_text("import time\ntime.sleep(60)\n")
     sends = {"harness": find_kits()["ort"].folder.parent / "harness", "kit": tmp_path}
     task = HarnessCall(("probe", "--kit", "kit"), sends, timeout_s=4.0)
-    with pytest.raises(DeviceError, match=r"harness probe on ssh://.*: no answer after 4 s; it was ended"):
+    with pytest.raises(DeviceError, match=r"harness probe on ssh://.*: no answer after 4 s; the process was stopped"):
         asyncio.run(_run(parse_address(user.url), task, print))
     wait_until(lambda: not user.started())
 
@@ -302,6 +304,6 @@ def test_another_python_can_be_named(user, tmp_path):
 def test_a_device_without_python_says_so(tmp_path_factory, tmp_path, monkeypatch):
     server = Sshd(tmp_path_factory.mktemp("bare"), path="/nowhere")
     monkeypatch.setenv("HOME", str(server.home))
-    with pytest.raises(DeviceError, match=r"no agent started there: .*python3: .*not found"):
+    with pytest.raises(DeviceError, match=r"the agent did not start: .*python3: .*not found"):
         probe(None, server.url)
     server.close()

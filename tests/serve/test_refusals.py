@@ -125,7 +125,7 @@ def test_uploads_that_are_refused(served: Served, folder: Path, offered: Offer) 
         (json.dumps(good | {"model": "../../etc"}), 400, "model"),
         (json.dumps(good | {"more": 1}), 400, "more"),
         (json.dumps(good | {"threads": "1"}), 400, "threads"),
-        (json.dumps(good | {"threads": 2}), 400, "1 ran where 2 were asked for"),
+        (json.dumps(good | {"threads": 2}), 400, "1 threads ran instead of 2"),
         (json.dumps(good | {"processes": []}), 400, "processes"),
         (json.dumps(good | {"outputs": {}}), 400, "outputs"),
         (json.dumps(good | {"outputs": dict.fromkeys(good["outputs"], "AAAA")}), 400, "3 bytes"),
@@ -151,7 +151,7 @@ def test_fifty_devices_at_once_and_none_is_lost(served: Served, folder: Path, of
         watched = await client.get(f"{link}api/events?device={number:08x}{0:024x}")
         await watched.content.readline()
         async with client.get(f"{link}models/student-fp32.onnx") as model:
-            assert len(await model.read()) == offered.told.bytes
+            assert len(await model.read()) == offered.summary.bytes
         if number % 5 == 0:
             await asyncio.to_thread(vanish, link)
         body = json.dumps(upload_of(offered, f"{number:08x}{0:024x}"))
@@ -184,7 +184,7 @@ def test_wrong_answers_are_kept_and_end_in_exit_code_4(
     folder: Path, serve: Callable[..., Served], offered: Offer
 ) -> None:
     served = serve(folder, "--http", "--count", "1")
-    zeros = {block.name: base64.b64encode(bytes(block.bytes)).decode() for block in offered.told.requests.outputs}
+    zeros = {block.name: base64.b64encode(bytes(block.bytes)).decode() for block in offered.summary.requests.outputs}
     status, said = asyncio.run(send(served.links[0], json.dumps(upload_of(offered, outputs=zeros))))
     assert (status, json.loads(said)["holds"]) == (200, False)
     assert served.wait() == 4

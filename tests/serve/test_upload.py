@@ -53,7 +53,7 @@ def test_a_part_that_is_something_else(offered: tuple[Offer, ...], data: st.Data
     except UploadError:
         return
     assert offer in offered
-    assert set(outputs) == {block.name for block in offer.told.requests.outputs}
+    assert set(outputs) == {block.name for block in offer.summary.requests.outputs}
     assert "/" not in file_name(upload, offer)
     assert ".." not in file_name(upload, offer)
 
@@ -84,9 +84,12 @@ def test_a_deep_nest_is_no_crash(offered: tuple[Offer, ...]) -> None:
 
 
 def test_the_offers_are_the_students_and_the_teacher_with_their_requests(offered: tuple[Offer, ...]) -> None:
-    told = [(one.told.key, one.told.encoding, one.told.requests.count, one.told.requests.total) for one in offered]
-    encoding = next(one.told.encoding for one in offered if one.told.precision == "int8")
-    assert told == [
+    summary = [
+        (one.summary.key, one.summary.encoding, one.summary.requests.count, one.summary.requests.total)
+        for one in offered
+    ]
+    encoding = next(one.summary.encoding for one in offered if one.summary.precision == "int8")
+    assert summary == [
         ("student-fp32", None, 360, 360),
         ("student-int8", encoding, 360, 360),
         ("teacher-fp32", None, 360, 360),
@@ -94,5 +97,5 @@ def test_the_offers_are_the_students_and_the_teacher_with_their_requests(offered
     assert encoding in read_web_kit().encoding
     for one in offered:
         assert len(one.requests) == max(
-            block.offset + block.bytes for block in (*one.told.requests.inputs, *one.told.requests.outputs)
+            block.offset + block.bytes for block in (*one.summary.requests.inputs, *one.summary.requests.outputs)
         )

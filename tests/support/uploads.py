@@ -17,10 +17,11 @@ def upload_of(offer: Offer, device: str = "0123456789abcdef" * 2, **changes: Any
         "load_ns": 1e7, "first_inference_ns": 9e5, "steady": True, "threads": 1, "loops": 1,
     }  # fmt: skip
     answers = {
-        block.name: offer.requests[block.offset : block.offset + block.bytes] for block in offer.told.requests.outputs
+        block.name: offer.requests[block.offset : block.offset + block.bytes]
+        for block in offer.summary.requests.outputs
     }
     return {
-        "schema": "edgedistill.browser/1", "model": offer.told.key, "threads": 1,
+        "schema": "edgedistill.browser/1", "model": offer.summary.key, "threads": 1,
         "device": {
             "id": device, "name": "Pixel 8", "platform": "Android 14", "arch": "not told", "browser": "Chrome 156",
             "cores": 8, "memory_bytes": None,

@@ -1,4 +1,4 @@
-"""An Android phone over adb: the runner in C (targets/android) does there what the harness does on other devices."""
+"""An Android phone over adb: a runner in C (targets/android) takes the place of the harness."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from edgedistill.errors import DeviceError
 from edgedistill.runtime.files import sha256_of
 
 HOME = "/data/local/tmp/edgedistill"
-"""What adb's shell may write to and execute from on every phone."""
+"""A folder that adb's shell can write to and execute from on every phone."""
 RUNNER, LIBRARY, LOADER = "edrun", "libonnxruntime.so", "ld-linux-aarch64.so.1"
 RUNNER_FOLDER = "EDGEDISTILL_ANDROID"
 ANSWER_S = 60.0
@@ -25,7 +25,7 @@ PUSH_S = 600.0
 
 @dataclass(frozen=True, slots=True)
 class Phone:
-    """A phone that answered; `work` is this process's own folder there."""
+    """A connected phone; `work` is the folder of this process on the phone."""
 
     address: Address
     adb: str
@@ -33,19 +33,19 @@ class Phone:
 
     @property
     def serial(self) -> str:
-        """What adb calls it."""
+        """The serial number that adb uses."""
         return self.address.host
 
     async def shell(self, command: str, timeout_s: float = ANSWER_S) -> tuple[int, str]:
-        """Run a command in the phone's shell; return its exit code and stdout, stderr with it."""
+        """Run a command in the phone's shell; return its exit code, and stdout and stderr together."""
         return await self._call("shell", command, timeout_s=timeout_s)
 
-    async def say(self, command: str) -> str:
-        """Return what a command prints, whatever its exit code: phones differ in what they know."""
+    async def output_of(self, command: str) -> str:
+        """Return the output of a command and ignore its exit code, because phones differ in the commands they have."""
         return (await self.shell(f"{command} 2>&1"))[1]
 
     async def push(self, path: Path, name: str) -> None:
-        """Copy a file to the phone; raises DeviceError when it does not take it."""
+        """Copy a file to the phone; raises DeviceError on failure."""
         await self._copy("push", str(path), name)
 
     async def pull(self, name: str, path: Path) -> None:
@@ -53,91 +53,95 @@ class Phone:
         await self._copy("pull", name, str(path))
 
     async def _copy(self, *arguments: str) -> None:
-        code, said = await self._call(*arguments, timeout_s=PUSH_S)
+        code, output = await self._call(*arguments, timeout_s=PUSH_S)
         if code != 0:
-            raise DeviceError(f"{self.address.text}: adb {arguments[0]} {arguments[1]} failed: {last_line(said)}")
+            raise DeviceError(f"{self.address.text}: adb {arguments[0]} {arguments[1]} failed: {last_line(output)}")
 
     async def _call(self, *arguments: str, timeout_s: float) -> tuple[int, str]:
-        code, said = await _adb(self.adb, "-s", self.serial, *arguments, timeout_s=timeout_s)
+        code, output = await _adb(self.adb, "-s", self.serial, *arguments, timeout_s=timeout_s)
         if code != 0:  # adb itself ends with 1 when the phone is gone, and a command there may as well
-            await self.require_presence(adb_said=last_line(said))
-        return code, said
+            await self.require_presence(adb_message=last_line(output))
+        return code, output
 
-    async def require_presence(self, adb_said: str = "") -> None:
-        """Raise LinkError if adb does not have the phone any more."""
+    async def require_presence(self, adb_message: str = "") -> None:
+        """Raise LinkError if the phone is no longer connected."""
         if not await self.answers():
-            why = f" ({adb_said})" if adb_said else ""
-            raise LinkError(f"{self.address.text}: the phone is gone{why}; plug it in again")
+            why = f" ({adb_message})" if adb_message else ""
+            raise LinkError(f"{self.address.text}: the phone is no longer connected{why}; plug it in again")
 
     async def answers(self) -> bool:
-        """Say whether adb still has the phone."""
+        """Tell whether the phone is still connected."""
         with contextlib.suppress(LinkError):
-            code, said = await _adb(self.adb, "-s", self.serial, "get-state", timeout_s=ANSWER_S)
-            return code == 0 and said.strip().endswith("device")
+            code, output = await _adb(self.adb, "-s", self.serial, "get-state", timeout_s=ANSWER_S)
+            return code == 0 and output.strip().endswith("device")
         return False
 
 
 async def connect(address: Address) -> Phone:
-    """Find a phone, or raise DeviceError that says what adb lacks, or what is to be confirmed on the phone."""
+    """Connect to a phone; raise DeviceError if adb is missing or the phone must first be unlocked."""
     adb = shutil.which("adb")
     if adb is None:
-        raise DeviceError("adb is missing; install it: sudo apt-get install adb")
-    _, said = await _adb(adb, "-s", address.host, "get-state", timeout_s=ANSWER_S)
-    if "unauthorized" in said:
+        raise DeviceError("adb is not installed; install it: sudo apt-get install adb")
+    _, output = await _adb(adb, "-s", address.host, "get-state", timeout_s=ANSWER_S)
+    if "unauthorized" in output:
         raise DeviceError(f"{address.text}: unlock the phone and allow USB debugging for this computer")
-    if not said.strip().endswith("device"):
-        reason = last_line(said).removeprefix("error: ")
+    if not output.strip().endswith("device"):
+        reason = last_line(output).removeprefix("error: ")
         raise LinkError(
-            f"{address.text}: {reason}; 'adb devices' lists what is there; over Wi-Fi first: adb connect ADDRESS"
+            f"{address.text}: {reason}; 'adb devices' lists the connected phones; for Wi-Fi, run first: adb connect ADDRESS"
         )
     return Phone(address, adb, f"{HOME}/work-{os.getpid()}-{os.urandom(4).hex()}")
 
 
 async def install(phone: Phone, folder: Path, progress: Progress) -> str:
-    """Put the runner and ONNX Runtime on a phone, unless they are there, and return the command that starts it there."""
+    """Copy the runner and ONNX Runtime to a phone, unless they are there; return the command that starts the runner."""
     files = sorted(path for path in folder.iterdir() if path.is_file())
     key = "-".join(sha256_of(path)[:8] for path in files if path.name in (RUNNER, LIBRARY))
     there = f"{HOME}/runner-{key}"
-    if "complete" not in await phone.say(f"cat {there}/.state"):
+    if "complete" not in await phone.output_of(f"cat {there}/.state"):
         progress(f"upload {len(files)} files, {sum(path.stat().st_size for path in files):,} bytes")
-        await phone.say(f"mkdir -p {there}")
+        await phone.output_of(f"mkdir -p {there}")
         for path in files:
             await phone.push(path, f"{there}/{path.name}")
-        await phone.say(f"chmod 755 {there}/* && echo complete > {there}/.state")
+        await phone.output_of(f"chmod 755 {there}/* && echo complete > {there}/.state")
     start = f"{there}/{RUNNER}"
-    if (folder / LOADER).is_file():  # built for glibc, which a phone does not have: it comes along
+    if (folder / LOADER).is_file():  # built for glibc, which a phone lacks, so the loader is copied too
         start = f"{there}/{LOADER} --library-path {there} {start}"
     return f"LD_LIBRARY_PATH={there} EDGEDISTILL_ORT={there}/{LIBRARY} {start}"
 
 
 def runner_folder(address: Address) -> Path:
-    """Return the folder of the runner and its library, from the address or the environment, or raise DeviceError."""
+    """Return the folder with the runner and its library, from the address or the environment; raise DeviceError without one."""
     given = address.runner or os.environ.get(RUNNER_FOLDER)
     folder = Path(given or "").expanduser()
     missing = [name for name in (RUNNER, LIBRARY) if not (folder / name).is_file()]
     if given is None or missing:
-        what = f"{folder}: has no {missing[0]}" if given else f"{address.text}: where is the runner for phones?"
+        problem = (
+            f"{folder}: has no {missing[0]}"
+            if given
+            else f"{address.text}: the folder of the runner for phones is not set"
+        )
         raise DeviceError(
-            f"{what}; build it with targets/android/build.sh, put ONNX Runtime's {LIBRARY} beside it (targets/android/README.md "
-            f"says from where), and name the folder: {address.text.partition('?')[0]}?runner=FOLDER, or {RUNNER_FOLDER}=FOLDER"
+            f"{problem}; build it with targets/android/build.sh, copy ONNX Runtime's {LIBRARY} beside it (see "
+            f"targets/android/README.md), and set the folder: {address.text.partition('?')[0]}?runner=FOLDER, or {RUNNER_FOLDER}=FOLDER"
         )
     return folder
 
 
 def runner_command(phone: Phone, start: str, verb: str, options: list[str]) -> str:
-    """Return a shell command that runs the runner, and keeps its process id in a file while it runs."""
+    """Return a shell command that runs the runner, with its process id in a file while it runs."""
     pid = f"{phone.work}/pid"
     return f"{start} {shlex.join([verb, *options])} & p=$!; echo $p > {pid}; wait $p; c=$?; rm -f {pid}; exit $c"
 
 
 async def clean(phone: Phone) -> None:
-    """End what still runs for this process on the phone, and remove its folder; a phone that is gone does so by itself."""
+    """Stop what still runs on the phone for this process, and remove its folder; do nothing if the phone is gone."""
     with contextlib.suppress(DeviceError):
-        await phone.say(f"cd {phone.work} && test -f pid && kill $(cat pid); rm -rf {phone.work}")
+        await phone.output_of(f"cd {phone.work} && test -f pid && kill $(cat pid); rm -rf {phone.work}")
 
 
 async def _adb(adb: str, *arguments: str, timeout_s: float) -> tuple[int, str]:
-    """Run adb and return exit code and output; it is killed when the caller is cancelled, and LinkError says that time ran out."""
+    """Run adb and return exit code and output; stop it when the caller is cancelled, and raise LinkError after a timeout."""
     child = await asyncio.create_subprocess_exec(
         adb, *arguments, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
@@ -154,5 +158,5 @@ async def _adb(adb: str, *arguments: str, timeout_s: float) -> tuple[int, str]:
 
 
 def last_line(text: str) -> str:
-    """Return the last line that is not empty."""
+    """Return the last non-empty line."""
     return (text.strip().splitlines() or [""])[-1].strip()

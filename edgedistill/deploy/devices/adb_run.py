@@ -1,4 +1,4 @@
-"""The harness's verbs on an Android phone: what the runner leaves there is brought here and put together by the harness."""
+"""The harness commands for an Android phone: the runner measures on the phone, and the harness evaluates here."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ FINE, USAGE, FAILED = 0, 2, 5
 
 @dataclass(slots=True)
 class Arm:
-    """An arm on its way through a job: its table, its folder here and on the phone, and what was found so far."""
+    """An arm during a job: its table, its folders here (`folder`) and on the phone (`there`), and its results so far."""
 
     table: dict[str, Any]
     folder: Path
@@ -54,31 +54,30 @@ class Arm:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """A phone with the runner on it: the command that starts that, and what the phone is."""
+    """A phone with the runner installed: the command that starts the runner, and the facts of the phone."""
 
     phone: Phone
     start: str
     device: dict[str, Any]
 
     async def run(self, verb: str, options: list[str], timeout_s: float) -> dict[str, Any]:
-        """Run the runner and return its JSON; raises DeviceError with its words."""
-        code, said = await self.phone.shell(adb.runner_command(self.phone, self.start, verb, options), timeout_s)
+        """Run the runner and return its JSON; raises DeviceError with its message."""
+        code, output = await self.phone.shell(adb.runner_command(self.phone, self.start, verb, options), timeout_s)
         where = f"{self.phone.address.text}: edrun {verb}"
         try:
-            answer: dict[str, Any] = json.loads(adb.last_line(said))
+            answer: dict[str, Any] = json.loads(adb.last_line(output))
         except ValueError:
-            await (
-                self.phone.require_presence()
-            )  # of a link that is cut, adb makes a command that ended well with no output
-            said = adb.last_line(said) or "nothing"
-            raise DeviceError(f"{where}: ended with exit code {code} and said: {said}") from None
+            # When the connection is lost, adb reports success and no output.
+            await self.phone.require_presence()
+            output = adb.last_line(output) or "no output"
+            raise DeviceError(f"{where}: ended with exit code {code}: {output}") from None
         if "error" in answer:
             raise DeviceError(f"{where}: {answer['error']}")
         return answer
 
 
 async def run_over_adb(address: Address, call: HarnessCall, progress: Progress) -> Finished:
-    """Run a verb of the harness on a phone; raises LinkError when it cannot be reached or is unplugged meanwhile."""
+    """Run a harness command on a phone; raises LinkError when the phone cannot be reached or is unplugged."""
     verb = call.arguments[0]
     async with _ready(address, progress) as ready:
         if verb == "probe":
@@ -95,7 +94,7 @@ async def _ready(address: Address, progress: Progress) -> AsyncIterator[Ready]:
     folder = adb.runner_folder(address)
     device = await adb.connect(address)
     try:
-        await device.say(f"mkdir -p {device.work}")
+        await device.output_of(f"mkdir -p {device.work}")
         start = await adb.install(device, folder, progress)
         bare = Ready(device, start, {})
         probed = await bare.run("probe", [], START_S)
@@ -106,23 +105,23 @@ async def _ready(address: Address, progress: Progress) -> AsyncIterator[Ready]:
 
 
 async def _look(device: Phone) -> dict[str, str]:
-    return {name: await device.say(command) for name, command in phone.LOOK.items()}
+    return {name: await device.output_of(command) for name, command in phone.LOOK.items()}
 
 
 def _engine(ready: Ready, call: HarnessCall) -> dict[str, str]:
-    """Return the runner's engine, or why another kit than that is asked for has none there."""
+    """Return the runner's engine, or the reason why a kit with another engine cannot run on the phone."""
     kits = [read_kit(path) for name, path in call.sends.items() if name.startswith("kits/")]
     other = [kit.engine for kit in kits if kit.engine != "onnxruntime"]
     if other:
-        return {"error": f"the runner for phones has ONNX Runtime, and not {other[0]}; use kit 'ort'"}
+        return {"error": f"the runner for phones supports only ONNX Runtime, not {other[0]}; use kit 'ort'"}
     engine: dict[str, str] = ready.device["engine"]
     return engine
 
 
 async def _examine(device: Phone) -> dict[str, Any]:
-    """Return the fields of Examined; load and governors are left out, as no phone is idle, and none lets them be changed."""
-    found = await _meter(device)
-    energy = {"reason": found} if isinstance(found, str) else {"source": found.source, "scope": found.scope}
+    """Return the fields of Examined without load and governors: no phone is ever idle, and users cannot set the governor."""
+    meter = await _meter(device)
+    energy = {"reason": meter} if isinstance(meter, str) else {"source": meter.source, "scope": meter.scope}
     return {
         "snapshot": phone.snapshot(await _look(device)) | {"governors": {}, "load_average": None}, "drivers": {},
         "power_modes": [], "cpus_busy": {}, "timed_cpus": [], "siblings": [], "energy": {"cpu": energy, "gpu": energy},
@@ -130,27 +129,27 @@ async def _examine(device: Phone) -> dict[str, Any]:
 
 
 async def _meter(device: Phone) -> phone.Meter | str:
-    """Return where a phone's energy can be read, or why nowhere."""
-    asked = (phone.RAILS, phone.RAILS_FILES, phone.CURRENT, "dumpsys battery")
-    found = phone.meter(*[await device.say(command) for command in asked])
-    return f"no energy counter: {found}" if isinstance(found, str) else found
+    """Return the energy meter of a phone, or the reason why it has none."""
+    commands = (phone.RAILS, phone.RAILS_FILES, phone.CURRENT, "dumpsys battery")
+    meter = phone.meter(*[await device.output_of(command) for command in commands])
+    return f"no energy counter: {meter}" if isinstance(meter, str) else meter
 
 
 async def _compile(ready: Ready, call: HarnessCall, progress: Progress) -> Finished:
-    """Compile here, where the kit's engine is, and return the form for phones."""
+    """Compile on the host with the kit's engine, and return the files for phones."""
     done = await run_here(parse_address("local"), call, progress)
     if done.code != FINE:
         return done
     made = json.loads(done.out.strip().rsplit("\n", 1)[-1])
     mobile = [name for name in made["extras"] if name.startswith("mobile/")]
     if not mobile:
-        raise DeviceError(f"{ready.phone.address.text}: this kit makes nothing for phones; use kit = 'ort'")
+        raise DeviceError(f"{ready.phone.address.text}: this kit does not support phones; use kit = 'ort'")
     facts = {key: value for key, value in ready.device.items() if key != "engine"}
     return _finished(made | {"entry": mobile[0], "files": mobile, "extras": [], "facts": facts})
 
 
 async def _measure(ready: Ready, call: HarnessCall, progress: Progress) -> Finished:
-    """Check the arms of a job, and for a bench time them, interleaved; what a cut link leaves is put together too."""
+    """Check the arms of a job and, for bench, time them in turns; keep what was measured when the connection is lost."""
     job, verb, emulated = json.loads(call.texts["job.json"]), call.arguments[0], ready.device["emulated"]
     if verb == "bench" and emulated:
         return _finished(
@@ -175,7 +174,7 @@ async def _measure(ready: Ready, call: HarnessCall, progress: Progress) -> Finis
 
 
 def _placed(table: dict[str, Any], call: HarnessCall) -> dict[str, Any]:
-    """Return an arm with its files where they are here, for nothing but what the runner reads goes to the phone."""
+    """Return an arm with the paths on the host, because only the files that the runner reads are copied to the phone."""
     paths = {key: str(call.sends[table[key]].resolve()) for key in ("kit_dir", "io")}
     return table | paths | {"entry": str(call.sends[table["entry"]].resolve())}
 
@@ -194,13 +193,13 @@ class Session:
     after: dict[str, Any] = field(default_factory=dict)
 
     async def check(self) -> None:
-        """Run every recorded request of every arm, and bring the outputs here; an arm that fails does not stop the others."""
+        """Run every recorded request of every arm, and copy the outputs to the host; a failed arm does not stop the others."""
         self.before = phone.snapshot(await _look(self.ready.phone))
         for arm in self.arms:
             await _attempt(arm, self._check)
 
     async def bench(self) -> None:
-        """Time every arm in fresh processes that take turns, then meter energy."""
+        """Time every arm in fresh processes in turns, then measure energy."""
         for turn in range(self.job["processes"]):
             order = random.Random(f"{self.job['seed']}/{turn}")  # noqa: S311 - an order, not a secret
             for arm in order.sample(self.arms, len(self.arms)):
@@ -213,7 +212,7 @@ class Session:
     async def _check(self, arm: Arm) -> None:
         device, outputs = self.ready.phone, _names(Path(arm.table["entry"]))[1]
         arm.folder.mkdir()
-        await device.say(f"mkdir -p {arm.there}")
+        await device.output_of(f"mkdir -p {arm.there}")
         await device.push(Path(arm.table["entry"]), f"{arm.there}/model.ort")
         await self._push_inputs(arm, self.job.get("requests"))
         options = [part for i in range(len(outputs)) for part in ("--output", f"{arm.there}/output-{i}")]
@@ -245,7 +244,7 @@ class Session:
         self.progress(f"bench {arm.table['name']} process {number + 1}/{self.job['processes']} p50 {p50_ms:.3f} ms")
 
     async def _energy(self, arm: Arm) -> None:
-        """Log a meter on the phone while it is idle, infers and is idle again; keep the log with its marks, or the reason."""
+        """Log the meter on the phone while it is idle, infers, and is idle again; keep the log and its marks, or the reason."""
         device = self.ready.phone
         meter = await _meter(device)
         if isinstance(meter, str):
@@ -254,7 +253,7 @@ class Session:
         constants = _constants()["energy"]
         window_s = max(constants["window_s"], self.job["seconds"])
         log = f"{arm.there}/meter"
-        await device.say(_sampler(meter, log))
+        await device.output_of(_sampler(meter, log))
         try:
             before = await self._idle(meter.settle_s, window_s)
             works = [
@@ -262,17 +261,20 @@ class Session:
             ][1:]
             after = await self._idle(meter.settle_s, window_s)
         finally:
-            await device.say(f"kill $(cat {log}.pid)")
+            await device.output_of(f"kill $(cat {log}.pid)")
         await device.pull(log, arm.folder / "meter")
         windows = [[work["begin_ns"], work["end_ns"]] for work in works]
         marks = {"before": before, "windows": windows, "counts": [work["n"] for work in works], "after": after}
         text = (arm.folder / "meter").read_text(encoding="utf-8", errors="replace")
-        told = {"log": meter.log, "source": meter.source, "scope": meter.scope}
-        arm.energy = {"reason": None, "text": text, "marks": marks, **told}
+        arm.energy = {
+            "reason": None, "text": text, "marks": marks, "log": meter.log, "source": meter.source, "scope": meter.scope,
+        }  # fmt: skip
 
     async def _idle(self, settle_s: float, window_s: float) -> list[int]:
-        said = await self.ready.phone.say(f"sleep {settle_s:g}; date +%s%N; sleep {window_s:g}; date +%s%N; sleep 1")
-        begin, end = said.split()
+        times = await self.ready.phone.output_of(
+            f"sleep {settle_s:g}; date +%s%N; sleep {window_s:g}; date +%s%N; sleep 1"
+        )
+        begin, end = times.split()
         return [int(begin), int(end)]
 
     async def _work(self, arm: Arm, seconds: float) -> dict[str, Any]:
@@ -280,14 +282,14 @@ class Session:
         return await self.ready.run("work", options, START_S + 4 * seconds)
 
     def keep(self) -> None:
-        """Make measurements of what was timed until the phone was gone, in a folder that says that they are partial."""
-        reasons = {"processes": "the phone was gone before all were measured"}
+        """Write measurements of what was timed before the phone was disconnected, into the folder `partial`."""
+        reasons = {"processes": "the phone was disconnected before all processes were measured"}
         for result in self.assemble("bench", self.out / "partial", reasons):
             if "error" in result:
-                self.progress(f"bench {result['name']} is not kept: {result['error']}")
+                self.progress(f"bench {result['name']} was not saved: {result['error']}")
 
     def assemble(self, verb: str, out: Path, reasons: dict[str, str]) -> list[dict[str, Any]]:
-        """Have the harness make measurements or checks of what is here; arms of which nothing is here are left out."""
+        """Let the harness evaluate the results; arms without results are left out."""
         arms = [arm for arm in self.arms if arm.error or (arm.check and (verb == "check" or arm.processes))]
         environment = {"before": self.before, "after": self.after or self.before, "drivers": {}}
         device = self.ready.device | {"address": self.ready.phone.address.text}
@@ -302,13 +304,13 @@ class Session:
             capture_output=True, text=True, check=False,
         )  # fmt: skip
         if done.returncode != 0:
-            raise DeviceError(f"putting measurements together failed: {adb.last_line(done.stderr)}")
+            raise DeviceError(f"evaluating the measurements failed: {adb.last_line(done.stderr)}")
         answer: list[dict[str, Any]] = json.loads(done.stdout.strip().rsplit("\n", 1)[-1])
         return answer
 
 
 async def _attempt(arm: Arm, step: Callable[[Arm], Awaitable[None]]) -> None:
-    """Take one step unless an earlier one failed: an arm's error ends that arm, and a phone that is gone ends the job."""
+    """Run one step of an arm unless an earlier one failed: an error ends the arm, and a lost phone ends the job."""
     if arm.error is not None:
         return
     try:
@@ -320,13 +322,13 @@ async def _attempt(arm: Arm, step: Callable[[Arm], Awaitable[None]]) -> None:
 
 
 def _model(arm: Arm) -> list[str]:
-    """Return the runner's options that say what to run."""
+    """Return the runner's options for the model, its inputs and threads."""
     inputs = [part for path in arm.inputs for part in ("--input", path)]
     return ["--model", f"{arm.there}/model.ort", *inputs, "--threads", str(arm.table["threads"])]
 
 
 def _sampler(meter: phone.Meter, log: str) -> str:
-    """Return a command that leaves a loop on the phone which logs the meter with the time, until it is killed."""
+    """Return a command that starts a loop on the phone; the loop logs the meter and the time until it is stopped."""
     once = {
         "android-rails": f'echo "@ $(date +%s%N)"; {meter.command}',
         "battery": f'echo "$(date +%s%N)" $({meter.command})',
@@ -341,7 +343,7 @@ def _constants() -> dict[str, Any]:
 
 
 def _names(entry: Path) -> tuple[list[str], list[str]]:
-    """Return the names of a model's inputs and outputs, in its own order."""
+    """Return the names of a model's inputs and of its outputs, in the order of the model."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(entry), providers=["CPUExecutionProvider"])

@@ -1,4 +1,4 @@
-"""Where a device is: "local", or a URL."""
+"""Device addresses: "local", or a URL."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from edgedistill.errors import ConfigError
 from edgedistill.records.base import Record
 
 OPTIONS = {"ssh": "python", "adb": "runner"}
-"""What may stand behind the question mark, by scheme."""
+"""The query option of each URL scheme."""
 SERIAL = re.compile(r"[A-Za-z0-9._:\[\]-]+")
 FORMS = "'local', 'ssh://user@host:port' or 'adb://serial'"
 
 
 class Address(Record):
-    """A device's address; `text` is what the user wrote, `python` the interpreter there that has the engine.
+    """The address of a device; `text` is what the user wrote, `python` the interpreter on the device that has the engine.
 
-    For adb, `host` is the serial, and `runner` the folder here with the runner for phones.
+    For adb, `host` is the serial number, and `runner` the folder on the host with the runner for phones.
     """
 
     text: str
@@ -30,7 +30,7 @@ class Address(Record):
 
     @property
     def label(self) -> str:
-        """The device's name in names of files."""
+        """The name of the device in file names."""
         if self.scheme == "local":
             return "local"
         name = f"{self.user}@{self.host}" if self.user else self.host
@@ -38,10 +38,10 @@ class Address(Record):
 
 
 def parse_address(text: str) -> Address:
-    """Read a device's address, or raise ConfigError that says what one looks like.
+    """Parse the address of a device; raise ConfigError that shows the valid forms.
 
-    ssh://[user@]host[:port][?python=PATH]; host may be an alias of ~/.ssh/config. adb://SERIAL[?runner=FOLDER]; a phone on
-    Wi-Fi has its address and port for a serial.
+    ssh://[user@]host[:port][?python=PATH], where host may be an alias of ~/.ssh/config. adb://SERIAL[?runner=FOLDER], where
+    the serial number of a phone on Wi-Fi is its address and port.
     """
     if text == "local":
         return Address(text=text, scheme="local")
@@ -56,14 +56,15 @@ def parse_address(text: str) -> Address:
     unknown = [f"?{key}" for key in query if key != option]
     if parts.password is not None:
         raise ConfigError(
-            f"device 'ssh://…@{parts.hostname}': a password has no place in a URL; use keys (ssh-copy-id)"
+            f"device 'ssh://…@{parts.hostname}': a device URL must not contain a password; use keys (ssh-copy-id)"
         )
     if unknown or parts.path.strip("/") or parts.fragment or not parts.hostname:
-        odd = unknown[0] if unknown else parts.path or parts.fragment or "no host"
-        raise ConfigError(f"device '{text}': '{odd}' is not understood; a device is {FORMS}, perhaps ?{option}=PATH")
+        unexpected = unknown[0] if unknown else parts.path or parts.fragment
+        problem = f"'{unexpected}' is not valid here" if unexpected else "the host is missing"
+        raise ConfigError(f"device '{text}': {problem}; a device is {FORMS}, optionally with ?{option}=PATH")
     if parts.scheme == "adb":
         if not SERIAL.fullmatch(parts.netloc):
-            raise ConfigError(f"device '{text}': '{parts.netloc}' is no serial; 'adb devices' lists them")
+            raise ConfigError(f"device '{text}': '{parts.netloc}' is not a serial number; 'adb devices' lists them")
         return Address(text=text, scheme="adb", host=parts.netloc, runner=query.get("runner"))
     return Address(
         text=text, scheme="ssh", user=parts.username, host=parts.hostname, port=port, python=query.get("python")
@@ -71,6 +72,6 @@ def parse_address(text: str) -> Address:
 
 
 def artifact_folder(kit: str, address: str) -> str:
-    """Return the folder of a kit's artifacts for a device."""
+    """Return the name of the folder with a kit's artifacts for a device."""
     label = parse_address(address).label
     return kit if label == "local" else f"{kit}-{label}"

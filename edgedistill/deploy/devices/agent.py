@@ -1,4 +1,4 @@
-"""The host's end of a connection to a device: speaks with the agent (targets/agent) over a pair of byte streams."""
+"""The host side of a connection to a device: talks to the agent (targets/agent) over a pair of byte streams."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from edgedistill.errors import DeviceError
 from edgedistill.kits.kits import targets_folder
 from edgedistill.runtime.files import sha256_of, write_atomic
 
-# Handed to the device's login shell, whichever that is; what a user chose never becomes part of it.
+# Run by the login shell of the device, whichever that is, so it contains no text from the user.
 BOOTSTRAP = (
     'python3 -c \'import sys;sys.version_info>=(3,8) or sys.exit("Python 3.8 or newer is needed");'
     'i=sys.stdin.buffer;exec(compile(i.read(int(i.readline())),"edgedistill-agent","exec"))\''
@@ -31,14 +31,14 @@ BOOTSTRAP = (
 BLOCK = 1 << 18
 ALIVE_S = 5.0
 GREETING_S = 60.0
-MAX_GREETING_LINES = 1000  # that a login shell may print before the agent speaks
+MAX_GREETING_LINES = 1000  # that a login shell may print before the agent starts
 
 
 class Reader(Protocol):
-    """The stream from the device; asyncio's and asyncssh's readers are such."""
+    """The stream from the device; satisfied by the readers of asyncio and asyncssh."""
 
     async def readline(self) -> bytes:
-        """Return the next line, or what is left of it when the stream ends."""
+        """Return the next line, or an incomplete one at the end of the stream."""
         ...
 
     async def readexactly(self, size: int, /) -> bytes:
@@ -47,14 +47,14 @@ class Reader(Protocol):
 
 
 class Writer(Protocol):
-    """The stream to the device; asyncio's and asyncssh's writers are such."""
+    """The stream to the device; satisfied by the writers of asyncio and asyncssh."""
 
     def write(self, data: bytes, /) -> None:
         """Send bytes."""
         ...
 
     async def drain(self) -> None:
-        """Wait until the device has taken most of what was sent."""
+        """Wait until most of the sent data has left the buffer."""
         ...
 
 
@@ -66,11 +66,11 @@ class Agent:
         self.sent_bytes = 0
 
     async def run(self, call: HarnessCall, python: str | None, progress: Progress) -> Finished:
-        """Start the agent, give it what it lacks, and run a call; raises LinkError when the link is cut."""
+        """Start the agent, send the files it lacks, and run a call; raises LinkError when the connection is lost."""
         try:
             await asyncio.wait_for(self._greet(), GREETING_S)
         except asyncio.TimeoutError:
-            raise LinkError(f"no agent started there in {GREETING_S:.0f} s") from None
+            raise LinkError(f"the agent did not start within {GREETING_S:.0f} s") from None
         async with self._kept_alive():
             files = {name: (sha256_of(path), path) for name, path in files_to_send(call)}
             await self._upload(dict(files.values()), progress)
@@ -85,35 +85,35 @@ class Agent:
         source = (targets_folder() / "agent" / "agent.py").read_bytes()
         try:
             await self._send(f"{len(source)}\n".encode() + source)
-        except OSError:  # what was started has ended before it took everything
-            raise LinkError("no agent started there") from None
+        except OSError:  # the started process ended before it read everything
+            raise LinkError("the agent did not start") from None
         for _ in range(MAX_GREETING_LINES):
             line = await self._reader.readline()
             if not line:
-                raise LinkError("no agent started there")
+                raise LinkError("the agent did not start")
             if line.startswith(b"{") and b'"event": "hello"' in line:
                 return
-        raise LinkError("the login shell prints too much before the agent can speak")
+        raise LinkError(f"the login shell printed more than {MAX_GREETING_LINES} lines before the agent started")
 
     @asynccontextmanager
     async def _kept_alive(self) -> AsyncIterator[None]:
-        """Tell the device in regular intervals that this end is there."""
+        """Tell the device at regular intervals that the host is still connected."""
 
-        async def tell() -> None:
+        async def repeat() -> None:
             while True:
                 await asyncio.sleep(ALIVE_S)
                 await self._request("alive")
 
-        teller = asyncio.create_task(tell())
+        sender = asyncio.create_task(repeat())
         try:
             yield
         finally:
-            teller.cancel()
+            sender.cancel()
             with contextlib.suppress(asyncio.CancelledError, OSError):
-                await teller
+                await sender
 
     async def _upload(self, files: dict[str, Path], progress: Progress) -> None:
-        """Send the contents that the device does not have yet, by hash."""
+        """Send the files that the device does not have yet, identified by hash."""
         await self._request("have", hashes=sorted(files))
         missing = [files[sha256] for sha256 in (await self._event("missing"))["hashes"]]
         size = sum(path.stat().st_size for path in missing)
@@ -125,7 +125,7 @@ class Agent:
     async def _put(self, path: Path) -> None:
         content = path.read_bytes()
         header = {"op": "put", "sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
-        async with self._lock:  # a sign of life between the blocks would become part of them
+        async with self._lock:  # an "alive" message between the blocks would become part of them
             self._writer.write(json.dumps(header).encode() + b"\n")
             for start in range(0, len(content), BLOCK):
                 self._writer.write(content[start : start + BLOCK])
@@ -133,7 +133,7 @@ class Agent:
         self.sent_bytes += len(content)
 
     async def _follow(self, call: HarnessCall, progress: Progress) -> Finished:
-        """Pass on what the program says, and take what it makes, until it has ended."""
+        """Pass on the program's lines and save the files it makes, until it ends."""
         line, received = "", set()
         while True:
             event = await self._event()
@@ -143,7 +143,7 @@ class Agent:
             elif event["event"] == "file":
                 received.add(await self._take(call, event))
             elif event["event"] == "exit":
-                for name in received - set(event["names"]):  # it was there for a while only
+                for name in received - set(event["names"]):  # the program removed the file again
                     place_returned(call, name).unlink(missing_ok=True)
                 out = await self._reader.readexactly(event["bytes"])
                 return Finished(event["code"], out.decode("utf-8", "replace"), line)
@@ -152,7 +152,7 @@ class Agent:
         name, path = event["name"], place_returned(call, event["name"])
         content = await self._reader.readexactly(event["bytes"])
         if hashlib.sha256(content).hexdigest() != event["sha256"]:
-            raise LinkError(f"'{name}' arrived damaged")
+            raise LinkError(f"the file '{name}' was damaged in transfer")
         write_atomic(path, content)
         return str(name)
 
@@ -165,13 +165,13 @@ class Agent:
         await self._writer.drain()
 
     async def _event(self, wanted: str | None = None) -> dict[str, Any]:
-        """Return the next event; raises DeviceError for what the agent reports, and LinkError when it is gone."""
+        """Return the next event; raises DeviceError for an error of the agent, and LinkError when the agent is gone."""
         line = await self._reader.readline()
         if not line.endswith(b"\n"):
-            raise LinkError("the link was cut")
+            raise LinkError("the connection was lost")
         event: dict[str, Any] = json.loads(line)
         if event["event"] == "error":
             raise DeviceError(event["text"])
         if wanted is not None and event["event"] != wanted:
-            raise DeviceError(f"the agent answered '{event['event']}' where '{wanted}' is expected")
+            raise DeviceError(f"the agent sent '{event['event']}' instead of '{wanted}'")
         return event

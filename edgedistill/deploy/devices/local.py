@@ -21,9 +21,9 @@ GRACE_S = 3.0
 
 
 async def run_here(_address: Address, call: HarnessCall, progress: Progress) -> Finished:
-    """Run a call in a process of its own, its files where they are."""
+    """Run a call in a new process on this machine; files are linked, not copied."""
     with _work_folder(call) as work, tempfile.TemporaryFile() as out:
-        # A session of its own, so that one signal reaches the harness, its workers and what an engine forked.
+        # In a new session, one signal reaches the harness, its workers, and processes that an engine forked.
         child = subprocess.Popen(
             [sys.executable, str(work / "harness"), *call.arguments],
             cwd=work, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.PIPE, start_new_session=True,
@@ -42,7 +42,7 @@ async def run_here(_address: Address, call: HarnessCall, progress: Progress) -> 
 
 @contextmanager
 def _work_folder(call: HarnessCall) -> Iterator[Path]:
-    """Yield a folder in which the call's files have the names that it knows them by."""
+    """Yield a work folder with links to the files of a call, under the names that the call uses."""
     with tempfile.TemporaryDirectory(prefix="edgedistill-") as scratch:
         work = Path(scratch)
         for name, path in (*call.sends.items(), *call.returns.items()):
@@ -56,7 +56,7 @@ def _work_folder(call: HarnessCall) -> Iterator[Path]:
 
 
 def _pass_on(stream: IO[bytes], progress: Progress) -> str:
-    """Hand each line to `progress` and return the last."""
+    """Pass each line to `progress` and return the last."""
     line = ""
     for raw in stream:
         line = raw.decode("utf-8", "replace").rstrip()
@@ -65,8 +65,8 @@ def _pass_on(stream: IO[bytes], progress: Progress) -> str:
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
-    """End the harness and all its processes; it gets a moment to remove its scratch folder."""
-    with contextlib.suppress(ProcessLookupError):  # it has ended, and took everything with it
+    """Stop the harness and all its processes, after a short time for it to remove its scratch folder."""
+    with contextlib.suppress(ProcessLookupError):  # all processes have already ended
         os.killpg(child.pid, signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
             child.wait(GRACE_S)

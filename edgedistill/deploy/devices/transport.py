@@ -1,4 +1,4 @@
-"""One verb of the harness as a device is given it: what it needs there, and what comes back."""
+"""A harness command that runs on a device: the files it needs there, and the files that it returns."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class LinkError(DeviceError):
 
 @dataclass(frozen=True, slots=True)
 class HarnessCall:
-    """A verb of the harness and its arguments; names are paths in the device's work folder, with `/` between the parts.
+    """A harness command with its arguments; names are paths in the work folder on the device, separated by `/`.
 
-    `sends` are files and folders of the host by name, `texts` contents by name; `returns` are folders on the device, and
-    the host's folders that get what is in them. With `keep` the device holds on to that, as it is wanted there next; with
-    `alone` no other such call runs on the device meanwhile.
+    `sends` maps names to files and folders of the host, `texts` maps names to contents. `returns` maps folders on the device
+    to the folders of the host that receive their files. With `keep` the device also keeps those files for the next call; with
+    `alone` no other such call runs on the device at the same time.
     """
 
     arguments: tuple[str, ...]
@@ -37,7 +37,7 @@ class HarnessCall:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """How a verb ended: exit code (-N for signal N), what it wrote to stdout, and its last line on stderr."""
+    """The result of a call: exit code (-N for signal N), the text on stdout, and the last line on stderr."""
 
     code: int
     out: str
@@ -45,14 +45,14 @@ class Finished:
 
 
 Transport = Callable[[Address, HarnessCall, Progress], Coroutine[Any, Any, Finished]]
-"""Runs a call on a device, its stderr passed on line by line; when it is cancelled, it kills what it started there.
+"""Runs a call on a device and passes on each line of its stderr; stops the call when cancelled.
 
-Raises LinkError when the device cannot be reached or is lost.
+Raises LinkError when the device cannot be reached or the connection is lost.
 """
 
 
 def files_to_send(call: HarnessCall) -> Iterator[tuple[str, Path]]:
-    """Yield the name on the device and the path here of every file that a call needs."""
+    """Yield the name on the device and the path on the host of every file that a call needs."""
     for name, path in call.sends.items():
         if path.is_file():
             yield name, path
@@ -61,7 +61,7 @@ def files_to_send(call: HarnessCall) -> Iterator[tuple[str, Path]]:
 
 
 def folder_files(name: str, folder: Path) -> Iterator[tuple[str, Path]]:
-    """Yield the files of a folder by their names below `name`, without what Python and editors leave there."""
+    """Yield the files of a folder with their names below `name`, without caches and hidden files."""
     for path in sorted(folder.rglob("*")):
         relative = path.relative_to(folder)
         if path.is_file() and not any(part == "__pycache__" or part.startswith(".") for part in relative.parts):
@@ -69,10 +69,10 @@ def folder_files(name: str, folder: Path) -> Iterator[tuple[str, Path]]:
 
 
 def place_returned(call: HarnessCall, name: str) -> Path:
-    """Return where a file from the device belongs here; one that would leave the folder it was asked for is refused."""
+    """Return the path on the host for a file from the device; refuse a name outside the expected folders."""
     parts = PurePosixPath(name).parts
     for folder, target in call.returns.items():
         inner = parts[len(PurePosixPath(folder).parts) :]
         if PurePosixPath(name).is_relative_to(folder) and inner and ".." not in inner:
             return target.joinpath(*inner)
-    raise DeviceError(f"the device sent a file '{name}' that nobody asked for; it was refused")
+    raise DeviceError(f"the device sent an unexpected file '{name}'; it was not saved")
