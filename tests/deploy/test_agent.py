@@ -108,7 +108,7 @@ def test_no_name_leads_out_of_the_work_folder(tmp_path, name, kind):
 def test_a_damaged_file_is_refused_and_not_kept(tmp_path):
     with Raw(tmp_path) as agent:
         agent.ask("put", b"yes", sha256=hashlib.sha256(b"no").hexdigest(), bytes=3)
-        assert "arrived damaged" in agent.event()["text"]
+        assert "a file was damaged on the way" in agent.event()["text"]
     assert not list((tmp_path / "edgedistill-device" / "files").iterdir())
 
 
