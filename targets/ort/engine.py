@@ -36,9 +36,8 @@ def compile(model: Path, out: Path, precision: str, threads: int) -> Dict[str, A
     _save(model, out / "model.ort", _options(threads), ())
     # What `onnxruntime.tools.convert_onnx_models_to_ort --optimization_style Fixed --target_platform arm` does: no
     # blocked layout, which only x86 has kernels for, and signed activations in integer kernels.
-    phone = _options(1)
+    phone = _options(1, exact_products="0")  # which is for x86's sake: a phone has other kernels
     phone.add_session_config_entry("session.qdqisint8allowed", "1")
-    phone.add_session_config_entry(EXACT_PRODUCTS, "0")  # for this processor's sake; a phone's has other kernels
     _save(model, out / "mobile" / "model.ort", phone, ("NchwcTransformer",))
     return {"entry": "model.ort", "files": ["model.ort"], "extras": ["mobile/model.ort"]}
 
@@ -87,7 +86,7 @@ def _known(precision: str) -> None:
         raise ValueError(f"precision '{precision}' is not one of: {', '.join(PRECISIONS)}")
 
 
-def _options(threads: int) -> Any:
+def _options(threads: int, exact_products: str = "1") -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -98,7 +97,7 @@ def _options(threads: int) -> Any:
     options.add_session_config_entry("session.intra_op.allow_spinning", "1")
     # x86 without VNNI adds two products of unsigned activations and signed weights in 16 bits, which overflows: ResNet-8
     # on digits gave other answers to 31 % of the images. With this, such processors get unsigned weights; others ignore it.
-    options.add_session_config_entry(EXACT_PRODUCTS, "1")
+    options.add_session_config_entry(EXACT_PRODUCTS, exact_products)
     return options
 
 
