@@ -224,6 +224,7 @@ def test_a_quantized_file_is_measured_in_int8(tmp_path, kit, encoding):
     assert (tmp_path / "measurements" / f"local-{kit}-int8.json").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kit", ["openvino", "ort"])
 @pytest.mark.parametrize("name", MODELS)
 def test_a_real_file_is_measured_or_refused_in_words(shared_data, tmp_path, name, kit):

@@ -277,6 +277,7 @@ def strips(images: np.ndarray, count: int) -> np.ndarray:
     return np.ascontiguousarray(rows.reshape(count, 3, 48, 192), dtype=np.float32)
 
 
+@pytest.mark.slow
 def test_real_files_are_quantized_or_refused_in_words(foreign, tmp_path: Path, kits: dict) -> None:
     with np.load(foreign("cifar10/lossless_ic01.npz")) as archive:
         key = next(name for name in archive.files if archive[name].ndim == 4)

@@ -15,7 +15,7 @@ from edgedistill.export.onnx_export import export_onnx, serialized
 from edgedistill.export.parity import compare_outputs, require_parity
 from edgedistill.graphs.encodings import encode
 from edgedistill.graphs.run import run_onnx
-from tests.support.families import FAMILIES, case, quantized_layers
+from tests.support.families import EACH_FAMILY, case, quantized_layers
 
 # Integer kernels of ONNX Runtime on x86 for encoding u8-i32: every layer that is reported as int8, and every addition
 # of a residual. The six float convolutions of MobileNetV3 are its squeeze-excite.
@@ -48,7 +48,7 @@ def kernels(model: onnx.ModelProto, path, *, arm: bool = False) -> Counter:
     return Counter(node.op_type for node in onnx.load(str(path)).graph.node)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EACH_FAMILY)
 def test_float_export_answers_as_torch(family):
     made = case(family)
     with torch.no_grad():
@@ -57,7 +57,7 @@ def test_float_export_answers_as_torch(family):
     require_parity(compare_outputs(expected, got), expected, "fp32", family)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EACH_FAMILY)
 def test_int8_export_answers_as_the_prepared_model(family):
     made = case(family)
     parity = compare_outputs(made.expected, run_onnx(serialized(made.int8), made.requests)["logits"])
@@ -65,7 +65,7 @@ def test_int8_export_answers_as_the_prepared_model(family):
     assert parity.agreement >= 0.998
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EACH_FAMILY)
 def test_int8_costs_about_a_point_at_most(family):
     made = case(family)
     accuracy = {
@@ -78,7 +78,7 @@ def test_int8_costs_about_a_point_at_most(family):
     assert accuracy["int8"] >= accuracy["float"] - 0.0125
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EACH_FAMILY)
 @pytest.mark.parametrize("encoding", ["s8-f32", "u8-f32", "u8-i32", "s8-i32"])
 def test_every_encoding_agrees_when_optimised(family, encoding):
     made = case(family)
@@ -86,7 +86,7 @@ def test_every_encoding_agrees_when_optimised(family, encoding):
     assert compare_outputs(made.expected, got).agreement >= 0.996
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EACH_FAMILY)
 @pytest.mark.parametrize("encoding", ["u8-f32", "u8-i32"])
 def test_unsigned_activations_agree_in_every_encoding_that_holds_them(family, encoding, tmp_path):
     made = case(family, "unsigned")
@@ -100,7 +100,7 @@ def test_unsigned_activations_agree_in_every_encoding_that_holds_them(family, en
         assert found["Clip"] + found["Relu"] == 0
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EACH_FAMILY)
 def test_biases_lie_on_the_int32_grid_so_that_encodings_do_not_differ(family):
     made = case(family)
     biases = {}
@@ -117,7 +117,7 @@ def test_biases_lie_on_the_int32_grid_so_that_encodings_do_not_differ(family):
         np.testing.assert_allclose(pair["int32"], pair["float"], rtol=1e-6)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EACH_FAMILY)
 def test_onnx_runtime_runs_every_int8_layer_in_integers(family, tmp_path):
     found = kernels(encode(case(family).int8, "u8-i32"), tmp_path / "optimised.onnx")
     assert {name: count for name, count in found.items() if name in LAYERS} == KERNELS[family]
@@ -125,7 +125,7 @@ def test_onnx_runtime_runs_every_int8_layer_in_integers(family, tmp_path):
     assert found["QLinearConv"] + found["QGemm"] == int8
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EACH_FAMILY)
 def test_softmax_at_the_end_leaves_every_kernel_integer(family, tmp_path):
     made = case(family)
     module = nn.Sequential(made.trained.preprocess, made.prepared, nn.Softmax(dim=1))
@@ -137,14 +137,14 @@ def test_softmax_at_the_end_leaves_every_kernel_integer(family, tmp_path):
     assert compare_outputs(made.expected[:100], scores).agreement >= 0.98
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EACH_FAMILY)
 def test_onnx_runtime_runs_them_signed_where_it_allows_itself_to(family, tmp_path):
     found = kernels(encode(case(family).int8, "s8-i32"), tmp_path / "optimised.onnx", arm=True)
     assert {name: count for name, count in found.items() if name in LAYERS} == KERNELS[family]
 
 
 @pytest.mark.parametrize("activations", ["signed", "unsigned"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EACH_FAMILY)
 def test_openvino_runs_every_int8_layer_in_integers(family, activations):
     made = case(family, activations)
     core = openvino.Core()
@@ -166,7 +166,7 @@ def test_openvino_runs_every_int8_layer_in_integers(family, activations):
     assert compare_outputs(made.expected, got).agreement >= 0.98
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EACH_FAMILY)
 def test_quantizers_stand_directly_before_layers_and_padding_is_part_of_them(family):
     layers = quantized_layers(case(family).int8.graph)
     assert len(layers) == sum(form == "int8" for form in case(family).prepared.layers.values())

@@ -19,7 +19,7 @@ from edgedistill.graphs.float16 import HEADROOM, LARGEST, emulated, float32_node
 from edgedistill.graphs.opset import to_opset
 from edgedistill.graphs.run import run_onnx
 from edgedistill.records.stages import DataRecord
-from tests.support.families import FAMILIES, case
+from tests.support.families import EACH_FAMILY, case
 from tests.support.small_onnx import requests_for, text_model
 
 
@@ -51,7 +51,7 @@ def halved(model: onnx.ModelProto, requests: dict) -> np.ndarray:
 
 
 @pytest.mark.parametrize("opset", [17, 18, 20])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EACH_FAMILY)
 def test_every_family_is_whole_in_float16(family, opset):
     made = case(family)
     requests = {"input": made.requests["input"][:200]}

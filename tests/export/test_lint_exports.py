@@ -14,7 +14,7 @@ from edgedistill.pipeline.pipeline import Plan, run_pipeline
 from edgedistill.quantize.prepare import calibrate, prepare
 from edgedistill.runtime.folder import Run
 from edgedistill.runtime.progress import Reporter
-from tests.support.families import FAMILIES, case
+from tests.support.families import EACH_FAMILY, case
 from tests.support.kits import write_kit
 from tests.support.lint_models import ZOO, Net, kit, zoo
 
@@ -65,13 +65,13 @@ def require_clean(model: onnx.ModelProto, int8: bool = True) -> None:
             assert lint(encoded, kit(name), arch).findings == ()
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EACH_FAMILY)
 def test_every_family_passes_for_every_kit_in_its_encoding(family):
     require_clean(case(family).int8)
     require_clean(case(family).float32, int8=False)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EACH_FAMILY)
 def test_every_family_with_unsigned_activations_passes_for_the_kits_that_take_them(family):
     model = case(family, "unsigned").int8
     assert lint(model).findings == ()

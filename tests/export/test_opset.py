@@ -9,14 +9,14 @@ from edgedistill.errors import ConfigError
 from edgedistill.export.onnx_export import serialized
 from edgedistill.graphs.opset import _require_same, opset_of, to_opset
 from edgedistill.graphs.run import run_onnx
-from tests.support.families import FAMILIES, case
+from tests.support.families import EACH_FAMILY, case
 from tests.support.small_onnx import requests_for, text_model
 
 AXES = np.array([2, 3], np.int64)
 
 
 @pytest.mark.parametrize("precision", ["float32", "int8"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EACH_FAMILY)
 def test_every_family_answers_to_the_bit_in_opset_17(family, precision):
     model = getattr(case(family), precision)
     requests = {"input": case(family).requests["input"][:100]}

@@ -11,7 +11,7 @@ from edgedistill.export.trt_check import MODULE, CompiledLayer, check_with_tenso
 from edgedistill.graphs.encodings import encode
 from edgedistill.graphs.float16 import float32_nodes, to_float16
 from edgedistill.graphs.opset import to_opset
-from tests.support.families import FAMILIES, case
+from tests.support.families import EACH_FAMILY, case
 from tests.support.lint_models import ZOO, Plant, clean, kit, zoo
 from tests.support.plants import (
     PLANTED,
@@ -95,7 +95,7 @@ def test_without_the_compiler_the_line_that_installs_it_is_given(monkeypatch):
 
 
 @compiler
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EACH_FAMILY)
 def test_every_int8_layer_of_every_family_is_compiled_to_integers(family):
     check = check_with_tensorrt(case(family).int8)
     assert check.report.findings == ()
@@ -114,7 +114,7 @@ def test_every_layer_of_the_zoo_is_compiled_to_integers(name):
 
 
 @compiler
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EACH_FAMILY)
 def test_every_float_layer_is_compiled_to_float32(family):
     check = check_with_tensorrt(case(family).float32)
     assert check.refused is None
@@ -123,7 +123,7 @@ def test_every_float_layer_is_compiled_to_float32(family):
 
 
 @compiler
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EACH_FAMILY)
 def test_float16_is_compiled_to_float16_and_its_int8_layers_to_integers(family):
     requests = {name: values[:20] for name, values in case(family).requests.items()}
     half = to_float16(case(family).float32, float32_nodes(case(family).float32, requests))

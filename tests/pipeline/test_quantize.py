@@ -78,6 +78,7 @@ def distilled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_auto_goes_on_from_post_training_until_the_drop_holds(distilled):
     result = edgedistill("run", "edgedistill.toml", cwd=distilled)
     assert result.returncode == 0, result.stderr
@@ -99,6 +100,7 @@ def test_auto_goes_on_from_post_training_until_the_drop_holds(distilled):
     assert "Not all of this belongs together" not in report
 
 
+@pytest.mark.slow
 def test_fine_tuning_wins_back_what_post_training_lost_and_is_not_done_twice(distilled):
     result = edgedistill("quantize", "edgedistill.toml", "--set", "quantize.mode=qat", cwd=distilled)
     assert result.returncode == 0, result.stderr
@@ -123,6 +125,7 @@ def test_what_does_not_hold_is_said(distilled):
     assert quantized(distilled)["holds"] is False
 
 
+@pytest.mark.slow
 def test_two_processes_fine_tune_together(distilled):
     settings = ("--set", "quantize.mode=qat", "--set", "quantize.epochs=2")
     result = fresh("quantize", "edgedistill.toml", *settings, cwd=distilled, launcher=TWO_PROCESSES)

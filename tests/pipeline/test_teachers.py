@@ -22,12 +22,14 @@ prune = 0.5
 [distill]
 epochs = 4
 views = 2
+[quantize]
+mode = "ptq"
 [[target]]
 name = "pc"
 kit = "ort"
 [bench]
 processes = 1
-seconds = 0.2
+seconds = 0.1
 """
 TEACHERS = """
 [[teacher]]
@@ -123,6 +125,7 @@ def test_another_weight_keeps_the_teachers_and_changes_the_soft_labels(finished:
     assert np.abs(np.load(labels) - before).max() > 0.5
 
 
+@pytest.mark.slow
 def test_a_run_killed_in_its_second_teacher_goes_on_and_ends_bit_for_bit(finished: Path, tmp_path: Path) -> None:
     (tmp_path / "edgedistill.toml").write_text((finished / "edgedistill.toml").read_text())
     teacher = tmp_path / "runs" / "digits" / "teacher"

@@ -14,7 +14,7 @@ from edgedistill.graphs.encodings import encode
 from edgedistill.graphs.index import name_nodes
 from edgedistill.graphs.run import run_onnx
 from edgedistill.quantize.onnx_file import quantize_onnx
-from tests.support.families import FAMILIES, case
+from tests.support.families import EACH_FAMILY, case
 from tests.support.small_onnx import requests_for, text_model
 
 RNG = np.random.default_rng(0)
@@ -165,7 +165,7 @@ def test_an_unknown_layer_and_values_without_bounds_are_refused():
         quantize_onnx(model, {"x": np.full((1, 1, 3, 4, 4), np.inf, np.float32)})
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EACH_FAMILY)
 def test_every_family_runs_in_integers_from_its_float_file(family, tmp_path):
     made = case(family)
     model = onnx.ModelProto()

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -45,6 +44,7 @@ async def measure(page, link: str, effort: str) -> dict:
     })""")
 
 
+@pytest.mark.slow
 @with_chromium
 def test_a_phone_opens_the_link_and_its_figures_join_the_run(
     run: Path, serve: Callable[..., Served], tmp_path: Path
@@ -152,25 +152,23 @@ def test_a_page_that_vanishes_leaves_the_run_whole(run: Path, serve: Callable[..
     served.end()
 
 
+@pytest.mark.slow
 @with_chromium
-def test_first_inference_is_soon(run: Path, serve: Callable[..., Served], tmp_path: Path) -> None:
-    """Not a claim about time: a bound that only something broken would pass, and the bytes that a phone must load."""
+def test_a_page_loads_few_bytes(run: Path, serve: Callable[..., Served], tmp_path: Path) -> None:
     served = serve(copy(run, tmp_path))
 
-    async def visit() -> tuple[float, int]:
+    async def visit() -> int:
         async with chromium("--ignore-certificate-errors") as page:
-            begun = time.monotonic()
             await page.open(served.links[0])
             await page.until(READY)
             await page.evaluate(START)
             await page.until("document.querySelector('.card') !== null")
-            return time.monotonic() - begun, page.received_bytes
+            return page.received_bytes
 
-    seconds, received = asyncio.run(visit())
-    assert seconds < 60
-    assert received < 5_000_000
+    assert asyncio.run(visit()) < 5_000_000
 
 
+@pytest.mark.slow
 @with_firefox
 def test_firefox_runs_it_too(run: Path, serve: Callable[..., Served], tmp_path: Path) -> None:
     folder = copy(run, tmp_path)

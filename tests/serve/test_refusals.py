@@ -143,6 +143,7 @@ def test_uploads_that_are_refused(served: Served, folder: Path, offered: Offer) 
     assert asyncio.run(send(served.links[0], "[]", "api/progress"))[0] == 400
 
 
+@pytest.mark.slow
 def test_fifty_devices_at_once_and_none_is_lost(served: Served, folder: Path, offered: Offer) -> None:
     link = served.links[0]
 
@@ -190,6 +191,7 @@ def test_wrong_answers_are_kept_and_end_in_exit_code_4(
     assert served.wait() == 4
 
 
+@pytest.mark.slow
 def test_another_bench_keeps_what_pages_sent_of_the_models_that_are_left(
     run: Path, tmp_path: Path, serve: Callable[..., Served], offered: Offer
 ) -> None:

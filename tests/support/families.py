@@ -7,6 +7,7 @@ from functools import cache
 
 import numpy as np
 import onnx
+import pytest
 import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
@@ -172,8 +173,14 @@ def digits(kind: str) -> tuple[Tensor, Tensor]:
     return forms[kind], torch.from_numpy(labels)
 
 
+FAST = ("resnet", "signal")
+EACH_FAMILY = [pytest.param(family, marks=() if family in FAST else pytest.mark.slow, id=family) for family in FAMILIES]
+"""Every family for a test's parameters; those that take long to train and to export are slow."""
+
+
+@cache
 def train(family: str, epochs: int = 9) -> Trained:
-    """Train a family on the first 797 digits."""
+    """Train a family on the first 797 digits; who changes its model takes a copy."""
     torch.manual_seed(0)
     build, kind = FAMILIES[family]
     inputs, labels = digits(kind)
