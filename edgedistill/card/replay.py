@@ -69,7 +69,7 @@ class Replay(Record):
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class ReplaySource:
     """A published measurement, and the kit and files needed to repeat it."""
 
     published: Measurement
@@ -89,7 +89,7 @@ def replay(card: Card, path: Path, options: ReplayOptions, kits: dict[str, Kit],
     for m in published:
         model = card.model_of(m)
         files = require_file(path, model.file), require_file(path, model.io)
-        sources.append(Source(m, find_kit(m.kit, kits), *files, model.expected))
+        sources.append(ReplaySource(m, find_kit(m.kit, kits), *files, model.expected))
     with tempfile.TemporaryDirectory(prefix="edgedistill-replay-") as folder:
         repeated = _measure(sources, card.metric, options, Path(folder), progress)
     return Replay(
@@ -136,7 +136,7 @@ def _chosen(card: Card, options: ReplayOptions) -> list[Measurement]:
 
 
 def _measure(
-    sources: Sequence[Source], metric: str, options: ReplayOptions, folder: Path, progress: Progress
+    sources: Sequence[ReplaySource], metric: str, options: ReplayOptions, folder: Path, progress: Progress
 ) -> list[Measurement]:
     """Compile the published models on the device, and measure them with the published settings."""
     works = [
@@ -166,7 +166,7 @@ def _measure(
     return results
 
 
-def _arm(source: Source, work: Compilation, made: Mapping[str, Any], metric: str) -> Arm:
+def _arm(source: ReplaySource, work: Compilation, made: Mapping[str, Any], metric: str) -> Arm:
     files = [work.out / name for name in made["files"]]
     m = source.published
     return Arm(

@@ -137,7 +137,7 @@ def test_a_device_that_is_not_there_is_tried_again(user, tmp_path):
     lines = []
     arm = scripted_arm(tmp_path, "a", address="ssh://127.0.0.1:9")
     ((_, result),) = run_bench(job(arm), tmp_path, lines.append)
-    assert "ssh://127.0.0.1:9: cannot be reached" in result
+    assert "ssh://127.0.0.1:9: not reachable" in result
     assert result.endswith("try: ssh -p 9 127.0.0.1 true")
     assert [line.rsplit("; ", 1)[1] for line in lines] == ["attempt 2 of 3", "attempt 3 of 3"]
 

@@ -32,7 +32,7 @@ FINE, USAGE, FAILED = 0, 2, 5
 
 
 @dataclass(slots=True)
-class Arm:
+class PhoneArm:
     """An arm during a job: its table, its folders here (`folder`) and on the phone (`there`), and its results so far."""
 
     table: dict[str, Any]
@@ -159,7 +159,7 @@ async def _measure(ready: Ready, call: HarnessCall, progress: Progress) -> Finis
     with tempfile.TemporaryDirectory(prefix="edgedistill-") as scratch:
         work = Path(scratch)
         arms = [
-            Arm(_placed(table, call), work / str(i), f"{ready.phone.work}/{i}") for i, table in enumerate(job["arms"])
+            PhoneArm(_placed(table, call), work / str(i), f"{ready.phone.work}/{i}") for i, table in enumerate(job["arms"])
         ]
         session = Session(ready, job, arms, work, next(iter(call.returns.values()), work), progress)
         try:
@@ -185,7 +185,7 @@ class Session:
 
     ready: Ready
     job: dict[str, Any]
-    arms: list[Arm]
+    arms: list[PhoneArm]
     work: Path
     out: Path
     progress: Progress
@@ -209,7 +209,7 @@ class Session:
             for arm in self.arms:
                 await _attempt(arm, self._energy)
 
-    async def _check(self, arm: Arm) -> None:
+    async def _check(self, arm: PhoneArm) -> None:
         device, outputs = self.ready.phone, _names(Path(arm.table["entry"]))[1]
         arm.folder.mkdir()
         await device.output_of(f"mkdir -p {arm.there}")
@@ -222,7 +222,7 @@ class Session:
         await self._push_inputs(arm, _constants()["check"]["timed_requests"])
         self.progress(f"bench {arm.table['name']} check done")
 
-    async def _push_inputs(self, arm: Arm, most: int | None) -> None:
+    async def _push_inputs(self, arm: PhoneArm, most: int | None) -> None:
         names = _names(Path(arm.table["entry"]))[0]
         with np.load(arm.table["io"], allow_pickle=False) as recorded:
             for i, name in enumerate(names):
@@ -232,7 +232,7 @@ class Session:
                 await self.ready.phone.push(arm.folder / "input", f"{arm.there}/input-{i}")
         arm.inputs = [f"{arm.there}/input-{i}" for i in range(len(names))]
 
-    async def _time(self, arm: Arm) -> None:
+    async def _time(self, arm: PhoneArm) -> None:
         number = len(arm.processes)
         prefix, seconds = f"{arm.there}/process-{number}", self.job["seconds"]
         options = [*_model(arm), "--seconds", str(seconds), "--samples", prefix]
@@ -243,7 +243,7 @@ class Session:
         p50_ms = float(np.median(np.fromfile(arm.folder / f"process-{number}.latency_ns", np.int64))) / 1e6
         self.progress(f"bench {arm.table['name']} process {number + 1}/{self.job['processes']} p50 {p50_ms:.3f} ms")
 
-    async def _energy(self, arm: Arm) -> None:
+    async def _energy(self, arm: PhoneArm) -> None:
         """Log the meter on the phone while it is idle, infers, and is idle again; keep the log and its marks, or the reason."""
         device = self.ready.phone
         meter = await _meter(device)
@@ -277,7 +277,7 @@ class Session:
         begin, end = times.split()
         return [int(begin), int(end)]
 
-    async def _work(self, arm: Arm, seconds: float) -> dict[str, Any]:
+    async def _work(self, arm: PhoneArm, seconds: float) -> dict[str, Any]:
         options = [*_model(arm), "--seconds", f"{seconds:g}"]
         return await self.ready.run("work", options, START_S + 4 * seconds)
 
@@ -309,7 +309,7 @@ class Session:
         return answer
 
 
-async def _attempt(arm: Arm, step: Callable[[Arm], Awaitable[None]]) -> None:
+async def _attempt(arm: PhoneArm, step: Callable[[PhoneArm], Awaitable[None]]) -> None:
     """Run one step of an arm unless an earlier one failed: an error ends the arm, and a lost phone ends the job."""
     if arm.error is not None:
         return
@@ -321,7 +321,7 @@ async def _attempt(arm: Arm, step: Callable[[Arm], Awaitable[None]]) -> None:
         arm.error = str(error)
 
 
-def _model(arm: Arm) -> list[str]:
+def _model(arm: PhoneArm) -> list[str]:
     """Return the runner's options for the model, its inputs and threads."""
     inputs = [part for path in arm.inputs for part in ("--input", path)]
     return ["--model", f"{arm.there}/model.ort", *inputs, "--threads", str(arm.table["threads"])]
