@@ -185,6 +185,7 @@ def test_doctor_tells_a_phone_and_what_its_energy_lacks(phone, runner):
     assert f"onnxruntime {onnxruntime.__version__}" in ort
 
 
+@pytest.mark.slow
 def test_a_phone_that_is_unplugged_in_mid_run_ends_the_job_and_keeps_what_there_is(phone, runner, models, tmp_path):
     address = url(phone, runner)
     arms = [compiled(models, "fp32", tmp_path / "fp32", address)]

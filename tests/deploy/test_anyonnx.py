@@ -212,7 +212,9 @@ def test_an_absent_file_is_refused(tmp_path):
         prepare_onnx(tmp_path / "m.onnx", tmp_path / "out", {})
 
 
-@pytest.mark.parametrize(("kit", "encoding"), [("openvino", "s8-f32"), ("ort", "u8-i32")])
+@pytest.mark.parametrize(
+    ("kit", "encoding"), [pytest.param("openvino", "s8-f32", marks=pytest.mark.slow), ("ort", "u8-i32")]
+)
 def test_a_quantized_file_is_measured_in_int8(tmp_path, kit, encoding):
     model = build(tmp_path / "q.onnx", encoding, batch="n")
     lines = []

@@ -3,7 +3,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from edgedistill.errors import ConfigError, DeviceError
 from edgedistill.kits.kits import find_kits, read_kit
 from edgedistill.records.measurement import Measurement
 from tests.support.jobs import REPOSITORY, SCRIPTED, bench_job, scripted_arm
+from tests.support.sshd import PATIENCE_S, wait_until
 
 
 def script(folder):
@@ -119,14 +119,7 @@ def test_an_interrupted_bench_leaves_no_process_behind(tmp_path):
     wait_until(lambda: pid_file.exists() and pid_file.read_text())
     worker = int(pid_file.read_text())
     host.send_signal(signal.SIGINT)
-    _, stderr = host.communicate(timeout=20)
+    _, stderr = host.communicate(timeout=PATIENCE_S)
     assert b"KeyboardInterrupt" in stderr
     wait_until(lambda: not Path(f"/proc/{worker}").exists())
     assert not list(tmp_path.glob("edgedistill-*")), "the harness left its scratch folder"
-
-
-def wait_until(condition, seconds=20.0):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)

@@ -183,6 +183,7 @@ def test_several_devices_work_at_once_and_each_arm_has_its_result(user, tmp_path
     assert sorted(path.name for path in (tmp_path / "measurements").iterdir()) == ["far.json", "far.npz"]
 
 
+@pytest.mark.slow
 def test_a_second_job_waits_for_the_first(user, tmp_path):
     lines = []
 
@@ -221,6 +222,7 @@ def cut_in_mid_run(device, tmp_path, cut):
     return run.returncode, out, error, partial
 
 
+@pytest.mark.slow
 def test_a_link_that_is_cut_leaves_a_partial_result_and_no_process(device, tmp_path):
     def cut(_run):
         for pid in device.sessions():
@@ -239,6 +241,7 @@ def test_a_link_that_is_cut_leaves_a_partial_result_and_no_process(device, tmp_p
     assert not list((device.cache / "work").iterdir())
 
 
+@pytest.mark.slow
 def test_an_interrupt_ends_the_work_on_the_device(device, tmp_path):
     code, _, error, partial = cut_in_mid_run(device, tmp_path, lambda run: run.send_signal(signal.SIGINT))
     assert code == 130
@@ -247,6 +250,7 @@ def test_an_interrupt_ends_the_work_on_the_device(device, tmp_path):
     assert list(partial.glob("*.json"))
 
 
+@pytest.mark.slow
 def test_killing_the_agent_kills_what_it_started(device, tmp_path):
     def cut(_run):
         pythons = [pid for pid in device.started() if name_of(pid).startswith("python")]

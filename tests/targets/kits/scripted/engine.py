@@ -40,6 +40,19 @@ def turn_on(counter):
     scratch.replace(counter)
 
 
+class Together:
+    """Counts the inferences that run at once, and keeps the most in a file."""
+
+    lock, running, most = threading.Lock(), 0, 0
+
+    @classmethod
+    def count(cls, change, file):
+        with cls.lock:
+            cls.running += change
+            cls.most = max(cls.most, cls.running)
+            file.write_text(str(cls.most), encoding="ascii")
+
+
 class Session:
     def __init__(self, script, threads):
         self.inputs = ["x"]
@@ -57,8 +70,12 @@ class Session:
         if self.count == script.get("raises_at"):
             raise ValueError("first line\n\nsecond line")
         time.sleep(0.00005 * max(0, script.get("cold_inferences", 0) - self.count))
+        if "together" in script:
+            Together.count(1, Path(script["together"]))
         slow = self.count >= script.get("slow_from", float("inf"))
         time.sleep(script["slow_seconds"] if slow else script.get("seconds", 0.0))
+        if "together" in script:
+            Together.count(-1, Path(script["together"]))
         if "counter" in script:
             turn_on(Path(script["counter"]))
         self.y = self.x * script.get("factor", 1.0)
