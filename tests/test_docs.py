@@ -132,6 +132,7 @@ def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     device.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_a_document_does_as_it_says(
     name: str, home: Path, environment: dict[str, str], tmp_path: Path, request: pytest.FixtureRequest
