@@ -29,8 +29,7 @@ from edgedistill.config.load import load_config, parse_config
 from edgedistill.config.schema import Config
 from edgedistill.gates.evaluate import compare_run
 from edgedistill.kits.kits import find_kits
-from edgedistill.pipeline.pipeline import Plan, run_pipeline
-from edgedistill.records.base import Record
+from edgedistill.pipeline.pipeline import Pipeline, Plan, run_pipeline
 from edgedistill.records.stages import (
     BenchRecord,
     CompileRecord,
@@ -38,12 +37,13 @@ from edgedistill.records.stages import (
     ExportRecord,
     QuantizedRecord,
     SoftLabelsRecord,
+    StageRecord,
     StudentRecord,
     TeacherRecord,
 )
 from edgedistill.runtime.folder import Run
-from edgedistill.runtime.job import Job
 from edgedistill.runtime.progress import Reporter
+from edgedistill.stages.stage import Records
 
 if TYPE_CHECKING:
     from edgedistill.search.records import SearchOptions, SearchResult
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 Configuration = str | Path | Mapping[str, Any] | Config
 """A file, a table whose paths are relative to the current folder, or what `load_config` returns."""
 
-R = TypeVar("R", bound=Record)
+R = TypeVar("R", bound=StageRecord)
 
 
 @dataclass(frozen=True, repr=False)
@@ -59,26 +59,56 @@ class RunResult:
     """What a run has made: the record of each stage, None where it was not asked for; `comparison` once it is measured."""
 
     folder: Path
-    data: DataRecord | None
-    teacher: TeacherRecord | None
-    soft_labels: SoftLabelsRecord | None
-    student: StudentRecord | None
-    quantize: QuantizedRecord | None
-    export: ExportRecord | None
-    compile: CompileRecord | None
-    bench: BenchRecord | None
+    records: Records
     comparison: Comparison | None
+
+    @property
+    def data(self) -> DataRecord | None:
+        """What the data is."""
+        return self.records.get(DataRecord)
+
+    @property
+    def teacher(self) -> TeacherRecord | None:
+        """The teachers."""
+        return self.records.get(TeacherRecord)
+
+    @property
+    def soft_labels(self) -> SoftLabelsRecord | None:
+        """The teacher's answers."""
+        return self.records.get(SoftLabelsRecord)
+
+    @property
+    def student(self) -> StudentRecord | None:
+        """The distilled student."""
+        return self.records.get(StudentRecord)
+
+    @property
+    def quantize(self) -> QuantizedRecord | None:
+        """The student in int8."""
+        return self.records.get(QuantizedRecord)
+
+    @property
+    def export(self) -> ExportRecord | None:
+        """The ONNX models."""
+        return self.records.get(ExportRecord)
+
+    @property
+    def compile(self) -> CompileRecord | None:
+        """The artifacts."""
+        return self.records.get(CompileRecord)
+
+    @property
+    def bench(self) -> BenchRecord | None:
+        """The measurement files."""
+        return self.records.get(BenchRecord)
 
     def __repr__(self) -> str:
         """Show the table, or which stages are done."""
-        done = [name for name in STAGES if getattr(self, name) is not None]
-        return f"{self.folder}: {', '.join(done)}" if self.comparison is None else repr(self.comparison)
+        done = ", ".join(self.records.made)
+        return f"{self.folder}: {done}" if self.comparison is None else repr(self.comparison)
 
     def _repr_html_(self) -> str | None:
         return None if self.comparison is None else self.comparison._repr_html_()
-
-
-STAGES = ("data", "teacher", "soft_labels", "student", "quantize", "export", "compile", "bench")
 
 
 def run(
@@ -90,54 +120,52 @@ def run(
     Without `run_dir` the run folder is runs/NAME. Progress goes to stderr, unless `quiet`. Gates are in the comparison; a
     failed one raises nothing. Raises EdgedistillError.
     """
-    job = _job(config, run_dir, Plan(until, start), Reporter(quiet=quiet))
-    found = {name: job.results.get(name) for name in STAGES}
-    comparison = (
-        compare_run(job.run.folder, job.config.budgets, job.config.gate.gates, job.config.gate_baseline)
-        if "bench" in job.results
-        else None
-    )
-    return RunResult(folder=job.run.folder, comparison=comparison, **found)  # type: ignore[arg-type]  # each of its kind
+    pipeline = _pipeline(config, run_dir, Plan(until, start), Reporter(quiet=quiet))
+    records, comparison = pipeline.records, None
+    if records.get(BenchRecord) is not None:
+        gates = pipeline.config.gate.gates
+        comparison = compare_run(pipeline.run.folder, pipeline.config.budgets, gates, pipeline.config.gate_baseline)
+    return RunResult(folder=pipeline.run.folder, records=records, comparison=comparison)
 
 
 def load_data(config: Configuration, run_dir: str | Path | None = None) -> DataRecord:
     """Load, check and split the data."""
-    return _stage(config, run_dir, "data", DataRecord)
+    return _stage(config, run_dir, DataRecord)
 
 
 def train_teacher(config: Configuration, run_dir: str | Path | None = None) -> TeacherRecord:
     """Train or load the teacher, and make what that needs."""
-    return _stage(config, run_dir, "teacher", TeacherRecord)
+    return _stage(config, run_dir, TeacherRecord)
 
 
 def make_soft_labels(config: Configuration, run_dir: str | Path | None = None) -> SoftLabelsRecord:
     """Ask the teacher for the soft labels of all views, and make what that needs."""
-    return _stage(config, run_dir, "soft_labels", SoftLabelsRecord)
+    return _stage(config, run_dir, SoftLabelsRecord)
 
 
 def distill(config: Configuration, run_dir: str | Path | None = None) -> StudentRecord:
     """Distil the student, and make what that needs."""
-    return _stage(config, run_dir, "student", StudentRecord)
+    return _stage(config, run_dir, StudentRecord)
 
 
 def quantize(config: Configuration, run_dir: str | Path | None = None) -> QuantizedRecord:
     """Quantize the student, and make what that needs."""
-    return _stage(config, run_dir, "quantize", QuantizedRecord)
+    return _stage(config, run_dir, QuantizedRecord)
 
 
 def export(config: Configuration, run_dir: str | Path | None = None) -> ExportRecord:
     """Export ONNX models, and make what that needs."""
-    return _stage(config, run_dir, "export", ExportRecord)
+    return _stage(config, run_dir, ExportRecord)
 
 
 def compile_models(config: Configuration, run_dir: str | Path | None = None) -> CompileRecord:
     """Compile for every target, and make what that needs."""
-    return _stage(config, run_dir, "compile", CompileRecord)
+    return _stage(config, run_dir, CompileRecord)
 
 
 def bench(config: Configuration, run_dir: str | Path | None = None) -> BenchRecord:
     """Measure every target, and make what that needs."""
-    return _stage(config, run_dir, "bench", BenchRecord)
+    return _stage(config, run_dir, BenchRecord)
 
 
 def search(
@@ -150,7 +178,7 @@ def search(
 
     loaded = _loaded(config)
     require_budget(loaded)
-    return search_students(_job(loaded, run_dir, Plan("data"), Reporter()), options or SearchOptions())
+    return search_students(_pipeline(loaded, run_dir, Plan(DataRecord.stage), Reporter()), options or SearchOptions())
 
 
 def compare(baseline: str | Path, *candidates: str | Path) -> Comparison:
@@ -162,11 +190,11 @@ def compare(baseline: str | Path, *candidates: str | Path) -> Comparison:
     return compare_runs(first, others) if others else summarise_run(first)
 
 
-def _stage(config: Configuration, run_dir: str | Path | None, stage: str, kind: type[R]) -> R:
-    return _job(config, run_dir, Plan(stage), Reporter()).result(stage, kind)
+def _stage(config: Configuration, run_dir: str | Path | None, kind: type[R]) -> R:
+    return _pipeline(config, run_dir, Plan(kind.stage), Reporter()).records[kind]
 
 
-def _job(config: Configuration, run_dir: str | Path | None, plan: Plan, report: Reporter) -> Job:
+def _pipeline(config: Configuration, run_dir: str | Path | None, plan: Plan, report: Reporter) -> Pipeline:
     loaded = _loaded(config)
     return run_pipeline(loaded, Run(Path(run_dir or Path("runs") / loaded.name)), find_kits(), report, plan)
 

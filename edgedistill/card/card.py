@@ -32,6 +32,8 @@ class CardModel(Record):
     file: FileRef
     io: FileRef
     expected: str | None
+    output: str | None = None
+    threshold: float | None = None
 
 
 class Origin(Record):

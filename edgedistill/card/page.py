@@ -8,6 +8,7 @@ from edgedistill.card.card import Card
 from edgedistill.compare import formatting
 from edgedistill.compare.markdown import escape, table_row
 from edgedistill.records.measurement import Measurement
+from edgedistill.tasks.table import find_task
 
 HEADINGS = ("device", "engine", "precision", "threads", "p50 ms", "p95 ms", "memory MB", "energy", "size")
 
@@ -52,10 +53,9 @@ def _summary(card: Card) -> str:
 
 def _data(card: Card) -> str:
     data = card.data
-    shape = "\u00d7".join(map(str, data.shape))
-    outputs = f"{len(data.classes)} classes" if data.task == "classification" else f"{data.task}"
+    outputs = find_task(data.task).outputs_in_words(len(data.classes))
     split = f"{data.train} training, {data.val} validation and {data.test} test samples"
-    return f"{data.kind} {shape} {data.dtype}, {outputs}; {split}; fingerprint {data.fingerprint}."
+    return f"{data.summary}, {outputs}; {split}; fingerprint {data.fingerprint}."
 
 
 def _cells(m: Measurement) -> list[str]:

@@ -77,6 +77,8 @@ class ReplaySource:
     model: Path
     io: Path
     expected: str | None
+    output: str | None
+    threshold: float | None
 
 
 def replay(card: Card, path: Path, options: ReplayOptions, kits: dict[str, Kit], progress: Progress) -> Replay:
@@ -89,7 +91,7 @@ def replay(card: Card, path: Path, options: ReplayOptions, kits: dict[str, Kit],
     for m in published:
         model = card.model_of(m)
         files = require_file(path, model.file), require_file(path, model.io)
-        sources.append(ReplaySource(m, find_kit(m.kit, kits), *files, model.expected))
+        sources.append(ReplaySource(m, find_kit(m.kit, kits), *files, model.expected, model.output, model.threshold))
     with tempfile.TemporaryDirectory(prefix="edgedistill-replay-") as folder:
         repeated = _measure(sources, card.metric, options, Path(folder), progress)
     return Replay(
@@ -174,7 +176,7 @@ def _arm(source: ReplaySource, work: Compilation, made: Mapping[str, Any], metri
         kit_dir=str(source.kit.folder), precision=m.precision.requested, threads=m.threads,
         entry=str(work.out / made["entry"]), files=tuple(str(file) for file in files),
         size_bytes=sum(file.stat().st_size for file in files), model=m.model, io=str(source.io.resolve()),
-        expected=source.expected, metric=metric,
+        expected=source.expected, metric=metric, output=source.output, threshold=source.threshold,
     )  # fmt: skip
 
 

@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 
-from edgedistill import __version__
 from edgedistill.card.card import SCHEMA, Card, CardModel, Origin, seal
 from edgedistill.card.page import render_card
 from edgedistill.compare.comparison import Comparison, summarise_run
@@ -27,7 +26,8 @@ from edgedistill.records.stages import (
 )
 from edgedistill.runtime.files import write_atomic
 from edgedistill.runtime.folder import Run, require_record, require_unchanged
-from edgedistill.tasks.tasks import TASKS
+from edgedistill.runtime.version import VERSION
+from edgedistill.tasks.table import find_task
 
 
 def write_card(run_folder: Path, out: Path | None = None, model_license: str | None = None) -> Path:
@@ -61,8 +61,8 @@ def _card(
     notes, verdicts = _notes_and_verdicts(comparison, measured)
     table = {
         "schema": SCHEMA, "name": run.folder.resolve().name, "created": max(m.created for m in measured),
-        "edgedistill": __version__, "license": model_license, "origin": _origin(run).model_dump(),
-        "data": data.model_dump(mode="json"), "metric": TASKS[data.task].metric,
+        "edgedistill": VERSION, "license": model_license, "origin": _origin(run).model_dump(),
+        "data": data.model_dump(mode="json"), "metric": find_task(data.task).metric,
         "models": [model.model_dump(mode="json") for model in models],
         "measurements": [_without_layers(m).model_dump(mode="json") for m in measured],
         "verdicts": verdicts, "limits": [*_limits(data, measured, model_license), *notes], "versions": _versions(run),
@@ -78,7 +78,7 @@ def _model(run: Run, model: OnnxModel, *, is_copied: bool) -> CardModel:
         placed.append(ref.model_copy(update={"path": path.name}) if is_copied else ref)
     return CardModel(
         precision=model.precision, encoding=model.encoding, opset=model.opset, file=placed[0], io=placed[1],
-        expected=model.expected,
+        expected=model.expected, output=model.judged_output, threshold=model.threshold,
     )  # fmt: skip
 
 

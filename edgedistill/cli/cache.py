@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from edgedistill.cli.options import FILE, Command, option, run_dir_option, surroundings
+from edgedistill.records.stage_names import SOFT_LABELS
 
 
 @click.group()
@@ -32,15 +33,15 @@ def verify(context: click.Context, config: Path, samples: int, run_dir: Path | N
     Exit code 4: the cached soft labels differ.
     """
     from edgedistill.config.load import load_config
-    from edgedistill.distill.soft_labels import verify_soft_labels
     from edgedistill.errors import ParityError
     from edgedistill.pipeline.pipeline import Plan, run_pipeline
+    from edgedistill.pipeline.verify import verify_cache
     from edgedistill.runtime.folder import Run
 
     kits, reporter = surroundings(context)
     loaded = load_config(config)
-    job = run_pipeline(loaded, Run(run_dir or Path("runs") / loaded.name), kits, reporter, Plan("soft_labels"))
-    result = verify_soft_labels(job, samples)
+    pipeline = run_pipeline(loaded, Run(run_dir or Path("runs") / loaded.name), kits, reporter, Plan(SOFT_LABELS))
+    result = verify_cache(pipeline, samples)
     text = f"{result.compared} soft labels recomputed; largest difference {result.max_abs_diff:.3g}"
     if not result.holds:
         raise ParityError(f"{text}: too large; run 'edgedistill run {config} --from soft_labels'")

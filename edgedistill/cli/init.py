@@ -14,8 +14,8 @@ from edgedistill.cli.options import FILE, Command, Condition, Only, is_given, op
 from edgedistill.errors import ConfigError
 
 if TYPE_CHECKING:
-    from edgedistill.config.template import InitOptions
     from edgedistill.data.profile import DataProfile
+    from edgedistill.data.template import InitOptions
     from edgedistill.kits.kits import Kit
 
 
@@ -115,7 +115,7 @@ def _require_no_options(context: click.Context) -> None:
 
 def _write(path: Path, profile: DataProfile, options: InitOptions) -> None:
     from edgedistill.config.load import parse_text
-    from edgedistill.config.template import render_config
+    from edgedistill.data.template import render_config
     from edgedistill.runtime.files import write_atomic
 
     text = render_config(profile, options)
@@ -203,7 +203,7 @@ def _number(kind: type[float | int]) -> Callable[[str], Any]:
 
 def _options(options: dict[str, Any], kits: dict[str, Kit]) -> InitOptions:
     from edgedistill.config.schema import Budget
-    from edgedistill.config.template import InitOptions
+    from edgedistill.data.template import InitOptions
     from edgedistill.deploy.devices.address import parse_address
     from edgedistill.kits.kits import find_kit
 

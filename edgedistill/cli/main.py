@@ -11,7 +11,6 @@ from pathlib import Path
 
 import click
 
-from edgedistill import __version__
 from edgedistill.cli.cache import cache
 from edgedistill.cli.card import card, replay
 from edgedistill.cli.compare import compare
@@ -24,10 +23,11 @@ from edgedistill.cli.run import STAGE_HELP, demo, report, run, stage_command
 from edgedistill.cli.search import search
 from edgedistill.cli.serve import serve
 from edgedistill.errors import EdgedistillError
+from edgedistill.runtime.version import VERSION
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(__version__, prog_name="edgedistill")
+@click.version_option(VERSION, prog_name="edgedistill")
 @click.option("--targets", "kit_folders", type=FILE, multiple=True, envvar="EDGEDISTILL_TARGETS", metavar="DIR",
               help="A folder with your own kits. Repeatable.")  # fmt: skip
 @click.option("-q", "--quiet", is_flag=True, help="Print results and errors only.")

@@ -14,25 +14,13 @@ import click
 from click.core import ParameterSource
 
 from edgedistill.errors import ConfigError, nearest
+from edgedistill.records.stage_names import STAGE_NAMES
 
 if TYPE_CHECKING:
     from edgedistill.kits.kits import Kit
     from edgedistill.runtime.progress import Reporter
 
 FILE = click.Path(path_type=Path)
-STAGES: Final = {
-    "data": "data",
-    "teacher": "teacher",
-    "soft_labels": "soft_labels",
-    "distill": "student",
-    "quantize": "quantize",
-    "export": "export",
-    "compile": "compile",
-    "bench": "bench",
-    "report": "report",
-}
-"""The stages in their order, as a user names them, each with its name in the pipeline."""
-
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
@@ -133,8 +121,8 @@ def stage_option(*declarations: str, **settings: Any) -> Decorator:
 
 def _known_stage(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:  # noqa: ARG001 - click's signature
     """Return the name of a stage as it is; raise ConfigError with the nearest name for an unknown one."""
-    if value is not None and value not in STAGES:
-        raise ConfigError(f"{parameter.opts[0]}: unknown stage '{value}'{nearest(value, STAGES)}")
+    if value is not None and value not in STAGE_NAMES:
+        raise ConfigError(f"{parameter.opts[0]}: unknown stage '{value}'{nearest(value, STAGE_NAMES)}")
     return value
 
 
@@ -157,7 +145,7 @@ def set_option(only: Only | None = None) -> Decorator:
 
 def from_option(only: Only | None = None) -> Decorator:
     """Declare --from."""
-    *names, last = STAGES
+    *names, last = STAGE_NAMES
     return stage_option(
         "--from", "start", only=only,
         help=f"Run this stage and all later stages again: {', '.join(names)} or {last}.",

@@ -11,25 +11,25 @@ import click
 
 if TYPE_CHECKING:
     from edgedistill.compare.comparison import Comparison, GateOutcome
-    from edgedistill.pipeline.pipeline import Step
-    from edgedistill.runtime.job import Job
+    from edgedistill.pipeline.pipeline import Pipeline, Step
 
 
-def show_job(job: Job, *, as_json: bool) -> None:
+def show_pipeline(pipeline: Pipeline, *, as_json: bool) -> None:
     """Print the results of a run: the comparison if something was measured, otherwise a line per stage."""
+    from edgedistill.records.stages import BenchRecord
     from edgedistill.runtime import processes
 
     if not processes.is_first():
         return
-    if "bench" in job.results:
-        _show_measured(job, as_json=as_json)
+    if pipeline.records.get(BenchRecord) is not None:
+        _show_measured(pipeline, as_json=as_json)
         return
-    records = {name: record.model_dump(mode="json") for name, record in job.results.items()}
+    records = {name: record.model_dump(mode="json") for name, record in pipeline.records.made.items()}
     if as_json:
         click.echo(json.dumps({"schema": "edgedistill.stages/1", "stages": records}, indent=2))
         return
     for name in records:
-        click.echo(f"{name:12} done, in {job.run.folder}")
+        click.echo(f"{name:12} done, in {pipeline.run.folder}")
 
 
 def show_plan(steps: Sequence[Step], *, as_json: bool) -> None:
@@ -48,16 +48,20 @@ def show_plan(steps: Sequence[Step], *, as_json: bool) -> None:
         click.echo(f"to run: about {sum(known):.0f} s, as last time{new}")
 
 
-def _show_measured(job: Job, *, as_json: bool) -> None:
+def _show_measured(pipeline: Pipeline, *, as_json: bool) -> None:
     """Print the comparison of a run's models and the outcomes of the configuration's gates."""
     from edgedistill.gates.evaluate import compare_run, require_passed
+    from edgedistill.records.stages import ReportRecord
 
-    gates, baseline = job.config.gate.gates, job.config.gate_baseline
-    comparison, form = compare_run(job.run.folder, job.config.budgets, gates, baseline), "json" if as_json else None
+    gates, baseline = pipeline.config.gate.gates, pipeline.config.gate_baseline
+    comparison, form = (
+        compare_run(pipeline.run.folder, pipeline.config.budgets, gates, baseline),
+        "json" if as_json else None,
+    )
     print_comparison(comparison, form)
     show_outcomes(comparison.gates, form)
-    if "report" in job.results and not as_json:
-        click.echo(f"Report: {job.run.folder / 'report.html'}")
+    if pipeline.records.get(ReportRecord) is not None and not as_json:
+        click.echo(f"Report: {pipeline.run.folder / 'report.html'}")
     require_passed(comparison.gates)
 
 

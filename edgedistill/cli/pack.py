@@ -42,8 +42,8 @@ def bundle(context: click.Context, run_folder: Path, kit_name: str, output: Path
 @click.pass_context
 def mobile(context: click.Context, run_folder: Path, output: Path, kit_name: str) -> None:
     """Write .ort files of RUN for an Android or iOS app, with example code and a README."""
-    from edgedistill.export.mobile.mobile import write_mobile
     from edgedistill.kits.kits import find_kit
+    from edgedistill.mobile.folder import write_mobile
     from edgedistill.runtime.folder import Run
 
     require_run(run_folder)

@@ -10,7 +10,6 @@ import click
 from edgedistill.cli.options import (
     AS_JSON,
     FILE,
-    STAGES,
     Command,
     option,
     require_run,
@@ -18,20 +17,21 @@ from edgedistill.cli.options import (
     stage_option,
     surroundings,
 )
-from edgedistill.cli.output import show_job, show_plan
+from edgedistill.cli.output import show_pipeline, show_plan
 from edgedistill.errors import ConfigError
+from edgedistill.records.stage_names import COMPILE, DISTILL, REPORT, STAGE_NAMES, TEACHER
 
 EARLIER: Final = "runs the earlier stages first if needed."
 STAGE_HELP: Final = {
-    "teacher": "Train or load the teacher.",
-    "distill": f"Distil the student; {EARLIER}",
-    "compile": f"Compile the exported models for every target; {EARLIER}",
+    TEACHER: "Train or load the teacher.",
+    DISTILL: f"Distil the student; {EARLIER}",
+    COMPILE: f"Compile the exported models for every target; {EARLIER}",
 }
 
 
 @click.command(cls=Command)
 @click.argument("config", type=FILE)
-@stage_option("--until", default="report", show_default=True, help="Stop after this stage.")
+@stage_option("--until", default=REPORT, show_default=True, help="Stop after this stage.")
 @run_options
 @click.pass_context
 def run(context: click.Context, /, config: Path, until: str, **options: Any) -> None:
@@ -58,16 +58,16 @@ def run_config(context: click.Context, path: Path, until: str, options: dict[str
     from edgedistill.runtime.folder import Run
 
     start = options["start"]
-    if start is not None and [*STAGES].index(start) > [*STAGES].index(until):
+    if start is not None and STAGE_NAMES.index(start) > STAGE_NAMES.index(until):
         raise ConfigError(f"--from {start}: '{start}' comes after '{until}', the last stage of this command")
     kits, report = surroundings(context)
     config = load_config(path, options["overrides"])
     folder = Run(options["run_dir"] or Path("runs") / config.name)
-    plan = Plan(STAGES[until], None if start is None else STAGES[start])
+    plan = Plan(until, start)
     if options["dry_run"]:
         show_plan(dry_run(config, folder, kits, report, plan), as_json=options["as_json"])
         return
-    show_job(run_pipeline(config, folder, kits, report, plan), as_json=options["as_json"])
+    show_pipeline(run_pipeline(config, folder, kits, report, plan), as_json=options["as_json"])
 
 
 @click.command(cls=Command)
@@ -82,7 +82,7 @@ def demo(context: click.Context, run_dir: Path, as_json: bool) -> None:  # noqa:
 
     kits, reporter = surroundings(context)
     config = load_config(Path(__file__).parents[1] / "config" / "demo.toml")
-    show_job(run_pipeline(config, Run(run_dir), kits, reporter, Plan()), as_json=as_json)
+    show_pipeline(run_pipeline(config, Run(run_dir), kits, reporter, Plan()), as_json=as_json)
 
 
 @click.command(cls=Command)

@@ -10,6 +10,7 @@ import click
 
 from edgedistill.cli.options import AS_JSON, FILE, Command, option, run_dir_option, set_option, surroundings
 from edgedistill.errors import GateError, UndecidedError
+from edgedistill.records.stage_names import DATA
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -68,7 +69,7 @@ def search(context: click.Context, /, config_path: Path, overrides: tuple[str, .
     config = load_config(config_path, overrides)
     require_budget(config)
     run = Run(options["run_dir"] or Path("runs") / config.name)
-    job = run_pipeline(config, run, kits, report, Plan("data"))
+    job = run_pipeline(config, run, kits, report, Plan(DATA))
     chosen = SearchOptions(**{name: options[name] for name in ("models", "epochs", "processes", "seconds")})
     result = search_students(job, chosen)
     if options["as_json"]:

@@ -198,12 +198,12 @@ def _check_latencies(measurement: Measurement, path: Path) -> None:
 
 
 def _budgets(run: Run) -> dict[str, Budget]:
-    """Return the budgets of the last report by the names of the targets that were measured."""
-    targets = read_settings(run, BenchRecord).get("targets", [])
-    budgets = read_settings(run, ReportRecord).get("budgets", [])
-    if len(targets) != len(budgets):
-        return {}
+    """Return the budgets that the last report was made for, by target."""
+    budgets = read_settings(run, ReportRecord).get("budgets", {})
+    if isinstance(budgets, list):  # of a run that was made when they were listed in the order of the targets
+        names = [str(target.get("name")) for target in read_settings(run, BenchRecord).get("targets", [])]
+        budgets = dict(zip(names, budgets, strict=True)) if len(names) == len(budgets) else {}
     try:
-        return {str(t.get("name")): Budget.model_validate(b) for t, b in zip(targets, budgets, strict=True)}
+        return {name: Budget.model_validate(budget) for name, budget in budgets.items()}
     except ValidationError as error:
         raise ConfigError(explain_validation(error, run.folder / "manifest.json")) from None

@@ -24,7 +24,7 @@ from edgedistill.records.stages import (
     TrainedModel,
 )
 from edgedistill.runtime.folder import Run, identity, read_record
-from edgedistill.tasks.tasks import TASKS
+from edgedistill.tasks.table import find_task
 
 SUMMARISED = tuple(kind for kind in STAGE_RECORDS if kind is not ReportRecord)
 """The records that a report describes: all except its own."""
@@ -59,20 +59,22 @@ def control_gain(student: StudentRecord | None, export: ExportRecord | None, dat
     if export is None or not export.scores or data is None:
         return "The gain from distillation is not known yet: the export stage scores the student and its control on the test set."
     pairs = [(score.student, score.control) for score in export.scores if score.control is not None]
-    metric = TASKS[data.task]
+    metric = find_task(data.task)
     if len(pairs) > 1:
-        return _gain_over_seeds([score - control for score, control in pairs], metric.shown)
+        return _gain_over_seeds([score - control for score, control in pairs], metric.metric_title)
     ((score, control),) = pairs
     points = formatting.signed(100 * (score - control))
-    if metric.metric != "top1":
-        return f"Distillation changed {metric.shown} on the test set by {points} points (one seed, so no interval)."
+    if not metric.is_proportion:
+        return (
+            f"Distillation changed {metric.metric_title} on the test set by {points} points (one seed, so no interval)."
+        )
     n = data.test
     drop = accuracy_drop(wilson(score, n), wilson(control, n))
     low, high = drop.ci95_points
     basis = (
         f"95\u00a0% interval {formatting.signed(low)} to {formatting.signed(high)} from {n} test samples, one seed each"
     )
-    return _describe_gain(drop.points, low, high, metric.shown, basis)
+    return _describe_gain(drop.points, low, high, metric.metric_title, basis)
 
 
 def _gain_over_seeds(gains: list[float], shown: str) -> str:
@@ -103,11 +105,10 @@ def summary(record: Record | None) -> str:
 
 @summary.register
 def _data(record: DataRecord) -> str:
-    shape = "\u00d7".join(map(str, record.shape))
     split = f"{record.train} train, {record.val} validation, {record.test} test"
-    outputs = "classes" if record.task == "classification" else f"value(s) for {record.task}"
+    outputs = find_task(record.task).outputs_in_words(len(record.classes))
     reference = "" if record.labelled else "; no labels, so models are compared with the teacher's outputs"
-    return f"{record.kind} {shape} {record.dtype}, {len(record.classes)} {outputs}; {split}{reference}"
+    return f"{record.summary}, {outputs}; {split}{reference}"
 
 
 def _model(record: TrainedModel) -> str:

@@ -17,9 +17,6 @@ from pydantic import (
 
 from edgedistill.config.gates import GateConfig
 from edgedistill.config.training import (
-    FEATURE_LOSSES,
-    LOGIT_LOSSES,
-    VALUE_LOSSES,
     Count,
     DistillConfig,
     Fraction,
@@ -28,6 +25,7 @@ from edgedistill.config.training import (
     TeacherConfig,
 )
 from edgedistill.records.base import Activations, Record
+from edgedistill.records.stages import KindName
 
 
 class MelConfig(Record):
@@ -69,6 +67,14 @@ class MelConfig(Record):
         return self
 
 
+class InputConfig(Record):
+    """One of several inputs: what it is, and the mean and deviation of each of its channels."""
+
+    kind: KindName | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[Positive, ...] | None = None
+
+
 class DataConfig(Record):
     """Where the data is; without `test` and `val`, `test_fraction` and then `val_fraction` of train are split off.
 
@@ -77,6 +83,9 @@ class DataConfig(Record):
     With `mel`, waveforms become log-mel pictures before they reach a model, and `mean` and `std` are of those. The labels
     of a `task` other than classification are values (N,) or vectors (N, D), and `classes` are the names of the D. Data
     without labels is for an embedding of `dimensions` values, which the teacher alone knows.
+
+    Of data with several inputs, `inputs` has a table for each by its name, and `kind`, `mean` and `std` stand there. Of models
+    with several outputs, `output` names the one that labels are for, by default the first.
     """
 
     train: str
@@ -84,10 +93,12 @@ class DataConfig(Record):
     val: str | None = None
     test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    kind: Literal["image", "signal", "tokens"] | None = None
+    kind: KindName | None = None
+    inputs: dict[str, InputConfig] = Field(default_factory=dict)
     size: Count | None = None
     seconds: Positive | None = None
-    task: Literal["classification", "regression", "embedding"] = "classification"
+    task: str = "classification"
+    output: str | None = None
     mel: MelConfig | None = None
     classes: tuple[str, ...] | None = None
     dimensions: Annotated[int, Field(ge=2)] | None = None
@@ -204,32 +215,8 @@ class Config(Record):
         return self
 
     @model_validator(mode="after")
-    def _loss_fits_the_task(self) -> Config:
-        task, loss = self.data.task, self.distill.loss
-        if self.data.dimensions is not None and task != "embedding":
-            raise ValueError(f"data.dimensions: is for task = 'embedding', and data.task is '{task}'; remove the key")
-        if task == "classification" and loss == "cosine":
-            raise ValueError(
-                "distill.loss: 'cosine' compares vectors, and data.task is 'classification'; use kd or dist, or mse"
-            )
-        if task == "classification":
-            return self
-        if loss in (*LOGIT_LOSSES, *FEATURE_LOSSES) and loss not in VALUE_LOSSES:
-            raise ValueError(
-                f"distill.loss: '{loss}' compares classes, and data.task is '{task}'; set loss = 'mse' or 'cosine'"
-            )
-        if self.distill.top_k:
-            raise ValueError(f"distill.top_k: is for classes, and data.task is '{task}'; remove the key")
-        if "scores" in self.export.bake:
-            raise ValueError(f"export.bake: scores are of classes, and data.task is '{task}'; remove 'scores'")
-        if any(plan.label_smoothing for plan in (*self.teachers, self.distill)):
-            raise ValueError(f"label_smoothing is for classes, and data.task is '{task}'; remove the key")
-        return self
-
-    @model_validator(mode="after")
     def _features_have_layers(self) -> Config:
-        form = Path(self.teacher.model).suffix
-        if self.distill.uses_features and form in (".onnx", ".npy"):
+        if self.distill.uses_features and not self.teacher.model.is_module:
             raise ValueError(
                 f"distill: loss '{self.distill.loss}' needs the layers of a torch teacher, and {self.teacher.model} has "
                 "none; use kd, dkd, dist, ls or mse"
@@ -240,7 +227,7 @@ class Config(Record):
     def _teachers_fit_their_use(self) -> Config:
         if self.distill.uses_features and len(self.teachers) > 1:
             raise ValueError(f"distill: loss '{self.distill.loss}' compares the layers of one teacher; name only one")
-        if self.student.prune is not None and Path(self.teacher.model).suffix in (".onnx", ".npy"):
+        if self.student.prune is not None and not self.teacher.model.is_module:
             raise ValueError(
                 f"student.prune: needs a torch teacher, and {self.teacher.model} is none; name a student.model"
             )

@@ -6,6 +6,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from edgedistill.config.model_spec import Spec
 from edgedistill.errors import nearest
 from edgedistill.records.base import Record
 from edgedistill.runtime.user_code import is_function
@@ -41,7 +42,7 @@ class TeacherConfig(TrainingConfig):
     `width` and `depth` multiply channels and blocks of a layout; `weight` is this teacher's share among several.
     """
 
-    model: str
+    model: Spec
     weights: str | None = None
     width: Positive = 1.0
     depth: Positive = 1.0
@@ -57,7 +58,7 @@ class StudentConfig(Record):
     those of transformers, which lose channels between the two dense layers of a block only.
     """
 
-    model: str | None = None
+    model: Spec | None = None
     width: Positive = 1.0
     depth: Positive = 1.0
     prune: Annotated[float, Field(gt=0, lt=1)] | None = None
@@ -68,13 +69,18 @@ class StudentConfig(Record):
             raise ValueError(
                 "takes either model = 'zoo:mlperf-resnet8', for example, or prune = 0.5, the pruned teacher"
             )
+        if self.model is not None and not self.model.is_module:
+            raise ValueError(
+                f"model '{self.model}' is a file, which cannot be trained; name zoo:NAME, or your function"
+            )
         if self.prune is not None and (self.width, self.depth) != (1.0, 1.0):
             raise ValueError("prune takes the teacher's width and depth; remove width and depth from [student]")
         return self
 
 
-LOGIT_LOSSES: Final = ("kd", "dkd", "dist", "ls", "mse", "cosine")
+CLASS_LOSSES: Final = ("kd", "dkd", "dist", "ls", "mse")
 VALUE_LOSSES: Final = ("mse", "cosine")
+LOGIT_LOSSES: Final = tuple(dict.fromkeys((*CLASS_LOSSES, *VALUE_LOSSES)))
 FEATURE_LOSSES: Final = ("hint", "at", "rkd")
 SOFTENED: Final = frozenset({"kd", "dkd", "ls", *FEATURE_LOSSES})
 READ_BY: Final[dict[str, frozenset[str]]] = {
@@ -94,7 +100,9 @@ class DistillConfig(TrainingConfig):
 
     hint, at and rkd name feature terms; then the term in that sum is kd, and feature_weight * the sum over
     the pairs of layers is added to it. A `loss` of package.module:function is the user's own term. Values and vectors
-    have mse in place of cross-entropy or, with the loss cosine, cosine. Of a view's logits the soft labels keep the
+    have mse in place of cross-entropy or, with the loss cosine, cosine. Of models with several outputs those that no label
+    is for learn the teacher's of the same name, by their squared difference over its mean square, `other_weight` times;
+    `other_outputs` names them, by default all that the teacher has. Of a view's logits the soft labels keep the
     `top_k` largest and the sum of the others, by default 32 of more than 2,000 and else all; 0 keeps all.
     """
 
@@ -107,6 +115,8 @@ class DistillConfig(TrainingConfig):
     feature_weight: Positive | None = None
     student_layers: tuple[str, ...] = ()
     teacher_layers: tuple[str, ...] = ()
+    other_outputs: tuple[str, ...] | None = None
+    other_weight: Annotated[float, Field(ge=0)] = 1.0
     views: Annotated[int, Field(ge=0)] = 8
     top_k: Annotated[int, Field(ge=0)] | None = None
     control: bool = False

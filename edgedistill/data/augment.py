@@ -6,15 +6,16 @@ The hash is SplitMix64 (Steele, Lea and Flood, "Fast Splittable Pseudorandom Num
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from numpy.lib.stride_tricks import sliding_window_view
 
-from edgedistill.data.dataset import Kind
+from edgedistill.data.kinds import kind_of
 from edgedistill.data.sources import Array
 from edgedistill.errors import ConfigError, nearest
+from edgedistill.records.stages import InputRecord, KindName
 
 U64 = npt.NDArray[np.uint64]
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -25,45 +26,70 @@ Name = Literal["flip", "crop", "erase", "noise", "shift", "mixup"]
 class Op:
     """One augmentation; `amount` is in pixels or time steps, for noise in units of the raw input; `axes` are spatial.
 
-    Raw is before any division: noise of 100 on int16 waveforms is 100 of 32,768 steps. Of mixup, which joins whole views
-    and so is for `data.views` to apply, `amount` is alpha.
+    Raw is before any division: noise of 100 on int16 waveforms is 100 of 32,768 steps. `stream` keeps the random numbers of
+    several operations apart.
     """
 
     name: Name
     amount: float
     axes: int
+    stream: int = 0
 
 
-ALLOWED: dict[Name, tuple[str, frozenset[Kind]]] = {
+class Plan(NamedTuple):
+    """What is done to the samples of each input, and the alpha of mixup; 0 mixes nothing."""
+
+    ops: dict[str, tuple[Op, ...]]
+    mixup: float
+
+
+ALLOWED: dict[Name, tuple[str, frozenset[KindName]]] = {
     "flip": ("'flip'", frozenset({"image"})),
     "crop": ("'crop:PIXELS'", frozenset({"image"})),
     "erase": ("'erase:SIZE'", frozenset({"image", "signal"})),
-    "noise": ("'noise:STD'", frozenset({"signal"})),
+    "noise": ("'noise:STD'", frozenset({"signal", "features"})),
     "shift": ("'shift:STEPS'", frozenset({"signal"})),
-    "mixup": ("'mixup:ALPHA' with an alpha from 0.01 to 100", frozenset({"image", "signal"})),
+    "mixup": ("'mixup:ALPHA' with an alpha from 0.01 to 100", frozenset({"image", "signal", "features"})),
 }
 
 
-def parse_augment(specs: tuple[str, ...], kind: Kind) -> tuple[Op, ...]:
-    """Read specs such as "flip" or "crop:4"; raises ConfigError for one that is unknown or does not fit the data."""
-    ops = tuple(_parse(spec, kind) for spec in specs)
-    if any(op.name == "mixup" for op in ops[:-1]):
+def parse_augment(specs: tuple[str, ...], inputs: tuple[InputRecord, ...]) -> Plan:
+    """Read specs such as "flip" or "crop:4": each is for those inputs whose kind it fits.
+
+    Raises ConfigError for one that is unknown or fits no input.
+    """
+    named = [_parse(spec) for spec in specs]
+    if any(name == "mixup" for name, _ in named[:-1]):
         raise ConfigError("data.augment: 'mixup' mixes finished views, so it comes once, and last")
-    return ops
+    ops: dict[str, tuple[Op, ...]] = {one.name: () for one in inputs}
+    for stream, (name, amount) in enumerate(named):
+        fitting = _fitting(name, inputs)
+        if name == "mixup":
+            return Plan(ops, amount)
+        for one in fitting:
+            ops[one.name] += (Op(name, amount, kind_of(one).axes, stream),)
+    return Plan(ops, 0.0)
 
 
-def _parse(spec: str, kind: Kind) -> Op:
+def _parse(spec: str) -> tuple[Name, float]:
     name, _, text = spec.partition(":")
     if name not in ALLOWED:
         raise ConfigError(f"data.augment: unknown '{name}'{nearest(name, ALLOWED)}")
-    form, kinds = ALLOWED[name]
-    if kind not in kinds:
-        why = ", of numbers that cannot be averaged" if name == "mixup" else ""
-        raise ConfigError(f"data.augment: '{name}' is for {' and '.join(sorted(kinds))} data; this is {kind} data{why}")
     amount = _amount(text)
     if not (not text if name == "flip" else _is_possible(name, amount)):
-        raise ConfigError(f"data.augment: '{spec}' should read {form}")
-    return Op(name, amount, 2 if kind == "image" else 1)
+        raise ConfigError(f"data.augment: '{spec}' should read {ALLOWED[name][0]}")
+    return name, amount
+
+
+def _fitting(name: Name, inputs: tuple[InputRecord, ...]) -> list[InputRecord]:
+    """Return the inputs that an augmentation is for: one at least, and of mixup, which joins whole samples, all."""
+    kinds = ALLOWED[name][1]
+    fitting = [one for one in inputs if one.kind in kinds]
+    if not fitting or (name == "mixup" and len(fitting) < len(inputs)):
+        kind = next(one.kind for one in inputs if one.kind not in kinds)
+        why = ", of numbers that cannot be averaged" if name == "mixup" else ""
+        raise ConfigError(f"data.augment: '{name}' is for {' and '.join(sorted(kinds))} data; this is {kind} data{why}")
+    return fitting
 
 
 def _amount(text: str) -> float:
@@ -102,8 +128,8 @@ def uniform(bits: U64) -> npt.NDArray[np.float64]:
 
 def augment(batch: Array, samples: Array, views: Array, seed: int, ops: tuple[Op, ...]) -> Array:
     """Augment a raw batch (B, ...); samples and views (B,) are all that the randomness depends on."""
-    for stream, op in enumerate(ops):
-        bits = hash_view(seed, samples, views, stream)
+    for op in ops:
+        bits = hash_view(seed, samples, views, op.stream)
         batch = _APPLY[op.name](batch, bits, op)
     return batch
 

@@ -12,10 +12,11 @@ import numpy as np
 
 from edgedistill.config.schema import MelConfig
 from edgedistill.data.audio import Clip, read_clips, read_header, wav_files
-from edgedistill.data.dataset import Kind, channels_of, kind_of
+from edgedistill.data.kinds import KINDS, guess_kind
 from edgedistill.data.sources import IMAGE_SUFFIXES, Array, decode_image, image_files, load_source
 from edgedistill.errors import ConfigError
 from edgedistill.records.base import Record
+from edgedistill.records.stages import KindName
 
 TRAIN_NAMES: Final = ("train", "training")
 TEST_NAMES: Final = ("test", "testing")
@@ -32,7 +33,7 @@ FEWEST = 4
 """The smallest number of samples per class: fewer cannot be split into training, validation and test sets."""
 
 DataForm = Literal["images", "audio", "signals", "tokens"]
-FORMS: Final[dict[Kind, DataForm]] = {"image": "images", "signal": "signals", "tokens": "tokens"}
+FORMS: Final[dict[KindName, DataForm]] = {"image": "images", "signal": "signals", "tokens": "tokens"}
 
 
 class DataProfile(Record):
@@ -153,25 +154,38 @@ def _mel_statistics(clips: Array, mel: MelConfig) -> dict[str, Any]:
 
 def _arrays(file: Path, keys: dict[str, Any]) -> DataProfile:
     source = load_source(file.name, file.parent)
-    inputs, labels = source.inputs, source.labels
+    if len(source.inputs) > 1:
+        raise ConfigError(
+            f"{file}: has several inputs ({', '.join(source.inputs)}), and models of several inputs are your own: write the "
+            "template with 'edgedistill init' without --data, and name your function as [student] model"
+        )
+    (inputs,), labels = source.inputs.values(), source.labels
     if not source.is_labelled:
         raise ConfigError(
             f"{file}: no array 'labels'; without labels only your own teacher can be distilled: see task = 'embedding' in the "
             "file that 'edgedistill init' writes without --data"
         )
-    kind = kind_of(inputs)
-    if not np.issubdtype(labels.dtype, np.integer) or labels.ndim != 1:
-        keys["task"] = "regression"
-    form = FORMS[kind]
-    if kind != "tokens":
+    kind = KINDS[guess_kind(inputs)]
+    keys |= _task(labels)
+    form = FORMS[kind.name]
+    if kind.normalised:
         some = np.asarray(inputs[:: max(1, len(inputs) // SAMPLES)])
         scale = {"uint8": 255, "int16": 32768}.get(inputs.dtype.name, 1)
-        keys |= _statistics(some.reshape(len(some), -1, channels_of(kind, inputs.shape[1:])), scale)
+        keys |= _statistics(some.reshape(len(some), -1, kind.channels(inputs.shape[1:])), scale)
     shape = "\u00d7".join(map(str, inputs.shape[1:]))
     names = [str(label) for label in labels] if "task" not in keys else []
     return _profile(
         form, f"{len(inputs)} {form} of {shape} {inputs.dtype}", keys, min(inputs.shape[1:3]), names, len(inputs)
     )
+
+
+def _task(labels: Array) -> dict[str, str]:
+    """Return the task that labels are for, unless it is classification."""
+    if labels.ndim == 2 and labels.shape[1] > 1 and np.isin(labels, (0, 1)).all():
+        return {"task": "multi-label"}
+    if not np.issubdtype(labels.dtype, np.integer) or labels.ndim != 1:
+        return {"task": "regression"}
+    return {}
 
 
 def _profile(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,17 +13,21 @@ import numpy.typing as npt
 from edgedistill.data.audio import read_clips, read_header, wav_files
 from edgedistill.errors import ConfigError
 from edgedistill.runtime.files import hash_of
-from edgedistill.runtime.folder import Run
-from edgedistill.runtime.user_code import is_function, module_file, resolve_function
+from edgedistill.runtime.user_code import code_ref, is_function, resolve_function
 
 Array = npt.NDArray[Any]
+Arrays = dict[str, Array]
+"""Arrays by the names of inputs, in the order in which models take them."""
+SINGLE = "input"
+PREFIX = "input."
+"""The name of the input where there is only one, and how the arrays of several are named in an .npz file."""
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
 
 class Source(NamedTuple):
     """Samples as the user gave them, `labels` (N, 0) when there are none; `classes` are the names when the source has them."""
 
-    inputs: Array
+    inputs: Arrays
     labels: Array
     classes: tuple[str, ...] | None
 
@@ -49,16 +54,14 @@ def load_source(text: str, folder: Path, size: int | None = None, seconds: float
     )
 
 
-def fingerprint_source(text: str, folder: Path, run: Run) -> str:
-    """Hash what a source would load, without loading it: file contents, or the source file of a function."""
+def fingerprint_source(text: str, folder: Path, hash_file: Callable[[Path], str]) -> str:
+    """Hash what a source would load, without loading it: file contents, or the modules that a function is made of."""
     if is_function(text):
-        return hash_of([text, run.file_hash(module_file(text, folder))])
+        return hash_of([text, code_ref(text, folder).sha256])
     path = _existing(text, folder)
     if path.is_dir():
-        return hash_of(
-            [[p.relative_to(path).as_posix(), run.file_hash(p)] for p in wav_files(path) or image_files(path)]
-        )
-    return run.file_hash(path)
+        return hash_of([[p.relative_to(path).as_posix(), hash_file(p)] for p in wav_files(path) or image_files(path)])
+    return hash_file(path)
 
 
 def rate_of(text: str, folder: Path) -> int | None:
@@ -80,27 +83,38 @@ def _from_function(text: str, folder: Path) -> Source:
     if not isinstance(result, (tuple, list)) or len(result) not in (2, 3):
         raise ConfigError(f"data: '{text}' must return (inputs, labels) or (inputs, labels, class names)")
     classes = tuple(map(str, result[2])) if len(result) == 3 else None
-    inputs = np.asarray(result[0])
+    given = result[0] if isinstance(result[0], Mapping) else {SINGLE: result[0]}
+    inputs = {str(name): np.asarray(values) for name, values in given.items()}
+    if not inputs:
+        raise ConfigError(f"data: '{text}' returned no inputs; return an array, or a dictionary of arrays by name")
     return Source(inputs, _no_labels(inputs) if result[1] is None else np.asarray(result[1]), classes)
 
 
-def _no_labels(inputs: Array) -> Array:
-    return np.empty((len(inputs), 0), np.float32)
+def _no_labels(inputs: Arrays) -> Array:
+    return np.empty((len(next(iter(inputs.values()))), 0), np.float32)
 
 
 def _from_npz(path: Path) -> Source:
     try:
         with np.load(path, allow_pickle=False) as archive:
-            if "inputs" not in archive.files:
+            members = {name.removeprefix(PREFIX): name for name in archive.files if name.startswith(PREFIX)}
+            if "inputs" in archive.files:
+                members = {SINGLE: "inputs"} | members
+            if not members:
                 raise ConfigError(
-                    f"data: {path.name} has no array 'inputs'; it holds {', '.join(archive.files) or 'nothing'}"
+                    f"data: {path.name} has no array 'inputs', and none named 'input.NAME'; it holds "
+                    f"{', '.join(archive.files) or 'nothing'}"
                 )
-            inputs = _memory_mapped(path, "inputs.npy")
-            inputs = archive["inputs"] if inputs is None else inputs
+            inputs = {name: _read(path, archive, member) for name, member in members.items()}
             classes = tuple(map(str, archive["classes"])) if "classes" in archive.files else None
             return Source(inputs, archive["labels"] if "labels" in archive.files else _no_labels(inputs), classes)
     except (ValueError, zipfile.BadZipFile, EOFError) as error:
         raise ConfigError(f"data: {path.name} is not a readable .npz file: {error}") from None
+
+
+def _read(path: Path, archive: Any, member: str) -> Array:
+    mapped = _memory_mapped(path, f"{member}.npy")
+    return np.asarray(archive[member]) if mapped is None else mapped
 
 
 def _memory_mapped(path: Path, member: str) -> Array | None:
@@ -142,12 +156,12 @@ def _from_folder(folder: Path, size: int | None) -> Source:
                 f"{first.shape[1]}x{first.shape[0]}; set data.size to resize all images, for example size = 96"
             )
         inputs[i] = image
-    return Source(inputs, labels, classes)
+    return Source({SINGLE: inputs}, labels, classes)
 
 
 def _from_wav_folder(folder: Path, seconds: float | None) -> Source:
     files = wav_files(folder)
-    return Source(read_clips(files, seconds), *_by_folder(files, folder))
+    return Source({SINGLE: read_clips(files, seconds)}, *_by_folder(files, folder))
 
 
 def _by_folder(files: list[Path], folder: Path) -> tuple[Array, tuple[str, ...]]:

@@ -8,6 +8,7 @@ it costs a pass over numbers that are in cache. Log-mel pictures are mixed as pi
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,11 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edgedistill.config.schema import Config
 from edgedistill.data.augment import Op, augment, hash_view, parse_augment, splitmix64, uniform
 from edgedistill.data.dataset import Split
-from edgedistill.data.preprocess import Preprocess
+from edgedistill.data.preprocess import Preprocess, preprocessors
+from edgedistill.data.settings import ViewSettings
 from edgedistill.data.sources import Array
+from edgedistill.losses.batch import Tensors
 from edgedistill.records.stages import DataRecord
 
 VIEW_STREAM = 1 << 20  # apart from the streams of augmentations, which count up from 0
@@ -37,23 +39,23 @@ class Mix(NamedTuple):
 class Views:
     """A split with its augmentation and preprocessing; without `ops` every view is the plain sample.
 
-    `mixup` is the alpha of the shares' distribution, beta(alpha, alpha); 0 mixes nothing.
+    `preprocess` and `ops` are by input; an operation has the same random numbers for every input of a sample. `mixup` is
+    the alpha of the shares' distribution, beta(alpha, alpha); 0 mixes nothing.
     """
 
     split: Split
-    preprocess: Preprocess
-    ops: tuple[Op, ...]
+    preprocess: Mapping[str, Preprocess]
+    ops: Mapping[str, tuple[Op, ...]]
     seed: int
     mixup: float = 0.0
 
-    def batch(self, positions: Array, views: Array) -> Tensor:
+    def batch(self, positions: Array, views: Array) -> Tensors:
         """Return model inputs (B, ...) for positions (B,) in the split, each in its own view (B,)."""
-        x, mix = self._unmixed(positions, views), self.mix(positions, views)
+        inputs, mix = self._unmixed(positions, views), self.mix(positions, views)
         if mix is None:
-            return x
-        shares = torch.from_numpy(mix.shares).reshape(-1, *(1,) * (x.ndim - 1))
-        # Not lerp: where it fuses its two roundings, that depends on a number's place in the batch.
-        return x.mul_(shares).add_(self._unmixed(mix.partners, views).mul_(1 - shares))
+            return inputs
+        shares, partners = torch.from_numpy(mix.shares), self._unmixed(mix.partners, views)
+        return {name: _mixed(x, partners[name], shares) for name, x in inputs.items()}
 
     def mix(self, positions: Array, views: Array) -> Mix | None:
         """Return how the samples at positions (B,) are mixed in their views (B,); None without mixup.
@@ -68,13 +70,16 @@ class Views:
         partners = (uniform(splitmix64(bits)) * len(self.split)).astype(np.int64)
         return Mix(partners, betaincinv(self.mixup, self.mixup, uniform(bits)).astype(np.float32))
 
-    def _unmixed(self, positions: Array, views: Array) -> Tensor:
+    def _unmixed(self, positions: Array, views: Array) -> Tensors:
         rows = self.split.rows[positions]
-        raw = np.ascontiguousarray(self.split.inputs[rows])
-        if self.ops:
-            raw = augment(raw, rows, views, self.seed, self.ops)
+        return {name: self._input(name, values[rows], rows, views) for name, values in self.split.inputs.items()}
+
+    def _input(self, name: str, values: Array, rows: Array, views: Array) -> Tensor:
+        raw, ops = np.ascontiguousarray(values), self.ops.get(name, ())
+        if ops:
+            raw = augment(raw, rows, views, self.seed, ops)
         with torch.inference_mode(mode=False), torch.no_grad():
-            x: Tensor = self.preprocess(torch.from_numpy(np.ascontiguousarray(raw)))
+            x: Tensor = self.preprocess[name](torch.from_numpy(np.ascontiguousarray(raw)))
         return x
 
     def view_of(self, positions: Array, epoch: int, count: int) -> Array:
@@ -83,14 +88,18 @@ class Views:
         return ((start + np.uint64(epoch)) % np.uint64(count)).astype(np.int64)
 
 
-def training_views(split: Split, data: DataRecord, config: Config) -> Views:
+def _mixed(x: Tensor, partners: Tensor, shares: Tensor) -> Tensor:
+    shares = shares.reshape(-1, *(1,) * (x.ndim - 1))
+    # Not lerp: where it fuses its two roundings, that depends on a number's place in the batch.
+    return x.mul_(shares).add_(partners.mul_(1 - shares))
+
+
+def training_views(split: Split, record: DataRecord, settings: ViewSettings) -> Views:
     """Return the augmented views of a training split."""
-    ops = parse_augment(config.data.augment, data.kind)
-    mixup = next((op.amount for op in ops if op.name == "mixup"), 0.0)
-    applied = tuple(op for op in ops if op.name != "mixup")
-    return Views(split, Preprocess(data, config.data), applied, config.seed, mixup)
+    plan = parse_augment(settings.augment, record.inputs)
+    return Views(split, preprocessors(record, settings), plan.ops, settings.seed, plan.mixup)
 
 
-def plain_views(split: Split, data: DataRecord, config: Config) -> Views:
+def plain_views(split: Split, record: DataRecord, settings: ViewSettings) -> Views:
     """Return a split without augmentation."""
-    return Views(split, Preprocess(data, config.data), (), config.seed)
+    return Views(split, preprocessors(record, settings), {}, settings.seed)

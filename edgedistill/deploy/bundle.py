@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from edgedistill import __version__
 from edgedistill.config.schema import BenchConfig
 from edgedistill.deploy.devices.transport import folder_files
 from edgedistill.deploy.stage import MIN_AGREEMENT
@@ -29,7 +28,8 @@ from edgedistill.records.stages import (
 )
 from edgedistill.runtime.files import atomic_path, sha256_of
 from edgedistill.runtime.folder import Run, read_lineage, read_settings, require_record, require_unchanged
-from edgedistill.tasks.tasks import TASKS
+from edgedistill.runtime.version import VERSION
+from edgedistill.tasks.table import find_task
 
 SHEBANG = b"#!/usr/bin/env python3\n"
 
@@ -62,6 +62,8 @@ class BundledModel(Record):
     io: str
     expected: str | None
     metric: str
+    output: str | None
+    threshold: float
     min_agreement: float
 
 
@@ -95,7 +97,7 @@ def write_bundle(run: Run, kit: Kit, precisions: tuple[str, ...], path: Path) ->
     forms = [DeviceForm(arch=arch, since="0", encoding=encoding) for arch, encoding in sorted(kit.encoding.items())]
     forms += [DeviceForm(arch=None, since=form.since, encoding=form.encoding) for form in kit.form]
     manifest = Bundle(
-        name=run.folder.name, version=__version__, kit=kit.name, install=kit.install, forms=tuple(forms),
+        name=run.folder.name, version=VERSION, kit=kit.name, install=kit.install, forms=tuple(forms),
         bench=_bench_plan(run), models=tuple(models),
         files={name: _packed(source) for name, source in sorted(sources.items())},
     )  # fmt: skip
@@ -155,7 +157,8 @@ def _bundled(run: Run, kit: Kit, model: OnnxModel) -> BundledModel:
         name=f"bundle-{kit.name}-{model.precision}{encoding}", target=target["name"], precision=model.precision,
         encoding=model.encoding, file=f"models/{Path(model.file.path).name}", threads=target["threads"],
         model=ModelIdentity(name=model.name, sha256=model.file.sha256, lineage=read_lineage(run, model)),
-        io=f"io/{Path(model.io.path).name}", expected=model.expected, metric=TASKS[require_record(run, DataRecord).task].metric,
+        io=f"io/{Path(model.io.path).name}", expected=model.expected, output=model.judged_output,
+        threshold=model.threshold or 0.0, metric=find_task(require_record(run, DataRecord).task).metric,
         min_agreement=MIN_AGREEMENT[model.precision],
     )  # fmt: skip
 
@@ -163,7 +166,7 @@ def _bundled(run: Run, kit: Kit, model: OnnxModel) -> BundledModel:
 def _bench_plan(run: Run) -> dict[str, Any]:
     """Return the processes, seconds and seed of the run's bench stage, or the defaults where it has not run."""
     bench = read_settings(run, BenchRecord).get("bench", BenchConfig().model_dump())
-    seed = read_settings(run, ExportRecord)["seed"]
+    seed = read_settings(run, ExportRecord)["views"]["seed"]
     return {"processes": bench["processes"], "seconds": bench["seconds"], "seed": seed}
 
 

@@ -1,8 +1,8 @@
 """Soft labels on disk, shared between runs.
 
 A cache is a folder named after its fingerprint: `manifest.json`, `logits.npy` (views, samples, classes) in float16, raw,
-so that any temperature and loss can use them, or of many classes (views, samples) entries of `distill.top_k`, `done.npy`,
-the bitmap from which an interrupted cache goes on, `engine`, what the teacher runs in, and at last `logits.sha256`.
+so that any temperature and loss can use them, or of many classes (views, samples) entries of `distill.top_k`,
+`output-NAME.npy` for each other output (views, samples, ...) of a teacher that has several, `done.npy`, the bitmap from which an interrupted cache goes on, `engine`, what the teacher runs in, and at last `logits.sha256`.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,26 +21,29 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from edgedistill.config.training import DistillConfig
+from edgedistill.errors import ConfigError
 from edgedistill.records.stages import DataRecord
 from edgedistill.runtime import processes
 from edgedistill.runtime.files import atomic_path, sha256_of, write_atomic, write_json
 from edgedistill.runtime.progress import Reporter
+from edgedistill.tasks.table import find_task
 
 SCHEMA = "edgedistill.soft_labels/1"
+OUTPUT: Final = "output-"
+SAFE_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 MOST_WHOLE, KEPT = 2000, 32
 """Up to how many classes all logits of a view are kept unless a configuration says otherwise, and how many of more."""
 TEMPERATURES: Final = (1.0, 2.0, 4.0, 8.0)
 """At which the logits that are not kept are summed."""
 
 
-def kept_logits(plan: DistillConfig, data: DataRecord) -> int:
-    """Return how many logits of a view soft labels keep; 0 for all of them."""
-    if data.task != "classification" or plan.views == 0:
+def kept_logits(data: DataRecord, views: int, top_k: int | None) -> int:
+    """Return how many logits of a view soft labels keep, 0 for all; `top_k` is what the configuration says, if anything."""
+    if not find_task(data.task).keeps_top_k or views == 0:
         return 0
-    if plan.top_k is None:
+    if top_k is None:
         return KEPT if len(data.classes) > MOST_WHOLE else 0
-    return plan.top_k
+    return top_k
 
 
 def entry_type(classes: int, top_k: int) -> np.dtype:
@@ -118,7 +122,7 @@ class Cache:
     def is_complete(self) -> bool:
         """Tell whether every entry is there, as it was written, of this fingerprint and shape."""
         seal = self.folder / "logits.sha256"
-        whole = seal.exists() and seal.read_text(encoding="utf-8") == sha256_of(self.folder / "logits.npy")
+        whole = seal.exists() and seal.read_text(encoding="utf-8") == self._checksums()
         if seal.exists() and not whole:
             (self.folder / "manifest.json").unlink(missing_ok=True)  # damaged: nothing of it is taken over
         return whole and self._is_ours()
@@ -127,8 +131,44 @@ class Cache:
         """Mark the cache as complete and return its logits.npy."""
         path = self.folder / "logits.npy"
         if processes.is_first():
-            write_atomic(self.folder / "logits.sha256", sha256_of(path))
+            write_atomic(self.folder / "logits.sha256", self._checksums())
         return path
+
+    def _checksums(self) -> str:
+        """Return the hash of the logits and, where there are other outputs, of each of them on a line with its file's name."""
+        others = [f"{sha256_of(path)}  {path.name}" for path in self.output_files()]
+        return "\n".join([sha256_of(self.folder / "logits.npy"), *others])
+
+    def output_files(self) -> list[Path]:
+        """Return the files of the teacher's other outputs."""
+        return sorted(self.folder.glob(f"{OUTPUT}*.npy"))
+
+    def output_name(self, path: Path) -> str:
+        """Return which output a file is of."""
+        return path.stem.removeprefix(OUTPUT)
+
+    def open_outputs(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.memmap]:
+        """Map the files of other outputs, of which `shapes` are a sample's, for writing."""
+        opened = {}
+        for name, shape in shapes.items():
+            if not SAFE_NAME.fullmatch(name):
+                raise ConfigError(f"teacher: output '{name}' cannot name a file; use letters, digits, '.', '_' and '-'")
+            path = self.folder / f"{OUTPUT}{name}.npy"
+            if not path.exists():
+                self._create(path, (*self.shape[:2], *shape))
+            opened[name] = np.lib.format.open_memmap(path, "r+")
+        return opened
+
+    def _create(self, path: Path, shape: tuple[int, ...]) -> None:
+        """Make an empty file of float16, once, whichever process of a launch comes first."""
+        scratch = self.folder / f".{processes.rank()}-{path.name}"
+        np.lib.format.open_memmap(scratch, "w+", np.float16, shape)
+        try:
+            os.link(scratch, path)
+        except FileExistsError:
+            pass  # another process has made it
+        finally:
+            scratch.unlink()
 
     def _is_ours(self) -> bool:
         manifest = self.folder / "manifest.json"
@@ -152,8 +192,9 @@ class Cache:
     def open(self) -> tuple[np.memmap, np.memmap]:
         """Map logits and bitmap for writing; what an earlier call under the same fingerprint wrote is kept."""
         if processes.is_first() and not self._is_ours():
-            for name in ("logits.npy", "logits.sha256"):  # runs may have links to the old file: it is theirs
-                (self.folder / name).unlink(missing_ok=True)
+            stale = (self.folder / "logits.npy", self.folder / "logits.sha256", *self.output_files())
+            for path in stale:  # runs may have links to the old files: they are theirs
+                path.unlink(missing_ok=True)
             np.lib.format.open_memmap(self.folder / "logits.npy", "w+", *self._entries())
             np.lib.format.open_memmap(self.folder / "done.npy", "w+", np.bool_, self.shape[:2])
             write_json(self.folder / "manifest.json", self._manifest())  # last: it vouches for the other two

@@ -10,8 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from edgedistill.config.training import DistillConfig
+from edgedistill.distill.predictors import split_outputs
 from edgedistill.distill.training import bf16_wanted
 from edgedistill.errors import ConfigError
+from edgedistill.losses.batch import Batch, Loss, Tensors
+from edgedistill.losses.terms import FEATURE_TERMS
+from edgedistill.models.outputs import as_float, call, named_outputs
 
 LISTED = 24  # layers in an error message
 BY_POSITIONS: Final = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -19,18 +23,14 @@ SPATIAL: Final = (*BY_POSITIONS, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d,
 TOKENWISE: Final = (nn.Linear, nn.LayerNorm, nn.Embedding, nn.MultiheadAttention)
 
 
-class Answer(NamedTuple):
-    """A model's logits (B, classes) and the outputs of its named layers, channels first: (B, C, ...)."""
+class WithFeatures(NamedTuple):
+    """What a model returned, and the outputs of its named layers, channels first: (B, C, ...)."""
 
-    logits: Tensor
+    returned: Any
     features: tuple[Tensor, ...]
 
-    def float(self) -> Answer:
-        """Return the same in float32; named as a tensor's method, so that the training loop treats both alike."""
-        return Answer(self.logits.float(), tuple(feature.float() for feature in self.features))
 
-
-def answer_of(model: nn.Module, layers: tuple[str, ...], inputs: Tensor) -> Answer:
+def answer_of(model: nn.Module, layers: tuple[str, ...], inputs: Tensors) -> WithFeatures:
     """Run a model and take the outputs of its layers on the way.
 
     Raises ConfigError for a layer that does not run once or does not give one tensor.
@@ -43,7 +43,7 @@ def answer_of(model: nn.Module, layers: tuple[str, ...], inputs: Tensor) -> Answ
         for name in seen
     ]
     try:
-        logits = model(inputs)
+        returned = call(model, inputs)
     finally:
         for handle in handles:  # so that no hook is copied, saved or run when nobody looks
             handle.remove()
@@ -54,7 +54,7 @@ def answer_of(model: nn.Module, layers: tuple[str, ...], inputs: Tensor) -> Answ
             found = tuple(outputs[0].shape) if isinstance(outputs[0], Tensor) else type(outputs[0]).__name__
             raise ConfigError(f"layer '{name}' gives {found}; name one that gives one tensor (B, channels, ...)")
     features = (seen[name][0].movedim(channel_axis(model.get_submodule(name)), 1) for name in layers)
-    return Answer(logits, tuple(features))
+    return WithFeatures(returned, tuple(features))
 
 
 def _kept(output: Any) -> Any:
@@ -73,21 +73,20 @@ def channel_axis(layer: nn.Module) -> int:
 class FeatureStudent(nn.Module):
     """A student in training with its layers' outputs, each through a regressor to the teacher's channels where it needs one.
 
-    In evaluation it gives logits alone, as the student does, and the student's own weights are what is kept.
+    In evaluation it returns what the student does, and the student's own weights are what is kept.
     """
 
     def __init__(self, student: nn.Module, layers: tuple[str, ...], regressors: list[nn.Module]) -> None:
         super().__init__()
         self.student, self.layers, self.regressors = student, layers, nn.ModuleList(regressors)
 
-    def forward(self, inputs: Tensor) -> Answer | Tensor:
-        """Map inputs (B, ...) to an Answer, or in evaluation to logits (B, classes)."""
+    def forward(self, *inputs: Tensor) -> Any:
+        """Map inputs (B, ...) to what the student returns and its features, or in evaluation to the former alone."""
         if not self.training:
-            logits: Tensor = self.student(inputs)
-            return logits
-        answer = answer_of(self.student, self.layers, inputs)
+            return self.student(*inputs)
+        answer = answer_of(self.student, self.layers, dict(zip(map(str, range(len(inputs))), inputs, strict=True)))
         features = (regress(x) for regress, x in zip(self.regressors, answer.features, strict=True))
-        return Answer(answer.logits, tuple(features))
+        return WithFeatures(answer.returned, tuple(features))
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,15 +97,17 @@ class FeatureTeacher:
     layers: tuple[str, ...]
     precision: str
 
-    def __call__(self, inputs: Tensor) -> Answer:
+    def __call__(self, inputs: Tensors) -> WithFeatures:
         """Return the teacher's answer to inputs (B, ...), in float32, on their device."""
-        self.model.to(inputs.device).eval()
-        with torch.no_grad(), torch.autocast(inputs.device.type, torch.bfloat16, enabled=bf16_wanted(self.precision)):
-            return answer_of(self.model, self.layers, inputs).float()
+        device = next(iter(inputs.values())).device
+        self.model.to(device).eval()
+        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16_wanted(self.precision)):
+            answer: WithFeatures = as_float(answer_of(self.model, self.layers, inputs))
+        return answer
 
 
 def feature_student(
-    plan: DistillConfig, student: nn.Module, teacher: FeatureTeacher, sample: Tensor, seed: int
+    plan: DistillConfig, student: nn.Module, teacher: FeatureTeacher, sample: Tensors, seed: int
 ) -> FeatureStudent:
     """Join a student to its teacher's features; regressors, for hint, are drawn from `seed`.
 
@@ -118,10 +119,9 @@ def feature_student(
     with torch.no_grad():
         ours = answer_of(student.eval(), plan.student_layers, sample)
     theirs = teacher(sample)
-    if ours.logits.shape != theirs.logits.shape:
-        raise ConfigError(
-            f"teacher.model: gives {tuple(theirs.logits.shape)}; expected logits of shape {tuple(ours.logits.shape)}"
-        )
+    shapes = [{name: tuple(x.shape) for name, x in named_outputs(one.returned).items()} for one in (ours, theirs)]
+    if shapes[0] != shapes[1]:
+        raise ConfigError(f"teacher.model: gives {_shown(shapes[1])}; expected logits of shape {_shown(shapes[0])}")
     names = zip(plan.student_layers, plan.teacher_layers, strict=True)
     regressors = []
     with torch.random.fork_rng(devices=[]):
@@ -130,6 +130,30 @@ def feature_student(
             _check_pair(plan.loss, pair, x, y)
             regressors.append(regressor(x, y) if plan.loss == "hint" else nn.Identity())
     return FeatureStudent(student, plan.student_layers, regressors)
+
+
+def _shown(shapes: dict[str, tuple[int, ...]]) -> str:
+    return ", ".join(str(shape) if len(shapes) == 1 else f"{name} {shape}" for name, shape in shapes.items())
+
+
+def feature_loss(plan: DistillConfig, on_outputs: Loss, teacher: FeatureTeacher, output: str | None) -> Loss:
+    """Return a loss on outputs + feature_weight * the sum over the pairs of layers of the feature term.
+
+    The teacher is asked here, for its outputs and features at once.
+    """
+    term, weight = FEATURE_TERMS[plan.loss], plan.feature_scale
+
+    def loss(answer: WithFeatures, batch: Batch) -> Tensor:
+        theirs = teacher(batch.inputs)
+        pairs = zip(answer.features, theirs.features, strict=True)
+        on_features = torch.stack([term(student, teacher) for student, teacher in pairs]).sum()
+        main, others = split_outputs(named_outputs(theirs.returned), output)
+        return (
+            on_outputs(answer.returned, batch._replace(teacher_logits=main, teacher_outputs=others))
+            + weight * on_features
+        )
+
+    return loss
 
 
 def regressor(student: Tensor, teacher: Tensor) -> nn.Module:
@@ -144,7 +168,9 @@ def regressor(student: Tensor, teacher: Tensor) -> nn.Module:
 def _check_pair(loss: str, names: tuple[str, str], student: Tensor, teacher: Tensor) -> None:
     found = f"'{names[0]}' {tuple(student.shape)} and '{names[1]}' {tuple(teacher.shape)}"
     if loss != "rkd" and student.ndim != teacher.ndim:
-        raise ConfigError(f"distill: loss '{loss}' cannot compare {found}; name layers of as many axes, or use rkd")
+        raise ConfigError(
+            f"distill: loss '{loss}' cannot compare {found}; name layers with the same number of axes, or use rkd"
+        )
     if student.ndim > 5:
         raise ConfigError(
             f"distill: loss '{loss}' cannot compare {found}; features have at most three axes of positions"

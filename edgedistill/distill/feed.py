@@ -7,19 +7,19 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from edgedistill.data.sources import Array
 from edgedistill.data.views import Views
-from edgedistill.distill.training import Batch, TeacherLogits
+from edgedistill.distill.training import TeacherLogits
 from edgedistill.errors import ConfigError
+from edgedistill.losses.batch import Batch, Tensors
 from edgedistill.runtime import processes
 
 
 class TeacherAnswers(Protocol):
     """The teacher's logits, cached or asked for."""
 
-    def take(self, positions: Array, views: Array, inputs: Tensor) -> TeacherLogits:
+    def take(self, positions: Array, views: Array, inputs: Tensors) -> TeacherLogits:
         """Return the logits for samples (B,) in their views (B,), as which a model is given the inputs (B, ...)."""
 
 
@@ -57,10 +57,12 @@ class TrainingFeed:
 
     def _batch(self, positions: Array, views: Array) -> Batch:
         labels, inputs = self.views.split.labels, self.views.batch(positions, views)
-        batch = Batch(inputs, torch.from_numpy(labels[positions]), None)
+        batch = Batch(inputs, torch.from_numpy(labels[positions]))
         if self.teacher is not None:
             answer = self.teacher.take(positions, views, inputs)
-            batch = batch._replace(teacher_logits=answer.logits, teacher_classes=answer.classes)
+            batch = batch._replace(
+                teacher_logits=answer.logits, teacher_classes=answer.classes, teacher_outputs=answer.others
+            )
         mix = self.views.mix(positions, views)
         if mix is None:
             return batch

@@ -2,62 +2,137 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from edgedistill.data.kinds import kind_of
 from edgedistill.data.sources import Array
 from edgedistill.data.views import Views
 from edgedistill.distill.training import bf16_wanted
 from edgedistill.errors import ConfigError
-from edgedistill.records.stages import DataRecord
+from edgedistill.losses.batch import Tensors
+from edgedistill.models.interface import Interface
+from edgedistill.models.outputs import main_name, run
+from edgedistill.records.stages import InputRecord
+from edgedistill.tasks.task import Task
 
-Predict = Callable[[Tensor], Tensor]
+Predict = Callable[[Tensors], Tensors]
+"""From model inputs (B, ...) by name to outputs (B, ...) by name, float32."""
 BATCH = 256
 
 
+class Answer(NamedTuple):
+    """A model's output for the labels (B, D), and its other outputs by name."""
+
+    main: Tensor
+    others: Tensors
+
+
+def split_outputs(outputs: Tensors, wanted: str | None) -> Answer:
+    """Part the output that labels are for from the others; `wanted` is what [data] output names."""
+    main = main_name(tuple(outputs), wanted)
+    return Answer(outputs[main], {name: value for name, value in outputs.items() if name != main})
+
+
+@dataclass(frozen=True, slots=True)
+class Scorer:
+    """The metric of a task on a split: the one way in which models are scored."""
+
+    task: Task
+    views: Views
+    output: str | None
+
+    def outputs(self, predict: Predict) -> Array:
+        """Return the outputs (N, D) that labels are for, of every sample in its plain view."""
+        return predict_split(predict, self.views, self.output)
+
+    def score(self, predict: Predict) -> float:
+        """Return the metric of a model."""
+        return self.score_outputs(self.outputs(predict))
+
+    def score_outputs(self, outputs: Array) -> float:
+        """Return the metric of outputs (N, D)."""
+        return self.task.score(outputs, self.views.split.labels)
+
+
 def torch_predictor(model: nn.Module, precision: str) -> Predict:
-    """Return a function from model inputs to float32 logits; computes in bfloat16 when `precision` says so."""
+    """Return a function from model inputs to float32 outputs; computes in bfloat16 when `precision` says so."""
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     bf16 = bf16_wanted(precision)
 
-    def predict(inputs: Tensor) -> Tensor:
+    def predict(inputs: Tensors) -> Tensors:
         model.eval()
         with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            logits: Tensor = model(inputs.to(device))
-        return logits.float().cpu()
+            outputs = run(model, {name: value.to(device) for name, value in inputs.items()})
+        return {name: value.float().cpu() for name, value in outputs.items()}
 
     return predict
 
 
-def onnx_predictor(path: Path, data: DataRecord) -> Predict:
-    """Return the same for an ONNX file run by ONNX Runtime, whose input is float (or tokens), channels first or last.
+def onnx_predictor(path: Path, interface: Interface) -> Predict:
+    """Return the same for an ONNX file run by ONNX Runtime, whose inputs are float (or tokens), channels first or last.
 
-    Raises ConfigError when the model does not take this data or does not give one logit per class.
+    Raises ConfigError when the model does not take this data or does not give one value per class.
     """
     session = open_session(path)
-    entries = session.get_inputs()
-    if len(entries) != 1:
-        raise ConfigError(f"teacher {path.name}: has {len(entries)} inputs; a teacher takes one")
-    name, shape = entries[0].name, entries[0].shape
-    arrange = input_arrangement(path, shape, entries[0].type, data)
+    feeds = onnx_feeds(path, session, interface)
+    names = [output.name for output in session.get_outputs()]
+    _check_answer(path, session, interface)
 
-    def predict(inputs: Tensor) -> Tensor:
-        arrays = arrange(inputs)
-        size = shape[0] if isinstance(shape[0], int) else len(arrays)
-        missing = -len(arrays) % size  # a fixed batch is filled up with copies of the last sample
-        filled = np.concatenate([arrays, np.repeat(arrays[-1:], missing, 0)])
-        answers = [session.run(None, {name: block})[0] for block in np.split(filled, len(filled) // size)]
-        return torch.from_numpy(np.concatenate(answers)[: len(arrays)]).float()
+    def predict(inputs: Tensors) -> Tensors:
+        arrays = {feed.entry: feed.arrange(inputs[feed.input]) for feed in feeds}
+        count = len(next(iter(arrays.values())))
+        size = next((feed.batch for feed in feeds if feed.batch is not None), count)
+        missing = -count % size  # a fixed batch is filled up with copies of the last sample
+        filled = {name: np.concatenate([x, np.repeat(x[-1:], missing, 0)]) for name, x in arrays.items()}
+        starts = range(0, count + missing, size)
+        answers = [session.run(names, {name: x[i : i + size] for name, x in filled.items()}) for i in starts]
+        columns = (np.concatenate(column)[:count] for column in zip(*answers, strict=True))
+        return {name: torch.from_numpy(column).float() for name, column in zip(names, columns, strict=True)}
 
-    answer = session.get_outputs()[0].shape
-    if len(answer) != 2 or (isinstance(answer[1], int) and answer[1] != len(data.classes)):
-        raise ConfigError(f"teacher {path.name}: gives {answer}; expected logits (N, {len(data.classes)})")
     return predict
+
+
+class Feed(NamedTuple):
+    """How an input of the data is given to an ONNX model: by which name, laid out how, in which fixed batch, if any."""
+
+    input: str
+    entry: str
+    arrange: Callable[[Tensor], Array]
+    batch: int | None
+
+
+def onnx_feeds(path: Path, session: Any, interface: Interface) -> list[Feed]:
+    """Match the inputs of an ONNX model with the data's: a single one by itself, several by their names."""
+    entries = {entry.name: entry for entry in session.get_inputs()}
+    if len(entries) != len(interface.inputs):
+        raise ConfigError(
+            f"teacher {path.name}: has {len(entries)} inputs ({', '.join(entries)}); the data has {len(interface.inputs)}"
+        )
+    named = {one.name: one for one in interface.inputs}
+    if len(entries) == 1:
+        named = {next(iter(entries)): interface.first}
+    feeds = []
+    for name, entry in entries.items():
+        if name not in named:
+            raise ConfigError(f"teacher {path.name}: has an input '{name}'; the data has {', '.join(named)}")
+        arrange = input_arrangement(path, entry.shape, entry.type, named[name])
+        batch = entry.shape[0] if isinstance(entry.shape[0], int) else None
+        feeds.append(Feed(named[name].name, name, arrange, batch))
+    return feeds
+
+
+def _check_answer(path: Path, session: Any, interface: Interface) -> None:
+    outputs = {output.name: output.shape for output in session.get_outputs()}
+    answer = outputs[main_name(tuple(outputs), interface.output, f"teacher {path.name}")]
+    if len(answer) != 2 or (isinstance(answer[1], int) and answer[1] != interface.values):
+        raise ConfigError(f"teacher {path.name}: gives {answer}; expected logits (N, {interface.values})")
 
 
 def open_session(path: Path) -> Any:
@@ -75,10 +150,10 @@ def open_session(path: Path) -> Any:
         raise ConfigError(f"teacher {path.name}: ONNX Runtime refuses it: {str(error).splitlines()[0]}") from None
 
 
-def input_arrangement(path: Path, shape: list[Any], dtype: str, data: DataRecord) -> Callable[[Tensor], Array]:
-    """Return how a batch of model inputs is laid out for an ONNX input of this shape and type."""
+def input_arrangement(path: Path, shape: list[Any], dtype: str, one: InputRecord) -> Callable[[Tensor], Array]:
+    """Return how a batch of a model's input is laid out for an ONNX input of this shape and type."""
     sizes = [size if isinstance(size, int) else None for size in shape]
-    first = _channels_first(data)
+    first = kind_of(one).model_shape(one.shape)
     last = (*first[1:], first[0])
     if len(sizes) == len(first) + 1 and all(s in (None, want) for s, want in zip(sizes[1:], first, strict=True)):
         cast = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(int32)": np.int32}
@@ -92,17 +167,40 @@ def input_arrangement(path: Path, shape: list[Any], dtype: str, data: DataRecord
     )
 
 
-def _channels_first(data: DataRecord) -> tuple[int, ...]:
-    spatial = {"image": 2, "signal": 1, "tokens": 1}[data.kind]
-    if data.kind == "tokens":
-        return data.shape
-    channels = data.shape[-1] if len(data.shape) > spatial else 1
-    return (channels, *data.shape[:spatial])
-
-
-def predict_split(predict: Predict, views: Views) -> Array:
-    """Return the logits (N, classes), float32, of every sample of a split in its plain view."""
+def predict_all(predict: Predict, views: Views) -> dict[str, Array]:
+    """Return all outputs (N, ...), float32, of every sample of a split in its plain view."""
     positions = np.arange(len(views.split))
     plain = np.zeros_like(positions)
     blocks = [positions[i : i + BATCH] for i in range(0, len(positions), BATCH)]
-    return np.concatenate([predict(views.batch(block, plain[: len(block)])).numpy() for block in blocks])
+    answers = [predict(views.batch(block, plain[: len(block)])) for block in blocks]
+    return {name: np.concatenate([answer[name].numpy() for answer in answers]) for name in answers[0]}
+
+
+def predict_split(predict: Predict, views: Views, output: str | None = None) -> Array:
+    """Return the outputs (N, D) that labels are for, float32, of every sample of a split in its plain view."""
+    outputs = predict_all(predict, views)
+    return outputs[main_name(tuple(outputs), output)]
+
+
+def mean_predictor(
+    asks: Sequence[Callable[[Tensors], Answer]], weights: Sequence[float]
+) -> Callable[[Tensors], Answer]:
+    """Return one function for several teachers: the mean of their answers by weight, whatever the weights sum to.
+
+    Of other outputs those count that every teacher has.
+    """
+    if len(asks) == 1:
+        return asks[0]
+    shares = [weight / sum(weights) for weight in weights]
+
+    def ask(inputs: Tensors) -> Answer:
+        answers = [one(inputs) for one in asks]
+        common = [name for name in answers[0].others if all(name in answer.others for answer in answers)]
+        others = {name: _mean([answer.others[name] for answer in answers], shares) for name in common}
+        return Answer(_mean([answer.main for answer in answers], shares), others)
+
+    return ask
+
+
+def _mean(values: list[Tensor], shares: list[float]) -> Tensor:
+    return torch.stack([share * value for share, value in zip(shares, values, strict=True)]).sum(0)

@@ -7,7 +7,7 @@ cache folder; a run has a link to its own.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -17,19 +17,21 @@ from torch import Tensor
 from edgedistill.data.sources import Array
 from edgedistill.data.views import Views, plain_views, training_views
 from edgedistill.distill.cache import Cache, caches_folder, kept_logits, link_or_copy
-from edgedistill.distill.predictors import BATCH, Predict, predict_split
-from edgedistill.distill.teacher import load_logits, load_teacher, mean_predictor, teacher_form, teacher_predictor
-from edgedistill.distill.teacher_engine import choose_engine, openvino_predictor
+from edgedistill.distill.loading import Ask, answers_of, load_teacher, teacher_predictor
+from edgedistill.distill.predictors import BATCH, Answer, Scorer, mean_predictor
+from edgedistill.distill.settings import SoftLabelSettings
+from edgedistill.distill.teacher import load_logits
+from edgedistill.distill.teacher_engine import EngineChoice, openvino_predictor
 from edgedistill.distill.top_k import deviation, pack, unpack
 from edgedistill.distill.training import TeacherLogits
 from edgedistill.errors import ConfigError, EdgedistillError
+from edgedistill.losses.batch import Tensors
 from edgedistill.records.base import FileRef
 from edgedistill.records.stages import SoftLabelsRecord, TeacherRecord
 from edgedistill.runtime import processes
 from edgedistill.runtime.files import atomic_path, write_atomic
-from edgedistill.runtime.job import Job
 from edgedistill.runtime.progress import Reporter
-from edgedistill.tasks.tasks import TASKS
+from edgedistill.stages.stage import Workspace
 
 RECORDED = "recorded"
 TOLERANCE = 0.02  # of the largest logit: bfloat16 keeps 8 bits, and sums in another order on another machine
@@ -39,29 +41,36 @@ TOLERANCE = 0.02  # of the largest logit: bfloat16 keeps 8 bits, and sums in ano
 class SoftLabels:
     """Logits (views, samples, classes) in float16, samples in the order of the training split; or entries of `top_k`.
 
-    Those (views, samples) are read at a temperature, which is one of the cache's.
+    Those (views, samples) are read at a temperature, which is one of the cache's. `others` are the teacher's other outputs
+    (views, samples, ...).
     """
 
     logits: Array
     temperature: float = 1.0
+    others: dict[str, Array] = field(default_factory=dict)
 
-    def take(self, positions: Array, views: Array, _: Tensor) -> TeacherLogits:
+    def take(self, positions: Array, views: Array, _: Tensors) -> TeacherLogits:
         """Return the logits of samples in their views."""
-        found = np.ascontiguousarray(self.logits[views, positions])
-        if found.dtype.names:
-            return TeacherLogits(*unpack(found, self.temperature))
-        return TeacherLogits(torch.from_numpy(found.astype(np.float32)))
+        entries = np.ascontiguousarray(self.logits[views, positions])
+        others = {
+            name: torch.from_numpy(kept[views, positions].astype(np.float32)) for name, kept in self.others.items()
+        }
+        if entries.dtype.names:
+            logits, classes = unpack(entries, self.temperature)
+            return TeacherLogits(logits, classes, others)
+        return TeacherLogits(torch.from_numpy(entries.astype(np.float32)), None, others)
 
 
 @dataclass(frozen=True, slots=True)
 class OnlineTeacher:
     """A teacher asked anew for every batch; for views that are never seen twice."""
 
-    predict: Predict
+    ask: Ask
 
-    def take(self, _: Array, __: Array, inputs: Tensor) -> TeacherLogits:
-        """Return the teacher's logits (B, classes) for the inputs."""
-        return TeacherLogits(self.predict(inputs))
+    def take(self, _: Array, __: Array, inputs: Tensors) -> TeacherLogits:
+        """Return the teacher's outputs (B, ...) for the inputs."""
+        answer = self.ask(inputs)
+        return TeacherLogits(answer.main, None, answer.others)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,127 +82,179 @@ class Verification:
     holds: bool
 
 
-def make_soft_labels(job: Job) -> SoftLabelsRecord:
+@dataclass(frozen=True, slots=True)
+class Teachers:
+    """The teachers of a run, ready to be asked: one after the other, or for the mean of their answers."""
+
+    settings: SoftLabelSettings
+    workspace: Workspace
+
+    @property
+    def record(self) -> TeacherRecord:
+        """What the teacher stage made."""
+        return self.settings.teacher
+
+    def views(self) -> Views:
+        """Return the augmented views of the training data."""
+        return training_views(self.settings.dataset().train, self.settings.data, self.settings.views)
+
+    def online(self, precision: str | None = None) -> Ask:
+        """Return the teachers as they answer without a cache: torch models in torch, ONNX models in ONNX Runtime.
+
+        Torch models compute in `precision`, or in that of their own configuration.
+        """
+        return self._mean([self._ask(number, precision) for number in range(len(self.settings.teachers))])
+
+    def in_engines(self, engines: str) -> Ask:
+        """Return the teachers as they answer, or answered, for a cache: each in its engine, which the cache names."""
+        return self._mean([self._ask_in(number, engine) for number, engine in enumerate(engines.split())])
+
+    def choose_engines(self, views: Views) -> str:
+        """Return the engine of each teacher, as a cache names them."""
+        return " ".join(self._choose(number, views) for number in range(len(self.settings.teachers)))
+
+    def _mean(self, asks: list[Ask]) -> Ask:
+        return mean_predictor(asks, [teacher.weight for teacher in self.settings.teachers])
+
+    def _file(self, number: int) -> Path:
+        return self.workspace.path(self.record.teachers[number].file)
+
+    def _ask(self, number: int, precision: str | None = None) -> Ask:
+        settings, teacher = self.settings, self.settings.teachers[number]
+        predict = teacher_predictor(
+            teacher.source, settings.interface, settings.seed, self._file(number), precision or teacher.precision
+        )
+        return answers_of(predict, settings.data.output)
+
+    def _ask_in(self, number: int, engine: str) -> Ask:
+        if engine != "openvino":
+            return self._ask(number)
+        settings, teacher = self.settings, self.settings.teachers[number]
+        model = load_teacher(teacher.source, settings.interface, settings.seed, self._file(number))
+        predict = openvino_predictor(model, _first_batch(self.views()), teacher.precision)
+        return answers_of(predict, settings.data.output)
+
+    def _choose(self, number: int, views: Views) -> str:
+        settings, teacher = self.settings, self.settings.teachers[number]
+        if teacher.source.spec.source == "onnx":
+            return "onnxruntime"
+        model = load_teacher(teacher.source, settings.interface, settings.seed, self._file(number))
+        choice = EngineChoice(settings.task, settings.interface, self.workspace.report)
+        return choice.choose((teacher.engine, teacher.precision), model, _first_batch(views))
+
+
+def make_soft_labels(settings: SoftLabelSettings, workspace: Workspace) -> SoftLabelsRecord:
     """Cache the teacher's logits of the training views; with 0 views the teacher is asked online."""
-    teacher = job.result("teacher", TeacherRecord)
     record = SoftLabelsRecord(
-        fingerprint=job.keys["soft_labels"], views=job.config.distill.views, samples=job.data.train,
-        classes=len(job.data.classes), top_k=kept_logits(job.config.distill, job.data), logits=None, engine=None,
-        val_accuracy=_accuracy_of_several(job), targets=_targets(job), parent=teacher.file.sha256,
+        fingerprint=workspace.key, views=settings.view_count, samples=settings.data.train,
+        classes=len(settings.data.classes), top_k=kept_logits(settings.data, settings.view_count, settings.top_k), logits=None, engine=None,
+        val_accuracy=_accuracy_of_several(settings, workspace), targets=_targets(settings, workspace),
+        parent=settings.teacher.file.sha256,
     )  # fmt: skip
     if record.views == 0:
         return record
     shape = (record.views, record.samples, record.classes)
     cache = Cache(caches_folder() / record.fingerprint, record.fingerprint, shape, record.top_k)
-    kept = job.folder("soft_labels")
-    with cache.locked(job.report):
+    kept = workspace.folder("soft_labels")
+    with cache.locked(workspace.report):
         if processes.as_the_first_says(processes.is_first() and cache.is_complete()):
-            job.report.line("soft labels: taken from the cache")
+            workspace.report.line("soft labels: taken from the cache")
         else:
-            fill_cache(job, cache)
+            fill_cache(settings, workspace, cache)
         if processes.is_first():
-            for name in ("manifest.json", "logits.npy"):
-                link_or_copy(cache.folder / name, kept / name)
+            for path in (cache.folder / "manifest.json", cache.folder / "logits.npy", *cache.output_files()):
+                link_or_copy(path, kept / path.name)
     processes.wait_for_all()
     engine = (cache.folder / "engine").read_text(encoding="utf-8")
-    return record.model_copy(update={"logits": job.run.ref(kept / "logits.npy"), "engine": engine})
+    outputs = {cache.output_name(path): workspace.describe(kept / path.name) for path in cache.output_files()}
+    return record.model_copy(
+        update={"logits": workspace.describe(kept / "logits.npy"), "engine": engine, "outputs": outputs}
+    )
 
 
-def _accuracy_of_several(job: Job) -> float | None:
+def _accuracy_of_several(settings: SoftLabelSettings, workspace: Workspace) -> float | None:
     """Return the validation metric of the teachers' mean logits; None for one teacher, whose own it is, or without labels."""
-    teachers, val = job.config.teachers, job.dataset.val
-    if len(teachers) == 1 or not job.data.labelled:
+    count = len(settings.teachers)
+    if count == 1 or not settings.data.labelled:
         return None
-    predict = online_predictor(job)
-    accuracy = TASKS[job.data.task].score(predict_split(predict, plain_views(val, job.data, job.config)), val.labels)
-    job.report.line(
-        f"soft labels: mean of {len(teachers)} teachers, validation {TASKS[job.data.task].shown} {accuracy:.2%}"
+    ask = Teachers(settings, workspace).online()
+    views = plain_views(settings.dataset().val, settings.data, settings.views)
+    accuracy = Scorer(settings.task, views, None).score(lambda inputs: {"logits": ask(inputs).main})
+    workspace.report.line(
+        f"soft labels: mean of {count} teachers, validation {settings.task.metric_title} {accuracy:.2%}"
     )
     return accuracy
 
 
-def _targets(job: Job) -> FileRef | None:
+def _targets(settings: SoftLabelSettings, workspace: Workspace) -> FileRef | None:
     """Keep the teachers' mean outputs (N, D) in float32 of validation and test samples that have no labels."""
-    if job.data.labelled:
+    if settings.data.labelled:
         return None
-    path = job.folder("soft_labels") / "targets.npz"
+    path = workspace.folder("soft_labels") / "targets.npz"
     if processes.is_first():
-        predict = online_predictor(job, "fp32")
-        splits = {"val": job.dataset.val, "test": job.dataset.test}
-        outputs = {name: predict_split(predict, plain_views(s, job.data, job.config)) for name, s in splits.items()}
-        for answer in outputs.values():
-            _check(answer, len(answer), len(job.data.classes))
+        ask, data = Teachers(settings, workspace).online("fp32"), settings.dataset()
+        outputs = {}
+        for name, split in {"val": data.val, "test": data.test}.items():
+            views = plain_views(split, settings.data, settings.views)
+            outputs[name] = Scorer(settings.task, views, None).outputs(lambda inputs: {"logits": ask(inputs).main})
+            _check(outputs[name], len(outputs[name]), len(settings.data.classes))
         with atomic_path(path) as scratch, scratch.open("wb") as file:
             np.savez(file, allow_pickle=False, **outputs)
-        job.report.line("soft labels: the data has no labels; students are held against the teacher's outputs")
+        workspace.report.line("soft labels: the data has no labels; students are compared with the teacher's outputs")
     processes.wait_for_all()
-    return job.run.ref(path)
+    return workspace.describe(path)
 
 
-def fill_cache(job: Job, cache: Cache) -> None:
+def fill_cache(settings: SoftLabelSettings, workspace: Workspace, cache: Cache) -> None:
     """Fill a cache by the teacher's form; an interrupted cache keeps the engines that it was begun with."""
-    views = training_views(job.dataset.train, job.data, job.config)
-    note = cache.folder / "engine"
-    if teacher_form(job.config.teacher) == "logits":
+    teachers = Teachers(settings, workspace)
+    views = teachers.views()
+    note, source = cache.folder / "engine", settings.teachers[0].source
+    if source.spec.source == "logits":
         write_atomic(note, RECORDED)
-        store_soft_labels(cache, load_logits(job.config, job.data, len(views.split.inputs))[views.split.rows][None])
+        samples = len(next(iter(views.split.inputs.values())))
+        store_soft_labels(cache, load_logits(source, settings, settings.view_count, samples)[views.split.rows][None])
         return
     if processes.is_first() and not note.exists():
-        write_atomic(note, " ".join(_choose(job, number, views) for number in range(len(job.config.teachers))))
+        write_atomic(note, teachers.choose_engines(views))
     processes.wait_for_all()
-    engines = note.read_text(encoding="utf-8")
-    build_soft_labels(cache, soft_label_predictor(job, engines), views, job.report)
+    ask = teachers.in_engines(note.read_text(encoding="utf-8"))
+    build_soft_labels(cache, _named_others(ask, settings.other_outputs), views, workspace.report)
 
 
-def soft_label_predictor(job: Job, engines: str) -> Predict:
-    """Return the teachers as they answer, or answered, for a cache: each in its engine, which the cache names."""
-    predicts = [_predictor_in(job, number, engine) for number, engine in enumerate(engines.split())]
-    return mean_predictor(predicts, [plan.weight for plan in job.config.teachers])
+def _named_others(ask: Ask, names: tuple[str, ...] | None) -> Ask:
+    """Return a teacher whose other outputs are those named, or all."""
+    if names is None:
+        return ask
+
+    def answer(inputs: Tensors) -> Answer:
+        main, others = ask(inputs)
+        return Answer(main, {name: value for name, value in others.items() if name in names})
+
+    return answer
 
 
-def online_predictor(job: Job, precision: str | None = None) -> Predict:
-    """Return the teachers as they answer without a cache: torch models in torch, ONNX models in ONNX Runtime.
-
-    Torch models compute in `precision`, or in that of their own configuration.
-    """
-    predicts = [teacher_predictor(job, number, precision) for number in range(len(job.config.teachers))]
-    return mean_predictor(predicts, [plan.weight for plan in job.config.teachers])
-
-
-def _predictor_in(job: Job, number: int, engine: str) -> Predict:
-    if engine != "openvino":
-        return teacher_predictor(job, number)
-    views = training_views(job.dataset.train, job.data, job.config)
-    return openvino_predictor(load_teacher(job, number), _first_batch(views), job.config.teachers[number].precision)
-
-
-def _choose(job: Job, number: int, views: Views) -> str:
-    plan = job.config.teachers[number]
-    if teacher_form(plan) == "onnx":
-        return "onnxruntime"
-    return choose_engine(plan, load_teacher(job, number), _first_batch(views), job.report, job.data.task)
-
-
-def _first_batch(views: Views) -> Tensor:
+def _first_batch(views: Views) -> Tensors:
     positions = np.arange(min(BATCH, len(views.split)))
     return views.batch(positions, np.zeros_like(positions))
 
 
-def verify_soft_labels(job: Job, samples: int) -> Verification:
+def verify_soft_labels(
+    settings: SoftLabelSettings, workspace: Workspace, record: SoftLabelsRecord, samples: int
+) -> Verification:
     """Recompute blocks of a run's cached entries, drawn at random, until `samples` of them were compared."""
-    record = job.result("soft_labels", SoftLabelsRecord)
-    if record.logits is None or record.engine is None or record.engine == "recorded":
+    if record.logits is None or record.engine is None or record.engine == RECORDED:
         raise ConfigError("there is nothing to recompute: the teacher is asked online, or its logits were recorded")
-    kept = load_soft_labels(job.run.path(record.logits)).logits
-    views = training_views(job.dataset.train, job.data, job.config)
-    predict = soft_label_predictor(job, record.engine)
+    kept = np.load(workspace.path(record.logits), mmap_mode="r")
+    teachers = Teachers(settings, workspace)
+    views, ask = teachers.views(), teachers.in_engines(record.engine)
     # Whole blocks, as they were computed: in bfloat16 an answer depends on what else is in its batch.
     blocks = [(v, start) for v in range(record.views) for start in range(0, record.samples, BATCH)]
     order = np.random.default_rng().permutation(len(blocks))
     worst, compared, scale = 0.0, 0, float(np.abs(kept["logits"][0] if kept.dtype.names else kept[0]).max())
     for view, start in (blocks[i] for i in order):
         block = np.arange(start, min(start + BATCH, record.samples))
-        answer, entries = predict(views.batch(block, np.full_like(block, view))), kept[view, block]
+        answer, entries = ask(views.batch(block, np.full_like(block, view))).main, kept[view, block]
         worst = max(worst, deviation(answer, entries))
         compared += len(block)
         if compared >= samples:
@@ -201,7 +262,7 @@ def verify_soft_labels(job: Job, samples: int) -> Verification:
     return Verification(compared, worst, worst <= TOLERANCE * scale)
 
 
-def build_soft_labels(cache: Cache, predict: Predict, views: Views, report: Reporter) -> Path:
+def build_soft_labels(cache: Cache, ask: Ask, views: Views, report: Reporter) -> Path:
     """Fill a cache with a teacher's logits of augmented views and return its logits.npy.
 
     What an interrupted call had done is kept. Raises EdgedistillError for logits that are not finite or do not fit
@@ -214,9 +275,12 @@ def build_soft_labels(cache: Cache, predict: Predict, views: Views, report: Repo
     with report.track("soft labels", len(share)) as advance:
         for view, block in share:
             if not done[view, block].all():
-                answer = predict(views.batch(block, np.full_like(block, view)))
+                answer, others = ask(views.batch(block, np.full_like(block, view)))
                 logits[view, block] = _entries(cache, answer, len(block))
                 logits.flush()
+                for name, kept in cache.open_outputs({name: x.shape[1:] for name, x in others.items()}).items():
+                    kept[view, block] = _sound(others[name].numpy(), name)
+                    kept.flush()
                 done[view, block] = True  # after the logits are on disk, so that a kill cannot mark what is not
                 done.flush()
             advance(1, f"view {view + 1} of {count}")
@@ -242,12 +306,19 @@ def _entries(cache: Cache, answer: Tensor, samples: int) -> Array:
 def _check(answer: Array, samples: int, classes: int) -> None:
     if answer.shape != (samples, classes):
         raise ConfigError(f"teacher.model: answers {answer.shape} for {samples} samples of {classes} classes or values")
+    _sound(answer, "logits")
+
+
+def _sound(answer: Array, name: str) -> Array:
     if not np.isfinite(answer).all() or np.abs(answer).max() > np.finfo(np.float16).max:
         raise EdgedistillError(
-            "teacher: logits are not finite, or too large for float16; check its weights and mean/std"
+            f"teacher: {name} are not finite, or too large for float16; check its weights and mean/std"
         )
+    return answer
 
 
-def load_soft_labels(path: Path, temperature: float = 1.0) -> SoftLabels:
-    """Map a finished cache's logits, to be read at a temperature where they are not all of a view's."""
-    return SoftLabels(np.load(path, mmap_mode="r"), temperature)
+def load_soft_labels(workspace: Workspace, record: SoftLabelsRecord, temperature: float = 1.0) -> SoftLabels:
+    """Map a finished cache's logits, to be read at a temperature where they are not all of a view's, and other outputs."""
+    assert record.logits is not None
+    others = {name: np.load(workspace.path(file), mmap_mode="r") for name, file in record.outputs.items()}
+    return SoftLabels(np.load(workspace.path(record.logits), mmap_mode="r"), temperature, others)

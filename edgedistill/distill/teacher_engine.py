@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import time
 import warnings
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from edgedistill.config.training import TeacherConfig
-from edgedistill.distill.predictors import Predict, torch_predictor
+from edgedistill.distill.predictors import Predict, split_outputs, torch_predictor
 from edgedistill.distill.training import bf16_wanted
 from edgedistill.errors import ConfigError
+from edgedistill.losses.batch import Tensors
+from edgedistill.models.interface import Interface
+from edgedistill.models.outputs import run
 from edgedistill.runtime.progress import Reporter
-from edgedistill.tasks.tasks import TASKS, TaskName, agreement_of
+from edgedistill.tasks.task import Task
 
 EngineName = Literal["torch", "openvino"]
 # OpenVINO ran the CNNs and transformers tried 1.4 to 3.4 times as fast. It is taken unless torch is clearly faster, so
@@ -24,46 +26,64 @@ TRIALS = 4
 MIN_AGREEMENT = 0.98
 
 
-def choose_engine(
-    plan: TeacherConfig, model: nn.Module, sample: Tensor, report: Reporter, task: TaskName = "classification"
-) -> EngineName:
-    """Return "torch" or "openvino": as `plan.engine` asks, or for "auto" the one that runs the sample batch faster.
+class EngineChoice:
+    """Chooses the engine for teachers of one task and interface."""
 
-    Raises ConfigError when OpenVINO was asked for and does not take the model.
-    """
-    wanted, precision = plan.engine, plan.precision
-    if wanted == "torch" or (wanted == "auto" and torch.cuda.is_available()):
-        return "torch"
-    by_torch = torch_predictor(model, precision)
-    try:
-        by_openvino = openvino_predictor(model, sample, precision)
-        agreement = agreement_of(task, by_openvino(sample).numpy(), by_torch(sample).numpy())
-    except (RuntimeError, TypeError) as error:  # OpenVINO's conversion and compilation errors derive from these
-        reason = str(error).strip().splitlines()[0]
+    def __init__(self, task: Task, interface: Interface, report: Reporter) -> None:
+        self.task, self.interface, self.report = task, interface, report
+
+    def choose(self, asked: tuple[str, str], model: nn.Module, sample: Tensors) -> EngineName:
+        """Return "torch" or "openvino" for a teacher: as asked, or for "auto" the one that runs the sample batch faster.
+
+        `asked` is the engine and the precision of the configuration. Raises ConfigError when OpenVINO was asked for and
+        does not take the model.
+        """
+        wanted, precision = asked
+        if wanted == "torch" or (wanted == "auto" and torch.cuda.is_available()):
+            return "torch"
+        by_torch = torch_predictor(model, precision)
+        try:
+            by_openvino = openvino_predictor(model, sample, precision)
+            agreement = self._agreement(by_openvino(sample), by_torch(sample))
+        except (RuntimeError, TypeError) as error:  # OpenVINO's conversion and compilation errors derive from these
+            reason = str(error).strip().splitlines()[0]
+            if wanted == "openvino":
+                raise ConfigError(f"teacher.engine: OpenVINO does not take this teacher: {reason}") from error
+            self.report.line(f"soft labels: teacher runs in torch; OpenVINO does not take it: {reason}")
+            return "torch"
         if wanted == "openvino":
-            raise ConfigError(f"teacher.engine: OpenVINO does not take this teacher: {reason}") from error
-        report.line(f"soft labels: teacher runs in torch; OpenVINO does not take it: {reason}")
-        return "torch"
-    if wanted == "openvino":
-        return "openvino"
-    seconds = _seconds({"torch": by_torch, "openvino": by_openvino}, sample)
-    slower = seconds["openvino"] > TORCH_MUST_WIN_BY * seconds["torch"]
-    chosen: EngineName = "torch" if slower or agreement < MIN_AGREEMENT else "openvino"
-    rates = ", ".join(f"{name} {len(sample) / taken:,.0f}" for name, taken in seconds.items())
-    agree = f"on {agreement:.1%} of a batch" if task == "classification" else f"by {agreement:.1%} {TASKS[task].shown}"
-    report.line(f"soft labels: teacher runs in {chosen}; samples per second: {rates}; the two agree {agree}")
-    return chosen
+            return "openvino"
+        return self._faster({"torch": by_torch, "openvino": by_openvino}, sample, agreement)
+
+    def _faster(self, predicts: dict[EngineName, Predict], sample: Tensors, agreement: float) -> EngineName:
+        seconds = _seconds(predicts, sample)
+        slower = seconds["openvino"] > TORCH_MUST_WIN_BY * seconds["torch"]
+        chosen: EngineName = "torch" if slower or agreement < MIN_AGREEMENT else "openvino"
+        count = len(next(iter(sample.values())))
+        rates = ", ".join(f"{name} {count / taken:,.0f}" for name, taken in seconds.items())
+        self.report.line(
+            f"soft labels: teacher runs in {chosen}; samples per second: {rates}; "
+            f"the two agree: {self.task.metric_title} {agreement:.1%} on a batch"
+        )
+        return chosen
+
+    def _agreement(self, outputs: Tensors, reference: Tensors) -> float:
+        ours, theirs = (split_outputs(one, self.interface.output).main.numpy() for one in (outputs, reference))
+        return self.task.agreement(ours, theirs)
 
 
-def openvino_predictor(model: nn.Module, sample: Tensor, precision: str) -> Predict:
+def openvino_predictor(model: nn.Module, sample: Tensors, precision: str) -> Predict:
     """Compile a torch model with OpenVINO for batches of any size, in bfloat16 or float32 as `precision` says."""
     import openvino
 
-    sizes = ({0: torch.export.Dim.AUTO},)
+    with torch.no_grad():
+        names = tuple(run(model.eval(), {name: x[:2] for name, x in sample.items()}))
+    example = tuple(x[:2].contiguous() for x in sample.values())
+    sizes = tuple({0: torch.export.Dim.AUTO} for _ in example)
     with warnings.catch_warnings():
         # torch copies its own module call graph with a class that it has deprecated.
         warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated", category=FutureWarning)
-        program = torch.export.export(model.eval(), (sample[:2].contiguous(),), dynamic_shapes=sizes)
+        program = torch.export.export(model.eval(), example, dynamic_shapes=_sizes_of(model, sizes))
         converted = openvino.convert_model(program)
     hints = {
         "INFERENCE_PRECISION_HINT": "bf16" if bf16_wanted(precision) else "f32",
@@ -72,16 +92,24 @@ def openvino_predictor(model: nn.Module, sample: Tensor, precision: str) -> Pred
     }
     request = openvino.Core().compile_model(converted, "CPU", hints).create_infer_request()
 
-    def predict(inputs: Tensor) -> Tensor:
-        (logits,) = request.infer([inputs.contiguous().numpy()]).values()
-        return torch.from_numpy(logits.copy()).float()
+    def predict(inputs: Tensors) -> Tensors:
+        values = request.infer([x.contiguous().numpy() for x in inputs.values()]).values()
+        return {name: torch.from_numpy(value.copy()).float() for name, value in zip(names, values, strict=True)}
 
     return predict
 
 
-def _seconds(predicts: dict[str, Predict], sample: Tensor) -> dict[str, float]:
+def _sizes_of(model: nn.Module, sizes: tuple[dict[int, Any], ...]) -> tuple[Any, ...]:
+    """Return dynamic shapes as torch.export wants them: for a forward of *inputs, one tuple of all."""
+    import inspect
+
+    kinds = [parameter.kind for parameter in inspect.signature(model.forward).parameters.values()]
+    return (sizes,) if kinds[:1] == [inspect.Parameter.VAR_POSITIONAL] else sizes
+
+
+def _seconds(predicts: dict[EngineName, Predict], sample: Tensors) -> dict[EngineName, float]:
     """Return the least time of a few trials of each, taken in turns; both have run once before."""
-    taken: dict[str, list[float]] = {name: [] for name in predicts}
+    taken: dict[EngineName, list[float]] = {name: [] for name in predicts}
     for _ in range(TRIALS):
         for name, predict in predicts.items():
             start = time.perf_counter()

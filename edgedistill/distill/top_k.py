@@ -40,15 +40,6 @@ def unpack(entries: Array, temperature: float) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(logits), torch.from_numpy(entries["classes"].astype(np.int64))
 
 
-def group(logits: Tensor, classes: Tensor, temperature: float) -> Tensor:
-    """Return the logits (B, K + 1) of K classes (B, K) and of all others as one, at a temperature, of logits (B, classes).
-
-    The sum is taken over the others, as 1 - the sum of the K would cancel.
-    """
-    rest = (logits / temperature).scatter(1, classes, -torch.inf).logsumexp(1, keepdim=True)
-    return torch.cat([logits.gather(1, classes), temperature * rest], 1)
-
-
 def deviation(answer: Tensor, entries: Array) -> float:
     """Return the largest difference of a teacher's logits (B, classes) to those kept: as many, or entries (B,)."""
     if not entries.dtype.names:
@@ -59,9 +50,9 @@ def deviation(answer: Tensor, entries: Array) -> float:
     return float(max(np.abs(logits).max(), np.abs(others).max()))
 
 
-def check_top_k(plan: DistillConfig, data: DataRecord) -> None:
+def check_top_k(data: DataRecord, plan: DistillConfig) -> None:
     """Raise ConfigError for a plan that needs more of the logits than its soft labels keep."""
-    classes, kept = len(data.classes), kept_logits(plan, data)
+    classes, kept = len(data.classes), kept_logits(data, plan.views, plan.top_k)
     if not kept:
         return
     if kept >= classes:

@@ -10,26 +10,20 @@ from pathlib import Path
 from typing import Any, Final
 
 from edgedistill.config.training import TrainingConfig
+from edgedistill.distill.settings import Tracking
 from edgedistill.errors import ConfigError
 from edgedistill.records.stages import Epoch
-from edgedistill.runtime.job import Job
 
 PACKAGES: Final = {"tensorboard": "tensorboard", "mlflow": "mlflow"}
 """The trackers, and the module that each needs; the extra that brings it has the tracker's name."""
 
 
 @dataclass(frozen=True, slots=True)
-class Tracking:
-    """Where a training is told of: `project` names the run to MLflow, `folder` is TensorBoard's, in the run folder."""
+class TrackingFolder:
+    """Where trainings report their epochs: `folder` is TensorBoard's, in the run folder."""
 
-    trackers: tuple[str, ...]
-    project: str
+    tracking: Tracking
     folder: Path
-
-
-def tracking_of(job: Job) -> Tracking:
-    """Return where the trainings of a run are told of."""
-    return Tracking(job.config.tracking.trackers, job.config.name, job.run.folder / "tracking")
 
 
 def check_trackers(trackers: Iterable[str]) -> None:
@@ -40,15 +34,16 @@ def check_trackers(trackers: Iterable[str]) -> None:
 
 
 @contextmanager
-def tracked(tracking: Tracking | None, label: str, plan: TrainingConfig) -> Iterator[Any]:
+def tracked(place: TrackingFolder | None, label: str, plan: TrainingConfig) -> Iterator[Any]:
     """Yield an accelerator; its trackers have begun a run that `label` names, with what the plan says in numbers and words."""
     from accelerate import Accelerator
 
-    if tracking is None or not tracking.trackers:
+    if place is None or not place.tracking.trackers:
         yield Accelerator()
         return
+    tracking = place.tracking
     check_trackers(tracking.trackers)
-    folder = tracking.folder / label.replace(" ", "-")
+    folder = place.folder / label.replace(" ", "-")
     accelerator = Accelerator(log_with=list(tracking.trackers), project_dir=str(folder))
     plain = {key: value for key, value in plan.model_dump().items() if isinstance(value, (bool, int, float, str))}
     names = {"mlflow": {"run_name": label}} if "mlflow" in tracking.trackers else {}

@@ -17,34 +17,22 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from edgedistill.config.training import TrainingConfig
-from edgedistill.distill.tracking import Tracking, tell, tracked
+from edgedistill.distill.tracking import TrackingFolder, tell, tracked
 from edgedistill.errors import EdgedistillError
+from edgedistill.losses.batch import Batch, Loss, Tensors
+from edgedistill.models.outputs import as_float, call
 from edgedistill.records.stages import Epoch
 from edgedistill.runtime import processes
 from edgedistill.runtime.files import atomic_path
 from edgedistill.runtime.progress import Advance, Reporter
 
 
-class Batch(NamedTuple):
-    """Model inputs (B, ...), labels (B,) or values (B, D), and the teacher's logits (B, classes) when there is a teacher.
-
-    With `teacher_classes` (B, K), the first K logits are of these classes, and the last of all others as one. With
-    mixup, `share` (B,) is how much of an input is the sample of `labels`; the rest is that of `partner_labels`.
-    """
-
-    inputs: Tensor
-    labels: Tensor
-    teacher_logits: Tensor | None
-    teacher_classes: Tensor | None = None
-    partner_labels: Tensor | None = None
-    share: Tensor | None = None
-
-
 class TeacherLogits(NamedTuple):
-    """A teacher's logits (B, classes) or, with `classes` (B, K), the K + 1 of `Batch.teacher_classes`."""
+    """A teacher's logits (B, D) or, with `classes` (B, K), the K + 1 of `Batch.teacher_classes`, and its other outputs."""
 
     logits: Tensor
     classes: Tensor | None = None
+    others: Tensors | None = None
 
 
 class Feed(Protocol):
@@ -57,8 +45,6 @@ class Feed(Protocol):
         """Yield the batches of an epoch, which count from 0."""
 
 
-Loss = Callable[[Any, Batch], Tensor]
-"""From what the model gives, in float32 (logits, or logits with features), and its batch, to a scalar."""
 Validate = Callable[[nn.Module], float]
 
 
@@ -91,7 +77,7 @@ class Training:
     resume: Resume
     seed: int
     metric: str = "accuracy"
-    tracking: Tracking | None = None
+    tracking: TrackingFolder | None = None
 
 
 def fit(model: nn.Module, training: Training, report: Reporter) -> tuple[Epoch, ...]:
@@ -169,12 +155,12 @@ def _backward(state: _State, training: Training, batch: Batch, accelerator: Any)
     parts = _parts(batch, training.plan.accumulate)
     total = torch.zeros((), dtype=torch.float64)
     for place, part in enumerate(parts):
-        moved = Batch(*(None if tensor is None else tensor.to(device, non_blocking=True) for tensor in part))  # type: ignore[arg-type]  # those after the labels may be None
+        moved = part.map(lambda tensor: tensor.to(device, non_blocking=True))
         last = place == len(parts) - 1
         with nullcontext() if last else accelerator.no_sync(state.wrapped):
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                answer = state.wrapped(moved.inputs)
-            value = training.loss(answer.float(), moved) * (len(part.labels) / len(batch.labels))
+                answer = call(state.wrapped, moved.inputs)
+            value = training.loss(as_float(answer), moved) * (len(part.labels) / len(batch.labels))
             accelerator.backward(value)
         total += value.detach().cpu()
     return total
@@ -183,8 +169,8 @@ def _backward(state: _State, training: Training, batch: Batch, accelerator: Any)
 def _parts(batch: Batch, count: int) -> list[Batch]:
     if count == 1:
         return [batch]
-    cut = [None if tensor is None else tensor.chunk(count) for tensor in batch]
-    return [Batch(*(None if c is None else c[i] for c in cut)) for i in range(len(cut[1] or ()))]  # type: ignore[arg-type]  # those after the labels may be None
+    number = len(batch.labels.chunk(count))
+    return [batch.map(lambda tensor, place=place: tensor.chunk(count)[place]) for place in range(number)]  # type: ignore[misc]  # a default binds the place
 
 
 def build_optimizer(model: nn.Module, plan: TrainingConfig) -> torch.optim.Optimizer:

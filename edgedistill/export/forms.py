@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import onnx
 from onnx import TensorProto
 
-from edgedistill.config.schema import Config
+from edgedistill.export.settings import ExportTarget
 from edgedistill.graphs.encodings import encode
 from edgedistill.graphs.float16 import emulated, float32_nodes, to_float16
 from edgedistill.graphs.run import Arrays, run_onnx
@@ -26,18 +27,21 @@ class Variant(NamedTuple):
     opset: int
 
 
-def variants(config: Config, kits: dict[str, Kit], source: str) -> list[Variant]:
-    """Return the files to write of a float model ("fp32") or a quantized one ("int8"), each of the opset all can take."""
+def variants(targets: Sequence[ExportTarget], kits: Mapping[str, Kit], source: str, opset: int | None) -> list[Variant]:
+    """Return the files to write of a float model ("fp32") or a quantized one ("int8"), each of the opset all can take.
+
+    `opset` is what the configuration asks for, if anything.
+    """
     wanted: dict[tuple[str, Encoding | None], int] = {}
-    for target in config.target:
+    for target in targets:
         for form in kits[target.kit].forms():
-            for precision in {"fp32", *target.precisions}:  # fp32 is always written, as what others are compared with
+            for precision in target.with_float:
                 key = (precision, form.encoding if precision == "int8" else None)
                 if (precision == "int8") == (source == "int8"):
                     wanted[key] = min(wanted.get(key, form.opset), form.opset)
     return [
-        Variant(precision, encoding, config.export.opset or opset)
-        for (precision, encoding), opset in sorted(wanted.items(), key=str, reverse=True)
+        Variant(precision, encoding, opset or highest)
+        for (precision, encoding), highest in sorted(wanted.items(), key=str, reverse=True)
     ]
 
 

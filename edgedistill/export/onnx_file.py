@@ -35,7 +35,7 @@ from edgedistill.quantize.ranges import Ranges
 from edgedistill.records.base import Activations, Encoding, Record
 from edgedistill.records.stages import Parity
 from edgedistill.runtime.files import sha256_of
-from edgedistill.tasks.tasks import top1
+from edgedistill.tasks.classification import TASK as CLASSIFICATION
 
 SCHEMA = "edgedistill.onnx/1"
 CALIBRATION = 512
@@ -326,7 +326,7 @@ class _Given:
     def accuracy(self, output: Array) -> float | None:
         """Return top-1 accuracy, or None without labels."""
         labels = self.samples.labels
-        return None if labels is None else top1(output.reshape(len(output), -1), labels)
+        return None if labels is None else CLASSIFICATION.score(output.reshape(len(output), -1), labels)
 
     def result(self, files: list[Written], layers: dict[str, str]) -> Result:
         """Return what was made of the model."""

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import Final, NamedTuple
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgedistill.errors import ParityError
-from edgedistill.records.stages import Parity
-from edgedistill.tasks.tasks import TaskName, agreement_of
+from edgedistill.graphs.run import Arrays
+from edgedistill.records.stages import OutputParity, Parity
+from edgedistill.tasks.classification import TASK as CLASSIFICATION
+
+Array = NDArray[Any]
 
 
 class Limits(NamedTuple):
@@ -30,20 +34,51 @@ LIMITS: Final = {
 }
 
 
-def compare_outputs(
-    expected: NDArray[np.generic], got: NDArray[np.generic], task: TaskName = "classification"
-) -> Parity:
-    """Compare two arrays of outputs of one shape (N, ..., D)."""
+Agreement = Callable[[Array, Array], float]
+"""From the outputs (N, D) of two forms of a model to how far they answer alike; 1 is always."""
+
+
+def compare_outputs(expected: Array, got: Array, agreement: Agreement = CLASSIFICATION.agreement) -> OutputParity:
+    """Compare two arrays of one output, of one shape (N, ..., D); by default as scores of classes."""
     if expected.shape != got.shape:
         raise ParityError(f"the outputs have shape {got.shape}, where {expected.shape} was expected")
     difference = np.abs(expected.astype(np.float64) - got.astype(np.float64))
+    rows = (array.reshape(-1, array.shape[-1]) for array in (got, expected))
+    return OutputParity(max_abs_diff=float(difference.max()), agreement=agreement(*rows))
+
+
+def compare_all(expected: Arrays, got: Arrays, main: str, agreement: Agreement) -> Parity:
+    """Compare all outputs (N, ...) of two forms of a model by name; `main` is the one that labels are for."""
+    outputs = {
+        name: compare_outputs(values, got[name], agreement if name == main else relative_agreement)
+        for name, values in expected.items()
+    }
     return Parity(
-        max_abs_diff=float(difference.max()),
-        agreement=agreement_of(task, *(array.reshape(-1, array.shape[-1]) for array in (got, expected))),
+        max_abs_diff=max(one.max_abs_diff for one in outputs.values()),
+        agreement=min(one.agreement for one in outputs.values()),
+        outputs=outputs if len(outputs) > 1 else {},
     )
 
 
-def require_parity(parity: Parity, expected: NDArray[np.generic], precision: str, name: str) -> None:
+def relative_agreement(got: Array, expected: Array) -> float:
+    """Return 1 - squared error / variance of an output without labels; 1 for what is equal, though it may not vary."""
+    ours, theirs = got.astype(np.float64), expected.astype(np.float64)
+    wrong, spread = float(((ours - theirs) ** 2).sum()), float(((theirs - theirs.mean(0)) ** 2).sum())
+    if wrong == 0:
+        return 1.0
+    return 1 - wrong / max(spread, float(np.finfo(np.float64).tiny))
+
+
+def require_all(parity: Parity, expected: Arrays, precision: str, name: str) -> None:
+    """Raise ParityError unless each output is as near to the expected one as the precision allows; see require_parity."""
+    if not parity.outputs:
+        require_parity(parity, next(iter(expected.values())), precision, name)
+        return
+    for output, one in parity.outputs.items():
+        require_parity(one, expected[output], precision, f"{name}, output '{output}'")
+
+
+def require_parity(parity: Parity | OutputParity, expected: Array, precision: str, name: str) -> None:
     """Raise unless a model's outputs are as near to the expected ones as its precision allows.
 
     fp32 must be within 0.001 of the expected outputs, relative to the largest where that is above 1, and agree on 99.9 %

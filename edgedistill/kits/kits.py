@@ -70,7 +70,7 @@ class Kit(Record):
     form: tuple[Form, ...] = ()
     unsupported: tuple[str, ...] = ()
     rules: dict[str, Severity] = Field(default_factory=dict)
-    folder: Path
+    folder: Path = Field(exclude=True)
 
     def encoding_for(self, arch: str) -> Encoding:
         """Return the int8 encoding for a machine's architecture, by any of its usual names."""

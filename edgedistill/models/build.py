@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from edgedistill.data.dataset import channels_of
+from edgedistill.config.model_spec import ModelSpec
 from edgedistill.errors import ConfigError, nearest
 from edgedistill.models.depthwise import ds_cnn, mobilenetv1
+from edgedistill.models.interface import Interface
 from edgedistill.models.layout import arrange
 from edgedistill.models.resnet import mlperf_resnet8, resnet20, resnet32, resnet44, resnet56
 from edgedistill.models.sequence import cnn1d, transformer
-from edgedistill.records.stages import DataRecord
-from edgedistill.runtime.user_code import is_function, resolve_function
+from edgedistill.models.source import ModelSource
 
 ZOO: Final[dict[str, tuple[Callable[..., nn.Module], frozenset[str]]]] = {
     "resnet20": (resnet20, frozenset({"image"})),
@@ -34,45 +34,73 @@ ZOO: Final[dict[str, tuple[Callable[..., nn.Module], frozenset[str]]]] = {
 """Each layout with the kinds of data it takes."""
 
 
-def build_model(spec: str, data: DataRecord, width: float, folder: Path, seed: int, depth: float = 1.0) -> nn.Module:
+def build_model(source: ModelSource, interface: Interface, seed: int) -> nn.Module:
     """Build a model with weights drawn from `seed`; channels, size and classes come from the data.
 
-    A function of the user's is called with those of these arguments that it names: classes, channels, shape (spatial),
-    vocabulary (of tokens), width, depth. Raises ConfigError.
+    A function of the user's is called with those of these arguments that it names: classes, channels, shape (spatial) and
+    vocabulary (of tokens) of the first input, inputs (the shape of each, channels first, by name), width, depth. Raises
+    ConfigError.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = _build(spec, data, {"width": width, "depth": depth}, folder)
+        model = _build(source, interface)
     if any(is_lazy(p) for p in model.parameters()):
-        raise ConfigError(f"model '{spec}' has lazy layers, whose weights the seed cannot reach; give their sizes")
-    return arrange(model, data.kind)
+        raise ConfigError(
+            f"model '{source.spec}' has lazy layers, whose weights the seed cannot reach; give their sizes"
+        )
+    _check_order(source, model, interface)
+    return arrange(model, interface)
 
 
-def _build(spec: str, data: DataRecord, scale: dict[str, float], folder: Path) -> nn.Module:
-    channels = channels_of(data.kind, data.shape)
-    prefix, colon, name = spec.partition(":")
-    if prefix == "timm" and colon:
-        return _timm(name, data, scale, channels)
-    if prefix == "zoo" and colon:
-        if name not in ZOO:
-            raise ConfigError(f"model '{spec}': no such model in the zoo{nearest(name, ZOO)}")
-        build, kinds = ZOO[name]
-        if data.kind not in kinds:
-            raise ConfigError(f"model '{spec}' takes {' or '.join(sorted(kinds))} data; this is {data.kind} data")
-        return _call(spec, build, data, scale, channels)
-    if is_function(spec):
-        model = _call(spec, resolve_function(spec, folder), data, scale, channels)
-        if not isinstance(model, nn.Module):
-            raise ConfigError(f"model '{spec}' returned {type(model).__name__}; expected a torch.nn.Module")
-        return model
-    raise ConfigError(f"model '{spec}': write zoo:NAME, timm:NAME or package.module:function")
+def _build(source: ModelSource, interface: Interface) -> nn.Module:
+    spec, scale = source.spec, {"width": source.width, "depth": source.depth}
+    if spec.source == "timm":
+        return _timm(spec.name, interface, scale)
+    if spec.source == "zoo":
+        return _from_zoo(spec, interface, scale)
+    if source.code is None:
+        raise ConfigError(f"model '{spec}' is a file of answers, and no module")
+    model = _call(spec, source.code.load(), interface, scale)
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"model '{spec}' returned {type(model).__name__}; expected a torch.nn.Module")
+    return model
 
 
-def _call(spec: str, build: Callable[..., Any], data: DataRecord, scale: dict[str, float], channels: int) -> Any:
-    spatial = data.shape[: {"image": 2, "signal": 1, "tokens": 1}[data.kind]]
-    known = {
-        "classes": len(data.classes), "channels": channels, "shape": spatial, "vocabulary": data.vocabulary, **scale,
-    }  # fmt: skip
+def _from_zoo(spec: ModelSpec, interface: Interface, scale: dict[str, float]) -> nn.Module:
+    if spec.name not in ZOO:
+        raise ConfigError(f"model '{spec}': no such model in the zoo{nearest(spec.name, ZOO)}")
+    build, kinds = ZOO[spec.name]
+    _require_one_input(spec, interface)
+    if interface.first.kind not in kinds:
+        raise ConfigError(
+            f"model '{spec}' takes {' or '.join(sorted(kinds))} data; this is {interface.first.kind} data"
+        )
+    model: nn.Module = _call(spec, build, interface, scale)
+    return model
+
+
+def _require_one_input(spec: ModelSpec, interface: Interface) -> None:
+    if len(interface.inputs) > 1:
+        names = ", ".join(one.name for one in interface.inputs)
+        raise ConfigError(
+            f"model '{spec}' takes one input, and the data has {len(interface.inputs)} ({names}); name a function of yours, "
+            "package.module:function"
+        )
+
+
+def _check_order(source: ModelSource, model: nn.Module, interface: Interface) -> None:
+    """Refuse a module whose forward names the data's inputs in another order: inputs are given in the data's order."""
+    names = [one.name for one in interface.inputs]
+    taken = [name for name in inspect.signature(model.forward).parameters if name in names]
+    if len(taken) == len(names) > 1 and taken != names:
+        raise ConfigError(
+            f"model '{source.spec}' takes ({', '.join(taken)}), but the data's inputs come as ({', '.join(names)}); "
+            "put the data's arrays in the order of forward's arguments"
+        )
+
+
+def _call(spec: ModelSpec, build: Callable[..., Any], interface: Interface, scale: dict[str, float]) -> Any:
+    known = interface.arguments() | scale
     parameters = inspect.signature(build).parameters.values()
     unknown = [
         p.name for p in parameters if p.name not in known and p.default is p.empty and p.kind is not p.VAR_KEYWORD
@@ -80,7 +108,7 @@ def _call(spec: str, build: Callable[..., Any], data: DataRecord, scale: dict[st
     if unknown:
         raise ConfigError(f"model '{spec}' needs argument '{unknown[0]}'; the arguments given are {', '.join(known)}")
     names = {p.name for p in parameters}
-    _refuse_scale(spec, {key: value for key, value in scale.items() if key not in names})
+    _refuse_scale(str(spec), {key: value for key, value in scale.items() if key not in names})
     try:
         return build(**{name: value for name, value in known.items() if name in names})
     except ConfigError as error:
@@ -93,15 +121,19 @@ def _refuse_scale(spec: str, scale: dict[str, float]) -> None:
             raise ConfigError(f"model '{spec}' takes no {key}; remove the key")
 
 
-def _timm(name: str, data: DataRecord, scale: dict[str, float], channels: int) -> nn.Module:
+def _timm(name: str, interface: Interface, scale: dict[str, float]) -> nn.Module:
     try:
         import timm
     except ImportError as error:
         raise ConfigError(f"model 'timm:{name}': {error}; run: pip install 'edgedistill[timm]'") from None
     _refuse_scale(f"timm:{name}", scale)
+    if len(interface.inputs) > 1:
+        raise ConfigError(f"model 'timm:{name}' takes one input, and the data has {len(interface.inputs)}")
     if name not in timm.list_models():
         raise ConfigError(f"model 'timm:{name}': timm has no such model{nearest(name, timm.list_models())}")
-    model: nn.Module = timm.create_model(name, pretrained=False, num_classes=len(data.classes), in_chans=channels)
+    model: nn.Module = timm.create_model(
+        name, pretrained=False, num_classes=interface.values, in_chans=interface.channels
+    )
     return model
 
 

@@ -15,10 +15,12 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from edgedistill.data.dataset import channels_of
+from edgedistill.data.kinds import kind_of
 from edgedistill.errors import ConfigError
+from edgedistill.models.interface import Interface
 from edgedistill.models.layout import arrange
-from edgedistill.records.stages import DataRecord
+from edgedistill.models.outputs import named_outputs
+from edgedistill.records.stages import InputRecord
 
 CHANNELWISE: Final = (
     nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d,
@@ -29,22 +31,22 @@ CHANNELWISE: Final = (
 FAILURES: Final = (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError, AssertionError)
 
 
-def prune_channels(model: nn.Module, data: DataRecord, fraction: float, kept: tuple[str, ...]) -> nn.Module:
+def prune_channels(model: nn.Module, interface: Interface, fraction: float, kept: tuple[str, ...]) -> nn.Module:
     """Remove `fraction`, rounded up, of the channels of each group of layers that share them, in place: those of least L2 norm.
 
     Left whole are the groups of the layers in `kept`, as `unprunable` names them: the logits, channels that cross a layer
     norm, the heads of an attention, and the trunk of a ResNet whose shortcuts pad with zeros (so do Li et al. 2017).
     """
-    pruner = _pruner(model.eval(), example_of(data), fraction, [model.get_submodule(name) for name in kept])
+    pruner = _pruner(model.eval(), example_of(interface), fraction, [model.get_submodule(name) for name in kept])
     for group in pruner.step(interactive=True):
         group.prune()
-    return arrange(model, data.kind)
+    return arrange(model, interface)
 
 
-def unprunable(model: nn.Module, data: DataRecord, fraction: float) -> tuple[str, ...]:
+def unprunable(model: nn.Module, interface: Interface, fraction: float) -> tuple[str, ...]:
     """Return the names of the first layers of the groups that fail their trial; raises ConfigError when none passes."""
     try:
-        kept, passed = _try_groups(model.eval(), example_of(data), fraction)
+        kept, passed = _try_groups(model.eval(), example_of(interface), fraction)
     except FAILURES as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ConfigError(
@@ -58,35 +60,39 @@ def unprunable(model: nn.Module, data: DataRecord, fraction: float) -> tuple[str
     return kept
 
 
-def example_of(data: DataRecord) -> Tensor:
-    """Return one model input (1, ...), channels first, the same every time."""
+def example_of(interface: Interface) -> tuple[Tensor, ...]:
+    """Return one sample (1, ...) of each input, channels first, the same every time."""
     generator = torch.Generator().manual_seed(0)
-    if data.kind == "tokens":
-        return torch.randint(data.vocabulary or 1, (1, *data.shape), generator=generator)
-    spatial = data.shape[: {"image": 2, "signal": 1}[data.kind]]
-    return torch.randn(1, channels_of(data.kind, data.shape), *spatial, generator=generator)
+    return tuple(_example_of(one, generator) for one in interface.inputs)
 
 
-def _pruner(model: nn.Module, example: Tensor, fraction: float, kept: list[nn.Module]) -> Any:
+def _example_of(one: InputRecord, generator: torch.Generator) -> Tensor:
+    shape = kind_of(one).model_shape(one.shape)
+    if one.vocabulary is not None:
+        return torch.randint(one.vocabulary, (1, *shape), generator=generator)
+    return torch.randn(1, *shape, generator=generator)
+
+
+def _pruner(model: nn.Module, example: tuple[Tensor, ...], fraction: float, kept: list[nn.Module]) -> Any:
     import torch_pruning
 
     with warnings.catch_warnings():
         # Parameters outside of layers; groups that hold one are kept whole.
         warnings.filterwarnings("ignore", message="Unwrapped parameters detected", category=UserWarning)
         return torch_pruning.BasePruner(
-            model, example, torch_pruning.importance.GroupMagnitudeImportance(p=2), pruning_ratio=fraction,
+            model, example[0] if len(example) == 1 else example, torch_pruning.importance.GroupMagnitudeImportance(p=2), pruning_ratio=fraction,
             ignored_layers=kept, in_channel_groups={}, out_channel_groups={},  # its defaults are shared between calls
         )  # fmt: skip
 
 
-def _try_groups(model: nn.Module, example: Tensor, fraction: float) -> tuple[tuple[str, ...], int]:
+def _try_groups(model: nn.Module, example: tuple[Tensor, ...], fraction: float) -> tuple[tuple[str, ...], int]:
     """Return the first layers of the groups that fail, and how many pass, on a copy in float64: rounding hides nothing there."""
     trial = copy.deepcopy(model).double()
     _draw_weights(trial)
-    example = example.double() if example.is_floating_point() else example
+    example = tuple(part.double() if part.is_floating_point() else part for part in example)
     pruner = _pruner(trial, example, fraction, [])
     with torch.no_grad():
-        whole = trial(example)
+        whole = _main(trial(*example))
     names = {module: name for name, module in trial.named_modules()}
     kept, passed = [], 0
     for group in pruner.step(interactive=True):
@@ -118,7 +124,7 @@ def _is_even(graph: Any, group: Any) -> bool:
 
 
 def _passes(
-    trial: nn.Module, example: Tensor, whole: Tensor, group: Any, channels: list[tuple[Any, list[int]]]
+    trial: nn.Module, example: tuple[Tensor, ...], whole: Tensor, group: Any, channels: list[tuple[Any, list[int]]]
 ) -> bool:
     """Tell whether removing a group's channels gives what zeroing them gives, and zeroing them is seen in the output."""
     layers = [module for module, _ in channels if isinstance(module, nn.Parameter) or [*module.parameters()]]
@@ -126,9 +132,9 @@ def _passes(
         return False
     try:
         with torch.no_grad():
-            expected = torch.func.functional_call(trial, _zeroed(trial, channels), (example,))
+            expected = _main(torch.func.functional_call(trial, _zeroed(trial, channels), example))
             group.prune()
-            got = trial(example)
+            got = _main(trial(*example))
     except FAILURES:
         return False
     scale = float(whole.abs().max())
@@ -137,6 +143,11 @@ def _passes(
         and bool((got - expected).abs().max() < 1e-9 * scale)
         and bool((expected - whole).abs().max() > 1e-6 * scale)
     )
+
+
+def _main(value: Any) -> Tensor:
+    """Return all outputs of a module in one row for each sample."""
+    return torch.cat([output.flatten(1) for output in named_outputs(value).values()], 1)
 
 
 def _zeroed(model: nn.Module, channels: list[tuple[nn.Module, list[int]]]) -> dict[str, Tensor]:

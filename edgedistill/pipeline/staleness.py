@@ -1,4 +1,4 @@
-"""Why a stage has to run: what is not as it was when its record was made."""
+"""Explain why a cached stage is stale."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ SHOWN = 3
 """More differences than this are counted, not listed."""
 
 
-def why_not_cached(
+def why_stale(
     entry: Mapping[str, Any] | None,
     settings: Mapping[str, Any],
     parents: Mapping[str, str],

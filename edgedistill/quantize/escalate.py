@@ -4,29 +4,28 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-import numpy as np
-from torch import nn
+from torch import fx, nn
 
-from edgedistill.data.dataset import Split
-from edgedistill.data.sources import Array
-from edgedistill.data.views import plain_views
-from edgedistill.deploy.onnx_file import BenchOptions
-from edgedistill.distill.predictors import predict_split, torch_predictor
-from edgedistill.quantize.calibration import calibration_batches, example_inputs
+from edgedistill.data.views import Views, plain_views
+from edgedistill.distill.predictors import Scorer, predict_all, torch_predictor
+from edgedistill.models.outputs import main_name
+from edgedistill.quantize.calibration import calibration_batches, example_input
 from edgedistill.quantize.capture import capture
-from edgedistill.quantize.layer_timing import time_layers
 from edgedistill.quantize.prepare import Prepared, calibrate, prepare
 from edgedistill.quantize.qat import finetune
-from edgedistill.quantize.sensitivity import layer_sensitivity
+from edgedistill.quantize.sensitivity import Outputs, layer_sensitivity
+from edgedistill.quantize.settings import LayerTiming, QuantizeSettings
+from edgedistill.records.base import Activations
 from edgedistill.records.stages import Epoch, LayerSensitivity, QuantizeMethod, QuantizeStep
 from edgedistill.runtime import processes
-from edgedistill.runtime.job import Job
-from edgedistill.tasks.tasks import TASKS
+from edgedistill.stages.stage import Workspace
 
+LayerTimer = Callable[[fx.GraphModule, list[LayerSensitivity], LayerTiming, Activations], Iterator[LayerSensitivity]]
+"""Yields the layers of a captured model with what each takes alone, in float and in int8."""
 SAMPLES = 1000
 """Validation samples on which each layer is tried alone."""
 SPEED_KEPT = 0.5
@@ -45,12 +44,14 @@ class Try:
 class Escalation:
     """The tries for one float student, made when they are asked for."""
 
-    job: Job
+    settings: QuantizeSettings
+    workspace: Workspace
     student: nn.Module
+    time_layers: LayerTimer
 
     def tries(self) -> Iterator[Try]:
         """Yield what the mode names, one after the other; "auto" is asked for the next while none holds."""
-        mode, skip = self.job.config.quantize.mode, self.job.config.quantize.skip
+        mode, skip = self.settings.quantize.mode, self.settings.quantize.skip
         first = self._post_training("ptq", skip)
         yield first
         if mode == "ptq":
@@ -69,33 +70,51 @@ class Escalation:
         """The float student's metric on validation data, computed in float32."""
         return self._score(self.student)
 
-    def sensitivity(self, prepared: Prepared) -> list[LayerSensitivity]:
-        """Return what each int8 layer costs and wins, most error per microsecond won first."""
-        if "layers" not in self._found:
-            val = self.job.dataset.val
-            some = Split(val.inputs, val.rows[:SAMPLES], val.labels[:SAMPLES])
-            found = layer_sensitivity(
-                prepared, self._outputs(self.student, some), lambda model: self._outputs(model, some),
-                lambda outputs: TASKS[self.job.data.task].score(outputs, some.labels),
-            )  # fmt: skip
-            self._found["layers"] = processes.as_the_first_says(self._timed(found) if processes.is_first() else found)
-        return self._found["layers"]
+    @cached_property
+    def _validation(self) -> Views:
+        split = self.settings.labelled_data(self.workspace).val
+        return plain_views(split, self.settings.data, self.settings.views)
 
     @cached_property
-    def _found(self) -> dict[str, list[LayerSensitivity]]:
+    def _training(self) -> Views:
+        return plain_views(self.settings.dataset().train, self.settings.data, self.settings.views)
+
+    def _scorer(self, views: Views) -> Scorer:
+        return Scorer(self.settings.task, views, self.settings.data.output)
+
+    def sensitivity(self, prepared: Prepared) -> list[LayerSensitivity]:
+        """Return what each int8 layer costs and wins, most error per microsecond won first."""
+        if "layers" not in self._measured:
+            whole = self._validation
+            some = Views(whole.split.first(SAMPLES), whole.preprocess, whole.ops, whole.seed)
+            scorer = self._scorer(some)
+
+            def outputs(model: nn.Module) -> Outputs:
+                return predict_all(torch_predictor(model, "fp32"), some)
+
+            def score(answers: Outputs) -> float:
+                return scorer.score_outputs(answers[main_name(tuple(answers), scorer.output)])
+
+            layers = layer_sensitivity(prepared, outputs(self.student), outputs, score)
+            self._measured["layers"] = processes.as_the_first_says(
+                self._timed(layers) if processes.is_first() else layers
+            )
+        return self._measured["layers"]
+
+    @cached_property
+    def _measured(self) -> dict[str, list[LayerSensitivity]]:
         return {}
 
     def measured_sensitivity(self) -> tuple[LayerSensitivity, ...]:
         """Return the layers' sensitivity where a try asked for it."""
-        return tuple(self._found.get("layers", ()))
+        return tuple(self._measured.get("layers", ()))
 
-    def _timed(self, found: list[LayerSensitivity]) -> list[LayerSensitivity]:
-        target = next(target for target in self.job.config.target if "int8" in target.precisions)
-        kit, graph = self.job.kits[target.kit], capture(self.student, example_inputs(self.job))
-        options = BenchOptions(device=target.device, threads=target.threads, processes=1, seconds=0.3, passes=())
-        timed = []
-        with self.job.report.track("layers", len(found)) as advance:
-            for one in time_layers(graph, found, kit, self.job.config.quantize.activations, options):
+    def _timed(self, layers: list[LayerSensitivity]) -> list[LayerSensitivity]:
+        timing = self.settings.timing
+        assert timing is not None
+        graph, timed = capture(self.student, example_input(self._training)), []
+        with self.workspace.report.track("layers", len(layers)) as advance:
+            for one in self.time_layers(graph, layers, timing, self.settings.quantize.activations):
                 timed.append(one)
                 advance(1, one.layer)
         return sorted(timed, key=_error_per_us, reverse=True)
@@ -106,7 +125,7 @@ class Escalation:
 
     def _mixed(self, prepared: Prepared) -> Iterator[Try]:
         """Yield models with ever more of the sensitive layers in float, as long as half of the speed is left."""
-        layers, skip = self.sensitivity(prepared), self.job.config.quantize.skip
+        layers, skip = self.sensitivity(prepared), self.settings.quantize.skip
         total = sum(max(0.0, one.won_us or 0.0) for one in layers)
         for count in growing(len(layers)):
             lost = sum(max(0.0, one.won_us or 0.0) for one in layers[:count])
@@ -119,23 +138,25 @@ class Escalation:
     def _fine_tuned(self, method: QuantizeMethod, prepared: Prepared, skip: tuple[str, ...]) -> Try:
         start = time.monotonic()
         model = copy.deepcopy(prepared)
-        history = finetune(self.job, self.student, model, method)
+        scorer = self._scorer(self._validation)
+        history = finetune(self.settings, self.workspace, (self.student, model), method, scorer)
         return self._tried(method, model, skip, start, history)
 
     def _prepared(self, skip: tuple[str, ...]) -> Prepared:
-        quantize = self.job.config.quantize
-        prepared = prepare(self.student, example_inputs(self.job), skip, quantize.activations)
-        calibrate(prepared, calibration_batches(self.job), quantize.ranges)
+        quantize = self.settings.quantize
+        prepared = prepare(self.student, example_input(self._training), skip, quantize.activations)
+        batches = calibration_batches(self._training, quantize.samples, self.settings.seed)
+        calibrate(prepared, batches, quantize.ranges)
         return prepared
 
     def _tried(
         self, method: QuantizeMethod, model: Prepared, skip: tuple[str, ...], start: float, history: tuple[Epoch, ...]
     ) -> Try:
-        accuracy, limit = self._score(model), self.job.config.quantize.max_drop
+        accuracy, limit = self._score(model), self.settings.quantize.max_drop
         drop = 100 * (self.float_accuracy - accuracy)
-        shown = f"validation {TASKS[self.job.data.task].shown} {accuracy:.2%}, float {self.float_accuracy:.2%}"
+        shown = f"validation {self.settings.task.metric_title} {accuracy:.2%}, float {self.float_accuracy:.2%}"
         layers = f", {len(skip)} layers in float" if skip else ""
-        self.job.report.line(f"quantize: {method}{layers}: {shown}, drop {drop:+.2f} of at most {limit:g} points")
+        self.workspace.report.line(f"quantize: {method}{layers}: {shown}, drop {drop:+.2f} of at most {limit:g} points")
         step = QuantizeStep(
             method=method, float_layers=skip, val_accuracy=accuracy, drop=drop, holds=drop <= limit,
             seconds=round(time.monotonic() - start, 3), history=history,
@@ -143,13 +164,8 @@ class Escalation:
         return Try(step, model)
 
     def _score(self, model: nn.Module) -> float:
-        val = self.job.dataset.val
-        score = TASKS[self.job.data.task].score(self._outputs(model, val), val.labels)
+        score = self._scorer(self._validation).score(torch_predictor(model, "fp32"))
         return processes.as_the_first_says(score)
-
-    def _outputs(self, model: nn.Module, split: Split) -> Array:
-        views = plain_views(split, self.job.data, self.job.config)
-        return np.asarray(predict_split(torch_predictor(model, "fp32"), views))
 
 
 def choose(tries: list[Try], mode: str) -> Try:

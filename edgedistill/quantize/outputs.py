@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from edgedistill.errors import ConfigError
+from edgedistill.models.outputs import named_outputs as named
 
 T = TypeVar("T")
 
@@ -26,35 +26,19 @@ class Outputs:
 
     def restored(self, values: Sequence[T]) -> T | tuple[T, ...] | dict[str, T]:
         """Return outputs as the model does: one by itself, several by name where it names them, else as a tuple."""
-        if len(values) == 1:
-            return values[0]
-        return dict(zip(self.names, values, strict=True)) if self.keyed else tuple(values)
+        if self.keyed:
+            return dict(zip(self.names, values, strict=True))
+        return values[0] if len(values) == 1 else tuple(values)
 
 
 def named_outputs(result: Any, owner: str) -> tuple[Outputs, tuple[Tensor, ...]]:
     """Return the names and the tensors of what a model returned; an entry that is None is left out.
 
-    A single tensor is named "output", the entries of a tuple or list "output_0", "output_1", ...
-
-    Raises:
-        ConfigError: something else than tensors was returned; the message names `owner`, the model's class.
+    The names are those of `models.outputs`; raises ConfigError, which names `owner`, for anything but tensors.
     """
-    if dataclasses.is_dataclass(result) and not isinstance(result, Mapping):
-        result = {field.name: getattr(result, field.name) for field in dataclasses.fields(result)}
-    keyed = isinstance(result, Mapping)
-    if isinstance(result, (tuple, list)):
-        result = {f"output_{place}": value for place, value in enumerate(result)}
-    found = dict(result) if isinstance(result, Mapping) else {"output": result}
-    found = {str(name): value for name, value in found.items() if value is not None}
-    wrong = next(
-        (f"{name} is a {type(value).__name__}" for name, value in found.items() if not isinstance(value, Tensor)), None
-    )
-    if wrong is not None or not found:
-        raise ConfigError(
-            f"{owner} returns {'nothing' if wrong is None else f'what is no tensor: {wrong}'}; a model must return a "
-            "tensor, or a tuple, list, dict or dataclass of tensors"
-        )
-    return Outputs(tuple(found), keyed), tuple(found.values())
+    tensors = named(result, owner)
+    keyed = isinstance(result, Mapping) or dataclasses.is_dataclass(result) or hasattr(result, "_fields")
+    return Outputs(tuple(tensors), keyed), tuple(tensors.values())
 
 
 def returns_of(model: nn.Module, inputs: tuple[Tensor, ...]) -> Outputs:

@@ -45,7 +45,7 @@ class Prepared(nn.Module):
 
     @property
     def output_names(self) -> tuple[str, ...]:
-        """The names of the outputs: the keys of a dict, else "output" or "output_0", "output_1", ..."""
+        """The names of the outputs: the keys of a dict, else "logits" or "output_0", "output_1", ..."""
         return self._outputs.names
 
     @property

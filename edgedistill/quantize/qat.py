@@ -9,56 +9,56 @@ from __future__ import annotations
 from torch import nn
 
 from edgedistill.config.training import DistillConfig
-from edgedistill.data.views import plain_views, training_views
+from edgedistill.data.views import training_views
 from edgedistill.distill.feed import TrainingFeed
-from edgedistill.distill.losses import distillation_loss
-from edgedistill.distill.predictors import predict_split, torch_predictor
+from edgedistill.distill.loading import answers_of
+from edgedistill.distill.losses import all_outputs_loss
+from edgedistill.distill.predictors import Scorer, torch_predictor
 from edgedistill.distill.soft_labels import OnlineTeacher
-from edgedistill.distill.tracking import tracking_of
 from edgedistill.distill.training import Resume, Training, fit
 from edgedistill.quantize.prepare import Prepared
+from edgedistill.quantize.settings import QuantizeSettings
 from edgedistill.records.stages import Epoch
-from edgedistill.runtime.job import Job
-from edgedistill.tasks.tasks import TASKS
+from edgedistill.stages.stage import Workspace
 
 
-def finetune(job: Job, student: nn.Module, prepared: Prepared, name: str) -> tuple[Epoch, ...]:
+def finetune(
+    settings: QuantizeSettings, workspace: Workspace, models: tuple[nn.Module, Prepared], name: str, scorer: Scorer
+) -> tuple[Epoch, ...]:
     """Fine-tune a calibrated model in place, keep its best epoch on validation data, and return the history.
 
     Args:
-        job: the job, whose [quantize] says for how long and at which rate.
-        student: the float student, which teaches.
-        prepared: the calibrated model of that student.
-        name: what the training is called in the run folder, where a killed one goes on.
+        settings: the stage's settings, which say for how long and at which rate.
+        workspace: where a killed training goes on.
+        models: the float student, which teaches, and the calibrated model of that student.
+        name: what the training is called in the run folder.
+        scorer: the metric on validation data.
     """
-    config, task = job.config, TASKS[job.data.task]
-    plan = training_plan(job)
-    val = plain_views(job.dataset.val, job.data, config)
+    student, prepared = models
+    plan, output = finetuning_plan(settings), settings.data.output
 
     def validate(candidate: nn.Module) -> float:
-        return task.score(predict_split(torch_predictor(candidate, "fp32"), val), job.dataset.val.labels)
+        return scorer.score(torch_predictor(candidate, "fp32"))
 
-    views = training_views(job.dataset.train, job.data, config)
-    teacher = OnlineTeacher(torch_predictor(student, "fp32"))
-    feed = TrainingFeed(views, plan.batch_size, teacher, 0, config.seed)
-    resume = Resume(job.folder("quantized") / f"{name}-resume.pt", job.keys["quantize"])
-    training = Training(
-        name, plan, feed, distillation_loss(plan), validate, resume, config.seed, task.shown, tracking_of(job)
-    )
-    return fit(prepared, training, job.report)
+    views = training_views(settings.dataset().train, settings.data, settings.views)
+    teacher = OnlineTeacher(answers_of(torch_predictor(student, "fp32"), output))
+    feed = TrainingFeed(views, plan.batch_size, teacher, 0, settings.seed)
+    loss = all_outputs_loss(plan, settings.task.distillation_loss(plan, None), output)
+    resume = Resume(workspace.folder("quantized") / f"{name}-resume.pt", workspace.key)
+    training = Training(name, plan, feed, loss, validate, resume, settings.seed, settings.task.metric_title)
+    return fit(prepared, training, workspace.report)
 
 
-def training_plan(job: Job) -> DistillConfig:
+def finetuning_plan(settings: QuantizeSettings) -> DistillConfig:
     """Return how fine-tuning trains: from the float student's outputs alone, in float32.
 
     bfloat16 has as few digits as int8, and would round what is about to be rounded. AdamW, because the channels of a
     layer with a folded batch norm differ in size by orders of magnitude.
     """
-    quantize, distill = job.config.quantize, job.config.distill
-    common = {
-        "epochs": quantize.epochs, "lr": quantize.lr, "batch_size": distill.batch_size, "optimizer": "adamw",
-        "weight_decay": 0.0, "precision": "fp32", "accumulate": distill.accumulate, "hard_weight": 0.0,
-    }  # fmt: skip
-    if job.data.task != "classification":
-        return DistillConfig.model_validate(common | {"loss": "mse"})
-    return DistillConfig.model_validate(common | {"loss": "kd", "temperature": distill.temperature})
+    quantize, finetuning = settings.quantize, settings.finetuning
+    assert finetuning is not None
+    plan = DistillConfig(
+        epochs=quantize.epochs, lr=quantize.lr, batch_size=finetuning.batch_size, optimizer="adamw", weight_decay=0.0,
+        precision="fp32", accumulate=finetuning.accumulate, hard_weight=0.0, temperature=finetuning.temperature,
+    )  # fmt: skip
+    return plan.model_copy(update={"loss": settings.task.finetuning_loss})

@@ -16,28 +16,35 @@ from edgedistill.quantize.placement import CLIP, INT8
 from edgedistill.quantize.prepare import Prepared
 from edgedistill.records.stages import LayerSensitivity
 
-Outputs = Callable[[nn.Module], Array]
-Score = Callable[[Array], float]
+Outputs = dict[str, Array]
+"""All outputs (N, ...) of a model by name."""
 
 
-def layer_sensitivity(prepared: Prepared, answers: Array, outputs: Outputs, score: Score) -> list[LayerSensitivity]:
+def layer_sensitivity(
+    prepared: Prepared, answers: Outputs, outputs: Callable[[nn.Module], Outputs], score: Callable[[Outputs], float]
+) -> list[LayerSensitivity]:
     """Return for each int8 layer what it alone costs, the most sensitive first.
 
-    Layers are ordered by the error of the outputs: a metric counts whole samples, and most layers turn over none.
+    Layers are ordered by the error of the outputs, of several by the largest: a metric counts whole samples, and most
+    layers turn over none.
 
     Args:
         prepared: a calibrated model.
-        answers: the float model's outputs (N, ...).
-        outputs: gives a model's outputs (N, ...) on the same samples.
+        answers: the float model's outputs.
+        outputs: gives a model's outputs on the same samples.
         score: gives the metric of outputs, a fraction.
     """
-    best, spread = score(answers), float(answers.var()) or 1.0
-    found = []
+    best, layers = score(answers), []
     for layer in (path for path, form in prepared.layers.items() if form == INT8):
         got = outputs(only_int8(prepared, layer))
-        error = float(np.mean((got.astype(np.float64) - answers) ** 2)) / spread
-        found.append(LayerSensitivity(layer=layer, output_error=error, drop=100 * (best - score(got))))
-    return sorted(found, key=lambda one: one.output_error, reverse=True)
+        error = max(_error(got[name], answers[name]) for name in answers)
+        layers.append(LayerSensitivity(layer=layer, output_error=error, drop=100 * (best - score(got))))
+    return sorted(layers, key=lambda one: one.output_error, reverse=True)
+
+
+def _error(got: Array, answers: Array) -> float:
+    """Return the mean squared error over the variance of the answers."""
+    return float(np.mean((got.astype(np.float64) - answers) ** 2)) / (float(answers.var()) or 1.0)
 
 
 def only_int8(prepared: Prepared, layer: str) -> Prepared:

@@ -5,38 +5,72 @@ Units are in the names. What a device measured of a model is in `measurement.py`
 
 from __future__ import annotations
 
-from typing import ClassVar, Final, Literal
+from typing import Any, ClassVar, Final, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from edgedistill.records import stage_names
 from edgedistill.records.base import Activations, Encoding, FileRef, Record
+from edgedistill.records.signature import Signature
 
 
 class StageRecord(Record):
-    """What a stage made; `stage` is the stage's name in commands, messages and the manifest of a run."""
+    """What a stage of the pipeline makes; `stage` is the stage's name, and stands here alone."""
 
     stage: ClassVar[str]
 
 
-class DataRecord(StageRecord):
-    """What the data is: `shape` is one sample's, channels last, as the user gave it.
+KindName = Literal["image", "signal", "tokens", "features"]
+"""What an input is: pictures, series over time, token numbers, or plain numbers without neighbours."""
 
-    `classes` names the outputs of a model: the classes or, for regression and embedding, the values. Without labels, those
-    of validation and test samples are the teacher's outputs.
-    """
 
-    stage: ClassVar[str] = "data"
-    kind: Literal["image", "signal", "tokens"]
+class InputRecord(Record):
+    """One input: its name, and what a sample of it is; `shape` is a sample's, channels last, as the user gave it."""
+
+    name: str = "input"
+    kind: KindName
     dtype: str
     shape: tuple[int, ...]
+    vocabulary: int | None = None
+
+
+class DataRecord(StageRecord):
+    """What the data is: its inputs, in the order in which models take them, and what its labels say.
+
+    `classes` names the values of the output that labels are for: the classes or, for regression and embedding, the values.
+    Without labels, those of validation and test samples are the teacher's outputs. `output` names that output of models
+    that have several; None stands for the first.
+    """
+
+    stage: ClassVar[str] = stage_names.DATA
+
+    inputs: tuple[InputRecord, ...]
     classes: tuple[str, ...]
-    task: Literal["classification", "regression", "embedding"] = "classification"
+    task: str = "classification"
+    output: str | None = None
     labelled: bool = True
-    vocabulary: int | None
     train: int
     val: int
     test: int
     fingerprint: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_single_input(cls, table: Any) -> Any:
+        """Read the record of a run that was made when data had one input."""
+        if not isinstance(table, dict) or "inputs" in table or "kind" not in table:
+            return table
+        keys = ("kind", "dtype", "shape", "vocabulary")
+        rest = {key: value for key, value in table.items() if key not in keys}
+        return rest | {"inputs": [{key: table.get(key) for key in keys}]}
+
+    @property
+    def summary(self) -> str:
+        """The inputs in a few words, for people."""
+        shapes = [" ".join((one.kind, "\u00d7".join(map(str, one.shape)), one.dtype)) for one in self.inputs]
+        if len(shapes) == 1:
+            return shapes[0]
+        return ", ".join(f"{one.name}: {shape}" for one, shape in zip(self.inputs, shapes, strict=True))
 
 
 class Epoch(Record):
@@ -64,7 +98,8 @@ class TrainedModel(Record):
 class TeacherRecord(TrainedModel, StageRecord):
     """The first teacher, which is exported and measured, and the others, whose logits are averaged with its."""
 
-    stage: ClassVar[str] = "teacher"
+    stage: ClassVar[str] = stage_names.TEACHER
+
     others: tuple[TrainedModel, ...] = ()
 
     @property
@@ -84,15 +119,18 @@ class SoftLabelsRecord(StageRecord):
 
     `engine` and `val_accuracy` (a fraction; None for one teacher, whose own it is) are of all teachers together. Of a view
     the `top_k` largest logits are kept, 0 for all. `targets` holds their outputs of samples that have no labels.
+    `logits` is of the output that labels are for; `outputs` has the other outputs of a model that has several.
     """
 
-    stage: ClassVar[str] = "soft_labels"
+    stage: ClassVar[str] = stage_names.SOFT_LABELS
+
     fingerprint: str
     views: int
     samples: int
     classes: int
     top_k: int = 0
     logits: FileRef | None
+    outputs: dict[str, FileRef] = Field(default_factory=dict)
     engine: str | None
     val_accuracy: float | None = None
     targets: FileRef | None = None
@@ -110,7 +148,8 @@ class Trial(Record):
 class StudentRecord(StageRecord):
     """The distilled student, of the seed that did best on validation, its control, and the trials of all seeds."""
 
-    stage: ClassVar[str] = "student"
+    stage: ClassVar[str] = stage_names.DISTILL
+
     student: TrainedModel
     control: TrainedModel | None
     trials: tuple[Trial, ...] = ()
@@ -161,7 +200,8 @@ class QuantizedRecord(StageRecord):
     included; `steps` are all tries in their order, and `holds` tells whether the one that was kept is within `max_drop`.
     """
 
-    stage: ClassVar[str] = "quantize"
+    stage: ClassVar[str] = stage_names.QUANTIZE
+
     file: FileRef | None
     mode: Literal["none"] | QuantizeMethod
     val_accuracy: float | None
@@ -178,7 +218,7 @@ class QuantizedRecord(StageRecord):
 
 
 class OutputParity(Record):
-    """Agreement of two forms of one model on one of its outputs."""
+    """Agreement of two forms of one model on one output; see Parity."""
 
     max_abs_diff: float
     agreement: float
@@ -187,8 +227,9 @@ class OutputParity(Record):
 class Parity(Record):
     """Agreement of two forms of one model: `agreement` is the metric of one with the other's outputs for labels.
 
-    For classification that is the fraction of equal top-1 answers, for regression R2, for embedding the mean cosine. With several
-    outputs it is the smallest of theirs, where an output that the metric does not read has 1 - squared error / variance.
+    For classification that is the fraction of equal top-1 answers, for regression R2, for embedding the mean cosine, for
+    multi-label the fraction of equal answers. Of a model with several outputs it is the smallest, where outputs without
+    labels count by 1 - squared error / variance; `outputs` has each.
     """
 
     max_abs_diff: float
@@ -198,6 +239,8 @@ class Parity(Record):
 
 class OnnxModel(Record):
     """One exported model; `name` is teacher or student; `io` holds its inputs and outputs, `expected` is its key there.
+
+    `output` names the output that labels are for, and `threshold` is the value above which a label counts as given.
 
     `float32_nodes` are the parts of a float16 model that float16 would not hold; `warnings` are what the linter says
     about it for the kits of its targets.
@@ -213,7 +256,16 @@ class OnnxModel(Record):
     parity: Parity | None
     float32_nodes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    output: str | None = None
+    threshold: float | None = None
+    signature: Signature | None = None
     parent: str
+
+    @property
+    def judged_output(self) -> str | None:
+        """The output that labels are for, where there are several; None where there is one."""
+        several = self.signature is not None and len(self.signature.outputs) > 1
+        return self.output if several else None
 
 
 class TrialScore(Record):
@@ -227,7 +279,8 @@ class TrialScore(Record):
 class ExportRecord(StageRecord):
     """The exported models and, where there are controls or several seeds, what all trials score on the test set."""
 
-    stage: ClassVar[str] = "export"
+    stage: ClassVar[str] = stage_names.EXPORT
+
     models: tuple[OnnxModel, ...]
     scores: tuple[TrialScore, ...] = ()
 
@@ -258,21 +311,24 @@ class Artifact(Record):
 class CompileRecord(StageRecord):
     """The artifacts of all targets."""
 
-    stage: ClassVar[str] = "compile"
+    stage: ClassVar[str] = stage_names.COMPILE
+
     artifacts: tuple[Artifact, ...]
 
 
 class BenchRecord(StageRecord):
     """The measurement files of a run."""
 
-    stage: ClassVar[str] = "bench"
+    stage: ClassVar[str] = stage_names.BENCH
+
     measurements: tuple[FileRef, ...]
 
 
 class ReportRecord(StageRecord):
     """The HTML report."""
 
-    stage: ClassVar[str] = "report"
+    stage: ClassVar[str] = stage_names.REPORT
+
     report: FileRef
 
 

@@ -33,7 +33,7 @@ from edgedistill.records.stages import (
 from edgedistill.report.plots import ENERGY, LATENCY, accuracy_against, latency_distribution, training_curves
 from edgedistill.runtime.files import write_atomic
 from edgedistill.runtime.folder import Run, read_record
-from edgedistill.tasks.tasks import TASKS
+from edgedistill.tasks.table import find_task
 
 TEMPLATE = "template.html.j2"
 
@@ -78,7 +78,7 @@ def render_report(run_folder: Path, budgets: dict[str, Budget] | None = None) ->
         read_record(run, ExportRecord),
     )
     comparison = summarise_run(result, budgets)
-    metric = formatting.metric_heading([TASKS[data.task].metric] if data else [])[1]
+    metric = formatting.metric_heading([find_task(data.task).metric] if data else [])[1]
     return _environment().get_template(TEMPLATE).render(
         _measured(comparison, [result]),
         name=result.name,

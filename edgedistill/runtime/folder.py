@@ -16,6 +16,7 @@ from edgedistill.records.base import FileRef, Record, explain_validation
 from edgedistill.records.lineage import lineage_of
 from edgedistill.records.stages import (
     DataRecord,
+    ExportRecord,
     OnnxModel,
     QuantizedRecord,
     SoftLabelsRecord,
@@ -27,7 +28,7 @@ from edgedistill.runtime.files import hash_of, sha256_of, write_json
 
 R = TypeVar("R", bound=Record)
 S = TypeVar("S", bound=StageRecord)
-SCHEMA = "edgedistill.run/1"
+SCHEMA, FIRST_SCHEMA = "edgedistill.run/2", "edgedistill.run/1"
 
 
 class Run:
@@ -43,9 +44,9 @@ class Run:
                 manifest = json.loads(path.read_text(encoding="utf-8"))
             except ValueError as error:
                 raise ConfigError(f"{path}: not JSON ({error}); move the run folder away to start afresh") from None
-            if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
+            if not isinstance(manifest, dict) or manifest.get("schema") not in (SCHEMA, FIRST_SCHEMA):
                 raise ConfigError(f"{path}: is not a manifest of {SCHEMA}; use another --run-dir")
-            self._manifest = manifest
+            self._manifest = _upgraded(manifest) if manifest["schema"] == FIRST_SCHEMA else manifest
         if self._memo.exists():
             self._hashes = json.loads(self._memo.read_text(encoding="utf-8"))
 
@@ -113,6 +114,24 @@ class Run:
     def _intact(self, ref: FileRef) -> bool:
         path = self.path(ref)
         return path.is_file() and path.stat().st_size == ref.bytes and self.file_hash(path) == ref.sha256
+
+
+def _upgraded(manifest: dict[str, Any]) -> dict[str, Any]:
+    """Return a manifest of the first schema in this one, where distillation was called student and settings lay flat."""
+    names = {"student": StudentRecord.stage}
+    stages = {names.get(name, name): entry for name, entry in manifest.get("stages", {}).items()}
+    for name, entry in stages.items():
+        parents = {names.get(parent, parent): value for parent, value in entry.get("parents", {}).items()}
+        config = dict(entry.get("config", {}))
+        if name == ExportRecord.stage:
+            normalization = {key: config.get(key) for key in ("mean", "std")}
+            config["views"] = {
+                "seed": config.get("seed", 0),
+                "mel": config.get("mel"),
+                "inputs": {"input": normalization},
+            }
+        stages[name] = entry | {"parents": parents, "config": config}
+    return manifest | {"schema": SCHEMA, "stages": stages}
 
 
 def read_record(run: Run, kind: type[S]) -> S | None:

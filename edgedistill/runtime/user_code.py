@@ -1,44 +1,187 @@
-"""Code of the user's, named in a configuration as package.module:function."""
+"""Code of the user's, named in a configuration as package.module:function.
+
+A module beside the configuration is known by the content of its file and of every module that it imports from the same
+folder. Modules of that folder are loaded again when this content changes, and when another folder's modules of the same
+name were loaded in between, so that what runs is always what was hashed.
+"""
 
 from __future__ import annotations
 
+import ast
+import hashlib
 import importlib
 import importlib.util
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+from pydantic import Field
+
 from edgedistill.errors import ConfigError
+from edgedistill.records.base import Record
+
+
+class CodeRef(Record):
+    """A function of the user's: its name, the hash of all modules that decide what it does, and where they lie."""
+
+    spec: str
+    sha256: str
+    folder: Path = Field(exclude=True)
+
+    def load(self) -> Any:
+        """Import the function; raises ConfigError where that is not possible."""
+        return resolve_function(self.spec, self.folder)
 
 
 def is_function(text: str) -> bool:
-    """Tell package.module:function from a path."""
+    """Tell package.module:function from a path and from zoo:NAME."""
     module, colon, function = text.partition(":")
+    if module in ("zoo", "timm"):
+        return False
     return bool(colon) and function.isidentifier() and all(part.isidentifier() for part in module.split("."))
 
 
-def resolve_function(text: str, folder: Path) -> Any:
-    """Import package.module:function; modules beside the configuration are found too."""
-    module_name, _, name = text.partition(":")
-    module_file(text, folder)
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise ConfigError(f"'{text}': module {module_name} does not import: {error}") from error
+def code_ref(spec: str, folder: Path) -> CodeRef:
+    """Describe package.module:function without running it; raises ConfigError when there is no such module."""
+    return CodeRef(spec=spec, sha256=_content_hash(spec, folder), folder=folder)
+
+
+def resolve_function(spec: str, folder: Path) -> Any:
+    """Import package.module:function; modules beside the configuration come before installed ones."""
+    module_name, _, name = spec.partition(":")
+    module = _LOADER.load(spec, folder.resolve())
     if not hasattr(module, name):
-        raise ConfigError(f"'{text}': module {module_name} has no '{name}'")
+        raise ConfigError(f"'{spec}': module {module_name} has no '{name}'")
     return getattr(module, name)
 
 
-def module_file(text: str, folder: Path) -> Path:
-    """Return the source file of package.module:function; modules beside the configuration come first."""
-    module_name = text.partition(":")[0]
-    if str(folder.resolve()) not in sys.path:
-        sys.path.insert(0, str(folder.resolve()))
+def module_file(spec: str, folder: Path) -> Path:
+    """Return the source file of package.module:function; modules beside the configuration come before installed ones."""
+    name = spec.partition(":")[0]
+    own = _file_in(name, folder.resolve())
+    if own is not None:
+        return own
     try:
-        spec = importlib.util.find_spec(module_name)
+        found = importlib.util.find_spec(name)
     except ImportError as error:
-        raise ConfigError(f"'{text}': {error}") from None
-    if spec is None or spec.origin is None:
-        raise ConfigError(f"'{text}': no module '{module_name}' beside the configuration or installed")
-    return Path(spec.origin)
+        raise ConfigError(f"'{spec}': {error}") from None
+    if found is None or found.origin is None:
+        raise ConfigError(f"'{spec}': no module '{name}' beside the configuration or installed")
+    return Path(found.origin)
+
+
+def _content_hash(spec: str, folder: Path) -> str:
+    """Hash the files that decide a function: its module's and, beside the configuration, those that it imports."""
+    name, root = spec.partition(":")[0], folder.resolve()
+    if _file_in(name, root) is None:
+        return hashlib.sha256(module_file(spec, folder).read_bytes()).hexdigest()
+    digest = hashlib.sha256()
+    for module, path in sorted(_own_modules(name, root).items()):
+        digest.update(f"{module}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return digest.hexdigest()
+
+
+def _file_in(module: str, root: Path) -> Path | None:
+    """Return the file of a module below a folder, or None where it lies elsewhere."""
+    base = root.joinpath(*module.split("."))
+    return next((path for path in (base / "__init__.py", base.with_suffix(".py")) if path.is_file()), None)
+
+
+def _own_modules(module: str, root: Path) -> dict[str, Path]:
+    """Return a module below a folder, its packages, and every module below the folder that these import, by name."""
+    found: dict[str, Path] = {}
+    waiting = list(_with_packages(module))
+    while waiting:
+        name = waiting.pop()
+        path = _file_in(name, root)
+        if name in found or path is None:
+            continue
+        found[name] = path
+        waiting += [parent for imported in _imports_of(name, path) for parent in _with_packages(imported)]
+    return found
+
+
+def _with_packages(module: str) -> Iterator[str]:
+    parts = module.split(".")
+    yield from (".".join(parts[: end + 1]) for end in range(len(parts)))
+
+
+def _imports_of(module: str, path: Path) -> Iterator[str]:
+    """Yield the names of modules that a file may import, those inside functions included."""
+    try:
+        tree = ast.parse(path.read_bytes(), str(path))
+    except SyntaxError as error:
+        raise ConfigError(f"{path}:{error.lineno}: not valid Python: {error.msg}") from None
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = _absolute(package, node)
+            yield base
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def _absolute(package: str, node: ast.ImportFrom) -> str:
+    """Return the absolute name of the module that `from X import` names."""
+    if not node.level:
+        return node.module or ""
+    parts = package.split(".")[: len(package.split(".")) - node.level + 1]
+    return ".".join([*parts, *([node.module] if node.module else [])])
+
+
+class _Loader:
+    """Modules of users' folders in sys.modules: those of one folder at a time, as their files are now."""
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[Path, str, str], dict[str, ModuleType]] = {}
+        self._active: set[str] = set()
+        self._root: Path | None = None
+
+    def load(self, spec: str, root: Path) -> ModuleType:
+        name = spec.partition(":")[0]
+        module_file(spec, root)  # says what is missing
+        self._enter(root)
+        if _file_in(name, root) is None:
+            return self._import(spec, name)
+        key, own = (root, name, _content_hash(spec, root)), set(_own_modules(name, root))
+        kept = self._kept.get(key)
+        for loaded in own:
+            sys.modules.pop(loaded, None)
+        if kept is not None:
+            sys.modules.update(kept)
+        else:
+            importlib.invalidate_caches()
+            module = self._import(spec, name)
+            self._kept[key] = {loaded: sys.modules[loaded] for loaded in own if loaded in sys.modules}
+            self._kept[key].setdefault(name, module)
+        self._active |= own
+        return self._kept[key][name]
+
+    def _enter(self, root: Path) -> None:
+        """Make a folder the one that imports look into first, in place of the one before."""
+        if self._root == root and str(root) in sys.path:
+            return
+        for loaded in self._active:
+            sys.modules.pop(loaded, None)
+        self._active.clear()
+        if self._root is not None and str(self._root) in sys.path:
+            sys.path.remove(str(self._root))
+        self._root = root
+        sys.path.insert(0, str(root))
+
+    @staticmethod
+    def _import(spec: str, name: str) -> ModuleType:
+        # Bytecode is recognised by size and whole seconds, in which a file can be edited twice.
+        written, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+        try:
+            return importlib.import_module(name)
+        except ImportError as error:
+            raise ConfigError(f"'{spec}': module {name} does not import: {error}") from error
+        finally:
+            sys.dont_write_bytecode = written
+
+
+_LOADER = _Loader()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import onnx
@@ -15,21 +15,21 @@ from torch import nn
 from edgedistill.compare.budget import check_budget
 from edgedistill.config.schema import Budget, TargetConfig
 from edgedistill.config.training import StudentConfig
-from edgedistill.data.dataset import Split
 from edgedistill.data.views import plain_views
+from edgedistill.deploy.identity import form_on
 from edgedistill.deploy.onnx_file import BenchOptions, bench_onnx, prepare_onnx
-from edgedistill.deploy.stage import form_on
-from edgedistill.distill.student import build_student, check_student, student_name
+from edgedistill.distill.student import check_student
 from edgedistill.errors import DeviceError
+from edgedistill.export.baked import Baking, examples_of
 from edgedistill.export.forms import Variant, in_form
 from edgedistill.export.onnx_export import export_onnx, save_onnx
-from edgedistill.export.stage import baked, recorded_inputs
 from edgedistill.kits.kits import Form
-from edgedistill.quantize.prepare import Prepared, calibrate, prepare
+from edgedistill.models.outputs import main_name, run
+from edgedistill.quantize.prepare import calibrate, prepare
 from edgedistill.records.measurement import Measurement
-from edgedistill.runtime.job import Job
-from edgedistill.search.families import with_student
+from edgedistill.runtime.progress import Reporter
 from edgedistill.search.records import Candidate, SearchOptions, TargetResult
+from edgedistill.search.settings import SearchSettings
 
 CALIBRATION: Final = 32
 """Samples that the ranges of untrained students are taken from; their accuracy does not matter here."""
@@ -37,25 +37,81 @@ SECONDS_PER_P95_MS: Final = 0.1
 """Seconds of measurement per process for each millisecond of the p95 limit: 100 samples at that limit; p95 needs 72."""
 
 
-def measure_student(job: Job, student: StudentConfig, parameters: int, options: SearchOptions) -> Candidate:
-    """Measure an untrained student in each precision on each target of the configuration."""
-    config = with_student(job.config, student)
-    name = student_name(config) + (f" x{student.width:g}" if student.width != 1 else "")
-    rows = np.arange(min(CALIBRATION, len(job.dataset.train)))
-    samples = plain_views(job.dataset.train, job.data, config).batch(rows, rows * 0)
-    check_student(config, job.data, samples[:2])
-    model = _perturb_constants(build_student(config, job.data).eval())
-    own = job.config.student
-    skip = config.quantize.skip if (student.model, student.prune is None) == (own.model, own.prune is None) else ()
-    prepared = prepare(model, (samples[:1],), skip, config.quantize.activations)
-    calibrate(prepared, [(samples,)])
-    forms = {"fp32": model, "fp16": model, "int8": prepared}
-    folder = job.folder("search") / folder_name(name)
-    measured = tuple(one for target in config.target for one in _target_results(job, forms, target, options, folder))
-    candidate = Candidate(name=name, student=student, parameters=parameters, measured=measured)
-    shown = ", ".join(_shown(candidate.best_on(target.name)) for target in config.target)
-    job.report.detail(f"search: {name}: {shown}")
-    return candidate
+class StudentBench:
+    """Measures untrained students of a search on its targets, in a folder."""
+
+    def __init__(self, settings: SearchSettings, options: SearchOptions, folder: Path, report: Reporter) -> None:
+        self.settings, self.options, self.folder, self.report = settings, options, folder, report
+        self.baking = Baking(settings.data, settings.views, settings.export.bake)
+
+    def measure(self, plan: StudentConfig, parameters: int) -> Candidate:
+        """Measure an untrained student in each precision on each target."""
+        settings, source = self.settings, self.settings.student(plan)
+        title = settings.title(plan)
+        train = settings.dataset().train
+        rows = np.arange(min(CALIBRATION, len(train)))
+        samples = plain_views(train, settings.data, settings.views).batch(rows, rows * 0)
+        model = check_student(settings, source, {name: x[:2] for name, x in samples.items()})
+        model = _perturb_constants(model.eval())
+        inputs, own = tuple(samples.values()), settings.own
+        skip = settings.quantize.skip if (plan.model, plan.prune is None) == (own.model, own.prune is None) else ()
+        prepared = prepare(model, tuple(x[:1] for x in inputs), skip, settings.quantize.activations)
+        calibrate(prepared, [inputs])
+        forms = {"fp32": model, "fp16": model, "int8": prepared}
+        folder = self.folder / folder_name(title)
+        measured = tuple(one for target in settings.targets for one in self._on_target(_Forms(forms, target, folder)))
+        candidate = Candidate(name=title, student=plan, parameters=parameters, measured=measured)
+        shown = ", ".join(_shown(candidate.best_on(target.name)) for target in settings.targets)
+        self.report.detail(f"search: {title}: {shown}")
+        return candidate
+
+    def _on_target(self, forms: _Forms) -> Iterator[TargetResult]:
+        """Yield an untrained student's measurement on one target in each of the target's precisions."""
+        target = forms.target
+        kit = self.settings.kits[target.kit]
+        form = form_on(kit, target.device)
+        limits = target.budget.model_copy(update={"accuracy": None})
+        passes = ("energy",) if limits.energy_mj is not None else ()
+        seconds = max(self.options.seconds, SECONDS_PER_P95_MS * (limits.p95_ms or 0.0))
+        bench_options = BenchOptions(
+            device=target.device,
+            threads=target.threads,
+            processes=self.options.processes,
+            seconds=seconds,
+            passes=passes,
+        )
+        for precision in target.precisions:
+            place = forms.folder / f"{target.name}-{precision}"
+            place.mkdir(parents=True, exist_ok=True)
+            save_onnx(self._exported(forms.models[precision], precision, form), place / "student.onnx")
+            ready = prepare_onnx(place / "student.onnx", place / "onnx", {}).model_copy(update={"precision": precision})
+            try:
+                measured = bench_onnx(ready, kit, bench_options, place, self.report.aside)
+            except DeviceError as error:
+                yield TargetResult(target=target.name, precision=precision, problem=str(error))
+                continue
+            yield check_limits(limits, measured, TargetResult(target=target.name, precision=precision))
+
+    def _exported(self, model: nn.Module, precision: str, form: Form) -> onnx.ModelProto:
+        requests = self.baking.inputs(self.settings.dataset().val.first(CALIBRATION))
+        batch = plain_views(self.settings.dataset().val.first(1), self.settings.data, self.settings.views)
+        first = np.zeros(1, np.int64)
+        with torch.no_grad():
+            outputs = run(model, batch.batch(first, first))
+        names, main = self.baking.names(outputs), main_name(tuple(outputs), self.settings.data.output)
+        opset = self.settings.export.opset or form.opset
+        module = self.baking.module(model, names, main).eval()
+        written = export_onnx(module, examples_of(requests), opset, tuple(requests), tuple(names.values()))
+        variant = Variant(precision, form.encoding if precision == "int8" else None, opset)
+        return in_form(written, variant, requests)[0]
+
+
+class _Forms(NamedTuple):
+    """A student in each precision, the target to measure it on, and the folder for its files."""
+
+    models: Mapping[str, nn.Module]
+    target: TargetConfig
+    folder: Path
 
 
 @torch.no_grad()
@@ -74,30 +130,6 @@ def _shown(one: TargetResult) -> str:
     return f"{one.target} {one.precision} {'fits' if one.is_within else '; '.join(one.exceeded or one.unknown)}"
 
 
-def _target_results(
-    job: Job, forms: Mapping[str, nn.Module | Prepared], target: TargetConfig, options: SearchOptions, folder: Path
-) -> Iterator[TargetResult]:
-    """Yield an untrained student's measurement on one target in each of the target's precisions."""
-    kit, form = job.kits[target.kit], form_on(job.kits[target.kit], target.device)
-    limits = target.budget.model_copy(update={"accuracy": None})
-    passes = ("energy",) if limits.energy_mj is not None else ()
-    seconds = max(options.seconds, SECONDS_PER_P95_MS * (limits.p95_ms or 0.0))
-    bench_options = BenchOptions(
-        device=target.device, threads=target.threads, processes=options.processes, seconds=seconds, passes=passes
-    )
-    for precision in target.precisions:
-        place = folder / f"{target.name}-{precision}"
-        place.mkdir(parents=True, exist_ok=True)
-        save_onnx(_exported(job, forms[precision], precision, form), place / "student.onnx")
-        ready = prepare_onnx(place / "student.onnx", place / "onnx", {}).model_copy(update={"precision": precision})
-        try:
-            found = bench_onnx(ready, kit, bench_options, place, job.report.aside)
-        except DeviceError as error:
-            yield TargetResult(target=target.name, precision=precision, problem=str(error))
-            continue
-        yield check_limits(limits, found, TargetResult(target=target.name, precision=precision))
-
-
 def check_limits(limits: Budget, found: Measurement, result: TargetResult) -> TargetResult:
     """Compare a measurement with limits; a median above the p95 limit exceeds it even if too few samples give no p95."""
     check, p50, p95 = check_budget(found, limits), found.latency_ns.p50, found.latency_ns.p95
@@ -109,15 +141,6 @@ def check_limits(limits: Budget, found: Measurement, result: TargetResult) -> Ta
         exceeded = (f"p95, because p50 {p50 / 1e6:.3g} ms > {limits.p95_ms:g} ms", *exceeded)
     fits = False if exceeded else check.fits
     return measured.model_copy(update={"fits": fits, "exceeded": exceeded, "unknown": check.unknown})
-
-
-def _exported(job: Job, model: nn.Module, precision: str, form: Form) -> onnx.ModelProto:
-    val = job.dataset.val
-    requests = recorded_inputs(job, Split(val.inputs, val.rows[:CALIBRATION], val.labels[:CALIBRATION]))
-    opset = job.config.export.opset or form.opset
-    written = export_onnx(baked(job, model).eval(), (torch.from_numpy(requests[0]),), opset)
-    variant = Variant(precision, form.encoding if precision == "int8" else None, opset)
-    return in_form(written, variant, {written.graph.input[0].name: requests})[0]
 
 
 def folder_name(name: str) -> str:

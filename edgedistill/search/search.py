@@ -9,34 +9,33 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 from edgedistill.config.schema import Config
-from edgedistill.config.training import StudentConfig
-from edgedistill.deploy.stage import form_on
+from edgedistill.deploy.identity import form_on
 from edgedistill.distill.cache import link_or_copy
 from edgedistill.errors import ConfigError, DeviceError, EdgedistillError
-from edgedistill.pipeline.pipeline import Plan, run_pipeline
-from edgedistill.records.stages import StudentRecord
+from edgedistill.pipeline.pipeline import Pipeline, Plan, run_pipeline
+from edgedistill.records.stages import DataRecord, SoftLabelsRecord, StudentRecord, TeacherRecord
 from edgedistill.runtime import processes
 from edgedistill.runtime.files import write_json
 from edgedistill.runtime.folder import Run
-from edgedistill.runtime.job import Job
-from edgedistill.search.families import find_sizes, with_student
-from edgedistill.search.measure import folder_name, measure_student
+from edgedistill.search.families import Sizes, find_sizes
+from edgedistill.search.measure import StudentBench, folder_name
 from edgedistill.search.records import Candidate, SearchOptions, SearchResult
+from edgedistill.search.settings import declare_search
 
-REUSED: Final = ("data", "teacher", "soft_labels")
+REUSED: Final = (DataRecord.stage, TeacherRecord.stage, SoftLabelsRecord.stage)
 """The stages of the search's own run that the run of each finalist reuses."""
 
 
-def search(job: Job, options: SearchOptions) -> SearchResult:
-    """Measure sizes of each family on the job's targets, write search.json, and return the candidates that fit.
+def search(pipeline: Pipeline, options: SearchOptions) -> SearchResult:
+    """Measure sizes of each family on the configuration's targets, write search.json, and return the candidates that fit.
 
     Args:
-        job: a job whose data is loaded; its soft labels are made if finalists are trained.
+        pipeline: a pipeline whose data is loaded; its soft labels are made if finalists are trained.
         options: families, measurement and training.
 
     Raises:
@@ -44,18 +43,21 @@ def search(job: Job, options: SearchOptions) -> SearchResult:
             are several processes.
         DeviceError: a device cannot be reached, lacks its engine, runs no family, or fails on a family of the options.
     """
-    require_budget(job.config)
+    require_budget(pipeline.config)
     if processes.count() > 1:
         raise ConfigError(
             "search measures latency, which other processes would disturb; run it without accelerate launch"
         )
-    for target in job.config.target:  # fails before the first measurement if a device cannot be reached
-        form_on(job.kits[target.kit], target.device)
-    ladders, left_out = find_sizes(job, options)
+    settings = declare_search(pipeline.sources)
+    for target in settings.targets:  # fails before the first measurement if a device cannot be reached
+        form_on(settings.kits[target.kit], target.device)
+    folder = pipeline.run.folder / "search"
+    bench = StudentBench(settings, options, folder, pipeline.report)
+    ladders, left_out = find_sizes(settings, options)
     candidates, fitting, problems = list[Candidate](), list[Candidate](), list[EdgedistillError]()
     for family, sizes in ladders.items():
         try:
-            tried = _measure_sizes(job, family, sizes, options)
+            tried = _measure_sizes(bench, family, sizes)
         except (ConfigError, DeviceError) as error:
             if family in options.models:
                 raise
@@ -68,13 +70,13 @@ def search(job: Job, options: SearchOptions) -> SearchResult:
     if problems and not candidates:
         raise problems[0]
     if options.epochs and fitting:
-        job = run_pipeline(job.config, job.run, job.kits, job.report, Plan("soft_labels"))
-        fitting = [_train_briefly(job, candidate, options.epochs) for candidate in fitting]
+        pipeline.execute(Plan(SoftLabelsRecord.stage))
+        fitting = [_train_briefly(pipeline, candidate, options.epochs) for candidate in fitting]
     fitting.sort(key=lambda candidate: (candidate.val_accuracy or 0.0, candidate.parameters), reverse=True)
     result = SearchResult(
         candidates=tuple(candidates), fitting=tuple(fitting), left_out=tuple(left_out), epochs=options.epochs
     )
-    write_json(job.folder("search") / "search.json", json.loads(result.to_json()))
+    write_json(folder / "search.json", json.loads(result.to_json()))
     return result
 
 
@@ -88,15 +90,13 @@ def require_budget(config: Config) -> None:
         )
 
 
-def _measure_sizes(
-    job: Job, family: str, sizes: Sequence[tuple[StudentConfig, int]], options: SearchOptions
-) -> list[Candidate]:
+def _measure_sizes(bench: StudentBench, family: str, sizes: Sizes) -> list[Candidate]:
     """Measure sizes by bisection for the largest that fits; return all measured candidates."""
     tried: list[Candidate] = []
-    with job.report.track(family, len(sizes).bit_length()) as advance:
+    with bench.report.track(family, len(sizes).bit_length()) as advance:
 
         def fits(index: int) -> bool:
-            tried.append(measure_student(job, *sizes[index], options))
+            tried.append(bench.measure(*sizes[index]))
             advance(1, tried[-1].name)
             _require_answers(tried[-1])
             return tried[-1].fits
@@ -122,18 +122,18 @@ def bisect(count: int, fits: Callable[[int], bool]) -> int | None:
     return None if low < 0 else low
 
 
-def _train_briefly(job: Job, candidate: Candidate, epochs: int) -> Candidate:
+def _train_briefly(pipeline: Pipeline, candidate: Candidate, epochs: int) -> Candidate:
     """Distil a candidate for a few epochs in its own run folder, from the soft labels of the search's run."""
-    plan = job.config.distill.model_copy(update={"epochs": epochs, "control": False, "seeds": 1})
-    config = with_student(job.config, candidate.student).model_copy(update={"distill": plan})
-    folder = job.folder("search") / folder_name(candidate.name) / "run"
+    plan = pipeline.config.distill.model_copy(update={"epochs": epochs, "control": False, "seeds": 1})
+    config = pipeline.config.model_copy(update={"student": candidate.student, "distill": plan})
+    folder = pipeline.run.folder / "search" / folder_name(candidate.name) / "run"
     run = Run(folder)
     for stage in REUSED:
-        run.stages[stage] = job.run.stages[stage]
-        if (job.run.folder / stage).is_dir():
-            shutil.copytree(job.run.folder / stage, folder / stage, copy_function=_link, dirs_exist_ok=True)
-    trained = run_pipeline(config, run, job.kits, job.report, Plan("student"))
-    accuracy = trained.result("student", StudentRecord).student.val_accuracy
+        run.stages[stage] = pipeline.run.stages[stage]
+        if (pipeline.run.folder / stage).is_dir():
+            shutil.copytree(pipeline.run.folder / stage, folder / stage, copy_function=_link, dirs_exist_ok=True)
+    trained = run_pipeline(config, run, pipeline.kits, pipeline.report, Plan(StudentRecord.stage))
+    accuracy = trained.records[StudentRecord].student.val_accuracy
     return candidate.model_copy(update={"val_accuracy": accuracy})
 
 

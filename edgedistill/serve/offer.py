@@ -16,7 +16,7 @@ from edgedistill.records.measurement import ModelIdentity
 from edgedistill.records.stages import DataRecord, ExportRecord, OnnxModel
 from edgedistill.runtime.folder import Run, read_lineage, require_record, require_unchanged
 from edgedistill.serve.runtime import WebKit
-from edgedistill.tasks.tasks import TASKS
+from edgedistill.tasks.table import find_task
 
 MOST_REQUEST_BYTES = 4_000_000
 FEWEST_REQUESTS = 8
@@ -54,6 +54,7 @@ class ModelSummary(Record):
     sha256: str
     bytes: int
     metric: str
+    output: str | None
     min_agreement: float
     requests: Requests
 
@@ -68,6 +69,7 @@ class Offer:
     identity: ModelIdentity
     io: Path
     expected: str
+    threshold: float | None = None
 
 
 def offers(run: Run, kit: WebKit, encodings: tuple[str, ...] = ()) -> tuple[Offer, ...]:
@@ -111,11 +113,11 @@ def _offer(run: Run, model: OnnxModel, suffix: str) -> Offer:
     layout, content = pack_requests(io, model.expected)
     summary = ModelSummary(
         key=f"{model.name}-{model.precision}{suffix}", title=f"{model.name} {model.precision}{suffix.replace('-', ' ', 1)}", name=model.name, precision=model.precision, encoding=model.encoding,
-        sha256=model.file.sha256, bytes=model.file.bytes, metric=TASKS[require_record(run, DataRecord).task].metric, min_agreement=MIN_AGREEMENT[model.precision],
-        requests=layout,
+        sha256=model.file.sha256, bytes=model.file.bytes, metric=find_task(require_record(run, DataRecord).task).metric, min_agreement=MIN_AGREEMENT[model.precision],
+        output=model.judged_output, requests=layout,
     )  # fmt: skip
     identity = ModelIdentity(name=f"{model.name}{suffix}", sha256=model.file.sha256, lineage=read_lineage(run, model))
-    return Offer(summary, path, content, identity, io, model.expected)
+    return Offer(summary, path, content, identity, io, model.expected, model.threshold)
 
 
 def pack_requests(io: Path, expected: str) -> tuple[Requests, bytes]:

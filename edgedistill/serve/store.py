@@ -64,7 +64,8 @@ def _spec(folder: Path, kit: WebKit, upload: Upload, offer: Offer, name: str) ->
             "name": name, "target": f"{device.name} {provider}-{upload.threads}", "address": address,
             "kit": kit.name, "precision": offer.summary.precision, "threads": upload.threads,
             "size_bytes": offer.summary.bytes, "model": offer.identity.model_dump(), "expected": offer.expected,
-            "metric": offer.summary.metric,
+            "metric": offer.summary.metric, "output": offer.summary.output,
+            **({} if offer.threshold is None else {"threshold": offer.threshold}),
         },
         "device": {
             "address": address, "id": device.id,

@@ -159,7 +159,8 @@ async def _measure(ready: Ready, call: HarnessCall, progress: Progress) -> Finis
     with tempfile.TemporaryDirectory(prefix="edgedistill-") as scratch:
         work = Path(scratch)
         arms = [
-            PhoneArm(_placed(table, call), work / str(i), f"{ready.phone.work}/{i}") for i, table in enumerate(job["arms"])
+            PhoneArm(_placed(table, call), work / str(i), f"{ready.phone.work}/{i}")
+            for i, table in enumerate(job["arms"])
         ]
         session = Session(ready, job, arms, work, next(iter(call.returns.values()), work), progress)
         try:

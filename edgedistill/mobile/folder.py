@@ -16,14 +16,14 @@ from pydantic import Field
 
 from edgedistill.deploy.harness import Compilation, compile_model
 from edgedistill.errors import ConfigError
-from edgedistill.export.mobile.readme import readme
-from edgedistill.export.mobile.usability import Usability, usability_of
 from edgedistill.graphs.run import run_onnx
 from edgedistill.kits.kits import Kit
+from edgedistill.mobile.readme import readme
+from edgedistill.mobile.usability import Usability, usability_of
 from edgedistill.records.base import Encoding, Record
-from edgedistill.records.stages import DataRecord, ExportRecord, OnnxModel, QuantizedRecord
+from edgedistill.records.stages import DataRecord, ExportRecord, InputRecord, OnnxModel, QuantizedRecord
 from edgedistill.runtime.files import sha256_of, write_atomic, write_json
-from edgedistill.runtime.folder import Run
+from edgedistill.runtime.folder import Run, read_settings, require_record
 
 ARCH = "aarch64"
 OPERATORS = "required_operators_and_types.config"
@@ -94,30 +94,38 @@ def write_mobile(run: Run, kit: Kit, folder: Path) -> Mobile:
     if folder.exists() and any(folder.iterdir()) and not (folder / "mobile.json").is_file():
         raise ConfigError(f"{folder}: is not empty, and was not written by this command; name another folder")
     models = _students(run, kit)
+    _require_one_tensor(models[-1])
     made = tuple(_write_model(run, kit, model, folder) for model in models)
     _write_operators([folder / model.file for model in made], folder / OPERATORS)
     _write_examples(run, models[-1], folder)
     source = onnx.load(run.path(models[-1].file))
-    data = DataRecord.model_validate(run.stages["data"]["record"])
+    data = require_record(run, DataRecord)
     mobile = Mobile(
-        name=run.folder.name, kind=data.kind, task=data.task, classes=data.classes,
+        name=run.folder.name, kind=data.inputs[0].kind, task=data.task, classes=data.classes,
         inputs=tuple(map(_tensor, source.graph.input)), outputs=tuple(map(_tensor, source.graph.output)),
-        preprocessing=_preprocessing(run, data), models=made,
-        probabilities="scores" in run.stages["export"]["config"]["export"]["bake"], made_with=f"onnxruntime {_version()}",
+        preprocessing=_preprocessing(run, data.inputs[0]), models=made,
+        probabilities="scores" in read_settings(run, ExportRecord)["export"]["bake"], made_with=f"onnxruntime {_version()}",
     )  # fmt: skip
     write_atomic(folder / "README.md", readme(mobile.model_dump(), EXAMPLES))
     write_atomic(folder / "mobile.json", mobile.model_dump_json(indent=2, by_alias=True) + "\n")
     return mobile
 
 
+def _require_one_tensor(model: OnnxModel) -> None:
+    """Raise ConfigError for a model that the README and its code cannot describe."""
+    signature = model.signature
+    if signature is not None and (len(signature.inputs), len(signature.outputs)) != (1, 1):
+        raise ConfigError(
+            f"the student has {len(signature.inputs)} inputs and {len(signature.outputs)} outputs; this command describes "
+            "models of one input and one output to app developers: take the .ort files from the run's artifacts/ instead"
+        )
+
+
 def _students(run: Run, kit: Kit) -> list[OnnxModel]:
     """Return the student in each of the kit's precisions, int8 in the encoding for phones; float first."""
-    entry = run.stages.get("export")
-    if entry is None:
-        raise ConfigError(f"{run.folder}: has no finished stage 'export'; run 'edgedistill export CONFIG' first")
-    quantized_as = QuantizedRecord.model_validate(run.stages["quantize"]["record"]).activations
+    models = require_record(run, ExportRecord).models
+    quantized_as = require_record(run, QuantizedRecord).activations
     encoding = kit.taking(quantized_as).encoding_for(ARCH)
-    models = ExportRecord.model_validate(entry["record"]).models
     found = [
         model for model in models
         if model.name == "student" and model.precision in kit.precisions and model.encoding in (None, encoding)
@@ -197,13 +205,16 @@ def _without_paths(text: str) -> Iterator[str]:
         yield f"# - {Path(line[4:]).name}" if line.startswith("# - ") else line
 
 
-def _preprocessing(run: Run, data: DataRecord) -> Preprocessing:
+def _preprocessing(run: Run, one: InputRecord) -> Preprocessing:
     from edgedistill.data.preprocess import FULL_SCALE
 
-    config = run.stages["export"]["config"]
+    settings = read_settings(run, ExportRecord)
+    views = settings["views"]
+    normalization = views["inputs"].get(one.name, {})
     return Preprocessing(
-        baked="normalize" in config["export"]["bake"], sample_dtype=data.dtype, sample_shape=data.shape,
-        divide_by=FULL_SCALE.get(data.dtype, 1.0), mean=config["mean"], std=config["std"], log_mel=config["mel"],
+        baked="normalize" in settings["export"]["bake"], sample_dtype=one.dtype, sample_shape=one.shape,
+        divide_by=FULL_SCALE.get(one.dtype, 1.0), mean=normalization.get("mean"), std=normalization.get("std"),
+        log_mel=views["mel"],
     )  # fmt: skip
 
 

@@ -6,7 +6,9 @@ import math
 from importlib.resources import files
 from typing import Any, Final, NamedTuple
 
+from edgedistill.data.kinds import KINDS
 from edgedistill.errors import ConfigError
+from edgedistill.tasks.table import find_task
 
 
 class Code(NamedTuple):
@@ -34,9 +36,7 @@ def readme(mobile: dict[str, Any], examples: int) -> str:
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(undefined=StrictUndefined, autoescape=False, trim_blocks=True, lstrip_blocks=True)  # noqa: S701 - Markdown
-    template = environment.from_string(
-        (files("edgedistill.export.mobile") / "readme.md.j2").read_text(encoding="utf-8")
-    )
+    template = environment.from_string((files("edgedistill.mobile") / "readme.md.j2").read_text(encoding="utf-8"))
     given = mobile["inputs"][0]
     if given["dtype"] not in CODE:
         raise ConfigError(
@@ -48,6 +48,7 @@ def readme(mobile: dict[str, Any], examples: int) -> str:
         m=mobile, given=given, answer=mobile["outputs"][0], count=count, bytes=count * code.bytes, examples=examples,
         allocate=code.allocate.format(n=count, bytes=count * code.bytes), code=code, best=mobile["models"][-1],
         shape=_shape, steps=_steps(mobile), axes=_axes(mobile),
+        meaning=find_task(mobile["task"]).answer_in_words(scores=mobile["probabilities"]),
     )  # fmt: skip
     return text.rstrip() + "\n"
 
@@ -58,7 +59,7 @@ def _shape(shape: tuple[int, ...]) -> str:
 
 def _axes(mobile: dict[str, Any]) -> str:
     """Name the axes of an input: channels are last in raw samples, and second in what is prepared."""
-    axes = {"image": ["height", "width"], "signal": ["time"], "tokens": ["position"]}[mobile["kind"]]
+    axes = list(KINDS[mobile["kind"]].axis_names)
     if mobile["preprocessing"]["log_mel"] is not None and not mobile["preprocessing"]["baked"]:
         axes = ["frame", "bin"]
     if len(mobile["inputs"][0]["shape"]) == len(axes) + 2:
@@ -70,8 +71,9 @@ def _steps(mobile: dict[str, Any]) -> list[str]:
     """Spell out what an app does to a raw sample, in order."""
     todo = mobile["preprocessing"]
     sample = f"a sample is {todo['sample_dtype']}, {_shape(todo['sample_shape'])}, as in the training data"
-    last = ", channels last" if len(todo["sample_shape"]) == {"image": 3, "signal": 2}.get(mobile["kind"]) else ""
-    if mobile["kind"] == "tokens":
+    kind = KINDS[mobile["kind"]]
+    last = ", channels last" if kind.has_channels and kind.is_full(todo["sample_shape"]) else ""
+    if not kind.normalised:
         return [f"Take the token numbers; {sample}. Nothing else is done to them."]
     if todo["baked"]:
         return [
@@ -79,7 +81,8 @@ def _steps(mobile: dict[str, Any]) -> list[str]:
             "Do nothing else to them: division, mean and deviation are inside the model, and are not to be done twice.",
         ]
     steps = [f"Take the raw values as 32-bit floats; {sample}{last}."]
-    steps.append("Move the channels to the front." if last else "Put an axis of one channel before them.")
+    if kind.has_channels:
+        steps.append("Move the channels to the front." if last else "Put an axis of one channel before them.")
     if todo["divide_by"] != 1.0:
         steps.append(f"Divide by {todo['divide_by']:g}.")
     if todo["log_mel"] is not None:

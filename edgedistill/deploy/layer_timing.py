@@ -11,14 +11,15 @@ import onnx
 import torch
 from torch import Tensor, fx, nn
 
+from edgedistill.deploy.identity import form_on
 from edgedistill.deploy.onnx_file import BenchOptions, bench_onnx, prepare_onnx
-from edgedistill.deploy.stage import form_on
 from edgedistill.errors import EdgedistillError
 from edgedistill.export.onnx_export import export_onnx, save_onnx
 from edgedistill.graphs.encodings import encode
 from edgedistill.kits.kits import Kit
 from edgedistill.quantize.capture import CONVOLUTION, LINEAR, tensor_at
 from edgedistill.quantize.prepare import calibrate, prepare
+from edgedistill.quantize.settings import LayerTiming
 from edgedistill.records.base import Activations
 from edgedistill.records.stages import LayerSensitivity
 
@@ -47,12 +48,14 @@ class LayerAlone(nn.Module):
 
 
 def time_layers(
-    graph: fx.GraphModule, found: list[LayerSensitivity], kit: Kit, activations: Activations, options: BenchOptions
+    graph: fx.GraphModule, layers: list[LayerSensitivity], timing: LayerTiming, activations: Activations
 ) -> Iterator[LayerSensitivity]:
     """Yield the layers of a captured model with their latencies on a device; layers of one shape are measured once."""
+    kit = timing.kit
+    options = OPTIONS.model_copy(update={"device": timing.device, "threads": timing.threads})
     nodes = {_path(node): node for node in graph.graph.nodes if node.target in CONVOLUTION | LINEAR}
     known: dict[str, dict[str, Any]] = {}
-    for one in found:
+    for one in layers:
         node = nodes[one.layer]
         shape = _shape(graph, node)
         if shape not in known:

@@ -1,0 +1,60 @@
+"""What names a model in a configuration: a layout of the zoo or of timm, a function of the user's, or a file of answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, PlainSerializer
+
+from edgedistill.records.base import Record
+from edgedistill.runtime.user_code import is_function
+
+Source = Literal["zoo", "timm", "function", "onnx", "logits"]
+FILES: dict[str, Source] = {".onnx": "onnx", ".npy": "logits"}
+
+
+class ModelSpec(Record):
+    """A model by name: `text` is what the configuration says; `name` is the layout, the function or the file.
+
+    `source` is "zoo" or "timm" for layouts, "function" for package.module:function, "onnx" for an ONNX file, and "logits"
+    for a .npy file of saved outputs.
+    """
+
+    text: str
+    source: Source
+    name: str
+
+    @property
+    def is_module(self) -> bool:
+        """Whether the model is a torch module, which has layers and weights."""
+        return self.source not in FILES.values()
+
+    def __str__(self) -> str:
+        """Return what the configuration says."""
+        return self.text
+
+
+def parse_model_spec(text: str) -> ModelSpec:
+    """Read zoo:NAME, timm:NAME, package.module:function, FILE.onnx or FILE.npy; raises ValueError for anything else."""
+    suffix = Path(text).suffix
+    if suffix in FILES:
+        return ModelSpec(text=text, source=FILES[suffix], name=text)
+    prefix, _, name = text.partition(":")
+    if prefix == "zoo" and name:
+        return ModelSpec(text=text, source="zoo", name=name)
+    if prefix == "timm" and name:
+        return ModelSpec(text=text, source="timm", name=name)
+    if is_function(text):
+        return ModelSpec(text=text, source="function", name=text)
+    raise ValueError(
+        f"'{text}' names no model: write zoo:NAME, timm:NAME, package.module:function, FILE.onnx or FILE.npy"
+    )
+
+
+def _parsed(value: Any) -> Any:
+    return parse_model_spec(value) if isinstance(value, str) else value
+
+
+Spec = Annotated[ModelSpec, BeforeValidator(_parsed), PlainSerializer(str, return_type=str)]
+"""A model in a configuration: read from a string, and written as the same string."""

@@ -1,0 +1,95 @@
+"""Loading models: one function for each of teacher and student, from where they come from and the weights of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+from torch import nn
+
+from edgedistill.distill.predictors import Answer, Predict, onnx_predictor, split_outputs, torch_predictor
+from edgedistill.losses.batch import Tensors
+from edgedistill.models.build import build_model, load_weights
+from edgedistill.models.interface import Interface
+from edgedistill.models.prune import prune_channels, unprunable
+from edgedistill.models.source import ModelSource, StudentSource
+from edgedistill.runtime import processes
+from edgedistill.runtime.files import atomic_path
+
+Ask = Callable[[Tensors], Answer]
+
+
+def load_teacher(source: ModelSource, interface: Interface, seed: int, weights: Path) -> nn.Module:
+    """Return a torch teacher with its weights, in evaluation mode."""
+    model = build_model(source, interface, seed)
+    load_weights(model, weights)
+    return model.eval()
+
+
+def build_student(
+    source: StudentSource, interface: Interface, seed: int, teacher: nn.Module | None = None
+) -> nn.Module:
+    """Build the student's module, untrained; of a pruned teacher the shape is the same whatever its weights are.
+
+    `teacher` is the teacher with its weights, which a pruned student inherits; without it they are untrained too.
+    """
+    if source.model is not None:
+        return build_model(source.model, interface, seed)
+    assert source.teacher is not None
+    assert source.prune is not None
+    whole = build_model(source.teacher, interface, seed) if teacher is None else teacher
+    return prune_channels(whole, interface, source.prune, _kept_whole(_Pruning(source, interface, seed)))
+
+
+def load_student(source: StudentSource, interface: Interface, seed: int, weights: Path) -> nn.Module:
+    """Return the float student with its trained weights, in evaluation mode."""
+    model = build_student(source, interface, seed)
+    load_weights(model, weights)
+    return model.eval()
+
+
+class _Pruning:
+    """What decides which channels stay whole, equal by its content."""
+
+    def __init__(self, source: StudentSource, interface: Interface, seed: int) -> None:
+        self.source, self.interface, self.seed = source, interface, seed
+        self.text = source.model_dump_json() + interface.model_dump_json() + str(seed)
+
+    def __hash__(self) -> int:
+        return hash(self.text)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Pruning) and other.text == self.text
+
+
+@cache
+def _kept_whole(pruning: _Pruning) -> tuple[str, ...]:
+    source = pruning.source
+    assert source.teacher is not None
+    assert source.prune is not None
+    model = build_model(source.teacher, pruning.interface, pruning.seed)
+    return unprunable(model, pruning.interface, source.prune)
+
+
+def teacher_predictor(source: ModelSource, interface: Interface, seed: int, file: Path, precision: str) -> Predict:
+    """Return a teacher as a function from model inputs to outputs; a torch model computes in `precision`."""
+    if source.spec.source == "onnx":
+        return onnx_predictor(file, interface)
+    return torch_predictor(load_teacher(source, interface, seed, file), precision)
+
+
+def answers_of(predict: Predict, output: str | None) -> Ask:
+    """Return a predictor's answers with the output for the labels apart from the others."""
+    return lambda inputs: split_outputs(predict(inputs), output)
+
+
+def save_model(model: nn.Module, path: Path) -> Path:
+    """Write a state dict as safetensors, atomically; in a launch of several processes the first one writes."""
+    from safetensors.torch import save_file
+
+    if processes.is_first():
+        with atomic_path(path) as scratch:
+            save_file({key: value.contiguous() for key, value in model.state_dict().items()}, scratch)
+    processes.wait_for_all()
+    return path

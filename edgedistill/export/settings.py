@@ -1,0 +1,63 @@
+"""What the export stage is given."""
+
+from __future__ import annotations
+
+from edgedistill.config.schema import ExportConfig, TargetConfig
+from edgedistill.distill.settings import TaughtSettings, learning
+from edgedistill.kits.kits import Kit
+from edgedistill.models.source import ModelSource, StudentSource, student_source, teacher_source
+from edgedistill.records.base import Record
+from edgedistill.records.stages import QuantizedRecord, SoftLabelsRecord, StudentRecord, TeacherRecord
+from edgedistill.stages.stage import Sources
+
+
+class ExportTarget(Record):
+    """A kit that models are exported for, and the precisions that its targets want."""
+
+    kit: str
+    precisions: tuple[str, ...]
+
+    @property
+    def with_float(self) -> frozenset[str]:
+        """The precisions and fp32, which is always written, as what others are compared with."""
+        return frozenset({"fp32", *self.precisions})
+
+
+class ExportSettings(TaughtSettings):
+    """What the export stage is given; `name` is the run's, which stands in the files."""
+
+    name: str
+    teacher: TeacherRecord
+    teacher_source: ModelSource
+    float_student: StudentRecord
+    student: StudentSource
+    quantized: QuantizedRecord
+    export: ExportConfig
+    targets: tuple[ExportTarget, ...]
+    kits: dict[str, Kit]
+
+    def kits_for(self, precision: str) -> list[Kit]:
+        """Return the kits of the targets that a precision is for; fp32 is compared with on every one."""
+        return [self.kits[target.kit] for target in self.targets if precision in target.with_float]
+
+
+def declare_export(sources: Sources) -> ExportSettings:
+    """Declare what decides the exported models."""
+    config = sources.config
+    targets = _targets(config.target)
+    return ExportSettings(
+        **learning(sources), soft_labels=sources.records[SoftLabelsRecord], name=config.name,
+        teacher=sources.records[TeacherRecord], teacher_source=teacher_source(config, 0, sources.hash_file),
+        float_student=sources.records[StudentRecord], student=student_source(config, sources.hash_file),
+        quantized=sources.records[QuantizedRecord], export=config.export, targets=targets,
+        kits={target.kit: sources.kits[target.kit] for target in targets},
+    )  # fmt: skip
+
+
+def _targets(targets: tuple[TargetConfig, ...]) -> tuple[ExportTarget, ...]:
+    """Join the targets of one kit."""
+    names = dict.fromkeys(target.kit for target in targets)
+    return tuple(
+        ExportTarget(kit=kit, precisions=tuple(sorted({p for t in targets if t.kit == kit for p in t.precisions})))
+        for kit in names
+    )

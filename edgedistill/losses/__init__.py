@@ -1,0 +1,1 @@
+"""Loss terms, and how a configuration composes them."""

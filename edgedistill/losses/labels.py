@@ -1,0 +1,63 @@
+"""Losses on labels, and what mixup does to labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from edgedistill.losses.batch import Batch, OutputLoss
+
+
+def cross_entropy(smoothing: float) -> OutputLoss:
+    """Return the cross-entropy of logits (B, classes) with class numbers (B,); with mixup each input has two classes."""
+
+    def loss(logits: Tensor, batch: Batch) -> Tensor:
+        return over_labels(
+            batch,
+            lambda labels: functional.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="none"),
+        )
+
+    return loss
+
+
+def on_values(term: Callable[[Tensor, Tensor], Tensor]) -> OutputLoss:
+    """Return a term of outputs and labels (B, D), which mixup mixes as it mixes inputs."""
+
+    def loss(outputs: Tensor, batch: Batch) -> Tensor:
+        return term(outputs, mixed_values(batch))
+
+    return loss
+
+
+def over_labels(batch: Batch, term: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return the batch's mean of a term (B,) of class numbers (B,), where inputs are mixed by the shares of their two."""
+    own = term(batch.labels)
+    if batch.share is None or batch.partner_labels is None:
+        return own.mean()
+    return (batch.share * own + (1 - batch.share) * term(batch.partner_labels)).mean()
+
+
+def mixed_values(batch: Batch) -> Tensor:
+    """Return labels (B, D) as they are or, where inputs are mixed, mixed alike."""
+    if batch.share is None or batch.partner_labels is None:
+        return batch.labels
+    return batch.share[:, None] * batch.labels + (1 - batch.share[:, None]) * batch.partner_labels
+
+
+def mixed_classes(batch: Batch, classes: int) -> Tensor:
+    """Return class numbers (B,) as they are or, where inputs are mixed, the shares (B, classes) of their classes."""
+    if batch.share is None or batch.partner_labels is None:
+        return batch.labels
+    own, partner = (
+        functional.one_hot(labels, classes).to(batch.share) for labels in (batch.labels, batch.partner_labels)
+    )
+    mixed: Tensor = batch.share[:, None] * own + (1 - batch.share[:, None]) * partner
+    return mixed
+
+
+def binary_cross_entropy(outputs: Tensor, labels: Tensor) -> Tensor:
+    """Return the binary cross-entropy of logits and labels (B, labels), averaged over both."""
+    return torch.nn.functional.binary_cross_entropy_with_logits(outputs, labels)

@@ -1,0 +1,100 @@
+"""The terms on a teacher's logits that a configuration may name, and a user's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from torch import Tensor
+
+from edgedistill.config.training import DistillConfig
+from edgedistill.errors import ConfigError
+from edgedistill.losses.batch import Batch, OutputLoss
+from edgedistill.losses.labels import over_labels
+from edgedistill.losses.terms import cosine, decoupled, dist, group, kd, ls, mse, standardize
+
+Term = Callable[[Tensor, Tensor, Batch, DistillConfig], Tensor]
+"""From the student's and the teacher's logits (B, D), the batch and the plan, to a scalar."""
+MixedLabels = Callable[[Batch, int], Tensor]
+"""Labels of a batch for a model of so many outputs, mixed where inputs are mixed."""
+
+CLASS_TERMS: Final[dict[str, Term]] = {
+    "kd": lambda student, teacher, _, plan: kd(student, teacher, plan.temperature),
+    "dkd": lambda student, teacher, batch, plan: over_labels(
+        batch, lambda labels: _dkd_of_each(student, teacher, labels, plan)
+    ),
+    "dist": lambda student, teacher, _, plan: dist(student, teacher, plan.temperature),
+    "ls": lambda student, teacher, _, plan: ls(student, teacher, plan.temperature),
+    "mse": lambda student, teacher, _batch, _plan: mse(student, teacher),
+}
+"""The terms for classes, of which one is right."""
+VALUE_TERMS: Final[dict[str, Term]] = {
+    "mse": lambda student, teacher, _batch, _plan: mse(student, teacher),
+    "cosine": lambda student, teacher, _batch, _plan: cosine(student, teacher),
+}
+"""The terms for values and vectors."""
+
+
+def weighted(plan: DistillConfig, on_labels: OutputLoss, on_teacher: OutputLoss) -> OutputLoss:
+    """Return hard_weight * the loss on labels + (1 - hard_weight) * the term on the teacher's logits."""
+    hard, soft = plan.hard_weight, 1 - plan.hard_weight
+
+    def loss(logits: Tensor, batch: Batch) -> Tensor:
+        distilled = soft * on_teacher(logits, batch)
+        return distilled + hard * on_labels(logits, batch) if hard else distilled
+
+    return loss
+
+
+def teacher_term(plan: DistillConfig, term: Term) -> OutputLoss:
+    """Return a term as a function of the student's logits and the batch, with the plan's temperature and standardization."""
+    prepare = standardize if plan.standardize else _as_it_is
+
+    def on_teacher(student: Tensor, batch: Batch) -> Tensor:
+        assert batch.teacher_logits is not None
+        if batch.teacher_classes is not None:
+            student = group(student, batch.teacher_classes, plan.temperature)
+        return term(prepare(student), prepare(batch.teacher_logits), batch, plan)
+
+    return on_teacher
+
+
+def own_term(spec: str, function: Any, labels_of: MixedLabels) -> OutputLoss:
+    """Return the user's function(student_logits, teacher_logits, labels), held to a finite scalar with a gradient.
+
+    With mixup, the labels are those that `labels_of` gives. Raises ConfigError, here or when it is called, that names the
+    function.
+    """
+    if not callable(function):
+        raise ConfigError(f"distill.loss: '{spec}' is no function but {type(function).__name__}")
+
+    def term(student: Tensor, batch: Batch) -> Tensor:
+        try:
+            value = function(student, batch.teacher_logits, labels_of(batch, student.shape[1]))
+        except Exception as error:  # another's code may raise anything
+            reason = next(iter(str(error).splitlines()), "")
+            raise ConfigError(f"distill.loss: '{spec}' raises {type(error).__name__}: {reason}") from error
+        _check_own(spec, value, student)
+        return value
+
+    return term
+
+
+def _check_own(spec: str, value: object, student: Tensor) -> None:
+    if not isinstance(value, Tensor) or value.ndim:
+        found = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise ConfigError(f"distill.loss: '{spec}' gives {found}; expected a scalar tensor, for example loss.mean()")
+    if student.requires_grad and not value.requires_grad:
+        raise ConfigError(f"distill.loss: '{spec}' has no gradient; compute it from student_logits with torch alone")
+    if not value.isfinite() and student.isfinite().all():  # else it is the training that diverges, as `fit` says
+        raise ConfigError(f"distill.loss: '{spec}' gives {value.item()} for finite logits")
+
+
+def _dkd_of_each(student: Tensor, teacher: Tensor, labels: Tensor, plan: DistillConfig) -> Tensor:
+    """Return T^2 * (dkd_alpha * TCKD + dkd_beta * NCKD) of each sample (B,); dkd_beta is between 0.5 and 10 in the paper."""
+    target, non_target = decoupled(student, teacher, labels, plan.temperature)
+    return plan.dkd_alpha * target + plan.dkd_beta * non_target
+
+
+def _as_it_is(logits: Tensor) -> Tensor:
+    return logits

@@ -1,0 +1,193 @@
+"""Loss terms: pure functions of logits, values or features.
+
+Every term is averaged over the batch, so that its scale does not depend on the batch size; each says its own scale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def kd(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
+    """Return T^2 * KL(softmax(teacher / T) || softmax(student / T)), averaged over the batch.
+
+    Logits are (B, classes). Softening by T shrinks gradients by 1 / T^2; the factor restores their scale, so that the
+    weight of this term means the same at every temperature (Hinton, Vinyals and Dean 2015, section 2).
+    """
+    student = functional.log_softmax(student_logits / temperature, 1)
+    teacher = functional.log_softmax(teacher_logits / temperature, 1)
+    return functional.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
+
+
+def decoupled(
+    student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """Return T^2 * TCKD and T^2 * NCKD of each sample (B,): the two terms of decoupled distillation.
+
+    TCKD is the divergence of (target, rest) probabilities, NCKD that of the other classes among themselves; kd is
+    TCKD + NCKD times the teacher's probability of "rest", sample by sample (Zhao et al. 2022, equations 5 to 7). Logits
+    are (B, classes), labels (B,).
+    """
+    others = torch.ones_like(student_logits, dtype=torch.bool).scatter_(1, labels[:, None], value=False)
+
+    def decouple(logits: Tensor) -> tuple[Tensor, Tensor]:
+        softened = logits / temperature
+        logs = functional.log_softmax(softened, 1)
+        # log(1 - p) of the target is summed from the others, as 1 - p cancels for a teacher that is sure.
+        rest = logs[others].view(len(logs), -1)
+        binary = torch.stack((logs[~others], rest.logsumexp(1)), 1)
+        return binary, functional.log_softmax(rest, 1)
+
+    student, student_rest = decouple(student_logits)
+    teacher, teacher_rest = decouple(teacher_logits)
+    target, non_target = (
+        functional.kl_div(ours, theirs, reduction="none", log_target=True).sum(1) * temperature**2
+        for ours, theirs in ((student, teacher), (student_rest, teacher_rest))
+    )
+    return target, non_target
+
+
+def dist(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
+    """Return T^2 * (inter + intra), each 1 - Pearson's correlation of softened probabilities.
+
+    inter correlates the classes of each sample, intra the samples of each class, so it needs a batch of several
+    samples (Huang et al. 2022, section 3, with beta = gamma = 1). Logits are (B, classes). The value lies between 0 and
+    4 * T^2: the factor is the authors', but a correlation does not shrink as T grows, so this term outgrows kd.
+    """
+    student = functional.softmax(student_logits / temperature, 1)
+    teacher = functional.softmax(teacher_logits / temperature, 1)
+    inter, intra = (1 - correlation(student, teacher, axis).mean() for axis in (1, 0))
+    return (inter + intra) * temperature**2
+
+
+def correlation(a: Tensor, b: Tensor, axis: int) -> Tensor:
+    """Return Pearson's correlation of a and b along an axis; 0 where either is constant."""
+    return functional.cosine_similarity(a - a.mean(axis, keepdim=True), b - b.mean(axis, keepdim=True), axis, SHORTEST)
+
+
+def standardize(logits: Tensor) -> Tensor:
+    """Return each sample's logits (B, classes) less their mean, over their standard deviation, before any temperature.
+
+    The student then need not match the range of the teacher's logits, only their relations (Sun et al. 2024). The
+    deviation divides by classes - 1, as in the authors' code, with which their figures were made.
+    """
+    # The least deviation bounds the gradient; the authors add 1e-7, which throws a student whose head starts at zero.
+    return (logits - logits.mean(1, keepdim=True)) / logits.std(1, keepdim=True).clamp_min(1e-3)
+
+
+def ls(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
+    """Return kd of standardized logits (B, classes), in the scale of kd (Sun et al. 2024)."""
+    return kd(standardize(student_logits), standardize(teacher_logits), temperature)
+
+
+def mse(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
+    """Return the mean squared difference of logits (B, classes), over samples and classes (Ba and Caruana 2014).
+
+    With each sample's mean taken off, half of it is what kd tends to as T grows (Hinton et al. 2015, equation 4).
+    """
+    return functional.mse_loss(student_logits, teacher_logits)
+
+
+def cosine(student: Tensor, teacher: Tensor) -> Tensor:
+    """Return 1 - the cosine similarity of vectors (B, D), averaged over the batch; it lies between 0 and 2.
+
+    The student's length is free. A vector shorter than 0.0001 is taken to be as long, which bounds the gradient.
+    """
+    return (1 - functional.cosine_similarity(student, teacher, 1, SHORTEST)).mean()
+
+
+def hint(student: Tensor, teacher: Tensor) -> Tensor:
+    """Return the mean squared difference of two features (B, C, ...) of as many channels, over all their elements.
+
+    Sizes are matched by `same_positions`. FitNets (Romero et al. 2015, equation 3) take half the sum; the mean does not
+    depend on the size of the layer.
+    """
+    return functional.mse_loss(*same_positions(student, teacher))
+
+
+def at(student: Tensor, teacher: Tensor) -> Tensor:
+    """Return the squared distance of two attention maps, averaged over the batch; it lies between 0 and 2.
+
+    A map is the sum of squares over channels of (B, C, ...), matched by `same_positions` and scaled to length 1 per
+    sample (Zagoruyko and Komodakis 2017, equation 2). The authors' code has the mean over positions in place of the
+    sum, with a weight of 1000: that is 1000 / positions here, 16 for maps of 8x8.
+    """
+    maps = same_positions(student.square().sum(1, keepdim=True), teacher.square().sum(1, keepdim=True))
+    ours, theirs = (functional.normalize(found.flatten(1), dim=1) for found in maps)
+    return (ours - theirs).square().sum(1).mean()
+
+
+def rkd(student: Tensor, teacher: Tensor) -> Tensor:
+    """Return 25 * the Huber loss of distances + 50 * that of angles among the samples of a batch.
+
+    Features (B, C, ...) are averaged over positions; their channels may differ. Distances are relative to their mean
+    over pairs of different samples; angles are the cosines at each sample between each two others. Both losses are
+    means over all pairs and triples, as in the authors' code (Park et al. 2019, equations 4 to 9). Triples take memory
+    of B^3 numbers.
+    """
+    ours, theirs = (x.flatten(2).mean(2) if x.ndim > 2 else x for x in (student, teacher))
+    distances = functional.smooth_l1_loss(relative_distances(ours), relative_distances(theirs))
+    return 25 * distances + 50 * functional.smooth_l1_loss(angles(ours), angles(theirs))
+
+
+def relative_distances(x: Tensor) -> Tensor:
+    """Return the distances (B, B) between the rows of x (B, C), over their mean off the diagonal."""
+    # The default computes |a|^2 + |b|^2 - 2 a b, which cancels for rows that are close.
+    distances = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist")
+    mean = distances.sum() / max(1, len(x) * (len(x) - 1))
+    return distances / mean.clamp_min(1e-12)
+
+
+def angles(x: Tensor) -> Tensor:
+    """Return for rows j of x (B, C) the cosines (B, B, B) between x_i - x_j and x_k - x_j; 0 where either is nothing."""
+    edges = x[None] - x[:, None]
+    lengths = edges.norm(dim=2, keepdim=True)
+    # Over infinity, equal rows give 0 and no gradient; over a small number, their gradient would swamp all others.
+    unit = edges / torch.where(lengths > 0, lengths, torch.inf)
+    return unit @ unit.transpose(1, 2)
+
+
+def same_positions(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """Average-pool two features (B, C, ...) to the smaller of their sizes, axis by axis."""
+    if student.shape[2:] == teacher.shape[2:]:
+        return student, teacher
+    size = [min(pair) for pair in zip(student.shape[2:], teacher.shape[2:], strict=True)]
+    pool = POOL_BY_AXES[len(size)]
+    return pool(student, size), pool(teacher, size)
+
+
+def binary_kd(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
+    """Return T^2 * the divergence of each label's probability from the teacher's, averaged over samples and labels.
+
+    Each of the logits (B, labels) is of a label that is there or not, softened by T before the sigmoid; the factor has
+    the reason that it has in `kd`.
+    """
+    student, teacher = student_logits / temperature, teacher_logits / temperature
+    soft = teacher.sigmoid()
+    cross_entropy = functional.binary_cross_entropy_with_logits(student, soft)
+    entropy = functional.binary_cross_entropy_with_logits(teacher, soft)
+    return (cross_entropy - entropy) * temperature**2
+
+
+def group(logits: Tensor, classes: Tensor, temperature: float) -> Tensor:
+    """Return the logits (B, K + 1) of K classes (B, K) and of all others as one, at a temperature, of logits (B, classes).
+
+    The sum is taken over the others, as 1 - the sum of the K would cancel.
+    """
+    rest = (logits / temperature).scatter(1, classes, -torch.inf).logsumexp(1, keepdim=True)
+    return torch.cat([logits.gather(1, classes), temperature * rest], 1)
+
+
+SHORTEST: Final = 1e-4
+"""The least length in a cosine: at the usual 1e-8, the gradient would throw a student whose head starts at zero."""
+POOL_BY_AXES: Final[dict[int, Callable[..., Tensor]]] = {
+    1: functional.adaptive_avg_pool1d,
+    2: functional.adaptive_avg_pool2d,
+    3: functional.adaptive_avg_pool3d,
+}
+FEATURE_TERMS: Final[dict[str, Callable[[Tensor, Tensor], Tensor]]] = {"hint": hint, "at": at, "rkd": rkd}

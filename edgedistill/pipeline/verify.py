@@ -1,0 +1,16 @@
+"""Whether the soft labels of a run hold: a sample of them recomputed."""
+
+from __future__ import annotations
+
+from edgedistill.distill.settings import declare_soft_labels
+from edgedistill.distill.soft_labels import Verification, verify_soft_labels
+from edgedistill.pipeline.pipeline import Pipeline
+from edgedistill.records.stages import SoftLabelsRecord
+from edgedistill.stages.stage import workspace_of
+
+
+def verify_cache(pipeline: Pipeline, samples: int) -> Verification:
+    """Recompute a sample of a pipeline's soft labels, which must be made."""
+    record = pipeline.records[SoftLabelsRecord]
+    workspace = workspace_of(pipeline.run, record.fingerprint, pipeline.report)
+    return verify_soft_labels(declare_soft_labels(pipeline.sources), workspace, record, samples)

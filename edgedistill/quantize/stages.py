@@ -1,0 +1,26 @@
+"""The quantize stage, as the pipeline has it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from edgedistill.quantize.settings import QuantizeSettings, declare_quantization
+from edgedistill.records.stages import QuantizedRecord
+from edgedistill.stages.stage import Stage, Workspace
+
+if TYPE_CHECKING:
+    from edgedistill.quantize.escalate import LayerTimer
+
+
+def quantize_stage(time_layers: LayerTimer) -> Stage[QuantizeSettings, QuantizedRecord]:
+    """Return the stage; `time_layers` times single layers on a device, which is of a package above this one."""
+
+    def make(settings: QuantizeSettings, workspace: Workspace) -> QuantizedRecord:
+        from edgedistill.quantize.stage import quantize_student
+
+        return quantize_student(settings, workspace, time_layers)
+
+    return Stage(
+        record=QuantizedRecord, settings=QuantizeSettings, declare=declare_quantization, make=make,
+        packages=("edgedistill", "torch", "numpy", "accelerate"), shared=True,
+    )  # fmt: skip

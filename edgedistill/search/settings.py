@@ -1,0 +1,68 @@
+"""What a search works with: the data, the student's plan, and the targets with their budgets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from edgedistill.config.model_spec import parse_model_spec
+from edgedistill.config.schema import ExportConfig, QuantizeConfig, TargetConfig
+from edgedistill.config.training import StudentConfig
+from edgedistill.distill.settings import LearningSettings, learning
+from edgedistill.errors import ConfigError
+from edgedistill.kits.kits import Kit
+from edgedistill.models.source import ModelSource, StudentSource, teacher_source
+from edgedistill.runtime.user_code import code_ref
+from edgedistill.stages.stage import Sources
+
+PRUNE = "prune"
+"""The family of students that are the pruned teacher."""
+
+
+class SearchSettings(LearningSettings):
+    """What a search is given; `own` is the student of the configuration, and `folder` where code of the user's lies."""
+
+    own: StudentConfig
+    teacher: ModelSource
+    quantize: QuantizeConfig
+    export: ExportConfig
+    targets: tuple[TargetConfig, ...]
+    kits: dict[str, Kit]
+    folder: Path
+
+    def student(self, plan: StudentConfig) -> StudentSource:
+        """Return where a student comes from."""
+        if plan.model is None:
+            return StudentSource(model=None, prune=plan.prune, teacher=self.teacher)
+        code = code_ref(plan.model.name, self.folder) if plan.model.source == "function" else None
+        model = ModelSource(spec=plan.model, width=plan.width, depth=plan.depth, code=code)
+        return StudentSource(model=model, prune=None, teacher=None)
+
+    def title(self, plan: StudentConfig) -> str:
+        """Return what a student is called, with its width."""
+        return self.student(plan).title + (f" x{plan.width:g}" if plan.width != 1 else "")
+
+    def plan(self, family: str) -> StudentConfig | None:
+        """Return the plan of a family at its own size, None for pruned teachers; raises ConfigError for an unknown one."""
+        if family == PRUNE:
+            return None
+        if self.own.model is not None and self.own.model.text == family:
+            return self.own
+        try:
+            return StudentConfig(model=parse_model_spec(family))
+        except ValueError as error:
+            raise ConfigError(f"--model {family}: {error}") from None
+
+
+def declare_search(sources: Sources) -> SearchSettings:
+    """Declare what a search works with; the data must be loaded."""
+    config, kits = sources.config, sources.kits
+    return SearchSettings(
+        **learning(sources), own=config.student, teacher=teacher_source(config, 0, sources.hash_file),
+        quantize=config.quantize, export=config.export, targets=config.target, kits=_kits(config.target, kits),
+        folder=config.folder,
+    )  # fmt: skip
+
+
+def _kits(targets: tuple[TargetConfig, ...], kits: Mapping[str, Kit]) -> dict[str, Kit]:
+    return {target.kit: kits[target.kit] for target in targets}

@@ -1,0 +1,138 @@
+"""Classification: labels are class numbers (N,), of which one is right; the metric is accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from edgedistill.config.training import CLASS_LOSSES, FEATURE_LOSSES, DistillConfig, TrainingConfig
+from edgedistill.errors import ConfigError
+from edgedistill.tasks.task import Array, Labels
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from edgedistill.losses.batch import Batch, OutputLoss
+
+
+class Classification:
+    """One class of several for each sample."""
+
+    name: ClassVar[str] = "classification"
+    metric: ClassVar[str] = "top1"
+    metric_title: ClassVar[str] = "accuracy"
+    losses: ClassVar[tuple[str, ...]] = (*CLASS_LOSSES, *FEATURE_LOSSES)
+    is_proportion: ClassVar[bool] = True
+    has_scores: ClassVar[bool] = True
+    keeps_top_k: ClassVar[bool] = True
+    smooths_labels: ClassVar[bool] = True
+    needs_labels: ClassVar[bool] = True
+    finetuning_loss: ClassVar[str] = "kd"
+    threshold: ClassVar[float | None] = None
+
+    def names(self, labels: Sequence[Labels], given: tuple[str, ...] | None, dimensions: int | None) -> tuple[str, ...]:  # noqa: ARG002 - the protocol's signature
+        """Return the classes: as named, or 0 to the largest label."""
+        train = labels[0]
+        for one in labels:
+            _check(one, train)
+        classes = given or train.classes or tuple(str(i) for i in range(int(train.values.max()) + 1))
+        for one in labels:
+            if one.values.max() >= len(classes):
+                row = int(np.argmax(one.values))
+                raise ConfigError(
+                    f"data.{one.split}: label {one.values[row]} (sample {row}) is out of range; there are {len(classes)} classes"
+                )
+        if len(classes) < 2:
+            raise ConfigError("data.train: a single class cannot be learned; check the labels")
+        return classes
+
+    def collate(self, labels: Array) -> Array:
+        """Return class numbers (N,), int64."""
+        return labels.astype(np.int64)
+
+    def strata(self, labels: Array) -> Array:
+        """Return the classes."""
+        return labels
+
+    def label_loss(self, plan: TrainingConfig) -> OutputLoss:
+        """Return the cross-entropy, smoothed as the plan says."""
+        from edgedistill.losses.labels import cross_entropy
+
+        return cross_entropy(plan.label_smoothing)
+
+    def distillation_loss(self, plan: DistillConfig, own: Any) -> OutputLoss:
+        """Return the cross-entropy and the term that the plan names; a feature loss has kd here."""
+        from edgedistill.losses.logits import CLASS_TERMS, own_term, teacher_term, weighted
+
+        if own is not None:
+            return weighted(plan, self.label_loss(plan), own_term(plan.loss, own, self.mixed_labels))
+        term = CLASS_TERMS["kd" if plan.uses_features else plan.loss]
+        return weighted(plan, self.label_loss(plan), teacher_term(plan, term))
+
+    def mixed_labels(self, batch: Batch, outputs: int) -> Tensor:
+        """Return class numbers (B,) or, with mixup, the shares (B, classes) of classes."""
+        from edgedistill.losses.labels import mixed_classes
+
+        return mixed_classes(batch, outputs)
+
+    def example_labels(self, outputs: Tensor) -> Tensor:
+        """Return the classes in turn."""
+        import torch
+
+        return torch.arange(len(outputs)) % outputs.shape[1]
+
+    def score(self, outputs: Array, labels: Array) -> float:
+        """Return the fraction of samples whose largest output is that of their label."""
+        return float((outputs.argmax(1) == labels).mean())
+
+    def agreement(self, outputs: Array, reference: Array) -> float:
+        """Return the fraction of samples with the same largest output."""
+        return self.score(outputs, reference.argmax(1))
+
+    def scores(self, outputs: Array) -> Array:
+        """Return the softmax."""
+        from scipy.special import softmax
+
+        return np.asarray(softmax(outputs, axis=1))
+
+    def score_module(self) -> nn.Module:
+        """Return the softmax."""
+        from torch import nn
+
+        return nn.Softmax(dim=1)
+
+    def answer_in_words(self, *, scores: bool) -> str:
+        """Say that the largest is the answer."""
+        if scores:
+            return "The highest is the answer; they are softmax probabilities."
+        return "The highest score is the answer; scores are no probabilities, for which take their softmax."
+
+    def outputs_in_words(self, count: int) -> str:
+        """Count the classes."""
+        return f"{count} classes"
+
+
+def _check(one: Labels, train: Labels) -> None:
+    labels = one.values
+    if labels.ndim != 1:
+        raise ConfigError(
+            f"data.{one.split}: labels have shape {labels.shape}; expected ({len(labels)},), "
+            "or data.task = 'regression' or 'multi-label' if each sample has several"
+        )
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise ConfigError(
+            f"data.{one.split}: labels are {labels.dtype}; expected class numbers from 0 on, "
+            "or data.task = 'regression' if they are values"
+        )
+    if labels.min() < 0:
+        raise ConfigError(f"data.{one.split}: label {labels.min()} is below 0")
+    if one.classes is not None and one.classes != train.classes:
+        raise ConfigError(
+            f"data.{one.split}: classes {', '.join(one.classes)} are not those of train, "
+            f"{', '.join(train.classes or ('none',))}"
+        )
+
+
+TASK = Classification()

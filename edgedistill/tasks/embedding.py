@@ -1,0 +1,43 @@
+"""Embedding: labels are vectors (N, D), or there are none and the teacher's outputs stand for them; the metric is the cosine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+
+from edgedistill.errors import ConfigError
+from edgedistill.tasks.task import Array, Labels, values_of
+from edgedistill.tasks.values import ValueTask
+
+
+class Embedding(ValueTask):
+    """Vectors of which the direction counts."""
+
+    name: ClassVar[str] = "embedding"
+    metric: ClassVar[str] = "cosine"
+    metric_title: ClassVar[str] = "cosine"
+    needs_labels: ClassVar[bool] = False
+
+    def names(self, labels: Sequence[Labels], given: tuple[str, ...] | None, dimensions: int | None) -> tuple[str, ...]:
+        """Return the names of the D values, of which there are two or more."""
+        names = super().names(labels, given, dimensions)
+        if len(names) < 2:
+            raise ConfigError(
+                "data.task: an embedding needs vectors (N, D) for labels; for one value it is 'regression'"
+            )
+        return names
+
+    def score(self, outputs: Array, labels: Array) -> float:
+        """Return the mean cosine of outputs and labels (N, D); 0 for a vector of length 0."""
+        ours, theirs = (values_of(x).astype(np.float64) for x in (outputs, labels))
+        lengths = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
+        return float(((ours * theirs).sum(1) / np.where(lengths > 0, lengths, 1)).mean())
+
+    def agreement(self, outputs: Array, reference: Array) -> float:
+        """Return the mean cosine with the other model's outputs."""
+        return self.score(outputs, reference)
+
+
+TASK = Embedding()

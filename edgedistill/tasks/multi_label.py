@@ -1,0 +1,107 @@
+"""Multi-label classification: labels (N, C) say of each of C labels whether it is there; the metric is mean average precision."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from edgedistill.config.training import DistillConfig, TrainingConfig
+from edgedistill.errors import ConfigError
+from edgedistill.tasks.task import Array, Labels
+from edgedistill.tasks.values import ValueTask
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from edgedistill.losses.batch import OutputLoss
+
+
+class MultiLabel(ValueTask):
+    """Any number of labels for each sample."""
+
+    name: ClassVar[str] = "multi-label"
+    metric: ClassVar[str] = "mean_ap"
+    metric_title: ClassVar[str] = "mean AP"
+    losses: ClassVar[tuple[str, ...]] = ("kd", "mse")
+    has_scores: ClassVar[bool] = True
+    finetuning_loss: ClassVar[str] = "kd"
+    threshold: ClassVar[float | None] = 0.0
+
+    def names(self, labels: Sequence[Labels], given: tuple[str, ...] | None, dimensions: int | None) -> tuple[str, ...]:
+        """Return the names of the labels, of which each is there in some training samples, and not in all."""
+        for one in labels:
+            if one.values.ndim != 2 or not np.isin(one.values, (0, 1)).all():
+                raise ConfigError(
+                    f"data.{one.split}: labels are {one.values.dtype}{one.values.shape}; expected 0 or 1 for each label, (N, labels)"
+                )
+        names = super().names(labels, given, dimensions)
+        share = labels[0].values.mean(0)
+        constant = [name for name, part in zip(names, share, strict=True) if part in (0, 1)]
+        if constant:
+            raise ConfigError(
+                f"data.train: label '{constant[0]}' is the same in every sample, so that it cannot be learned; leave it out"
+            )
+        return names
+
+    def label_loss(self, plan: TrainingConfig) -> OutputLoss:  # noqa: ARG002 - the protocol's signature
+        """Return the binary cross-entropy of each label."""
+        from edgedistill.losses.labels import binary_cross_entropy, on_values
+
+        return on_values(binary_cross_entropy)
+
+    def distillation_loss(self, plan: DistillConfig, own: Any) -> OutputLoss:
+        """Return the binary cross-entropy and the term that the plan names, label by label."""
+        from edgedistill.losses.logits import own_term, teacher_term, weighted
+        from edgedistill.losses.terms import binary_kd, mse
+
+        if own is not None:
+            return weighted(plan, self.label_loss(plan), own_term(plan.loss, own, self.mixed_labels))
+
+        def term(student: Tensor, teacher: Tensor, _: object, plan: DistillConfig) -> Tensor:
+            return binary_kd(student, teacher, plan.temperature) if plan.loss == "kd" else mse(student, teacher)
+
+        return weighted(plan, self.label_loss(plan), teacher_term(plan, term))
+
+    def example_labels(self, outputs: Tensor) -> Tensor:
+        """Return which outputs are above 0."""
+        return (outputs > 0).float()
+
+    def score(self, outputs: Array, labels: Array) -> float:
+        """Return the mean over labels of average precision, as scikit-learn has it; labels that are nowhere are left out."""
+        from sklearn.metrics import average_precision_score
+
+        there = labels.any(0)
+        if not there.any():
+            return 0.0
+        return float(average_precision_score(labels[:, there], outputs[:, there], average="macro"))
+
+    def agreement(self, outputs: Array, reference: Array) -> float:
+        """Return the fraction of samples and labels on which both models say alike whether the label is there."""
+        return float(((outputs > 0) == (reference > 0)).mean())
+
+    def scores(self, outputs: Array) -> Array:
+        """Return the sigmoid."""
+        from scipy.special import expit
+
+        return np.asarray(expit(outputs))
+
+    def score_module(self) -> nn.Module:
+        """Return the sigmoid."""
+        from torch import nn
+
+        return nn.Sigmoid()
+
+    def answer_in_words(self, *, scores: bool) -> str:
+        """Say from where on a label counts as given."""
+        if scores:
+            return "A label is given where its probability is above 0.5; they are independent of each other."
+        return "A label is given where its score is above 0; the sigmoid of a score is its probability."
+
+    def outputs_in_words(self, count: int) -> str:
+        """Count the labels."""
+        return f"{count} labels"
+
+
+TASK = MultiLabel()

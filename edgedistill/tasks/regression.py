@@ -1,0 +1,36 @@
+"""Regression: labels are values (N,) or (N, D); the metric is the coefficient of determination, R²."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+
+from edgedistill.tasks.task import Array, values_of
+from edgedistill.tasks.values import ValueTask
+
+
+class Regression(ValueTask):
+    """Values of any unit."""
+
+    name: ClassVar[str] = "regression"
+    metric: ClassVar[str] = "r2"
+    metric_title: ClassVar[str] = "R²"
+
+    def score(self, outputs: Array, labels: Array) -> float:
+        """Return 1 - squared error / variance of the labels (N, D), averaged over the D values.
+
+        A value that does not vary counts as 1 where it is met exactly and as 0 otherwise, as scikit-learn's r2_score has it.
+        """
+        wanted = values_of(labels).astype(np.float64)
+        error = ((outputs.reshape(wanted.shape) - wanted) ** 2).sum(0)
+        variance = ((wanted - wanted.mean(0)) ** 2).sum(0)
+        varies = variance > 0
+        return float(np.where(varies, 1 - error / np.where(varies, variance, 1), error == 0).mean())
+
+    def agreement(self, outputs: Array, reference: Array) -> float:
+        """Return R² with the other model's outputs for labels."""
+        return self.score(outputs, reference)
+
+
+TASK = Regression()

@@ -1,0 +1,99 @@
+"""What tasks share whose labels are numbers: checks, names and losses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from edgedistill.config.training import VALUE_LOSSES, DistillConfig, TrainingConfig
+from edgedistill.errors import ConfigError
+from edgedistill.tasks.task import Array, Labels, is_finite, values_of
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from edgedistill.losses.batch import Batch, OutputLoss
+
+
+class ValueTask:
+    """Labels (N,) or (N, D) of finite numbers, learned by mse or, where the plan's loss is cosine, by that."""
+
+    name: ClassVar[str]
+    losses: ClassVar[tuple[str, ...]] = VALUE_LOSSES
+    is_proportion: ClassVar[bool] = False
+    has_scores: ClassVar[bool] = False
+    keeps_top_k: ClassVar[bool] = False
+    smooths_labels: ClassVar[bool] = False
+    needs_labels: ClassVar[bool] = True
+    finetuning_loss: ClassVar[str] = "mse"
+    threshold: ClassVar[float | None] = None
+
+    def names(self, labels: Sequence[Labels], given: tuple[str, ...] | None, dimensions: int | None) -> tuple[str, ...]:
+        """Return the names of the D values, of which each split has as many: as given, or numbers."""
+        train = labels[0]
+        count = values_of(train.values).shape[1] if train.are_there else dimensions or 0
+        for one in labels:
+            if one.values.ndim > 2 or not is_finite(one.values):
+                raise ConfigError(
+                    f"data.{one.split}: labels are {one.values.dtype}{one.values.shape}; expected finite numbers (N,) or (N, D)"
+                )
+            if one.are_there and values_of(one.values).shape[1] != count:
+                raise ConfigError(
+                    f"data.{one.split}: {values_of(one.values).shape[1]} values a label, but those of train have {count}"
+                )
+        names = given or train.classes or tuple(str(i) for i in range(count))
+        if len(names) != count:
+            holder = "labels have" if train.are_there else "data.dimensions is"
+            raise ConfigError(f"data.classes: {len(names)} names, but {holder} {count} value(s)")
+        return names
+
+    def collate(self, labels: Array) -> Array:
+        """Return values (N, D), float32."""
+        return values_of(labels).astype(np.float32)
+
+    def strata(self, labels: Array) -> Array | None:  # noqa: ARG002 - the protocol's signature
+        """Return None: values have no strata."""
+        return None
+
+    def label_loss(self, plan: TrainingConfig) -> OutputLoss:
+        """Return mse or, where the plan's own loss is cosine, that."""
+        from edgedistill.losses.labels import on_values
+        from edgedistill.losses.terms import cosine, mse
+
+        return on_values(cosine if isinstance(plan, DistillConfig) and plan.loss == "cosine" else mse)
+
+    def distillation_loss(self, plan: DistillConfig, own: Any) -> OutputLoss:
+        """Return the loss on labels and the term that the plan names."""
+        from edgedistill.losses.logits import VALUE_TERMS, own_term, teacher_term, weighted
+
+        if own is not None:
+            return weighted(plan, self.label_loss(plan), own_term(plan.loss, own, self.mixed_labels))
+        return weighted(plan, self.label_loss(plan), teacher_term(plan, VALUE_TERMS[plan.loss]))
+
+    def mixed_labels(self, batch: Batch, outputs: int) -> Tensor:  # noqa: ARG002 - the protocol's signature
+        """Return values (B, D), mixed as inputs are."""
+        from edgedistill.losses.labels import mixed_values
+
+        return mixed_values(batch)
+
+    def example_labels(self, outputs: Tensor) -> Tensor:
+        """Return the outputs themselves."""
+        return outputs.detach().clone()
+
+    def scores(self, outputs: Array) -> Array:
+        """Return the outputs: values are no scores."""
+        return outputs
+
+    def score_module(self) -> nn.Module | None:
+        """Return None: values are no scores."""
+        return None
+
+    def answer_in_words(self, *, scores: bool) -> str:  # noqa: ARG002 - the protocol's signature
+        """Say that the outputs are the answer."""
+        return "These are its values."
+
+    def outputs_in_words(self, count: int) -> str:
+        """Count the values."""
+        return f"{count} {'value' if count == 1 else 'values'} for {self.name}"
