@@ -14,9 +14,9 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from edgedistill.config.load import load_config
-from edgedistill.config.template import InitOptions, render_config
 from edgedistill.data.dataset import load_dataset
 from edgedistill.data.profile import profile_data
+from edgedistill.data.template import InitOptions, render_config
 from edgedistill.errors import ConfigError
 from tests.support.command import edgedistill
 

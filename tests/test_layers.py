@@ -1,5 +1,6 @@
 """The check of the layers finds what is planted in a small tree."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -61,3 +62,14 @@ def test_a_circle_of_files_is_found_inside_a_package_and_however_late(tmp_path: 
     late = "def late():\n    from edgedistill.records import stages\n"
     planted = tree(tmp_path, records__IN__base=late)
     assert violations(planted) == ["circle of files: edgedistill.records.base, edgedistill.records.stages"]
+
+
+def test_the_package_has_one_floor_for_each_folder_and_no_circle_of_files() -> None:
+    assert violations(Path(__file__).resolve().parents[1]) == []
+
+
+def test_an_import_against_the_floors_is_found_in_the_package_itself(tmp_path: Path) -> None:
+    shutil.copytree(Path(__file__).resolve().parents[1] / "edgedistill", tmp_path / "edgedistill")
+    planted = tmp_path / "edgedistill" / "graphs" / "planted.py"
+    planted.write_text("from edgedistill.quantize import stage\n")
+    assert violations(tmp_path) == ["edgedistill.graphs.planted imports edgedistill.quantize.stage, which is above it"]

@@ -11,30 +11,6 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-LAYERS = (
-    ("errors", "records", "measurement", "compare.gate"),
-    ("runs", "progress", "user_code", "processes", "changes"),
-    ("config_training",),
-    ("config",),
-    ("config_file",),
-    ("data", "deploy.kits"),
-    ("job",),
-    ("models", "init_config", "distill", "quantize", "export", "deploy", "compare", "demo", "serve"),
-    ("pipeline",),
-    ("search",),
-    ("api",),
-    (
-        "cli",
-        "cli_options",
-        "cli_output",
-        "cli_compare",
-        "cli_card",
-        "cli_mobile",
-        "cli_search",
-        "cli_serve",
-        "cli_init",
-    ),
-)
 
 
 def python(*arguments: str, cwd: Path, path: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -91,26 +67,6 @@ def imports_of(path: Path) -> set[str]:
 def test_the_device_half_knows_nothing_of_the_host_half() -> None:
     for path in (REPOSITORY / "targets").rglob("*.py"):
         assert not {name.split(".")[0] for name in imports_of(path)} & {"edgedistill", "torch", "onnx"}, path
-
-
-def layer_of(module: str) -> int:
-    name = module.removeprefix("edgedistill").removeprefix(".")
-    if name in ("", "__main__"):
-        return -1 if name == "" else len(LAYERS)
-    return max(
-        (level for level, members in enumerate(LAYERS) for m in members if name == m or name.startswith(f"{m}.")),
-        key=lambda level: max(len(m) for m in LAYERS[level] if name == m or name.startswith(f"{m}.")),
-    )
-
-
-def test_imports_point_one_way() -> None:
-    for path in (REPOSITORY / "edgedistill").rglob("*.py"):
-        module = ".".join(path.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__init__")
-        if module == "edgedistill":
-            continue  # the front door: what it names is imported when it is asked for, as --help is light
-        for name in imports_of(path):
-            if name.split(".")[0] == "edgedistill":
-                assert layer_of(name) <= layer_of(module), f"{module} imports {name}"
 
 
 def test_a_kit_of_ones_own_is_a_folder(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "cifar10"))
 import cifar10_jpeg
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 
+from edgedistill.config.model_spec import parse_model_spec
 from edgedistill.export.forms import Variant, answers_of, in_form
 from edgedistill.export.onnx_export import export_onnx
 from edgedistill.graphs.index import lift_constants, name_nodes
@@ -31,8 +32,10 @@ from edgedistill.graphs.opset import to_opset
 from edgedistill.graphs.read import fix_shapes, read_onnx
 from edgedistill.graphs.run import run_onnx
 from edgedistill.models.build import build_model, load_weights
+from edgedistill.models.interface import Interface
+from edgedistill.models.source import ModelSource
 from edgedistill.quantize.onnx_file import quantize_onnx
-from edgedistill.records.stages import DataRecord
+from edgedistill.records.stages import InputRecord
 
 SAMPLES = 512
 FORMS = ("s8-f32", "u8-i32", "s8-i32", "s8-f16")
@@ -61,11 +64,9 @@ def resnet8(folder):
 
 
 def resnet20(folder):
-    data = DataRecord(
-        kind="image", dtype="uint8", shape=(32, 32, 3), classes=cifar10_jpeg.CLASSES, vocabulary=None, train=1, val=1,
-        test=1, fingerprint="",
-    )  # fmt: skip
-    model = build_model("zoo:resnet20", data, 1.0, Path(), 0)
+    picture = InputRecord(kind="image", dtype="uint8", shape=(32, 32, 3))
+    interface = Interface(inputs=(picture,), values=len(cifar10_jpeg.CLASSES))
+    model = build_model(ModelSource(spec=parse_model_spec("zoo:resnet20")), interface, 0)
     load_weights(model, folder / "teachers" / "resnet20_cifar10jpeg_ft.safetensors")
     mean, std = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
     return export_onnx(

@@ -11,7 +11,6 @@ takes some 70 minutes of one core; seeds that the file has already are not measu
 """
 
 import argparse
-import dataclasses
 import json
 import logging
 import platform
@@ -32,17 +31,21 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from edgedistill.config.load import load_config
 from edgedistill.data.views import plain_views
 from edgedistill.deploy.onnx_file import BenchOptions, bench_onnx, prepare_onnx
+from edgedistill.deploy.stages import time_layers
+from edgedistill.distill.loading import load_student
 from edgedistill.export.onnx_export import export_onnx, save_onnx
 from edgedistill.export.trt_check import check_with_tensorrt
 from edgedistill.graphs.encodings import encode
 from edgedistill.kits.kits import find_kits
 from edgedistill.pipeline.pipeline import Plan, run_pipeline
-from edgedistill.quantize.calibration import calibration_batches, example_inputs
-from edgedistill.quantize.stage import load_quantized, load_student, quantize_student
+from edgedistill.quantize.calibration import calibration_batches, example_input
+from edgedistill.quantize.settings import declare_quantization
+from edgedistill.quantize.stage import load_quantized, quantize_student
 from edgedistill.records.stages import StudentRecord
 from edgedistill.runtime.files import write_json
 from edgedistill.runtime.folder import Run
 from edgedistill.runtime.progress import Reporter
+from edgedistill.stages.stage import workspace_of
 
 CONFIG = Path(__file__).with_name("resnet8.toml")
 OPSET, ROUNDS, CALLS = 20, 60, 100
@@ -68,9 +71,10 @@ def measure_seed(options, seed):
     """Quantize one seed's student every way, and measure every file."""
     work = options.work / f"seed-{seed}"
     shutil.copytree(trained(options.work / "float"), work, dirs_exist_ok=True)
-    job = job_of(work, seed, "ptq", "signed")
-    calibration, (test, labels) = calibration_of(job), test_of(job)
-    files = {"float": save(export_onnx(load_student(job), example_inputs(job), OPSET), work / "float.onnx")}
+    settings, workspace = student_of(work, seed, "ptq", "signed")
+    calibration, (test, labels) = calibration_of(settings), test_of(settings)
+    exported = export_onnx(float_student(settings, workspace), examples_of(settings), OPSET)
+    files = {"float": save(exported, work / "float.onnx")}
     for method in ("ptq", "qat"):
         for activations, encodings in ENCODINGS.items():
             canonical, name = quantized(work, seed, method, activations), f"{method}{SUFFIX[activations]}"
@@ -88,36 +92,53 @@ def quantized(work, seed, method, activations):
     path = work / f"{method}{SUFFIX[activations]}-{ENCODINGS[activations][-1]}.onnx"
     if path.exists():
         return onnx.load(path)
-    job = job_of(work, seed, method, activations)
-    return export_onnx(load_quantized(job, quantize_student(job)), example_inputs(job), OPSET)
+    settings, workspace = student_of(work, seed, method, activations)
+    record, examples = quantize_student(settings, workspace, time_layers), examples_of(settings)
+    prepared = load_quantized(float_student(settings, workspace), examples, record, workspace.path(record.file))
+    return export_onnx(prepared, examples, OPSET)
 
 
 def trained(folder):
     """Return the run that holds the float students of all seeds, which are trained if they are not there."""
-    run_pipeline(load_config(CONFIG, ()), Run(folder), find_kits(()), Reporter(), Plan("student"))
+    run_pipeline(load_config(CONFIG, ()), Run(folder), find_kits(()), Reporter(), Plan(StudentRecord.stage))
     return folder
 
 
-def job_of(work, seed, method, activations):
-    """Return the run's job with one seed's student for the student."""
+def student_of(work, seed, method, activations):
+    """Return the settings of the quantize stage with one seed's student for the student, and where it works."""
     config = load_config(CONFIG, (f"quantize.mode={method}", f"quantize.activations={activations}"))
-    job = run_pipeline(config, Run(work), find_kits(()), Reporter(), Plan("student"))
-    trial = next(trial for trial in job.result("student", StudentRecord).trials if trial.seed == seed)
-    student = job.result("student", StudentRecord).model_copy(update={"student": trial.student})
-    keys = job.keys | {"quantize": f"seed {seed}, {method}, {activations}"}
-    return dataclasses.replace(job, results=job.results | {"student": student}, keys=keys)
+    pipeline = run_pipeline(config, Run(work), find_kits(()), Reporter(), Plan(StudentRecord.stage))
+    settings = declare_quantization(pipeline.sources)
+    trial = next(trial for trial in settings.float_student.trials if trial.seed == seed)
+    student = settings.float_student.model_copy(update={"student": trial.student})
+    workspace = workspace_of(pipeline.run, f"seed {seed}, {method}, {activations}", pipeline.report)
+    return settings.model_copy(update={"float_student": student}), workspace
 
 
-def calibration_of(job):
+def float_student(settings, workspace):
+    weights = workspace.path(settings.float_student.student.file)
+    return load_student(settings.student, settings.interface, settings.seed, weights)
+
+
+def train_views(settings):
+    return plain_views(settings.dataset().train, settings.data, settings.views)
+
+
+def examples_of(settings):
+    return example_input(train_views(settings))
+
+
+def calibration_of(settings):
     """Return the images that post-training quantization takes its ranges from here, for the peers to take theirs from."""
-    return [image[None] for batch in calibration_batches(job) for image in batch.numpy()]
+    batches = calibration_batches(train_views(settings), settings.quantize.samples, settings.seed)
+    return [image[None] for (batch,) in batches for image in batch.numpy()]
 
 
-def test_of(job):
-    views = plain_views(job.dataset.test, job.data, job.config)
-    count = len(views.split)
-    inputs = [views.batch(np.array([i]), np.zeros(1, np.int64)).numpy() for i in range(count)]
-    return inputs, job.dataset.test.labels
+def test_of(settings):
+    test = settings.dataset().test
+    views = plain_views(test, settings.data, settings.views)
+    inputs = [views.batch(np.array([i]), np.zeros(1, np.int64))["input"].numpy() for i in range(len(test))]
+    return inputs, test.labels
 
 
 def save(model, path):

@@ -23,6 +23,7 @@ import torch
 
 from edgedistill.config.load import load_config
 from edgedistill.data.views import plain_views
+from edgedistill.distill.loading import load_student
 from edgedistill.distill.predictors import predict_split, torch_predictor
 from edgedistill.export.onnx_export import export_onnx, serialized
 from edgedistill.export.parity import compare_outputs
@@ -30,13 +31,13 @@ from edgedistill.graphs.encodings import encode
 from edgedistill.graphs.run import run_onnx
 from edgedistill.kits.kits import find_kits
 from edgedistill.pipeline.pipeline import Plan, run_pipeline
-from edgedistill.quantize.calibration import example_inputs
-from edgedistill.quantize.stage import load_quantized, load_student
+from edgedistill.quantize.calibration import example_input
+from edgedistill.quantize.settings import declare_quantization
+from edgedistill.quantize.stage import load_quantized
 from edgedistill.records.stages import QuantizedRecord
 from edgedistill.runtime.files import write_json
 from edgedistill.runtime.folder import Run
 from edgedistill.runtime.progress import Reporter
-from edgedistill.tasks.tasks import TASKS
 
 HERE = Path(__file__).resolve().parent
 IMAGES, WRIST, SMS = HERE / "images.toml", HERE.parent / "wrist/edgedistill.toml", HERE.parent / "sms/edgedistill.toml"
@@ -69,26 +70,30 @@ def measure(network, options):
     for method in METHODS:
         settings = (*overrides, *options.overrides, f"quantize.mode={method}")
         config = load_config(path, settings)
-        job = run_pipeline(config, Run(options.runs / network), find_kits(()), Reporter(), Plan("quantize"))
-        views = plain_views(job.dataset.test, job.data, config)
-        labels, score = job.dataset.test.labels, TASKS[job.data.task].score
-        record = job.result("quantize", QuantizedRecord)
-        prepared = load_quantized(job, record)
+        run = Run(options.runs / network)
+        pipeline = run_pipeline(config, run, find_kits(()), Reporter(), Plan(QuantizedRecord.stage))
+        quantize, record = declare_quantization(pipeline.sources), pipeline.records[QuantizedRecord]
+        data, task = quantize.dataset(), quantize.task
+        views, labels = plain_views(data.test, quantize.data, quantize.views), data.test.labels
+        examples = example_input(plain_views(data.train, quantize.data, quantize.views))
+        weights = run.path(quantize.float_student.student.file)
+        student = load_student(quantize.student, quantize.interface, quantize.seed, weights)
+        prepared = load_quantized(student, examples, record, run.path(record.file))
         expected = predict_split(torch_predictor(prepared, "fp32"), views)
         if not rows:
-            floats = predict_split(torch_predictor(load_student(job), "fp32"), views)
-            rows.append({"method": "float", "accuracy": score(floats, labels), "samples": len(labels)})
+            floats = predict_split(torch_predictor(student, "fp32"), views)
+            rows.append({"method": "float", "accuracy": task.score(floats, labels), "samples": len(labels)})
         inputs = np.concatenate(
-            [views.batch(np.array([i]), np.zeros(1, np.int64)).numpy()[None] for i in range(len(labels))]
+            [views.batch(np.array([i]), np.zeros(1, np.int64))["input"].numpy()[None] for i in range(len(labels))]
         )
         rows.append({
-            "method": method, "accuracy": score(expected, labels), "agrees_with_float": score(expected, floats.argmax(1)),
-            "layers": record.layers, "engines": engines(prepared, example_inputs(job), inputs, expected, labels, score),
+            "method": method, "accuracy": task.score(expected, labels), "agrees_with_float": task.agreement(expected, floats),
+            "layers": record.layers, "engines": engines(prepared, examples, inputs, expected, labels, task),
         })  # fmt: skip
     return rows
 
 
-def engines(prepared, examples, inputs, expected, labels, score):
+def engines(prepared, examples, inputs, expected, labels, task):
     """Return how each engine answers in each encoding, beside what torch says."""
     canonical = export_onnx(prepared, examples, OPSET)
     found = []
@@ -100,26 +105,26 @@ def engines(prepared, examples, inputs, expected, labels, score):
             except RuntimeError as error:  # OpenVINO cannot compile unsigned files with a clip of integers
                 found.append({"encoding": encoding, "engine": engine, "error": str(error).strip().splitlines()[-1]})
                 continue
-            parity = compare_outputs(expected, got)
+            parity = compare_outputs(expected, got, task.agreement)
             found.append({
                 "encoding": encoding, "engine": engine, "max_abs_diff": parity.max_abs_diff,
-                "agreement": parity.agreement, "accuracy": score(got, labels),
+                "agreement": parity.agreement, "accuracy": task.score(got, labels),
             })  # fmt: skip
-    return found + fused_sums(canonical, inputs, labels, score)
+    return found + fused_sums(canonical, inputs, labels, task)
 
 
-def fused_sums(canonical, inputs, labels, score):
+def fused_sums(canonical, inputs, labels, task):
     """Hold OpenVINO against the file without the roundings that it leaves out, where there are any: none may be left unexplained."""
     bare, count = without_rounding_before_sums(canonical)
     if not count:
         return []
     expected = onnxruntime_as_written(bare.SerializeToString(), inputs)
     got = openvino_compiled(serialized(encode(canonical, "s8-f32")), inputs)
-    parity = compare_outputs(expected, got)
+    parity = compare_outputs(expected, got, task.agreement)
     engine = f"openvino, against onnxruntime as written without {count} roundings before sums"
     return [{
         "encoding": "s8-f32", "engine": engine, "max_abs_diff": parity.max_abs_diff, "agreement": parity.agreement,
-        "accuracy": score(got, labels),
+        "accuracy": task.score(got, labels),
     }]  # fmt: skip
 
 

@@ -30,30 +30,34 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "cifar10"))
 
 from edgedistill.config.load import load_config
 from edgedistill.data.dataset import Split, load_dataset
+from edgedistill.data.settings import data_settings
 from edgedistill.data.views import training_views
 from edgedistill.distill.cache import Cache
 from edgedistill.distill.feed import TrainingFeed
-from edgedistill.distill.losses import distillation_loss
+from edgedistill.distill.loading import answers_of, build_student, load_teacher
+from edgedistill.distill.losses import all_outputs_loss
 from edgedistill.distill.predictors import torch_predictor
-from edgedistill.distill.soft_labels import OnlineTeacher, build_soft_labels, load_soft_labels
-from edgedistill.distill.student import build_student
-from edgedistill.distill.teacher import build_teacher
-from edgedistill.distill.teacher_engine import choose_engine, openvino_predictor
+from edgedistill.distill.settings import declare_plan
+from edgedistill.distill.soft_labels import OnlineTeacher, SoftLabels, build_soft_labels
+from edgedistill.distill.teacher_engine import EngineChoice, openvino_predictor
 from edgedistill.distill.training import Resume, Training, fit
-from edgedistill.models.build import load_weights
+from edgedistill.records.stages import DataRecord
+from edgedistill.runtime.files import sha256_of
 from edgedistill.runtime.progress import Reporter
+from edgedistill.stages.stage import Records, Sources
 
 EPOCHS, VIEWS, BATCHES, ROUNDS, BATCH = 30, 8, 40, 5, 128
 QUIET = Reporter(quiet=True)
 
 
-def ours(config, data, split, scratch, teacher):
+def ours(settings, split, scratch, teacher):
     """Return the arms of edgedistill: soft labels, a student epoch from them, and one with the teacher online."""
-    views = training_views(split, data.record, config)
+    views = training_views(split, settings.data, settings.views)
     sample = views.batch(np.arange(256), np.zeros(256, np.int64))
-    engine = choose_engine(config.teacher, teacher, sample, Reporter())
+    asked = (settings.teachers[0].engine, settings.teachers[0].precision)
+    engine = EngineChoice(settings.task, settings.interface, Reporter()).choose(asked, teacher, sample)
     predict = openvino_predictor(teacher, sample, "auto") if engine == "openvino" else torch_predictor(teacher, "auto")
-    online = OnlineTeacher(torch_predictor(teacher, "auto"))
+    online = OnlineTeacher(answers_of(torch_predictor(teacher, "auto"), None))
     count = 0
 
     def soft_labels():
@@ -62,28 +66,25 @@ def ours(config, data, split, scratch, teacher):
         cache = Cache(scratch / str(count), str(count), (1, len(split), 10))
         cache.folder.mkdir()
         (cache.folder / "engine").write_text(engine)
-        build_soft_labels(cache, predict, views, QUIET)
+        build_soft_labels(cache, answers_of(predict, None), views, QUIET)
 
     def epoch(answers, view_count):
         def run():
             feed = TrainingFeed(views, BATCH, answers, view_count, 0)
-            plan = config.distill.model_copy(update={"epochs": 1})
+            plan = settings.plan.model_copy(update={"epochs": 1})
+            loss = all_outputs_loss(plan, settings.task.distillation_loss(plan, None), None)
             resume = Resume(scratch / "resume.pt", str(time.time_ns()))
-            fit(
-                build_student(config, data.record),
-                Training("t", plan, feed, distillation_loss(plan), lambda _: 0.0, resume, 0),
-                QUIET,
-            )
+            fit(student_of(settings), Training("t", plan, feed, loss, lambda _: 0.0, resume, 0), QUIET)
 
         return run
 
     soft_labels()
-    labels = load_soft_labels(scratch / "1" / "logits.npy")
+    labels = SoftLabels(np.load(scratch / "1" / "logits.npy", mmap_mode="r"))
     return engine, {"soft labels": soft_labels, "student": epoch(labels, 1), "online": epoch(online, 0)}
 
 
-def data_only(config, data, split):
-    views = training_views(split, data.record, config)
+def data_only(settings, split):
+    views = training_views(split, settings.data, settings.views)
 
     def run():
         for _ in TrainingFeed(views, BATCH, None, 0, 0).epoch(0):
@@ -99,7 +100,7 @@ class Pictures(torch.utils.data.Dataset):
         from PIL import Image
 
         self.items = [
-            (Image.fromarray(split.inputs[row]), int(label))
+            (Image.fromarray(split.inputs["input"][row]), int(label))
             for row, label in zip(split.rows, split.labels, strict=True)
         ]
         self.transform = transform
@@ -155,24 +156,34 @@ def theirs(config, split, teacher, student, bf16):
     return run
 
 
-def teacher_of(config, data):
-    model: nn.Module = build_teacher(config, data.record)
-    load_weights(model, config.path(config.teacher.weights))
-    return model.eval()
+def settings_of(config):
+    """Return the data and how the student is distilled, as the distillation stage declares it."""
+    sources = Sources(config, {}, Records({}), sha256_of)
+    record = load_dataset(data_settings(sources)).record
+    return declare_plan(Sources(config, {}, Records({DataRecord.stage: record}), sha256_of))
+
+
+def teacher_of(settings) -> nn.Module:
+    source = settings.teachers[0].source
+    return load_teacher(source, settings.interface, settings.seed, source.weights.path)
+
+
+def student_of(settings) -> nn.Module:
+    return build_student(settings.student, settings.interface, settings.seed)
 
 
 def main(out):
     torch.set_num_threads(1)
     here = Path(__file__).resolve().parent
     config = load_config(here.parent / "cifar10" / "edgedistill.toml")
-    data = load_dataset(config, "benchmark")
-    rows = np.sort(np.random.default_rng(0).choice(len(data.train), BATCHES * BATCH, replace=False))
-    split = Split(data.train.inputs, data.train.rows[rows], data.train.labels[rows])
+    settings = settings_of(config)
+    train = settings.dataset().train
+    split: Split = train.take(np.sort(np.random.default_rng(0).choice(len(train), BATCHES * BATCH, replace=False)))
     with tempfile.TemporaryDirectory() as folder:
-        engine, arms = ours(config, data, split, Path(folder), teacher_of(config, data))
-        arms["data"] = data_only(config, data, split)
+        engine, arms = ours(settings, split, Path(folder), teacher_of(settings))
+        arms["data"] = data_only(settings, split)
         for name, bf16 in (("torchdistill fp32", False), ("torchdistill bf16", True)):
-            arms[name] = theirs(config, split, teacher_of(config, data), build_student(config, data.record), bf16)
+            arms[name] = theirs(config, split, teacher_of(settings), student_of(settings), bf16)
         for run in arms.values():
             run()
         seconds = {name: [] for name in arms}

@@ -26,10 +26,14 @@ import torch
 from scipy.stats import t as student_t
 
 from edgedistill.config.load import load_config
+from edgedistill.data.views import plain_views
+from edgedistill.distill.loading import load_student
+from edgedistill.distill.predictors import Scorer
+from edgedistill.distill.settings import declare_distillation
 from edgedistill.distill.student import score_trials
 from edgedistill.kits.kits import find_kits
 from edgedistill.pipeline.pipeline import Plan, run_pipeline
-from edgedistill.records.stages import SoftLabelsRecord, StudentRecord
+from edgedistill.records.stages import StudentRecord
 from edgedistill.runtime.files import write_json
 from edgedistill.runtime.folder import Run
 from edgedistill.runtime.progress import Reporter
@@ -53,14 +57,15 @@ def measure(views, options, known):
     """Train all seeds with this many views, and return what they score; what is known already is taken over."""
     config = load_config(HERE / "edgedistill.toml", (*options.overrides, f"distill.views={views}"))
     run = Run(options.runs / f"views-{views}")
-    job = run_pipeline(config, run, find_kits(()), Reporter(), Plan(until="student"))
-    if known is not None and known["key"] == job.keys["student"]:
+    pipeline = run_pipeline(config, run, find_kits(()), Reporter(), Plan(until=StudentRecord.stage))
+    key = run.stages[StudentRecord.stage]["key"]
+    if known is not None and known["key"] == key:
         return known
-    soft, trials = job.result("soft_labels", SoftLabelsRecord), job.result("student", StudentRecord).trials
-    scores = {score.seed: score.student for score in score_trials(job)}
+    settings, trials = declare_distillation(pipeline.sources), pipeline.records[StudentRecord].trials
+    scores = {score.seed: score.student for score in test_scores(run, settings, trials)}
     return {
-        "views": views, "key": job.keys["student"], "engine": soft.engine, "epochs": config.distill.epochs,
-        "training_images": job.data.train, "test_images": job.data.test,
+        "views": views, "key": key, "engine": settings.soft_labels.engine, "epochs": config.distill.epochs,
+        "training_images": settings.data.train, "test_images": settings.data.test,
         "seeds": [
             {
                 "seed": trial.seed, "test_accuracy": scores[trial.seed], "val_accuracy": trial.student.val_accuracy,
@@ -71,6 +76,16 @@ def measure(views, options, known):
         "test_accuracy": interval(list(scores.values())),
         "soft_labels_s": run.stages["soft_labels"]["seconds"] if views else 0.0,
     }  # fmt: skip
+
+
+def test_scores(run, settings, trials):
+    """Score the float student of each seed on the test images."""
+    views = plain_views(settings.dataset().test, settings.data, settings.views)
+
+    def load(trained):
+        return load_student(settings.student, settings.interface, settings.seed, run.path(trained.file))
+
+    return score_trials(trials, load, Scorer(settings.task, views, settings.data.output))
 
 
 def interval(values):

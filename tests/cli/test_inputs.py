@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from edgedistill.cli.file import bench_overrides
 from edgedistill.cli.main import cli
-from edgedistill.cli.options import STAGES, Command, unread
+from edgedistill.cli.options import Command, unread
 from edgedistill.config.load import load_config
 from edgedistill.errors import EdgedistillError
 from tests.support.small_onnx import text_model
@@ -227,9 +227,3 @@ def test_every_command_has_a_summary_of_one_short_sentence() -> None:
         summary = command.get_short_help_str(limit=88)
         assert summary.endswith("."), (name, summary)
         assert not summary.endswith("..."), (name, summary)
-
-
-def test_the_stages_are_those_of_the_pipeline_in_their_order() -> None:
-    from edgedistill.pipeline.pipeline import STAGE_NAMES
-
-    assert tuple(STAGES.values()) == STAGE_NAMES

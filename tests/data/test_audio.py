@@ -8,11 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgedistill.config.load import parse_config
 from edgedistill.data.audio import read_clip, read_clips, read_header, wav_files
-from edgedistill.data.dataset import load_dataset
 from edgedistill.data.sources import load_source
 from edgedistill.errors import ConfigError
+from tests.support.learning import config_of, loaded, only
 
 
 def write_wav(path: Path, samples: np.ndarray, rate: int = 8000) -> Path:
@@ -61,10 +60,10 @@ def test_clips_are_cut_and_padded_to_the_seconds_given(tmp_path):
     ):
         load_source("clips", tmp_path)
     source = load_source("clips", tmp_path, seconds=1.0)
-    assert (source.inputs.shape, source.inputs.dtype) == ((2, 8000), np.int16)
+    assert (only(source.inputs).shape, only(source.inputs).dtype) == ((2, 8000), np.int16)
     assert source.classes == ("no", "yes")
     assert source.labels.tolist() == [0, 1]
-    assert [int((row == 7).sum()) for row in source.inputs] == [4000, 8000]
+    assert [int((row == 7).sum()) for row in only(source.inputs)] == [4000, 8000]
 
 
 def test_rates_are_not_mixed(tmp_path):
@@ -83,27 +82,21 @@ def test_what_is_no_pcm_is_named_with_a_way_out(tmp_path, content):
     assert wav_files(tmp_path) == [path]
 
 
-BODY = {
-    "name": "x", "teacher": {"model": "zoo:resnet20"}, "student": {"model": "zoo:ds-cnn"},
-    "target": [{"name": "pc", "kit": "ort"}],
-}  # fmt: skip
-
-
-def config(folder: Path, **data):
-    return parse_config(BODY | {"data": data}, folder, "test")
+def data(folder: Path, **keys):
+    return loaded(config_of(folder, data=keys, student={"model": "zoo:ds-cnn"}))
 
 
 def test_a_test_set_is_split_off_where_none_is_given(tmp_path):
     labels = np.arange(100) % 4
     np.savez(tmp_path / "all.npz", inputs=np.arange(100 * 64, dtype=np.float32).reshape(100, 64), labels=labels)
-    found = load_dataset(config(tmp_path, train="all.npz", test_fraction=0.2, val_fraction=0.25), "f")
+    found = data(tmp_path, train="all.npz", test_fraction=0.2, val_fraction=0.25)
     rows = [split.rows.tolist() for split in (found.train, found.val, found.test)]
     assert [len(part) for part in rows] == [60, 20, 20]
     assert sorted(np.concatenate(rows).tolist()) == list(range(100))
     for split in (found.train, found.val, found.test):
         assert split.labels.tolist() == labels[split.rows].tolist()
     assert np.bincount(found.test.labels).tolist() == [5] * 4
-    again = load_dataset(config(tmp_path, train="all.npz", test_fraction=0.2, val_fraction=0.5), "f")
+    again = data(tmp_path, train="all.npz", test_fraction=0.2, val_fraction=0.5)
     assert again.test.rows.tolist() == rows[2]
 
 
@@ -112,6 +105,6 @@ def test_the_front_end_hears_at_the_rate_of_the_files(tmp_path):
         for i in range(8):
             write_wav(tmp_path / "clips" / label / f"{i}.wav", np.zeros(4000, np.int16))
     mel = {"rate": 8000, "bins": 8}
-    assert load_dataset(config(tmp_path, train="clips", mel=mel, val_fraction=0.2), "f").record.shape == (4000,)
+    assert data(tmp_path, train="clips", mel=mel, val_fraction=0.2).record.inputs[0].shape == (4000,)
     with pytest.raises(ConfigError, match=r"data\.mel\.rate: is 16000, but the WAV files have 8000"):
-        load_dataset(config(tmp_path, train="clips", mel=mel | {"rate": 16000}), "f")
+        data(tmp_path, train="clips", mel=mel | {"rate": 16000})

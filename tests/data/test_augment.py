@@ -3,11 +3,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgedistill.data.augment import augment, hash_view, parse_augment, splitmix64, uniform
+from edgedistill.data.augment import Op, augment, hash_view, parse_augment, splitmix64, uniform
 from edgedistill.errors import ConfigError
+from edgedistill.records.stages import InputRecord
 
-IMAGE_OPS = parse_augment(("flip", "crop:2", "erase:3"), "image")
-SIGNAL_OPS = parse_augment(("shift:3", "noise:0.1", "erase:4"), "signal")
+
+def ops_of(specs: tuple[str, ...], kind: str) -> tuple[Op, ...]:
+    """Return what is done to an input of a kind."""
+    return parse_augment(specs, (InputRecord(kind=kind, dtype="uint8", shape=(8, 8)),)).ops["input"]
+
+
+IMAGE_OPS = ops_of(("flip", "crop:2", "erase:3"), "image")
+SIGNAL_OPS = ops_of(("shift:3", "noise:0.1", "erase:4"), "signal")
 
 
 def test_splitmix64_gives_the_published_sequence() -> None:
@@ -55,7 +62,7 @@ def test_crop_moves_pixels_and_fills_with_zero() -> None:
     image = np.arange(1, 17, dtype=np.uint8).reshape(1, 4, 4)
     seen = set()
     for view in range(200):
-        (out,) = augment(image, np.zeros(1, int), np.array([view]), 0, parse_augment(("crop:1",), "image"))
+        (out,) = augment(image, np.zeros(1, int), np.array([view]), 0, ops_of(("crop:1",), "image"))
         padded = np.pad(image[0], 1)
         places = [(y, x) for y in range(3) for x in range(3) if np.array_equal(out, padded[y : y + 4, x : x + 4])]
         assert len(places) == 1
@@ -65,7 +72,7 @@ def test_crop_moves_pixels_and_fills_with_zero() -> None:
 
 def test_flip_is_half_of_the_time_and_mirrors_columns() -> None:
     images = np.arange(4 * 2 * 3, dtype=np.uint8).reshape(4, 2, 3).repeat(250, 0)
-    out = augment(images, np.arange(1000), np.zeros(1000, int), 3, parse_augment(("flip",), "image"))
+    out = augment(images, np.arange(1000), np.zeros(1000, int), 3, ops_of(("flip",), "image"))
     flipped = (out == images[:, :, ::-1]).all((1, 2))
     assert ((out == images).all((1, 2)) | flipped).all()
     assert 0.45 < flipped.mean() < 0.55
@@ -73,7 +80,7 @@ def test_flip_is_half_of_the_time_and_mirrors_columns() -> None:
 
 def test_erase_blanks_one_square_that_may_leave_the_picture() -> None:
     images = np.full((500, 10, 10, 3), 200, np.uint8)
-    out = augment(images, np.arange(500), np.zeros(500, int), 0, parse_augment(("erase:4",), "image"))
+    out = augment(images, np.arange(500), np.zeros(500, int), 0, ops_of(("erase:4",), "image"))
     blank = (out == 0).all(3)
     sizes = blank.sum((1, 2))
     assert sizes.max() == 16
@@ -83,7 +90,7 @@ def test_erase_blanks_one_square_that_may_leave_the_picture() -> None:
 
 def test_noise_has_the_asked_deviation() -> None:
     signals = np.zeros((50, 200, 2), np.float32)
-    out = augment(signals, np.arange(50), np.zeros(50, int), 0, parse_augment(("noise:0.5",), "signal"))
+    out = augment(signals, np.arange(50), np.zeros(50, int), 0, ops_of(("noise:0.5",), "signal"))
     assert out.dtype == np.float32
     assert abs(out.mean()) < 0.02
     assert abs(out.std() - 0.5) < 0.02
@@ -92,7 +99,7 @@ def test_noise_has_the_asked_deviation() -> None:
 
 def test_noise_on_integers_is_rounded_and_saturates() -> None:
     signals = np.repeat(np.array([[-32768], [0], [32767]], np.int16), 2000, 1)
-    out = augment(signals, np.arange(3), np.zeros(3, int), 0, parse_augment(("noise:100",), "signal"))
+    out = augment(signals, np.arange(3), np.zeros(3, int), 0, ops_of(("noise:100",), "signal"))
     assert out.dtype == np.int16
     assert abs(out[1].std() - 100) < 5
     assert out[0].max() < -32000
@@ -116,10 +123,10 @@ def test_hashes_are_uniform_and_uncorrelated_between_streams() -> None:
         ("crop:-1", "image", "'crop:PIXELS'"),
         ("crop:1.5", "image", "'crop:PIXELS'"),
         ("flip:2", "image", "'flip'"),
-        ("noise:0.1", "image", "for signal data"),
+        ("noise:0.1", "image", "for features and signal data"),
         ("crop:4", "tokens", "for image data"),
     ],
 )
 def test_a_spec_that_cannot_be_meant_is_refused(spec: str, kind: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        parse_augment((spec,), kind)
+        parse_augment((spec,), (InputRecord(kind=kind, dtype="uint8", shape=(8, 8)),))

@@ -7,35 +7,40 @@ import scipy.signal
 import torch
 from torch import nn
 
-from edgedistill.config.load import parse_config
-from edgedistill.config.schema import Config, DataConfig, MelConfig
-from edgedistill.data.dataset import load_dataset
+from edgedistill.config.schema import Config, MelConfig
 from edgedistill.data.mel import LogMel, frames_of, mel_filters
-from edgedistill.data.preprocess import Preprocess, model_input
+from edgedistill.data.preprocess import Preprocess, preprocessors
+from edgedistill.data.settings import Normalization, ViewSettings, model_inputs, view_settings
 from edgedistill.errors import ConfigError
 from edgedistill.export.onnx_export import export_onnx
 from edgedistill.graphs.run import run_onnx
 from edgedistill.models.build import build_model
+from edgedistill.models.interface import interface_of
 from edgedistill.records.stages import DataRecord
+from tests.support.learning import config_of, data_of, loaded, only
+from tests.support.learning import model as model_of
 
 DATA = Path(os.environ.get("EDGEDISTILL_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
 MEL = MelConfig(rate=8000, window_ms=32, hop_ms=16, bins=40)
 
 
-def config_of(folder: Path, **data: object) -> Config:
-    table = {
-        "name": "test", "data": {"train": "train.npz", "test": "train.npz"} | data,
-        "teacher": {"model": "zoo:resnet20"}, "student": {"model": "zoo:ds-cnn"},
-        "target": [{"name": "pc", "kit": "openvino"}],
-    }  # fmt: skip
-    return parse_config(table, folder, "test.toml")
+def data_config(folder: Path, **data: object) -> Config:
+    table = {"train": "train.npz", "test": "train.npz"} | data
+    return config_of(folder, data=table, student={"model": "zoo:ds-cnn"})
 
 
 def waveforms(length: int) -> DataRecord:
-    return DataRecord(
-        kind="signal", dtype="int16", shape=(length,), classes=("no", "yes"), vocabulary=None,
-        train=1, val=1, test=1, fingerprint="f",
-    )  # fmt: skip
+    return data_of("signal", (length,), ("no", "yes"), dtype="int16")
+
+
+def views(
+    mel: MelConfig | None = None, mean: tuple[float, ...] | None = None, std: tuple[float, ...] | None = None
+) -> ViewSettings:
+    return ViewSettings(seed=0, augment=(), mel=mel, inputs={"input": Normalization(mean=mean, std=std)})
+
+
+def preprocess(data: DataRecord, settings: ViewSettings) -> Preprocess:
+    return only(preprocessors(data, settings))
 
 
 def chirp(length: int = 4000) -> np.ndarray:
@@ -74,10 +79,10 @@ MELS = 1127.0104 * np.log1p(HERTZ / 700)  # 2595 * log10 in natural logarithms
 )
 def test_the_picture_is_that_of_scipy(mel: MelConfig) -> None:
     waveform = chirp()
-    data, config = waveforms(4000), DataConfig(train="a", test="a", mel=mel)
-    got = Preprocess(data, config)(torch.from_numpy(waveform)[None])
+    data, config = waveforms(4000), views(mel)
+    got = preprocess(data, config)(torch.from_numpy(waveform)[None])
     assert got.shape == (1, 1, frames_of(4000, mel), mel.bins)
-    assert model_input(data, config).shape == (frames_of(4000, mel), mel.bins, 1)
+    assert model_inputs(data, config)[0].shape == (frames_of(4000, mel), mel.bins, 1)
     np.testing.assert_allclose(got[0, 0].numpy(), reference(waveform, mel), atol=2e-3)
 
 
@@ -95,8 +100,8 @@ def test_filters_are_centred_on_htks_scale() -> None:
 
 
 def test_silence_is_the_floor_and_a_tone_is_in_its_bin() -> None:
-    data, config = waveforms(2048), DataConfig(train="a", test="a", mel=MEL)
-    prepare = Preprocess(data, config)
+    data, config = waveforms(2048), views(MEL)
+    prepare = preprocess(data, config)
     np.testing.assert_allclose(prepare(torch.zeros(1, 2048, dtype=torch.int16)).numpy(), np.log(1e-6), rtol=1e-6)
     tone = (16384 * np.sin(2 * np.pi * 1000 * np.arange(2048) / 8000)).astype(np.int16)
     picture = prepare(torch.from_numpy(tone)[None])[0, 0]
@@ -104,17 +109,17 @@ def test_silence_is_the_floor_and_a_tone_is_in_its_bin() -> None:
 
 
 def test_mean_and_std_are_of_the_picture_and_floats_are_not_divided() -> None:
-    data, config = waveforms(4000), DataConfig(train="a", test="a", mel=MEL)
-    normed = config.model_copy(update={"mean": (-3.0,), "std": (2.0,)})
+    data, config = waveforms(4000), views(MEL)
+    normed = views(MEL, (-3.0,), (2.0,))
     waveform = torch.from_numpy(chirp())[None]
-    plain = Preprocess(data, config)(waveform)
-    np.testing.assert_allclose(Preprocess(data, normed)(waveform), (plain + 3) / 2, rtol=1e-6)
-    floats = Preprocess(data.model_copy(update={"dtype": "float32"}), config)
+    plain = preprocess(data, config)(waveform)
+    np.testing.assert_allclose(preprocess(data, normed)(waveform), (plain + 3) / 2, rtol=1e-6)
+    floats = preprocess(data_of("signal", (4000,), ("no", "yes")), config)
     np.testing.assert_array_equal(floats(waveform / 32768), plain)
 
 
 def test_int16_without_a_front_end_is_divided_by_full_scale() -> None:
-    prepare = Preprocess(waveforms(3), DataConfig(train="a", test="a", mean=(0.5,), std=(2.0,)))
+    prepare = preprocess(waveforms(3), views(None, (0.5,), (2.0,)))
     got = prepare(torch.tensor([[-32768, 0, 16384]], dtype=torch.int16))
     np.testing.assert_allclose(got.numpy(), [[[-0.75, -0.25, 0.0]]])
 
@@ -122,23 +127,24 @@ def test_int16_without_a_front_end_is_divided_by_full_scale() -> None:
 def test_the_zoo_takes_waveforms_as_pictures(tmp_path: Path) -> None:
     inputs = np.stack([chirp()] * 20)
     np.savez(tmp_path / "train.npz", inputs=inputs, labels=np.arange(20) % 2)
-    config = config_of(tmp_path, mel=MEL.model_dump(exclude={"high_hz"}), augment=["shift:100", "noise:20"])
-    record = load_dataset(config, "f").record
-    assert (record.kind, record.dtype, record.shape, record.vocabulary) == ("signal", "int16", (4000,), None)
-    assert model_input(record, config.data).kind == "image"
+    config = data_config(tmp_path, mel=MEL.model_dump(exclude={"high_hz"}), augment=["shift:100", "noise:20"])
+    record = loaded(config).record
+    (one,) = record.inputs
+    assert (one.kind, one.dtype, one.shape, one.vocabulary) == ("signal", "int16", (4000,), None)
+    assert model_inputs(record, view_settings(config))[0].kind == "image"
 
 
 def test_what_the_front_end_cannot_take_is_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "train.npz", inputs=np.zeros((20, 200, 2), np.float32), labels=np.arange(20) % 2)
     with pytest.raises(ConfigError, match=r"data\.mel: is for waveforms \(N, T\) of one channel"):
-        load_dataset(config_of(tmp_path, mel={"rate": 8000}), "f")
+        loaded(data_config(tmp_path, mel={"rate": 8000}))
     np.savez(tmp_path / "train.npz", inputs=np.zeros((20, 200), np.int16), labels=np.arange(20) % 2)
     with pytest.raises(ConfigError, match=r"data\.mel: a window is 256 samples, but waveforms have only 200"):
-        load_dataset(config_of(tmp_path, mel={"rate": 8000}), "f")
+        loaded(data_config(tmp_path, mel={"rate": 8000}))
     with pytest.raises(ConfigError, match=r"data\.mel: filters from 20\.0 to 5000\.0 Hz"):
-        config_of(tmp_path, mel={"rate": 8000, "high_hz": 5000})
+        data_config(tmp_path, mel={"rate": 8000, "high_hz": 5000})
     with pytest.raises(ConfigError, match=r"unknown key 'data\.mel\.bin'.*'bins'"):
-        config_of(tmp_path, mel={"rate": 8000, "bin": 5})
+        data_config(tmp_path, mel={"rate": 8000, "bin": 5})
     with pytest.raises(ConfigError, match=r"between the lines of the spectrum, 125\.0 Hz apart"):
         LogMel(MelConfig(rate=8000, window_ms=8, bins=40))
 
@@ -151,9 +157,9 @@ def test_baked_into_onnx_raw_speech_gives_torchs_answers() -> None:
     for row, clip in enumerate(range(0, 3000, 75)):
         samples = audio[offsets[clip] : offsets[clip + 1]][:8000]
         speech[row, : len(samples)] = samples
-    data, config = waveforms(8000), DataConfig(train="a", test="a", mel=MEL, mean=(-6.0,), std=(4.0,))
-    model = build_model("zoo:ds-cnn", model_input(data, config), 0.25, Path(), 0)
-    whole = nn.Sequential(Preprocess(data, config), model).eval()
+    data, config = waveforms(8000), views(MEL, (-6.0,), (4.0,))
+    model = build_model(model_of("zoo:ds-cnn", 0.25), interface_of(data, config), 0)
+    whole = nn.Sequential(preprocess(data, config), model).eval()
     exported = export_onnx(whole, (torch.from_numpy(speech[:1]),), 20)
     (got,) = run_onnx(exported.SerializeToString(), {"input": speech[:, None]}).values()
     with torch.no_grad():

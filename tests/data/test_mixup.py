@@ -10,36 +10,41 @@ from hypothesis import strategies as st
 from scipy.stats import beta, chisquare, kstest
 
 from edgedistill.config.load import parse_config
-from edgedistill.config.schema import Config, DataConfig
+from edgedistill.config.schema import Config
 from edgedistill.config.training import TrainingConfig
 from edgedistill.data.augment import parse_augment
 from edgedistill.data.dataset import Split
 from edgedistill.data.preprocess import Preprocess
+from edgedistill.data.settings import Normalization
 from edgedistill.data.views import Views, training_views
 from edgedistill.distill.feed import TrainingFeed
-from edgedistill.distill.losses import label_loss
-from edgedistill.distill.soft_labels import load_soft_labels, verify_soft_labels
+from edgedistill.distill.losses import main_loss
+from edgedistill.distill.settings import declare_soft_labels
+from edgedistill.distill.soft_labels import load_soft_labels
 from edgedistill.distill.training import Resume, TeacherLogits, Training, fit
 from edgedistill.errors import ConfigError
 from edgedistill.kits.kits import find_kits
 from edgedistill.pipeline.pipeline import Plan, dry_run, run_pipeline
-from edgedistill.records.stages import DataRecord, SoftLabelsRecord
+from edgedistill.pipeline.verify import verify_cache
+from edgedistill.records.stages import InputRecord, SoftLabelsRecord
 from edgedistill.runtime.folder import Run
 from edgedistill.runtime.progress import Reporter
+from edgedistill.stages.stage import workspace_of
+from edgedistill.tasks.table import find_task
+from tests.support.learning import only
 
 QUIET = Reporter(quiet=True)
 SAMPLES = 50
+RECORD = InputRecord(kind="image", dtype="uint8", shape=(6, 6, 3))
 
 
 def views_of(alpha: float, samples: int = SAMPLES, seed: int = 7) -> Views:
     rng = np.random.default_rng(0)
     inputs = rng.integers(0, 256, (2 * samples, 6, 6, 3), np.uint8)
     rows = np.sort(rng.choice(2 * samples, samples, replace=False))
-    record = DataRecord(kind="image", dtype="uint8", shape=(6, 6, 3), classes=("a", "b", "c"), vocabulary=None,
-                        train=samples, val=0, test=0, fingerprint="")  # fmt: skip
-    preprocess = Preprocess(record, DataConfig(train="", test="", mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4)))
-    split = Split(inputs, rows, rng.integers(0, 3, samples))
-    return Views(split, preprocess, parse_augment(("flip", "crop:2"), "image"), seed, alpha)
+    preprocess = Preprocess(RECORD, Normalization(mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4)))
+    split = Split({"input": inputs}, rows, rng.integers(0, 3, samples))
+    return Views(split, {"input": preprocess}, parse_augment(("flip", "crop:2"), (RECORD,)).ops, seed, alpha)
 
 
 MIXED, PLAIN = views_of(0.4), views_of(0.0)
@@ -48,18 +53,18 @@ MIXED, PLAIN = views_of(0.4), views_of(0.0)
 @given(st.permutations(range(20)), st.integers(1, 19), st.integers(0, 1000))
 def test_a_mixture_is_the_same_in_any_order_and_any_batch(order: list[int], cut: int, view: int) -> None:
     positions, shown = np.arange(20), np.full(20, view)
-    together = MIXED.batch(positions, shown)
+    together = only(MIXED.batch(positions, shown))
     chosen = np.array(order)
-    parts = [MIXED.batch(part, shown[: len(part)]) for part in (chosen[:cut], chosen[cut:])]
+    parts = [only(MIXED.batch(part, shown[: len(part)])) for part in (chosen[:cut], chosen[cut:])]
     assert torch.equal(torch.cat(parts), together[chosen])
 
 
 def test_a_mixture_is_of_two_views_by_their_shares() -> None:
     positions, shown = np.arange(SAMPLES), np.arange(SAMPLES) % 3
     mix = MIXED.mix(positions, shown)
-    own, partner = PLAIN.batch(positions, shown), PLAIN.batch(mix.partners, shown)
+    own, partner = (only(PLAIN.batch(places, shown)) for places in (positions, mix.partners))
     shares = torch.from_numpy(mix.shares)[:, None, None, None]
-    torch.testing.assert_close(MIXED.batch(positions, shown), shares * own + (1 - shares) * partner)
+    torch.testing.assert_close(only(MIXED.batch(positions, shown)), shares * own + (1 - shares) * partner)
     assert mix.shares.dtype == np.float32
     assert PLAIN.mix(positions, shown) is None
 
@@ -86,16 +91,16 @@ def test_seeds_samples_and_views_are_mixed_otherwise() -> None:
 class Asked:
     """A teacher that answers with the mean of each channel."""
 
-    def take(self, _: object, __: object, inputs: torch.Tensor) -> TeacherLogits:
-        return TeacherLogits(inputs.mean((2, 3)))
+    def take(self, _: object, __: object, inputs: dict[str, torch.Tensor]) -> TeacherLogits:
+        return TeacherLogits(only(inputs).mean((2, 3)))
 
 
 def test_batches_carry_both_labels_and_the_share_and_teacher_and_control_see_the_same() -> None:
     taught, control = (TrainingFeed(MIXED, 16, teacher, 2, 3) for teacher in (Asked(), None))
     labels = MIXED.split.labels
     for with_teacher, alone in zip(taught.epoch(1), control.epoch(1), strict=True):
-        assert torch.equal(with_teacher.inputs, alone.inputs)
-        assert torch.equal(with_teacher.teacher_logits, with_teacher.inputs.mean((2, 3)))
+        assert torch.equal(only(with_teacher.inputs), only(alone.inputs))
+        assert torch.equal(with_teacher.teacher_logits, only(with_teacher.inputs).mean((2, 3)))
         assert alone.teacher_logits is None
         for batch in (with_teacher, alone):
             positions = positions_of(batch.share)
@@ -118,7 +123,8 @@ def test_processes_share_a_batch_of_the_same_mixtures(monkeypatch: pytest.Monkey
     for rank in (0, 1):
         monkeypatch.setenv("RANK", str(rank))
         (part, *_) = TrainingFeed(MIXED, 16, None, 2, 3).epoch(0)
-        for name in ("inputs", "labels", "partner_labels", "share"):
+        assert torch.equal(only(part.inputs), only(whole.inputs)[rank::2])
+        for name in ("labels", "partner_labels", "share"):
             assert torch.equal(getattr(part, name), getattr(whole, name)[rank::2])
 
 
@@ -128,7 +134,7 @@ def test_processes_share_a_batch_of_the_same_mixtures(monkeypatch: pytest.Monkey
         (
             ("mixup:0.4",),
             "tokens",
-            "'mixup' is for image and signal data; this is tokens data, of numbers that cannot be",
+            "'mixup' is for features and image and signal data; this is tokens data, of numbers that cannot be",
         ),
         (("mixup",), "image", r"'mixup' should read 'mixup:ALPHA' with an alpha from 0\.01 to 100"),
         (("mixup:0",), "image", "'mixup:0' should read"),
@@ -143,7 +149,7 @@ def test_processes_share_a_batch_of_the_same_mixtures(monkeypatch: pytest.Monkey
 )
 def test_a_mixup_that_cannot_be_meant_is_refused(specs: tuple[str, ...], kind: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        parse_augment(specs, kind)
+        parse_augment(specs, (InputRecord(kind=kind, dtype="uint8", shape=(8, 8)),))
 
 
 def test_cached_soft_labels_are_of_the_mixed_inputs_and_another_alpha_has_others(
@@ -161,17 +167,17 @@ def test_cached_soft_labels_are_of_the_mixed_inputs_and_another_alpha_has_others
         }, tmp_path, "test.toml")  # fmt: skip
 
     run = Run(tmp_path / "run")
-    job = run_pipeline(config(0.4), run, find_kits(()), QUIET, Plan(until="student"))
-    assert verify_soft_labels(job, 600).holds
-    record = job.result("soft_labels", SoftLabelsRecord)
-    kept = load_soft_labels(run.path(record.logits)).logits.astype(np.float32)
+    pipeline = run_pipeline(config(0.4), run, find_kits(()), QUIET, Plan(until="distill"))
+    assert verify_cache(pipeline, 600).holds
+    record = pipeline.records[SoftLabelsRecord]
+    kept = load_soft_labels(workspace_of(run, record.fingerprint, QUIET), record).logits.astype(np.float32)
     assert np.abs(kept[0] - kept[1]).max() > 1
-    views = training_views(job.dataset.train, job.data, job.config)
-    assert views.mixup == 0.4
-    assert run.stages["student"]["record"]["student"]["val_accuracy"] > 0.5
-    assert run.stages["student"]["record"]["control"]["val_accuracy"] > 0.3
-    again = dry_run(config(0.4), Run(tmp_path / "run"), find_kits(()), QUIET, Plan(until="student"))
-    other = dry_run(config(0.2), Run(tmp_path / "run"), find_kits(()), QUIET, Plan(until="student"))
+    settings = declare_soft_labels(pipeline.sources)
+    assert training_views(settings.dataset().train, settings.data, settings.views).mixup == 0.4
+    assert run.stages["distill"]["record"]["student"]["val_accuracy"] > 0.5
+    assert run.stages["distill"]["record"]["control"]["val_accuracy"] > 0.3
+    again = dry_run(config(0.4), Run(tmp_path / "run"), find_kits(()), QUIET, Plan(until="distill"))
+    other = dry_run(config(0.2), Run(tmp_path / "run"), find_kits(()), QUIET, Plan(until="distill"))
     assert [step.cached for step in again] == [True, True, True, True]
     assert [step.cached for step in other] == [True, False, False, False]
 
@@ -183,7 +189,19 @@ def test_a_batch_in_parts_learns_as_the_whole_does(tmp_path: Path) -> None:
         model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(108, 3))
         feed = TrainingFeed(MIXED, 16, None, 2, 3)
         resume = Resume(tmp_path / f"{accumulate}.pt", "key")
-        fit(model, Training("test", plan, feed, label_loss(plan), lambda _: 0.0, resume, 0), QUIET)
+        fit(
+            model,
+            Training(
+                "test",
+                plan,
+                feed,
+                main_loss(find_task("classification").label_loss(plan), None),
+                lambda _: 0.0,
+                resume,
+                0,
+            ),
+            QUIET,
+        )
         return model[1].weight.detach()
 
     torch.testing.assert_close(trained(3), trained(1))

@@ -7,11 +7,13 @@ from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 from sklearn.metrics import r2_score
 
-from edgedistill.config.load import parse_config
-from edgedistill.data.dataset import load_dataset
+from edgedistill.data.dataset import Dataset
 from edgedistill.errors import ConfigError
-from edgedistill.tasks.tasks import agreement_of, cosine, r2
+from edgedistill.tasks.table import find_task
 from tests.support.command import edgedistill
+from tests.support.learning import checked, config_of, loaded
+
+r2, cosine = (find_task(name).score for name in ("regression", "embedding"))
 
 CONFIG = """
 name = "values"
@@ -106,26 +108,22 @@ def test_metrics_are_those_of_their_definitions() -> None:
         pytest.approx((1 + 0 + 0) / 3)
     )
     logits = rng.normal(size=(50, 4))
-    assert agreement_of("classification", logits, np.roll(logits, 1, 0)) < 0.6
-    assert agreement_of("regression", got, wanted) == r2(got, wanted)
+    assert find_task("classification").agreement(logits, np.roll(logits, 1, 0)) < 0.6
+    assert find_task("regression").agreement(got, wanted) == r2(got, wanted)
 
 
-def loaded(folder: Path, labels: object, **data: object) -> object:
+def data_of(folder: Path, labels: object, **data: object) -> Dataset:
     np.savez(folder / "d.npz", inputs=np.zeros((20, 8, 8), np.uint8), labels=np.asarray(labels))
-    table = {
-        "name": "t", "data": {"train": "d.npz", "test": "d.npz"} | data, "teacher": {"model": "zoo:resnet20"},
-        "student": {"model": "zoo:mlperf-resnet8"}, "distill": {"loss": "mse"},
-        "target": [{"name": "pc", "kit": "openvino"}],
-    }  # fmt: skip
-    return load_dataset(parse_config(table, folder, "test.toml"), "f")
+    table = {"train": "d.npz", "test": "d.npz"} | data
+    return loaded(config_of(folder, data=table, distill={"loss": "mse"}))
 
 
 def test_values_become_rows_of_float32(tmp_path: Path) -> None:
-    data = loaded(tmp_path, np.arange(20), task="regression")
+    data = data_of(tmp_path, np.arange(20), task="regression")
     assert data.train.labels.shape == (18, 1)
     assert data.train.labels.dtype == np.float32
     assert data.record.classes == ("0",)
-    assert loaded(tmp_path, np.zeros((20, 2)), task="regression", classes=["x", "y"]).record.classes == ("x", "y")
+    assert data_of(tmp_path, np.zeros((20, 2)), task="regression", classes=["x", "y"]).record.classes == ("x", "y")
 
 
 @pytest.mark.parametrize(
@@ -144,19 +142,17 @@ def test_values_become_rows_of_float32(tmp_path: Path) -> None:
             r"data\.classes: 1 names, but labels have 2 value",
         ),
         (np.zeros(20), {"task": "embedding"}, r"an embedding needs vectors \(N, D\)"),
-        (np.zeros((20, 2)), {}, "data.task = 'regression' if they are values"),
+        (np.zeros(20), {}, "data.task = 'regression' if they are values"),
+        (np.zeros((20, 2)), {}, "or data.task = 'regression' or 'multi-label' if each sample has several"),
     ],
 )
 def test_labels_that_do_not_fit_the_task_are_refused(tmp_path: Path, labels: object, data: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        loaded(tmp_path, labels, **data)
+        data_of(tmp_path, labels, **data)
 
 
 def test_a_loss_for_classes_is_refused_for_values(tmp_path: Path) -> None:
-    table = {
-        "name": "t", "data": {"train": "d.npz", "test": "d.npz", "task": "regression"}, "distill": {"loss": "dkd"},
-        "teacher": {"model": "zoo:resnet20"}, "student": {"model": "zoo:mlperf-resnet8"},
-        "target": [{"name": "pc", "kit": "openvino"}],
-    }  # fmt: skip
-    with pytest.raises(ConfigError, match=r"'dkd' compares classes, and data\.task is 'regression'; set loss = 'mse'"):
-        parse_config(table, tmp_path, "test.toml")
+    data = {"train": "d.npz", "test": "d.npz", "task": "regression"}
+    config = config_of(tmp_path, data=data, distill={"loss": "dkd"}, target=[{"name": "pc", "kit": "ort"}])
+    with pytest.raises(ConfigError, match=r"'dkd' does not fit data\.task 'regression'; set loss = 'mse' or 'cosine'"):
+        checked(config)

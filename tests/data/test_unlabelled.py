@@ -12,12 +12,14 @@ from safetensors.torch import save_file
 from sklearn.datasets import load_digits
 
 from edgedistill.config.load import parse_config
-from edgedistill.data.dataset import load_dataset
 from edgedistill.errors import ConfigError
 from edgedistill.models.build import build_model
-from edgedistill.records.stages import DataRecord
-from edgedistill.tasks.tasks import cosine
+from edgedistill.tasks.table import find_task
 from tests.support.command import edgedistill
+from tests.support.learning import checked, interface, loaded
+from tests.support.learning import model as named
+
+cosine = find_task("embedding").score
 
 DIMENSIONS = 12
 CONFIG = """
@@ -59,9 +61,7 @@ seconds = 0.1
 
 def teacher() -> torch.nn.Module:
     """Build a network with weights of no training: its embeddings are as good a target as any."""
-    record = DataRecord(kind="image", dtype="uint8", shape=(8, 8), classes=tuple(map(str, range(DIMENSIONS))),
-                        vocabulary=None, train=1, val=0, test=0, fingerprint="")  # fmt: skip
-    model = build_model("zoo:resnet20", record, 0.5, Path(), 3)
+    model = build_model(named("zoo:resnet20", 0.5), interface("image", (8, 8), DIMENSIONS), 3)
     model.linear.weight.data *= 3
     model.linear.bias.data.zero_()
     return model
@@ -89,7 +89,7 @@ def test_a_student_is_distilled_measured_and_reported_without_a_label(
     folder: Path, result: subprocess.CompletedProcess[str]
 ) -> None:
     assert "no labels to validate it" in result.stderr
-    assert "the data has no labels; students are held against the teacher's outputs" in result.stderr
+    assert "the data has no labels; students are compared with the teacher's outputs" in result.stderr
     run = folder / "runs" / "embedding"
     stages = json.loads((run / "manifest.json").read_text())["stages"]
     records = {name: entry["record"] for name, entry in stages.items()}
@@ -106,7 +106,7 @@ def test_a_student_is_distilled_measured_and_reported_without_a_label(
     assert measured["local-ort-teacher-fp32"]["value"] == pytest.approx(1, abs=1e-6)
     assert measured["local-ort-fp32"]["value"] == pytest.approx(student, abs=1e-5)
     assert 0.6 < student < 1
-    assert records["student"]["student"]["val_accuracy"] == pytest.approx(student, abs=0.1)
+    assert records["distill"]["student"]["val_accuracy"] == pytest.approx(student, abs=0.1)
     page = (run / "report.html").read_text()
     assert "no labels" in page
     assert "Accuracy" not in page
@@ -166,7 +166,10 @@ def table_of(**changes: object) -> dict:
             {"data__task": "classification", "data__dimensions": None, "distill__loss": "kd"},
             r"data\.train: has no labels \(an array 'labels'\), and data\.task is 'classification'; only 'embedding'",
         ),
-        ({"data__task": "regression"}, r"data\.dimensions: is for task = 'embedding'"),
+        (
+            {"data__task": "regression"},
+            r"data\.dimensions: is for data without labels, which task 'regression' cannot use",
+        ),
         ({"data__classes": ["a"]}, r"data\.classes: 1 names, but data\.dimensions is 4"),
         ({"data__dimensions": 1}, r"data\.dimensions: .* greater than or equal to 2"),
     ],
@@ -176,7 +179,7 @@ def test_what_needs_labels_is_refused(tmp_path: Path, changes: dict, message: st
     np.savez(tmp_path / "d.npz", inputs=inputs)
     np.savez(tmp_path / "labelled.npz", inputs=inputs, labels=np.zeros((20, 4)))
     with pytest.raises(ConfigError, match=message):
-        load_dataset(parse_config(table_of(**changes), tmp_path, "test.toml"), "f")
+        checked(parse_config(table_of(**changes), tmp_path, "test.toml"))
 
 
 def test_a_function_may_give_no_labels(tmp_path: Path) -> None:
@@ -184,7 +187,7 @@ def test_a_function_may_give_no_labels(tmp_path: Path) -> None:
         "import numpy as np\ndef load(): return np.zeros((20, 8, 8)), None\n"
     )
     name = "unlabelled_source:load"
-    data = load_dataset(parse_config(table_of(data__train=name, data__test=name), tmp_path, "test.toml"), "f")
+    data = loaded(parse_config(table_of(data__train=name, data__test=name), tmp_path, "test.toml"))
     assert (data.record.labelled, data.record.classes, data.train.labels.shape) == (False, tuple("0123"), (18, 0))
 
 

@@ -11,24 +11,29 @@ from torch import nn
 
 from edgedistill.config.load import parse_config
 from edgedistill.config.schema import Config
-from edgedistill.config.training import FEATURE_LOSSES, LOGIT_LOSSES, DistillConfig
+from edgedistill.config.training import CLASS_LOSSES, FEATURE_LOSSES, DistillConfig
 from edgedistill.distill.features import (
-    Answer,
     FeatureStudent,
     FeatureTeacher,
+    WithFeatures,
     answer_of,
     channel_axis,
+    feature_loss,
     feature_student,
 )
-from edgedistill.distill.losses import feature_loss, kd
-from edgedistill.distill.training import Batch, Resume, Training, fit
+from edgedistill.distill.losses import main_loss
+from edgedistill.distill.training import Resume, Training, fit
 from edgedistill.errors import ConfigError
 from edgedistill.kits.kits import find_kits
+from edgedistill.losses.batch import Batch, Loss
+from edgedistill.losses.terms import kd
 from edgedistill.models.build import build_model
 from edgedistill.pipeline.pipeline import Plan, run_pipeline
-from edgedistill.records.stages import DataRecord
 from edgedistill.runtime.folder import Run
 from edgedistill.runtime.progress import Reporter
+from edgedistill.tasks.table import find_task
+from tests.support.learning import interface
+from tests.support.learning import model as named
 
 QUIET = Reporter(quiet=True)
 PAIR = {"student_layers": ["blocks.1", "blocks.2"], "teacher_layers": ["layer2", "layer3"], "views": 0}
@@ -39,9 +44,7 @@ def images(count: int = 6, channels: int = 1) -> torch.Tensor:
 
 
 def zoo(name: str, width: float, kind: str = "image", shape: tuple[int, ...] = (8, 8)) -> nn.Module:
-    data = DataRecord(kind=kind, dtype="float32", shape=shape, classes=tuple("0123456789"), vocabulary=None,
-                      train=0, val=0, test=0, fingerprint="")  # fmt: skip
-    return build_model(f"zoo:{name}", data, width, Path(), 0)
+    return build_model(named(f"zoo:{name}", width), interface(kind, shape), 0)
 
 
 def student() -> nn.Module:
@@ -52,14 +55,23 @@ def teacher(layers: tuple[str, ...] = ("layer2", "layer3")) -> FeatureTeacher:
     return FeatureTeacher(zoo("resnet20", 0.5), layers, "fp32")
 
 
+def given(x: torch.Tensor) -> dict[str, torch.Tensor]:
+    return {"input": x}
+
+
+def loss_of(keys: DistillConfig, frozen: FeatureTeacher) -> Loss:
+    on_logits = main_loss(find_task("classification").distillation_loss(keys, None), None)
+    return feature_loss(keys, on_logits, frozen, None)
+
+
 def plan(**keys: object) -> DistillConfig:
     return DistillConfig.model_validate(PAIR | {"loss": "hint"} | keys)
 
 
 def test_an_answer_is_the_logits_and_what_the_named_layers_gave() -> None:
     model, x = student().eval(), images()
-    answer = answer_of(model, ("blocks.1", "stem"), x)
-    torch.testing.assert_close(answer.logits, model(x))
+    answer = answer_of(model, ("blocks.1", "stem"), given(x))
+    torch.testing.assert_close(answer.returned, model(x))
     torch.testing.assert_close(answer.features[1], model.get_submodule("stem")(x))
     assert answer.features[0].shape == (6, 8, 4, 4)
     assert not any(module._forward_hooks for module in model.modules())
@@ -67,7 +79,7 @@ def test_an_answer_is_the_logits_and_what_the_named_layers_gave() -> None:
 
 def test_a_feature_is_what_its_layer_gave_though_the_next_works_in_place() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 5), nn.ReLU(inplace=True), nn.Linear(5, 3))
-    answer = answer_of(model, ("1", "2"), images())
+    answer = answer_of(model, ("1", "2"), given(images()))
     assert (answer.features[0] < 0).any()
     torch.testing.assert_close(answer.features[0].relu(), answer.features[1])
     answer.features[0].sum().backward()
@@ -76,49 +88,51 @@ def test_a_feature_is_what_its_layer_gave_though_the_next_works_in_place() -> No
 
 def test_channels_come_first_whatever_the_layer() -> None:
     sequence = zoo("transformer", 1.0)
-    tokens = answer_of(sequence, ("layers.1", "embed"), images())
+    tokens = answer_of(sequence, ("layers.1", "embed"), given(images()))
     assert tokens.features[0].shape == (6, 64, 64)
     assert channel_axis(sequence.get_submodule("layers.1")) == -1
     assert channel_axis(sequence.get_submodule("embed")) == 1
     assert channel_axis(nn.ReLU()) == 1
-    signals = answer_of(zoo("cnn1d", 1.0, "signal", (40, 2)), ("features.6",), torch.randn(4, 2, 40))
+    signals = answer_of(zoo("cnn1d", 1.0, "signal", (40, 2)), ("features.6",), given(torch.randn(4, 2, 40)))
     assert signals.features[0].shape == (4, 64, 10)
 
 
 def test_hint_gets_regressors_to_the_teachers_channels_and_others_do_not() -> None:
     for loss in FEATURE_LOSSES:
-        joined = feature_student(plan(loss=loss), student(), teacher(), images(), 0)
+        joined = feature_student(plan(loss=loss), student(), teacher(), given(images()), 0)
         answer = joined.train()(images())
         channels = [feature.shape[1] for feature in answer.features]
         assert channels == ([16, 32] if loss == "hint" else [8, 16])
         assert bool(list(joined.regressors.parameters())) == (loss == "hint")
     alike = plan(teacher_layers=["blocks.1", "blocks.2"])
-    same = feature_student(alike, student(), FeatureTeacher(student(), ("blocks.1", "blocks.2"), "fp32"), images(), 0)
+    same = feature_student(
+        alike, student(), FeatureTeacher(student(), ("blocks.1", "blocks.2"), "fp32"), given(images()), 0
+    )
     assert not list(same.regressors.parameters())
-    first, second = (feature_student(plan(), student(), teacher(), images(), 3).state_dict() for _ in range(2))
+    first, second = (feature_student(plan(), student(), teacher(), given(images()), 3).state_dict() for _ in range(2))
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
 def test_in_evaluation_a_feature_student_answers_as_the_student() -> None:
     model = student()
-    joined = feature_student(plan(), model, teacher(), images(), 0).eval()
+    joined = feature_student(plan(), model, teacher(), given(images()), 0).eval()
     assert torch.equal(joined(images()), model(images()))
 
 
 def test_a_teacher_gives_no_gradient_and_keeps_its_statistics() -> None:
     frozen = teacher()
     before = {key: value.clone() for key, value in frozen.model.state_dict().items()}
-    answer = frozen(images())
-    assert not answer.logits.requires_grad
+    answer = frozen(given(images()))
+    assert not answer.returned.requires_grad
     assert not any(feature.requires_grad for feature in answer.features)
     assert all(torch.equal(value, frozen.model.state_dict()[key]) for key, value in before.items())
 
 
 def test_a_teacher_in_bfloat16_answers_in_float32() -> None:
     frozen = teacher()
-    half = FeatureTeacher(frozen.model, frozen.layers, "bf16")(images())
-    whole = frozen(images())
-    for a, b in zip((half.logits, *half.features), (whole.logits, *whole.features), strict=True):
+    half = FeatureTeacher(frozen.model, frozen.layers, "bf16")(given(images()))
+    whole = frozen(given(images()))
+    for a, b in zip((half.returned, *half.features), (whole.returned, *whole.features), strict=True):
         assert a.dtype == torch.float32
         assert 0 < float((a - b).abs().max()) < 0.1 * float(b.abs().max())
 
@@ -127,12 +141,12 @@ def test_a_teacher_in_bfloat16_answers_in_float32() -> None:
 def test_the_feature_term_is_added_to_that_on_logits(weight: float | None) -> None:
     keys = plan(feature_weight=weight, hard_weight=0.25)
     frozen, x, labels = teacher(), images(), torch.arange(6)
-    theirs = frozen(x)
-    ours = Answer(torch.randn(6, 10), tuple(torch.randn_like(feature) for feature in theirs.features))
+    theirs = frozen(given(x))
+    ours = WithFeatures(torch.randn(6, 10), tuple(torch.randn_like(feature) for feature in theirs.features))
     on_features = sum(float((a - b).square().mean()) for a, b in zip(ours.features, theirs.features, strict=True))
-    on_labels = float(nn.functional.cross_entropy(ours.logits, labels))
-    expected = 0.25 * on_labels + 0.75 * float(kd(ours.logits, theirs.logits, 4.0)) + (weight or 1) * on_features
-    assert float(feature_loss(keys, frozen)(ours, Batch(x, labels, None))) == pytest.approx(expected, rel=1e-5)
+    on_labels = float(nn.functional.cross_entropy(ours.returned, labels))
+    expected = 0.25 * on_labels + 0.75 * float(kd(ours.returned, theirs.returned, 4.0)) + (weight or 1) * on_features
+    assert float(loss_of(keys, frozen)(ours, Batch(given(x), labels))) == pytest.approx(expected, rel=1e-5)
 
 
 MISTAKES = {
@@ -148,7 +162,7 @@ def test_layers_that_cannot_be_compared(case: str) -> None:
     keys, message = MISTAKES[case]
     wanted = plan(**keys)
     with pytest.raises(ConfigError, match=message):
-        feature_student(wanted, student(), teacher(wanted.teacher_layers), images(), 0)
+        feature_student(wanted, student(), teacher(wanted.teacher_layers), given(images()), 0)
 
 
 def test_layers_that_give_no_feature() -> None:
@@ -167,7 +181,7 @@ def test_layers_that_give_no_feature() -> None:
 
     for name, message in (("pair", "gives tuple"), ("unused", "runs 0 times"), ("shared", "runs 2 times")):
         with pytest.raises(ConfigError, match=f"layer '{name}' {message}"):
-            answer_of(Odd(), (name,), images())
+            answer_of(Odd(), (name,), given(images()))
 
 
 CONFIGURATIONS = {
@@ -210,7 +224,7 @@ class Feed:
         for step in range(2):
             if number == self.stop_in and step == 1:
                 raise KeyboardInterrupt
-            yield Batch(torch.randn(16, 1, 8, 8, generator=generator), torch.arange(16) % 10, None)
+            yield Batch(given(torch.randn(16, 1, 8, 8, generator=generator)), torch.arange(16) % 10)
 
 
 def logits_of_one_class(model: nn.Module) -> float:
@@ -220,9 +234,9 @@ def logits_of_one_class(model: nn.Module) -> float:
 
 def train(folder: Path, feed: Feed, keys: DistillConfig) -> FeatureStudent:
     frozen = teacher()
-    joined = feature_student(keys, student(), frozen, images(), 0)
+    joined = feature_student(keys, student(), frozen, given(images()), 0)
     resume = Resume(folder / "resume.pt", "key")
-    training = Training("test", keys, feed, feature_loss(keys, frozen), logits_of_one_class, resume, 0)
+    training = Training("test", keys, feed, loss_of(keys, frozen), logits_of_one_class, resume, 0)
     fit(joined, training, QUIET)
     return joined
 
@@ -235,7 +249,7 @@ def test_a_broken_training_resumes_with_its_regressors_bit_for_bit(tmp_path: Pat
         train(tmp_path / "broken", Feed(stop_in=2), keys)
     resumed = train(tmp_path / "broken", Feed(), keys)
     assert len(list(whole.regressors.parameters())) == 4
-    untrained = feature_student(keys, student(), teacher(), images(), 0).state_dict()
+    untrained = feature_student(keys, student(), teacher(), given(images()), 0).state_dict()
     for key, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[key]), key
         if key.startswith("regressors"):
@@ -272,22 +286,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def distilled(folder: Path, distill: dict[str, object]) -> dict:
     config = digits(folder, {"epochs": 4, "batch_size": 32, "views": 1, "lr": 0.05} | distill)
-    run_pipeline(config, Run(folder / "run"), find_kits(()), QUIET, Plan(until="student"))
+    run_pipeline(config, Run(folder / "run"), find_kits(()), QUIET, Plan(until="distill"))
     return json.loads((folder / "run" / "manifest.json").read_text())["stages"]
-
-
-CLASS_LOSSES = [name for name in LOGIT_LOSSES if name != "cosine"]
 
 
 @pytest.mark.parametrize("loss", [*CLASS_LOSSES, *FEATURE_LOSSES, "huber_of_logits:loss"])
 def test_every_loss_trains_a_student(folder: Path, loss: str) -> None:
     own = {"temperature": 1.0} if loss == "dist" else PAIR if loss in FEATURE_LOSSES else {}
     stages = distilled(folder, {"loss": loss, "control": loss == "hint"} | own)
-    record, control = (stages["student"]["record"][name] for name in ("student", "control"))
+    record, control = (stages["distill"]["record"][name] for name in ("student", "control"))
     assert record["parent"] == stages["soft_labels"]["key"]
     assert (control is not None) == (loss == "hint")
     assert record["val_accuracy"] > 0.5, record  # by chance: 0.1
-    assert stages["student"]["config"]["distill"]["loss"] == loss
+    assert stages["distill"]["config"]["plan"]["loss"] == loss
     kept = load_file(folder / "run" / record["file"]["path"])
     expected = student().state_dict()
     assert {key: value.shape for key, value in kept.items()} == {key: value.shape for key, value in expected.items()}
@@ -295,10 +306,10 @@ def test_every_loss_trains_a_student(folder: Path, loss: str) -> None:
 
 
 def test_a_changed_loss_of_ones_own_is_another_student(folder: Path) -> None:
-    before = distilled(folder, {"loss": "huber_of_logits:loss", "epochs": 1})["student"]["key"]
+    before = distilled(folder, {"loss": "huber_of_logits:loss", "epochs": 1})["distill"]["key"]
     source = folder / "huber_of_logits.py"
     source.write_text(source.read_text() + "# changed\n")
-    assert distilled(folder, {"loss": "huber_of_logits:loss", "epochs": 1})["student"]["key"] != before
+    assert distilled(folder, {"loss": "huber_of_logits:loss", "epochs": 1})["distill"]["key"] != before
 
 
 MISTAKEN_RUNS = (
@@ -312,7 +323,7 @@ MISTAKEN_RUNS = (
 @pytest.mark.parametrize(("distill", "message"), MISTAKEN_RUNS)
 def test_mistakes_are_found_before_anything_is_written(folder: Path, distill: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        run_pipeline(digits(folder, distill), Run(folder / "none"), find_kits(()), QUIET, Plan(until="student"))
+        run_pipeline(digits(folder, distill), Run(folder / "none"), find_kits(()), QUIET, Plan(until="distill"))
     assert not (folder / "none").exists()
 
 

@@ -2,7 +2,6 @@
 
 import itertools
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,26 +12,31 @@ from scipy.special import log_softmax, softmax
 from scipy.stats import pearsonr, zscore
 from torch.nn import functional
 
-from edgedistill.config.training import FEATURE_LOSSES, LOGIT_LOSSES, DistillConfig, TrainingConfig
-from edgedistill.distill.losses import (
+from edgedistill.config.training import (
+    CLASS_LOSSES,
+    FEATURE_LOSSES,
+    LOGIT_LOSSES,
+    VALUE_LOSSES,
+    DistillConfig,
+    TrainingConfig,
+)
+from edgedistill.losses.batch import Batch, OutputLoss
+from edgedistill.losses.logits import CLASS_TERMS, VALUE_TERMS, teacher_term
+from edgedistill.losses.terms import (
     FEATURE_TERMS,
-    LOGIT_TERMS,
     at,
     correlation,
     cosine,
+    decoupled,
     dist,
-    distillation_loss,
-    dkd,
     hint,
     kd,
-    label_loss,
-    logit_term,
     ls,
     mse,
     rkd,
     standardize,
 )
-from edgedistill.distill.training import Batch
+from edgedistill.tasks.table import find_task
 
 Array = np.ndarray
 RNG = np.random.default_rng(0)
@@ -47,8 +51,30 @@ def torched(*arrays: Array) -> list[torch.Tensor]:
 
 def configured(**keys: object) -> Callable[..., torch.Tensor]:
     """Return the term on logits that a configuration names, of student, teacher and labels."""
-    term = logit_term(DistillConfig(**keys), Path())
-    return lambda student, teacher, labels: term(student, Batch(student, labels, teacher))
+    term = on_logits(DistillConfig(**keys))
+    return lambda student, teacher, labels: term(student, batch_of(student, labels, teacher))
+
+
+def on_logits(plan: DistillConfig) -> OutputLoss:
+    """Return the term of a plan; cosine is a term of values, all others are of classes."""
+    return teacher_term(plan, (CLASS_TERMS | VALUE_TERMS)[plan.loss])
+
+
+def distillation_loss(plan: DistillConfig) -> OutputLoss:
+    """Return the loss of a plan on class numbers; that of cosine has values for labels."""
+    return find_task("classification").distillation_loss(plan, None)
+
+
+def batch_of(student: torch.Tensor, labels: torch.Tensor, teacher: torch.Tensor | None, **parts: torch.Tensor) -> Batch:
+    return Batch({"input": student}, labels, teacher, **parts)
+
+
+def dkd(  # the name and arguments of the paper
+    student: torch.Tensor, teacher: torch.Tensor, labels: torch.Tensor, t: float, alpha: float, beta: float
+) -> torch.Tensor:
+    """Return the mean of alpha * TCKD + beta * NCKD."""
+    target, other = decoupled(student, teacher, labels, t)
+    return (alpha * target + beta * other).mean()
 
 
 def value(loss: Callable[..., torch.Tensor], student: Array, teacher: Array, *rest: object) -> float:
@@ -371,7 +397,8 @@ def test_feature_losses_of_the_teachers_own_features_are_nothing_and_batches_are
 
 
 def test_the_tables_hold_every_loss_of_the_configuration() -> None:
-    assert tuple(LOGIT_TERMS) == LOGIT_LOSSES
+    assert (tuple(CLASS_TERMS), tuple(VALUE_TERMS)) == (CLASS_LOSSES, VALUE_LOSSES)
+    assert set(CLASS_LOSSES) | set(VALUE_LOSSES) == set(LOGIT_LOSSES)
     assert tuple(FEATURE_TERMS) == FEATURE_LOSSES
 
 
@@ -395,7 +422,7 @@ def test_the_configured_loss_weighs_labels_and_teacher(keys: dict, expected: flo
     student, teacher, labels = torched(STUDENT, TEACHER, LABELS)
     plan = DistillConfig(hard_weight=weight, label_smoothing=0.1, **keys)
     hard = functional.cross_entropy(student, labels, label_smoothing=0.1)
-    got = distillation_loss(plan)(student, Batch(student, labels, teacher))
+    got = distillation_loss(plan)(student, batch_of(student, labels, teacher))
     assert float(got) == pytest.approx(weight * float(hard) + (1 - weight) * expected, rel=1e-6)
 
 
@@ -404,7 +431,7 @@ PARTNERS, SHARE = RNG.integers(0, 10, 16), RNG.random(16)
 
 def mixed(student: torch.Tensor, labels: Array, partners: Array, teacher: torch.Tensor | None = None) -> Batch:
     ours, theirs, share = torched(labels, partners, SHARE)
-    return Batch(student, ours, teacher, partner_labels=theirs, share=share)
+    return batch_of(student, ours, teacher, partner_labels=theirs, share=share)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
@@ -413,15 +440,17 @@ def test_a_mixed_input_has_both_labels_by_their_shares(smoothing: float) -> None
     (student,) = torched(STUDENT)
     shares = SHARE[:, None] * np.eye(10)[LABELS] + (1 - SHARE[:, None]) * np.eye(10)[PARTNERS]
     expected = functional.cross_entropy(student, *torched(shares), label_smoothing=smoothing)
-    got = label_loss(TrainingConfig(label_smoothing=smoothing))(student, mixed(student, LABELS, PARTNERS))
+    got = find_task("classification").label_loss(TrainingConfig(label_smoothing=smoothing))(
+        student, mixed(student, LABELS, PARTNERS)
+    )
     assert float(got) == pytest.approx(float(expected), rel=1e-9)
 
 
-@pytest.mark.parametrize("name", LOGIT_LOSSES)
+@pytest.mark.parametrize("name", CLASS_LOSSES)
 def test_mixing_a_sample_with_its_like_changes_nothing(name: str) -> None:
     plan = DistillConfig(loss=name, hard_weight=0.3)
     student, teacher, labels = torched(STUDENT, TEACHER, LABELS)
-    plain = distillation_loss(plan)(student, Batch(student, labels, teacher))
+    plain = distillation_loss(plan)(student, batch_of(student, labels, teacher))
     assert float(distillation_loss(plan)(student, mixed(student, LABELS, LABELS, teacher))) == pytest.approx(
         float(plain)
     )
@@ -429,7 +458,7 @@ def test_mixing_a_sample_with_its_like_changes_nothing(name: str) -> None:
 
 def test_dkd_decouples_a_mixed_input_by_either_class() -> None:
     student, teacher = torched(STUDENT, TEACHER)
-    got = logit_term(DistillConfig(loss="dkd"), Path())(student, mixed(student, LABELS, PARTNERS, teacher))
+    got = on_logits(DistillConfig(loss="dkd"))(student, mixed(student, LABELS, PARTNERS, teacher))
     each = [
         share * value(dkd, s[None], z[None], torch.tensor([a]), 4.0, 1.0, 2.0)
         + (1 - share) * value(dkd, s[None], z[None], torch.tensor([b]), 4.0, 1.0, 2.0)
@@ -443,8 +472,9 @@ def test_values_mix_as_inputs_do(name: str, by_hand: Callable[[Array, Array], fl
     (student,) = torched(STUDENT)
     values, others = RNG.normal(size=(2, 16, 10))
     expected = by_hand(STUDENT, SHARE[:, None] * values + (1 - SHARE[:, None]) * others)
-    got = label_loss(DistillConfig(loss=name))(student, mixed(student, values, others))
+    got = find_task("embedding").label_loss(DistillConfig(loss=name))(student, mixed(student, values, others))
     assert float(got) == pytest.approx(expected, rel=1e-9)
-    assert float(label_loss(TrainingConfig())(student, Batch(student, torched(values)[0], None))) == pytest.approx(
+    plain = find_task("regression").label_loss(TrainingConfig())
+    assert float(plain(student, batch_of(student, torched(values)[0], None))) == pytest.approx(
         ((STUDENT - values) ** 2).mean()
     )

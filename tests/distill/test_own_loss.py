@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from edgedistill.config.training import DistillConfig
-from edgedistill.distill.losses import distillation_loss, own_term
-from edgedistill.distill.training import Batch
 from edgedistill.errors import ConfigError
+from edgedistill.losses.batch import Batch, OutputLoss
+from edgedistill.losses.logits import own_term
+from edgedistill.runtime.user_code import resolve_function
+from edgedistill.tasks.table import find_task
 
 STUDENT, TEACHER = torch.randn(2, 16, 10, generator=torch.Generator().manual_seed(0))
 LABELS = torch.arange(16) % 10
@@ -37,6 +39,13 @@ nothing = 3
 """
 
 
+TASK = find_task("classification")
+
+
+def term(name: str, folder: Path) -> OutputLoss:
+    return own_term(f"own_losses:{name}", resolve_function(f"own_losses:{name}", folder), TASK.mixed_labels)
+
+
 @pytest.fixture
 def own(tmp_path: Path) -> Path:
     (tmp_path / "own_losses.py").write_text(OWN)
@@ -45,7 +54,9 @@ def own(tmp_path: Path) -> Path:
 
 def test_a_loss_of_ones_own(own: Path) -> None:
     plan = DistillConfig(loss="own_losses:good", hard_weight=0.0)
-    got = distillation_loss(plan, own)(STUDENT, Batch(STUDENT, LABELS, TEACHER))
+    got = TASK.distillation_loss(plan, resolve_function(plan.loss, own))(
+        STUDENT, Batch({"input": STUDENT}, LABELS, TEACHER)
+    )
     assert float(got) == pytest.approx(float((STUDENT - TEACHER).abs().mean()))
 
 
@@ -64,13 +75,13 @@ def test_a_loss_of_ones_own(own: Path) -> None:
 )
 def test_a_loss_of_ones_own_that_cannot_be_used(own: Path, name: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        own_term(f"own_losses:{name}", own)(STUDENT.clone().requires_grad_(), Batch(STUDENT, LABELS, TEACHER))
+        term(name, own)(STUDENT.clone().requires_grad_(), Batch({"input": STUDENT}, LABELS, TEACHER))
 
 
 def test_with_mixup_labels_are_shares_of_classes(own: Path) -> None:
     partners, share = LABELS.roll(1), torch.linspace(0, 1, 16)
-    batch = Batch(STUDENT, LABELS, TEACHER, partner_labels=partners, share=share)
-    got = own_term("own_losses:labelled", own)(STUDENT.clone().requires_grad_(), batch)
+    batch = Batch({"input": STUDENT}, LABELS, TEACHER, partner_labels=partners, share=share)
+    got = term("labelled", own)(STUDENT.clone().requires_grad_(), batch)
     log = STUDENT.log_softmax(1)
     expected = -(share * log[range(16), LABELS] + (1 - share) * log[range(16), partners]).mean()
     torch.testing.assert_close(got.detach(), expected)

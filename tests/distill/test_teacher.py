@@ -1,35 +1,55 @@
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
-from edgedistill.config.load import parse_config
 from edgedistill.config.schema import Config
-from edgedistill.distill.student import build_student
-from edgedistill.distill.teacher import build_teacher, check_teachers, mean_predictor
+from edgedistill.distill.loading import Ask, build_student
+from edgedistill.distill.predictors import Answer, mean_predictor
+from edgedistill.distill.settings import TeacherSettings, declare_teacher
+from edgedistill.distill.teacher import build_teacher, check_teachers
 from edgedistill.errors import ConfigError
 from edgedistill.models.build import count_parameters
-from edgedistill.records.stages import DataRecord
+from edgedistill.models.source import student_source
+from edgedistill.runtime.files import sha256_of
+from tests.support.learning import config_of, data_of, sources_of
 
-DATA = DataRecord(kind="image", dtype="uint8", shape=(8, 8), classes=tuple("abcdefghij"), vocabulary=None, train=100,
-                  val=10, test=10, fingerprint="")  # fmt: skip
+DATA = data_of("image", (8, 8), tuple("abcdefghij"), dtype="uint8", train=100)
 RESNET = {"model": "zoo:resnet20", "width": 0.5}
 
 
 def config(teacher: Any, student: dict[str, Any] | None = None, folder: Path = Path(), **others: Any) -> Config:
     table = {
-        "name": "t", "data": {"train": "a", "test": "b"}, "teacher": teacher,
-        "student": student or {"model": "zoo:mlperf-resnet8"}, "target": [{"name": "pc", "kit": "ort"}],
+        "data": {"train": "a.npz", "test": "a.npz"}, "teacher": teacher,
+        "student": student or {"model": "zoo:mlperf-resnet8"},
     }  # fmt: skip
-    return parse_config(table | others, folder, "t.toml")
+    return config_of(folder, **table | others)
+
+
+def settings(config: Config) -> TeacherSettings:
+    """Declare teachers for images of 8 x 8 in ten classes, of which there are a hundred."""
+    if not (config.folder / "a.npz").exists():
+        np.savez(config.folder / "a.npz", inputs=np.zeros((100, 8, 8), np.uint8), labels=np.arange(100) % 10)
+    return declare_teacher(sources_of(config, DATA))
+
+
+def teacher_of(config: Config, number: int = 0) -> nn.Module:
+    return build_teacher(settings(config), number)
+
+
+def student_of(config: Config) -> nn.Module:
+    found = settings(config)
+    return build_student(student_source(config, sha256_of), found.interface, found.seed)
 
 
 def test_one_table_or_several() -> None:
     one, several = config(RESNET), config([RESNET | {"weight": 3}, {"model": "teacher.onnx"}])
     assert one.teachers == (one.teacher,)
-    assert [teacher.model for teacher in several.teachers] == ["zoo:resnet20", "teacher.onnx"]
+    assert [teacher.model.text for teacher in several.teachers] == ["zoo:resnet20", "teacher.onnx"]
     assert several.teacher.weight == 3
 
 
@@ -65,18 +85,32 @@ def test_the_features_of_several_teachers_are_refused() -> None:
 
 def test_the_mean_of_logits_is_by_weight() -> None:
     x = torch.randn(4, 10, dtype=torch.float64)
-    mean = mean_predictor([lambda x: x, lambda x: -x, lambda x: x.square()], [3.0, 1.0, 4.0])
-    torch.testing.assert_close(mean(x), 3 / 8 * x - 1 / 8 * x + 4 / 8 * x.square())
-    alone = mean_predictor([lambda x: 2 * x], [5.0])
-    assert torch.equal(alone(x), 2 * x)
+
+    def ask(change: Callable[[Tensor], Tensor]) -> Ask:
+        return lambda inputs: Answer(change(inputs["input"]), {})
+
+    mean = mean_predictor([ask(lambda x: x), ask(lambda x: -x), ask(lambda x: x.square())], [3.0, 1.0, 4.0])
+    torch.testing.assert_close(mean({"input": x}).main, 3 / 8 * x - 1 / 8 * x + 4 / 8 * x.square())
+    alone = mean_predictor([ask(lambda x: 2 * x)], [5.0])
+    assert torch.equal(alone({"input": x}).main, 2 * x)
 
 
-def test_equal_tables_are_teachers_of_other_first_weights() -> None:
-    plan = config([RESNET, RESNET])
-    first, second = (build_teacher(plan, DATA, number) for number in (0, 1))
+def test_the_mean_of_other_outputs_is_of_those_that_all_teachers_have() -> None:
+    x = torch.ones(2, 3)
+    one = lambda _: Answer(x, {"box": x, "mask": x})  # noqa: E731
+    other = lambda _: Answer(3 * x, {"box": 5 * x})  # noqa: E731
+    answer = mean_predictor([one, other], [1.0, 3.0])({})
+    assert torch.equal(answer.main, 2.5 * x)
+    assert list(answer.others) == ["box"]
+    assert torch.equal(answer.others["box"], 4 * x)
+
+
+def test_equal_tables_are_teachers_of_other_first_weights(tmp_path: Path) -> None:
+    plan = config([RESNET, RESNET], folder=tmp_path)
+    first, second = (teacher_of(plan, number) for number in (0, 1))
     assert count_parameters(first) == count_parameters(second)
     assert not torch.equal(next(first.parameters()), next(second.parameters()))
-    alone = build_teacher(config(RESNET), DATA)
+    alone = teacher_of(config(RESNET, folder=tmp_path))
     assert torch.equal(next(first.parameters()), next(alone.parameters()))
 
 
@@ -88,17 +122,17 @@ def test_files_are_checked_and_saved_logits_stand_alone(tmp_path: Path) -> None:
         ([RESNET, logits], "saved logits are only taken alone"),
         ([RESNET, {"model": "none.onnx"}], r"none\.onnx: no such file"),
         ([RESNET, {"model": "x.onnx"}], r"x\.onnx: ONNX Runtime refuses it"),
-        ({"model": "x.onnx", "depth": 2.0}, r"teacher\.depth: a teacher from \.onnx is what it is"),
-        (logits | {"weights": "a.pt"}, r"teacher\.weights: a teacher from \.npy is what it is"),
+        ({"model": "x.onnx", "depth": 2.0}, r"teacher\.depth: a teacher from \.onnx has a fixed size"),
+        (logits | {"weights": "a.pt"}, r"teacher\.weights: a teacher from \.npy has its own weights"),
         ([RESNET, {"model": "zoo:resnet21"}], r"perhaps 'resnet20'|perhaps 'resnet"),
     ):
         with pytest.raises(ConfigError, match=message):
-            check_teachers(config(teacher, folder=tmp_path), DATA, 100)
+            check_teachers(settings(config(teacher, folder=tmp_path)))
 
 
-def test_depth_reaches_teacher_and_student_and_the_pruned_student_has_the_teachers() -> None:
-    plan = config(RESNET | {"depth": 2.0}, {"model": "zoo:resnet20", "depth": 0.34})
-    assert len(build_teacher(plan, DATA).get_submodule("layer1")) == 6
-    assert len(build_student(plan, DATA).get_submodule("layer1")) == 1
-    pruned = build_student(config(RESNET | {"depth": 2.0}, {"prune": 0.25}), DATA)
+def test_depth_reaches_teacher_and_student_and_the_pruned_student_has_the_teachers(tmp_path: Path) -> None:
+    plan = config(RESNET | {"depth": 2.0}, {"model": "zoo:resnet20", "depth": 0.34}, tmp_path)
+    assert len(teacher_of(plan).get_submodule("layer1")) == 6
+    assert len(student_of(plan).get_submodule("layer1")) == 1
+    pruned = student_of(config(RESNET | {"depth": 2.0}, {"prune": 0.25}, tmp_path))
     assert [block.conv1.out_channels for block in pruned.get_submodule("layer3")] == [24] * 6

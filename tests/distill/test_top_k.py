@@ -13,16 +13,19 @@ from scipy.special import logsumexp, softmax
 from edgedistill.config.load import parse_config
 from edgedistill.config.training import DistillConfig
 from edgedistill.distill.cache import TEMPERATURES, Cache, describe_caches, entry_type, kept_logits
-from edgedistill.distill.losses import kd, logit_term
-from edgedistill.distill.soft_labels import load_soft_labels, store_soft_labels, verify_soft_labels
-from edgedistill.distill.top_k import check_top_k, deviation, group, pack, unpack
-from edgedistill.distill.training import Batch
+from edgedistill.distill.soft_labels import SoftLabels, store_soft_labels
+from edgedistill.distill.top_k import check_top_k, deviation, pack, unpack
 from edgedistill.errors import ConfigError
 from edgedistill.kits.kits import find_kits
-from edgedistill.pipeline.pipeline import Plan, run_pipeline
+from edgedistill.losses.batch import Batch, OutputLoss
+from edgedistill.losses.logits import CLASS_TERMS, teacher_term
+from edgedistill.losses.terms import group, kd
+from edgedistill.pipeline.pipeline import Pipeline, Plan, run_pipeline
+from edgedistill.pipeline.verify import verify_cache
 from edgedistill.records.stages import DataRecord
 from edgedistill.runtime.folder import Run
 from edgedistill.runtime.progress import Reporter
+from tests.support.learning import data_of
 
 RNG = np.random.default_rng(0)
 SAMPLES, CLASSES, K = 6, 3000, 32
@@ -38,15 +41,19 @@ def grouped(logits: np.ndarray, temperature: float) -> np.ndarray:
     return np.concatenate([kept, 1 - kept.sum(1, keepdims=True)], 1)
 
 
+def on_logits(temperature: float) -> OutputLoss:
+    return teacher_term(DistillConfig(temperature=temperature), CLASS_TERMS["kd"])
+
+
 def batch_at(temperature: float, student: torch.Tensor) -> Batch:
     logits, classes = unpack(ENTRIES, temperature)
-    return Batch(student, torch.zeros(SAMPLES, dtype=torch.long), logits.double(), classes)
+    return Batch({"input": student}, torch.zeros(SAMPLES, dtype=torch.long), logits.double(), classes)
 
 
 @pytest.mark.parametrize("t", TEMPERATURES)
 def test_kd_is_the_divergence_of_the_grouped_distributions(t: float) -> None:
     student = torch.from_numpy(STUDENT).requires_grad_()
-    loss = logit_term(DistillConfig(temperature=t), Path())(student, batch_at(t, student))
+    loss = on_logits(t)(student, batch_at(t, student))
     p, q = grouped(TEACHER, t), grouped(STUDENT, t)
     assert float(loss.detach()) == pytest.approx(t**2 * (p * np.log(p / q)).sum(1).mean(), rel=1e-6)
 
@@ -61,7 +68,7 @@ def test_kd_is_the_divergence_of_the_grouped_distributions(t: float) -> None:
 @pytest.mark.parametrize("t", TEMPERATURES)
 def test_the_teachers_own_logits_cost_nothing(t: float) -> None:
     teacher = torch.from_numpy(TEACHER).double()
-    loss = logit_term(DistillConfig(temperature=t), Path())(teacher, batch_at(t, teacher))
+    loss = on_logits(t)(teacher, batch_at(t, teacher))
     assert float(loss) == pytest.approx(0, abs=1e-9)
 
 
@@ -92,9 +99,9 @@ def test_a_file_is_as_small_as_its_entries(tmp_path: Path) -> None:
     (tmp_path / "engine").write_text("recorded")
     path = store_soft_labels(Cache(tmp_path, "f", (1, SAMPLES, CLASSES), K), TEACHER[None])
     assert 0 < path.stat().st_size - 144 * SAMPLES <= 512  # the header's
-    soft = load_soft_labels(path, 4.0)
+    soft = SoftLabels(np.load(path, mmap_mode="r"), 4.0)
     rows = np.array([4, 1])
-    answer = soft.take(rows, np.zeros(2, int), torch.empty(0))
+    answer = soft.take(rows, np.zeros(2, int), {})
     np.testing.assert_array_equal(answer.logits, unpack(ENTRIES, 4.0)[0][rows])
     np.testing.assert_array_equal(answer.classes, np.argsort(-TEACHER, 1, kind="stable")[rows, :K])
     assert answer.logits.dtype == torch.float32
@@ -111,17 +118,16 @@ def test_what_was_kept_is_told_from_what_was_not() -> None:
 
 
 def data(classes: int, task: str = "classification") -> DataRecord:
-    return DataRecord(kind="image", dtype="uint8", shape=(4, 4), classes=tuple(map(str, range(classes))), task=task,
-                      vocabulary=None, train=1000, val=0, test=0, fingerprint="")  # fmt: skip
+    return data_of("image", (4, 4), classes, dtype="uint8", task=task, train=1000)
 
 
 def test_all_logits_are_kept_of_few_classes_and_of_values() -> None:
-    assert kept_logits(DistillConfig(), data(2000)) == 0
-    assert kept_logits(DistillConfig(), data(2001)) == 32
-    assert kept_logits(DistillConfig(top_k=5), data(10)) == 5
-    assert kept_logits(DistillConfig(top_k=0), data(9999)) == 0
-    assert kept_logits(DistillConfig(views=0), data(9999)) == 0
-    assert kept_logits(DistillConfig(loss="mse"), data(9999, "embedding")) == 0
+    assert kept_logits(data(2000), 8, None) == 0
+    assert kept_logits(data(2001), 8, None) == 32
+    assert kept_logits(data(10), 8, 5) == 5
+    assert kept_logits(data(9999), 8, 0) == 0
+    assert kept_logits(data(9999), 0, None) == 0
+    assert kept_logits(data(9999, "embedding"), 8, None) == 0
 
 
 @pytest.mark.parametrize(
@@ -139,8 +145,8 @@ def test_all_logits_are_kept_of_few_classes_and_of_values() -> None:
 )
 def test_what_needs_every_logit_is_refused_and_told_what_to_do(keys: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        check_top_k(DistillConfig(**keys), data(CLASSES))
-    check_top_k(DistillConfig(**keys | {"top_k": 0}), data(CLASSES))
+        check_top_k(data(CLASSES), DistillConfig(**keys))
+    check_top_k(data(CLASSES), DistillConfig(**keys | {"top_k": 0}))
 
 
 class Listener(Reporter):
@@ -156,7 +162,7 @@ def test_a_student_learns_from_the_largest_logits(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("EDGEDISTILL_CACHE", str(tmp_path / "cache"))
     heard = Listener()
 
-    def run(temperature: float, epochs: int = 4) -> object:
+    def run(temperature: float, epochs: int = 4) -> Pipeline:
         table = {
             "name": "digits", "data": {"train": "edgedistill.data.digits:train", "test": "edgedistill.data.digits:test"},
             "teacher": {"model": "zoo:resnet20", "width": 0.5, "epochs": 3, "batch_size": 32, "engine": "torch"},
@@ -166,19 +172,19 @@ def test_a_student_learns_from_the_largest_logits(tmp_path: Path, monkeypatch: p
             "target": [{"name": "pc", "kit": "ort"}],
         }  # fmt: skip
         config = parse_config(table, tmp_path, "test.toml")
-        return run_pipeline(config, Run(tmp_path / "run"), find_kits(()), heard, Plan(until="student"))
+        return run_pipeline(config, Run(tmp_path / "run"), find_kits(()), heard, Plan(until="distill"))
 
-    job = run(2.0)
+    pipeline = run(2.0)
     stages = json.loads((tmp_path / "run" / "manifest.json").read_text())["stages"]
-    assert stages["student"]["record"]["student"]["val_accuracy"] > 0.5  # by chance: 0.1
+    assert stages["distill"]["record"]["student"]["val_accuracy"] > 0.5  # by chance: 0.1
     soft = stages["soft_labels"]["record"]
     assert (soft["top_k"], stages["soft_labels"]["config"]["top_k"]) == (3, 3)
     assert soft["logits"]["bytes"] < soft["samples"] * (3 * 4 + 16) + 513
-    assert verify_soft_labels(job, 300).holds
+    assert verify_cache(pipeline, 300).holds
     assert "1 views of 1,293 samples, the 3 largest of 10 logits" in " ".join(describe_caches())
     run(4.0, 1)
     after = json.loads((tmp_path / "run" / "manifest.json").read_text())["stages"]
     assert after["soft_labels"] == stages["soft_labels"]  # one cache for all temperatures
-    assert after["student"]["record"] != stages["student"]["record"]
+    assert after["distill"]["record"] != stages["distill"]["record"]
     with pytest.raises(ConfigError, match="at temperatures 1, 2, 4, 8"):
         run(3.0)

@@ -9,7 +9,8 @@ import pytest
 
 from edgedistill.config.schema import TrackingConfig
 from edgedistill.config.training import TrainingConfig
-from edgedistill.distill.tracking import PACKAGES, Tracking, tell, tracked
+from edgedistill.distill.settings import Tracking
+from edgedistill.distill.tracking import PACKAGES, TrackingFolder, tell, tracked
 from edgedistill.records.stages import Epoch
 
 EPOCHS = tuple(Epoch(epoch=i, loss=2.0 / i, lr=0.1, val_accuracy=0.25 * i, seconds=1.5) for i in (1, 2, 3))
@@ -17,7 +18,8 @@ EPOCHS = tuple(Epoch(epoch=i, loss=2.0 / i, lr=0.1, val_accuracy=0.25 * i, secon
 
 def test_nothing_is_told_by_default(tmp_path):
     assert TrackingConfig().trackers == ()
-    with tracked(Tracking((), "digits", tmp_path / "tracking"), "student", TrainingConfig()) as accelerator:
+    place = TrackingFolder(Tracking(trackers=(), project="digits"), tmp_path / "tracking")
+    with tracked(place, "student", TrainingConfig()) as accelerator:
         tell(accelerator, EPOCHS[0])
     assert accelerator.trackers == []
     assert not (tmp_path / "tracking").exists()
@@ -42,11 +44,13 @@ def test_a_configuration_names_trackers_that_exist(name):
 
 TELL = """
 import json, pathlib, sys, warnings
-from edgedistill.config_training import TrainingConfig
-from edgedistill.distill.tracking import Tracking, tell, tracked
-from edgedistill.records import Epoch
+from edgedistill.config.training import TrainingConfig
+from edgedistill.distill.settings import Tracking
+from edgedistill.distill.tracking import TrackingFolder, tell, tracked
+from edgedistill.records.stages import Epoch
 folder, name, epochs = pathlib.Path(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
-with tracked(Tracking((name,), "digits", folder), "student seed 1", TrainingConfig(epochs=3)) as accelerator:
+place = TrackingFolder(Tracking(trackers=(name,), project="digits"), folder)
+with tracked(place, "student seed 1", TrainingConfig(epochs=3)) as accelerator:
     for epoch in epochs:
         tell(accelerator, Epoch.model_validate(epoch))
 """

@@ -8,8 +8,9 @@ from torch import nn
 from torch.nn import functional
 
 from edgedistill.config.training import TrainingConfig
-from edgedistill.distill.training import Batch, Resume, Training, bf16_wanted, build_optimizer, build_schedule, fit
+from edgedistill.distill.training import Resume, Training, bf16_wanted, build_optimizer, build_schedule, fit
 from edgedistill.errors import EdgedistillError
+from edgedistill.losses.batch import Batch
 from edgedistill.runtime.progress import Reporter
 
 QUIET = Reporter(quiet=True)
@@ -30,7 +31,7 @@ class Rings:
             if number == self.stop_in and step == 2:
                 raise KeyboardInterrupt
             points = torch.randn(64, 2, generator=generator)
-            yield Batch(points, (points.norm(dim=1) > 1.2).long(), None)
+            yield Batch({"input": points}, (points.norm(dim=1) > 1.2).long())
 
 
 def accuracy(model: nn.Module) -> float:

@@ -10,8 +10,8 @@ import pytest
 from click.testing import CliRunner
 
 from edgedistill.cli.main import cli
-from edgedistill.export.mobile.readme import readme
-from edgedistill.export.mobile.usability import Usability, parse_usability
+from edgedistill.mobile.readme import readme
+from edgedistill.mobile.usability import Usability, parse_usability
 
 
 def edgedistill(*arguments):

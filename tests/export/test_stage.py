@@ -13,15 +13,14 @@ from edgedistill.config.load import load_config
 from edgedistill.deploy.bundle import write_bundle
 from edgedistill.errors import ConfigError
 from edgedistill.export.forms import answers_of
-from edgedistill.export.mobile.mobile import write_mobile
 from edgedistill.export.parity import compare_outputs
-from edgedistill.export.stage import export_models
 from edgedistill.graphs.opset import opset_of
 from edgedistill.kits.kits import find_kits
-from edgedistill.pipeline.pipeline import Plan, check_targets, run_pipeline
+from edgedistill.mobile.folder import write_mobile
+from edgedistill.pipeline.checks import check_config
+from edgedistill.pipeline.pipeline import Pipeline, Plan, run_pipeline
 from edgedistill.records.stages import ExportRecord, QuantizedRecord
 from edgedistill.runtime.folder import Run
-from edgedistill.runtime.job import Job
 from edgedistill.runtime.progress import Reporter
 from tests.support import runs
 from tests.support.kits import STRONG, write_kit
@@ -42,7 +41,7 @@ precisions = ["int8"]
 )
 
 
-def exported(folder: Path, bake: tuple[str, ...], precisions: tuple[str, ...], *overrides: str) -> Job:
+def exported(folder: Path, bake: tuple[str, ...], precisions: tuple[str, ...], *overrides: str) -> Pipeline:
     kits = find_kits((write_kit(folder / "kits", STRONG),))
     text = CONFIG.format(bake=json.dumps(bake), precisions=json.dumps(precisions))
     (folder / "edgedistill.toml").write_text(text)
@@ -51,7 +50,7 @@ def exported(folder: Path, bake: tuple[str, ...], precisions: tuple[str, ...], *
 
 
 @pytest.fixture(scope="module")
-def job(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Job:
+def job(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
     folder = tmp_path_factory.mktemp("export")
     shutil.copytree(finished / "runs" / "digits", folder / "run")
     with pytest.MonkeyPatch.context() as patch:
@@ -59,7 +58,7 @@ def job(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Job:
         return exported(folder, ("normalize", "scores"), ("fp32", "fp16", "int8"))
 
 
-def model_of(job: Job, name: str) -> onnx.ModelProto:
+def model_of(job: Pipeline, name: str) -> onnx.ModelProto:
     return onnx.load(str(job.run.folder / "onnx" / f"{name}.onnx"))
 
 
@@ -69,18 +68,18 @@ FORMS = {
 }  # fmt: skip
 
 
-def test_every_form_that_a_kit_lists_is_written_in_an_opset_that_all_its_readers_take(job: Job) -> None:
+def test_every_form_that_a_kit_lists_is_written_in_an_opset_that_all_its_readers_take(job: Pipeline) -> None:
     written = {path.stem: opset_of(onnx.load(str(path))) for path in (job.run.folder / "onnx").glob("*.onnx")}
     assert written == FORMS
-    record = job.result("export", ExportRecord)
+    record = job.records[ExportRecord]
     assert {model.opset for model in record.models if model.encoding == "s8-f16"} == {19}
     assert all(model.parity is not None and model.parity.agreement >= 0.98 for model in record.models)
     half = {model.file.path: model.file.bytes for model in record.models if model.name == "student"}
     assert half["onnx/student-fp16.onnx"] < 0.7 * half["onnx/student-fp32.onnx"]
 
 
-def test_what_the_linter_warns_of_is_recorded_for_the_kits_that_take_the_file(job: Job) -> None:
-    records = job.result("export", ExportRecord).models
+def test_what_the_linter_warns_of_is_recorded_for_the_kits_that_take_the_file(job: Pipeline) -> None:
+    records = job.records[ExportRecord].models
     warned = {f"{m.precision}-{m.encoding}" for m in records if m.warnings}
     assert warned == {"fp32-None", "fp16-None", "int8-s8-f32", "int8-s8-f16"}
     for text in (text for model in records for text in model.warnings):
@@ -88,14 +87,14 @@ def test_what_the_linter_warns_of_is_recorded_for_the_kits_that_take_the_file(jo
         assert text.endswith(": the engine refuses the file")
 
 
-def test_a_raw_input_is_cast_first_as_tensorrt_wants_it(job: Job) -> None:
+def test_a_raw_input_is_cast_first_as_tensorrt_wants_it(job: Pipeline) -> None:
     model = model_of(job, "student-int8")
     readers = [node.op_type for node in model.graph.node if "input" in node.input]
     assert readers == ["Cast"]
 
 
 @pytest.mark.parametrize("name", FORMS)
-def test_raw_images_go_in_and_scores_come_out(job: Job, name: str) -> None:
+def test_raw_images_go_in_and_scores_come_out(job: Pipeline, name: str) -> None:
     model = model_of(job, name)
     (entry,), (result,) = model.graph.input, model.graph.output
     assert (entry.name, entry.type.tensor_type.elem_type) == ("input", TensorProto.UINT8)
@@ -114,7 +113,7 @@ def test_raw_images_go_in_and_scores_come_out(job: Job, name: str) -> None:
     assert json.loads(about["edgedistill.preprocessing"])["layout"] == "as the data"
 
 
-def test_only_the_float16_form_has_float16_scales(job: Job) -> None:
+def test_only_the_float16_form_has_float16_scales(job: Pipeline) -> None:
     for name, kind in (("student-int8", TensorProto.FLOAT), ("student-int8-s8-f16", TensorProto.FLOAT16)):
         model = model_of(job, name)
         stored = {tensor.name: tensor for tensor in model.graph.initializer}
@@ -126,7 +125,7 @@ def test_only_the_float16_form_has_float16_scales(job: Job) -> None:
         assert {tensor.data_type for tensor in weights} == {TensorProto.INT8}
 
 
-def test_weights_are_the_same_integers_in_every_form(job: Job) -> None:
+def test_weights_are_the_same_integers_in_every_form(job: Pipeline) -> None:
     integers = []
     for name in ("student-int8", "student-int8-s8-f16", "student-int8-u8-i32"):
         stored = [numpy_helper.to_array(tensor) for tensor in model_of(job, name).graph.initializer]
@@ -146,8 +145,8 @@ def test_unsigned_activations_are_exported_for_the_kits_that_take_them(
     assert not (tmp_path / "refused" / "run").exists()
     shutil.copytree(finished / "runs" / "digits", tmp_path / "made" / "run")
     job = exported(tmp_path / "made", (), ("fp32", "fp16"), unsigned)
-    assert job.result("quantize", QuantizedRecord).activations == "unsigned"
-    models = job.result("export", ExportRecord).models
+    assert job.records[QuantizedRecord].activations == "unsigned"
+    models = job.records[ExportRecord].models
     assert [model.encoding for model in models if model.precision == "int8"] == ["u8-i32"]
     assert all(model.parity is not None and model.parity.agreement >= 0.98 for model in models)
     mobile = write_mobile(job.run, find_kits()["ort"], tmp_path / "app")
@@ -161,15 +160,15 @@ def test_unsigned_activations_are_exported_for_the_kits_that_take_them(
     assert {model.precision for model in floats.models} == {"fp32", "fp16"}
     written = {path.name for path in (job.run.folder / "onnx").glob("*.onnx")}
     (job.run.folder / "onnx" / "student-int8.onnx").write_bytes(b"of an earlier student")
-    export_models(job)
+    job.execute(Plan("export", "export"))
     assert {path.name for path in (job.run.folder / "onnx").glob("*.onnx")} == written
 
 
 def test_scores_are_refused_where_there_are_no_classes(tmp_path: Path) -> None:
     text = CONFIG.format(bake='["scores"]', precisions='["fp32"]').replace("[data]", '[data]\ntask = "regression"')
     (tmp_path / "edgedistill.toml").write_text(text.replace("views = 2", 'views = 2\nloss = "mse"'))
-    with pytest.raises(ConfigError, match=r"scores are of classes, and data.task is 'regression'"):
-        load_config(tmp_path / "edgedistill.toml")
+    with pytest.raises(ConfigError, match=r"export.bake: data.task 'regression' has no scores; remove 'scores'"):
+        check_config(load_config(tmp_path / "edgedistill.toml"), find_kits((write_kit(tmp_path, STRONG),)))
 
 
 def test_one_opset_for_all_is_refused_where_a_kits_forms_have_none_in_common(tmp_path: Path) -> None:
@@ -179,4 +178,4 @@ def test_one_opset_for_all_is_refused_where_a_kits_forms_have_none_in_common(tmp
     with pytest.raises(
         ConfigError, match=r"takes int8 from version 11 on with float16 scales, which begin with opset 19"
     ):
-        check_targets(load_config(tmp_path / "edgedistill.toml"), kits)
+        check_config(load_config(tmp_path / "edgedistill.toml"), kits)

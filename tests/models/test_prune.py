@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -7,39 +5,33 @@ from torch.nn import functional
 
 from edgedistill.errors import ConfigError
 from edgedistill.models.build import build_model, count_parameters
+from edgedistill.models.interface import Interface
 from edgedistill.models.prune import example_of, prune_channels, unprunable
-from edgedistill.records.stages import DataRecord
+from tests.support.learning import interface
+from tests.support.learning import model as named
 
-
-def record(kind: str, shape: tuple[int, ...], vocabulary: int | None = None) -> DataRecord:
-    return DataRecord(
-        kind=kind, dtype="float32", shape=shape, classes=tuple("abcdefghij"), vocabulary=vocabulary, train=1, val=1,
-        test=1, fingerprint="",
-    )  # fmt: skip
-
-
-SMALL = record("image", (16, 16, 3))
+SMALL = interface("image", (16, 16, 3))
 # What half of the channels leaves, and the first layer of each group that stays whole: the logits, a ResNet's trunk
 # across padded shortcuts, and in a transformer all but the channels between the two dense layers of a block.
 LAYOUTS = {
-    "resnet20": (record("image", (32, 32, 3)), 269_722, 135_754, ("linear", "conv1")),
-    "mlperf-resnet8": (record("image", (32, 32, 3)), 78_186, 20_026, ("fc",)),
+    "resnet20": (interface("image", (32, 32, 3)), 269_722, 135_754, ("linear", "conv1")),
+    "mlperf-resnet8": (interface("image", (32, 32, 3)), 78_186, 20_026, ("fc",)),
     "mobilenetv1": (SMALL, 3_217_226, 823_722, ("fc",)),
-    "ds-cnn": (record("image", (49, 10)), 23_050, 7_434, ("fc",)),
-    "cnn1d": (record("signal", (128, 6)), 74_506, 19_338, ("fc",)),
+    "ds-cnn": (interface("image", (49, 10)), 23_050, 7_434, ("fc",)),
+    "cnn1d": (interface("signal", (128, 6)), 74_506, 19_338, ("fc",)),
     "transformer": (
-        record("tokens", (20,), vocabulary=50), 105_674, 80_906,
+        interface("tokens", (20,), vocabulary=50), 105_674, 80_906,
         ("fc", "layers.2.fc2", "layers.2.qkv", "layers.1.qkv", "layers.0.qkv"),
     ),
 }  # fmt: skip
 
 
-def zoo(name: str, data: DataRecord, seed: int = 0) -> nn.Module:
-    return build_model(f"zoo:{name}", data, 1.0, Path(), seed).eval()
+def zoo(name: str, data: Interface, seed: int = 0) -> nn.Module:
+    return build_model(named(f"zoo:{name}"), data, seed).eval()
 
 
-def batch(data: DataRecord) -> Tensor:
-    return torch.cat([example_of(data)] * 3)
+def batch(data: Interface) -> Tensor:
+    return torch.cat([*example_of(data)] * 3)
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
@@ -137,7 +129,7 @@ class Fixed(nn.Module):
 
 
 class Several(nn.Module):
-    """More than logits."""
+    """More than logits: the channels of each layer are an output."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -148,11 +140,24 @@ class Several(nn.Module):
         return x, self.fc(x)
 
 
+class Single(nn.Module):
+    """Float32 whatever the weights are, which the trial in float64 does not survive."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden, self.fc = nn.Linear(768, 8), nn.Linear(8, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.hidden(x.flatten(1).float()))
+
+
 def test_a_teacher_that_cannot_be_pruned_is_refused_with_the_reason() -> None:
     with pytest.raises(ConfigError, match=r"student\.prune: 0\.5 removes no channel; .*conv.* cannot lose any"):
         unprunable(Fixed(), SMALL, 0.5)
-    with pytest.raises(ConfigError, match=r"student\.prune: torch-pruning cannot follow this teacher: "):
+    with pytest.raises(ConfigError, match=r"student\.prune: 0\.5 removes no channel; hidden, fc cannot lose any"):
         unprunable(Several(), SMALL, 0.5)
+    with pytest.raises(ConfigError, match=r"student\.prune: torch-pruning cannot follow this teacher: "):
+        unprunable(Single(), SMALL, 0.5)
 
 
 def test_the_model_and_the_global_generator_are_left_as_they_were() -> None:

@@ -7,51 +7,47 @@ import torch
 
 from edgedistill.errors import ConfigError
 from edgedistill.models.build import ZOO, build_model, count_parameters, load_weights
+from edgedistill.models.interface import Interface
 from edgedistill.models.resnet import same_padding
-from edgedistill.records.stages import DataRecord
+from tests.support.learning import config_of, interface
+from tests.support.learning import model as named
 
-
-def record(kind: str, shape: tuple[int, ...], classes: int = 10, vocabulary: int | None = None) -> DataRecord:
-    return DataRecord(
-        kind=kind, dtype="float32", shape=shape, classes=tuple(map(str, range(classes))), vocabulary=vocabulary,
-        train=1, val=1, test=1, fingerprint="",
-    )  # fmt: skip
-
-
-CIFAR = record("image", (32, 32, 3))
+CIFAR = interface("image", (32, 32, 3))
 CASES = [
     (name, data)
     for name, (_, kinds) in ZOO.items()
     for data in (
-        CIFAR, record("image", (49, 10), 12), record("signal", (128, 6), 7), record("signal", (100,), 3),
-        record("tokens", (20,), 2, vocabulary=50),
+        CIFAR, interface("image", (49, 10), 12), interface("signal", (128, 6), 7), interface("signal", (100,), 3),
+        interface("tokens", (20,), 2, vocabulary=50),
     )
-    if data.kind in kinds
+    if data.first.kind in kinds
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "data"), CASES)
-def test_every_layout_takes_its_data_and_learns(name: str, data: DataRecord) -> None:
-    model = build_model(f"zoo:{name}", data, 0.5, Path(), 0)
-    channels = data.shape[-1] if len(data.shape) == {"image": 3, "signal": 2, "tokens": 9}[data.kind] else 1
-    spatial = data.shape[: {"image": 2, "signal": 1, "tokens": 1}[data.kind]]
-    x = torch.randint(0, 50, (4, *spatial)) if data.kind == "tokens" else torch.randn(4, channels, *spatial)
+def test_every_layout_takes_its_data_and_learns(name: str, data: Interface) -> None:
+    model = build_model(named(f"zoo:{name}", 0.5), data, 0)
+    channels = (
+        data.first.shape[-1] if len(data.first.shape) == {"image": 3, "signal": 2, "tokens": 9}[data.first.kind] else 1
+    )
+    spatial = data.first.shape[: {"image": 2, "signal": 1, "tokens": 1}[data.first.kind]]
+    x = torch.randint(0, 50, (4, *spatial)) if data.first.kind == "tokens" else torch.randn(4, channels, *spatial)
     logits = model(x)
-    assert logits.shape == (4, len(data.classes))
+    assert logits.shape == (4, data.values)
     logits.square().mean().backward()
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
-    assert count_parameters(model) < count_parameters(build_model(f"zoo:{name}", data, 1.0, Path(), 0))
+    assert count_parameters(model) < count_parameters(build_model(named(f"zoo:{name}"), data, 0))
 
 
 def test_published_parameter_counts() -> None:
     # He et al. 2016, table 6, in millions; MLPerf Tiny's reference exactly.
     for depth, millions in ((20, 0.27), (32, 0.46), (44, 0.66), (56, 0.85)):
-        model = build_model(f"zoo:resnet{depth}", CIFAR, 1.0, Path(), 0)
+        model = build_model(named(f"zoo:resnet{depth}"), CIFAR, 0)
         assert round(count_parameters(model) / 1e6, 2) == millions
-    assert count_parameters(build_model("zoo:mlperf-resnet8", CIFAR, 1.0, Path(), 0)) == 78_186
+    assert count_parameters(build_model(named("zoo:mlperf-resnet8"), CIFAR, 0)) == 78_186
     # Howard et al. 2017, table 6: 4.2, 2.6, 1.3 and 0.5 million with ImageNet's 1,000 classes.
     for width, millions in ((1.0, 4.2), (0.75, 2.6), (0.5, 1.3), (0.25, 0.5)):
-        model = build_model("zoo:mobilenetv1", record("image", (224, 224, 3), 1000), width, Path(), 0)
+        model = build_model(named("zoo:mobilenetv1", width), interface("image", (224, 224, 3), 1000), 0)
         assert round(count_parameters(model) / 1e6, 1) == millions
 
 
@@ -61,8 +57,8 @@ DEPTHS = {
     "resnet56": (r"layer\d\.\d+\.conv1", CIFAR, 27, 12, 54),
     "mlperf-resnet8": (r"blocks\.\d+\.c1", CIFAR, 3, None, 6),
     "mobilenetv1": (r"blocks\.\d+", CIFAR, 13, 10, 18),
-    "ds-cnn": (r"blocks\.\d+", record("image", (49, 10)), 4, 2, 8),
-    "cnn1d": (r"features\.\d+", record("signal", (128, 6)), 12, None, 24),
+    "ds-cnn": (r"blocks\.\d+", interface("image", (49, 10)), 4, 2, 8),
+    "cnn1d": (r"features\.\d+", interface("signal", (128, 6)), 12, None, 24),
     "transformer": (r"layers\.\d+", CIFAR, 3, 2, 6),
 }
 
@@ -70,14 +66,14 @@ DEPTHS = {
 @pytest.mark.parametrize("name", DEPTHS)
 def test_depth_multiplies_blocks(name: str) -> None:
     pattern, data, published, half, twice = DEPTHS[name]
-    x = torch.randn(2, data.shape[-1] if len(data.shape) == {"image": 3, "signal": 2}[data.kind] else 1,
-                    *data.shape[: {"image": 2, "signal": 1}[data.kind]])  # fmt: skip
+    x = torch.randn(2, data.first.shape[-1] if len(data.first.shape) == {"image": 3, "signal": 2}[data.first.kind] else 1,
+                    *data.first.shape[: {"image": 2, "signal": 1}[data.first.kind]])  # fmt: skip
     for depth, count in ((1.0, published), (0.5, half), (2.0, twice)):
         if count is None:
             with pytest.raises(ConfigError, match=f"'zoo:{name}': depth 0.5 of 1 block in a row leaves none"):
-                build_model(f"zoo:{name}", data, 0.5, Path(), 0, depth)
+                build_model(named(f"zoo:{name}", 0.5, depth), data, 0)
             continue
-        model = build_model(f"zoo:{name}", data, 0.5, Path(), 0, depth)
+        model = build_model(named(f"zoo:{name}", 0.5, depth), data, 0)
         assert sum(re.fullmatch(pattern, layer) is not None for layer, _ in model.named_modules()) == count
         assert model(x).shape == (2, 10)
 
@@ -90,7 +86,7 @@ def test_same_padding_is_tensorflows(length: int, kernel: int, stride: int) -> N
 
 
 def test_mlperf_weights_score_as_published(shared_data: Path) -> None:
-    model = build_model("zoo:mlperf-resnet8", CIFAR, 1.0, Path(), 0).eval()
+    model = build_model(named("zoo:mlperf-resnet8"), CIFAR, 0).eval()
     load_weights(model, shared_data / "teachers" / "mlperf_resnet8_float.safetensors")
     images = np.load(shared_data / "cifar10" / "lossless_ic01.npz")
     official = images["official"] == 1
@@ -101,7 +97,7 @@ def test_mlperf_weights_score_as_published(shared_data: Path) -> None:
 
 @pytest.mark.parametrize(("depth", "correct"), [(20, 180), (56, 182)])
 def test_cifar_resnets_take_published_weights(shared_data: Path, depth: int, correct: int) -> None:
-    model = build_model(f"zoo:resnet{depth}", CIFAR, 1.0, Path(), 0).eval()
+    model = build_model(named(f"zoo:resnet{depth}"), CIFAR, 0).eval()
     load_weights(model, shared_data / "teachers" / f"akamaster_resnet{depth}_cifar10.safetensors")
     images = np.load(shared_data / "cifar10" / "lossless_ic01.npz")
     official = images["official"] == 1
@@ -114,10 +110,10 @@ def test_cifar_resnets_take_published_weights(shared_data: Path, depth: int, cor
 def test_weights_are_the_seed_s_and_leave_the_global_generator_alone() -> None:
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    one = build_model("zoo:cnn1d", record("signal", (64, 2)), 1.0, Path(), 3)
+    one = build_model(named("zoo:cnn1d"), interface("signal", (64, 2)), 3)
     assert torch.equal(before, torch.get_rng_state())
-    two = build_model("zoo:cnn1d", record("signal", (64, 2)), 1.0, Path(), 3)
-    other = build_model("zoo:cnn1d", record("signal", (64, 2)), 1.0, Path(), 4)
+    two = build_model(named("zoo:cnn1d"), interface("signal", (64, 2)), 3)
+    other = build_model(named("zoo:cnn1d"), interface("signal", (64, 2)), 4)
     assert torch.equal(next(one.parameters()), next(two.parameters()))
     assert not torch.equal(next(one.parameters()), next(other.parameters()))
 
@@ -131,7 +127,7 @@ def test_a_users_module_is_called_with_what_it_names(tmp_path: Path) -> None:
         "def lazy(classes):\n    return nn.LazyLinear(classes)\n"
         "def odd(classes):\n    return 3\n"
     )
-    assert build_model("my_nets_for_build:tiny", CIFAR, 1.0, tmp_path, 0) is not None
+    assert build_model(named("my_nets_for_build:tiny", folder=tmp_path), CIFAR, 0) is not None
     for spec, width, message in (
         ("my_nets_for_build:needy", 1.0, "needs argument 'magic'"),
         ("my_nets_for_build:odd", 1.0, r"returned int; expected a torch\.nn\.Module"),
@@ -139,18 +135,19 @@ def test_a_users_module_is_called_with_what_it_names(tmp_path: Path) -> None:
         ("my_nets_for_build:tiny", 0.5, "takes no width"),
         ("zoo:resnet21", 1.0, "perhaps 'resnet"),
         ("zoo:cnn1d", 1.0, "takes signal data; this is image"),
-        ("resnet20", 1.0, "write zoo:NAME"),
     ):
         with pytest.raises(ConfigError, match=message):
-            build_model(spec, CIFAR, width, tmp_path, 0)
+            build_model(named(spec, width, folder=tmp_path), CIFAR, 0)
+    with pytest.raises(ConfigError, match="write zoo:NAME"):
+        config_of(tmp_path, student={"model": "resnet20"})
 
 
-def test_timm_models_take_the_data(tmp_path: Path) -> None:
+def test_timm_models_take_the_data() -> None:
     pytest.importorskip("timm", reason="timm is an extra")
-    model = build_model("timm:mobilenetv3_small_050", CIFAR, 1.0, tmp_path, 0).eval()
+    model = build_model(named("timm:mobilenetv3_small_050"), CIFAR, 0).eval()
     assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
     with pytest.raises(ConfigError, match="no such model; perhaps"):
-        build_model("timm:mobilenetv3_smal_050", CIFAR, 1.0, tmp_path, 0)
+        build_model(named("timm:mobilenetv3_smal_050"), CIFAR, 0)
 
 
 class ExecutedError(Exception):
@@ -165,7 +162,7 @@ class Bomb:
 def test_weights_that_do_not_fit_or_would_execute_are_refused(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
-    model = build_model("zoo:cnn1d", record("signal", (64, 2)), 1.0, Path(), 0)
+    model = build_model(named("zoo:cnn1d"), interface("signal", (64, 2)), 0)
     state = model.state_dict()
     save_file(state, tmp_path / "good.safetensors")
     load_weights(model, tmp_path / "good.safetensors")

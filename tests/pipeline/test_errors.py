@@ -6,6 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgedistill.errors import ConfigError
+from edgedistill.pipeline.pipeline import STAGES, Plan
+from edgedistill.records.stage_names import STAGE_NAMES
+from edgedistill.records.stages import STAGE_RECORDS
 from tests.support.command import edgedistill
 
 GOOD = """
@@ -123,3 +127,14 @@ def test_an_unfinished_manifest_is_not_overwritten(folder: Path) -> None:
     assert result.returncode == 2
     assert "not JSON" in result.stderr
     assert (folder / "runs" / "wrong" / "manifest.json").read_text() == "{"
+
+
+def test_the_stages_stand_in_the_order_of_their_names() -> None:
+    assert tuple(stage.name for stage in STAGES) == STAGE_NAMES
+    assert tuple(kind.stage for kind in STAGE_RECORDS) == STAGE_NAMES
+
+
+@pytest.mark.parametrize("plan", [{"until": "student"}, {"until": "distil"}, {"start": "exprot"}])
+def test_a_stage_that_does_not_exist_is_refused_from_python_too(plan: dict[str, str]) -> None:
+    with pytest.raises(ConfigError, match=r"there is no stage '.*'; (perhaps|known are)"):
+        Plan(**plan)

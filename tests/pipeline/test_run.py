@@ -18,7 +18,7 @@ from tests.support.runs import CONFIG, stages
 def test_a_run_leaves_what_the_contract_says(finished: Path) -> None:
     run = finished / "runs" / "digits"
     assert list(stages(run)) == [
-        "data", "teacher", "soft_labels", "student", "quantize", "export", "compile", "bench", "report",
+        "data", "teacher", "soft_labels", "distill", "quantize", "export", "compile", "bench", "report",
     ]  # fmt: skip
     for name in ("teacher/model.safetensors", "student/model.safetensors", "student/control.safetensors",
                  "quantized/model.safetensors", "onnx/student-fp32.onnx", "onnx/io.npz", "report.html",
@@ -36,7 +36,7 @@ def test_a_run_leaves_what_the_contract_says(finished: Path) -> None:
     assert measured["parity"]["agreement"] > 0.97
     assert measured["energy_uj"] is None
     assert measured["reasons"]["energy_uj"]
-    student = stages(run)["student"]["record"]["student"]
+    student = stages(run)["distill"]["record"]["student"]
     assert measured["model"]["lineage"]["student"] == student["file"]["sha256"]
 
 
@@ -95,7 +95,7 @@ def test_a_distillation_key_reruns_from_distillation_on(copied: Path) -> None:
     lines = plan.stdout.splitlines()
     assert [line.split()[1] for line in lines[:9]] == ["done"] * 3 + ["to"] * 6
     assert lines[3].endswith("distill.temperature 4.0 \u2192 2.0")
-    assert re.match(r"student +to run  [\d.]+ s last time ", lines[3])
+    assert re.match(r"distill +to run  [\d.]+ s last time ", lines[3])
     assert lines[4].endswith("after student")
     assert re.fullmatch(r"to run: about \d+ s, as last time", lines[9])
     labels = run / "soft_labels" / "logits.npy"
@@ -105,16 +105,16 @@ def test_a_distillation_key_reruns_from_distillation_on(copied: Path) -> None:
     after = stages(run)
     for name in ("data", "teacher", "soft_labels"):
         assert after[name] == before[name]
-    assert after["student"]["record"] != before["student"]["record"]
+    assert after["distill"]["record"] != before["distill"]["record"]
     assert labels.stat().st_mtime_ns == stamp
 
 
 def test_from_runs_a_stage_afresh_and_ends_the_same(copied: Path) -> None:
-    before = stages(copied / "runs" / "digits")["student"]["record"]["student"]["file"]["sha256"]
+    before = stages(copied / "runs" / "digits")["distill"]["record"]["student"]["file"]["sha256"]
     result = edgedistill("distill", "edgedistill.toml", "--from", "distill", cwd=copied)
     assert result.returncode == 0
     assert "epoch 4" in result.stderr
-    assert stages(copied / "runs" / "digits")["student"]["record"]["student"]["file"]["sha256"] == before
+    assert stages(copied / "runs" / "digits")["distill"]["record"]["student"]["file"]["sha256"] == before
 
 
 def test_a_damaged_control_in_the_cache_is_trained_again(copied: Path) -> None:
@@ -163,7 +163,7 @@ def test_a_killed_run_goes_on_and_ends_bit_for_bit(finished: Path, tmp_path: Pat
         killed.kill()
     result = edgedistill("distill", "edgedistill.toml", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    for name in ("teacher", "student"):
+    for name in ("teacher", "distill"):
         assert stages(run)[name]["key"] == stages(finished / "runs" / "digits")[name]["key"]
     for name in ("teacher/model", "student/model", "student/control"):
         path = f"{name}.safetensors"
@@ -180,7 +180,7 @@ def test_runs_share_soft_labels_and_verify_them(copied: Path) -> None:
     assert "soft labels: taken from the cache" in result.stderr
     assert "control, seed 0: taken from the cache" in result.stderr  # no temperature is in it
     assert "control: epoch" not in result.stderr
-    controls = [stages(copied / "runs" / name)["student"]["record"]["control"] for name in ("digits", "other")]
+    controls = [stages(copied / "runs" / name)["distill"]["record"]["control"] for name in ("digits", "other")]
     assert controls[0] == controls[1]
     verified = edgedistill("cache", "verify", *other, cwd=copied)
     assert verified.returncode == 0, verified.stderr
@@ -244,8 +244,8 @@ assert "<td>student" in result._repr_html_()
 assert result.teacher.file.path == "teacher/model.safetensors"
 assert student == result.student
 assert {model.name for model in models} == {"teacher", "student"}
-partly = edgedistill.run("edgedistill.toml", until="student", quiet=True)
-assert partly.comparison is None and partly.bench is None and repr(partly).endswith("soft_labels, student")
+partly = edgedistill.run("edgedistill.toml", until="distill", quiet=True)
+assert partly.comparison is None and partly.bench is None and repr(partly).endswith("soft_labels, distill")
 assert api.bench("edgedistill.toml") == result.bench
 import pathlib, tomllib
 from edgedistill.config.load import load_config
@@ -323,6 +323,6 @@ def test_two_processes_make_the_same_soft_labels_and_nearly_the_same_student(fin
     assert edgedistill("distill", "edgedistill.toml", "--run-dir", "one", *settings, cwd=tmp_path).returncode == 0
     one, two = (np.load(tmp_path / run / "soft_labels" / "logits.npy") for run in ("one", "two"))
     np.testing.assert_array_equal(one, two)
-    accuracies = [stages(tmp_path / run)["student"]["record"]["student"]["val_accuracy"] for run in ("one", "two")]
+    accuracies = [stages(tmp_path / run)["distill"]["record"]["student"]["val_accuracy"] for run in ("one", "two")]
     assert abs(accuracies[0] - accuracies[1]) < 0.08, accuracies
     assert min(accuracies) > 0.4

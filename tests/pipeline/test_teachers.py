@@ -93,7 +93,7 @@ def test_two_teachers_are_made_recorded_and_averaged(finished: Path) -> None:
 
 def test_the_first_teacher_pruned_becomes_an_int8_student(finished: Path) -> None:
     made = records(finished)
-    student = made["student"]["student"]
+    student = made["distill"]["student"]
     assert student["spec"] == "zoo:mlperf-resnet8 pruned by 0.5"
     assert (made["teacher"]["parameters"], student["parameters"]) == (44_410, 11_394)
     assert student["val_accuracy"] > 0.5

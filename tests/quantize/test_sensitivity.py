@@ -5,13 +5,13 @@ import pytest
 import torch
 from torch import nn
 
-from edgedistill.deploy.onnx_file import BenchOptions
+from edgedistill.deploy.layer_timing import time_layers
 from edgedistill.kits.kits import find_kits
 from edgedistill.quantize.capture import capture
 from edgedistill.quantize.escalate import Try, choose, growing
-from edgedistill.quantize.layer_timing import time_layers
 from edgedistill.quantize.prepare import calibrate, prepare
 from edgedistill.quantize.sensitivity import layer_sensitivity, only_int8
+from edgedistill.quantize.settings import LayerTiming
 from edgedistill.records.stages import QuantizeStep
 
 LAYERS = ("0", "2", "6")
@@ -46,6 +46,10 @@ def outputs(model) -> np.ndarray:
     return model(inputs()).numpy()
 
 
+def named(model) -> dict[str, np.ndarray]:
+    return {"logits": outputs(model)}
+
+
 @pytest.mark.parametrize("layer", LAYERS)
 def test_one_layer_in_int8_is_the_model_that_skips_all_others(layer):
     model = network()
@@ -67,7 +71,7 @@ def test_the_model_that_is_asked_is_left_as_it_was():
 
 def test_the_layer_with_uneven_channels_comes_first():
     model = network(uneven=True)
-    found = layer_sensitivity(prepared_for(model), outputs(model), outputs, lambda got: float(got.mean() > 1e9))
+    found = layer_sensitivity(prepared_for(model), named(model), named, lambda got: float(got["logits"].mean() > 1e9))
     assert {one.layer for one in found} == set(LAYERS)
     # The error is made where the uneven tensor is rounded: by the layer that writes it, and by the one that reads it.
     assert {one.layer for one in found[:2]} == {"0", "2"}
@@ -76,16 +80,16 @@ def test_the_layer_with_uneven_channels_comes_first():
 
 def test_drops_are_in_percentage_points():
     model = network()
-    best = outputs(model)
-    found = layer_sensitivity(prepared_for(model), best, outputs, lambda got: 1.0 if got is best else 0.9)
+    best = named(model)
+    found = layer_sensitivity(prepared_for(model), best, named, lambda got: 1.0 if got is best else 0.9)
     assert [one.drop for one in found] == pytest.approx([10.0] * 3)
 
 
 def test_each_layer_is_timed_alone_on_the_kit():
     model = network()
-    found = layer_sensitivity(prepared_for(model), outputs(model), outputs, lambda _got: 1.0)
-    options = BenchOptions(processes=1, seconds=0.1, passes=())
-    timed = list(time_layers(capture(model, (inputs(1),)), found, find_kits()["ort"], "signed", options))
+    found = layer_sensitivity(prepared_for(model), named(model), named, lambda _got: 1.0)
+    timing = LayerTiming(kit=find_kits()["ort"], device="local", threads=1)
+    timed = list(time_layers(capture(model, (inputs(1),)), found, timing, "signed"))
     assert [one.layer for one in timed] == [one.layer for one in found]
     for one in timed:
         assert one.reason is None
