@@ -152,6 +152,7 @@ def test_a_mixup_that_cannot_be_meant_is_refused(specs: tuple[str, ...], kind: s
         parse_augment(specs, (InputRecord(kind=kind, dtype="uint8", shape=(8, 8)),))
 
 
+@pytest.mark.slow
 def test_cached_soft_labels_are_of_the_mixed_inputs_and_another_alpha_has_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

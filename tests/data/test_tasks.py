@@ -42,11 +42,13 @@ lr = 0.005
 batch_size = 64
 views = 1
 control = true
+[quantize]
+mode = "ptq"
 [[target]]
 name = "pc"
 kit = "ort"
 [bench]
-processes = 3
+processes = 1
 seconds = 0.1
 """
 
@@ -71,7 +73,8 @@ def write_digits(folder: Path, task: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("task", "metric", "heading"), [("regression", "r2", "R² %"), ("embedding", "cosine", "cos. %")]
+    ("task", "metric", "heading"),
+    [("regression", "r2", "R² %"), pytest.param("embedding", "cosine", "cos. %", marks=pytest.mark.slow)],
 )
 def test_a_run_on_values_is_measured_by_its_own_metric(tmp_path: Path, task: str, metric: str, heading: str) -> None:
     write_digits(tmp_path, task)
