@@ -16,6 +16,8 @@ from edgedistill.data.sources import Array
 from edgedistill.data.views import Views
 from edgedistill.distill.training import bf16_wanted
 from edgedistill.errors import ConfigError
+from edgedistill.graphs import reference
+from edgedistill.graphs.reference import RefusedError
 from edgedistill.losses.batch import Tensors
 from edgedistill.models.interface import Interface
 from edgedistill.models.outputs import main_name, run
@@ -136,18 +138,11 @@ def _check_answer(path: Path, session: Any, interface: Interface) -> None:
 
 
 def open_session(path: Path) -> Any:
-    """Open an ONNX model on the CPU; raises ConfigError with ONNX Runtime's own reason."""
-    import onnxruntime
-    from onnxruntime.capi import onnxruntime_pybind11_state as errors
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    known = (errors.Fail, errors.InvalidGraph, errors.InvalidProtobuf, errors.NotImplemented, errors.InvalidArgument,
-             errors.NoSuchFile, errors.RuntimeException)  # fmt: skip
+    """Open a teacher's ONNX file on the CPU; raises ConfigError with ONNX Runtime's own reason."""
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except known as error:
-        raise ConfigError(f"teacher {path.name}: ONNX Runtime refuses it: {str(error).splitlines()[0]}") from None
+        return reference.open_session(path)
+    except RefusedError as error:
+        raise ConfigError(f"teacher {path.name}: ONNX Runtime refuses it: {error}") from None
 
 
 def input_arrangement(path: Path, shape: list[Any], dtype: str, one: InputRecord) -> Callable[[Tensor], Array]:

@@ -1,41 +1,46 @@
-"""ONNX Runtime with its optimiser off: what a graph means as it is written."""
+"""ONNX Runtime on the CPU as the reference for every other engine: the one place that opens its sessions.
+
+With its optimiser off it computes each node as the file has it.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from edgedistill.errors import ConfigError
 
 if TYPE_CHECKING:
     import numpy as np
 
 SILENT = 4
+REFUSALS = (
+    "Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoSuchFile", "NotImplemented", "RuntimeException",
+)  # fmt: skip
+"""What ONNX Runtime raises: its exceptions share no base class of their own."""
 
 
-class RefusedError(Exception):
+class RefusedError(ConfigError):
     """ONNX Runtime refused a model or its inputs; the text is its own, on one line."""
 
 
 class Reference:
-    """A model as it is written, from a file or from its bytes."""
+    """A model from a file or from its bytes, as it is written unless `optimise` lets ONNX Runtime rewrite it.
 
-    def __init__(self, model: Path | bytes) -> None:
-        import onnxruntime
+    `threads` is the number of CPU threads, 0 for one on each core.
+    """
 
-        options = onnxruntime.SessionOptions()
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        options.log_severity_level = SILENT  # what it refuses is raised, and need not be printed as well
-        source = model if isinstance(model, bytes) else str(model)
-        try:
-            self._session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-        except _errors() as error:
-            raise RefusedError(_one_line(error)) from None
+    def __init__(self, model: Path | bytes, *, optimise: bool = False, threads: int = 0) -> None:
+        self._session = open_session(model, optimise=optimise, threads=threads)
         self._outputs = [node.name for node in self._session.get_outputs()]
 
     def run(self, feed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Return the outputs for one request by name."""
+        """Return the outputs for one request by name; raises RefusedError."""
         import numpy as np
+        import onnxruntime
 
-        options = _quiet_run()
+        options = onnxruntime.RunOptions()
+        options.log_severity_level = SILENT
         feed = {name: np.asarray(array) for name, array in feed.items()}  # one element of an array is no array
         try:
             return dict(zip(self._outputs, self._session.run(None, feed, options), strict=True))
@@ -43,20 +48,26 @@ class Reference:
             raise RefusedError(_one_line(error)) from None
 
 
-def _quiet_run() -> object:
+def open_session(model: Path | bytes, *, optimise: bool = True, threads: int = 0) -> Any:
+    """Open a model, a file or its bytes, in ONNX Runtime on the CPU; raises RefusedError."""
     import onnxruntime
 
-    options = onnxruntime.RunOptions()
-    options.log_severity_level = SILENT
-    return options
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, min(threads, 1)
+    if not optimise:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = SILENT  # what it refuses is raised, and need not be printed as well
+    source = model if isinstance(model, bytes) else str(model)
+    try:
+        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    except _errors() as error:
+        raise RefusedError(_one_line(error)) from None
 
 
 def _errors() -> tuple[type[Exception], ...]:
-    """Return what ONNX Runtime raises: its exceptions share no base class of their own."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-    names = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NotImplemented", "RuntimeException")
-    return tuple(getattr(state, name) for name in names)
+    return tuple(getattr(state, name) for name in REFUSALS)
 
 
 def _one_line(error: Exception) -> str:
