@@ -79,6 +79,8 @@ form_options = options(
 @option("--activations", type=click.Choice(["signed", "unsigned"]),
         help="unsigned: finer steps after a ReLU; not for TensorRT or x86 without VNNI.  [default: signed]",
         only=key("quantize.activations"))  # fmt: skip
+@option("--no-ranking", is_flag=True, help="Do not rank layers by the accuracy each one costs; the ranking is slow.",
+        only={ONNX: "set quantize.mode = \"ptq\" in {model_or_config} instead, which ranks no layers"})  # fmt: skip
 @pipeline_options
 @click.pass_context
 def quantize(
@@ -95,8 +97,12 @@ def quantize(
     from edgedistill.export.onnx_file import quantize_file
 
     order, chosen = _order(context, model_or_config, options), activations or "signed"
-    make = plan_quantize(order, skip, chosen) if options["dry_run"] else quantize_file(order, skip, activations=chosen)
-    _show(make, as_json=options["as_json"])
+    if options["dry_run"]:
+        _show(plan_quantize(order, skip, chosen), as_json=options["as_json"])
+        return
+    report, ranking = surroundings(context)[1], not options["no_ranking"]
+    made = quantize_file(order, skip, activations=chosen, report=report, ranking=ranking)
+    _show(made, as_json=options["as_json"])
 
 
 @click.command(cls=Command)
@@ -120,8 +126,10 @@ def export(context: click.Context, /, model_or_config: Path, precision: str | No
     if precision is None or not options["kit_names"]:
         raise ConfigError(f"{model_or_config}: choose a kit with --target, and --precision fp32, fp16 or int8")
     order = _order(context, model_or_config, options)
-    make = plan_export if options["dry_run"] else export_file
-    _show(make(order, precision), as_json=options["as_json"])
+    if options["dry_run"]:
+        _show(plan_export(order, precision), as_json=options["as_json"])
+        return
+    _show(export_file(order, precision, surroundings(context)[1]), as_json=options["as_json"])
 
 
 def _order(context: click.Context, model: Path, options: dict[str, Any]) -> Order:

@@ -12,13 +12,15 @@ from typing import Any, Final
 
 import onnx
 import onnxscript
-import onnxslim
 import torch
 from torch import Tensor, nn
 
 from edgedistill.errors import ConfigError
 from edgedistill.graphs.canonical import canonical
+from edgedistill.graphs.index import Names
 from edgedistill.graphs.opset import opset_of, to_opset
+from edgedistill.graphs.read import all_nodes
+from edgedistill.graphs.slim import slim
 from edgedistill.quantize.convert import convert
 from edgedistill.quantize.outputs import Outputs, returning_tensors, returns_of
 from edgedistill.runtime.files import write_atomic
@@ -69,7 +71,7 @@ def export_onnx(
             f"opset {asked} cannot be exported: torch wrote opset {written} for {type(model).__name__}, which has an "
             f"operator that it cannot convert; choose opset {written}"
         )
-    result = canonical(onnxslim.slim(exported))
+    result = canonical(slim(exported))
     _order_outputs(result.graph, output_names)
     onnx.checker.check_model(result, full_check=True)
     return to_opset(result, opset, {name: one.numpy()[None] for name, one in zip(input_names, examples, strict=True)})
@@ -114,12 +116,31 @@ def _exported(
             external_data=False,
             verbose=False,
             opset_version=opset,
-            input_names=names[0],
-            output_names=names[1],
+            input_names=[f"input.{place}" for place in range(len(names[0]))],
+            output_names=[f"output.{place}" for place in range(len(names[1]))],
             custom_translation_table=_translations(),
         )
     assert program is not None
-    return program.model_proto
+    exported = program.model_proto
+    _name_ends(exported.graph, names)
+    return exported
+
+
+def _name_ends(graph: onnx.GraphProto, names: tuple[Sequence[str], Sequence[str]]) -> None:
+    """Name inputs and outputs; a tensor inside that has one of these names, which torch would double, gets another."""
+    pool, renamed = Names.of(graph), dict[str, str]()
+    taken = {name for node in graph.node for name in node.output} | {tensor.name for tensor in graph.initializer}
+    for values, wanted in ((graph.input, names[0]), (graph.output, names[1])):
+        for value, name in zip(values, wanted, strict=True):
+            if name in taken and name not in renamed:
+                renamed[name] = pool.new(name)
+            renamed[value.name] = name
+    for node in all_nodes(graph):
+        for field in (node.input, node.output):
+            for place, name in enumerate(field):
+                field[place] = renamed.get(name, name)
+    for value in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        value.name = renamed.get(value.name, value.name)
 
 
 def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxslim
 
 from edgedistill.data.requests import Samples, read_samples
 from edgedistill.data.sources import Array
@@ -28,6 +27,7 @@ from edgedistill.graphs.random_inputs import Shapes, random_inputs
 from edgedistill.graphs.read import fix_shapes, is_quantized, read_onnx
 from edgedistill.graphs.reference import Reference, RefusedError
 from edgedistill.graphs.run import Arrays
+from edgedistill.graphs.slim import slim
 from edgedistill.kits.kits import FLOAT16_OPSET, Kit
 from edgedistill.quantize.onnx_file import quantize_onnx
 from edgedistill.quantize.placement import INT8
@@ -35,6 +35,7 @@ from edgedistill.quantize.ranges import Ranges
 from edgedistill.records.base import Activations, Encoding, Record
 from edgedistill.records.stages import Parity
 from edgedistill.runtime.files import sha256_of
+from edgedistill.runtime.progress import Advance, Reporter
 from edgedistill.tasks.classification import TASK as CLASSIFICATION
 
 SCHEMA = "edgedistill.onnx/1"
@@ -137,9 +138,18 @@ def _form(one: Written) -> str:
 
 
 def quantize_file(
-    order: Order, skip: tuple[str, ...] = (), ranges: Ranges = "mse", activations: Activations = "signed"
+    order: Order,
+    skip: tuple[str, ...] = (),
+    ranges: Ranges = "mse",
+    activations: Activations = "signed",
+    report: Reporter | None = None,
+    *,
+    ranking: bool = True,
 ) -> Result:
     """Write a float model in int8, after training, once for each form that the kits take, or in the canonical one.
+
+    Where much is lost, the layers are ranked by what each costs alone, which takes a quantization for each layer;
+    `ranking=False` leaves that out.
 
     Raises:
         ConfigError: there is no data, the model is quantized already, holds control flow or has no layer to quantize, or a
@@ -147,13 +157,15 @@ def quantize_file(
         LintError: a kit that was named would not run the result as it is.
     """
     require_calibration(order)
-    given = _Given(order.taking(activations))
+    given = _Given(order.taking(activations), report)
     require_float(order, given.model)
     source = given.simplified(PER_CHANNEL_OPSET)
-    canonical_int8, layers = quantize_onnx(source, given.samples.first(CALIBRATION), skip, ranges, activations)
+    few = given.samples.first(CALIBRATION)
+    with given.report.track("samples for calibration", _count(few)) as advance:
+        canonical_int8, layers = quantize_onnx(source, few, skip, ranges, activations, advance)
     variants = variants_of(given.order, "int8", opset_of(canonical_int8), activations_of(canonical_int8))
     result = given.result(given.write(canonical_int8, variants), layers)
-    if not any(_lost_much(result, one) for one in result.files):
+    if not ranking or not any(_lost_much(result, one) for one in result.files):
         return result
     return result.model_copy(update={"sensitivity": _sensitivity(given, source, layers, activations)})
 
@@ -201,17 +213,19 @@ def _sensitivity(
     """Return the error of the outputs with one layer alone in int8, for each, the largest first."""
     names, few = [name for name, form in layers.items() if form == INT8], given.samples.first(TRIED)
     errors = {}
-    for name in names:
-        rest = tuple(other for other in names if other != name)
-        alone, _ = quantize_onnx(source, few, rest, activations=activations)
-        answers = _answers(given.order.model, alone, few)
-        errors[name] = max(
-            _error(mine, wanted[:TRIED]) for mine, wanted in zip(answers.values(), given.outputs, strict=True)
-        )
+    with given.report.track("layers ranked", len(names)) as advance:
+        for name in names:
+            rest = tuple(other for other in names if other != name)
+            alone, _ = quantize_onnx(source, few, rest, activations=activations)
+            answers = _answers(given.order.model, alone, few)
+            errors[name] = max(
+                _error(mine, wanted[:TRIED]) for mine, wanted in zip(answers.values(), given.outputs, strict=True)
+            )
+            advance(1, name)
     return dict(sorted(errors.items(), key=lambda item: -item[1]))
 
 
-def export_file(order: Order, precision: str) -> Result:
+def export_file(order: Order, precision: str, report: Reporter | None = None) -> Result:
     """Write a model for a kit: fp32 with fixed shapes and an opset that it takes, fp16, or an int8 model in its encoding.
 
     Raises:
@@ -219,7 +233,7 @@ def export_file(order: Order, precision: str) -> Result:
         ParityError: the file does not answer as the model that was given.
         LintError: a kit would not run the file as it is.
     """
-    given = _Given(order)
+    given = _Given(order, report)
     require_exportable(order, given.model, precision)
     if precision == "int8":
         source = canonical(given.model)
@@ -234,15 +248,15 @@ def export_file(order: Order, precision: str) -> Result:
 class _Given:
     """A model as given, its shapes fixed, with samples and its own answers to them."""
 
-    def __init__(self, order: Order) -> None:
-        self.order = order
+    def __init__(self, order: Order, report: Reporter | None) -> None:
+        self.order, self.report = order, report or Reporter(quiet=True)
         self.model = read_onnx(order.model)
         samples = None if order.data is None else read_samples(order.data, self.model)
         shapes = {} if samples is None else {name: tuple(array.shape[1:]) for name, array in samples.requests.items()}
         fixed, choices = fix_shapes(self.model, order.shapes | shapes)
         self.choices = tuple(choices)
         self.samples = samples or Samples(random_inputs(self.model, fixed, RANDOM), None)
-        self.outputs = self.answers(self.model)
+        self.outputs = self.answers(self.model, "the given model")
         if self.samples.labels is not None and not self.classifies:
             shape = "x".join(map(str, self.outputs[0].shape[1:]))
             raise ConfigError(
@@ -264,18 +278,19 @@ class _Given:
 
         Raises ConfigError for control flow that is left.
         """
-        model = onnxslim.slim(self.model)
+        model = slim(self.model)
         _require_plain(self.order.model, model)
         lift_constants(model.graph)
         name_nodes(model.graph)
         model = to_opset(model, max(opset_of(model), opset), self.samples.first(1))
-        _, parity = self.compare(self.answers(model))
+        _, parity = self.compare(self.answers(model, "the simplified model"))
         require_parity(parity, self.everything, "fp32", f"{self.order.model.name}, simplified")
         return model
 
-    def answers(self, model: onnx.ModelProto) -> list[Array]:
-        """Return the outputs of a model for all samples."""
-        return list(_answers(self.order.model, model, self.samples.requests).values())
+    def answers(self, model: onnx.ModelProto, label: str) -> list[Array]:
+        """Return the outputs of a model for all samples; `label` names the model in the progress."""
+        with self.report.track(f"samples through {label}", _count(self.samples.requests)) as advance:
+            return list(_answers(self.order.model, model, self.samples.requests, advance).values())
 
     def write(self, source: onnx.ModelProto, variants: list[Variant]) -> list[Written]:
         """Write a model in each form, and hold it against the one that was given."""
@@ -288,7 +303,7 @@ class _Given:
         annotate(model, metadata_of(self.model))
         warnings = require_clean(model, self.order.kits, variant.encoding, path.name)
         _answers(path, model, self.samples.first(1))  # the file itself, which float16 is emulated for below
-        outputs = self.answers(comparable(model))
+        outputs = self.answers(comparable(model), path.name)
         error, parity = self.compare(outputs)
         self._require(parity, variant, path)
         save_onnx(model, path)
@@ -348,16 +363,23 @@ def _error(mine: Array, wanted: Array) -> float:
     return 0.0 if wrong == 0 else wrong / max(spread, np.finfo(np.float64).tiny)
 
 
-def _answers(path: Path, model: onnx.ModelProto, requests: Arrays) -> Arrays:
+def _answers(path: Path, model: onnx.ModelProto, requests: Arrays, advance: Advance | None = None) -> Arrays:
+    answers: list[Arrays] = []
     try:
         reference = Reference(model.SerializeToString())
-        count = len(next(iter(requests.values())))
-        answers = [reference.run({name: values[i] for name, values in requests.items()}) for i in range(count)]
+        for i in range(_count(requests)):
+            answers.append(reference.run({name: values[i] for name, values in requests.items()}))
+            if advance is not None:
+                advance(1, "")
     except RefusedError as error:
         raise ConfigError(
             f"{path}: ONNX Runtime, which computes the answers to compare with, refuses it: {error}"
         ) from None
     return {name: np.stack([answer[name] for answer in answers]) for name in answers[0]}
+
+
+def _count(requests: Arrays) -> int:
+    return len(next(iter(requests.values())))
 
 
 def _require_plain(path: Path, model: onnx.ModelProto) -> None:

@@ -18,6 +18,7 @@ from edgedistill.quantize.fake_quant import HIGHEST, UNSIGNED, fake_quantize_bia
 from edgedistill.quantize.onnx_placement import FLOORS, Graph, Placement, never_negative, place, source
 from edgedistill.quantize.ranges import MagnitudeHistogram, Ranges
 from edgedistill.records.base import Activations
+from edgedistill.runtime.progress import Advance
 
 
 class Rounding(NamedTuple):
@@ -33,6 +34,7 @@ def quantize_onnx(
     skip: tuple[str, ...] = (),
     ranges: Ranges = "mse",
     activations: Activations = "signed",
+    advance: Advance | None = None,
 ) -> tuple[onnx.ModelProto, dict[str, str]]:
     """Return a float model in int8, and for each layer, by its node's name, "int8" or "float: reason".
 
@@ -42,6 +44,7 @@ def quantize_onnx(
         skip: names of layers' nodes that stay float.
         ranges: how a tensor's range is chosen, as for `calibrate`.
         activations: what activations are rounded to, as for `prepare`.
+        advance: called after each request.
 
     Raises:
         ConfigError: no layer can be quantized, `skip` names none, or a value on the way is not finite.
@@ -54,7 +57,7 @@ def quantize_onnx(
         reasons = "; ".join(sorted(set(placement.report.values()))) or "it has no convolution or dense layer"
         raise ConfigError(f"there is nothing to quantize: {reasons}")
     origins = _origins(graph, placement)
-    seen = _seen(model, graph, dict.fromkeys(origins.values()), requests)
+    seen = _seen(model, graph, dict.fromkeys(origins.values()), requests, advance)
     unsigned = {name for name in seen if activations == "unsigned" and never_negative(graph, name)}
     roundings = {name: _rounding(one, ranges, unsigned=name in unsigned) for name, one in seen.items()}
     with Edits(result.graph) as edits:
@@ -76,7 +79,7 @@ def _rounding(seen: MagnitudeHistogram, ranges: Ranges, *, unsigned: bool) -> Ro
 
 
 def _seen(
-    model: onnx.ModelProto, graph: Graph, origins: Iterable[str], requests: Arrays
+    model: onnx.ModelProto, graph: Graph, origins: Iterable[str], requests: Arrays, advance: Advance | None
 ) -> dict[str, MagnitudeHistogram]:
     """Run the float model and return what each tensor whose range is its own was seen to hold."""
     seen = {name: MagnitudeHistogram() for name in origins}
@@ -92,6 +95,8 @@ def _seen(
             value = torch.tensor(requests[name][request] if name in requests else answer[name])
             floor = next(iter(floors[name])) if len(floors[name]) == 1 else None
             histogram.update(value if floor is None else value.clamp_min(floor))
+        if advance is not None:
+            advance(1, "")
     return seen
 
 

@@ -129,6 +129,23 @@ def test_several_inputs_and_outputs_are_exported_by_name():
             np.testing.assert_allclose(got[name][0], wanted.detach().numpy(), atol=1e-5)
 
 
+class Words(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table, self.head = nn.Embedding(7, 4), nn.Linear(4, 3)
+
+    def forward(self, tokens):
+        return self.head(self.table(tokens).mean(1))
+
+
+def test_an_output_may_have_the_name_of_a_tensor_inside():
+    torch.manual_seed(0)
+    model, tokens = Words().eval(), torch.tensor([[1, 2, 5]])
+    exported = export_onnx(model, (tokens,), 18, ["mean"], ["embedding"])
+    got = run_onnx(serialized(exported), {"mean": tokens.numpy()[None]})["embedding"][0]
+    np.testing.assert_allclose(got, model(tokens).detach().numpy(), atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("inputs", "outputs", "message"),
     [

@@ -13,7 +13,7 @@ WRONG = {"x": np.zeros((2, 1, 5), np.float32)}
 
 @pytest.mark.parametrize("refused", [Reference, open_session, lambda content: run_onnx(content, WRONG)])
 def test_what_is_no_model_is_refused_on_one_line(refused):
-    with pytest.raises(RefusedError, match="protobuf|INVALID") as caught:
+    with pytest.raises(RefusedError, match=r"(?i)protobuf") as caught:
         refused(b"no model")
     assert "\n" not in str(caught.value)
 

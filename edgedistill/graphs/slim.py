@@ -1,0 +1,29 @@
+"""A graph with constants, identities and batch norms folded, by onnxslim."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import onnx
+import onnxslim
+
+FRAMES, BYTES = 4, 1024
+"""Frames of onnxslim's recursion for each node of a graph, and bytes of the C stack for each frame, at most."""
+SMALLEST_STACK = 64 << 20
+
+
+def slim(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a model simplified by onnxslim, which sorts nodes by recursion: a deep graph needs a deep stack."""
+    limit, stack = sys.getrecursionlimit(), threading.stack_size()
+    deepest = limit + FRAMES * len(model.graph.node)
+    sys.setrecursionlimit(deepest)
+    threading.stack_size(max(SMALLEST_STACK, BYTES * deepest))
+    try:
+        with ThreadPoolExecutor(1) as thread:
+            simplified: onnx.ModelProto = thread.submit(onnxslim.slim, model).result()
+    finally:
+        sys.setrecursionlimit(limit)
+        threading.stack_size(stack)
+    return simplified
