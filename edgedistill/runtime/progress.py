@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 Advance = Callable[[int, str], None]
-PLAIN_INTERVAL_S = 10.0
+PLAIN_INTERVAL_S = 8.0
+"""After this silence the next step of tracked work gets a line, so that a log is silent for 10 s at most."""
 
 
 class Reporter:
@@ -19,9 +20,11 @@ class Reporter:
     def __init__(self, *, quiet: bool = False, verbose: bool = False) -> None:
         self._verbose = verbose
         self._console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+        self._last_line = time.monotonic()
 
     def line(self, text: str) -> None:
         """Say one thing."""
+        self._last_line = time.monotonic()
         self._console.print(text, markup=False)
 
     def detail(self, text: str) -> None:
@@ -53,13 +56,12 @@ class Reporter:
             yield advance
 
     def _lines(self, label: str, total: int) -> Iterator[Advance]:
-        done, said = 0, time.monotonic()
+        done = 0
 
         def advance(steps: int, note: str = "") -> None:
-            nonlocal done, said
+            nonlocal done
             done += steps
-            if time.monotonic() - said >= PLAIN_INTERVAL_S:
-                said = time.monotonic()
+            if time.monotonic() - self._last_line >= PLAIN_INTERVAL_S:
                 self.line(f"{label}: {done} of {total} {note}".rstrip())
 
         yield advance

@@ -20,7 +20,7 @@ from tests.support.small_onnx import text_model
 ONNX, CONFIG = "net.onnx", "demo.toml"
 UNREAD = {
     "quantize": {ONNX: {"--set", "--from", "--run-dir", "--arch"},
-                 CONFIG: {"--data", "--target", "--arch", "--shape", "-o", "--skip", "--activations"}},
+                 CONFIG: {"--data", "--target", "--arch", "--shape", "-o", "--skip", "--activations", "--no-ranking"}},
     "export": {ONNX: {"--set", "--from", "--run-dir", "--arch"},
                CONFIG: {"--data", "--target", "--arch", "--shape", "-o", "--precision"}},
     "bench": {ONNX: {"--set", "--from"}, CONFIG: {"--target", "--device", "--shape", "--threads"}},
