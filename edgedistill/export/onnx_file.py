@@ -280,13 +280,16 @@ class _Given:
 
         Raises ConfigError for control flow that is left.
         """
-        self.report.detail("simplifying the graph")
-        model = slim(self.model)
-        _require_plain(self.order.model, model)
-        lift_constants(model.graph)
-        name_nodes(model.graph)
-        model = to_opset(model, max(opset_of(model), opset), self.samples.first(1))
-        simplified = _answers(self.order.model, model, self.samples.first(CHECKED))
+        with self.report.track("steps of simplifying the graph", 3) as advance:
+            model = slim(self.model)
+            advance(1, "")
+            _require_plain(self.order.model, model)
+            lift_constants(model.graph)
+            name_nodes(model.graph)
+            model = to_opset(model, max(opset_of(model), opset), self.samples.first(1))
+            advance(1, "")
+            simplified = _answers(self.order.model, model, self.samples.first(CHECKED))
+            advance(1, "")
         _, parity = self.compare(list(simplified.values()))
         require_parity(parity, self.everything, "fp32", f"{self.order.model.name}, simplified")
         return model
