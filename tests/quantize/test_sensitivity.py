@@ -85,6 +85,7 @@ def test_drops_are_in_percentage_points():
     assert [one.drop for one in found] == pytest.approx([10.0] * 3)
 
 
+@pytest.mark.slow
 def test_each_layer_is_timed_alone_on_the_kit():
     model = network()
     found = layer_sensitivity(prepared_for(model), named(model), named, lambda _got: 1.0)
