@@ -102,6 +102,7 @@ def check_measurement(folder: Path, name: str, m: dict) -> None:
         assert set(samples["process"]) == {0, 1, 2}
 
 
+@pytest.mark.slow
 @with_chromium
 def test_plain_http_gives_one_thread_and_says_what_that_costs(
     run: Path, serve: Callable[..., Served], tmp_path: Path
