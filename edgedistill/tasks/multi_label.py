@@ -89,9 +89,9 @@ class MultiLabel(ValueTask):
 
     def score_module(self) -> nn.Module:
         """Return the sigmoid."""
-        from torch import nn
+        from edgedistill.losses.scores import Sigmoid
 
-        return nn.Sigmoid()
+        return Sigmoid()
 
     def answer_in_words(self, *, scores: bool) -> str:
         """Say from where on a label counts as given."""
