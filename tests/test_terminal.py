@@ -18,8 +18,8 @@ report = Reporter(verbose={verbose})
 with report.track("training", 3) as advance:
     for step in range(3):
         advance(1, "loss 0.5")
-        report.detail(f"step {{step}}")
-report.line("done")
+        report.log_step(f"step {{step}}")
+report.info("done")
 """
 
 
@@ -73,9 +73,9 @@ def test_a_pipe_has_plain_lines():
 
 def test_quiet_says_nothing(capsys):
     report = Reporter(quiet=True, verbose=True)
-    report.line("one")
-    report.detail("two")
-    report.aside("three")
+    report.info("one")
+    report.log_step("two")
+    report.debug("three")
     assert capsys.readouterr() == ("", "")
 
 

@@ -224,7 +224,7 @@ def _measure(context: click.Context, model: Path, kits: list[Kit], shapes: Shape
     how, report = _bench_options(options), surroundings(context)[1]
     prepared = prepare_onnx(model, options["run_dir"] / "onnx", shapes)
     for choice in prepared.choices:
-        report.line(choice)
+        report.info(choice)
     results = bench_on_kits(prepared, kits, how, options["run_dir"], report.line)
     failed = [f"{kit}: {result}" for kit, result in results if isinstance(result, str)]
     measured = [result for _, result in results if not isinstance(result, str)]

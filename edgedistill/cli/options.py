@@ -168,7 +168,7 @@ def surroundings(context: click.Context) -> tuple[dict[str, Kit], Reporter]:
     from edgedistill.runtime.progress import Reporter
 
     folders, quiet, verbose = context.obj
-    return find_kits(folders), Reporter(quiet=quiet or not processes.is_first(), verbose=verbose)
+    return find_kits(folders), Reporter(quiet=quiet or not processes.is_main_process(), verbose=verbose)
 
 
 def require_run(folder: Path) -> None:

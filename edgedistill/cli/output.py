@@ -19,7 +19,7 @@ def show_pipeline(pipeline: Pipeline, *, as_json: bool) -> None:
     from edgedistill.records.stages import BenchRecord
     from edgedistill.runtime import processes
 
-    if not processes.is_first():
+    if not processes.is_main_process():
         return
     if pipeline.records.get(BenchRecord) is not None:
         _show_measured(pipeline, as_json=as_json)

@@ -36,7 +36,7 @@ class Op:
     stream: int = 0
 
 
-class Plan(NamedTuple):
+class AugmentPlan(NamedTuple):
     """What is done to the samples of each input, and the alpha of mixup; 0 mixes nothing."""
 
     ops: dict[str, tuple[Op, ...]]
@@ -53,7 +53,7 @@ ALLOWED: dict[Name, tuple[str, frozenset[KindName]]] = {
 }
 
 
-def parse_augment(specs: tuple[str, ...], inputs: tuple[InputRecord, ...]) -> Plan:
+def parse_augment(specs: tuple[str, ...], inputs: tuple[InputRecord, ...]) -> AugmentPlan:
     """Read specs such as "flip" or "crop:4": each is for those inputs whose kind it fits.
 
     Raises ConfigError for one that is unknown or fits no input.
@@ -65,10 +65,10 @@ def parse_augment(specs: tuple[str, ...], inputs: tuple[InputRecord, ...]) -> Pl
     for stream, (name, amount) in enumerate(named):
         fitting = _fitting(name, inputs)
         if name == "mixup":
-            return Plan(ops, amount)
+            return AugmentPlan(ops, amount)
         for one in fitting:
             ops[one.name] += (Op(name, amount, kind_of(one).axes, stream),)
-    return Plan(ops, 0.0)
+    return AugmentPlan(ops, 0.0)
 
 
 def _parse(spec: str) -> tuple[Name, float]:

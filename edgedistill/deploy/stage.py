@@ -56,7 +56,7 @@ def _artifact(
     workspace: Workspace, target: TargetConfig, model: OnnxModel, folder: Path, made: dict[str, Any]
 ) -> Artifact:
     files = tuple(workspace.describe(folder / name) for name in made["files"])
-    workspace.report.line(
+    workspace.report.info(
         f"compile: {target.name}, {model.name} {model.precision}, {sum(f.bytes for f in files):,} bytes"
     )
     return Artifact(
@@ -105,7 +105,7 @@ def _model_of(path: Path) -> str | None:
 
 
 def _advance(report: Reporter, advance: Advance, line: str) -> None:
-    report.detail(line)
+    report.log_step(line)
     advance(int(line.startswith("bench ")), line.removeprefix("bench "))
 
 

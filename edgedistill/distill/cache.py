@@ -108,14 +108,14 @@ class Cache:
     def locked(self, report: Reporter) -> Iterator[None]:
         """Keep other launches out while this one reads or fills the cache; waits for its turn."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        if not processes.is_first():  # the first process holds the lock for all of its launch
+        if not processes.is_main_process():  # the first process holds the lock for all of its launch
             yield
             return
         with (self.folder / ".lock").open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                report.line("soft labels: another process makes the same ones; waiting for them")
+                report.info("soft labels: another process makes the same ones; waiting for them")
                 fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
@@ -130,7 +130,7 @@ class Cache:
     def seal(self) -> Path:
         """Mark the cache as complete and return its logits.npy."""
         path = self.folder / "logits.npy"
-        if processes.is_first():
+        if processes.is_main_process():
             write_atomic(self.folder / "logits.sha256", self._checksums())
         return path
 
@@ -191,14 +191,14 @@ class Cache:
 
     def open(self) -> tuple[np.memmap, np.memmap]:
         """Map logits and bitmap for writing; what an earlier call under the same fingerprint wrote is kept."""
-        if processes.is_first() and not self._is_ours():
+        if processes.is_main_process() and not self._is_ours():
             stale = (self.folder / "logits.npy", self.folder / "logits.sha256", *self.output_files())
             for path in stale:  # runs may have links to the old files: they are theirs
                 path.unlink(missing_ok=True)
             np.lib.format.open_memmap(self.folder / "logits.npy", "w+", *self._entries())
             np.lib.format.open_memmap(self.folder / "done.npy", "w+", np.bool_, self.shape[:2])
             write_json(self.folder / "manifest.json", self._manifest())  # last: it vouches for the other two
-        processes.wait_for_all()
+        processes.barrier()
         return (
             np.lib.format.open_memmap(self.folder / "logits.npy", "r+"),
             np.lib.format.open_memmap(self.folder / "done.npy", "r+"),

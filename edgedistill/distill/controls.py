@@ -26,18 +26,18 @@ def shared_control(
 ) -> TrainedModel:
     """Return the control of a seed from the cache, its weights linked as `weights`, or train it and keep it there."""
     folder = caches_folder("controls") / control_key(settings, seed)
-    kept = processes.as_the_first_says(_kept(folder))
+    kept = processes.broadcast_from_rank0(_kept(folder))
     if kept is None:
         trained = train()
-        if processes.is_first():
+        if processes.is_main_process():
             link_or_copy(weights, folder / "model.safetensors")
             write_json(folder / "control.json", trained)  # last: it vouches for the weights
-        processes.wait_for_all()
+        processes.barrier()
         return trained
-    if processes.is_first():
+    if processes.is_main_process():
         link_or_copy(folder / "model.safetensors", weights)
-        workspace.report.line(f"control, seed {seed}: taken from the cache, validation {kept.val_accuracy:.2%}")
-    processes.wait_for_all()
+        workspace.report.info(f"control, seed {seed}: taken from the cache, validation {kept.val_accuracy:.2%}")
+    processes.barrier()
     return kept.model_copy(update={"file": workspace.describe(weights)})
 
 
@@ -49,7 +49,7 @@ def control_key(settings: DistillSettings, seed: int) -> str:
         settings.student.model_dump(mode="json"), identity(settings.teacher) if settings.student.model is None else None,
         plan.model_dump(include={*TrainingConfig.model_fields, "views"}),
         plan.loss if not settings.task.smooths_labels else None,  # on values, the loss on labels follows the plan's
-        processes.count(), versions_of(PACKAGES),
+        processes.world_size(), versions_of(PACKAGES),
     ])  # fmt: skip
 
 

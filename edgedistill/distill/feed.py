@@ -26,7 +26,7 @@ class TeacherAnswers(Protocol):
 class TrainingFeed:
     """Batches of augmented views with labels; with `view_count` 0 every epoch shows views of its own.
 
-    `seed` decides the order. Of each batch, a process takes its share, every `processes.count()`th sample.
+    `seed` decides the order. Of each batch, a process takes its share, every `processes.world_size()`th sample.
     """
 
     def __init__(
@@ -34,9 +34,9 @@ class TrainingFeed:
     ) -> None:
         self.views, self.teacher, self.view_count, self.seed = views, teacher, view_count, seed
         self.batch_size = min(batch_size, len(views.split))
-        if self.batch_size % processes.count():
+        if self.batch_size % processes.world_size():
             raise ConfigError(
-                f"batch_size: {self.batch_size} samples cannot be shared evenly by {processes.count()} processes"
+                f"batch_size: {self.batch_size} samples cannot be shared evenly by {processes.world_size()} processes"
             )
 
     def __len__(self) -> int:
@@ -47,7 +47,9 @@ class TrainingFeed:
         """Yield the batches of an epoch, which count from 0."""
         order = np.random.Generator(np.random.Philox(key=[self.seed, number])).permutation(len(self.views.split))
         for i in range(len(self)):
-            positions = order[i * self.batch_size : (i + 1) * self.batch_size][processes.rank() :: processes.count()]
+            positions = order[i * self.batch_size : (i + 1) * self.batch_size][
+                processes.rank() :: processes.world_size()
+            ]
             views = (
                 self.views.view_of(positions, number, self.view_count)
                 if self.view_count

@@ -88,8 +88,8 @@ def save_model(model: nn.Module, path: Path) -> Path:
     """Write a state dict as safetensors, atomically; in a launch of several processes the first one writes."""
     from safetensors.torch import save_file
 
-    if processes.is_first():
+    if processes.is_main_process():
         with atomic_path(path) as scratch:
             save_file({key: value.contiguous() for key, value in model.state_dict().items()}, scratch)
-    processes.wait_for_all()
+    processes.barrier()
     return path

@@ -101,7 +101,7 @@ def onnx_predictor(path: Path, interface: Interface) -> Predict:
     return predict
 
 
-class Feed(NamedTuple):
+class OnnxInputFeed(NamedTuple):
     """How an input of the data is given to an ONNX model: by which name, laid out how, in which fixed batch, if any."""
 
     input: str
@@ -110,7 +110,7 @@ class Feed(NamedTuple):
     batch: int | None
 
 
-def onnx_feeds(path: Path, session: Any, interface: Interface) -> list[Feed]:
+def onnx_feeds(path: Path, session: Any, interface: Interface) -> list[OnnxInputFeed]:
     """Match the inputs of an ONNX model with the data's: a single one by itself, several by their names."""
     entries = {entry.name: entry for entry in session.get_inputs()}
     if len(entries) != len(interface.inputs):
@@ -126,7 +126,7 @@ def onnx_feeds(path: Path, session: Any, interface: Interface) -> list[Feed]:
             raise ConfigError(f"teacher {path.name}: has an input '{name}'; the data has {', '.join(named)}")
         arrange = input_arrangement(path, entry.shape, entry.type, named[name])
         batch = entry.shape[0] if isinstance(entry.shape[0], int) else None
-        feeds.append(Feed(named[name].name, name, arrange, batch))
+        feeds.append(OnnxInputFeed(named[name].name, name, arrange, batch))
     return feeds
 
 

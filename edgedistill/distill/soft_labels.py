@@ -157,14 +157,14 @@ def make_soft_labels(settings: SoftLabelSettings, workspace: Workspace) -> SoftL
     cache = Cache(caches_folder() / record.fingerprint, record.fingerprint, shape, record.top_k)
     kept = workspace.folder("soft_labels")
     with cache.locked(workspace.report):
-        if processes.as_the_first_says(processes.is_first() and cache.is_complete()):
-            workspace.report.line("soft labels: taken from the cache")
+        if processes.broadcast_from_rank0(processes.is_main_process() and cache.is_complete()):
+            workspace.report.info("soft labels: taken from the cache")
         else:
             fill_cache(settings, workspace, cache)
-        if processes.is_first():
+        if processes.is_main_process():
             for path in (cache.folder / "manifest.json", cache.folder / "logits.npy", *cache.output_files()):
                 link_or_copy(path, kept / path.name)
-    processes.wait_for_all()
+    processes.barrier()
     engine = (cache.folder / "engine").read_text(encoding="utf-8")
     outputs = {cache.output_name(path): workspace.describe(kept / path.name) for path in cache.output_files()}
     return record.model_copy(
@@ -180,7 +180,7 @@ def _accuracy_of_several(settings: SoftLabelSettings, workspace: Workspace) -> f
     ask = Teachers(settings, workspace).online()
     views = plain_views(settings.dataset().val, settings.data, settings.views)
     accuracy = Scorer(settings.task, views, None).score(lambda inputs: {"logits": ask(inputs).main})
-    workspace.report.line(
+    workspace.report.info(
         f"soft labels: mean of {count} teachers, validation {settings.task.metric_title} {accuracy:.2%}"
     )
     return accuracy
@@ -191,7 +191,7 @@ def _targets(settings: SoftLabelSettings, workspace: Workspace) -> FileRef | Non
     if settings.data.labelled:
         return None
     path = workspace.folder("soft_labels") / "targets.npz"
-    if processes.is_first():
+    if processes.is_main_process():
         ask, data = Teachers(settings, workspace).online("fp32"), settings.dataset()
         outputs = {}
         for name, split in {"val": data.val, "test": data.test}.items():
@@ -200,8 +200,8 @@ def _targets(settings: SoftLabelSettings, workspace: Workspace) -> FileRef | Non
             _check(outputs[name], len(outputs[name]), len(settings.data.classes))
         with atomic_path(path) as scratch, scratch.open("wb") as file:
             np.savez(file, allow_pickle=False, **outputs)
-        workspace.report.line("soft labels: the data has no labels; students are compared with the teacher's outputs")
-    processes.wait_for_all()
+        workspace.report.info("soft labels: the data has no labels; students are compared with the teacher's outputs")
+    processes.barrier()
     return workspace.describe(path)
 
 
@@ -215,9 +215,9 @@ def fill_cache(settings: SoftLabelSettings, workspace: Workspace, cache: Cache) 
         samples = len(next(iter(views.split.inputs.values())))
         store_soft_labels(cache, load_logits(source, settings, settings.view_count, samples)[views.split.rows][None])
         return
-    if processes.is_first() and not note.exists():
+    if processes.is_main_process() and not note.exists():
         write_atomic(note, teachers.choose_engines(views))
-    processes.wait_for_all()
+    processes.barrier()
     ask = teachers.in_engines(note.read_text(encoding="utf-8"))
     build_soft_labels(cache, _named_others(ask, settings.other_outputs), views, workspace.report)
 
@@ -271,7 +271,7 @@ def build_soft_labels(cache: Cache, ask: Ask, views: Views, report: Reporter) ->
     logits, done = cache.open()
     count, samples, _ = cache.shape
     blocks = [(v, np.arange(i, min(i + BATCH, samples))) for v in range(count) for i in range(0, samples, BATCH)]
-    share = blocks[processes.rank() :: processes.count()]
+    share = blocks[processes.rank() :: processes.world_size()]
     with report.track("soft labels", len(share)) as advance:
         for view, block in share:
             if not done[view, block].all():
@@ -284,7 +284,7 @@ def build_soft_labels(cache: Cache, ask: Ask, views: Views, report: Reporter) ->
                 done[view, block] = True  # after the logits are on disk, so that a kill cannot mark what is not
                 done.flush()
             advance(1, f"view {view + 1} of {count}")
-    processes.wait_for_all()
+    processes.barrier()
     return cache.seal()
 
 

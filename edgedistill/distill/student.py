@@ -52,12 +52,12 @@ def make_student(settings: DistillSettings, workspace: Workspace) -> StudentReco
         control = trainer.control(seed) if settings.distill.control else None
         trials.append(Trial(seed=seed, student=student, control=control))
     best = max(trials, key=lambda trial: trial.student.val_accuracy or 0.0)
-    if processes.is_first():
+    if processes.is_main_process():
         link_or_copy(workspace.path(best.student.file), folder / "model.safetensors")
-    processes.wait_for_all()
+    processes.barrier()
     student = best.student.model_copy(update={"file": workspace.describe(folder / "model.safetensors")})
     record = StudentRecord(student=student, control=best.control, trials=tuple(trials))
-    if processes.is_first():
+    if processes.is_main_process():
         write_json(folder / "metrics.json", record)
         for state in folder.glob("*-resume.pt"):  # not before all are done, or a kill costs the first again
             state.unlink()
@@ -130,7 +130,7 @@ class _Trainer:
         teacher = self._teacher()
         before = count_parameters(teacher)
         student = build_student(settings.student, settings.interface, settings.seed, teacher)
-        self.workspace.report.line(f"{name}: pruned from {before:,} to {count_parameters(student):,} parameters")
+        self.workspace.report.info(f"{name}: pruned from {before:,} to {count_parameters(student):,} parameters")
         return student
 
     def _teacher(self) -> nn.Module:

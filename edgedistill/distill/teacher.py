@@ -36,7 +36,7 @@ def make_teachers(settings: TeacherSettings, workspace: Workspace) -> TeacherRec
         _make_teacher(settings, workspace, number, folder if number == 0 else workspace.folder(f"teacher/{number + 1}"))
         for number in range(len(settings.teachers))
     )
-    if processes.is_first():
+    if processes.is_main_process():
         for state in folder.rglob(RESUME):  # not before all are done, or a kill costs the first again
             state.unlink()
     return TeacherRecord(**dict(first), others=tuple(others))
@@ -48,10 +48,10 @@ def _make_teacher(settings: TeacherSettings, workspace: Workspace, number: int, 
         return _torch_teacher(settings, workspace, number, folder)
     assert source.file is not None
     kept = folder / f"teacher{source.file.path.suffix}"
-    if processes.is_first():
+    if processes.is_main_process():
         with atomic_path(kept) as scratch:
             shutil.copyfile(source.file.path, scratch)
-    processes.wait_for_all()
+    processes.barrier()
     accuracy = None
     if source.spec.source == "onnx" and settings.data.labelled:
         accuracy = _scorer(settings).score(onnx_predictor(kept, settings.interface))
@@ -84,7 +84,7 @@ def _torch_teacher(settings: TeacherSettings, workspace: Workspace, number: int,
         accuracy = validate(model) if settings.data.labelled else None
         shown = f"validation {settings.task.metric_title}"
         result = "no labels to validate it" if accuracy is None else f"{shown} {accuracy:.2%}"
-        workspace.report.line(f"{label}: {plan.source.weights.name} loaded, {result}")
+        workspace.report.info(f"{label}: {plan.source.weights.name} loaded, {result}")
     else:
         feed = TrainingFeed(
             training_views(settings.dataset().train, settings.data, settings.views), plan.training.batch_size, None, 0,
@@ -98,7 +98,7 @@ def _torch_teacher(settings: TeacherSettings, workspace: Workspace, number: int,
         history = fit(model, training, workspace.report)
         accuracy = max(epoch.val_accuracy for epoch in history)
     saved = save_model(model, folder / "model.safetensors")
-    if processes.is_first():
+    if processes.is_main_process():
         write_json(folder / "history.json", {"epochs": [epoch.model_dump() for epoch in history]})
     return TrainedModel(
         spec=plan.source.spec.text, form="torch", file=workspace.describe(saved), parameters=count_parameters(model),

@@ -49,7 +49,7 @@ class EngineChoice:
             reason = str(error).strip().splitlines()[0]
             if wanted == "openvino":
                 raise ConfigError(f"teacher.engine: OpenVINO does not take this teacher: {reason}") from error
-            self.report.line(f"soft labels: teacher runs in torch; OpenVINO does not take it: {reason}")
+            self.report.info(f"soft labels: teacher runs in torch; OpenVINO does not take it: {reason}")
             return "torch"
         if wanted == "openvino":
             return "openvino"
@@ -61,7 +61,7 @@ class EngineChoice:
         chosen: EngineName = "torch" if slower or agreement < MIN_AGREEMENT else "openvino"
         count = len(next(iter(sample.values())))
         rates = ", ".join(f"{name} {count / taken:,.0f}" for name, taken in seconds.items())
-        self.report.line(
+        self.report.info(
             f"soft labels: teacher runs in {chosen}; samples per second: {rates}; "
             f"the two agree: {self.task.metric_title} {agreement:.1%} on a batch"
         )

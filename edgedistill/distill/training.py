@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from edgedistill.config.training import TrainingConfig
-from edgedistill.distill.tracking import TrackingFolder, tell, tracked
+from edgedistill.distill.tracking import TrackingFolder, log_epoch, tracked
 from edgedistill.errors import EdgedistillError
 from edgedistill.losses.batch import Batch, Loss, Tensors
 from edgedistill.models.outputs import as_float, call
@@ -104,15 +104,15 @@ def _fit(model: nn.Module, training: Training, report: Reporter, accelerator: An
         for number in todo:
             epoch = _run_epoch(state, training, number, accelerator, advance)
             history += (epoch,)
-            tell(accelerator, epoch)
+            log_epoch(accelerator, epoch)
             if best is None or epoch.val_accuracy >= best[0]:
                 best = (epoch.val_accuracy, copy.deepcopy(state.kept.state_dict()))
-            if processes.is_first():
+            if processes.is_main_process():
                 state.save(training.resume, history, best)
             found = f"loss {epoch.loss:.4f}, validation {training.metric} {epoch.val_accuracy:.2%}"
-            report.detail(f"{label}: epoch {number + 1}, {found}")
+            report.log_step(f"{label}: epoch {number + 1}, {found}")
             advance(0, f"epoch {number + 1}, {found}")
-    report.line(f"{label}: {plan.epochs} epochs, best validation {training.metric} {best[0]:.2%}")
+    report.info(f"{label}: {plan.epochs} epochs, best validation {training.metric} {best[0]:.2%}")
     model.load_state_dict(best[1])
     model.eval()
     return history
@@ -125,7 +125,7 @@ def _run_epoch(state: _State, training: Training, number: int, accelerator: Any,
     if not math.isfinite(loss):
         rate = training.plan.peak_lr
         raise EdgedistillError(f"{training.label}: the loss is {loss} in epoch {number + 1}; lower lr ({rate})")
-    accuracy = processes.as_the_first_says(training.validate(state.kept) if processes.is_first() else 0.0)
+    accuracy = processes.broadcast_from_rank0(training.validate(state.kept) if processes.is_main_process() else 0.0)
     rate, seconds = float(state.scheduler.get_last_lr()[0]), time.monotonic() - start
     return Epoch(epoch=number + 1, loss=loss, lr=rate, val_accuracy=accuracy, seconds=seconds)
 

@@ -144,7 +144,7 @@ class _Exporter:
         annotate(model, _metadata(self.settings, record))
         save_onnx(model, path)
         file = self.workspace.describe(path)
-        self.workspace.report.line(
+        self.workspace.report.info(
             f"export: {path.name}, {file.bytes:,} bytes, {parity.agreement:.1%} as torch, "
             f"off by {parity.max_abs_diff:.2g}" + (f"; in float32 stay {', '.join(kept)}" if kept else "")
         )
@@ -194,7 +194,7 @@ class _Exporter:
 
     def _show(self, name: str, warnings: tuple[str, ...]) -> None:
         for warning in warnings:
-            self.workspace.report.line(f"export: {name}: {warning}")
+            self.workspace.report.info(f"export: {name}: {warning}")
 
 
 def _metadata(settings: ExportSettings, model: OnnxModel) -> dict[str, str]:

@@ -125,14 +125,14 @@ def report_activations(config: Config, kits: Mapping[str, Kit], report: Reporter
     here = [target for target in targets if target.device == "local"]
     if config.quantize.activations == "unsigned":
         if here and platform.machine() == "x86_64" and not _has_vnni():
-            report.line(
+            report.info(
                 "quantize: this processor has no VNNI: its engines cut off sums of unsigned activations, and answers can be "
                 'wrong; set [quantize] activations = "signed"'
             )
         return
     taken = all(kits[target.kit].encoding_for(platform.machine()).startswith("u8") for target in here)
     if here == targets and here and taken and _has_vnni():
-        report.line(
+        report.info(
             'quantize: every target takes unsigned activations: [quantize] activations = "unsigned" is finer and faster '
             "behind a ReLU, in files that TensorRT does not take"
         )

@@ -92,15 +92,15 @@ class Pipeline:
         done = self._take_finished(plan)
         if done < len(stages):
             first = self._step(plan, done, done)
-            self.report.aside(f"{first.stage}: runs, {first.why}")
+            self.report.debug(f"{first.stage}: runs, {first.why}")
             if any(stage.shared for stage in stages[done:]):
                 check_learning(self.sources)
             if any(stage.record is QuantizedRecord for stage in stages[done:]):
                 report_activations(self.config, self.kits, self.report)
-            processes.wait_for_all()  # before the first of them writes
-            with self.run.locked() if processes.is_first() else nullcontext():
+            processes.barrier()  # before the first of them writes
+            with self.run.locked() if processes.is_main_process() else nullcontext():
                 for stage in stages[done:]:
-                    if processes.is_first() or stage.shared:
+                    if processes.is_main_process() or stage.shared:
                         self._run_stage(stage, fresh=plan.is_fresh(stage))
         return self.records
 
@@ -147,9 +147,9 @@ class Pipeline:
         record = stage.make(settings, workspace_of(self.run, key, self.report))
         seconds = time.monotonic() - start
         self._made[stage.name] = record
-        if processes.is_first():
+        if processes.is_main_process():
             self.run.finish(stage.name, self._entry(stage, settings, record) | {"seconds": round(seconds, 3)})
-            self.report.line(f"{stage.name}: done in {seconds:.1f} s")
+            self.report.info(f"{stage.name}: done in {seconds:.1f} s")
 
     def _entry(self, stage: Stage[Any, Any], settings: Record, record: StageRecord) -> dict[str, Any]:
         """Return what the manifest says of a stage."""

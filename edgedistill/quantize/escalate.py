@@ -96,8 +96,8 @@ class Escalation:
                 return scorer.score_outputs(answers[main_name(tuple(answers), scorer.output)])
 
             layers = layer_sensitivity(prepared, outputs(self.student), outputs, score)
-            self._measured["layers"] = processes.as_the_first_says(
-                self._timed(layers) if processes.is_first() else layers
+            self._measured["layers"] = processes.broadcast_from_rank0(
+                self._timed(layers) if processes.is_main_process() else layers
             )
         return self._measured["layers"]
 
@@ -156,7 +156,7 @@ class Escalation:
         drop = 100 * (self.float_accuracy - accuracy)
         shown = f"validation {self.settings.task.metric_title} {accuracy:.2%}, float {self.float_accuracy:.2%}"
         layers = f", {len(skip)} layers in float" if skip else ""
-        self.workspace.report.line(f"quantize: {method}{layers}: {shown}, drop {drop:+.2f} of at most {limit:g} points")
+        self.workspace.report.info(f"quantize: {method}{layers}: {shown}, drop {drop:+.2f} of at most {limit:g} points")
         step = QuantizeStep(
             method=method, float_layers=skip, val_accuracy=accuracy, drop=drop, holds=drop <= limit,
             seconds=round(time.monotonic() - start, 3), history=history,
@@ -165,7 +165,7 @@ class Escalation:
 
     def _score(self, model: nn.Module) -> float:
         score = self._scorer(self._validation).score(torch_predictor(model, "fp32"))
-        return processes.as_the_first_says(score)
+        return processes.broadcast_from_rank0(score)
 
 
 def choose(tries: list[Try], mode: str) -> Try:

@@ -34,12 +34,12 @@ def quantize_student(settings: QuantizeSettings, workspace: Workspace, time_laye
             break
     kept = choose(tries, quantize.mode)
     if not kept.step.holds:
-        workspace.report.line(
+        workspace.report.info(
             f"quantize: {kept.step.method} loses {kept.step.drop:+.2f} points of the float student on validation data, and "
             f"max_drop is {quantize.max_drop:g}: raise [quantize] epochs or max_drop, or ship the float model"
         )
     file = save_model(kept.model, workspace.folder("quantized") / "model.safetensors")
-    if processes.is_first():
+    if processes.is_main_process():
         for state in workspace.folder("quantized").glob("*-resume.pt"):
             state.unlink()
     return QuantizedRecord(

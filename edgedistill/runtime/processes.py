@@ -16,27 +16,27 @@ def rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
-def count() -> int:
+def world_size() -> int:
     """Return how many processes there are."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def is_first() -> bool:
+def is_main_process() -> bool:
     """Tell whether this process is the one that writes."""
     return rank() == 0
 
 
-def wait_for_all() -> None:
+def barrier() -> None:
     """Wait until every process is here."""
-    if count() > 1:
+    if world_size() > 1:
         from accelerate import PartialState
 
         PartialState().wait_for_everyone()
 
 
-def as_the_first_says(value: T) -> T:
+def broadcast_from_rank0(value: T) -> T:
     """Return the first process's value in every process."""
-    if count() == 1:
+    if world_size() == 1:
         return value
     from accelerate import PartialState
     from accelerate.utils import broadcast_object_list

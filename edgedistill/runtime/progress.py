@@ -22,20 +22,20 @@ class Reporter:
         self._console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
         self._last_line = time.monotonic()
 
-    def line(self, text: str) -> None:
+    def info(self, text: str) -> None:
         """Say one thing."""
         self._last_line = time.monotonic()
         self._console.print(text, markup=False)
 
-    def detail(self, text: str) -> None:
+    def log_step(self, text: str) -> None:
         """Say one thing that a terminal has seen in a bar, and that a log or a verbose terminal needs a line for."""
         if self._verbose or not self._console.is_terminal:
-            self.line(text)
+            self.info(text)
 
-    def aside(self, text: str) -> None:
+    def debug(self, text: str) -> None:
         """Say one thing that only `verbose` asks for."""
         if self._verbose:
-            self.line(text)
+            self.info(text)
 
     @contextmanager
     def track(self, label: str, total: int) -> Iterator[Advance]:
@@ -62,6 +62,6 @@ class Reporter:
             nonlocal done
             done += steps
             if time.monotonic() - self._last_line >= PLAIN_INTERVAL_S:
-                self.line(f"{label}: {done} of {total} {note}".rstrip())
+                self.info(f"{label}: {done} of {total} {note}".rstrip())
 
         yield advance

@@ -62,7 +62,7 @@ class StudentBench:
         measured = tuple(one for target in settings.targets for one in self._on_target(_Forms(forms, target, folder)))
         candidate = Candidate(name=title, student=plan, parameters=parameters, measured=measured)
         shown = ", ".join(_shown(candidate.best_on(target.name)) for target in settings.targets)
-        self.report.detail(f"search: {title}: {shown}")
+        self.report.log_step(f"search: {title}: {shown}")
         return candidate
 
     def _on_target(self, forms: _Forms) -> Iterator[TargetResult]:

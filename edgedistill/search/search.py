@@ -44,7 +44,7 @@ def search(pipeline: Pipeline, options: SearchOptions) -> SearchResult:
         DeviceError: a device cannot be reached, lacks its engine, runs no family, or fails on a family of the options.
     """
     require_budget(pipeline.config)
-    if processes.count() > 1:
+    if processes.world_size() > 1:
         raise ConfigError(
             "search measures latency, which other processes would disturb; run it without accelerate launch"
         )

@@ -58,9 +58,9 @@ class Reception:
     def notify(self, text: str, measurement: Measurement | None) -> None:
         """Report an upload, and stop the server after the requested number of measurements."""
         if measurement is None:
-            self.report.line(text)
+            self.report.info(text)
             return
-        self.report.line(f"{text}: {_describe(measurement)}")
+        self.report.info(f"{text}: {_describe(measurement)}")
         self.kept += 1
         if (
             measurement.parity is not None
@@ -86,7 +86,7 @@ def serve(run_folder: Path, options: ServeOptions, report: Reporter) -> None:
     reception = Reception(report, options.count)
     site = Site(run_folder, kit, models, runtime, secrets.token_urlsafe(TOKEN_BYTES), reception.notify)
     asyncio.run(_serve(site, options, reception))
-    report.line(
+    report.info(
         f"{reception.kept} measurements in {run_folder / 'measurements'}; next: edgedistill compare {run_folder}"
     )
     if reception.disagreeing:
@@ -138,19 +138,19 @@ def _print_links(links: list[str], report: Reporter) -> None:
         print(qr_code(outer), flush=True)
     print(outer, flush=True)
     if outer.startswith("https"):
-        report.line("On a phone in this network: the browser warns once, because the certificate is self-signed; continue anyway. "
+        report.info("On a phone in this network: the browser warns once, because the certificate is self-signed; continue anyway. "
                     "HTTPS gives the page threads and a precise timer.")  # fmt: skip
     else:
-        report.line(
+        report.info(
             "On a phone in this network: plain HTTP is readable by others in the network, and limits the page to one thread, "
             "no WebGPU, and a timer resolution of about 100 us."
         )
-    report.line(f"On this machine: {inner}")
+    report.info(f"On this machine: {inner}")
     port = urlsplit(inner).port
-    report.line(
+    report.info(
         f"On a phone connected by USB, without a warning: run adb reverse tcp:{port} tcp:{port}, then open the same link."
     )
-    report.line("Anyone with a link can add measurements to this run. Press Ctrl-C to stop.")
+    report.info("Anyone with a link can add measurements to this run. Press Ctrl-C to stop.")
 
 
 def _describe(m: Measurement) -> str:

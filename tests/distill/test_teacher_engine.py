@@ -34,7 +34,7 @@ def test_the_choice_is_one_of_the_two_and_says_so() -> None:
     said: list[str] = []
 
     class Listener(Reporter):
-        def line(self, text: str) -> None:
+        def info(self, text: str) -> None:
             said.append(text)
 
     model = build_model(named("zoo:resnet20"), IMAGES, 0).eval()

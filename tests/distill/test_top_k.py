@@ -154,7 +154,7 @@ class Listener(Reporter):
         super().__init__(quiet=True)
         self.said: list[str] = []
 
-    def line(self, text: str) -> None:
+    def info(self, text: str) -> None:
         self.said.append(text)
 
 

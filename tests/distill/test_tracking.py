@@ -10,7 +10,7 @@ import pytest
 from edgedistill.config.schema import TrackingConfig
 from edgedistill.config.training import TrainingConfig
 from edgedistill.distill.settings import Tracking
-from edgedistill.distill.tracking import PACKAGES, TrackingFolder, tell, tracked
+from edgedistill.distill.tracking import PACKAGES, TrackingFolder, log_epoch, tracked
 from edgedistill.records.stages import Epoch
 
 EPOCHS = tuple(Epoch(epoch=i, loss=2.0 / i, lr=0.1, val_accuracy=0.25 * i, seconds=1.5) for i in (1, 2, 3))
@@ -20,7 +20,7 @@ def test_nothing_is_told_by_default(tmp_path):
     assert TrackingConfig().trackers == ()
     place = TrackingFolder(Tracking(trackers=(), project="digits"), tmp_path / "tracking")
     with tracked(place, "student", TrainingConfig()) as accelerator:
-        tell(accelerator, EPOCHS[0])
+        log_epoch(accelerator, EPOCHS[0])
     assert accelerator.trackers == []
     assert not (tmp_path / "tracking").exists()
 
@@ -46,13 +46,13 @@ TELL = """
 import json, pathlib, sys, warnings
 from edgedistill.config.training import TrainingConfig
 from edgedistill.distill.settings import Tracking
-from edgedistill.distill.tracking import TrackingFolder, tell, tracked
+from edgedistill.distill.tracking import TrackingFolder, log_epoch, tracked
 from edgedistill.records.stages import Epoch
 folder, name, epochs = pathlib.Path(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
 place = TrackingFolder(Tracking(trackers=(name,), project="digits"), folder)
 with tracked(place, "student seed 1", TrainingConfig(epochs=3)) as accelerator:
     for epoch in epochs:
-        tell(accelerator, Epoch.model_validate(epoch))
+        log_epoch(accelerator, Epoch.model_validate(epoch))
 """
 
 

@@ -84,7 +84,7 @@ def test_another_configurations_state_is_not_taken_up(tmp_path: Path) -> None:
     seen: list[str] = []
 
     class Listener(Reporter):
-        def line(self, text: str) -> None:
+        def info(self, text: str) -> None:
             seen.append(text)
 
     fit(network(), other, Listener())
