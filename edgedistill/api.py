@@ -1,19 +1,19 @@
-"""edgedistill from Python: what the command line does, as functions that return records.
+"""The Python interface: each command of the command line as a function that returns records.
 
     import edgedistill
     from edgedistill import api
 
-    result = edgedistill.run("edgedistill.toml")            # a path, a table such as tomllib reads, or a Config
+    result = edgedistill.run("edgedistill.toml")            # a path, a dictionary, or a Config
     result                                                  # the table of models, in a notebook as HTML
-    result.comparison.groups[0].answer                      # what to ship
-    result.student.student.val_accuracy                     # every stage's record, typed
+    result.comparison.groups[0].answer                      # the recommended model
+    result.student.student.val_accuracy                     # each stage has a typed record
     result.comparison.groups[0].rows[-1].measurement.latency_ns.p50
 
-    student = api.distill("edgedistill.toml")               # a StudentRecord; what it needs is made or taken as it is
+    student = api.distill("edgedistill.toml")               # a StudentRecord; runs the earlier stages first if needed
     models = api.export("edgedistill.toml").models          # ONNX files: models[0].file.path, in the run folder
-    api.compare(result.folder, result.folder)               # runs and measurement files against each other
+    api.compare(result.folder, result.folder)               # compare runs or measurement files
 
-Records are frozen, and are the JSON that the run folder holds. Errors are those of `edgedistill.errors`.
+Records are frozen; the run folder holds the same records as JSON. Functions raise the errors of `edgedistill.errors`.
 """
 
 from __future__ import annotations
@@ -49,14 +49,14 @@ if TYPE_CHECKING:
     from edgedistill.search.records import SearchOptions, SearchResult
 
 Configuration = str | Path | Mapping[str, Any] | Config
-"""A file, a table whose paths are relative to the current folder, or what `load_config` returns."""
+"""A path, a dictionary whose paths are relative to the current folder, or a Config from `load_config`."""
 
 R = TypeVar("R", bound=StageRecord)
 
 
 @dataclass(frozen=True, repr=False)
 class RunResult:
-    """What a run has made: the record of each stage, None where it was not asked for; `comparison` once it is measured."""
+    """The result of a run: the record of each stage, or None if the stage did not run, and `comparison` after bench."""
 
     folder: Path
     records: Records
@@ -64,46 +64,46 @@ class RunResult:
 
     @property
     def data(self) -> DataRecord | None:
-        """What the data is."""
+        """The record of the data stage."""
         return self.records.get(DataRecord)
 
     @property
     def teacher(self) -> TeacherRecord | None:
-        """The teachers."""
+        """The record of the teacher stage."""
         return self.records.get(TeacherRecord)
 
     @property
     def soft_labels(self) -> SoftLabelsRecord | None:
-        """The teacher's answers."""
+        """The record of the soft labels stage."""
         return self.records.get(SoftLabelsRecord)
 
     @property
     def student(self) -> StudentRecord | None:
-        """The distilled student."""
+        """The record of the distill stage."""
         return self.records.get(StudentRecord)
 
     @property
     def quantize(self) -> QuantizedRecord | None:
-        """The student in int8."""
+        """The record of the quantize stage."""
         return self.records.get(QuantizedRecord)
 
     @property
     def export(self) -> ExportRecord | None:
-        """The ONNX models."""
+        """The record of the export stage."""
         return self.records.get(ExportRecord)
 
     @property
     def compile(self) -> CompileRecord | None:
-        """The artifacts."""
+        """The record of the compile stage."""
         return self.records.get(CompileRecord)
 
     @property
     def bench(self) -> BenchRecord | None:
-        """The measurement files."""
+        """The record of the bench stage."""
         return self.records.get(BenchRecord)
 
     def __repr__(self) -> str:
-        """Show the table, or which stages are done."""
+        """Show the comparison table or, before bench, the finished stages."""
         done = ", ".join(self.records.made)
         return f"{self.folder}: {done}" if self.comparison is None else repr(self.comparison)
 
@@ -115,10 +115,10 @@ def run(
     config: Configuration, *, run_dir: str | Path | None = None, until: str = "report", start: str | None = None,
     quiet: bool = False,
 ) -> RunResult:  # fmt: skip
-    """Run the pipeline up to the stage `until`, and afresh from `start`; what is done already is not done again.
+    """Run the stages of the pipeline up to `until`; finished stages are reused, except those from `start` on.
 
-    Without `run_dir` the run folder is runs/NAME. Progress goes to stderr, unless `quiet`. Gates are in the comparison; a
-    failed one raises nothing. Raises EdgedistillError.
+    The default `run_dir` is runs/NAME. Progress is printed to stderr unless `quiet`. The comparison holds the results of the
+    gates; a failed gate raises no error. Raises EdgedistillError.
     """
     pipeline = _pipeline(config, run_dir, Plan(until, start), Reporter(quiet=quiet))
     records, comparison = pipeline.records, None
@@ -134,37 +134,37 @@ def load_data(config: Configuration, run_dir: str | Path | None = None) -> DataR
 
 
 def train_teacher(config: Configuration, run_dir: str | Path | None = None) -> TeacherRecord:
-    """Train or load the teacher, and make what that needs."""
+    """Train or load the teacher; runs the earlier stages first if needed."""
     return _stage(config, run_dir, TeacherRecord)
 
 
 def make_soft_labels(config: Configuration, run_dir: str | Path | None = None) -> SoftLabelsRecord:
-    """Ask the teacher for the soft labels of all views, and make what that needs."""
+    """Compute the teacher's soft labels for all views; runs the earlier stages first if needed."""
     return _stage(config, run_dir, SoftLabelsRecord)
 
 
 def distill(config: Configuration, run_dir: str | Path | None = None) -> StudentRecord:
-    """Distil the student, and make what that needs."""
+    """Distil the student; runs the earlier stages first if needed."""
     return _stage(config, run_dir, StudentRecord)
 
 
 def quantize(config: Configuration, run_dir: str | Path | None = None) -> QuantizedRecord:
-    """Quantize the student, and make what that needs."""
+    """Quantize the student; runs the earlier stages first if needed."""
     return _stage(config, run_dir, QuantizedRecord)
 
 
 def export(config: Configuration, run_dir: str | Path | None = None) -> ExportRecord:
-    """Export ONNX models, and make what that needs."""
+    """Export ONNX models; runs the earlier stages first if needed."""
     return _stage(config, run_dir, ExportRecord)
 
 
 def compile_models(config: Configuration, run_dir: str | Path | None = None) -> CompileRecord:
-    """Compile for every target, and make what that needs."""
+    """Compile the models for every target; runs the earlier stages first if needed."""
     return _stage(config, run_dir, CompileRecord)
 
 
 def bench(config: Configuration, run_dir: str | Path | None = None) -> BenchRecord:
-    """Measure every target, and make what that needs."""
+    """Measure the models on every target; runs the earlier stages first if needed."""
     return _stage(config, run_dir, BenchRecord)
 
 
@@ -182,9 +182,9 @@ def search(
 
 
 def compare(baseline: str | Path, *candidates: str | Path) -> Comparison:
-    """Set run folders or measurement files against a baseline; a run alone is set against its teacher.
+    """Compare run folders or measurement files with a baseline; a single run is compared with its own teacher.
 
-    Raises IncomparableError where conditions differ, and ConfigError for what is no result.
+    Raises IncomparableError if measurement conditions differ, and ConfigError for a path without results.
     """
     first, *others = load_results([Path(baseline), *map(Path, candidates)])
     return compare_runs(first, others) if others else summarise_run(first)

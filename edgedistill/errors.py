@@ -1,4 +1,4 @@
-"""The errors a user can meet, each with the exit code of its kind."""
+"""The errors that are shown to users, each with its exit code."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 class EdgedistillError(Exception):
-    """What went wrong, where, and the next step; `exit_code` is the process's answer to scripts."""
+    """An error that says what is wrong, where, and the next step; the process ends with `exit_code`."""
 
     exit_code = 1
 
@@ -19,19 +19,19 @@ class ConfigError(EdgedistillError):
 
 
 class IncomparableError(EdgedistillError):
-    """Two results were not measured under like conditions."""
+    """Two results were measured under different conditions."""
 
     exit_code = 2
 
 
 class ParityError(EdgedistillError):
-    """An exported or compiled model does not answer as the model it was made from."""
+    """An exported or compiled model disagrees with the model it was made from."""
 
     exit_code = 4
 
 
 class LintError(EdgedistillError):
-    """An ONNX model breaks a rule of an engine that it is meant for."""
+    """An ONNX model breaks a rule of one of its target engines."""
 
     exit_code = 4
 
@@ -49,7 +49,7 @@ class GateError(EdgedistillError):
 
 
 class UndecidedError(EdgedistillError):
-    """No gate failed, and one at least could not be decided."""
+    """No gate failed, but at least one gate could not be decided."""
 
     exit_code = 6
 

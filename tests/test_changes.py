@@ -14,7 +14,7 @@ ENTRY = {
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
-        ({}, "a file that it made is missing or was altered"),
+        ({}, "an output file is missing or was changed"),
         ({"config": {"distill": {"epochs": 6, "loss": "kd"}}}, "distill.epochs 4 \u2192 6"),
         ({"config": {"files": ["cd" * 32]}}, "files.0 changed"),
         ({"config": {"mean": (0.5,)}}, "mean changed"),

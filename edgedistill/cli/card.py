@@ -60,7 +60,7 @@ def replay(context: click.Context, /, path: Path, **options: Any) -> None:
     kits, report = surroundings(context)
     as_json = options.pop("as_json")
     options |= {"device": parse_address(options["device"]).text, "tolerance": options["tolerance"] / 100}
-    result = replay(read_card(path), path, ReplayOptions(**options), kits, report.line)
+    result = replay(read_card(path), path, ReplayOptions(**options), kits, report.info)
     for line in [result.model_dump_json(indent=2)] if as_json else lines(result):
         click.echo(line)
     require_holds(result)

@@ -225,7 +225,7 @@ def _measure(context: click.Context, model: Path, kits: list[Kit], shapes: Shape
     prepared = prepare_onnx(model, options["run_dir"] / "onnx", shapes)
     for choice in prepared.choices:
         report.info(choice)
-    results = bench_on_kits(prepared, kits, how, options["run_dir"], report.line)
+    results = bench_on_kits(prepared, kits, how, options["run_dir"], report.info)
     failed = [f"{kit}: {result}" for kit, result in results if isinstance(result, str)]
     measured = [result for _, result in results if not isinstance(result, str)]
     if measured:

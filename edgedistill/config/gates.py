@@ -91,39 +91,39 @@ def parse_gate(text: str) -> Gate:
 
 
 def _with_limit(text: str, metric: str, start: int) -> Gate:
-    found = _LIMIT.match(text, start)
-    assert found is not None
-    sign, number, percent = found.group("sign"), found.group("number"), found.group("percent")
+    match = _LIMIT.match(text, start)
+    assert match is not None
+    sign, number, percent = match.group("sign"), match.group("number"), match.group("percent")
     if not number or number[0] in "eE":
-        raise _error(text, found.start("number"), "a number is missing, such as +5% or 5")
-    if rest := text[found.end() :].strip():
-        raise _error(text, text.index(rest, found.end()), f"'{rest}' is too much; units are in the metric's name")
+        raise _error(text, match.start("number"), "a number is missing, such as +5% or 5")
+    if rest := text[match.end() :].strip():
+        raise _error(text, text.index(rest, match.end()), f"unexpected '{rest}'; the unit is part of the metric's name")
     if not math.isfinite(float(number)):
-        raise _error(text, found.start("number"), f"{number} is too large")
+        raise _error(text, match.start("number"), f"{number} is too large")
     value = float(number) * (-1 if sign in ("-", "\u2212") else 1)
     is_relative = percent is not None and sign is not None
     if metric in HIGHER_IS_BETTER and is_relative:
         raise _error(
-            text, found.start("percent"), f"changes of {metric} are in percentage points; write {sign}{number}"
+            text, match.start("percent"), f"changes of {metric} are in percentage points; write {sign}{number}"
         )
     if sign is None:
-        value = _own_value(text, metric, found)
+        value = _own_value(text, metric, match)
     canonical = f"{metric} {'<' if metric in HIGHER_IS_BETTER else '>'} {sign or ''}{number}{percent or ''}"
     limit = value / 100 if is_relative else value
     return Gate(text=canonical, metric=metric, limit=limit, is_change=sign is not None, is_relative=is_relative)
 
 
-def _own_value(text: str, metric: str, found: re.Match[str]) -> float:
-    value, place = float(found.group("number")), found.start("number")
+def _own_value(text: str, metric: str, match: re.Match[str]) -> float:
+    value, place = float(match.group("number")), match.start("number")
     if metric == "worst_class":
         raise _error(text, place, "worst_class is a change from the baseline; give it a sign, such as -3")
     if value == 0:
         raise _error(text, place, "a limit of 0 needs a sign: +0 is any change from the baseline")
     if metric != "accuracy":
-        if found.group("percent"):
-            raise _error(text, place, f"a percentage needs a sign: +{found.group('number')}% is a change")
+        if match.group("percent"):
+            raise _error(text, place, f"a percentage needs a sign: +{match.group('number')}% is a change")
         return value
-    fraction = value / 100 if found.group("percent") else value
+    fraction = value / 100 if match.group("percent") else value
     if fraction > 1:
         raise _error(text, place, "an accuracy is a fraction up to 1, or a percentage such as 88%")
     return fraction

@@ -51,10 +51,10 @@ def parse_config(table: dict[str, Any], folder: Path, origin: str) -> Config:
     try:
         return Config.model_validate(table | {"folder": folder})
     except ValidationError as error:
-        found = [dict(e) for e in error.errors()]
+        errors = [dict(e) for e in error.errors()]
         # A misspelt key is often also reported as missing; show only the misspelling.
-        misspelt = [e for e in found if e["type"] == "extra_forbidden"]
-        lines = dict.fromkeys(_explain(e) for e in misspelt or found)
+        misspelt = [e for e in errors if e["type"] == "extra_forbidden"]
+        lines = dict.fromkeys(_explain(e) for e in misspelt or errors)
         raise ConfigError("\n".join(f"{origin}: {line}" for line in lines)) from None
 
 

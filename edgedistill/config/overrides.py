@@ -71,7 +71,7 @@ def _section_of(annotation: Any) -> type[BaseModel] | None:
     if get_origin(annotation) is Annotated and _is_parsed(annotation.__metadata__):
         return None
     if get_origin(annotation) in (tuple, dict, Union, UnionType, Annotated):
-        return next((found for part in get_args(annotation) if (found := _section_of(part)) is not None), None)
+        return next((section for part in get_args(annotation) if (section := _section_of(part)) is not None), None)
     return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
 
 

@@ -218,7 +218,7 @@ class Config(Record):
     def _features_have_layers(self) -> Config:
         if self.distill.uses_features and not self.teacher.model.is_module:
             raise ValueError(
-                f"distill: loss '{self.distill.loss}' needs the layers of a torch teacher, and {self.teacher.model} has "
+                f"distill: loss '{self.distill.loss}' needs the layers of a torch teacher, but {self.teacher.model} has "
                 "none; use kd, dkd, dist, ls or mse"
             )
         return self
@@ -229,7 +229,7 @@ class Config(Record):
             raise ValueError(f"distill: loss '{self.distill.loss}' compares the layers of one teacher; name only one")
         if self.student.prune is not None and not self.teacher.model.is_module:
             raise ValueError(
-                f"student.prune: needs a torch teacher, and {self.teacher.model} is none; name a student.model"
+                f"student.prune: needs a torch teacher, but {self.teacher.model} is not a torch model; set student.model"
             )
         return self
 

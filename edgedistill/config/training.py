@@ -67,7 +67,7 @@ class StudentConfig(Record):
     def _is_one_thing(self) -> StudentConfig:
         if (self.model is None) == (self.prune is None):
             raise ValueError(
-                "takes either model = 'zoo:mlperf-resnet8', for example, or prune = 0.5, the pruned teacher"
+                "set either model, for example 'zoo:mlperf-resnet8', or prune, for example 0.5 to prune the teacher"
             )
         if self.model is not None and not self.model.is_module:
             raise ValueError(
@@ -149,13 +149,13 @@ class DistillConfig(TrainingConfig):
     def _keys_fit_the_loss(self) -> DistillConfig:
         for key, losses in READ_BY.items():
             if self.loss not in losses and getattr(self, key) != type(self).model_fields[key].default:
-                raise ValueError(f"loss '{self.loss}' does not read '{key}'; only {', '.join(sorted(losses))} would")
+                raise ValueError(f"loss '{self.loss}' does not use '{key}'; it applies to: {', '.join(sorted(losses))}")
         if not self.uses_features:
             return self
         if self.views:
             raise ValueError(
-                f"loss '{self.loss}' compares features, which are not cached (views = {self.views}); set views = 0, "
-                "so that the teacher runs beside the student"
+                f"loss '{self.loss}' compares features, which are not cached (views = {self.views}); set views = 0 "
+                "to run the teacher during training"
             )
         if not self.student_layers or len(self.student_layers) != len(self.teacher_layers):
             raise ValueError(

@@ -44,15 +44,15 @@ def read_clips(files: Sequence[Path], seconds: float | None) -> Array:
     length = first.length if seconds is None else round(seconds * first.rate)
     clips = np.zeros((len(files), length), np.int16)
     for row, file in zip(clips, files, strict=True):
-        found = read_header(file)
-        if found.rate != first.rate:
+        header = read_header(file)
+        if header.rate != first.rate:
             raise ConfigError(
-                f"data: {file.name} has {found.rate} samples per second, {files[0].name} has {first.rate}; resample them to one rate"
+                f"data: {file.name} has {header.rate} samples per second, {files[0].name} has {first.rate}; resample them to one rate"
             )
-        if seconds is None and found.length != length:
+        if seconds is None and header.length != length:
             raise ConfigError(
-                f"data: {file.name} has {found.length} samples, {files[0].name} has {length}; set data.seconds to cut or pad all "
-                f"clips, for example seconds = {max(found.length, length) / first.rate:.2g}"
+                f"data: {file.name} has {header.length} samples, {files[0].name} has {length}; set data.seconds to cut or pad all "
+                f"clips, for example seconds = {max(header.length, length) / first.rate:.2g}"
             )
         samples = read_clip(file)[:length]
         row[: len(samples)] = samples

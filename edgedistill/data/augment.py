@@ -60,7 +60,7 @@ def parse_augment(specs: tuple[str, ...], inputs: tuple[InputRecord, ...]) -> Au
     """
     named = [_parse(spec) for spec in specs]
     if any(name == "mixup" for name, _ in named[:-1]):
-        raise ConfigError("data.augment: 'mixup' mixes finished views, so it comes once, and last")
+        raise ConfigError("data.augment: 'mixup' must come last and only once, because it mixes augmented views")
     ops: dict[str, tuple[Op, ...]] = {one.name: () for one in inputs}
     for stream, (name, amount) in enumerate(named):
         fitting = _fitting(name, inputs)
@@ -87,8 +87,10 @@ def _fitting(name: Name, inputs: tuple[InputRecord, ...]) -> list[InputRecord]:
     fitting = [one for one in inputs if one.kind in kinds]
     if not fitting or (name == "mixup" and len(fitting) < len(inputs)):
         kind = next(one.kind for one in inputs if one.kind not in kinds)
-        why = ", of numbers that cannot be averaged" if name == "mixup" else ""
-        raise ConfigError(f"data.augment: '{name}' is for {' and '.join(sorted(kinds))} data; this is {kind} data{why}")
+        why = ", whose values cannot be averaged" if name == "mixup" else ""
+        raise ConfigError(
+            f"data.augment: '{name}' only applies to {' and '.join(sorted(kinds))} data; this is {kind} data{why}"
+        )
     return fitting
 
 

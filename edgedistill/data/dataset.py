@@ -137,12 +137,12 @@ def _check_source(split: str, source: Source, train: Source) -> None:
                 f"{where}: {len(inputs)} inputs but labels of shape {source.labels.shape}; expected ({len(inputs)},)"
             )
         if len(inputs) == 0:
-            raise ConfigError(f"{where}: holds no samples")
+            raise ConfigError(f"{where}: contains no samples")
         wanted = train.inputs[name]
         if inputs.shape[1:] != wanted.shape[1:] or inputs.dtype != wanted.dtype:
             raise ConfigError(
                 f"{where}: samples are {inputs.dtype}{inputs.shape[1:]}, "
-                f"but those of train are {wanted.dtype}{wanted.shape[1:]}"
+                f"but training samples are {wanted.dtype}{wanted.shape[1:]}"
             )
 
 
@@ -159,19 +159,23 @@ def _are_labelled(settings: DataSettings, labels: list[Labels]) -> bool:
     for one in labels:
         if one.are_there != first.are_there:
             without, having = (one.split, first.split) if first.are_there else (first.split, one.split)
-            raise ConfigError(f"data.{without}: has no labels, but data.{having} has; give them to all, or to none")
+            raise ConfigError(
+                f"data.{without}: has no labels, but data.{having} has labels; label every split, or none"
+            )
     if first.are_there:
         if settings.dimensions is not None:
-            raise ConfigError("data.dimensions: is for data without labels, and this data has some; remove the key")
+            raise ConfigError(
+                "data.dimensions: only applies to data without labels; this data has labels, so remove the key"
+            )
         return True
     if find_task(settings.task).needs_labels:
         raise ConfigError(
-            f"data.train: has no labels (an array 'labels'), and data.task is '{settings.task}'; only 'embedding' can do "
-            "without, where the student learns the teacher's outputs alone"
+            f"data.train: has no labels (no array 'labels'), but task '{settings.task}' needs labels; only task 'embedding' "
+            "trains without labels, from the teacher's outputs"
         )
     if settings.dimensions is None:
         raise ConfigError(
-            "data.dimensions: without labels it must be said how many values the teacher gives; for example dimensions = 128"
+            "data.dimensions: required for data without labels: the number of values in the teacher's output, for example 128"
         )
     return False
 
@@ -202,7 +206,7 @@ def _check_mel(settings: DataSettings, views: ViewSettings, record: DataRecord) 
         return
     first = record.inputs[0]
     if len(record.inputs) > 1 or first.kind != "signal" or kind_of(first).channels(first.shape) != 1:
-        raise ConfigError(f"data.mel: is for waveforms (N, T) of one channel; this is {record.summary}")
+        raise ConfigError(f"data.mel: only applies to waveforms (N, T) of one channel; this data is {record.summary}")
     train = next(source for source in settings.sources if source.split == "train")
     rate = rate_of(train.text, train.folder)
     if rate is not None and rate != views.mel.rate:
@@ -239,5 +243,5 @@ def _split(settings: DataSettings, whole: Split, name: Literal["test", "val"]) -
             stratify=find_task(settings.task).strata(whole.labels),
         )  # fmt: skip
     except ValueError as error:
-        raise ConfigError(f"data.{key}: train cannot be split by class: {error}; give data.{name}") from None
+        raise ConfigError(f"data.{key}: train cannot be split by class: {error}; set data.{name}") from None
     return whole.take(np.sort(fit)), whole.take(np.sort(held))

@@ -93,8 +93,8 @@ def _splits(data: Path) -> tuple[Path, dict[str, Path]]:
 
 
 def _beside(folder: Path) -> dict[str, Path]:
-    found = {"test": next(_parts(folder, TEST_NAMES), None), "val": next(_parts(folder, VAL_NAMES), None)}
-    return {key: path for key, path in found.items() if path is not None}
+    paths = {"test": next(_parts(folder, TEST_NAMES), None), "val": next(_parts(folder, VAL_NAMES), None)}
+    return {key: path for key, path in paths.items() if path is not None}
 
 
 def _parts(data: Path, names: Sequence[str]) -> Iterator[Path]:
@@ -156,7 +156,7 @@ def _arrays(file: Path, keys: dict[str, Any]) -> DataProfile:
     source = load_source(file.name, file.parent)
     if len(source.inputs) > 1:
         raise ConfigError(
-            f"{file}: has several inputs ({', '.join(source.inputs)}), and models of several inputs are your own: write the "
+            f"{file}: has several inputs ({', '.join(source.inputs)}), which need a model of your own: write the "
             "template with 'edgedistill init' without --data, and name your function as [student] model"
         )
     (inputs,), labels = source.inputs.values(), source.labels

@@ -59,19 +59,19 @@ def read_samples(path: Path, model: onnx.ModelProto) -> Samples:
 
 def _requests(path: Path, arrays: dict[str, Array], value: onnx.ValueInfoProto, names: list[str]) -> Array:
     keys = [f"input.{value.name}", value.name, *names]
-    found = next((arrays[key] for key in keys if key in arrays), None)
-    if found is None:
+    array = next((arrays[key] for key in keys if key in arrays), None)
+    if array is None:
         raise ConfigError(f"{path}: has no array '{keys[-1]}' for input '{value.name}'{nearest(value.name, arrays)}")
     kind = value.type.tensor_type
     dtype, rank = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type), len(kind.shape.dim)
-    if found.dtype.kind != dtype.kind:
+    if array.dtype.kind != dtype.kind:
         raise ConfigError(
-            f"{path}: samples for '{value.name}' are {found.dtype}, and the model takes {dtype}; "
-            "store them as the model takes them, preprocessed"
+            f"{path}: samples for '{value.name}' are {array.dtype}, but the model takes {dtype}; "
+            "store preprocessed samples in the model's type"
         )
-    if found.ndim not in (rank, rank + 1) or found.ndim == 0:
+    if array.ndim not in (rank, rank + 1) or array.ndim == 0:
         raise ConfigError(
-            f"{path}: samples for '{value.name}' have shape {found.shape}; the input has {rank} dimensions, so that "
-            f"expected are {rank} (a sample in each row) or {rank + 1} (a request in each)"
+            f"{path}: samples for '{value.name}' have shape {array.shape}; the input has {rank} dimensions; "
+            f"store an array of {rank} dimensions (one sample per row) or {rank + 1} (one request per row)"
         )
-    return (found if found.ndim > rank else found[:, None]).astype(dtype)
+    return (array if array.ndim > rank else array[:, None]).astype(dtype)

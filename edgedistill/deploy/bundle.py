@@ -17,6 +17,7 @@ from edgedistill.deploy.stage import MIN_AGREEMENT
 from edgedistill.errors import ConfigError
 from edgedistill.kits.kits import Kit, targets_folder
 from edgedistill.records.base import Encoding, Record
+from edgedistill.records.bench_job import Arm, BenchJob
 from edgedistill.records.measurement import ModelIdentity
 from edgedistill.records.stages import (
     BenchRecord,
@@ -34,8 +35,8 @@ from edgedistill.tasks.table import find_task
 SHEBANG = b"#!/usr/bin/env python3\n"
 
 
-class Packed(Record):
-    """A file of a bundle."""
+class PackedFile(Record):
+    """The hash and size of a file in a bundle."""
 
     sha256: str
     bytes: int
@@ -50,35 +51,30 @@ class DeviceForm(Record):
 
 
 class BundledModel(Record):
-    """An ONNX model in a bundle, and the recorded outputs that it is checked against."""
+    """An ONNX model in a bundle; `name` is that of its arm in the job, whose outputs must agree at least `min_agreement`."""
 
     name: str
-    target: str
     precision: str
     encoding: Encoding | None
-    file: str
-    threads: int
-    model: ModelIdentity
-    io: str
-    expected: str | None
-    metric: str
-    output: str | None
-    threshold: float
     min_agreement: float
 
 
 class Bundle(Record):
-    """The manifest of a bundle, schema edgedistill.bundle/1."""
+    """The manifest of a bundle, schema edgedistill.bundle/2.
 
-    schema_: Literal["edgedistill.bundle/1"] = Field(default="edgedistill.bundle/1", serialization_alias="schema")
+    `job` is a job of the harness (edgedistill.job/1) with one arm per model. The `entry` of each arm is the ONNX model; the
+    program replaces it with the artifact that it compiles on the device.
+    """
+
+    schema_: Literal["edgedistill.bundle/2"] = Field(default="edgedistill.bundle/2", serialization_alias="schema")
     name: str
     version: str
     kit: str
     install: str
     forms: tuple[DeviceForm, ...]
-    bench: dict[str, Any]
+    job: dict[str, Any]
     models: tuple[BundledModel, ...]
-    files: dict[str, Packed]
+    files: dict[str, PackedFile]
 
 
 def write_bundle(run: Run, kit: Kit, precisions: tuple[str, ...], path: Path) -> tuple[Bundle, str]:
@@ -89,16 +85,16 @@ def write_bundle(run: Run, kit: Kit, precisions: tuple[str, ...], path: Path) ->
     kit = _kit_of(require_record(run, QuantizedRecord), kit, precisions)
     chosen = _chosen(run, kit, precisions)
     sources = dict(_program(kit))
-    models = []
     for model in chosen:
-        sources |= {f"models/{Path(model.file.path).name}": require_unchanged(run, model.file)}
-        sources |= {f"io/{Path(model.io.path).name}": require_unchanged(run, model.io)}
-        models.append(_bundled(run, kit, model))
+        sources |= {
+            _model_path(model): require_unchanged(run, model.file),
+            _io_path(model): require_unchanged(run, model.io),
+        }
     forms = [DeviceForm(arch=arch, since="0", encoding=encoding) for arch, encoding in sorted(kit.encoding.items())]
     forms += [DeviceForm(arch=None, since=form.since, encoding=form.encoding) for form in kit.form]
     manifest = Bundle(
         name=run.folder.name, version=VERSION, kit=kit.name, install=kit.install, forms=tuple(forms),
-        bench=_bench_plan(run), models=tuple(models),
+        job=_job(run, kit, chosen).to_table(), models=tuple(_bundled(kit, model) for model in chosen),
         files={name: _packed(source) for name, source in sorted(sources.items())},
     )  # fmt: skip
     with atomic_path(path) as scratch:
@@ -131,11 +127,11 @@ def _chosen(run: Run, kit: Kit, precisions: tuple[str, ...]) -> list[OnnxModel]:
         model for model in students
         if model.precision in (precisions or kit.precisions) and model.encoding in encodings and model.opset <= opset
     ]  # fmt: skip
-    lacking = [precision for precision in precisions if precision not in {model.precision for model in chosen}]
-    if lacking or not chosen:
+    missing = [precision for precision in precisions if precision not in {model.precision for model in chosen}]
+    if missing or not chosen:
         exported = ", ".join(f"{m.precision} ({m.encoding or 'float'}, opset {m.opset})" for m in students)
         raise ConfigError(
-            f"{run.folder}: no {lacking[0] if lacking else 'student'} model was exported for kit '{kit.name}', only {exported}; add a "
+            f"{run.folder}: no {missing[0] if missing else 'student'} model was exported for kit '{kit.name}', only {exported}; add a "
             f"[[target]] with kit = '{kit.name}' to the configuration, and run 'edgedistill export CONFIG' again"
         )
     return chosen
@@ -148,30 +144,51 @@ def _program(kit: Kit) -> Iterator[tuple[str, Path]]:
         yield from folder_files(name, folder)
 
 
-def _bundled(run: Run, kit: Kit, model: OnnxModel) -> BundledModel:
-    targets = read_settings(run, CompileRecord).get("targets", [])
-    unmeasured: dict[str, Any] = {"name": kit.name, "threads": 1}
-    target = next((target for target in targets if target["kit"] == kit.name), unmeasured)
-    encoding = "" if model.encoding is None else f"-{model.encoding}"
+def _bundled(kit: Kit, model: OnnxModel) -> BundledModel:
     return BundledModel(
-        name=f"bundle-{kit.name}-{model.precision}{encoding}", target=target["name"], precision=model.precision,
-        encoding=model.encoding, file=f"models/{Path(model.file.path).name}", threads=target["threads"],
-        model=ModelIdentity(name=model.name, sha256=model.file.sha256, lineage=read_lineage(run, model)),
-        io=f"io/{Path(model.io.path).name}", expected=model.expected, output=model.judged_output,
-        threshold=model.threshold or 0.0, metric=find_task(require_record(run, DataRecord).task).metric,
+        name=_arm_name(kit, model), precision=model.precision, encoding=model.encoding,
         min_agreement=MIN_AGREEMENT[model.precision],
     )  # fmt: skip
 
 
-def _bench_plan(run: Run) -> dict[str, Any]:
-    """Return the processes, seconds and seed of the run's bench stage, or the defaults where it has not run."""
+def _job(run: Run, kit: Kit, models: list[OnnxModel]) -> BenchJob:
+    """Return the job of the run's bench stage for the models of a bundle, with the defaults where that stage has not run."""
     bench = read_settings(run, BenchRecord).get("bench", BenchConfig().model_dump())
-    seed = read_settings(run, ExportRecord)["views"]["seed"]
-    return {"processes": bench["processes"], "seconds": bench["seconds"], "seed": seed}
+    return BenchJob(
+        arms=tuple(_arm(run, kit, model) for model in models), processes=bench["processes"], seconds=bench["seconds"],
+        seed=read_settings(run, ExportRecord)["views"]["seed"],
+    )  # fmt: skip
 
 
-def _packed(path: Path) -> Packed:
-    return Packed(sha256=sha256_of(path), bytes=path.stat().st_size)
+def _arm(run: Run, kit: Kit, model: OnnxModel) -> Arm:
+    targets = read_settings(run, CompileRecord).get("targets", [])
+    unmeasured: dict[str, Any] = {"name": kit.name, "threads": 1}
+    target = next((target for target in targets if target["kit"] == kit.name), unmeasured)
+    return Arm(
+        name=_arm_name(kit, model), target=target["name"], address="bundle", kit=kit.name, kit_dir=f"kits/{kit.name}",
+        precision=model.precision, threads=target["threads"], entry=_model_path(model), files=(_model_path(model),),
+        size_bytes=model.file.bytes,
+        model=ModelIdentity(name=model.name, sha256=model.file.sha256, lineage=read_lineage(run, model)),
+        io=_io_path(model), expected=model.expected, output=model.judged_output, threshold=model.threshold,
+        metric=find_task(require_record(run, DataRecord).task).metric,
+    )  # fmt: skip
+
+
+def _arm_name(kit: Kit, model: OnnxModel) -> str:
+    encoding = "" if model.encoding is None else f"-{model.encoding}"
+    return f"bundle-{kit.name}-{model.precision}{encoding}"
+
+
+def _model_path(model: OnnxModel) -> str:
+    return f"models/{Path(model.file.path).name}"
+
+
+def _io_path(model: OnnxModel) -> str:
+    return f"io/{Path(model.io.path).name}"
+
+
+def _packed(path: Path) -> PackedFile:
+    return PackedFile(sha256=sha256_of(path), bytes=path.stat().st_size)
 
 
 def _archive(manifest: Bundle, sources: dict[str, Path]) -> bytes:

@@ -33,7 +33,7 @@ def compile_artifacts(settings: CompileSettings, workspace: Workspace) -> Compil
     pairs = [(one, model) for one in settings.targets for model in settings.export.models if one.takes(model)]
     works = [_compilation(workspace, one, model) for one, model in pairs]
     artifacts = []
-    for (one, model), work, made in zip(pairs, works, compile_models(works, workspace.report.line), strict=True):
+    for (one, model), work, made in zip(pairs, works, compile_models(works, workspace.report.info), strict=True):
         if isinstance(made, DeviceError):
             raise made
         artifacts.append(_artifact(workspace, one.target, model, work.out, made))

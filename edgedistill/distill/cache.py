@@ -67,12 +67,12 @@ def caches_folder(kind: str = "soft_labels") -> Path:
 def describe_caches() -> Iterator[str]:
     """Yield a line for each cache: its folder, shape, size, and whether it is complete."""
     folder = caches_folder()
-    found = sorted(folder.glob("*/manifest.json"))
-    yield f"{len(found)} caches in {folder}; to free the space, delete folders there"
-    for manifest in found:
+    manifests = sorted(folder.glob("*/manifest.json"))
+    yield f"{len(manifests)} caches in {folder}; to free the space, delete folders there"
+    for manifest in manifests:
         about = json.loads(manifest.read_text(encoding="utf-8"))
         size = sum(path.stat().st_size for path in manifest.parent.iterdir())
-        state = "complete" if (manifest.parent / "logits.sha256").exists() else "begun"
+        state = "complete" if (manifest.parent / "logits.sha256").exists() else "incomplete"
         views, samples, classes = about["shape"]
         kept = f"the {about['top_k']} largest of {classes} logits" if "top_k" in about else f"{classes} classes"
         yield f"{manifest.parent.name[:16]}  {views} views of {samples:,} samples, {kept}, {size:,} bytes, {state}"
@@ -115,7 +115,7 @@ class Cache:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                report.info("soft labels: another process makes the same ones; waiting for them")
+                report.info("soft labels: waiting for another process that computes the same soft labels")
                 fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 

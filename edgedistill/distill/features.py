@@ -49,10 +49,12 @@ def answer_of(model: nn.Module, layers: tuple[str, ...], inputs: Tensors) -> Wit
             handle.remove()
     for name, outputs in seen.items():
         if len(outputs) != 1:
-            raise ConfigError(f"layer '{name}' runs {len(outputs)} times in a pass; name one that runs once")
+            raise ConfigError(f"layer '{name}' runs {len(outputs)} times per forward pass; name a layer that runs once")
         if not isinstance(outputs[0], Tensor) or outputs[0].ndim < 2:
-            found = tuple(outputs[0].shape) if isinstance(outputs[0], Tensor) else type(outputs[0]).__name__
-            raise ConfigError(f"layer '{name}' gives {found}; name one that gives one tensor (B, channels, ...)")
+            actual = tuple(outputs[0].shape) if isinstance(outputs[0], Tensor) else type(outputs[0]).__name__
+            raise ConfigError(
+                f"layer '{name}' returns {actual}; name a layer that returns one tensor (B, channels, ...)"
+            )
     features = (seen[name][0].movedim(channel_axis(model.get_submodule(name)), 1) for name in layers)
     return WithFeatures(returned, tuple(features))
 
@@ -121,7 +123,7 @@ def feature_student(
     theirs = teacher(sample)
     shapes = [{name: tuple(x.shape) for name, x in named_outputs(one.returned).items()} for one in (ours, theirs)]
     if shapes[0] != shapes[1]:
-        raise ConfigError(f"teacher.model: gives {_shown(shapes[1])}; expected logits of shape {_shown(shapes[0])}")
+        raise ConfigError(f"teacher.model: outputs {_shown(shapes[1])}; expected logits of shape {_shown(shapes[0])}")
     names = zip(plan.student_layers, plan.teacher_layers, strict=True)
     regressors = []
     with torch.random.fork_rng(devices=[]):
@@ -166,17 +168,19 @@ def regressor(student: Tensor, teacher: Tensor) -> nn.Module:
 
 
 def _check_pair(loss: str, names: tuple[str, str], student: Tensor, teacher: Tensor) -> None:
-    found = f"'{names[0]}' {tuple(student.shape)} and '{names[1]}' {tuple(teacher.shape)}"
+    pair = f"'{names[0]}' {tuple(student.shape)} and '{names[1]}' {tuple(teacher.shape)}"
     if loss != "rkd" and student.ndim != teacher.ndim:
         raise ConfigError(
-            f"distill: loss '{loss}' cannot compare {found}; name layers with the same number of axes, or use rkd"
+            f"distill: loss '{loss}' cannot compare {pair}; name layers with the same number of axes, or use rkd"
         )
     if student.ndim > 5:
         raise ConfigError(
-            f"distill: loss '{loss}' cannot compare {found}; features have at most three axes of positions"
+            f"distill: loss '{loss}' cannot compare {pair}; features have at most three axes of positions"
         )
     if loss == "at" and min(student[0, 0].numel(), teacher[0, 0].numel()) < 2:
-        raise ConfigError(f"distill: loss 'at' compares maps, but {found} are not; name layers before pooling")
+        raise ConfigError(
+            f"distill: loss 'at' compares spatial maps, but {pair} are not maps; name layers before pooling"
+        )
 
 
 def check_layers(model: nn.Module, layers: tuple[str, ...], key: str) -> None:

@@ -134,7 +134,7 @@ def _check_answer(path: Path, session: Any, interface: Interface) -> None:
     outputs = {output.name: output.shape for output in session.get_outputs()}
     answer = outputs[main_name(tuple(outputs), interface.output, f"teacher {path.name}")]
     if len(answer) != 2 or (isinstance(answer[1], int) and answer[1] != interface.values):
-        raise ConfigError(f"teacher {path.name}: gives {answer}; expected logits (N, {interface.values})")
+        raise ConfigError(f"teacher {path.name}: outputs {answer}; expected logits (N, {interface.values})")
 
 
 def open_session(path: Path) -> Any:
@@ -142,7 +142,7 @@ def open_session(path: Path) -> Any:
     try:
         return reference.open_session(path)
     except RefusedError as error:
-        raise ConfigError(f"teacher {path.name}: ONNX Runtime refuses it: {error}") from None
+        raise ConfigError(f"teacher {path.name}: ONNX Runtime cannot load it: {error}") from None
 
 
 def input_arrangement(path: Path, shape: list[Any], dtype: str, one: InputRecord) -> Callable[[Tensor], Array]:
@@ -158,7 +158,7 @@ def input_arrangement(path: Path, shape: list[Any], dtype: str, one: InputRecord
     if fits and dtype == "tensor(float)":
         return lambda x: np.ascontiguousarray(x.movedim(1, -1).numpy())
     raise ConfigError(
-        f"teacher {path.name}: takes {dtype} of shape {shape}; this data gives float (N, {', '.join(map(str, first))})"
+        f"teacher {path.name}: takes {dtype} of shape {shape}, but this data is float (N, {', '.join(map(str, first))})"
     )
 
 

@@ -244,7 +244,9 @@ def verify_soft_labels(
 ) -> Verification:
     """Recompute blocks of a run's cached entries, drawn at random, until `samples` of them were compared."""
     if record.logits is None or record.engine is None or record.engine == RECORDED:
-        raise ConfigError("there is nothing to recompute: the teacher is asked online, or its logits were recorded")
+        raise ConfigError(
+            "no soft labels to recompute: the teacher runs during training, or its logits were loaded from a file"
+        )
     kept = np.load(workspace.path(record.logits), mmap_mode="r")
     teachers = Teachers(settings, workspace)
     views, ask = teachers.views(), teachers.in_engines(record.engine)
@@ -290,9 +292,9 @@ def build_soft_labels(cache: Cache, ask: Ask, views: Views, report: Reporter) ->
 
 def store_soft_labels(cache: Cache, logits: Array) -> Path:
     """Keep recorded logits (views, samples, classes) as a finished cache and return its logits.npy."""
-    found = [_entries(cache, torch.from_numpy(np.ascontiguousarray(view)), cache.shape[1]) for view in logits]
+    entries = [_entries(cache, torch.from_numpy(np.ascontiguousarray(view)), cache.shape[1]) for view in logits]
     kept, done = cache.open()
-    kept[:], done[:] = np.stack(found), True
+    kept[:], done[:] = np.stack(entries), True
     kept.flush()
     return cache.seal()
 
@@ -305,14 +307,14 @@ def _entries(cache: Cache, answer: Tensor, samples: int) -> Array:
 
 def _check(answer: Array, samples: int, classes: int) -> None:
     if answer.shape != (samples, classes):
-        raise ConfigError(f"teacher.model: answers {answer.shape} for {samples} samples of {classes} classes or values")
+        raise ConfigError(f"teacher.model: outputs have shape {answer.shape}; expected ({samples}, {classes})")
     _sound(answer, "logits")
 
 
 def _sound(answer: Array, name: str) -> Array:
     if not np.isfinite(answer).all() or np.abs(answer).max() > np.finfo(np.float16).max:
         raise EdgedistillError(
-            f"teacher: {name} are not finite, or too large for float16; check its weights and mean/std"
+            f"teacher: {name} are not finite, or too large for float16; check the teacher's weights and mean/std"
         )
     return answer
 

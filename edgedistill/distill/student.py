@@ -166,7 +166,7 @@ def check_student(settings: LearningSettings, student: StudentSource, sample: Te
     expected, main = (count, settings.interface.values), split_outputs(outputs, settings.data.output).main
     if main.shape != expected:
         raise ConfigError(
-            f"student.model: {student.title} gives {tuple(main.shape)}; expected logits of shape {expected}"
+            f"student.model: {student.title} outputs {tuple(main.shape)}; expected logits of shape {expected}"
         )
     return model
 
@@ -184,7 +184,7 @@ def check_distillation(settings: DistillPlan, sample: Tensors) -> None:
         _check_other_outputs(settings, (student, teacher), sample)
     check_top_k(settings.data, plan)
     if plan.loss == "cosine" and settings.interface.values < 2:
-        raise ConfigError("distill.loss: 'cosine' compares vectors, and labels have one value; set loss = 'mse'")
+        raise ConfigError("distill.loss: 'cosine' compares vectors, but labels have one value; set loss = 'mse'")
     _try_loss(settings, sample)
 
 

@@ -83,7 +83,7 @@ def _torch_teacher(settings: TeacherSettings, workspace: Workspace, number: int,
         load_weights(model, plan.source.weights.path)
         accuracy = validate(model) if settings.data.labelled else None
         shown = f"validation {settings.task.metric_title}"
-        result = "no labels to validate it" if accuracy is None else f"{shown} {accuracy:.2%}"
+        result = "not validated: the data has no labels" if accuracy is None else f"{shown} {accuracy:.2%}"
         workspace.report.info(f"{label}: {plan.source.weights.name} loaded, {result}")
     else:
         feed = TrainingFeed(
@@ -111,7 +111,7 @@ def check_teachers(settings: TeacherSettings) -> None:
     for number, plan in enumerate(settings.teachers):
         if len(settings.teachers) > 1 and plan.source.spec.source == "logits":
             raise ConfigError(
-                f"teacher.model: {plan.source.spec} stands beside other teachers, but saved logits are only taken alone; "
+                f"teacher.model: {plan.source.spec} cannot be combined with other teachers, because it holds saved logits; "
                 "average the logits yourself, or name the models"
             )
         _check_teacher(settings, number)
@@ -150,6 +150,6 @@ def load_logits(source: ModelSource, settings: LearningSettings, views: int, tra
         raise ConfigError(f"teacher.model: {path.name} has shape {getattr(logits, 'shape', '?')}; expected {expected}")
     if settings.views.augment or views != 1:
         raise ConfigError(
-            "teacher.model: saved logits are of the plain inputs; set data.augment = [] and distill.views = 1"
+            "teacher.model: saved logits belong to inputs without augmentation; set data.augment = [] and distill.views = 1"
         )
     return logits

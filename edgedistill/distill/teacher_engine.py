@@ -48,8 +48,8 @@ class EngineChoice:
         except (RuntimeError, TypeError) as error:  # OpenVINO's conversion and compilation errors derive from these
             reason = str(error).strip().splitlines()[0]
             if wanted == "openvino":
-                raise ConfigError(f"teacher.engine: OpenVINO does not take this teacher: {reason}") from error
-            self.report.info(f"soft labels: teacher runs in torch; OpenVINO does not take it: {reason}")
+                raise ConfigError(f"teacher.engine: OpenVINO cannot convert this teacher: {reason}") from error
+            self.report.info(f"soft labels: teacher runs in torch; OpenVINO cannot convert it: {reason}")
             return "torch"
         if wanted == "openvino":
             return "openvino"

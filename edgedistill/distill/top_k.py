@@ -56,7 +56,7 @@ def check_top_k(data: DataRecord, plan: DistillConfig) -> None:
     if not kept:
         return
     if kept >= classes:
-        raise ConfigError(f"distill.top_k: {kept} of {classes} classes are all of them; remove the key")
+        raise ConfigError(f"distill.top_k: {kept} keeps all of the {classes} classes; remove the key")
     whole = 2 * plan.views * data.train * classes
     instead = f"set distill.top_k = 0 to keep all, in {whole:,} bytes, or views = 0 to ask the teacher every time"
     keep = f"soft labels keep the {kept} largest of {classes:,} logits"
@@ -66,6 +66,6 @@ def check_top_k(data: DataRecord, plan: DistillConfig) -> None:
     if plan.temperature not in TEMPERATURES:
         known = ", ".join(f"{temperature:g}" for temperature in TEMPERATURES)
         raise ConfigError(
-            f"distill.temperature: {keep}, and the others' sum at temperatures {known}, not {plan.temperature:g}; take one "
-            f"of these, {instead}"
+            f"distill.temperature: {keep}, and the others' sum at temperatures {known}, not {plan.temperature:g}; use one "
+            f"of these temperatures, {instead}"
         )

@@ -56,5 +56,5 @@ def tracked(place: TrackingFolder | None, label: str, plan: TrainingConfig) -> I
 
 def log_epoch(accelerator: Any, epoch: Epoch) -> None:
     """Log an epoch under its number: the validation metric is a fraction, whatever its name. Without trackers, do nothing."""
-    found = {"loss": epoch.loss, "validation": epoch.val_accuracy, "lr": epoch.lr, "seconds": epoch.seconds}
-    accelerator.log(found, step=epoch.epoch)
+    metrics = {"loss": epoch.loss, "validation": epoch.val_accuracy, "lr": epoch.lr, "seconds": epoch.seconds}
+    accelerator.log(metrics, step=epoch.epoch)

@@ -84,7 +84,7 @@ def fit(model: nn.Module, training: Training, report: Reporter) -> tuple[Epoch, 
     """Train `model` in place and leave it with the weights of its best epoch on validation data.
 
     The moving average of the weights is what is validated and kept when `plan.ema` is set. State is written to
-    `resume.path` after each epoch; a training found there under the same key goes on from its last epoch and ends bit
+    `resume.path` after each epoch; a training summary there under the same key goes on from its last epoch and ends bit
     for bit where an unbroken one would. Raises EdgedistillError when the loss is no longer finite.
     """
     with tracked(training.tracking, training.label, training.plan) as accelerator:
@@ -109,9 +109,9 @@ def _fit(model: nn.Module, training: Training, report: Reporter, accelerator: An
                 best = (epoch.val_accuracy, copy.deepcopy(state.kept.state_dict()))
             if processes.is_main_process():
                 state.save(training.resume, history, best)
-            found = f"loss {epoch.loss:.4f}, validation {training.metric} {epoch.val_accuracy:.2%}"
-            report.log_step(f"{label}: epoch {number + 1}, {found}")
-            advance(0, f"epoch {number + 1}, {found}")
+            summary = f"loss {epoch.loss:.4f}, validation {training.metric} {epoch.val_accuracy:.2%}"
+            report.log_step(f"{label}: epoch {number + 1}, {summary}")
+            advance(0, f"epoch {number + 1}, {summary}")
     report.info(f"{label}: {plan.epochs} epochs, best validation {training.metric} {best[0]:.2%}")
     model.load_state_dict(best[1])
     model.eval()

@@ -1,6 +1,6 @@
-"""Kits: one folder per deployment target, found beside the package, in folders given by the user, or in plug-ins.
+"""Kits: one folder per deployment target, in the package, in folders of the user, or in plug-ins.
 
-Adding a target is adding a folder with a `target.toml` and an `engine.py`. Kits are read here, and run on the device.
+To add a target, add a folder with a `target.toml` and an `engine.py`. The host reads `target.toml`; the device runs `engine.py`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ else:
 
 ENTRY_POINTS = "edgedistill.targets"
 ARCHITECTURES = {"amd64": "x86_64", "arm64": "aarch64", "armv8l": "aarch64"}
-"""Other names of machine architectures, lower case, to the one that kits use."""
+"""The names that kits use for machine architectures, by other names of the same architecture in lower case."""
 
 FLOAT16_OPSET = 19
 """The first opset whose QuantizeLinear takes float16."""
@@ -35,7 +35,7 @@ Severity = Literal["error", "warning", "off"]
 
 
 class Form(Record):
-    """What an engine takes from version `since` on: the encoding of int8 models, and the highest opset."""
+    """The encoding of int8 models and the highest opset that an engine supports from version `since` on."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
@@ -51,12 +51,11 @@ class Form(Record):
 
 
 class Kit(Record):
-    """One deployment target: the engine's Python module and pip package, and what the engine takes.
+    """One deployment target: the engine's Python module and pip package, and the models that the engine supports.
 
-    `encoding` is the form of int8 models that is fastest, by architecture; `opset` the highest that is accepted; `form`
-    says what other versions of the engine take;
-    `unsupported` names operators and tensor types that the engine refuses; `rules` gives rules of `edgedistill lint`
-    another severity than their own.
+    `encoding` is the fastest int8 encoding by architecture; `opset` is the highest supported opset; `form` describes other
+    versions of the engine; `unsupported` names operators and tensor types that the engine rejects; `rules` overrides the
+    severity of rules of `edgedistill lint`.
     """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
@@ -73,7 +72,7 @@ class Kit(Record):
     folder: Path = Field(exclude=True)
 
     def encoding_for(self, arch: str) -> Encoding:
-        """Return the int8 encoding for a machine's architecture, by any of its usual names."""
+        """Return the int8 encoding for an architecture, which may have any of its usual names."""
         known = ARCHITECTURES.get(arch.lower(), arch)
         if known not in self.encoding:
             path = self.folder / "target.toml"
@@ -81,18 +80,18 @@ class Kit(Record):
         return self.encoding[known]
 
     def form_for(self, arch: str, version: str) -> Form:
-        """Return the form for an architecture and a version of the engine, such as "10.3.0"; of several the newest."""
+        """Return the newest form for an architecture and an engine version such as "10.3.0"."""
         forms = sorted(self._forms(arch), key=lambda form: _numbers(form.since))
         return [form for form in forms if _numbers(form.since) <= (_numbers(version) or (0,))][-1]
 
     def forms(self) -> tuple[Form, ...]:
-        """Return the forms that any device may want: models are exported before a device is asked, and for bundles too."""
+        """Return the forms for all architectures and engine versions: models are exported before the device is known."""
         return tuple(dict.fromkeys(form for arch in sorted(self.encoding) for form in self._forms(arch)))
 
     def taking(self, activations: Activations) -> Kit:
-        """Return the kit with encodings that hold such activations alone: unsigned ones are in u8-f32 and u8-i32.
+        """Return the kit limited to encodings for these activations; u8-f32 and u8-i32 are unsigned.
 
-        An architecture whose own encoding is signed gets the kit's unsigned one. Raises ConfigError where there is none.
+        An architecture with a signed encoding gets the unsigned encoding of the kit. Raises ConfigError if there is none.
         """
         if activations == "signed":
             return self
@@ -100,7 +99,7 @@ class Kit(Record):
         if not unsigned:
             raise ConfigError(
                 f"kit '{self.name}' takes no unsigned activations, only {', '.join(sorted(set(self.encoding.values())))}: "
-                "quantize with activations = 'signed', or give that kit a configuration of its own"
+                "quantize with activations = 'signed', or use a separate configuration for that kit"
             )
         encoding = {arch: own if own in unsigned else unsigned[0] for arch, own in self.encoding.items()}
         forms = tuple(form for form in self.form if form.encoding.startswith("u8"))
@@ -112,12 +111,12 @@ class Kit(Record):
 
 def _numbers(version: str) -> tuple[int, ...]:
     """Return the leading numbers of a version: "10.3.0+jetson" is (10, 3, 0)."""
-    found = re.match(r"\d+(\.\d+)*", version)
-    return tuple(int(number) for number in found[0].split(".")) if found else ()
+    match = re.match(r"\d+(\.\d+)*", version)
+    return tuple(int(number) for number in match[0].split(".")) if match else ()
 
 
 def find_kits(extra: tuple[Path, ...] = ()) -> dict[str, Kit]:
-    """Return all kits by name: the project's own, those in `extra` folders, and those of installed plug-ins."""
+    """Return all kits by name: built-in kits, kits in `extra` folders, and kits of installed plug-ins."""
     kits: dict[str, Kit] = {}
     for folder in (*_kit_folders(targets_folder()), *_extra_folders(extra), *_plugin_folders()):
         kit = read_kit(folder)
@@ -131,9 +130,7 @@ def find_kit(name: str, kits: dict[str, Kit]) -> Kit:
     """Return the kit of that name, or raise ConfigError with the nearest match."""
     if name not in kits:
         if (targets_folder() / name / "index.html").is_file():
-            raise ConfigError(
-                f"'{name}' is a page for browsers, and no kit to compile for: run 'edgedistill serve RUN'"
-            )
+            raise ConfigError(f"'{name}' is a page for browsers, not a kit; run 'edgedistill serve RUN' instead")
         raise ConfigError(f"unknown kit '{name}'{nearest(name, kits)}")
     return kits[name]
 
@@ -146,7 +143,7 @@ def targets_folder() -> Path:
 
 
 def read_kit(folder: Path) -> Kit:
-    """Read a kit's target.toml; raise ConfigError that names the file, the key, and for a misspelt one the nearest."""
+    """Read the target.toml of a kit; raises ConfigError that names the file, the key, and the nearest match of a misspelt key."""
     path = folder / "target.toml"
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -170,28 +167,28 @@ def _explain(error: dict[str, Any]) -> str:
 
 
 def _kit_folders(folder: Path) -> Iterator[Path]:
-    """Yield the folders below one that hold a kit; the harness, which all kits share, is none, and neither is a page."""
-    found = sorted(path.parent for path in folder.glob("*/target.toml"))
-    yield from (kit for kit in found if not (kit / "index.html").is_file())
+    """Yield the kits in a folder; browser pages are not kits, although they have a target.toml."""
+    folders = sorted(path.parent for path in folder.glob("*/target.toml"))
+    yield from (kit for kit in folders if not (kit / "index.html").is_file())
 
 
 def _extra_folders(extra: tuple[Path, ...]) -> Iterator[Path]:
     for folder in extra:
-        found = [folder] if (folder / "target.toml").is_file() else list(_kit_folders(folder))
-        if not found:
-            raise ConfigError(f"{folder}: holds no kit; a kit is a folder with a target.toml and an engine.py")
-        yield from found
+        folders = [folder] if (folder / "target.toml").is_file() else list(_kit_folders(folder))
+        if not folders:
+            raise ConfigError(f"{folder}: contains no kit; a kit is a folder with a target.toml and an engine.py")
+        yield from folders
 
 
 def _plugin_folders() -> Iterator[Path]:
-    """Yield the kits of installed plug-ins, whose entry points name a package that is a kit or holds kits."""
+    """Yield the kits of installed plug-ins; an entry point names a package that is a kit or contains kits."""
     for point in entry_points(group=ENTRY_POINTS):
         try:
-            spec = importlib.util.find_spec(point.module)  # finds the package; runs at most its parents
+            spec = importlib.util.find_spec(point.module)  # does not run the package itself, only its parents
         except ImportError as error:
             raise ConfigError(
                 f"entry point '{point.name}' of {ENTRY_POINTS}: {error}; reinstall or remove it"
             ) from None
         if spec is None or not spec.submodule_search_locations:
-            raise ConfigError(f"entry point '{point.name}' of {ENTRY_POINTS}: '{point.module}' is no package")
+            raise ConfigError(f"entry point '{point.name}' of {ENTRY_POINTS}: '{point.module}' is not a package")
         yield from _extra_folders(tuple(Path(place) for place in spec.submodule_search_locations))

@@ -66,7 +66,7 @@ def own_term(spec: str, function: Any, labels_of: MixedLabels) -> OutputLoss:
     function.
     """
     if not callable(function):
-        raise ConfigError(f"distill.loss: '{spec}' is no function but {type(function).__name__}")
+        raise ConfigError(f"distill.loss: '{spec}' is not a function but {type(function).__name__}")
 
     def term(student: Tensor, batch: Batch) -> Tensor:
         try:
@@ -82,12 +82,14 @@ def own_term(spec: str, function: Any, labels_of: MixedLabels) -> OutputLoss:
 
 def _check_own(spec: str, value: object, student: Tensor) -> None:
     if not isinstance(value, Tensor) or value.ndim:
-        found = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-        raise ConfigError(f"distill.loss: '{spec}' gives {found}; expected a scalar tensor, for example loss.mean()")
+        actual = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise ConfigError(f"distill.loss: '{spec}' returns {actual}; expected a scalar tensor, for example loss.mean()")
     if student.requires_grad and not value.requires_grad:
-        raise ConfigError(f"distill.loss: '{spec}' has no gradient; compute it from student_logits with torch alone")
+        raise ConfigError(
+            f"distill.loss: '{spec}' has no gradient; compute it from student_logits with torch operations"
+        )
     if not value.isfinite() and student.isfinite().all():  # else it is the training that diverges, as `fit` says
-        raise ConfigError(f"distill.loss: '{spec}' gives {value.item()} for finite logits")
+        raise ConfigError(f"distill.loss: '{spec}' returns {value.item()} for finite logits")
 
 
 def _dkd_of_each(student: Tensor, teacher: Tensor, labels: Tensor, plan: DistillConfig) -> Tensor:

@@ -118,7 +118,7 @@ def at(student: Tensor, teacher: Tensor) -> Tensor:
     sum, with a weight of 1000: that is 1000 / positions here, 16 for maps of 8x8.
     """
     maps = same_positions(student.square().sum(1, keepdim=True), teacher.square().sum(1, keepdim=True))
-    ours, theirs = (functional.normalize(found.flatten(1), dim=1) for found in maps)
+    ours, theirs = (functional.normalize(attention.flatten(1), dim=1) for attention in maps)
     return (ours - theirs).square().sum(1).mean()
 
 

@@ -1,1 +1,1 @@
-"""A folder of files for an app."""
+"""Files for Android and iOS apps."""

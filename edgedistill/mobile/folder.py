@@ -1,4 +1,4 @@
-"""A folder for whoever builds the Android or iOS app: the student in ORT format, what it takes, and how to load it."""
+"""Write a folder for app developers: the student in ORT format, a description of its inputs, and loading code."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ EXAMPLES = 8
 
 
 class Tensor(Record):
-    """An input or output of a model: shape as ONNX has it, the batch first, and numpy's name of the type."""
+    """An input or output of a model: its ONNX shape, batch first, and its numpy type."""
 
     name: str
     dtype: str
@@ -39,7 +39,7 @@ class Tensor(Record):
 
 
 class MobileModel(Record):
-    """A model in the folder, as a file in ORT format (`file`) and as the ONNX file that it was made from (`onnx`).
+    """A model in the folder: the file in ORT format (`file`) and the ONNX file that it was converted from (`onnx`).
 
     `max_abs_diff` is the largest difference from the recorded outputs over the examples, on this machine.
     """
@@ -56,9 +56,9 @@ class MobileModel(Record):
 
 
 class Preprocessing(Record):
-    """What an app does to a raw sample before the model, in this order; None or 1 where there is nothing to do.
+    """The preprocessing of a raw sample, in this order; None or 1 means no change.
 
-    `baked` says that the model does all of it itself, and takes the sample as it is.
+    If `baked`, the model contains the preprocessing and takes raw samples.
     """
 
     baked: bool
@@ -71,7 +71,7 @@ class Preprocessing(Record):
 
 
 class Mobile(Record):
-    """The manifest of the folder, schema edgedistill.mobile/1; `probabilities`: the softmax is inside the model."""
+    """The manifest of the folder, schema edgedistill.mobile/1; `probabilities` is whether the model contains the softmax."""
 
     schema_: Literal["edgedistill.mobile/1"] = Field(default="edgedistill.mobile/1", serialization_alias="schema")
     name: str
@@ -87,12 +87,12 @@ class Mobile(Record):
 
 
 def write_mobile(run: Run, kit: Kit, folder: Path) -> Mobile:
-    """Write the folder for a run's student in every precision that the kit has, and return its manifest.
+    """Write the folder for the student of a run in every precision of the kit, and return its manifest.
 
-    Raises ConfigError when the run was not exported for the kit, or the folder holds something else.
+    Raises ConfigError if the run was not exported for the kit, or if the folder contains other files.
     """
     if folder.exists() and any(folder.iterdir()) and not (folder / "mobile.json").is_file():
-        raise ConfigError(f"{folder}: is not empty, and was not written by this command; name another folder")
+        raise ConfigError(f"{folder}: is not empty and was not written by this command; choose another folder")
     models = _students(run, kit)
     _require_one_tensor(models[-1])
     made = tuple(_write_model(run, kit, model, folder) for model in models)
@@ -126,20 +126,22 @@ def _students(run: Run, kit: Kit) -> list[OnnxModel]:
     models = require_record(run, ExportRecord).models
     quantized_as = require_record(run, QuantizedRecord).activations
     encoding = kit.taking(quantized_as).encoding_for(ARCH)
-    found = [
+    students = [
         model for model in models
         if model.name == "student" and model.precision in kit.precisions and model.encoding in (None, encoding)
     ]  # fmt: skip
     quantized = any(model.precision == "int8" for model in models)
-    if not found or (quantized and all(model.precision != "int8" for model in found)):
+    if not students or (quantized and all(model.precision != "int8" for model in students)):
         raise ConfigError(
-            f"{run.folder}: no student in encoding {encoding}, which phones want, was exported; add a [[target]] with "
+            f"{run.folder}: no student was exported in encoding {encoding}, which phones need; add a [[target]] with "
             f"kit = '{kit.name}' to the configuration, and run 'edgedistill export' again"
         )
-    for model in found:
+    for model in students:
         if not run.path(model.file).is_file() or sha256_of(run.path(model.file)) != model.file.sha256:
-            raise ConfigError(f"{run.path(model.file)}: is not as it was exported; run 'edgedistill export' again")
-    return sorted(found, key=lambda model: model.precision != "fp32")
+            raise ConfigError(
+                f"{run.path(model.file)}: missing or changed since it was exported; run 'edgedistill export' again"
+            )
+    return sorted(students, key=lambda model: model.precision != "fp32")
 
 
 def _write_model(run: Run, kit: Kit, model: OnnxModel, folder: Path) -> MobileModel:
@@ -158,14 +160,14 @@ def _write_model(run: Run, kit: Kit, model: OnnxModel, folder: Path) -> MobileMo
 
 
 def _difference(graph: bytes, run: Run, model: OnnxModel) -> float:
-    """Return how far a graph's answers to the examples are from the recorded ones, or raise where they are not finite."""
+    """Return the largest difference from the recorded outputs over the examples; raises an error for outputs that are not finite."""
     inputs, expected = _recorded(run, model)
     outputs = run_onnx(graph, inputs)
     return max(float(np.abs(outputs[name].astype(np.float64) - wanted).max()) for name, wanted in expected.items())
 
 
 def _recorded(run: Run, model: OnnxModel) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the first recorded inputs and the outputs that are expected for them, each (EXAMPLES, *shape)."""
+    """Return the first recorded inputs and the expected outputs, each (EXAMPLES, *shape)."""
     prefix = f"expected.{model.expected}."
     with np.load(run.path(model.io), allow_pickle=False) as archive:
         inputs = {name[6:]: archive[name][:EXAMPLES] for name in archive.files if name.startswith("input.")}
@@ -176,7 +178,7 @@ def _recorded(run: Run, model: OnnxModel) -> tuple[dict[str, Any], dict[str, Any
 
 
 def _write_examples(run: Run, model: OnnxModel, folder: Path) -> None:
-    """Write inputs as raw files and the answers to them as JSON, for a test in the app."""
+    """Write inputs as raw files and expected outputs as JSON, for a test in the app."""
     inputs, outputs = _recorded(run, model)
     for name, array in inputs.items():
         write_atomic(folder / "examples" / f"{_safe(name)}.raw", np.ascontiguousarray(array).tobytes())
@@ -189,7 +191,7 @@ def _safe(name: str) -> str:
 
 
 def _write_operators(graphs: Sequence[Path], path: Path) -> None:
-    """Write what a build of ONNX Runtime of one's own needs to contain, with the names of files and not where they lay."""
+    """Write the operators that a custom build of ONNX Runtime needs, with file names instead of paths."""
     from onnxruntime.tools.ort_format_model import create_config_from_models
 
     logging.getLogger("ort_format_model.utils").setLevel(logging.WARNING)  # or it prints where the scratch file is

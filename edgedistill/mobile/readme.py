@@ -12,7 +12,7 @@ from edgedistill.tasks.table import find_task
 
 
 class Code(NamedTuple):
-    """How Kotlin and Swift name an element type: Kotlin's buffer and the rest of its call, and Swift's constant."""
+    """The Kotlin buffer, the Kotlin call and the Swift constant for an element type."""
 
     allocate: str
     kotlin: str
@@ -58,7 +58,7 @@ def _shape(shape: tuple[int, ...]) -> str:
 
 
 def _axes(mobile: dict[str, Any]) -> str:
-    """Name the axes of an input: channels are last in raw samples, and second in what is prepared."""
+    """Name the axes of an input: channels are last in raw samples, and second in preprocessed samples."""
     axes = list(KINDS[mobile["kind"]].axis_names)
     if mobile["preprocessing"]["log_mel"] is not None and not mobile["preprocessing"]["baked"]:
         axes = ["frame", "bin"]
@@ -68,25 +68,25 @@ def _axes(mobile: dict[str, Any]) -> str:
 
 
 def _steps(mobile: dict[str, Any]) -> list[str]:
-    """Spell out what an app does to a raw sample, in order."""
+    """Return the preprocessing steps for a raw sample as sentences."""
     todo = mobile["preprocessing"]
     sample = f"a sample is {todo['sample_dtype']}, {_shape(todo['sample_shape'])}, as in the training data"
     kind = KINDS[mobile["kind"]]
     last = ", channels last" if kind.has_channels and kind.is_full(todo["sample_shape"]) else ""
     if not kind.normalised:
-        return [f"Take the token numbers; {sample}. Nothing else is done to them."]
+        return [f"Take the token numbers; {sample}. They need no preprocessing."]
     if todo["baked"]:
         return [
             f"Take the raw values; {sample}{last}.",
-            "Do nothing else to them: division, mean and deviation are inside the model, and are not to be done twice.",
+            "Do not preprocess them: the model contains the division, the mean and the deviation.",
         ]
     steps = [f"Take the raw values as 32-bit floats; {sample}{last}."]
     if kind.has_channels:
-        steps.append("Move the channels to the front." if last else "Put an axis of one channel before them.")
+        steps.append("Move the channels to the front." if last else "Add an axis of one channel before the others.")
     if todo["divide_by"] != 1.0:
         steps.append(f"Divide by {todo['divide_by']:g}.")
     if todo["log_mel"] is not None:
-        steps.append(f"Make log-mel pictures of them: {todo['log_mel']}.")
+        steps.append(f"Compute log-mel spectrograms: {todo['log_mel']}.")
     if todo["mean"] is not None:
         steps.append(f"Subtract {list(todo['mean'])}, by channel.")
     if todo["std"] is not None:

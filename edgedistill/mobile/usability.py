@@ -1,4 +1,4 @@
-"""What ONNX Runtime's own checker says of a model and the accelerators of phones."""
+"""Run ONNX Runtime's checker for the accelerators of phones."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _VERDICT = re.compile(r"as is: (YES|NO|MAYBE)$", re.MULTILINE)
 
 
 class Usability(Record):
-    """How much of a model an accelerator's provider takes: `supported` of `nodes` nodes, in so many `partitions`.
+    """The part of a model that an accelerator supports: `supported` of `nodes` nodes, in `partitions`.
 
-    Where it takes all in one partition it may be faster than the CPU; each further one is a copy there and back. `verdict` is
-    the checker's: YES, MAYBE or NO. It runs nothing.
+    A model in one partition can be faster than on the CPU; each further partition costs a copy to the accelerator and back.
+    `verdict` of the checker is YES, MAYBE or NO. The checker does not run the model.
     """
 
     provider: str
@@ -34,20 +34,20 @@ class Usability(Record):
 
 
 def usability_of(model: Path) -> tuple[Usability, ...]:
-    """Run the checker over an ONNX file; raises DeviceError when it fails or says nothing that is understood."""
+    """Run the checker on an ONNX file; raises DeviceError if the checker fails or its output cannot be read."""
     done = subprocess.run(
         [sys.executable, "-m", CHECKER, str(model)], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
         timeout=TIMEOUT_S,
     )  # fmt: skip
-    found = parse_usability(done.stderr + done.stdout)
-    if done.returncode != 0 or not found:
-        said = (done.stderr.strip().splitlines() or ["nothing"])[-1]
-        raise DeviceError(f"{CHECKER} on {model}: ended with exit code {done.returncode} and said: {said}")
-    return found
+    usability = parse_usability(done.stderr + done.stdout)
+    if done.returncode != 0 or not usability:
+        reason = (done.stderr.strip().splitlines() or ["no output"])[-1]
+        raise DeviceError(f"{CHECKER} on {model}: failed with exit code {done.returncode}: {reason}")
+    return usability
 
 
 def parse_usability(text: str) -> tuple[Usability, ...]:
-    """Read the checker's log, one part for each provider; a part without the numbers or the verdict is left out."""
+    """Parse the log of the checker, one section per provider; a section without numbers or verdict is skipped."""
     parts = _SECTION.split(text)
     return tuple(
         usability

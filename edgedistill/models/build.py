@@ -45,9 +45,7 @@ def build_model(source: ModelSource, interface: Interface, seed: int) -> nn.Modu
         torch.manual_seed(seed)
         model = _build(source, interface)
     if any(is_lazy(p) for p in model.parameters()):
-        raise ConfigError(
-            f"model '{source.spec}' has lazy layers, whose weights the seed cannot reach; give their sizes"
-        )
+        raise ConfigError(f"model '{source.spec}' has lazy layers, which the seed cannot initialise; set their sizes")
     _check_order(source, model, interface)
     return arrange(model, interface)
 
@@ -59,7 +57,7 @@ def _build(source: ModelSource, interface: Interface) -> nn.Module:
     if spec.source == "zoo":
         return _from_zoo(spec, interface, scale)
     if source.code is None:
-        raise ConfigError(f"model '{spec}' is a file of answers, and no module")
+        raise ConfigError(f"model '{spec}' is a file of outputs, not a torch module")
     model = _call(spec, source.code.load(), interface, scale)
     if not isinstance(model, nn.Module):
         raise ConfigError(f"model '{spec}' returned {type(model).__name__}; expected a torch.nn.Module")
@@ -83,7 +81,7 @@ def _require_one_input(spec: ModelSpec, interface: Interface) -> None:
     if len(interface.inputs) > 1:
         names = ", ".join(one.name for one in interface.inputs)
         raise ConfigError(
-            f"model '{spec}' takes one input, and the data has {len(interface.inputs)} ({names}); name a function of yours, "
+            f"model '{spec}' takes one input, but the data has {len(interface.inputs)} ({names}); name your own function, "
             "package.module:function"
         )
 
@@ -94,7 +92,7 @@ def _check_order(source: ModelSource, model: nn.Module, interface: Interface) ->
     taken = [name for name in inspect.signature(model.forward).parameters if name in names]
     if len(taken) == len(names) > 1 and taken != names:
         raise ConfigError(
-            f"model '{source.spec}' takes ({', '.join(taken)}), but the data's inputs come as ({', '.join(names)}); "
+            f"model '{source.spec}' takes ({', '.join(taken)}), but the data's inputs are ({', '.join(names)}); "
             "put the data's arrays in the order of forward's arguments"
         )
 
@@ -128,7 +126,7 @@ def _timm(name: str, interface: Interface, scale: dict[str, float]) -> nn.Module
         raise ConfigError(f"model 'timm:{name}': {error}; run: pip install 'edgedistill[timm]'") from None
     _refuse_scale(f"timm:{name}", scale)
     if len(interface.inputs) > 1:
-        raise ConfigError(f"model 'timm:{name}' takes one input, and the data has {len(interface.inputs)}")
+        raise ConfigError(f"model 'timm:{name}' takes one input, but the data has {len(interface.inputs)}")
     if name not in timm.list_models():
         raise ConfigError(f"model 'timm:{name}': timm has no such model{nearest(name, timm.list_models())}")
     model: nn.Module = timm.create_model(
@@ -150,7 +148,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
     ]
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise ConfigError(f"weights {path.name}: {problems[0]}{more}; are they of this model?")
+        raise ConfigError(f"weights {path.name}: {problems[0]}{more}; check that the weights belong to this model")
     model.load_state_dict(state, strict=False)  # only num_batches_tracked may be absent, as checked above
 
 

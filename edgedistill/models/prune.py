@@ -50,12 +50,12 @@ def unprunable(model: nn.Module, interface: Interface, fraction: float) -> tuple
     except FAILURES as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ConfigError(
-            f"student.prune: torch-pruning cannot follow this teacher: {reason}; name a student.model instead"
+            f"student.prune: torch-pruning cannot trace this teacher: {reason}; set student.model instead"
         ) from error
     if not passed:
         raise ConfigError(
             f"student.prune: {fraction} removes no channel; {', '.join(kept) or 'no layer'} cannot lose any without "
-            "changing more than those channels; prune less, or name a student.model instead"
+            "changing other channels; prune less, or set student.model instead"
         )
     return kept
 

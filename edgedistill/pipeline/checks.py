@@ -1,4 +1,4 @@
-"""What is checked before the first stage writes anything."""
+"""Checks that run before any stage writes files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from edgedistill.tasks.checks import check_task
 
 
 def check_config(config: Config, kits: Mapping[str, Kit]) -> None:
-    """Raise ConfigError for keys that do not fit together, and targets whose kit, precision or device is not there."""
+    """Raise ConfigError for keys that conflict, and for targets whose kit, precision or device does not exist."""
     check_task(config)
     for target in config.target:
         kit = find_kit(target.kit, dict(kits))
@@ -35,7 +35,7 @@ def check_config(config: Config, kits: Mapping[str, Kit]) -> None:
         except ConfigError as error:
             raise ConfigError(f"target '{target.name}': {error}") from None
         if "int8" in target.precisions and config.quantize.mode == "none":
-            raise ConfigError(f"target '{target.name}' asks for int8, but quantize.mode is 'none'; set it to 'auto'")
+            raise ConfigError(f"target '{target.name}' includes int8, but quantize.mode is 'none'; set it to 'auto'")
 
 
 def _check_opset(config: Config, kit: Kit, *, wants_int8: bool) -> None:
@@ -43,17 +43,19 @@ def _check_opset(config: Config, kit: Kit, *, wants_int8: bool) -> None:
     if opset is None:
         return
     if opset > kit.opset:
-        raise ConfigError(f"export.opset: opset {opset} is asked for, but kit '{kit.name}' takes at most {kit.opset}")
+        raise ConfigError(
+            f"export.opset: opset {opset} is too new for kit '{kit.name}', which supports at most opset {kit.opset}"
+        )
     halves = [form for form in kit.form if form.encoding == "s8-f16" and wants_int8]
     if halves and opset < FLOAT16_OPSET:
         raise ConfigError(
-            f"export.opset: opset {opset} is asked for, but kit '{kit.name}' takes int8 from version "
-            f"{halves[0].since} on with float16 scales, which begin with opset {FLOAT16_OPSET}; remove the key"
+            f"export.opset: opset {opset} is too old for kit '{kit.name}': from version {halves[0].since} on it takes int8 with float16 "
+            f"scales, which need opset {FLOAT16_OPSET}; remove the key"
         )
 
 
 def kits_for(config: Config, kits: Mapping[str, Kit]) -> dict[str, Kit]:
-    """Return the kits, those that int8 is wanted for with the encodings that hold its activations."""
+    """Return the kits; the kits of int8 targets are limited to encodings for the configured activations."""
     chosen = dict(kits)
     for target in config.target:
         if "int8" in target.precisions:
@@ -62,7 +64,7 @@ def kits_for(config: Config, kits: Mapping[str, Kit]) -> dict[str, Kit]:
 
 
 def check_learning(sources: Sources) -> None:
-    """Check data, teachers, student and loss as far as that is possible without training."""
+    """Check data, teachers, student and loss without training."""
     import numpy as np
 
     from edgedistill.data.views import plain_views, training_views
@@ -97,21 +99,20 @@ def check_learning(sources: Sources) -> None:
 
 
 def _check_unlabelled(config: Config) -> None:
-    """Raise ConfigError for what cannot be done without labels."""
+    """Raise ConfigError for keys that need labels."""
     if config.distill.hard_weight:
         raise ConfigError(
             f"distill.hard_weight: is {config.distill.hard_weight:g}, but the data has no labels; set it to 0"
         )
     if config.distill.control:
         raise ConfigError(
-            "distill.control: without labels there is nothing but the teacher to learn from, so no student without it can "
-            "be trained; set control = false"
+            "distill.control: a control learns from labels alone, but the data has no labels; set control = false"
         )
     for teacher in config.teachers:
         if teacher.model.source == "logits":
             raise ConfigError(
-                f"teacher.model: {teacher.model} holds the outputs of training samples; without labels models are compared "
-                "with the teacher on the test set, so name the model itself"
+                f"teacher.model: {teacher.model} only holds outputs for training samples; without labels, models are compared with "
+                "the teacher's outputs on the test set, so name the teacher model itself"
             )
         if teacher.model.is_module and teacher.weights is None:
             raise ConfigError(
@@ -120,26 +121,26 @@ def _check_unlabelled(config: Config) -> None:
 
 
 def report_activations(config: Config, kits: Mapping[str, Kit], report: Reporter) -> None:
-    """Report what another [quantize] activations would win on this machine, or warn where it overflows."""
+    """Recommend the other value of [quantize] activations if it is faster or safer on this machine."""
     targets = [target for target in config.target if "int8" in target.precisions]
     here = [target for target in targets if target.device == "local"]
     if config.quantize.activations == "unsigned":
         if here and platform.machine() == "x86_64" and not _has_vnni():
             report.info(
-                "quantize: this processor has no VNNI: its engines cut off sums of unsigned activations, and answers can be "
+                "quantize: this processor has no VNNI, so sums of unsigned activations can saturate and outputs can be "
                 'wrong; set [quantize] activations = "signed"'
             )
         return
     taken = all(kits[target.kit].encoding_for(platform.machine()).startswith("u8") for target in here)
     if here == targets and here and taken and _has_vnni():
         report.info(
-            'quantize: every target takes unsigned activations: [quantize] activations = "unsigned" is finer and faster '
-            "behind a ReLU, in files that TensorRT does not take"
+            'quantize: every target supports unsigned activations; [quantize] activations = "unsigned" is more precise and '
+            "faster after a ReLU, but TensorRT cannot load the files"
         )
 
 
 def _has_vnni() -> bool:
-    """Tell an x86 that multiplies unsigned by signed bytes into int32 at once; older ones add pairs in int16 first."""
+    """Return whether this x86 has VNNI, which sums int8 products in int32; older processors sum pairs in int16 first."""
     try:
         words = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
     except OSError:

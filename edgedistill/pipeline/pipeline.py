@@ -1,4 +1,4 @@
-"""The stages in their order: each skipped when nothing that could change its result has changed."""
+"""The pipeline: run the stages in order, and skip each stage whose key has not changed."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ STAGES: Final[tuple[Stage[Any, Any], ...]] = (
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Which stages to run: up to `until`, and afresh from `start` on; raises ConfigError for a name that is no stage."""
+    """The stages to run: up to `until`, ignoring cached results from `start` on; raises ConfigError for an unknown stage."""
 
     until: str = STAGE_NAMES[-1]
     start: str | None = None
@@ -53,13 +53,13 @@ class Plan:
         return STAGES[: STAGE_NAMES.index(self.until) + 1]
 
     def is_fresh(self, stage: Stage[Any, Any]) -> bool:
-        """Tell whether a stage runs even where nothing has changed."""
+        """Return whether a stage runs even if it is cached."""
         return self.start is not None and STAGE_NAMES.index(stage.name) >= STAGE_NAMES.index(self.start)
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What a dry run says of a stage: `seconds` is what it took last time, `why` the reason that it has to run."""
+    """A stage in a dry run: `seconds` is the duration of its last run, `why` the reason that it has to run."""
 
     stage: str
     cached: bool
@@ -68,7 +68,7 @@ class Step:
 
 
 class Pipeline:
-    """A configuration with the run folder and the kits that its stages work with."""
+    """A configuration with its run folder and kits."""
 
     def __init__(self, config: Config, run: Run, kits: Mapping[str, Kit], report: Reporter) -> None:
         check_config(config, kits)
@@ -78,16 +78,16 @@ class Pipeline:
 
     @property
     def records(self) -> Records:
-        """The records of the stages that are done."""
+        """The records of the finished stages."""
         return Records(self._made)
 
     @property
     def sources(self) -> Sources:
-        """What the settings of stages are declared from."""
+        """The inputs for declaring the settings of stages."""
         return Sources(self.config, self.kits, self.records, self.run.file_hash)
 
     def execute(self, plan: Plan) -> Records:
-        """Run the stages that are not done; return all records. Nothing is written before all checks pass."""
+        """Run the unfinished stages and return all records. Nothing is written before all checks pass."""
         stages = plan.stages
         done = self._take_finished(plan)
         if done < len(stages):
@@ -105,17 +105,17 @@ class Pipeline:
         return self.records
 
     def dry_run(self, plan: Plan) -> list[Step]:
-        """Say which stages would be taken from the run folder and which would run."""
+        """Return for each stage whether it is cached or would run."""
         done = self._take_finished(plan)
         return [self._step(plan, place, done) for place in range(len(plan.stages))]
 
     def _step(self, plan: Plan, place: int, done: int) -> Step:
-        """Describe a stage of which `done` are finished; those after the first to run depend on what that will make."""
+        """Describe the stage at `place` when `done` stages are finished."""
         stages, why = plan.stages, None
         stage = stages[place]
         entry = self.run.stages.get(stage.name)
         if place == done and plan.is_fresh(stage):
-            why = "asked for by --from"
+            why = "requested by --from"
         elif place == done:
             settings = stage.declare(self.sources)
             parents = identities_of(stage, self.records)
@@ -125,7 +125,7 @@ class Pipeline:
         return Step(stage.name, place < done, None if entry is None else entry.get("seconds"), why)
 
     def _take_finished(self, plan: Plan) -> int:
-        """Take over the records of finished stages; returns the place of the first that is not."""
+        """Load the records of finished stages; returns the index of the first unfinished stage."""
         self._made.clear()
         for place, stage in enumerate(plan.stages):
             settings = stage.declare(self.sources)
@@ -152,7 +152,7 @@ class Pipeline:
             self.report.info(f"{stage.name}: done in {seconds:.1f} s")
 
     def _entry(self, stage: Stage[Any, Any], settings: Record, record: StageRecord) -> dict[str, Any]:
-        """Return what the manifest says of a stage."""
+        """Return the manifest entry of a stage."""
         return {
             "key": key_of(stage, settings, self.records),
             "parents": identities_of(stage, self.records),
@@ -163,12 +163,12 @@ class Pipeline:
 
 
 def run_pipeline(config: Config, run: Run, kits: Mapping[str, Kit], report: Reporter, plan: Plan) -> Pipeline:
-    """Run the stages of a configuration that are not done, and return the pipeline with all records."""
+    """Run the unfinished stages of a configuration, and return the pipeline with all records."""
     pipeline = Pipeline(config, run, kits, report)
     pipeline.execute(plan)
     return pipeline
 
 
 def dry_run(config: Config, run: Run, kits: Mapping[str, Kit], report: Reporter, plan: Plan) -> list[Step]:
-    """Say which stages of a configuration would be taken from the run folder and which would run."""
+    """Return for each stage of a configuration whether it is cached or would run."""
     return Pipeline(config, run, kits, report).dry_run(plan)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 SHOWN = 3
-"""More differences than this are counted, not listed."""
+"""The number of differences to list; further differences are only counted."""
 
 
 def why_stale(
@@ -16,16 +16,16 @@ def why_stale(
     parents: Mapping[str, str],
     versions: Mapping[str, str],
 ) -> str:
-    """Compare a stage's entry of the manifest with what would make it now, and say what differs in a line."""
+    """Return, in one line, the differences between a stage's manifest entry and its current settings, parents and versions."""
     if entry is None:
         return "not run yet"
-    found = list(_differences("", entry.get("config", {}), json.loads(json.dumps(settings))))
-    found += [f"a new {name}" for name, made in parents.items() if entry.get("parents", {}).get(name) != made]
-    found += list(_differences("", entry.get("versions", {}), versions))
-    if not found:
-        return "a file that it made is missing or was altered"
-    more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
-    return "; ".join(found[:SHOWN]) + more
+    differences = list(_differences("", entry.get("config", {}), json.loads(json.dumps(settings))))
+    differences += [f"a new {name}" for name, made in parents.items() if entry.get("parents", {}).get(name) != made]
+    differences += list(_differences("", entry.get("versions", {}), versions))
+    if not differences:
+        return "an output file is missing or was changed"
+    more = f" and {len(differences) - SHOWN} more" if len(differences) > SHOWN else ""
+    return "; ".join(differences[:SHOWN]) + more
 
 
 def _differences(name: str, before: Any, after: Any) -> Iterator[str]:
@@ -41,6 +41,6 @@ def _differences(name: str, before: Any, after: Any) -> Iterator[str]:
 
 
 def _short(value: Any) -> str | None:
-    """Write a value if it says something: hashes, tables and long lists do not."""
+    """Return a value as text, or None for hashes, tables and long lists, which a person cannot read."""
     text = "not set" if value is None else str(value)
     return text if isinstance(value, (str, int, float, type(None))) and len(text) <= 30 else None

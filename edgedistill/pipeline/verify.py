@@ -1,4 +1,4 @@
-"""Whether the soft labels of a run hold: a sample of them recomputed."""
+"""Verify the soft labels of a run by recomputing a sample."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from edgedistill.stages.stage import workspace_of
 
 
 def verify_cache(pipeline: Pipeline, samples: int) -> Verification:
-    """Recompute a sample of a pipeline's soft labels, which must be made."""
+    """Recompute a sample of the soft labels of a pipeline; the soft labels stage must be finished."""
     record = pipeline.records[SoftLabelsRecord]
     workspace = workspace_of(pipeline.run, record.fingerprint, pipeline.report)
     return verify_soft_labels(declare_soft_labels(pipeline.sources), workspace, record, samples)

@@ -1,1 +1,1 @@
-"""The frozen records that stages pass to each other; all of them are JSON on disk."""
+"""The frozen records that stages pass to each other, stored as JSON."""

@@ -1,4 +1,4 @@
-"""What all records are made of: the frozen base class, files of a run, and the forms of int8."""
+"""The base class of records, references to files of a run, and the int8 encodings."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 Encoding = Literal["s8-f32", "u8-f32", "u8-i32", "s8-i32", "s8-f16"]
 """Activation type and bias type of an int8 ONNX model: signed with zero point 0, or unsigned with zero point 128.
 
-In u8-f32 what is never negative is unsigned with zero point 0, and the rest signed; in u8-i32 it is so, beside zero point
-128 for the rest, where the model was quantized with unsigned activations.
+In u8-f32, activations that are never negative are unsigned with zero point 0, and the others are signed. In u8-i32 the
+same holds for models quantized with unsigned activations, but the others have zero point 128.
 
-In s8-f16 all that is float elsewhere is float16: biases, scales, and what is computed between the int8 layers.
+In s8-f16 all float values are float16: biases, scales, and the computation between int8 layers.
 """
 
 Activations = Literal["signed", "unsigned"]
-"""What activations are rounded to: "signed" is int8 for all, which every engine takes; with "unsigned" what is never
-negative has the 256 steps of uint8 with zero point 0 instead of 128, which TensorRT does not take.
+"""The integer type of activations: "signed" is int8, which every engine supports; with "unsigned", activations that are
+never negative are uint8 with zero point 0, which gives them 256 steps instead of 128 and which TensorRT does not support.
 """
 
 
@@ -37,6 +37,6 @@ class FileRef(Record):
 
 
 def explain_validation(error: ValidationError, origin: Path) -> str:
-    """Write one line for each field that a record refuses: the file, the field, and what is wrong with it."""
+    """Return one line for each invalid field: the file, the field, and the problem."""
     lines = (f"{origin}: {'.'.join(str(part) for part in e['loc'])}: {e['msg']}" for e in error.errors())
     return "\n".join(dict.fromkeys(lines))

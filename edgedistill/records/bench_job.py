@@ -16,8 +16,8 @@ class Arm(Record):
     """One model on one engine; paths are relative to the folder of the job, and `entry` is one of `files`.
 
     `expected` is the key of the recorded outputs in `io`. `metric` compares the output named `output`, by default the first,
-    with the labels; a score above `threshold` predicts a label of a multi-label model. `reasons` says by field why a value is
-    not measured. `watts` is the power that the user gave, for an estimate of energy.
+    with the labels; a score above `threshold` predicts a label of a multi-label model. `reasons` has, by field, the reason that
+    a value is not measured. `watts` is the power that the user gave, for an estimate of energy.
     """
 
     name: str
@@ -57,7 +57,7 @@ class BenchJob(Record):
     passes: tuple[str, ...] | None = None
 
     def to_table(self) -> dict[str, Any]:
-        """Return the job as the harness reads it; `files`, which only says what to send to a device, is left out."""
+        """Return the job as the harness reads it, without `files`, which only lists the files to send to a device."""
         table: dict[str, Any] = {"schema": SCHEMA} | self.model_dump(mode="json", exclude={"arms", "passes"})
         arms = [_arm_table(arm) for arm in self.arms]
         return table | {"arms": arms} | ({} if self.passes is None else {"passes": list(self.passes)})

@@ -1,4 +1,4 @@
-"""The lineage of a model: the hashes of what it was made from."""
+"""The lineage of a model: the hashes of its data and of its ancestor models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model takes and gives: named tensors with their types and shapes."""
+"""The inputs and outputs of a model: named tensors with types and shapes."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The names of the stages, in their order: what is printed, given to --from and --until, and found in the manifest.
+"""The names of the stages, in order: used in messages, in --from and --until, and in the manifest.
 
-They stand in a module that imports nothing, because `--help` shows them.
+This module imports nothing, because `--help` shows the names.
 """
 
 from typing import Final

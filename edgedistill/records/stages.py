@@ -1,6 +1,6 @@
-"""The frozen records that stages pass to each other; all of them are JSON on disk.
+"""The frozen records that stages pass to each other, stored as JSON.
 
-Units are in the names. What a device measured of a model is in `measurement.py`.
+Names include units. Measurements are in `measurement.py`.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from edgedistill.records.signature import Signature
 
 
 class StageRecord(Record):
-    """What a stage of the pipeline makes; `stage` is the stage's name, and stands here alone."""
+    """The result of a stage of the pipeline; `stage` is the name of the stage."""
 
     stage: ClassVar[str]
 
 
 KindName = Literal["image", "signal", "tokens", "features"]
-"""What an input is: pictures, series over time, token numbers, or plain numbers without neighbours."""
+"""The kinds of input: images, time series, token numbers, or unordered values."""
 
 
 class InputRecord(Record):
-    """One input: its name, and what a sample of it is; `shape` is a sample's, channels last, as the user gave it."""
+    """One input; `shape` is the shape of one sample as stored in the data, channels last."""
 
     name: str = "input"
     kind: KindName
@@ -35,11 +35,11 @@ class InputRecord(Record):
 
 
 class DataRecord(StageRecord):
-    """What the data is: its inputs, in the order in which models take them, and what its labels say.
+    """The data: its inputs, in the order in which models take them, its task, and the sizes of its splits.
 
-    `classes` names the values of the output that labels are for: the classes or, for regression and embedding, the values.
-    Without labels, those of validation and test samples are the teacher's outputs. `output` names that output of models
-    that have several; None stands for the first.
+    `classes` names the values of the labelled output: the classes or, for regression and embedding, the values. If the data
+    has no labels, validation and test samples are labelled with the teacher's outputs. `output` names the labelled output of
+    models with several outputs; None means the first.
     """
 
     stage: ClassVar[str] = stage_names.DATA
@@ -57,7 +57,7 @@ class DataRecord(StageRecord):
     @model_validator(mode="before")
     @classmethod
     def _read_single_input(cls, table: Any) -> Any:
-        """Read the record of a run that was made when data had one input."""
+        """Convert a record of an older run, whose data had exactly one input."""
         if not isinstance(table, dict) or "inputs" in table or "kind" not in table:
             return table
         keys = ("kind", "dtype", "shape", "vocabulary")
@@ -66,7 +66,7 @@ class DataRecord(StageRecord):
 
     @property
     def summary(self) -> str:
-        """The inputs in a few words, for people."""
+        """The inputs as short text."""
         shapes = [" ".join((one.kind, "\u00d7".join(map(str, one.shape)), one.dtype)) for one in self.inputs]
         if len(shapes) == 1:
             return shapes[0]
@@ -74,7 +74,7 @@ class DataRecord(StageRecord):
 
 
 class Epoch(Record):
-    """One line of a training history; `lr` is the last step's."""
+    """One epoch of a training history; `lr` is the learning rate of the last step."""
 
     epoch: int
     loss: float
@@ -84,7 +84,7 @@ class Epoch(Record):
 
 
 class TrainedModel(Record):
-    """A trained or loaded model: its file, and how it does on the validation split (fractions)."""
+    """A trained or loaded model: its file, and its metric on the validation split."""
 
     spec: str
     form: Literal["torch", "onnx", "logits"]
@@ -96,7 +96,7 @@ class TrainedModel(Record):
 
 
 class TeacherRecord(TrainedModel, StageRecord):
-    """The first teacher, which is exported and measured, and the others, whose logits are averaged with its."""
+    """The first teacher, which is exported and measured, and `others`, whose logits are averaged with those of the first."""
 
     stage: ClassVar[str] = stage_names.TEACHER
 
@@ -115,11 +115,11 @@ class TeacherRecord(TrainedModel, StageRecord):
 
 
 class SoftLabelsRecord(StageRecord):
-    """Cached teacher logits of `views` augmented views of `samples` training samples; 0 views is the online teacher.
+    """Cached teacher logits of `views` augmented views of `samples` training samples; with 0 views the teacher runs online.
 
-    `engine` and `val_accuracy` (a fraction; None for one teacher, whose own it is) are of all teachers together. Of a view
-    the `top_k` largest logits are kept, 0 for all. `targets` holds their outputs of samples that have no labels.
-    `logits` is of the output that labels are for; `outputs` has the other outputs of a model that has several.
+    `engine` and `val_accuracy` (a fraction, None for a single teacher) describe all teachers together. The `top_k` largest
+    logits of each view are kept; 0 keeps all. `targets` holds the teachers' outputs for samples without labels. `logits` is
+    the labelled output; `outputs` holds the other outputs of a model with several outputs.
     """
 
     stage: ClassVar[str] = stage_names.SOFT_LABELS
@@ -138,7 +138,7 @@ class SoftLabelsRecord(StageRecord):
 
 
 class Trial(Record):
-    """One seed's student and, when asked for, the same student trained without the teacher."""
+    """The student of one seed and, if requested, its control: the same student trained without the teacher."""
 
     seed: int
     student: TrainedModel
@@ -146,7 +146,7 @@ class Trial(Record):
 
 
 class StudentRecord(StageRecord):
-    """The distilled student, of the seed that did best on validation, its control, and the trials of all seeds."""
+    """The distilled student of the seed with the best validation metric, its control, and the trials of all seeds."""
 
     stage: ClassVar[str] = stage_names.DISTILL
 
@@ -156,10 +156,10 @@ class StudentRecord(StageRecord):
 
 
 class LayerSensitivity(Record):
-    """What a layer costs and wins in int8, alone: `output_error` is the outputs' squared error over their variance.
+    """The cost and gain of quantizing one layer alone; `output_error` is the squared error of the outputs over their variance.
 
-    `drop` is in percentage points of the metric on validation data. The latencies are the layer's own, float and int8,
-    on the kit that `measured_on` names; None, with `reason`, where it could not be measured alone.
+    `drop` is in percentage points of the metric on validation data. The latencies are those of the layer, in float and
+    in int8, on the kit `measured_on`; None, with `reason`, if the layer could not be measured alone.
     """
 
     layer: str
@@ -172,16 +172,16 @@ class LayerSensitivity(Record):
 
     @property
     def won_us(self) -> float | None:
-        """The microseconds that int8 wins; None where one of the two latencies is missing."""
+        """The microseconds that int8 saves; None if one of the two latencies is missing."""
         return None if self.fp32_us is None or self.int8_us is None else self.fp32_us - self.int8_us
 
 
 QuantizeMethod = Literal["ptq", "mixed", "qat", "mixed-qat"]
-"""Post-training; the same with sensitive layers in float; fine-tuned; fine-tuned with sensitive layers in float."""
+"""Post-training quantization or quantization-aware training; in the mixed methods, sensitive layers stay in float."""
 
 
 class QuantizeStep(Record):
-    """One try: `drop` is in percentage points of validation data, `speed_kept` the share of int8's microseconds left."""
+    """One attempt; `drop` is in percentage points on validation data, `speed_kept` the fraction of the int8 speed-up that is left."""
 
     method: QuantizeMethod
     float_layers: tuple[str, ...]
@@ -196,8 +196,8 @@ class QuantizeStep(Record):
 class QuantizedRecord(StageRecord):
     """The quantized student, as fake-quantized weights and scales; `val_accuracy` is of that model in torch.
 
-    `activations` is what the scales are for. `skip` names the modules whose layers are float, those of the configuration
-    included; `steps` are all tries in their order, and `holds` tells whether the one that was kept is within `max_drop`.
+    `activations` is the type that the scales are for. `skip` names the modules that stay in float, including those of the
+    configuration; `steps` are all attempts in order, and `holds` is whether the chosen attempt is within `max_drop`.
     """
 
     stage: ClassVar[str] = stage_names.QUANTIZE
@@ -225,11 +225,11 @@ class OutputParity(Record):
 
 
 class Parity(Record):
-    """Agreement of two forms of one model: `agreement` is the metric of one with the other's outputs for labels.
+    """Agreement of two forms of one model: `agreement` is the metric of one form, with the outputs of the other as labels.
 
     For classification that is the fraction of equal top-1 answers, for regression R2, for embedding the mean cosine, for
-    multi-label the fraction of equal answers. Of a model with several outputs it is the smallest, where outputs without
-    labels count by 1 - squared error / variance; `outputs` has each.
+    multi-label the fraction of equal answers. For a model with several outputs it is the smallest value of `outputs`;
+    for outputs without labels the value is 1 - squared error / variance.
     """
 
     max_abs_diff: float
@@ -238,12 +238,11 @@ class Parity(Record):
 
 
 class OnnxModel(Record):
-    """One exported model; `name` is teacher or student; `io` holds its inputs and outputs, `expected` is its key there.
+    """One exported model; `name` is teacher or student; `io` holds recorded inputs and outputs, the outputs under `expected`.
 
-    `output` names the output that labels are for, and `threshold` is the value above which a label counts as given.
-
-    `float32_nodes` are the parts of a float16 model that float16 would not hold; `warnings` are what the linter says
-    about it for the kits of its targets.
+    `output` names the labelled output, and `threshold` is the value above which a label is predicted. `float32_nodes` are the
+    nodes of a float16 model that stay in float32 because float16 would overflow; `warnings` are the warnings of the linter
+    for the kits of its targets.
     """
 
     name: str
@@ -263,13 +262,13 @@ class OnnxModel(Record):
 
     @property
     def judged_output(self) -> str | None:
-        """The output that labels are for, where there are several; None where there is one."""
+        """The name of the labelled output if the model has several outputs, otherwise None."""
         several = self.signature is not None and len(self.signature.outputs) > 1
         return self.output if several else None
 
 
 class TrialScore(Record):
-    """How one seed's float models do on the test set, by the task's metric, where 1 is perfect."""
+    """The metric of the float models of one seed on the test set; 1 is perfect."""
 
     seed: int
     student: float
@@ -277,7 +276,7 @@ class TrialScore(Record):
 
 
 class ExportRecord(StageRecord):
-    """The exported models and, where there are controls or several seeds, what all trials score on the test set."""
+    """The exported models and, with controls or several seeds, the test score of each trial."""
 
     stage: ClassVar[str] = stage_names.EXPORT
 
@@ -286,14 +285,14 @@ class ExportRecord(StageRecord):
 
 
 class Engine(Record):
-    """An inference engine as found on the device."""
+    """An inference engine on a device."""
 
     name: str
     version: str
 
 
 class Artifact(Record):
-    """A compiled, device-ready model; `entry` is the file to load, `files` all of them; `files_bytes` sums `entry`'s form."""
+    """A compiled model; `entry` is the file to load, `files` are all files that it needs, and `size_bytes` is their total size."""
 
     name: str
     target: str
@@ -336,4 +335,4 @@ STAGE_RECORDS: Final[tuple[type[StageRecord], ...]] = (
     DataRecord, TeacherRecord, SoftLabelsRecord, StudentRecord, QuantizedRecord, ExportRecord, CompileRecord, BenchRecord,
     ReportRecord,
 )  # fmt: skip
-"""What each stage makes, in the order of the stages."""
+"""The record type of each stage, in the order of the stages."""

@@ -1,1 +1,1 @@
-"""What every stage needs around it: files, the run folder, progress, the processes of a launch, user code."""
+"""Services for all stages: files, the run folder, progress, processes of a launch, and user code."""

@@ -16,7 +16,7 @@ from edgedistill.records.base import Record
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
-    """Write a file so that a reader, or a killed process, sees the old content or the new and nothing between."""
+    """Write a file atomically: readers see the old or the new content, also after a crash."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as scratch:
         scratch.write_bytes(data.encode() if isinstance(data, str) else data)
@@ -24,7 +24,7 @@ def write_atomic(path: Path, data: bytes | str) -> None:
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a scratch path beside `path` that replaces it when the block ends well, and vanishes otherwise."""
+    """Yield a temporary path that replaces `path` if the block succeeds, and is deleted otherwise."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
     os.close(handle)

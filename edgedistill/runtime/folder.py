@@ -45,7 +45,7 @@ class Run:
             except ValueError as error:
                 raise ConfigError(f"{path}: not JSON ({error}); move the run folder away to start afresh") from None
             if not isinstance(manifest, dict) or manifest.get("schema") not in (SCHEMA, FIRST_SCHEMA):
-                raise ConfigError(f"{path}: is not a manifest of {SCHEMA}; use another --run-dir")
+                raise ConfigError(f"{path}: is not a {SCHEMA} manifest; use another --run-dir")
             self._manifest = _upgraded(manifest) if manifest["schema"] == FIRST_SCHEMA else manifest
         if self._memo.exists():
             self._hashes = json.loads(self._memo.read_text(encoding="utf-8"))
@@ -56,20 +56,20 @@ class Run:
 
     @property
     def stages(self) -> dict[str, Any]:
-        """The finished stages, by name, in the order they ended."""
+        """The finished stages by name, in the order in which they finished."""
         stages: dict[str, Any] = self._manifest["stages"]
         return stages
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep a second process out of this run folder."""
+        """Hold the lock of this run folder; raise ConfigError if another process holds it."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / ".lock").open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise ConfigError(
-                    f"{self.folder}: another edgedistill works in this run folder; wait, or use --run-dir"
+                    f"{self.folder}: another edgedistill process is using this run folder; wait for it to finish, or use --run-dir"
                 ) from None
             yield
 
@@ -83,7 +83,7 @@ class Run:
         return self.folder / ref.path
 
     def finished(self, stage: str, key: str, kind: type[R]) -> R | None:
-        """Return a stage's record when it was made under the same key and its files are as they were left."""
+        """Return the record of a stage if its key matches and its files are unchanged, otherwise None."""
         entry = self.stages.get(stage)
         if entry is None or entry["key"] != key:
             return None
@@ -102,7 +102,7 @@ class Run:
         write_json(self._memo, self._hashes)
 
     def file_hash(self, path: Path) -> str:
-        """Hash a file, remembering the answer for its size and modification time, as data and caches can be large."""
+        """Hash a file; the hash is cached by size and modification time, because data and caches can be large."""
         status = path.stat()
         stamp = [status.st_size, status.st_mtime_ns]
         name = str(path.resolve())
@@ -117,7 +117,7 @@ class Run:
 
 
 def _upgraded(manifest: dict[str, Any]) -> dict[str, Any]:
-    """Return a manifest of the first schema in this one, where distillation was called student and settings lay flat."""
+    """Convert a manifest of the first schema, which called distillation "student" and stored settings without nesting."""
     names = {"student": StudentRecord.stage}
     stages = {names.get(name, name): entry for name, entry in manifest.get("stages", {}).items()}
     for name, entry in stages.items():
@@ -135,7 +135,7 @@ def _upgraded(manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_record(run: Run, kind: type[S]) -> S | None:
-    """Return the record of a finished stage, None where it has not run; raise ConfigError that names what cannot be read."""
+    """Return the record of a finished stage, or None if the stage has not run; raise ConfigError for an unreadable record."""
     entry = run.stages.get(kind.stage)
     if entry is None:
         return None
@@ -154,19 +154,19 @@ def require_record(run: Run, kind: type[S]) -> S:
 
 
 def read_settings(run: Run, kind: type[StageRecord]) -> dict[str, Any]:
-    """Return the settings that a finished stage ran with; empty where it has not run."""
+    """Return the settings of a finished stage, or an empty dictionary if the stage has not run."""
     settings: dict[str, Any] = run.stages.get(kind.stage, {}).get("config", {})
     return settings
 
 
 def read_lineage(run: Run, model: OnnxModel) -> dict[str, str]:
-    """Return the lineage of one of a run's exported models; raise ConfigError where a stage has not run."""
+    """Return the lineage of an exported model; raise ConfigError if a stage has not run."""
     data, teacher = require_record(run, DataRecord), require_record(run, TeacherRecord)
     return lineage_of(model, data, teacher, require_record(run, StudentRecord), require_record(run, QuantizedRecord))
 
 
 def require_unchanged(run: Run, file: FileRef) -> Path:
-    """Return the path of an exported file; raise ConfigError where its content is not the exported one."""
+    """Return the path of an exported file; raise ConfigError if the file is missing or was changed."""
     path = run.path(file)
     if not path.is_file() or sha256_of(path) != file.sha256:
         raise ConfigError(f"{path}: missing or changed since it was exported; run 'edgedistill export CONFIG' again")
@@ -174,7 +174,7 @@ def require_unchanged(run: Run, file: FileRef) -> Path:
 
 
 def identity(record: Record) -> str:
-    """Hash what a stage made, by content: when it was made, and how long that took, do not matter to its children."""
+    """Hash the content of a record; times and durations are excluded, because later stages do not depend on them."""
     if isinstance(record, DataRecord | SoftLabelsRecord):
         return record.fingerprint
     return hash_of([ref.sha256 for ref in files_of(record)])

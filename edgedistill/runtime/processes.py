@@ -1,6 +1,6 @@
-"""The processes of one launch (`accelerate launch`, `torchrun`): the first one writes, all of them compute.
+"""The processes of one launch (`accelerate launch`, `torchrun`): all of them compute, rank 0 writes files.
 
-Started alone, a process is the first of one, and nothing here costs anything.
+Without a launcher there is one process of rank 0, and these functions return at once.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ T = TypeVar("T")
 
 
 def rank() -> int:
-    """Return this process's number, from 0."""
+    """Return the rank of this process, from 0."""
     return int(os.environ.get("RANK", "0"))
 
 
 def world_size() -> int:
-    """Return how many processes there are."""
+    """Return the number of processes."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def is_main_process() -> bool:
-    """Tell whether this process is the one that writes."""
+    """Return whether this process has rank 0, which writes files."""
     return rank() == 0
 
 
 def barrier() -> None:
-    """Wait until every process is here."""
+    """Wait until every process has called this function."""
     if world_size() > 1:
         from accelerate import PartialState
 
@@ -35,7 +35,7 @@ def barrier() -> None:
 
 
 def broadcast_from_rank0(value: T) -> T:
-    """Return the first process's value in every process."""
+    """Return the value of rank 0 in every process."""
     if world_size() == 1:
         return value
     from accelerate import PartialState

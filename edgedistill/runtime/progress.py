@@ -1,4 +1,4 @@
-"""What a person sees while long work runs: a bar on a terminal, plain lines otherwise; all of it on stderr."""
+"""Progress of long work on stderr: a bar on a terminal, plain lines otherwise."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PLAIN_INTERVAL_S = 8.0
 
 
 class Reporter:
-    """Says what is going on; `quiet` keeps it to itself, and `verbose` leaves no detail to a bar that vanishes."""
+    """Prints messages and progress; `quiet` prints nothing, `verbose` also prints debug messages and every step."""
 
     def __init__(self, *, quiet: bool = False, verbose: bool = False) -> None:
         self._verbose = verbose
@@ -23,23 +23,23 @@ class Reporter:
         self._last_line = time.monotonic()
 
     def info(self, text: str) -> None:
-        """Say one thing."""
+        """Print a line."""
         self._last_line = time.monotonic()
         self._console.print(text, markup=False)
 
     def log_step(self, text: str) -> None:
-        """Say one thing that a terminal has seen in a bar, and that a log or a verbose terminal needs a line for."""
+        """Print a line for one step of tracked work, unless a progress bar shows the step."""
         if self._verbose or not self._console.is_terminal:
             self.info(text)
 
     def debug(self, text: str) -> None:
-        """Say one thing that only `verbose` asks for."""
+        """Print a line if `verbose`."""
         if self._verbose:
             self.info(text)
 
     @contextmanager
     def track(self, label: str, total: int) -> Iterator[Advance]:
-        """Follow work of `total` steps; call the yielded function with the steps done since, and a note."""
+        """Report progress over `total` steps; call the yielded function with the number of new steps and a note."""
         if self._console.is_terminal:
             yield from self._bar(label, total)
         else:

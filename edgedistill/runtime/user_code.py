@@ -1,8 +1,8 @@
-"""Code of the user's, named in a configuration as package.module:function.
+"""User code, named in a configuration as package.module:function.
 
-A module beside the configuration is known by the content of its file and of every module that it imports from the same
-folder. Modules of that folder are loaded again when this content changes, and when another folder's modules of the same
-name were loaded in between, so that what runs is always what was hashed.
+The hash of a module beside the configuration covers its file and every module that it imports from the same folder.
+Modules of that folder are reloaded if their content changes, or if modules of the same name were loaded from another
+folder in between: the code that runs is always the code that was hashed.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from edgedistill.records.base import Record
 
 
 class CodeRef(Record):
-    """A function of the user's: its name, the hash of all modules that decide what it does, and where they lie."""
+    """A user function: its name, the hash of all its modules, and their folder."""
 
     spec: str
     sha256: str
     folder: Path = Field(exclude=True)
 
     def load(self) -> Any:
-        """Import the function; raises ConfigError where that is not possible."""
+        """Import the function; raises ConfigError if the import fails."""
         return resolve_function(self.spec, self.folder)
 
 
 def is_function(text: str) -> bool:
-    """Tell package.module:function from a path and from zoo:NAME."""
+    """Return whether a text is package.module:function, not a path, zoo:NAME or timm:NAME."""
     module, colon, function = text.partition(":")
     if module in ("zoo", "timm"):
         return False
@@ -64,16 +64,16 @@ def module_file(spec: str, folder: Path) -> Path:
     if own is not None:
         return own
     try:
-        found = importlib.util.find_spec(name)
+        module_spec = importlib.util.find_spec(name)
     except ImportError as error:
         raise ConfigError(f"'{spec}': {error}") from None
-    if found is None or found.origin is None:
+    if module_spec is None or module_spec.origin is None:
         raise ConfigError(f"'{spec}': no module '{name}' beside the configuration or installed")
-    return Path(found.origin)
+    return Path(module_spec.origin)
 
 
 def _content_hash(spec: str, folder: Path) -> str:
-    """Hash the files that decide a function: its module's and, beside the configuration, those that it imports."""
+    """Hash the module of a function and, for a module beside the configuration, the modules that it imports from there."""
     name, root = spec.partition(":")[0], folder.resolve()
     if _file_in(name, root) is None:
         return hashlib.sha256(module_file(spec, folder).read_bytes()).hexdigest()
@@ -84,23 +84,23 @@ def _content_hash(spec: str, folder: Path) -> str:
 
 
 def _file_in(module: str, root: Path) -> Path | None:
-    """Return the file of a module below a folder, or None where it lies elsewhere."""
+    """Return the file of a module in a folder, or None if the module is not there."""
     base = root.joinpath(*module.split("."))
     return next((path for path in (base / "__init__.py", base.with_suffix(".py")) if path.is_file()), None)
 
 
 def _own_modules(module: str, root: Path) -> dict[str, Path]:
-    """Return a module below a folder, its packages, and every module below the folder that these import, by name."""
-    found: dict[str, Path] = {}
+    """Return the files, by module name, of a module in a folder, its packages, and the modules of the folder that it imports."""
+    modules: dict[str, Path] = {}
     waiting = list(_with_packages(module))
     while waiting:
         name = waiting.pop()
         path = _file_in(name, root)
-        if name in found or path is None:
+        if name in modules or path is None:
             continue
-        found[name] = path
+        modules[name] = path
         waiting += [parent for imported in _imports_of(name, path) for parent in _with_packages(imported)]
-    return found
+    return modules
 
 
 def _with_packages(module: str) -> Iterator[str]:
@@ -133,7 +133,7 @@ def _absolute(package: str, node: ast.ImportFrom) -> str:
 
 
 class _Loader:
-    """Modules of users' folders in sys.modules: those of one folder at a time, as their files are now."""
+    """Loads modules of user folders into sys.modules, from one folder at a time, and reloads changed files."""
 
     def __init__(self) -> None:
         self._kept: dict[tuple[Path, str, str], dict[str, ModuleType]] = {}
@@ -142,7 +142,7 @@ class _Loader:
 
     def load(self, spec: str, root: Path) -> ModuleType:
         name = spec.partition(":")[0]
-        module_file(spec, root)  # says what is missing
+        module_file(spec, root)  # raises ConfigError if the module is missing
         self._enter(root)
         if _file_in(name, root) is None:
             return self._import(spec, name)
@@ -161,7 +161,7 @@ class _Loader:
         return self._kept[key][name]
 
     def _enter(self, root: Path) -> None:
-        """Make a folder the one that imports look into first, in place of the one before."""
+        """Put a folder first in sys.path, and remove the previous user folder."""
         if self._root == root and str(root) in sys.path:
             return
         for loaded in self._active:

@@ -86,7 +86,7 @@ class StudentBench:
             save_onnx(self._exported(forms.models[precision], precision, form), place / "student.onnx")
             ready = prepare_onnx(place / "student.onnx", place / "onnx", {}).model_copy(update={"precision": precision})
             try:
-                measured = bench_onnx(ready, kit, bench_options, place, self.report.aside)
+                measured = bench_onnx(ready, kit, bench_options, place, self.report.debug)
             except DeviceError as error:
                 yield TargetResult(target=target.name, precision=precision, problem=str(error))
                 continue
@@ -130,10 +130,10 @@ def _shown(one: TargetResult) -> str:
     return f"{one.target} {one.precision} {'fits' if one.is_within else '; '.join(one.exceeded or one.unknown)}"
 
 
-def check_limits(limits: Budget, found: Measurement, result: TargetResult) -> TargetResult:
+def check_limits(limits: Budget, measurement: Measurement, result: TargetResult) -> TargetResult:
     """Compare a measurement with limits; a median above the p95 limit exceeds it even if too few samples give no p95."""
-    check, p50, p95 = check_budget(found, limits), found.latency_ns.p50, found.latency_ns.p95
-    measured = result.model_copy(update={"p50_ns": p50, "p95_ns": p95, "size_bytes": found.size_bytes})
+    check, p50, p95 = check_budget(measurement, limits), measurement.latency_ns.p50, measurement.latency_ns.p95
+    measured = result.model_copy(update={"p50_ns": p50, "p95_ns": p95, "size_bytes": measurement.size_bytes})
     if check is None:
         return measured
     exceeded = check.exceeded

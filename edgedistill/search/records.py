@@ -62,8 +62,8 @@ class Candidate(Record):
 
     def best_on(self, target: str) -> TargetResult:
         """Return the fastest precision that is within a target's budget; if none is, the fastest of all."""
-        found = [one for one in self.measured if one.target == target]
-        return min(found, key=lambda one: (not one.is_within, one.p95_ns or one.p50_ns or float("inf")))
+        results = [one for one in self.measured if one.target == target]
+        return min(results, key=lambda one: (not one.is_within, one.p95_ns or one.p50_ns or float("inf")))
 
 
 class SearchResult(Record):

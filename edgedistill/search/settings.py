@@ -1,4 +1,4 @@
-"""What a search works with: the data, the student's plan, and the targets with their budgets."""
+"""The settings of a search: the data, the student, and the targets with their budgets."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PRUNE = "prune"
 
 
 class SearchSettings(LearningSettings):
-    """What a search is given; `own` is the student of the configuration, and `folder` where code of the user's lies."""
+    """The settings of a search; `own` is the student of the configuration, `folder` the folder of user code."""
 
     own: StudentConfig
     teacher: ModelSource
@@ -31,7 +31,7 @@ class SearchSettings(LearningSettings):
     folder: Path
 
     def student(self, plan: StudentConfig) -> StudentSource:
-        """Return where a student comes from."""
+        """Return the source of a student."""
         if plan.model is None:
             return StudentSource(model=None, prune=plan.prune, teacher=self.teacher)
         code = code_ref(plan.model.name, self.folder) if plan.model.source == "function" else None
@@ -39,11 +39,11 @@ class SearchSettings(LearningSettings):
         return StudentSource(model=model, prune=None, teacher=None)
 
     def title(self, plan: StudentConfig) -> str:
-        """Return what a student is called, with its width."""
+        """Return the title of a student, with its width."""
         return self.student(plan).title + (f" x{plan.width:g}" if plan.width != 1 else "")
 
     def plan(self, family: str) -> StudentConfig | None:
-        """Return the plan of a family at its own size, None for pruned teachers; raises ConfigError for an unknown one."""
+        """Return the student of a family at width 1, or None for pruned teachers; raises ConfigError for an unknown family."""
         if family == PRUNE:
             return None
         if self.own.model is not None and self.own.model.text == family:
@@ -55,7 +55,7 @@ class SearchSettings(LearningSettings):
 
 
 def declare_search(sources: Sources) -> SearchSettings:
-    """Declare what a search works with; the data must be loaded."""
+    """Declare the settings of a search; the data stage must be finished."""
     config, kits = sources.config, sources.kits
     return SearchSettings(
         **learning(sources), own=config.student, teacher=teacher_source(config, 0, sources.hash_file),

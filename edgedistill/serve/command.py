@@ -82,7 +82,7 @@ def serve(run_folder: Path, options: ServeOptions, report: Reporter) -> None:
         )
     kit = read_web_kit()
     models = offers(Run(run_folder), kit, options.encodings)
-    runtime = runtime_folder(kit.runtime, options.runtime, report.line)
+    runtime = runtime_folder(kit.runtime, options.runtime, report.info)
     reception = Reception(report, options.count)
     site = Site(run_folder, kit, models, runtime, secrets.token_urlsafe(TOKEN_BYTES), reception.notify)
     asyncio.run(_serve(site, options, reception))

@@ -1,8 +1,8 @@
-"""A stage of the pipeline: what it is given, what it makes, and under which key that is kept.
+"""A stage of the pipeline: its settings, its record, and the key that its record is cached under.
 
-A stage is handed the settings that it declares, a frozen record, and nothing else of the configuration, the run or the
-data. Its key is made of exactly these settings, the identities of the records among them, and the versions of its
-packages. So a stage cannot read what its key lacks.
+A stage only gets the settings that it declares, a frozen record; it gets no configuration, run or data set. Its key is the
+hash of these settings, the identities of the records among them, and the versions of its packages. A stage therefore
+cannot depend on a value that is missing from its key.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ P = TypeVar("P", bound=StageRecord)
 
 @dataclass(frozen=True, slots=True)
 class Records:
-    """The records of the stages that are done, each found by its type."""
+    """The records of the finished stages, by record type."""
 
     made: Mapping[str, StageRecord]
 
     def get(self, kind: type[P]) -> P | None:
-        """Return the record of a type, or None where its stage has not run."""
+        """Return the record of a type, or None if its stage has not run."""
         record = self.made.get(kind.stage)
         assert record is None or isinstance(record, kind)
         return record
 
     def __getitem__(self, kind: type[P]) -> P:
-        """Return the record of a type; its stage must be done."""
+        """Return the record of a type; raises ConfigError if its stage has not run."""
         record = self.get(kind)
         if record is None:
             raise ConfigError(f"stage '{kind.stage}' has not run; run it first: --until {kind.stage}")
@@ -48,7 +48,7 @@ class Records:
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """What settings are declared from: the configuration, the kits, and the records of the stages before."""
+    """The inputs for declaring settings: the configuration, the kits, and the records of earlier stages."""
 
     config: Config
     kits: Mapping[str, Kit]
@@ -58,7 +58,7 @@ class Sources:
 
 @dataclass(frozen=True, slots=True)
 class Workspace:
-    """Where a stage works: the files of its run, the key that its result is kept under, and where progress is reported."""
+    """The run folder of a stage, the key of its record, and the progress reporter."""
 
     root: Path
     key: str
@@ -66,13 +66,13 @@ class Workspace:
     describe: Callable[[Path], FileRef]
 
     def folder(self, name: str) -> Path:
-        """Return a folder of the run, made if need be."""
+        """Return a folder of the run; creates the folder if needed."""
         folder = self.root / name
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
     def path(self, file: FileRef) -> Path:
-        """Return where a file of the run lies."""
+        """Return the path of a file of the run."""
         return self.root / file.path
 
 
@@ -80,9 +80,9 @@ class Workspace:
 class Stage(Generic[S, R]):
     """One step of the pipeline, declared beside its code.
 
-    `record` is what it makes, and names it; `settings` is what it is given, made by `declare`; `packages` are those whose
-    versions could change its result; `shared` tells whether all processes of a launch take part; `check` looks at the
-    settings before anything is written.
+    `record` is the type of its result, which also has the stage's name; `declare` builds its `settings`; `packages` are the
+    packages whose versions can change the result; `shared` stages run in all processes of a launch; `check` validates the
+    settings before any stage writes.
     """
 
     record: type[R]
@@ -95,7 +95,7 @@ class Stage(Generic[S, R]):
 
     @property
     def name(self) -> str:
-        """The stage's name, as it is printed, given to --from and --until, and found in the manifest."""
+        """The name of the stage in messages, in --from and --until, and in the manifest."""
         return self.record.stage
 
     @property
@@ -110,22 +110,22 @@ class Stage(Generic[S, R]):
 
 
 def settings_of(settings: Record) -> dict[str, Any]:
-    """Return what a stage's settings say, without the records of other stages, which count by their identities."""
+    """Return the settings of a stage as JSON, without the records of other stages; the key has their identities instead."""
     records = {name for name in type(settings).model_fields if isinstance(getattr(settings, name), StageRecord)}
     return settings.model_dump(mode="json", exclude=records)
 
 
 def identities_of(stage: Stage[Any, Any], records: Records) -> dict[str, str]:
-    """Return the identity of each record that a stage reads."""
+    """Return the identity of each record among the settings of a stage."""
     return {parent.stage: identity(records[parent]) for parent in stage.parents}
 
 
 def key_of(stage: Stage[Any, Any], settings: Record, records: Records) -> str:
-    """Return the hash of all that decides what a stage makes."""
+    """Return the key of a stage: the hash of its settings, the records it reads, and its package versions."""
     parents = identities_of(stage, records)
     return hash_of([stage.name, settings_of(settings), parents, versions_of(stage.packages)])
 
 
 def workspace_of(run: Run, key: str, report: Reporter) -> Workspace:
-    """Return a run folder as a stage sees it."""
+    """Return the workspace of a stage in a run folder."""
     return Workspace(run.folder, key, report, run.ref)

@@ -14,16 +14,20 @@ def check_task(config: Config) -> None:
     task = find_task(config.data.task)
     if config.data.dimensions is not None and task.needs_labels:
         raise ConfigError(
-            f"data.dimensions: is for data without labels, which task '{task.name}' cannot use; remove the key"
+            f"data.dimensions: only applies to data without labels, but task '{task.name}' needs labels; remove the key"
         )
     _check_loss(config.distill.loss, task)
     if config.distill.top_k and not task.keeps_top_k:
-        raise ConfigError(f"distill.top_k: is for classes, and data.task is '{task.name}'; remove the key")
+        raise ConfigError(
+            f"distill.top_k: only applies to classification, but data.task is '{task.name}'; remove the key"
+        )
     if "scores" in config.export.bake and not task.has_scores:
         raise ConfigError(f"export.bake: data.task '{task.name}' has no scores; remove 'scores'")
     plans = (*config.teachers, config.distill)
     if any(plan.label_smoothing for plan in plans) and not task.smooths_labels:
-        raise ConfigError(f"label_smoothing: is for classes, and data.task is '{task.name}'; remove the key")
+        raise ConfigError(
+            f"label_smoothing: only applies to classification, but data.task is '{task.name}'; remove the key"
+        )
 
 
 def _check_loss(loss: str, task: Task) -> None:

@@ -45,7 +45,7 @@ class Classification:
                     f"data.{one.split}: label {one.values[row]} (sample {row}) is out of range; there are {len(classes)} classes"
                 )
         if len(classes) < 2:
-            raise ConfigError("data.train: a single class cannot be learned; check the labels")
+            raise ConfigError("data.train: all labels have the same class; at least two classes are needed")
         return classes
 
     def collate(self, labels: Array) -> Array:
@@ -106,8 +106,8 @@ class Classification:
     def answer_in_words(self, *, scores: bool) -> str:
         """Say that the largest is the answer."""
         if scores:
-            return "The highest is the answer; they are softmax probabilities."
-        return "The highest score is the answer; scores are no probabilities, for which take their softmax."
+            return "The class with the highest score is the answer; scores are softmax probabilities."
+        return "The class with the highest score is the answer; the softmax of the scores gives probabilities."
 
     def outputs_in_words(self, count: int) -> str:
         """Count the classes."""
@@ -130,7 +130,7 @@ def _check(one: Labels, train: Labels) -> None:
         raise ConfigError(f"data.{one.split}: label {labels.min()} is below 0")
     if one.classes is not None and one.classes != train.classes:
         raise ConfigError(
-            f"data.{one.split}: classes {', '.join(one.classes)} are not those of train, "
+            f"data.{one.split}: classes {', '.join(one.classes)} differ from the training classes, "
             f"{', '.join(train.classes or ('none',))}"
         )
 

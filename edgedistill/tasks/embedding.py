@@ -25,7 +25,7 @@ class Embedding(ValueTask):
         names = super().names(labels, given, dimensions)
         if len(names) < 2:
             raise ConfigError(
-                "data.task: an embedding needs vectors (N, D) for labels; for one value it is 'regression'"
+                "data.task: an embedding needs vectors (N, D) as labels; for one value use task = 'regression'"
             )
         return names
 

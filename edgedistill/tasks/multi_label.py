@@ -41,7 +41,7 @@ class MultiLabel(ValueTask):
         constant = [name for name, part in zip(names, share, strict=True) if part in (0, 1)]
         if constant:
             raise ConfigError(
-                f"data.train: label '{constant[0]}' is the same in every sample, so that it cannot be learned; leave it out"
+                f"data.train: label '{constant[0]}' is the same in every sample and cannot be learned; remove the label"
             )
         return names
 
@@ -96,8 +96,10 @@ class MultiLabel(ValueTask):
     def answer_in_words(self, *, scores: bool) -> str:
         """Say from where on a label counts as given."""
         if scores:
-            return "A label is given where its probability is above 0.5; they are independent of each other."
-        return "A label is given where its score is above 0; the sigmoid of a score is its probability."
+            return (
+                "A label applies where its probability is above 0.5; the probabilities are independent of each other."
+            )
+        return "A label applies where its score is above 0; the sigmoid of a score is the probability."
 
     def outputs_in_words(self, count: int) -> str:
         """Count the labels."""

@@ -41,7 +41,7 @@ class ValueTask:
                 )
             if one.are_there and values_of(one.values).shape[1] != count:
                 raise ConfigError(
-                    f"data.{one.split}: {values_of(one.values).shape[1]} values a label, but those of train have {count}"
+                    f"data.{one.split}: {values_of(one.values).shape[1]} values per label, but training labels have {count}"
                 )
         names = given or train.classes or tuple(str(i) for i in range(count))
         if len(names) != count:
@@ -92,7 +92,7 @@ class ValueTask:
 
     def answer_in_words(self, *, scores: bool) -> str:  # noqa: ARG002 - the protocol's signature
         """Say that the outputs are the answer."""
-        return "These are its values."
+        return "The outputs are the predicted values."
 
     def outputs_in_words(self, count: int) -> str:
         """Count the values."""

@@ -1,8 +1,8 @@
-"""A model with all that measures it, in one file: python3 FILE.pyz probe|compile|check|bench, on a device without pip.
+"""Measure a model on a device without pip, from one file: python3 FILE.pyz probe|compile|check|bench.
 
-`edgedistill bundle` makes it. It verifies what it holds, compiles the model here, checks it against recorded answers,
-measures it, and prints one JSON value on stdout; progress goes to stderr. Exit codes: 0 fine, 2 usage or a damaged file,
-4 a model does not answer as the exported one, 5 the engine failed.
+`edgedistill bundle` writes the file. The program verifies the file's content, compiles the model on this device, checks the
+model against recorded outputs, measures it, and prints one JSON value on stdout; progress goes to stderr. Exit codes:
+0 success, 2 wrong usage or a damaged file, 4 a model disagrees with the exported model, 5 the engine failed.
 """
 
 import argparse
@@ -22,11 +22,11 @@ ARCHITECTURES = {"amd64": "x86_64", "arm64": "aarch64", "armv8l": "aarch64"}
 BLOCK = 1 << 20
 
 Table = Dict[str, Any]
-"""A table of JSON. Hints here are evaluated, as Python 3.6 must still read this file to be told that it is too old."""
+"""A JSON object. Type hints are evaluated here: Python 3.6 must be able to read this file, to report that it is too old."""
 
 
 class BundleError(Exception):
-    """The bundle cannot do what was asked; the text says why, `code` is the exit code."""
+    """The command failed; the text gives the reason, `code` is the exit code."""
 
     def __init__(self, text: str, code: int) -> None:
         super().__init__(text)
@@ -34,7 +34,7 @@ class BundleError(Exception):
 
 
 def main() -> int:
-    """Do what the command line asks, and return the exit code."""
+    """Run the command and return the exit code."""
     if sys.version_info < NEWEST:
         sys.stderr.write("Python {}.{} or newer is needed\n".format(*NEWEST))
         return DAMAGED
@@ -85,10 +85,11 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def unpack(archive: str, folder: str) -> Table:
-    """Extract a bundle into a folder and return its manifest; one that is not as it was packed is refused.
+    """Extract a bundle into a folder and return its manifest; raise BundleError if any file was changed.
 
-    The hashes find damage and a file that was exchanged. They do not prove who made the bundle: whoever can write this file
-    can write its hashes too; for that, compare the hash of the whole file with the one that `edgedistill bundle` printed.
+    The hashes detect damage and replaced files. They do not prove who made the bundle: anyone who can write this file can
+    also write its hashes. To prove the origin, compare the hash of the whole file with the one that `edgedistill bundle`
+    printed.
     """
     try:
         with zipfile.ZipFile(archive) as packed:
@@ -98,7 +99,7 @@ def unpack(archive: str, folder: str) -> Table:
 
 
 def refused(why: object) -> BundleError:
-    """Return the error of a bundle that is not as it was packed."""
+    """Return the error for a bundle whose content was changed."""
     return BundleError(
         f"refused: the file differs from what was packed: {why}; copy it again, or make a new bundle", DAMAGED
     )
@@ -142,7 +143,7 @@ class Bundle:
         self.work, self.manifest, self.kit = work, manifest, "kits/{}".format(manifest["kit"])
 
     def run(self, arguments: argparse.Namespace) -> Tuple[Table, int]:
-        """Do a verb, and return its answer and the exit code."""
+        """Run a verb; return its result and the exit code."""
         facts: Table = self.harness("probe", "--kit", self.kit)
         if arguments.verb == "probe":
             return facts, 0
@@ -150,14 +151,15 @@ class Bundle:
         if "error" in engine:
             raise BundleError("{}; install it: {}".format(engine["error"], self.manifest["install"]), FAILED)
         models = self.chosen(facts, arguments)
-        arms = [self.compiled(model, arguments) for model in models]
+        arms = {arm["name"]: arm for arm in self.manifest["job"]["arms"]}
+        compiled = [self.compiled(arms[model["name"]], arguments) for model in models]
         if arguments.verb == "compile":
-            return {"schema": "edgedistill.artifacts/1", "artifacts": [arm[1] for arm in arms]}, 0
-        results = self.measured([arm[0] for arm in arms], arguments)
+            return {"schema": "edgedistill.artifacts/1", "artifacts": [artifact for _, artifact in compiled]}, 0
+        results = self.measured([arm for arm, _ in compiled], arguments)
         return self.judged(models, results, arguments.verb)
 
     def chosen(self, facts: Table, arguments: argparse.Namespace) -> List[Table]:
-        """Return the models of the wanted precisions in the form that this device and its engine take."""
+        """Return the models in the requested precisions, in the int8 encoding for this device and its engine."""
         arch = ARCHITECTURES.get(facts["arch"].lower(), facts["arch"])
         version = numbers(facts["engine"]["version"])
         forms = [form for form in self.manifest["forms"] if form["arch"] in (arch, None)]
@@ -168,51 +170,47 @@ class Bundle:
                 f"kit '{self.manifest['kit']}' does not support processor '{arch}'; it supports {known}", DAMAGED
             )
         encoding = arguments.encoding or max(forms, key=lambda form: numbers(form["from"]))["encoding"]
-        held: List[Table] = self.manifest["models"]
-        wanted = arguments.precision or list(dict.fromkeys(model["precision"] for model in held))
-        found = [m for m in held if m["precision"] in wanted and m["encoding"] in (None, encoding)]
-        lacking = [precision for precision in wanted if precision not in [model["precision"] for model in found]]
-        if lacking:
-            holds = ", ".join(f"{model['precision']} ({model['encoding'] or 'float'})" for model in held)
-            raise BundleError(f"the bundle has no {lacking[0]} model for {arch} ({encoding}); it has {holds}", DAMAGED)
-        return found
+        models: List[Table] = self.manifest["models"]
+        requested = arguments.precision or list(dict.fromkeys(model["precision"] for model in models))
+        chosen = [m for m in models if m["precision"] in requested and m["encoding"] in (None, encoding)]
+        missing = [precision for precision in requested if precision not in [model["precision"] for model in chosen]]
+        if missing:
+            held = ", ".join(f"{model['precision']} ({model['encoding'] or 'float'})" for model in models)
+            raise BundleError(f"the bundle has no {missing[0]} model for {arch} ({encoding}); it has {held}", DAMAGED)
+        return chosen
 
-    def compiled(self, model: Table, arguments: argparse.Namespace) -> Tuple[Table, Table]:
-        """Compile a model here; return the arm of a job, and what was made."""
-        threads = arguments.threads or model["threads"]
+    def compiled(self, arm: Table, arguments: argparse.Namespace) -> Tuple[Table, Table]:
+        """Compile the model of an arm on this device; return the arm with the artifact as its entry, and the artifact."""
+        name, threads = arm["name"], arguments.threads or arm["threads"]
         out = os.path.abspath(arguments.out) if arguments.verb == "compile" else self.work
-        folder = os.path.join(out, "artifacts", model["name"])
-        sys.stderr.write(f"compile {model['name']}\n")
+        folder = os.path.join(out, "artifacts", name)
+        sys.stderr.write(f"compile {name}\n")
         made = self.harness(
-            "compile", "--kit", self.kit, "--model", model["file"], "--precision", model["precision"],
+            "compile", "--kit", self.kit, "--model", arm["entry"], "--precision", arm["precision"],
             "--threads", str(threads), "--out", folder,
         )  # fmt: skip
-        size = sum(os.path.getsize(os.path.join(folder, name)) for name in made["files"])
-        keys = ("name", "precision", "model", "io", "expected", "metric", "output", "threshold")
-        arm = dict(
-            {key: model[key] for key in keys if key in model}, target=model["target"], address="bundle", kit=self.manifest["kit"],
-            kit_dir=self.kit, threads=threads, entry=os.path.join(folder, made["entry"]), size_bytes=size, watts=None,
-        )  # fmt: skip
-        entry = {"name": model["name"], "precision": model["precision"], "folder": folder, "size_bytes": size}
-        return arm, dict(entry, **{key: made[key] for key in ("entry", "files", "extras", "engine")})
+        size = sum(os.path.getsize(os.path.join(folder, file)) for file in made["files"])
+        artifact = {"name": name, "precision": arm["precision"], "folder": folder, "size_bytes": size}
+        artifact.update({key: made[key] for key in ("entry", "files", "extras", "engine")})
+        return dict(arm, threads=threads, entry=os.path.join(folder, made["entry"]), size_bytes=size), artifact
 
     def measured(self, arms: List[Table], arguments: argparse.Namespace) -> List[Table]:
-        """Check the arms of a job or bench them, and return a result for each."""
-        plan = self.manifest["bench"]
-        job = {
-            "schema": "edgedistill.job/1", "out": os.path.abspath(arguments.out), "seed": plan["seed"], "arms": arms,
-            "processes": arguments.processes or plan["processes"], "seconds": arguments.seconds or plan["seconds"],
-            "soak_seconds": 60 * arguments.soak, "requests": arguments.requests,
+        """Run the bundle's job with these arms and the options of the command line; return a result for each arm."""
+        job = dict(
+            self.manifest["job"], arms=arms, out=os.path.abspath(arguments.out), soak_seconds=60 * arguments.soak
+        )
+        options = {
+            "processes": arguments.processes, "seconds": arguments.seconds, "requests": arguments.requests,
+            "meter": os.path.abspath(arguments.meter) if arguments.meter else None,
         }  # fmt: skip
-        if arguments.meter:
-            job["meter"] = os.path.abspath(arguments.meter)
+        job.update({key: value for key, value in options.items() if value})
         with open(os.path.join(self.work, "job.json"), "w", encoding="utf-8") as file:
             json.dump(job, file)
         results: List[Table] = self.harness(arguments.verb, "job.json")
         return results
 
     def judged(self, models: List[Table], results: List[Table], verb: str) -> Tuple[Table, int]:
-        """Return what is printed, and the exit code that it deserves."""
+        """Return the JSON value to print, and the exit code."""
         errors = {result["name"]: result["error"] for result in results if "error" in result}
         fine = [result for result in results if "error" not in result]
         for name, text in errors.items():
@@ -235,7 +233,7 @@ class Bundle:
         return answer, FAILED if errors else DISAGREES if wrong else 0
 
     def harness(self, verb: str, *arguments: str) -> Any:
-        """Run a verb of the harness in a process of its own, and return its answer."""
+        """Run a verb of the harness in its own process, and return its result."""
         command = [sys.executable, os.path.join(self.work, "harness"), verb, *arguments]
         environment = dict(os.environ, EDGEDISTILL_PARENT=str(os.getpid()))
         child = subprocess.Popen(
@@ -257,19 +255,19 @@ class Bundle:
 
 
 def worst(parity: Table) -> str:
-    """Return which of several outputs agrees the least, in words."""
+    """Name the output that agrees least, if there are several outputs."""
     outputs = parity.get("outputs")
     return " (output '{}')".format(min(outputs, key=lambda name: outputs[name]["agreement"])) if outputs else ""
 
 
 def numbers(version: str) -> Tuple[int, ...]:
     """Return the leading numbers of a version: "10.3.0+jetson" is (10, 3, 0)."""
-    found: List[int] = []
+    parts: List[int] = []
     for part in version.split("+", maxsplit=1)[0].split("."):
         if not part.isdigit():
             break
-        found.append(int(part))
-    return tuple(found)
+        parts.append(int(part))
+    return tuple(parts)
 
 
 if __name__ == "__main__":

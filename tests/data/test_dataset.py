@@ -103,7 +103,7 @@ def test_preprocessing_divides_uint8_and_puts_channels_first(folder: Path) -> No
         (np.zeros((9, 6, 5, 3), np.uint8), [0, 1, 3] * 3, r"data\.test: label 3 \(sample 2\) is out of range"),
         (np.zeros((9, 6, 5, 3), np.uint8), [0, 1, -1] * 3, r"data\.test: label -1 is below 0"),
         (np.zeros((9, 6, 5, 3), np.uint8), [0.0, 1.0, 2.0] * 3, r"data\.test: labels are float64"),
-        (np.zeros((0, 6, 5, 3), np.uint8), np.zeros(0, int), r"data\.test: holds no samples"),
+        (np.zeros((0, 6, 5, 3), np.uint8), np.zeros(0, int), r"data\.test: contains no samples"),
         (np.zeros((9, 6, 5, 3, 1), np.uint8), [0, 1, 2] * 3, r"data\.test: samples are uint8\(6, 5, 3, 1\)"),
     ],
 )

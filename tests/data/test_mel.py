@@ -136,7 +136,7 @@ def test_the_zoo_takes_waveforms_as_pictures(tmp_path: Path) -> None:
 
 def test_what_the_front_end_cannot_take_is_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "train.npz", inputs=np.zeros((20, 200, 2), np.float32), labels=np.arange(20) % 2)
-    with pytest.raises(ConfigError, match=r"data\.mel: is for waveforms \(N, T\) of one channel"):
+    with pytest.raises(ConfigError, match=r"data\.mel: only applies to waveforms \(N, T\) of one channel"):
         loaded(data_config(tmp_path, mel={"rate": 8000}))
     np.savez(tmp_path / "train.npz", inputs=np.zeros((20, 200), np.int16), labels=np.arange(20) % 2)
     with pytest.raises(ConfigError, match=r"data\.mel: a window is 256 samples, but waveforms have only 200"):

@@ -134,7 +134,7 @@ def test_processes_share_a_batch_of_the_same_mixtures(monkeypatch: pytest.Monkey
         (
             ("mixup:0.4",),
             "tokens",
-            "'mixup' is for features and image and signal data; this is tokens data, of numbers that cannot be",
+            "'mixup' only applies to features and image and signal data; this is tokens data, whose values cannot be",
         ),
         (("mixup",), "image", r"'mixup' should read 'mixup:ALPHA' with an alpha from 0\.01 to 100"),
         (("mixup:0",), "image", "'mixup:0' should read"),
@@ -142,8 +142,8 @@ def test_processes_share_a_batch_of_the_same_mixtures(monkeypatch: pytest.Monkey
         (("mixup:nan",), "image", "'mixup:nan' should read"),
         (("mixup:inf",), "image", "'mixup:inf' should read"),
         (("mixup:a lot",), "signal", "'mixup:a lot' should read"),
-        (("mixup:0.4", "flip"), "image", "it comes once, and last"),
-        (("mixup:0.4", "mixup:0.4"), "image", "it comes once, and last"),
+        (("mixup:0.4", "flip"), "image", "must come last and only once"),
+        (("mixup:0.4", "mixup:0.4"), "image", "must come last and only once"),
         (("mixap:0.4",), "image", "perhaps 'mixup'"),
     ],
 )

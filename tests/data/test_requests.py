@@ -49,7 +49,7 @@ def test_several_inputs_and_single_numbers(tmp_path):
         ({"images": np.zeros((2, 3, 8, 8))}, r"has no array 'inputs' for input 'x'"),
         (
             {"inputs": np.zeros((2, 3, 8, 8), np.uint8)},
-            r"are uint8, and the model takes float32; store them .* preprocessed",
+            r"are uint8, but the model takes float32; store preprocessed samples",
         ),
         ({"inputs": np.zeros((2, 192))}, r"have shape \(2, 192\); the input has 4 dimensions"),
         ({"inputs": np.zeros((0, 3, 8, 8))}, r"at least one"),

@@ -118,7 +118,7 @@ def test_each_input_is_normalised_by_its_own_mean_and_deviation(tmp_path: Path) 
         ({"inputs": {"numbers": {"kind": "tokens"}}}, r"^data\.train: tokens must be integers from 0 on$"),
         ({"inputs": {"picture": {"kind": "features"}}},
          r"^data\.train: inputs have shape \(40, 8, 8, 3\); features data is \(N, D\)$"),
-        ({"mel": {"rate": 8000}}, r"^data\.mel: is for waveforms \(N, T\) of one channel; this is picture: image"),
+        ({"mel": {"rate": 8000}}, r"^data\.mel: only applies to waveforms \(N, T\) of one channel; this data is picture: image"),
     ],
 )  # fmt: skip
 def test_keys_that_do_not_fit_the_inputs_are_refused(tmp_path: Path, data: dict, message: str) -> None:
@@ -134,7 +134,7 @@ def test_keys_that_do_not_fit_the_inputs_are_refused(tmp_path: Path, data: dict,
         ({"input.numbers": NUMBERS[:30]},
          r"^data\.test, input 'numbers': 30 inputs but labels of shape \(40,\); expected \(30,\)$"),
         ({"input.numbers": NUMBERS[:, :4]},
-         r"^data\.test, input 'numbers': samples are float32\(4,\), but those of train are float32\(5,\)$"),
+         r"^data\.test, input 'numbers': samples are float32\(4,\), but training samples are float32\(5,\)$"),
         ({"input.numbers": NUMBERS * np.nan}, r"^data\.test: inputs hold NaN or infinity$"),
     ],
 )  # fmt: skip
@@ -178,7 +178,7 @@ def test_mixup_mixes_every_input_with_the_same_partner_and_share(tmp_path: Path)
         torch.testing.assert_close(batch[name], share * own[name] + (1 - share) * partner[name])
     write(tmp_path, **{"input.words": RNG.integers(0, 9, (40, 6))})
     with pytest.raises(
-        ConfigError, match=r"'mixup' is for .* data; this is tokens data, of numbers that cannot be averaged"
+        ConfigError, match=r"'mixup' is for .* data; this is tokens data, whose values cannot be averaged"
     ):
         views_of(tmp_path, augment=["mixup:1"])
 
@@ -242,10 +242,10 @@ def test_a_model_is_given_the_inputs_in_their_order(tmp_path: Path) -> None:
     both = several(3, picture=("image", (8, 8, 3)), numbers=("features", (5,)))
     built = build_model(model("two_input_nets:small", folder=tmp_path), both, 0)
     assert built(torch.zeros(2, 3, 8, 8), torch.zeros(2, 5)).shape == (2, 3)
-    wrong = r"'two_input_nets:turned' takes \(numbers, picture\), but the data's inputs come as \(picture, numbers\)"
+    wrong = r"'two_input_nets:turned' takes \(numbers, picture\), but the data's inputs are \(picture, numbers\)"
     with pytest.raises(ConfigError, match=wrong):
         build_model(model("two_input_nets:turned", folder=tmp_path), both, 0)
-    with pytest.raises(ConfigError, match=r"'zoo:resnet20' takes one input, and the data has 2 \(picture, numbers\)"):
+    with pytest.raises(ConfigError, match=r"'zoo:resnet20' takes one input, but the data has 2 \(picture, numbers\)"):
         build_model(model("zoo:resnet20"), both, 0)
 
 

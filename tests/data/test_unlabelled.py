@@ -88,7 +88,7 @@ def result(folder: Path) -> subprocess.CompletedProcess[str]:
 def test_a_student_is_distilled_measured_and_reported_without_a_label(
     folder: Path, result: subprocess.CompletedProcess[str]
 ) -> None:
-    assert "no labels to validate it" in result.stderr
+    assert "not validated: the data has no labels" in result.stderr
     assert "the data has no labels; students are compared with the teacher's outputs" in result.stderr
     run = folder / "runs" / "embedding"
     stages = json.loads((run / "manifest.json").read_text())["stages"]
@@ -151,20 +151,20 @@ def table_of(**changes: object) -> dict:
         ({"distill__hard_weight": 0.1}, r"distill\.hard_weight: is 0\.1, but the data has no labels; set it to 0"),
         (
             {"distill__control": True},
-            r"distill\.control: without labels there is nothing but the teacher to learn from",
+            r"distill\.control: a control learns from labels alone",
         ),
-        ({"data__dimensions": None}, r"data\.dimensions: without labels it must be said how many values"),
+        ({"data__dimensions": None}, r"data\.dimensions: required for data without labels"),
         ({"teacher__weights": None}, r"teacher\.weights: the data has no labels to train zoo:resnet20 on"),
-        ({"teacher__model": "t.npy"}, r"teacher\.model: t\.npy holds the outputs of training samples"),
+        ({"teacher__model": "t.npy"}, r"teacher\.model: t\.npy only holds outputs for training samples"),
         ({"data__test": "labelled.npz"}, r"data\.train: has no labels, but data\.test has"),
         ({"data__train": "labelled.npz"}, r"data\.test: has no labels, but data\.train has"),
         (
             {"data__train": "labelled.npz", "data__test": "labelled.npz"},
-            r"data\.dimensions: is for data without labels, and this data has some",
+            r"data\.dimensions: only applies to data without labels; this data has labels",
         ),
         (
             {"data__task": "classification", "data__dimensions": None, "distill__loss": "kd"},
-            r"data\.train: has no labels \(an array 'labels'\), and data\.task is 'classification'; only 'embedding'",
+            r"data\.train: has no labels \(no array 'labels'\), but task 'classification' needs labels; only task 'embedding'",
         ),
         (
             {"data__task": "regression"},

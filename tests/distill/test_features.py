@@ -179,7 +179,7 @@ def test_layers_that_give_no_feature() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.fc(self.shared(self.shared(self.pair(x[:, 0])[0])).mean(1))
 
-    for name, message in (("pair", "gives tuple"), ("unused", "runs 0 times"), ("shared", "runs 2 times")):
+    for name, message in (("pair", "returns tuple"), ("unused", "runs 0 times"), ("shared", "runs 2 times")):
         with pytest.raises(ConfigError, match=f"layer '{name}' {message}"):
             answer_of(Odd(), (name,), given(images()))
 
@@ -190,7 +190,7 @@ CONFIGURATIONS = {
     "cached views": ({"loss": "hint", "student_layers": ["a"], "teacher_layers": ["b"]}, r"features, which are not cached \(views = 8\); set views = 0"),
     "no layers": ({"loss": "at", "views": 0}, "student_layers names 0 and teacher_layers 0"),
     "unlike numbers": ({"loss": "rkd", "views": 0, "student_layers": ["a"], "teacher_layers": ["b", "c"]}, "names 1 and teacher_layers 2"),
-    "a key of another loss": ({"dkd_beta": 8.0}, "loss 'kd' does not read 'dkd_beta'; only dkd would"),
+    "a key of another loss": ({"dkd_beta": 8.0}, "loss 'kd' does not use 'dkd_beta'; it applies to: dkd"),
     "layers of logits": ({"loss": "dkd", "student_layers": ["a"]}, "does not read 'student_layers'"),
     "standardized squares": ({"loss": "mse", "standardize": True}, "loss 'mse' does not read 'standardize'"),
     "a temperature of one's own": ({"loss": "a:b", "temperature": 2.0}, "loss 'a:b' does not read 'temperature'"),
@@ -313,7 +313,7 @@ def test_a_changed_loss_of_ones_own_is_another_student(folder: Path) -> None:
 
 
 MISTAKEN_RUNS = (
-    ({"loss": "huber_of_logits:wrong"}, r"'huber_of_logits:wrong' gives a tensor of shape \(16, 10\)"),
+    ({"loss": "huber_of_logits:wrong"}, r"'huber_of_logits:wrong' returns a tensor of shape \(16, 10\)"),
     ({"loss": "huber_of_logits:los"}, "has no 'los'"),
     ({"loss": "not_there:loss"}, "no module 'not_there'"),
     ({"loss": "hint", **PAIR, "student_layers": ["blocks.1", "blocks.3"]}, "perhaps 'blocks.[12]'"),
@@ -329,5 +329,5 @@ def test_mistakes_are_found_before_anything_is_written(folder: Path, distill: di
 
 @pytest.mark.parametrize("model", ["teacher.onnx", "logits.npy"])
 def test_a_teacher_without_layers_has_no_features(model: str) -> None:
-    with pytest.raises(ConfigError, match=f"loss 'at' needs the layers of a torch teacher, and {model} has none"):
+    with pytest.raises(ConfigError, match=f"loss 'at' needs the layers of a torch teacher, but {model} has none"):
         digits(Path(), {"loss": "at", **PAIR}, model)

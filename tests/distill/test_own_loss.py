@@ -63,13 +63,13 @@ def test_a_loss_of_ones_own(own: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("whole", r"'own_losses:whole' gives a tensor of shape \(16, 10\); expected a scalar tensor"),
-        ("number", "'own_losses:number' gives float; expected a scalar tensor"),
+        ("whole", r"'own_losses:whole' returns a tensor of shape \(16, 10\); expected a scalar tensor"),
+        ("number", "'own_losses:number' returns float; expected a scalar tensor"),
         ("detached", "'own_losses:detached' has no gradient"),
-        ("endless", "'own_losses:endless' gives -?inf for finite logits"),
+        ("endless", "'own_losses:endless' returns -?inf for finite logits"),
         ("two", "'own_losses:two' raises TypeError: two.. takes 2 positional arguments"),
         ("failing", "'own_losses:failing' raises KeyError: 'gone'"),
-        ("nothing", "'own_losses:nothing' is no function but int"),
+        ("nothing", "'own_losses:nothing' is not a function but int"),
         ("missing", "has no 'missing'"),
     ],
 )

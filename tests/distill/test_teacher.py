@@ -60,14 +60,14 @@ def test_one_table_or_several() -> None:
         ([RESNET, {"modle": "x"}], None, r"unknown key 'teacher\.1\.modle'; perhaps 'model'\?"),
         ([], None, "teacher: tuple should have at least 1 item"),
         ([RESNET, RESNET | {"weight": 0}], None, r"teacher\.1\.weight: input should be greater than 0"),
-        (RESNET, {"width": 0.5}, "student: takes either model"),
-        (RESNET, {"model": "zoo:resnet20", "prune": 0.5}, "student: takes either model"),
+        (RESNET, {"width": 0.5}, "student: set either model"),
+        (RESNET, {"model": "zoo:resnet20", "prune": 0.5}, "student: set either model"),
         (RESNET, {"prune": 0.5, "depth": 0.5}, "student: prune takes the teacher's width and depth"),
         (RESNET, {"prune": 1.0}, r"student\.prune: input should be less than 1"),
         (
             {"model": "teacher.onnx"},
             {"prune": 0.5},
-            r"student\.prune: needs a torch teacher, and teacher\.onnx is none",
+            r"student\.prune: needs a torch teacher, but teacher\.onnx is not a torch model",
         ),
     ],
 )
@@ -119,9 +119,9 @@ def test_files_are_checked_and_saved_logits_stand_alone(tmp_path: Path) -> None:
     (tmp_path / "x.onnx").write_bytes(b"garbage")
     logits = {"model": "logits.npy"}
     for teacher, message in (
-        ([RESNET, logits], "saved logits are only taken alone"),
+        ([RESNET, logits], "cannot be combined with other teachers"),
         ([RESNET, {"model": "none.onnx"}], r"none\.onnx: no such file"),
-        ([RESNET, {"model": "x.onnx"}], r"x\.onnx: ONNX Runtime refuses it"),
+        ([RESNET, {"model": "x.onnx"}], r"x\.onnx: ONNX Runtime cannot load it"),
         ({"model": "x.onnx", "depth": 2.0}, r"teacher\.depth: a teacher from \.onnx has a fixed size"),
         (logits | {"weights": "a.pt"}, r"teacher\.weights: a teacher from \.npy has its own weights"),
         ([RESNET, {"model": "zoo:resnet21"}], r"perhaps 'resnet20'|perhaps 'resnet"),

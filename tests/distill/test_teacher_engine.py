@@ -51,5 +51,5 @@ def test_a_model_that_cannot_be_captured_runs_in_torch_unless_openvino_was_asked
     sample = torch.randn(4, 3, 8, 8)
     assert choose("auto", Branches(), sample) == "torch"
     assert choose("torch", Branches(), sample) == "torch"
-    with pytest.raises(ConfigError, match=r"teacher\.engine: OpenVINO does not take this teacher"):
+    with pytest.raises(ConfigError, match=r"teacher\.engine: OpenVINO cannot convert this teacher"):
         choose("openvino", Branches(), sample)

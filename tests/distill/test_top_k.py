@@ -140,7 +140,7 @@ def test_all_logits_are_kept_of_few_classes_and_of_values() -> None:
         ({"loss": "mine:loss"}, "loss 'mine:loss'"),
         ({"standardize": True}, "standardize needs every logit"),
         ({"temperature": 3.0}, r"distill\.temperature: .* at temperatures 1, 2, 4, 8, not 3; take one"),
-        ({"top_k": 3000}, "3000 of 3000 classes are all of them"),
+        ({"top_k": 3000}, "3000 keeps all of the 3000 classes"),
     ],
 )
 def test_what_needs_every_logit_is_refused_and_told_what_to_do(keys: dict, message: str) -> None:

@@ -94,7 +94,7 @@ def test_preprocessing_that_is_not_in_the_model_is_listed_in_order(folder):
 def test_a_folder_of_something_else_is_left_alone(run, folder, tmp_path):
     (tmp_path / "mine").write_text("")
     done = edgedistill("mobile", run, "-o", tmp_path)
-    assert "is not empty, and was not written by this command" in str(done.exception)
+    assert "is not empty and was not written by this command" in str(done.exception)
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
     done = edgedistill("mobile", tmp_path, "-o", tmp_path / "x")
     assert "not a run folder" in str(done.exception)

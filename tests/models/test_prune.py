@@ -156,7 +156,7 @@ def test_a_teacher_that_cannot_be_pruned_is_refused_with_the_reason() -> None:
         unprunable(Fixed(), SMALL, 0.5)
     with pytest.raises(ConfigError, match=r"student\.prune: 0\.5 removes no channel; hidden, fc cannot lose any"):
         unprunable(Several(), SMALL, 0.5)
-    with pytest.raises(ConfigError, match=r"student\.prune: torch-pruning cannot follow this teacher: "):
+    with pytest.raises(ConfigError, match=r"student\.prune: torch-pruning cannot trace this teacher: "):
         unprunable(Single(), SMALL, 0.5)
 
 

@@ -70,7 +70,7 @@ def test_depth_multiplies_blocks(name: str) -> None:
                     *data.first.shape[: {"image": 2, "signal": 1}[data.first.kind]])  # fmt: skip
     for depth, count in ((1.0, published), (0.5, half), (2.0, twice)):
         if count is None:
-            with pytest.raises(ConfigError, match=f"'zoo:{name}': depth 0.5 of 1 block in a row leaves none"):
+            with pytest.raises(ConfigError, match=f"'zoo:{name}': depth 0.5 leaves none of 1 block"):
                 build_model(named(f"zoo:{name}", 0.5, depth), data, 0)
             continue
         model = build_model(named(f"zoo:{name}", 0.5, depth), data, 0)

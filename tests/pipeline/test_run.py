@@ -301,7 +301,7 @@ def test_a_foreign_onnx_teacher_and_saved_logits(finished: Path, tmp_path: Path)
     (tmp_path / "logits.toml").write_text(text)
     refused = edgedistill("distill", "logits.toml", cwd=tmp_path)
     assert refused.returncode == 2
-    assert "saved logits are of the plain inputs" in refused.stderr
+    assert "saved logits belong to inputs without augmentation" in refused.stderr
     settings = ("--set", "data.augment=[]", "--set", "distill.views=1")
     result = edgedistill("run", "logits.toml", *settings, "--until", "export", cwd=tmp_path)
     assert result.returncode == 0, result.stderr

@@ -9,6 +9,8 @@ import zipfile
 import numpy as np
 import pytest
 
+from edgedistill.records.bench_job import Arm, BenchJob
+from edgedistill.records.measurement import ModelIdentity
 from tests.support.jobs import TARGETS
 from tests.support.tiny_onnx import build_pair, record
 
@@ -21,22 +23,23 @@ def pair(tmp_path_factory):
 
 
 def packed(path, pair, **changes):
-    """Write a bundle of the model for kit ort; `changes` are of the model's entry in its manifest."""
+    """Write a bundle of the model for kit ort; `changes` replace values of the model's arm in the job."""
     files = {"__main__.py": TARGETS / "bundle" / "__main__.py", "models/pair.onnx": pair / "pair.onnx"}
     files["io/io.npz"] = pair / "io.npz"
     for name, folder in (("harness", TARGETS / "harness"), ("kits/ort", TARGETS / "ort")):
-        found = [source for source in folder.rglob("*.*") if source.suffix in {".py", ".toml", ".json"}]
-        files |= {f"{name}/{source.relative_to(folder).as_posix()}": source for source in found}
-    model = {
-        "name": "pair", "target": "pc", "precision": "fp32", "encoding": None, "file": "models/pair.onnx", "threads": 1,
-        "model": {"name": "pair", "sha256": "0" * 64, "lineage": {}}, "io": "io/io.npz", "expected": "fp32",
-        "metric": "top1", "min_agreement": 0.995,
-    }  # fmt: skip
+        program = [source for source in folder.rglob("*.*") if source.suffix in {".py", ".toml", ".json"}]
+        files |= {f"{name}/{source.relative_to(folder).as_posix()}": source for source in program}
+    arm = Arm(
+        name="pair", target="pc", address="bundle", kit="ort", kit_dir="kits/ort", precision="fp32", threads=1,
+        entry="models/pair.onnx", files=("models/pair.onnx",), size_bytes=files["models/pair.onnx"].stat().st_size,
+        model=ModelIdentity(name="pair", sha256="0" * 64), io="io/io.npz", expected="fp32", metric="top1",
+    )  # fmt: skip
+    job = BenchJob(arms=(arm.model_copy(update=changes),), processes=1, seconds=0.1)
     contents = {name: source.read_bytes() for name, source in files.items()}
     manifest = {
-        "schema": "edgedistill.bundle/1", "name": "pair", "version": "0", "kit": "ort", "install": "pip install onnxruntime",
-        "forms": [{"arch": None, "from": "0", "encoding": "u8-i32"}], "models": [model | changes],
-        "bench": {"processes": 1, "seconds": 0.1, "seed": 0},
+        "schema": "edgedistill.bundle/2", "name": "pair", "version": "0", "kit": "ort", "install": "pip install onnxruntime",
+        "forms": [{"arch": None, "from": "0", "encoding": "u8-i32"}], "job": job.to_table(),
+        "models": [{"name": "pair", "precision": "fp32", "encoding": None, "min_agreement": 0.995}],
         "files": {
             name: {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)} for name, content in contents.items()
         },
@@ -56,12 +59,12 @@ def check(path):
     return done.returncode, json.loads(done.stdout or "null"), done.stderr
 
 
-def test_the_metric_reads_the_output_that_the_manifest_names(pair, tmp_path):
+def test_the_metric_reads_the_output_that_the_arm_names(pair, tmp_path):
     code, answer, stderr = check(packed(tmp_path / "pair.pyz", pair, output="logits"))
     assert code == 0, stderr
-    (found,) = answer["checks"]
-    assert found["check"]["accuracy"]["value"] == 1.0
-    assert set(found["check"]["parity"]["outputs"]) == {"map", "logits"}
+    (result,) = answer["checks"]
+    assert result["check"]["accuracy"]["value"] == 1.0
+    assert set(result["check"]["parity"]["outputs"]) == {"map", "logits"}
 
 
 def test_an_output_that_disagrees_is_named(pair, tmp_path):
