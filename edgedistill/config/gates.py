@@ -1,4 +1,4 @@
-"""The grammar of gates: what a comparison must not find, as one line of text.
+"""The grammar of gates: a condition on a comparison that must not be true, as one line of text.
 
     gate     = metric relation limit
     metric   = a name of METRICS
@@ -35,7 +35,7 @@ _LIMIT = re.compile(
 
 
 class Gate(Record):
-    """One gate: `limit` is in the metric's unit, a relative change as a fraction, and a change of accuracy in points."""
+    """One gate: `limit` is in the unit of the metric, a fraction for relative changes, or points for changes of accuracy."""
 
     text: str
     metric: str
@@ -45,12 +45,12 @@ class Gate(Record):
 
     @property
     def higher_is_better(self) -> bool:
-        """Tell metrics that fail below their limit from those that fail above it."""
+        """Whether the metric fails below its limit, not above it."""
         return self.metric in HIGHER_IS_BETTER
 
 
 class GateConfig(Record):
-    """The table [gate]: what a run must not be, compared with `baseline`, a run folder; by default with its own teacher."""
+    """The table [gate]: gates on the comparison of a run with `baseline`, a run folder, by default with its own teacher."""
 
     fail_if: tuple[str, ...] = ()
     baseline: str | None = None
@@ -66,12 +66,12 @@ class GateConfig(Record):
 
     @property
     def gates(self) -> tuple[Gate, ...]:
-        """The gates, read."""
+        """The parsed gates."""
         return tuple(parse_gate(text) for text in self.fail_if)
 
 
 def parse_gate(text: str) -> Gate:
-    """Read a gate; ConfigError names the column of what is wrong with it, from 1."""
+    """Parse a gate; raises ConfigError that names the column of the problem, counted from 1."""
     name = _METRIC.match(text)
     assert name is not None
     metric = name.group(1)
@@ -118,7 +118,7 @@ def _own_value(text: str, metric: str, match: re.Match[str]) -> float:
     if metric == "worst_class":
         raise _error(text, place, "worst_class is a change from the baseline; give it a sign, such as -3")
     if value == 0:
-        raise _error(text, place, "a limit of 0 needs a sign: +0 is any change from the baseline")
+        raise _error(text, place, "a limit of 0 needs a sign: +0 means any increase over the baseline")
     if metric != "accuracy":
         if match.group("percent"):
             raise _error(text, place, f"a percentage needs a sign: +{match.group('number')}% is a change")

@@ -1,4 +1,4 @@
-"""What names a model in a configuration: a layout of the zoo or of timm, a function of the user's, or a file of answers."""
+"""Names of models in a configuration: an architecture of the zoo or timm, a user function, an ONNX file, or saved outputs."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ FILES: dict[str, Source] = {".onnx": "onnx", ".npy": "logits"}
 
 
 class ModelSpec(Record):
-    """A model by name: `text` is what the configuration says; `name` is the layout, the function or the file.
+    """A model by name: `text` is the text in the configuration; `name` is the architecture, the function or the file.
 
-    `source` is "zoo" or "timm" for layouts, "function" for package.module:function, "onnx" for an ONNX file, and "logits"
+    `source` is "zoo" or "timm" for architectures, "function" for package.module:function, "onnx" for an ONNX file, and "logits"
     for a .npy file of saved outputs.
     """
 
@@ -31,12 +31,12 @@ class ModelSpec(Record):
         return self.source not in FILES.values()
 
     def __str__(self) -> str:
-        """Return what the configuration says."""
+        """Return the text in the configuration."""
         return self.text
 
 
 def parse_model_spec(text: str) -> ModelSpec:
-    """Read zoo:NAME, timm:NAME, package.module:function, FILE.onnx or FILE.npy; raises ValueError for anything else."""
+    """Parse zoo:NAME, timm:NAME, package.module:function, FILE.onnx or FILE.npy; raises ValueError for anything else."""
     suffix = Path(text).suffix
     if suffix in FILES:
         return ModelSpec(text=text, source=FILES[suffix], name=text)
@@ -48,7 +48,7 @@ def parse_model_spec(text: str) -> ModelSpec:
     if is_function(text):
         return ModelSpec(text=text, source="function", name=text)
     raise ValueError(
-        f"'{text}' names no model: write zoo:NAME, timm:NAME, package.module:function, FILE.onnx or FILE.npy"
+        f"'{text}' is not a model: write zoo:NAME, timm:NAME, package.module:function, FILE.onnx or FILE.npy"
     )
 
 
@@ -57,4 +57,4 @@ def _parsed(value: Any) -> Any:
 
 
 Spec = Annotated[ModelSpec, BeforeValidator(_parsed), PlainSerializer(str, return_type=str)]
-"""A model in a configuration: read from a string, and written as the same string."""
+"""A model in a configuration: parsed from a string, and written as the same string."""

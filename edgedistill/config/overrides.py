@@ -1,4 +1,4 @@
-"""Overrides of single keys of a configuration: KEY=VALUE with dotted keys, as `--set` takes them."""
+"""Overrides of single keys of a configuration by `--set`: KEY=VALUE with dotted keys."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def apply_override(table: dict[str, Any], section: type[BaseModel], override: st
 
 
 class Key(NamedTuple):
-    """What a key holds: a section, or a value if `section` is None; alone, in a list, or in tables of any name."""
+    """The content of a key: a section, or a value if `section` is None; alone, in a list, or in tables of any name."""
 
     section: type[BaseModel] | None
     holder: Literal["alone", "list", "names"]

@@ -1,4 +1,4 @@
-"""`edgedistill.toml` as frozen records; unknown keys are refused with the nearest match.
+"""`edgedistill.toml` as frozen records; an unknown key is an error that names the nearest match.
 
 Paths in a configuration are relative to its own folder.
 """
@@ -29,9 +29,9 @@ from edgedistill.records.stages import KindName
 
 
 class MelConfig(Record):
-    """A log-mel front end for waveforms of `rate` samples per second; `high_hz` is half the rate when it is not given.
+    """A log-mel front end for waveforms of `rate` samples per second; the default `high_hz` is half the rate.
 
-    Waveforms are int16, divided by 32768, or float in [-1, 1); TensorRT has no int16, so give it float.
+    Waveforms are int16, which is divided by 32768, or float in [-1, 1); use float for TensorRT, which does not support int16.
     """
 
     rate: Count
@@ -68,7 +68,7 @@ class MelConfig(Record):
 
 
 class InputConfig(Record):
-    """One of several inputs: what it is, and the mean and deviation of each of its channels."""
+    """One of several inputs: its kind, and the mean and deviation of each channel."""
 
     kind: KindName | None = None
     mean: tuple[float, ...] | None = None
@@ -76,16 +76,16 @@ class InputConfig(Record):
 
 
 class DataConfig(Record):
-    """Where the data is; without `test` and `val`, `test_fraction` and then `val_fraction` of train are split off.
+    """The data; without `test` and `val`, `test_fraction` and then `val_fraction` of the training samples are split off.
 
-    `size` resizes the images of a folder; `seconds` is what the clips of a folder of WAV files are cut or padded to.
+    `size` resizes the images of a folder; the clips of a folder of WAV files are cut or padded to `seconds`.
 
-    With `mel`, waveforms become log-mel pictures before they reach a model, and `mean` and `std` are of those. The labels
-    of a `task` other than classification are values (N,) or vectors (N, D), and `classes` are the names of the D. Data
-    without labels is for an embedding of `dimensions` values, which the teacher alone knows.
+    With `mel`, waveforms become log-mel spectrograms, and `mean` and `std` are those of the spectrograms. The labels of a
+    `task` other than classification are values (N,) or vectors (N, D), and `classes` are the names of the D values. Data
+    without labels needs task embedding, and `dimensions` is the number of values in the teacher's output.
 
-    Of data with several inputs, `inputs` has a table for each by its name, and `kind`, `mean` and `std` stand there. Of models
-    with several outputs, `output` names the one that labels are for, by default the first.
+    For data with several inputs, `inputs` has a table per input, with `kind`, `mean` and `std`. For models with several
+    outputs, `output` names the labelled output, by default the first.
     """
 
     train: str
@@ -108,11 +108,11 @@ class DataConfig(Record):
 
 
 class QuantizeConfig(Record):
-    """int8: after training (ptq), with fine-tuning (qat), or as far towards float as `max_drop` points need (auto).
+    """int8 quantization: post-training (ptq), with fine-tuning (qat), or the cheapest way within `max_drop` points (auto).
 
-    Ranges come from `samples` training inputs. Fine-tuning learns from the float student for `epochs`, on batches of
-    [distill] batch_size, with AdamW and a peak learning rate of `lr`. With "unsigned" `activations` what a ReLU gives has
-    255 steps instead of 127, in files that TensorRT does not take, and that x86 without VNNI sums up wrongly.
+    Ranges are measured on `samples` training inputs. Fine-tuning learns from the float student for `epochs`, on batches of
+    [distill] batch_size, with AdamW and a peak learning rate of `lr`. With "unsigned" `activations`, the output of a ReLU has
+    255 steps instead of 127; TensorRT does not support such files, and sums can saturate on x86 without VNNI.
     """
 
     mode: Literal["none", "ptq", "qat", "auto"] = "auto"
@@ -126,9 +126,9 @@ class QuantizeConfig(Record):
 
 
 class ExportConfig(Record):
-    """`bake` makes preprocessing ("normalize") and softmax ("scores") part of the file: raw inputs in, scores out.
+    """`bake` includes preprocessing ("normalize") and softmax ("scores") in the file: it takes raw inputs and returns scores.
 
-    `opset` is what the file will have, or the export fails; by default the highest that every target accepts.
+    `opset` is the opset of the file; the default is the highest that every target supports.
     """
 
     bake: tuple[Literal["normalize", "scores"], ...] = ()
@@ -136,7 +136,7 @@ class ExportConfig(Record):
 
 
 class Budget(Record):
-    """Limits that a model should meet on a target; energy in millijoules per inference."""
+    """Limits for a model on a target; energy is in millijoules per inference."""
 
     p95_ms: Positive | None = None
     size_bytes: Count | None = None
@@ -160,8 +160,9 @@ class TargetConfig(Record):
 class BenchConfig(Record):
     """Fresh processes per model, and seconds of steady inference in each; then `soak_minutes` of sustained inference.
 
-    `meter` is a CSV file that an external power meter writes meanwhile. `watts`, which a target may have of its own, is what
-    a device draws by the user's word: an estimate of energy where nothing measures it, labelled as one.
+    `meter` is a CSV file that an external power meter writes during the measurement. `watts` is the power of the device
+    according to the user, which a target can override; it gives an energy estimate, labelled as one, for devices without a
+    power sensor.
     """
 
     processes: Annotated[int, Field(ge=1)] = 5
@@ -172,18 +173,18 @@ class BenchConfig(Record):
 
 
 class TrackingConfig(Record):
-    """The trackers that each training tells of its epochs; each is an extra of the same name."""
+    """The trackers that each training logs its epochs to; each is an optional dependency of the same name."""
 
     trackers: tuple[Literal["tensorboard", "mlflow"], ...] = ()
 
 
 def _one_or_several(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
-    """Take [teacher] or [[teacher]]; an error in a single table is then not said to be in the first of several."""
+    """Accept [teacher] or [[teacher]]; errors in a single table have no index in their key."""
     return (TeacherConfig.model_validate(value),) if isinstance(value, dict) else validate(value)
 
 
 class Config(Record):
-    """A whole edgedistill.toml; `target` is one table per target, and `teacher` may be one table per teacher."""
+    """A complete edgedistill.toml; `target` has one table per target, and `teacher` can have one table per teacher."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
@@ -235,7 +236,7 @@ class Config(Record):
 
     @property
     def teacher(self) -> TeacherConfig:
-        """The first teacher: the one that is exported, measured as the baseline, pruned, and asked for features."""
+        """The first teacher, which is exported, measured as the baseline, pruned, and used for features."""
         return self.teachers[0]
 
     @property
@@ -245,9 +246,9 @@ class Config(Record):
 
     @property
     def gate_baseline(self) -> Path | None:
-        """The run or measurement file that the gates compare with, if one is given."""
+        """The run or measurement file that the gates compare with, or None."""
         return None if self.gate.baseline is None else self.path(self.gate.baseline)
 
     def path(self, text: str) -> Path:
-        """Resolve a path of this configuration against the folder it was read from."""
+        """Resolve a path relative to the folder of the configuration."""
         return (self.folder / text).resolve()

@@ -1,4 +1,4 @@
-"""What [teacher], [student] and [distill] say: models, how they are trained, and the losses with the keys that each reads."""
+"""The tables [teacher], [student] and [distill]: models, training settings, and the keys that each loss uses."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class TrainingConfig(Record):
-    """How a model is trained: the same keys for the teacher and the student."""
+    """Training settings: the same keys for the teacher and the student."""
 
     epochs: Count = 30
     batch_size: Count = 128
@@ -32,14 +32,15 @@ class TrainingConfig(Record):
 
     @property
     def peak_lr(self) -> float:
-        """The learning rate at the schedule's peak: given, or 0.1 for SGD with momentum and 0.001 for AdamW."""
+        """The learning rate at the peak of the schedule; the default is 0.1 for SGD with momentum and 0.001 for AdamW."""
         return self.lr if self.lr is not None else {"sgd": 0.1, "adamw": 1e-3}[self.optimizer]
 
 
 class TeacherConfig(TrainingConfig):
-    """A teacher; without `weights` it is trained first; `engine` runs it over the soft labels, the faster by default.
+    """A teacher, which is trained unless `weights` is set; `engine` computes the soft labels, by default the faster engine.
 
-    `width` and `depth` multiply channels and blocks of a layout; `weight` is this teacher's share among several.
+    `width` and `depth` multiply the channels and blocks of an architecture; `weight` is the weight of this teacher in the mean
+    of several teachers.
     """
 
     model: Spec
@@ -92,18 +93,19 @@ READ_BY: Final[dict[str, frozenset[str]]] = {
     "student_layers": frozenset(FEATURE_LOSSES),
     "teacher_layers": frozenset(FEATURE_LOSSES),
 }
-"""The losses that read a key; with any other loss, setting it is an error, as it would do nothing."""
+"""The losses that use a key; with other losses the key would have no effect, so setting it is an error."""
 
 
 class DistillConfig(TrainingConfig):
-    """The loss is hard_weight * cross-entropy + (1 - hard_weight) * the term that `loss` names.
+    """The loss is hard_weight * cross-entropy + (1 - hard_weight) * the term `loss`.
 
-    hint, at and rkd name feature terms; then the term in that sum is kd, and feature_weight * the sum over
-    the pairs of layers is added to it. A `loss` of package.module:function is the user's own term. Values and vectors
-    have mse in place of cross-entropy or, with the loss cosine, cosine. Of models with several outputs those that no label
-    is for learn the teacher's of the same name, by their squared difference over its mean square, `other_weight` times;
-    `other_outputs` names them, by default all that the teacher has. Of a view's logits the soft labels keep the
-    `top_k` largest and the sum of the others, by default 32 of more than 2,000 and else all; 0 keeps all.
+    With the feature losses hint, at and rkd the term is kd, and feature_weight * the sum of the feature terms over the pairs
+    of layers is added. A `loss` of package.module:function is a user function. Values and vectors use mse instead of
+    cross-entropy or, with the loss cosine, cosine. In models with several outputs, the outputs without labels learn the
+    teacher's output of the same name; their loss is the squared difference over the mean square of the teacher's output,
+    times `other_weight`. `other_outputs` names these outputs, by default all outputs of the teacher. The soft labels keep the
+    `top_k` largest logits of each view and the sum of the others; 0 keeps all logits, which is the default up to 2,000
+    classes, and 32 is the default for more.
     """
 
     loss: str = "kd"
@@ -124,14 +126,15 @@ class DistillConfig(TrainingConfig):
 
     @property
     def uses_features(self) -> bool:
-        """Tell a loss on the outputs of layers from one on logits alone."""
+        """Whether the loss compares outputs of layers, not only logits."""
         return self.loss in FEATURE_LOSSES
 
     @property
     def feature_scale(self) -> float:
-        """The weight of the feature term: given, or what trains at the default rate.
+        """The weight of the feature term; the default trains at the default learning rate.
 
-        The papers' weights go with their layers, sizes and rates: hint at 100 ends every student trained here at chance.
+        The weights of the papers only fit their layers, sizes and rates: with hint at 100, every student trained here stayed at
+        chance level.
         """
         if self.feature_weight is not None:
             return self.feature_weight

@@ -1,4 +1,4 @@
-"""A folder of WAV files as waveforms: CLASS/CLIP.wav, PCM of 8 to 32 bits, by the standard library."""
+"""Read folders of WAV files as waveforms: CLASS/CLIP.wav, PCM of 8 to 32 bits, with the standard library."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Array = npt.NDArray[Any]
 
 
 class Clip(NamedTuple):
-    """What a WAV file's header says: samples per second and channel, channels, bytes of a sample, and samples."""
+    """The header of a WAV file: samples per second, channels, bytes per sample, and samples per channel."""
 
     rate: int
     channels: int
@@ -30,13 +30,13 @@ def wav_files(folder: Path) -> list[Path]:
 
 
 def read_header(file: Path) -> Clip:
-    """Read what a WAV file holds; raise ConfigError where it is none, or not PCM."""
+    """Read the header of a WAV file; raises ConfigError for other files and for formats other than PCM."""
     with _opened(file) as clip:
         return Clip(clip.getframerate(), clip.getnchannels(), clip.getsampwidth(), clip.getnframes())
 
 
 def read_clips(files: Sequence[Path], seconds: float | None) -> Array:
-    """Read waveforms (N, T), int16: channels are averaged, and clips cut or padded with silence at their end to `seconds`.
+    """Read waveforms (N, T), int16, with averaged channels; clips are cut or zero-padded at the end to `seconds`.
 
     Raises ConfigError for clips of several rates and, without `seconds`, of several lengths.
     """
@@ -60,7 +60,7 @@ def read_clips(files: Sequence[Path], seconds: float | None) -> Array:
 
 
 def read_clip(file: Path) -> Array:
-    """Read one waveform (T,), int16, its channels averaged."""
+    """Read one waveform (T,), int16, with averaged channels."""
     with _opened(file) as clip:
         width, channels, data = clip.getsampwidth(), clip.getnchannels(), clip.readframes(clip.getnframes())
     samples = _as_int16(data, width).reshape(-1, channels)
@@ -68,7 +68,7 @@ def read_clip(file: Path) -> Array:
 
 
 def _as_int16(data: bytes, width: int) -> Array:
-    """Return PCM as 16 bits: 8 bits are unsigned, and of more than 16 the highest are kept."""
+    """Convert PCM to int16: 8-bit samples are unsigned, and longer samples keep their highest 16 bits."""
     if width == 1:
         return (np.frombuffer(data, np.uint8).astype(np.int16) - 128) * 256
     raw = np.frombuffer(data, np.uint8).reshape(-1, width)

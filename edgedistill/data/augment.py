@@ -1,4 +1,4 @@
-"""Augmented views: all randomness is a hash of (seed, sample, view), whatever the order, the worker or the process.
+"""Augmented views: random numbers are a hash of (seed, sample, view), independent of order, worker and process.
 
 The hash is SplitMix64 (Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators", OOPSLA 2014).
 """
@@ -26,8 +26,8 @@ Name = Literal["flip", "crop", "erase", "noise", "shift", "mixup"]
 class Op:
     """One augmentation; `amount` is in pixels or time steps, for noise in units of the raw input; `axes` are spatial.
 
-    Raw is before any division: noise of 100 on int16 waveforms is 100 of 32,768 steps. `stream` keeps the random numbers of
-    several operations apart.
+    Raw inputs are not divided by full scale: noise of 100 on int16 waveforms is 100 of 32,768 steps. `stream` separates the
+    random numbers of several operations.
     """
 
     name: Name
@@ -37,7 +37,7 @@ class Op:
 
 
 class AugmentPlan(NamedTuple):
-    """What is done to the samples of each input, and the alpha of mixup; 0 mixes nothing."""
+    """The augmentations of each input, and the alpha of mixup; 0 means no mixup."""
 
     ops: dict[str, tuple[Op, ...]]
     mixup: float
@@ -54,9 +54,9 @@ ALLOWED: dict[Name, tuple[str, frozenset[KindName]]] = {
 
 
 def parse_augment(specs: tuple[str, ...], inputs: tuple[InputRecord, ...]) -> AugmentPlan:
-    """Read specs such as "flip" or "crop:4": each is for those inputs whose kind it fits.
+    """Parse specs such as "flip" or "crop:4"; each applies to the inputs of a matching kind.
 
-    Raises ConfigError for one that is unknown or fits no input.
+    Raises ConfigError for an unknown spec, and for a spec that matches no input.
     """
     named = [_parse(spec) for spec in specs]
     if any(name == "mixup" for name, _ in named[:-1]):
@@ -82,7 +82,7 @@ def _parse(spec: str) -> tuple[Name, float]:
 
 
 def _fitting(name: Name, inputs: tuple[InputRecord, ...]) -> list[InputRecord]:
-    """Return the inputs that an augmentation is for: one at least, and of mixup, which joins whole samples, all."""
+    """Return the inputs that an augmentation applies to: at least one, and all inputs for mixup, which mixes whole samples."""
     kinds = ALLOWED[name][1]
     fitting = [one for one in inputs if one.kind in kinds]
     if not fitting or (name == "mixup" and len(fitting) < len(inputs)):
@@ -108,7 +108,7 @@ def _is_possible(name: Name, amount: float) -> bool:
 
 
 def splitmix64(state: U64) -> U64:
-    """Return the SplitMix64 output for each state, the state having been advanced once."""
+    """Advance each SplitMix64 state once and return the outputs."""
     with np.errstate(over="ignore"):
         z = state + GOLDEN
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -129,7 +129,7 @@ def uniform(bits: U64) -> npt.NDArray[np.float64]:
 
 
 def augment(batch: Array, samples: Array, views: Array, seed: int, ops: tuple[Op, ...]) -> Array:
-    """Augment a raw batch (B, ...); samples and views (B,) are all that the randomness depends on."""
+    """Augment a raw batch (B, ...); random numbers depend only on `seed`, `samples` (B,) and `views` (B,)."""
     for op in ops:
         bits = hash_view(seed, samples, views, op.stream)
         batch = _APPLY[op.name](batch, bits, op)

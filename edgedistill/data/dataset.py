@@ -1,4 +1,4 @@
-"""The data of a run: checked, split, and described."""
+"""Load, check, split and describe the data of a run."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from edgedistill.tasks.task import Labels
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Rows of a source: `rows` index the arrays of `inputs`, and are the samples' identities; `labels` belong to `rows`.
+    """Some rows of a source: `rows` are indices into the arrays of `inputs` and identify samples; `labels` are the labels of `rows`.
 
-    Labels are as the task collates them: class numbers (N,), int64, or values (N, D), float32; without labels D is 0.
+    Labels have the type that the task needs: class numbers (N,), int64, or values (N, D), float32; without labels D is 0.
     """
 
     inputs: Arrays
@@ -34,11 +34,11 @@ class Split:
         return len(self.rows)
 
     def first(self, count: int) -> Split:
-        """Return the first so many samples."""
+        """Return the first `count` samples."""
         return Split(self.inputs, self.rows[:count], self.labels[:count])
 
     def take(self, positions: Array) -> Split:
-        """Return the samples at positions."""
+        """Return the samples at these positions."""
         return Split(self.inputs, self.rows[positions], self.labels[positions])
 
 
@@ -53,10 +53,9 @@ class Dataset:
 
 
 def load_dataset(settings: DataSettings, targets: Path | None = None) -> Dataset:
-    """Load, check and split the data; `targets` is a file of the teacher's outputs for validation and test without labels.
+    """Load, check and split the data; `targets` is a file with the teacher's outputs, for validation and test sets without labels.
 
-    The last data is kept in memory. Raises ConfigError for what cannot be learned from: shapes, labels or classes that do
-    not fit together.
+    The most recent data set is cached in memory. Raises ConfigError for shapes, labels or classes that do not match.
     """
     dataset = _load(_Key(settings, settings.fingerprint))
     return dataset if targets is None else _with_targets(dataset, targets)
@@ -64,7 +63,7 @@ def load_dataset(settings: DataSettings, targets: Path | None = None) -> Dataset
 
 @dataclass(frozen=True)
 class _Key:
-    """Settings that are equal when their fingerprints are."""
+    """Settings that compare by fingerprint."""
 
     settings: DataSettings
     fingerprint: str
@@ -97,7 +96,7 @@ def _load(key: _Key) -> Dataset:
 
 
 def _with_targets(dataset: Dataset, path: Path) -> Dataset:
-    """Return a dataset without labels with those of validation and test read from a file of the soft labels' stage."""
+    """Return the data set with validation and test labels from a file of the soft labels stage."""
     with np.load(path, allow_pickle=False) as targets:
         val, test = replace(dataset.val, labels=targets["val"]), replace(dataset.test, labels=targets["test"])
     return replace(dataset, val=val, test=test)
@@ -154,7 +153,7 @@ def _check_values(split: str, inputs: Array) -> None:
 
 
 def _are_labelled(settings: DataSettings, labels: list[Labels]) -> bool:
-    """Tell data with labels from data without; raises ConfigError for a mixture, and for a task that needs labels."""
+    """Return whether the data has labels; raises ConfigError if only some splits have, or if the task needs them."""
     first = labels[0]
     for one in labels:
         if one.are_there != first.are_there:
@@ -181,7 +180,7 @@ def _are_labelled(settings: DataSettings, labels: list[Labels]) -> bool:
 
 
 def check_views(settings: DataSettings, views: ViewSettings, record: DataRecord) -> None:
-    """Raise ConfigError where mean, deviation or the log-mel front end do not fit the data."""
+    """Raise ConfigError for a mean, deviation or log-mel front end that does not match the data."""
     for one in record.inputs:
         normalization, prefix = (
             views.inputs.get(one.name),
@@ -216,7 +215,7 @@ def _check_mel(settings: DataSettings, views: ViewSettings, record: DataRecord) 
 
 
 def _splits(settings: DataSettings, named: dict[Literal["train", "test", "val"], Source]) -> tuple[Split, Split, Split]:
-    """Return the training, validation and test set; those that are not given are split from train."""
+    """Return the training, validation and test sets; missing sets are split from the training set."""
     fit, test, val = _whole(settings, named["train"]), named.get("test"), named.get("val")
     if test is not None:
         held = _whole(settings, test)

@@ -1,4 +1,4 @@
-"""The demo's data: scikit-learn's bundled handwritten digits (Alpaydin and Kaynak 1998), 8x8 grey levels from 0 to 16."""
+"""The data of the demo: scikit-learn's bundled handwritten digits (Alpaydin and Kaynak 1998), 8x8 grey levels from 0 to 16."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def train() -> tuple[Array, Array]:
 
 
 def test() -> tuple[Array, Array]:
-    """Return the other 360."""
+    """Return 360 other images (N, 8, 8) uint8 and their labels."""
     return _split(1)
 
 

@@ -1,4 +1,4 @@
-"""What an input is: which shapes it has, which of its axes are which, and how a model takes it."""
+"""The kinds of input: their shapes, the meaning of their axes, and their layout in models."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One kind of input: a sample has axes to index, such as height and width, and perhaps channels behind them.
+    """One kind of input: a sample has axes of positions, such as height and width, and optional channels after them.
 
-    `layouts` are the shapes of a data set, for messages; `has_channels` tells whether models take channels first;
-    `normalised` whether mean and deviation are taken off.
+    `layouts` are the shapes of a data set, for messages. Models take inputs with `has_channels` channels first; `normalised`
+    inputs are normalised by mean and deviation.
     """
 
     name: KindName
@@ -31,29 +31,29 @@ class Kind:
 
     @property
     def axes(self) -> int:
-        """The number of axes to index."""
+        """The number of axes of positions."""
         return len(self.axis_names)
 
     def ranks(self) -> tuple[int, ...]:
-        """Return how many axes a data set of this kind may have, samples included."""
+        """Return the possible numbers of axes of a data set, including the axis of samples."""
         return (self.axes + 1, self.axes + 2) if self.has_channels else (self.axes + 1,)
 
     def is_full(self, shape: tuple[int, ...]) -> bool:
-        """Tell whether a sample's shape has all its axes; where channels are left out there is one."""
+        """Return whether the shape of a sample includes the axis of channels, if its kind has channels."""
         return len(shape) == self.axes + self.has_channels
 
     def channels(self, shape: tuple[int, ...]) -> int:
-        """Return the number of channels of a sample: 1 where the axis is left out."""
+        """Return the number of channels of a sample: 1 if the axis is missing."""
         if not self.has_channels:
             return shape[-1] if self.normalised else 1
         return shape[-1] if self.is_full(shape) else 1
 
     def spatial(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Return the sizes of a sample without its channels."""
+        """Return the shape of a sample without channels."""
         return shape[: self.axes]
 
     def model_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Return a sample's shape as models take it: channels first."""
+        """Return the shape of a sample in models: channels first."""
         return (self.channels(shape), *self.spatial(shape)) if self.has_channels else shape
 
     def check(self, where: str, inputs: Array) -> None:
@@ -83,7 +83,7 @@ def kind_of(record: InputRecord) -> Kind:
 
 
 def guess_kind(inputs: Array) -> KindName:
-    """Return what inputs are taken for where the configuration does not name their kind."""
+    """Guess the kind of inputs from their shape and type."""
     if inputs.ndim == 4 or (inputs.ndim == 3 and inputs.dtype == np.uint8):
         return "image"
     if inputs.ndim == 2 and np.issubdtype(inputs.dtype, np.integer):

@@ -1,4 +1,4 @@
-"""Log-mel pictures of waveforms, of operations that every ONNX engine has: a convolution, a product and a logarithm."""
+"""Log-mel spectrograms with operations that every ONNX engine supports: convolution, matrix product and logarithm."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from edgedistill.config.schema import MelConfig
 from edgedistill.data.sources import Array
 from edgedistill.errors import ConfigError
 
-# 1e-6 is 102 dB below full scale for a window of 256, near the noise of 16 bits, and not lost in float16.
+# 1e-6 is 102 dB below full scale for a window of 256: near the noise of 16 bits, and representable in float16.
 FLOOR = 1e-6
 
 
 class LogMel(nn.Module):
     """The Fourier transform as a strided convolution, then power, triangular mel filters, and ln(energy + 1e-6).
 
-    Windows are Hann, periodic, and only whole: no padding, so a picture has `frames_of` rows.
+    Windows are periodic Hann windows. There is no padding, so a spectrogram has `frames_of` rows.
     """
 
     def __init__(self, mel: MelConfig) -> None:
@@ -28,7 +28,7 @@ class LogMel(nn.Module):
         self.register_buffer("filters", torch.from_numpy(mel_filters(mel)), persistent=False)
 
     def forward(self, waveform: Tensor) -> Tensor:
-        """Map waveforms (B, 1, T) in [-1, 1) to pictures (B, 1, frames, bins)."""
+        """Map waveforms (B, 1, T) in [-1, 1) to spectrograms (B, 1, frames, bins)."""
         spectrum = functional.conv1d(waveform, self.get_buffer("basis"), stride=self.hop)
         real, imaginary = spectrum[:, : self.lines], spectrum[:, self.lines :]
         energy = torch.matmul(self.get_buffer("filters"), real * real + imaginary * imaginary)
@@ -51,7 +51,8 @@ def fourier_basis(window: int) -> Array:
 def mel_filters(mel: MelConfig) -> Array:
     """Return filters (bins, window // 2 + 1): triangles in hertz with a peak of 1, centred evenly on HTK's mel scale.
 
-    mel(f) = 2595 * log10(1 + f / 700) (The HTK Book 3.4, section 5.4). Raises ConfigError for a filter between lines.
+    mel(f) = 2595 * log10(1 + f / 700) (The HTK Book 3.4, section 5.4). Raises ConfigError for a filter
+    without a line of the spectrum.
     """
     low, high = (2595 * np.log10(1 + hertz / 700) for hertz in (mel.low_hz, mel.top_hz))
     edges = 700 * (10 ** (np.linspace(low, high, mel.bins + 2) / 2595) - 1)

@@ -1,4 +1,4 @@
-"""From a raw batch, as the user's data has it, to what a model takes; the same modules train and are baked into ONNX."""
+"""Convert raw batches to model inputs; the same modules are used in training and baked into ONNX models."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from edgedistill.data.settings import Normalization, ViewSettings
 from edgedistill.records.stages import DataRecord, InputRecord
 
 FULL_SCALE: Final = {"uint8": 255.0, "int16": 32768.0}
-"""What raw values are divided by, so that pictures are in [0, 1] and waveforms in [-1, 1); other types are left as given."""
+"""The divisor of raw values by type: images are then in [0, 1], waveforms in [-1, 1); other types are not divided."""
 
 
 class Preprocess(nn.Module):
-    """One input: channels first, divided by full scale, waveforms to log-mel pictures if asked for, then (x - mean) / std.
+    """Preprocess one input: channels first, division by full scale, optional log-mel spectrogram, then (x - mean) / std.
 
-    Images (B, H, W[, C]) become float32 (B, C, H, W), signals (B, T[, C]) become (B, C, T) or, with `mel`, pictures
+    Images (B, H, W[, C]) become float32 (B, C, H, W), signals (B, T[, C]) become (B, C, T) or, with `mel`, spectrograms
     (B, 1, frames, bins); features (B, D) become float32, and tokens int64.
     """
 
@@ -33,7 +33,7 @@ class Preprocess(nn.Module):
         self.mel = None if mel is None else LogMel(mel)
         self.scale = FULL_SCALE.get(record.dtype, 1.0)
         channels = kind.channels(record.shape)
-        # Where nothing lies between the two divisions they are one, and the raw values are compared with a raw mean.
+        # Without a spectrogram in between, the two divisions are merged into one, with the mean in raw units.
         unit = self.scale if self.mel is None else 1.0
         mean, std = normalization.mean, normalization.std
         self.changes_values = unit != 1.0 or mean is not None or std is not None
@@ -41,22 +41,22 @@ class Preprocess(nn.Module):
         self.register_buffer("factor", 1 / (torch.tensor(std or (1.0,) * channels) * unit), persistent=False)
 
     def forward(self, raw: Tensor) -> Tensor:
-        """Prepare a raw batch."""
+        """Preprocess a raw batch."""
         if self.is_number:
             return raw.to(torch.int64)
-        x = raw.to(torch.float32)  # first, for a uint8 input of a network can be nothing but cast in TensorRT
+        x = raw.to(torch.float32)  # first, because TensorRT can only cast a uint8 input of a network
         if self.has_channels:
             x = (x if self.full_rank else x.unsqueeze(-1)).movedim(-1, 1)
         if self.mel is not None:
             x = self.mel(x / self.scale)
         if not self.changes_values:
             return x
-        # As batch norm, which is one operator in ONNX: ONNX Runtime moves a subtraction and a division to where channels
-        # are last, and they take a seventh of the time of an int8 ResNet-8 there.
+        # Batch norm is one operator in ONNX. ONNX Runtime moves a separate subtraction and division to the channels-last
+        # layout, where they take a seventh of the time of an int8 ResNet-8.
         mean = self.get_buffer("mean")
         return functional.batch_norm(x, mean, torch.ones_like(mean), self.get_buffer("factor"), eps=0.0)
 
 
 def preprocessors(record: DataRecord, views: ViewSettings) -> dict[str, Preprocess]:
-    """Return the module of each input."""
+    """Return the preprocessing module of each input."""
     return {one.name: Preprocess(one, views.inputs.get(one.name, Normalization()), views.mel) for one in record.inputs}

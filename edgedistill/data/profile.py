@@ -59,7 +59,7 @@ class DataProfile(Record):
 
 
 def profile_data(data: Path, test: Path | None, folder: Path) -> DataProfile:
-    """Inspect training data, and the test set that is given or found in it; paths in `keys` are relative to `folder`.
+    """Inspect training data and its test set, which can be a part of `data`; paths in `keys` are relative to `folder`.
 
     Raises ConfigError if the data does not exist or cannot be used for training as it is.
     """
@@ -180,7 +180,7 @@ def _arrays(file: Path, keys: dict[str, Any]) -> DataProfile:
 
 
 def _task(labels: Array) -> dict[str, str]:
-    """Return the task that labels are for, unless it is classification."""
+    """Return the task that matches the labels, unless it is classification."""
     if labels.ndim == 2 and labels.shape[1] > 1 and np.isin(labels, (0, 1)).all():
         return {"task": "multi-label"}
     if not np.issubdtype(labels.dtype, np.integer) or labels.ndim != 1:

@@ -1,4 +1,4 @@
-"""Real inputs for any ONNX model, from an .npz file: one array for each of its inputs, and labels if there are any."""
+"""Read inputs for an ONNX model from an .npz file: one array per input, and optional labels."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from edgedistill.errors import ConfigError, nearest
 
 
 class Samples(NamedTuple):
-    """Requests (R, *the input's shape) by input name, and the labels (R,) of their answers."""
+    """Requests (R, *input shape) by input name, and optional labels (R,)."""
 
     requests: dict[str, Array]
     labels: Array | None
 
     def first(self, count: int) -> dict[str, Array]:
-        """Return the first so many requests."""
+        """Return the first `count` requests."""
         return {name: values[:count] for name, values in self.requests.items()}
 
 
 def read_samples(path: Path, model: onnx.ModelProto) -> Samples:
     """Read samples for a model.
 
-    The array of an input is named as the input, or "input." and its name, or "inputs" where there is one input; it has
-    one sample in each row (N, ...), or one whole request (R, 1, ...). "labels" are class numbers.
+    The array of an input has the name of the input, or "input." and the name, or "inputs" if the model has one input; it has
+    one sample per row (N, ...), or one request per row (R, 1, ...). "labels" are class numbers.
 
     Raises:
-        ConfigError: an array is missing, or is not of the type or rank that the input has, or the counts differ.
+        ConfigError: an array is missing, its type or rank differs from the input, or the numbers of samples differ.
     """
     if path.suffix != ".npz":
         raise ConfigError(f"{path}: samples for a model are read from an .npz file")

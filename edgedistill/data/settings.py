@@ -1,4 +1,4 @@
-"""What decides the data, and the views of it: the settings that stages declare."""
+"""The settings of the data and of its views, which stages declare."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from edgedistill.stages.stage import Sources
 
 
 class SourceRef(Record):
-    """Where the samples of a split come from, and the hash of what decides them."""
+    """The source of a split, and the hash of its content."""
 
     split: Literal["train", "test", "val"]
     sha256: str
@@ -26,7 +26,7 @@ class SourceRef(Record):
 
 
 class DataSettings(Record):
-    """All that decides the samples, their labels and their splits; `kinds` are those that the configuration names."""
+    """The settings that determine samples, labels and splits; `kinds` are the kinds in the configuration."""
 
     seed: int
     sources: tuple[SourceRef, ...]
@@ -42,19 +42,19 @@ class DataSettings(Record):
 
     @property
     def fingerprint(self) -> str:
-        """The hash of all of it."""
+        """The hash of these settings."""
         return hash_of(self.model_dump(mode="json"))
 
 
 class Normalization(Record):
-    """The mean and deviation of each channel of an input; None leaves it as it is."""
+    """The mean and deviation of each channel of an input; None means no normalization."""
 
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
 
 
 class ViewSettings(Record):
-    """All that decides what a model is given of a sample: augmentation, the log-mel front end, normalization by input."""
+    """The settings that turn samples into model inputs: augmentation, the log-mel front end, and normalization by input."""
 
     seed: int
     augment: tuple[str, ...]
@@ -63,7 +63,7 @@ class ViewSettings(Record):
 
 
 def data_settings(sources: Sources) -> DataSettings:
-    """Declare what decides the data; raises ConfigError for a source that is missing."""
+    """Declare the settings of the data; raises ConfigError for a missing source."""
     data, folder = sources.config.data, sources.config.folder
     texts: dict[Literal["train", "test", "val"], str | None] = {"train": data.train, "test": data.test, "val": data.val}
     refs = [
@@ -81,7 +81,7 @@ def data_settings(sources: Sources) -> DataSettings:
 
 
 def view_settings(config: Config) -> ViewSettings:
-    """Declare what decides the views."""
+    """Declare the settings of the views."""
     data = config.data
     inputs = {name: Normalization(mean=one.mean, std=one.std) for name, one in data.inputs.items()}
     if data.mean is not None or data.std is not None or not inputs:
@@ -90,7 +90,7 @@ def view_settings(config: Config) -> ViewSettings:
 
 
 def check_input_names(config: Config, record: DataRecord) -> None:
-    """Raise ConfigError for keys of inputs that the data does not have."""
+    """Raise ConfigError for keys of unknown inputs."""
     names = {one.name for one in record.inputs}
     for name in config.data.inputs:
         if name not in names:
@@ -103,7 +103,7 @@ def check_input_names(config: Config, record: DataRecord) -> None:
 
 
 def model_inputs(record: DataRecord, views: ViewSettings) -> tuple[InputRecord, ...]:
-    """Describe what models take, channels last: the data's inputs, or the log-mel pictures of its waveforms."""
+    """Describe the inputs of models, channels last: the inputs of the data, or log-mel spectrograms of its waveforms."""
     from edgedistill.data.mel import frames_of
 
     if views.mel is None:

@@ -1,4 +1,4 @@
-"""Where samples come from: .npz files, folders of images or WAV files, and `package.module:function`."""
+"""Load samples from .npz files, folders of images or WAV files, and `package.module:function`."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from edgedistill.runtime.user_code import code_ref, is_function, resolve_functio
 
 Array = npt.NDArray[Any]
 Arrays = dict[str, Array]
-"""Arrays by the names of inputs, in the order in which models take them."""
+"""Arrays by input name, in the order in which models take them."""
 SINGLE = "input"
 PREFIX = "input."
-"""The name of the input where there is only one, and how the arrays of several are named in an .npz file."""
+"""The name of a single input, and the prefix of the arrays of several inputs in an .npz file."""
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
 
 class Source(NamedTuple):
-    """Samples as the user gave them, `labels` (N, 0) when there are none; `classes` are the names when the source has them."""
+    """Unprocessed samples; `labels` is (N, 0) without labels, `classes` are the class names if the source has names."""
 
     inputs: Arrays
     labels: Array
@@ -33,14 +33,14 @@ class Source(NamedTuple):
 
     @property
     def is_labelled(self) -> bool:
-        """Tell samples with labels from samples without."""
+        """Whether the samples have labels."""
         return self.labels.size > 0 or self.labels.ndim < 2
 
 
 def load_source(text: str, folder: Path, size: int | None = None, seconds: float | None = None) -> Source:
-    """Load a source named in a configuration that lies in `folder`; `size` is of images, `seconds` of WAV files.
+    """Load a source of a configuration in `folder`; `size` applies to images, `seconds` to WAV files.
 
-    Raises ConfigError that names what is missing or malformed.
+    Raises ConfigError that names the missing or malformed part.
     """
     if is_function(text):
         return _from_function(text, folder)
@@ -55,7 +55,7 @@ def load_source(text: str, folder: Path, size: int | None = None, seconds: float
 
 
 def fingerprint_source(text: str, folder: Path, hash_file: Callable[[Path], str]) -> str:
-    """Hash what a source would load, without loading it: file contents, or the modules that a function is made of."""
+    """Hash a source without loading it: its file contents, or the modules of its function."""
     if is_function(text):
         return hash_of([text, code_ref(text, folder).sha256])
     path = _existing(text, folder)
@@ -65,7 +65,7 @@ def fingerprint_source(text: str, folder: Path, hash_file: Callable[[Path], str]
 
 
 def rate_of(text: str, folder: Path) -> int | None:
-    """Return the samples per second of a folder of WAV files, and None of other sources."""
+    """Return the samples per second of a folder of WAV files, or None for other sources."""
     path = (folder / text).resolve()
     files = [] if is_function(text) or not path.is_dir() else wav_files(path)
     return read_header(files[0]).rate if files else None
@@ -118,7 +118,7 @@ def _read(path: Path, archive: Any, member: str) -> Array:
 
 
 def _memory_mapped(path: Path, member: str) -> Array | None:
-    """Map an uncompressed member of an .npz file, so that data larger than memory can be read; None if compressed."""
+    """Memory-map an uncompressed member of an .npz file, for data larger than memory; returns None for a compressed member."""
     with zipfile.ZipFile(path) as archive, path.open("rb") as file:
         entry = archive.getinfo(member)
         if entry.compress_type != zipfile.ZIP_STORED:
@@ -165,14 +165,14 @@ def _from_wav_folder(folder: Path, seconds: float | None) -> Source:
 
 
 def _by_folder(files: list[Path], folder: Path) -> tuple[Array, tuple[str, ...]]:
-    """Return the labels of files, and the classes, which are the names of the folders they lie in."""
+    """Return the labels of files, and the classes, which are the names of the files' folders."""
     names = [p.relative_to(folder).parts[0] for p in files]
     classes, labels = np.unique(names, return_inverse=True)
     return labels.astype(np.int64), tuple(map(str, classes))
 
 
 def decode_image(file: Path, size: int | None, mode: str | None) -> Array:
-    """Read an image (H, W) or (H, W, 3), uint8, cropped to the middle and resized to `size`; grey stays grey without `mode`."""
+    """Read an image (H, W) or (H, W, 3), uint8, cropped at the centre and resized to `size`; the default `mode` keeps grey images grey."""
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:

@@ -1,4 +1,4 @@
-"""The data stage: samples loaded, checked and split."""
+"""The data stage: load, check and split samples."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from edgedistill.records.base import Record
 
 
 class InitOptions(Record):
-    """The user's choices: a name, the kit and device to run on, the budget there, and the epochs of training."""
+    """The choices of the user: a name, a kit and a device, a budget, and the epochs of training."""
 
     name: str
     kit: str

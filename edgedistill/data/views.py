@@ -1,9 +1,9 @@
-"""Batches of augmented, normalised views, addressed by (row, view), and their mixtures.
+"""Batches of augmented and normalised views, addressed by (row, view), with optional mixup.
 
-Mixup (Zhang et al. 2018) takes a sample's partner and share from the hash of (seed, sample, view), never from the batch, so
-that a mixture is the same in any order, batch or process, and a teacher's answer to it can be cached. Normalised inputs
-are mixed, in float32: that is the mixture of the raw ones without its rounding to their type, as normalising is affine, and
-it costs a pass over numbers that are in cache. Log-mel pictures are mixed as pictures.
+Mixup (Zhang et al. 2018) takes the partner and the share of a sample from the hash of (seed, sample, view), not from the
+batch: a mixture is the same in any order, batch and process, and the teacher's output for it can be cached. Mixup applies to
+normalised inputs in float32. Normalisation is affine, so this equals mixing raw inputs, without rounding to their type, and
+the values are still in the processor's cache. Waveforms are mixed as log-mel spectrograms.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MIX_STREAM = 2 << 20
 
 
 class Mix(NamedTuple):
-    """How samples are mixed: each with the one at `partners` (B,) in the split, of which it leaves 1 - `shares` (B,)."""
+    """A mixture: `shares` (B,) of each sample plus 1 - `shares` of the sample at `partners` (B,) in the split."""
 
     partners: Array
     shares: Array
@@ -37,10 +37,10 @@ class Mix(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Views:
-    """A split with its augmentation and preprocessing; without `ops` every view is the plain sample.
+    """A split with its augmentation and preprocessing; without `ops` every view is the sample itself.
 
-    `preprocess` and `ops` are by input; an operation has the same random numbers for every input of a sample. `mixup` is
-    the alpha of the shares' distribution, beta(alpha, alpha); 0 mixes nothing.
+    `preprocess` and `ops` are by input; an operation has the same random numbers for every input of a sample. Shares are
+    drawn from beta(alpha, alpha), where alpha is `mixup`; 0 means no mixup.
     """
 
     split: Split
@@ -50,7 +50,7 @@ class Views:
     mixup: float = 0.0
 
     def batch(self, positions: Array, views: Array) -> Tensors:
-        """Return model inputs (B, ...) for positions (B,) in the split, each in its own view (B,)."""
+        """Return model inputs (B, ...) for positions (B,) in the split and views (B,)."""
         inputs, mix = self._unmixed(positions, views), self.mix(positions, views)
         if mix is None:
             return inputs
@@ -58,9 +58,9 @@ class Views:
         return {name: _mixed(x, partners[name], shares) for name, x in inputs.items()}
 
     def mix(self, positions: Array, views: Array) -> Mix | None:
-        """Return how the samples at positions (B,) are mixed in their views (B,); None without mixup.
+        """Return the mixture of the samples at positions (B,) in their views (B,); None without mixup.
 
-        A partner is any sample of the split in its own view of that number; shares are float32.
+        A partner is any sample of the split, in its view of the same number; shares are float32.
         """
         if not self.mixup:
             return None
@@ -83,14 +83,14 @@ class Views:
         return x
 
     def view_of(self, positions: Array, epoch: int, count: int) -> Array:
-        """Return which of `count` views each sample shows in an epoch, so that an epoch mixes all views."""
+        """Return the view of each sample in an epoch, out of `count` views; one epoch contains all views."""
         start = hash_view(self.seed, self.split.rows[positions], np.zeros_like(positions), VIEW_STREAM)
         return ((start + np.uint64(epoch)) % np.uint64(count)).astype(np.int64)
 
 
 def _mixed(x: Tensor, partners: Tensor, shares: Tensor) -> Tensor:
     shares = shares.reshape(-1, *(1,) * (x.ndim - 1))
-    # Not lerp: where it fuses its two roundings, that depends on a number's place in the batch.
+    # Not lerp, whose rounding depends on the position of a number in the batch.
     return x.mul_(shares).add_(partners.mul_(1 - shares))
 
 
