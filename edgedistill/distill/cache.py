@@ -1,8 +1,9 @@
-"""Soft labels on disk, shared between runs.
+"""The cache of soft labels on disk, shared between runs.
 
-A cache is a folder named after its fingerprint: `manifest.json`, `logits.npy` (views, samples, classes) in float16, raw,
-so that any temperature and loss can use them, or of many classes (views, samples) entries of `distill.top_k`,
-`output-NAME.npy` for each other output (views, samples, ...) of a teacher that has several, `done.npy`, the bitmap from which an interrupted cache goes on, `engine`, what the teacher runs in, and at last `logits.sha256`.
+A cache is a folder named by its fingerprint. It contains `manifest.json`; `logits.npy`, raw logits (views, samples, classes) in
+float16 for any temperature and loss, or entries of `distill.top_k` (views, samples) for many classes; `output-NAME.npy`
+(views, samples, ...) for each other output of the teacher; `done.npy`, a bitmap of finished entries, to resume after an
+interruption; `engine`, the engine of the teacher; and `logits.sha256`, which is written last.
 """
 
 from __future__ import annotations
@@ -32,13 +33,13 @@ SCHEMA = "edgedistill.soft_labels/1"
 OUTPUT: Final = "output-"
 SAFE_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 MOST_WHOLE, KEPT = 2000, 32
-"""Up to how many classes all logits of a view are kept unless a configuration says otherwise, and how many of more."""
+"""The largest number of classes for which the default keeps all logits of a view, and the number kept for more classes."""
 TEMPERATURES: Final = (1.0, 2.0, 4.0, 8.0)
-"""At which the logits that are not kept are summed."""
+"""The temperatures at which the sum of the remaining logits is stored."""
 
 
 def kept_logits(data: DataRecord, views: int, top_k: int | None) -> int:
-    """Return how many logits of a view soft labels keep, 0 for all; `top_k` is what the configuration says, if anything."""
+    """Return the number of logits of a view that soft labels keep, 0 for all; `top_k` is the key of the configuration, or None."""
     if not find_task(data.task).keeps_top_k or views == 0:
         return 0
     if top_k is None:
@@ -47,9 +48,10 @@ def kept_logits(data: DataRecord, views: int, top_k: int | None) -> int:
 
 
 def entry_type(classes: int, top_k: int) -> np.dtype:
-    """Return the type of what is kept of a view: class numbers, their logits in falling order, and the others' sums.
+    """Return the type of a top-k entry: class numbers, their logits in falling order, and the sums of the other classes.
 
-    A sum is log(sum(exp(logit / T))) for each T of TEMPERATURES, in float32: float16 would round it T times as coarsely as the logits.
+    A sum is log(sum(exp(logit / T))) for each T of TEMPERATURES, in float32, because float16 would round it T times as coarsely
+    as the logits.
     """
     number = np.uint16 if classes <= 1 << 16 else np.uint32
     return np.dtype([
@@ -58,7 +60,7 @@ def entry_type(classes: int, top_k: int) -> np.dtype:
 
 
 def caches_folder(kind: str = "soft_labels") -> Path:
-    """Return where caches of a kind lie: in EDGEDISTILL_CACHE, or in the user's cache folder as XDG has it."""
+    """Return the folder of the caches of a kind, in EDGEDISTILL_CACHE or in the XDG cache folder of the user."""
     named = os.environ.get("EDGEDISTILL_CACHE")
     base = Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "edgedistill"
     return base / kind
@@ -79,14 +81,14 @@ def describe_caches() -> Iterator[str]:
 
 
 def describe_controls() -> str:
-    """Return a line on the controls that runs share."""
+    """Return a line with the number and size of shared controls."""
     folder = caches_folder("controls")
     sizes = [path.stat().st_size for path in folder.glob("*/*")]
     return f"{len(list(folder.glob('*/control.json')))} controls in {folder}, {sum(sizes):,} bytes"
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Give a file a second name, or a copy where the two lie on different file systems."""
+    """Create a hard link to a file, or a copy on another file system."""
     with atomic_path(target) as scratch:
         scratch.unlink()
         try:
@@ -97,7 +99,7 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Cache:
-    """Where a cache lies, what it is of, its shape (views, samples, classes), and how many logits it keeps; 0 for all."""
+    """A cache: its folder, fingerprint, shape (views, samples, classes), and the number of logits that it keeps, 0 for all."""
 
     folder: Path
     fingerprint: str
@@ -106,9 +108,9 @@ class Cache:
 
     @contextmanager
     def locked(self, report: Reporter) -> Iterator[None]:
-        """Keep other launches out while this one reads or fills the cache; waits for its turn."""
+        """Hold the lock of the cache; waits while another launch holds it."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        if not processes.is_main_process():  # the first process holds the lock for all of its launch
+        if not processes.is_main_process():  # rank 0 holds the lock for its whole launch
             yield
             return
         with (self.folder / ".lock").open("w") as lock:
@@ -120,11 +122,11 @@ class Cache:
             yield
 
     def is_complete(self) -> bool:
-        """Tell whether every entry is there, as it was written, of this fingerprint and shape."""
+        """Return whether the cache has this fingerprint and shape, all entries, and matching checksums."""
         seal = self.folder / "logits.sha256"
         whole = seal.exists() and seal.read_text(encoding="utf-8") == self._checksums()
         if seal.exists() and not whole:
-            (self.folder / "manifest.json").unlink(missing_ok=True)  # damaged: nothing of it is taken over
+            (self.folder / "manifest.json").unlink(missing_ok=True)  # damaged: start again
         return whole and self._is_ours()
 
     def seal(self) -> Path:
@@ -135,7 +137,7 @@ class Cache:
         return path
 
     def _checksums(self) -> str:
-        """Return the hash of the logits and, where there are other outputs, of each of them on a line with its file's name."""
+        """Return the hash of the logits and, for each other output, a line with its hash and file name."""
         others = [f"{sha256_of(path)}  {path.name}" for path in self.output_files()]
         return "\n".join([sha256_of(self.folder / "logits.npy"), *others])
 
@@ -144,11 +146,11 @@ class Cache:
         return sorted(self.folder.glob(f"{OUTPUT}*.npy"))
 
     def output_name(self, path: Path) -> str:
-        """Return which output a file is of."""
+        """Return the name of the output in a file."""
         return path.stem.removeprefix(OUTPUT)
 
     def open_outputs(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.memmap]:
-        """Map the files of other outputs, of which `shapes` are a sample's, for writing."""
+        """Memory-map the files of other outputs for writing; `shapes` are the shapes of one sample."""
         opened = {}
         for name, shape in shapes.items():
             if not SAFE_NAME.fullmatch(name):
@@ -160,7 +162,7 @@ class Cache:
         return opened
 
     def _create(self, path: Path, shape: tuple[int, ...]) -> None:
-        """Make an empty file of float16, once, whichever process of a launch comes first."""
+        """Create an empty float16 file, unless another process of the launch has created it."""
         scratch = self.folder / f".{processes.rank()}-{path.name}"
         np.lib.format.open_memmap(scratch, "w+", np.float16, shape)
         try:
@@ -190,14 +192,16 @@ class Cache:
         return np.float16, self.shape
 
     def open(self) -> tuple[np.memmap, np.memmap]:
-        """Map logits and bitmap for writing; what an earlier call under the same fingerprint wrote is kept."""
+        """Memory-map logits and bitmap for writing; entries of an earlier call with the same fingerprint are kept."""
         if processes.is_main_process() and not self._is_ours():
             stale = (self.folder / "logits.npy", self.folder / "logits.sha256", *self.output_files())
-            for path in stale:  # runs may have links to the old files: they are theirs
+            for path in stale:  # runs can have hard links to the old files, so these are not overwritten
                 path.unlink(missing_ok=True)
             np.lib.format.open_memmap(self.folder / "logits.npy", "w+", *self._entries())
             np.lib.format.open_memmap(self.folder / "done.npy", "w+", np.bool_, self.shape[:2])
-            write_json(self.folder / "manifest.json", self._manifest())  # last: it vouches for the other two
+            write_json(
+                self.folder / "manifest.json", self._manifest()
+            )  # last, because it marks the other two files as valid
         processes.barrier()
         return (
             np.lib.format.open_memmap(self.folder / "logits.npy", "r+"),

@@ -1,4 +1,4 @@
-"""Controls on disk, shared between runs: without a teacher, a student is the same whatever it was to learn from one."""
+"""The cache of controls on disk, shared between runs: a control does not depend on the teacher."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ PACKAGES: Final = ("edgedistill", "torch", "numpy", "accelerate", "torch-pruning
 def shared_control(
     settings: DistillSettings, workspace: Workspace, seed: int, weights: Path, train: Callable[[], TrainedModel]
 ) -> TrainedModel:
-    """Return the control of a seed from the cache, its weights linked as `weights`, or train it and keep it there."""
+    """Return the control of a seed from the cache, with its weights at `weights`; train and cache it if it is missing."""
     folder = caches_folder("controls") / control_key(settings, seed)
     kept = processes.broadcast_from_rank0(_kept(folder))
     if kept is None:
         trained = train()
         if processes.is_main_process():
             link_or_copy(weights, folder / "model.safetensors")
-            write_json(folder / "control.json", trained)  # last: it vouches for the weights
+            write_json(folder / "control.json", trained)  # last, because it marks the weights as valid
         processes.barrier()
         return trained
     if processes.is_main_process():
@@ -42,19 +42,19 @@ def shared_control(
 
 
 def control_key(settings: DistillSettings, seed: int) -> str:
-    """Return the hash of all that decides a control: nothing of the teacher, unless the student is made from it by pruning."""
+    """Return the key of a control; it does not include the teacher, unless the student is the pruned teacher."""
     plan = settings.distill
     return hash_of([
         SCHEMA, seed, settings.data.fingerprint, settings.views.model_dump(mode="json"), settings.data.output,
         settings.student.model_dump(mode="json"), identity(settings.teacher) if settings.student.model is None else None,
         plan.model_dump(include={*TrainingConfig.model_fields, "views"}),
-        plan.loss if not settings.task.smooths_labels else None,  # on values, the loss on labels follows the plan's
+        plan.loss if not settings.task.smooths_labels else None,  # for values, the loss on labels depends on the loss of the plan
         processes.world_size(), versions_of(PACKAGES),
     ])  # fmt: skip
 
 
 def _kept(folder: Path) -> TrainedModel | None:
-    """Return the record of a control that is whole; a damaged one is made anew."""
+    """Return the record of a cached control, or None if it is missing or damaged."""
     try:
         record = TrainedModel.model_validate_json((folder / "control.json").read_bytes())
     except (OSError, ValidationError):

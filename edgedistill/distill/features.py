@@ -1,4 +1,4 @@
-"""Features: the outputs of layers named by module path, of a student in training and of its teacher."""
+"""Features: outputs of named layers of the student in training and of the teacher."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ TOKENWISE: Final = (nn.Linear, nn.LayerNorm, nn.Embedding, nn.MultiheadAttention
 
 
 class WithFeatures(NamedTuple):
-    """What a model returned, and the outputs of its named layers, channels first: (B, C, ...)."""
+    """The return value of a model, and the outputs of its named layers, channels first: (B, C, ...)."""
 
     returned: Any
     features: tuple[Tensor, ...]
 
 
 def answer_of(model: nn.Module, layers: tuple[str, ...], inputs: Tensors) -> WithFeatures:
-    """Run a model and take the outputs of its layers on the way.
+    """Run a model and record the outputs of its named layers.
 
-    Raises ConfigError for a layer that does not run once or does not give one tensor.
+    Raises ConfigError for a layer that does not run exactly once or does not return one tensor.
     """
     seen: dict[str, list[Any]] = {name: [] for name in layers}
     handles = [
@@ -45,7 +45,7 @@ def answer_of(model: nn.Module, layers: tuple[str, ...], inputs: Tensors) -> Wit
     try:
         returned = call(model, inputs)
     finally:
-        for handle in handles:  # so that no hook is copied, saved or run when nobody looks
+        for handle in handles:  # hooks must not be copied, saved or run later
             handle.remove()
     for name, outputs in seen.items():
         if len(outputs) != 1:
@@ -60,12 +60,12 @@ def answer_of(model: nn.Module, layers: tuple[str, ...], inputs: Tensors) -> Wit
 
 
 def _kept(output: Any) -> Any:
-    # The next layer may work in place, as ReLU(inplace=True) and `out += shortcut` do; the copy is what this one gave.
+    # The next layer can change the tensor in place, as ReLU(inplace=True) and `out += shortcut` do, so copy it.
     return output.clone() if isinstance(output, Tensor) else output
 
 
 def channel_axis(layer: nn.Module) -> int:
-    """Return where a layer's output has its channels: -1 for layers that work token by token (transformers), else 1."""
+    """Return the axis of channels in the output of a layer: -1 for layers on tokens (transformers), otherwise 1."""
     parts = list(layer.modules())
     if any(isinstance(part, SPATIAL) for part in parts):
         return 1
@@ -73,9 +73,9 @@ def channel_axis(layer: nn.Module) -> int:
 
 
 class FeatureStudent(nn.Module):
-    """A student in training with its layers' outputs, each through a regressor to the teacher's channels where it needs one.
+    """A student that in training also returns features, each through a regressor to the teacher's channels if needed.
 
-    In evaluation it returns what the student does, and the student's own weights are what is kept.
+    In evaluation it returns the output of the student; only the weights of the student are saved.
     """
 
     def __init__(self, student: nn.Module, layers: tuple[str, ...], regressors: list[nn.Module]) -> None:
@@ -83,7 +83,7 @@ class FeatureStudent(nn.Module):
         self.student, self.layers, self.regressors = student, layers, nn.ModuleList(regressors)
 
     def forward(self, *inputs: Tensor) -> Any:
-        """Map inputs (B, ...) to what the student returns and its features, or in evaluation to the former alone."""
+        """Map inputs (B, ...) to the student's outputs and features, or in evaluation to its outputs."""
         if not self.training:
             return self.student(*inputs)
         answer = answer_of(self.student, self.layers, dict(zip(map(str, range(len(inputs))), inputs, strict=True)))
@@ -93,14 +93,14 @@ class FeatureStudent(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class FeatureTeacher:
-    """A frozen teacher, asked for logits and features at once; computes in bfloat16 when `precision` says so."""
+    """A frozen teacher that returns outputs and features from one forward pass; `precision` can be bfloat16."""
 
     model: nn.Module
     layers: tuple[str, ...]
     precision: str
 
     def __call__(self, inputs: Tensors) -> WithFeatures:
-        """Return the teacher's answer to inputs (B, ...), in float32, on their device."""
+        """Return the teacher's outputs and features for inputs (B, ...), in float32, on the device of the inputs."""
         device = next(iter(inputs.values())).device
         self.model.to(device).eval()
         with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16_wanted(self.precision)):
@@ -111,10 +111,10 @@ class FeatureTeacher:
 def feature_student(
     plan: DistillConfig, student: nn.Module, teacher: FeatureTeacher, sample: Tensors, seed: int
 ) -> FeatureStudent:
-    """Join a student to its teacher's features; regressors, for hint, are drawn from `seed`.
+    """Wrap a student for feature losses; the regressors of the hint loss are initialised from `seed`.
 
-    Sizes are found by running both over a sample batch. Raises ConfigError for layers that are not there or cannot be
-    compared by the plan's loss.
+    Shapes are determined by running both models on a sample batch. Raises ConfigError for missing layers and for layers that
+    the loss cannot compare.
     """
     check_layers(student, plan.student_layers, "student_layers")
     check_layers(teacher.model, plan.teacher_layers, "teacher_layers")
@@ -139,9 +139,9 @@ def _shown(shapes: dict[str, tuple[int, ...]]) -> str:
 
 
 def feature_loss(plan: DistillConfig, on_outputs: Loss, teacher: FeatureTeacher, output: str | None) -> Loss:
-    """Return a loss on outputs + feature_weight * the sum over the pairs of layers of the feature term.
+    """Return the loss on outputs + feature_weight * the sum of the feature terms over the pairs of layers.
 
-    The teacher is asked here, for its outputs and features at once.
+    The loss runs the teacher, for its outputs and features together.
     """
     term, weight = FEATURE_TERMS[plan.loss], plan.feature_scale
 
@@ -159,7 +159,7 @@ def feature_loss(plan: DistillConfig, on_outputs: Loss, teacher: FeatureTeacher,
 
 
 def regressor(student: Tensor, teacher: Tensor) -> nn.Module:
-    """Build the 1x1 convolution from a student's channels to the teacher's, or nothing where they are as many."""
+    """Build a 1x1 convolution from the student's to the teacher's number of channels, or the identity if both are equal."""
     if student.shape[1] == teacher.shape[1]:
         return nn.Identity()
     if student.ndim == 2:
@@ -184,7 +184,7 @@ def _check_pair(loss: str, names: tuple[str, str], student: Tensor, teacher: Ten
 
 
 def check_layers(model: nn.Module, layers: tuple[str, ...], key: str) -> None:
-    """Raise ConfigError with the nearest match and the list when a model has no layer of a name."""
+    """Raise ConfigError, with the nearest match and the list of layers, for an unknown layer name."""
     names = [name for name, _ in model.named_modules() if name]
     for layer in layers:
         if layer not in names:
@@ -194,7 +194,7 @@ def check_layers(model: nn.Module, layers: tuple[str, ...], key: str) -> None:
 
 
 def _listed(names: list[str]) -> str:
-    """List names, whole levels from the top as far as they fit."""
+    """List as many complete levels of names, from the top, as fit."""
     for depth in range(max(name.count(".") for name in names), -1, -1):
         shown = [name for name in names if name.count(".") <= depth]
         if len(shown) <= LISTED:

@@ -1,4 +1,4 @@
-"""The batches of an epoch: shuffled by (seed, epoch), each sample in the view of that epoch."""
+"""Training batches: shuffled by (seed, epoch), with one view per sample and epoch."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from edgedistill.runtime import processes
 
 
 class TeacherAnswers(Protocol):
-    """The teacher's logits, cached or asked for."""
+    """The teacher's logits, from the cache or from a running teacher."""
 
     def take(self, positions: Array, views: Array, inputs: Tensors) -> TeacherLogits:
-        """Return the logits for samples (B,) in their views (B,), as which a model is given the inputs (B, ...)."""
+        """Return the logits for samples at positions (B,) in views (B,); `inputs` (B, ...) are the model inputs of these views."""
 
 
 class TrainingFeed:
-    """Batches of augmented views with labels; with `view_count` 0 every epoch shows views of its own.
+    """Batches of augmented views with labels; with `view_count` 0 every epoch has new views.
 
-    `seed` decides the order. Of each batch, a process takes its share, every `processes.world_size()`th sample.
+    `seed` determines the order. Each process takes every `processes.world_size()`th sample of a batch.
     """
 
     def __init__(
@@ -40,11 +40,11 @@ class TrainingFeed:
             )
 
     def __len__(self) -> int:
-        """Count full batches; what is left over waits for another epoch's order, as batch norm dislikes crumbs."""
+        """Count full batches; an incomplete batch is dropped, because batch norm needs enough samples."""
         return len(self.views.split) // self.batch_size
 
     def epoch(self, number: int) -> Iterator[Batch]:
-        """Yield the batches of an epoch, which count from 0."""
+        """Yield the batches of an epoch; `number` counts from 0."""
         order = np.random.Generator(np.random.Philox(key=[self.seed, number])).permutation(len(self.views.split))
         for i in range(len(self)):
             positions = order[i * self.batch_size : (i + 1) * self.batch_size][

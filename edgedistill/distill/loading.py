@@ -1,4 +1,4 @@
-"""Loading models: one function for each of teacher and student, from where they come from and the weights of a run."""
+"""Load teachers and students from their sources and the weights of a run."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def load_teacher(source: ModelSource, interface: Interface, seed: int, weights: 
 def build_student(
     source: StudentSource, interface: Interface, seed: int, teacher: nn.Module | None = None
 ) -> nn.Module:
-    """Build the student's module, untrained; of a pruned teacher the shape is the same whatever its weights are.
+    """Build the untrained student; the architecture of a pruned teacher does not depend on weights.
 
-    `teacher` is the teacher with its weights, which a pruned student inherits; without it they are untrained too.
+    A pruned student inherits the weights of `teacher`; without `teacher`, its weights are untrained.
     """
     if source.model is not None:
         return build_model(source.model, interface, seed)
@@ -50,7 +50,7 @@ def load_student(source: StudentSource, interface: Interface, seed: int, weights
 
 
 class _Pruning:
-    """What decides which channels stay whole, equal by its content."""
+    """The arguments that determine the layers that are not pruned; compares by content."""
 
     def __init__(self, source: StudentSource, interface: Interface, seed: int) -> None:
         self.source, self.interface, self.seed = source, interface, seed
@@ -73,19 +73,19 @@ def _kept_whole(pruning: _Pruning) -> tuple[str, ...]:
 
 
 def teacher_predictor(source: ModelSource, interface: Interface, seed: int, file: Path, precision: str) -> Predict:
-    """Return a teacher as a function from model inputs to outputs; a torch model computes in `precision`."""
+    """Return a teacher as a function from model inputs to outputs; `precision` applies to torch models."""
     if source.spec.source == "onnx":
         return onnx_predictor(file, interface)
     return torch_predictor(load_teacher(source, interface, seed, file), precision)
 
 
 def answers_of(predict: Predict, output: str | None) -> Ask:
-    """Return a predictor's answers with the output for the labels apart from the others."""
+    """Return a function that splits the outputs of a predictor into the labelled output and the others."""
     return lambda inputs: split_outputs(predict(inputs), output)
 
 
 def save_model(model: nn.Module, path: Path) -> Path:
-    """Write a state dict as safetensors, atomically; in a launch of several processes the first one writes."""
+    """Write a state dict as safetensors, atomically; only rank 0 writes."""
     from safetensors.torch import save_file
 
     if processes.is_main_process():

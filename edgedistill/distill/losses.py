@@ -1,4 +1,4 @@
-"""The loss of a training: that of the task on the output that labels are for, and that on the teacher's other outputs."""
+"""Training losses: the task's loss on the labelled output, and the loss on the teacher's other outputs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from edgedistill.models.outputs import named_outputs
 
 
 def main_loss(on_output: OutputLoss, output: str | None) -> Loss:
-    """Return a task's loss as one on what a model returns; `output` is what [data] output names."""
+    """Return a task's loss as a loss on all outputs of a model; `output` is the key [data] output."""
 
     def loss(returned: Any, batch: Batch) -> Tensor:
         return on_output(split_outputs(named_outputs(returned), output).main, batch)
@@ -25,7 +25,7 @@ def main_loss(on_output: OutputLoss, output: str | None) -> Loss:
 
 
 def all_outputs_loss(plan: DistillConfig, on_output: OutputLoss, output: str | None) -> Loss:
-    """Return a task's loss plus other_weight * the sum, over the teacher's other outputs, of the relative squared error."""
+    """Return a task's loss plus other_weight * the sum of relative squared errors over the teacher's other outputs."""
 
     def loss(returned: Any, batch: Batch) -> Tensor:
         main, others = split_outputs(named_outputs(returned), output)

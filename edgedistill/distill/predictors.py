@@ -37,21 +37,21 @@ class Answer(NamedTuple):
 
 
 def split_outputs(outputs: Tensors, wanted: str | None) -> Answer:
-    """Part the output that labels are for from the others; `wanted` is what [data] output names."""
+    """Split outputs into the labelled output and the others; `wanted` is the key [data] output."""
     main = main_name(tuple(outputs), wanted)
     return Answer(outputs[main], {name: value for name, value in outputs.items() if name != main})
 
 
 @dataclass(frozen=True, slots=True)
 class Scorer:
-    """The metric of a task on a split: the one way in which models are scored."""
+    """The metric of a task on a split; all models are scored by this class."""
 
     task: Task
     views: Views
     output: str | None
 
     def outputs(self, predict: Predict) -> Array:
-        """Return the outputs (N, D) that labels are for, of every sample in its plain view."""
+        """Return the labelled output (N, D) for every sample, without augmentation."""
         return predict_split(predict, self.views, self.output)
 
     def score(self, predict: Predict) -> float:
@@ -64,7 +64,7 @@ class Scorer:
 
 
 def torch_predictor(model: nn.Module, precision: str) -> Predict:
-    """Return a function from model inputs to float32 outputs; computes in bfloat16 when `precision` says so."""
+    """Return a torch model as a function from inputs to float32 outputs; `precision` can be bfloat16."""
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     bf16 = bf16_wanted(precision)
 
@@ -78,9 +78,9 @@ def torch_predictor(model: nn.Module, precision: str) -> Predict:
 
 
 def onnx_predictor(path: Path, interface: Interface) -> Predict:
-    """Return the same for an ONNX file run by ONNX Runtime, whose inputs are float (or tokens), channels first or last.
+    """Return an ONNX file as a function from inputs to outputs, run by ONNX Runtime; its inputs can be channels first or last.
 
-    Raises ConfigError when the model does not take this data or does not give one value per class.
+    Raises ConfigError if the model does not take this data or does not return one value per class.
     """
     session = open_session(path)
     feeds = onnx_feeds(path, session, interface)
@@ -102,7 +102,7 @@ def onnx_predictor(path: Path, interface: Interface) -> Predict:
 
 
 class OnnxInputFeed(NamedTuple):
-    """How an input of the data is given to an ONNX model: by which name, laid out how, in which fixed batch, if any."""
+    """The mapping of a data input to an ONNX input: names, layout, and the fixed batch size or None."""
 
     input: str
     entry: str
@@ -111,7 +111,7 @@ class OnnxInputFeed(NamedTuple):
 
 
 def onnx_feeds(path: Path, session: Any, interface: Interface) -> list[OnnxInputFeed]:
-    """Match the inputs of an ONNX model with the data's: a single one by itself, several by their names."""
+    """Map the inputs of an ONNX model to the inputs of the data, by name if there are several."""
     entries = {entry.name: entry for entry in session.get_inputs()}
     if len(entries) != len(interface.inputs):
         raise ConfigError(
@@ -146,7 +146,7 @@ def open_session(path: Path) -> Any:
 
 
 def input_arrangement(path: Path, shape: list[Any], dtype: str, one: InputRecord) -> Callable[[Tensor], Array]:
-    """Return how a batch of a model's input is laid out for an ONNX input of this shape and type."""
+    """Return the function that converts a batch to the layout of an ONNX input of this shape and type."""
     sizes = [size if isinstance(size, int) else None for size in shape]
     first = kind_of(one).model_shape(one.shape)
     last = (*first[1:], first[0])
@@ -163,7 +163,7 @@ def input_arrangement(path: Path, shape: list[Any], dtype: str, one: InputRecord
 
 
 def predict_all(predict: Predict, views: Views) -> dict[str, Array]:
-    """Return all outputs (N, ...), float32, of every sample of a split in its plain view."""
+    """Return all outputs (N, ...), float32, for every sample of a split, without augmentation."""
     positions = np.arange(len(views.split))
     plain = np.zeros_like(positions)
     blocks = [positions[i : i + BATCH] for i in range(0, len(positions), BATCH)]
@@ -172,7 +172,7 @@ def predict_all(predict: Predict, views: Views) -> dict[str, Array]:
 
 
 def predict_split(predict: Predict, views: Views, output: str | None = None) -> Array:
-    """Return the outputs (N, D) that labels are for, float32, of every sample of a split in its plain view."""
+    """Return the labelled output (N, D), float32, for every sample of a split, without augmentation."""
     outputs = predict_all(predict, views)
     return outputs[main_name(tuple(outputs), output)]
 
@@ -180,9 +180,9 @@ def predict_split(predict: Predict, views: Views, output: str | None = None) -> 
 def mean_predictor(
     asks: Sequence[Callable[[Tensors], Answer]], weights: Sequence[float]
 ) -> Callable[[Tensors], Answer]:
-    """Return one function for several teachers: the mean of their answers by weight, whatever the weights sum to.
+    """Return a function for the weighted mean of several teachers; weights are normalised to sum 1.
 
-    Of other outputs those count that every teacher has.
+    Other outputs are averaged if every teacher has them.
     """
     if len(asks) == 1:
         return asks[0]

@@ -1,4 +1,4 @@
-"""What the stages of distillation are given: the data, the models, and how they are trained."""
+"""The settings of the distillation stages: data, models and training."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from edgedistill.tasks.task import Task
 
 
 class LearningSettings(Record):
-    """What each stage needs that runs a model on the data: where the data comes from, what it is, and the views of it."""
+    """The settings of every stage that runs a model: the data, its record, and its views."""
 
     source: DataSettings
     data: DataRecord
@@ -30,12 +30,12 @@ class LearningSettings(Record):
 
     @property
     def task(self) -> Task:
-        """What models are for."""
+        """The task of the models."""
         return find_task(self.data.task)
 
     @property
     def interface(self) -> Interface:
-        """What models take and give."""
+        """The inputs and outputs of the models."""
         return interface_of(self.data, self.views)
 
     @property
@@ -44,44 +44,44 @@ class LearningSettings(Record):
         return self.views.seed
 
     def dataset(self, targets: Path | None = None) -> Dataset:
-        """Return the data; `targets` is a file of the teacher's outputs where there are no labels."""
+        """Return the data; `targets` is a file with the teacher's outputs, for data without labels."""
         return load_dataset(self.source, targets)
 
 
 class TaughtSettings(LearningSettings):
-    """The same for stages after the soft labels, which stand for labels where the data has none."""
+    """The settings of stages after the soft labels, which replace missing labels."""
 
     soft_labels: SoftLabelsRecord
 
     def labelled_data(self, workspace: Workspace) -> Dataset:
-        """Return the data, with the teacher's outputs for labels where it has none."""
+        """Return the data, with the teacher's outputs as labels if it has no labels."""
         targets = self.soft_labels.targets
         return self.dataset(None if targets is None else workspace.path(targets))
 
 
 class Tracking(Record):
-    """Where trainings report their epochs: `project` names the run to MLflow."""
+    """Experiment tracking: the trackers, and the name of the project in MLflow."""
 
     trackers: tuple[str, ...]
     project: str
 
 
 class TeacherPlan(Record):
-    """One teacher: where it comes from, and how it is trained where it has no weights."""
+    """One teacher: its source, and its training settings if it has no weights."""
 
     source: ModelSource
     training: TrainingConfig
 
 
 class TeacherSettings(LearningSettings):
-    """What the teacher stage is given."""
+    """The settings of the teacher stage."""
 
     teachers: tuple[TeacherPlan, ...]
     tracking: Tracking = Field(exclude=True)
 
 
 class AskedTeacher(Record):
-    """A teacher as it is asked for soft labels: its precision and engine, and its share among several."""
+    """A teacher for soft labels: its source, precision, engine, and weight in the mean of several teachers."""
 
     source: ModelSource
     precision: str
@@ -90,7 +90,7 @@ class AskedTeacher(Record):
 
 
 class SoftLabelSettings(LearningSettings):
-    """What the soft label stage is given; `top_k` is how many logits of a view are kept, None where that is not said."""
+    """The settings of the soft labels stage; `top_k` is the number of logits to keep per view, None for the default."""
 
     teacher: TeacherRecord
     teachers: tuple[AskedTeacher, ...]
@@ -100,7 +100,7 @@ class SoftLabelSettings(LearningSettings):
 
 
 class DistillPlan(LearningSettings):
-    """How a student is distilled, as the configuration has it; `loss` is the user's own."""
+    """The settings for distilling a student that do not need a teacher record; `loss` is a user function."""
 
     teachers: tuple[AskedTeacher, ...]
     student: StudentSource
@@ -110,7 +110,7 @@ class DistillPlan(LearningSettings):
 
 
 class DistillSettings(DistillPlan, TaughtSettings):
-    """What the distillation stage is given."""
+    """The settings of the distill stage."""
 
     teacher: TeacherRecord
 
@@ -123,7 +123,7 @@ def learning(sources: Sources) -> dict[str, Any]:
 
 
 def declare_teacher(sources: Sources) -> TeacherSettings:
-    """Declare what decides the teachers."""
+    """Declare the settings of the teacher stage."""
     plans = tuple(
         TeacherPlan(source=teacher_source(sources.config, number, sources.hash_file), training=_training(plan))
         for number, plan in enumerate(sources.config.teachers)
@@ -132,7 +132,7 @@ def declare_teacher(sources: Sources) -> TeacherSettings:
 
 
 def declare_soft_labels(sources: Sources) -> SoftLabelSettings:
-    """Declare what decides the soft labels."""
+    """Declare the settings of the soft labels stage."""
     plan = sources.config.distill
     return SoftLabelSettings(
         **learning(sources), teacher=sources.records[TeacherRecord], teachers=asked_teachers(sources),
@@ -141,7 +141,7 @@ def declare_soft_labels(sources: Sources) -> SoftLabelSettings:
 
 
 def declare_plan(sources: Sources) -> DistillPlan:
-    """Declare how the student is distilled, which can be checked before there is a teacher."""
+    """Declare the settings for distilling the student, which can be checked before the teacher is trained."""
     config = sources.config
     return DistillPlan(
         **learning(sources), teachers=asked_teachers(sources), student=student_source(config, sources.hash_file),
@@ -150,17 +150,17 @@ def declare_plan(sources: Sources) -> DistillPlan:
 
 
 def declare_distillation(sources: Sources) -> DistillSettings:
-    """Declare what decides the student."""
+    """Declare the settings of the distill stage."""
     plan = declare_plan(sources)
     parts = {name: getattr(plan, name) for name in type(plan).model_fields}
-    parts["distill"] = plan.distill.model_copy(update={"top_k": None})  # the soft labels have it
+    parts["distill"] = plan.distill.model_copy(update={"top_k": None})  # the record of the soft labels includes it
     return DistillSettings(
         **parts, soft_labels=sources.records[SoftLabelsRecord], teacher=sources.records[TeacherRecord]
     )
 
 
 def asked_teachers(sources: Sources) -> tuple[AskedTeacher, ...]:
-    """Declare the teachers as they are asked."""
+    """Declare the teachers for soft labels."""
     return tuple(
         AskedTeacher(
             source=teacher_source(sources.config, number, sources.hash_file), precision=plan.precision,
@@ -171,12 +171,12 @@ def asked_teachers(sources: Sources) -> tuple[AskedTeacher, ...]:
 
 
 def own_loss(config: Config) -> CodeRef | None:
-    """Return the user's own loss, where the configuration names one."""
+    """Return the user's loss function, or None."""
     return code_ref(config.distill.loss, config.folder) if is_function(config.distill.loss) else None
 
 
 def tracking_of(config: Config) -> Tracking:
-    """Return where the trainings of a run are reported."""
+    """Return the experiment tracking of a run."""
     return Tracking(trackers=config.tracking.trackers, project=config.name)
 
 

@@ -1,8 +1,8 @@
-"""The teacher's logits for every augmented view, computed once, and its outputs where the data has no labels.
+"""The soft labels stage: compute the teacher's logits once for every augmented view, and replace missing labels.
 
-The fingerprint of a cache covers the teachers' weights, the data, its preparation, the views and the versions, so that
-another cache is another folder and nothing is ever replayed. Caches lie in EDGEDISTILL_CACHE, by default the user's
-cache folder; a run has a link to its own.
+The fingerprint of a cache covers the teachers' weights, the data, its preprocessing, the views and package versions: any
+change leads to another cache. Caches are in EDGEDISTILL_CACHE, by default the cache folder of the user; a run has a link to
+its cache.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ from edgedistill.runtime.progress import Reporter
 from edgedistill.stages.stage import Workspace
 
 RECORDED = "recorded"
-TOLERANCE = 0.02  # of the largest logit: bfloat16 keeps 8 bits, and sums in another order on another machine
+TOLERANCE = 0.02  # relative to the largest logit: bfloat16 has 8 bits, and the order of sums differs between machines
 
 
 @dataclass(frozen=True, slots=True)
 class SoftLabels:
-    """Logits (views, samples, classes) in float16, samples in the order of the training split; or entries of `top_k`.
+    """Logits (views, samples, classes) in float16, samples in the order of the training split, or top-k entries.
 
-    Those (views, samples) are read at a temperature, which is one of the cache's. `others` are the teacher's other outputs
+    Top-k entries (views, samples) are read at `temperature`, one of TEMPERATURES. `others` are the teacher's other outputs
     (views, samples, ...).
     """
 
@@ -63,7 +63,7 @@ class SoftLabels:
 
 @dataclass(frozen=True, slots=True)
 class OnlineTeacher:
-    """A teacher asked anew for every batch; for views that are never seen twice."""
+    """A teacher that runs on every batch, for views that are never repeated."""
 
     ask: Ask
 
@@ -75,7 +75,7 @@ class OnlineTeacher:
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """How many entries were recomputed, the largest difference, and whether that is no more than rounding."""
+    """The number of recomputed entries, the largest difference, and whether it is within rounding errors."""
 
     compared: int
     max_abs_diff: float
@@ -84,14 +84,14 @@ class Verification:
 
 @dataclass(frozen=True, slots=True)
 class Teachers:
-    """The teachers of a run, ready to be asked: one after the other, or for the mean of their answers."""
+    """The teachers of a run as functions: the weighted mean of their outputs."""
 
     settings: SoftLabelSettings
     workspace: Workspace
 
     @property
     def record(self) -> TeacherRecord:
-        """What the teacher stage made."""
+        """The record of the teacher stage."""
         return self.settings.teacher
 
     def views(self) -> Views:
@@ -99,18 +99,18 @@ class Teachers:
         return training_views(self.settings.dataset().train, self.settings.data, self.settings.views)
 
     def online(self, precision: str | None = None) -> Ask:
-        """Return the teachers as they answer without a cache: torch models in torch, ONNX models in ONNX Runtime.
+        """Return the teachers without a cache: torch models run in torch, ONNX models in ONNX Runtime.
 
-        Torch models compute in `precision`, or in that of their own configuration.
+        Torch models compute in `precision`, by default that of their configuration.
         """
         return self._mean([self._ask(number, precision) for number in range(len(self.settings.teachers))])
 
     def in_engines(self, engines: str) -> Ask:
-        """Return the teachers as they answer, or answered, for a cache: each in its engine, which the cache names."""
+        """Return the teachers for a cache; `engines` has the engine of each teacher."""
         return self._mean([self._ask_in(number, engine) for number, engine in enumerate(engines.split())])
 
     def choose_engines(self, views: Views) -> str:
-        """Return the engine of each teacher, as a cache names them."""
+        """Choose the engine of each teacher; returns their names for the cache."""
         return " ".join(self._choose(number, views) for number in range(len(self.settings.teachers)))
 
     def _mean(self, asks: list[Ask]) -> Ask:
@@ -144,7 +144,7 @@ class Teachers:
 
 
 def make_soft_labels(settings: SoftLabelSettings, workspace: Workspace) -> SoftLabelsRecord:
-    """Cache the teacher's logits of the training views; with 0 views the teacher is asked online."""
+    """Cache the teacher's logits for the training views; with 0 views the teacher runs during training."""
     record = SoftLabelsRecord(
         fingerprint=workspace.key, views=settings.view_count, samples=settings.data.train,
         classes=len(settings.data.classes), top_k=kept_logits(settings.data, settings.view_count, settings.top_k), logits=None, engine=None,
@@ -173,7 +173,7 @@ def make_soft_labels(settings: SoftLabelSettings, workspace: Workspace) -> SoftL
 
 
 def _accuracy_of_several(settings: SoftLabelSettings, workspace: Workspace) -> float | None:
-    """Return the validation metric of the teachers' mean logits; None for one teacher, whose own it is, or without labels."""
+    """Return the validation metric of the mean of several teachers; None for a single teacher or without labels."""
     count = len(settings.teachers)
     if count == 1 or not settings.data.labelled:
         return None
@@ -187,7 +187,7 @@ def _accuracy_of_several(settings: SoftLabelSettings, workspace: Workspace) -> f
 
 
 def _targets(settings: SoftLabelSettings, workspace: Workspace) -> FileRef | None:
-    """Keep the teachers' mean outputs (N, D) in float32 of validation and test samples that have no labels."""
+    """Save the teachers' mean outputs (N, D), float32, for validation and test samples without labels."""
     if settings.data.labelled:
         return None
     path = workspace.folder("soft_labels") / "targets.npz"
@@ -206,7 +206,7 @@ def _targets(settings: SoftLabelSettings, workspace: Workspace) -> FileRef | Non
 
 
 def fill_cache(settings: SoftLabelSettings, workspace: Workspace, cache: Cache) -> None:
-    """Fill a cache by the teacher's form; an interrupted cache keeps the engines that it was begun with."""
+    """Fill a cache; an interrupted cache keeps its engines."""
     teachers = Teachers(settings, workspace)
     views = teachers.views()
     note, source = cache.folder / "engine", settings.teachers[0].source
@@ -223,7 +223,7 @@ def fill_cache(settings: SoftLabelSettings, workspace: Workspace, cache: Cache) 
 
 
 def _named_others(ask: Ask, names: tuple[str, ...] | None) -> Ask:
-    """Return a teacher whose other outputs are those named, or all."""
+    """Return a teacher limited to the named other outputs; None keeps all."""
     if names is None:
         return ask
 
@@ -242,7 +242,7 @@ def _first_batch(views: Views) -> Tensors:
 def verify_soft_labels(
     settings: SoftLabelSettings, workspace: Workspace, record: SoftLabelsRecord, samples: int
 ) -> Verification:
-    """Recompute blocks of a run's cached entries, drawn at random, until `samples` of them were compared."""
+    """Recompute random blocks of cached entries until `samples` entries are compared."""
     if record.logits is None or record.engine is None or record.engine == RECORDED:
         raise ConfigError(
             "no soft labels to recompute: the teacher runs during training, or its logits were loaded from a file"
@@ -250,7 +250,7 @@ def verify_soft_labels(
     kept = np.load(workspace.path(record.logits), mmap_mode="r")
     teachers = Teachers(settings, workspace)
     views, ask = teachers.views(), teachers.in_engines(record.engine)
-    # Whole blocks, as they were computed: in bfloat16 an answer depends on what else is in its batch.
+    # Whole blocks, as they were computed, because in bfloat16 an output depends on the rest of its batch.
     blocks = [(v, start) for v in range(record.views) for start in range(0, record.samples, BATCH)]
     order = np.random.default_rng().permutation(len(blocks))
     worst, compared, scale = 0.0, 0, float(np.abs(kept["logits"][0] if kept.dtype.names else kept[0]).max())
@@ -267,8 +267,8 @@ def verify_soft_labels(
 def build_soft_labels(cache: Cache, ask: Ask, views: Views, report: Reporter) -> Path:
     """Fill a cache with a teacher's logits of augmented views and return its logits.npy.
 
-    What an interrupted call had done is kept. Raises EdgedistillError for logits that are not finite or do not fit
-    float16, and for a teacher of other classes.
+    Entries of an interrupted call are kept. Raises EdgedistillError for logits that are not finite or too large for float16,
+    and ConfigError for a teacher with another number of classes.
     """
     logits, done = cache.open()
     count, samples, _ = cache.shape
@@ -283,7 +283,7 @@ def build_soft_labels(cache: Cache, ask: Ask, views: Views, report: Reporter) ->
                 for name, kept in cache.open_outputs({name: x.shape[1:] for name, x in others.items()}).items():
                     kept[view, block] = _sound(others[name].numpy(), name)
                     kept.flush()
-                done[view, block] = True  # after the logits are on disk, so that a kill cannot mark what is not
+                done[view, block] = True  # after the logits are on disk, in case the process is killed
                 done.flush()
             advance(1, f"view {view + 1} of {count}")
     processes.barrier()
@@ -291,7 +291,7 @@ def build_soft_labels(cache: Cache, ask: Ask, views: Views, report: Reporter) ->
 
 
 def store_soft_labels(cache: Cache, logits: Array) -> Path:
-    """Keep recorded logits (views, samples, classes) as a finished cache and return its logits.npy."""
+    """Store saved logits (views, samples, classes) as a finished cache and return its logits.npy."""
     entries = [_entries(cache, torch.from_numpy(np.ascontiguousarray(view)), cache.shape[1]) for view in logits]
     kept, done = cache.open()
     kept[:], done[:] = np.stack(entries), True
@@ -300,7 +300,7 @@ def store_soft_labels(cache: Cache, logits: Array) -> Path:
 
 
 def _entries(cache: Cache, answer: Tensor, samples: int) -> Array:
-    """Return what a cache keeps of a teacher's logits, once they are seen to be sound."""
+    """Check a teacher's logits and convert them to entries of the cache."""
     _check(answer.numpy(), samples, cache.shape[2])
     return pack(answer, cache.top_k) if cache.top_k else answer.numpy()
 
@@ -320,7 +320,7 @@ def _sound(answer: Array, name: str) -> Array:
 
 
 def load_soft_labels(workspace: Workspace, record: SoftLabelsRecord, temperature: float = 1.0) -> SoftLabels:
-    """Map a finished cache's logits, to be read at a temperature where they are not all of a view's, and other outputs."""
+    """Memory-map the logits and other outputs of a finished cache; `temperature` applies to top-k entries."""
     assert record.logits is not None
     others = {name: np.load(workspace.path(file), mmap_mode="r") for name, file in record.outputs.items()}
     return SoftLabels(np.load(workspace.path(record.logits), mmap_mode="r"), temperature, others)

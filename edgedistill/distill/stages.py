@@ -1,4 +1,4 @@
-"""The stages of distillation: teacher, soft labels, student."""
+"""The stages teacher, soft_labels and distill."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The distillation stage: the distilled student and, when asked for, its control."""
+"""The distill stage: train the student and, if requested, its control."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from edgedistill.stages.stage import Workspace
 
 
 class Teaching(NamedTuple):
-    """What a student learns from: a loss, and the teacher's outputs or features where it has a teacher."""
+    """The loss of a student, and the teacher's outputs or features if it has a teacher."""
 
     loss: Loss
     answers: TeacherAnswers | None
@@ -43,7 +43,7 @@ class Teaching(NamedTuple):
 
 
 def make_student(settings: DistillSettings, workspace: Workspace) -> StudentRecord:
-    """Distil the student for each seed and, when `control` asks for it, train the same student without the teacher."""
+    """Distil the student for each seed and, with `control`, train the same student without the teacher."""
     trainer = _Trainer(settings, workspace)
     folder, trials = workspace.folder("student"), []
     teaching = trainer.teaching()
@@ -59,7 +59,9 @@ def make_student(settings: DistillSettings, workspace: Workspace) -> StudentReco
     record = StudentRecord(student=student, control=best.control, trials=tuple(trials))
     if processes.is_main_process():
         write_json(folder / "metrics.json", record)
-        for state in folder.glob("*-resume.pt"):  # not before all are done, or a kill costs the first again
+        for state in folder.glob(
+            "*-resume.pt"
+        ):  # only after all trainings, because an interrupted run resumes from these files
             state.unlink()
     return record
 
@@ -72,7 +74,7 @@ class _Trainer:
         self.data = settings.labelled_data(workspace)
 
     def teaching(self) -> Teaching:
-        """Return what students learn from."""
+        """Return the loss and the teacher for students."""
         settings, plan = self.settings, self.settings.distill
         output = settings.data.output
         own = None if settings.loss is None else settings.loss.load()
@@ -99,7 +101,7 @@ class _Trainer:
             training_views(self.data.train, settings.data, settings.views), plan.batch_size, teaching.answers, plan.views,
             seed,
         )  # fmt: skip
-        learner = model  # what is trained may be more than the student; what is kept is the student
+        learner = model  # a feature loss trains a wrapper with regressors; only the student is saved
         if teaching.features is not None:
             first = np.zeros(1, np.int64)
             learner = feature_student(plan, model, teaching.features, feed.views.batch(first, first), seed)
@@ -116,14 +118,14 @@ class _Trainer:
         )  # fmt: skip
 
     def control(self, seed: int) -> TrainedModel:
-        """Return the same student trained without the teacher, on the same views of the same samples in the same order."""
+        """Return the control: the same student without the teacher, on the same views in the same order."""
         settings = self.settings
         loss = main_loss(settings.task.label_loss(settings.distill), settings.data.output)
         plain, weights = Teaching(loss, None, None), self._weights("control", seed)
         return shared_control(settings, self.workspace, seed, weights, lambda: self.train("control", seed, plain))
 
     def _start(self, name: str, seed: int) -> nn.Module:
-        """Return the student as its training starts: untrained or, pruned, with the weights that the teacher leaves it."""
+        """Return the initial student: untrained, or pruned with inherited weights."""
         settings = self.settings
         if settings.student.model is not None:
             return build_student(settings.student, settings.interface, seed)
@@ -144,7 +146,7 @@ class _Trainer:
 
 
 def _asking(settings: DistillSettings) -> SoftLabelSettings:
-    """Return the teachers' settings as the soft label stage has them."""
+    """Return the settings of the soft labels stage for the same teachers."""
     return SoftLabelSettings(
         source=settings.source, data=settings.data, views=settings.views, teacher=settings.teacher,
         teachers=settings.teachers, view_count=settings.distill.views, top_k=None, other_outputs=settings.distill.other_outputs,
@@ -152,7 +154,7 @@ def _asking(settings: DistillSettings) -> SoftLabelSettings:
 
 
 def check_student(settings: LearningSettings, student: StudentSource, sample: Tensors) -> nn.Module:
-    """Return the student, untrained; raise ConfigError when it does not take the data or gives other outputs than expected."""
+    """Return the untrained student; raise ConfigError if it does not take the data or has unexpected outputs."""
     model = build_student(student, settings.interface, settings.seed).eval()
     shapes = {name: tuple(value.shape) for name, value in sample.items()}
     shown = str(next(iter(shapes.values()))) if len(shapes) == 1 else str(shapes)
@@ -172,7 +174,7 @@ def check_student(settings: LearningSettings, student: StudentSource, sample: Te
 
 
 def check_distillation(settings: DistillPlan, sample: Tensors) -> None:
-    """Raise ConfigError for a student or a loss that does not fit the data or the teacher, before any work is done."""
+    """Raise ConfigError for a student or a loss that does not match the data or the teacher; trains nothing."""
     student = check_student(settings, settings.student, sample)
     plan, source = settings.distill, settings.teachers[0].source
     if source.spec.is_module:
@@ -189,7 +191,7 @@ def check_distillation(settings: DistillPlan, sample: Tensors) -> None:
 
 
 def _check_other_outputs(settings: DistillPlan, models: tuple[nn.Module, nn.Module], sample: Tensors) -> None:
-    """Check that the teacher, the second of `models`, has what the student's other outputs learn from."""
+    """Check that the teacher, the second of `models`, has the outputs that the student's other outputs learn from."""
     shapes = []
     with torch.no_grad():
         for model in models:
@@ -199,7 +201,7 @@ def _check_other_outputs(settings: DistillPlan, models: tuple[nn.Module, nn.Modu
 
 
 def _try_loss(settings: DistillPlan, sample: Tensors) -> None:
-    """Try the loss on made-up logits, more samples than one, so that a function of the user's is tried as well."""
+    """Call the loss on random logits of several samples, to test user functions too."""
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(2, 16, settings.interface.values, generator=generator)
     labels = settings.task.example_labels(logits[1])
@@ -213,7 +215,7 @@ def _try_loss(settings: DistillPlan, sample: Tensors) -> None:
 def score_trials(
     trials: tuple[Trial, ...], load: Callable[[TrainedModel], nn.Module], scorer: Scorer
 ) -> tuple[TrialScore, ...]:
-    """Score all trials' float models on the test set, where there are controls or several seeds to compare."""
+    """Score the float models of all trials on the test set, if there are controls or several seeds."""
     if len(trials) == 1 and trials[0].control is None:
         return ()
 

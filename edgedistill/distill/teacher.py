@@ -1,4 +1,4 @@
-"""The teachers: each trained on the labels, or loaded from weights, an ONNX file or saved logits."""
+"""The teacher stage: train teachers on labels, or load them from weights, ONNX files or saved logits."""
 
 from __future__ import annotations
 
@@ -30,14 +30,16 @@ RESUME: Final = "resume.pt"
 
 
 def make_teachers(settings: TeacherSettings, workspace: Workspace) -> TeacherRecord:
-    """Train or load each teacher: the first into the run's folder teacher/, the others into teacher/2/ and so on."""
+    """Train or load each teacher: the first in the folder teacher/ of the run, the others in teacher/2/ and so on."""
     folder = workspace.folder("teacher")
     first, *others = (
         _make_teacher(settings, workspace, number, folder if number == 0 else workspace.folder(f"teacher/{number + 1}"))
         for number in range(len(settings.teachers))
     )
     if processes.is_main_process():
-        for state in folder.rglob(RESUME):  # not before all are done, or a kill costs the first again
+        for state in folder.rglob(
+            RESUME
+        ):  # only after all trainings, because an interrupted run resumes from these files
             state.unlink()
     return TeacherRecord(**dict(first), others=tuple(others))
 
@@ -62,7 +64,7 @@ def _make_teacher(settings: TeacherSettings, workspace: Workspace, number: int, 
 
 
 def build_teacher(settings: TeacherSettings, number: int) -> nn.Module:
-    """Return a torch teacher, untrained: teachers of equal layouts differ in the seed of their first weights."""
+    """Return an untrained torch teacher; teachers of the same architecture have different seeds."""
     return build_model(settings.teachers[number].source, settings.interface, (settings.seed + number) % 2**63)
 
 
@@ -107,7 +109,7 @@ def _torch_teacher(settings: TeacherSettings, workspace: Workspace, number: int,
 
 
 def check_teachers(settings: TeacherSettings) -> None:
-    """Raise ConfigError when a teacher cannot be had or does not fit the data, before any work is done."""
+    """Raise ConfigError for a teacher that cannot be loaded or does not match the data; trains nothing."""
     for number, plan in enumerate(settings.teachers):
         if len(settings.teachers) > 1 and plan.source.spec.source == "logits":
             raise ConfigError(
@@ -135,9 +137,9 @@ def _check_teacher(settings: TeacherSettings, number: int) -> None:
 
 
 def load_logits(source: ModelSource, settings: LearningSettings, views: int, train_samples: int) -> Array:
-    """Read a saved logits file (samples of data.train, classes).
+    """Read a file of saved logits (samples of data.train, classes).
 
-    It knows one view of each sample, so augmentation and more views are refused rather than given stale labels.
+    Saved logits are of one view of each sample, so augmentation and several views raise ConfigError.
     """
     assert source.file is not None
     path = source.file.path

@@ -1,4 +1,4 @@
-"""The engine that runs a torch teacher over the soft labels: the faster of torch and OpenVINO, found by trying both."""
+"""Choose the engine that computes soft labels with a torch teacher: the faster of torch and OpenVINO."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from edgedistill.runtime.progress import Reporter
 from edgedistill.tasks.task import Task
 
 EngineName = Literal["torch", "openvino"]
-# OpenVINO ran the CNNs and transformers tried 1.4 to 3.4 times as fast. It is taken unless torch is clearly faster, so
-# that noise does not decide, and a second run decides alike.
+# OpenVINO ran the tested CNNs and transformers 1.4 to 3.4 times as fast. torch must be clearly faster to be chosen: noise
+# then does not change the choice between runs.
 TORCH_MUST_WIN_BY = 1.25
 TRIALS = 4
 MIN_AGREEMENT = 0.98
 
 
 class EngineChoice:
-    """Chooses the engine for teachers of one task and interface."""
+    """Chooses engines for teachers of one task and interface."""
 
     def __init__(self, task: Task, interface: Interface, report: Reporter) -> None:
         self.task, self.interface, self.report = task, interface, report
 
     def choose(self, asked: tuple[str, str], model: nn.Module, sample: Tensors) -> EngineName:
-        """Return "torch" or "openvino" for a teacher: as asked, or for "auto" the one that runs the sample batch faster.
+        """Return "torch" or "openvino" for a teacher: as requested, or for "auto" the faster engine on the sample batch.
 
-        `asked` is the engine and the precision of the configuration. Raises ConfigError when OpenVINO was asked for and
-        does not take the model.
+        `asked` is the engine and the precision of the configuration. Raises ConfigError if OpenVINO is requested but cannot
+        convert the model.
         """
         wanted, precision = asked
         if wanted == "torch" or (wanted == "auto" and torch.cuda.is_available()):
@@ -73,7 +73,7 @@ class EngineChoice:
 
 
 def openvino_predictor(model: nn.Module, sample: Tensors, precision: str) -> Predict:
-    """Compile a torch model with OpenVINO for batches of any size, in bfloat16 or float32 as `precision` says."""
+    """Compile a torch model with OpenVINO for any batch size; `precision` is that of the configuration."""
     import openvino
 
     with torch.no_grad():
@@ -100,7 +100,7 @@ def openvino_predictor(model: nn.Module, sample: Tensors, precision: str) -> Pre
 
 
 def _sizes_of(model: nn.Module, sizes: tuple[dict[int, Any], ...]) -> tuple[Any, ...]:
-    """Return dynamic shapes as torch.export wants them: for a forward of *inputs, one tuple of all."""
+    """Return dynamic shapes for torch.export, which needs them in a nested tuple if forward takes *inputs."""
     import inspect
 
     kinds = [parameter.kind for parameter in inspect.signature(model.forward).parameters.values()]
@@ -108,7 +108,7 @@ def _sizes_of(model: nn.Module, sizes: tuple[dict[int, Any], ...]) -> tuple[Any,
 
 
 def _seconds(predicts: dict[EngineName, Predict], sample: Tensors) -> dict[EngineName, float]:
-    """Return the least time of a few trials of each, taken in turns; both have run once before."""
+    """Return the shortest time of each engine over a few alternating trials, after one warm-up run."""
     taken: dict[EngineName, list[float]] = {name: [] for name in predicts}
     for _ in range(TRIALS):
         for name, predict in predicts.items():

@@ -1,8 +1,8 @@
-"""Soft labels of many classes: of each view the largest logits, and all others as one.
+"""Soft labels for many classes: the K largest logits of each view, and all other classes as one class.
 
-The others' sum is kept as the logarithm of the sum of exponentials at each of TEMPERATURES, since it depends on the
-temperature. kd over the K + 1 is then what it would be with all logits, had the others been one class: the divergence of
-the student's share for them from the teacher's counts, and how either divides it does not.
+For the other classes, the logarithm of the sum of exponentials is stored for each of TEMPERATURES, because the sum depends
+on the temperature. kd over these K + 1 classes equals kd over all classes, if the other classes were a single class: the
+total probability of the other classes counts, but not its distribution among them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from edgedistill.records.stages import DataRecord
 
 
 def pack(answer: Tensor, top_k: int) -> Array:
-    """Return a teacher's logits (B, classes) as entries (B,)."""
+    """Return a teacher's logits (B, classes) as top-k entries (B,)."""
     logits, classes = answer.topk(top_k, dim=1)
     entries = np.empty(len(answer), entry_type(answer.shape[1], top_k))
     entries["classes"], entries["logits"] = classes.numpy(), logits.numpy()
@@ -28,20 +28,20 @@ def pack(answer: Tensor, top_k: int) -> Array:
 
 
 def _others(logits: Tensor, classes: Tensor) -> Tensor:
-    """Return log sum exp(z / T) over all but the given classes (B, K) of logits (B, classes), for each temperature."""
+    """Return log sum exp(z / T) of logits (B, classes) over all except the given classes (B, K), for each temperature."""
     rest = logits.scatter(1, classes, -torch.inf)
     return torch.stack([(rest / temperature).logsumexp(1) for temperature in TEMPERATURES], 1)
 
 
 def unpack(entries: Array, temperature: float) -> tuple[Tensor, Tensor]:
-    """Return the K logits and the one of all others (B, K + 1), at a temperature, and the K classes (B, K)."""
+    """Return the K logits and the joint logit of the others (B, K + 1) at a temperature, and the K classes (B, K)."""
     others = entries["others"][:, TEMPERATURES.index(temperature), None] * np.float32(temperature)
     logits = np.concatenate([entries["logits"].astype(np.float32), others], 1)
     return torch.from_numpy(logits), torch.from_numpy(entries["classes"].astype(np.int64))
 
 
 def deviation(answer: Tensor, entries: Array) -> float:
-    """Return the largest difference of a teacher's logits (B, classes) to those kept: as many, or entries (B,)."""
+    """Return the largest difference between a teacher's logits (B, classes) and cached logits or top-k entries (B,)."""
     if not entries.dtype.names:
         return float(np.abs(answer.numpy() - entries.astype(np.float32)).max())
     classes = torch.from_numpy(entries["classes"].astype(np.int64))
@@ -51,7 +51,7 @@ def deviation(answer: Tensor, entries: Array) -> float:
 
 
 def check_top_k(data: DataRecord, plan: DistillConfig) -> None:
-    """Raise ConfigError for a plan that needs more of the logits than its soft labels keep."""
+    """Raise ConfigError for a plan that needs more logits than the soft labels keep."""
     classes, kept = len(data.classes), kept_logits(data, plan.views, plan.top_k)
     if not kept:
         return

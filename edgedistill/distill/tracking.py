@@ -1,4 +1,4 @@
-"""What a training tells MLflow or TensorBoard, by accelerate's trackers; nothing, unless the configuration asks for it."""
+"""Experiment tracking with MLflow or TensorBoard, by accelerate's trackers, if the configuration enables it."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from edgedistill.errors import ConfigError
 from edgedistill.records.stages import Epoch
 
 PACKAGES: Final = {"tensorboard": "tensorboard", "mlflow": "mlflow"}
-"""The trackers, and the module that each needs; the extra that brings it has the tracker's name."""
+"""The module that each tracker needs; the optional dependency has the name of the tracker."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrackingFolder:
-    """Where trainings report their epochs: `folder` is TensorBoard's, in the run folder."""
+    """The trackers of a run, and the folder for TensorBoard in the run folder."""
 
     tracking: Tracking
     folder: Path
 
 
 def check_trackers(trackers: Iterable[str]) -> None:
-    """Raise ConfigError for a tracker whose package is not installed: accelerate would leave it out without a word."""
+    """Raise ConfigError for a tracker whose package is not installed; accelerate would silently skip it."""
     for name in trackers:
         if importlib.util.find_spec(PACKAGES[name]) is None:
             raise ConfigError(f"tracking.trackers: {name} is not installed; run: pip install 'edgedistill[{name}]'")
@@ -35,7 +35,7 @@ def check_trackers(trackers: Iterable[str]) -> None:
 
 @contextmanager
 def tracked(place: TrackingFolder | None, label: str, plan: TrainingConfig) -> Iterator[Any]:
-    """Yield an accelerator; its trackers have begun a run that `label` names, with what the plan says in numbers and words."""
+    """Yield an accelerator whose trackers have started a run named `label`, with the values of the plan as parameters."""
     from accelerate import Accelerator
 
     if place is None or not place.tracking.trackers:
@@ -55,6 +55,6 @@ def tracked(place: TrackingFolder | None, label: str, plan: TrainingConfig) -> I
 
 
 def log_epoch(accelerator: Any, epoch: Epoch) -> None:
-    """Log an epoch under its number: the validation metric is a fraction, whatever its name. Without trackers, do nothing."""
+    """Log the metrics of an epoch to the trackers, if there are any; the validation metric is a fraction."""
     metrics = {"loss": epoch.loss, "validation": epoch.val_accuracy, "lr": epoch.lr, "seconds": epoch.seconds}
     accelerator.log(metrics, step=epoch.epoch)

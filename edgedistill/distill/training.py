@@ -1,4 +1,4 @@
-"""The one training loop: teacher, student and control all pass through `fit`."""
+"""The training loop for teachers, students and controls."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from edgedistill.runtime.progress import Advance, Reporter
 
 
 class TeacherLogits(NamedTuple):
-    """A teacher's logits (B, D) or, with `classes` (B, K), the K + 1 of `Batch.teacher_classes`, and its other outputs."""
+    """A teacher's logits (B, D) or, with `classes` (B, K), the K + 1 logits of `Batch.teacher_classes`, and its other outputs."""
 
     logits: Tensor
     classes: Tensor | None = None
@@ -36,13 +36,13 @@ class TeacherLogits(NamedTuple):
 
 
 class Feed(Protocol):
-    """Batches of an epoch, the same for the same epoch whatever ran before."""
+    """The batches of each epoch, which only depend on the number of the epoch."""
 
     def __len__(self) -> int:
         """Count the batches of an epoch."""
 
     def epoch(self, number: int) -> Iterator[Batch]:
-        """Yield the batches of an epoch, which count from 0."""
+        """Yield the batches of an epoch; `number` counts from 0."""
 
 
 Validate = Callable[[nn.Module], float]
@@ -50,14 +50,14 @@ Validate = Callable[[nn.Module], float]
 
 @dataclass(frozen=True, slots=True)
 class Resume:
-    """Where a training leaves its state after each epoch, and the key under which that state may be taken up."""
+    """The file for the state of a training after each epoch, and the key that must match to resume from it."""
 
     path: Path
     key: str
 
 
 def bf16_wanted(precision: str) -> bool:
-    """Tell whether to compute in bfloat16: as asked, or where the hardware multiplies in it."""
+    """Return whether to compute in bfloat16: as requested, or for "auto" if the hardware supports it."""
     if precision != "auto":
         return precision == "bf16"
     if torch.cuda.is_available():
@@ -67,7 +67,7 @@ def bf16_wanted(precision: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """All that a training needs besides the model; `validate` gives the metric of a candidate (1 is perfect)."""
+    """The arguments of a training besides the model; `validate` returns the metric of a model (1 is perfect)."""
 
     label: str
     plan: TrainingConfig
@@ -119,7 +119,7 @@ def _fit(model: nn.Module, training: Training, report: Reporter, accelerator: An
 
 
 def _run_epoch(state: _State, training: Training, number: int, accelerator: Any, advance: Advance) -> Epoch:
-    """Train one epoch and validate what would be kept of it."""
+    """Train one epoch and validate its weights."""
     start = time.monotonic()
     loss = _train_epoch(state, training, number, accelerator, advance)
     if not math.isfinite(loss):
@@ -131,7 +131,7 @@ def _run_epoch(state: _State, training: Training, number: int, accelerator: Any,
 
 
 def _train_epoch(state: _State, training: Training, number: int, accelerator: Any, advance: Advance) -> float:
-    # Dropout is the same whatever ran before, and another one in each process.
+    # Dropout only depends on the epoch and the process.
     torch.manual_seed((training.seed + number * 0x9E3779B9 + processes.rank() * 0x85EBCA6B) % 2**63)
     state.wrapped.train()
     total = torch.zeros((), dtype=torch.float64)
@@ -150,7 +150,7 @@ def _train_epoch(state: _State, training: Training, number: int, accelerator: An
 
 
 def _backward(state: _State, training: Training, batch: Batch, accelerator: Any) -> Tensor:
-    """Add a batch's gradients, in `plan.accumulate` parts where its activations would not fit, and return its loss."""
+    """Accumulate the gradients of a batch in `plan.accumulate` parts, and return its loss."""
     device, bf16 = accelerator.device, bf16_wanted(training.plan.precision)
     parts = _parts(batch, training.plan.accumulate)
     total = torch.zeros((), dtype=torch.float64)
@@ -174,10 +174,10 @@ def _parts(batch: Batch, count: int) -> list[Batch]:
 
 
 def build_optimizer(model: nn.Module, plan: TrainingConfig) -> torch.optim.Optimizer:
-    """Build SGD with Nesterov momentum or AdamW; norms and biases are not decayed (He et al. 2019, "Bag of Tricks").
+    """Build SGD with Nesterov momentum or AdamW, without weight decay for norms and biases (He et al. 2019, "Bag of Tricks").
 
-    AdamW changes every parameter by about its learning rate, whatever its size; that of a scalar, as the scale of a
-    quantizer is, is relative to its size.
+    AdamW changes every parameter by about its learning rate, independent of its size. The learning rate of a scalar, such as
+    the scale of a quantizer, is therefore relative to its size.
     """
     trainable = [p for p in model.parameters() if p.requires_grad]
     groups: list[dict[str, Any]] = [
@@ -196,7 +196,7 @@ def build_optimizer(model: nn.Module, plan: TrainingConfig) -> torch.optim.Optim
 
 
 def build_schedule(optimizer: torch.optim.Optimizer, plan: TrainingConfig, steps_per_epoch: int) -> LRScheduler:
-    """Build the learning rate per step: one-cycle (Smith 2018), or cosine decay after a warm-up of 5 %."""
+    """Build the learning rate schedule: one-cycle (Smith 2018), or cosine decay after a warm-up of 5 %."""
     total = plan.epochs * steps_per_epoch
     if plan.schedule == "onecycle":
         peaks = [group["lr"] for group in optimizer.param_groups]
@@ -217,7 +217,7 @@ def build_schedule(optimizer: torch.optim.Optimizer, plan: TrainingConfig, steps
 
 @dataclass(frozen=True, slots=True)
 class _State:
-    """All that a training changes; `wrapped` is the model as accelerate calls it, in step with other processes."""
+    """The mutable state of a training; `wrapped` is the model prepared by accelerate, which synchronises processes."""
 
     wrapped: nn.Module
     model: nn.Module
@@ -227,7 +227,7 @@ class _State:
 
     @property
     def kept(self) -> nn.Module:
-        """The weights that are validated and kept: their moving average where there is one."""
+        """The model with the weights to validate and keep: their moving average if there is one."""
         return self.model if self.average is None else self.average.module
 
     def save(self, resume: Resume, history: tuple[Epoch, ...], best: Any) -> None:
@@ -244,7 +244,7 @@ class _State:
         if not resume.path.exists():
             return (), None
         content = torch.load(resume.path, weights_only=True)
-        if content["key"] != resume.key:  # left by another configuration
+        if content["key"] != resume.key:  # written by another configuration
             return (), None
         for part, state in zip(self._parts(), content["parts"], strict=True):
             if part is not None:
