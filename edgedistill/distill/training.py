@@ -81,11 +81,11 @@ class Training:
 
 
 def fit(model: nn.Module, training: Training, report: Reporter) -> tuple[Epoch, ...]:
-    """Train `model` in place and leave it with the weights of its best epoch on validation data.
+    """Train `model` in place and load the weights of the epoch with the best validation metric.
 
-    The moving average of the weights is what is validated and kept when `plan.ema` is set. State is written to
-    `resume.path` after each epoch; a training summary there under the same key goes on from its last epoch and ends bit
-    for bit where an unbroken one would. Raises EdgedistillError when the loss is no longer finite.
+    With `plan.ema`, the moving average of the weights is validated and kept. State is written to `resume.path` after each
+    epoch; a training with the same key resumes from it and ends with the same weights, bit for bit, as without an
+    interruption. Raises EdgedistillError if the loss is not finite.
     """
     with tracked(training.tracking, training.label, training.plan) as accelerator:
         return _fit(model, training, report, accelerator)

@@ -1,4 +1,4 @@
-"""A batch of a training, and what a loss is."""
+"""Training batches, and the types of losses."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 Tensors = dict[str, Tensor]
-"""Tensors by the names of inputs or outputs, in their order."""
+"""Tensors by input or output name, in order."""
 
 
 class Batch(NamedTuple):
-    """Model inputs (B, ...) by name, labels (B,) or values (B, D), and what the teacher gives where there is a teacher.
+    """Model inputs (B, ...) by name, labels (B,) or values (B, D), and the teacher's outputs if there is a teacher.
 
-    `teacher_logits` (B, D) are of the output that the labels are for, `teacher_outputs` (B, ...) of its other outputs. With
-    `teacher_classes` (B, K), the first K logits are of these classes, and the last of all others as one. With mixup,
-    `share` (B,) is how much of an input is the sample of `labels`; the rest is that of `partner_labels`.
+    `teacher_logits` (B, D) is the labelled output, `teacher_outputs` (B, ...) are the other outputs. With `teacher_classes`
+    (B, K), the first K logits belong to these classes, and the last logit to all others together. With mixup, an input is
+    `share` (B,) times the sample of `labels` plus 1 - `share` times the sample of `partner_labels`.
     """
 
     inputs: Tensors
@@ -28,7 +28,7 @@ class Batch(NamedTuple):
     teacher_outputs: Tensors | None = None
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        """Return the batch with each of its tensors changed."""
+        """Return the batch with `change` applied to each tensor."""
         return Batch(*(_map(part, change) for part in self))
 
 
@@ -39,7 +39,7 @@ def _map(part: Any, change: Callable[[Tensor], Tensor]) -> Any:
 
 
 Loss = Callable[[Any, Batch], Tensor]
-"""From what a model returns, in float32, and its batch, to a scalar."""
+"""A function from a model's return value, in float32, and its batch to a scalar."""
 
 OutputLoss = Callable[[Tensor, Batch], Tensor]
-"""From the output (B, D) that labels are for, in float32, and its batch, to a scalar."""
+"""A function from the labelled output (B, D), in float32, and its batch to a scalar."""

@@ -1,4 +1,4 @@
-"""Losses on labels, and what mixup does to labels."""
+"""Losses on labels, with and without mixup."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def cross_entropy(smoothing: float) -> OutputLoss:
 
 
 def on_values(term: Callable[[Tensor, Tensor], Tensor]) -> OutputLoss:
-    """Return a term of outputs and labels (B, D), which mixup mixes as it mixes inputs."""
+    """Return a loss from a term on outputs and labels (B, D); with mixup, labels are mixed like inputs."""
 
     def loss(outputs: Tensor, batch: Batch) -> Tensor:
         return term(outputs, mixed_values(batch))
@@ -33,7 +33,7 @@ def on_values(term: Callable[[Tensor, Tensor], Tensor]) -> OutputLoss:
 
 
 def over_labels(batch: Batch, term: Callable[[Tensor], Tensor]) -> Tensor:
-    """Return the batch's mean of a term (B,) of class numbers (B,), where inputs are mixed by the shares of their two."""
+    """Return the mean of a term (B,) over class numbers (B,); with mixup, the terms of both classes are weighted by their shares."""
     own = term(batch.labels)
     if batch.share is None or batch.partner_labels is None:
         return own.mean()
@@ -41,14 +41,14 @@ def over_labels(batch: Batch, term: Callable[[Tensor], Tensor]) -> Tensor:
 
 
 def mixed_values(batch: Batch) -> Tensor:
-    """Return labels (B, D) as they are or, where inputs are mixed, mixed alike."""
+    """Return labels (B, D), mixed like the inputs with mixup."""
     if batch.share is None or batch.partner_labels is None:
         return batch.labels
     return batch.share[:, None] * batch.labels + (1 - batch.share[:, None]) * batch.partner_labels
 
 
 def mixed_classes(batch: Batch, classes: int) -> Tensor:
-    """Return class numbers (B,) as they are or, where inputs are mixed, the shares (B, classes) of their classes."""
+    """Return class numbers (B,) or, with mixup, the shares (B, classes) of classes."""
     if batch.share is None or batch.partner_labels is None:
         return batch.labels
     own, partner = (

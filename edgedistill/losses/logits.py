@@ -1,4 +1,4 @@
-"""The terms on a teacher's logits that a configuration may name, and a user's own."""
+"""Loss terms on a teacher's logits: built-in terms by name, and user functions."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from edgedistill.losses.labels import over_labels
 from edgedistill.losses.terms import cosine, decoupled, dist, group, kd, ls, mse, standardize
 
 Term = Callable[[Tensor, Tensor, Batch, DistillConfig], Tensor]
-"""From the student's and the teacher's logits (B, D), the batch and the plan, to a scalar."""
+"""A function from the student's and the teacher's logits (B, D), the batch and the plan to a scalar."""
 MixedLabels = Callable[[Batch, int], Tensor]
-"""Labels of a batch for a model of so many outputs, mixed where inputs are mixed."""
+"""A function from a batch and the number of outputs to labels, which are mixed with mixup."""
 
 CLASS_TERMS: Final[dict[str, Term]] = {
     "kd": lambda student, teacher, _, plan: kd(student, teacher, plan.temperature),
@@ -27,7 +27,7 @@ CLASS_TERMS: Final[dict[str, Term]] = {
     "ls": lambda student, teacher, _, plan: ls(student, teacher, plan.temperature),
     "mse": lambda student, teacher, _batch, _plan: mse(student, teacher),
 }
-"""The terms for classes, of which one is right."""
+"""The terms for classification."""
 VALUE_TERMS: Final[dict[str, Term]] = {
     "mse": lambda student, teacher, _batch, _plan: mse(student, teacher),
     "cosine": lambda student, teacher, _batch, _plan: cosine(student, teacher),
@@ -48,7 +48,7 @@ def weighted(plan: DistillConfig, on_labels: OutputLoss, on_teacher: OutputLoss)
 
 def teacher_term(plan: DistillConfig, term: Term) -> OutputLoss:
     """Return a term as a function of the student's logits and the batch, with the plan's temperature and standardization."""
-    prepare = standardize if plan.standardize else _as_it_is
+    prepare = standardize if plan.standardize else _unchanged
 
     def on_teacher(student: Tensor, batch: Batch) -> Tensor:
         assert batch.teacher_logits is not None
@@ -60,10 +60,9 @@ def teacher_term(plan: DistillConfig, term: Term) -> OutputLoss:
 
 
 def own_term(spec: str, function: Any, labels_of: MixedLabels) -> OutputLoss:
-    """Return the user's function(student_logits, teacher_logits, labels), held to a finite scalar with a gradient.
+    """Return a loss from a user's function(student_logits, teacher_logits, labels), which must return a finite scalar with gradient.
 
-    With mixup, the labels are those that `labels_of` gives. Raises ConfigError, here or when it is called, that names the
-    function.
+    With mixup, the labels come from `labels_of`. Raises ConfigError that names the function, now or when the loss is called.
     """
     if not callable(function):
         raise ConfigError(f"distill.loss: '{spec}' is not a function but {type(function).__name__}")
@@ -71,7 +70,7 @@ def own_term(spec: str, function: Any, labels_of: MixedLabels) -> OutputLoss:
     def term(student: Tensor, batch: Batch) -> Tensor:
         try:
             value = function(student, batch.teacher_logits, labels_of(batch, student.shape[1]))
-        except Exception as error:  # another's code may raise anything
+        except Exception as error:  # user code can raise any error
             reason = next(iter(str(error).splitlines()), "")
             raise ConfigError(f"distill.loss: '{spec}' raises {type(error).__name__}: {reason}") from error
         _check_own(spec, value, student)
@@ -88,15 +87,15 @@ def _check_own(spec: str, value: object, student: Tensor) -> None:
         raise ConfigError(
             f"distill.loss: '{spec}' has no gradient; compute it from student_logits with torch operations"
         )
-    if not value.isfinite() and student.isfinite().all():  # else it is the training that diverges, as `fit` says
+    if not value.isfinite() and student.isfinite().all():  # otherwise the training diverges, which `fit` reports
         raise ConfigError(f"distill.loss: '{spec}' returns {value.item()} for finite logits")
 
 
 def _dkd_of_each(student: Tensor, teacher: Tensor, labels: Tensor, plan: DistillConfig) -> Tensor:
-    """Return T^2 * (dkd_alpha * TCKD + dkd_beta * NCKD) of each sample (B,); dkd_beta is between 0.5 and 10 in the paper."""
+    """Return T^2 * (dkd_alpha * TCKD + dkd_beta * NCKD) of each sample (B,); the paper uses dkd_beta from 0.5 to 10."""
     target, non_target = decoupled(student, teacher, labels, plan.temperature)
     return plan.dkd_alpha * target + plan.dkd_beta * non_target
 
 
-def _as_it_is(logits: Tensor) -> Tensor:
+def _unchanged(logits: Tensor) -> Tensor:
     return logits

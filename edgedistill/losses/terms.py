@@ -1,6 +1,6 @@
 """Loss terms: pure functions of logits, values or features.
 
-Every term is averaged over the batch, so that its scale does not depend on the batch size; each says its own scale.
+Every term is averaged over the batch, so its scale does not depend on the batch size; docstrings give the scales.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from torch.nn import functional
 def kd(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
     """Return T^2 * KL(softmax(teacher / T) || softmax(student / T)), averaged over the batch.
 
-    Logits are (B, classes). Softening by T shrinks gradients by 1 / T^2; the factor restores their scale, so that the
-    weight of this term means the same at every temperature (Hinton, Vinyals and Dean 2015, section 2).
+    Logits are (B, classes). Dividing by T scales gradients by 1 / T^2; the factor restores their scale: the
+    weight of this term then has the same effect at every temperature (Hinton, Vinyals and Dean 2015, section 2).
     """
     student = functional.log_softmax(student_logits / temperature, 1)
     teacher = functional.log_softmax(teacher_logits / temperature, 1)
@@ -38,7 +38,7 @@ def decoupled(
     def decouple(logits: Tensor) -> tuple[Tensor, Tensor]:
         softened = logits / temperature
         logs = functional.log_softmax(softened, 1)
-        # log(1 - p) of the target is summed from the others, as 1 - p cancels for a teacher that is sure.
+        # log(1 - p) of the target is summed over the others, because 1 - p loses precision for p close to 1.
         rest = logs[others].view(len(logs), -1)
         binary = torch.stack((logs[~others], rest.logsumexp(1)), 1)
         return binary, functional.log_softmax(rest, 1)
@@ -56,8 +56,8 @@ def dist(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> 
     """Return T^2 * (inter + intra), each 1 - Pearson's correlation of softened probabilities.
 
     inter correlates the classes of each sample, intra the samples of each class, so it needs a batch of several
-    samples (Huang et al. 2022, section 3, with beta = gamma = 1). Logits are (B, classes). The value lies between 0 and
-    4 * T^2: the factor is the authors', but a correlation does not shrink as T grows, so this term outgrows kd.
+    samples (Huang et al. 2022, section 3, with beta = gamma = 1). Logits are (B, classes). The value is between 0 and
+    4 * T^2. The factor is that of the authors; correlations do not shrink with T, so this term grows faster than kd.
     """
     student = functional.softmax(student_logits / temperature, 1)
     teacher = functional.softmax(teacher_logits / temperature, 1)
@@ -71,12 +71,12 @@ def correlation(a: Tensor, b: Tensor, axis: int) -> Tensor:
 
 
 def standardize(logits: Tensor) -> Tensor:
-    """Return each sample's logits (B, classes) less their mean, over their standard deviation, before any temperature.
+    """Return logits (B, classes) minus their mean, divided by their standard deviation, per sample and before any temperature.
 
-    The student then need not match the range of the teacher's logits, only their relations (Sun et al. 2024). The
-    deviation divides by classes - 1, as in the authors' code, with which their figures were made.
+    The student then only has to match the relations between the teacher's logits, not their range (Sun et al. 2024). The
+    standard deviation divides by classes - 1, as in the authors' code.
     """
-    # The least deviation bounds the gradient; the authors add 1e-7, which throws a student whose head starts at zero.
+    # The minimum bounds the gradient. The authors add 1e-7, with which a student whose head starts at zero diverges.
     return (logits - logits.mean(1, keepdim=True)) / logits.std(1, keepdim=True).clamp_min(1e-3)
 
 
@@ -88,21 +88,21 @@ def ls(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Te
 def mse(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     """Return the mean squared difference of logits (B, classes), over samples and classes (Ba and Caruana 2014).
 
-    With each sample's mean taken off, half of it is what kd tends to as T grows (Hinton et al. 2015, equation 4).
+    For logits with mean 0 per sample, half of this value is the limit of kd for large T (Hinton et al. 2015, equation 4).
     """
     return functional.mse_loss(student_logits, teacher_logits)
 
 
 def cosine(student: Tensor, teacher: Tensor) -> Tensor:
-    """Return 1 - the cosine similarity of vectors (B, D), averaged over the batch; it lies between 0 and 2.
+    """Return 1 - the cosine similarity of vectors (B, D), averaged over the batch; the value is between 0 and 2.
 
-    The student's length is free. A vector shorter than 0.0001 is taken to be as long, which bounds the gradient.
+    The length of the student's vectors is not constrained. Lengths below 0.0001 count as 0.0001, which bounds the gradient.
     """
     return (1 - functional.cosine_similarity(student, teacher, 1, SHORTEST)).mean()
 
 
 def hint(student: Tensor, teacher: Tensor) -> Tensor:
-    """Return the mean squared difference of two features (B, C, ...) of as many channels, over all their elements.
+    """Return the mean squared difference over all elements of two features (B, C, ...) with the same number of channels.
 
     Sizes are matched by `same_positions`. FitNets (Romero et al. 2015, equation 3) take half the sum; the mean does not
     depend on the size of the layer.
@@ -111,7 +111,7 @@ def hint(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def at(student: Tensor, teacher: Tensor) -> Tensor:
-    """Return the squared distance of two attention maps, averaged over the batch; it lies between 0 and 2.
+    """Return the squared distance of two attention maps, averaged over the batch; the value is between 0 and 2.
 
     A map is the sum of squares over channels of (B, C, ...), matched by `same_positions` and scaled to length 1 per
     sample (Zagoruyko and Komodakis 2017, equation 2). The authors' code has the mean over positions in place of the
@@ -126,9 +126,9 @@ def rkd(student: Tensor, teacher: Tensor) -> Tensor:
     """Return 25 * the Huber loss of distances + 50 * that of angles among the samples of a batch.
 
     Features (B, C, ...) are averaged over positions; their channels may differ. Distances are relative to their mean
-    over pairs of different samples; angles are the cosines at each sample between each two others. Both losses are
-    means over all pairs and triples, as in the authors' code (Park et al. 2019, equations 4 to 9). Triples take memory
-    of B^3 numbers.
+    over pairs of different samples; angles are the cosines at each sample between pairs of other samples. Both losses
+    are means over all pairs or triples, as in the authors' code (Park et al. 2019, equations 4 to 9). Triples need memory
+    for B^3 numbers.
     """
     ours, theirs = (x.flatten(2).mean(2) if x.ndim > 2 else x for x in (student, teacher))
     distances = functional.smooth_l1_loss(relative_distances(ours), relative_distances(theirs))
@@ -137,23 +137,23 @@ def rkd(student: Tensor, teacher: Tensor) -> Tensor:
 
 def relative_distances(x: Tensor) -> Tensor:
     """Return the distances (B, B) between the rows of x (B, C), over their mean off the diagonal."""
-    # The default computes |a|^2 + |b|^2 - 2 a b, which cancels for rows that are close.
+    # The default computes |a|^2 + |b|^2 - 2 a b, which loses precision for similar rows.
     distances = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist")
     mean = distances.sum() / max(1, len(x) * (len(x) - 1))
     return distances / mean.clamp_min(1e-12)
 
 
 def angles(x: Tensor) -> Tensor:
-    """Return for rows j of x (B, C) the cosines (B, B, B) between x_i - x_j and x_k - x_j; 0 where either is nothing."""
+    """Return for rows j of x (B, C) the cosines (B, B, B) between x_i - x_j and x_k - x_j; 0 if either is 0."""
     edges = x[None] - x[:, None]
     lengths = edges.norm(dim=2, keepdim=True)
-    # Over infinity, equal rows give 0 and no gradient; over a small number, their gradient would swamp all others.
+    # Division by infinity gives 0 and no gradient for equal rows; with a small divisor their gradient would dominate.
     unit = edges / torch.where(lengths > 0, lengths, torch.inf)
     return unit @ unit.transpose(1, 2)
 
 
 def same_positions(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    """Average-pool two features (B, C, ...) to the smaller of their sizes, axis by axis."""
+    """Average-pool two features (B, C, ...) to the smaller size of each axis."""
     if student.shape[2:] == teacher.shape[2:]:
         return student, teacher
     size = [min(pair) for pair in zip(student.shape[2:], teacher.shape[2:], strict=True)]
@@ -164,8 +164,7 @@ def same_positions(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
 def binary_kd(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
     """Return T^2 * the divergence of each label's probability from the teacher's, averaged over samples and labels.
 
-    Each of the logits (B, labels) is of a label that is there or not, softened by T before the sigmoid; the factor has
-    the reason that it has in `kd`.
+    Logits (B, labels) of independent labels are divided by T before the sigmoid; the factor T^2 is explained in `kd`.
     """
     student, teacher = student_logits / temperature, teacher_logits / temperature
     soft = teacher.sigmoid()
@@ -175,16 +174,16 @@ def binary_kd(student_logits: Tensor, teacher_logits: Tensor, temperature: float
 
 
 def group(logits: Tensor, classes: Tensor, temperature: float) -> Tensor:
-    """Return the logits (B, K + 1) of K classes (B, K) and of all others as one, at a temperature, of logits (B, classes).
+    """Reduce logits (B, classes) to (B, K + 1): K classes (B, K), and one logit for all others at a temperature.
 
-    The sum is taken over the others, as 1 - the sum of the K would cancel.
+    The sum runs over the others, because 1 - the sum of the K would lose precision.
     """
     rest = (logits / temperature).scatter(1, classes, -torch.inf).logsumexp(1, keepdim=True)
     return torch.cat([logits.gather(1, classes), temperature * rest], 1)
 
 
 SHORTEST: Final = 1e-4
-"""The least length in a cosine: at the usual 1e-8, the gradient would throw a student whose head starts at zero."""
+"""The smallest length in a cosine: with the usual 1e-8, a student whose head starts at zero diverges."""
 POOL_BY_AXES: Final[dict[int, Callable[..., Tensor]]] = {
     1: functional.adaptive_avg_pool1d,
     2: functional.adaptive_avg_pool2d,

@@ -1,4 +1,4 @@
-"""A model by name: `zoo:NAME`, `timm:NAME` or `package.module:function`, and its weights."""
+"""Build models by name (`zoo:NAME`, `timm:NAME`, `package.module:function`) and load their weights."""
 
 from __future__ import annotations
 
@@ -31,15 +31,14 @@ ZOO: Final[dict[str, tuple[Callable[..., nn.Module], frozenset[str]]]] = {
     "cnn1d": (cnn1d, frozenset({"signal"})),
     "transformer": (transformer, frozenset({"image", "signal", "tokens"})),
 }
-"""Each layout with the kinds of data it takes."""
+"""Each architecture with the kinds of data that it takes."""
 
 
 def build_model(source: ModelSource, interface: Interface, seed: int) -> nn.Module:
-    """Build a model with weights drawn from `seed`; channels, size and classes come from the data.
+    """Build a model with weights initialised from `seed`; channels, size and classes come from the data.
 
-    A function of the user's is called with those of these arguments that it names: classes, channels, shape (spatial) and
-    vocabulary (of tokens) of the first input, inputs (the shape of each, channels first, by name), width, depth. Raises
-    ConfigError.
+    A user function gets the arguments that its signature names, out of: classes; channels, shape (spatial) and vocabulary (of
+    tokens) of the first input; inputs (the shape of each input, channels first, by name); width; depth. Raises ConfigError.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -87,7 +86,7 @@ def _require_one_input(spec: ModelSpec, interface: Interface) -> None:
 
 
 def _check_order(source: ModelSource, model: nn.Module, interface: Interface) -> None:
-    """Refuse a module whose forward names the data's inputs in another order: inputs are given in the data's order."""
+    """Raise ConfigError if forward names the inputs in another order than the data, because inputs are passed by position."""
     names = [one.name for one in interface.inputs]
     taken = [name for name in inspect.signature(model.forward).parameters if name in names]
     if len(taken) == len(names) > 1 and taken != names:
@@ -136,7 +135,7 @@ def _timm(name: str, interface: Interface, scale: dict[str, float]) -> nn.Module
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
-    """Load a state dict from .safetensors, or from .pt/.pth with weights_only; raises ConfigError on any mismatch."""
+    """Load a state dict from .safetensors, or from .pt or .pth with weights_only; raises ConfigError for any mismatch."""
     state = read_state(path)
     expected = model.state_dict()
     problems = [f"has no '{key}'" for key in expected if key not in state and not key.endswith("num_batches_tracked")]
@@ -153,7 +152,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """Read a state dict without executing anything in it."""
+    """Read a state dict without running code from the file."""
     import pickle
 
     from safetensors import SafetensorError

@@ -10,7 +10,7 @@ from edgedistill.models.scale import repeats
 def conv_bn_relu(
     channels: int, out: int, kernel: tuple[int, int], stride: tuple[int, int], groups: int = 1
 ) -> nn.Module:
-    """Build a convolution, batch normalisation and ReLU; odd kernels keep the size, but for the stride."""
+    """Build a convolution, batch normalisation and ReLU, with padding for odd kernels."""
     padding = (kernel[0] // 2, kernel[1] // 2)
     return nn.Sequential(
         nn.Conv2d(channels, out, kernel, stride, padding, groups=groups, bias=False), nn.BatchNorm2d(out), nn.ReLU()
@@ -26,7 +26,7 @@ def separable(channels: int, out: int, stride: int) -> nn.Module:
 
 
 class SeparableNet(nn.Module):
-    """A stem convolution, separable blocks, mean over the picture, and a dense layer."""
+    """A stem convolution, separable blocks, mean over positions, and a dense layer."""
 
     def __init__(self, stem: nn.Module, blocks: list[nn.Module], features: int, classes: int, dropout: float) -> None:
         super().__init__()
@@ -51,9 +51,9 @@ def ds_cnn(classes: int, channels: int, width: float, depth: float) -> nn.Module
 
 
 def mobilenetv1(classes: int, channels: int, width: float, depth: float) -> nn.Module:
-    """MobileNetV1 (Howard et al. 2017) by width multiplier; the stem and blocks stride for pictures of 96 and more.
+    """MobileNetV1 (Howard et al. 2017) with width multiplier, for images of 96 pixels or more.
 
-    `depth` multiplies the one run of alike blocks, five of 512 * width channels.
+    `depth` multiplies the five equal blocks of 512 * width channels.
     """
     middle = (512,) * repeats(5, depth)
     sizes = [max(8, round(base * width)) for base in (32, 64, 128, 128, 256, 256, 512, *middle, 1024, 1024)]

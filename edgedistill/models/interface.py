@@ -1,4 +1,4 @@
-"""What a model takes and gives, as the data decides it."""
+"""The inputs and outputs of models for a data set."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from edgedistill.records.stages import DataRecord, InputRecord
 
 
 class Interface(Record):
-    """The inputs of a model, channels last, in their order, how many values its output for the labels has, and its name.
+    """The inputs of a model in order, channels last, and the number of values and the name of its labelled output.
 
-    `output` is that of [data]; None stands for the first output.
+    `output` is the key [data] output; None means the first output.
     """
 
     inputs: tuple[InputRecord, ...]
@@ -22,7 +22,7 @@ class Interface(Record):
 
     @property
     def first(self) -> InputRecord:
-        """The first input, of which layouts of one input take channels and size."""
+        """The first input, which gives architectures with one input their channels and size."""
         return self.inputs[0]
 
     @property
@@ -36,7 +36,7 @@ class Interface(Record):
         return self.kind.channels(self.first.shape)
 
     def arguments(self) -> dict[str, Any]:
-        """Return what a function that builds a model may ask for by name."""
+        """Return the arguments for functions that build models, by name."""
         return {
             "classes": self.values,
             "channels": self.channels,
@@ -47,5 +47,5 @@ class Interface(Record):
 
 
 def interface_of(record: DataRecord, views: ViewSettings) -> Interface:
-    """Return what models of this data take and give."""
+    """Return the interface of models for this data."""
     return Interface(inputs=model_inputs(record, views), values=len(record.classes), output=record.output)

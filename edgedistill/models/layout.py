@@ -1,4 +1,4 @@
-"""The order of a network's weights in memory."""
+"""The memory format of a network's weights."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from torch import nn
 from edgedistill.models.interface import Interface
 
 SAFE_CHANNELS = 8
-"""From this many input channels on, oneDNN's kernels of the case below were seen to write inside their buffers."""
+"""The number of input channels from which the oneDNN kernels below were correct in tests."""
 
 
 def arrange(model: nn.Module, interface: Interface) -> nn.Module:
-    """Put an image network's weights in channels-last order, which trains fastest on a CPU, wherever that is safe.
+    """Convert the weights of an image network to channels-last, which trains fastest on a CPU, if that is safe.
 
-    oneDNN 3.x on a processor with AVX2 and without AVX-512 writes past its buffers in the backward pass of a 1x1 convolution
-    with a stride and few input channels in channels-last order (seen with torch 2.13, 1 to 5 channels): the process dies.
+    On processors with AVX2 but not AVX-512, oneDNN 3.x writes outside its buffers in the backward pass of a strided 1x1
+    convolution with few input channels in channels-last format (seen with torch 2.13, 1 to 5 channels); the process crashes.
     """
     import torch
 

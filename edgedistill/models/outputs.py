@@ -1,4 +1,4 @@
-"""What a module returns, by name: a tensor, a tuple, a dictionary, or an object with named tensors."""
+"""Name the outputs of a module, which returns a tensor, a tuple, a dictionary, or an object with named tensors."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from edgedistill.errors import ConfigError
 from edgedistill.losses.batch import Tensors
 
 SINGLE: Final = "logits"
-"""The name of the output where there is only one."""
+"""The name of a single output."""
 
 
 def named_outputs(value: Any, model: str = "the model") -> Tensors:
-    """Return the tensors that a module returned by name, in their order.
+    """Return the output tensors of a module by name, in order.
 
-    One tensor is "logits"; those of a tuple are "output_0", "output_1", …; those of a dictionary, a named tuple or a dataclass
-    have their own names. Raises ConfigError for anything else.
+    A single tensor is "logits"; the tensors of a tuple are "output_0", "output_1", …; the tensors of a dictionary, a named
+    tuple or a dataclass keep their names. Raises ConfigError for anything else.
     """
     if isinstance(value, Tensor):
         return {SINGLE: value}
@@ -42,7 +42,7 @@ def named_outputs(value: Any, model: str = "the model") -> Tensors:
 
 
 def main_name(names: tuple[str, ...], wanted: str | None, model: str = "the model") -> str:
-    """Return the name of the output that labels are for: the one that [data] output names, or the first."""
+    """Return the name of the labelled output: the key [data] output, or the first output."""
     if wanted is None or len(names) == 1:
         return names[0]
     if wanted not in names:
@@ -51,7 +51,7 @@ def main_name(names: tuple[str, ...], wanted: str | None, model: str = "the mode
 
 
 def call(model: nn.Module, inputs: Tensors) -> Any:
-    """Run a module on its inputs, in their order, and return what it returns."""
+    """Run a module on its inputs, passed by position, and return its return value."""
     return model(*inputs.values())
 
 
@@ -61,7 +61,7 @@ def run(model: nn.Module, inputs: Tensors) -> Tensors:
 
 
 def as_float(value: Any) -> Any:
-    """Return what a module returned with each of its tensors in float32."""
+    """Convert each tensor of a module's return value to float32."""
     if isinstance(value, Tensor):
         return value.float()
     if isinstance(value, Mapping):

@@ -1,9 +1,9 @@
-"""Structured pruning: channels of a model removed by their norm, all other weights inherited.
+"""Structured pruning: remove the channels of smallest norm; all other weights are inherited.
 
-torch-pruning finds which layers share their channels and must lose them together ("DepGraph", Fang et al. 2023). It
-misreads some operations, such as heads folded by a reshape, so a group of channels is pruned only where a trial shows
-that removing channels from the model gives what zeroing them gives. Trials use weights of their own, and layers that
-share channels lose as many each: the shape of the result follows from the structure alone, whatever the weights.
+torch-pruning determines which layers share channels and must be pruned together ("DepGraph", Fang et al. 2023). It analyses
+some operations incorrectly, such as heads that a reshape folds. A group is therefore only pruned if, in a trial, removing its
+channels has the same effect as zeroing them. Trials use random weights, and all layers of a group lose the same number of
+channels, so the resulting architecture does not depend on the weights.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from edgedistill.records.stages import InputRecord
 CHANNELWISE: Final = (
     nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d,
 )  # fmt: skip
-"""Layers where channel i is row i of the weight and nothing else: a group with any other, such as a layer norm, stays."""
+"""Layers whose channel i is exactly row i of the weight; a group with any other layer, such as a layer norm, is not pruned."""
 
-# What torch-pruning and a wrongly pruned model raise; neither has errors of its own.
+# The errors that torch-pruning and wrongly pruned models raise; neither has its own error types.
 FAILURES: Final = (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError, AssertionError)
 
 
 def prune_channels(model: nn.Module, interface: Interface, fraction: float, kept: tuple[str, ...]) -> nn.Module:
-    """Remove `fraction`, rounded up, of the channels of each group of layers that share them, in place: those of least L2 norm.
+    """Remove, in place, `fraction` (rounded up) of the channels of each group of layers, those of smallest L2 norm.
 
-    Left whole are the groups of the layers in `kept`, as `unprunable` names them: the logits, channels that cross a layer
-    norm, the heads of an attention, and the trunk of a ResNet whose shortcuts pad with zeros (so do Li et al. 2017).
+    Groups of the layers in `kept`, from `unprunable`, are not pruned: the logits, channels of a layer norm, attention heads,
+    and the trunk of a ResNet whose shortcuts pad with zeros (as in Li et al. 2017).
     """
     pruner = _pruner(model.eval(), example_of(interface), fraction, [model.get_submodule(name) for name in kept])
     for group in pruner.step(interactive=True):
@@ -44,7 +44,7 @@ def prune_channels(model: nn.Module, interface: Interface, fraction: float, kept
 
 
 def unprunable(model: nn.Module, interface: Interface, fraction: float) -> tuple[str, ...]:
-    """Return the names of the first layers of the groups that fail their trial; raises ConfigError when none passes."""
+    """Return the first layer of each group that fails its trial; raises ConfigError if no group passes."""
     try:
         kept, passed = _try_groups(model.eval(), example_of(interface), fraction)
     except FAILURES as error:
@@ -61,7 +61,7 @@ def unprunable(model: nn.Module, interface: Interface, fraction: float) -> tuple
 
 
 def example_of(interface: Interface) -> tuple[Tensor, ...]:
-    """Return one sample (1, ...) of each input, channels first, the same every time."""
+    """Return one random sample (1, ...) of each input, channels first, always the same."""
     generator = torch.Generator().manual_seed(0)
     return tuple(_example_of(one, generator) for one in interface.inputs)
 
@@ -81,12 +81,12 @@ def _pruner(model: nn.Module, example: tuple[Tensor, ...], fraction: float, kept
         warnings.filterwarnings("ignore", message="Unwrapped parameters detected", category=UserWarning)
         return torch_pruning.BasePruner(
             model, example[0] if len(example) == 1 else example, torch_pruning.importance.GroupMagnitudeImportance(p=2), pruning_ratio=fraction,
-            ignored_layers=kept, in_channel_groups={}, out_channel_groups={},  # its defaults are shared between calls
+            ignored_layers=kept, in_channel_groups={}, out_channel_groups={},  # its default dictionaries are shared between calls
         )  # fmt: skip
 
 
 def _try_groups(model: nn.Module, example: tuple[Tensor, ...], fraction: float) -> tuple[tuple[str, ...], int]:
-    """Return the first layers of the groups that fail, and how many pass, on a copy in float64: rounding hides nothing there."""
+    """Return the first layer of each failing group, and the number of passing groups; trials run on a float64 copy."""
     trial = copy.deepcopy(model).double()
     _draw_weights(trial)
     example = tuple(part.double() if part.is_floating_point() else part for part in example)
@@ -107,12 +107,12 @@ def _try_groups(model: nn.Module, example: tuple[Tensor, ...], fraction: float) 
 
 
 def _channels(graph: Any, group: Any) -> list[tuple[Any, list[int]]]:
-    """Return the layers, parameters and operations whose channels a group removes, and which of each."""
+    """Return the layers, parameters and operations that a group prunes, each with its channel indices."""
     return [(item.dep.target.module, item.idxs) for item in group if graph.is_out_channel_pruning_fn(item.dep.handler)]
 
 
 def _is_even(graph: Any, group: Any) -> bool:
-    """Tell whether a group's layers lose as many channels each: of layers that only together are one, weights would decide."""
+    """Return whether all layers of a group lose the same number of channels, independent of the weights."""
     root, handler = group[0].dep.target.module, group[0].dep.handler
     count = graph.get_out_channels(root)
     full = graph.get_pruning_group(root, handler, list(range(count)))
@@ -126,7 +126,7 @@ def _is_even(graph: Any, group: Any) -> bool:
 def _passes(
     trial: nn.Module, example: tuple[Tensor, ...], whole: Tensor, group: Any, channels: list[tuple[Any, list[int]]]
 ) -> bool:
-    """Tell whether removing a group's channels gives what zeroing them gives, and zeroing them is seen in the output."""
+    """Return whether removing a group's channels has the same effect as zeroing them, and zeroing changes the output."""
     layers = [module for module, _ in channels if isinstance(module, nn.Parameter) or [*module.parameters()]]
     if not all(isinstance(layer, CHANNELWISE) for layer in layers):
         return False
@@ -146,12 +146,12 @@ def _passes(
 
 
 def _main(value: Any) -> Tensor:
-    """Return all outputs of a module in one row for each sample."""
+    """Return all outputs of a module as one row per sample."""
     return torch.cat([output.flatten(1) for output in named_outputs(value).values()], 1)
 
 
 def _zeroed(model: nn.Module, channels: list[tuple[nn.Module, list[int]]]) -> dict[str, Tensor]:
-    """Return the parameters of the layers that lose channels, with zeros there."""
+    """Return the parameters of pruned layers, with zeros in the pruned channels."""
     names = {parameter: name for name, parameter in model.named_parameters()}
     zeroed: dict[str, Tensor] = {}
     for module, indices in channels:
@@ -162,7 +162,7 @@ def _zeroed(model: nn.Module, channels: list[tuple[nn.Module, list[int]]]) -> di
 
 
 def _parts(model: nn.Module) -> list[tuple[nn.Module, dict[str, Any]]]:
-    """Return all that pruning may replace in a model's layers: their attributes, and which parameters they hold."""
+    """Return the attributes and parameters of a model's layers, which pruning can replace."""
     return [
         (module, module.__dict__ | {"_parameters": {**module._parameters}, "_buffers": {**module._buffers}})  # noqa: SLF001 - torch has no other way to put a parameter back
         for module in model.modules()
@@ -170,7 +170,7 @@ def _parts(model: nn.Module) -> list[tuple[nn.Module, dict[str, Any]]]:
 
 
 def _draw_weights(model: nn.Module) -> None:
-    """Draw weights under which every channel counts: none zero, and signals of like size in every layer."""
+    """Draw random weights, never zero, with which every channel affects the output at a similar scale."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, value in model.state_dict().items():

@@ -10,7 +10,7 @@ from edgedistill.models.scale import repeats
 
 
 def relu(x: Tensor) -> Tensor:
-    """Clip at 0 in place: x is always a fresh sum or batch norm's output, and a training step gains 3 to 5 % on a CPU."""
+    """Clip at 0 in place, which makes a training step 3 to 5 % faster on a CPU; x is always a new tensor."""
     return functional.relu(x, inplace=True)
 
 
@@ -148,5 +148,5 @@ class MlperfResNet8(nn.Module):
 
 
 def mlperf_resnet8(classes: int, channels: int, width: float, depth: float) -> nn.Module:
-    """MLPerf Tiny's ResNet-8; it has one block per stage, which `depth` multiplies."""
+    """MLPerf Tiny's ResNet-8: 1 * depth blocks per stage."""
     return MlperfResNet8(repeats(1, depth), classes, channels, width)

@@ -1,4 +1,4 @@
-"""Depth multipliers: how often a layout repeats its blocks."""
+"""Depth multipliers: the number of blocks of an architecture."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from edgedistill.errors import ConfigError
 
 
 def repeats(base: int, depth: float) -> int:
-    """Return `base` blocks times `depth`, rounded; raises ConfigError when none is left."""
+    """Return `base` blocks times `depth`, rounded; raises ConfigError if the result is 0."""
     count = round(base * depth)
     if count < 1:
         raise ConfigError(f"depth {depth} leaves none of {base} block{'s' if base > 1 else ''}; use a larger depth")

@@ -12,7 +12,7 @@ from edgedistill.models.scale import repeats
 
 
 class Cnn1d(nn.Module):
-    """Strided 1-D convolutions over time, mean, and a dense layer."""
+    """Strided 1-D convolutions over time, mean over time, and a dense layer."""
 
     def __init__(self, convolutions: int, classes: int, channels: int, width: float) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class Cnn1d(nn.Module):
 
 
 def cnn1d(classes: int, channels: int, width: float, depth: float) -> nn.Module:
-    """Build a 1-D CNN of four sizes; each has one convolution, which `depth` multiplies."""
+    """Build a 1-D CNN of four stages with 1 * depth convolutions each."""
     return Cnn1d(repeats(1, depth), classes, channels, width)
 
 
@@ -60,11 +60,11 @@ class EncoderLayer(nn.Module):
 
 
 class Transformer(nn.Module):
-    """An encoder (Vaswani et al. 2017) over tokens, windows of a signal, or patches of a picture (Dosovitskiy et al. 2021).
+    """An encoder (Vaswani et al. 2017) on tokens, windows of a signal, or patches of an image (Dosovitskiy et al. 2021).
 
-    Padding is a token like any other, whose embedding is learned, since no number of the data is said to be padding. On
-    messages padded with 0, keeping it out of attention and mean did not pay: students of three seeds scored 97.7 % with
-    and 98.2 % without the mask (1,035 messages), the same within their spread, and a mask is more for an engine to run.
+    Padding is an ordinary token with a learned embedding, because the data does not declare a padding token. On messages
+    padded with 0, a padding mask in attention and mean did not help: students of three seeds scored 97.7 % with and 98.2 %
+    without the mask (1,035 messages), within their spread, and a mask costs time on the device.
     """
 
     def __init__(self, embed: nn.Module, positions: int, classes: int, size: int, layers: int) -> None:

@@ -1,4 +1,4 @@
-"""Where a model comes from: its name and sizes, and the hashes of the code and files that decide it."""
+"""The source of a model: its name and sizes, and the hashes of its code and files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HashFile = Callable[[Path], str]
 
 
 class ModelFile(Record):
-    """A file that a configuration names, and the hash of its content."""
+    """A file named in a configuration, and the hash of its content."""
 
     sha256: str
     name: str
@@ -25,7 +25,7 @@ class ModelFile(Record):
 
 
 class ModelSource(Record):
-    """A model by name, its sizes, the user's code that builds it, its weights, and its file where it is one."""
+    """A model by name, with its sizes, user code, weights, or ONNX file."""
 
     spec: Spec
     width: float = 1.0
@@ -44,7 +44,7 @@ class StudentSource(Record):
 
     @property
     def title(self) -> str:
-        """What the student is called: its model, or the teacher's with the fraction of its channels that was removed."""
+        """The title of the student: its model, or the teacher's model with the pruned fraction."""
         if self.model is not None:
             return self.model.spec.text
         assert self.teacher is not None
@@ -52,7 +52,7 @@ class StudentSource(Record):
 
 
 def teacher_source(config: Config, number: int, hash_file: HashFile) -> ModelSource:
-    """Declare a teacher; raises ConfigError for code or files that are missing."""
+    """Declare a teacher; raises ConfigError for missing code or files."""
     plan = config.teachers[number]
     source = _source(plan.model, plan.width, plan.depth, config.folder)
     if not plan.model.is_module:
@@ -68,7 +68,7 @@ def teacher_source(config: Config, number: int, hash_file: HashFile) -> ModelSou
 
 
 def student_source(config: Config, hash_file: HashFile) -> StudentSource:
-    """Declare the student; raises ConfigError for code that is missing."""
+    """Declare the student; raises ConfigError for missing code."""
     plan = config.student
     if plan.model is None:
         return StudentSource(model=None, prune=plan.prune, teacher=teacher_source(config, 0, hash_file))

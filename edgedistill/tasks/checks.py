@@ -1,4 +1,4 @@
-"""Whether a configuration fits its task, asked before anything is loaded."""
+"""Check that a configuration matches its task, before loading data."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from edgedistill.tasks.task import Task
 
 
 def check_task(config: Config) -> None:
-    """Raise ConfigError for keys that have no meaning for the task of a configuration."""
+    """Raise ConfigError for keys that have no effect with the task of a configuration."""
     task = find_task(config.data.task)
     if config.data.dimensions is not None and task.needs_labels:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""Classification: labels are class numbers (N,), of which one is right; the metric is accuracy."""
+"""Classification: labels are class numbers (N,); the metric is accuracy."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Classification:
-    """One class of several for each sample."""
+    """The task of assigning one of several classes to each sample."""
 
     name: ClassVar[str] = "classification"
     metric: ClassVar[str] = "top1"
@@ -33,7 +33,7 @@ class Classification:
     threshold: ClassVar[float | None] = None
 
     def names(self, labels: Sequence[Labels], given: tuple[str, ...] | None, dimensions: int | None) -> tuple[str, ...]:  # noqa: ARG002 - the protocol's signature
-        """Return the classes: as named, or 0 to the largest label."""
+        """Return the class names: as configured, or numbers from 0 to the largest label."""
         train = labels[0]
         for one in labels:
             _check(one, train)
@@ -57,13 +57,13 @@ class Classification:
         return labels
 
     def label_loss(self, plan: TrainingConfig) -> OutputLoss:
-        """Return the cross-entropy, smoothed as the plan says."""
+        """Return the cross-entropy with the label smoothing of the plan."""
         from edgedistill.losses.labels import cross_entropy
 
         return cross_entropy(plan.label_smoothing)
 
     def distillation_loss(self, plan: DistillConfig, own: Any) -> OutputLoss:
-        """Return the cross-entropy and the term that the plan names; a feature loss has kd here."""
+        """Return the weighted sum of cross-entropy and the plan's term, which is kd for feature losses."""
         from edgedistill.losses.logits import CLASS_TERMS, own_term, teacher_term, weighted
 
         if own is not None:
@@ -78,13 +78,13 @@ class Classification:
         return mixed_classes(batch, outputs)
 
     def example_labels(self, outputs: Tensor) -> Tensor:
-        """Return the classes in turn."""
+        """Return each class in turn."""
         import torch
 
         return torch.arange(len(outputs)) % outputs.shape[1]
 
     def score(self, outputs: Array, labels: Array) -> float:
-        """Return the fraction of samples whose largest output is that of their label."""
+        """Return the fraction of samples whose largest output is at the label."""
         return float((outputs.argmax(1) == labels).mean())
 
     def agreement(self, outputs: Array, reference: Array) -> float:
@@ -104,7 +104,7 @@ class Classification:
         return nn.Softmax(dim=1)
 
     def answer_in_words(self, *, scores: bool) -> str:
-        """Say that the largest is the answer."""
+        """Explain that the class with the largest output is the answer."""
         if scores:
             return "The class with the highest score is the answer; scores are softmax probabilities."
         return "The class with the highest score is the answer; the softmax of the scores gives probabilities."

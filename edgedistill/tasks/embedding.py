@@ -1,4 +1,4 @@
-"""Embedding: labels are vectors (N, D), or there are none and the teacher's outputs stand for them; the metric is the cosine."""
+"""Embedding: labels are vectors (N, D) or, without labels, the teacher's outputs; the metric is the cosine similarity."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from edgedistill.tasks.values import ValueTask
 
 
 class Embedding(ValueTask):
-    """Vectors of which the direction counts."""
+    """The task of predicting the direction of vectors."""
 
     name: ClassVar[str] = "embedding"
     metric: ClassVar[str] = "cosine"
@@ -21,7 +21,7 @@ class Embedding(ValueTask):
     needs_labels: ClassVar[bool] = False
 
     def names(self, labels: Sequence[Labels], given: tuple[str, ...] | None, dimensions: int | None) -> tuple[str, ...]:
-        """Return the names of the D values, of which there are two or more."""
+        """Return the names of the D values; D is at least 2."""
         names = super().names(labels, given, dimensions)
         if len(names) < 2:
             raise ConfigError(
@@ -30,13 +30,13 @@ class Embedding(ValueTask):
         return names
 
     def score(self, outputs: Array, labels: Array) -> float:
-        """Return the mean cosine of outputs and labels (N, D); 0 for a vector of length 0."""
+        """Return the mean cosine similarity of outputs and labels (N, D); 0 for a vector of length 0."""
         ours, theirs = (values_of(x).astype(np.float64) for x in (outputs, labels))
         lengths = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
         return float(((ours * theirs).sum(1) / np.where(lengths > 0, lengths, 1)).mean())
 
     def agreement(self, outputs: Array, reference: Array) -> float:
-        """Return the mean cosine with the other model's outputs."""
+        """Return the mean cosine similarity to the other model's outputs."""
         return self.score(outputs, reference)
 
 

@@ -1,4 +1,4 @@
-"""Multi-label classification: labels (N, C) say of each of C labels whether it is there; the metric is mean average precision."""
+"""Multi-label classification: labels (N, C) are 0 or 1 for each of C labels; the metric is mean average precision."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class MultiLabel(ValueTask):
-    """Any number of labels for each sample."""
+    """The task of assigning any number of labels to each sample."""
 
     name: ClassVar[str] = "multi-label"
     metric: ClassVar[str] = "mean_ap"
@@ -30,7 +30,7 @@ class MultiLabel(ValueTask):
     threshold: ClassVar[float | None] = 0.0
 
     def names(self, labels: Sequence[Labels], given: tuple[str, ...] | None, dimensions: int | None) -> tuple[str, ...]:
-        """Return the names of the labels, of which each is there in some training samples, and not in all."""
+        """Return the names of the labels; each label must apply to some, but not all, training samples."""
         for one in labels:
             if one.values.ndim != 2 or not np.isin(one.values, (0, 1)).all():
                 raise ConfigError(
@@ -52,7 +52,7 @@ class MultiLabel(ValueTask):
         return on_values(binary_cross_entropy)
 
     def distillation_loss(self, plan: DistillConfig, own: Any) -> OutputLoss:
-        """Return the binary cross-entropy and the term that the plan names, label by label."""
+        """Return the weighted sum of binary cross-entropy and the plan's term, per label."""
         from edgedistill.losses.logits import own_term, teacher_term, weighted
         from edgedistill.losses.terms import binary_kd, mse
 
@@ -65,11 +65,11 @@ class MultiLabel(ValueTask):
         return weighted(plan, self.label_loss(plan), teacher_term(plan, term))
 
     def example_labels(self, outputs: Tensor) -> Tensor:
-        """Return which outputs are above 0."""
+        """Return 1 for outputs above 0, and 0 for others."""
         return (outputs > 0).float()
 
     def score(self, outputs: Array, labels: Array) -> float:
-        """Return the mean over labels of average precision, as scikit-learn has it; labels that are nowhere are left out."""
+        """Return the mean average precision over labels, as in scikit-learn, without labels that apply to no sample."""
         from sklearn.metrics import average_precision_score
 
         there = labels.any(0)
@@ -78,7 +78,7 @@ class MultiLabel(ValueTask):
         return float(average_precision_score(labels[:, there], outputs[:, there], average="macro"))
 
     def agreement(self, outputs: Array, reference: Array) -> float:
-        """Return the fraction of samples and labels on which both models say alike whether the label is there."""
+        """Return the fraction of samples and labels on which both models agree."""
         return float(((outputs > 0) == (reference > 0)).mean())
 
     def scores(self, outputs: Array) -> Array:
@@ -94,7 +94,7 @@ class MultiLabel(ValueTask):
         return Sigmoid()
 
     def answer_in_words(self, *, scores: bool) -> str:
-        """Say from where on a label counts as given."""
+        """Explain the threshold above which a label applies."""
         if scores:
             return (
                 "A label applies where its probability is above 0.5; the probabilities are independent of each other."

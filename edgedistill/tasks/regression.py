@@ -11,7 +11,7 @@ from edgedistill.tasks.values import ValueTask
 
 
 class Regression(ValueTask):
-    """Values of any unit."""
+    """The task of predicting numbers of any unit."""
 
     name: ClassVar[str] = "regression"
     metric: ClassVar[str] = "r2"
@@ -20,7 +20,7 @@ class Regression(ValueTask):
     def score(self, outputs: Array, labels: Array) -> float:
         """Return 1 - squared error / variance of the labels (N, D), averaged over the D values.
 
-        A value that does not vary counts as 1 where it is met exactly and as 0 otherwise, as scikit-learn's r2_score has it.
+        A constant value scores 1 if it is predicted exactly and 0 otherwise, as in scikit-learn's r2_score.
         """
         wanted = values_of(labels).astype(np.float64)
         error = ((outputs.reshape(wanted.shape) - wanted) ** 2).sum(0)
@@ -29,7 +29,7 @@ class Regression(ValueTask):
         return float(np.where(varies, 1 - error / np.where(varies, variance, 1), error == 0).mean())
 
     def agreement(self, outputs: Array, reference: Array) -> float:
-        """Return R² with the other model's outputs for labels."""
+        """Return R² with the other model's outputs as labels."""
         return self.score(outputs, reference)
 
 

@@ -1,4 +1,4 @@
-"""The tasks by name: each is a file beside this one that holds a TASK."""
+"""Find tasks by name: each is a module in this folder with a constant TASK."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from edgedistill.errors import ConfigError, nearest
 from edgedistill.tasks.task import Task
 
 SHARED = frozenset({"__init__", "table", "task", "values", "checks"})
-"""The files of this folder that hold no task."""
+"""The modules in this folder that are not tasks."""
 
 
 def task_names() -> tuple[str, ...]:
-    """Return the names that [data] task may have."""
+    """Return the possible values of [data] task."""
     files = sorted(path.stem for path in Path(__file__).parent.glob("*.py"))
     return tuple(name.replace("_", "-") for name in files if name not in SHARED)
 
 
 @cache
 def find_task(name: str) -> Task:
-    """Return the task of a name; raises ConfigError with the nearest match."""
+    """Return a task by name; raises ConfigError with the nearest match for an unknown name."""
     if name not in task_names():
         raise ConfigError(f"data.task: no task '{name}'{nearest(name, task_names())}")
     task: Task = importlib.import_module(f"edgedistill.tasks.{name.replace('-', '_')}").TASK

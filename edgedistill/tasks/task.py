@@ -1,7 +1,7 @@
-"""What a model is for: the protocol that each task keeps, one file per task.
+"""The protocol of tasks, such as classification; each task is one file.
 
-A task owns everything that depends on what a model is for: its labels and their checks, what mixup does to them, its losses,
-its metric, what agreement of two models is, and its words in messages and reports. Nothing else asks which task it is.
+A task owns everything that depends on the purpose of a model: labels and their checks, mixup of labels, losses, the metric, the
+agreement of two models, and texts in messages and reports. No other code depends on the name of a task.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Array = npt.NDArray[Any]
 
 
 class Labels(NamedTuple):
-    """The labels of a source: `split` names it for messages, `classes` are the names that it brings, if any."""
+    """The labels of a source: `split` is its name in messages, `classes` are its class names, if it has any."""
 
     split: str
     values: Array
@@ -31,48 +31,48 @@ class Labels(NamedTuple):
 
     @property
     def are_there(self) -> bool:
-        """Tell labels from their absence, which is an array (N, 0)."""
+        """Whether there are labels; missing labels are an array (N, 0)."""
         return self.values.size > 0 or self.values.ndim < 2
 
 
 class Task(Protocol):
-    """One task; arrays of outputs are (N, D), of the output that the labels are for, and a metric of 1 is perfect."""
+    """A task; arrays of outputs are the labelled output (N, D), and a metric of 1 is perfect."""
 
     name: ClassVar[str]
-    """As [data] task has it."""
+    """The name of the task in [data] task."""
     metric: ClassVar[str]
-    """The metric in measurements; the device computes the same one."""
+    """The name of the metric in measurements, which the device computes."""
     metric_title: ClassVar[str]
-    """The metric for people."""
+    """The name of the metric in messages and reports."""
     losses: ClassVar[tuple[str, ...]]
-    """The values of [distill] loss that fit the task, the default first; a function of the user's always does."""
+    """The possible values of [distill] loss, the default first; user functions are always possible."""
     is_proportion: ClassVar[bool]
-    """Whether the metric is the fraction of samples that are right, of which Wilson's interval holds."""
+    """Whether the metric is a fraction of correct samples, for which Wilson's interval is valid."""
     has_scores: ClassVar[bool]
-    """Whether [export] bake may make scores part of the file."""
+    """Whether [export] bake can include scores."""
     keeps_top_k: ClassVar[bool]
-    """Whether soft labels may keep the largest logits alone."""
+    """Whether soft labels can be limited to the largest logits."""
     smooths_labels: ClassVar[bool]
-    """Whether label_smoothing has a meaning."""
+    """Whether label_smoothing applies."""
     needs_labels: ClassVar[bool]
     """Whether training data must have labels."""
     finetuning_loss: ClassVar[str]
-    """Which of `losses` fine-tuning in int8 uses, on the float model's output alone."""
+    """The loss of int8 fine-tuning, on the output of the float model."""
     threshold: ClassVar[float | None]
-    """The value of an output above which a label counts as given; None where answers are not of that kind."""
+    """The output value above which a label applies; None for tasks without independent labels."""
 
     def names(self, labels: Sequence[Labels], given: tuple[str, ...] | None, dimensions: int | None) -> tuple[str, ...]:
-        """Check the labels of all splits, of which the first is train's, and return the names of a model's outputs.
+        """Check the labels of all splits, train first, and return the names of the values of the labelled output.
 
-        `given` are names of the configuration's, `dimensions` the number of outputs where there are no labels. Raises
+        `given` are the names in the configuration, `dimensions` is the number of values for data without labels. Raises
         ConfigError that names the split.
         """
 
     def collate(self, labels: Array) -> Array:
-        """Return checked labels in the type that losses take."""
+        """Convert checked labels to the type that losses take."""
 
     def strata(self, labels: Array) -> Array | None:
-        """Return what a split should hold in equal parts, or None."""
+        """Return the classes for a stratified split, or None."""
 
     def label_loss(self, plan: TrainingConfig) -> OutputLoss:
         """Return the loss on labels."""
@@ -84,25 +84,25 @@ class Task(Protocol):
         """Return the labels of a batch for a user's own loss, mixed where inputs are mixed."""
 
     def example_labels(self, outputs: Tensor) -> Tensor:
-        """Return made-up labels for outputs (B, D), to try a loss with."""
+        """Return example labels for outputs (B, D), to test a loss."""
 
     def score(self, outputs: Array, labels: Array) -> float:
         """Return the metric of outputs and labels."""
 
     def agreement(self, outputs: Array, reference: Array) -> float:
-        """Return how far outputs answer as another model's; 1 is always."""
+        """Return the agreement of outputs with another model's outputs; 1 is full agreement."""
 
     def scores(self, outputs: Array) -> Array:
-        """Return the scores that [export] bake makes of outputs."""
+        """Return the scores for outputs, as in models with [export] bake scores."""
 
     def score_module(self) -> Any:
-        """Return a torch module that does the same."""
+        """Return the torch module that computes `scores`."""
 
     def answer_in_words(self, *, scores: bool) -> str:
-        """Say how the output is read as an answer; `scores` tells whether they are baked into the file."""
+        """Explain how to interpret the output; `scores` is whether the file contains the computation of scores."""
 
     def outputs_in_words(self, count: int) -> str:
-        """Say what so many outputs are, for example "10 classes"."""
+        """Describe `count` outputs, for example "10 classes"."""
 
 
 def values_of(labels: Array) -> Array:
@@ -111,5 +111,5 @@ def values_of(labels: Array) -> Array:
 
 
 def is_finite(labels: Array) -> bool:
-    """Tell numbers without NaN and infinity from other labels."""
+    """Return whether labels are numbers without NaN and infinity."""
     return bool(np.issubdtype(labels.dtype, np.number) and np.isfinite(labels).all())

@@ -1,4 +1,4 @@
-"""What tasks share whose labels are numbers: checks, names and losses."""
+"""The base class of tasks with numeric labels: checks, names and losses."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class ValueTask:
-    """Labels (N,) or (N, D) of finite numbers, learned by mse or, where the plan's loss is cosine, by that."""
+    """A task with finite numbers (N,) or (N, D) as labels, and mse or cosine as loss."""
 
     name: ClassVar[str]
     losses: ClassVar[tuple[str, ...]] = VALUE_LOSSES
@@ -31,7 +31,7 @@ class ValueTask:
     threshold: ClassVar[float | None] = None
 
     def names(self, labels: Sequence[Labels], given: tuple[str, ...] | None, dimensions: int | None) -> tuple[str, ...]:
-        """Return the names of the D values, of which each split has as many: as given, or numbers."""
+        """Check that each split has D values, and return their names: as given, or numbers."""
         train = labels[0]
         count = values_of(train.values).shape[1] if train.are_there else dimensions or 0
         for one in labels:
@@ -58,14 +58,14 @@ class ValueTask:
         return None
 
     def label_loss(self, plan: TrainingConfig) -> OutputLoss:
-        """Return mse or, where the plan's own loss is cosine, that."""
+        """Return mse, or cosine if it is the loss of the plan."""
         from edgedistill.losses.labels import on_values
         from edgedistill.losses.terms import cosine, mse
 
         return on_values(cosine if isinstance(plan, DistillConfig) and plan.loss == "cosine" else mse)
 
     def distillation_loss(self, plan: DistillConfig, own: Any) -> OutputLoss:
-        """Return the loss on labels and the term that the plan names."""
+        """Return the weighted sum of the loss on labels and the plan's term."""
         from edgedistill.losses.logits import VALUE_TERMS, own_term, teacher_term, weighted
 
         if own is not None:
@@ -73,7 +73,7 @@ class ValueTask:
         return weighted(plan, self.label_loss(plan), teacher_term(plan, VALUE_TERMS[plan.loss]))
 
     def mixed_labels(self, batch: Batch, outputs: int) -> Tensor:  # noqa: ARG002 - the protocol's signature
-        """Return values (B, D), mixed as inputs are."""
+        """Return values (B, D), mixed like inputs."""
         from edgedistill.losses.labels import mixed_values
 
         return mixed_values(batch)
@@ -83,15 +83,15 @@ class ValueTask:
         return outputs.detach().clone()
 
     def scores(self, outputs: Array) -> Array:
-        """Return the outputs: values are no scores."""
+        """Return the outputs unchanged: values have no scores."""
         return outputs
 
     def score_module(self) -> nn.Module | None:
-        """Return None: values are no scores."""
+        """Return None: values have no scores."""
         return None
 
     def answer_in_words(self, *, scores: bool) -> str:  # noqa: ARG002 - the protocol's signature
-        """Say that the outputs are the answer."""
+        """Explain that the outputs are the predicted values."""
         return "The outputs are the predicted values."
 
     def outputs_in_words(self, count: int) -> str:
