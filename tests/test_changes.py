@@ -2,7 +2,7 @@
 
 import pytest
 
-from edgedistill.pipeline.staleness import why_stale
+from edgedistill.pipeline.staleness import explain_stale
 
 ENTRY = {
     "config": {"distill": {"epochs": 4, "loss": "kd"}, "files": ["ab" * 32], "mean": None},
@@ -27,8 +27,8 @@ ENTRY = {
 )  # fmt: skip
 def test_what_changed(changes, why):
     now = {key: value | changes.get(key, {}) for key, value in ENTRY.items()}
-    assert why_stale(ENTRY, now["config"], now["parents"], now["versions"]) == why
+    assert explain_stale(ENTRY, now["config"], now["parents"], now["versions"]) == why
 
 
 def test_what_has_not_run():
-    assert why_stale(None, {}, {}, {}) == "not run yet"
+    assert explain_stale(None, {}, {}, {}) == "not run yet"

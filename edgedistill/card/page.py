@@ -53,7 +53,7 @@ def _summary(card: Card) -> str:
 
 def _data(card: Card) -> str:
     data = card.data
-    outputs = find_task(data.task).outputs_in_words(len(data.classes))
+    outputs = find_task(data.task).describe_outputs(len(data.classes))
     split = f"{data.train} training, {data.val} validation and {data.test} test samples"
     return f"{data.summary}, {outputs}; {split}; fingerprint {data.fingerprint}."
 

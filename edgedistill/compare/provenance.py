@@ -106,7 +106,7 @@ def summary(record: Record | None) -> str:
 @summary.register
 def _data(record: DataRecord) -> str:
     split = f"{record.train} train, {record.val} validation, {record.test} test"
-    outputs = find_task(record.task).outputs_in_words(len(record.classes))
+    outputs = find_task(record.task).describe_outputs(len(record.classes))
     reference = "" if record.labelled else "; no labels, so models are compared with the teacher's outputs"
     return f"{record.summary}, {outputs}; {split}{reference}"
 

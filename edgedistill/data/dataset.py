@@ -156,12 +156,12 @@ def _are_labelled(settings: DataSettings, labels: list[Labels]) -> bool:
     """Return whether the data has labels; raises ConfigError if only some splits have, or if the task needs them."""
     first = labels[0]
     for one in labels:
-        if one.are_there != first.are_there:
-            without, having = (one.split, first.split) if first.are_there else (first.split, one.split)
+        if one.are_given != first.are_given:
+            without, having = (one.split, first.split) if first.are_given else (first.split, one.split)
             raise ConfigError(
                 f"data.{without}: has no labels, but data.{having} has labels; label every split, or none"
             )
-    if first.are_there:
+    if first.are_given:
         if settings.dimensions is not None:
             raise ConfigError(
                 "data.dimensions: only applies to data without labels; this data has labels, so remove the key"

@@ -108,7 +108,7 @@ def write_bundle(run: Run, kit: Kit, precisions: tuple[str, ...], path: Path) ->
 def _kit_of(quantized: QuantizedRecord, kit: Kit, precisions: tuple[str, ...]) -> Kit:
     """Return the kit with the encodings for the run's int8 activations; there must be one if int8 is requested."""
     try:
-        return kit.taking(quantized.activations)
+        return kit.for_activations(quantized.activations)
     except ConfigError:
         if "int8" in precisions:
             raise

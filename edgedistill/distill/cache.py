@@ -38,7 +38,7 @@ TEMPERATURES: Final = (1.0, 2.0, 4.0, 8.0)
 """The temperatures at which the sum of the remaining logits is stored."""
 
 
-def kept_logits(data: DataRecord, views: int, top_k: int | None) -> int:
+def stored_logits(data: DataRecord, views: int, top_k: int | None) -> int:
     """Return the number of logits of a view that soft labels keep, 0 for all; `top_k` is the key of the configuration, or None."""
     if not find_task(data.task).keeps_top_k or views == 0:
         return 0
@@ -127,7 +127,7 @@ class Cache:
         whole = seal.exists() and seal.read_text(encoding="utf-8") == self._checksums()
         if seal.exists() and not whole:
             (self.folder / "manifest.json").unlink(missing_ok=True)  # damaged: start again
-        return whole and self._is_ours()
+        return whole and self._is_current()
 
     def seal(self) -> Path:
         """Mark the cache as complete and return its logits.npy."""
@@ -172,7 +172,7 @@ class Cache:
         finally:
             scratch.unlink()
 
-    def _is_ours(self) -> bool:
+    def _is_current(self) -> bool:
         manifest = self.folder / "manifest.json"
         names = ("logits.npy", "done.npy", "engine")
         return (
@@ -193,7 +193,7 @@ class Cache:
 
     def open(self) -> tuple[np.memmap, np.memmap]:
         """Memory-map logits and bitmap for writing; entries of an earlier call with the same fingerprint are kept."""
-        if processes.is_main_process() and not self._is_ours():
+        if processes.is_main_process() and not self._is_current():
             stale = (self.folder / "logits.npy", self.folder / "logits.sha256", *self.output_files())
             for path in stale:  # runs can have hard links to the old files, so these are not overwritten
                 path.unlink(missing_ok=True)

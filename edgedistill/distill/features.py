@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from edgedistill.config.training import DistillConfig
 from edgedistill.distill.predictors import split_outputs
-from edgedistill.distill.training import bf16_wanted
+from edgedistill.distill.training import uses_bf16
 from edgedistill.errors import ConfigError
 from edgedistill.losses.batch import Batch, Loss, Tensors
 from edgedistill.losses.terms import FEATURE_TERMS
@@ -30,7 +30,7 @@ class WithFeatures(NamedTuple):
     features: tuple[Tensor, ...]
 
 
-def answer_of(model: nn.Module, layers: tuple[str, ...], inputs: Tensors) -> WithFeatures:
+def run_with_features(model: nn.Module, layers: tuple[str, ...], inputs: Tensors) -> WithFeatures:
     """Run a model and record the outputs of its named layers.
 
     Raises ConfigError for a layer that does not run exactly once or does not return one tensor.
@@ -86,7 +86,9 @@ class FeatureStudent(nn.Module):
         """Map inputs (B, ...) to the student's outputs and features, or in evaluation to its outputs."""
         if not self.training:
             return self.student(*inputs)
-        answer = answer_of(self.student, self.layers, dict(zip(map(str, range(len(inputs))), inputs, strict=True)))
+        answer = run_with_features(
+            self.student, self.layers, dict(zip(map(str, range(len(inputs))), inputs, strict=True))
+        )
         features = (regress(x) for regress, x in zip(self.regressors, answer.features, strict=True))
         return WithFeatures(answer.returned, tuple(features))
 
@@ -103,8 +105,8 @@ class FeatureTeacher:
         """Return the teacher's outputs and features for inputs (B, ...), in float32, on the device of the inputs."""
         device = next(iter(inputs.values())).device
         self.model.to(device).eval()
-        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16_wanted(self.precision)):
-            answer: WithFeatures = as_float(answer_of(self.model, self.layers, inputs))
+        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=uses_bf16(self.precision)):
+            answer: WithFeatures = as_float(run_with_features(self.model, self.layers, inputs))
         return answer
 
 
@@ -119,7 +121,7 @@ def feature_student(
     check_layers(student, plan.student_layers, "student_layers")
     check_layers(teacher.model, plan.teacher_layers, "teacher_layers")
     with torch.no_grad():
-        ours = answer_of(student.eval(), plan.student_layers, sample)
+        ours = run_with_features(student.eval(), plan.student_layers, sample)
     theirs = teacher(sample)
     shapes = [{name: tuple(x.shape) for name, x in named_outputs(one.returned).items()} for one in (ours, theirs)]
     if shapes[0] != shapes[1]:

@@ -39,7 +39,7 @@ def build_student(
     assert source.teacher is not None
     assert source.prune is not None
     whole = build_model(source.teacher, interface, seed) if teacher is None else teacher
-    return prune_channels(whole, interface, source.prune, _kept_whole(_Pruning(source, interface, seed)))
+    return prune_channels(whole, interface, source.prune, _unpruned_layers(_Pruning(source, interface, seed)))
 
 
 def load_student(source: StudentSource, interface: Interface, seed: int, weights: Path) -> nn.Module:
@@ -64,7 +64,7 @@ class _Pruning:
 
 
 @cache
-def _kept_whole(pruning: _Pruning) -> tuple[str, ...]:
+def _unpruned_layers(pruning: _Pruning) -> tuple[str, ...]:
     source = pruning.source
     assert source.teacher is not None
     assert source.prune is not None

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from edgedistill.data.kinds import kind_of
 from edgedistill.data.sources import Array
 from edgedistill.data.views import Views
-from edgedistill.distill.training import bf16_wanted
+from edgedistill.distill.training import uses_bf16
 from edgedistill.errors import ConfigError
 from edgedistill.graphs import reference
 from edgedistill.graphs.reference import RefusedError
@@ -66,7 +66,7 @@ class Scorer:
 def torch_predictor(model: nn.Module, precision: str) -> Predict:
     """Return a torch model as a function from inputs to float32 outputs; `precision` can be bfloat16."""
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    bf16 = bf16_wanted(precision)
+    bf16 = uses_bf16(precision)
 
     def predict(inputs: Tensors) -> Tensors:
         model.eval()

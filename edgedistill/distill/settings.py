@@ -48,7 +48,7 @@ class LearningSettings(Record):
         return load_dataset(self.source, targets)
 
 
-class TaughtSettings(LearningSettings):
+class LabelledSettings(LearningSettings):
     """The settings of stages after the soft labels, which replace missing labels."""
 
     soft_labels: SoftLabelsRecord
@@ -80,7 +80,7 @@ class TeacherSettings(LearningSettings):
     tracking: Tracking = Field(exclude=True)
 
 
-class AskedTeacher(Record):
+class SoftLabelTeacher(Record):
     """A teacher for soft labels: its source, precision, engine, and weight in the mean of several teachers."""
 
     source: ModelSource
@@ -93,7 +93,7 @@ class SoftLabelSettings(LearningSettings):
     """The settings of the soft labels stage; `top_k` is the number of logits to keep per view, None for the default."""
 
     teacher: TeacherRecord
-    teachers: tuple[AskedTeacher, ...]
+    teachers: tuple[SoftLabelTeacher, ...]
     view_count: int
     top_k: int | None
     other_outputs: tuple[str, ...] | None
@@ -102,14 +102,14 @@ class SoftLabelSettings(LearningSettings):
 class DistillPlan(LearningSettings):
     """The settings for distilling a student that do not need a teacher record; `loss` is a user function."""
 
-    teachers: tuple[AskedTeacher, ...]
+    teachers: tuple[SoftLabelTeacher, ...]
     student: StudentSource
     distill: DistillConfig
     loss: CodeRef | None
     tracking: Tracking = Field(exclude=True)
 
 
-class DistillSettings(DistillPlan, TaughtSettings):
+class DistillSettings(DistillPlan, LabelledSettings):
     """The settings of the distill stage."""
 
     teacher: TeacherRecord
@@ -135,7 +135,7 @@ def declare_soft_labels(sources: Sources) -> SoftLabelSettings:
     """Declare the settings of the soft labels stage."""
     plan = sources.config.distill
     return SoftLabelSettings(
-        **learning(sources), teacher=sources.records[TeacherRecord], teachers=asked_teachers(sources),
+        **learning(sources), teacher=sources.records[TeacherRecord], teachers=soft_label_teachers(sources),
         view_count=plan.views, top_k=plan.top_k, other_outputs=plan.other_outputs,
     )  # fmt: skip
 
@@ -144,8 +144,8 @@ def declare_plan(sources: Sources) -> DistillPlan:
     """Declare the settings for distilling the student, which can be checked before the teacher is trained."""
     config = sources.config
     return DistillPlan(
-        **learning(sources), teachers=asked_teachers(sources), student=student_source(config, sources.hash_file),
-        distill=config.distill, loss=own_loss(config), tracking=tracking_of(config),
+        **learning(sources), teachers=soft_label_teachers(sources), student=student_source(config, sources.hash_file),
+        distill=config.distill, loss=custom_loss(config), tracking=tracking_of(config),
     )  # fmt: skip
 
 
@@ -159,10 +159,10 @@ def declare_distillation(sources: Sources) -> DistillSettings:
     )
 
 
-def asked_teachers(sources: Sources) -> tuple[AskedTeacher, ...]:
+def soft_label_teachers(sources: Sources) -> tuple[SoftLabelTeacher, ...]:
     """Declare the teachers for soft labels."""
     return tuple(
-        AskedTeacher(
+        SoftLabelTeacher(
             source=teacher_source(sources.config, number, sources.hash_file), precision=plan.precision,
             engine=plan.engine, weight=plan.weight,
         )
@@ -170,7 +170,7 @@ def asked_teachers(sources: Sources) -> tuple[AskedTeacher, ...]:
     )  # fmt: skip
 
 
-def own_loss(config: Config) -> CodeRef | None:
+def custom_loss(config: Config) -> CodeRef | None:
     """Return the user's loss function, or None."""
     return code_ref(config.distill.loss, config.folder) if is_function(config.distill.loss) else None
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from edgedistill.data.sources import Array
 from edgedistill.data.views import Views, plain_views, training_views
-from edgedistill.distill.cache import Cache, caches_folder, kept_logits, link_or_copy
+from edgedistill.distill.cache import Cache, caches_folder, link_or_copy, stored_logits
 from edgedistill.distill.loading import Ask, answers_of, load_teacher, teacher_predictor
 from edgedistill.distill.predictors import BATCH, Answer, Scorer, mean_predictor
 from edgedistill.distill.settings import SoftLabelSettings
@@ -147,8 +147,8 @@ def make_soft_labels(settings: SoftLabelSettings, workspace: Workspace) -> SoftL
     """Cache the teacher's logits for the training views; with 0 views the teacher runs during training."""
     record = SoftLabelsRecord(
         fingerprint=workspace.key, views=settings.view_count, samples=settings.data.train,
-        classes=len(settings.data.classes), top_k=kept_logits(settings.data, settings.view_count, settings.top_k), logits=None, engine=None,
-        val_accuracy=_accuracy_of_several(settings, workspace), targets=_targets(settings, workspace),
+        classes=len(settings.data.classes), top_k=stored_logits(settings.data, settings.view_count, settings.top_k), logits=None, engine=None,
+        val_accuracy=_mean_accuracy(settings, workspace), targets=_targets(settings, workspace),
         parent=settings.teacher.file.sha256,
     )  # fmt: skip
     if record.views == 0:
@@ -172,7 +172,7 @@ def make_soft_labels(settings: SoftLabelSettings, workspace: Workspace) -> SoftL
     )
 
 
-def _accuracy_of_several(settings: SoftLabelSettings, workspace: Workspace) -> float | None:
+def _mean_accuracy(settings: SoftLabelSettings, workspace: Workspace) -> float | None:
     """Return the validation metric of the mean of several teachers; None for a single teacher or without labels."""
     count = len(settings.teachers)
     if count == 1 or not settings.data.labelled:
@@ -281,7 +281,7 @@ def build_soft_labels(cache: Cache, ask: Ask, views: Views, report: Reporter) ->
                 logits[view, block] = _entries(cache, answer, len(block))
                 logits.flush()
                 for name, kept in cache.open_outputs({name: x.shape[1:] for name, x in others.items()}).items():
-                    kept[view, block] = _sound(others[name].numpy(), name)
+                    kept[view, block] = _checked(others[name].numpy(), name)
                     kept.flush()
                 done[view, block] = True  # after the logits are on disk, in case the process is killed
                 done.flush()
@@ -308,10 +308,10 @@ def _entries(cache: Cache, answer: Tensor, samples: int) -> Array:
 def _check(answer: Array, samples: int, classes: int) -> None:
     if answer.shape != (samples, classes):
         raise ConfigError(f"teacher.model: outputs have shape {answer.shape}; expected ({samples}, {classes})")
-    _sound(answer, "logits")
+    _checked(answer, "logits")
 
 
-def _sound(answer: Array, name: str) -> Array:
+def _checked(answer: Array, name: str) -> Array:
     if not np.isfinite(answer).all() or np.abs(answer).max() > np.finfo(np.float16).max:
         raise EdgedistillError(
             f"teacher: {name} are not finite, or too large for float16; check the teacher's weights and mean/std"

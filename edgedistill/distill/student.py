@@ -84,7 +84,9 @@ class _Trainer:
             return Teaching(feature_loss(plan, main_loss(on_output, output), frozen, output), None, frozen)
         loss = all_outputs_loss(plan, on_output, output)
         if settings.soft_labels.logits is None:
-            return Teaching(loss, OnlineTeacher(Teachers(_asking(settings), self.workspace).online()), None)
+            return Teaching(
+                loss, OnlineTeacher(Teachers(_soft_label_settings(settings), self.workspace).online()), None
+            )
         return Teaching(loss, load_soft_labels(self.workspace, settings.soft_labels, plan.temperature), None)
 
     def train(self, role: str, seed: int, teaching: Teaching) -> TrainedModel:
@@ -145,7 +147,7 @@ class _Trainer:
         return self.workspace.folder("student") / (f"{role}.safetensors" if single else f"{role}-{seed}.safetensors")
 
 
-def _asking(settings: DistillSettings) -> SoftLabelSettings:
+def _soft_label_settings(settings: DistillSettings) -> SoftLabelSettings:
     """Return the settings of the soft labels stage for the same teachers."""
     return SoftLabelSettings(
         source=settings.source, data=settings.data, views=settings.views, teacher=settings.teacher,

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from edgedistill.distill.predictors import Predict, split_outputs, torch_predictor
-from edgedistill.distill.training import bf16_wanted
+from edgedistill.distill.training import uses_bf16
 from edgedistill.errors import ConfigError
 from edgedistill.losses.batch import Tensors
 from edgedistill.models.interface import Interface
@@ -86,7 +86,7 @@ def openvino_predictor(model: nn.Module, sample: Tensors, precision: str) -> Pre
         program = torch.export.export(model.eval(), example, dynamic_shapes=_sizes_of(model, sizes))
         converted = openvino.convert_model(program)
     hints = {
-        "INFERENCE_PRECISION_HINT": "bf16" if bf16_wanted(precision) else "f32",
+        "INFERENCE_PRECISION_HINT": "bf16" if uses_bf16(precision) else "f32",
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "PERFORMANCE_HINT": "LATENCY",
     }

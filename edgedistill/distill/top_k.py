@@ -13,7 +13,7 @@ from torch import Tensor
 
 from edgedistill.config.training import DistillConfig
 from edgedistill.data.sources import Array
-from edgedistill.distill.cache import TEMPERATURES, entry_type, kept_logits
+from edgedistill.distill.cache import TEMPERATURES, entry_type, stored_logits
 from edgedistill.errors import ConfigError
 from edgedistill.records.stages import DataRecord
 
@@ -52,7 +52,7 @@ def deviation(answer: Tensor, entries: Array) -> float:
 
 def check_top_k(data: DataRecord, plan: DistillConfig) -> None:
     """Raise ConfigError for a plan that needs more logits than the soft labels keep."""
-    classes, kept = len(data.classes), kept_logits(data, plan.views, plan.top_k)
+    classes, kept = len(data.classes), stored_logits(data, plan.views, plan.top_k)
     if not kept:
         return
     if kept >= classes:

@@ -56,7 +56,7 @@ class Resume:
     key: str
 
 
-def bf16_wanted(precision: str) -> bool:
+def uses_bf16(precision: str) -> bool:
     """Return whether to compute in bfloat16: as requested, or for "auto" if the hardware supports it."""
     if precision != "auto":
         return precision == "bf16"
@@ -151,7 +151,7 @@ def _train_epoch(state: _State, training: Training, number: int, accelerator: An
 
 def _backward(state: _State, training: Training, batch: Batch, accelerator: Any) -> Tensor:
     """Accumulate the gradients of a batch in `plan.accumulate` parts, and return its loss."""
-    device, bf16 = accelerator.device, bf16_wanted(training.plan.precision)
+    device, bf16 = accelerator.device, uses_bf16(training.plan.precision)
     parts = _parts(batch, training.plan.accumulate)
     total = torch.zeros((), dtype=torch.float64)
     for place, part in enumerate(parts):

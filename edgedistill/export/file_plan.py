@@ -89,7 +89,7 @@ def plan_quantize(order: Order, skip: tuple[str, ...], activations: Activations)
     require_calibration(order)
     model = read_onnx(order.model)
     require_float(order, model)
-    taking = order.taking(activations)
+    taking = order.for_activations(activations)
     variants = variants_of(taking, "int8", max(opset_of(model), PER_CHANNEL_OPSET), activations)
     plan = _plan(order, "quantize", "int8", model, variants)
     return plan.model_copy(update={"skip": skip, "activations": activations})
@@ -100,7 +100,7 @@ def plan_export(order: Order, precision: str) -> FilePlan:
     model = read_onnx(order.model)
     require_exportable(order, model, precision)
     activations: Activations = activations_of(canonical(model)) if precision == "int8" else "signed"
-    variants = variants_of(order.taking(activations), precision, opset_of(model), activations)
+    variants = variants_of(order.for_activations(activations), precision, opset_of(model), activations)
     require_inputs(order, variants)
     return _plan(order, "export", precision, model, variants)
 

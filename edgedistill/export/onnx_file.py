@@ -63,9 +63,9 @@ class Order(Record):
     shapes: Shapes
     output: Path | None = None
 
-    def taking(self, activations: Activations) -> Order:
+    def for_activations(self, activations: Activations) -> Order:
         """Return the order with the kits' encodings that hold such activations."""
-        return self.model_copy(update={"kits": tuple(kit.taking(activations) for kit in self.kits)})
+        return self.model_copy(update={"kits": tuple(kit.for_activations(activations) for kit in self.kits)})
 
 
 class Written(Record):
@@ -159,7 +159,7 @@ def quantize_file(
         LintError: a kit that was named would not run the result as it is.
     """
     require_calibration(order)
-    given = _Given(order.taking(activations), report)
+    given = _Given(order.for_activations(activations), report)
     require_float(order, given.model)
     source = given.simplified(PER_CHANNEL_OPSET)
     few = given.samples.first(CALIBRATION)
@@ -239,7 +239,7 @@ def export_file(order: Order, precision: str, report: Reporter | None = None) ->
     require_exportable(order, given.model, precision)
     if precision == "int8":
         source = canonical(given.model)
-        given.order = order.taking(activations_of(source))
+        given.order = order.for_activations(activations_of(source))
     else:
         source = given.model if precision == "fp32" else given.simplified(0)
     variants = variants_of(given.order, precision, opset_of(source), activations_of(source))

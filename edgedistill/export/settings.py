@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edgedistill.config.schema import ExportConfig, TargetConfig
-from edgedistill.distill.settings import TaughtSettings, learning
+from edgedistill.distill.settings import LabelledSettings, learning
 from edgedistill.kits.kits import Kit
 from edgedistill.models.source import ModelSource, StudentSource, student_source, teacher_source
 from edgedistill.records.base import Record
@@ -23,7 +23,7 @@ class ExportTarget(Record):
         return frozenset({"fp32", *self.precisions})
 
 
-class ExportSettings(TaughtSettings):
+class ExportSettings(LabelledSettings):
     """What the export stage is given; `name` is the run's, which stands in the files."""
 
     name: str

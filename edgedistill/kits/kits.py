@@ -88,7 +88,7 @@ class Kit(Record):
         """Return the forms for all architectures and engine versions: models are exported before the device is known."""
         return tuple(dict.fromkeys(form for arch in sorted(self.encoding) for form in self._forms(arch)))
 
-    def taking(self, activations: Activations) -> Kit:
+    def for_activations(self, activations: Activations) -> Kit:
         """Return the kit limited to encodings for these activations; u8-f32 and u8-i32 are unsigned.
 
         An architecture with a signed encoding gets the unsigned encoding of the kit. Raises ConfigError if there is none.

@@ -21,7 +21,7 @@ MixedLabels = Callable[[Batch, int], Tensor]
 CLASS_TERMS: Final[dict[str, Term]] = {
     "kd": lambda student, teacher, _, plan: kd(student, teacher, plan.temperature),
     "dkd": lambda student, teacher, batch, plan: over_labels(
-        batch, lambda labels: _dkd_of_each(student, teacher, labels, plan)
+        batch, lambda labels: _dkd_per_sample(student, teacher, labels, plan)
     ),
     "dist": lambda student, teacher, _, plan: dist(student, teacher, plan.temperature),
     "ls": lambda student, teacher, _, plan: ls(student, teacher, plan.temperature),
@@ -59,7 +59,7 @@ def teacher_term(plan: DistillConfig, term: Term) -> OutputLoss:
     return on_teacher
 
 
-def own_term(spec: str, function: Any, labels_of: MixedLabels) -> OutputLoss:
+def custom_term(spec: str, function: Any, labels_of: MixedLabels) -> OutputLoss:
     """Return a loss from a user's function(student_logits, teacher_logits, labels), which must return a finite scalar with gradient.
 
     With mixup, the labels come from `labels_of`. Raises ConfigError that names the function, now or when the loss is called.
@@ -73,13 +73,13 @@ def own_term(spec: str, function: Any, labels_of: MixedLabels) -> OutputLoss:
         except Exception as error:  # user code can raise any error
             reason = next(iter(str(error).splitlines()), "")
             raise ConfigError(f"distill.loss: '{spec}' raises {type(error).__name__}: {reason}") from error
-        _check_own(spec, value, student)
+        _check_custom(spec, value, student)
         return value
 
     return term
 
 
-def _check_own(spec: str, value: object, student: Tensor) -> None:
+def _check_custom(spec: str, value: object, student: Tensor) -> None:
     if not isinstance(value, Tensor) or value.ndim:
         actual = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
         raise ConfigError(f"distill.loss: '{spec}' returns {actual}; expected a scalar tensor, for example loss.mean()")
@@ -91,7 +91,7 @@ def _check_own(spec: str, value: object, student: Tensor) -> None:
         raise ConfigError(f"distill.loss: '{spec}' returns {value.item()} for finite logits")
 
 
-def _dkd_of_each(student: Tensor, teacher: Tensor, labels: Tensor, plan: DistillConfig) -> Tensor:
+def _dkd_per_sample(student: Tensor, teacher: Tensor, labels: Tensor, plan: DistillConfig) -> Tensor:
     """Return T^2 * (dkd_alpha * TCKD + dkd_beta * NCKD) of each sample (B,); the paper uses dkd_beta from 0.5 to 10."""
     target, non_target = decoupled(student, teacher, labels, plan.temperature)
     return plan.dkd_alpha * target + plan.dkd_beta * non_target

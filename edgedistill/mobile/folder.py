@@ -19,7 +19,7 @@ from edgedistill.errors import ConfigError
 from edgedistill.graphs.run import run_onnx
 from edgedistill.kits.kits import Kit
 from edgedistill.mobile.readme import readme
-from edgedistill.mobile.usability import Usability, usability_of
+from edgedistill.mobile.usability import Usability, check_usability
 from edgedistill.records.base import Encoding, Record
 from edgedistill.records.stages import DataRecord, ExportRecord, InputRecord, OnnxModel, QuantizedRecord
 from edgedistill.runtime.files import sha256_of, write_atomic, write_json
@@ -125,7 +125,7 @@ def _students(run: Run, kit: Kit) -> list[OnnxModel]:
     """Return the student in each of the kit's precisions, int8 in the encoding for phones; float first."""
     models = require_record(run, ExportRecord).models
     quantized_as = require_record(run, QuantizedRecord).activations
-    encoding = kit.taking(quantized_as).encoding_for(ARCH)
+    encoding = kit.for_activations(quantized_as).encoding_for(ARCH)
     students = [
         model for model in models
         if model.name == "student" and model.precision in kit.precisions and model.encoding in (None, encoding)
@@ -155,7 +155,7 @@ def _write_model(run: Run, kit: Kit, model: OnnxModel, folder: Path) -> MobileMo
     return MobileModel(
         precision=model.precision, encoding=model.encoding, file=f"{name}.ort", sha256=sha256_of(folder / f"{name}.ort"),
         bytes=len(graph), onnx=f"{name}.onnx", onnx_sha256=model.file.sha256,
-        max_abs_diff=_difference(graph, run, model), usability=usability_of(source),
+        max_abs_diff=_difference(graph, run, model), usability=check_usability(source),
     )  # fmt: skip
 
 

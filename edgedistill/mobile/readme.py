@@ -48,7 +48,7 @@ def readme(mobile: dict[str, Any], examples: int) -> str:
         m=mobile, given=given, answer=mobile["outputs"][0], count=count, bytes=count * code.bytes, examples=examples,
         allocate=code.allocate.format(n=count, bytes=count * code.bytes), code=code, best=mobile["models"][-1],
         shape=_shape, steps=_steps(mobile), axes=_axes(mobile),
-        meaning=find_task(mobile["task"]).answer_in_words(scores=mobile["probabilities"]),
+        meaning=find_task(mobile["task"]).describe_answer(scores=mobile["probabilities"]),
     )  # fmt: skip
     return text.rstrip() + "\n"
 

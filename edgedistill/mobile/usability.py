@@ -33,7 +33,7 @@ class Usability(Record):
     verdict: str
 
 
-def usability_of(model: Path) -> tuple[Usability, ...]:
+def check_usability(model: Path) -> tuple[Usability, ...]:
     """Run the checker on an ONNX file; raises DeviceError if the checker fails or its output cannot be read."""
     done = subprocess.run(
         [sys.executable, "-m", CHECKER, str(model)], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,

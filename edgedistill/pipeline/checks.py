@@ -59,7 +59,7 @@ def kits_for(config: Config, kits: Mapping[str, Kit]) -> dict[str, Kit]:
     chosen = dict(kits)
     for target in config.target:
         if "int8" in target.precisions:
-            chosen[target.kit] = kits[target.kit].taking(config.quantize.activations)
+            chosen[target.kit] = kits[target.kit].for_activations(config.quantize.activations)
     return chosen
 
 

@@ -16,7 +16,7 @@ from edgedistill.errors import ConfigError, nearest
 from edgedistill.export.stages import EXPORT
 from edgedistill.kits.kits import Kit
 from edgedistill.pipeline.checks import check_config, check_learning, kits_for, report_activations
-from edgedistill.pipeline.staleness import why_stale
+from edgedistill.pipeline.staleness import explain_stale
 from edgedistill.quantize.stages import quantize_stage
 from edgedistill.records.base import Record
 from edgedistill.records.stage_names import STAGE_NAMES
@@ -119,7 +119,7 @@ class Pipeline:
         elif place == done:
             settings = stage.declare(self.sources)
             parents = identities_of(stage, self.records)
-            why = why_stale(entry, settings_of(settings), parents, versions_of(stage.packages))
+            why = explain_stale(entry, settings_of(settings), parents, versions_of(stage.packages))
         elif place > done:
             why = f"after {stages[done].name}"
         return Step(stage.name, place < done, None if entry is None else entry.get("seconds"), why)

@@ -10,7 +10,7 @@ SHOWN = 3
 """The number of differences to list; further differences are only counted."""
 
 
-def why_stale(
+def explain_stale(
     entry: Mapping[str, Any] | None,
     settings: Mapping[str, Any],
     parents: Mapping[str, str],

@@ -126,9 +126,9 @@ class Escalation:
     def _mixed(self, prepared: Prepared) -> Iterator[Try]:
         """Yield models with ever more of the sensitive layers in float, as long as half of the speed is left."""
         layers, skip = self.sensitivity(prepared), self.settings.quantize.skip
-        total = sum(max(0.0, one.won_us or 0.0) for one in layers)
+        total = sum(max(0.0, one.saved_us or 0.0) for one in layers)
         for count in growing(len(layers)):
-            lost = sum(max(0.0, one.won_us or 0.0) for one in layers[:count])
+            lost = sum(max(0.0, one.saved_us or 0.0) for one in layers[:count])
             kept = 1.0 - lost / total if total else None
             if kept is not None and kept < SPEED_KEPT:
                 return
@@ -186,6 +186,6 @@ def growing(layers: int) -> Iterator[int]:
 
 def _error_per_us(one: LayerSensitivity) -> float:
     """Return the error that a layer costs for each microsecond that it wins; one that wins nothing goes first."""
-    if one.won_us is None:
+    if one.saved_us is None:
         return one.output_error
-    return one.output_error / one.won_us if one.won_us > 0 else float("inf")
+    return one.output_error / one.saved_us if one.saved_us > 0 else float("inf")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edgedistill.config.schema import Config, QuantizeConfig
-from edgedistill.distill.settings import TaughtSettings, learning
+from edgedistill.distill.settings import LabelledSettings, learning
 from edgedistill.kits.kits import Kit
 from edgedistill.models.source import StudentSource, student_source
 from edgedistill.records.base import Record
@@ -27,7 +27,7 @@ class LayerTiming(Record):
     threads: int
 
 
-class QuantizeSettings(TaughtSettings):
+class QuantizeSettings(LabelledSettings):
     """What the quantize stage is given; `finetuning` and `timing` only where the mode may come to need them."""
 
     float_student: StudentRecord

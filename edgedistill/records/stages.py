@@ -171,7 +171,7 @@ class LayerSensitivity(Record):
     reason: str | None = None
 
     @property
-    def won_us(self) -> float | None:
+    def saved_us(self) -> float | None:
         """The microseconds that int8 saves; None if one of the two latencies is missing."""
         return None if self.fp32_us is None or self.int8_us is None else self.fp32_us - self.int8_us
 

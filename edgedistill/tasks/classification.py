@@ -64,10 +64,10 @@ class Classification:
 
     def distillation_loss(self, plan: DistillConfig, own: Any) -> OutputLoss:
         """Return the weighted sum of cross-entropy and the plan's term, which is kd for feature losses."""
-        from edgedistill.losses.logits import CLASS_TERMS, own_term, teacher_term, weighted
+        from edgedistill.losses.logits import CLASS_TERMS, custom_term, teacher_term, weighted
 
         if own is not None:
-            return weighted(plan, self.label_loss(plan), own_term(plan.loss, own, self.mixed_labels))
+            return weighted(plan, self.label_loss(plan), custom_term(plan.loss, own, self.mixed_labels))
         term = CLASS_TERMS["kd" if plan.uses_features else plan.loss]
         return weighted(plan, self.label_loss(plan), teacher_term(plan, term))
 
@@ -103,13 +103,13 @@ class Classification:
 
         return nn.Softmax(dim=1)
 
-    def answer_in_words(self, *, scores: bool) -> str:
+    def describe_answer(self, *, scores: bool) -> str:
         """Explain that the class with the largest output is the answer."""
         if scores:
             return "The class with the highest score is the answer; scores are softmax probabilities."
         return "The class with the highest score is the answer; the softmax of the scores gives probabilities."
 
-    def outputs_in_words(self, count: int) -> str:
+    def describe_outputs(self, count: int) -> str:
         """Count the classes."""
         return f"{count} classes"
 

@@ -53,11 +53,11 @@ class MultiLabel(ValueTask):
 
     def distillation_loss(self, plan: DistillConfig, own: Any) -> OutputLoss:
         """Return the weighted sum of binary cross-entropy and the plan's term, per label."""
-        from edgedistill.losses.logits import own_term, teacher_term, weighted
+        from edgedistill.losses.logits import custom_term, teacher_term, weighted
         from edgedistill.losses.terms import binary_kd, mse
 
         if own is not None:
-            return weighted(plan, self.label_loss(plan), own_term(plan.loss, own, self.mixed_labels))
+            return weighted(plan, self.label_loss(plan), custom_term(plan.loss, own, self.mixed_labels))
 
         def term(student: Tensor, teacher: Tensor, _: object, plan: DistillConfig) -> Tensor:
             return binary_kd(student, teacher, plan.temperature) if plan.loss == "kd" else mse(student, teacher)
@@ -93,7 +93,7 @@ class MultiLabel(ValueTask):
 
         return Sigmoid()
 
-    def answer_in_words(self, *, scores: bool) -> str:
+    def describe_answer(self, *, scores: bool) -> str:
         """Explain the threshold above which a label applies."""
         if scores:
             return (
@@ -101,7 +101,7 @@ class MultiLabel(ValueTask):
             )
         return "A label applies where its score is above 0; the sigmoid of a score is the probability."
 
-    def outputs_in_words(self, count: int) -> str:
+    def describe_outputs(self, count: int) -> str:
         """Count the labels."""
         return f"{count} labels"
 

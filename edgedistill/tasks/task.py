@@ -30,7 +30,7 @@ class Labels(NamedTuple):
     classes: tuple[str, ...] | None
 
     @property
-    def are_there(self) -> bool:
+    def are_given(self) -> bool:
         """Whether there are labels; missing labels are an array (N, 0)."""
         return self.values.size > 0 or self.values.ndim < 2
 
@@ -98,10 +98,10 @@ class Task(Protocol):
     def score_module(self) -> Any:
         """Return the torch module that computes `scores`."""
 
-    def answer_in_words(self, *, scores: bool) -> str:
+    def describe_answer(self, *, scores: bool) -> str:
         """Explain how to interpret the output; `scores` is whether the file contains the computation of scores."""
 
-    def outputs_in_words(self, count: int) -> str:
+    def describe_outputs(self, count: int) -> str:
         """Describe `count` outputs, for example "10 classes"."""
 
 

@@ -33,19 +33,19 @@ class ValueTask:
     def names(self, labels: Sequence[Labels], given: tuple[str, ...] | None, dimensions: int | None) -> tuple[str, ...]:
         """Check that each split has D values, and return their names: as given, or numbers."""
         train = labels[0]
-        count = values_of(train.values).shape[1] if train.are_there else dimensions or 0
+        count = values_of(train.values).shape[1] if train.are_given else dimensions or 0
         for one in labels:
             if one.values.ndim > 2 or not is_finite(one.values):
                 raise ConfigError(
                     f"data.{one.split}: labels are {one.values.dtype}{one.values.shape}; expected finite numbers (N,) or (N, D)"
                 )
-            if one.are_there and values_of(one.values).shape[1] != count:
+            if one.are_given and values_of(one.values).shape[1] != count:
                 raise ConfigError(
                     f"data.{one.split}: {values_of(one.values).shape[1]} values per label, but training labels have {count}"
                 )
         names = given or train.classes or tuple(str(i) for i in range(count))
         if len(names) != count:
-            holder = "labels have" if train.are_there else "data.dimensions is"
+            holder = "labels have" if train.are_given else "data.dimensions is"
             raise ConfigError(f"data.classes: {len(names)} names, but {holder} {count} value(s)")
         return names
 
@@ -66,10 +66,10 @@ class ValueTask:
 
     def distillation_loss(self, plan: DistillConfig, own: Any) -> OutputLoss:
         """Return the weighted sum of the loss on labels and the plan's term."""
-        from edgedistill.losses.logits import VALUE_TERMS, own_term, teacher_term, weighted
+        from edgedistill.losses.logits import VALUE_TERMS, custom_term, teacher_term, weighted
 
         if own is not None:
-            return weighted(plan, self.label_loss(plan), own_term(plan.loss, own, self.mixed_labels))
+            return weighted(plan, self.label_loss(plan), custom_term(plan.loss, own, self.mixed_labels))
         return weighted(plan, self.label_loss(plan), teacher_term(plan, VALUE_TERMS[plan.loss]))
 
     def mixed_labels(self, batch: Batch, outputs: int) -> Tensor:  # noqa: ARG002 - the protocol's signature
@@ -90,10 +90,10 @@ class ValueTask:
         """Return None: values have no scores."""
         return None
 
-    def answer_in_words(self, *, scores: bool) -> str:  # noqa: ARG002 - the protocol's signature
+    def describe_answer(self, *, scores: bool) -> str:  # noqa: ARG002 - the protocol's signature
         """Explain that the outputs are the predicted values."""
         return "The outputs are the predicted values."
 
-    def outputs_in_words(self, count: int) -> str:
+    def describe_outputs(self, count: int) -> str:
         """Count the values."""
         return f"{count} {'value' if count == 1 else 'values'} for {self.name}"

@@ -106,12 +106,12 @@ def test_a_kit_without_forms_has_the_same_one_for_every_version(tmp_path):
 def test_for_unsigned_activations_a_kit_takes_its_unsigned_encoding_everywhere(tmp_path):
     write_kit(tmp_path, text=FORMS)
     kit = find_kits((tmp_path,))["mine"]
-    assert kit.taking("signed") is kit
-    taking = kit.taking("unsigned")
+    assert kit.for_activations("signed") is kit
+    taking = kit.for_activations("unsigned")
     assert taking.encoding == {"x86_64": "u8-i32", "aarch64": "u8-i32"}
     assert [form.encoding for form in taking.forms()] == ["u8-i32"]
     with pytest.raises(ConfigError, match=r"kit 'tensorrt' takes no unsigned activations, only s8-f32: quantize with"):
-        find_kits()["tensorrt"].taking("unsigned")
+        find_kits()["tensorrt"].for_activations("unsigned")
 
 
 def test_a_folder_of_kits_and_a_kit_itself_can_both_be_named(tmp_path):

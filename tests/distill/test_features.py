@@ -16,10 +16,10 @@ from edgedistill.distill.features import (
     FeatureStudent,
     FeatureTeacher,
     WithFeatures,
-    answer_of,
     channel_axis,
     feature_loss,
     feature_student,
+    run_with_features,
 )
 from edgedistill.distill.losses import main_loss
 from edgedistill.distill.training import Resume, Training, fit
@@ -70,7 +70,7 @@ def plan(**keys: object) -> DistillConfig:
 
 def test_an_answer_is_the_logits_and_what_the_named_layers_gave() -> None:
     model, x = student().eval(), images()
-    answer = answer_of(model, ("blocks.1", "stem"), given(x))
+    answer = run_with_features(model, ("blocks.1", "stem"), given(x))
     torch.testing.assert_close(answer.returned, model(x))
     torch.testing.assert_close(answer.features[1], model.get_submodule("stem")(x))
     assert answer.features[0].shape == (6, 8, 4, 4)
@@ -79,7 +79,7 @@ def test_an_answer_is_the_logits_and_what_the_named_layers_gave() -> None:
 
 def test_a_feature_is_what_its_layer_gave_though_the_next_works_in_place() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 5), nn.ReLU(inplace=True), nn.Linear(5, 3))
-    answer = answer_of(model, ("1", "2"), given(images()))
+    answer = run_with_features(model, ("1", "2"), given(images()))
     assert (answer.features[0] < 0).any()
     torch.testing.assert_close(answer.features[0].relu(), answer.features[1])
     answer.features[0].sum().backward()
@@ -88,12 +88,12 @@ def test_a_feature_is_what_its_layer_gave_though_the_next_works_in_place() -> No
 
 def test_channels_come_first_whatever_the_layer() -> None:
     sequence = zoo("transformer", 1.0)
-    tokens = answer_of(sequence, ("layers.1", "embed"), given(images()))
+    tokens = run_with_features(sequence, ("layers.1", "embed"), given(images()))
     assert tokens.features[0].shape == (6, 64, 64)
     assert channel_axis(sequence.get_submodule("layers.1")) == -1
     assert channel_axis(sequence.get_submodule("embed")) == 1
     assert channel_axis(nn.ReLU()) == 1
-    signals = answer_of(zoo("cnn1d", 1.0, "signal", (40, 2)), ("features.6",), given(torch.randn(4, 2, 40)))
+    signals = run_with_features(zoo("cnn1d", 1.0, "signal", (40, 2)), ("features.6",), given(torch.randn(4, 2, 40)))
     assert signals.features[0].shape == (4, 64, 10)
 
 
@@ -181,7 +181,7 @@ def test_layers_that_give_no_feature() -> None:
 
     for name, message in (("pair", "returns tuple"), ("unused", "runs 0 times"), ("shared", "runs 2 times")):
         with pytest.raises(ConfigError, match=f"layer '{name}' {message}"):
-            answer_of(Odd(), (name,), given(images()))
+            run_with_features(Odd(), (name,), given(images()))
 
 
 CONFIGURATIONS = {

@@ -8,7 +8,7 @@ import torch
 from edgedistill.config.training import DistillConfig
 from edgedistill.errors import ConfigError
 from edgedistill.losses.batch import Batch, OutputLoss
-from edgedistill.losses.logits import own_term
+from edgedistill.losses.logits import custom_term
 from edgedistill.runtime.user_code import resolve_function
 from edgedistill.tasks.table import find_task
 
@@ -43,7 +43,7 @@ TASK = find_task("classification")
 
 
 def term(name: str, folder: Path) -> OutputLoss:
-    return own_term(f"own_losses:{name}", resolve_function(f"own_losses:{name}", folder), TASK.mixed_labels)
+    return custom_term(f"own_losses:{name}", resolve_function(f"own_losses:{name}", folder), TASK.mixed_labels)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from scipy.special import logsumexp, softmax
 
 from edgedistill.config.load import parse_config
 from edgedistill.config.training import DistillConfig
-from edgedistill.distill.cache import TEMPERATURES, Cache, describe_caches, entry_type, kept_logits
+from edgedistill.distill.cache import TEMPERATURES, Cache, describe_caches, entry_type, stored_logits
 from edgedistill.distill.soft_labels import SoftLabels, store_soft_labels
 from edgedistill.distill.top_k import check_top_k, deviation, pack, unpack
 from edgedistill.errors import ConfigError
@@ -122,12 +122,12 @@ def data(classes: int, task: str = "classification") -> DataRecord:
 
 
 def test_all_logits_are_kept_of_few_classes_and_of_values() -> None:
-    assert kept_logits(data(2000), 8, None) == 0
-    assert kept_logits(data(2001), 8, None) == 32
-    assert kept_logits(data(10), 8, 5) == 5
-    assert kept_logits(data(9999), 8, 0) == 0
-    assert kept_logits(data(9999), 0, None) == 0
-    assert kept_logits(data(9999, "embedding"), 8, None) == 0
+    assert stored_logits(data(2000), 8, None) == 0
+    assert stored_logits(data(2001), 8, None) == 32
+    assert stored_logits(data(10), 8, 5) == 5
+    assert stored_logits(data(9999), 8, 0) == 0
+    assert stored_logits(data(9999), 0, None) == 0
+    assert stored_logits(data(9999, "embedding"), 8, None) == 0
 
 
 @pytest.mark.parametrize(

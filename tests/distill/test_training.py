@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional
 
 from edgedistill.config.training import TrainingConfig
-from edgedistill.distill.training import Resume, Training, bf16_wanted, build_optimizer, build_schedule, fit
+from edgedistill.distill.training import Resume, Training, build_optimizer, build_schedule, fit, uses_bf16
 from edgedistill.errors import EdgedistillError
 from edgedistill.losses.batch import Batch
 from edgedistill.runtime.progress import Reporter
@@ -136,5 +136,5 @@ def test_schedules_of_a_few_steps_rise_and_fall_too(schedule: str, steps: int) -
 
 
 def test_precision_as_asked() -> None:
-    assert bf16_wanted("bf16")
-    assert not bf16_wanted("fp32")
+    assert uses_bf16("bf16")
+    assert not uses_bf16("fp32")

@@ -76,7 +76,7 @@ def test_every_family_with_unsigned_activations_passes_for_the_kits_that_take_th
     model = case(family, "unsigned").int8
     assert lint(model).findings == ()
     for name in ("openvino", "ort"):
-        taking = kit(name).taking("unsigned")
+        taking = kit(name).for_activations("unsigned")
         for arch in ARCHS:
             assert lint(encode(model, taking.encoding_for(arch)), taking, arch).findings == ()
     refused = any(finding.severity == "error" for finding in lint(model, kit("tensorrt")).findings)

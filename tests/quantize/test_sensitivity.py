@@ -97,7 +97,7 @@ def test_each_layer_is_timed_alone_on_the_kit():
         assert one.measured_on == "ort, local"
         assert one.fp32_us > 0
         assert one.int8_us > 0
-        assert one.won_us == pytest.approx(one.fp32_us - one.int8_us)
+        assert one.saved_us == pytest.approx(one.fp32_us - one.int8_us)
 
 
 @pytest.mark.parametrize(

@@ -115,8 +115,8 @@ def test_baked_scores_are_those_of_the_module_that_is_baked(name: str) -> None:
 def test_words_are_sentences_and_counts(name: str) -> None:
     task = find_task(name)
     for scores in (False, True):
-        text = task.answer_in_words(scores=scores)
+        text = task.describe_answer(scores=scores)
         assert text[0].isupper()
         assert text.endswith(".")
-    assert task.outputs_in_words(3).startswith("3 ")
+    assert task.describe_outputs(3).startswith("3 ")
     assert task.metric_title
