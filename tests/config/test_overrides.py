@@ -47,7 +47,7 @@ def test_a_teacher_is_found_by_index_whether_it_is_one_table_or_several(tmp_path
     assert [one.weight for one in load(tmp_path, "teacher.1.weight=2", teacher=TWO).teachers] == [1.0, 2.0]
     assert load(tmp_path, "teacher.0.weight=3").teacher.weight == 3.0
     assert load(tmp_path, "teacher.weight=4").teacher.weight == 4.0
-    assert load(tmp_path, "teacher.model=zoo:resnet44", teacher="").teacher.model == "zoo:resnet44"
+    assert str(load(tmp_path, "teacher.model=zoo:resnet44", teacher="").teacher.model) == "zoo:resnet44"
 
 
 def test_values_tables_and_whole_lists(tmp_path: Path) -> None:

@@ -168,7 +168,7 @@ def table_of(**changes: object) -> dict:
         ),
         (
             {"data__task": "regression"},
-            r"data\.dimensions: is for data without labels, which task 'regression' cannot use",
+            r"data\.dimensions: only applies to data without labels, but task 'regression' needs labels",
         ),
         ({"data__classes": ["a"]}, r"data\.classes: 1 names, but data\.dimensions is 4"),
         ({"data__dimensions": 1}, r"data\.dimensions: .* greater than or equal to 2"),

@@ -139,7 +139,7 @@ def test_all_logits_are_kept_of_few_classes_and_of_values() -> None:
         ({"loss": "ls"}, "loss 'ls'"),
         ({"loss": "mine:loss"}, "loss 'mine:loss'"),
         ({"standardize": True}, "standardize needs every logit"),
-        ({"temperature": 3.0}, r"distill\.temperature: .* at temperatures 1, 2, 4, 8, not 3; take one"),
+        ({"temperature": 3.0}, r"distill\.temperature: .* at temperatures 1, 2, 4, 8, not 3; use one of these"),
         ({"top_k": 3000}, "3000 keeps all of the 3000 classes"),
     ],
 )

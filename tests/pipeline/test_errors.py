@@ -65,7 +65,7 @@ CASES = {
     "missing weights": ('"zoo:resnet20"', '"zoo:resnet20"\nweights = "none.pt"', r"none\.pt: no such file"),
     "a broken ONNX teacher": ('"zoo:resnet20"', '"not.onnx"', r"not\.onnx: ONNX Runtime cannot load it"),
     "logits of other data": ('"zoo:resnet20"', '"logits.npy"', r"has shape \(3, 10\); expected \(100, 10\)"),
-    "an augmentation of other data": ("[teacher]", 'augment = ["shift:3"]\n[teacher]', r"'shift' is for signal data"),
+    "an augmentation of other data": ("[teacher]", 'augment = ["shift:3"]\n[teacher]', r"'shift' only applies to signal data"),
     "int8 without quantization": ("[teacher]", '[quantize]\nmode = "none"\n[teacher]', r"includes int8, but quantize\.mode"),
     "calibration on nothing": ("[teacher]", "[quantize]\nsamples = 0\n[teacher]", r"quantize\.samples: input should be greater"),
     "an opset that no exporter writes": ("[teacher]", "[export]\nopset = 12\n[teacher]", r"opset 12"),
