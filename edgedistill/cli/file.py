@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from edgedistill.deploy.bench_plan import BenchPlan
     from edgedistill.deploy.onnx_file import BenchOptions
     from edgedistill.export.file_plan import FilePlan
-    from edgedistill.export.onnx_file import Order, Result
+    from edgedistill.export.file_records import FileOptions, FileResult
     from edgedistill.graphs.random_inputs import Shapes
     from edgedistill.kits.kits import Kit
     from edgedistill.records.base import Activations
@@ -132,18 +132,18 @@ def export(context: click.Context, /, model_or_config: Path, precision: str | No
     _show(export_file(order, precision, surroundings(context)[1]), as_json=options["as_json"])
 
 
-def _order(context: click.Context, model: Path, options: dict[str, Any]) -> Order:
-    from edgedistill.export.onnx_file import Order
+def _order(context: click.Context, model: Path, options: dict[str, Any]) -> FileOptions:
+    from edgedistill.export.file_records import FileOptions
     from edgedistill.graphs.shapes import parse_shapes
     from edgedistill.kits.kits import find_kit
 
     kits, _ = surroundings(context)
     chosen = tuple(find_kit(name, kits) for name in dict.fromkeys(options["kit_names"]))
     given = {name: options[name] for name in ("data", "arch", "output")}
-    return Order(model=model, kits=chosen, shapes=parse_shapes(options["shapes"]), **given)
+    return FileOptions(model=model, kits=chosen, shapes=parse_shapes(options["shapes"]), **given)
 
 
-def _show(result: Result | FilePlan | BenchPlan, *, as_json: bool) -> None:
+def _show(result: FileResult | FilePlan | BenchPlan, *, as_json: bool) -> None:
     for line in [result.to_json()] if as_json else result.lines():
         click.echo(line)
 
@@ -249,12 +249,12 @@ def lint(context: click.Context, /, kit_names: tuple[str, ...], as_json: bool, *
 
     Exit code 4: the model has errors.
     """
-    from edgedistill.export.lint.command import Order, require_no_errors, run_lint, to_json
+    from edgedistill.export.lint.command import LintOptions, require_no_errors, run_lint, to_json
     from edgedistill.kits.kits import find_kit
 
     kits, _ = surroundings(context)
     chosen = tuple(find_kit(name, kits) for name in dict.fromkeys(kit_names))
-    result = run_lint(Order(kits=chosen, others=() if chosen else tuple(kits.values()), **options))
+    result = run_lint(LintOptions(kits=chosen, others=() if chosen else tuple(kits.values()), **options))
     if as_json:
         click.echo(to_json(result))
     else:

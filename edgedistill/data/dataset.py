@@ -204,7 +204,7 @@ def _check_mel(settings: DataSettings, views: ViewSettings, record: DataRecord) 
     if views.mel is None:
         return
     first = record.inputs[0]
-    if len(record.inputs) > 1 or first.kind != "signal" or kind_of(first).channels(first.shape) != 1:
+    if len(record.inputs) > 1 or not kind_of(first).is_waveform or kind_of(first).channels(first.shape) != 1:
         raise ConfigError(f"data.mel: only applies to waveforms (N, T) of one channel; this data is {record.summary}")
     train = next(source for source in settings.sources if source.split == "train")
     rate = rate_of(train.text, train.folder)

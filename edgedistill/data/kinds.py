@@ -19,7 +19,8 @@ class Kind:
     """One kind of input: a sample has axes of positions, such as height and width, and optional channels after them.
 
     `layouts` are the shapes of a data set, for messages. Models take inputs with `has_channels` channels first; `normalised`
-    inputs are normalised by mean and deviation.
+    inputs are normalised by mean and deviation. Networks of `is_picture` inputs train faster in channels-last order; only
+    `is_waveform` inputs can become log-mel pictures.
     """
 
     name: KindName
@@ -27,7 +28,8 @@ class Kind:
     layouts: str
     has_channels: bool
     normalised: bool
-    word: str
+    is_picture: bool = False
+    is_waveform: bool = False
 
     @property
     def axes(self) -> int:
@@ -68,11 +70,23 @@ KINDS: Final[dict[KindName, Kind]] = {
     kind.name: kind
     for kind in (
         Kind(
-            "image", ("height", "width"), "(N, H, W, C) or (N, H, W)", has_channels=True, normalised=True, word="images"
+            "image",
+            ("height", "width"),
+            "(N, H, W, C) or (N, H, W)",
+            has_channels=True,
+            normalised=True,
+            is_picture=True,
         ),
-        Kind("signal", ("time",), "(N, T, C) or (N, T)", has_channels=True, normalised=True, word="signals"),
-        Kind("tokens", ("position",), "(N, T)", has_channels=False, normalised=False, word="tokens"),
-        Kind("features", ("value",), "(N, D)", has_channels=False, normalised=True, word="features"),
+        Kind(
+            "signal",
+            ("time",),
+            "(N, T, C) or (N, T)",
+            has_channels=True,
+            normalised=True,
+            is_waveform=True,
+        ),
+        Kind("tokens", ("position",), "(N, T)", has_channels=False, normalised=False),
+        Kind("features", ("value",), "(N, D)", has_channels=False, normalised=True),
     )
 }
 

@@ -10,10 +10,10 @@ from typing import Final, Literal
 import onnx
 
 from edgedistill.data.requests import read_samples
+from edgedistill.export.file_records import FileOptions
 from edgedistill.export.forms import Variant
 from edgedistill.export.onnx_file import (
     PER_CHANNEL_OPSET,
-    Order,
     output_path,
     require_calibration,
     require_exportable,
@@ -84,7 +84,7 @@ class FilePlan(Record):
             yield f"would write {one.file}: {one.precision}, opset {one.opset}{encoding}{replaced}"
 
 
-def plan_quantize(order: Order, skip: tuple[str, ...], activations: Activations) -> FilePlan:
+def plan_quantize(order: FileOptions, skip: tuple[str, ...], activations: Activations) -> FilePlan:
     """Return what `quantize_file` would do; raises its errors as far as they are known without running the model."""
     require_calibration(order)
     model = read_onnx(order.model)
@@ -95,7 +95,7 @@ def plan_quantize(order: Order, skip: tuple[str, ...], activations: Activations)
     return plan.model_copy(update={"skip": skip, "activations": activations})
 
 
-def plan_export(order: Order, precision: str) -> FilePlan:
+def plan_export(order: FileOptions, precision: str) -> FilePlan:
     """Return what `export_file` would do; raises its errors as far as they are known without running the model."""
     model = read_onnx(order.model)
     require_exportable(order, model, precision)
@@ -106,7 +106,7 @@ def plan_export(order: Order, precision: str) -> FilePlan:
 
 
 def _plan(
-    order: Order,
+    order: FileOptions,
     command: Literal["quantize", "export"],
     precision: str,
     model: onnx.ModelProto,

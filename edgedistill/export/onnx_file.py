@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +11,7 @@ import onnx
 from edgedistill.data.requests import Samples, read_samples
 from edgedistill.data.sources import Array
 from edgedistill.errors import ConfigError, ParityError
+from edgedistill.export.file_records import FileOptions, FileResult, WrittenFile
 from edgedistill.export.forms import Variant, comparable, in_form, is_half
 from edgedistill.export.lint.report import require_clean, usual_arch
 from edgedistill.export.onnx_export import save_onnx
@@ -23,22 +21,21 @@ from edgedistill.graphs.encodings import activations_of
 from edgedistill.graphs.index import lift_constants, name_nodes
 from edgedistill.graphs.metadata import annotate, metadata_of
 from edgedistill.graphs.opset import opset_of, to_opset
-from edgedistill.graphs.random_inputs import Shapes, random_inputs
+from edgedistill.graphs.random_inputs import random_inputs
 from edgedistill.graphs.read import fix_shapes, is_quantized, read_onnx
 from edgedistill.graphs.reference import Reference, RefusedError
 from edgedistill.graphs.run import Arrays
 from edgedistill.graphs.slim import slim
-from edgedistill.kits.kits import FLOAT16_OPSET, Kit
+from edgedistill.kits.kits import FLOAT16_OPSET
 from edgedistill.quantize.onnx_file import quantize_onnx
 from edgedistill.quantize.placement import INT8
 from edgedistill.quantize.ranges import Ranges
-from edgedistill.records.base import Activations, Encoding, Record
+from edgedistill.records.base import Activations, Encoding
 from edgedistill.records.stages import Parity
 from edgedistill.runtime.files import sha256_of
 from edgedistill.runtime.progress import Advance, Reporter
 from edgedistill.tasks.classification import TASK as CLASSIFICATION
 
-SCHEMA = "edgedistill.onnx/1"
 CALIBRATION = 512
 """The samples that ranges are taken from, at most."""
 RANDOM = 8
@@ -47,107 +44,21 @@ MOST_LOST, LEAST_ALIKE = 0.01, 0.95
 """Beyond these a user is told which layers lose it: a fraction of accuracy or, without labels, of like answers."""
 CHECKED = 32
 """Samples that the simplified float model is held against the given one on, at most."""
-TRIED, SHOWN = 32, 3
-"""Samples that single layers are tried with, and the layers that are shown to a person."""
+TRIED = 32
+"""Samples that single layers are tried with."""
 PER_CHANNEL_OPSET = 13
 """The first opset whose DequantizeLinear has a scale for each channel."""
 
 
-class Order(Record):
-    """What is asked for: a model, real inputs, the kits and architecture it is for, and where to write."""
-
-    model: Path
-    data: Path | None = None
-    kits: tuple[Kit, ...] = ()
-    arch: str | None = None
-    shapes: Shapes
-    output: Path | None = None
-
-    def for_activations(self, activations: Activations) -> Order:
-        """Return the order with the kits' encodings that hold such activations."""
-        return self.model_copy(update={"kits": tuple(kit.for_activations(activations) for kit in self.kits)})
-
-
-class Written(Record):
-    """A file that was written; `parity` and `error` hold it against the model as given, on all samples.
-
-    `error` is the outputs' squared error over their variance; `accuracy` a fraction, None without labels; `warnings`
-    are what the linter says about the file for the kits.
-    """
-
-    file: Path
-    precision: str
-    encoding: Encoding | None
-    opset: int
-    size_bytes: int
-    accuracy: float | None
-    parity: Parity
-    error: float
-    float32_nodes: tuple[str, ...]
-    warnings: tuple[str, ...]
-
-
-class Result(Record):
-    """What was made of a model: `layers` says for each "int8" or "float: reason"; `choices` what was decided for the user.
-
-    `samples` are those compared on, made up at random where none were given; `classifies` tells whether the first output
-    has a score for each class; `accuracy` is the given model's. `sensitivity` is the error of the model with one layer in
-    int8, for each layer, the largest first; it is measured where much was lost.
-    """
-
-    model: Path
-    sha256: str
-    samples: int
-    random: bool
-    classifies: bool
-    accuracy: float | None
-    choices: tuple[str, ...]
-    layers: dict[str, str]
-    sensitivity: dict[str, float]
-    files: tuple[Written, ...]
-
-    def to_json(self) -> str:
-        """Return the result as JSON of schema edgedistill.onnx/1."""
-        return json.dumps({"schema": SCHEMA, **self.model_dump(mode="json")}, indent=2)
-
-    def lines(self) -> Iterator[str]:
-        """Yield what a person wants to know: what was decided, what stays float, what was written, and what was lost."""
-        yield from self.choices
-        reasons = Counter(form.removeprefix("float: ") for form in self.layers.values() if form != INT8)
-        for reason, count in reasons.items():
-            yield f"{count} of {len(self.layers)} layers stay in float: {reason}"
-        kind = "random inputs" if self.random else "inputs"
-        if self.accuracy is not None:
-            yield f"{self.model}: accuracy {self.accuracy:.2%} on {self.samples:,} {kind}"
-        for one in self.files:
-            yield f"{one.file}: {one.precision}, opset {one.opset}, {one.size_bytes:,} bytes{_form(one)}"
-            if one.accuracy is not None and self.accuracy is not None:
-                yield f"  accuracy {one.accuracy:.2%}, {100 * (one.accuracy - self.accuracy):+.2f} points"
-            same = f"answers as the given model {one.parity.agreement:.2%}, " if self.classifies else ""
-            yield (
-                f"  on {self.samples:,} {kind}: {same}off by up to {one.parity.max_abs_diff:.3g}, "
-                f"squared error {one.error:.2%} of the outputs' variance"
-            )
-            yield from (f"  {warning}" for warning in one.warnings)
-        if self.sensitivity:
-            most = ", ".join(f"{name} ({error:.2%})" for name, error in list(self.sensitivity.items())[:SHOWN])
-            yield f"layers that lose most when they alone are int8: {most}; leave them in float with --skip NODE"
-
-
-def _form(one: Written) -> str:
-    encoding = "" if one.encoding is None else f", encoding {one.encoding}"
-    return encoding + (f", {len(one.float32_nodes)} nodes in float32" if one.float32_nodes else "")
-
-
 def quantize_file(
-    order: Order,
+    order: FileOptions,
     skip: tuple[str, ...] = (),
     ranges: Ranges = "mse",
     activations: Activations = "signed",
     report: Reporter | None = None,
     *,
     ranking: bool = True,
-) -> Result:
+) -> FileResult:
     """Write a float model in int8, after training, once for each form that the kits take, or in the canonical one.
 
     Where much is lost, the layers are ranked by what each costs alone, which takes a quantization for each layer;
@@ -172,19 +83,19 @@ def quantize_file(
     return result.model_copy(update={"sensitivity": _sensitivity(given, source, layers, activations)})
 
 
-def require_calibration(order: Order) -> None:
+def require_calibration(order: FileOptions) -> None:
     """Raise ConfigError for an order without real inputs to calibrate with."""
     if order.data is None:
         raise ConfigError("int8 ranges are measured on real inputs; give some with --data calibration.npz")
 
 
-def require_float(order: Order, model: onnx.ModelProto) -> None:
+def require_float(order: FileOptions, model: onnx.ModelProto) -> None:
     """Raise ConfigError for a model that is quantized already."""
     if is_quantized(model):
         raise ConfigError(f"{order.model}: already quantized; 'edgedistill export' writes it for a kit")
 
 
-def require_exportable(order: Order, model: onnx.ModelProto, precision: str) -> None:
+def require_exportable(order: FileOptions, model: onnx.ModelProto, precision: str) -> None:
     """Raise ConfigError for int8 of a float model, and for a float precision of a quantized model."""
     if is_quantized(model) == (precision == "int8"):
         return
@@ -195,7 +106,7 @@ def require_exportable(order: Order, model: onnx.ModelProto, precision: str) -> 
     )
 
 
-def require_inputs(order: Order, variants: list[Variant]) -> None:
+def require_inputs(order: FileOptions, variants: list[Variant]) -> None:
     """Raise ConfigError for a file in float16 without real inputs."""
     if order.data is None and any(is_half(variant) for variant in variants):
         raise ConfigError(
@@ -203,7 +114,7 @@ def require_inputs(order: Order, variants: list[Variant]) -> None:
         )
 
 
-def _lost_much(result: Result, one: Written) -> bool:
+def _lost_much(result: FileResult, one: WrittenFile) -> bool:
     if one.accuracy is not None and result.accuracy is not None:
         return one.accuracy < result.accuracy - MOST_LOST
     return one.parity.agreement < LEAST_ALIKE
@@ -227,7 +138,7 @@ def _sensitivity(
     return dict(sorted(errors.items(), key=lambda item: -item[1]))
 
 
-def export_file(order: Order, precision: str, report: Reporter | None = None) -> Result:
+def export_file(order: FileOptions, precision: str, report: Reporter | None = None) -> FileResult:
     """Write a model for a kit: fp32 with fixed shapes and an opset that it takes, fp16, or an int8 model in its encoding.
 
     Raises:
@@ -250,7 +161,7 @@ def export_file(order: Order, precision: str, report: Reporter | None = None) ->
 class _Given:
     """A model as given, its shapes fixed, with samples and its own answers to them."""
 
-    def __init__(self, order: Order, report: Reporter | None) -> None:
+    def __init__(self, order: FileOptions, report: Reporter | None) -> None:
         self.order, self.report = order, report or Reporter(quiet=True)
         self.model = read_onnx(order.model)
         samples = None if order.data is None else read_samples(order.data, self.model)
@@ -299,12 +210,12 @@ class _Given:
         with self.report.track(f"samples through {label}", _count(self.samples.requests)) as advance:
             return list(_answers(self.order.model, model, self.samples.requests, advance).values())
 
-    def write(self, source: onnx.ModelProto, variants: list[Variant]) -> list[Written]:
+    def write(self, source: onnx.ModelProto, variants: list[Variant]) -> list[WrittenFile]:
         """Write a model in each form, and hold it against the one that was given."""
         require_inputs(self.order, variants)
         return [self._write(source, variant, alone=len(variants) == 1) for variant in variants]
 
-    def _write(self, source: onnx.ModelProto, variant: Variant, *, alone: bool) -> Written:
+    def _write(self, source: onnx.ModelProto, variant: Variant, *, alone: bool) -> WrittenFile:
         path, few = output_path(self.order, variant, alone=alone), self.samples.first(CALIBRATION)
         model, kept = in_form(to_opset(source, variant.opset, few), variant, few)
         annotate(model, metadata_of(self.model))
@@ -314,7 +225,7 @@ class _Given:
         error, parity = self.compare(outputs)
         self._require(parity, variant, path)
         save_onnx(model, path)
-        return Written(
+        return WrittenFile(
             file=path, precision=variant.precision, encoding=variant.encoding, opset=variant.opset,
             size_bytes=path.stat().st_size, accuracy=self.accuracy(outputs[0]), parity=parity, error=error,
             float32_nodes=kept, warnings=warnings,
@@ -353,9 +264,9 @@ class _Given:
         labels = self.samples.labels
         return None if labels is None else CLASSIFICATION.score(output.reshape(len(output), -1), labels)
 
-    def result(self, files: list[Written], layers: dict[str, str]) -> Result:
+    def result(self, files: list[WrittenFile], layers: dict[str, str]) -> FileResult:
         """Return what was made of the model."""
-        return Result(
+        return FileResult(
             model=self.order.model, sha256=sha256_of(self.order.model), samples=len(self.outputs[0]),
             random=self.order.data is None, classifies=self.classifies, accuracy=self.accuracy(self.outputs[0]), choices=self.choices, layers=layers,
             sensitivity={}, files=tuple(files),
@@ -401,7 +312,7 @@ def _require_plain(path: Path, model: onnx.ModelProto) -> None:
             )
 
 
-def variants_of(order: Order, precision: str, opset: int, activations: Activations) -> list[Variant]:
+def variants_of(order: FileOptions, precision: str, opset: int, activations: Activations) -> list[Variant]:
     """Return the files to write for a model of an opset: one per encoding of the kits, in an opset that they take."""
     wanted: dict[Encoding | None, int] = {}
     if not order.kits:
@@ -417,7 +328,7 @@ def variants_of(order: Order, precision: str, opset: int, activations: Activatio
     return [Variant(precision, encoding, max(most, lowest.get(encoding or "", 0))) for encoding, most in wanted.items()]
 
 
-def output_path(order: Order, variant: Variant, *, alone: bool) -> Path:
+def output_path(order: FileOptions, variant: Variant, *, alone: bool) -> Path:
     """Return the file to write: the path of -o, with the encoding in its name if there are several files."""
     again = order.model.stem.endswith(f"-{variant.precision}")
     name = order.model.stem if again else f"{order.model.stem}-{variant.precision}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from edgedistill.data.kinds import kind_of
 from edgedistill.models.interface import Interface
 
 SAFE_CHANNELS = 8
@@ -18,7 +19,7 @@ def arrange(model: nn.Module, interface: Interface) -> nn.Module:
     """
     import torch
 
-    pictures = any(one.kind == "image" for one in interface.inputs)
+    pictures = any(kind_of(one).is_picture for one in interface.inputs)
     order = torch.channels_last if pictures and not _is_unsafe(model) else torch.contiguous_format
     return model.to(memory_format=order)  # type: ignore[call-overload]  # torch types to() for tensors only
 

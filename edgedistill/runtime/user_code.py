@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import Field
 
@@ -35,12 +35,25 @@ class CodeRef(Record):
         return resolve_function(self.spec, self.folder)
 
 
+class FunctionName(NamedTuple):
+    """The module and the function that package.module:function names."""
+
+    module: str
+    function: str
+
+
+def parse_function(text: str) -> FunctionName | None:
+    """Read package.module:function; None for anything else, such as a path or zoo:NAME."""
+    module, colon, function = text.partition(":")
+    parts = [*module.split("."), function]
+    if not colon or module in ("zoo", "timm") or not all(part.isidentifier() for part in parts):
+        return None
+    return FunctionName(module, function)
+
+
 def is_function(text: str) -> bool:
     """Return whether a text is package.module:function, not a path, zoo:NAME or timm:NAME."""
-    module, colon, function = text.partition(":")
-    if module in ("zoo", "timm"):
-        return False
-    return bool(colon) and function.isidentifier() and all(part.isidentifier() for part in module.split("."))
+    return parse_function(text) is not None
 
 
 def code_ref(spec: str, folder: Path) -> CodeRef:
@@ -50,16 +63,23 @@ def code_ref(spec: str, folder: Path) -> CodeRef:
 
 def resolve_function(spec: str, folder: Path) -> Any:
     """Import package.module:function; modules beside the configuration come before installed ones."""
-    module_name, _, name = spec.partition(":")
+    name = _named(spec)
     module = _LOADER.load(spec, folder.resolve())
-    if not hasattr(module, name):
-        raise ConfigError(f"'{spec}': module {module_name} has no '{name}'")
-    return getattr(module, name)
+    if not hasattr(module, name.function):
+        raise ConfigError(f"'{spec}': module {name.module} has no '{name.function}'")
+    return getattr(module, name.function)
+
+
+def _named(spec: str) -> FunctionName:
+    name = parse_function(spec)
+    if name is None:
+        raise ConfigError(f"'{spec}': write package.module:function")
+    return name
 
 
 def module_file(spec: str, folder: Path) -> Path:
     """Return the source file of package.module:function; modules beside the configuration come before installed ones."""
-    name = spec.partition(":")[0]
+    name = _named(spec).module
     own = _file_in(name, folder.resolve())
     if own is not None:
         return own
@@ -74,7 +94,7 @@ def module_file(spec: str, folder: Path) -> Path:
 
 def _content_hash(spec: str, folder: Path) -> str:
     """Hash the module of a function and, for a module beside the configuration, the modules that it imports from there."""
-    name, root = spec.partition(":")[0], folder.resolve()
+    name, root = _named(spec).module, folder.resolve()
     if _file_in(name, root) is None:
         return hashlib.sha256(module_file(spec, folder).read_bytes()).hexdigest()
     digest = hashlib.sha256()
@@ -141,7 +161,7 @@ class _Loader:
         self._root: Path | None = None
 
     def load(self, spec: str, root: Path) -> ModuleType:
-        name = spec.partition(":")[0]
+        name = _named(spec).module
         module_file(spec, root)  # raises ConfigError if the module is missing
         self._enter(root)
         if _file_in(name, root) is None:

@@ -11,7 +11,8 @@ from onnx import TensorProto, numpy_helper
 
 from edgedistill.cli.main import cli
 from edgedistill.errors import ConfigError, LintError, ParityError
-from edgedistill.export.onnx_file import Order, export_file, quantize_file
+from edgedistill.export.file_records import FileOptions
+from edgedistill.export.onnx_file import export_file, quantize_file
 from edgedistill.graphs.metadata import annotate, metadata_of
 from edgedistill.graphs.opset import opset_of
 from edgedistill.kits.kits import find_kits
@@ -58,8 +59,8 @@ def data(tmp_path: Path, model: Path) -> Path:
     return tmp_path / "data.npz"
 
 
-def order(model: Path, data: Path | None = None, **more: object) -> Order:
-    return Order(model=model, data=data, shapes=more.pop("shapes", {}), **more)
+def order(model: Path, data: Path | None = None, **more: object) -> FileOptions:
+    return FileOptions(model=model, data=data, shapes=more.pop("shapes", {}), **more)
 
 
 def types(path: Path) -> set[int]:

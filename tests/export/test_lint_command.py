@@ -13,7 +13,7 @@ from rich.console import Console
 
 from edgedistill.cli.main import cli
 from edgedistill.errors import ConfigError, LintError
-from edgedistill.export.lint.command import Order, run_lint
+from edgedistill.export.lint.command import LintOptions, run_lint
 from edgedistill.export.lint.table import print_result
 from edgedistill.export.trt_check import MODULE
 from tests.support.lint_models import Plant, clean
@@ -185,7 +185,7 @@ def test_the_table_fits_80_columns_and_shows_each_rule_once(tmp_path):
     onnx.save(model, str(path))
     from edgedistill.kits.kits import find_kits
 
-    result = run_lint(Order(model=path, kits=(find_kits()["ort"],), arch="x86_64"))
+    result = run_lint(LintOptions(model=path, kits=(find_kits()["ort"],), arch="x86_64"))
     console = Console(force_terminal=True, width=80, record=True, file=open_nothing(), highlight=False)
     print_result(result, console)
     text = console.export_text()

@@ -59,11 +59,10 @@ class Writer(Protocol):
 
 
 class Agent:
-    """The agent on a device; `sent_bytes` counts the contents of files that it lacked."""
+    """The agent on a device."""
 
     def __init__(self, reader: Reader, writer: Writer) -> None:
         self._reader, self._writer, self._lock = reader, writer, asyncio.Lock()
-        self.sent_bytes = 0
 
     async def run(self, call: HarnessCall, python: str | None, progress: Progress) -> Finished:
         """Start the agent, send the files it lacks, and run a call; raises LinkError when the connection is lost."""
@@ -130,7 +129,6 @@ class Agent:
             for start in range(0, len(content), BLOCK):
                 self._writer.write(content[start : start + BLOCK])
                 await self._writer.drain()
-        self.sent_bytes += len(content)
 
     async def _follow(self, call: HarnessCall, progress: Progress) -> Finished:
         """Pass on the program's lines and save the files it makes, until it ends."""

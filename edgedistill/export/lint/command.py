@@ -19,7 +19,7 @@ from edgedistill.runtime.files import sha256_of, write_atomic
 SCHEMA = "edgedistill.lint/1"
 
 
-class Order(Record):
+class LintOptions(Record):
     """What is asked for: a model, the kits and architecture (None: the usual one) to look at it for, and what to do.
 
     `others` are kits to count the findings for where none is named.
@@ -42,7 +42,7 @@ class Repair(Record):
     inexact: tuple[str, ...]
 
 
-class Result(Record):
+class LintResult(Record):
     """Reports of the model or, where it was repaired, of the repaired one, for the kits asked for and for others."""
 
     model: Path
@@ -58,43 +58,43 @@ class Result(Record):
         return self.reports if self.compiler is None else (*self.reports, self.compiler.report)
 
 
-def run_lint(order: Order) -> Result:
+def run_lint(options: LintOptions) -> LintResult:
     """Look at a model, and repair and compile it where that is asked for.
 
     Raises:
         ConfigError: the file cannot be read, the repaired one would replace it, or the compiler is not installed.
     """
-    model, path, repair = read_onnx(order.model), order.model, None
-    if order.fix:
-        model, repair = _repaired(order, model)
+    model, path, repair = read_onnx(options.model), options.model, None
+    if options.fix:
+        model, repair = _repaired(options, model)
         path = repair.file or path
-    return Result(
+    return LintResult(
         model=path,
         sha256=sha256_of(path),
-        reports=tuple(lint(model, kit, order.arch) for kit in (order.kits or (None,))),
-        others=tuple(lint(model, kit) for kit in order.others),
+        reports=tuple(lint(model, kit, options.arch) for kit in (options.kits or (None,))),
+        others=tuple(lint(model, kit) for kit in options.others),
         repair=repair,
-        compiler=check_with_tensorrt(model) if order.compile else None,
+        compiler=check_with_tensorrt(model) if options.compile else None,
     )
 
 
-def _repaired(order: Order, model: onnx.ModelProto) -> tuple[onnx.ModelProto, Repair]:
-    if len(order.kits) > 1:
+def _repaired(options: LintOptions, model: onnx.ModelProto) -> tuple[onnx.ModelProto, Repair]:
+    if len(options.kits) > 1:
         raise ConfigError("--fix writes one file for one kit: name one --target, or none for what every engine wants")
-    limits = limits_of(order.kits[0], order.arch or usual_arch(order.kits[0])) if order.kits else None
-    output, fixed = _output(order), fix(model, limits)
+    limits = limits_of(options.kits[0], options.arch or usual_arch(options.kits[0])) if options.kits else None
+    output, fixed = _output(options), fix(model, limits)
     if fixed.changes:
         write_atomic(output, fixed.model.SerializeToString(deterministic=True))
     file = output if fixed.changes else None
     return fixed.model, Repair(file=file, changes=fixed.changes, inexact=fixed.inexact)
 
 
-def to_json(result: Result) -> str:
+def to_json(result: LintResult) -> str:
     """Return a result as JSON of schema edgedistill.lint/1."""
     return json.dumps({"schema": SCHEMA, **result.model_dump(mode="json")}, indent=2)
 
 
-def require_no_errors(result: Result) -> None:
+def require_no_errors(result: LintResult) -> None:
     """Raise LintError when there is an error, which makes the exit code 4."""
     if any(report.errors for report in result.binding):
         raise LintError(
@@ -102,8 +102,8 @@ def require_no_errors(result: Result) -> None:
         )
 
 
-def _output(order: Order) -> Path:
-    output = order.output or order.model.with_name(f"{order.model.stem}-fixed.onnx")
-    if output.resolve() == order.model.resolve():
+def _output(options: LintOptions) -> Path:
+    output = options.output or options.model.with_name(f"{options.model.stem}-fixed.onnx")
+    if output.resolve() == options.model.resolve():
         raise ConfigError(f"{output}: the repaired model would replace the one it is made from; give -o another name")
     return output

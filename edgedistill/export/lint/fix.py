@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from edgedistill.errors import ConfigError
-from edgedistill.export.lint.view import MOVES, Limits, View, label
+from edgedistill.export.lint.view import MOVES, KitLimits, View, label
 from edgedistill.export.lint.whole import validity
 from edgedistill.graphs.index import Edits, axis_of, drop_unread, lift_constants
 from edgedistill.graphs.opset import opset_of, to_opset
@@ -34,7 +34,7 @@ class Fixed:
     inexact: tuple[str, ...] = ()
 
 
-def fix(model: onnx.ModelProto, limits: Limits | None = None) -> Fixed:
+def fix(model: onnx.ModelProto, limits: KitLimits | None = None) -> Fixed:
     """Repair a copy of a model where that is exact; a kit's limits say which encoding and opset it needs."""
     result = onnx.ModelProto()
     result.CopyFrom(model)
@@ -56,7 +56,7 @@ def fix(model: onnx.ModelProto, limits: Limits | None = None) -> Fixed:
     return Fixed(lowered, (*changes, f"opset {opset_of(result)} converted to {limits.opset}, with the same answers"))
 
 
-def _repairs(limits: Limits | None) -> list[Callable[[onnx.ModelProto], Changes]]:
+def _repairs(limits: KitLimits | None) -> list[Callable[[onnx.ModelProto], Changes]]:
     repairs: list[Callable[[onnx.ModelProto], Changes]] = [write_zero_points, store_integers, unit_scales]
     if limits is not None and limits.biases == {"float"}:
         repairs.append(restore_biases)

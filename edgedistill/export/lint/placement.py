@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 
 from edgedistill.export.lint.roundings import Faults
-from edgedistill.export.lint.view import MOVES, MOVES_FOR_SOME, Layer, View, label
+from edgedistill.export.lint.view import MOVES, MOVES_FOR_SOME, View, WeightedLayer, label
 
 ACTIVATIONS = {"Clip", "Elu", "HardSigmoid", "LeakyRelu", "Relu", "Sigmoid", "Softplus", "Tanh"}
 """Activations that ONNX Runtime takes into the layer before them."""
@@ -85,7 +85,7 @@ def unrounded_results(view: View) -> Faults:
                 yield label(layer.node), problem
 
 
-def _unrounded(view: View, layer: Layer) -> str | None:
+def _unrounded(view: View, layer: WeightedLayer) -> str | None:
     last = layer.adds_bias
     readers = view.readers.get(last.output[0], ())
     if view.index.readers[last.output[0]] == 1 and readers:

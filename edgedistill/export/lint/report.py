@@ -11,7 +11,7 @@ import onnx
 
 from edgedistill.errors import ConfigError, LintError, nearest
 from edgedistill.export.lint.rules import RULES, Rule
-from edgedistill.export.lint.view import Limits, View
+from edgedistill.export.lint.view import KitLimits, View
 from edgedistill.export.lint.whole import validity
 from edgedistill.kits.kits import ARCHITECTURES, Kit, Severity
 from edgedistill.records.base import Encoding, Record
@@ -62,7 +62,7 @@ def lint(model: onnx.ModelProto, kit: Kit | None = None, arch: str | None = None
     return Report(kit=kit.name, arch=arch, findings=tuple(findings))
 
 
-def limits_of(kit: Kit, arch: str | None = None, encoding: Encoding | None = None) -> Limits:
+def limits_of(kit: Kit, arch: str | None = None, encoding: Encoding | None = None) -> KitLimits:
     """Return what a kit takes on one architecture (None: on any it knows) and, if one is given, in one encoding only.
 
     Raises:
@@ -70,7 +70,7 @@ def limits_of(kit: Kit, arch: str | None = None, encoding: Encoding | None = Non
     """
     archs = tuple(kit.encoding) if arch is None else (arch,)
     forms = [form for each in archs for form in (kit.form_for(each, "0"), *kit.form)]
-    return Limits.of(kit, [form for form in forms if encoding in {None, form.encoding}])
+    return KitLimits.of(kit, [form for form in forms if encoding in {None, form.encoding}])
 
 
 def severities(kit: Kit) -> dict[str, Severity]:

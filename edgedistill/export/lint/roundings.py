@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from edgedistill.export.lint.view import Layer, View, label
+from edgedistill.export.lint.view import View, WeightedLayer, label
 
 Faults = Iterator[tuple[str, str]]
 SAME_STEP = 1e-5
@@ -116,7 +116,7 @@ def _only_depthwise(view: View, rounding: onnx.NodeProto) -> bool:
     return bool(readers) and all(reader.output[0] in depthwise for reader in readers)
 
 
-def _is_depthwise(view: View, layer: Layer) -> bool:
+def _is_depthwise(view: View, layer: WeightedLayer) -> bool:
     *_, stored = (layer.weight, *(node.input[0] for node in view.before(layer.weight)))
     weight = view.index.value(stored)
     groups = next((entry.i for entry in layer.node.attribute if entry.name == "group"), 1)
@@ -165,14 +165,14 @@ def scales_of_biases(view: View) -> Faults:
                 yield label(layer.adds_bias), f"{count} steps of the bias are not input scale times weight scale"
 
 
-def _step(view: View, layer: Layer) -> NDArray[np.float64] | None:
+def _step(view: View, layer: WeightedLayer) -> NDArray[np.float64] | None:
     """Return the step of a quantized layer's integer products, or None where a scale is computed."""
     nodes = view.way(layer.data).dequantizer, view.dequantizer_of_weight(layer)
     data, weight = (None if node is None else view.scale(node) for node in nodes)
     return None if data is None or weight is None else data * weight
 
 
-def _biases(view: View) -> Iterator[tuple[Layer, onnx.NodeProto | None]]:
+def _biases(view: View) -> Iterator[tuple[WeightedLayer, onnx.NodeProto | None]]:
     """Yield each quantized layer with a bias, and the DequantizeLinear of the bias, if it has one."""
     for layer in view.layers:
         if layer.bias is not None and view.quantized(layer):

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from edgedistill.export.lint.command import Repair, Result
+from edgedistill.export.lint.command import LintResult, Repair
 from edgedistill.export.lint.report import Finding, Report, summary
 from edgedistill.export.trt_check import TrtCheck
 
@@ -17,7 +17,7 @@ NODES_SHOWN = 3
 STYLES = {"error": "bold red", "warning": "yellow"}
 
 
-def print_result(result: Result, console: Console) -> None:
+def print_result(result: LintResult, console: Console) -> None:
     """Print what was repaired, each report, what the compiler made of the layers, and a line for every other kit."""
     name = result.model.name
     if result.repair is not None:

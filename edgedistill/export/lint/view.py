@@ -29,7 +29,7 @@ ACTIVATIONS: Final[dict[Encoding, tuple[str, ...]]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class KitLimits:
     """What a kit's engine takes: the types of `activations` and `biases` are those of its encodings."""
 
     opset: int
@@ -38,7 +38,7 @@ class Limits:
     biases: frozenset[str]
 
     @classmethod
-    def of(cls, kit: Kit, forms: Iterable[Form]) -> Limits:
+    def of(cls, kit: Kit, forms: Iterable[Form]) -> KitLimits:
         """Return what a kit's engine takes in any of these forms, of which there is at least one."""
         some = tuple(forms)
         return cls(
@@ -50,7 +50,7 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class Layer:
+class WeightedLayer:
     """A node with a stored weight: its inputs by name, the node that adds its bias, and its weight's output axis."""
 
     node: onnx.NodeProto
@@ -80,10 +80,10 @@ class View:
 
     model: onnx.ModelProto
     index: Index
-    limits: Limits | None
+    limits: KitLimits | None
 
     @classmethod
-    def of(cls, model: onnx.ModelProto, limits: Limits | None = None) -> View:
+    def of(cls, model: onnx.ModelProto, limits: KitLimits | None = None) -> View:
         """Index a copy of a model, its constants among the stored tensors."""
         copy = onnx.ModelProto()
         copy.CopyFrom(model)
@@ -116,7 +116,7 @@ class View:
         return [node for node in self.roundings if node.op_type == "DequantizeLinear" and self.is_stored(node.input[0])]
 
     @cached_property
-    def layers(self) -> list[Layer]:
+    def layers(self) -> list[WeightedLayer]:
         """The convolutions and matrix products with a stored weight."""
         found = [self._layer(node) for node in self.model.graph.node if node.op_type in WEIGHTED]
         return [layer for layer in found if layer is not None]
@@ -128,7 +128,7 @@ class View:
         nodes = [node for node in self.model.graph.node if node.op_type in {"MatMul", "Gemm"}]
         return [node for node in nodes if node.output[0] not in weighted]
 
-    def quantized(self, layer: Layer) -> bool:
+    def quantized(self, layer: WeightedLayer) -> bool:
         """Tell whether the file has a layer's weight in integers, and its data, at whatever distance, too."""
         return self.dequantizer_of_weight(layer) is not None and self.way(layer.data).dequantizer is not None
 
@@ -146,11 +146,11 @@ class View:
             name = node.input[0]
         return True
 
-    def dequantizer_of_weight(self, layer: Layer) -> onnx.NodeProto | None:
+    def dequantizer_of_weight(self, layer: WeightedLayer) -> onnx.NodeProto | None:
         """Return the DequantizeLinear of a layer's weight, also from before transpositions."""
         return next((node for node in self.before(layer.weight) if node.op_type == "DequantizeLinear"), None)
 
-    def axis_of_scales(self, layer: Layer) -> int | None:
+    def axis_of_scales(self, layer: WeightedLayer) -> int | None:
         """Return the axis of a layer's weight, as the layer reads it, that its scales run along.
 
         None where a weight is not dequantized, has one scale, or is given another shape before it is read.
@@ -225,7 +225,7 @@ class View:
             name = sources[0]
         return Way(None, tuple(through))
 
-    def _layer(self, node: onnx.NodeProto) -> Layer | None:
+    def _layer(self, node: onnx.NodeProto) -> WeightedLayer | None:
         """Return a node as a layer: its weight is its second input or, of a product, the one that is stored."""
         place = next((place for place in (1, 0) if self.is_stored(node.input[place])), None)
         if place is None or self.is_stored(node.input[1 - place]):
@@ -233,7 +233,7 @@ class View:
         if node.op_type in {"Conv", "ConvTranspose"} and place == 0:
             return None
         bias, adds_bias = self._bias(node)
-        return Layer(node, node.input[1 - place], node.input[place], self._axis(node, place), bias, adds_bias)
+        return WeightedLayer(node, node.input[1 - place], node.input[place], self._axis(node, place), bias, adds_bias)
 
     def _axis(self, node: onnx.NodeProto, place: int) -> int:
         """Return the axis of a weight that counts the layer's outputs."""

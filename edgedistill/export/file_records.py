@@ -1,0 +1,105 @@
+"""The options and results of commands on an ONNX file, as frozen records."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from edgedistill.graphs.random_inputs import Shapes
+from edgedistill.kits.kits import Kit
+from edgedistill.quantize.placement import INT8
+from edgedistill.records.base import Activations, Encoding, Record
+from edgedistill.records.stages import Parity
+
+SCHEMA: Final = "edgedistill.onnx/1"
+SHOWN: Final = 3
+"""The number of sensitive layers that a person is shown."""
+
+
+class FileOptions(Record):
+    """The options of a command on an ONNX file: the model, real inputs, the kits and architecture to write for, and where."""
+
+    model: Path
+    data: Path | None = None
+    kits: tuple[Kit, ...] = ()
+    arch: str | None = None
+    shapes: Shapes
+    output: Path | None = None
+
+    def for_activations(self, activations: Activations) -> FileOptions:
+        """Return the options with the kits' encodings that hold such activations."""
+        return self.model_copy(update={"kits": tuple(kit.for_activations(activations) for kit in self.kits)})
+
+
+class WrittenFile(Record):
+    """A file that was written; `parity` and `error` compare it with the given model on all samples.
+
+    `error` is the outputs' squared error over their variance; `accuracy` a fraction, None without labels; `warnings`
+    are what the linter says about the file for the kits.
+    """
+
+    file: Path
+    precision: str
+    encoding: Encoding | None
+    opset: int
+    size_bytes: int
+    accuracy: float | None
+    parity: Parity
+    error: float
+    float32_nodes: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+class FileResult(Record):
+    """The files written for a model: `layers` says for each layer "int8" or "float: reason"; `choices` are automatic decisions.
+
+    `samples` counts the samples compared on, random ones if none were given; `classifies` tells whether the first output has
+    a score for each class; `accuracy` is the given model's. `sensitivity` is the error with a single layer in int8, for each
+    layer, the largest first; it is measured only if int8 loses much.
+    """
+
+    model: Path
+    sha256: str
+    samples: int
+    random: bool
+    classifies: bool
+    accuracy: float | None
+    choices: tuple[str, ...]
+    layers: dict[str, str]
+    sensitivity: dict[str, float]
+    files: tuple[WrittenFile, ...]
+
+    def to_json(self) -> str:
+        """Return the result as JSON of schema edgedistill.onnx/1."""
+        return json.dumps({"schema": SCHEMA, **self.model_dump(mode="json")}, indent=2)
+
+    def lines(self) -> Iterator[str]:
+        """Yield lines for a person: automatic decisions, layers in float, files, and losses."""
+        yield from self.choices
+        reasons = Counter(form.removeprefix("float: ") for form in self.layers.values() if form != INT8)
+        for reason, count in reasons.items():
+            yield f"{count} of {len(self.layers)} layers stay in float: {reason}"
+        kind = "random inputs" if self.random else "inputs"
+        if self.accuracy is not None:
+            yield f"{self.model}: accuracy {self.accuracy:.2%} on {self.samples:,} {kind}"
+        for one in self.files:
+            yield f"{one.file}: {one.precision}, opset {one.opset}, {one.size_bytes:,} bytes{_form(one)}"
+            if one.accuracy is not None and self.accuracy is not None:
+                yield f"  accuracy {one.accuracy:.2%}, {100 * (one.accuracy - self.accuracy):+.2f} points"
+            same = f"answers as the given model {one.parity.agreement:.2%}, " if self.classifies else ""
+            yield (
+                f"  on {self.samples:,} {kind}: {same}off by up to {one.parity.max_abs_diff:.3g}, "
+                f"squared error {one.error:.2%} of the outputs' variance"
+            )
+            yield from (f"  {warning}" for warning in one.warnings)
+        if self.sensitivity:
+            most = ", ".join(f"{name} ({error:.2%})" for name, error in list(self.sensitivity.items())[:SHOWN])
+            yield f"layers that lose most when they alone are int8: {most}; leave them in float with --skip NODE"
+
+
+def _form(one: WrittenFile) -> str:
+    encoding = "" if one.encoding is None else f", encoding {one.encoding}"
+    return encoding + (f", {len(one.float32_nodes)} nodes in float32" if one.float32_nodes else "")
