@@ -111,16 +111,21 @@ def is_model(expression: str) -> bool:
     return re.search("spec|model|teacher|student", expression) is not None
 
 
-def builds_job(_: str, node: ast.AST) -> bool:
-    """Say whether the harness's job is made: a dictionary with its arms or its schema, or a class with such a field."""
-    if isinstance(node, ast.Dict | ast.ClassDef):
-        values = (
-            [value.value for value in node.values if isinstance(value, ast.Constant)]
-            if isinstance(node, ast.Dict)
-            else []
-        )
-        return "arms" in members(node) or JOB in values
-    return False
+def job_tables(tree: ast.Module) -> Iterator[ast.Dict]:
+    """Yield the dictionaries that are a job of the harness: with its schema, or with both its arms and its processes."""
+    assigned = [node for node in ast.walk(tree) if isinstance(node, ast.Assign | ast.AnnAssign)]
+    constants = {name for node in assigned for name in names_of(node) if strings(node) == {JOB}}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Dict):
+            keys = set(members(node))
+            values = {getattr(value, "value", getattr(value, "id", None)) for value in node.values}
+            if ("schema" in keys and values & {JOB, *constants}) or {"arms", "processes"} <= keys:
+                yield node
+
+
+def names_of(node: ast.Assign | ast.AnnAssign) -> list[str]:
+    targets = [node.target] if isinstance(node, ast.AnnAssign) else node.targets
+    return [target.id for target in targets if isinstance(target, ast.Name)]
 
 
 CHECKS: dict[str, Check] = {
@@ -130,17 +135,20 @@ CHECKS: dict[str, Check] = {
     "comparisons of a kind of data outside its protocol": asks_for("kind", KINDS),
     "places that list the stages": lists_stages,
     "places that parse a model spec": parses_spec,
-    "places that build the harness's job": builds_job,
 }
 
 
 def counted(root: Path) -> dict[str, list[str]]:
-    """Return the places of each check in the package, as FILE:LINE."""
+    """Return the places of each check in the package, as FILE:LINE; jobs of the harness are also counted in targets/."""
     places: dict[str, list[str]] = {name: [] for name in CHECKS}
     classes: dict[str, list[str]] = defaultdict(list)
-    for path in sources(root, "edgedistill"):
+    for path in sources(root, "edgedistill", "targets"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
         file = path.relative_to(root).as_posix()
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        places.setdefault("places that build the harness's job", []).extend(
+            f"{file}:{node.lineno}" for node in job_tables(tree)
+        )
+        for node in ast.walk(tree) if file.startswith("edgedistill/") else ():
             for name, check in CHECKS.items():
                 if check(file, node):
                     places[name].append(f"{file}:{node.lineno}")

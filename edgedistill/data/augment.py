@@ -173,7 +173,7 @@ def _shift(batch: Array, bits: U64, op: Op) -> Array:
 
 
 def _erase(batch: Array, bits: U64, op: Op) -> Array:
-    # Cutout (DeVries and Taylor 2017): the centre is anywhere, so the square may leave the picture.
+    # Cutout (DeVries and Taylor 2017): the centre can be anywhere, so part of the square can be outside the image.
     size = int(op.amount)
     keep = np.zeros((len(batch),) + (1,) * op.axes, bool)
     for axis in range(1, op.axes + 1):

@@ -1,4 +1,4 @@
-"""Inspect training data: report what it holds, and the [data] keys that describe it."""
+"""Inspect training data: return a description, and the [data] keys that match it."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class DataProfile(Record):
 def profile_data(data: Path, test: Path | None, folder: Path) -> DataProfile:
     """Inspect training data and its test set, which can be a part of `data`; paths in `keys` are relative to `folder`.
 
-    Raises ConfigError if the data does not exist or cannot be used for training as it is.
+    Raises ConfigError if the data does not exist or cannot be used for training.
     """
     if not data.exists():
         raise ConfigError(f"{data}: no such file or folder")

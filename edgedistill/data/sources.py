@@ -103,7 +103,7 @@ def _from_npz(path: Path) -> Source:
             if not members:
                 raise ConfigError(
                     f"data: {path.name} has no array 'inputs', and none named 'input.NAME'; it holds "
-                    f"{', '.join(archive.files) or 'nothing'}"
+                    f"{', '.join(archive.files) or 'no arrays'}"
                 )
             inputs = {name: _read(path, archive, member) for name, member in members.items()}
             classes = tuple(map(str, archive["classes"])) if "classes" in archive.files else None

@@ -43,7 +43,7 @@ def all_outputs_loss(plan: DistillConfig, on_output: OutputLoss, output: str | N
 def relative_error(student: Tensor, teacher: Tensor) -> Tensor:
     """Return the mean squared difference of two outputs (B, ...) over the mean square of the teacher's in the batch.
 
-    So outputs of any unit weigh alike. Not over the variance, which is 0 for an output that does not vary.
+    Outputs of any unit then have the same weight. The divisor is not the variance, which is 0 for a constant output.
     """
     return mse(student, teacher) / teacher.square().mean().clamp_min(1e-6)
 
@@ -70,7 +70,7 @@ def check_outputs(
     for name in student if named is None else named:
         if name not in teacher:
             raise ConfigError(
-                f"distill: nothing teaches the student's output '{name}': the teacher's other outputs are "
+                f"distill: the teacher has no output '{name}' for the student to learn from; the teacher's other outputs are "
                 f"{_listed(teacher)}; give both the same names, or set distill.other_outputs = [] to leave it untrained"
             )
         if teacher[name] != student[name]:

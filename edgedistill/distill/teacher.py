@@ -139,7 +139,7 @@ def _check_teacher(settings: TeacherSettings, number: int) -> None:
 def load_logits(source: ModelSource, settings: LearningSettings, views: int, train_samples: int) -> Array:
     """Read a file of saved logits (samples of data.train, classes).
 
-    Saved logits are of one view of each sample, so augmentation and several views raise ConfigError.
+    Saved logits belong to one view of each sample, so augmentation or several views raise ConfigError.
     """
     assert source.file is not None
     path = source.file.path

@@ -32,13 +32,13 @@ class EngineChoice:
     def __init__(self, task: Task, interface: Interface, report: Reporter) -> None:
         self.task, self.interface, self.report = task, interface, report
 
-    def choose(self, asked: tuple[str, str], model: nn.Module, sample: Tensors) -> EngineName:
+    def choose(self, requested: tuple[str, str], model: nn.Module, sample: Tensors) -> EngineName:
         """Return "torch" or "openvino" for a teacher: as requested, or for "auto" the faster engine on the sample batch.
 
-        `asked` is the engine and the precision of the configuration. Raises ConfigError if OpenVINO is requested but cannot
+        `requested` is the engine and the precision of the configuration. Raises ConfigError if OpenVINO is requested but cannot
         convert the model.
         """
-        wanted, precision = asked
+        wanted, precision = requested
         if wanted == "torch" or (wanted == "auto" and torch.cuda.is_available()):
             return "torch"
         by_torch = torch_predictor(model, precision)

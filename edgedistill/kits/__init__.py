@@ -1,1 +1,1 @@
-"""Kits: what is known of each deployment target."""
+"""Kits: descriptions of deployment targets."""

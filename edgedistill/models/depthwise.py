@@ -42,7 +42,7 @@ class SeparableNet(nn.Module):
 
 
 def ds_cnn(classes: int, channels: int, width: float, depth: float) -> nn.Module:
-    """DS-CNN-S (Zhang et al., "Hello Edge", 2017): 64 * width features, 4 * depth blocks, for pictures (time, frequency) of speech."""
+    """DS-CNN-S (Zhang et al., "Hello Edge", 2017): 64 * width features, 4 * depth blocks, for spectrograms (time, frequency) of speech."""
     size = max(1, round(64 * width))
     stem = nn.Sequential(
         nn.Conv2d(channels, size, (10, 4), (2, 2), (5, 1), bias=False), nn.BatchNorm2d(size), nn.ReLU(), nn.Dropout(0.2)

@@ -38,7 +38,7 @@ class CifarResNet(nn.Module):
 
     def __init__(self, blocks: int, classes: int, channels: int, width: float) -> None:
         super().__init__()
-        sizes = [2 * max(1, round(base * width / 2)) for base in (16, 32, 64)]  # even, so that shortcuts pad evenly
+        sizes = [2 * max(1, round(base * width / 2)) for base in (16, 32, 64)]  # even, because shortcuts pad both sides
         self.conv1 = nn.Conv2d(channels, sizes[0], 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(sizes[0])
         previous = sizes[0]

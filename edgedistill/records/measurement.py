@@ -236,7 +236,7 @@ class Accuracy(Record):
 
 
 class Browser(Record):
-    """The browser that ran a model on a page, as the page found it: everything that limits its speed.
+    """The browser that ran a model on a page, and everything that limits its speed.
 
     Threads need `isolated` and `shared_memory`. One sample is the mean of `loops` inferences, because the resolution of the
     timer, `timer_ns`, can be too coarse for one. `heap_bytes` is the largest size of WebAssembly's memory, which never shrinks.

@@ -194,7 +194,7 @@ class QuantizeStep(Record):
 
 
 class QuantizedRecord(StageRecord):
-    """The quantized student, as fake-quantized weights and scales; `val_accuracy` is of that model in torch.
+    """The quantized student, as fake-quantized weights and scales; `val_accuracy` is measured in torch.
 
     `activations` is the type that the scales are for. `skip` names the modules that stay in float, including those of the
     configuration; `steps` are all attempts in order, and `holds` is whether the chosen attempt is within `max_drop`.

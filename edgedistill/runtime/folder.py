@@ -43,7 +43,7 @@ class Run:
             try:
                 manifest = json.loads(path.read_text(encoding="utf-8"))
             except ValueError as error:
-                raise ConfigError(f"{path}: not JSON ({error}); move the run folder away to start afresh") from None
+                raise ConfigError(f"{path}: not JSON ({error}); move the run folder away to start again") from None
             if not isinstance(manifest, dict) or manifest.get("schema") not in (SCHEMA, FIRST_SCHEMA):
                 raise ConfigError(f"{path}: is not a {SCHEMA} manifest; use another --run-dir")
             self._manifest = _upgraded(manifest) if manifest["schema"] == FIRST_SCHEMA else manifest
@@ -79,7 +79,7 @@ class Run:
         return FileRef(path=name, sha256=self.file_hash(path), bytes=path.stat().st_size)
 
     def path(self, ref: FileRef) -> Path:
-        """Return where a file of this run lies."""
+        """Return the path of a file of this run."""
         return self.folder / ref.path
 
     def finished(self, stage: str, key: str, kind: type[R]) -> R | None:

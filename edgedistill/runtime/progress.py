@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 Advance = Callable[[int, str], None]
 PLAIN_INTERVAL_S = 8.0
-"""After this silence the next step of tracked work gets a line, so that a log is silent for 10 s at most."""
+"""Seconds without output after which the next step of tracked work prints a line, so logs pause for at most about 10 s."""
 
 
 class Reporter:

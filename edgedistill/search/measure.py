@@ -131,7 +131,7 @@ def _shown(one: TargetResult) -> str:
 
 
 def check_limits(limits: Budget, measurement: Measurement, result: TargetResult) -> TargetResult:
-    """Compare a measurement with limits; a median above the p95 limit exceeds it even if too few samples give no p95."""
+    """Compare a measurement with limits; a median above the p95 limit exceeds it even if there are too few samples for a p95."""
     check, p50, p95 = check_budget(measurement, limits), measurement.latency_ns.p50, measurement.latency_ns.p95
     measured = result.model_copy(update={"p50_ns": p50, "p95_ns": p95, "size_bytes": measurement.size_bytes})
     if check is None:

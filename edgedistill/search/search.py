@@ -106,7 +106,7 @@ def _measure_sizes(bench: StudentBench, family: str, sizes: Sizes) -> list[Candi
 
 
 def _require_answers(candidate: Candidate) -> None:
-    """Raise DeviceError if a target ran no precision: the engine failed, whatever the student's size."""
+    """Raise DeviceError if a target ran no precision: the engine failed, independent of the student's size."""
     for target in {one.target for one in candidate.measured}:
         problems = [one.problem for one in candidate.measured if one.target == target]
         if all(problems):

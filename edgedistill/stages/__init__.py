@@ -1,1 +1,1 @@
-"""How a stage is declared: what it is given, what it makes, and under which key that is kept."""
+"""The declaration of stages: settings, record and cache key."""

@@ -1,1 +1,1 @@
-"""What a model is for: one file per task."""
+"""The tasks of models, such as classification: one file per task."""

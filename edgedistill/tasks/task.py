@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from edgedistill.config.training import DistillConfig, TrainingConfig
 
-if TYPE_CHECKING:  # comparisons and reports ask tasks for words and metrics, and must not pay for torch
+if TYPE_CHECKING:  # comparisons and reports use tasks, but must not import torch
     from torch import Tensor
 
     from edgedistill.losses.batch import Batch, OutputLoss

@@ -152,7 +152,7 @@ def test_the_feature_term_is_added_to_that_on_logits(weight: float | None) -> No
 MISTAKES = {
     "a near miss": ({"student_layers": ["block.1", "blocks.2"]}, r"distill.student_layers: no layer 'block.1'; perhaps 'blocks.1'\?"),
     "a list that fits": ({"teacher_layers": ["layer2", "zzz"]}, r"no layer 'zzz'; the layers are conv1, bn1, layer1, layer1.0.*and \d+ within"),
-    "nothing to map": ({"loss": "at", "student_layers": ["fc", "blocks.2"], "teacher_layers": ["linear", "layer3"]}, "compares maps"),
+    "nothing to map": ({"loss": "at", "student_layers": ["fc", "blocks.2"], "teacher_layers": ["linear", "layer3"]}, "compares spatial maps"),
     "other axes": ({"student_layers": ["fc", "blocks.2"]}, r"cannot compare 'fc' \(6, 10\) and 'layer2' \(6, 16, 4, 4\)"),
 }  # fmt: skip
 
@@ -191,9 +191,9 @@ CONFIGURATIONS = {
     "no layers": ({"loss": "at", "views": 0}, "student_layers names 0 and teacher_layers 0"),
     "unlike numbers": ({"loss": "rkd", "views": 0, "student_layers": ["a"], "teacher_layers": ["b", "c"]}, "names 1 and teacher_layers 2"),
     "a key of another loss": ({"dkd_beta": 8.0}, "loss 'kd' does not use 'dkd_beta'; it applies to: dkd"),
-    "layers of logits": ({"loss": "dkd", "student_layers": ["a"]}, "does not read 'student_layers'"),
-    "standardized squares": ({"loss": "mse", "standardize": True}, "loss 'mse' does not read 'standardize'"),
-    "a temperature of one's own": ({"loss": "a:b", "temperature": 2.0}, "loss 'a:b' does not read 'temperature'"),
+    "layers of logits": ({"loss": "dkd", "student_layers": ["a"]}, "does not use 'student_layers'"),
+    "standardized squares": ({"loss": "mse", "standardize": True}, "loss 'mse' does not use 'standardize'"),
+    "a temperature of one's own": ({"loss": "a:b", "temperature": 2.0}, "loss 'a:b' does not use 'temperature'"),
 }  # fmt: skip
 
 
@@ -298,7 +298,7 @@ def test_every_loss_trains_a_student(folder: Path, loss: str) -> None:
     assert record["parent"] == stages["soft_labels"]["key"]
     assert (control is not None) == (loss == "hint")
     assert record["val_accuracy"] > 0.5, record  # by chance: 0.1
-    assert stages["distill"]["config"]["plan"]["loss"] == loss
+    assert stages["distill"]["config"]["distill"]["loss"] == loss
     kept = load_file(folder / "run" / record["file"]["path"])
     expected = student().state_dict()
     assert {key: value.shape for key, value in kept.items()} == {key: value.shape for key, value in expected.items()}

@@ -65,7 +65,7 @@ def test_nothing_says_where_it_was_made(folder):
 def test_the_readme_spells_out_what_goes_in(folder):
     text = (folder / "README.md").read_text()
     assert "Input `input`: uint8, 1 x 8 x 8 (batch, height, width)." in text
-    assert "are inside the model, and are not to be done twice" in text
+    assert "the model contains the division, the mean and the deviation" in text
     assert "OnnxTensor.createTensor(env, input, longArrayOf(1, 8, 8), OnnxJavaType.UINT8)" in text
     assert "elementType: .uInt8, shape: [1, 8, 8]" in text
     assert "0, 1, 2, 3, 4, 5, 6, 7, 8, 9." in text

@@ -99,7 +99,10 @@ def test_labels_that_do_not_exclude_each_other_are_distilled_quantized_and_measu
     ("setting", "message"),
     [
         ("distill.loss=dkd", "distill.loss: 'dkd' does not fit data.task 'multi-label'; set loss = 'kd' or 'mse'"),
-        ("distill.label_smoothing=0.1", "label_smoothing: is for classes, and data.task is 'multi-label'"),
+        (
+            "distill.label_smoothing=0.1",
+            "label_smoothing: only applies to classification, but data.task is 'multi-label'",
+        ),
         ("data.task=multilabel", "data.task: no task 'multilabel'; perhaps 'multi-label'?"),
         ("data.task=classification", "or data.task = 'regression' or 'multi-label' if each sample has several"),
     ],

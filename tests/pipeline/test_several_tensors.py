@@ -170,12 +170,12 @@ def test_two_inputs_and_two_outputs_are_distilled_quantized_exported_and_measure
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("student.model=networks:other_order", "takes (sensor, image), but the data's inputs come as (image, sensor)"),
-        ("student.model=networks:lonely", "nothing teaches the student's output 'mask'"),
+        ("student.model=networks:other_order", "takes (sensor, image), but the data's inputs are (image, sensor)"),
+        ("student.model=networks:lonely", "the teacher has no output 'mask' for the student to learn from"),
         ("data.output=scores", "has no output 'scores'; it has: logits, embedding"),
         ("data.inputs.sound.kind=signal", "data.inputs.sound: the data has no such input; it has: image, sensor"),
         ("data.mean=[0.5]", "kind, mean and std belong in [data.inputs.NAME]"),
-        ("student.model=zoo:resnet20", "takes one input, and the data has 2 (image, sensor)"),
+        ("student.model=zoo:resnet20", "takes one input, but the data has 2 (image, sensor)"),
         ("distill.other_outputs=['depth']", "the student has no other output 'depth'; it has: embedding"),
     ],
 )
