@@ -178,7 +178,7 @@ def test_mixup_mixes_every_input_with_the_same_partner_and_share(tmp_path: Path)
         torch.testing.assert_close(batch[name], share * own[name] + (1 - share) * partner[name])
     write(tmp_path, **{"input.words": RNG.integers(0, 9, (40, 6))})
     with pytest.raises(
-        ConfigError, match=r"'mixup' is for .* data; this is tokens data, whose values cannot be averaged"
+        ConfigError, match=r"'mixup' only applies to .* data; this is tokens data, whose values cannot be averaged"
     ):
         views_of(tmp_path, augment=["mixup:1"])
 
