@@ -163,7 +163,7 @@ def test_operations_keep_their_random_numbers_whatever_the_inputs() -> None:
     plan = parse_augment(("flip", "noise:0.1", "erase:2"), (image, signal))
     assert [(op.name, op.stream, op.axes) for op in plan.ops["a"]] == [("flip", 0, 2), ("erase", 2, 2)]
     assert [(op.name, op.stream, op.axes) for op in plan.ops["b"]] == [("noise", 1, 1), ("erase", 2, 1)]
-    with pytest.raises(ConfigError, match="'shift' is for signal data; this is image data"):
+    with pytest.raises(ConfigError, match="'shift' only applies to signal data; this is image data"):
         parse_augment(("shift:2",), (image,))
 
 
@@ -196,7 +196,7 @@ def test_features_are_numbers_without_places(tmp_path: Path) -> None:
     assert float((3 * (noisy - plain)).std()) == pytest.approx(0.5, rel=0.15)
     found = interface_of(dataset.record, settings)
     assert (found.channels, found.arguments()["inputs"]) == (5, {"input": (5,)})
-    with pytest.raises(ConfigError, match="'crop' is for image data; this is features data"):
+    with pytest.raises(ConfigError, match="'crop' only applies to image data; this is features data"):
         parse_augment(("crop:1",), dataset.record.inputs)
     with pytest.raises(ConfigError, match=r"model 'zoo:resnet20' takes image data; this is features data"):
         build_model(model("zoo:resnet20"), found, 0)
