@@ -152,7 +152,7 @@ def test_a_malformed_form_names_the_key(tmp_path, change, words):
 
 
 def test_a_folder_without_kits_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match=r"holds no kit"):
+    with pytest.raises(ConfigError, match=r"contains no kit"):
         find_kits((tmp_path,))
 
 
