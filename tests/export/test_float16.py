@@ -10,15 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, numpy_helper
 
-from edgedistill.config.schema import DataConfig, MelConfig
+from edgedistill.config.schema import MelConfig
 from edgedistill.data.preprocess import Preprocess
+from edgedistill.data.settings import Normalization
 from edgedistill.errors import ConfigError
 from edgedistill.export.onnx_export import export_onnx, serialized
 from edgedistill.export.parity import compare_outputs, require_parity
 from edgedistill.graphs.float16 import HEADROOM, LARGEST, emulated, float32_nodes, to_float16
 from edgedistill.graphs.opset import to_opset
 from edgedistill.graphs.run import run_onnx
-from edgedistill.records.stages import DataRecord
+from edgedistill.records.stages import InputRecord
 from tests.support.families import EACH_FAMILY, case
 from tests.support.small_onnx import requests_for, text_model
 
@@ -217,11 +218,8 @@ def test_the_emulation_rounds_as_numpy_does(seed):
 
 def test_speech_from_its_16_bits_to_log_mel_is_cut_where_float16_ends():
     """Samples of 16 bits do not fit, and the floor under the logarithm would be rounded."""
-    data = DataRecord(
-        kind="signal", dtype="int16", shape=(2048,), classes=("no", "yes"), vocabulary=None, train=1, val=1, test=1,
-        fingerprint="f",
-    )  # fmt: skip
-    prepare = Preprocess(data, DataConfig(train="a", test="a", mel=MelConfig(rate=8000, high_hz=3800)))
+    waveform = InputRecord(kind="signal", dtype="int16", shape=(2048,))
+    prepare = Preprocess(waveform, Normalization(), MelConfig(rate=8000, high_hz=3800))
     time = np.arange(2048) / 8000
     loudness = np.array([0, 1e-4, 1e-2, 0.1, 0.9])[:, None]
     speech = (32767 * loudness * np.sin(2 * np.pi * 700 * time + 3000 * time**2)).astype(np.int16)
