@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import helper
 
@@ -16,6 +17,7 @@ from edgedistill.graphs.index import set_axis
 from edgedistill.kits.kits import Kit, find_kits
 from tests.support.lint_models import Plant, clean, kit
 from tests.support.plants import PLANTED, between, depthwise_activation_axis, weight_axis
+from tests.support.small_onnx import text_model
 
 F = np.float32
 
@@ -177,3 +179,22 @@ def test_rules_leave_the_model_as_it_is(tmp_path: Path):
     before = model.SerializeToString(deterministic=True)
     lint(model, kit("tensorrt"))
     assert model.SerializeToString(deterministic=True) == before
+
+
+@pytest.mark.parametrize("activation", ["Sigmoid", "Relu"])
+def test_a_last_layer_with_an_activation_in_float_is_clean_because_its_kernel_is_of_integers(activation, tmp_path):
+    numbers = np.random.default_rng(0)
+    model = text_model(
+        f"""(float[4, 16] x) => (float[4, 8] y) {{
+            q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z) w = DequantizeLinear(wq, ws, wz)
+            b = DequantizeLinear(bq, bs, bz) g = Gemm<transB = 1>(d, w, b) y = {activation}(g)
+        }}""",
+        s=F(0.05), z=np.uint8(128), wq=numbers.integers(-127, 127, (8, 16)).astype(np.int8), ws=F(0.01), wz=np.int8(0),
+        bq=np.zeros(8, np.int32), bs=F(0.0005), bz=np.int32(0),
+    )  # fmt: skip
+    assert not [finding for finding in lint(model, kit("ort"), "x86_64").findings if finding.rule == "unrounded-result"]
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath, options.log_severity_level = str(tmp_path / "optimised.onnx"), 3
+    onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    kernels = {node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node}
+    assert kernels == {"QuantizeLinear", "QGemm", activation}
