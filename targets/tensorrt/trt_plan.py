@@ -11,7 +11,7 @@ from typing import Any, Dict, Optional
 
 from trt_cuda import Gpu
 
-SCHEMA = "edgedistill.plan/1"
+SCHEMA = "edgedistill.trt_plan/1"
 PLAN, MODEL = "model.plan", "model.onnx"
 HERE = ("tensorrt", "gpu", "compute_capability", "multiprocessors")
 """The fields that must be this device's own."""

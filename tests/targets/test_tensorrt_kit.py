@@ -199,6 +199,6 @@ def test_the_record_of_a_plan_is_readable_by_others(device, models, tmp_path):
     assert code == 0
     assert made["files"] == ["model.plan", "model.plan.json"]
     kept = json.loads((tmp_path / "model.plan.json").read_text(encoding="utf-8"))
-    assert kept["schema"] == "edgedistill.plan/1"
+    assert kept["schema"] == "edgedistill.trt_plan/1"
     assert (kept["gpu"], kept["compute_capability"], kept["multiprocessors"]) == ("Orin", "8.7", 16)
     assert (kept["tensorrt"], kept["precision"]) == ("10.3.0", "int8")
