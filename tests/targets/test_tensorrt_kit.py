@@ -183,7 +183,7 @@ def test_what_is_missing_is_named_with_the_next_step(device, cuda, tmp_path):
     assert "trtexec is neither in PATH nor at /usr/src/tensorrt/bin/trtexec" in nothing
     no_driver = probed(device("10.3.0") | {"LD_LIBRARY_PATH": str(tmp_path)})["error"]
     assert "no NVIDIA driver was found (libcuda.so.1)" in no_driver or "libcudart.so" in no_driver
-    assert "cuInit says 100" in probed(device("10.3.0", STANDIN_NO_GPU="1"))["error"]
+    assert "cuInit returned 100" in probed(device("10.3.0", STANDIN_NO_GPU="1"))["error"]
 
 
 def test_int64_becomes_int32_only_where_nothing_is_lost():
