@@ -15,7 +15,8 @@ from edgedistill.graphs.canonical import canonical
 from edgedistill.graphs.index import Edits
 from edgedistill.graphs.run import Arrays, run_each
 from edgedistill.quantize.fake_quant import HIGHEST, UNSIGNED, fake_quantize_bias, quantized_weight
-from edgedistill.quantize.onnx_placement import FLOORS, Graph, Placement, never_negative, place, source
+from edgedistill.quantize.onnx_graph import OnnxGraph
+from edgedistill.quantize.placement import Graph, Placement, place
 from edgedistill.quantize.ranges import MagnitudeHistogram, Ranges
 from edgedistill.records.base import Activations
 from edgedistill.runtime.progress import Advance
@@ -51,26 +52,19 @@ def quantize_onnx(
     """
     result = onnx.ModelProto()
     result.CopyFrom(model)
-    graph = Graph.of(result)
-    placement = place(graph, skip)
+    described = OnnxGraph(result)
+    placement = place(described.graph, skip)
     if not placement.layers:
         reasons = "; ".join(sorted(set(placement.report.values()))) or "it has no convolution or dense layer"
         raise ConfigError(f"there is nothing to quantize: {reasons}")
-    origins = _origins(graph, placement)
-    seen = _seen(model, graph, dict.fromkeys(origins.values()), requests, advance)
-    unsigned = {name for name in seen if activations == "unsigned" and never_negative(graph, name)}
+    seen = _seen(model, described.graph, dict.fromkeys(placement.origins.values()), requests, advance)
+    unsigned = described.graph.never_negative() if activations == "unsigned" else frozenset()
     roundings = {name: _rounding(one, ranges, unsigned=name in unsigned) for name, one in seen.items()}
     with Edits(result.graph) as edits:
-        scales = _insert(graph, edits, placement, roundings)
+        scales = _insert(described, edits, placement, roundings)
         for layer in placement.layers:
-            _quantize_parameters(graph, edits, layer, scales[layer.name])
+            _quantize_parameters(described, edits, described.nodes[layer], scales[layer])
     return canonical(result), placement.report
-
-
-def _origins(graph: Graph, placement: Placement) -> dict[str, str]:
-    """Return for each tensor to quantize the one whose scale it shares, because it holds the same values."""
-    tensors = [*placement.results, *(reader.input[place] for reader, place in placement.edges)]
-    return {name: source(graph, name, placement.results) or name for name in tensors}
 
 
 def _rounding(seen: MagnitudeHistogram, ranges: Ranges, *, unsigned: bool) -> Rounding:
@@ -89,25 +83,25 @@ def _seen(
     watching.graph.output.extend(
         helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in seen if name not in known
     )
-    floors = {name: {FLOORS.get(reader.op_type) for reader in graph.index.users[name]} for name in seen}
+    floors = {name: graph.floor(name) for name in seen}
     for request, answer in enumerate(run_each(watching.SerializeToString(), requests)):
         for name, histogram in seen.items():
             value = torch.tensor(requests[name][request] if name in requests else answer[name])
-            floor = next(iter(floors[name])) if len(floors[name]) == 1 else None
+            floor = floors[name]
             histogram.update(value if floor is None else value.clamp_min(floor))
         if advance is not None:
             advance(1, "")
     return seen
 
 
-def _insert(graph: Graph, edits: Edits, placement: Placement, roundings: dict[str, Rounding]) -> dict[str, np.float32]:
-    """Insert the Q/DQ of all activations, and return the scale of each layer's input by the layer's name."""
-    origins = _origins(graph, placement)
+def _insert(
+    described: OnnxGraph, edits: Edits, placement: Placement, roundings: dict[str, Rounding]
+) -> dict[str, np.float32]:
+    """Insert the Q/DQ of all activations, and return the scale of the input of each operation that reads one, by name."""
     kinds = dict.fromkeys(zero.dtype for _, zero in roundings.values())
     zeros = {kind: edits.store("zero_point", np.zeros((), kind)) for kind in kinds}
     restored: dict[str, str] = {}
-    found = {reader.name: roundings[origins[reader.input[0]]].scale for reader, _ in placement.edges}
-    for name, origin in origins.items():
+    for name, origin in placement.origins.items():
         step, zero = roundings[origin].scale, zeros[roundings[origin].zero.dtype]
         scale = edits.store(f"{name}_scale", np.array(step))
         integers, restored[name] = (edits.names.new(f"{name}_{part}") for part in ("int8", "rounded"))
@@ -116,12 +110,14 @@ def _insert(graph: Graph, edits: Edits, placement: Placement, roundings: dict[st
             helper.make_node("QuantizeLinear", [name, scale, zero], [integers], name=integers),
             helper.make_node("DequantizeLinear", [integers, scale, zero], [restored[name]], name=restored[name]),
         )
+    found: dict[str, np.float32] = {}
+    for reader, index in placement.edges:
+        name = described.graph.operations[reader].inputs[index]
+        described.nodes[reader].input[index] = restored[name]
+        found[reader] = roundings[placement.origins[name]].scale
     for name in placement.results:
-        for reader in graph.index.users[name]:
-            _replace(reader, name, restored[name])
-    for reader, place_ in placement.edges:
-        if reader.input[place_] in restored:
-            reader.input[place_] = restored[reader.input[place_]]
+        for node in described.index.users[name]:
+            _replace(node, name, restored[name])
     return found
 
 
@@ -131,9 +127,9 @@ def _replace(node: onnx.NodeProto, old: str, new: str) -> None:
             node.input[place_] = new
 
 
-def _quantize_parameters(graph: Graph, edits: Edits, layer: onnx.NodeProto, scale: np.float32) -> None:
+def _quantize_parameters(described: OnnxGraph, edits: Edits, layer: onnx.NodeProto, scale: np.float32) -> None:
     """Store a layer's weight as int8 with a scale for each output channel, and round its bias to the steps of an int32."""
-    stored = graph.index.value(layer.input[1])
+    stored = described.index.value(layer.input[1])
     assert stored is not None
     axis = 1 if layer.op_type == "MatMul" else 0
     if layer.op_type == "Gemm" and not _transposed(layer):
@@ -149,22 +145,19 @@ def _quantize_parameters(graph: Graph, edits: Edits, layer: onnx.NodeProto, scal
     restored = edits.names.new(f"{layer.name}_weight_rounded")
     edits.insert_before(layer, helper.make_node("DequantizeLinear", names, [restored], name=restored, axis=axis))
     layer.input[1] = restored
-    _round_bias(graph, edits, layer, rows, torch.tensor(scale))
+    _round_bias(described, edits, layer, rows, torch.tensor(scale))
 
 
 def _transposed(layer: onnx.NodeProto) -> bool:
     return any(attribute.name == "transB" and attribute.i for attribute in layer.attribute)
 
 
-def _round_bias(graph: Graph, edits: Edits, layer: onnx.NodeProto, rows: torch.Tensor, scale: torch.Tensor) -> None:
-    adds, place_ = layer, 2
-    if layer.op_type == "MatMul":
-        reader = graph.only_reader(layer.output[0])
-        if reader is None or reader.op_type != "Add":
-            return
-        adds, place_ = reader, 1 - list(reader.input).index(layer.output[0])
-    bias = graph.index.value(adds.input[place_]) if len(adds.input) > place_ else None
-    if bias is None or bias.shape != (len(rows),):
+def _round_bias(
+    described: OnnxGraph, edits: Edits, layer: onnx.NodeProto, rows: torch.Tensor, scale: torch.Tensor
+) -> None:
+    adds = described.bias(layer)
+    bias = None if adds is None else described.index.value(adds.node.input[adds.place])
+    if adds is None or bias is None or bias.shape != (len(rows),):
         return
     rounded = fake_quantize_bias(torch.tensor(bias), rows, scale).numpy()
-    adds.input[place_] = edits.store(f"{layer.name}_bias_rounded", rounded)
+    adds.node.input[adds.place] = edits.store(f"{layer.name}_bias_rounded", rounded)

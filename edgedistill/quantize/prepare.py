@@ -14,7 +14,8 @@ from torch import Tensor, fx, nn
 from edgedistill.errors import ConfigError
 from edgedistill.quantize.capture import capture, outputs_of, takes_batches
 from edgedistill.quantize.fake_quant import ActivationQuantizer, fake_quantize_bias, fake_quantize_weight
-from edgedistill.quantize.placement import Placement, floor_of, never_negative, pads_layer, place, source
+from edgedistill.quantize.fx_graph import graph_of
+from edgedistill.quantize.placement import Graph, Placement, place
 from edgedistill.quantize.ranges import Ranges
 from edgedistill.records.base import Activations
 
@@ -74,10 +75,11 @@ def prepare(
         ConfigError: the model cannot be captured, or a path in `skip` holds no layer.
     """
     graph = capture(model, examples)
-    placement = place(graph.graph, skip)
-    _quantize_activations(graph, placement, activations)
+    described, nodes = graph_of(graph.graph), {node.name: node for node in graph.graph.nodes}
+    placement = place(described, skip)
+    _quantize_activations(graph, described, placement, activations)
     for layer in placement.layers:
-        _quantize_parameters(graph.graph, layer)
+        _quantize_parameters(graph.graph, nodes[layer])
     graph.graph.lint()
     graph.recompile()
     for parameter in graph.parameters():
@@ -127,38 +129,40 @@ def _quantize_parameters(graph: fx.Graph, layer: fx.Node) -> None:
             layer.update_arg(2, graph.call_function(fake_quantize_bias, (rest[0], weight, scale)))
 
 
-def _quantize_activations(graph: fx.GraphModule, placement: Placement, activations: Activations) -> None:
+def _quantize_activations(
+    graph: fx.GraphModule, described: Graph, placement: Placement, activations: Activations
+) -> None:
     """Insert the quantizers; tensors that hold the same values share one."""
-    names: dict[fx.Node, str] = {}
-    calls: dict[fx.Node, fx.Node] = {}
+    nodes = {node.name: node for node in graph.graph.nodes}
+    unsigned = described.never_negative() if activations == "unsigned" else frozenset()
+    names: dict[str, str] = {}
+    calls: dict[str, fx.Node] = {}
 
-    def call(origin: fx.Node, tensor: fx.Node) -> fx.Node:
-        if origin not in names:
-            # By number: torch's names for tensors differ from version to version, and these are in the checkpoint.
-            names[origin] = f"activations.{len(names)}"
-            unsigned = activations == "unsigned" and never_negative(origin)
-            graph.add_submodule(names[origin], ActivationQuantizer(floor_of(origin), unsigned=unsigned))
-        with graph.graph.inserting_after(tensor):
-            return graph.graph.call_module(names[origin], (tensor,))
-
-    # All edges are resolved on the graph as captured, before quantizers stand between its nodes.
-    edges = [(*_padded(reader, index), placement.results) for reader, index in placement.edges]
-    origins = [source(cast("fx.Node", reader.args[index]), results) for reader, index, results in edges]
-    for (reader, index, _), origin in zip(edges, origins, strict=True):
-        tensor = cast("fx.Node", reader.args[index])
-        if origin is tensor:
-            continue
+    def call(tensor: str) -> fx.Node:
         if tensor not in calls:
-            calls[tensor] = call(origin or tensor, tensor)
-        reader.update_arg(index, calls[tensor])
+            origin = placement.origins[tensor]
+            if origin not in names:
+                # By number: torch's names for tensors differ from version to version, and these are in the checkpoint.
+                names[origin] = f"activations.{len(names)}"
+                quantizer = ActivationQuantizer(described.floor(origin), unsigned=origin in unsigned)
+                graph.add_submodule(names[origin], quantizer)
+            with graph.graph.inserting_after(nodes[tensor]):
+                calls[tensor] = graph.graph.call_module(names[origin], (nodes[tensor],))
+        return calls[tensor]
+
+    for reader, index in placement.edges:
+        tensor = described.operations[reader].inputs[index]
+        if tensor not in placement.results:
+            holder, place_ = _padded(nodes[reader], index, tensor)
+            holder.update_arg(place_, call(tensor))
     for result in placement.results:
-        readers = list(result.users)
-        quantized = call(result, result)
+        readers = list(nodes[result].users)
+        quantized = call(result)
         for reader in readers:
-            reader.replace_input_with(result, quantized)
+            reader.replace_input_with(nodes[result], quantized)
 
 
-def _padded(reader: fx.Node, index: int) -> tuple[fx.Node, int]:
-    """Return the edge to quantize: the layer's own, or that of the zero padding in front of it."""
-    tensor = cast("fx.Node", reader.args[index])
-    return (tensor, 0) if pads_layer(tensor, reader) else (reader, index)
+def _padded(reader: fx.Node, index: int, tensor: str) -> tuple[fx.Node, int]:
+    """Return the node and the index of its argument that a layer's input is: the layer's own, or that of its padding."""
+    argument = cast("fx.Node", reader.args[index])
+    return (reader, index) if argument.name == tensor else (argument, 0)

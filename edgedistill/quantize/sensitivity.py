@@ -12,7 +12,8 @@ from torch import fx, nn
 from edgedistill.data.sources import Array
 from edgedistill.quantize.capture import CONVOLUTION, LINEAR
 from edgedistill.quantize.fake_quant import ActivationQuantizer, fake_quantize_bias, fake_quantize_weight
-from edgedistill.quantize.placement import CLIP, INT8
+from edgedistill.quantize.fx_graph import CLIP
+from edgedistill.quantize.placement import INT8
 from edgedistill.quantize.prepare import Prepared
 from edgedistill.records.stages import LayerSensitivity
 
