@@ -189,9 +189,20 @@ def _bounds(index: Index, activation: onnx.NodeProto) -> tuple[float, float] | N
     layer = index.producer.get(activation.input[0]) if activation.input else None
     if layer is None or layer.op_type not in INTEGER or index.readers[activation.input[0]] != 1:
         return None
+    layer = _with_bias_added(index, layer)
     if any(index.dequantizer(name) is None for name in layer.input[:2]):
         return None
     return _constant_bounds(index, activation)
+
+
+def _with_bias_added(index: Index, node: onnx.NodeProto) -> onnx.NodeProto:
+    """Return the MatMul whose bias an Add adds; any other node as it is."""
+    for name, other in (node.input[:2], node.input[1::-1]):
+        layer, bias = index.producer.get(name), index.dequantizer(other)
+        is_stored = other in index.stored or (bias is not None and bias.input[0] in index.stored)
+        if node.op_type == "Add" and layer is not None and layer.op_type == "MatMul" and is_stored:
+            return layer
+    return node
 
 
 def _constant_bounds(index: Index, activation: onnx.NodeProto) -> tuple[float, float] | None:
