@@ -1,10 +1,7 @@
 """Each family of nets from float torch to the engines: agreement, accuracy, and the integer kernels that really run."""
 
-from collections import Counter
-
 import numpy as np
 import onnx
-import onnxruntime
 import openvino
 import pytest
 import torch
@@ -16,6 +13,7 @@ from edgedistill.export.parity import compare_outputs, require_parity
 from edgedistill.graphs.encodings import encode
 from edgedistill.graphs.run import run_onnx
 from tests.support.families import EACH_FAMILY, case, quantized_layers
+from tests.support.kernels import kernels_of
 
 # Integer kernels of ONNX Runtime on x86 for encoding u8-i32: every layer that is reported as int8, and every addition
 # of a residual. The six float convolutions of MobileNetV3 are its squeeze-excite.
@@ -36,16 +34,6 @@ LAYERS = {
     "FusedConv",
     "Gemm",
 }
-
-
-def kernels(model: onnx.ModelProto, path, *, arm: bool = False) -> Counter:
-    """Count the nodes of ONNX Runtime's optimised graph, for this machine or with what it allows itself on ARM."""
-    options = onnxruntime.SessionOptions()
-    options.optimized_model_filepath, options.log_severity_level = str(path), 3
-    if arm:
-        options.add_session_config_entry("session.qdqisint8allowed", "1")
-    onnxruntime.InferenceSession(serialized(model), options, providers=["CPUExecutionProvider"])
-    return Counter(node.op_type for node in onnx.load(str(path)).graph.node)
 
 
 @pytest.mark.parametrize("family", EACH_FAMILY)
@@ -95,7 +83,7 @@ def test_unsigned_activations_agree_in_every_encoding_that_holds_them(family, en
     assert compare_outputs(made.expected, got).agreement >= 0.996
     assert made.accuracy(got) >= made.accuracy(case(family).expected) - 0.01
     if encoding == "u8-i32":
-        found = kernels(encoded, tmp_path / "optimised.onnx")
+        found = kernels_of(encoded, tmp_path)
         assert {name: count for name, count in found.items() if name in LAYERS} == KERNELS[family]
         assert found["Clip"] + found["Relu"] == 0
 
@@ -119,7 +107,7 @@ def test_biases_lie_on_the_int32_grid_so_that_encodings_do_not_differ(family):
 
 @pytest.mark.parametrize("family", EACH_FAMILY)
 def test_onnx_runtime_runs_every_int8_layer_in_integers(family, tmp_path):
-    found = kernels(encode(case(family).int8, "u8-i32"), tmp_path / "optimised.onnx")
+    found = kernels_of(encode(case(family).int8, "u8-i32"), tmp_path)
     assert {name: count for name, count in found.items() if name in LAYERS} == KERNELS[family]
     int8 = sum(form == "int8" for form in case(family).prepared.layers.values())
     assert found["QLinearConv"] + found["QGemm"] == int8
@@ -130,7 +118,7 @@ def test_softmax_at_the_end_leaves_every_kernel_integer(family, tmp_path):
     made = case(family)
     module = nn.Sequential(made.trained.preprocess, made.prepared, nn.Softmax(dim=1))
     model = export_onnx(module, (made.trained.test[:1],), 17, output_names=["scores"])
-    found = kernels(encode(model, "u8-i32"), tmp_path / "optimised.onnx")
+    found = kernels_of(encode(model, "u8-i32"), tmp_path)
     assert {name: count for name, count in found.items() if name in LAYERS} == KERNELS[family]
     scores = run_onnx(serialized(model), {"input": made.requests["input"][:100]})["scores"]
     np.testing.assert_allclose(scores.sum(-1), 1, atol=1e-5)
@@ -139,7 +127,7 @@ def test_softmax_at_the_end_leaves_every_kernel_integer(family, tmp_path):
 
 @pytest.mark.parametrize("family", EACH_FAMILY)
 def test_onnx_runtime_runs_them_signed_where_it_allows_itself_to(family, tmp_path):
-    found = kernels(encode(case(family).int8, "s8-i32"), tmp_path / "optimised.onnx", arm=True)
+    found = kernels_of(encode(case(family).int8, "s8-i32"), tmp_path, arm=True)
     assert {name: count for name, count in found.items() if name in LAYERS} == KERNELS[family]
 
 

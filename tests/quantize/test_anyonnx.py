@@ -2,7 +2,6 @@
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from onnx import numpy_helper
 
@@ -15,6 +14,7 @@ from edgedistill.graphs.index import name_nodes
 from edgedistill.graphs.run import run_onnx
 from edgedistill.quantize.onnx_file import quantize_onnx
 from tests.support.families import EACH_FAMILY, case
+from tests.support.kernels import kernels_of
 from tests.support.small_onnx import requests_for, text_model
 
 RNG = np.random.default_rng(0)
@@ -180,9 +180,6 @@ def test_every_family_runs_in_integers_from_its_float_file(family, tmp_path):
     encoded = encode(result, "u8-i32")
     got = run_onnx(serialized(encoded), {"input": inputs[200:]}, optimise=True)["logits"]
     assert compare_outputs(expected, got).agreement >= 0.97
-    options = onnxruntime.SessionOptions()
-    options.optimized_model_filepath, options.log_severity_level = str(tmp_path / "optimised.onnx"), 3
-    onnxruntime.InferenceSession(serialized(encoded), options, providers=["CPUExecutionProvider"])
-    kernels = [node.op_type for node in onnx.load(str(tmp_path / "optimised.onnx")).graph.node]
-    assert kernels.count("QLinearConv") + kernels.count("QGemm") == list(layers.values()).count("int8")
+    kernels = kernels_of(encoded, tmp_path)
+    assert kernels["QLinearConv"] + kernels["QGemm"] == list(layers.values()).count("int8")
     assert [finding.rule for finding in lint(result).findings if finding.severity == "error"] == []
