@@ -97,10 +97,11 @@ def quantize(
     from edgedistill.export.onnx_file import quantize_file
 
     order, chosen = _order(context, model_or_config, options), activations or "signed"
+    ranking = not options["no_ranking"]
     if options["dry_run"]:
-        _show(plan_quantize(order, skip, chosen), as_json=options["as_json"])
+        _show(plan_quantize(order, skip, chosen, ranking=ranking), as_json=options["as_json"])
         return
-    report, ranking = surroundings(context)[1], not options["no_ranking"]
+    report = surroundings(context)[1]
     made = quantize_file(order, skip, activations=chosen, report=report, ranking=ranking)
     _show(made, as_json=options["as_json"])
 

@@ -46,7 +46,8 @@ class FilePlan(Record):
     """What would be done with an ONNX file.
 
     `samples` is the number of real inputs in `data`; `choices` are the decisions about shapes that the user did not make, one
-    line each; `skip` names the layers to leave in float; `activations` is None where nothing is quantized.
+    line each; `skip` names the layers to leave in float; `activations` and `ranking` are None where nothing is quantized.
+    `ranking` tells whether layers are ranked by what each one costs, if a file answers too differently.
     """
 
     command: Literal["quantize", "export"]
@@ -61,6 +62,7 @@ class FilePlan(Record):
     precision: str
     activations: Activations | None = None
     skip: tuple[str, ...] = ()
+    ranking: bool | None = None
     files: tuple[PlannedFile, ...]
 
     def to_json(self) -> str:
@@ -78,13 +80,17 @@ class FilePlan(Record):
         yield from self.choices
         if self.skip:
             yield f"left in float: {', '.join(self.skip)}"
+        if self.ranking is False:
+            yield "layers are not ranked by the accuracy each one costs"
         for one in self.files:
             encoding = f", encoding {one.encoding}" if one.encoding else ""
             replaced = "; replaces the existing file" if one.exists else ""
             yield f"would write {one.file}: {one.precision}, opset {one.opset}{encoding}{replaced}"
 
 
-def plan_quantize(order: FileOptions, skip: tuple[str, ...], activations: Activations) -> FilePlan:
+def plan_quantize(
+    order: FileOptions, skip: tuple[str, ...], activations: Activations, *, ranking: bool = True
+) -> FilePlan:
     """Return what `quantize_file` would do; raises its errors as far as they are known without running the model."""
     require_calibration(order)
     model = read_onnx(order.model)
@@ -92,7 +98,7 @@ def plan_quantize(order: FileOptions, skip: tuple[str, ...], activations: Activa
     taking = order.for_activations(activations)
     variants = variants_of(taking, "int8", max(opset_of(model), PER_CHANNEL_OPSET), activations)
     plan = _plan(order, "quantize", "int8", model, variants)
-    return plan.model_copy(update={"skip": skip, "activations": activations})
+    return plan.model_copy(update={"skip": skip, "activations": activations, "ranking": ranking})
 
 
 def plan_export(order: FileOptions, precision: str) -> FilePlan:

@@ -75,7 +75,7 @@ def _operation(node: fx.Node) -> Operation:
         layer, reason = path.rpartition(".")[0] or path, _float_reason(node)
     return Operation(
         name=node.name, kind=_kind(node, has_stored=bool(stored)), inputs=tuple(tensor.name for tensor in inputs),
-        shape=tuple(value.shape) if hasattr(value, "shape") else None, layer=layer, reason=reason,
+        shape=tuple(value.shape) if isinstance(value, torch.Tensor) else None, layer=layer, reason=reason,
         lowest=_lowest(node), floor=FLOORS.get(node.target),
     )  # fmt: skip
 

@@ -61,7 +61,6 @@ def returning_tensors(model: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        # No circle of references is left: torch aborts where the garbage collector frees such a module during backward.
         del model.forward
         if own is not None:
             model.forward = own

@@ -147,6 +147,8 @@ BENCH = ("bench", "net.onnx", "--target", "ort")
             "onnx/net.onnx", "onnx/io.npz", "artifacts/ort/fp32", "measurements/local-ort-fp32.json", "measurements/local-ort-fp32.npz")]),
         (BENCH, ("--shape", "x=2x4"), "shapes", {"x": [2, 4]}),
         (BENCH, ("--target", "openvino"), "kits", ["ort", "openvino"]),
+        (QUANTIZE, (), "ranking", True),
+        (QUANTIZE, ("--no-ranking",), "ranking", False),
         (BENCH, ("--device", "ssh://me@board"), "options.device", "ssh://me@board"),
         (BENCH, ("--threads", 2), "options.threads", 2),
         (BENCH, (), "options.processes", 5),
