@@ -3,7 +3,7 @@
 - A convolution or dense layer reads its input through Q/DQ directly, and so does a residual addition, on both sides.
 - The result of a convolution or a residual addition goes through Q/DQ too, for every reader: ONNX Runtime has integer
   kernels only for the whole of DQ, layer, Q. The result of a dense layer does not need it, unless an activation reads it
-  that ONNX Runtime would compute with the layer, in float.
+  that ONNX Runtime would compute with the layer, in float, and something in the model reads the activation.
 - The result is taken behind a ReLU or clip; in front of it where the model returns the clipped tensor.
 - Slices, padding with zeros, max pooling and changes of shape keep values on the int8 grid, so a tensor behind them is
   quantized again with the same scale, which changes nothing.
@@ -52,6 +52,8 @@ class Kind(Enum):
 
 LAYERS = {Kind.CONVOLUTION, Kind.DENSE}
 FUSED = {Kind.GATE, Kind.ACTIVATION}
+JOINS = FUSED | {Kind.CLIP}
+"""Activations that ONNX Runtime computes together with the layer in front of them, in float."""
 KEEPS_GRID = {Kind.RESHAPE, Kind.MOVE}
 INSIDE_SQUEEZE_EXCITE = LAYERS | FUSED | {Kind.CLIP, Kind.SMOOTH, Kind.RESHAPE, Kind.ADD}
 
@@ -180,7 +182,7 @@ def _results(graph: Graph, one: Operation) -> list[str]:
     """Return the tensor to quantize behind a layer or addition, if there is one."""
     reader = graph.only_reader(one.name)
     clipped = reader if reader is not None and reader.kind is Kind.CLIP else None
-    if one.kind is Kind.DENSE and clipped is None and (reader is None or reader.kind not in FUSED):
+    if one.kind is Kind.DENSE and not (reader is not None and reader.kind in JOINS and graph.readers[reader.name]):
         return []
     names = [one.name] if clipped is None else [clipped.name, one.name]
     return [name for name in names if graph.readers[name] and name not in graph.returned][:1]
