@@ -2,15 +2,17 @@
 
 import itertools
 
+import numpy as np
 import onnx
 import pytest
 import torch
 from torch import nn
 
 from edgedistill.export.lint.report import lint
-from edgedistill.export.onnx_export import export_onnx
+from edgedistill.export.onnx_export import export_onnx, serialized
 from edgedistill.graphs.encodings import encode
 from edgedistill.graphs.index import name_nodes
+from edgedistill.graphs.run import run_onnx
 from edgedistill.kits.kits import find_kits
 from edgedistill.quantize.capture import capture
 from edgedistill.quantize.fx_graph import graph_of
@@ -19,7 +21,6 @@ from edgedistill.quantize.onnx_graph import OnnxGraph
 from edgedistill.quantize.placement import Graph, Kind, Operation, place
 from edgedistill.quantize.prepare import calibrate, prepare
 from tests.support.kernels import kernels_of
-from tests.support.small_onnx import requests_for
 
 
 def operation(name: str, kind: Kind, *inputs: str, **facts: object) -> Operation:
@@ -109,11 +110,14 @@ def test_onnx_runtime_runs_a_dense_layer_with_any_activation_in_integers(name, s
     from_torch = export_onnx(prepared, (inputs[:1],), 17)
     float_file = export_onnx(model, (inputs[:1],), 17)
     name_nodes(float_file.graph)
-    from_file, _ = quantize_onnx(float_file, requests_for(float_file, 8))
+    from_file, _ = quantize_onnx(float_file, {float_file.graph.input[0].name: inputs[:, None].numpy()})
+    wanted = model(inputs).detach().numpy()[:, None]
     for made in (from_torch, from_file):
         encoded = encode(made, "u8-i32")
         assert [finding.rule for finding in lint(encoded, find_kits()["ort"]).findings] == []
         assert kernels_of(encoded, tmp_path)["QGemm"] == 1 + joined
+        (got,) = run_onnx(serialized(encoded), {encoded.graph.input[0].name: inputs[:, None].numpy()}).values()
+        assert np.square(got - wanted).mean() < 1e-3 * np.square(wanted).mean()
         zeros = [
             node.input[2]
             for node in encoded.graph.node
