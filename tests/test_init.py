@@ -14,11 +14,11 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from edgedistill.config.load import load_config
-from edgedistill.data.dataset import load_dataset
 from edgedistill.data.profile import profile_data
 from edgedistill.data.template import InitOptions, render_config
 from edgedistill.errors import ConfigError
 from tests.support.command import edgedistill
+from tests.support.learning import loaded
 
 
 def images(folder: Path, count: int = 120, size: int = 8, odd: int = 0, colour: bool = False) -> Path:
@@ -72,10 +72,10 @@ def test_what_is_written_fits_the_data(tmp_path: Path, name: str) -> None:
     data = DATA[name](tmp_path / name)
     config = load_config(made(tmp_path, data, "--p95-ms", 5, "--size-bytes", 300_000, "--accuracy", 0.9))
     assert (config.target[0].budget.p95_ms, config.target[0].budget.size_bytes) == (5.0, 300_000)
-    dataset = load_dataset(config, "any")
-    assert dataset.record.kind == KINDS[name]
+    dataset = loaded(config)
+    assert dataset.record.inputs[0].kind == KINDS[name]
     assert len(dataset.train) > 2 * len(dataset.val)
-    inputs = dataset.train.inputs
+    (inputs,) = dataset.train.inputs.values()
     if name == "images":
         assert config.data.mean == pytest.approx([inputs.mean() / 255], abs=0.002)
         assert config.data.std == pytest.approx([inputs.std() / 255], abs=0.002)
@@ -84,7 +84,7 @@ def test_what_is_written_fits_the_data(tmp_path: Path, name: str) -> None:
         assert config.data.mean == pytest.approx(inputs.mean(axis=(0, 1)), abs=0.01)
     else:
         assert (config.data.mel.rate, config.data.seconds) == (8000, 0.32)
-        assert dataset.record.shape == (round(0.32 * 8000),)
+        assert dataset.record.inputs[0].shape == (round(0.32 * 8000),)
 
 
 def finishes(folder: Path, name: str) -> None:

@@ -123,8 +123,8 @@ def test_hashes_are_uniform_and_uncorrelated_between_streams() -> None:
         ("crop:-1", "image", "'crop:PIXELS'"),
         ("crop:1.5", "image", "'crop:PIXELS'"),
         ("flip:2", "image", "'flip'"),
-        ("noise:0.1", "image", "for features and signal data"),
-        ("crop:4", "tokens", "for image data"),
+        ("noise:0.1", "image", "only applies to features and signal data"),
+        ("crop:4", "tokens", "only applies to image data"),
     ],
 )
 def test_a_spec_that_cannot_be_meant_is_refused(spec: str, kind: str, message: str) -> None:

@@ -111,7 +111,10 @@ def test_another_fingerprint_is_never_replayed(tmp_path: Path, views: Views) -> 
 
 
 def test_answers_that_cannot_be_kept_are_refused(tmp_path: Path, views: Views) -> None:
-    for wrong, message in ((lambda x: x.flatten(1)[:, :3] * 1e9, "too large"), (lambda x: x[:, 0, 0, :2], "answers")):
+    for wrong, message in (
+        (lambda x: x.flatten(1)[:, :3] * 1e9, "too large"),
+        (lambda x: x[:, 0, 0, :2], "have shape"),
+    ):
         ask = lambda inputs, wrong=wrong: Answer(wrong(only(inputs)), {})  # noqa: E731
         with pytest.raises(EdgedistillError, match=message):
             build_soft_labels(cache(tmp_path / message), ask, views, QUIET)

@@ -4,6 +4,7 @@ import numpy as np
 import onnx
 import openvino
 import pytest
+import seven_bits
 import torch
 from torch import nn
 
@@ -34,6 +35,12 @@ LAYERS = {
     "FusedConv",
     "Gemm",
 }
+
+
+def require_exact(encoding):
+    """Skip an encoding that overflows in ONNX Runtime on this processor; its kit runs u8-i32 with exact products."""
+    if encoding != "u8-i32" and seven_bits.overflows():
+        pytest.skip(f"ONNX Runtime has no exact kernels for {encoding} on x86 without VNNI")
 
 
 @pytest.mark.parametrize("family", EACH_FAMILY)
@@ -69,6 +76,7 @@ def test_int8_costs_about_a_point_at_most(family):
 @pytest.mark.parametrize("family", EACH_FAMILY)
 @pytest.mark.parametrize("encoding", ["s8-f32", "u8-f32", "u8-i32", "s8-i32"])
 def test_every_encoding_agrees_when_optimised(family, encoding):
+    require_exact(encoding)
     made = case(family)
     got = run_onnx(serialized(encode(made.int8, encoding)), made.requests, optimise=True)["logits"]
     assert compare_outputs(made.expected, got).agreement >= 0.996
@@ -77,6 +85,7 @@ def test_every_encoding_agrees_when_optimised(family, encoding):
 @pytest.mark.parametrize("family", EACH_FAMILY)
 @pytest.mark.parametrize("encoding", ["u8-f32", "u8-i32"])
 def test_unsigned_activations_agree_in_every_encoding_that_holds_them(family, encoding, tmp_path):
+    require_exact(encoding)
     made = case(family, "unsigned")
     encoded = encode(made.int8, encoding)
     got = run_onnx(serialized(encoded), made.requests, optimise=True)["logits"]
@@ -137,7 +146,10 @@ def test_openvino_runs_every_int8_layer_in_integers(family, activations):
     made = case(family, activations)
     core = openvino.Core()
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
-    compiled = core.compile_model(core.read_model(serialized(made.int8)), "CPU", settings)
+    model = core.read_model(serialized(made.int8))
+    if seven_bits.overflows():
+        assert seven_bits.narrow(model) == len(quantized_layers(made.int8.graph))
+    compiled = core.compile_model(model, "CPU", settings)
     # A node that runs may stand for several layers (dense layers in a row): it names them all, and reads int8 weights.
     integer = {openvino.Type.i8, openvino.Type.u8}
     nodes = [

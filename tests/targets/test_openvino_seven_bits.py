@@ -1,0 +1,52 @@
+"""Weights of 7 bits, which OpenVINO's kit compiles where products of 8 bits overflow."""
+
+import numpy as np
+import openvino
+import pytest
+import seven_bits
+
+from edgedistill.export.onnx_export import serialized
+from edgedistill.export.parity import compare_outputs
+from tests.support.families import case
+from tests.support.small_onnx import text_model
+
+SETTINGS = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
+
+
+def int8_weights(model: openvino.Model) -> list[np.ndarray]:
+    constants = (node for node in model.get_ops() if node.get_type_name() == "Constant")
+    return [
+        node.get_data()
+        for node in constants
+        if node.get_output_element_type(0) == openvino.Type.i8 and len(node.get_output_shape(0)) > 1
+    ]
+
+
+@pytest.mark.parametrize("activations", ["signed", "unsigned"])
+def test_weights_of_seven_bits_answer_alike_on_every_processor(activations: str) -> None:
+    made = case("signal", activations)
+    model = openvino.Core().read_model(serialized(made.int8))
+    largest = max(int(np.abs(weight.astype(int)).max()) for weight in int8_weights(model))
+    assert seven_bits.narrow(model) == len(int8_weights(model)) > 0
+    assert largest == 127
+    assert max(int(np.abs(weight.astype(int)).max()) for weight in int8_weights(model)) == 64
+    compiled = openvino.Core().compile_model(model, "CPU", SETTINGS)
+    got = np.stack([next(iter(compiled(request).values())) for request in made.requests["input"]])
+    assert compare_outputs(made.expected, got).agreement >= 0.99
+
+
+@pytest.mark.parametrize(("zero", "changed"), [(0, 1), (3, 0)])
+def test_a_weight_with_a_zero_point_is_left_alone(zero: int, changed: int) -> None:
+    weight = np.random.default_rng(0).integers(-127, 127, (16, 8)).astype(np.int8)
+    model = openvino.Core().read_model(
+        text_model(
+            "(float[4, 16] x) => (float[4, 8] y) { w = DequantizeLinear(wq, ws, wz) y = MatMul(x, w) }",
+            wq=weight, ws=np.float32(0.01), wz=np.int8(zero),
+        ).SerializeToString()
+    )  # fmt: skip
+    assert seven_bits.narrow(model) == changed
+    (kept,) = int8_weights(model)
+    assert np.array_equal(kept, weight) == (changed == 0)
+    x = np.random.default_rng(1).standard_normal((4, 16)).astype(np.float32)
+    got = next(iter(openvino.Core().compile_model(model, "CPU", SETTINGS)(x).values()))
+    np.testing.assert_allclose(got, x @ ((weight.astype(np.float32) - zero) * 0.01), atol=0.01 * 16)
