@@ -114,6 +114,7 @@ def test_the_largest_of_each_family_within_the_budget_is_found_untrained(config,
     )  # below the teacher
 
 
+@pytest.mark.slow
 def test_a_person_sees_a_table_and_the_section_to_paste(config):
     path = config("budget = { size_bytes = 45_000 }")
     path.write_text(path.read_text().partition('[[target]]\nname = "pc-openvino"')[0])

@@ -74,7 +74,10 @@ def write_digits(folder: Path, task: str) -> None:
 
 @pytest.mark.parametrize(
     ("task", "metric", "heading"),
-    [("regression", "r2", "R² %"), pytest.param("embedding", "cosine", "cos. %", marks=pytest.mark.slow)],
+    [
+        pytest.param("regression", "r2", "R² %", marks=pytest.mark.slow),
+        pytest.param("embedding", "cosine", "cos. %", marks=pytest.mark.slow),
+    ],
 )
 def test_a_run_on_values_is_measured_by_its_own_metric(tmp_path: Path, task: str, metric: str, heading: str) -> None:
     write_digits(tmp_path, task)

@@ -115,6 +115,7 @@ def test_a_student_is_distilled_measured_and_reported_without_a_label(
     assert (again.returncode, again.stderr) == (0, "")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("result")
 def test_an_onnx_teacher_that_is_asked_online_is_held_to_the_same(folder: Path) -> None:
     shutil.copy(folder / "runs" / "embedding" / "onnx" / "teacher-fp32.onnx", folder / "teacher.onnx")

@@ -196,6 +196,7 @@ def test_control_flow_is_refused():
         float32_nodes(model, requests_for(model))
 
 
+@pytest.mark.slow
 def test_the_same_model_gives_the_same_bytes():
     model = case("mobilenet_v3").float32
     assert serialized(to_float16(model)) == serialized(to_float16(model))

@@ -135,6 +135,7 @@ def test_weights_are_the_same_integers_in_every_form(job: Pipeline) -> None:
         assert all(np.array_equal(one, two) for one, two in zip(integers[0], other, strict=True))
 
 
+@pytest.mark.slow
 def test_unsigned_activations_are_exported_for_the_kits_that_take_them(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
