@@ -50,6 +50,7 @@ METRICS: Final = {
     "top1": ("acc. %", "Accuracy", "accuracy"),
     "r2": ("R² %", "R²", "R²"),
     "cosine": ("cos. %", "Cosine", "cosine"),
+    "mean_ap": ("mAP %", "Mean AP", "mean AP"),
 }
 """The heading of a metric in a narrow table, its name, and its name within a sentence."""
 

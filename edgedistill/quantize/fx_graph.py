@@ -9,7 +9,7 @@ import torch
 from torch import fx
 
 from edgedistill.quantize.capture import ATEN, CONVOLUTION, LINEAR, TRANSPOSED
-from edgedistill.quantize.placement import COMPUTED, STORED, Graph, Kind, Operation
+from edgedistill.quantize.placement import COMPUTED, STORED, Graph, Operation, OperationKind
 
 CLIP = {ATEN.relu.default, ATEN.relu6.default, ATEN.hardtanh.default, ATEN.clamp.default, ATEN.clamp_min.default}
 PAD = {ATEN.pad.default, ATEN.constant_pad_nd.default}
@@ -27,20 +27,22 @@ RESHAPE = {
     ATEN.contiguous.default,
 }
 MOVE = {ATEN.slice.Tensor, ATEN.select.int, ATEN.max_pool1d.default, ATEN.max_pool2d.default}
-KINDS: dict[Any, Kind] = {
-    **dict.fromkeys(CONVOLUTION, Kind.CONVOLUTION),
-    **dict.fromkeys(LINEAR, Kind.DENSE),
-    **dict.fromkeys(CLIP, Kind.CLIP),
-    **dict.fromkeys(RESHAPE, Kind.RESHAPE),
-    **dict.fromkeys(MOVE, Kind.MOVE),
-    **dict.fromkeys((ATEN.sigmoid.default, ATEN.hardsigmoid.default), Kind.GATE),
-    **dict.fromkeys((ATEN.tanh.default, ATEN.elu.default, ATEN.leaky_relu.default), Kind.ACTIVATION),
-    **dict.fromkeys((ATEN.hardswish.default, ATEN.silu.default, ATEN.gelu.default), Kind.SMOOTH),
-    **dict.fromkeys((ATEN.mean.dim, ATEN.adaptive_avg_pool1d.default, ATEN.adaptive_avg_pool2d.default), Kind.POOL),
-    ATEN.add.Tensor: Kind.ADD,
-    ATEN.mul.Tensor: Kind.MULTIPLY,
-    ATEN.cat.default: Kind.CONCAT,
-    ATEN.softmax.int: Kind.SOFTMAX,
+KINDS: dict[Any, OperationKind] = {
+    **dict.fromkeys(CONVOLUTION, OperationKind.CONVOLUTION),
+    **dict.fromkeys(LINEAR, OperationKind.DENSE),
+    **dict.fromkeys(CLIP, OperationKind.CLIP),
+    **dict.fromkeys(RESHAPE, OperationKind.RESHAPE),
+    **dict.fromkeys(MOVE, OperationKind.MOVE),
+    **dict.fromkeys((ATEN.sigmoid.default, ATEN.hardsigmoid.default), OperationKind.GATE),
+    **dict.fromkeys((ATEN.tanh.default, ATEN.elu.default, ATEN.leaky_relu.default), OperationKind.ACTIVATION),
+    **dict.fromkeys((ATEN.hardswish.default, ATEN.silu.default, ATEN.gelu.default), OperationKind.SMOOTH),
+    **dict.fromkeys(
+        (ATEN.mean.dim, ATEN.adaptive_avg_pool1d.default, ATEN.adaptive_avg_pool2d.default), OperationKind.POOL
+    ),
+    ATEN.add.Tensor: OperationKind.ADD,
+    ATEN.mul.Tensor: OperationKind.MULTIPLY,
+    ATEN.cat.default: OperationKind.CONCAT,
+    ATEN.softmax.int: OperationKind.SOFTMAX,
 }
 FLOORS: dict[Any, float] = {ATEN.hardswish.default: -3.0, ATEN.hardsigmoid.default: -3.0, ATEN.silu.default: -8.0}
 FLOAT_ONLY = {
@@ -96,12 +98,12 @@ def _nodes(arguments: Iterable[Any]) -> list[fx.Node]:
     return found
 
 
-def _kind(node: fx.Node, *, has_stored: bool) -> Kind:
+def _kind(node: fx.Node, *, has_stored: bool) -> OperationKind:
     if _pads_with_zeros(node):
-        return Kind.MOVE
-    kind = KINDS.get(node.target, Kind.OTHER)
-    scaled = kind is Kind.ADD and node.kwargs.get("alpha", 1) != 1
-    return Kind.OTHER if scaled or (kind is Kind.CONCAT and has_stored) else kind
+        return OperationKind.MOVE
+    kind = KINDS.get(node.target, OperationKind.OTHER)
+    scaled = kind is OperationKind.ADD and node.kwargs.get("alpha", 1) != 1
+    return OperationKind.OTHER if scaled or (kind is OperationKind.CONCAT and has_stored) else kind
 
 
 def _float_reason(node: fx.Node) -> str | None:

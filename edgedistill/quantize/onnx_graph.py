@@ -11,25 +11,25 @@ import onnx
 
 from edgedistill.graphs.index import Index
 from edgedistill.graphs.operators import KEEPS_GRID, RESHAPES
-from edgedistill.quantize.placement import COMPUTED, Graph, Kind, Operation
+from edgedistill.quantize.placement import COMPUTED, Graph, Operation, OperationKind
 
 WEIGHTED: Final = frozenset({"Conv", "Gemm", "MatMul"})
 KINDS: Final = {
-    **dict.fromkeys(KEEPS_GRID, Kind.MOVE),
-    **dict.fromkeys(RESHAPES, Kind.RESHAPE),
-    "Conv": Kind.CONVOLUTION,
-    "Gemm": Kind.DENSE,
-    "MatMul": Kind.DENSE,
-    "Relu": Kind.CLIP,
-    "Clip": Kind.CLIP,
-    **dict.fromkeys(("Sigmoid", "HardSigmoid"), Kind.GATE),
-    **dict.fromkeys(("Elu", "LeakyRelu", "Softplus", "Tanh"), Kind.ACTIVATION),
-    **dict.fromkeys(("Gelu", "HardSwish", "Mish", "Swish"), Kind.SMOOTH),
-    **dict.fromkeys(("GlobalAveragePool", "ReduceMean"), Kind.POOL),
-    "Add": Kind.ADD,
-    "Mul": Kind.MULTIPLY,
-    "Concat": Kind.CONCAT,
-    "Softmax": Kind.SOFTMAX,
+    **dict.fromkeys(KEEPS_GRID, OperationKind.MOVE),
+    **dict.fromkeys(RESHAPES, OperationKind.RESHAPE),
+    "Conv": OperationKind.CONVOLUTION,
+    "Gemm": OperationKind.DENSE,
+    "MatMul": OperationKind.DENSE,
+    "Relu": OperationKind.CLIP,
+    "Clip": OperationKind.CLIP,
+    **dict.fromkeys(("Sigmoid", "HardSigmoid"), OperationKind.GATE),
+    **dict.fromkeys(("Elu", "LeakyRelu", "Softplus", "Tanh"), OperationKind.ACTIVATION),
+    **dict.fromkeys(("Gelu", "HardSwish", "Mish", "Swish"), OperationKind.SMOOTH),
+    **dict.fromkeys(("GlobalAveragePool", "ReduceMean"), OperationKind.POOL),
+    "Add": OperationKind.ADD,
+    "Mul": OperationKind.MULTIPLY,
+    "Concat": OperationKind.CONCAT,
+    "Softmax": OperationKind.SOFTMAX,
 }
 FLOAT_ONLY: Final = {
     "ConvTranspose": "TensorRT runs a quantized transposed convolution in float",
@@ -93,24 +93,24 @@ class OnnxGraph:
         inputs = [gated] if gated else [name for name in node.input if name and name not in self.index.stored]
         is_layer = self._is_layer(node)
         return Operation(
-            name=result, kind=Kind.SMOOTH if gated else self._kind(node), inputs=tuple(inputs),
+            name=result, kind=OperationKind.SMOOTH if gated else self._kind(node), inputs=tuple(inputs),
             shape=self._shapes.get(result), layer=node.name if is_layer else None,
             reason=self._float_reason(node) if is_layer else None, lowest=self._lowest(node), floor=self._floor(node),
         )  # fmt: skip
 
-    def _kind(self, node: onnx.NodeProto) -> Kind:
+    def _kind(self, node: onnx.NodeProto) -> OperationKind:
         stored = [name in self.index.stored for name in node.input]
-        kind = KINDS.get(node.op_type, Kind.OTHER)
-        if kind is Kind.DENSE and not self._is_layer(node):
-            return Kind.OTHER
-        if kind is Kind.CLIP and not all(
+        kind = KINDS.get(node.op_type, OperationKind.OTHER)
+        if kind is OperationKind.DENSE and not self._is_layer(node):
+            return OperationKind.OTHER
+        if kind is OperationKind.CLIP and not all(
             found or not name for found, name in zip(stored[1:], node.input[1:], strict=True)
         ):
-            return Kind.OTHER
-        if kind is Kind.CONCAT and any(stored):
-            return Kind.OTHER
+            return OperationKind.OTHER
+        if kind is OperationKind.CONCAT and any(stored):
+            return OperationKind.OTHER
         takes = node.op_type == "Gather" and stored == [False, True]
-        return Kind.MOVE if takes or self._pads_with_zeros(node) else kind
+        return OperationKind.MOVE if takes or self._pads_with_zeros(node) else kind
 
     def _is_layer(self, node: onnx.NodeProto) -> bool:
         """Tell a layer from a product of two activations."""
@@ -163,7 +163,7 @@ class OnnxGraph:
             return None
         for name, other in (node.input, node.input[::-1]):
             gate = self.index.producer.get(other)
-            if gate is not None and KINDS.get(gate.op_type) is Kind.GATE and gate.input[0] == name:
+            if gate is not None and KINDS.get(gate.op_type) is OperationKind.GATE and gate.input[0] == name:
                 return name
         return None
 

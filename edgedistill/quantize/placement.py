@@ -25,7 +25,7 @@ SKIPPED, SQUEEZE_EXCITE = "skipped", "squeeze-excite"
 COMPUTED, STORED = "its weight is computed, not stored", "its input is stored, not computed"
 
 
-class Kind(Enum):
+class OperationKind(Enum):
     """What an operation does to values."""
 
     CONVOLUTION = auto()
@@ -50,12 +50,14 @@ class Kind(Enum):
     OTHER = auto()
 
 
-LAYERS = {Kind.CONVOLUTION, Kind.DENSE}
-FUSED = {Kind.GATE, Kind.ACTIVATION}
-JOINS = FUSED | {Kind.CLIP}
+LAYERS = {OperationKind.CONVOLUTION, OperationKind.DENSE}
+FUSED = {OperationKind.GATE, OperationKind.ACTIVATION}
+JOINS = FUSED | {OperationKind.CLIP}
 """Activations that ONNX Runtime computes together with the layer in front of them, in float."""
-KEEPS_GRID = {Kind.RESHAPE, Kind.MOVE}
-INSIDE_SQUEEZE_EXCITE = LAYERS | FUSED | {Kind.CLIP, Kind.SMOOTH, Kind.RESHAPE, Kind.ADD}
+KEEPS_GRID = {OperationKind.RESHAPE, OperationKind.MOVE}
+INSIDE_SQUEEZE_EXCITE = (
+    LAYERS | FUSED | {OperationKind.CLIP, OperationKind.SMOOTH, OperationKind.RESHAPE, OperationKind.ADD}
+)
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class Operation:
     """
 
     name: str
-    kind: Kind = Kind.OTHER
+    kind: OperationKind = OperationKind.OTHER
     inputs: tuple[str, ...] = ()
     shape: tuple[object, ...] | None = None
     layer: str | None = None
@@ -102,9 +104,13 @@ class Graph:
         """Return the tensors that cannot hold a negative value, whatever the input, by the operations that make them."""
         found = set[str]()
         for one in self.operations.values():
-            passes = one.kind in KEEPS_GRID | {Kind.POOL, Kind.CONCAT} and bool(one.inputs)
-            clipped = one.kind is Kind.CLIP and one.lowest is not None and one.lowest >= 0
-            if clipped or one.kind in {Kind.GATE, Kind.SOFTMAX} or (passes and found.issuperset(one.inputs)):
+            passes = one.kind in KEEPS_GRID | {OperationKind.POOL, OperationKind.CONCAT} and bool(one.inputs)
+            clipped = one.kind is OperationKind.CLIP and one.lowest is not None and one.lowest >= 0
+            if (
+                clipped
+                or one.kind in {OperationKind.GATE, OperationKind.SOFTMAX}
+                or (passes and found.issuperset(one.inputs))
+            ):
                 found.add(one.name)
         return frozenset(found)
 
@@ -181,8 +187,10 @@ def _require_known(skip: tuple[str, ...], paths: list[str]) -> None:
 def _results(graph: Graph, one: Operation) -> list[str]:
     """Return the tensor to quantize behind a layer or addition, if there is one."""
     reader = graph.only_reader(one.name)
-    clipped = reader if reader is not None and reader.kind is Kind.CLIP else None
-    if one.kind is Kind.DENSE and not (reader is not None and reader.kind in JOINS and graph.readers[reader.name]):
+    clipped = reader if reader is not None and reader.kind is OperationKind.CLIP else None
+    if one.kind is OperationKind.DENSE and not (
+        reader is not None and reader.kind in JOINS and graph.readers[reader.name]
+    ):
         return []
     names = [one.name] if clipped is None else [clipped.name, one.name]
     return [name for name in names if graph.readers[name] and name not in graph.returned][:1]
@@ -190,7 +198,7 @@ def _results(graph: Graph, one: Operation) -> list[str]:
 
 def _is_residual(graph: Graph, one: Operation, sources: dict[str, str]) -> bool:
     """Return whether an operation adds two activations of one shape, of which a quantized result is one."""
-    if one.kind is not Kind.ADD or len(one.inputs) != 2:
+    if one.kind is not OperationKind.ADD or len(one.inputs) != 2:
         return False
     first, second = (graph.operations[name].shape for name in one.inputs)
     return first == second and any(name in sources for name in one.inputs)
@@ -199,21 +207,21 @@ def _is_residual(graph: Graph, one: Operation, sources: dict[str, str]) -> bool:
 def _squeeze_excite(graph: Graph) -> Iterator[str]:
     """Yield the layers between a global pooling and a gate that multiplies a larger tensor."""
     for gate in graph.operations.values():
-        if gate.kind is not Kind.GATE or not gate.inputs or not _multiplies_larger(graph, gate):
+        if gate.kind is not OperationKind.GATE or not gate.inputs or not _multiplies_larger(graph, gate):
             continue
         node, layers = graph.operations[gate.inputs[0]], list[str]()
         while node.kind in INSIDE_SQUEEZE_EXCITE and len(node.inputs) == 1:
             layers += [node.name] if node.kind in LAYERS else []
             node = graph.operations[node.inputs[0]]
-        if node.kind is Kind.POOL:
+        if node.kind is OperationKind.POOL:
             yield from layers
 
 
 def _multiplies_larger(graph: Graph, gate: Operation) -> bool:
     """Return whether a reader multiplies something larger by the gate, perhaps after changes of the gate's shape."""
     for reader in graph.readers[gate.name]:
-        if reader.kind is Kind.RESHAPE and _multiplies_larger(graph, reader):
+        if reader.kind is OperationKind.RESHAPE and _multiplies_larger(graph, reader):
             return True
-        if reader.kind is Kind.MULTIPLY and reader.shape != gate.shape:
+        if reader.kind is OperationKind.MULTIPLY and reader.shape != gate.shape:
             return True
     return False

@@ -72,6 +72,7 @@ def test_labels_that_do_not_exclude_each_other_are_distilled_quantized_and_measu
     (tmp_path / "edgedistill.toml").write_text(CONFIG)
     result = edgedistill("run", "edgedistill.toml", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
+    assert "mAP %" in result.stdout
     run = tmp_path / "runs" / "facts"
     stages = json.loads((run / "manifest.json").read_text())["stages"]
     assert stages["data"]["record"]["classes"] == ["even", "above four", "prime", "round"]

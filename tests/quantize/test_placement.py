@@ -18,13 +18,13 @@ from edgedistill.quantize.capture import capture
 from edgedistill.quantize.fx_graph import graph_of
 from edgedistill.quantize.onnx_file import quantize_onnx
 from edgedistill.quantize.onnx_graph import OnnxGraph
-from edgedistill.quantize.placement import Graph, Kind, Operation, place
+from edgedistill.quantize.placement import Graph, Operation, OperationKind, place
 from edgedistill.quantize.prepare import calibrate, prepare
 from tests.support.kernels import kernels_of
 
 
-def operation(name: str, kind: Kind, *inputs: str, **facts: object) -> Operation:
-    layer = name if kind in {Kind.CONVOLUTION, Kind.DENSE} else None
+def operation(name: str, kind: OperationKind, *inputs: str, **facts: object) -> Operation:
+    layer = name if kind in {OperationKind.CONVOLUTION, OperationKind.DENSE} else None
     return Operation(name, kind, inputs, **{"shape": (1, 8), "layer": layer, **facts})
 
 
@@ -35,20 +35,25 @@ def graph(*operations: Operation, returned: str = "y") -> Graph:
 @pytest.mark.parametrize(
     ("kind", "result"),
     [
-        (Kind.CLIP, "b"), (Kind.GATE, "a"), (Kind.ACTIVATION, "a"), (Kind.SMOOTH, None), (Kind.RESHAPE, None),
+        (OperationKind.CLIP, "b"), (OperationKind.GATE, "a"), (OperationKind.ACTIVATION, "a"), (OperationKind.SMOOTH, None), (OperationKind.RESHAPE, None),
     ],
 )  # fmt: skip
 def test_a_dense_layer_s_result_is_rounded_where_an_activation_would_join_the_layer(kind, result):
     made = place(
-        graph(operation("a", Kind.DENSE, "x"), operation("b", kind, "a"), operation("y", Kind.CONCAT, "b")), ()
+        graph(
+            operation("a", OperationKind.DENSE, "x"),
+            operation("b", kind, "a"),
+            operation("y", OperationKind.CONCAT, "b"),
+        ),
+        (),
     )
     assert list(made.results) == ([] if result is None else [result])
     assert made.edges == [("a", 0)]
 
 
-@pytest.mark.parametrize(("kind", "results"), [(Kind.CONVOLUTION, ["a"]), (Kind.DENSE, [])])
+@pytest.mark.parametrize(("kind", "results"), [(OperationKind.CONVOLUTION, ["a"]), (OperationKind.DENSE, [])])
 def test_where_the_model_returns_a_clipped_tensor_the_result_of_a_convolution_is_rounded_before_it(kind, results):
-    made = place(graph(operation("a", kind, "x"), operation("y", Kind.CLIP, "a")), ())
+    made = place(graph(operation("a", kind, "x"), operation("y", OperationKind.CLIP, "a")), ())
     assert list(made.results) == results
     assert list(place(graph(operation("y", kind, "x")), ()).results) == []
 
@@ -56,8 +61,8 @@ def test_where_the_model_returns_a_clipped_tensor_the_result_of_a_convolution_is
 def test_scales_are_shared_through_moves_and_the_residual_of_a_moved_result_is_rounded():
     made = place(
         graph(
-            operation("a", Kind.CONVOLUTION, "x"), operation("m", Kind.MOVE, "a"), operation("s", Kind.ADD, "m", "x"),
-            operation("r", Kind.RESHAPE, "s"), operation("y", Kind.DENSE, "r"),
+            operation("a", OperationKind.CONVOLUTION, "x"), operation("m", OperationKind.MOVE, "a"), operation("s", OperationKind.ADD, "m", "x"),
+            operation("r", OperationKind.RESHAPE, "s"), operation("y", OperationKind.DENSE, "r"),
         ),
         (),
     )  # fmt: skip
@@ -67,7 +72,7 @@ def test_scales_are_shared_through_moves_and_the_residual_of_a_moved_result_is_r
 
 def test_placing_is_linear_in_a_deep_chain():
     names = ["x", *(f"n{number}" for number in range(20000)), "y"]
-    kinds = itertools.cycle([Kind.CONVOLUTION, Kind.CLIP, Kind.MOVE, Kind.RESHAPE])
+    kinds = itertools.cycle([OperationKind.CONVOLUTION, OperationKind.CLIP, OperationKind.MOVE, OperationKind.RESHAPE])
     chain = graph(
         *(operation(name, kind, before) for before, name, kind in zip(names[:-1], names[1:], kinds, strict=False))
     )

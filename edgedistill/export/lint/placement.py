@@ -91,17 +91,14 @@ def _unrounded(view: View, layer: WeightedLayer) -> str | None:
     if view.index.readers[last.output[0]] == 1 and readers:
         if readers[0].op_type == "QuantizeLinear":
             return None
-        is_conv = layer.node.op_type not in {"Gemm", "MatMul"}  # the others have integer kernels with float results
         blocks = readers[0].op_type in ACTIVATIONS and not _absorbed(view, readers[0])
-        if blocks and (is_conv or _is_rounded(view, readers[0])):
+        # Dense layers have an integer kernel with float results, which ONNX Runtime takes in front of an output's activation.
+        is_last = layer.node.op_type in {"Gemm", "MatMul"} and not view.readers.get(readers[0].output[0])
+        if blocks and not is_last:
             return f"{readers[0].op_type} '{label(readers[0])}' stands between the layer and QuantizeLinear"
     if layer.node.op_type in {"Gemm", "MatMul"} or (readers and readers[0].op_type in ACTIVATIONS):
         return None
     return f"no QuantizeLinear follows this {layer.node.op_type}, or something else reads its result too"
-
-
-def _is_rounded(view: View, activation: onnx.NodeProto) -> bool:
-    return any(reader.op_type == "QuantizeLinear" for reader in view.readers.get(activation.output[0], ()))
 
 
 def _absorbed(view: View, activation: onnx.NodeProto) -> bool:
