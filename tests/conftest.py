@@ -18,14 +18,6 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give each file to one process of pytest-xdist, and those of the trained families of nets to the same one."""
-    for item in items:
-        families = "family" in getattr(getattr(item, "callspec", None), "params", {})
-        item.add_marker(pytest.mark.xdist_group("families" if families else item.path.stem))
-
-
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real data and teachers, which is not part of this repository."""
