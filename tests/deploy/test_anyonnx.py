@@ -241,5 +241,5 @@ def test_a_real_file_is_measured_or_refused_in_words(shared_data, tmp_path, name
         return
     measured = bench_onnx(prepared, find_kits()[kit], QUICK, tmp_path, print)
     assert measured.parity.max_abs_diff < 1e-4
-    assert measured.parity.agreement == 1.0
+    assert measured.parity.agreement > 0.999999  # of an output of values: its squared error over its variance, from 1
     assert set(measured.precision.executed) == {"fp32"}
