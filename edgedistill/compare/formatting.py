@@ -69,6 +69,11 @@ def metric_word(metric: str) -> str:
     return METRICS.get(metric, UNKNOWN)[2]
 
 
+def within_sentence(name: str) -> str:
+    """Return the name of a metric as it is written within a sentence: "accuracy" for "Accuracy"."""
+    return {title: word for _, title, word in (*METRICS.values(), UNKNOWN)}[name]
+
+
 def percent(fraction: float) -> str:
     """Format a fraction as a percentage, without the percent sign."""
     return f"{100 * fraction:.1f}"
