@@ -76,6 +76,8 @@ def _footnotes_of_row(row: Row, baseline: str | None) -> Iterator[tuple[str, str
     elif set(m.precision.executed) > {m.precision.requested} or m.precision.requested not in m.precision.executed:
         ran = ", ".join(f"{count} in {name}" for name, count in m.precision.executed.items())
         yield "precision", f"weighted layers: {ran or 'none'}"
+    if m.precision.executed is not None and "precision.executed" in m.reasons:
+        yield "precision", m.reasons["precision.executed"]
     for field in ("accuracy", "latency_ns.p95", "memory_bytes", "energy_uj"):
         if _is_null(m, field):
             yield field, f"{_name_of(field)}: {m.reason_for(field)}"

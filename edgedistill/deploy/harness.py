@@ -207,7 +207,7 @@ def _silent(_line: str) -> None:
 
 
 def _wait(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine to its end, in a thread of its own where an event loop is already running, as in a notebook."""
+    """Run a coroutine to completion; in a new thread if this thread already runs an event loop, as in a notebook."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:

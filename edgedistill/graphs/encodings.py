@@ -248,7 +248,7 @@ def _write_unsigned(graph: onnx.GraphProto, bounds: list[str]) -> None:
 
 
 def _separate_weight_zero_points(graph: onnx.GraphProto) -> None:
-    """Give each weight a zero point of its own.
+    """Store a separate zero point for each weight.
 
     On x86 without VNNI, products of unsigned activations and signed weights overflow 16 bits unless ONNX Runtime makes the
     weights unsigned (session.x64quantprecision), and it fails on a zero point that two weights share.

@@ -176,7 +176,7 @@ def set_axis(node: onnx.NodeProto, axis: int | None) -> None:
 
 
 def name_nodes(graph: onnx.GraphProto) -> None:
-    """Give each node a name of its own; one without, or with another's, is called as its first output."""
+    """Make node names unique; a node with no name, or a duplicate one, takes the name of its first output."""
     names, seen = Names(node.name for node in graph.node), set[str]()
     for node in graph.node:
         if not node.name or node.name in seen:

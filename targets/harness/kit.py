@@ -46,7 +46,10 @@ class Session(Protocol):
         """Return the outputs of the last inference, in the model's order."""
 
     def executed(self) -> Executed:
-        """Return the number of weighted layers by the precision they run in ("fp32", "int8", ...) and None; or None and the reason."""
+        """Return the number of weighted layers by the precision they run in ("fp32", "int8", ...) and a remark or None.
+
+        Where the numbers are not known: None and the reason.
+        """
 
     def threads(self) -> Optional[int]:
         """Return the number of threads in use, or None where the engine has none to set."""

@@ -38,7 +38,7 @@ def _check(spec: Spec) -> Dict[str, Any]:
     with engine_errors(spec["kit"]):
         described = engine.describe()
         session = loading.load_session(engine, spec)
-        executed, unknown = session.executed()
+        executed, remark = session.executed()
         settings = session.settings() if isinstance(session, Conditions) else None
     refuse_downgrade(spec["kit"], spec["precision"], executed)
     inputs = loading.inputs_for(session, recorded, spec["kit"])
@@ -48,8 +48,8 @@ def _check(spec: Spec) -> Dict[str, Any]:
     loading.store(Path(spec["arrays"]), arrays)
     head = {f"input.{name}": array[: spec["head_requests"]] for name, array in inputs.items()}
     loading.store(Path(spec["head"]), head)
-    if unknown:
-        answer["reasons"]["precision.executed"] = unknown
+    if remark:
+        answer["reasons"]["precision.executed"] = remark
     device = dict(facts.device_facts(), address=spec["address"], engine=described)
     found = {"executed": executed, "settings": settings, "fastest_ns": fastest_ns, "runs_on": engine.runs_on}
     found["requests"] = len(next(iter(outputs.values())))

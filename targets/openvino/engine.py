@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
+import seven_bits
 
 # `import openvino` starts a process that reports usage, takes CPU time and writes into the home folder. OpenVINO falls
 # back to a stub when the reporter cannot be imported, and nothing is sent or written.
@@ -29,7 +30,6 @@ def describe() -> Dict[str, str]:
 def compile(model: Path, out: Path, precision: str, threads: int) -> Dict[str, Any]:  # noqa: A001 - the kit's contract
     """Write the model's IR, weights as they are or of 7 bits where 8 overflow, and prove that this device takes it."""
     import openvino
-    import seven_bits
 
     converted = openvino.convert_model(str(model))
     if precision == "int8" and seven_bits.overflows():
@@ -42,12 +42,12 @@ def compile(model: Path, out: Path, precision: str, threads: int) -> Dict[str, A
 
 def load(entry: Path, precision: str, threads: int) -> "Session":
     """Compile a model for this CPU: one stream, pinned by the caller."""
-    return Session(_compiled(entry, precision, threads, {}))
+    return Session(_compiled(entry, precision, threads, {}), entry)
 
 
 def profile(entry: Path, precision: str, threads: int) -> "ProfiledSession":
     """Do the same, with a clock around each layer."""
-    return ProfiledSession(_compiled(entry, precision, threads, {"PERF_COUNT": True}))
+    return ProfiledSession(_compiled(entry, precision, threads, {"PERF_COUNT": True}), entry)
 
 
 def _compiled(entry: Path, precision: str, threads: int, more: Dict[str, Any]) -> Any:
@@ -72,8 +72,8 @@ def _compiled(entry: Path, precision: str, threads: int, more: Dict[str, Any]) -
 class Session:
     """A compiled model with its input tensors preset, so that the timed call is the inference alone."""
 
-    def __init__(self, compiled: Any) -> None:
-        self._compiled = compiled
+    def __init__(self, compiled: Any, entry: Path) -> None:
+        self._compiled, self._entry = compiled, entry
         self._request = compiled.create_infer_request()
         self.inputs = [_name(port) for port in compiled.inputs]
         self.infer = self._request.infer
@@ -101,7 +101,7 @@ class Session:
         return int(self._compiled.get_property("INFERENCE_NUM_THREADS"))
 
     def executed(self) -> Tuple[Optional[Dict[str, int]], Optional[str]]:
-        """Count weighted layers by the precision that they run in, from the compiled graph."""
+        """Count weighted layers by the precision that they run in, from the compiled graph; a remark on weights of 7 bits."""
         counts: Dict[str, int] = {}
         for operation in self._compiled.get_runtime_model().get_ops():
             info = operation.get_rt_info()
@@ -109,7 +109,7 @@ class Session:
                 precision = info["runtimePrecision"].astype(str)
                 name = NAMES.get(precision, precision)
                 counts[name] = counts.get(name, 0) + 1
-        return counts, None
+        return counts, seven_bits.REMARK if seven_bits.is_narrow(self._entry) else None
 
 
 class ProfiledSession(Session):

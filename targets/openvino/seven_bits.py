@@ -16,6 +16,9 @@ from typing import Any, List, Optional
 import numpy as np
 
 VNNI = {"avx512_vnni", "avx_vnni"}
+REMARK = "weights of 7 bits: this model was compiled on a processor without VNNI, where sums of 8-bit products overflow"
+MARK = ["edgedistill", "weight_bits"]
+"""Where a compiled model tells that its weights are of 7 bits."""
 
 
 def overflows() -> bool:
@@ -47,7 +50,16 @@ def narrow(model: Any) -> int:
             scale.replace_source_output(doubled.output(0))  # type: ignore[union-attr]
             entry.replace_source_output(opset13.constant(np.rint(constant.get_data() / 2).astype(np.int8)).output(0))
         changed += 1
+    if changed:
+        model.set_rt_info("7", MARK)
     return changed
+
+
+def is_narrow(entry: Path) -> bool:
+    """Return whether a compiled model has weights of 7 bits."""
+    import openvino
+
+    return bool(openvino.Core().read_model(str(entry)).has_rt_info(MARK))
 
 
 def scale_of(convert: Any) -> Optional[Any]:

@@ -1,5 +1,8 @@
 """Weights of 7 bits, which OpenVINO's kit compiles where products of 8 bits overflow."""
 
+import importlib.util
+from pathlib import Path
+
 import numpy as np
 import openvino
 import pytest
@@ -8,6 +11,7 @@ import seven_bits
 from edgedistill.export.onnx_export import serialized
 from edgedistill.export.parity import compare_outputs
 from tests.support.families import case
+from tests.support.jobs import TARGETS
 from tests.support.small_onnx import text_model
 
 SETTINGS = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
@@ -50,3 +54,20 @@ def test_a_weight_with_a_zero_point_is_left_alone(zero: int, changed: int) -> No
     x = np.random.default_rng(1).standard_normal((4, 16)).astype(np.float32)
     got = next(iter(openvino.Core().compile_model(model, "CPU", SETTINGS)(x).values()))
     np.testing.assert_allclose(got, x @ ((weight.astype(np.float32) - zero) * 0.01), atol=0.01 * 16)
+
+
+def test_a_compiled_model_tells_that_its_weights_are_of_seven_bits(tmp_path: Path) -> None:
+    spec = importlib.util.spec_from_file_location("openvino_engine", TARGETS / "openvino" / "engine.py")
+    assert spec is not None
+    assert spec.loader is not None
+    engine = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(engine)
+    made = case("signal")
+    for precision, model in (("fp32", made.float32), ("int8", made.int8)):
+        folder = tmp_path / precision
+        folder.mkdir()
+        (folder / "model.onnx").write_bytes(serialized(model))
+        engine.compile(folder / "model.onnx", folder, precision, 1)
+        counts, remark = engine.load(folder / "model.xml", precision, 1).executed()
+        assert counts
+        assert (remark == seven_bits.REMARK) == (precision == "int8" and seven_bits.overflows())
