@@ -29,6 +29,8 @@ from edgedistill.kits.kits import FLOAT16_OPSET
 from edgedistill.records.base import Activations, Encoding
 
 INTEGER = {"Conv", "Gemm", "MatMul", "Add"}
+PROTECTED = {"Conv", "ConvTranspose", "Gemm"}
+"""The layers whose float weights ONNX Runtime may round."""
 SHIFT = 128
 INT32 = np.iinfo(np.int32)
 Integers = type[np.int8] | type[np.uint8]
@@ -73,6 +75,7 @@ def encode(model: onnx.ModelProto, encoding: Encoding, float32: Collection[str] 
         _write_unsigned_where_positive(graph)
     else:
         _write_int32_biases(graph)
+        _protect_float_layers(graph)
         bounds = _clip_integers(graph)
         if encoding == "u8-i32":
             _write_unsigned(graph, bounds)
@@ -127,6 +130,36 @@ def _write_int32_biases(graph: onnx.GraphProto) -> None:
                     f"{step.min():g}: skip this layer in [quantize], or use a kit of float biases (s8-f32, u8-f32)"
                 )
             node.input[place] = _store_bias(edits, node, rounded.astype(np.int32), step)
+
+
+def _protect_float_layers(graph: onnx.GraphProto) -> None:
+    """Write the bias of each float layer that reads a dequantized tensor as sign times magnitude, which is exact.
+
+    ONNX Runtime (WeightBiasQuantization, since 1.21) rounds the float weights of a layer between DequantizeLinear and
+    QuantizeLinear to int8, per tensor, unless the bias is computed: the layers that int8 hurts most would be int8 after all.
+    """
+    with Edits(graph) as edits:
+        for node in graph.node:
+            weight = edits.index.value(node.input[1]) if node.op_type in PROTECTED else None
+            if weight is None or weight.dtype != np.float32 or edits.index.dequantizer(node.input[0]) is None:
+                continue
+            bias = (
+                edits.index.value(node.input[2])
+                if len(node.input) > 2
+                else np.zeros(_outputs(node, weight), np.float32)
+            )
+            if bias is None or bias.ndim != 1:
+                continue
+            name = _store_bias(edits, node, np.sign(bias).astype(np.int32), np.where(bias == 0, 1, np.abs(bias)))
+            node.input[:] = [*node.input[:2], name]
+
+
+def _outputs(node: onnx.NodeProto, weight: NDArray[np.generic]) -> int:
+    """Return the number of output channels of a layer."""
+    attributes = {entry.name: entry.i for entry in node.attribute}
+    if node.op_type == "ConvTranspose":
+        return weight.shape[1] * attributes.get("group", 1)
+    return weight.shape[1] if node.op_type == "Gemm" and not attributes.get("transB", 0) else weight.shape[0]
 
 
 def _biased(graph: onnx.GraphProto, index: Index) -> list[tuple[onnx.NodeProto, int, onnx.NodeProto]]:
