@@ -1,4 +1,4 @@
-"""The training inputs that activation ranges are taken from."""
+"""Calibration inputs: training samples that set the activation ranges."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from edgedistill.distill.predictors import BATCH
 from edgedistill.errors import ConfigError
 
 Inputs = tuple[Tensor, ...]
-"""Model inputs, in their order."""
+"""Model inputs, in positional order."""
 
 
 def example_input(views: Views) -> Inputs:
-    """Return one sample (1, ...) of each model input, the split's first."""
+    """Return the split's first sample (1, ...) for each model input."""
     return tuple(views.batch(np.zeros(1, np.int64), np.zeros(1, np.int64)).values())
 
 
 def calibration_batches(views: Views, samples: int, seed: int) -> Iterator[Inputs]:
-    """Yield model inputs (N, ...) of so many samples of a split, chosen by the seed; raises ConfigError for none."""
+    """Yield batches (N, ...) of `samples` samples of a split, drawn with the seed; ConfigError if there are none."""
     order = np.random.Generator(np.random.Philox(key=[seed, 0])).permutation(len(views.split))
     chosen = np.sort(order[:samples])
     if not len(chosen):

@@ -1,4 +1,4 @@
-"""A model as a graph: captured, dropout removed, batch norm folded, nothing in it that the result does not need."""
+"""Capture a model as a graph without dropout, with batch norm folded and dead code removed."""
 
 from __future__ import annotations
 
@@ -24,21 +24,22 @@ CONVOLUTION = {
 TRANSPOSED = {ATEN.conv_transpose1d.default, ATEN.conv_transpose2d.input, ATEN.conv_transpose3d.input}
 LINEAR = {ATEN.linear.default}
 OUTPUTS = "outputs"
-"""Where a captured graph's `meta` holds its outputs."""
+"""The key of the outputs in a captured graph's `meta`."""
 
 
 def capture(model: nn.Module, examples: tuple[Tensor, ...]) -> fx.GraphModule:
-    """Return a copy of a model in evaluation form as a graph of functional ATen operations.
+    """Return an evaluation-mode copy of a model as a graph of functional ATen operations.
 
-    The graph takes the model's positional inputs, and returns a tensor or, of several outputs, a tuple; `outputs_of`
-    has their names. It takes batches of any size where the model allows it; otherwise one sample (`takes_batches`).
+    The graph takes the model's positional inputs. It returns a tensor, or a tuple if the model has several outputs;
+    `outputs_of` returns their names. The graph takes any batch size if the model does, else one sample
+    (`takes_batches`).
 
     Args:
-        model: any module of tensors that returns tensors (`named_outputs`); it is left as it was.
-        examples: for each input a tensor (N, ...), of which the first sample is used.
+        model: any module that takes and returns tensors (`named_outputs`); it is not changed.
+        examples: one tensor (N, ...) for each input; only its first sample is used.
 
     Raises:
-        ConfigError: torch.export cannot capture the model, or it returns something else than tensors.
+        ConfigError: torch.export cannot capture the model, or the model returns anything but tensors.
     """
     model = copy.deepcopy(model).eval()
     samples = tuple(example[:1] for example in examples)
@@ -49,19 +50,19 @@ def capture(model: nn.Module, examples: tuple[Tensor, ...]) -> fx.GraphModule:
     _fold_batch_norms(graph)
     graph.graph.eliminate_dead_code()
     graph.recompile()
-    # A graph module built anew holds what its graph reads and nothing else.
+    # A new graph module has only the parameters and buffers that its graph reads.
     result = fx.GraphModule(graph, graph.graph)
     result.meta[OUTPUTS] = outputs
     return result
 
 
 def outputs_of(graph: fx.GraphModule) -> Outputs:
-    """Return the outputs of a captured graph, and whether the model returned them by name."""
+    """Return the names of a captured graph's outputs, and whether the model itself returns its outputs by name."""
     return cast("Outputs", graph.meta[OUTPUTS])
 
 
 def takes_batches(graph: fx.GraphModule) -> bool:
-    """Return whether a captured graph takes batches of any size, in all its inputs."""
+    """Return whether every input of a captured graph takes any batch size."""
     entries = (node for node in graph.graph.nodes if node.op == "placeholder")
     return not any(isinstance(entry.meta["val"].shape[0], int) for entry in entries)
 
@@ -81,7 +82,7 @@ def _returns_of(model: nn.Module, samples: tuple[Tensor, ...]) -> Outputs:
 
 
 def _exported_for_batches(model: nn.Module, samples: tuple[Tensor, ...]) -> fx.GraphModule | None:
-    # Batches of two, because torch.export takes a size of one for a constant.
+    # Batches of two, because torch.export treats a size of one as a constant.
     pairs = tuple(torch.cat([sample, sample]) for sample in samples)
     try:
         graph = _exported(model, pairs, {0: torch.export.Dim.AUTO})
@@ -115,7 +116,7 @@ def _exported(model: nn.Module, examples: tuple[Tensor, ...], sizes: dict[int, A
 
 
 def _drop_copies(graph: fx.GraphModule) -> None:
-    """Remove what dropout leaves behind in evaluation: a copy."""
+    """Remove the copies that dropout becomes in evaluation mode."""
     for node in list(graph.graph.nodes):
         plain_copy = node.target is ATEN.clone.default and not node.kwargs
         if plain_copy or node.target is ATEN.dropout.default or node.target is ATEN.alias.default:
@@ -124,7 +125,7 @@ def _drop_copies(graph: fx.GraphModule) -> None:
 
 
 def _fold_batch_norms(graph: fx.GraphModule) -> None:
-    """Fold each batch norm that follows a layer and nothing else reads into that layer's weight and bias."""
+    """Fold each batch norm into the weight and bias of the layer before it, if it is the layer's only reader."""
     for node in list(graph.graph.nodes):
         if node.target is not ATEN._native_batch_norm_legit_no_training.default:  # noqa: SLF001 - its public name
             continue
@@ -139,7 +140,7 @@ def _fold_batch_norms(graph: fx.GraphModule) -> None:
 
 def _foldable(layer: fx.Node) -> bool:
     if layer.target in LINEAR and layer.meta["val"].dim() != 2:
-        return False  # the batch norm's channels are not the layer's
+        return False  # the batch norm normalizes another axis than the layer's outputs
     weighted = layer.target in CONVOLUTION | TRANSPOSED | LINEAR
     return weighted and len(layer.users) == 1 and cast("fx.Node", layer.args[1]).op == "get_attr"
 
@@ -180,7 +181,7 @@ def _scaled_per_output(layer: fx.Node, weight: Tensor, factor: Tensor) -> Tensor
 
 
 def _new_parameter(graph: fx.GraphModule, before: fx.Node, name: str, value: Tensor) -> fx.Node:
-    """Store a parameter under a name, or the next free one where another layer shares it, and read it before a node."""
+    """Store a parameter and return a node that reads it, before another node; a name that is taken gets a number."""
     taken = {node.target for node in graph.graph.nodes if node.op == "get_attr" and set(node.users) - {before}}
     unique, count = name, 1
     while unique in taken:

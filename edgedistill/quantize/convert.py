@@ -1,4 +1,4 @@
-"""A prepared model in its deployed form: int8 weights, and rounding as operators that the ONNX exporter translates."""
+"""Convert a prepared model to its deployed form: int8 weights, and rounding operators for the ONNX exporter."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ M = TypeVar("M", bound=nn.Module)
 
 @torch.library.custom_op("edgedistill::quantize_dequantize", mutates_args=())
 def quantize_dequantize(x: Tensor, scale: Tensor, unsigned: bool) -> Tensor:  # noqa: FBT001 - an operator's signature
-    """Round x to int8 or uint8 steps of a scalar `scale`: QuantizeLinear, DequantizeLinear with zero point 0."""
+    """Round x to int8 or uint8 steps of a scalar `scale`, as QuantizeLinear and DequantizeLinear do."""
     return fake_quantize(x, scale, unsigned=unsigned)
 
 
@@ -54,7 +54,7 @@ class QuantizeDequantize(nn.Module):
 def convert(model: M) -> M | nn.Module:
     """Return a copy of a module in which each prepared model, at any depth, is in its deployed form.
 
-    The deployed form takes and returns what the prepared model does.
+    The deployed form has the same inputs and outputs as the prepared model.
 
     Raises:
         ConfigError: a prepared model is not calibrated.
@@ -90,7 +90,7 @@ def _converted(prepared: Prepared) -> nn.Module:
 
 
 def _store_int8(graph: fx.GraphModule, rounding: fx.Node) -> None:
-    """Replace the rounding of a float weight by an int8 weight and its scales."""
+    """Replace the rounding of a float weight with an int8 weight and its scales."""
     source = cast("fx.Node", rounding.args[0])
     weight, scale = quantized_weight(tensor_at(graph, source))
     owner, _, name = str(source.target).rpartition(".")
@@ -105,7 +105,7 @@ def _store_int8(graph: fx.GraphModule, rounding: fx.Node) -> None:
 
 
 def _store_rounded(graph: fx.GraphModule, rounding: fx.Node) -> None:
-    """Replace the rounding of a bias by the rounded bias; a layer that is called twice has one for each input."""
+    """Replace the rounding of a bias with the rounded bias; a layer that is called twice gets one for each call."""
     bias, weight, scale = (tensor_at(graph, cast("fx.Node", argument)) for argument in rounding.args)
     owner, _, name = str(cast("fx.Node", rounding.args[0]).target).rpartition(".")
     module, prefix = graph.get_submodule(owner), f"{owner}." if owner else ""

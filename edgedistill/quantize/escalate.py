@@ -1,4 +1,4 @@
-"""From post-training int8 towards float: sensitive layers left out, fine-tuning, both; each try with its figures."""
+"""Quantization attempts, in order: post-training int8, sensitive layers in float, fine-tuning, and both."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from edgedistill.runtime import processes
 from edgedistill.stages.stage import Workspace
 
 LayerTimer = Callable[[fx.GraphModule, list[LayerSensitivity], LayerTiming, Activations], Iterator[LayerSensitivity]]
-"""Yields the layers of a captured model with what each takes alone, in float and in int8."""
+"""Yields the layers of a captured model with each layer's own latency, in float and in int8."""
 SAMPLES = 1000
-"""Validation samples on which each layer is tried alone."""
+"""The number of validation samples that measure the sensitivity of each layer."""
 SPEED_KEPT = 0.5
-"""A mixed model that keeps less of what int8 wins is not worth having before fine-tuning was tried."""
+"""The least fraction of int8's time saving that a mixed model keeps; below it, fine-tuning comes first."""
 
 
 @dataclass(frozen=True, slots=True)
-class Try:
-    """A step and the model that it ended with."""
+class Attempt:
+    """The record of a quantization step, and the model that the step produced."""
 
     step: QuantizeStep
     model: Prepared
@@ -42,15 +42,15 @@ class Try:
 
 @dataclass(frozen=True)
 class Escalation:
-    """The tries for one float student, made when they are asked for."""
+    """The quantization attempts for one float student, computed lazily."""
 
     settings: QuantizeSettings
     workspace: Workspace
     student: nn.Module
     time_layers: LayerTimer
 
-    def tries(self) -> Iterator[Try]:
-        """Yield what the mode names, one after the other; "auto" is asked for the next while none holds."""
+    def attempts(self) -> Iterator[Attempt]:
+        """Yield the attempts of the configured mode; with "auto", the caller stops at the first within max_drop."""
         mode, skip = self.settings.quantize.mode, self.settings.quantize.skip
         first = self._post_training("ptq", skip)
         yield first
@@ -83,7 +83,7 @@ class Escalation:
         return Scorer(self.settings.task, views, self.settings.data.output)
 
     def sensitivity(self, prepared: Prepared) -> list[LayerSensitivity]:
-        """Return what each int8 layer costs and wins, most error per microsecond won first."""
+        """Return the error and the time saving of each int8 layer, the largest error per microsecond saved first."""
         if "layers" not in self._measured:
             whole = self._validation
             some = Views(whole.split.first(SAMPLES), whole.preprocess, whole.ops, whole.seed)
@@ -106,7 +106,7 @@ class Escalation:
         return {}
 
     def measured_sensitivity(self) -> tuple[LayerSensitivity, ...]:
-        """Return the layers' sensitivity where a try asked for it."""
+        """Return the layers' sensitivity, or an empty tuple if no attempt measured it."""
         return tuple(self._measured.get("layers", ()))
 
     def _timed(self, layers: list[LayerSensitivity]) -> list[LayerSensitivity]:
@@ -119,28 +119,28 @@ class Escalation:
                 advance(1, one.layer)
         return sorted(timed, key=_error_per_us, reverse=True)
 
-    def _post_training(self, method: QuantizeMethod, skip: tuple[str, ...]) -> Try:
+    def _post_training(self, method: QuantizeMethod, skip: tuple[str, ...]) -> Attempt:
         start = time.monotonic()
-        return self._tried(method, self._prepared(skip), skip, start, ())
+        return self._attempt(method, self._prepared(skip), skip, start, ())
 
-    def _mixed(self, prepared: Prepared) -> Iterator[Try]:
-        """Yield models with ever more of the sensitive layers in float, as long as half of the speed is left."""
+    def _mixed(self, prepared: Prepared) -> Iterator[Attempt]:
+        """Yield attempts with more and more sensitive layers in float, down to SPEED_KEPT of int8's time saving."""
         layers, skip = self.sensitivity(prepared), self.settings.quantize.skip
         total = sum(max(0.0, one.saved_us or 0.0) for one in layers)
-        for count in growing(len(layers)):
+        for count in layer_counts(len(layers)):
             lost = sum(max(0.0, one.saved_us or 0.0) for one in layers[:count])
             kept = 1.0 - lost / total if total else None
             if kept is not None and kept < SPEED_KEPT:
                 return
-            tried = self._post_training("mixed", (*skip, *(one.layer for one in layers[:count])))
-            yield Try(tried.step.model_copy(update={"speed_kept": kept}), tried.model)
+            attempt = self._post_training("mixed", (*skip, *(one.layer for one in layers[:count])))
+            yield Attempt(attempt.step.model_copy(update={"speed_kept": kept}), attempt.model)
 
-    def _fine_tuned(self, method: QuantizeMethod, prepared: Prepared, skip: tuple[str, ...]) -> Try:
+    def _fine_tuned(self, method: QuantizeMethod, prepared: Prepared, skip: tuple[str, ...]) -> Attempt:
         start = time.monotonic()
         model = copy.deepcopy(prepared)
         scorer = self._scorer(self._validation)
         history = finetune(self.settings, self.workspace, (self.student, model), method, scorer)
-        return self._tried(method, model, skip, start, history)
+        return self._attempt(method, model, skip, start, history)
 
     def _prepared(self, skip: tuple[str, ...]) -> Prepared:
         quantize = self.settings.quantize
@@ -149,43 +149,43 @@ class Escalation:
         calibrate(prepared, batches, quantize.ranges)
         return prepared
 
-    def _tried(
+    def _attempt(
         self, method: QuantizeMethod, model: Prepared, skip: tuple[str, ...], start: float, history: tuple[Epoch, ...]
-    ) -> Try:
+    ) -> Attempt:
         accuracy, limit = self._score(model), self.settings.quantize.max_drop
         drop = 100 * (self.float_accuracy - accuracy)
         shown = f"validation {self.settings.task.metric_title} {accuracy:.2%}, float {self.float_accuracy:.2%}"
         layers = f", {len(skip)} layers in float" if skip else ""
-        self.workspace.report.info(f"quantize: {method}{layers}: {shown}, drop {drop:+.2f} of at most {limit:g} points")
+        self.workspace.report.info(f"quantize: {method}{layers}: {shown}, drop {drop:+.2f} points, max_drop {limit:g}")
         step = QuantizeStep(
             method=method, float_layers=skip, val_accuracy=accuracy, drop=drop, holds=drop <= limit,
             seconds=round(time.monotonic() - start, 3), history=history,
         )  # fmt: skip
-        return Try(step, model)
+        return Attempt(step, model)
 
     def _score(self, model: nn.Module) -> float:
         score = self._scorer(self._validation).score(torch_predictor(model, "fp32"))
         return processes.broadcast_from_rank0(score)
 
 
-def choose(tries: list[Try], mode: str) -> Try:
-    """Return the try to ship: what the mode names; with "auto" the one that holds, or else the most accurate."""
-    if mode != "auto" or tries[-1].step.holds:
-        return tries[-1]
-    return max(tries, key=lambda tried: tried.step.val_accuracy)
+def choose(attempts: list[Attempt], mode: str) -> Attempt:
+    """Return the chosen attempt: the last one; with "auto", the most accurate if the last one exceeds max_drop."""
+    if mode != "auto" or attempts[-1].step.holds:
+        return attempts[-1]
+    return max(attempts, key=lambda attempt: attempt.step.val_accuracy)
 
 
-def growing(layers: int) -> Iterator[int]:
+def layer_counts(layers: int) -> Iterator[int]:
     """Yield 1, 2, 3, 4, 6, 8, 12, 16, 24, ... below the number of layers."""
     count = 1
     while count < layers:
         yield count
-        # The next of 2^k and 1.5 * 2^k: each adds between a third and a half.
+        # The next number of the form 2^k or 1.5 * 2^k: each step adds between a third and a half.
         count = count + 1 if count < 4 else (count * 3 // 2 if count & (count - 1) == 0 else count * 4 // 3)
 
 
 def _error_per_us(one: LayerSensitivity) -> float:
-    """Return the error that a layer costs for each microsecond that it wins; one that wins nothing goes first."""
+    """Return a layer's error per microsecond saved; infinite if int8 saves none, the error itself without timings."""
     if one.saved_us is None:
         return one.output_error
     return one.output_error / one.saved_us if one.saved_us > 0 else float("inf")

@@ -1,4 +1,4 @@
-"""Rounding to 8 bits and back, in training form: zero point 0, differentiable in the value and in the scale."""
+"""Fake quantization to 8 bits with zero point 0, differentiable in the value and in the scale."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ LOWEST, HIGHEST = -128, 127
 UNSIGNED = 0, 255
 SMALLEST_SCALE = 1e-12
 SMALLEST_STEP = 1e-37
-# A channel's scale is at least this part of the layer's largest. Smaller weights are below what the next tensor can
-# resolve, and a smaller scale would push the channel's bias out of int32, whose step is the product of the scales.
+# A channel's scale is at least this fraction of the layer's largest. Smaller weights are below the resolution of the
+# next tensor, and a smaller scale would push the channel's bias out of int32, whose step is the product of the scales.
 SCALE_FLOOR = 2.0**-12
 
 
@@ -36,15 +36,15 @@ def _round(x: Tensor) -> Tensor:
 
 
 def fake_quantize(x: Tensor, scale: Tensor, *, unsigned: bool = False) -> Tensor:
-    """Round x to int8 or uint8 steps of `scale`; divides, as QuantizeLinear does, so that they agree to the last bit.
+    """Round x to int8 or uint8 steps of `scale`; x is divided by `scale`, to agree with QuantizeLinear to the last bit.
 
-    Its gradient in the scale is that of LSQ (Esser et al. 2020): q - x/s inside the range, the bound outside.
+    The gradient in the scale is that of LSQ (Esser et al. 2020): q - x/s inside the range, the bound outside.
     """
     return _round((x / scale).clamp(*(UNSIGNED if unsigned else (LOWEST, HIGHEST)))) * scale
 
 
 def weight_scale(weight: Tensor) -> Tensor:
-    """Return the positive scale of each output channel (axis 0) of a weight, also of a channel that is all zero."""
+    """Return the scale of each output channel (axis 0) of a weight; the scale of a channel of zeros is positive too."""
     largest = weight.detach().abs().flatten(1).amax(1)
     most = largest.max()
     if most == 0:
@@ -65,10 +65,10 @@ def fake_quantize_weight(weight: Tensor) -> Tensor:
 
 
 def fake_quantize_bias(bias: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
-    """Round a bias to the int32 steps that integer layers add it in: input scale times weight scale.
+    """Round a bias to int32 steps of input scale times weight scale, as integer kernels do.
 
-    ONNX Runtime rounds it so whether the file does or not, and the difference turns answers over (2 % of them on
-    MLPerf Tiny's ResNet-8), so the model has to know. A scale of 0 is one that is not calibrated: nothing is rounded.
+    ONNX Runtime rounds the bias even if the file does not. The rounding changes answers (2 % of them on MLPerf Tiny's
+    ResNet-8), so the fake-quantized model includes it. With a scale of 0, which is not calibrated, nothing is rounded.
     """
     step = scale.detach().abs() * weight_scale(weight)
     return torch.where(step > 0, _round(bias / step.clamp_min(SMALLEST_STEP)) * step, bias)
@@ -79,10 +79,10 @@ def _per_channel(scale: Tensor, weight: Tensor) -> Tensor:
 
 
 class ActivationQuantizer(nn.Module):
-    """Rounds a tensor to int8; `scale` is a parameter, and 0 until it is calibrated, when the tensor passes unrounded.
+    """Rounds a tensor to int8; the parameter `scale` is 0 until calibration, and until then nothing is rounded.
 
-    `floor` is a value below which the tensor's consumer gives the same answer for all inputs: such inputs say nothing
-    about the range. `unsigned` rounds to uint8 instead, for a tensor that is never negative.
+    Below `floor`, the reader of the tensor gives the same result for every value, so calibration clips values there.
+    `unsigned` rounds to uint8 instead, for a tensor that is never negative.
     """
 
     def __init__(self, floor: float | None = None, *, unsigned: bool = False) -> None:
@@ -92,38 +92,38 @@ class ActivationQuantizer(nn.Module):
         self.unsigned = unsigned
         self.highest = UNSIGNED[1] if unsigned else HIGHEST
         self.calibrated = False
-        self._seen: MagnitudeHistogram | None = None
+        self._histogram: MagnitudeHistogram | None = None
 
     @property
     def step(self) -> Tensor:
-        """The scale as it is used: positive wherever training has taken the parameter."""
+        """The scale to round with: positive, even if training makes the parameter negative."""
         return self.scale.abs().clamp_min(SMALLEST_SCALE)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return x, of shape (N, ...), rounded once calibrated."""
-        if self._seen is not None:
-            self._seen.update(x if self.floor is None else x.clamp_min(self.floor))
+        """Return x (N, ...), rounded if calibrated."""
+        if self._histogram is not None:
+            self._histogram.update(x if self.floor is None else x.clamp_min(self.floor))
             return x
         if not self.calibrated:
             return x
         step = self.step
         if step.requires_grad:
-            # The scale collects a gradient from every element; LSQ slows it down by their number.
+            # The scale's gradient is a sum over all elements; LSQ scales it down by their number.
             elements = x[0].numel()
-            slowed = (elements * self.highest) ** -0.5
-            step.register_hook(lambda gradient: gradient * slowed)  # type: ignore[no-untyped-call]  # untyped in torch
+            factor = (elements * self.highest) ** -0.5
+            step.register_hook(lambda gradient: gradient * factor)  # type: ignore[no-untyped-call]  # untyped in torch
         return fake_quantize(x, step, unsigned=self.unsigned)
 
     def observe(self) -> None:
-        """Watch the tensors that pass, unrounded, until `settle`."""
-        self._seen = MagnitudeHistogram()
+        """Record the magnitudes of tensors, without rounding them, until `settle`."""
+        self._histogram = MagnitudeHistogram()
 
     def settle(self, ranges: Ranges) -> None:
-        """Set the scale from what was seen, and round from now on."""
-        assert self._seen is not None
+        """Set the scale from the recorded magnitudes, and start to round."""
+        assert self._histogram is not None
         with torch.no_grad():
-            self.scale.fill_(self._seen.bound(ranges, self.highest) / self.highest)
-        self._seen, self.calibrated = None, True
+            self.scale.fill_(self._histogram.bound(ranges, self.highest) / self.highest)
+        self._histogram, self.calibrated = None, True
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         super()._load_from_state_dict(state_dict, prefix, *rest)

@@ -1,4 +1,4 @@
-"""A captured torch model as the placement looks at it; tensors have the names of the graph's nodes."""
+"""Describe a captured torch model for the placement; tensors have the names of the graph's nodes."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ FLOAT_ONLY = {
 def graph_of(graph: fx.Graph) -> Graph:
     """Describe a captured graph.
 
-    A convolution behind zero padding of its spatial axes is described as if it read what is padded: the exporter makes the
-    padding part of the convolution.
+    A convolution after zero padding of its spatial axes is described as reading the tensor before the padding, because
+    the exporter merges the padding into the convolution.
     """
     (output,) = (node for node in graph.nodes if node.op == "output")
     computed = (node for node in graph.nodes if node.op not in {"output", "get_attr"} and not _is_size(node))
@@ -83,12 +83,12 @@ def _operation(node: fx.Node) -> Operation:
 
 
 def _is_size(node: fx.Node) -> bool:
-    """Return whether a node makes the size of an axis, not a tensor."""
+    """Return whether a node computes the size of an axis, not a tensor."""
     return isinstance(node.meta.get("val"), torch.SymInt)
 
 
 def _nodes(arguments: Iterable[Any]) -> list[fx.Node]:
-    """Return the nodes among arguments and in lists of them, in their order; one that is given twice is there twice."""
+    """Return the nodes among arguments and in nested lists, in order and with repetitions."""
     found = list[fx.Node]()
     for argument in arguments:
         if isinstance(argument, fx.Node):
@@ -123,7 +123,7 @@ def _lowest(node: fx.Node) -> float | None:
 
 
 def _pads_layer(node: fx.Node) -> bool:
-    """Return whether a tensor that a convolution reads is zero padding of spatial axes."""
+    """Return whether a node pads spatial axes only, with zeros."""
     if not _pads_with_zeros(node):
         return False
     spatial: int = node.meta["val"].dim() - 2

@@ -1,4 +1,4 @@
-"""Post-training int8 for a float ONNX model that somebody else exported, in the encoding that our own exports have."""
+"""Post-training int8 quantization of any float ONNX model, in the encoding of edgedistill's own exports."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from edgedistill.runtime.progress import Advance
 
 
 class Rounding(NamedTuple):
-    """How a tensor is rounded: its scale, and its zero point 0 in the type of its integers."""
+    """A tensor's scale, and the zero point 0 in the tensor's integer type."""
 
     scale: np.float32
     zero: np.int8 | np.uint8
@@ -37,29 +37,29 @@ def quantize_onnx(
     activations: Activations = "signed",
     advance: Advance | None = None,
 ) -> tuple[onnx.ModelProto, dict[str, str]]:
-    """Return a float model in int8, and for each layer, by its node's name, "int8" or "float: reason".
+    """Return a float model in int8, and "int8" or "float: reason" for each layer, by the name of its node.
 
     Args:
         model: a float32 model of fixed shapes, opset 13 or later, without control flow, whose nodes have names.
-        requests: for each input, real inputs (R, *the input's shape) to take ranges from.
-        skip: names of layers' nodes that stay float.
-        ranges: how a tensor's range is chosen, as for `calibrate`.
-        activations: what activations are rounded to, as for `prepare`.
+        requests: for each input, real data (R, *the input's shape) to calibrate with.
+        skip: names of the layers' nodes to leave in float.
+        ranges: the method for a tensor's range, as in `calibrate`.
+        activations: the integer type of activations, as in `prepare`.
         advance: called after each request.
 
     Raises:
-        ConfigError: no layer can be quantized, `skip` names none, or a value on the way is not finite.
+        ConfigError: no layer can be quantized, `skip` has an unknown name, or an intermediate value is not finite.
     """
     result = onnx.ModelProto()
     result.CopyFrom(model)
     described = OnnxGraph(result)
     placement = place(described.graph, skip)
     if not placement.layers:
-        reasons = "; ".join(sorted(set(placement.report.values()))) or "it has no convolution or dense layer"
-        raise ConfigError(f"there is nothing to quantize: {reasons}")
-    seen = _seen(model, described.graph, dict.fromkeys(placement.origins.values()), requests, advance)
+        reasons = "; ".join(sorted(set(placement.report.values()))) or "the model has no convolution or dense layer"
+        raise ConfigError(f"no layer can be quantized: {reasons}")
+    histograms = _histograms(model, described.graph, dict.fromkeys(placement.origins.values()), requests, advance)
     unsigned = described.graph.never_negative() if activations == "unsigned" else frozenset()
-    roundings = {name: _rounding(one, ranges, unsigned=name in unsigned) for name, one in seen.items()}
+    roundings = {name: _rounding(one, ranges, unsigned=name in unsigned) for name, one in histograms.items()}
     with Edits(result.graph) as edits:
         scales = _insert(described, edits, placement, roundings)
         for layer in placement.layers:
@@ -67,37 +67,37 @@ def quantize_onnx(
     return canonical(result), placement.report
 
 
-def _rounding(seen: MagnitudeHistogram, ranges: Ranges, *, unsigned: bool) -> Rounding:
+def _rounding(histogram: MagnitudeHistogram, ranges: Ranges, *, unsigned: bool) -> Rounding:
     most = UNSIGNED[1] if unsigned else HIGHEST
-    return Rounding(np.float32(seen.bound(ranges, most) / most), np.uint8(0) if unsigned else np.int8(0))
+    return Rounding(np.float32(histogram.bound(ranges, most) / most), np.uint8(0) if unsigned else np.int8(0))
 
 
-def _seen(
+def _histograms(
     model: onnx.ModelProto, graph: Graph, origins: Iterable[str], requests: Arrays, advance: Advance | None
 ) -> dict[str, MagnitudeHistogram]:
-    """Run the float model and return what each tensor whose range is its own was seen to hold."""
-    seen = {name: MagnitudeHistogram() for name in origins}
+    """Run the float model and return the magnitudes of each tensor in `origins`."""
+    histograms = {name: MagnitudeHistogram() for name in origins}
     watching = onnx.ModelProto()
     watching.CopyFrom(model)
     known = {output.name for output in watching.graph.output} | set(requests)
     watching.graph.output.extend(
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in seen if name not in known
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in histograms if name not in known
     )
-    floors = {name: graph.floor(name) for name in seen}
+    floors = {name: graph.floor(name) for name in histograms}
     for request, answer in enumerate(run_each(watching.SerializeToString(), requests)):
-        for name, histogram in seen.items():
+        for name, histogram in histograms.items():
             value = torch.tensor(requests[name][request] if name in requests else answer[name])
             floor = floors[name]
             histogram.update(value if floor is None else value.clamp_min(floor))
         if advance is not None:
             advance(1, "")
-    return seen
+    return histograms
 
 
 def _insert(
     described: OnnxGraph, edits: Edits, placement: Placement, roundings: dict[str, Rounding]
 ) -> dict[str, np.float32]:
-    """Insert the Q/DQ of all activations, and return the scale of the input of each operation that reads one, by name."""
+    """Insert Q/DQ for all activations, and return the input scale of each operation that reads Q/DQ, by name."""
     kinds = dict.fromkeys(zero.dtype for _, zero in roundings.values())
     zeros = {kind: edits.store("zero_point", np.zeros((), kind)) for kind in kinds}
     restored: dict[str, str] = {}
@@ -128,7 +128,7 @@ def _replace(node: onnx.NodeProto, old: str, new: str) -> None:
 
 
 def _quantize_parameters(described: OnnxGraph, edits: Edits, layer: onnx.NodeProto, scale: np.float32) -> None:
-    """Store a layer's weight as int8 with a scale for each output channel, and round its bias to the steps of an int32."""
+    """Store a layer's weight as int8 with a scale for each output channel, and round its bias to int32 steps."""
     stored = described.index.value(layer.input[1])
     assert stored is not None
     axis = 1 if layer.op_type == "MatMul" else 0

@@ -1,4 +1,4 @@
-"""An ONNX model as the placement looks at it; tensors have the names that they have in the file."""
+"""Describe an ONNX model for the placement; tensors have the names of the file."""
 
 from __future__ import annotations
 
@@ -41,16 +41,16 @@ SWISH_FLOOR: Final = -8.0
 
 @dataclass(frozen=True)
 class Bias:
-    """What adds a dense layer's bias, and the place of the bias in its inputs."""
+    """The node that adds a dense layer's bias, and the index of the bias among the node's inputs."""
 
     node: onnx.NodeProto
     place: int
 
 
 class OnnxGraph:
-    """A model whose nodes have names, with its look-ups and its description as a `Graph`.
+    """An ONNX model with named nodes, its index, and its description as a `Graph`.
 
-    `nodes` has for each operation of the graph the node that reads its inputs.
+    `nodes` maps each operation of the graph to the ONNX node that reads its inputs.
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
@@ -64,7 +64,7 @@ class OnnxGraph:
         self.graph = Graph((*entries, *self._operations(model.graph)), (output.name for output in model.graph.output))
 
     def bias(self, layer: onnx.NodeProto) -> Bias | None:
-        """Return what adds a layer's stored bias; behind a MatMul that is an Add, which nothing shares."""
+        """Return the node that adds a layer's stored bias; for a MatMul, the Add that alone reads its result."""
         if layer.op_type != "MatMul":
             return Bias(layer, 2) if len(layer.input) > 2 and layer.input[2] else None
         name = layer.output[0]
@@ -113,7 +113,7 @@ class OnnxGraph:
         return OperationKind.MOVE if takes or self._pads_with_zeros(node) else kind
 
     def _is_layer(self, node: onnx.NodeProto) -> bool:
-        """Tell a layer from a product of two activations."""
+        """Return whether a node is a layer, and not a product of two activations."""
         product = node.op_type in {"Gemm", "MatMul"} and not any(name in self.index.stored for name in node.input[:2])
         return (node.op_type in WEIGHTED and not product) or node.op_type in FLOAT_ONLY
 
@@ -140,7 +140,7 @@ class OnnxGraph:
         return None if lowest is None else float(lowest)
 
     def _floor(self, node: onnx.NodeProto) -> float | None:
-        """Return the value below which an activation is constant; of x * sigmoid(x), the sigmoid has that of the product."""
+        """Return the value below which an activation is constant; a sigmoid in x * sigmoid(x) has the product's."""
         if node.op_type == "HardSwish":
             return -3.0
         if node.op_type in {"Sigmoid", "HardSigmoid"}:
@@ -158,7 +158,7 @@ class OnnxGraph:
         return -attributes["beta"] / attributes["alpha"]
 
     def _self_gated(self, node: onnx.NodeProto) -> str | None:
-        """Return x of a node that multiplies x by its own sigmoid, as exporters write SiLU and hard-swish."""
+        """Return x if a node computes x * sigmoid(x), which is how exporters write SiLU and hard-swish."""
         if node.op_type != "Mul":
             return None
         for name, other in (node.input, node.input[::-1]):

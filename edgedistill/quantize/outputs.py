@@ -1,4 +1,4 @@
-"""What a model returns, by name: a tensor, a tuple or list of tensors, or a mapping or dataclass of tensors."""
+"""A model's outputs by name: a tensor, a tuple or list of tensors, or a mapping or dataclass of tensors."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """The names of a model's outputs in their order; `keyed` where the model itself returns them by name."""
+    """The names of a model's outputs, in order; `keyed` if the model itself returns its outputs by name."""
 
     names: tuple[str, ...] = ()
     keyed: bool = False
 
     def restored(self, values: Sequence[T]) -> T | tuple[T, ...] | dict[str, T]:
-        """Return outputs as the model does: one by itself, several by name where it names them, else as a tuple."""
+        """Return the outputs in the form that the model returns: a dict if `keyed`, else one value or a tuple."""
         if self.keyed:
             return dict(zip(self.names, values, strict=True))
         return values[0] if len(values) == 1 else tuple(values)
 
 
 def named_outputs(result: Any, owner: str) -> tuple[Outputs, tuple[Tensor, ...]]:
-    """Return the names and the tensors of what a model returned; an entry that is None is left out.
+    """Return the names and the tensors of a model's result, without entries that are None.
 
-    The names are those of `models.outputs`; raises ConfigError, which names `owner`, for anything but tensors.
+    The names are those of `models.outputs`. Anything but tensors raises ConfigError, with `owner` in the message.
     """
     tensors = named(result, owner)
     keyed = isinstance(result, Mapping) or dataclasses.is_dataclass(result) or hasattr(result, "_fields")
@@ -42,14 +42,14 @@ def named_outputs(result: Any, owner: str) -> tuple[Outputs, tuple[Tensor, ...]]
 
 
 def returns_of(model: nn.Module, inputs: tuple[Tensor, ...]) -> Outputs:
-    """Run a module once, without gradients, and return the names of what it returns; raises as `named_outputs`."""
+    """Run a module once, without gradients, and return the names of its outputs; raises as `named_outputs`."""
     with torch.no_grad():
         return named_outputs(model(*inputs), type(model).__name__)[0]
 
 
 @contextlib.contextmanager
 def returning_tensors(model: nn.Module) -> Iterator[None]:
-    """Let a module return its tensors alone for a while: one tensor, or a tuple of several in the model's order."""
+    """Make a module return plain tensors inside the context: one tensor, or a tuple of several in the model's order."""
     forward, own, owner = model.forward, model.__dict__.get("forward"), type(model).__name__
 
     @functools.wraps(forward)

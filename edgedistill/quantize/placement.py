@@ -1,15 +1,19 @@
-"""Where Q/DQ goes: one placement that TensorRT and ONNX Runtime both run in integers, for graphs of any source.
+"""The placement rule for int8: which tensors get QuantizeLinear and DequantizeLinear (Q/DQ).
 
-- A convolution or dense layer reads its input through Q/DQ directly, and so does a residual addition, on both sides.
-- The result of a convolution or a residual addition goes through Q/DQ too, for every reader: ONNX Runtime has integer
-  kernels only for the whole of DQ, layer, Q. The result of a dense layer does not need it, unless an activation reads it
-  that ONNX Runtime would compute with the layer, in float, and something in the model reads the activation.
-- The result is taken behind a ReLU or clip; in front of it where the model returns the clipped tensor.
-- Slices, padding with zeros, max pooling and changes of shape keep values on the int8 grid, so a tensor behind them is
+TensorRT and ONNX Runtime both run this placement in integers.
+
+- A convolution or dense layer reads its input directly through Q/DQ. A residual addition reads both of its inputs so.
+- All readers of the result of a convolution or a residual addition read the result through Q/DQ: ONNX Runtime has
+  integer kernels only for the whole sequence DQ, layer, Q. The result of a dense layer needs Q/DQ only before an
+  activation that ONNX Runtime would fuse with the layer in float, and only if an operation reads the activation.
+- Q/DQ follows the ReLU or clip after a layer; if the model returns the clipped tensor, Q/DQ comes before the clip.
+- Slices, zero padding, max pooling and reshapes keep values on the int8 grid. The tensor after such an operation is
   quantized again with the same scale, which changes nothing.
-- Transposed convolutions and squeeze-excite stay float, as do layer norm, softmax and attention, which are no layers here.
+- Transposed convolutions and squeeze-excite stay in float. Layer norm, softmax and attention do too: they are not
+  layers here.
 
-`fx_graph` and `onnx_graph` describe a captured torch model and an ONNX model as a `Graph`. All of it is linear in its size.
+`fx_graph` and `onnx_graph` describe a captured torch model and an ONNX model as a `Graph`. The time that the placement
+takes is linear in the size of the graph.
 """
 
 from __future__ import annotations
@@ -26,21 +30,21 @@ COMPUTED, STORED = "its weight is computed, not stored", "its input is stored, n
 
 
 class OperationKind(Enum):
-    """What an operation does to values."""
+    """The kinds of operations that the placement distinguishes."""
 
     CONVOLUTION = auto()
     DENSE = auto()
-    """A product with a stored weight, its bias included."""
+    """A matrix product with a stored weight, including its bias."""
     CLIP = auto()
     GATE = auto()
-    """A sigmoid, exact or piecewise linear: from 0 to 1, and what squeeze-excite multiplies by."""
+    """A sigmoid, exact or piecewise linear: its values are from 0 to 1, and squeeze-excite multiplies by it."""
     ACTIVATION = auto()
-    """Another activation that ONNX Runtime computes together with the layer in front of it."""
+    """Another activation that ONNX Runtime fuses with the layer before it."""
     SMOOTH = auto()
-    """An activation that it does not."""
+    """An activation that ONNX Runtime does not fuse."""
     RESHAPE = auto()
     MOVE = auto()
-    """A result that holds values of the input, or zeros, and no others."""
+    """An operation whose result has only values of the input, or zeros."""
     POOL = auto()
     """A mean."""
     ADD = auto()
@@ -53,7 +57,7 @@ class OperationKind(Enum):
 LAYERS = {OperationKind.CONVOLUTION, OperationKind.DENSE}
 FUSED = {OperationKind.GATE, OperationKind.ACTIVATION}
 JOINS = FUSED | {OperationKind.CLIP}
-"""Activations that ONNX Runtime computes together with the layer in front of them, in float."""
+"""Activations that ONNX Runtime fuses with the layer before them, in float."""
 KEEPS_GRID = {OperationKind.RESHAPE, OperationKind.MOVE}
 INSIDE_SQUEEZE_EXCITE = (
     LAYERS | FUSED | {OperationKind.CLIP, OperationKind.SMOOTH, OperationKind.RESHAPE, OperationKind.ADD}
@@ -62,10 +66,10 @@ INSIDE_SQUEEZE_EXCITE = (
 
 @dataclass(frozen=True)
 class Operation:
-    """A tensor of a graph and the operation that makes it; an input of the graph has the kind OTHER and no inputs.
+    """An operation, with the name of its result; an input of the graph has the kind OTHER and no inputs.
 
-    `inputs` are the tensors that it reads, but for stored ones. A weighted layer has the name of the layer in `layer`, and
-    in `reason` why it cannot be int8. `lowest` is the least value that a clip lets pass. Below `floor`, the operation
+    `inputs` are the tensors that the operation reads, without stored ones. `layer` is the name of a weighted layer, and
+    `reason` says why the layer cannot be int8. `lowest` is the lower bound of a clip. Below `floor`, the operation
     gives the same result for every input, to within an int8 step.
     """
 
@@ -80,7 +84,7 @@ class Operation:
 
 
 class Graph:
-    """Operations by the name of their tensor, in an order in which they can run, and the tensors that the model returns."""
+    """Operations by the name of their result, in topological order, and the tensors that the model returns."""
 
     def __init__(self, operations: Iterable[Operation], returned: Iterable[str]) -> None:
         self.operations = {one.name: one for one in operations}
@@ -91,7 +95,7 @@ class Graph:
                 self.readers[name].append(one)
 
     def only_reader(self, name: str) -> Operation | None:
-        """Return the one operation that reads a tensor, if the model does not return it."""
+        """Return the only operation that reads a tensor; None if several do, or the model returns it."""
         readers = self.readers[name]
         return readers[0] if len(readers) == 1 and name not in self.returned else None
 
@@ -101,7 +105,7 @@ class Graph:
         return floors.pop() if len(floors) == 1 else None
 
     def never_negative(self) -> frozenset[str]:
-        """Return the tensors that cannot hold a negative value, whatever the input, by the operations that make them."""
+        """Return the tensors that are never negative for any input, judged by the operations that compute them."""
         found = set[str]()
         for one in self.operations.values():
             passes = one.kind in KEEPS_GRID | {OperationKind.POOL, OperationKind.CONCAT} and bool(one.inputs)
@@ -117,11 +121,11 @@ class Graph:
 
 @dataclass
 class Placement:
-    """What to insert, by the names of tensors.
+    """The int8 layers and the positions of Q/DQ, by the names of tensors.
 
-    `layers` become int8. Each of `edges`, (reader, index of its input), is read through Q/DQ, and each of `results` by all
-    its readers. `origins` has for each tensor to quantize the one whose scale it shares, because it holds the same values.
-    `report` has for each layer "int8" or "float: reason".
+    `layers` become int8. `edges` are the inputs to read through Q/DQ, as (reader, index of its input); `results` are
+    the tensors that all readers read through Q/DQ. `origins` maps each tensor to quantize to the tensor whose scale
+    it shares, because both have the same values. `report` maps each layer to "int8" or "float: reason".
     """
 
     layers: list[str] = field(default_factory=list)
@@ -135,7 +139,7 @@ def place(graph: Graph, skip: tuple[str, ...]) -> Placement:
     """Choose the int8 layers of a graph and the tensors to quantize for them.
 
     Raises:
-        ConfigError: `skip` names neither a layer nor a module that holds one.
+        ConfigError: a path in `skip` is neither a layer nor a module that contains one.
     """
     placement = Placement()
     _choose(graph, skip, placement)
@@ -185,7 +189,7 @@ def _require_known(skip: tuple[str, ...], paths: list[str]) -> None:
 
 
 def _results(graph: Graph, one: Operation) -> list[str]:
-    """Return the tensor to quantize behind a layer or addition, if there is one."""
+    """Return the tensor to quantize after a layer or addition, as a list of one, or an empty list."""
     reader = graph.only_reader(one.name)
     clipped = reader if reader is not None and reader.kind is OperationKind.CLIP else None
     if one.kind is OperationKind.DENSE and not (
@@ -197,7 +201,7 @@ def _results(graph: Graph, one: Operation) -> list[str]:
 
 
 def _is_residual(graph: Graph, one: Operation, sources: dict[str, str]) -> bool:
-    """Return whether an operation adds two activations of one shape, of which a quantized result is one."""
+    """Return whether an operation adds two activations of the same shape, at least one a quantized result."""
     if one.kind is not OperationKind.ADD or len(one.inputs) != 2:
         return False
     first, second = (graph.operations[name].shape for name in one.inputs)
@@ -218,7 +222,7 @@ def _squeeze_excite(graph: Graph) -> Iterator[str]:
 
 
 def _multiplies_larger(graph: Graph, gate: Operation) -> bool:
-    """Return whether a reader multiplies something larger by the gate, perhaps after changes of the gate's shape."""
+    """Return whether the gate multiplies a larger tensor, directly or after a reshape."""
     for reader in graph.readers[gate.name]:
         if reader.kind is OperationKind.RESHAPE and _multiplies_larger(graph, reader):
             return True

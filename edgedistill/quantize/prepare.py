@@ -1,4 +1,4 @@
-"""A float model prepared for int8: quantizers in place, calibrated on data, trainable by any training loop.
+"""Prepare a float model for int8: insert quantizers and calibrate them; any training loop can then train the model.
 
 prepare → calibrate (→ train) → `edgedistill.quantize.convert`.
 """
@@ -21,10 +21,10 @@ from edgedistill.records.base import Activations
 
 
 class Prepared(nn.Module):
-    """A captured model with quantizers; `layers` says for each weighted layer "int8" or "float: reason".
+    """A captured model with quantizers; `layers` maps each weighted layer to "int8" or "float: reason".
 
-    Weights are rounded from the start, activations once they are calibrated. Its state_dict holds weights, biases and
-    scales, named alike for every capture of one architecture, so `prepare` and load_state_dict restore it.
+    Weights are rounded from the start, activations after calibration. The state_dict has weights, biases and scales.
+    Their names are the same for every capture of one architecture, so `prepare` and load_state_dict restore the model.
     """
 
     def __init__(self, graph: fx.GraphModule, layers: dict[str, str]) -> None:
@@ -34,7 +34,7 @@ class Prepared(nn.Module):
         self._takes_batches, self._outputs = takes_batches(graph), outputs_of(graph)
 
     def forward(self, *inputs: Tensor) -> Any:
-        """Return what the float model returns, for batches of any size: a tensor, or a tuple or a dict of tensors."""
+        """Return the outputs in the float model's form (a tensor, tuple or dict), for any batch size."""
         if self._takes_batches or len(inputs[0]) == 1:
             return self._outputs.restored(self._tensors(inputs))
         samples = [self._tensors(sample) for sample in zip(*(torch.split(one, 1) for one in inputs), strict=True)]
@@ -63,16 +63,16 @@ class Prepared(nn.Module):
 def prepare(
     model: nn.Module, examples: tuple[Tensor, ...], skip: tuple[str, ...] = (), activations: Activations = "signed"
 ) -> Prepared:
-    """Return a copy of a float model that computes as its int8 form will.
+    """Return a copy of a float model with fake quantization, which computes like the int8 model.
 
     Args:
-        model: a float model; it is left as it was.
-        examples: for each positional input a tensor (N, ...).
+        model: a float model; it is not changed.
+        examples: one tensor (N, ...) for each positional input.
         skip: paths of modules whose layers stay float.
-        activations: what activations are rounded to.
+        activations: "signed" for int8, "unsigned" for uint8 where a tensor is never negative.
 
     Raises:
-        ConfigError: the model cannot be captured, or a path in `skip` holds no layer.
+        ConfigError: the model cannot be captured, or a path in `skip` contains no layer.
     """
     graph = capture(model, examples)
     described, nodes = graph_of(graph.graph), {node.name: node for node in graph.graph.nodes}
@@ -89,12 +89,13 @@ def prepare(
 
 @torch.no_grad()
 def calibrate(prepared: Prepared, batches: Iterable[tuple[Tensor, ...]], ranges: Ranges = "mse") -> int:
-    """Set the activation scales from what the model computes on real inputs, and return the number of samples.
+    """Set the activation scales from the model's activations on real inputs, and return the number of samples.
 
-    A batch holds for each input a tensor (N, ...). "mse" takes for each tensor the range of least squared error; "minmax" takes the largest magnitude.
+    A batch has one tensor (N, ...) for each input. "mse" sets the range with the least squared error for each tensor;
+    "minmax" sets the largest magnitude.
 
     Raises:
-        ConfigError: there is no sample, or one makes the model compute a value that is not finite.
+        ConfigError: there is no sample, or an activation is not finite.
     """
     quantizers = prepared.quantizers.values()
     for quantizer in quantizers:
@@ -105,7 +106,7 @@ def calibrate(prepared: Prepared, batches: Iterable[tuple[Tensor, ...]], ranges:
             prepared(*batch)
             samples += len(batch[0])
     if samples == 0:
-        raise ConfigError("there is no sample to calibrate on: ranges are taken from real inputs, never guessed")
+        raise ConfigError("calibration needs at least one sample: activation ranges are measured on real inputs")
     for quantizer in quantizers:
         quantizer.settle(ranges)
     return samples
@@ -117,11 +118,11 @@ def layer_report(prepared: Prepared) -> dict[str, str]:
 
 
 def _quantize_parameters(graph: fx.Graph, layer: fx.Node) -> None:
-    """Round a layer's weight, and its bias in the steps that its quantized input makes."""
+    """Round a layer's weight, and round its bias in steps of input scale times weight scale."""
     tensor, weight, *rest = layer.args
     quantized = cast("fx.Node", tensor)
     if quantized.op != "call_module":
-        quantized = cast("fx.Node", quantized.args[0])  # padding stands between
+        quantized = cast("fx.Node", quantized.args[0])  # padding is between the quantizer and the layer
     with graph.inserting_before(layer):
         layer.update_arg(1, graph.call_function(fake_quantize_weight, (weight,)))
         if rest and rest[0] is not None:
@@ -132,7 +133,7 @@ def _quantize_parameters(graph: fx.Graph, layer: fx.Node) -> None:
 def _quantize_activations(
     graph: fx.GraphModule, described: Graph, placement: Placement, activations: Activations
 ) -> None:
-    """Insert the quantizers; tensors that hold the same values share one."""
+    """Insert the quantizers; tensors with the same values share one."""
     nodes = {node.name: node for node in graph.graph.nodes}
     unsigned = described.never_negative() if activations == "unsigned" else frozenset()
     names: dict[str, str] = {}
@@ -142,7 +143,7 @@ def _quantize_activations(
         if tensor not in calls:
             origin = placement.origins[tensor]
             if origin not in names:
-                # By number: torch's names for tensors differ from version to version, and these are in the checkpoint.
+                # Numbered, because torch's tensor names differ between versions, and the names are in the checkpoint.
                 names[origin] = f"activations.{len(names)}"
                 quantizer = ActivationQuantizer(described.floor(origin), unsigned=origin in unsigned)
                 graph.add_submodule(names[origin], quantizer)
@@ -163,6 +164,6 @@ def _quantize_activations(
 
 
 def _padded(reader: fx.Node, index: int, tensor: str) -> tuple[fx.Node, int]:
-    """Return the node and the index of its argument that a layer's input is: the layer's own, or that of its padding."""
+    """Return the node that reads a tensor, and the argument index: the layer itself, or the padding before it."""
     argument = cast("fx.Node", reader.args[index])
     return (reader, index) if argument.name == tensor else (argument, 0)

@@ -1,7 +1,7 @@
-"""Quantization-aware training: a prepared student fine-tuned to answer as the float one does (Jacob et al. 2018).
+"""Quantization-aware training: fine-tune a prepared student on the float student's outputs (Jacob et al. 2018).
 
-Rounding is in the forward pass, and the scales of the activations learn with the weights (LSQ, Esser et al. 2020). The
-teacher is the float student in the same view, so that there is nothing to learn but what rounding took away.
+The forward pass rounds, and the activation scales are trained with the weights (LSQ, Esser et al. 2020). The teacher is
+the float student on the same view of each sample, so that the rounding error is all there is to learn.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ def finetune(
     """Fine-tune a calibrated model in place, keep its best epoch on validation data, and return the history.
 
     Args:
-        settings: the stage's settings, which say for how long and at which rate.
-        workspace: where a killed training goes on.
-        models: the float student, which teaches, and the calibrated model of that student.
-        name: what the training is called in the run folder.
+        settings: the stage's settings, with the epochs and the learning rate.
+        workspace: the run folder, from which an interrupted training resumes.
+        models: the float student, which is the teacher, and the calibrated model made from it.
+        name: the name of the training in the run folder.
         scorer: the metric on validation data.
     """
     student, prepared = models
@@ -50,10 +50,10 @@ def finetune(
 
 
 def finetuning_plan(settings: QuantizeSettings) -> DistillConfig:
-    """Return how fine-tuning trains: from the float student's outputs alone, in float32.
+    """Return the training plan of fine-tuning: the float student's outputs are the only targets, in float32.
 
-    bfloat16 has as few digits as int8, and would round what is about to be rounded. AdamW, because the channels of a
-    layer with a folded batch norm differ in size by orders of magnitude.
+    bfloat16 has as few digits as int8, and would add its own rounding error. The optimizer is AdamW, because the
+    channels of a layer with a folded batch norm differ in size by orders of magnitude.
     """
     quantize, finetuning = settings.quantize, settings.finetuning
     assert finetuning is not None

@@ -1,4 +1,4 @@
-"""Activation ranges from what a tensor was seen to hold."""
+"""Activation ranges from histograms of a tensor's magnitudes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class MagnitudeHistogram:
         largest = float(magnitudes.max())
         if not math.isfinite(largest):
             raise ConfigError(
-                "a calibration sample makes the model compute a value that is not finite; check the data and the weights"
+                "a calibration sample produces an activation that is not finite; check the data and the weights"
             )
         if largest > self.limit:
             self._grow(largest)
@@ -38,7 +38,7 @@ class MagnitudeHistogram:
             self.counts += torch.histc(magnitudes, BINS, 0.0, self.limit).double().cpu()
 
     def bound(self, ranges: Ranges, levels: int) -> float:
-        """Return the magnitude that the largest of `levels` steps should stand for; 1 where only zeros were seen."""
+        """Return the magnitude of the largest of `levels` steps; 1 if all values are zero."""
         if self.largest == 0:
             return 1.0
         return self.largest if ranges == "minmax" else self._least_error(levels)
@@ -52,7 +52,7 @@ class MagnitudeHistogram:
             self.limit *= 2
 
     def _least_error(self, levels: int) -> float:
-        """Return the bound of least squared rounding and clipping error over the bins' centres."""
+        """Return the bound with the least squared rounding and clipping error, computed at the bins' centres."""
         centres = (torch.arange(BINS, dtype=torch.float64) + 0.5) * (self.limit / BINS)
         bounds = self.largest * torch.linspace(1 / CANDIDATES, 1, CANDIDATES, dtype=torch.float64)
         steps = (bounds / levels).unsqueeze(1)

@@ -1,4 +1,4 @@
-"""Which layers lose most in int8: each layer alone in int8, the rest in float, on validation data."""
+"""Layer sensitivity: the error with one layer in int8 and the others in float, on validation data."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ Outputs = dict[str, Array]
 def layer_sensitivity(
     prepared: Prepared, answers: Outputs, outputs: Callable[[nn.Module], Outputs], score: Callable[[Outputs], float]
 ) -> list[LayerSensitivity]:
-    """Return for each int8 layer what it alone costs, the most sensitive first.
+    """Return the error of each int8 layer alone, the most sensitive first.
 
-    Layers are ordered by the error of the outputs, of several by the largest: a metric counts whole samples, and most
-    layers turn over none.
+    The order is by the largest error of an output, not by the metric: a metric counts whole samples, and most layers
+    change no sample's answer.
 
     Args:
         prepared: a calibrated model.
         answers: the float model's outputs.
-        outputs: gives a model's outputs on the same samples.
-        score: gives the metric of outputs, a fraction.
+        outputs: returns a model's outputs on the same samples.
+        score: returns the metric of outputs, a fraction.
     """
     best, layers = score(answers), []
     for layer in (path for path, form in prepared.layers.items() if form == INT8):
@@ -49,7 +49,7 @@ def _error(got: Array, answers: Array) -> float:
 
 
 def only_int8(prepared: Prepared, layer: str) -> Prepared:
-    """Return a copy in which one layer, its input and its result are rounded, and nothing else is."""
+    """Return a copy that rounds only one layer, its input and its result."""
     alone = copy.deepcopy(prepared)
     graph = alone.graph.graph
     kept: set[str] = set()
@@ -77,7 +77,7 @@ def _owner(rounding: fx.Node) -> str:
 
 
 def _quantizers_of(prepared: Prepared, layer: fx.Node) -> set[str]:
-    """Return the names of the quantizers in front of a layer, perhaps before padding, and behind it and its ReLU."""
+    """Return the names of the quantizers before a layer and its padding, and after the layer and its ReLU."""
     before = cast("fx.Node", layer.args[0])
     near = [before, *before.all_input_nodes, *layer.users]
     for reader in layer.users:

@@ -1,4 +1,4 @@
-"""What the quantize stage is given."""
+"""The settings of the quantize stage."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from edgedistill.stages.stage import Sources
 
 
 class Finetuning(Record):
-    """What fine-tuning takes from [distill]."""
+    """The keys of [distill] that fine-tuning uses."""
 
     batch_size: int
     temperature: float
@@ -20,7 +20,7 @@ class Finetuning(Record):
 
 
 class LayerTiming(Record):
-    """Where single layers are timed: a kit, a device, and its threads."""
+    """The kit, the device and the number of threads for timing single layers."""
 
     kit: Kit
     device: str
@@ -28,7 +28,7 @@ class LayerTiming(Record):
 
 
 class QuantizeSettings(LabelledSettings):
-    """What the quantize stage is given; `finetuning` and `timing` only where the mode may come to need them."""
+    """The settings of the quantize stage; `finetuning` and `timing` are None unless the mode may need them."""
 
     float_student: StudentRecord
     student: StudentSource
@@ -37,13 +37,13 @@ class QuantizeSettings(LabelledSettings):
     timing: LayerTiming | None
 
     @property
-    def is_asked_for(self) -> bool:
-        """Whether there is anything to quantize."""
+    def enabled(self) -> bool:
+        """Whether the stage quantizes the student."""
         return self.quantize.mode != "none"
 
 
 def declare_quantization(sources: Sources) -> QuantizeSettings:
-    """Declare what decides the int8 model; the epochs and batches of a fine-tuning only where there may be one."""
+    """Return the settings that determine the int8 model; those of fine-tuning only if the mode may fine-tune."""
     config = sources.config
     plan = _plan(config)
     distill = config.distill
@@ -59,7 +59,7 @@ def declare_quantization(sources: Sources) -> QuantizeSettings:
 
 
 def _plan(config: Config) -> QuantizeConfig:
-    """Return [quantize] with the keys that its mode does not read at their defaults, so that they decide nothing."""
+    """Return [quantize] with defaults for the keys that its mode ignores, so that they cannot make the stage stale."""
     plan, unread = config.quantize, {"epochs", "lr"}
     if plan.mode == "none" or not any("int8" in target.precisions for target in config.target):
         return QuantizeConfig(mode="none")

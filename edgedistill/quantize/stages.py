@@ -1,4 +1,4 @@
-"""The quantize stage, as the pipeline has it."""
+"""The declaration of the quantize stage for the pipeline."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def quantize_stage(time_layers: LayerTimer) -> Stage[QuantizeSettings, QuantizedRecord]:
-    """Return the stage; `time_layers` times single layers on a device, which is of a package above this one."""
+    """Return the stage; `time_layers`, which times single layers on a device, comes from a package above this one."""
 
     def make(settings: QuantizeSettings, workspace: Workspace) -> QuantizedRecord:
         from edgedistill.quantize.stage import quantize_student

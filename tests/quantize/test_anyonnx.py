@@ -145,8 +145,8 @@ def test_squeeze_excite_stays_float():
 @pytest.mark.parametrize(
     ("graph", "words"),
     [
-        ("{ y = Relu(x) }", "nothing to quantize: it has no convolution or dense layer"),
-        ("{ y = ConvTranspose(x, w) }", "nothing to quantize: float: TensorRT"),
+        ("{ y = Relu(x) }", "no layer can be quantized: the model has no convolution or dense layer"),
+        ("{ y = ConvTranspose(x, w) }", "no layer can be quantized: float: TensorRT"),
     ],
 )
 def test_a_model_without_int8_layers_is_refused(graph, words):

@@ -71,7 +71,7 @@ def test_a_path_that_holds_no_layer_is_refused_with_the_nearest(model, inputs, p
 
 @pytest.mark.parametrize("batches", [[], [(torch.zeros(0, 3, 8, 8),)]])
 def test_calibrating_on_nothing_is_refused(model, inputs, batches):
-    with pytest.raises(ConfigError, match="no sample to calibrate on"):
+    with pytest.raises(ConfigError, match="calibration needs at least one sample"):
         calibrate(prepare(model, (inputs,)), batches)
 
 

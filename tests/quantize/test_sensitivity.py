@@ -8,7 +8,7 @@ from torch import nn
 from edgedistill.deploy.layer_timing import time_layers
 from edgedistill.kits.kits import find_kits
 from edgedistill.quantize.capture import capture
-from edgedistill.quantize.escalate import Try, choose, growing
+from edgedistill.quantize.escalate import Attempt, choose, layer_counts
 from edgedistill.quantize.prepare import calibrate, prepare
 from edgedistill.quantize.sensitivity import layer_sensitivity, only_int8
 from edgedistill.quantize.settings import LayerTiming
@@ -104,14 +104,14 @@ def test_each_layer_is_timed_alone_on_the_kit():
     ("layers", "counts"), [(1, []), (2, [1]), (5, [1, 2, 3, 4]), (30, [1, 2, 3, 4, 6, 8, 12, 16, 24])]
 )
 def test_more_and_more_layers_go_to_float(layers, counts):
-    assert list(growing(layers)) == counts
+    assert list(layer_counts(layers)) == counts
 
 
-def tried(method: str, accuracy: float, *, holds: bool) -> Try:
+def tried(method: str, accuracy: float, *, holds: bool) -> Attempt:
     step = QuantizeStep(
         method=method, float_layers=(), val_accuracy=accuracy, drop=100 * (0.9 - accuracy), holds=holds, seconds=1.0
     )  # fmt: skip
-    return Try(step, prepared_for(network()))
+    return Attempt(step, prepared_for(network()))
 
 
 def test_auto_ships_the_try_that_holds_or_else_the_most_accurate():
