@@ -1,1 +1,1 @@
-"""Whether an engine takes an ONNX model as it is, and runs in integers what the file stores in integers."""
+"""A linter for ONNX models: does an engine accept the file, and run the quantized layers in integers?"""

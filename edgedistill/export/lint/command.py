@@ -1,4 +1,4 @@
-"""`edgedistill lint`: read, repair where asked to, look, and put the result in one record."""
+"""`edgedistill lint`: read a model, repair it on request, check it, and return one record."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ SCHEMA = "edgedistill.lint/1"
 
 
 class LintOptions(Record):
-    """What is asked for: a model, the kits and architecture (None: the usual one) to look at it for, and what to do.
+    """The options of lint: a model, the kits and architecture (None: the usual one) to check it for, and the actions.
 
-    `others` are kits to count the findings for where none is named.
+    `others` are kits whose findings are only counted, if `kits` is empty.
     """
 
     model: Path
@@ -35,7 +35,7 @@ class LintOptions(Record):
 
 
 class Repair(Record):
-    """What was repaired, where it was written (None: there was nothing), and what could not be repaired exactly."""
+    """The repaired file (None without changes), the changes, and the faults that have no exact repair."""
 
     file: Path | None
     changes: tuple[str, ...]
@@ -43,7 +43,7 @@ class Repair(Record):
 
 
 class LintResult(Record):
-    """Reports of the model or, where it was repaired, of the repaired one, for the kits asked for and for others."""
+    """The reports on the model or, after a repair, on the repaired file: for the requested kits, and for others."""
 
     model: Path
     sha256: str
@@ -54,15 +54,15 @@ class LintResult(Record):
 
     @property
     def binding(self) -> tuple[Report, ...]:
-        """The reports that decide: those asked for, and the one of the compiler if it was asked."""
+        """The reports that decide the exit code: those for the requested kits, and the compiler's if it ran."""
         return self.reports if self.compiler is None else (*self.reports, self.compiler.report)
 
 
 def run_lint(options: LintOptions) -> LintResult:
-    """Look at a model, and repair and compile it where that is asked for.
+    """Check a model, and repair and compile it if the options say so.
 
     Raises:
-        ConfigError: the file cannot be read, the repaired one would replace it, or the compiler is not installed.
+        ConfigError: the file cannot be read, the repaired file would overwrite it, or the compiler is not installed.
     """
     model, path, repair = read_onnx(options.model), options.model, None
     if options.fix:
@@ -80,7 +80,9 @@ def run_lint(options: LintOptions) -> LintResult:
 
 def _repaired(options: LintOptions, model: onnx.ModelProto) -> tuple[onnx.ModelProto, Repair]:
     if len(options.kits) > 1:
-        raise ConfigError("--fix writes one file for one kit: name one --target, or none for what every engine wants")
+        raise ConfigError(
+            "--fix writes one file for one kit: give one --target, or none to repair the faults for every engine"
+        )
     limits = limits_of(options.kits[0], options.arch or usual_arch(options.kits[0])) if options.kits else None
     output, fixed = _output(options), fix(model, limits)
     if fixed.changes:
@@ -95,7 +97,7 @@ def to_json(result: LintResult) -> str:
 
 
 def require_no_errors(result: LintResult) -> None:
-    """Raise LintError when there is an error, which makes the exit code 4."""
+    """Raise LintError (exit code 4) if a report has an error."""
     if any(report.errors for report in result.binding):
         raise LintError(
             f"{result.model}: do not deploy this file before its errors are gone; --fix repairs what it can"
@@ -105,5 +107,5 @@ def require_no_errors(result: LintResult) -> None:
 def _output(options: LintOptions) -> Path:
     output = options.output or options.model.with_name(f"{options.model.stem}-fixed.onnx")
     if output.resolve() == options.model.resolve():
-        raise ConfigError(f"{output}: the repaired model would replace the one it is made from; give -o another name")
+        raise ConfigError(f"{output}: would overwrite the input model; choose another file with -o")
     return output

@@ -1,6 +1,6 @@
-"""Repairs of what the rules find, where the repaired model answers exactly as the file does.
+"""Exact repairs of lint findings: the repaired model gives the same outputs as the file.
 
-What rounds anew (float biases to int32, new scales for uint8 around 0) is left to the export.
+Repairs that round again (float biases to int32, new scales for uint8 around 0) are left to the export.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Changes = list[str]
 
 @dataclass(frozen=True, slots=True)
 class Fixed:
-    """A repaired copy of a model, what was done to it, and what was tried and is not exact, one line each."""
+    """A repaired copy of a model, the changes, and the faults without an exact repair, one line each."""
 
     model: onnx.ModelProto
     changes: tuple[str, ...]
@@ -35,7 +35,7 @@ class Fixed:
 
 
 def fix(model: onnx.ModelProto, limits: KitLimits | None = None) -> Fixed:
-    """Repair a copy of a model where that is exact; a kit's limits say which encoding and opset it needs."""
+    """Repair a copy of a model where the repair is exact; `limits` give the encoding and opset that a kit needs."""
     result = onnx.ModelProto()
     result.CopyFrom(model)
     lift_constants(result.graph)
@@ -83,7 +83,7 @@ def write_zero_points(model: onnx.ModelProto) -> Changes:
 
 
 def store_integers(model: onnx.ModelProto) -> Changes:
-    """Round stored float32 weights now, as QuantizeLinear would when the model runs: half to even, cut at the ends."""
+    """Round stored float32 weights now, as QuantizeLinear would when the model runs: half to even, clipped."""
     view, changes = View.of(model), Changes()
     with Edits(model.graph) as edits:
         for node in model.graph.node:
@@ -119,7 +119,7 @@ def unit_scales(model: onnx.ModelProto) -> Changes:
 
 
 def restore_biases(model: onnx.ModelProto) -> Changes:
-    """Store the floats that int32 biases stand for."""
+    """Replace int32 biases with the floats that they represent."""
     view, changes, restored = View.of(model), Changes(), set[str]()
     with Edits(model.graph) as edits:
         for layer in view.layers:
@@ -139,7 +139,7 @@ def restore_biases(model: onnx.ModelProto) -> Changes:
 
 
 def make_signed(model: onnx.ModelProto) -> Changes:
-    """Turn uint8 around 128 into int8 around 0, everywhere or nowhere: the integers between must all move together."""
+    """Convert uint8 around 128 to int8 around 0, everywhere or nowhere: integers between roundings shift too."""
     view = View.of(model)
     unsigned = [node for node in view.roundings if _is_shifted(view.zero_point(node))]
     clips = _clips_between(view, unsigned)
@@ -186,7 +186,7 @@ def _clips_between(view: View, unsigned: list[onnx.NodeProto]) -> list[onnx.Node
 
 
 def _enter_by_roundings(view: View, unsigned: list[onnx.NodeProto]) -> bool:
-    """Tell whether every restored tensor comes from a rounding among these, through clips and moves, or is stored."""
+    """Return whether every dequantized tensor is stored, or comes from one of these through clips and moves."""
     entering = {node.output[0] for node in unsigned}
     for node in unsigned:
         name = node.input[0]
@@ -207,7 +207,7 @@ def _signed(values: NDArray[np.generic]) -> NDArray[np.int8]:
 
 
 def _is_plain(scale: NDArray[np.generic], zero: NDArray[np.generic]) -> bool:
-    """Tell whether integers of 8 bits are wanted, in sound float32 steps for a tensor or its channels."""
+    """Return whether the type is int8 or uint8, and the scales are positive float32, per tensor or per channel."""
     sound = (
         scale.dtype == np.float32
         and scale.ndim < 2
@@ -217,7 +217,7 @@ def _is_plain(scale: NDArray[np.generic], zero: NDArray[np.generic]) -> bool:
 
 
 def _spread(node: onnx.NodeProto, value: NDArray[np.generic], each: NDArray[np.generic]) -> NDArray[np.generic]:
-    """Return a rounding's scales or zero points in the shape that broadcasts over the tensor they are of."""
+    """Return a rounding's scales or zero points, reshaped to broadcast over its tensor."""
     if each.size == 1:
         return each.reshape(())
     axis = axis_of(node) % value.ndim

@@ -1,4 +1,4 @@
-"""Rules for where the roundings stand: before layers, before additions, behind layers."""
+"""Rules for the positions of roundings: before layers, before additions, after layers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from edgedistill.export.lint.roundings import Faults
 from edgedistill.export.lint.view import MOVES, MOVES_FOR_SOME, View, WeightedLayer, label
 
 ACTIVATIONS = {"Clip", "Elu", "HardSigmoid", "LeakyRelu", "Relu", "Sigmoid", "Softplus", "Tanh"}
-"""Activations that ONNX Runtime takes into the layer before them."""
+"""Activations that ONNX Runtime fuses with the layer before them."""
 
 
 def between(view: View) -> Faults:
@@ -20,25 +20,25 @@ def between(view: View) -> Faults:
 def moved_between(view: View) -> Faults:
     """An operator that moves or scales values, between a DequantizeLinear and the layer that needs it."""
     for layer in view.layers:
-        way = view.way(layer.data)
-        kinds = {node.op_type for node in way.through}
+        trace = view.trace(layer.data)
+        kinds = {node.op_type for node in trace.through}
         if view.quantized(layer) and kinds & MOVES_FOR_SOME and kinds <= MOVES | MOVES_FOR_SOME:
-            node = next(node for node in way.through if node.op_type in MOVES_FOR_SOME)
-            yield label(layer.node), f"{node.op_type} '{label(node)}' stands between DequantizeLinear and the layer"
+            node = next(node for node in trace.through if node.op_type in MOVES_FOR_SOME)
+            yield label(layer.node), f"{node.op_type} '{label(node)}' is between DequantizeLinear and the layer"
 
 
 def _between(view: View, allowed: set[str]) -> Faults:
     for layer in view.layers:
-        changing = [node for node in view.way(layer.data).through if node.op_type not in allowed]
+        changing = [node for node in view.trace(layer.data).through if node.op_type not in allowed]
         if changing and view.quantized(layer):
             node = changing[-1]
-            yield label(layer.node), f"{node.op_type} '{label(node)}' stands between DequantizeLinear and the layer"
+            yield label(layer.node), f"{node.op_type} '{label(node)}' is between DequantizeLinear and the layer"
 
 
 def float_inputs(view: View) -> Faults:
     """A layer with an integer weight and float data."""
     for layer in view.layers:
-        if view.dequantizer_of_weight(layer) is not None and view.way(layer.data).dequantizer is None:
+        if view.dequantizer_of_weight(layer) is not None and view.trace(layer.data).dequantizer is None:
             yield (
                 label(layer.node),
                 f"the weight of this {layer.node.op_type} is quantized, its input '{layer.data}' is not",
@@ -51,7 +51,7 @@ def float_operands(view: View) -> Faults:
         if view.dequantizer_of_weight(layer) is None and view.index.dequantizer(layer.data) is not None:
             yield label(layer.node), f"the input of this {layer.node.op_type} is quantized, its weight is not"
     for node in view.products:
-        operands = [view.way(name).direct for name in node.input[:2]]
+        operands = [view.trace(name).direct for name in node.input[:2]]
         if operands.count(True) == 1:
             yield label(node), f"operand '{node.input[operands.index(False)]}' of this {node.op_type} is not quantized"
     yield from _residuals(view)
@@ -60,7 +60,7 @@ def float_operands(view: View) -> Faults:
 def _residuals(view: View) -> Faults:
     """Additions of which one operand is an int8 tensor or a quantized layer's result, and the other a float.
 
-    A float that no QuantizeLinear reads, added to a layer's result, is left alone: there is no int8 form to add.
+    A float that is added to a layer's result is no fault if no QuantizeLinear reads it: it has no int8 form to add.
     """
     layers = [layer for layer in view.layers if view.quantized(layer)]
     results = {node.output[0] for layer in layers for node in (layer.node, layer.adds_bias)}
@@ -77,9 +77,9 @@ def _residuals(view: View) -> Faults:
 
 
 def unrounded_results(view: View) -> Faults:
-    """Quantized layers whose result is not rounded by the very next node."""
+    """Quantized layers whose result the next node does not round."""
     for layer in view.layers:
-        if view.quantized(layer) and view.way(layer.data).direct:
+        if view.quantized(layer) and view.trace(layer.data).direct:
             problem = _unrounded(view, layer)
             if problem:
                 yield label(layer.node), problem
@@ -92,17 +92,17 @@ def _unrounded(view: View, layer: WeightedLayer) -> str | None:
         if readers[0].op_type == "QuantizeLinear":
             return None
         blocks = readers[0].op_type in ACTIVATIONS and not _absorbed(view, readers[0])
-        # Dense layers have an integer kernel with float results, which ONNX Runtime takes in front of an output's activation.
+        # For a dense layer before an output's activation, ONNX Runtime has an integer kernel with float results.
         is_last = layer.node.op_type in {"Gemm", "MatMul"} and not view.readers.get(readers[0].output[0])
         if blocks and not is_last:
-            return f"{readers[0].op_type} '{label(readers[0])}' stands between the layer and QuantizeLinear"
+            return f"{readers[0].op_type} '{label(readers[0])}' is between the layer and QuantizeLinear"
     if layer.node.op_type in {"Gemm", "MatMul"} or (readers and readers[0].op_type in ACTIVATIONS):
         return None
-    return f"no QuantizeLinear follows this {layer.node.op_type}, or something else reads its result too"
+    return f"no QuantizeLinear follows this {layer.node.op_type}, or another node reads its result too"
 
 
 def _absorbed(view: View, activation: onnx.NodeProto) -> bool:
-    """Tell whether the rounding behind an activation cuts at 0 itself: its zero point is the least integer."""
+    """Return whether the rounding after an activation clips at 0 itself: its zero point is the least integer."""
     readers = view.readers.get(activation.output[0], ())
     if view.index.readers[activation.output[0]] != 1 or not readers or readers[0].op_type != "QuantizeLinear":
         return False
@@ -120,16 +120,16 @@ def transposed_convolutions(view: View) -> Faults:
 
 
 def signed_concatenations(view: View) -> Faults:
-    """Concatenations of int8 activations, rounded again or not, in front of a quantized convolution."""
+    """Concatenations of int8 activations before a quantized convolution, whether rounded again or not."""
     for layer in view.layers:
         joined = _concatenation(view, layer.data) if layer.node.op_type == "Conv" and view.quantized(layer) else None
         if joined is not None:
-            sources = [view.way(name).dequantizer for name in joined.input]
+            sources = [view.trace(name).dequantizer for name in joined.input]
             zeros = [None if source is None else view.zero_point(source) for source in sources]
             if any(zero is not None and zero.dtype == np.int8 for zero in zeros):
                 yield (
                     label(joined),
-                    f"int8 activations are joined in front of {layer.node.op_type} '{label(layer.node)}'",
+                    f"int8 activations are concatenated before {layer.node.op_type} '{label(layer.node)}'",
                 )
 
 

@@ -1,4 +1,4 @@
-"""What the rules find in a model, for every engine or for one kit."""
+"""The linter's report on a model, for every engine or for one kit."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from edgedistill.records.base import Encoding, Record
 
 
 class Finding(Record):
-    """One fault: the rule, the node (or stored tensor), what is wrong and what comes of it, who says so, what to do."""
+    """One fault: the rule, the node (or stored tensor), the fault and its effect, the source, and the fix."""
 
     rule: str
     severity: Literal["error", "warning"]
@@ -29,7 +29,7 @@ class Finding(Record):
 
 
 class Report(Record):
-    """What was found in a model for a kit on an architecture; without a kit, what holds for every engine."""
+    """The findings in a model for a kit on an architecture; without a kit, those for every engine."""
 
     kit: str | None
     arch: str | None
@@ -47,7 +47,7 @@ class Report(Record):
 
 
 def lint(model: onnx.ModelProto, kit: Kit | None = None, arch: str | None = None) -> Report:
-    """Look for faults in a model; by default for the architecture of this machine, or the first that the kit knows.
+    """Check a model for a kit; the default architecture is this machine's or, if the kit lacks it, the kit's first.
 
     Raises:
         ConfigError: the kit does not know the architecture, or its target.toml names an unknown rule.
@@ -63,7 +63,7 @@ def lint(model: onnx.ModelProto, kit: Kit | None = None, arch: str | None = None
 
 
 def limits_of(kit: Kit, arch: str | None = None, encoding: Encoding | None = None) -> KitLimits:
-    """Return what a kit takes on one architecture (None: on any it knows) and, if one is given, in one encoding only.
+    """Return a kit's limits on one architecture (None: all that the kit has), in one encoding (None: all).
 
     Raises:
         ConfigError: the kit does not know the architecture.
@@ -74,16 +74,16 @@ def limits_of(kit: Kit, arch: str | None = None, encoding: Encoding | None = Non
 
 
 def severities(kit: Kit) -> dict[str, Severity]:
-    """Return how bad each rule is for a kit; raises ConfigError for a rule that does not exist."""
+    """Return the severity of each rule for a kit; raises ConfigError for a rule that does not exist."""
     known = {rule.name: rule.severity for rule in RULES}
-    unknown = sorted(kit.rules.keys() - (known.keys() - {"valid"}))  # what is not valid is an error for every engine
+    unknown = sorted(kit.rules.keys() - (known.keys() - {"valid"}))  # an invalid file is an error for every engine
     if unknown:
         raise ConfigError(f"{kit.folder / 'target.toml'}: [rules] has no '{unknown[0]}'{nearest(unknown[0], known)}")
     return known | kit.rules
 
 
 def require_clean(model: onnx.ModelProto, kits: Iterable[Kit], encoding: Encoding | None, name: str) -> tuple[str, ...]:
-    """Raise LintError when a model that is about to be shipped has an error for a kit; return the warnings for all, a line each.
+    """Raise LintError if a model has an error for a kit; return the warnings for all kits, one line for each rule.
 
     Args:
         model: the model, as it is written.
@@ -96,7 +96,8 @@ def require_clean(model: onnx.ModelProto, kits: Iterable[Kit], encoding: Encodin
         errors = [finding for finding in findings if finding.severity == "error"]
         if errors:
             raise LintError(
-                f"{name}: {_in_a_line(kit, errors)}; it is not written, because '{kit.name}' would not run it as it is: "
+                f"{name}: {_in_a_line(kit, errors)}; the file is not written, because '{kit.name}' "
+                f"would not run it correctly: "
                 f"{errors[0].fix}"
             )
         warnings += in_lines(kit, findings)
@@ -106,13 +107,13 @@ def require_clean(model: onnx.ModelProto, kits: Iterable[Kit], encoding: Encodin
 def findings_for(
     model: onnx.ModelProto, kits: Iterable[Kit], encoding: Encoding | None
 ) -> Iterable[tuple[Kit, list[Finding]]]:
-    """Yield each kit that takes a model in an encoding (None: in float), on any architecture it knows, and what is found for it."""
+    """Yield each kit that takes an encoding (None: float) on any architecture, and the findings for it."""
     for kit in [kit for kit in kits if encoding is None or encoding in _encodings(kit)]:
         yield kit, list(_findings(View.of(model, limits_of(kit, encoding=encoding)), severities(kit)))
 
 
 def in_lines(kit: Kit, findings: Iterable[Finding]) -> list[str]:
-    """Return a line for each rule that found something for a kit."""
+    """Return one line for each rule that has findings for a kit."""
     by_rule = groupby(sorted(findings, key=lambda finding: finding.rule), key=lambda finding: finding.rule)
     return [_in_a_line(kit, list(group)) for _, group in by_rule]
 
@@ -135,13 +136,13 @@ def summary(report: Report) -> str:
 
 
 def usual_arch(kit: Kit) -> str:
-    """Return this machine's architecture where a kit knows it, else the first that it knows."""
+    """Return this machine's architecture if the kit has it, else the kit's first."""
     machine = ARCHITECTURES.get(platform.machine().lower(), platform.machine())
     return machine if machine in kit.encoding else next(iter(kit.encoding), machine)
 
 
 def _findings(view: View, severity: dict[str, Severity]) -> Iterable[Finding]:
-    """Yield what the rules find; of a file that breaks the standard only that, since the rules rely on it."""
+    """Yield the findings of the rules; for an invalid file only that, because the other rules need a valid file."""
     for rule in RULES:
         level = severity[rule.name]
         if level != "off" and (view.limits is not None or not rule.of_kit):

@@ -1,6 +1,6 @@
 """Rules for QuantizeLinear and DequantizeLinear: their scales, zero points, types and axes.
 
-Every check takes a view of a model and yields the label of each node at fault, and what is wrong with it.
+Every check takes a view of a model and yields the label of each faulty node with a description of the fault.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from edgedistill.export.lint.view import View, WeightedLayer, label
 
 Faults = Iterator[tuple[str, str]]
 SAME_STEP = 1e-5
-"""Two scales are the same step when they differ by less than this part."""
+"""The largest relative difference between two scales that count as equal."""
 
 
 def scales(view: View) -> Faults:
@@ -39,16 +39,16 @@ def computed_scales(view: View) -> Faults:
 
 
 def scale_pairs(view: View) -> Faults:
-    """A DequantizeLinear with another scale than the QuantizeLinear before it."""
+    """DequantizeLinear nodes whose scale differs from that of the QuantizeLinear before them."""
     for node in view.roundings:
         quantizer = view.quantizer(node)
         before, after = None if quantizer is None else view.scale(quantizer), view.scale(node)
         if before is not None and after is not None and not np.array_equal(before, after):
-            yield label(node), f"scale {after.flat[0]:g} after rounding in steps of {before.flat[0]:g}"
+            yield label(node), f"scale {after.flat[0]:g} after QuantizeLinear with scale {before.flat[0]:g}"
 
 
 def missing_zero_points(view: View) -> Faults:
-    """Roundings without a zero point; the int32 of a bias has none."""
+    """Roundings without a zero point; an int32 bias needs none."""
     for node in view.roundings:
         if len(node.input) > 2 and node.input[2]:
             continue
@@ -76,7 +76,7 @@ def _zero_points(view: View, nodes: list[onnx.NodeProto]) -> Faults:
 
 
 def types_of_activations(view: View) -> Faults:
-    """Activations of another type than the kit's encoding has."""
+    """Activations whose type is not in the kit's encodings."""
     assert view.limits is not None
     wanted = view.limits.activations
     for node in view.heads:
@@ -86,7 +86,7 @@ def types_of_activations(view: View) -> Faults:
 
 
 def axes_of_activations(view: View) -> Faults:
-    """Activations with a scale for each channel, but for those that only depthwise convolutions read."""
+    """Activations with a scale for each channel, except those that only depthwise convolutions read."""
     for node, scale in _scales_by_channel(view):
         if not _only_depthwise(view, node):
             yield label(node), f"{scale.size} scales for one activation"
@@ -107,7 +107,7 @@ def _scales_by_channel(view: View) -> Iterator[tuple[onnx.NodeProto, NDArray[np.
 
 
 def _only_depthwise(view: View, rounding: onnx.NodeProto) -> bool:
-    """Tell whether all that a rounding, or the DequantizeLinear behind it, is for is convolutions of one channel each."""
+    """Return whether only depthwise convolutions read a rounding, or the DequantizeLinear after it."""
     names = {rounding.output[0]}
     if rounding.op_type == "QuantizeLinear":
         names = {reader.output[0] for reader in view.readers.get(rounding.output[0], ())}
@@ -124,7 +124,7 @@ def _is_depthwise(view: View, layer: WeightedLayer) -> bool:
 
 
 def axes_of_weights(view: View) -> Faults:
-    """Weights whose scales run along another axis than the layer's outputs."""
+    """Weights whose scales are not along the axis of the layer's outputs."""
     for layer in view.layers:
         kind, axis, dequantizer = layer.node.op_type, view.axis_of_scales(layer), view.dequantizer_of_weight(layer)
         if dequantizer is not None and any(entry.name == "block_size" and entry.i for entry in dequantizer.attribute):
@@ -142,7 +142,7 @@ def float_weights(view: View) -> Faults:
 
 
 def types_of_biases(view: View) -> Faults:
-    """Biases of quantized layers that are of another type than the kit's encoding has."""
+    """Biases of quantized layers whose type is not in the kit's encodings."""
     assert view.limits is not None
     for layer, dequantizer in _biases(view):
         integers = None if dequantizer is None else view.index.value(dequantizer.input[0])
@@ -152,7 +152,7 @@ def types_of_biases(view: View) -> Faults:
 
 
 def scales_of_biases(view: View) -> Faults:
-    """Integer biases whose steps are not the product of the steps of data and weight."""
+    """Integer biases whose scale is not input scale times weight scale."""
     for layer, dequantizer in _biases(view):
         integers = None if dequantizer is None else view.index.value(dequantizer.input[0])
         if dequantizer is None or integers is None or integers.dtype != np.int32:
@@ -167,7 +167,7 @@ def scales_of_biases(view: View) -> Faults:
 
 def _step(view: View, layer: WeightedLayer) -> NDArray[np.float64] | None:
     """Return the step of a quantized layer's integer products, or None where a scale is computed."""
-    nodes = view.way(layer.data).dequantizer, view.dequantizer_of_weight(layer)
+    nodes = view.trace(layer.data).dequantizer, view.dequantizer_of_weight(layer)
     data, weight = (None if node is None else view.scale(node) for node in nodes)
     return None if data is None or weight is None else data * weight
 

@@ -1,8 +1,9 @@
-"""The rules of `edgedistill lint` in one table: what each looks for, how bad it is, who says so, and what to do.
+"""The rules of `edgedistill lint` in one table: name, severity, check, effect, fix and source.
 
-An error is what an engine refuses, computes wrongly, or runs in float though the file has it in integers. A kit's
-target.toml gives a rule another severity where its engine differs: `[rules]`, by name. What is said to be measured was
-measured with ONNX Runtime 1.20 and 1.32 and OpenVINO 2026.4 on x86-64, and with TensorRT-RTX 1.7, which builds on a CPU.
+An error is a fault that an engine refuses, computes wrongly, or runs in float although the file stores integers.
+`[rules]` in a kit's target.toml changes the severity of a rule where the kit's engine differs. "measured" means a
+measurement with ONNX Runtime 1.20 and 1.32 and OpenVINO 2026.4 on x86-64, and with TensorRT-RTX 1.7, which builds on a
+CPU.
 """
 
 from __future__ import annotations
@@ -34,9 +35,9 @@ OPERATORS = "https://github.com/onnx/onnx-tensorrt/blob/main/docs/operators.md"
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One thing to look for; `of_kit` rules compare with a kit's limits and need one.
+    """One check of a model; an `of_kit` rule compares the model with a kit's limits, and runs only with a kit.
 
-    `effect` says what comes of it, `fix` the next step, `source` the documentation or the measurement behind it.
+    `effect` is the consequence of the fault, `fix` the next step, `source` the documentation or the measurement.
     """
 
     name: str
@@ -58,7 +59,7 @@ RULES: Final = (
     Rule(
         "opset", "error", whole.opset,
         "the engine refuses the file, or reads operators by older rules",
-        "export with a lower [export] opset; --fix converts it where it answers the same",
+        "export with a lower [export] opset; --fix converts the file if its outputs stay the same",
         "the kit's target.toml", of_kit=True,
     ),
     Rule(
@@ -75,7 +76,7 @@ RULES: Final = (
     ),
     Rule(
         "dynamic-shape", "warning", whole.dynamic_shapes,
-        "engines compile for fixed sizes; TensorRT refuses an open one without a profile",
+        "engines compile for fixed sizes; TensorRT refuses an open size without a profile",
         "export with fixed shapes, or fix them: edgedistill bench --shape NAME=1x3x224x224",
         "measured: 'no optimization profile has been defined'",
     ),
@@ -87,8 +88,8 @@ RULES: Final = (
     ),
     Rule(
         "scale", "error", roundings.scales,
-        "TensorRT refuses scales that are not positive, OpenVINO answers wrongly for negative ones",
-        "keep a floor under scales when quantizing; --fix writes 1 for stored channels, whose values are all 0 then",
+        "TensorRT refuses scales that are not positive, OpenVINO computes wrong outputs for negative scales",
+        "set a positive minimum for scales when quantizing; --fix writes 1 for stored channels whose values are all 0",
         f"{RUNTIME} ('scale is a positive real number'); measured",
     ),
     Rule(
@@ -99,13 +100,13 @@ RULES: Final = (
     ),
     Rule(
         "scale-pair", "warning", roundings.scale_pairs,
-        "the pair multiplies the tensor, and every engine accepts it in silence",
+        "the pair changes the tensor by a factor, and no engine reports it",
         "give QuantizeLinear and DequantizeLinear the same scale",
         "measured",
     ),
     Rule(
         "missing-zero-point", "warning", roundings.missing_zero_points,
-        "the standard then means uint8, TensorRT int8; TensorRT 8 refuses a DequantizeLinear without one",
+        "the ONNX standard then assumes uint8, TensorRT int8; TensorRT 8 refuses a DequantizeLinear without one",
         "write the zero point; --fix does",
         f"{ONNX}; measured",
     ),
@@ -154,8 +155,8 @@ RULES: Final = (
     ),
     Rule(
         "bias-type", "warning", roundings.types_of_biases,
-        "TensorRT refuses integer biases; ONNX Runtime 1.20 runs layers with float ones in float, 1.32 those whose "
-        "result is not rounded",
+        "TensorRT refuses integer biases; ONNX Runtime 1.20 runs layers with float biases in float, 1.32 those of "
+        "them whose result is not rounded",
         "export in the kit's encoding; --fix restores float biases, rounding them to int32 is not exact",
         "measured: 'input has type Int32'", of_kit=True,
     ),
@@ -167,7 +168,7 @@ RULES: Final = (
     ),
     Rule(
         "between", "error", placement.between,
-        "the layer runs in float: it sees no integers",
+        "the layer runs in float, because its input is float",
         "round after the operator: QuantizeLinear, DequantizeLinear, layer",
         f"{EXPLICIT}; measured",
     ),
@@ -179,7 +180,7 @@ RULES: Final = (
     ),
     Rule(
         "float-input", "error", placement.float_inputs,
-        "the layer runs in float, and its weight is restored each time",
+        "the layer runs in float, and its weight is dequantized in every run",
         "round the input too, or leave the layer in float",
         f"{EXPLICIT}; measured",
     ),
@@ -203,8 +204,8 @@ RULES: Final = (
     ),
     Rule(
         "signed-concat", "off", placement.signed_concatenations,
-        "OpenVINO 2026.4 answers wrongly for some of these on x86, by a third of the largest value, and rightly for uint8",
-        "compare the answers before you deploy; use another kit, or leave the convolution in float",
+        "OpenVINO 2026.4 computes some of these wrongly on x86, by a third of the largest value; uint8 is correct",
+        "compare the outputs before you deploy; use another kit, or leave the convolution in float",
         "measured against ONNX Runtime with its optimiser off",
     ),
     Rule(
@@ -215,7 +216,7 @@ RULES: Final = (
     ),
     Rule(
         "half-precision", "warning", whole.half_precision,
-        "the value is not the one that was trained",
+        "the stored value differs from the trained value",
         "keep this part in float32",
         "IEEE 754 binary16",
     ),

@@ -18,7 +18,7 @@ STYLES = {"error": "bold red", "warning": "yellow"}
 
 
 def print_result(result: LintResult, console: Console) -> None:
-    """Print what was repaired, each report, what the compiler made of the layers, and a line for every other kit."""
+    """Print the repairs, the compiled precision of the layers, each report, and one line for every other kit."""
     name = result.model.name
     if result.repair is not None:
         _print_repair(result.repair, console)
@@ -38,7 +38,7 @@ def _print_repair(repair: Repair, console: Console) -> None:
 
 
 def _print_products(name: str, check: TrtCheck, console: Console) -> None:
-    """Print the precision that each convolution and matrix product got."""
+    """Print the compiled precision of each convolution and matrix product."""
     if not console.is_terminal:
         for one in check.products:
             text = f"{name}: {one.operator} {one.node}: {one.stored} in the file, {one.compiled or '?'} compiled"
@@ -65,7 +65,7 @@ def _print_report(name: str, report: Report, console: Console) -> None:
 
 
 def _lines(name: str, groups: list[list[Finding]]) -> Iterator[str]:
-    """Yield a line for each finding and, after those of a rule, what to do and who says so."""
+    """Yield a line for each finding and, after the findings of a rule, the fix and the source."""
     for group in groups:
         for one in group:
             yield f"{name}: {one.severity} {one.rule} at {one.node}: {one.message}"
@@ -75,7 +75,7 @@ def _lines(name: str, groups: list[list[Finding]]) -> Iterator[str]:
 def _table(groups: list[list[Finding]]) -> Table:
     """Return one row for each rule."""
     table = Table(box=None, padding=(0, 1, 1, 0), header_style="bold", pad_edge=False)
-    for column in ("", "rule", "what, and what to do"):
+    for column in ("", "rule", "finding and fix"):
         table.add_column(column, overflow="fold")
     for group in groups:
         first, nodes = group[0], [finding.node for finding in group]

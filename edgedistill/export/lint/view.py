@@ -1,4 +1,4 @@
-"""An ONNX model as the rules look at it: roundings, layers with a weight, and the way from one to the other."""
+"""An index of an ONNX model for the rules: roundings, layers with a weight, and the path from one to the other."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ACTIVATIONS: Final[dict[Encoding, tuple[str, ...]]] = {
 
 @dataclass(frozen=True, slots=True)
 class KitLimits:
-    """What a kit's engine takes: the types of `activations` and `biases` are those of its encodings."""
+    """The limits of a kit's engine: the types of `activations` and `biases` are those of its encodings."""
 
     opset: int
     unsupported: frozenset[str]
@@ -39,7 +39,7 @@ class KitLimits:
 
     @classmethod
     def of(cls, kit: Kit, forms: Iterable[Form]) -> KitLimits:
-        """Return what a kit's engine takes in any of these forms, of which there is at least one."""
+        """Return the limits of a kit's engine over all of these forms, of which there is at least one."""
         some = tuple(forms)
         return cls(
             opset=max(form.opset for form in some),
@@ -62,21 +62,21 @@ class WeightedLayer:
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
-    """How a tensor comes from a DequantizeLinear (None: it does not), and through which nodes, the nearest first."""
+class Trace:
+    """The DequantizeLinear that a tensor comes from (None: there is none), and the nodes between, the nearest first."""
 
     dequantizer: onnx.NodeProto | None
     through: tuple[onnx.NodeProto, ...]
 
     @property
     def direct(self) -> bool:
-        """Tell whether engines see the tensor as the dequantized one, moved at most."""
+        """Whether engines treat the tensor as dequantized: the nodes between only move values."""
         return self.dequantizer is not None and all(node.op_type in MOVES for node in self.through)
 
 
 @dataclass(frozen=True)
 class View:
-    """A model, indexed; `limits` are those of the kit that it is looked at for, if any."""
+    """An indexed model; `limits` are those of the kit to check for, if any."""
 
     model: onnx.ModelProto
     index: Index
@@ -129,8 +129,8 @@ class View:
         return [node for node in nodes if node.output[0] not in weighted]
 
     def quantized(self, layer: WeightedLayer) -> bool:
-        """Tell whether the file has a layer's weight in integers, and its data, at whatever distance, too."""
-        return self.dequantizer_of_weight(layer) is not None and self.way(layer.data).dequantizer is not None
+        """Return whether a layer's weight comes from a DequantizeLinear, and its data too, at any distance."""
+        return self.dequantizer_of_weight(layer) is not None and self.trace(layer.data).dequantizer is not None
 
     def quantizer(self, node: onnx.NodeProto) -> onnx.NodeProto | None:
         """Return the QuantizeLinear whose result a DequantizeLinear reads directly."""
@@ -138,7 +138,7 @@ class View:
         return producer if producer is not None and producer.op_type == "QuantizeLinear" else None
 
     def is_stored(self, name: str) -> bool:
-        """Tell whether a tensor is stored, or rounded, restored or reordered from a stored one."""
+        """Return whether a tensor is stored, or quantized, dequantized or reordered from a stored one."""
         while name not in self.index.stored:
             node = self.index.producer.get(name)
             if node is None or node.op_type not in ROUNDING | {"Cast", "Identity", "Reshape", "Transpose"}:
@@ -147,13 +147,13 @@ class View:
         return True
 
     def dequantizer_of_weight(self, layer: WeightedLayer) -> onnx.NodeProto | None:
-        """Return the DequantizeLinear of a layer's weight, also from before transpositions."""
+        """Return the DequantizeLinear of a layer's weight, also if it is before a transposition."""
         return next((node for node in self.before(layer.weight) if node.op_type == "DequantizeLinear"), None)
 
     def axis_of_scales(self, layer: WeightedLayer) -> int | None:
         """Return the axis of a layer's weight, as the layer reads it, that its scales run along.
 
-        None where a weight is not dequantized, has one scale, or is given another shape before it is read.
+        None if the weight is not dequantized, has one scale, or is reshaped before the layer reads it.
         """
         dequantizer, between = None, []
         for node in self.before(layer.weight):
@@ -174,7 +174,7 @@ class View:
         return axis
 
     def before(self, name: str) -> Iterator[onnx.NodeProto]:
-        """Yield the nodes that make a stored tensor into this one, the nearest first."""
+        """Yield the nodes that compute a tensor from a stored one, the nearest first."""
         while (node := self.index.producer.get(name)) is not None:
             yield node
             name = node.input[0]
@@ -185,7 +185,7 @@ class View:
         return None if value is None else value.astype(np.float64)
 
     def zero_point(self, node: onnx.NodeProto) -> NDArray[np.generic] | None:
-        """Return the zero point of a rounding; None where it is computed, and the standard's zero where none is written."""
+        """Return the zero point of a rounding (None if computed); the standard's default if none is written."""
         if len(node.input) > 2 and node.input[2]:
             return self.index.value(node.input[2])
         if node.op_type == "QuantizeLinear":
@@ -205,28 +205,28 @@ class View:
         return None if found is None else onnx.helper.tensor_dtype_to_np_dtype(found)
 
     def _maker_of_integers(self, name: str) -> tuple[str, str]:
-        """Follow integers back through clips and moves, to the operator ("" for none) and the tensor that they start at."""
+        """Follow integers back through clips and moves; return the operator before ("" for none) and its result."""
         while (node := self.index.producer.get(name)) is not None and node.op_type in MOVES | {"Clip"}:
             name = node.input[0]
         return ("" if node is None else node.op_type), name
 
-    def way(self, name: str) -> Way:
+    def trace(self, name: str) -> Trace:
         """Follow a tensor back, through operators of one input that is not stored, to a DequantizeLinear."""
         through: list[onnx.NodeProto] = []
         while (node := self.index.producer.get(name)) is not None:
             if node.op_type == "DequantizeLinear":
-                return Way(node, tuple(through))
+                return Trace(node, tuple(through))
             sources = [source for source in node.input if source and not self.is_stored(source)]
-            if node.op_type == "Concat" and all(self.way(source).dequantizer is not None for source in sources):
+            if node.op_type == "Concat" and all(self.trace(source).dequantizer is not None for source in sources):
                 sources = sources[:1]
             if len(sources) != 1 or node.op_type in WEIGHTED:
-                return Way(None, tuple(through))
+                return Trace(None, tuple(through))
             through.append(node)
             name = sources[0]
-        return Way(None, tuple(through))
+        return Trace(None, tuple(through))
 
     def _layer(self, node: onnx.NodeProto) -> WeightedLayer | None:
-        """Return a node as a layer: its weight is its second input or, of a product, the one that is stored."""
+        """Return a node as a layer: its weight is its second input or, for a product, the stored input."""
         place = next((place for place in (1, 0) if self.is_stored(node.input[place])), None)
         if place is None or self.is_stored(node.input[1 - place]):
             return None
@@ -236,7 +236,7 @@ class View:
         return WeightedLayer(node, node.input[1 - place], node.input[place], self._axis(node, place), bias, adds_bias)
 
     def _axis(self, node: onnx.NodeProto, place: int) -> int:
-        """Return the axis of a weight that counts the layer's outputs."""
+        """Return the axis of a weight that has the layer's outputs."""
         if node.op_type in {"Conv", "ConvTranspose"}:
             return int(node.op_type == "ConvTranspose")
         if node.op_type == "Gemm":
@@ -246,7 +246,7 @@ class View:
         return max(rank - 1 if place == 1 else rank - 2, 0)
 
     def _rank(self, name: str) -> int:
-        """Return the number of axes of a stored tensor, as it is read."""
+        """Return the number of axes of a stored tensor after reshapes."""
         for node in self.before(name):
             if node.op_type == "Reshape":
                 shape = self.index.value(node.input[1])
@@ -256,7 +256,7 @@ class View:
         return 2 if value is None else value.ndim
 
     def _bias(self, node: onnx.NodeProto) -> tuple[str | None, onnx.NodeProto]:
-        """Return a layer's bias: its third input or, of a MatMul, what the Add behind it adds."""
+        """Return a layer's bias: its third input or, for a MatMul, the other input of the Add after it."""
         if len(node.input) > 2 and node.input[2]:
             return node.input[2], node
         (reader, *others) = self.readers.get(node.output[0], ()) or (None,)

@@ -12,14 +12,14 @@ from edgedistill.graphs.opset import opset_of
 from edgedistill.graphs.read import all_nodes
 
 MODEL = "model"
-"""What stands for a node where a rule is about the file."""
+"""The label in place of a node for a finding about the whole file."""
 STANDARD = {"", "ai.onnx", "ai.onnx.ml"}
 LARGEST_HALF = float(np.finfo(np.float16).max)
 SMALLEST_NORMAL_HALF = float(np.finfo(np.float16).tiny)
 
 
 def validity(view: View) -> Faults:
-    """What the checker of the ONNX standard refuses; outputs without a shape, which engines infer, get theirs first."""
+    """Faults against the ONNX standard; missing output shapes are inferred first, as engines do."""
     try:
         onnx.checker.check_model(onnx.shape_inference.infer_shapes(view.model), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
@@ -27,15 +27,15 @@ def validity(view: View) -> Faults:
 
 
 def opset(view: View) -> Faults:
-    """An operator set above the kit's ceiling."""
+    """An operator set above the kit's limit."""
     assert view.limits is not None
     version = opset_of(view.model)
     if version > view.limits.opset:
-        yield MODEL, f"opset {version}, where the engine takes {view.limits.opset} at most"
+        yield MODEL, f"opset {version}, but the engine takes at most opset {view.limits.opset}"
 
 
 def unsupported(view: View) -> Faults:
-    """Operators, and types of inputs, outputs and stored tensors, that the kit says its engine refuses."""
+    """Operators, and types of inputs, outputs and stored tensors, that the kit lists as unsupported."""
     assert view.limits is not None
     for node in all_nodes(view.model.graph):
         if node.op_type in view.limits.unsupported:
@@ -51,11 +51,11 @@ def unsupported(view: View) -> Faults:
 
 
 def foreign_operators(view: View) -> Faults:
-    """Operators that are not of the ONNX standard, and that the file does not define."""
+    """Operators that neither the ONNX standard nor the file defines."""
     defined = {(function.domain, function.name) for function in view.model.functions}
     for node in all_nodes(view.model.graph):
         if node.domain not in STANDARD and (node.domain, node.op_type) not in defined:
-            yield label(node), f"{node.domain}:{node.op_type} is not of the ONNX standard"
+            yield label(node), f"{node.domain}:{node.op_type} is not in the ONNX standard"
 
 
 def dynamic_shapes(view: View) -> Faults:
@@ -70,7 +70,7 @@ def dynamic_shapes(view: View) -> Faults:
 
 
 def unsigned_inputs(view: View) -> Faults:
-    """Inputs of type uint8 that something but a Cast reads."""
+    """Inputs of type uint8 that a node other than a Cast reads."""
     for value in view.model.graph.input:
         if value.type.tensor_type.elem_type == onnx.TensorProto.UINT8:
             for node in view.readers.get(value.name, ()):
@@ -79,7 +79,7 @@ def unsigned_inputs(view: View) -> Faults:
 
 
 def half_overflow(view: View) -> Faults:
-    """Stored float16 that is not finite, and stored floats beyond its range that are cast to it."""
+    """Stored float16 values that are not finite, and floats beyond its range that are cast to it."""
     for name, tensor in view.index.stored.items():
         half = tensor.data_type == onnx.TensorProto.FLOAT16
         if not half and not _cast_to_half(view, name):
@@ -91,7 +91,7 @@ def half_overflow(view: View) -> Faults:
 
 
 def half_precision(view: View) -> Faults:
-    """Stored float16 that was cut at its largest value, or is too small for its full precision."""
+    """Stored float16 values that were clipped to the largest value, or are too small for full precision."""
     scales = {node.input[1] for node in view.roundings}
     for name, tensor in view.index.stored.items():
         if tensor.data_type != onnx.TensorProto.FLOAT16:
@@ -99,7 +99,7 @@ def half_precision(view: View) -> Faults:
         size = np.abs(numpy_helper.to_array(tensor).astype(np.float64))
         small = int(((size > 0) & (size < SMALLEST_NORMAL_HALF)).sum())
         if (size == LARGEST_HALF).any():
-            yield name, "a value of exactly 65504: a converter has cut a larger one"
+            yield name, "a value of exactly 65504: a converter clipped a larger one"
         elif small and (name in scales or small > np.count_nonzero(size) / 2):
             yield name, f"{small} of {size.size} values are below 6.1e-5, where float16 loses its precision"
 
