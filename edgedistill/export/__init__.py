@@ -1,1 +1,1 @@
-"""Trained models as ONNX files, in the encoding an engine wants, checked against what they were made from."""
+"""Export of trained models to ONNX files in an engine's encoding, checked against the source models."""

@@ -1,4 +1,4 @@
-"""A model with the preprocessing and the scores that [export] bake makes part of it, and inputs in the form it takes."""
+"""[export] bake: a model with its preprocessing and scores built in, and test inputs in the form it takes."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from edgedistill.records.stages import DataRecord
 from edgedistill.tasks.table import find_task
 
 SCORES: Final = "scores"
-"""The name of a single output that holds scores."""
+"""The name of a single output that has scores."""
 
 
 class Baking:
-    """What [export] bake makes of a model: `bake` are its entries."""
+    """The parts that [export] bake adds to a model; `bake` are the entries of the key."""
 
     def __init__(self, data: DataRecord, views: ViewSettings, bake: tuple[str, ...]) -> None:
         self.data, self.views = data, views
@@ -32,14 +32,14 @@ class Baking:
 
     @property
     def threshold(self) -> float | None:
-        """The value of the file's output above which a label counts as given; None where answers are not of that kind."""
+        """The value of the file's output above which a label counts as predicted; None without a threshold."""
         task = find_task(self.data.task)
         if task.threshold is None or not self.scores:
             return task.threshold
         return float(task.scores(np.full((1, 1), task.threshold))[0, 0])
 
     def module(self, model: nn.Module, outputs: Mapping[str, str], main: str) -> nn.Module:
-        """Return the model with what is baked into it; `outputs` are the names of its outputs in the file, by its own."""
+        """Return the model with the baked parts; `outputs` maps its output names in torch to the names in the file."""
         score = find_task(self.data.task).score_module() if self.scores else None
         before = preprocessors(self.data, self.views) if self.normalizes else {}
         if len(self.data.inputs) == 1 and list(outputs) == [SINGLE]:
@@ -47,11 +47,11 @@ class Baking:
         return _Baked(list(before.values()), model, score, main)
 
     def names(self, outputs: Mapping[str, Any]) -> dict[str, str]:
-        """Return the names of outputs in the file by those in torch: a single one without a name is logits or scores."""
+        """Map output names in torch to the names in the file: a single unnamed output is called logits or scores."""
         return {name: SCORES if self.scores and list(outputs) == [SINGLE] else name for name in outputs}
 
     def expected(self, outputs: Arrays, main: str) -> Arrays:
-        """Return what the file should give, from what the model gives in torch, by the names in the file."""
+        """Return the file's expected outputs, by their names in the file, from the model's outputs in torch."""
         task, names = find_task(self.data.task), self.names(outputs)
         return {
             names[name]: task.scores(values) if self.scores and name == main else values
@@ -79,7 +79,7 @@ def _plain(x: Tensor) -> Array:
 
 
 class _Baked(nn.Module):
-    """A model of several inputs or outputs with its preprocessing before and the scores behind."""
+    """A model of several inputs or outputs between its preprocessing and its scores."""
 
     def __init__(self, before: list[Any], model: nn.Module, score: nn.Module | None, main: str) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What `edgedistill quantize` and `export` of an ONNX file would write: `--dry-run`. Nothing is written here."""
+"""The plan of `edgedistill quantize` and `export` for an ONNX file (`--dry-run`); nothing is written."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SCHEMA: Final = "edgedistill.file_plan/1"
 
 
 class PlannedFile(Record):
-    """A file that would be written; `exists` tells whether it would replace one."""
+    """A file that would be written; `exists` is true if a file has that path already."""
 
     file: Path
     precision: str
@@ -43,11 +43,11 @@ class PlannedFile(Record):
 
 
 class FilePlan(Record):
-    """What would be done with an ONNX file.
+    """The plan for an ONNX file.
 
-    `samples` is the number of real inputs in `data`; `choices` are the decisions about shapes that the user did not make, one
-    line each; `skip` names the layers to leave in float; `activations` and `ranking` are None where nothing is quantized.
-    `ranking` tells whether layers are ranked by what each one costs, if a file answers too differently.
+    `samples` is the number of real inputs in `data`; `choices` are the automatic decisions about shapes, one line each;
+    `skip` names the layers to leave in float; `activations` and `ranking` are None if nothing is quantized. `ranking`
+    is true if the layers will be ranked by their error in case int8 loses much.
     """
 
     command: Literal["quantize", "export"]
@@ -91,7 +91,7 @@ class FilePlan(Record):
 def plan_quantize(
     order: FileOptions, skip: tuple[str, ...], activations: Activations, *, ranking: bool = True
 ) -> FilePlan:
-    """Return what `quantize_file` would do; raises its errors as far as they are known without running the model."""
+    """Return the plan of `quantize_file`; raises those of its errors that need no run of the model."""
     require_calibration(order)
     model = read_onnx(order.model)
     require_float(order, model)
@@ -102,7 +102,7 @@ def plan_quantize(
 
 
 def plan_export(order: FileOptions, precision: str) -> FilePlan:
-    """Return what `export_file` would do; raises its errors as far as they are known without running the model."""
+    """Return the plan of `export_file`; raises those of its errors that need no run of the model."""
     model = read_onnx(order.model)
     require_exportable(order, model, precision)
     activations: Activations = activations_of(canonical(model)) if precision == "int8" else "signed"
@@ -127,7 +127,7 @@ def _plan(
         data=order.data, samples=0 if samples is None else len(next(iter(samples.requests.values()))),
         kits=tuple(kit.name for kit in order.kits), arch=order.arch, precision=precision,
         files=tuple(
-            PlannedFile(file=path, precision=one.precision, encoding=one.encoding, opset=one.opset, exists=path.exists())
-            for path, one in zip(paths, variants, strict=True)
+            PlannedFile(file=path, precision=one.precision, encoding=one.encoding, opset=one.opset,
+            exists=path.exists()) for path, one in zip(paths, variants, strict=True)
         ),
     )  # fmt: skip

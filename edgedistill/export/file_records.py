@@ -20,7 +20,7 @@ SHOWN: Final = 3
 
 
 class FileOptions(Record):
-    """The options of a command on an ONNX file: the model, real inputs, the kits and architecture to write for, and where."""
+    """The options of a command on an ONNX file: the model, real inputs, kits, the architecture, and the output path."""
 
     model: Path
     data: Path | None = None
@@ -30,15 +30,15 @@ class FileOptions(Record):
     output: Path | None = None
 
     def for_activations(self, activations: Activations) -> FileOptions:
-        """Return the options with the kits' encodings that hold such activations."""
+        """Return the options with only those encodings of the kits that support these activations."""
         return self.model_copy(update={"kits": tuple(kit.for_activations(activations) for kit in self.kits)})
 
 
 class WrittenFile(Record):
-    """A file that was written; `parity` and `error` compare it with the given model on all samples.
+    """A file that was written; `parity` and `error` compare it with the original model on all samples.
 
-    `error` is the outputs' squared error over their variance; `accuracy` a fraction, None without labels; `warnings`
-    are what the linter says about the file for the kits.
+    `error` is the outputs' squared error over their variance; `accuracy` is a fraction, or None without labels;
+    `warnings` are the linter's warnings about the file for the kits.
     """
 
     file: Path
@@ -54,11 +54,11 @@ class WrittenFile(Record):
 
 
 class FileResult(Record):
-    """The files written for a model: `layers` says for each layer "int8" or "float: reason"; `choices` are automatic decisions.
+    """The files written for a model: `layers` maps a layer to "int8" or "float: reason"; `choices` are automatic.
 
-    `samples` counts the samples compared on, random ones if none were given; `classifies` tells whether the first output has
-    a score for each class; `accuracy` is the given model's. `sensitivity` is the error with a single layer in int8, for each
-    layer, the largest first; it is measured only if int8 loses much.
+    `samples` is the number of samples in the comparison, and `random` is true if they are random; `classifies` is true
+    if the first output has a score for each class; `accuracy` is the original model's. `sensitivity` maps each layer to
+    the error with only that layer in int8, the largest first; it is measured only if int8 loses much.
     """
 
     model: Path
@@ -89,15 +89,15 @@ class FileResult(Record):
             yield f"{one.file}: {one.precision}, opset {one.opset}, {one.size_bytes:,} bytes{_form(one)}"
             if one.accuracy is not None and self.accuracy is not None:
                 yield f"  accuracy {one.accuracy:.2%}, {100 * (one.accuracy - self.accuracy):+.2f} points"
-            same = f"answers as the given model {one.parity.agreement:.2%}, " if self.classifies else ""
+            same = f"same class as the original model {one.parity.agreement:.2%}, " if self.classifies else ""
             yield (
-                f"  on {self.samples:,} {kind}: {same}off by up to {one.parity.max_abs_diff:.3g}, "
+                f"  on {self.samples:,} {kind}: {same}maximum difference {one.parity.max_abs_diff:.3g}, "
                 f"squared error {one.error:.2%} of the outputs' variance"
             )
             yield from (f"  {warning}" for warning in one.warnings)
         if self.sensitivity:
             most = ", ".join(f"{name} ({error:.2%})" for name, error in list(self.sensitivity.items())[:SHOWN])
-            yield f"layers that lose most when they alone are int8: {most}; leave them in float with --skip NODE"
+            yield f"largest errors with a single layer in int8: {most}; leave these layers in float with --skip NODE"
 
 
 def _form(one: WrittenFile) -> str:

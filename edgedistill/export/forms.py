@@ -1,4 +1,4 @@
-"""The forms of a model that the targets of a configuration want, and a model written in one of them."""
+"""The variants of a model (precision, encoding, opset) that targets need, and the conversion to a variant."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from edgedistill.kits.kits import Kit
 from edgedistill.records.base import Encoding
 
 LOADED = 2
-"""Requests that a float16 file itself is run with, to see that ONNX Runtime takes it."""
+"""The number of requests that check that ONNX Runtime can run a float16 file itself."""
 
 
 class Variant(NamedTuple):
@@ -28,9 +28,9 @@ class Variant(NamedTuple):
 
 
 def variants(targets: Sequence[ExportTarget], kits: Mapping[str, Kit], source: str, opset: int | None) -> list[Variant]:
-    """Return the files to write of a float model ("fp32") or a quantized one ("int8"), each of the opset all can take.
+    """Return the files to write for a float ("fp32") or quantized ("int8") model, in an opset all targets take.
 
-    `opset` is what the configuration asks for, if anything.
+    `opset` is the opset that the configuration sets; None for the highest possible.
     """
     wanted: dict[tuple[str, Encoding | None], int] = {}
     for target in targets:
@@ -46,12 +46,12 @@ def variants(targets: Sequence[ExportTarget], kits: Mapping[str, Kit], source: s
 
 
 def in_form(model: onnx.ModelProto, variant: Variant, requests: Arrays) -> tuple[onnx.ModelProto, tuple[str, ...]]:
-    """Return an fp32 model, or an int8 one in its canonical encoding, as a variant, and the nodes of it left in float32.
+    """Convert an fp32 model, or a canonical int8 model, to a variant; return it and the names of nodes left in float32.
 
     Args:
         model: the model, in the variant's opset.
         variant: what to write.
-        requests: for each input, real inputs (R, *the input's shape), to find what float16 does not hold.
+        requests: for each input, real inputs (R, *the input's shape), to find values beyond float16.
     """
     kept = float32_nodes(model, requests) if is_half(variant) else ()
     if variant.encoding is not None:
@@ -64,18 +64,18 @@ def in_form(model: onnx.ModelProto, variant: Variant, requests: Arrays) -> tuple
 
 
 def is_half(variant: Variant) -> bool:
-    """Tell a variant that computes in float16, whose parts that do not fit real inputs must show."""
+    """Return whether a variant computes in float16; only real inputs show which parts exceed its range."""
     return variant.precision == "fp16" or variant.encoding == "s8-f16"
 
 
 def comparable(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return what ONNX Runtime is to run in place of a model: the model or, of one in float16, its emulation."""
+    """Return the model that ONNX Runtime runs for a comparison: the model itself or, for float16, its emulation."""
     half = any(tensor.data_type == TensorProto.FLOAT16 for tensor in model.graph.initializer)
     return emulated(model) if half else model
 
 
 def answers_of(model: onnx.ModelProto, requests: Arrays) -> Arrays:
-    """Return what a model answers, as `run_onnx` does; one in float16 as engines do that round every result to it."""
+    """Return a model's outputs as `run_onnx` does; a float16 model rounds every result, as engines do."""
     shown = comparable(model)
     if shown is not model:
         run_onnx(model.SerializeToString(), {name: values[:LOADED] for name, values in requests.items()})

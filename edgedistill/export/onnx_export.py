@@ -1,4 +1,4 @@
-"""A torch module as a self-contained ONNX model, in the opset that was asked for or not at all."""
+"""Export of a torch module to a self-contained ONNX model, in exactly the requested opset."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ from edgedistill.quantize.convert import convert
 from edgedistill.quantize.outputs import Outputs, returning_tensors, returns_of
 from edgedistill.runtime.files import write_atomic
 
-# torch writes opset 18 and converts upwards; asked for another, it succeeds with 18. Per-channel weights begin with 13.
+# torch writes opset 18 and converts upwards; for other opsets, it writes 18 without an error. Per-channel weights begin
+# with 13.
 TORCH_OPSETS: Final = range(18, 24)
 OPSETS: Final = range(13, TORCH_OPSETS.stop)
 
@@ -37,39 +38,39 @@ def export_onnx(
     input_names: Sequence[str] = ("input",),
     output_names: Sequence[str] = ("logits",),
 ) -> onnx.ModelProto:
-    """Export a module, and the prepared models in it in their int8 form, for inputs of exactly the examples' shapes.
+    """Export a module for inputs of exactly the examples' shapes; the prepared models in it become int8.
 
-    Int8 weights are stored as int8, scales and zero points are written out, biases are float: encoding "s8-f32" or, of a
-    model with unsigned activations, "u8-f32".
+    Int8 weights are stored as int8, scales and zero points are written out, biases are float. The encoding is "s8-f32",
+    or "u8-f32" for unsigned activations.
 
     Args:
-        model: a module of positional tensors that returns a tensor, or a tuple, list, dict or dataclass of tensors; it
-            is left as it was.
-        examples: for each input a tensor of the shape to export, (1, ...) for a batch of one.
+        model: a module that takes positional tensors and returns a tensor, or a tuple, list, dict or dataclass of
+            tensors; it is not changed.
+        examples: one tensor of the shape to export for each input, (1, ...) for a batch of one.
         opset: the version of the ONNX operator set that the file declares.
         input_names: the names of the graph's inputs, in the order of the examples.
         output_names: the names of the graph's outputs; several outputs that the model itself names keep these names.
 
     Raises:
-        ConfigError: the opset is not to be had, or not with the same answers, or a prepared model is not calibrated, or
-            the names are not as many as the inputs and outputs.
+        ConfigError: the opset cannot be exported, or not with the same answers; a prepared model is not calibrated; or
+            the numbers of names, inputs and outputs do not match.
     """
     if opset not in OPSETS:
         raise ConfigError(
             f"opset {opset} cannot be exported: {OPSETS[0]} to {OPSETS[-1]} can; "
             "choose one of these, or a kit that takes one of them"
         )
-    asked = max(opset, TORCH_OPSETS.start)
+    requested = max(opset, TORCH_OPSETS.start)
     if len(input_names) != len(examples):
-        raise ConfigError(f"{len(examples)} inputs are given, and {len(input_names)} names for them: name each input")
+        raise ConfigError(f"{len(examples)} inputs have {len(input_names)} names: name each input")
     deployed = convert(model)
     written_names = _names_in_order(returns_of(deployed, examples), output_names, type(model).__name__)
-    exported = _exported(deployed, examples, asked, (input_names, written_names))
+    exported = _exported(deployed, examples, requested, (input_names, written_names))
     written = opset_of(exported)
-    if written != asked:
+    if written != requested:
         raise ConfigError(
-            f"opset {asked} cannot be exported: torch wrote opset {written} for {type(model).__name__}, which has an "
-            f"operator that it cannot convert; choose opset {written}"
+            f"opset {requested} cannot be exported: torch wrote opset {written} for {type(model).__name__}, which has "
+            f"an operator that it cannot convert; choose opset {written}"
         )
     result = canonical(slim(exported))
     _order_outputs(result.graph, output_names)
@@ -92,7 +93,7 @@ def _names_in_order(outputs: Outputs, names: Sequence[str], owner: str) -> Seque
     keyed = outputs.keyed and len(outputs.names) > 1
     if len(outputs.names) != len(names) or (keyed and set(names) != set(outputs.names)):
         raise ConfigError(
-            f"{owner} returns {len(outputs.names)} outputs ({', '.join(outputs.names)}), and the names given for them are "
+            f"{owner} returns {len(outputs.names)} outputs ({', '.join(outputs.names)}), but the output names are "
             f"{', '.join(names) or 'none'}: name each output{' as the model does' if keyed else ''}"
         )
     return outputs.names if keyed else names
@@ -127,7 +128,7 @@ def _exported(
 
 
 def _name_ends(graph: onnx.GraphProto, names: tuple[Sequence[str], Sequence[str]]) -> None:
-    """Name inputs and outputs; a tensor inside that has one of these names, which torch would double, gets another."""
+    """Name inputs and outputs; rename an inner tensor with the same name, which torch would write twice."""
     pool, renamed = Names.of(graph), dict[str, str]()
     taken = {name for node in graph.node for name in node.output} | {tensor.name for tensor in graph.initializer}
     for values, wanted in ((graph.input, names[0]), (graph.output, names[1])):
@@ -144,7 +145,7 @@ def _name_ends(graph: onnx.GraphProto, names: tuple[Sequence[str], Sequence[str]
 
 
 def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:
-    """Return the ONNX form of the two rounding operators; zero points are written because old TensorRT asks for them."""
+    """Return the ONNX form of the two rounding operators; old TensorRT requires the zero points."""
     op: Any = onnxscript.opset18
     zeros = [
         onnx.helper.make_tensor("zero_point", kind, (), [0]) for kind in (onnx.TensorProto.INT8, onnx.TensorProto.UINT8)

@@ -1,4 +1,4 @@
-"""A user's own ONNX file in the forms that kits take: `edgedistill quantize MODEL.onnx` and `edgedistill export MODEL.onnx`."""
+"""Write a user's own ONNX file for kits: `edgedistill quantize MODEL.onnx` and `edgedistill export MODEL.onnx`."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ from edgedistill.runtime.progress import Advance, Reporter
 from edgedistill.tasks.classification import TASK as CLASSIFICATION
 
 CALIBRATION = 512
-"""The samples that ranges are taken from, at most."""
+"""The largest number of calibration samples."""
 RANDOM = 8
-"""Requests made up to compare with, where no data is given."""
+"""The number of random requests for the comparison without data."""
 MOST_LOST, LEAST_ALIKE = 0.01, 0.95
-"""Beyond these a user is told which layers lose it: a fraction of accuracy or, without labels, of like answers."""
+"""Limits beyond which the layers are ranked: the accuracy lost or, without labels, the agreement (fractions)."""
 CHECKED = 32
-"""Samples that the simplified float model is held against the given one on, at most."""
-TRIED = 32
-"""Samples that single layers are tried with."""
+"""The largest number of samples that compare the simplified float model with the original model."""
+RANKED = 32
+"""The largest number of samples for the ranking of layers."""
 PER_CHANNEL_OPSET = 13
 """The first opset whose DequantizeLinear has a scale for each channel."""
 
@@ -59,28 +59,28 @@ def quantize_file(
     *,
     ranking: bool = True,
 ) -> FileResult:
-    """Write a float model in int8, after training, once for each form that the kits take, or in the canonical one.
+    """Quantize a float model after training; write it in each form of the kits, or in the canonical form without kits.
 
-    Where much is lost, the layers are ranked by what each costs alone, which takes a quantization for each layer;
-    `ranking=False` leaves that out.
+    If int8 loses much, the layers are ranked by their error alone, which takes one quantization for each layer;
+    `ranking=False` skips the ranking.
 
     Raises:
-        ConfigError: there is no data, the model is quantized already, holds control flow or has no layer to quantize, or a
-            kit takes no unsigned activations.
-        LintError: a kit that was named would not run the result as it is.
+        ConfigError: there is no data, the model is quantized already, has control flow or has no layer to quantize, or
+            a kit takes no unsigned activations.
+        LintError: the linter finds an error in a file for a kit.
     """
     require_calibration(order)
-    given = _Given(order.for_activations(activations), report)
-    require_float(order, given.model)
-    source = given.simplified(PER_CHANNEL_OPSET)
-    few = given.samples.first(CALIBRATION)
-    with given.report.track("samples for calibration", _count(few)) as advance:
+    original = _Original(order.for_activations(activations), report)
+    require_float(order, original.model)
+    source = original.simplified(PER_CHANNEL_OPSET)
+    few = original.samples.first(CALIBRATION)
+    with original.report.track("samples for calibration", _count(few)) as advance:
         canonical_int8, layers = quantize_onnx(source, few, skip, ranges, activations, advance)
-    variants = variants_of(given.order, "int8", opset_of(canonical_int8), activations_of(canonical_int8))
-    result = given.result(given.write(canonical_int8, variants), layers)
+    variants = variants_of(original.order, "int8", opset_of(canonical_int8), activations_of(canonical_int8))
+    result = original.result(original.write(canonical_int8, variants), layers)
     if not ranking or not any(_lost_much(result, one) for one in result.files):
         return result
-    return result.model_copy(update={"sensitivity": _sensitivity(given, source, layers, activations)})
+    return result.model_copy(update={"sensitivity": _sensitivity(original, source, layers, activations)})
 
 
 def require_calibration(order: FileOptions) -> None:
@@ -121,18 +121,18 @@ def _lost_much(result: FileResult, one: WrittenFile) -> bool:
 
 
 def _sensitivity(
-    given: _Given, source: onnx.ModelProto, layers: dict[str, str], activations: Activations
+    original: _Original, source: onnx.ModelProto, layers: dict[str, str], activations: Activations
 ) -> dict[str, float]:
-    """Return the error of the outputs with one layer alone in int8, for each, the largest first."""
-    names, few = [name for name, form in layers.items() if form == INT8], given.samples.first(TRIED)
+    """Return the error of the outputs with only one layer in int8, for each layer, the largest first."""
+    names, few = [name for name, form in layers.items() if form == INT8], original.samples.first(RANKED)
     errors = {}
-    with given.report.track("layers ranked", len(names)) as advance:
+    with original.report.track("layers ranked", len(names)) as advance:
         for name in names:
             rest = tuple(other for other in names if other != name)
             alone, _ = quantize_onnx(source, few, rest, activations=activations)
-            answers = _answers(given.order.model, alone, few)
+            answers = _answers(original.order.model, alone, few)
             errors[name] = max(
-                _error(mine, wanted[:TRIED]) for mine, wanted in zip(answers.values(), given.outputs, strict=True)
+                _error(mine, wanted[:RANKED]) for mine, wanted in zip(answers.values(), original.outputs, strict=True)
             )
             advance(1, name)
     return dict(sorted(errors.items(), key=lambda item: -item[1]))
@@ -142,24 +142,24 @@ def export_file(order: FileOptions, precision: str, report: Reporter | None = No
     """Write a model for a kit: fp32 with fixed shapes and an opset that it takes, fp16, or an int8 model in its encoding.
 
     Raises:
-        ConfigError: a kit lacks the precision, fp16 has no data, or int8 is asked of a float model.
-        ParityError: the file does not answer as the model that was given.
-        LintError: a kit would not run the file as it is.
+        ConfigError: a kit lacks the precision, fp16 has no data, or int8 is requested for a float model.
+        ParityError: the file's outputs differ from the original model's.
+        LintError: the linter finds an error in the file for a kit.
     """
-    given = _Given(order, report)
-    require_exportable(order, given.model, precision)
+    original = _Original(order, report)
+    require_exportable(order, original.model, precision)
     if precision == "int8":
-        source = canonical(given.model)
-        given.order = order.for_activations(activations_of(source))
+        source = canonical(original.model)
+        original.order = order.for_activations(activations_of(source))
     else:
-        source = given.model if precision == "fp32" else given.simplified(0)
-    variants = variants_of(given.order, precision, opset_of(source), activations_of(source))
-    files = given.write(source, variants)
-    return given.result(files, {})
+        source = original.model if precision == "fp32" else original.simplified(0)
+    variants = variants_of(original.order, precision, opset_of(source), activations_of(source))
+    files = original.write(source, variants)
+    return original.result(files, {})
 
 
-class _Given:
-    """A model as given, its shapes fixed, with samples and its own answers to them."""
+class _Original:
+    """The user's model with fixed shapes, the samples, and the model's outputs for them."""
 
     def __init__(self, order: FileOptions, report: Reporter | None) -> None:
         self.order, self.report = order, report or Reporter(quiet=True)
@@ -169,11 +169,11 @@ class _Given:
         fixed, choices = fix_shapes(self.model, order.shapes | shapes)
         self.choices = tuple(choices)
         self.samples = samples or Samples(random_inputs(self.model, fixed, RANDOM), None)
-        self.outputs = self.answers(self.model, "the given model")
+        self.outputs = self.answers(self.model, "the original model")
         if self.samples.labels is not None and not self.classifies:
             shape = "x".join(map(str, self.outputs[0].shape[1:]))
             raise ConfigError(
-                f"{order.data}: has labels, but the model's first output, {shape}, holds no score per class"
+                f"{order.data}: has labels, but the model's first output, {shape}, has no score per class"
             )
 
     @property
@@ -183,13 +183,13 @@ class _Given:
 
     @property
     def everything(self) -> Array:
-        """All outputs of the given model in one row."""
+        """All outputs of the original model, flattened into one array."""
         return np.concatenate([output.ravel() for output in self.outputs])
 
     def simplified(self, opset: int) -> onnx.ModelProto:
-        """Return the float model with constants and batch norms folded, in this opset or its own if that is later.
+        """Return the float model with constants and batch norms folded, in `opset` or, if higher, its own opset.
 
-        Raises ConfigError for control flow that is left.
+        Raises ConfigError if control flow remains.
         """
         with self.report.track("steps of simplifying the graph", 3) as advance:
             model = slim(self.model)
@@ -211,7 +211,7 @@ class _Given:
             return list(_answers(self.order.model, model, self.samples.requests, advance).values())
 
     def write(self, source: onnx.ModelProto, variants: list[Variant]) -> list[WrittenFile]:
-        """Write a model in each form, and hold it against the one that was given."""
+        """Write a model in each form, and compare each file with the original model."""
         require_inputs(self.order, variants)
         return [self._write(source, variant, alone=len(variants) == 1) for variant in variants]
 
@@ -220,7 +220,7 @@ class _Given:
         model, kept = in_form(to_opset(source, variant.opset, few), variant, few)
         annotate(model, metadata_of(self.model))
         warnings = require_clean(model, self.order.kits, variant.encoding, path.name)
-        _answers(path, model, self.samples.first(1))  # the file itself, which float16 is emulated for below
+        _answers(path, model, self.samples.first(1))  # runs the file itself; below, float16 is emulated
         outputs = self.answers(comparable(model), path.name)
         error, parity = self.compare(outputs)
         self._require(parity, variant, path)
@@ -232,21 +232,23 @@ class _Given:
         )  # fmt: skip
 
     def _require(self, parity: Parity, variant: Variant, path: Path) -> None:
-        """Raise ParityError for a file that does not answer as what it was written from; quantizing may cost what it does."""
+        """Raise ParityError if a file differs from the original model; one quantized here may, by any finite amount."""
         quantized_here = variant.precision == "int8" and not is_quantized(self.model)
         if variant.precision == "fp32":
             require_parity(parity, self.everything, "fp32", path.name)
         least = -math.inf if quantized_here else LIMITS.get(variant.precision, FLOAT).agreement
         if not (math.isfinite(parity.max_abs_diff) and parity.agreement >= least):
             raise ParityError(
-                f"{path.name}: answers as the given model {parity.agreement:.2%} (at least {least:.0%} required), off by up "
-                f"to {parity.max_abs_diff:.3g}; it is not written: {LIMITS.get(variant.precision, FLOAT).step}"
+                f"{path.name}: agreement with the original model {parity.agreement:.2%} "
+                f"(at least {least:.0%} required), maximum difference {parity.max_abs_diff:.3g}; the file is not "
+                f"written: {LIMITS.get(variant.precision, FLOAT).step}"
             )
 
     def compare(self, outputs: list[Array]) -> tuple[float, Parity]:
-        """Hold outputs for the first samples, or all of them, against the given model's.
+        """Compare outputs for the first samples, or for all of them, with the original model's.
 
-        Returns the largest error of an output, and parity: of classes how often the answer is the same, else 1 - error.
+        Returns the largest error of an output, and the parity: its agreement is the fraction of samples with the same
+        class, or 1 - error without classes.
         """
         pairs = [
             (mine.astype(np.float64), wanted[: len(mine)].astype(np.float64))
@@ -265,7 +267,7 @@ class _Given:
         return None if labels is None else CLASSIFICATION.score(output.reshape(len(output), -1), labels)
 
     def result(self, files: list[WrittenFile], layers: dict[str, str]) -> FileResult:
-        """Return what was made of the model."""
+        """Return the result of the command."""
         return FileResult(
             model=self.order.model, sha256=sha256_of(self.order.model), samples=len(self.outputs[0]),
             random=self.order.data is None, classifies=self.classifies, accuracy=self.accuracy(self.outputs[0]), choices=self.choices, layers=layers,
@@ -278,7 +280,7 @@ def _exact(array: Array) -> Array:
 
 
 def _error(mine: Array, wanted: Array) -> float:
-    """Return the squared error over the variance; 0 for what is equal, though it may not vary."""
+    """Return the squared error over the variance; 0 for equal arrays, even if they are constant."""
     wrong = float(((_exact(mine) - _exact(wanted)) ** 2).sum())
     spread = float(((_exact(wanted) - _exact(wanted).mean(0)) ** 2).sum())
     return 0.0 if wrong == 0 else wrong / max(spread, np.finfo(np.float64).tiny)
@@ -294,7 +296,7 @@ def _answers(path: Path, model: onnx.ModelProto, requests: Arrays, advance: Adva
                 advance(1, "")
     except RefusedError as error:
         raise ConfigError(
-            f"{path}: ONNX Runtime, which computes the answers to compare with, refuses it: {error}"
+            f"{path}: ONNX Runtime, which computes the outputs to compare, refuses the model: {error}"
         ) from None
     return {name: np.stack([answer[name] for answer in answers]) for name in answers[0]}
 
@@ -307,13 +309,13 @@ def _require_plain(path: Path, model: onnx.ModelProto) -> None:
     for node in model.graph.node:
         if any(attribute.HasField("g") for attribute in node.attribute):
             raise ConfigError(
-                f"{path}: {node.op_type} {node.name or node.output[0]!r} holds a graph of its own, whose layers have no "
-                "int8 and no float16 form here; export the model without control flow, or use it in fp32"
+                f"{path}: {node.op_type} {node.name or node.output[0]!r} has a subgraph, whose layers cannot be "
+                "converted to int8 or float16; export the model without control flow, or use it in fp32"
             )
 
 
 def variants_of(order: FileOptions, precision: str, opset: int, activations: Activations) -> list[Variant]:
-    """Return the files to write for a model of an opset: one per encoding of the kits, in an opset that they take."""
+    """Return the files to write for a model of an opset: one per encoding of the kits, in an opset they take."""
     wanted: dict[Encoding | None, int] = {}
     if not order.kits:
         own: Encoding = "u8-f32" if activations == "unsigned" else "s8-f32"

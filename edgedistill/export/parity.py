@@ -1,4 +1,4 @@
-"""Whether an exported model answers as the model it was made from."""
+"""Parity: compare the outputs of an exported model with those of its source model."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ Array = NDArray[Any]
 
 
 class Limits(NamedTuple):
-    """How far outputs may be off, as a part of the largest where that is above 1, and how often answers must agree."""
+    """The largest difference (relative to the largest output if above 1), the least agreement, and the next step."""
 
     difference: float
     agreement: float
     step: str
 
 
-# fp16: ten times what five families of nets are off by. int8: rounding at a boundary falls either way with the order of
-# a sum, and a step can change an answer.
+# fp16: ten times the difference measured on five families of nets. int8: rounding at a boundary goes either way with
+# the order of a sum, and a step can change an answer.
 FLOAT: Final = Limits(1e-3, 0.999, "look for the operator that differs")
 LIMITS: Final = {
     "fp16": Limits(1e-2, 0.99, "deploy fp32, or scale the model's values down"),
@@ -35,20 +35,20 @@ LIMITS: Final = {
 
 
 Agreement = Callable[[Array, Array], float]
-"""From the outputs (N, D) of two forms of a model to how far they answer alike; 1 is always."""
+"""Returns the agreement of the outputs (N, D) of two forms of a model; 1 is full agreement."""
 
 
 def compare_outputs(expected: Array, got: Array, agreement: Agreement = CLASSIFICATION.agreement) -> OutputParity:
-    """Compare two arrays of one output, of one shape (N, ..., D); by default as scores of classes."""
+    """Compare two arrays of one output, both (N, ..., D); by default as scores of classes."""
     if expected.shape != got.shape:
-        raise ParityError(f"the outputs have shape {got.shape}, where {expected.shape} was expected")
+        raise ParityError(f"the outputs have shape {got.shape}, expected {expected.shape}")
     difference = np.abs(expected.astype(np.float64) - got.astype(np.float64))
     rows = (array.reshape(-1, array.shape[-1]) for array in (got, expected))
     return OutputParity(max_abs_diff=float(difference.max()), agreement=agreement(*rows))
 
 
 def compare_all(expected: Arrays, got: Arrays, main: str, agreement: Agreement) -> Parity:
-    """Compare all outputs (N, ...) of two forms of a model by name; `main` is the one that labels are for."""
+    """Compare all outputs (N, ...) of two forms of a model by name; `main` is the output that the labels describe."""
     outputs = {
         name: compare_outputs(values, got[name], agreement if name == main else relative_agreement)
         for name, values in expected.items()
@@ -61,7 +61,7 @@ def compare_all(expected: Arrays, got: Arrays, main: str, agreement: Agreement) 
 
 
 def relative_agreement(got: Array, expected: Array) -> float:
-    """Return 1 - squared error / variance of an output without labels; 1 for what is equal, though it may not vary."""
+    """Return 1 - squared error / variance of an output without labels; 1 for equal outputs, even if constant."""
     ours, theirs = got.astype(np.float64), expected.astype(np.float64)
     wrong, spread = float(((ours - theirs) ** 2).sum()), float(((theirs - theirs.mean(0)) ** 2).sum())
     if wrong == 0:
@@ -70,7 +70,7 @@ def relative_agreement(got: Array, expected: Array) -> float:
 
 
 def require_all(parity: Parity, expected: Arrays, precision: str, name: str) -> None:
-    """Raise ParityError unless each output is as near to the expected one as the precision allows; see require_parity."""
+    """Raise ParityError unless each output is within the limits of the precision; see require_parity."""
     if not parity.outputs:
         require_parity(parity, next(iter(expected.values())), precision, name)
         return
@@ -79,13 +79,14 @@ def require_all(parity: Parity, expected: Arrays, precision: str, name: str) -> 
 
 
 def require_parity(parity: Parity | OutputParity, expected: Array, precision: str, name: str) -> None:
-    """Raise unless a model's outputs are as near to the expected ones as its precision allows.
+    """Raise unless a model's outputs are within the limits of its precision.
 
-    fp32 must be within 0.001 of the expected outputs, relative to the largest where that is above 1, and agree on 99.9 %
-    of the answers; fp16 within 0.01 and on 99 %; int8 must be finite and agree on 98 %. Agreement is the task's metric.
+    fp32 must be within 0.001 of the expected outputs, relative to the largest where that is above 1, and agree on 99.9
+    % of the answers; fp16 within 0.01 and on 99 %; int8 must be finite and agree on 98 %. Agreement is the
+    task's metric.
 
     Raises:
-        ParityError: they are not; the message has the figures, the limit and the next step.
+        ParityError: the outputs are outside the limits; the message has the figures, the limit and the next step.
     """
     limits = LIMITS.get(precision, FLOAT)
     most = limits.difference * max(1.0, float(np.abs(expected).max()))

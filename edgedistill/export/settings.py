@@ -1,4 +1,4 @@
-"""What the export stage is given."""
+"""The settings of the export stage."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class ExportTarget(Record):
 
     @property
     def with_float(self) -> frozenset[str]:
-        """The precisions and fp32, which is always written, as what others are compared with."""
+        """The precisions and fp32, which is always written as the reference for the others."""
         return frozenset({"fp32", *self.precisions})
 
 
 class ExportSettings(LabelledSettings):
-    """What the export stage is given; `name` is the run's, which stands in the files."""
+    """The settings of the export stage; `name` is the run's name, which the files' metadata contain."""
 
     name: str
     teacher: TeacherRecord
@@ -37,12 +37,12 @@ class ExportSettings(LabelledSettings):
     kits: dict[str, Kit]
 
     def kits_for(self, precision: str) -> list[Kit]:
-        """Return the kits of the targets that a precision is for; fp32 is compared with on every one."""
+        """Return the kits of the targets that use a precision; every target uses fp32, as the reference."""
         return [self.kits[target.kit] for target in self.targets if precision in target.with_float]
 
 
 def declare_export(sources: Sources) -> ExportSettings:
-    """Declare what decides the exported models."""
+    """Return the settings that determine the exported models."""
     config = sources.config
     targets = _targets(config.target)
     return ExportSettings(
@@ -55,7 +55,7 @@ def declare_export(sources: Sources) -> ExportSettings:
 
 
 def _targets(targets: tuple[TargetConfig, ...]) -> tuple[ExportTarget, ...]:
-    """Join the targets of one kit."""
+    """Merge the targets that have the same kit."""
     names = dict.fromkeys(target.kit for target in targets)
     return tuple(
         ExportTarget(kit=kit, precisions=tuple(sorted({p for t in targets if t.kit == kit for p in t.precisions})))

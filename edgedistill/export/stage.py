@@ -1,4 +1,4 @@
-"""The export stage: teacher and student as ONNX models, with the inputs and outputs that they are checked with."""
+"""The export stage: teacher and student as ONNX models, with test inputs and expected outputs."""
 
 from __future__ import annotations
 
@@ -60,10 +60,10 @@ def export_models(settings: ExportSettings, workspace: Workspace) -> ExportRecor
         exporter.add("student", "int8", int8, quantized.file.sha256)
     models = exporter.finish()
     if teacher.form == "onnx":
-        models = (exporter.foreign_teacher(), *models)
+        models = (exporter.onnx_teacher(), *models)
     named = {workspace.path(model.file) for model in models}
     for path in [path for path in workspace.folder("onnx").glob("*.onnx") if path not in named]:
-        path.unlink()  # of an earlier export, and of another student
+        path.unlink()  # left by an earlier export of another student
     return ExportRecord(models=models, scores=_scores(settings, workspace, data.test))
 
 
@@ -78,7 +78,7 @@ def _scores(settings: ExportSettings, workspace: Workspace, test: Split) -> tupl
 
 
 def file_name(name: str, precision: str, encoding: Encoding | None) -> str:
-    """Return the file name of an exported model; the int8 encoding that every engine reads, s8-f32, goes without saying."""
+    """Return the file name of an exported model; it leaves out s8-f32, the encoding that every engine reads."""
     return f"{name}-{precision}{'' if encoding in (None, 's8-f32') else '-' + encoding}.onnx"
 
 
@@ -96,13 +96,13 @@ class _Exporter:
 
     @cached_property
     def ranging(self) -> Arrays:
-        """The validation inputs that show what float16 must hold, as requests."""
+        """Validation inputs, as requests, that show the range float16 must cover."""
         return self.baking.inputs(self.val.first(RANGE_REQUESTS))
 
     def add(self, name: str, source: str, model: nn.Module, parent: str) -> None:
-        """Export a float ("fp32") or quantized ("int8") model in each form that is wanted, and check it against torch.
+        """Export a float ("fp32") or quantized ("int8") model in each form of the targets, and check it against torch.
 
-        Raises ParityError where the answers differ.
+        Raises ParityError if the outputs differ.
         """
         key, settings = f"{name}-{source}", self.settings
         outputs = predict_all(torch_predictor(model.eval(), "fp32"), self.views)
@@ -145,8 +145,9 @@ class _Exporter:
         save_onnx(model, path)
         file = self.workspace.describe(path)
         self.workspace.report.info(
-            f"export: {path.name}, {file.bytes:,} bytes, {parity.agreement:.1%} as torch, "
-            f"off by {parity.max_abs_diff:.2g}" + (f"; in float32 stay {', '.join(kept)}" if kept else "")
+            f"export: {path.name}, {file.bytes:,} bytes, agreement with torch "
+            f"{parity.agreement:.1%}, maximum difference {parity.max_abs_diff:.2g}"
+            + (f"; left in float32: {', '.join(kept)}" if kept else "")
         )
         self._show(path.name, warnings)
         self.models.append(record.model_copy(update={"file": file}))
@@ -159,10 +160,10 @@ class _Exporter:
         io = self._write_npz(self.folder / "io.npz", arrays)
         return tuple(model.model_copy(update={"io": io}) for model in self.models)
 
-    def foreign_teacher(self) -> OnnxModel:
-        """Take a teacher's ONNX file over with its batch fixed to 1, and record its own answers as ONNX Runtime gives them.
+    def onnx_teacher(self) -> OnnxModel:
+        """Copy a teacher's ONNX file with the batch size fixed to 1, and record its outputs in ONNX Runtime.
 
-        What the linter finds in it is told and no more, for it is the user's: where an engine refuses it, there is no
+        The linter's findings are only reported, because the file is the user's. An engine that refuses the file has no
         baseline.
         """
         settings, teacher = self.settings, self.settings.teacher
@@ -216,7 +217,7 @@ def _metadata(settings: ExportSettings, model: OnnxModel) -> dict[str, str]:
 
 
 def _preprocessing(settings: ExportSettings, number: int, *, baked: bool) -> dict[str, object]:
-    """Describe what is done to an input before the file takes it."""
+    """Describe the preprocessing of an input outside the file."""
     one, views = settings.data.inputs[number], settings.views
     normalization = views.inputs.get(one.name)
     named = {"name": one.name} if len(settings.data.inputs) > 1 else {}

@@ -1,4 +1,4 @@
-"""The export stage, as the pipeline has it."""
+"""The declaration of the export stage for the pipeline."""
 
 from __future__ import annotations
 

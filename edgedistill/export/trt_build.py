@@ -1,9 +1,9 @@
-"""TensorRT's compiler on an ONNX file, alone in a process because it can crash: what it says, as JSON on stdout.
+"""Run TensorRT's compiler on an ONNX file in its own process, because it can crash; the result is JSON on stdout.
 
     python -m edgedistill.export.trt_build MODEL.onnx SM86
 
-TensorRT-RTX builds for a GPU that is not there, from the parser that TensorRT has too. Its log names every layer of the
-engine with the types of its tensors; the engine itself, which only a GPU could open, is thrown away.
+TensorRT-RTX builds without a GPU, with the same parser as TensorRT. The log lists every layer of the engine with the
+types of the layer's tensors. The engine itself, which only a GPU could open, is discarded.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ LAYER = "Name: "
 
 
 def build(path: str, capability: str) -> dict[str, Any]:
-    """Return the version, the layers of the engine as the log has them, nanoseconds, and the first refusal or None."""
+    """Return the version, the log lines of the engine's layers, the build time in ns, and the first refusal or None."""
     import tensorrt_rtx
 
     trt: Any = tensorrt_rtx
@@ -41,7 +41,7 @@ def build(path: str, capability: str) -> dict[str, Any]:
 
 
 def _log(trt: Any) -> Any:
-    class Log(trt.ILogger):  # type: ignore[misc]  # known when it runs
+    class Log(trt.ILogger):  # type: ignore[misc]  # the base class is known at run time
         def __init__(self) -> None:
             super().__init__()
             self.lines: list[str] = []

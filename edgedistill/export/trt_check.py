@@ -1,4 +1,4 @@
-"""What TensorRT's own compiler makes of a model, without a GPU: whether it takes it, and the precision of each layer."""
+"""Check a model with TensorRT's own compiler, without a GPU: whether it compiles, and the precision of each layer."""
 
 from __future__ import annotations
 
@@ -22,23 +22,25 @@ from edgedistill.records.base import Record
 
 MODULE: Final = "tensorrt_rtx"
 INSTALL: Final = "python3 -m pip install 'edgedistill[trt-check]'"
-CAPABILITY: Final = "SM86"  # of those that TensorRT-RTX builds for, the nearest to a Jetson Orin's 8.7
+CAPABILITY: Final = "SM86"  # the nearest to a Jetson Orin's 8.7 that TensorRT-RTX builds for
 TIMEOUT_S: Final = 600
 GENERATED: Final = {"kgen", "runtime_fusion"}
-"""Kernels that the compiler writes itself; their names are the operators in their order."""
+"""Kernels that the compiler generates; their names list the operators in order."""
 PRODUCTS: Final = re.compile(r"Corr|Fc|Gemm|Dot|Matm|Deco|MulSum")
 PRECISIONS: Final = {"Int8": "int8", "Half": "fp16", "BFloat16": "bf16", "Float": "fp32"}
 LIBRARY_PRODUCTS: Final = {"correlation", "deconv", "gemm"}
 ROUNDED: Final = "RounCast"
-"""How a generated kernel rounds to integers; any other cast before a product is back to floats."""
+"""The name part for rounding to integers in a generated kernel; any other cast before a product converts to float."""
 RULE: Final = "tensorrt-compiler"
-FIX: Final = "mend what 'edgedistill lint --target tensorrt' finds; a layer that stays float is better left in float"
+FIX: Final = (
+    "fix the findings of 'edgedistill lint --target tensorrt'; do not quantize a layer that still runs in float"
+)
 
 
 class CompiledLayer(Record):
-    """One layer of the engine: the types that it reads, computes with and writes, and the ONNX nodes that it stands for.
+    """One layer of the engine: the types that it reads, computes with and writes, and the ONNX nodes in it.
 
-    `precision` is that of its products or, where it has none, of what it reads; "other" for indices and the like.
+    `precision` is that of its products or, without products, of its first input; "other" for indices and similar types.
     """
 
     name: str
@@ -51,7 +53,7 @@ class CompiledLayer(Record):
 
 
 class Product(Record):
-    """A convolution or matrix product of the file: how its weight is stored there, and the precision that it got."""
+    """A convolution or matrix product of the file: the type of its stored weight, and its compiled precision."""
 
     node: str
     operator: str
@@ -60,7 +62,7 @@ class Product(Record):
 
 
 class TrtCheck(Record):
-    """What the compiler said; `refused` are its words, or how it died, and there are no layers then."""
+    """The compiler's result; `refused` is its error message or how its process ended, and then there are no layers."""
 
     engine: str
     capability: str
@@ -71,11 +73,11 @@ class TrtCheck(Record):
 
     @property
     def report(self) -> Report:
-        """What is wrong: a refusal, and each product that the file has in int8 and the engine computes in float."""
-        faults = [] if self.refused is None else [("model", f"TensorRT's compiler does not take it: {self.refused}")]
+        """The findings: a refusal, and each product that is int8 in the file and float in the engine."""
+        faults = [] if self.refused is None else [("model", f"TensorRT's compiler refuses the model: {self.refused}")]
         for one in self.products:
             if one.stored == "int8" and one.compiled != "int8":
-                got = "is in no layer that could be told" if one.compiled is None else f"came out as {one.compiled}"
+                got = "is in no layer of the compiler's log" if one.compiled is None else f"runs in {one.compiled}"
                 faults.append((one.node, f"this {one.operator}, quantized in the file, {got}"))
         source = f"measured with {self.engine} for compute capability {self.capability}"
         found = (
@@ -86,7 +88,7 @@ class TrtCheck(Record):
 
 
 def check_with_tensorrt(model: onnx.ModelProto) -> TrtCheck:
-    """Compile a model on this CPU, in a process of its own, whose death is a result like any other.
+    """Compile a model on this CPU in a separate process; a crash of that process counts as a refusal.
 
     Raises:
         ConfigError: the compiler is not installed; the message has the line that installs it.
@@ -108,7 +110,7 @@ def check_with_tensorrt(model: onnx.ModelProto) -> TrtCheck:
 
 
 def read_layer(line: str, names: dict[str, str]) -> CompiledLayer:
-    """Read a layer from the compiler's log; `names` turns the nodes' numbers into their names."""
+    """Parse a layer from the compiler's log; `names` maps the nodes' numbers to their names."""
     name, _, rest = line.removeprefix("Name: ").partition(", LayerType: ")
     kind, _, rest = rest.partition(", ")
     parts = re.split(r"(Inputs|Constants|Outputs): \[|, (TacticName|Metadata): ", rest)
@@ -128,8 +130,8 @@ def _types(parts: list[str | None], wanted: str) -> tuple[str, ...]:
 def _precision(name: str, kind: str, inputs: tuple[str, ...], constants: tuple[str, ...]) -> str:
     """Return the precision that a layer computes in.
 
-    A product is of integers when data and weight are. A generated kernel that casts its integers before it multiplies
-    them works in float, however it was stored.
+    A product is int8 if both its data and its weight are. A generated kernel that casts integers before it multiplies
+    them computes in float, even if the file stores integers.
     """
     read = [PRECISIONS.get(each, "other") for each in inputs] or ["other"]
     before = _before_product(name, kind)
@@ -143,7 +145,7 @@ def _precision(name: str, kind: str, inputs: tuple[str, ...], constants: tuple[s
 
 
 def _before_product(name: str, kind: str) -> str | None:
-    """Return the operators that a layer does before its convolution or matrix product; None where it has none."""
+    """Return the operators that a layer runs before its convolution or matrix product; None if it has no product."""
     if kind not in GENERATED:
         return "" if kind in LIBRARY_PRODUCTS else None
     found = PRODUCTS.search(name)
@@ -151,11 +153,11 @@ def _before_product(name: str, kind: str) -> str | None:
 
 
 def _products(model: onnx.ModelProto, layers: tuple[CompiledLayer, ...]) -> tuple[Product, ...]:
-    """Return the precision that each convolution and matrix product of the file got."""
+    """Return the compiled precision of each convolution and matrix product of the file."""
     view = View.of(model)
     stored = {layer.node.output[0] for layer in view.layers if view.dequantizer_of_weight(layer) is not None}
     made: dict[str, str] = {}
-    # A node is named in the kernels around its product too; NVIDIA's own kernels multiply, and what is left first does.
+    # Kernels around a product list its node too. NVIDIA's own kernel multiplies, or else the first generated kernel.
     for layer in sorted(layers, key=lambda layer: layer.type in GENERATED):
         if _before_product(layer.name, layer.type) is not None:
             made = dict.fromkeys(layer.nodes, layer.precision) | made
@@ -171,7 +173,7 @@ def _products(model: onnx.ModelProto, layers: tuple[CompiledLayer, ...]) -> tupl
 
 
 def _numbered(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, str]]:
-    """Return a copy with numbers for the nodes' names, which the compiler writes into lists, and the names by number."""
+    """Return a copy with numbered nodes, because the compiler writes node names into lists, and the names by number."""
     result = onnx.ModelProto()
     result.CopyFrom(model)
     names = {f"node{number}": label(node) for number, node in enumerate(result.graph.node)}
@@ -181,12 +183,12 @@ def _numbered(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, str]]:
 
 
 def _in_words(refusal: str, names: dict[str, str]) -> str:
-    """Return the compiler's words on one line, with the nodes' own names."""
+    """Return the compiler's message on one line, with the nodes' own names."""
     return re.sub(r"\bnode\d+\b", lambda found: names.get(found[0], found[0]), " ".join(refusal.split()))[:600]
 
 
 def _build(model: onnx.ModelProto) -> dict[str, Any]:
-    """Run the compiler on a model and return what it says; a process that dies refuses the model."""
+    """Run the compiler on a model and return its result; a crash or a timeout counts as a refusal."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         path.write_bytes(model.SerializeToString())
@@ -198,7 +200,7 @@ def _build(model: onnx.ModelProto) -> dict[str, Any]:
     if done.returncode < 0:
         return _died(f"it crashed with {signal.Signals(-done.returncode).name}")
     if done.returncode:
-        return _died(f"it failed: {(done.stderr.strip().splitlines() or ['without a word'])[-1]}")
+        return _died(f"it failed: {(done.stderr.strip().splitlines() or ['without a message'])[-1]}")
     return dict(json.loads(done.stdout))
 
 

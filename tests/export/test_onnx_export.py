@@ -149,7 +149,7 @@ def test_an_output_may_have_the_name_of_a_tensor_inside():
 @pytest.mark.parametrize(
     ("inputs", "outputs", "message"),
     [
-        (["x"], ["scores", "boxes"], "2 inputs are given, and 1 names"),
+        (["x"], ["scores", "boxes"], "2 inputs have 1 names"),
         (["x", "mask"], ["scores"], "returns 2 outputs"),
         (["x", "mask"], ["scores", "corners"], "name each output as the model does"),
     ],

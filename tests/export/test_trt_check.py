@@ -153,7 +153,7 @@ def test_a_quantized_layer_that_comes_out_as_float_is_an_error(plant, node):
     plant(Plant(model))
     (finding,) = check_with_tensorrt(model).report.findings
     assert (finding.severity, finding.node) == ("error", node)
-    assert "came out as fp32" in finding.message
+    assert "runs in fp32" in finding.message
     assert lint(model, kit("tensorrt"), "x86_64").findings
 
 
