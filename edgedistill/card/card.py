@@ -37,7 +37,7 @@ class CardModel(Record):
 
 
 class Origin(Record):
-    """The origin of the student: its architecture, the teacher's, and how the student was quantized, in words."""
+    """The origin of the student: the architectures of student and teacher, and a description of the quantization."""
 
     student: str
     parameters: int | None
@@ -47,7 +47,7 @@ class Origin(Record):
 
 
 class Card(Record):
-    """A student as it is published; `license` is None where none was stated.
+    """A published student; `license` is None where none was stated.
 
     `measurements` are the student's, without layers, and `verdicts` compare them with the teacher. `sha256` covers all other fields.
     """

@@ -47,7 +47,7 @@ class ReplayOptions(Record):
 
 
 class ReplayedValue(Record):
-    """One published value, and whether it holds; `found` is the new value in words."""
+    """One published value, and whether it holds; `found` describes the new value."""
 
     model: str
     figure: str
@@ -120,7 +120,7 @@ def require_holds(result: Replay) -> None:
 
 
 def _chosen(card: Card, options: ReplayOptions) -> list[Measurement]:
-    """Return the published measurements to repeat, one per kit and model: those of the device, if it has any.
+    """Return the published measurements to repeat, one per kit and model: only those of the same device, if it has any.
 
     Measurements of browsers are left out, because a browser cannot be started from here.
     """

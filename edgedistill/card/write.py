@@ -31,7 +31,7 @@ from edgedistill.tasks.table import find_task
 
 
 def write_card(run_folder: Path, out: Path | None = None, model_license: str | None = None) -> Path:
-    """Write card.json and card.md into a run folder, or into `out` with copies of the files they name; return card.json.
+    """Write card.json and card.md into a run folder, or into `out` with copies of the listed files; return card.json.
 
     Raises ConfigError when no student was exported and measured, or when an exported file has changed since.
     """
@@ -71,7 +71,7 @@ def _card(
 
 
 def _model(run: Run, model: OnnxModel, *, is_copied: bool) -> CardModel:
-    """Return a model of the student as the card lists it; copies lie beside the card."""
+    """Return the card's entry for a model of the student; copies of its files are beside the card."""
     placed = []
     for ref in (model.file, model.io):
         path = require_unchanged(run, ref)
@@ -106,7 +106,7 @@ def _measured(measurements: MeasurementSet, exported: Container[str]) -> list[Me
 
 
 def _without_layers(m: Measurement) -> Measurement:
-    """Leave out the layers, which would make the card large."""
+    """Return a measurement without layers, which would make the card large."""
     if m.layers is None:
         return m
     left_out = {"layers": "not part of the card; the measurement file in the run has them"}

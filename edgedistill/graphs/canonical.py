@@ -1,4 +1,4 @@
-"""The canonical form of an exported model: one way to write each thing, and nothing of the machine that wrote it."""
+"""The canonical form of an exported model: one encoding for each construct, and no metadata of the exporter."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from edgedistill.graphs.index import Edits, Index, Names, axis_of, drop_unread, 
 
 
 def canonical(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a copy of a model with one operator set, explicit zero points and no traces of its making.
+    """Return a copy of a model with one operator set, explicit zero points and no metadata of the exporter.
 
-    A dequantized int8 weight that is transposed on its way to a MatMul is stored transposed, its axis with it, so that
-    DequantizeLinear stands directly before the layer.
+    A dequantized int8 weight with a Transpose before its MatMul is stored transposed, with its axis adjusted, so that
+    DequantizeLinear directly precedes the layer.
     """
     result = onnx.ModelProto()
     result.CopyFrom(model)
     graph = result.graph
     lift_constants(graph)
     _cast_inputs_first(graph)
-    _drop_gathers_of_everything(result)
+    _drop_identity_gathers(result)
     _merge_reshapes(graph)
     _transpose_weights(graph)
     _write_zero_points(graph)
@@ -39,7 +39,7 @@ def canonical(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _declare(model: onnx.ModelProto) -> None:
-    """State the producer, the operator sets that are used, and the oldest IR version that has them."""
+    """Declare the producer, the operator sets in use, and the oldest IR version that supports them."""
     used = {node.domain for node in model.graph.node} | {function.domain for function in model.functions}
     imports = [entry for entry in model.opset_import if entry.domain in used | {""}]
     model.ClearField("opset_import")
@@ -50,7 +50,7 @@ def _declare(model: onnx.ModelProto) -> None:
 
 
 def _cast_inputs_first(graph: onnx.GraphProto) -> None:
-    """Cast an input before it is transposed: TensorRT takes uint8 images, and lets nothing but a Cast read them."""
+    """Cast an input before its Transpose: TensorRT accepts uint8 images, but only a Cast may read them."""
     inputs = {value.name for value in graph.input}
     with Edits(graph) as edits:
         for cast in [node for node in graph.node if node.op_type == "Cast"]:
@@ -65,11 +65,11 @@ def _cast_inputs_first(graph: onnx.GraphProto) -> None:
                 edits.insert_before(transpose, cast)
 
 
-def _drop_gathers_of_everything(model: onnx.ModelProto) -> None:
-    """Turn a Gather of all elements in their order into a Reshape.
+def _drop_identity_gathers(model: onnx.ModelProto) -> None:
+    """Turn a Gather of all elements in order into a Reshape.
 
-    torch writes global pooling of an image that was permuted from channels last as such a Gather (as_strided), and no
-    engine sees through it.
+    torch exports global pooling of an image that was permuted from channels last as such a Gather (as_strided), and no
+    engine simplifies it.
     """
     gathers = [node for node in model.graph.node if node.op_type == "Gather"]
     known = onnx.shape_inference.infer_shapes(model).graph.value_info if gathers else ()
@@ -87,14 +87,14 @@ def _drop_gathers_of_everything(model: onnx.ModelProto) -> None:
 
 
 def _merge_reshapes(graph: onnx.GraphProto) -> None:
-    """Let a Reshape of a Reshape read what the first one reads."""
+    """Connect a Reshape of a Reshape directly to the input of the first Reshape."""
     with Edits(graph) as edits:
         index = edits.index
         for node in [node for node in graph.node if node.op_type == "Reshape"]:
             first, shape = index.producer.get(node.input[0]), index.value(node.input[1])
             if first is None or first.op_type != "Reshape" or index.readers[first.output[0]] != 1:
                 continue
-            if shape is not None and (shape != 0).all():  # 0 would mean a size of the tensor that is read
+            if shape is not None and (shape != 0).all():  # a 0 copies a size of the Reshape's input
                 node.input[0] = first.input[0]
                 edits.remove(first)
 
@@ -117,7 +117,7 @@ def _transpose_weights(graph: onnx.GraphProto) -> None:
 
 
 def _write_zero_points(graph: onnx.GraphProto) -> None:
-    """Give every DequantizeLinear its zero point, which TensorRT 8 asks for, and a scalar scale no axis."""
+    """Write the zero point of every DequantizeLinear, which TensorRT 8 requires, and no axis for a scalar scale."""
     index, names = Index.of(graph), Names.of(graph)
     zeros: dict[int, str] = {}
     for node in graph.node:

@@ -1,13 +1,13 @@
-"""The same int8 model in the form that an engine runs in integers.
+"""Int8 encodings: rewrite a canonical int8 model so that an engine runs its layers in integer arithmetic.
 
-TensorRT wants signed activations and float biases. ONNX Runtime has integer layers only for int32 biases, in steps of
-input scale times weight scale, and on x86 only for unsigned activations; and only when QuantizeLinear follows the layer
-directly, so a ReLU between the two becomes a clip of the integers behind QuantizeLinear, which is the same function.
-OpenVINO on x86 multiplies unsigned integers as they are, and signed ones at a price, so that what a ReLU gives is unsigned.
-A model that was quantized with unsigned activations has u8-f32 as its canonical form, and no signed one. There a ReLU is
-what QuantizeLinear does anyway, and costs nothing.
-A strongly typed engine (TensorRT 10 if asked, 11 always) computes what the file says, so that float parts are to be
-float16 in it, and with them the scales.
+TensorRT requires signed activations and float biases. ONNX Runtime has integer layers only for int32 biases whose scale is
+input scale times weight scale, and on x86 only for unsigned activations. QuantizeLinear must follow the layer directly,
+so a ReLU between the two becomes a clip of the integers after QuantizeLinear, which is the same function.
+OpenVINO on x86 multiplies unsigned integers directly, and signed ones at extra cost, so ReLU outputs are unsigned.
+A model that was quantized with unsigned activations has u8-f32 as its canonical form, and no signed form. In u8-f32 a
+QuantizeLinear performs the ReLU itself, at no cost.
+A strongly typed engine (TensorRT 10 optionally, 11 always) computes in the types of the file, so the float parts and the
+scales must be float16 in the file.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ Integers = type[np.int8] | type[np.uint8]
 def encode(model: onnx.ModelProto, encoding: Encoding, float32: Collection[str] = ()) -> onnx.ModelProto:
     """Return a copy of a canonical int8 model ("s8-f32" or, with unsigned activations, "u8-f32") in another encoding.
 
-    Weights and activations stand for the same numbers in every encoding, and an int32 bias is within half a step of the
-    float one. In s8-f16 the integers of the weights are the same, scales and biases are rounded to float16, by at most
-    1/2048 of themselves from 2**-14 on; and an activation that is computed in float16 may be rounded to the next step.
+    Weights and activations represent the same numbers in every encoding, and an int32 bias is within half a step of the
+    float bias. In s8-f16 the integer weights are the same; scales and biases are rounded to float16, with a relative error
+    of at most 1/2048 from 2**-14 on; and an activation that is computed in float16 may be rounded to the next step.
 
     Args:
         model: the model in its canonical encoding.
@@ -60,19 +60,19 @@ def encode(model: onnx.ModelProto, encoding: Encoding, float32: Collection[str] 
     unsigned = activations_of(result) == "unsigned"
     if unsigned and encoding.startswith("s8"):
         raise ConfigError(
-            f"the model has unsigned activations, and encoding {encoding} holds signed ones alone: quantize it with "
+            f"the model has unsigned activations, but encoding {encoding} needs signed ones: quantize the model with "
             "activations = 'signed'"
         )
     if encoding == "s8-f16":
         if opset_of(model) < FLOAT16_OPSET:
             raise ConfigError(
-                f"opset {opset_of(model)}: scales are float16 from opset {FLOAT16_OPSET} on; export in that"
+                f"opset {opset_of(model)}: float16 scales need opset {FLOAT16_OPSET} or newer; export in that opset"
             )
         return to_float16(result, float32)
     if encoding == ("u8-f32" if unsigned else "s8-f32"):
         return result
     if encoding == "u8-f32":
-        _write_unsigned_where_positive(graph)
+        _write_unsigned_where_nonnegative(graph)
     else:
         _write_int32_biases(graph)
         _protect_float_layers(graph)
@@ -86,7 +86,7 @@ def encode(model: onnx.ModelProto, encoding: Encoding, float32: Collection[str] 
 
 
 def activations_of(model: onnx.ModelProto) -> Activations:
-    """Return what the activations of a canonical int8 model are rounded to."""
+    """Return whether the activations of a canonical int8 model are signed or unsigned."""
     index = Index.of(model.graph)
     zeros = [
         index.value(node.input[2])
@@ -127,7 +127,7 @@ def _write_int32_biases(graph: onnx.GraphProto) -> None:
             if rounded.min() < INT32.min or rounded.max() > INT32.max:
                 raise ConfigError(
                     f"{node.op_type} {node.name!r} has a bias of {np.abs(bias).max():g} that int32 cannot hold in steps of "
-                    f"{step.min():g}: skip this layer in [quantize], or use a kit of float biases (s8-f32, u8-f32)"
+                    f"{step.min():g}: skip this layer in [quantize], or use a kit with float biases (s8-f32, u8-f32)"
                 )
             node.input[place] = _store_bias(edits, node, rounded.astype(np.int32), step)
 
@@ -163,7 +163,7 @@ def _outputs(node: onnx.NodeProto, weight: NDArray[np.generic]) -> int:
 
 
 def _biased(graph: onnx.GraphProto, index: Index) -> list[tuple[onnx.NodeProto, int, onnx.NodeProto]]:
-    """Return each node that adds a bias, the place of the bias in its inputs, and the layer that it belongs to."""
+    """Return each node that adds a bias, the input index of the bias, and the layer that the bias belongs to."""
     found = [(node, 2, node) for node in graph.node if node.op_type in {"Conv", "Gemm"} and len(node.input) > 2]
     for node in graph.node:
         if node.op_type == "Add":
@@ -188,7 +188,9 @@ def _store_bias(edits: Edits, node: onnx.NodeProto, bias: NDArray[np.int32], ste
 
 
 def _clip_integers(graph: onnx.GraphProto) -> list[str]:
-    """Turn layer, ReLU, Q into layer, Q, clip of the integers where they have others, and return the clips' bounds.
+    """Turn layer, ReLU, Q into layer, Q, integer clip, and return the names of the clips' bounds.
+
+    A clip to the full range of the integer type is left out.
 
     Rounding keeps order, so Q(clip(x, a, b)) is clip(Q(x), Q(a), Q(b)) for every x.
     """
@@ -229,7 +231,7 @@ def _bounds(index: Index, activation: onnx.NodeProto) -> tuple[float, float] | N
 
 
 def _with_bias_added(index: Index, node: onnx.NodeProto) -> onnx.NodeProto:
-    """Return the MatMul whose bias an Add adds; any other node as it is."""
+    """Return the MatMul for an Add of its bias; return any other node unchanged."""
     for name, other in (node.input[:2], node.input[1::-1]):
         layer, bias = index.producer.get(name), index.dequantizer(other)
         is_stored = other in index.stored or (bias is not None and bias.input[0] in index.stored)
@@ -305,12 +307,12 @@ def _is_signed(index: Index, name: str) -> bool:
     return value is not None and value.dtype == np.int8
 
 
-def _write_unsigned_where_positive(graph: onnx.GraphProto) -> None:
-    """Write what is never negative as uint8 with zero point 0: the same integers, 0 to 127, cut there before rounding."""
+def _write_unsigned_where_nonnegative(graph: onnx.GraphProto) -> None:
+    """Encode non-negative activations as uint8 with zero point 0: the same integers 0 to 127, clipped at 127."""
     edits, unsigned = Edits(graph), set[str]()
     zero = edits.store("zero_point_0_unsigned", np.array(0, np.uint8))
     for quantizer in [node for node in graph.node if node.op_type == "QuantizeLinear"]:
-        if not (_cut_at_127(edits, quantizer) or _carries(edits.index, quantizer, unsigned)):
+        if not (_limit_to_127(edits, quantizer) or _carries(edits.index, quantizer, unsigned)):
             continue
         users = edits.index.users.get(quantizer.output[0], ())
         readers = [
@@ -321,8 +323,8 @@ def _write_unsigned_where_positive(graph: onnx.GraphProto) -> None:
         unsigned |= {node.output[0] for node in readers}
 
 
-def _cut_at_127(edits: Edits, quantizer: onnx.NodeProto) -> bool:
-    """Make a ReLU, or a clip from 0 or more on, in front of a QuantizeLinear cut at 127 steps; tell whether there was one."""
+def _limit_to_127(edits: Edits, quantizer: onnx.NodeProto) -> bool:
+    """Limit a ReLU, or a clip from 0 or above, before a QuantizeLinear to 127 steps; return whether there was one."""
     index = edits.index
     activation, scale = index.producer.get(quantizer.input[0]), index.value(quantizer.input[1])
     if activation is None or scale is None or scale.size > 1 or index.readers[quantizer.input[0]] != 1:
@@ -339,7 +341,7 @@ def _cut_at_127(edits: Edits, quantizer: onnx.NodeProto) -> bool:
 
 
 def _carries(index: Index, quantizer: onnx.NodeProto, unsigned: Collection[str]) -> bool:
-    """Tell whether a QuantizeLinear rounds what an operator has taken, unchanged, from an unsigned tensor of its scale."""
+    """Return whether a QuantizeLinear rounds values that an operator moved from an unsigned tensor of the same scale."""
     carrier = index.producer.get(quantizer.input[0])
     if carrier is None or carrier.op_type not in KEEPS_GRID or carrier.input[0] not in unsigned:
         return False

@@ -1,8 +1,7 @@
-"""A float32 model in float16, but for the parts whose values float16 does not hold; its inputs and outputs stay float32.
+"""Convert a float32 model to float16, except nodes with values outside float16; inputs and outputs stay float32.
 
-ONNX Runtime's converter does the work. It rounds what is stored to the nearest that float16 has, without a word, and
-passes from one float32 node to the next through float16; so what stays in float32 is chosen here, from real data, and
-the detours are taken out.
+ONNX Runtime's converter rounds stored tensors to the nearest float16 value without a warning, and inserts casts to float16
+between two float32 nodes. So this module chooses the nodes that stay in float32 from real data, and removes those casts.
 """
 
 from __future__ import annotations
@@ -25,19 +24,20 @@ from edgedistill.graphs.watch import watched
 
 LARGEST = float(np.finfo(np.float16).max)
 HEADROOM = 4.0
-"""How many times the largest value that was seen must fit: inputs to come may exceed it."""
+"""This multiple of the largest observed value must fit into float16: later inputs may exceed the observed value."""
 MOST_LOST = 1 / 512
-"""The largest rounding error that a tensor may have, as a part of its largest value; of normal numbers it is 1/4096."""
+"""The largest permitted rounding error of a tensor, as a fraction of its largest value; normal numbers have 1/4096."""
 ROUNDING: Final = frozenset({"QuantizeLinear", "DequantizeLinear"})
 STAYS_FLOAT32: Final = {("Resize", 2)}
-"""Inputs that are float32 in every model: (operator, place)."""
+"""Inputs that are float32 in every model: (operator, input index)."""
 
 
 def float32_nodes(model: onnx.ModelProto, requests: Arrays) -> tuple[str, ...]:
     """Return the names of the nodes that must stay in float32, in the order of the graph.
 
-    They read or make a tensor of which, on these requests, some value is above a quarter of float16's largest or is
-    rounded by more than 1/512 of the tensor's largest; a stored tensor need only fit; or their operator has no float16.
+    These nodes read or write a tensor that, on these requests, has a value above a quarter of the largest float16 number or
+    a rounding error above 1/512 of the tensor's largest value; or their operator has no float16 form. A stored tensor may
+    have values up to the largest float16 number.
 
     Args:
         model: a float32 model, or an int8 one of encoding s8-f32, of fixed shapes.
@@ -57,18 +57,18 @@ def float32_nodes(model: onnx.ModelProto, requests: Arrays) -> tuple[str, ...]:
 
 
 def to_float16(model: onnx.ModelProto, float32: Collection[str] = ()) -> onnx.ModelProto:
-    """Return a copy of a model that computes in float16, but for the nodes that are named.
+    """Return a copy of a model that computes in float16, except the named nodes.
 
     Args:
-        model: as for `float32_nodes`, whose answer `float32` should be; not one with control flow.
-        float32: the names of the nodes that stay in float32.
+        model: as for `float32_nodes`; without control flow.
+        float32: the names of the nodes that stay in float32, as `float32_nodes` returns them.
     """
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     copy = _named(model)
-    _part_stored(copy.graph, frozenset(float32))
+    _copy_shared_tensors(copy.graph, frozenset(float32))
     converted = convert_float_to_float16(copy, keep_io_types=True, op_block_list=[], node_block_list=list(float32))
-    _take_out_detours(converted)
+    _remove_round_trip_casts(converted)
     drop_unread(converted.graph)
     converted.graph.ClearField("value_info")
     result = onnx_ir.from_proto(converted)
@@ -86,14 +86,14 @@ def _named(model: onnx.ModelProto) -> onnx.ModelProto:
     for node in copy.graph.node:
         if any(attribute.HasField("g") for attribute in node.attribute):
             raise ConfigError(
-                f"{node.op_type} {node.name!r} holds a graph of its own, of which no float16 form is made; "
+                f"{node.op_type} {node.name!r} contains a subgraph, which cannot be converted to float16; "
                 "use fp32, or export the model without control flow"
             )
     return copy
 
 
 def _floating(node: onnx.NodeProto) -> Iterator[str]:
-    """Yield a node's inputs, but for those that are float32 in float16 models too."""
+    """Yield a node's inputs, except those that are float32 in float16 models too."""
     for place, name in enumerate(node.input):
         if name and (node.op_type, place) not in STAYS_FLOAT32:
             yield name
@@ -130,7 +130,7 @@ def _magnitudes(value: NDArray[Any]) -> tuple[float, float]:
 
 
 def _takes_float16(node: onnx.NodeProto, opset: int) -> bool:
-    """Say whether an operator that takes float32 takes float16 as well."""
+    """Return whether an operator that takes float32 also takes float16."""
     if node.domain not in ("", "ai.onnx"):
         return False
     if any((node.op_type, place) in STAYS_FLOAT32 for place in range(len(node.input))):
@@ -142,7 +142,7 @@ def _takes_float16(node: onnx.NodeProto, opset: int) -> bool:
 
 
 def _closed(graph: onnx.GraphProto, kept: set[str]) -> set[str]:
-    """Add the Q/DQ around nodes that stay in float32: an engine runs a layer in integers only where no cast parts them."""
+    """Add the Q/DQ around nodes that stay in float32: a cast between Q/DQ and a layer prevents integer execution."""
     index = Index.of(graph)
     producer = index.producer
     kept, todo = set(kept), [node for node in graph.node if node.name in kept]
@@ -159,8 +159,8 @@ def _closed(graph: onnx.GraphProto, kept: set[str]) -> set[str]:
     return kept
 
 
-def _part_stored(graph: onnx.GraphProto, float32: frozenset[str]) -> None:
-    """Give the nodes that stay in float32 copies of the stored tensors that others read too."""
+def _copy_shared_tensors(graph: onnx.GraphProto, float32: frozenset[str]) -> None:
+    """Copy the stored tensors that nodes in float32 and other nodes share."""
     stored, names = Index.of(graph).stored, Names.of(graph)
     shared = {name for node in graph.node if node.name not in float32 for name in node.input if name in stored}
     copies: dict[str, str] = {}
@@ -174,8 +174,8 @@ def _part_stored(graph: onnx.GraphProto, float32: frozenset[str]) -> None:
                 node.input[place] = copies[name]
 
 
-def _take_out_detours(model: onnx.ModelProto) -> None:
-    """Let what is cast from float32 to float16 and back be read as it was."""
+def _remove_round_trip_casts(model: onnx.ModelProto) -> None:
+    """Remove casts from float32 to float16 and back."""
     graph = model.graph
     known = onnx.shape_inference.infer_shapes(model).graph
     types = {value.name: value.type.tensor_type.elem_type for value in (*known.input, *known.value_info, *known.output)}
@@ -204,7 +204,7 @@ def _take_out_detours(model: onnx.ModelProto) -> None:
 
 
 def _origin(origins: dict[str, str], name: str) -> str:
-    """Follow a tensor through detours to the one that it equals."""
+    """Follow a tensor back through removed casts to the original tensor."""
     while name in origins:
         name = origins[name]
     return name
@@ -224,10 +224,10 @@ def _casts_to(node: onnx.NodeProto, kind: int) -> bool:
 
 
 def emulated(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a float32 model that answers as a float16 one does: each result in float16 is rounded to it.
+    """Return a float32 model that emulates a float16 model: each float16 result is rounded to float16.
 
-    ONNX Runtime cannot show that itself. On CPUs it computes most float16 operators in float32, and what passes from one
-    to the next is not rounded, so that nothing overflows on the way.
+    ONNX Runtime cannot show float16's rounding: on CPUs it computes most float16 operators in float32, and does not round
+    the tensors between two operators, so that no intermediate tensor overflows.
     """
     types = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph.value_info
     half = {value.name for value in types if value.type.tensor_type.elem_type == TensorProto.FLOAT16}

@@ -55,7 +55,7 @@ class Index:
 
 
 class Names:
-    """Names that are taken; a new one is as near as possible to the one asked for."""
+    """The names in use; a new name is the requested one, with a number if that is in use."""
 
     def __init__(self, taken: Iterable[str]) -> None:
         self._taken = set(taken)
@@ -70,7 +70,7 @@ class Names:
         return names
 
     def new(self, name: str) -> str:
-        """Return a name that is free: this one or the first of NAME_1, NAME_2, ... It is taken from now on."""
+        """Return and reserve the first unused name of NAME, NAME_1, NAME_2, ..."""
         unique, count = name, self._next.get(name, 1)
         while unique in self._taken:
             unique, count = f"{name}_{count}", count + 1
@@ -99,7 +99,7 @@ class Edits:
         return Names.of(self.graph)
 
     def store(self, name: str, value: NDArray[np.generic]) -> str:
-        """Store a tensor under a free name near this one, and return the name."""
+        """Store a tensor under this name, with a number if the name is in use, and return the name."""
         unique = self.names.new(name)
         self.graph.initializer.append(numpy_helper.from_array(value, unique))
         return unique
@@ -116,10 +116,10 @@ class Edits:
             self._after[id(node)][:0] = new
 
     def remove(self, node: onnx.NodeProto) -> None:
-        """Remove a node from its place."""
+        """Remove a node from the graph."""
         self._removed.add(id(node))
 
-    def __enter__(self) -> Edits:  # noqa: PYI034 - typing.Self is of Python 3.11
+    def __enter__(self) -> Edits:  # noqa: PYI034 - typing.Self needs Python 3.11
         return self
 
     def __exit__(
@@ -135,13 +135,13 @@ class Edits:
 
 
 def _replace(field: Any, entries: list[Any]) -> None:
-    """Put other entries in place of a repeated field's; those that stay are copied once."""
+    """Replace the entries of a repeated field; entries that stay are copied once."""
     del field[:]
     field.extend(entries)
 
 
 def lift_constants(graph: onnx.GraphProto) -> None:
-    """Turn Constant nodes that hold a tensor into stored tensors."""
+    """Turn Constant nodes with a tensor into stored tensors."""
     constants, others = list[onnx.NodeProto](), list[onnx.NodeProto]()
     for node in graph.node:
         holds = node.op_type == "Constant" and node.attribute[0].name == "value"

@@ -1,4 +1,4 @@
-"""What an ONNX file says about itself: labels, preprocessing, lineage."""
+"""The metadata of an ONNX file: labels, preprocessing, lineage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ONNX's operators by what they do to values."""
+"""Groups of ONNX operators by their effect on values."""
 
 from __future__ import annotations
 
@@ -6,4 +6,4 @@ from typing import Final
 
 RESHAPES: Final = frozenset({"Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Identity"})
 KEEPS_GRID: Final = RESHAPES | {"MaxPool", "Slice"}
-"""Operators whose results hold values of their first input and no others."""
+"""Operators whose results contain only values of their first input."""

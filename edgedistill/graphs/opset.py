@@ -1,7 +1,7 @@
-"""A model in another version of the ONNX operator set, with the same answers.
+"""Convert a model to another version of the ONNX operator set, with the same outputs.
 
-Upwards ONNX's own converter does it. Downwards that converter lacks operators (Pad) and leaves attributes behind that no
-older version has (ReduceMean), so that is done here: ONNX's schemas tell which operators differ between two versions.
+ONNX's converter raises the version. To a lower version that converter lacks operators (Pad) and keeps attributes that no
+older version has (ReduceMean), so this module lowers the version: ONNX's schemas show which operators differ.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ def opset_of(model: onnx.ModelProto) -> int:
 
 
 def to_opset(model: onnx.ModelProto, opset: int, requests: Arrays) -> onnx.ModelProto:
-    """Return a copy of a model in another opset, run on the first of `requests` to see that each tensor in it is the same.
+    """Return a copy of a model in another opset; raise if any tensor differs on the first of `requests`.
 
     Args:
-        model: a model of fixed shapes; without control flow where it is to be older.
+        model: a model of fixed shapes; without control flow if the new opset is older.
         opset: the version that the copy declares.
         requests: for each input, an array of shape (R, *the input's shape).
 
     Raises:
-        ConfigError: an operator has no exact form in that opset; the message names it.
+        ConfigError: an operator has no exact form in that opset; the message names the operator.
     """
     if opset == opset_of(model):
         result = onnx.ModelProto()
@@ -59,7 +59,7 @@ def _raised(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
         reason = " ".join(str(error).split())
         raise ConfigError(
             f"opset {opset}: ONNX's converter cannot raise the model from opset {opset_of(model)}: {reason[-300:]}; "
-            "export the model in this opset where it was made"
+            "export the original model in this opset"
         ) from None
 
 
@@ -77,7 +77,7 @@ def _lowered(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
             continue
         newer, older = _schema(node, before), _schema(node, opset)
         if older is None or newer is None or any(attribute.HasField("g") for attribute in node.attribute):
-            _refuse(node, opset, "does not exist there" if older is None else "holds a graph of its own")
+            _refuse(node, opset, "does not exist there" if older is None else "contains a subgraph")
         if newer.since_version == older.since_version:
             continue
         if node.op_type in REWRITES:
@@ -92,12 +92,12 @@ def _lowered(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
 
 
 def _schema(node: onnx.NodeProto, opset: int) -> Any:
-    """Return an operator's schema in an opset, or None where it does not exist (or is no longer meant to be used)."""
+    """Return an operator's schema in an opset, or None where the operator does not exist or is deprecated."""
     return defs.get_schema(node.op_type, opset, "") if defs.has(node.op_type, opset, "") else None
 
 
 def _relabel(node: onnx.NodeProto, opset: int, newer: Any, older: Any) -> None:
-    """Take the newer options off a node that uses none of them; ONNX Runtime checks the types when it runs the result."""
+    """Remove newer attributes with default values; ONNX Runtime checks the types when it runs the result."""
     for attribute in list(node.attribute):
         if attribute.name not in older.attributes:
             default = newer.attributes[attribute.name].default_value
@@ -115,12 +115,12 @@ def _relabel(node: onnx.NodeProto, opset: int, newer: Any, older: Any) -> None:
 def _refuse(node: onnx.NodeProto, opset: int, reason: str) -> None:
     raise ConfigError(
         f"opset {opset}: {node.op_type} {node.name or node.output[0]!r} has no exact form in it: {node.op_type} {reason}; "
-        "choose a kit that takes a newer opset, or write that part of the model with other operators"
+        "choose a kit that supports a newer opset, or write that part of the model with other operators"
     )
 
 
 def _axes_to_attribute(edits: Edits, _: Sizes, node: onnx.NodeProto) -> None:
-    """Before opset 18 all reductions but ReduceSum have their axes as an attribute."""
+    """Turn the axes of a reduction into an attribute: before opset 18 only ReduceSum has them as an input."""
     if len(node.input) < 2 or not node.input[1]:
         return
     axes = edits.index.value(node.input[1])
@@ -130,7 +130,7 @@ def _axes_to_attribute(edits: Edits, _: Sizes, node: onnx.NodeProto) -> None:
 
 
 def _split_sizes(edits: Edits, shapes: Sizes, node: onnx.NodeProto) -> None:
-    """Before opset 18 Split without sizes means equal parts, and unequal ones are written out."""
+    """Write out the sizes of unequal parts: before opset 18 a Split without sizes makes equal parts."""
     count = next((attribute for attribute in node.attribute if attribute.name == "num_outputs"), None)
     axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 0)
     if count is None or node.input[0] not in shapes:
@@ -143,8 +143,8 @@ def _split_sizes(edits: Edits, shapes: Sizes, node: onnx.NodeProto) -> None:
         node.input.append(edits.store(f"{node.output[0]}_sizes", np.array(sizes, np.int64)))
 
 
-def _no_zero_sizes(edits: Edits, _: Sizes, node: onnx.NodeProto) -> None:
-    """Say nothing of how a 0 in the new shape is to be read, where there is none."""
+def _drop_allowzero(edits: Edits, _: Sizes, node: onnx.NodeProto) -> None:
+    """Remove the attribute for a 0 in the new shape where the shape has no 0."""
     shape = edits.index.value(node.input[1])
     if shape is not None and shape.all():
         for attribute in [attribute for attribute in node.attribute if attribute.name == "allowzero"]:
@@ -153,16 +153,16 @@ def _no_zero_sizes(edits: Edits, _: Sizes, node: onnx.NodeProto) -> None:
 
 REWRITES: Final[dict[str, Callable[[Edits, Sizes, onnx.NodeProto], None]]] = {
     "Split": _split_sizes,
-    "Reshape": _no_zero_sizes,
+    "Reshape": _drop_allowzero,
     **dict.fromkeys(
         ("ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd",
          "ReduceSumSquare"), _axes_to_attribute),
 }  # fmt: skip
-"""What must change in an operator; all others differ between opsets in the types and options that they take only."""
+"""The rewrites of operators; all other operators differ between opsets only in types and attributes."""
 
 
 def _require_same(before: onnx.ModelProto, after: onnx.ModelProto, requests: Arrays) -> None:
-    """Raise for the first tensor that the two models, which name them alike, do not agree on."""
+    """Raise for the first tensor that differs between the two models; equal tensors have equal names."""
     first, second = (next(run_each(watched(model).SerializeToString(), requests)) for model in (before, after))
     producer = Index.of(after.graph).producer
     for name in [name for name in first if name in second]:
@@ -170,8 +170,8 @@ def _require_same(before: onnx.ModelProto, after: onnx.ModelProto, requests: Arr
             node = producer.get(name)
             operator = "an operator" if node is None else f"{node.op_type} {node.name or name!r}"
             raise ConfigError(
-                f"opset {opset_of(after)}: {operator} answers otherwise than in opset {opset_of(before)}; "
-                "choose a kit that takes the model's own opset"
+                f"opset {opset_of(after)}: {operator} gives other results than in opset {opset_of(before)}; "
+                "choose a kit that supports the model's opset"
             )
 
 

@@ -17,7 +17,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 def random_inputs(model: onnx.ModelProto, shapes: Shapes, requests: int) -> dict[str, np.ndarray]:
-    """Return seeded random requests for each input: floats in [0, 1), integers 0 or 1, which any index may be."""
+    """Return seeded random requests for each input: floats in [0, 1), and integers 0 or 1, which are valid indices."""
     import numpy as np
     import onnx
 
@@ -27,7 +27,7 @@ def random_inputs(model: onnx.ModelProto, shapes: Shapes, requests: int) -> dict
     for name, shape in shapes.items():
         dtype = onnx.helper.tensor_dtype_to_np_dtype(types[name])
         if dtype.kind not in "fiub":
-            raise ConfigError(f"input '{name}' is of type {dtype}; only numbers and truth values can be made up")
+            raise ConfigError(f"input '{name}' is of type {dtype}; random inputs can only be numbers or booleans")
         size = (requests, *shape)
         inputs[name] = (rng.random(size) if dtype.kind == "f" else rng.integers(0, 2, size)).astype(dtype)
     return inputs

@@ -1,4 +1,4 @@
-"""Reading an ONNX file: its external data only from beside it, its input shapes fixed."""
+"""Read an ONNX file, with external data only from the file's folder, and fix its input shapes."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ if TYPE_CHECKING:
     import onnx
 
 QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "QLinear")
-"""How the operators of a quantized model begin."""
+"""Prefixes of the operators of a quantized model."""
 
 
 def is_quantized(graph: onnx.ModelProto) -> bool:
-    """Say whether a model computes with quantized values anywhere."""
+    """Return whether any part of a model computes with quantized values."""
     return any(node.op_type.startswith(QUANTIZED) for node in all_nodes(graph.graph))
 
 
 def read_onnx(model: Path) -> onnx.ModelProto:
-    """Read a model, its external data only from beside it: a model may name any file of this machine.
+    """Read a model, with external data only from the model's folder: a model may name any file of this machine.
 
     Raises:
-        ConfigError: the file is missing or no ONNX model, or its external data lies elsewhere.
+        ConfigError: the file is missing or not an ONNX model, or its external data is in another folder.
     """
     import onnx
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
@@ -38,13 +38,17 @@ def read_onnx(model: Path) -> onnx.ModelProto:
     except DecodeError:
         raise ConfigError(f"{model}: is not an ONNX model") from None
     if not graph.graph.node:
-        raise ConfigError(f"{model}: is not an ONNX model, or holds no operators")
+        raise ConfigError(f"{model}: is not an ONNX model, or has no operators")
     for location in _external_files(graph):
         path = (model.parent / location).resolve()
         if not path.is_relative_to(model.parent.resolve()):
-            raise ConfigError(f"{model}: takes weights from '{location}', outside its own folder; this is refused")
+            raise ConfigError(
+                f"{model}: refused, because its weights file '{location}' is outside the folder of the model"
+            )
         if not path.is_file():
-            raise ConfigError(f"{model}: its weights file '{location}' is missing; it belongs beside the model")
+            raise ConfigError(
+                f"{model}: its weights file '{location}' is missing; copy it into the folder of the model"
+            )
     onnx.load_external_data_for_model(graph, str(model.parent))
     return graph
 
@@ -77,9 +81,9 @@ def all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
 
 
 def fix_shapes(graph: onnx.ModelProto, given: Shapes) -> tuple[Shapes, list[str]]:
-    """Write fixed input shapes into a model, and return them and one line for each size that was chosen for the user.
+    """Write fixed input shapes into a model, and return them and one line for each automatically chosen size.
 
-    Shapes that were derived from the old ones are dropped. Raises ConfigError for shapes that the model cannot take.
+    Inferred shapes are dropped. Raises ConfigError for shapes that the model does not accept.
     """
     shapes, choices = resolve_shapes(graph, given)
     changed = False
@@ -95,6 +99,6 @@ def fix_shapes(graph: onnx.ModelProto, given: Shapes) -> tuple[Shapes, list[str]
     if changed:
         del graph.graph.value_info[:]
         for value in graph.graph.output:
-            for size in value.type.tensor_type.shape.dim:  # the rank stays: a file without a shape breaks the standard
+            for size in value.type.tensor_type.shape.dim:  # the rank stays: the ONNX standard requires a shape
                 size.Clear()
     return shapes, choices

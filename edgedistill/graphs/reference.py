@@ -1,6 +1,6 @@
-"""ONNX Runtime on the CPU as the reference for every other engine: the one place that opens its sessions.
+"""ONNX Runtime on the CPU as the reference for every other engine; only this module opens its sessions.
 
-With its optimiser off it computes each node as the file has it.
+Without its optimiser, ONNX Runtime computes each node as written in the file.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ SHARED_ZERO_POINT = "Attempt to replace the existing tensor"
 REFUSALS = (
     "Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoSuchFile", "NotImplemented", "RuntimeException",
 )  # fmt: skip
-"""What ONNX Runtime raises: its exceptions share no base class of their own."""
+"""The exceptions that ONNX Runtime raises; they share no base class."""
 
 
 class RefusedError(ConfigError):
-    """ONNX Runtime refused a model or its inputs; the text is its own, on one line."""
+    """ONNX Runtime refused a model or its inputs; the text is ONNX Runtime's message on one line."""
 
 
 class Reference:
-    """A model from a file or from its bytes, as it is written unless `optimise` lets ONNX Runtime rewrite it.
+    """A model from a file or from bytes; ONNX Runtime may rewrite the graph only if `optimise` is set.
 
     `threads` is the number of CPU threads, 0 for one on each core.
     """
@@ -43,7 +43,9 @@ class Reference:
 
         options = onnxruntime.RunOptions()
         options.log_severity_level = SILENT
-        feed = {name: np.asarray(array) for name, array in feed.items()}  # one element of an array is no array
+        feed = {
+            name: np.asarray(array) for name, array in feed.items()
+        }  # indexing an array gives a scalar, not an array
         try:
             return dict(zip(self._outputs, self._session.run(None, feed, options), strict=True))
         except _errors() as error:
@@ -58,7 +60,7 @@ def open_session(model: Path | bytes, *, optimise: bool = True, threads: int = 0
     options.intra_op_num_threads, options.inter_op_num_threads = threads, min(threads, 1)
     if not optimise:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = SILENT  # what it refuses is raised, and need not be printed as well
+    options.log_severity_level = SILENT  # errors are raised and need not be logged as well
     # x86 without VNNI adds two products of unsigned activations and signed weights in 16 bits, which overflows. For exact
     # products, ONNX Runtime changes the weights' zero points, and it fails where two weights share one.
     options.add_session_config_entry(EXACT_PRODUCTS, "1")

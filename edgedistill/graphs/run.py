@@ -1,4 +1,4 @@
-"""Running an ONNX model with the reference for every other engine, on one CPU thread."""
+"""Run an ONNX model with the reference engine, on one CPU thread."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def run_onnx(model: Path | bytes, requests: Arrays, *, optimise: bool = False) -
     """Return each output of a model for R requests, stacked as (R, *output shape).
 
     Args:
-        model: the file, or its content.
+        model: the file or its content.
         requests: for each input, an array of shape (R, *the input's shape).
-        optimise: let ONNX Runtime rewrite the graph; otherwise it computes each node as the file has it.
+        optimise: let ONNX Runtime rewrite the graph; otherwise each node is computed as written in the file.
 
     Raises:
         ConfigError: ONNX Runtime refuses the model or a request, or the inputs have different numbers of requests.
@@ -30,7 +30,7 @@ def run_onnx(model: Path | bytes, requests: Arrays, *, optimise: bool = False) -
 
 
 def run_each(model: Path | bytes, requests: Arrays, *, optimise: bool = False) -> Iterator[Arrays]:
-    """Yield the outputs of a model for one request after another; takes and raises what `run_onnx` does."""
+    """Yield the outputs of a model for each request; parameters and errors are those of `run_onnx`."""
     reference = Reference(model, optimise=optimise, threads=1)
     counts = {name: len(values) for name, values in requests.items()}
     if len(set(counts.values())) != 1 or not all(counts.values()):

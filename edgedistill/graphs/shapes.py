@@ -1,4 +1,4 @@
-"""Fixed shapes for the inputs of any ONNX model: given, declared, or chosen by rule and tried."""
+"""Fixed shapes for the inputs of any ONNX model: set by the user, declared, or chosen by rules and trials."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 BATCH = 1
 IMAGE_SIDE = 224
 LENGTHS = (1, 16, 32, 64, 128, 256, 512, 1024)
-"""What other dynamic dimensions are tried with: networks over time need a fewest number of steps, and have a most."""
+"""Sizes to try for other dynamic dimensions: networks over time have a minimum and a maximum number of steps."""
 
 
 class Axis(Record):
-    """One dimension of an input: its size, or None and the name it shares with equal ones ("" when it has none)."""
+    """One dimension of an input: its size, or None and its symbol ("" without one), which equal dimensions share."""
 
     input: str
     index: int
@@ -29,7 +29,7 @@ class Axis(Record):
 
 
 def parse_shapes(texts: tuple[str, ...]) -> Shapes:
-    """Read NAME=1x3x224x224, as the command line has them; a name may hold "=", and NAME= is a single number."""
+    """Parse command-line shapes such as NAME=1x3x224x224; a name may contain "=", and NAME= is a single number."""
     shapes = {}
     for text in texts:
         name, equals, sizes = text.rpartition("=")
@@ -41,26 +41,26 @@ def parse_shapes(texts: tuple[str, ...]) -> Shapes:
 
 
 def resolve_shapes(model: onnx.ModelProto, given: Shapes) -> tuple[Shapes, list[str]]:
-    """Return a fixed shape for each input, and one line for each dimension that was chosen for the user."""
+    """Return a fixed shape for each input, and one line for each automatically chosen dimension."""
     axes = _declared(model)
     _check_given(axes, given)
     sizes, choices = _known_sizes(axes, given)
     open_axes = [axis for axis in _flat(axes) if _key(axis) not in sizes]
     lengths = _try_lengths(model, axes, sizes, open_axes) if open_axes else {}
     for axis in open_axes:
-        choices.append(f"{_label(axis)} = {lengths[_key(axis)]}, the first size tried that the model takes")
+        choices.append(f"{_label(axis)} = {lengths[_key(axis)]}, the first tried size that the model accepts")
     return _shapes(axes, sizes | lengths), list(dict.fromkeys(choices))
 
 
 def _declared(model: onnx.ModelProto) -> dict[str, list[Axis]]:
-    """Return the dimensions of each input; a size of 0 or below is how some exporters write "any"."""
+    """Return the dimensions of each input; some exporters write a size of 0 or below for a dynamic dimension."""
     constants = {tensor.name for tensor in model.graph.initializer}  # old models list their weights as inputs
     declared = {}
     for value in model.graph.input:
         if value.name in constants:
             continue
         if not value.type.HasField("tensor_type"):
-            raise ConfigError(f"input '{value.name}' is no tensor; sequences and maps are not supported")
+            raise ConfigError(f"input '{value.name}' is not a tensor; sequences and maps are not supported")
         dims = value.type.tensor_type.shape.dim
         declared[value.name] = [
             Axis(input=value.name, index=i, size=dim.dim_value if dim.dim_value > 0 else None, symbol=dim.dim_param)
@@ -83,7 +83,7 @@ def _check_given(axes: dict[str, list[Axis]], given: Shapes) -> None:
 
 
 def _known_sizes(axes: dict[str, list[Axis]], given: Shapes) -> tuple[dict[str, int], list[str]]:
-    """Return the sizes by axis key that are declared, given, or follow from a rule, and the lines for the last."""
+    """Return the sizes by axis key from the model, the user or a rule, and one line per applied rule."""
     sizes: dict[str, int] = {}
     for axis in _flat(axes):
         if axis.input in given:
@@ -99,7 +99,7 @@ def _known_sizes(axes: dict[str, list[Axis]], given: Shapes) -> tuple[dict[str, 
 
 
 def _rule(axis: Axis, shape: list[Axis]) -> tuple[int, str] | None:
-    """Return the size that a dynamic dimension gets without trying, and why."""
+    """Return the size that a rule gives to a dynamic dimension, and the reason."""
     if axis.index == 0 or "batch" in axis.symbol.lower():
         return BATCH, "the batch"
     channels_last = len(shape) == 4 and shape[1].size is None and shape[3].size in (1, 3, 4)
@@ -111,12 +111,12 @@ def _rule(axis: Axis, shape: list[Axis]) -> tuple[int, str] | None:
 def _try_lengths(
     model: onnx.ModelProto, axes: dict[str, list[Axis]], sizes: dict[str, int], open_axes: list[Axis]
 ) -> dict[str, int]:
-    """Return the first sizes of the open dimensions with which the model runs."""
+    """Return the first sizes of the dynamic dimensions with which the model runs."""
     keys = list(dict.fromkeys(_key(axis) for axis in open_axes))
     try:
         reference = Reference(model.SerializeToString())
     except RefusedError:
-        return dict.fromkeys(keys, LENGTHS[0])  # nothing can be tried; the engine will say what it thinks
+        return dict.fromkeys(keys, LENGTHS[0])  # the model cannot be run here; the engine will report errors
     refusal = ""
     for lengths in _candidates(keys):
         shapes = _shapes(axes, sizes | lengths)
@@ -128,12 +128,12 @@ def _try_lengths(
             return lengths
     wanted = " ".join(f"--shape {name}=..." for name in dict.fromkeys(axis.input for axis in open_axes))
     raise ConfigError(
-        f"the model runs with none of the sizes that were tried for its open dimensions: {refusal}; give {wanted}"
+        f"the model runs with none of the tried sizes for its dynamic dimensions: {refusal}; give {wanted}"
     )
 
 
 def _candidates(keys: list[str]) -> Iterator[dict[str, int]]:
-    """Yield sizes for the open dimensions: all alike, then one long and the others 1."""
+    """Yield sizes for the dynamic dimensions: all equal, then one long and the others 1."""
     for length in LENGTHS:
         yield dict.fromkeys(keys, length)
     if len(keys) > 1:
@@ -143,7 +143,7 @@ def _candidates(keys: list[str]) -> Iterator[dict[str, int]]:
 
 
 def _key(axis: Axis) -> str:
-    """Name a dimension: those with one symbol are one, as ONNX has it; "?" and the like are no symbols."""
+    """Return the key of a dimension: in ONNX, equal symbols mean equal sizes; "?" and similar names are not symbols."""
     return axis.symbol if axis.symbol.strip("?*-") else f"{axis.input}[{axis.index}]"
 
 

@@ -10,7 +10,7 @@ import onnx
 import onnxslim
 
 FRAMES, BYTES = 4, 1024
-"""Frames of onnxslim's recursion for each node of a graph, and bytes of the C stack for each frame, at most."""
+"""The maximum number of recursive frames of onnxslim per graph node, and of C stack bytes per frame."""
 SMALLEST_STACK = 64 << 20
 
 

@@ -1,4 +1,4 @@
-"""A model that also returns what it computes on the way."""
+"""A model that also returns its intermediate tensors."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import onnx
 
 
 def watched(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a copy of a model whose outputs are every tensor that its nodes compute, besides its own outputs."""
+    """Return a copy of a model that also returns every intermediate tensor."""
     result = onnx.shape_inference.infer_shapes(model)
     known = {output.name for output in result.graph.output}
     types = {value.name: value.type.tensor_type.elem_type for value in result.graph.value_info}

@@ -48,7 +48,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """What is served: the models of a run, the folder of the runtime, and a callback for each measurement."""
+    """The served content: the models of a run, the folder of the runtime, and a callback for each measurement."""
 
     run_folder: Path
     kit: WebKit

@@ -55,7 +55,7 @@ class State(Record):
 
 
 class Board:
-    """Holds the state, and notifies those who watch it."""
+    """Stores the state, and notifies the waiting tasks of changes."""
 
     def __init__(self, run_folder: Path) -> None:
         self._folder = run_folder / "measurements"
@@ -67,7 +67,7 @@ class Board:
 
     @property
     def state(self) -> State:
-        """The state now."""
+        """The current state."""
         return State(devices=tuple(self._devices.values()), results=self._results)
 
     def reread(self) -> None:

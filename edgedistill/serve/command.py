@@ -30,12 +30,12 @@ from edgedistill.serve.runtime import read_web_kit, runtime_folder
 TOKEN_BYTES = 16
 SHUTDOWN_S = 2.0
 LAST_WORDS_S = 0.5
-"""Time for pages to receive the answer to their last upload."""
+"""Time for pages to receive the response to their last upload."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServeOptions:
-    """Options of the server: `host` is the address to listen on, None for the local network; it stops after `count` uploads."""
+    """Options of the server: it listens on `host`, None for the local network, and stops after `count` uploads."""
 
     host: str | None = None
     port: int = 0

@@ -1,4 +1,4 @@
-"""Select what a page receives of a run: its models, each with some recorded requests and the expected outputs."""
+"""Select the models of a run for a page, each with some recorded requests and the expected outputs."""
 
 from __future__ import annotations
 

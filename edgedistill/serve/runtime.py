@@ -1,4 +1,4 @@
-"""The files of onnxruntime-web: pinned by hash, and downloaded from npm once or copied from a folder of the user."""
+"""The files of onnxruntime-web: pinned by hash, and downloaded once from npm or copied from the user's folder."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def runtime_folder(runtime: Runtime, given: Path | None, tell: Callable[[str], N
 
     Args:
         runtime: the package, its version and hashes.
-        given: the package folder of npm, its folder dist, or the .tgz, if the cache lacks the files; None downloads them.
+        given: npm's package folder, its folder dist, or the .tgz, used if the cache lacks the files; None downloads them.
         tell: reports a download before it starts.
     """
     kept = caches_folder() / f"{runtime.package}-{runtime.version}"

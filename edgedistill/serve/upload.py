@@ -27,7 +27,7 @@ Text = Annotated[str, Field(min_length=1, max_length=512, pattern=r"^[^\x00-\x1f
 
 
 class UploadError(ValueError):
-    """An upload cannot be used; the text says why."""
+    """An upload cannot be used; the text gives the reason."""
 
 
 class SentDevice(Record):

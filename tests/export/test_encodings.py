@@ -141,7 +141,7 @@ def test_unsigned_activations_are_equal_on_every_element_and_signed_encodings_re
     assert {types[node.input[2]] for node in roundings} == {TensorProto.UINT8}
     assert activations_of(model) == "unsigned"
     for encoding in ("s8-f32", "s8-i32", "s8-f16"):
-        with pytest.raises(ConfigError, match=f"encoding {encoding} holds signed ones alone: quantize it with activ"):
+        with pytest.raises(ConfigError, match=f"encoding {encoding} needs signed ones: quantize the model with activ"):
             encode(model, encoding)
 
 
@@ -242,7 +242,7 @@ def test_float16_activations_are_equal_but_where_a_rounded_sum_falls_to_the_next
 
 
 def test_float16_scales_need_opset_19():
-    with pytest.raises(ConfigError, match="opset 18: scales are float16 from opset 19 on"):
+    with pytest.raises(ConfigError, match="opset 18: float16 scales need opset 19 or newer"):
         encode(convolution(0, None, bias=True), "s8-f16")
 
 

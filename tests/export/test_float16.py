@@ -191,7 +191,7 @@ def test_control_flow_is_refused():
         19, c=np.array(True),
     )  # fmt: skip
     with pytest.raises(
-        ConfigError, match=r"If 'y' holds a graph of its own, of which no float16 form is made; use fp32"
+        ConfigError, match=r"If 'y' contains a subgraph, which cannot be converted to float16; use fp32"
     ):
         float32_nodes(model, requests_for(model))
 
