@@ -1,4 +1,4 @@
-"""The device's end of a connection: takes files by content hash, runs one program, sends back what that makes.
+"""The device's end of a connection: receives files by content hash, runs one program, and sends back its output files.
 
 It is sent to the device and run there by Python 3.8 or newer on a POSIX system. A request is a line of JSON on stdin, an
 event a line of JSON on stdout, and bytes that belong to either follow it:
@@ -7,12 +7,12 @@ event a line of JSON on stdout, and bytes that belong to either follow it:
     put   {sha256, bytes} and the bytes
     run   {files: {name: sha256}, texts: {name: text}, arguments, python, watch: [folder], keep, alone}
                                                     -> line {text}, file {name, sha256, bytes} and the bytes, exit {code,
-                                                       names, bytes} and what the program wrote to stdout
-    alive {}                                        the other end is still there
+                                                       names, bytes} and the stdout of the program
+    alive {}                                        keeps the connection open
 
-New files in the watched folders are sent after every line that the program says; with `keep` at its end only, and they
-stay here to be asked for. `alone` waits until no other connection runs a program that wants the device for itself.
-When stdin closes, or nothing was heard for 30 s, the program is killed with everything that it started.
+New files in the watched folders are sent after every line that the program prints. With `keep` they are sent only after the
+program ends, and stay in the store for later requests. `alone` waits until no other connection runs an `alone` program.
+When stdin closes, or no request arrives for 30 s, the program and all its child processes are killed.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ from typing import Any, BinaryIO, Dict, Iterable, Iterator, List, Optional, Tupl
 SILENCE_S = 30.0
 GRACE_S = 3.0
 POLL_S = 0.5
-KEEP_S = 30 * 24 * 3600.0  # files that nobody asked for in this time are removed
+KEEP_S = 30 * 24 * 3600.0  # files without a request in this time are removed
 BLOCK = 1 << 18
 
 
 class RequestError(Exception):
-    """A request cannot be met; the text goes to the other end."""
+    """A request cannot be carried out; the text is sent to the other end."""
 
 
 class Link:
@@ -97,11 +97,11 @@ class Store:
                 path.unlink()
 
     def missing(self, hashes: Iterable[str]) -> List[str]:
-        """Return the hashes of files that are not here, or are no longer what they were."""
+        """Return the hashes of files that are missing from the store, or were changed in it."""
         return [sha256 for sha256 in hashes if not self._holds(sha256)]
 
     def add(self, sha256: str, blocks: Iterable[bytes]) -> None:
-        """Take a file in; one that does not have the hash is refused."""
+        """Store a file; refuse a file whose content does not have the hash."""
         digest = hashlib.sha256()
         with tempfile.NamedTemporaryFile(dir=str(self._folder), prefix="new-", delete=False) as file:
             for block in blocks:
@@ -114,14 +114,14 @@ class Store:
         os.replace(file.name, str(self._path(sha256)))
 
     def place(self, sha256: str, path: Path) -> None:
-        """Make a file appear at `path`, without a second copy where the file system can."""
+        """Put a stored file at `path`, as a hard link where the file system supports one."""
         if not self._path(sha256).exists():
             raise RequestError(f"file {sha256} was never sent")
         path.parent.mkdir(parents=True, exist_ok=True)
         _link(self._path(sha256), path)
 
     def adopt(self, sha256: str, path: Path) -> None:
-        """Keep a file that was made here, as it may be asked for next."""
+        """Store a file that the program made, for later requests."""
         if not self._path(sha256).exists():
             _link(path, self._path(sha256))
 
@@ -157,7 +157,7 @@ def _link(source: Path, path: Path) -> None:
 
 
 class Program:
-    """A running program in its work folder; threads pass on what it says and makes, and how it ends."""
+    """A running program in its work folder; threads send its output lines, its files and its exit code."""
 
     def __init__(self, request: Dict[str, Any], folder: Path, store: Store, link: Link) -> None:
         self._request, self._folder, self._store, self._link = request, folder, store, link
@@ -166,8 +166,8 @@ class Program:
         python = os.path.expanduser(request["python"]) if request["python"] else sys.executable
         scratch = folder / ".scratch"
         scratch.mkdir()
-        # A session of its own, so that one signal reaches it and all that it starts; and from the main thread, as the
-        # kernel takes the end of the thread that started it for the end of its parent.
+        # In a separate session, so that one signal reaches the program and its children; and from the main thread, as the
+        # kernel treats the end of the thread that started a process as the end of its parent.
         self._process = subprocess.Popen(
             [python, *request["arguments"]],
             cwd=str(folder),
@@ -182,7 +182,7 @@ class Program:
         threading.Thread(target=self._finish, daemon=True).start()
 
     def kill(self) -> None:
-        """End the program and all that it started; it gets a moment to remove what it left about."""
+        """End the program and its children, with a short time for the program to remove its temporary files."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -191,7 +191,7 @@ class Program:
 
     def _listen(self) -> None:
         assert self._process.stderr is not None
-        with contextlib.suppress(OSError):  # the link is gone, and the main thread knows
+        with contextlib.suppress(OSError):  # the link is closed, and the main thread handles that
             for raw in self._process.stderr:
                 self._link.send("line", text=raw.decode("utf-8", "replace").rstrip())
                 if not self._request["keep"]:
@@ -199,7 +199,7 @@ class Program:
 
     def _finish(self) -> None:
         code = self._process.wait()
-        with contextlib.suppress(ProcessLookupError):  # what an engine forked would hold stderr open
+        with contextlib.suppress(ProcessLookupError):  # a process that the engine forked would keep stderr open
             os.killpg(self._process.pid, signal.SIGKILL)
         self._listener.join(GRACE_S)
         with contextlib.suppress(OSError), self._out:
@@ -209,7 +209,7 @@ class Program:
             self._link.send("exit", self._out, code=code, names=names, bytes=size)
 
     def _send_changes(self) -> List[str]:
-        """Send the files in the watched folders that are new or other than before, and return the names of all."""
+        """Send the new and changed files of the watched folders, and return the names of all their files."""
         names = []
         for watched in self._request["watch"]:
             for path in sorted((self._folder / watched).rglob("*")):
@@ -227,7 +227,7 @@ class Program:
                 return
             self._seen[name] = stamp
             content: BinaryIO = file
-            if self._request["keep"]:  # they are sent when the program has ended, and are what they will be
+            if self._request["keep"]:  # they are sent when the program has ended and they no longer change
                 sha256, size = _hash(file), status.st_size
                 file.seek(0)
                 self._store.adopt(sha256, path)
@@ -239,7 +239,7 @@ class Program:
 
 
 class Session:
-    """One connection: its work folder, and the program in it."""
+    """One connection, its work folder, and the program that runs there."""
 
     def __init__(self, link: Link, cache: Path) -> None:
         self._link, self._cache = link, cache
@@ -252,7 +252,7 @@ class Session:
         self._program: Optional[Program] = None
 
     def serve(self) -> None:
-        """Meet requests until the link is closed or silent."""
+        """Carry out requests until the link is closed or silent."""
         self._link.send("hello", python=sys.version.split()[0])
         heard = time.monotonic()
         while True:
@@ -267,7 +267,7 @@ class Session:
                 self._program = Program(waiting, self._work, self._store, self._link)
 
     def close(self) -> None:
-        """Kill what runs, and remove the work folder."""
+        """Kill the running program, and remove the work folder."""
         if self._program is not None:
             self._program.kill()
         shutil.rmtree(str(self._work), ignore_errors=True)
@@ -284,7 +284,7 @@ class Session:
 
     def _prepare(self, request: Dict[str, Any]) -> None:
         if self._waiting is not None or self._program is not None:
-            raise RequestError("a program is here already")
+            raise RequestError("a program already runs in this connection")
         for name, sha256 in request["files"].items():
             self._store.place(sha256, self._inside(name))
         for name, text in request["texts"].items():
@@ -294,7 +294,7 @@ class Session:
             self._link.send("line", text="waiting until another job on this device ends")
 
     def _may_start(self, request: Dict[str, Any]) -> bool:
-        """Take the device for this program alone, or say that another has it."""
+        """Lock the device for this program, or report that another program has locked it."""
         if not request["alone"] or self._busy is not None:
             return True
         busy = os.open(str(self._cache / "busy"), os.O_RDWR | os.O_CREAT, 0o600)
@@ -323,7 +323,7 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _new_work_folder(parent: Path) -> Tuple[Path, int]:
-    """Make a work folder, locked as long as this process lives, and remove those that a killed one left."""
+    """Make a work folder, locked while this process lives, and remove the work folders of killed processes."""
     parent.mkdir(exist_ok=True)
     for path in parent.iterdir():
         handle = os.open(str(path), os.O_RDONLY)
@@ -350,11 +350,11 @@ def main() -> None:
         finally:
             session.close()
     except EOFError:
-        pass  # the other end is gone, and all is cleared away
+        pass  # the other end is closed, and everything is cleaned up
     except (OSError, RequestError) as error:
         with contextlib.suppress(OSError):
             link.send("error", text=str(error))
-    # Not sys.exit: a thread may hang in a write to a link that is dead and not closed.
+    # Not sys.exit: a thread may be blocked in a write to a link that is dead but not closed.
     os._exit(0)
 
 

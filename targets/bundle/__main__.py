@@ -101,7 +101,7 @@ def unpack(archive: str, folder: str) -> Table:
 def refused(why: object) -> BundleError:
     """Return the error for a bundle whose content was changed."""
     return BundleError(
-        f"refused: the file differs from what was packed: {why}; copy it again, or make a new bundle", DAMAGED
+        f"refused: the file was changed after it was packed: {why}; copy it again, or make a new bundle", DAMAGED
     )
 
 
@@ -255,7 +255,7 @@ class Bundle:
 
 
 def worst(parity: Table) -> str:
-    """Name the output that agrees least, if there are several outputs."""
+    """Return the output that agrees least, if there are several outputs."""
     outputs = parity.get("outputs")
     return " (output '{}')".format(min(outputs, key=lambda name: outputs[name]["agreement"])) if outputs else ""
 

@@ -24,13 +24,13 @@ import workers
 from kit import EngineError, engine_errors, load_engine
 
 Answer = Tuple[Union[Dict[str, Any], List[Dict[str, Any]]], int]
-"""What a verb prints, and the exit code."""
+"""The JSON value that a verb prints, and the exit code."""
 
 
 def main() -> int:
     """Run one verb and return the exit code."""
     process.die_with_parent()
-    # A terminated harness must still kill its workers, so SIGTERM unwinds the stack as Ctrl-C does.
+    # A terminated harness must still kill its workers, so SIGTERM raises an exception as Ctrl-C does.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     arguments = _parser().parse_args()
     try:
@@ -137,6 +137,6 @@ def _worker(arguments: argparse.Namespace) -> Answer:
 
 
 if __name__ == "__main__":
-    # The folder or zip that Python was started with is what a worker process is started with again.
+    # A worker process is started from the same folder or zip as this process.
     child.ENTRY = sys.path[0]
     sys.exit(main())

@@ -1,4 +1,4 @@
-"""The bench: check every arm, then time it in fresh processes that take turns with the other arms'."""
+"""The bench: check every arm, then time it in fresh processes that alternate with those of the other arms."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ EMULATED = "{} emulates this processor: times, memory and energy would be those 
 def run(job: Job) -> List[Dict[str, Any]]:
     """Measure every arm of a job, write the files, and return a result or an error per arm, in the job's order.
 
-    Raises JobError on an emulated processor, where nothing that is measured would be true of a real one.
+    Raises JobError on an emulated processor, whose measurements would say nothing about a real processor.
     """
     emulated = facts.emulator()
     if emulated:
@@ -40,19 +40,21 @@ def run(job: Job) -> List[Dict[str, Any]]:
         nulls = measure_null_models(trials) if "null_model" in job.passes else {}
         before = environment.snapshot()
         for turn in range(job.processes):
-            order = random.Random(f"{job.seed}/{turn}")  # noqa: S311 - an order, not a secret
+            order = random.Random(f"{job.seed}/{turn}")  # noqa: S311 - a random order, not a secret
             for trial in order.sample(trials, len(trials)):
                 trial.attempt(trial.time_one_process)
         surroundings = {"before": before, "after": environment.snapshot(), "drivers": environment.drivers()}
         for trial in trials:
-            trial.learn(surroundings, nulls.get(trial.engine, "not measured: the job does not request the null model"))
+            trial.set_shared(
+                surroundings, nulls.get(trial.engine, "not measured: the job does not request the null model")
+            )
             trial.attempt(trial.more_passes)
             trial.attempt(trial.write)
     return [trial.result for trial in trials]
 
 
 def check(job: Job) -> List[Dict[str, Any]]:
-    """Check every arm of a job, and return what was found or an error per arm, in the job's order."""
+    """Check every arm of a job, and return a result or an error per arm, in the job's order."""
     with tempfile.TemporaryDirectory(prefix="edgedistill-") as scratch:
         trials = [Trial(arm, job, Path(scratch) / str(i)) for i, arm in enumerate(job.arms)]
         for trial in trials:
@@ -63,7 +65,7 @@ def check(job: Job) -> List[Dict[str, Any]]:
 
 
 def labelled(checked: Dict[str, Any], target: str) -> Dict[str, Any]:
-    """Return what a check found, under the name of the target that it is valid for."""
+    """Return the result of a check, under the name of the target that it is valid for."""
     keys = ("requests", "accuracy", "parity", "executed", "device", "reasons")
     found = {key: checked[key] for key in keys}
     if not found["device"]["emulated"]:
@@ -74,7 +76,7 @@ def labelled(checked: Dict[str, Any], target: str) -> Dict[str, Any]:
 
 
 def measure_null_models(trials: "List[Trial]") -> "Dict[Tuple[str, int], Union[int, str]]":
-    """Return for each engine and number of threads what a null model adds to a process in bytes, or why that is not known."""
+    """Return per engine and number of threads the memory of a null model in bytes, or the reason why it is not known."""
     found: Dict[Tuple[str, int], Union[int, str]] = {}
     for trial in trials:
         if trial.engine not in found and "error" not in trial.result:
@@ -86,7 +88,7 @@ def measure_null_models(trials: "List[Trial]") -> "Dict[Tuple[str, int], Union[i
 
 
 class Trial:
-    """One arm on its way through a job: what its processes answered so far, or the error that ended it."""
+    """One arm of a running job: the results of its processes so far, or the error that ended it."""
 
     def __init__(self, arm: Arm, job: Job, scratch: Path) -> None:
         self.arm, self.job, self.scratch = arm, job, scratch
@@ -98,11 +100,11 @@ class Trial:
 
     @property
     def engine(self) -> Tuple[str, int]:
-        """What a null model is measured for."""
+        """The engine and number of threads that a null model is measured for."""
         return str(self.arm.kit_dir), self.arm.threads
 
     def attempt(self, step: Callable[[], None]) -> None:
-        """Take one step unless an earlier one failed; a failing arm does not stop the others."""
+        """Run one step unless an earlier one failed; a failing arm does not stop the others."""
         if "error" in self.result:
             return
         try:
@@ -123,7 +125,7 @@ class Trial:
     def time_one_process(self) -> None:
         """Time inferences in one fresh process."""
         number = len(self.processes) + 1
-        # Twice what the check's fastest inference fits: a buffer that filled up would end the pass early.
+        # Twice the number of the check's fastest inferences that fit: a full buffer would end the pass early.
         capacity = 1000 + int(2e9 * self.job.seconds / self.checked["fastest_ns"])
         spec = dict(self.spec(f"process-{number}.npz", "head.npz"), task="latency")
         spec.update(seconds=self.job.seconds, capacity=min(MAX_SAMPLES, capacity))
@@ -133,8 +135,8 @@ class Trial:
         p50_ms = self.processes[-1].p50_ns / 1e6
         self._say(f"process {number}/{self.job.processes} p50 {p50_ms:.3f} ms")
 
-    def learn(self, surroundings: Dict[str, Any], null_bytes: "Union[int, str]") -> None:
-        """Take in what the arms of a job share."""
+    def set_shared(self, surroundings: Dict[str, Any], null_bytes: "Union[int, str]") -> None:
+        """Store the device's state and the null model's memory, which the arms of a job share."""
         self.extra.environment = surroundings
         if isinstance(null_bytes, str):
             self.extra.reasons["memory_bytes.net"] = null_bytes
@@ -142,7 +144,7 @@ class Trial:
             self.extra.null_bytes = null_bytes
 
     def more_passes(self) -> None:
-        """Take the passes beside latency; one that fails is null with its reason, and costs the arm nothing else."""
+        """Run the passes beside latency; the result of a failed pass is null with its reason, and the arm continues."""
         self.extra.reasons["energy_uj"] = "not measured: the job does not request energy"
         runs_on, spec = self.checked["runs_on"], self.spec("", "head.npz")
         if "throughput" in self.job.passes:
@@ -172,13 +174,13 @@ class Trial:
             self.extra.reasons[field] = str(reason)
 
     def write(self) -> None:
-        """Write the measurement and its raw samples, in place of what was kept on the way to them."""
+        """Write the measurement and its raw samples in place of the intermediate ones."""
         measurement = self._keep(self.job.out, {})
         results.discard(self.job.out / "partial", self.arm.name)
         self.result = {"name": self.arm.name, "measurement": measurement}
 
     def _keep(self, folder: Path, reasons: Dict[str, str]) -> Dict[str, Any]:
-        """Write what the processes so far say, and return it: a job that is cut short has measured something."""
+        """Write and return the measurement of the processes so far, so that an interrupted job has a result."""
         measurement = results.measurement(self.arm, self.checked, self.processes, self.extra)
         measurement["reasons"].update(reasons)
         arrays = results.raw_samples(self.scratch / "check.npz", self.processes)
@@ -186,7 +188,7 @@ class Trial:
         return measurement
 
     def spec(self, arrays: str, head: str) -> Dict[str, Any]:
-        """Return what every process of this arm is told; names of files are in the scratch folder."""
+        """Return the common settings of all processes of this arm; its files are in the scratch folder."""
         return {
             "kit": self.arm.kit,
             "kit_dir": str(self.arm.kit_dir),

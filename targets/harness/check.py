@@ -1,4 +1,4 @@
-"""The check: what the compiled model answers, against labels and against recorded outputs."""
+"""The check: compare the outputs of the compiled model with labels and with recorded outputs."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ Arrays = Dict[str, np.ndarray]
 class Criteria(NamedTuple):
     """How the outputs of a model are judged; an arm of a job has fields of the same names.
 
-    `output` is the output that the metric and the labels are about, by default the model's first; `expected` is the key of the recorded
-    outputs; `threshold` is where a score of a multi-label model turns from no to yes.
+    `output` is the output that the metric and the labels refer to, by default the model's first; `expected` is the key of the
+    recorded outputs; `threshold` is the score above which a multi-label model predicts a label.
     """
 
     kit: str
@@ -63,7 +63,7 @@ def _stacked(outputs: List[np.ndarray], name: str, kit: str) -> np.ndarray:
 
 
 def compare(outputs: Arrays, recorded: Arrays, criteria: Criteria) -> Tuple[Dict[str, Any], Arrays]:
-    """Return accuracy and parity, each with the reason where it is missing, and the arrays worth keeping."""
+    """Return accuracy and parity, each with the reason where it is missing, and the arrays to store."""
     reasons = dict(criteria.reasons)
     judged = _judged(outputs, criteria)
     arrays = {"outputs": outputs[judged]}
@@ -94,14 +94,14 @@ def _judged(outputs: Arrays, criteria: Criteria) -> str:
 
 
 def parity_of(outputs: Arrays, expected: Arrays, criteria: Criteria) -> Dict[str, Any]:
-    """Return the largest difference and the smallest agreement over all recorded outputs, and of several those of each.
+    """Return the largest difference and the smallest agreement over all recorded outputs, and those of each if several.
 
-    The output that the metric reads agrees by the metric's rule, by top-1 where the job names no metric; the others by their fidelity.
+    The agreement of the metric's output follows the metric's rule, or top-1 without a metric; the others have their fidelity.
     """
     kit, judged = criteria.kit, _judged(outputs, criteria)
     if judged not in expected:
         raise EngineError(
-            f"{kit}: no answers were recorded for output '{judged}'; recorded outputs: {', '.join(expected)}"
+            f"{kit}: no values were recorded for output '{judged}'; recorded outputs: {', '.join(expected)}"
         )
     found: Dict[str, Dict[str, float]] = {}
     for name, wanted in expected.items():

@@ -1,4 +1,4 @@
-"""Fresh processes: start a worker, wait for it, and say in words how it ended."""
+"""Fresh processes: start a worker, wait for it, and describe how it ended."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from typing import Any, BinaryIO, Callable, Dict, NamedTuple, Optional
 import process
 from kit import EngineError
 
-ENTRY = ""  # what Python was started with: a folder or a zip; set by __main__
+ENTRY = ""  # the folder or zip that Python was started with; set by __main__
 
 
 class Watch(NamedTuple):
-    """Something to do every so often while a worker runs; what it raises ends the worker."""
+    """A function to call at intervals while a worker runs; its exceptions end the worker."""
 
     look: Callable[[], None]
     period_s: float
@@ -27,7 +27,7 @@ class Watch(NamedTuple):
 def run_worker(spec: Dict[str, Any], scratch: Path, timeout_s: float, watch: Optional[Watch] = None) -> Dict[str, Any]:
     """Run one worker on `spec` and return its answer.
 
-    Raises EngineError with the worker's own words, or the name of the signal that killed it.
+    Raises EngineError with the worker's error message, or the name of the signal that killed it.
     """
     path = scratch / "spec.json"
     path.write_text(json.dumps(spec), encoding="utf-8")
@@ -56,7 +56,7 @@ def _expire(worker: "subprocess.Popen[bytes]", expired: threading.Event) -> None
 
 
 def _ended(worker: "subprocess.Popen[bytes]", watch: Optional[Watch]) -> int:
-    """Wait for the exit code; without anything to watch this process sleeps, as a wait with a limit would poll."""
+    """Wait for the exit code; without a Watch this process sleeps, because a wait with a limit would poll."""
     while watch is not None and not _ends_within(worker, watch.period_s):
         watch.look()
     return worker.wait()

@@ -1,4 +1,4 @@
-"""The constants of measuring. constants.json holds the numbers, for this harness, the page for phones and the runner for phones alike.
+"""The constants of measuring; constants.json contains the values for the harness, the web page and the phone runner.
 
 After a change of that file, `python -m tests.support.constants` of the repository writes targets/web/constants.mjs and
 targets/android/constants.h again.
@@ -14,8 +14,8 @@ from typing import Any, Dict, NamedTuple, Tuple
 class WarmUp(NamedTuple):
     """A warm-up ends when the medians of the last two windows of `window` inferences differ by at most the fraction `agreement`.
 
-    It takes at least `least_s` seconds, or the fraction `least_share` of the time that is measured if that is shorter; and at most
-    `most_s` seconds, or `most_times` as long as what is measured if that is shorter.
+    The minimum is `least_s` seconds, or the fraction `least_share` of the measured time if that is shorter; the maximum is
+    `most_s` seconds, or `most_times` times the measured time if that is shorter.
     """
 
     window: int
@@ -26,22 +26,22 @@ class WarmUp(NamedTuple):
     most_times: float
 
     def bounds_s(self, seconds: float) -> Tuple[float, float]:
-        """Return the shortest and the longest warm-up before so many seconds are measured."""
+        """Return the shortest and the longest warm-up before a measurement of some seconds."""
         return min(self.least_s, self.least_share * seconds), min(self.most_s, self.most_times * seconds)
 
 
 class Sampling(NamedTuple):
-    """A process is timed for the seconds asked for and for at least `least` inferences, but not for `most_times` as long."""
+    """The requested seconds and at least `least` inferences are timed, for at most `most_times` the requested seconds."""
 
     least: int
     most_times: float
 
 
 class Latency(NamedTuple):
-    """Which percentiles are given, and above which fractions latencies are doubtful.
+    """The reported percentiles, and the fractions above which latencies are doubtful.
 
-    `least_clean` inferences must not have been preempted. `contaminated` is the fraction that was preempted, `drifted` how far the last
-    third of a process is from the first, `siblings_busy` and `stolen` fractions of CPU time.
+    `least_clean` inferences must not have been preempted. `contaminated` is the preempted fraction, `drifted`
+    the relative change from the first to the last third of a process, and `siblings_busy` and `stolen` are fractions of CPU time.
     """
 
     percentiles: Dict[str, float]
@@ -53,7 +53,7 @@ class Latency(NamedTuple):
 
 
 class Check(NamedTuple):
-    """`timed_requests` are those that timed processes cycle through; `resamples` how many a bootstrap interval is made of."""
+    """The number of requests that timed processes cycle through, and of resamples for a bootstrap interval."""
 
     timed_requests: int
     resamples: int
@@ -62,7 +62,7 @@ class Check(NamedTuple):
 class Energy(NamedTuple):
     """`windows` of inference of at least `window_s` seconds; idle power before and after may differ by `idle_agreement`.
 
-    Monitors average over half a second and counters move in steps, so that a shorter window means nothing.
+    Monitors average over half a second and counters change in steps, so shorter windows give no meaningful energy.
     """
 
     window_s: float
@@ -72,9 +72,10 @@ class Energy(NamedTuple):
 
 
 class Soak(NamedTuple):
-    """A sustained run is kept in bins of `bin_s` seconds, or in longer ones where there would be more than `most_bins`.
+    """A sustained run is recorded in bins of `bin_s` seconds, or in longer bins if there would be more than `most_bins`.
 
-    The device slowed down where inferences take `slower` times as long as at the beginning; a clock fell to less than `clock_fell`.
+    The device slowed down if inferences take `slower` times as long as at the beginning; a clock fell if it is below the
+    fraction `clock_fell` of its first value.
     """
 
     bin_s: float
@@ -85,7 +86,7 @@ class Soak(NamedTuple):
 
 
 def _read() -> Dict[str, Any]:
-    content = pkgutil.get_data(__name__, "constants.json")  # the harness may lie in a zip
+    content = pkgutil.get_data(__name__, "constants.json")  # the harness may be inside a zip
     if content is None:
         raise ImportError("constants.json is missing beside constants.py")
     table: Dict[str, Any] = json.loads(content.decode("utf-8"))

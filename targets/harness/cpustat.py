@@ -1,4 +1,4 @@
-"""Who else used the CPUs meanwhile, from Linux's /proc/stat, which counts in hundredths of a second."""
+"""The CPU use of other processes during a measurement, from Linux's /proc/stat, which counts hundredths of a second."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ STAT = Path("/proc/stat")
 
 
 class Ticks(NamedTuple):
-    """A CPU's time so far: at work, taken by the hypervisor, and all of it."""
+    """A CPU's time so far: busy, taken by the hypervisor, and in total."""
 
     busy: int
     stolen: int
@@ -18,14 +18,14 @@ class Ticks(NamedTuple):
 
 
 class Use(NamedTuple):
-    """Fractions of a time: of these CPUs by all work on them, and what the hypervisor took."""
+    """Fractions of the CPU time between two readings: busy, and taken by the hypervisor."""
 
     busy: float
     stolen: float
 
 
 def read(path: Path = STAT) -> Dict[int, Ticks]:
-    """Return each CPU's ticks; nothing where the system does not tell."""
+    """Return each CPU's ticks; an empty result where the system does not report them."""
     try:
         return parse(path.read_text(encoding="ascii", errors="replace"))
     except OSError:
@@ -43,7 +43,7 @@ def parse(text: str) -> Dict[int, Ticks]:
 
 
 def use(before: Dict[int, Ticks], after: Dict[int, Ticks], cpus: List[int]) -> Optional[Use]:
-    """Return how some CPUs were used between two readings; None where that is not known."""
+    """Return the use of some CPUs between two readings; None where it is not known."""
     known = [cpu for cpu in cpus if cpu in before and cpu in after]
     total = sum(after[cpu].total - before[cpu].total for cpu in known)
     if total <= 0:

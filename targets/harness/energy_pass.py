@@ -1,4 +1,4 @@
-"""The pass that meters energy: one process goes from idle to inference and back, while its parent reads the source."""
+"""The energy pass: one process goes from idle to inference and back to idle, while its parent reads the source."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from kit import engine_errors
 
 POLL_S = 0.1
 LATE_S = 5.0
-"""How long a meter may take to write what it has seen."""
+"""The longest delay until a meter writes its readings."""
 
 
 def run(spec: Dict[str, Any]) -> Dict[str, Any]:
-    """Be idle, infer in windows without a pause between, be idle again; return when that was, and the counts."""
+    """Stay idle, infer in windows without a pause, stay idle again; return the times and the numbers of inferences."""
     loaded = loading.load(spec)
     with engine_errors(spec["kit"]):
         sampling.warm_up(loaded.session, loaded.requests, spec["seconds"])
@@ -35,19 +35,19 @@ def run(spec: Dict[str, Any]) -> Dict[str, Any]:
 
 
 def _idle(spec: Dict[str, Any]) -> List[int]:
-    """Do nothing until power has settled and for a window more, with the model loaded; return that window."""
+    """Sleep until power has settled and for one more window, with the model loaded; return that window."""
     time.sleep(spec["settle"])
     begin_ns = time.monotonic_ns()
     time.sleep(spec["window"])
     end_ns = time.monotonic_ns()
-    time.sleep(2 * spec["poll"])  # so that no reading at its end is of what comes next
+    time.sleep(2 * spec["poll"])  # so that no reading at the end of the window covers the next state
     return [begin_ns, end_ns]
 
 
 def metered(source: energy.Source, spec: Dict[str, Any], scratch: Path, start_s: float) -> Dict[str, Any]:
-    """Run the pass in a fresh process and return the figures of it, labelled with their source.
+    """Run the pass in a fresh process and return its figures, labelled with their source.
 
-    Raises NoSourceError where the source failed, and EngineError as the process did.
+    Raises NoSourceError if the source failed, and EngineError if the process failed.
     """
     found: List[energy.Reading] = []
 

@@ -1,6 +1,7 @@
-"""What moves a device's figures: clocks, power mode, temperatures, throttling, where its power comes from and who else works.
+"""The device state that affects measurements: clocks, power mode, temperatures, throttling, power source and other load.
 
-All of it is read from files below a root folder, so that a copied tree reads as the device did; Jetson's own programs are asked where they are.
+All values are read from files below a root folder, so a copied tree gives the values of its device; on Jetson boards the
+programs nvpmodel and jetson_clocks are used where they are installed.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class PowerMode(NamedTuple):
 
 
 class Clock(NamedTuple):
-    """A clock in kHz as it is and the bounds within which it moves."""
+    """A clock's current frequency in kHz and its bounds."""
 
     current: Optional[int]
     min: Optional[int]
@@ -37,12 +38,12 @@ class Clock(NamedTuple):
 
     @property
     def locked(self) -> bool:
-        """Say whether the bounds leave the clock no room."""
+        """Return whether the bounds fix the clock to one frequency."""
         return self.min is not None and self.min == self.max
 
 
 def snapshot(root: Path = ROOT) -> Dict[str, Any]:
-    """Return every field of Snapshot; what the device does not tell is None or empty."""
+    """Return every field of Snapshot; fields that the device does not report are None or empty."""
     clocks = cpu_clocks(root)
     clocks.update(gpu_clocks(root))
     clocks.update(parse_jetson_clocks(_output(root, "jetson_clocks", "--show")))
@@ -62,7 +63,7 @@ def snapshot(root: Path = ROOT) -> Dict[str, Any]:
 
 
 def drivers(root: Path = ROOT) -> Dict[str, str]:
-    """Return the versions of what lies between engines and hardware: NVIDIA's driver and Jetson Linux."""
+    """Return the versions of the software between engines and hardware: NVIDIA's driver and Jetson Linux."""
     found: Dict[str, str] = {}
     nvidia = re.search(r"Kernel Module[^\d]*([\d.]+)", _text(root / "proc/driver/nvidia/version") or "")
     if nvidia:
@@ -74,7 +75,7 @@ def drivers(root: Path = ROOT) -> Dict[str, str]:
 
 
 def governors(root: Path) -> Dict[str, int]:
-    """Return how many CPUs each frequency governor has."""
+    """Return the number of CPUs per frequency governor."""
     counts: Dict[str, int] = {}
     for folder in _cpu_folders(root):
         governor = _text(folder / "cpufreq/scaling_governor")
@@ -84,20 +85,20 @@ def governors(root: Path) -> Dict[str, int]:
 
 
 def cpu_clocks(root: Path, cpus: Optional[List[int]] = None) -> Dict[str, Clock]:
-    """Return the clock of each CPU, of those asked for."""
+    """Return the clock of each requested CPU."""
     folders = {folder.name: folder / "cpufreq" for folder in _cpu_folders(root)}
     wanted = folders if cpus is None else [f"cpu{cpu}" for cpu in cpus if f"cpu{cpu}" in folders]
     return {name: _clock(folders[name], "scaling_%s_freq", 1) for name in wanted if folders[name].is_dir()}
 
 
 def gpu_clocks(root: Path) -> Dict[str, Clock]:
-    """Return the clock of each GPU that Linux's devfreq knows, as Jetson's."""
+    """Return the clock of each GPU in Linux's devfreq, such as Jetson's."""
     folders = sorted(path for path in (root / "sys/class/devfreq").glob("*") if GPU.search(path.name))
     return {path.name: _clock(path, "%s_freq", 1000) for path in folders}
 
 
 def parse_jetson_clocks(text: str) -> Dict[str, Clock]:
-    """Read `jetson_clocks --show`: CPUs are in kHz there, GPU and memory (EMC) in Hz; a held EMC is bound to its clock."""
+    """Read `jetson_clocks --show`: CPU clocks are in kHz, GPU and memory (EMC) clocks in Hz; an overridden EMC has its clock as bounds."""
     found: Dict[str, Clock] = {}
     pattern = r"^(cpu\d+|GPU|EMC):?\s(.*?)MinFreq=(\d+) MaxFreq=(\d+) CurrentFreq=(\d+)(.*)$"
     for name, before, low, high, current, after in re.findall(pattern, text, re.MULTILINE):
@@ -112,16 +113,16 @@ def parse_jetson_clocks(text: str) -> Dict[str, Clock]:
 
 
 def power_mode(root: Path) -> Optional[PowerMode]:
-    """Return Jetson's power mode as nvpmodel tells it, or as it left it in its file."""
-    told = parse_nvpmodel(_output(root, "nvpmodel", "-q"))
+    """Return Jetson's power mode from nvpmodel, or from the file that nvpmodel wrote."""
+    mode = parse_nvpmodel(_output(root, "nvpmodel", "-q"))
     left = re.search(r"pmode:(\d+)", _text(root / "var/lib/nvpmodel/status") or "")
-    if told is not None or left is None:
-        return told
+    if mode is not None or left is None:
+        return mode
     return next((mode for mode in power_modes(root) if mode.id == int(left.group(1))), None)
 
 
 def parse_nvpmodel(text: str) -> Optional[PowerMode]:
-    """Read `nvpmodel -q`: the mode's name, and on the next line its number; warnings may stand before."""
+    """Read `nvpmodel -q`: the mode's name, and on the next line its number; warnings may precede them."""
     found = re.search(r"NV Power Mode:\s*(.+?)\s*\n\s*(\d+)\s*$", text, re.MULTILINE)
     return PowerMode(found.group(1), int(found.group(2))) if found else None
 
@@ -134,7 +135,7 @@ def power_modes(root: Path) -> List[PowerMode]:
 
 
 def power_source(root: Path) -> Optional[str]:
-    """Return "battery" or "mains", or None where the system does not tell."""
+    """Return "battery" or "mains", or None where the system does not report it."""
     folders = list((root / "sys/class/power_supply").glob("*"))
     kinds = {folder: _text(folder / "type") for folder in folders if _text(folder / "scope") != "Device"}
     if any(kind != "Battery" and _text(folder / "online") == "1" for folder, kind in kinds.items()):
@@ -156,7 +157,7 @@ def temperatures_c(root: Path) -> Dict[str, float]:
 
 
 def throttle_counts(root: Path) -> Dict[str, int]:
-    """Return counters of throttling since the device started: x86's by heat, Jetson's by current and voltage."""
+    """Return counters of throttling since the device started: thermal on x86, by current and voltage on Jetson."""
     found: Dict[str, int] = {}
     folders = [folder / "thermal_throttle" for folder in _cpu_folders(root)]
     cores = [count for count in (_whole(folder / "core_throttle_count") for folder in folders) if count is not None]
@@ -166,7 +167,7 @@ def throttle_counts(root: Path) -> Dict[str, int]:
     if cores:
         found["core_throttle_count"] = sum(cores)
     if packages:
-        found["package_throttle_count"] = max(packages)  # each of its CPUs has the package's count
+        found["package_throttle_count"] = max(packages)  # each CPU of a package reports the package's count
     patterns = (
         "sys/class/hwmon/hwmon*/oc*_event_cnt",
         "sys/devices/platform/soctherm-oc-event/hwmon/hwmon*/oc*_event_cnt",
@@ -179,7 +180,7 @@ def throttle_counts(root: Path) -> Dict[str, int]:
 
 
 def throttling(root: Path) -> List[str]:
-    """Return the alarms by which Jetson's kernel is throttling at this moment."""
+    """Return the active throttling alarms of Jetson's kernel."""
     folders = _numbered(root / "sys/class/thermal", "cooling_device")
     kinds = {folder: _text(folder / "type") or "" for folder in folders}
     return sorted(
@@ -188,7 +189,7 @@ def throttling(root: Path) -> List[str]:
 
 
 def cpu_pressure_percent(root: Path) -> Optional[float]:
-    """Return the share of the last ten seconds in which something waited for a CPU."""
+    """Return the share of the last ten seconds in which at least one task waited for a CPU."""
     found = re.search(r"^some avg10=([\d.]+)", _text(root / "proc/pressure/cpu") or "", re.MULTILINE)
     return float(found.group(1)) if found else None
 
@@ -203,7 +204,7 @@ def siblings(root: Path, cpus: List[int]) -> List[int]:
 
 
 def sensors(root: Path, cpus: List[int]) -> Dict[str, float]:
-    """Return what may move while a model runs, in one flat table, for a series over time."""
+    """Return the values that may change while a model runs, in one flat table, for a time series."""
     clocks = cpu_clocks(root, cpus)
     clocks.update(gpu_clocks(root))
     found = {f"clock_khz.{name}": float(clock.current) for name, clock in clocks.items() if clock.current is not None}
@@ -247,7 +248,7 @@ def _numbered(folder: Path, prefix: str) -> List[Path]:
 
 
 def _output(root: Path, program: str, argument: str) -> str:
-    """Return what a program of the device prints, or nothing where it is absent or fails, as without root's rights."""
+    """Return the output of a program on the device, or "" where it is absent or fails, for example without root's rights."""
     path = None if root == ROOT else os.pathsep.join(str(root / place) for place in ("usr/sbin", "usr/bin"))
     found = shutil.which(program, path=path)
     if found is None:

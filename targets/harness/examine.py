@@ -1,4 +1,4 @@
-"""A device examined before anything is measured: what `edgedistill doctor` warns of."""
+"""Examine a device before a measurement, for the warnings of `edgedistill doctor`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LOOK_S = 0.5
 
 
 def examine() -> Dict[str, Any]:
-    """Return the device's state, its power modes, who uses its CPUs at the moment, and what energy can be read from."""
+    """Return the device's state, its power modes, its current CPU load, and its energy source."""
     before = cpustat.read()
     time.sleep(LOOK_S)
     after = cpustat.read()

@@ -1,4 +1,4 @@
-"""What belongs to a measurement beside latency: memory, energy, throughput, layers, the sustained run, the device's state."""
+"""The parts of a measurement beside latency: memory, energy, throughput, layers, the sustained run, the device's state."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from constants import LATENCY
 
 
 class Extra:
-    """What the passes of one arm have found so far; what is None has its reason in `reasons`."""
+    """The results of one arm's passes so far; `reasons` has the reason for each field that is None."""
 
     def __init__(self) -> None:
         self.environment: Optional[Dict[str, Any]] = None
@@ -24,7 +24,7 @@ class Extra:
         self.reasons: Dict[str, str] = {"energy_uj": "not measured: the energy pass did not run"}
 
     def fields(self, watts: Optional[float], mean_ns: float) -> Dict[str, Any]:
-        """Return the fields of a measurement that come from passes; power that a user gave stands in for measured energy."""
+        """Return the fields that come from passes; the user's power figure replaces missing energy by an estimate."""
         energy = self.energy
         if energy is None and watts is not None:
             energy = passes.estimated(watts, mean_ns)
@@ -40,7 +40,7 @@ class Extra:
 
 
 def memory(answers: List[Dict[str, Any]], null_bytes: Optional[int]) -> Optional[Dict[str, Optional[int]]]:
-    """Return medians over processes, in bytes; `net` is the increment less a null model's. None where nothing was read."""
+    """Return medians over processes, in bytes; `net` is the increment minus a null model's. None where nothing was read."""
     if any(answer["peak_bytes"] is None or answer["baseline_bytes"] is None for answer in answers):
         return None
     increment = int(np.median([answer["peak_bytes"] - answer["baseline_bytes"] for answer in answers]))
@@ -61,7 +61,7 @@ def _median(answers: List[Dict[str, Any]], key: str) -> Optional[int]:
 
 
 def disturbances(answers: List[Dict[str, Any]], samples: List[stats.Samples]) -> Dict[str, str]:
-    """Return reasons to doubt the latencies of processes: hardware threads shared, time taken by a host, drift."""
+    """Return the reasons to doubt the latencies of processes: shared hardware threads, time taken by a host, drift."""
     found: Dict[str, str] = {}
     siblings = _highest(answers, "siblings_busy")
     if siblings > LATENCY.siblings_busy:
@@ -81,7 +81,7 @@ def disturbances(answers: List[Dict[str, Any]], samples: List[stats.Samples]) ->
 
 
 def throttled(environment: Optional[Dict[str, Any]]) -> Dict[str, str]:
-    """Return the reason to doubt figures of a device that throttled meanwhile."""
+    """Return the reason to doubt the figures if the device throttled during the measurement."""
     if environment is None:
         return {}
     before, after = environment["before"], environment["after"]

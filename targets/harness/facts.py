@@ -1,4 +1,4 @@
-"""The device, as it describes itself; what it does not tell is None."""
+"""Facts about the device; facts that the device does not report are None."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, Dict, Optional
 import environment
 
 EMULATED = "EDGEDISTILL_EMULATED"
-"""Names the emulator that this process runs in, where it cannot see that itself, or to say which processor it plays."""
+"""The environment variable with the name of the emulator, for emulators that a process cannot detect or identify itself."""
 
 
 def device_facts() -> Dict[str, Any]:
@@ -37,13 +37,13 @@ def device_facts() -> Dict[str, Any]:
 
 
 def emulator() -> Optional[str]:
-    """Name what pretends to be this processor: QEMU's user mode, which shows itself here, or what EDGEDISTILL_EMULATED says.
+    """Return the name of the emulator of this processor: the value of EDGEDISTILL_EMULATED, or QEMU's user mode if detected.
 
-    QEMU answers for /proc/self/exe, and leaves the thread's own link to the kernel. None says that nothing was seen.
+    QEMU emulates /proc/self/exe, but not the link of the thread, which shows QEMU. None means that no emulator was detected.
     """
-    told = os.environ.get(EMULATED)
-    if told:
-        return told
+    declared = os.environ.get(EMULATED)
+    if declared:
+        return declared
     try:
         program = os.path.basename(os.readlink("/proc/thread-self/exe"))
     except OSError:
@@ -59,7 +59,7 @@ def _read(path: str) -> Optional[str]:
 
 
 def _device_id() -> str:
-    """Name the machine without revealing its machine id; a machine that has none is known by its network card."""
+    """Return an identifier that does not reveal the machine id; without a machine id it is made from the network card."""
     machine = _read("/etc/machine-id") or _read("/var/lib/dbus/machine-id") or f"{uuid.getnode():012x}"
     return hashlib.sha256(f"edgedistill{machine}".encode()).hexdigest()[:16]
 
@@ -70,7 +70,7 @@ def _os_name() -> str:
 
 
 def _cpu_name() -> str:
-    """Return the processor's name; on ARM, where /proc/cpuinfo has none, the board's."""
+    """Return the processor's name, or the board's on ARM, where /proc/cpuinfo names no processor."""
     found = re.search(r"^model name\s*:\s*(.+)$", _read("/proc/cpuinfo") or "", re.MULTILINE)
     if found:
         return found.group(1).strip()
@@ -83,7 +83,7 @@ def _memory_bytes() -> Optional[int]:
 
 
 def _virtualised() -> Optional[bool]:
-    """Say whether a hypervisor shows itself; only x86 has a flag that can be trusted to be there."""
+    """Return whether a hypervisor is visible, or None if that is not known: only x86 has a reliable flag."""
     flags = re.search(r"^flags\s*:\s*(.+)$", _read("/proc/cpuinfo") or "", re.MULTILINE)
     if flags:
         return "hypervisor" in flags.group(1).split()

@@ -1,4 +1,4 @@
-"""Jobs, schema edgedistill.job/1: what to measure, read from JSON and checked before any time is spent."""
+"""Jobs, schema edgedistill.job/1: the models to measure and the settings, read from JSON and checked before measuring."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ PASSES = ("null_model", "throughput", "layers", "energy")
 
 
 class JobError(Exception):
-    """A job cannot be used as given; the text names the file and the key."""
+    """A job is invalid; the text names the file and the key."""
 
 
 class Arm(NamedTuple):
     """One model on one engine; paths are absolute.
 
-    `reasons` says beforehand why something is not measured. `watts` is the power that the user gave, for an estimate where nothing
-    measures it. `output` names the output that the metric and the labels are about, by default the model's first; `threshold` is where a
-    score of a multi-label model turns from no to yes: 0 for logits, 0.5 for probabilities.
+    `reasons` lists the fields that cannot be measured, with the reason for each. `watts` is the user's power figure, for an
+    estimate where no source measures power. `output` names the output that the metric and the labels refer to, by default the
+    model's first; `threshold` is the score above which a multi-label model predicts a label: 0 for logits, 0.5 for probabilities.
     """
 
     name: str
@@ -44,15 +44,15 @@ class Arm(NamedTuple):
 
 
 OPTIONAL: Dict[str, Any] = {"reasons": {}, "watts": None, "output": None, "threshold": 0.0}
-"""The keys of an arm that may be left out."""
+"""The optional keys of an arm."""
 
 
 class Job(NamedTuple):
-    """What to measure and for how long: `processes` fresh ones per arm, `seconds` of steady inference in each.
+    """The arms to measure and the settings: `processes` fresh processes per arm, `seconds` of steady inference in each.
 
-    The other keys may be left out. `soak_seconds` of sustained inference follow, if above 0; `meter` is a CSV file that grows
-    meanwhile; `passes` are those beside latency: memory of a null model, throughput, layers, energy.
-    Only the first `requests` of the recorded ones are checked, if that is given.
+    The other keys are optional. `soak_seconds` of sustained inference follow, if above 0; `meter` is a CSV file that an external
+    meter writes meanwhile; `passes` are those beside latency: memory of a null model, throughput, layers, energy.
+    If `requests` is set, only that number of the recorded requests is checked.
     """
 
     out: Path
@@ -110,7 +110,7 @@ def _job(table: Dict[str, Any], folder: Path) -> Job:
 
 
 def read_arm(table: Dict[str, Any], folder: Path) -> Arm:
-    """Return the arm in a table of JSON, its paths relative to a folder; raise ValueError or TypeError for a wrong key."""
+    """Return the arm in a JSON table, with paths relative to a folder; raise ValueError or TypeError for a wrong key."""
     values = dict(OPTIONAL, **table)
     unknown = set(values) - set(Arm._fields)
     if unknown:

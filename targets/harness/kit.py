@@ -1,7 +1,7 @@
-"""What the harness asks of a kit's `engine.py`, and the one place that turns whatever an engine raises into one line.
+"""The interface of a kit's `engine.py`, and the conversion of every exception of an engine to one line.
 
-An `engine.py` runs on Python 3.8 with the standard library, numpy and its engine. It imports nothing of the harness: a module with the
-functions of `EngineModule`, whose `load` returns an object with the methods of `Session`, is a kit's engine.
+An `engine.py` runs on Python 3.8 with the standard library, numpy and its engine. It does not import the harness: any module with
+the functions of `EngineModule`, whose `load` returns an object with the methods of `Session`, is a kit's engine.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Session(Protocol):
         """The names of the inputs."""
 
     def set(self, feed: Dict[str, np.ndarray]) -> None:
-        """Take one request: arrays by name, in exactly the model's types and shapes."""
+        """Set the inputs of one request: arrays by name, in exactly the model's types and shapes."""
 
     def infer(self) -> None:
         """Run the request: the call that is timed."""
@@ -48,24 +48,24 @@ class Session(Protocol):
     def executed(self) -> Executed:
         """Return the number of weighted layers by the precision they run in ("fp32", "int8", ...) and a remark or None.
 
-        Where the numbers are not known: None and the reason.
+        If the numbers are not known, return None and the reason.
         """
 
     def threads(self) -> Optional[int]:
-        """Return the number of threads in use, or None where the engine has none to set."""
+        """Return the number of threads in use, or None where the engine has no such setting."""
 
 
 @runtime_checkable
 class EngineClock(Protocol):
-    """A session whose engine has a clock of its own."""
+    """A session whose engine measures its latency itself."""
 
     def engine_ns(self) -> int:
-        """Return what the last inference took by the engine's own clock, in nanoseconds."""
+        """Return the latency of the last inference by the engine's own clock, in nanoseconds."""
 
 
 @runtime_checkable
 class DeviceMemory(Protocol):
-    """A session whose engine knows its memory on an accelerator."""
+    """A session whose engine reports its memory on an accelerator."""
 
     def device_bytes(self) -> Optional[int]:
         """Return the memory that the model takes on an accelerator, in bytes."""
@@ -73,21 +73,21 @@ class DeviceMemory(Protocol):
 
 @runtime_checkable
 class Conditions(Protocol):
-    """A session whose engine can be asked what it was set to."""
+    """A session whose engine reports its measuring conditions."""
 
     def settings(self) -> Dict[str, Any]:
-        """Return what the figures are measured under, as the engine was found to have it."""
+        """Return the conditions of the measurement, as read back from the engine."""
 
 
 @runtime_checkable
 class OwnProgram(Protocol):
-    """A session of an engine that is a program of its own, so that no call from here can time an inference.
+    """A session of an engine that is a separate program, so that the harness cannot time an inference.
 
-    Its `infer` is a whole run of that program.
+    Its `infer` runs that program once.
     """
 
     def engine_ns(self) -> int:
-        """Return what the last inference took by the program's own clock, in nanoseconds."""
+        """Return the latency of the last inference by the program's own clock, in nanoseconds."""
 
     def run_for(self, seconds: float) -> Tuple[np.ndarray, np.ndarray]:
         """Return the latencies of many inferences, in nanoseconds: with copies, and by the engine's own clock; both (N,)."""
@@ -97,34 +97,34 @@ class ProfiledSession(Session, Protocol):
     """A session with the engine's profiler on."""
 
     def layers(self) -> List[Dict[str, Any]]:
-        """Return {"name", "type", "precision", "ns"} of each layer in the order they run: what it takes over the inferences so far."""
+        """Return {"name", "type", "precision", "ns"} of each layer in execution order; "ns" covers all inferences so far."""
 
 
 class EngineModule(Protocol):
-    """What every `engine.py` has."""
+    """The required functions of an `engine.py`."""
 
     def describe(self) -> Dict[str, str]:
         """Return {"name", "version"} of the engine. This function imports the engine, which the others may also do."""
 
     def compile(self, model: Path, out: Path, precision: str, threads: int) -> Dict[str, Any]:
-        """Write into the folder `out`; return {"entry", "files", "extras"}, names there: what load takes, what it needs, what else."""
+        """Write into the folder `out`; return {"entry", "files", "extras"}: the file for load, all files it needs, others."""
 
     def load(self, entry: Path, precision: str, threads: int) -> Session:
-        """Load a compiled model in exactly that precision, or raise."""
+        """Load a compiled model in exactly the requested precision, or raise."""
 
 
 class ProfilingModule(EngineModule, Protocol):
     """An `engine.py` whose engine has a profiler."""
 
     def profile(self, entry: Path, precision: str, threads: int) -> ProfiledSession:
-        """Do as load does, with the engine's profiler on."""
+        """Load a compiled model as `load` does, with the engine's profiler on."""
 
 
 class Engine(NamedTuple):
-    """The functions of an `engine.py`. It may leave out all but the first three.
+    """The functions of an `engine.py`; only the first three are required.
 
     `profile` is `load` with the engine's profiler on. `count_layers` reads the weighted layers by precision from a compiled file that
-    another device runs. `runs_on` is "gpu" where the module has RUNS_ON = "gpu": energy is then read where a GPU's shows.
+    another device runs. `runs_on` is "gpu" where the module has RUNS_ON = "gpu": energy is then read from a source that covers the GPU.
     """
 
     describe: Callable[[], Dict[str, str]]
@@ -141,18 +141,18 @@ class EngineError(Exception):
 
 @contextlib.contextmanager
 def engine_errors(kit: str) -> Iterator[None]:
-    """Turn whatever a kit's engine raises into an EngineError of one line."""
+    """Turn any exception of a kit's engine into an EngineError of one line."""
     try:
         yield
     except EngineError:
         raise
-    except Exception as error:  # noqa: BLE001 - engines raise anything, RuntimeError to types of their own
+    except Exception as error:  # noqa: BLE001 - engines raise any type, from RuntimeError to custom ones
         raise EngineError(f"{kit}: {one_line(error)}") from None
 
 
 def load_engine(kit: str, folder: Path) -> Engine:
-    """Import `engine.py` of a kit's folder, which may lie inside a zip."""
-    sys.path.append(str(folder))  # stays there: an engine may import its neighbours late
+    """Import `engine.py` of a kit's folder, which may be inside a zip."""
+    sys.path.append(str(folder))  # the path stays: an engine may import other modules of its folder later
     with engine_errors(kit):
         module = importlib.import_module("engine")
     lacking = [name for name in ("describe", "compile", "load") if not hasattr(module, name)]

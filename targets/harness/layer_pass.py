@@ -1,4 +1,4 @@
-"""Where an inference spends its time: each layer's latency and precision, as the engine's own profiler tells them."""
+"""The layer pass: each layer's latency and precision, from the engine's profiler."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import sampling
 from kit import EngineError, OwnProgram, Session, engine_errors, load_engine
 
 FEWEST, MOST = 20, 500
-"""Inferences to profile: profilers count in microseconds, so that many are averaged, and log each layer of each."""
+"""Inferences to profile: many, as profilers count in microseconds; but each adds its layers to the log."""
 
 
 def run(spec: Dict[str, Any]) -> Dict[str, Any]:
-    """Return the layers in the order they run, and the whole inference with the profiler on and off, in nanoseconds."""
+    """Return the layers in execution order, and the latency with the profiler on and off, in nanoseconds."""
     engine = load_engine(spec["kit"], Path(spec["kit_dir"]))
     if engine.profile is None:
         raise EngineError(f"{spec['kit']}: the kit has no profiler")
@@ -36,7 +36,7 @@ def run(spec: Dict[str, Any]) -> Dict[str, Any]:
 
 
 def _timed(session: Session, requests: List[loading.Request], seconds: float) -> float:
-    """Return the median latency of an inference, warm."""
+    """Return the median latency of an inference after a warm-up."""
     sampling.warm_up(session, requests, seconds)
     if isinstance(session, OwnProgram):
         return float(median(session.run_for(seconds)[0]))

@@ -1,4 +1,4 @@
-"""What every fresh process begins with: the engine, the session, and the recorded requests."""
+"""The first step of every fresh process: load the engine, the model, and the recorded requests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Request = Dict[str, np.ndarray]
 
 
 class Loaded(NamedTuple):
-    """A session with requests for it, how long it took to load, and memory in bytes before and after."""
+    """A session with its requests, the loading time, and the memory in bytes before and after loading."""
 
     session: Session
     requests: List[Request]
@@ -24,9 +24,9 @@ class Loaded(NamedTuple):
 
 
 def load(spec: Dict[str, Any]) -> Loaded:
-    """Import the engine, wait until what it forked has ended, and load the model with an eye on memory.
+    """Import the engine, wait for the end of processes that it forked, load the model, and read the memory before and after.
 
-    What the process has to begin with, and the engine's own code, are in `baseline_bytes`: the rest is the model's.
+    `baseline_bytes` contains the initial memory of the process and the engine's code; the rest belongs to the model.
     """
     engine = load_engine(spec["kit"], Path(spec["kit_dir"]))
     with engine_errors(spec["kit"]):
@@ -44,7 +44,7 @@ def load(spec: Dict[str, Any]) -> Loaded:
 
 
 def load_session(engine: Engine, spec: Dict[str, Any]) -> Session:
-    """Load a model in exactly the precision and with the threads asked for, or raise."""
+    """Load a model in exactly the requested precision and number of threads, or raise."""
     session = engine.load(Path(spec["entry"]), spec["precision"], spec["threads"])
     threads = session.threads()
     if threads not in (None, spec["threads"]):
@@ -60,7 +60,7 @@ def recorded(path: Path) -> Dict[str, np.ndarray]:
 
 def store(path: Path, arrays: Dict[str, np.ndarray]) -> None:
     """Write an archive of arrays."""
-    write: Callable[..., None] = np.savez  # its type hints take any name for one of its own options
+    write: Callable[..., None] = np.savez  # its type hints mistake every array name for an option
     write(path, **arrays)
 
 
@@ -76,6 +76,6 @@ def inputs_for(session: Session, arrays: Dict[str, np.ndarray], kit: str) -> Req
 
 
 def split(inputs: Request) -> List[Request]:
-    """Split the arrays into single requests, each contiguous as an engine wants it."""
+    """Split the arrays into single contiguous requests, as engines require."""
     count = min((len(array) for array in inputs.values()), default=0)
     return [{name: np.asarray(array[i], order="C") for name, array in inputs.items()} for i in range(count)]

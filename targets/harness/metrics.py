@@ -17,8 +17,8 @@ from kit import EngineError
 class Metric(NamedTuple):
     """How outputs (N, ...) are judged; each function raises ValueError where the shapes do not fit.
 
-    `score(outputs, labels)` is the metric, `interval(outputs, labels)` its 95 % interval, and `agreement(got, wanted, threshold)` how far
-    two forms of a model give the same answers, from recorded outputs alone.
+    `score(outputs, labels)` is the metric, `interval(outputs, labels)` its 95 % interval, and `agreement(got, wanted, threshold)` the
+    agreement of two forms of a model, from recorded outputs alone.
     """
 
     score: Callable[[np.ndarray, np.ndarray], float]
@@ -37,7 +37,7 @@ def accuracy(metric: str, outputs: np.ndarray, labels: np.ndarray, kit: str) -> 
 
 
 def agreement(metric: str, got: np.ndarray, wanted: np.ndarray, kit: str, threshold: float = 0.0) -> float:
-    """Return how far outputs agree with the recorded ones, by the metric's own rule."""
+    """Return the agreement of outputs with the recorded ones, by the metric's rule."""
     try:
         return METRICS[metric].agreement(got, wanted, threshold)
     except ValueError as error:
@@ -47,7 +47,7 @@ def agreement(metric: str, got: np.ndarray, wanted: np.ndarray, kit: str, thresh
 def fidelity(got: np.ndarray, wanted: np.ndarray) -> float:
     """Return 1 - squared error / variance over all finite values of an output that no metric reads.
 
-    A constant output counts as 1 where it is met within float32's rounding, and as 0 otherwise.
+    A constant output counts as 1 if equal within float32's rounding, and as 0 otherwise.
     """
     finite = np.isfinite(wanted)
     ours, theirs = got[finite].astype(np.float64), wanted[finite].astype(np.float64)
@@ -70,7 +70,7 @@ def _top1_interval(scores: np.ndarray, labels: np.ndarray) -> stats.Interval:
 
 
 def same_answer(got: np.ndarray, wanted: np.ndarray, _threshold: float) -> float:
-    """Return the fraction of requests whose highest score is at the same place."""
+    """Return the fraction of requests whose highest score has the same index."""
     return float((_flat(got).argmax(axis=1) == _flat(wanted).argmax(axis=1)).mean())
 
 
@@ -88,7 +88,7 @@ def _hits(scores: np.ndarray, labels: np.ndarray) -> int:
 
 
 def r2(outputs: np.ndarray, labels: np.ndarray) -> float:
-    """Return 1 - squared error / variance of the labels, averaged over D; a constant is 1 if met exactly, or else 0."""
+    """Return 1 - squared error / variance of the labels, averaged over D; constant labels give 1 if matched exactly, or 0."""
     ours, theirs = _rows(outputs, labels)
     error = ((ours - theirs) ** 2).sum(0)
     variance = ((theirs - theirs.mean(0)) ** 2).sum(0)
@@ -130,7 +130,7 @@ def _cosine_interval(outputs: np.ndarray, labels: np.ndarray) -> stats.Interval:
 
 
 class Ranking(NamedTuple):
-    """One label's samples from the highest score down: where each is in the data, whether it is positive, and where its tie ends."""
+    """One label's samples in descending order of score: the index in the data, whether it is positive, and the end of its tie."""
 
     order: np.ndarray
     positive: np.ndarray
@@ -149,7 +149,7 @@ def mean_ap(scores: np.ndarray, labels: np.ndarray) -> float:
 def _mean_ap_interval(scores: np.ndarray, labels: np.ndarray) -> stats.Interval:
     rankings = _rankings(scores, labels)
     n = len(labels)
-    # A resample is how often each sample was drawn, so that the scores are sorted once and not a thousand times.
+    # A resample is stored as a count per sample, so that the scores are sorted once and not a thousand times.
     resampled = [_mean_ap(rankings, np.bincount(rows, minlength=n)) for rows in _resamples(n)]
     known = [value for value in resampled if not math.isnan(value)]
     return _percentiles(_mean_ap(rankings, np.ones(n, np.int64)), known)
@@ -167,7 +167,7 @@ def _rankings(scores: np.ndarray, labels: np.ndarray) -> "list[Ranking]":
         raise ValueError("mean_ap needs labels of 0 and 1")
     columns = [column for column in range(theirs.shape[1]) if theirs[:, column].any()]
     if not columns:
-        raise ValueError("mean_ap needs a label that is 1 for one request at least; all labels are 0")
+        raise ValueError("mean_ap needs at least one label that is 1; all labels are 0")
     return [_ranking(ours[:, column], theirs[:, column]) for column in columns]
 
 
@@ -221,7 +221,7 @@ def _percentiles(value: float, resampled: Sequence[float]) -> stats.Interval:
 
 
 def _as_labels(metric: Callable[[np.ndarray, np.ndarray], float]) -> Callable[[np.ndarray, np.ndarray, float], float]:
-    """Return the agreement that is the metric itself, with the recorded outputs for labels."""
+    """Return an agreement function that applies the metric with the recorded outputs as labels."""
     return lambda got, wanted, _threshold: metric(got, wanted)
 
 

@@ -1,4 +1,4 @@
-"""The smallest model: what an engine takes to run anything at all is no model's memory, and is measured with this one."""
+"""The null model, the smallest possible model: it measures an engine's own memory, which belongs to no model."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ OPSET, IR_VERSION = 13, 7
 
 
 def requests() -> Dict[str, np.ndarray]:
-    """Return one request for it, as recorded inputs are kept."""
+    """Return one request for the null model, in the format of recorded inputs."""
     return {f"input.{INPUT}": np.zeros((1, *SHAPE), np.float32)}
 
 
 def compile_null(engine: Engine, out: Path, threads: int) -> Path:
-    """Have an engine compile it, and return what it loads."""
+    """Compile the null model with an engine, and return the file to load."""
     out.mkdir(parents=True)
     model = out / "null.onnx"
     model.write_bytes(null_onnx())
@@ -29,7 +29,7 @@ def compile_null(engine: Engine, out: Path, threads: int) -> Path:
 
 
 def null_onnx() -> bytes:
-    """Return an ONNX model of one Relu, encoded by hand: a device has no onnx package. Field numbers are onnx.proto's."""
+    """Return an ONNX model of one Relu, encoded by hand: a device has no onnx package. Field numbers are those of onnx.proto."""
     node = _field(1, INPUT.encode()) + _field(2, b"y") + _field(4, b"Relu")
     graph = _field(1, node) + _field(2, b"null") + _field(11, _value(INPUT)) + _field(12, _value("y"))
     opset = _field(1, b"") + _number(2, OPSET)

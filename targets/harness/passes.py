@@ -1,4 +1,4 @@
-"""The passes beside latency, each in processes of its own: a null model's memory, throughput, layers, energy, a soak."""
+"""The passes beside latency, each in separate processes: a null model's memory, throughput, layers, energy, a soak."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from job import Job
 from kit import EngineError
 
 START_S = 600.0
-"""An engine may take minutes to load a model on a small device."""
+"""The time limit for loading: an engine may need minutes for a model on a small device."""
 
 Spec = Dict[str, Any]
 
 
 def null_increment_bytes(spec: Spec, scratch: Path) -> int:
-    """Return by how much the smallest model grows a process of this engine; raises EngineError where it takes none."""
+    """Return the memory that the null model adds to a process of this engine; raises EngineError if the engine refuses it."""
     folder = scratch / "null"
     spec = dict(spec, precision=null_model.PRECISION, head=str(scratch / "null-head.npz"), entry=str(folder))
     made = run_worker(dict(spec, task="null"), scratch, START_S)
@@ -36,7 +36,7 @@ def null_increment_bytes(spec: Spec, scratch: Path) -> int:
 
 
 def throughput(spec: Spec, scratch: Path, seconds: float) -> Dict[str, Any]:
-    """Return throughput by concurrency, each over windows of a quarter of `seconds`, but not above one second."""
+    """Return throughput by concurrency, each over windows of a quarter of `seconds`, at most one second."""
     window = min(1.0, seconds / 4)
     return run_worker(dict(spec, task="throughput", window=window), scratch, 4 * START_S)
 
@@ -47,7 +47,7 @@ def layers(spec: Spec, scratch: Path, seconds: float) -> Dict[str, Any]:
 
 
 def metered(spec: Spec, scratch: Path, job: Job, runs_on: str) -> Dict[str, Any]:
-    """Return energy per inference, or raise NoSourceError with the reason why it is not known."""
+    """Return energy per inference, or raise NoSourceError with the reason why it is unknown."""
     source = energy.find_source(runs_on, job.meter)
     try:
         window = max(ENERGY.window_s, job.seconds)
@@ -57,7 +57,7 @@ def metered(spec: Spec, scratch: Path, job: Job, runs_on: str) -> Dict[str, Any]
 
 
 def estimated(watts: float, mean_ns: float) -> Dict[str, Any]:
-    """Return the energy that a user's own figure of the power makes of a mean latency; it is no measurement, and says so."""
+    """Return an energy estimate from the user's power figure and the mean latency, labelled as an estimate."""
     return {
         "per_inference": watts * mean_ns / 1000,
         "idle_subtracted": None,
@@ -67,7 +67,7 @@ def estimated(watts: float, mean_ns: float) -> Dict[str, Any]:
 
 
 def soaked(spec: Spec, scratch: Path, job: Job, runs_on: str) -> Tuple[Dict[str, Any], Dict[str, np.ndarray]]:
-    """Return the summary and the series of a sustained run; power is in them where there is a source."""
+    """Return the summary and the series of a sustained run, with power where there is a source."""
     source: Optional[energy.Source] = None
     reason = None
     try:

@@ -1,4 +1,4 @@
-"""What a worker does to its own process: pin it, wait for quiet, and read its memory; all of it best on Linux."""
+"""Functions of a worker on its own process: pin it, wait for child processes, and read its memory; complete on Linux only."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ except ImportError:  # Windows has no getrusage
 
 STATUS = Path("/proc/self/status")
 PARENT = "EDGEDISTILL_PARENT"
-"""Names the process that started this one, which should not outlive it."""
+"""The environment variable with the id of the parent process; this process must not outlive its parent."""
 SET_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux's prctl
 
 
 def die_with_parent() -> None:
-    """Have Linux kill this process when the one that started it, which names itself in EDGEDISTILL_PARENT, is killed."""
+    """Make Linux kill this process when its parent, whose id is in EDGEDISTILL_PARENT, is killed."""
     parent = os.environ.get(PARENT)
     if parent is None or not sys.platform.startswith("linux"):
         return
     ctypes.CDLL(None).prctl(SET_DEATH_SIGNAL, signal.SIGKILL)
-    if os.getppid() != int(parent):  # it was killed before the kernel was told
+    if os.getppid() != int(parent):  # the parent was killed before the call
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 def pin(threads: int, kit: str) -> None:
-    """Bind this process to as many CPUs as it has threads; threads that the engine starts later inherit that."""
+    """Bind this process to as many CPUs as it has threads; threads that the engine starts later inherit the binding."""
     if not hasattr(os, "sched_setaffinity"):
         return
     allowed = sorted(os.sched_getaffinity(0))
@@ -48,7 +48,7 @@ def pin(threads: int, kit: str) -> None:
 
 
 def spread(allowed: List[int], threads: int, root: Path = environment.ROOT) -> List[int]:
-    """Return the last CPUs, as interrupts and daemons gather on the first, and no two of one core while there are others."""
+    """Return the last CPUs, because interrupts and daemons run on the first, and prefer one hardware thread per core."""
     chosen: List[int] = []
     taken: Set[int] = set()
     for cpu in reversed(allowed):
@@ -60,7 +60,7 @@ def spread(allowed: List[int], threads: int, root: Path = environment.ROOT) -> L
 
 
 def affinity() -> List[int]:
-    """Return the CPUs this process is bound to, as the kernel has them; empty where the system does not tell."""
+    """Return the CPUs that the kernel has bound this process to; empty where the system does not report them."""
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 
 
@@ -76,12 +76,12 @@ def wait_for_own_children(timeout_s: float = 10.0) -> None:
 
 
 def preemptions() -> int:
-    """Return how often the kernel took the CPU from one of this process's threads; 0 where it does not tell."""
+    """Return how often the kernel preempted a thread of this process; 0 where the kernel does not report it."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw if resource else 0
 
 
 def waiting_ns() -> Optional[int]:
-    """Return for how long this process's first thread was ready and had no CPU; None where the kernel does not tell."""
+    """Return how long this process's first thread was ready without a CPU; None where the kernel does not report it."""
     try:
         return int(Path("/proc/self/schedstat").read_text(encoding="ascii").split()[1])
     except (OSError, ValueError, IndexError):
@@ -89,7 +89,7 @@ def waiting_ns() -> Optional[int]:
 
 
 def reset_peak() -> bool:
-    """Forget the peak of resident memory so far; return whether the kernel could."""
+    """Reset the peak of resident memory; return whether the kernel supports it."""
     try:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     except OSError:
@@ -105,7 +105,7 @@ def resident_bytes() -> Optional[int]:
 def peak_bytes() -> Optional[int]:
     """Return the peak of resident memory since the last reset in bytes.
 
-    Not getrusage's ru_maxrss, which a process inherits from the parent that forked it.
+    This is not getrusage's ru_maxrss, which a process inherits from the parent that forked it.
     """
     return _status_bytes("VmHWM")
 

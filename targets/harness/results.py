@@ -1,4 +1,4 @@
-"""From raw samples to a measurement, schema edgedistill.measurement/1, and to its files."""
+"""Build a measurement, schema edgedistill.measurement/1, from raw samples, and write its files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SCHEMA = "edgedistill.measurement/1"
 
 
 class ProcessResult(NamedTuple):
-    """What one timed process answered, and its samples; `engine` has latencies by the engine's own clock, where it has one."""
+    """The answer of one timed process and its samples; `engine` has latencies by the engine's own clock, if it has one."""
 
     answer: Dict[str, Any]
     samples: stats.Samples
@@ -28,7 +28,7 @@ class ProcessResult(NamedTuple):
 
     @classmethod
     def read(cls, answer: Dict[str, Any], path: Path) -> "ProcessResult":
-        """Read the arrays that a process left behind."""
+        """Read the arrays that a process wrote."""
         with np.load(path, allow_pickle=False) as arrays:
             preempted = arrays["preempted"]
             engine = stats.Samples(arrays["engine_ns"], preempted) if "engine_ns" in arrays.files else None
@@ -36,7 +36,7 @@ class ProcessResult(NamedTuple):
 
     @property
     def p50_ns(self) -> float:
-        """The median over the samples that were not preempted, or over all if every one was."""
+        """The median over the samples that were not preempted, or over all samples if all were preempted."""
         return float(np.median(self._kept))
 
     @property
@@ -58,7 +58,7 @@ class ProcessResult(NamedTuple):
 
 
 def measurement(arm: Arm, checked: Dict[str, Any], processes: List[ProcessResult], more: Extra) -> Dict[str, Any]:
-    """Assemble the measurement of one arm; what could not be measured is None, with its reason."""
+    """Assemble the measurement of one arm; fields that could not be measured are None, with a reason."""
     samples, answers = [process.samples for process in processes], [process.answer for process in processes]
     latency, contaminated, reasons = stats.latency_summary(samples)
     engine = [process.engine for process in processes if process.engine is not None]
@@ -119,16 +119,16 @@ def raw_samples(check: Path, processes: List[ProcessResult]) -> Dict[str, np.nda
 
 
 def write(folder: Path, name: str, measured: Dict[str, Any], arrays: Dict[str, np.ndarray]) -> None:
-    """Write the raw samples, then the measurement that names them; each whole or not at all."""
+    """Write the raw samples, then the measurement that names them; each atomically."""
     folder.mkdir(parents=True, exist_ok=True)
-    compress: Callable[..., None] = np.savez_compressed  # its type hints take any name for one of its own options
+    compress: Callable[..., None] = np.savez_compressed  # its type hints mistake every array name for an option
     _write_atomic(folder / f"{name}.npz", lambda file: compress(file, **arrays))
     text = json.dumps(measured, indent=2, allow_nan=False) + "\n"
     _write_atomic(folder / f"{name}.json", lambda file: file.write(text.encode()))
 
 
 def discard(folder: Path, name: str) -> None:
-    """Remove a measurement and its raw samples, and the folder if nothing else is in it; absent ones are fine."""
+    """Remove a measurement and its raw samples, and the folder if it is then empty; missing files are no error."""
     for path in (folder / f"{name}.json", folder / f"{name}.npz"):
         if path.exists():
             path.unlink()

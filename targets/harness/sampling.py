@@ -1,4 +1,4 @@
-"""The timed loop: warm up until steady, then sample, and tag what other work preempted."""
+"""The timed loop: warm up until steady, then sample, and tag samples that other work preempted."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from process import preemptions
 
 
 class Buffers(NamedTuple):
-    """Room for samples, touched beforehand so that filling it does not grow the measured process.
+    """Buffers for samples, written once in advance so that filling them does not grow the measured process.
 
-    `engine_ns` is by the engine's own clock, and stays as it is where the engine has none.
+    `engine_ns` has latencies by the engine's own clock, and stays unused if the engine has no clock.
     """
 
     latency_ns: "array[int]"
@@ -25,7 +25,7 @@ class Buffers(NamedTuple):
 
     @classmethod
     def of(cls, capacity: int) -> "Buffers":
-        """Make room for `capacity` samples."""
+        """Allocate buffers for `capacity` samples."""
         return cls(array("q", [1]) * capacity, array("q", [1]) * capacity, bytearray(b"\1") * capacity)
 
     def arrays(self, count: int, *, with_engine: bool) -> Dict[str, np.ndarray]:
@@ -84,7 +84,7 @@ def sample(session: Session, requests: List[Dict[str, Any]], seconds: float, roo
     shortest, longest = int(seconds * 1e9), int(seconds * SAMPLING.most_times * 1e9)
     n = 0
     gc.collect()
-    gc.disable()  # a collection inside the loop would be taken for the engine's time
+    gc.disable()  # a garbage collection inside the loop would count as the engine's time
     start = clock()
     while n < capacity:
         set_inputs(requests[n % len(requests)])
@@ -106,7 +106,7 @@ def sample(session: Session, requests: List[Dict[str, Any]], seconds: float, roo
 
 
 def _sample_by_itself(session: OwnProgram, seconds: float, room: Buffers) -> Tuple[int, int]:
-    """Fill `room` from a run of the engine's own program, whose wall time is that of its inferences alone."""
+    """Fill `room` from a run of the engine's own program; the wall time is the sum of its inferences."""
     latency_ns, engine_ns = session.run_for(seconds)
     n = min(len(latency_ns), len(room.latency_ns))
     for i in range(n):
@@ -115,13 +115,13 @@ def _sample_by_itself(session: OwnProgram, seconds: float, room: Buffers) -> Tup
 
 
 def require_in_process(session: Session) -> None:
-    """Raise EngineError for an engine in a program of its own: starting that is most of what power and rates would show."""
+    """Raise EngineError for an engine in a separate program, whose start would dominate power and throughput."""
     if isinstance(session, OwnProgram):
-        raise EngineError("not measured: the engine is a program of its own, and starting it would be measured too")
+        raise EngineError("not measured: the engine is a separate program, and its start would be measured too")
 
 
 def infer_until(session: Session, requests: List[Dict[str, Any]], until_ns: int) -> int:
-    """Infer until the monotonic clock reaches a time; return how often."""
+    """Infer until the monotonic clock reaches a time; return the number of inferences."""
     require_in_process(session)
     set_inputs, infer, clock = session.set, session.infer, time.monotonic_ns
     n = 0

@@ -1,6 +1,6 @@
 """The sustained run: minutes of inference in one process, while its parent watches clocks, temperatures and power.
 
-The series are in bins of a second or more: raw samples of many minutes would outgrow a small device.
+The series are in bins of a second or more: raw samples of many minutes would exceed a small device's memory.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from process import affinity, preemptions, spread
 SMOOTH = 5
 STAYS = 0.9
 FIRST = 0.1
-"""The fraction of the bins that is the beginning, and likewise the end."""
+"""The fraction of the bins that counts as the beginning, and the same fraction as the end."""
 
 
 class Bins(NamedTuple):
@@ -36,7 +36,7 @@ class Bins(NamedTuple):
 
 
 def run(spec: Dict[str, Any]) -> Dict[str, Any]:
-    """Infer for `spec["seconds"]` without a pause, and keep a line of figures for each bin."""
+    """Infer for `spec["seconds"]` without a pause, and record the figures of each bin."""
     loaded = loading.load(spec)
     bin_ns = int(1e9 * max(spec["bin"], spec["seconds"] / SOAK.most_bins))
     rows: List[Tuple[float, ...]] = []
@@ -54,7 +54,7 @@ def run(spec: Dict[str, Any]) -> Dict[str, Any]:
 
 
 def _bin(loaded: loading.Loaded, bin_ns: int) -> Tuple[float, ...]:
-    """Infer for one bin; return its time, counts, and percentiles of what was not preempted, or of all if all was."""
+    """Infer for one bin; return its time, counts, and percentiles without preempted samples, or of all if all were."""
     set_inputs, infer, clock = loaded.session.set, loaded.session.infer, time.perf_counter_ns
     latencies: List[int] = []
     clean: List[bool] = []
@@ -75,7 +75,7 @@ def _bin(loaded: loading.Loaded, bin_ns: int) -> Tuple[float, ...]:
 
 
 class Recorder:
-    """What the parent sees of the device meanwhile: its sensors, and power where there is a source."""
+    """The parent's readings of the device during the run: its sensors, and power where there is a source."""
 
     def __init__(self, threads: int, source: Optional[energy.Source]) -> None:
         self._cpus = spread(affinity(), threads) if affinity() else []
@@ -86,7 +86,7 @@ class Recorder:
         self.power_reason: Optional[str] = None
 
     def look(self) -> None:
-        """Read everything once."""
+        """Read all sensors and the power source once."""
         self._times.append(time.monotonic_ns())
         self._rows.append(environment.sensors(environment.ROOT, self._cpus))
         if self._source is not None and self.power_reason is None:
@@ -96,7 +96,7 @@ class Recorder:
                 self.power_reason = str(reason)
 
     def series(self) -> Dict[str, np.ndarray]:
-        """Return each sensor's series (T,), `time_ns`, and `power_mw` at `power_time_ns`; a sensor that went silent is NaN."""
+        """Return each sensor's series (T,), `time_ns`, and `power_mw` at `power_time_ns`; a missing reading is NaN."""
         names = sorted({name for row in self._rows for name in row})
         found = {name: np.array([row.get(name, np.nan) for row in self._rows]) for name in names}
         found["time_ns"] = np.array(self._times, dtype=np.int64)
@@ -110,7 +110,7 @@ class Recorder:
 def soaked(
     spec: Dict[str, Any], scratch: Path, source: Optional[energy.Source], start_s: float
 ) -> Tuple[Dict[str, Any], Dict[str, np.ndarray]]:
-    """Run a sustained process under watch; return the summary, and all series with times from the first bin on."""
+    """Run a sustained process and record the device; return the summary, and all series with times from the first bin on."""
     recorder = Recorder(spec["threads"], source)
     spec = dict(spec, task="soak", arrays=str(scratch / "soak.npz"), bin=SOAK.bin_s)
     watch = Watch(recorder.look, min(SOAK.bin_s, spec["seconds"] / 10))
@@ -130,7 +130,7 @@ def _renamed(seen: Dict[str, np.ndarray]) -> Dict[str, np.ndarray]:
 
 
 def summary(bins: Bins, seen: Dict[str, np.ndarray]) -> Dict[str, Any]:
-    """Return what a sustained run came to: latency at both ends, when it slowed down, and what the sensors say to that."""
+    """Return the summary of a sustained run: latency at both ends, the time of a slowdown, and throttling by the sensors."""
     ends = max(1, round(FIRST * len(bins.p50_ns)))
     start_ns, end_ns = float(np.median(bins.p50_ns[:ends])), float(np.median(bins.p50_ns[-ends:]))
     onset = slowed_at(bins.p50_ns, start_ns)
@@ -145,7 +145,7 @@ def summary(bins: Bins, seen: Dict[str, np.ndarray]) -> Dict[str, Any]:
 
 
 def slowed_at(p50_ns: np.ndarray, start_ns: float) -> Optional[int]:
-    """Return the first bin from which on nine in ten are slower than the beginning, smoothed; None if there is none."""
+    """Return the first bin from which on nine in ten smoothed bins are slower than the beginning; None if there is none."""
     if len(p50_ns) < 2 * SMOOTH:
         return None
     half = SMOOTH // 2
@@ -158,9 +158,9 @@ def slowed_at(p50_ns: np.ndarray, start_ns: float) -> Optional[int]:
 
 
 def throttling(seen: Dict[str, np.ndarray], onset_ns: Optional[int]) -> Optional[str]:
-    """Say which clock fell or which throttle counter rose, or None.
+    """Return which clock fell or which throttle counter rose, or None.
 
-    A model that became slower while clocks stood still was slowed by something else, such as other work.
+    If a model became slower while the clocks were constant, the cause is different, such as other work.
     """
     signs = [f"{name[15:]} rose by {array[-1] - array[0]:.0f}" for name, array in seen.items()
              if name.startswith("throttle_count.") and array[-1] > array[0]]  # fmt: skip
@@ -177,7 +177,7 @@ def throttling(seen: Dict[str, np.ndarray], onset_ns: Optional[int]) -> Optional
 
 
 def _ends(array: np.ndarray) -> Dict[str, Optional[float]]:
-    """Return a series' first, last and largest value; None where it has none."""
+    """Return a series' first, last and largest value; None for an empty series."""
     known = array[np.isfinite(array)]
     if not len(known):
         return {"start": None, "end": None, "max": None}
@@ -185,7 +185,7 @@ def _ends(array: np.ndarray) -> Dict[str, Optional[float]]:
 
 
 def _power(series: energy.Series) -> Tuple[np.ndarray, np.ndarray]:
-    """Return times and power in milliwatts; of a counter, the mean between one reading and the next."""
+    """Return times and power in milliwatts; for a counter, the mean power between consecutive readings."""
     if not series.counts:
         return series.time_ns, series.value
     return series.time_ns[1:], np.diff(series.value) / (np.diff(series.time_ns) / 1e9) / 1000

@@ -1,7 +1,7 @@
 """Statistics of samples taken in several processes, as pure functions; the process is the unit of sampling.
 
-Inferences of one process are alike in a way that other processes' are not: an interval over pooled samples holds
-almost none of the other processes' medians, so intervals here are over the processes' own values.
+Inferences of one process are correlated: an interval over pooled samples contains almost none of the medians of other
+processes, so the intervals here are over one value per process.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from constants import LATENCY
 
 Interval = Tuple[float, float]
 
-# The 97.5 % point of Student's t for 1 to 30 degrees of freedom; above, a series around the normal one.
+# The 97.5 % point of Student's t for 1 to 30 degrees of freedom; above 30, a series around the normal distribution's point.
 _T975 = (
     12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228,
     2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086,
@@ -50,10 +50,10 @@ def min_samples(fraction: float) -> int:
 
 
 def order_statistics(samples: np.ndarray) -> Tuple[Dict[str, Optional[float]], Dict[str, Optional[Interval]]]:
-    """Return one process's percentiles with distribution-free 95 % intervals; None where n is too small for one.
+    """Return one process's percentiles with distribution-free 95 % intervals; None where n is too small.
 
-    An interval runs from one order statistic to another, the binomial quantiles of the rank (Conover 1999, 3.2). It says how well this
-    process's own percentile is known: other processes' lie outside far more often, which is what `latency_summary` accounts for.
+    An interval runs from one order statistic to another, the binomial quantiles of the rank (Conover 1999, 3.2). It is valid
+    for this process only: percentiles of other processes lie outside far more often, which `latency_summary` accounts for.
     """
     ordered = np.sort(samples)
     percentiles: Dict[str, Optional[float]] = {}
@@ -83,7 +83,7 @@ def ranks(n: int, fraction: float) -> Tuple[int, int]:
 
 
 def drift(process: Samples) -> Optional[float]:
-    """Return the median of the last third over the first's, of what was not preempted; None below 90 samples."""
+    """Return the ratio of the last third's median to the first third's, without preempted samples; None below 90 samples."""
     third = len(process.clean) // 3
     if third < LATENCY.least_clean:
         return None

@@ -1,4 +1,4 @@
-"""Throughput: several requests in flight at once, each in a session of its own, up to where more gain nothing."""
+"""Throughput: several concurrent requests, each in a separate session, until throughput stops growing."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from kit import Engine, EngineError, Session, engine_errors, load_engine
 
 WINDOWS = 3
 GAIN = 1.05
-"""What one more step of concurrency must bring for a further one to be tried."""
+"""The throughput ratio that a step of concurrency must reach for the next step to be tried."""
 MOST_ON_GPU = 16
 
 
 def run(spec: Dict[str, Any]) -> Dict[str, Any]:
-    """Return the best throughput, at which concurrency, and that of each concurrency tried."""
+    """Return the best throughput, its concurrency, and the throughput at each tried concurrency."""
     engine = load_engine(spec["kit"], Path(spec["kit_dir"]))
     with engine_errors(spec["kit"]):
         engine.describe()
@@ -48,13 +48,13 @@ def run(spec: Dict[str, Any]) -> Dict[str, Any]:
 
 
 def levels(threads: int, runs_on: str, cpus: int) -> List[int]:
-    """Return 1, 2, 4 and so on to as many sessions as the CPUs have room for; a GPU has no such bound."""
+    """Return 1, 2, 4 and so on, up to the number of sessions that the CPUs have threads for; a GPU has no such bound."""
     most = MOST_ON_GPU if runs_on == energy.GPU else max(1, cpus // threads)
     return sorted({min(1 << i, most) for i in range(most.bit_length() + 1)})
 
 
 class Stream:
-    """A thread with a session of its own, which stays on its own CPUs as long as there are enough."""
+    """A thread with its own session, bound to its own CPUs if there are enough."""
 
     def __init__(self, engine: Engine, spec: Dict[str, Any], head: loading.Request, index: int) -> None:
         self._kit, self._threads = spec["kit"], spec["threads"]
@@ -78,7 +78,7 @@ class Stream:
         return session, requests
 
     def start(self, until_ns: int) -> "Future[int]":
-        """Begin to infer until the clock reaches a time; the future is the number of inferences."""
+        """Start inferring until the clock reaches a time; the future returns the number of inferences."""
         return self._pool.submit(self._work, until_ns)
 
     def _work(self, until_ns: int) -> int:

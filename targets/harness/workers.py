@@ -1,4 +1,4 @@
-"""The fresh processes of a bench, by task: check outputs, time inferences, or one of the passes in modules of their own."""
+"""The tasks of a bench's fresh processes: check outputs, time inferences, or run a pass from another module."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Spec = Dict[str, Any]
 
 def run(spec: Spec) -> Dict[str, Any]:
     """Do one worker's task and return its JSON answer; arrays go to `spec["arrays"]`."""
-    if spec["task"] != "throughput":  # whose streams are bound one by one
+    if spec["task"] != "throughput":  # its streams are bound one by one
         process.pin(spec["threads"], spec["kit"])
     return TASKS[spec["task"]](spec)
 
@@ -57,7 +57,7 @@ def _check(spec: Spec) -> Dict[str, Any]:
 
 
 def refuse_downgrade(kit: str, requested: str, executed: "Dict[str, int] | None") -> None:
-    """Refuse an engine that ran the model in another precision than was asked for."""
+    """Raise EngineError if the engine ran the model in another precision than requested."""
     if executed is None:
         return
     if requested in {"int8", "fp16"} and not executed.get(requested):
@@ -70,7 +70,7 @@ def refuse_downgrade(kit: str, requested: str, executed: "Dict[str, int] | None"
 
 
 def _latency(spec: Spec) -> Dict[str, Any]:
-    """Load once, warm up, and time inferences; memory is this process's own, less the engine's baseline."""
+    """Load once, warm up, and time inferences; memory is that of this process minus the engine's baseline."""
     room = sampling.Buffers.of(spec["capacity"])
     loaded = loading.load(spec)
     session, requests = loaded.session, loaded.requests
@@ -80,9 +80,9 @@ def _latency(spec: Spec) -> Dict[str, Any]:
         session.infer()
         first_ns = time.perf_counter_ns() - begin
         warm = sampling.warm_up(session, requests, spec["seconds"])
-        company = Company()
+        contention = Contention()
         n, wall_ns = sampling.sample(session, requests, spec["seconds"], room)
-        disturbed = company.so_far()
+        disturbed = contention.so_far()
     elsewhere = isinstance(session, OwnProgram)
     peak = None if loaded.baseline_bytes is None or elsewhere else process.peak_bytes()
     steady = None if elsewhere else process.resident_bytes()
@@ -106,15 +106,15 @@ def _latency(spec: Spec) -> Dict[str, Any]:
 
 
 def _device_bytes(session: Session, kit: str) -> Optional[int]:
-    """Return the memory that the model takes on an accelerator, where the engine tells."""
+    """Return the model's memory on an accelerator, if the engine reports it."""
     if not isinstance(session, DeviceMemory):
         return None
     with engine_errors(kit):
         return session.device_bytes()
 
 
-class Company:
-    """Who else wanted the CPUs of this process since this was made."""
+class Contention:
+    """The contention for the CPUs of this process since this object was made."""
 
     def __init__(self) -> None:
         self._cpus = process.affinity()
@@ -137,7 +137,7 @@ class Company:
 
 
 def _null(spec: Spec) -> Dict[str, Any]:
-    """Compile the null model, in a process of its own: what compiling takes is not what running takes."""
+    """Compile the null model, in a separate process: memory for compiling must not count as memory for running."""
     engine = load_engine(spec["kit"], Path(spec["kit_dir"]))
     with engine_errors(spec["kit"]):
         entry = null_model.compile_null(engine, Path(spec["entry"]), spec["threads"])

@@ -163,7 +163,7 @@ def test_a_changed_bundle_refuses_to_run(bundle, tmp_path, changes, extra, probl
     done = start(repacked(bundle, tmp_path / "changed.pyz", changes, extra=extra), "probe", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stdout == ""
-    assert f"refused: the file differs from what was packed: {problem}" in done.stderr or problem in done.stderr
+    assert f"refused: the file was changed after it was packed: {problem}" in done.stderr or problem in done.stderr
     assert "copy it again" in done.stderr
 
 

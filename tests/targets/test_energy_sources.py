@@ -270,9 +270,9 @@ def test_the_older_table_of_rails_is_read_too():
 
 def test_snapshots_of_other_rails_are_refused():
     log = recorded("dumpsys-powerstats.log")
-    with pytest.raises(NoSourceError, match="must be some and name the same rails"):
+    with pytest.raises(NoSourceError, match="all must name the same rails"):
         android.series_of(log[: log.rindex("[VSYS")] + log[log.rindex("\n=====") :], 0)
-    with pytest.raises(NoSourceError, match="holds 0 snapshots"):
+    with pytest.raises(NoSourceError, match="has 0 snapshots"):
         android.series_of("", 0)
 
 

@@ -82,7 +82,7 @@ def test_labels_without_positives_are_left_out_of_mean_ap():
     others = [0, 2, 3]
     alone = metrics.accuracy("mean_ap", scores[:, others], labels[:, others], "kit")["value"]
     assert metrics.accuracy("mean_ap", scores, labels, "kit")["value"] == alone
-    with pytest.raises(EngineError, match="kit: mean_ap needs a label that is 1 for one request at least"):
+    with pytest.raises(EngineError, match="kit: mean_ap needs at least one label that is 1"):
         metrics.accuracy("mean_ap", scores, 0 * labels, "kit")
     with pytest.raises(EngineError, match="kit: mean_ap needs labels of 0 and 1"):
         metrics.accuracy("mean_ap", scores, labels + 1, "kit")

@@ -1,4 +1,4 @@
-"""Energy per inference: where it is read from, in order of preference, and what it comes to.
+"""Energy per inference: its sources in order of preference, and its calculation.
 
 Each vendor has a module with `find`, from a root folder to a source or the reason why there is none, and most have `series_of`, from a
 recorded log to its readings.
@@ -18,7 +18,7 @@ WHOLE = frozenset({CPU, GPU})
 
 
 class Vendor(NamedTuple):
-    """A kind of source, and which processors' energy it holds: RAPL knows nothing of a graphics card."""
+    """A kind of source, and the processors that it covers: RAPL does not cover a graphics card."""
 
     name: str
     find: Callable[[Path], Source]
@@ -33,7 +33,7 @@ SOURCES: Tuple[Vendor, ...] = (
     Vendor("nvml", nvml.find, frozenset({GPU})),
     Vendor("battery", battery.find, WHOLE),
 )
-"""In order of preference: whole boards before parts, counters and rails before batteries. A meter, when named, is before all."""
+"""In order of preference: whole boards before parts, counters and rails before batteries. A meter, if named, comes first."""
 
 LOGS: Dict[str, Callable[[str, int], Series]] = {
     "tegrastats": tegrastats.series_of,
@@ -41,11 +41,11 @@ LOGS: Dict[str, Callable[[str, int], Series]] = {
     "battery": battery.series_of,
     "meter": meter.series_of,
 }
-"""Recorded logs that can be read afterwards, each from its text and the interval of its lines in milliseconds."""
+"""The parsers of recorded logs; each takes the text and the interval between its lines in milliseconds."""
 
 
 def find_source(runs_on: str = CPU, csv: Optional[Path] = None, root: Path = Path("/")) -> Source:
-    """Return the best source for an engine that runs on a processor, or raise NoSourceError with what those that are there lack."""
+    """Return the best source for an engine's processor, or raise NoSourceError with the reason of each failed source."""
     if csv is not None:
         return meter.Meter(csv)
     absent, refused = [], []

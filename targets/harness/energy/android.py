@@ -1,7 +1,7 @@
-"""The power rails that Pixel phones meter (ODPM), as cumulative energy: the kernel's files, or what `dumpsys` prints of them.
+"""The power rails that Pixel phones meter (ODPM), as cumulative energy: from the kernel's files or `dumpsys`.
 
-The rails lie below the battery and the charger, so that a charging phone does not disturb them; together they are most of a
-phone, and not all of it. Formats: the kernel's `energy_value` files, and the energy meters of PowerStats HAL 2.0 and 1.0 in AOSP.
+The rails are downstream of the battery and the charger, so charging does not disturb them; together they cover most of a
+phone, but not all of it. Formats: the kernel's `energy_value` files, and the energy meters of PowerStats HAL 2.0 and 1.0 in AOSP.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Rails:
         return now(sum(self._energies_uj().values()))
 
     def close(self) -> None:
-        """Nothing was started."""
+        """Do nothing: no process or file is open."""
 
     def _energies_uj(self) -> Dict[str, float]:
         try:
@@ -59,7 +59,7 @@ def energies_uj(text: str) -> Dict[str, float]:
     for table in _HAL.findall(text):
         found.update((" ".join(name.split()), 1000 * float(energy)) for name, energy in _HAL_LINE.findall(table))
     if not found:
-        raise NoSourceError("the phone's output names no power rail")
+        raise NoSourceError("the phone's output contains no power rail")
     return found
 
 
@@ -68,5 +68,7 @@ def series_of(log: str, _interval_ms: int) -> Series:
     parts = _SNAPSHOT.split(log)[1:]
     snapshots = [(int(time_ns), energies_uj(text)) for time_ns, text in zip(parts[::2], parts[1::2])]
     if len({frozenset(rails) for _, rails in snapshots}) != 1:
-        raise NoSourceError(f"the log holds {len(snapshots)} snapshots, which must be some and name the same rails")
+        raise NoSourceError(
+            f"the log has {len(snapshots)} snapshots; it needs at least one, and all must name the same rails"
+        )
     return Series.of([Reading(time_ns, sum(rails.values())) for time_ns, rails in snapshots], counts=True)

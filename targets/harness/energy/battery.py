@@ -1,8 +1,8 @@
-"""A battery that runs the whole device: Linux's power_supply files on laptops and phones, and what a phone prints of them.
+"""A battery that powers the whole device: from Linux's power_supply files, or from a phone's `dumpsys battery`.
 
-A battery that is charged tells what flows into it, and one that is full tells nothing, so that it counts only while it discharges.
-The kernel has current_now in microamperes and negative while discharging; phones differ in sign and unit, so that the sign is
-taken from the status, and the unit from what a running device can draw.
+A charging battery reports the current that flows into it, and a full battery reports none, so a battery is a source only
+while it discharges. The kernel defines current_now in microamperes and as negative while discharging; phones differ in sign
+and unit, so the sign is taken from the status, and the unit from the plausible current of a running device.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Callable, Dict, List, NamedTuple, Optional
 from energy.source import AbsentError, NoSourceError, Reading, Series, now
 
 STATUSES = {1: "Unknown", 2: "Charging", 3: "Discharging", 4: "Not charging", 5: "Full"}
-"""Android's numbers, and the kernel's words for them."""
+"""Android's status numbers, and the kernel's names for them."""
 
 MILLIVOLTS_BELOW = 100_000  # 100 V; no battery has 0.1 V
 MILLIAMPERES_UP_TO = 5_000  # above, it would be 5 A
@@ -23,7 +23,7 @@ PLUGS = ("Mains", "USB", "Wireless")
 
 
 class State(NamedTuple):
-    """What `dumpsys battery` says: plugs that are in, the kernel's word for the status, voltage, level and temperature."""
+    """The output of `dumpsys battery`: connected plugs, the kernel's name of the status, voltage, level and temperature."""
 
     plugged: List[str]
     status: str
@@ -45,7 +45,7 @@ class Battery:
         self.scope = "the whole device, from its battery"
 
     def readings(self) -> List[Reading]:
-        """Return the power that is drawn, or raise NoSourceError when the battery is charged meanwhile."""
+        """Return the current power, or raise NoSourceError if the battery is being charged."""
         require_discharging(_text(self._folder / "status"), plugged_in(self._root))
         if (self._folder / "power_now").exists():
             return now(abs(_number(self._folder / "power_now")) / 1000)
@@ -53,7 +53,7 @@ class Battery:
         return now(current_ma * millivolts(_number(self._folder / "voltage_now")) / 1000)
 
     def close(self) -> None:
-        """Nothing was started."""
+        """Do nothing: no process or file is open."""
 
     def _unit(self) -> float:
         if (self._folder / "power_now").exists():
@@ -62,7 +62,7 @@ class Battery:
 
 
 def find(root: Path) -> Battery:
-    """Return the battery under a root folder that discharges, or raise NoSourceError."""
+    """Return the discharging battery under a root folder, or raise NoSourceError."""
     supplies = sorted((root / "sys/class/power_supply").glob("*"))
     batteries = [path for path in supplies if _text(path / "type") == "Battery" and _text(path / "scope") != "Device"]
     if not batteries:
@@ -74,13 +74,13 @@ def find(root: Path) -> Battery:
 
 
 def plugged_in(root: Path) -> List[str]:
-    """Return the names of the supplies that are connected; a battery's own kind is none of them."""
+    """Return the names of the connected power supplies other than batteries."""
     supplies = sorted((root / "sys/class/power_supply").glob("*"))
     return [path.name for path in supplies if _text(path / "type") in PLUGS and _text(path / "online") == "1"]
 
 
 def require_discharging(status: str, plugged: List[str]) -> None:
-    """Raise NoSourceError unless everything that the device draws comes out of the battery."""
+    """Raise NoSourceError unless the battery alone powers the device."""
     if plugged:
         raise NoSourceError(
             f"a battery gives no energy figure while the device is plugged in ({', '.join(plugged)}); unplug the cable"
@@ -98,13 +98,11 @@ def milliamperes(first: float) -> float:
         return 1.0
     if size >= MICROAMPERES_FROM:
         return 0.001
-    raise NoSourceError(
-        f"the battery's current reads {first:g}, and nothing says whether that is in milliamperes or microamperes"
-    )
+    raise NoSourceError(f"the battery's current reads {first:g}, which may be in milliamperes or microamperes")
 
 
 def millivolts(reading: float) -> float:
-    """Return a voltage in millivolts, which the kernel has in microvolts and some phones do not."""
+    """Return a voltage in millivolts; the kernel reports microvolts, some phones millivolts."""
     return reading if reading < MILLIVOLTS_BELOW else reading / 1000
 
 

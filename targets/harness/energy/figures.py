@@ -1,4 +1,4 @@
-"""What readings and moments come to: energy per inference, of all that the source sees and above idle."""
+"""Energy per inference from power readings and the times of a pass: the total of the source, and the part above idle."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Span = Tuple[int, int]
 
 
 class Marks(NamedTuple):
-    """When a pass was idle and when it inferred, and how many inferences each window of inference holds."""
+    """The idle and inference windows of a pass, and the number of inferences in each inference window."""
 
     before: Span
     windows: List[Span]
@@ -30,9 +30,9 @@ class Marks(NamedTuple):
 
 
 def figures(series: Series, marks: Marks) -> Dict[str, Any]:
-    """Return the energy of an inference in microjoules, the median of the windows, and with idle power subtracted.
+    """Return the energy per inference in microjoules, median of the windows: total, and with idle power subtracted.
 
-    `reason` says why the latter is missing, or is None. Raises NoSourceError where the readings do not cover the pass.
+    `reason` explains why the second value is missing, or is None. Raises NoSourceError where the readings do not cover the pass.
     """
     used = np.array([used_uj(series, *window) for window in marks.windows])
     seconds = np.array([(end - begin) / 1e9 for begin, end in marks.windows])
@@ -57,7 +57,7 @@ def figures(series: Series, marks: Marks) -> Dict[str, Any]:
 def subtract_idle(
     windows_uj: np.ndarray, seconds: np.ndarray, before_mw: float, after_mw: float
 ) -> Tuple[Optional[np.ndarray], Optional[str]]:
-    """Return each window's energy above idle, or why the idle power cannot be subtracted."""
+    """Return each window's energy above idle, or the reason why idle power cannot be subtracted."""
     if abs(before_mw - after_mw) > ENERGY.idle_agreement * before_mw:
         return (
             None,

@@ -1,6 +1,6 @@
 """The power monitors of Jetson boards, by the labels of their rails: as hwmon since JetPack 5, as iio before.
 
-NVIDIA sets them to averages of 430 ms, so that faster readings repeat. The files are those of the kernel's
+NVIDIA sets them to averages over 430 ms, so faster readings repeat. The files are those of the kernel's
 Documentation/hwmon/ina3221.rst and of L4T 32's ina3221x driver. Which chip and hwmon number a rail has differs by board and boot.
 """
 
@@ -33,14 +33,14 @@ class Ina3221:
         self.scope = total.scope
 
     def readings(self) -> List[Reading]:
-        """Return the power at this moment."""
+        """Return the current power."""
         try:
             return now(self._total.power_mw({name: read() for name, read in self._read.items()}))
         except (OSError, ValueError) as error:
             raise NoSourceError(f"a power rail failed while it was read: {error}") from None
 
     def close(self) -> None:
-        """Nothing was started."""
+        """Do nothing: no process or file is open."""
 
 
 def find(root: Path) -> Ina3221:
@@ -52,7 +52,7 @@ def find(root: Path) -> Ina3221:
 
 
 def read_rails(root: Path) -> Dict[str, ReadMilliwatts]:
-    """Return how each rail is read that can be."""
+    """Return the reading function of each readable rail."""
     found: Dict[str, ReadMilliwatts] = {}
     for folder in _folders(root, HWMON):
         if _text(folder / "name") == "ina3221":
@@ -63,7 +63,7 @@ def read_rails(root: Path) -> Dict[str, ReadMilliwatts]:
 
 
 def _folders(root: Path, patterns: Tuple[str, ...]) -> List[Path]:
-    """Return each folder once, by however many links it is found."""
+    """Return each folder once, even if several links lead to it."""
     places = (path for pattern in patterns for path in sorted(root.glob(pattern)))
     return list({path.resolve(): path for path in places}.values())
 

@@ -24,7 +24,7 @@ TakeRow = Callable[[List[str]], Tuple[int, float]]
 
 
 class Meter:
-    """The rows that a growing CSV file gets; what was in it before is not read."""
+    """The new rows of a growing CSV file; rows that were there before are not read."""
 
     counts = False
     settle_s = 1.0
@@ -41,8 +41,8 @@ class Meter:
             self._file.close()
             raise
         before = self._file.read()
-        self._rest = before[before.rfind(b"\n") + 1 :]  # a row that is half written is completed later
-        # The meter has the time of day, and the harness a clock that nobody sets.
+        self._rest = before[before.rfind(b"\n") + 1 :]  # an incomplete row is completed later
+        # The meter uses the time of day, and the harness a monotonic clock.
         self._offset_ns = time.monotonic_ns() - time.time_ns()
         self.name = f"meter {path.name}"
         self.scope = "everything that the meter powers"
@@ -59,7 +59,7 @@ class Meter:
 
 
 def columns_of(header: str, path: Path) -> TakeRow:
-    """Return how a row becomes a time in Unix nanoseconds and a power in milliwatts, by the names in the header."""
+    """Return a function from a row to its time in Unix nanoseconds and power in milliwatts, by the names in the header."""
     names = [name.strip().lower() for name in header.split(",")]
     time_of = _time_column(names)
     factors = _power_columns(names)
@@ -81,7 +81,7 @@ def columns_of(header: str, path: Path) -> TakeRow:
 
 
 def row_of(line: str, take: TakeRow, path: Path) -> Tuple[int, float]:
-    """Return a row's time and power, or raise NoSourceError that shows the row."""
+    """Return a row's time and power, or raise NoSourceError with the text of the row."""
     try:
         return take(line.split(","))
     except (ValueError, IndexError, ArithmeticError) as error:
@@ -117,7 +117,7 @@ def _power_columns(names: List[str]) -> List[Tuple[int, float]]:
 
 
 def _unix_ns(text: str, to_ns: float) -> int:
-    """Scale a time without the rounding of floats, which hold today's nanoseconds to some hundreds."""
+    """Scale a time without floats, which would round today's Unix nanoseconds to some hundreds."""
     return int(Decimal(text.strip()) * int(to_ns))
 
 

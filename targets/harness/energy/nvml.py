@@ -1,6 +1,6 @@
-"""NVIDIA graphics cards through the driver's own library, NVML: the energy counter, or power where there is none.
+"""NVIDIA graphics cards through the driver's library NVML: the energy counter, or power where there is no counter.
 
-On Jetson boards NVML initialises and names the GPU, and then refuses every question: that is no source. The functions are those
+On Jetson boards NVML initialises and names the GPU, but refuses every query, so NVML is no source there. The functions are those
 of https://docs.nvidia.com/deploy/nvml-api/group__nvmlDeviceQueries.html.
 """
 
@@ -14,11 +14,11 @@ from energy.source import AbsentError, NoSourceError, Reading, now
 
 LIBRARY = "libnvidia-ml.so.1"
 POWER_AVERAGE_S = 1.0
-"""Over which cards since Ampere average the power that they tell."""
+"""The time over which cards since Ampere average the power that they report."""
 
 
 class Nvml:
-    """The sum of all NVIDIA cards: idle ones add what idle subtracts again."""
+    """The sum of all NVIDIA cards; subtracting idle power removes the share of idle cards."""
 
     def __init__(self, library: Any, cards: List[ctypes.c_void_p]) -> None:
         self._library, self._cards = library, cards
@@ -36,11 +36,11 @@ class Nvml:
         return now(sum(self._ask(card) for card in self._cards))
 
     def close(self) -> None:
-        """Let go of the driver."""
+        """Shut NVML down."""
         self._library.nvmlShutdown()
 
     def _counts(self) -> bool:
-        """Say whether every card has an energy counter, as those since Volta do."""
+        """Return whether every card has an energy counter, as cards since Volta do."""
         try:
             for card in self._cards:
                 self._energy_uj(card)
@@ -60,7 +60,7 @@ class Nvml:
 
 
 def find(_root: Path, library: str = LIBRARY) -> Nvml:
-    """Return the cards that NVML tells the energy of, or raise NoSourceError with NVML's own words."""
+    """Return the cards whose energy NVML reports, or raise NoSourceError with NVML's error message."""
     try:
         nvml = ctypes.CDLL(library)
     except OSError:

@@ -1,4 +1,4 @@
-"""From a board's named power rails to the power of the whole: its input rail, or the sum that NVIDIA's tools show."""
+"""The power of a whole board from its named power rails: its input rail, or the sum that NVIDIA's tools show."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ from typing import Dict, NamedTuple, Tuple
 from energy.source import NoSourceError
 
 INPUTS = ("VDD_IN", "POM_5V_IN", "VIN")
-"""Rails that feed the module or the board; the other ones hang below them."""
+"""Rails that feed the module or the board; the other rails are downstream of them."""
 
 WITHOUT_INPUT = {
     "AGX Xavier": ("GPU", "CPU", "SOC", "CV", "VDDRQ", "SYS5V"),
     "AGX Orin": ("VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0"),
     "AGX Thor": ("VDD_GPU", "VDD_CPU_SOC_MSS", "VIN_SYS_5V0"),
 }
-"""Boards that measure no input: the rails that tegrastats shows there, which do not contain one another."""
+"""For boards without an input rail: the rails that tegrastats shows, none of which contains another."""
 
 
 class Total(NamedTuple):
-    """The rails whose powers add up, and in words what they cover."""
+    """The rails to add up, and a description of their coverage."""
 
     rails: Tuple[str, ...]
     scope: str
 
     def power_mw(self, rails_mw: Dict[str, float]) -> float:
-        """Return the sum in milliwatts; a gated rail may read slightly below 0, which is 0."""
+        """Return the sum in milliwatts; a gated rail may read slightly below 0, which counts as 0."""
         return sum(max(0.0, rails_mw[name]) for name in self.rails)
 
 
 def total_of(names: "frozenset[str]") -> Total:
-    """Return what to add up of the rails that a board has, or raise NoSourceError that names them."""
+    """Return which of a board's rails to add up, or raise NoSourceError that names them."""
     for name in INPUTS:
         if name in names:
             return Total((name,), f"the module's input {name}" if name != "VIN" else "the board's input VIN")

@@ -1,7 +1,7 @@
 """Intel's and AMD's RAPL counters in Linux's powercap tree.
 
-Zones nest (psys holds packages, a package holds core and uncore) and the same package may be shown twice, through
-MSRs and through memory: adding all of them counts energy two or three times. Only package zones are read, each once.
+Zones nest (psys contains packages, a package contains core and uncore) and the same package may appear twice, through
+MSRs and through memory, so adding all zones counts energy two or three times. Only package zones are read, each once.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from energy.source import AbsentError, NoSourceError, Reading, now
 
 
 class Zone(NamedTuple):
-    """One package's counter, and the value at which it starts again from 0, in microjoules."""
+    """One package's counter, and the value at which it wraps around to 0, in microjoules."""
 
     name: str
     counter: Path
@@ -21,7 +21,7 @@ class Zone(NamedTuple):
 
 
 class Rapl:
-    """The sum of all processor packages since this was made; counters that wrapped around are put right."""
+    """The sum of all processor packages since this object was made, corrected for counters that wrapped around."""
 
     counts = True
     settle_s = 0.5
@@ -34,7 +34,7 @@ class Rapl:
         self._used_uj = 0
 
     def readings(self) -> List[Reading]:
-        """Return the energy used so far, or raise NoSourceError: a failed reading taken for 0 would pass for a wrap."""
+        """Return the energy used so far, or raise NoSourceError: a failed reading as 0 would look like a wrap-around."""
         current_uj = self._counters_uj()
         for zone, last, current in zip(self.zones, self._last_uj, current_uj):
             self._used_uj += current - last + (zone.range_uj if current < last else 0)
@@ -42,7 +42,7 @@ class Rapl:
         return now(self._used_uj)
 
     def close(self) -> None:
-        """Nothing was started."""
+        """Do nothing: no process or file is open."""
 
     def _counters_uj(self) -> List[int]:
         try:
@@ -65,7 +65,7 @@ def find(root: Path) -> Rapl:
         except NoSourceError as reason:
             failures.setdefault(name, reason)
     for name in sorted(set(failures) - set(zones)):
-        raise failures[name]  # the energy of the other packages alone would pass for the whole
+        raise failures[name]  # the energy of the other packages alone would look like the total
     if not zones:
         raise AbsentError("RAPL")
     return Rapl(list(zones.values()))

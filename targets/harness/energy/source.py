@@ -1,4 +1,4 @@
-"""What every source of energy has in common: readings over time, and the energy between two moments."""
+"""The base of every energy source: readings over time, and the energy between two times."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from typing import List, NamedTuple, Protocol, Sequence
 import numpy as np
 
 GAP = 0.1
-"""The longest silence within a window, as a fraction of it: what happened in a longer one is not known."""
+"""The longest permitted gap between readings, as a fraction of the window."""
 
 
 class NoSourceError(Exception):
-    """Energy cannot be read here, or was not read well enough; the text is the reason."""
+    """Energy cannot be read on this device, or the readings are insufficient; the text gives the reason."""
 
 
 class AbsentError(NoSourceError):
-    """A device has nothing of this kind, which is no news; the text names the kind."""
+    """The device has no source of this kind, which is normal; the text names the kind."""
 
 
 class Reading(NamedTuple):
-    """Power in milliwatts, or a counter in microjoules that only rises, at a monotonic time."""
+    """Power in milliwatts, or an increasing counter in microjoules, at a monotonic time."""
 
     time_ns: int
     value: float
 
 
 class Source(Protocol):
-    """Where readings come from. `name` labels figures, `scope` says what of the device they cover.
+    """A source of readings. `name` labels the figures, `scope` describes the covered parts of the device.
 
-    `counts` tells counters from power, and `settle_s` is how long power takes to be that of a new state alone.
+    `counts` is true for energy counters and false for power, and `settle_s` is the time until power shows a new state only.
     """
 
     name: str
@@ -38,10 +38,10 @@ class Source(Protocol):
     settle_s: float
 
     def readings(self) -> List[Reading]:
-        """Return what is new since the last call, or raise NoSourceError."""
+        """Return the readings since the last call, or raise NoSourceError."""
 
     def close(self) -> None:
-        """End what was started to read it."""
+        """Close the source, and end the processes that it started."""
 
 
 class Series(NamedTuple):
@@ -60,21 +60,23 @@ class Series(NamedTuple):
 
 
 def now(value: float) -> List[Reading]:
-    """Return one reading, taken at this moment."""
+    """Return one reading at the current time."""
     return [Reading(time.monotonic_ns(), value)]
 
 
 def used_uj(series: Series, begin_ns: int, end_ns: int) -> float:
-    """Return the energy between two moments in microjoules: a counter's step, or the integral of power by trapezoids.
+    """Return the energy between two times in microjoules: a counter's increase, or the integral of power by trapezoids.
 
-    Raises NoSourceError where the readings do not cover the time between, or leave a gap in it.
+    Raises NoSourceError where the readings do not cover that time, or have a gap in it.
     """
     times = series.time_ns
     if len(times) < 2 or times[0] > begin_ns or times[-1] < end_ns:
         raise NoSourceError("the readings do not cover the whole measurement")
     first, last = np.searchsorted(times, begin_ns, "right") - 1, np.searchsorted(times, end_ns, "left")
     steps = np.diff(times[first : last + 1])
-    if series.counts:  # which lose nothing in a gap, but at the ends what was used before and after is mixed
+    if (
+        series.counts
+    ):  # counters lose nothing in a gap, but a gap at either end mixes in the energy used before or after
         steps = steps[[0, -1]][[times[first] < begin_ns, times[last] > end_ns]]
     longest_ns = int(steps.max(initial=0))
     if longest_ns > GAP * (end_ns - begin_ns):

@@ -1,7 +1,7 @@
-"""NVIDIA's tegrastats on Jetson boards: rails from its lines, where the monitors' own files cannot be read.
+"""NVIDIA's tegrastats on Jetson boards: the rails in its lines, where the files of the power monitors cannot be read.
 
-Its lines have changed over the years: rails as `VDD_IN 3056/3056`, `VDD_IN 2763mW/2846mW`, with a third value since JetPack 7.2,
-or one alone. The first is the momentary one, in milliwatts; the others are tegrastats's own averages and maxima.
+The format of a rail differs by version: `VDD_IN 3056/3056`, `VDD_IN 2763mW/2846mW`, with a third value since JetPack 7.2,
+or a single value. The first value is the current power in milliwatts; the others are tegrastats's averages and maxima.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Tegrastats:
         self.scope = self._total.scope
 
     def readings(self) -> List[Reading]:
-        """Return the power of the lines that came, at the time of asking: the lines have no time, or one in seconds."""
+        """Return the power of the new lines at the time of this call: the lines have no time, or one in whole seconds."""
         if self._process.poll() is not None:
             raise NoSourceError(f"tegrastats ended with exit code {self._process.returncode}")
         lines = self._new_lines()
@@ -89,7 +89,7 @@ def find(root: Path) -> Tegrastats:
 
 
 def rails_of(line: str) -> Dict[str, float]:
-    """Return the momentary power of each rail in a line, in milliwatts."""
+    """Return the current power of each rail in a line, in milliwatts."""
     found = {name: float(power) for name, power in _RAIL.findall(line)}
     return {name: power for name, power in found.items() if name not in _NOT_RAILS}
 
@@ -104,7 +104,7 @@ def power_mw(line: str, total: rails.Total) -> float:
 
 
 def series_of(log: str, interval_ms: int) -> Series:
-    """Return the power in a log that was written at an interval, from time 0 on."""
+    """Return the power in a log with lines at a fixed interval, from time 0 on."""
     lines = [line for line in log.splitlines() if rails_of(line)]
     if not lines:
         raise NoSourceError("no line of the log has a power rail of tegrastats")
