@@ -1,7 +1,7 @@
-"""From what the runner for phones left behind to measurements and their raw samples, by the harness's own statistics.
+"""Build measurements and raw samples from the output files of the phone runner, with the harness's statistics.
 
 The host runs this in a fresh process with the harness's folder in PYTHONPATH: assemble.py SPEC.json. A phone has no Python.
-Prints what the harness's verbs print. Raw files are in the folder that each arm names.
+The output has the format of the harness's verbs. Raw files are in the folder that each arm names.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from workers import refuse_downgrade
 DTYPES = {1: "f4", 2: "u1", 3: "i1", 4: "u2", 5: "i2", 6: "i4", 7: "i8", 9: "?", 10: "f2", 11: "f8", 12: "u4", 13: "u8"}
 """numpy's names of ONNX's element types."""
 
-NOT_ASKED = "not measured: the runner for phones does not measure it"
+NOT_SUPPORTED = "not measured: the runner for phones does not measure it"
 NOT_READ = ("device_bytes", "wait_ns", "others", "stolen", "siblings_busy")
 
 
@@ -63,12 +63,12 @@ def _result(spec: Dict[str, Any], table: Dict[str, Any], folder: Path) -> Dict[s
 def _checked(
     spec: Dict[str, Any], table: Dict[str, Any], folder: Path, arm: Arm
 ) -> Tuple[Dict[str, Any], Dict[str, np.ndarray]]:
-    """Return what a check answers, and the arrays worth keeping."""
+    """Return the answer of a check, and the arrays to store."""
     answer = table["check"]
     outputs = {}
-    for i, told in enumerate(answer["outputs"]):
-        raw = np.fromfile(folder / f"output-{i}", np.dtype(DTYPES[told["type"]]))
-        outputs[told["name"]] = raw.reshape(answer["requests"], *told["shape"])
+    for i, output in enumerate(answer["outputs"]):
+        raw = np.fromfile(folder / f"output-{i}", np.dtype(DTYPES[output["type"]]))
+        outputs[output["name"]] = raw.reshape(answer["requests"], *output["shape"])
     with np.load(arm.io, allow_pickle=False) as archive:
         recorded = {name: archive[name][: answer["requests"]] for name in archive.files}
     found, kept = check.compare(outputs, recorded, check.Criteria.of(arm))
@@ -77,22 +77,27 @@ def _checked(
         raise EngineError(f"{arm.kit}: engine.py cannot count the layers of a file for phones; use kit 'ort'")
     executed = count_layers(arm.entry.read_bytes())
     refuse_downgrade(arm.kit, arm.precision, executed)
-    told = {"device": spec["device"], "executed": executed, "settings": None, "requests": answer["requests"]}
-    return dict(found, **told), kept
+    fields = {"device": spec["device"], "executed": executed, "settings": None, "requests": answer["requests"]}
+    return dict(found, **fields), kept
 
 
 def _process(answer: Dict[str, Any], prefix: Path) -> results.ProcessResult:
     latency, warm_up = (np.fromfile(f"{prefix}.{name}", np.int64) for name in ("latency_ns", "warmup_ns"))
     preempted = np.fromfile(f"{prefix}.preempted", np.uint8).astype(bool)
-    told = {key: value for key, value in answer.items() if key not in ("n", "emulated")}
-    told.update(dict.fromkeys(NOT_READ))
-    return results.ProcessResult(told, stats.Samples(latency, preempted), warm_up, None)
+    fields = {key: value for key, value in answer.items() if key not in ("n", "emulated")}
+    fields.update(dict.fromkeys(NOT_READ))
+    return results.ProcessResult(fields, stats.Samples(latency, preempted), warm_up, None)
 
 
 def _extra(spec: Dict[str, Any], table: Dict[str, Any]) -> Extra:
     more = Extra()
     more.environment = spec["environment"]
-    more.reasons = {"throughput": NOT_ASKED, "layers": NOT_ASKED, "soak": NOT_ASKED, "memory_bytes.net": NOT_ASKED}
+    more.reasons = {
+        "throughput": NOT_SUPPORTED,
+        "layers": NOT_SUPPORTED,
+        "soak": NOT_SUPPORTED,
+        "memory_bytes.net": NOT_SUPPORTED,
+    }
     metered = table["energy"]
     if metered["reason"] is None:
         try:

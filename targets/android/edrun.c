@@ -1,13 +1,13 @@
-/* The runner for phones: loads a model with ONNX Runtime's C API, checks what it answers, and times it, without Python.
+/* The runner for phones: loads a model with ONNX Runtime's C API, checks its outputs, and times it, without Python.
  *
- *   edrun probe                              the engine, and what this process runs on
+ *   edrun probe                              describe the engine and the device
  *   edrun check --model M --input FILE…      run every recorded request; compare with --expected, write --output
  *   edrun bench --model M --input FILE…      time inferences for --seconds; raw samples go to --samples PREFIX
- *   edrun work  --model M --input FILE…      infer for --seconds, and say how often and when, for a meter of energy
+ *   edrun work  --model M --input FILE…      infer for --seconds, and print the number and the times, for an energy meter
  *
  * --lib FILE, or EDGEDISTILL_ORT, is ONNX Runtime's library, by default ./libonnxruntime.so.
  * --input, --expected and --output are given once per input or output, in the model's order; each names a file of raw values.
- * The first output agrees where its highest value is at the same place, the others by 1 - squared error / variance.
+ * The first output agrees where its highest value has the same index, the others by 1 - squared error / variance.
  * Prints one JSON object as the last line of stdout. Exit codes: 0 fine, 2 usage, 5 the engine failed.
  * Works with glibc and with Android's bionic; needs nothing but libonnxruntime.so.
  */
@@ -23,7 +23,7 @@
 
 #include "timing.h"
 
-enum { /* ONNX's numbers for element types */
+enum { /* ONNX's numbers of element types */
     FLOAT32 = 1, UINT8, INT8, UINT16, INT16, INT32, INT64, BOOL = 9, FLOAT16, FLOAT64, UINT32, UINT64
 };
 
@@ -109,18 +109,18 @@ static void print_bytes(const char *name, int64_t bytes) {
         printf(", \"%s\": %lld", name, (long long)bytes);
 }
 
-/* Name the emulator that plays this processor, or print null: QEMU leaves the thread's own link to the kernel. */
+/* Print the emulator of this processor, or null: QEMU does not emulate the link of the thread, which shows QEMU. */
 static void print_emulated(void) {
     char path[4096];
-    const char *told = getenv("EDGEDISTILL_EMULATED");
+    const char *declared = getenv("EDGEDISTILL_EMULATED");
     ssize_t length = readlink("/proc/thread-self/exe", path, sizeof path - 1);
     path[length > 0 ? length : 0] = 0;
     const char *slash = strrchr(path, '/'), *seen = slash ? slash + 1 : path;
-    if (!(told && *told) && strncmp(seen, "qemu-", 5)) {
+    if (!(declared && *declared) && strncmp(seen, "qemu-", 5)) {
         printf("null");
         return;
     }
-    print_json(told && *told ? told : seen);
+    print_json(declared && *declared ? declared : seen);
 }
 
 static void probe(const Arguments *arguments) {
@@ -204,7 +204,7 @@ static void compare_request(const Model *model, const Arguments *arguments, FILE
     }
 }
 
-/* 1 - squared error / variance; a constant output counts as 1 where it is met within rounding, and as 0 otherwise. */
+/* 1 - squared error / variance; a constant output counts as 1 if equal within rounding, and as 0 otherwise. */
 static double fidelity(const Parity *parity) {
     double variance = parity->squares - parity->sum * parity->sum / parity->values;
     if (variance > 0)
@@ -212,7 +212,7 @@ static double fidelity(const Parity *parity) {
     return parity->largest <= 1e-6 + 1e-5 * fabs(parity->origin);
 }
 
-/* Print the largest difference and the smallest agreement, and of several outputs those of each. */
+/* Print the largest difference and the smallest agreement; for several outputs, also those of each. */
 static void print_parity(const Model *model, const Parity *parities, size_t n, size_t requests) {
     double largest = 0, smallest = INFINITY, agreements[MAX_TENSORS];
     printf(", \"parity\": ");
@@ -337,7 +337,7 @@ static void bench(const Arguments *arguments) {
 
 static int64_t clock_ns(void) {
     struct timespec time;
-    clock_gettime(CLOCK_REALTIME, &time); /* what a loop of `date +%s%N` beside this writes */
+    clock_gettime(CLOCK_REALTIME, &time); /* the clock of `date +%s%N`, which a loop beside this program logs */
     return time.tv_sec * INT64_C(1000000000) + time.tv_nsec;
 }
 

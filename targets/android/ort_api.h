@@ -1,4 +1,4 @@
-/* The part of ONNX Runtime's C API that the runner calls.
+/* The functions of ONNX Runtime's C API that the runner calls.
  *
  * OrtApi is a table of function pointers that is only ever appended to, so that the place of each is the same in every version
  * since (checked with 1.20.1 to 1.32.0; places are those of onnxruntime_c_api.h at 1.20). Its 500 kB of headers are not needed.

@@ -62,7 +62,7 @@ static void read_shape(Tensor *tensor, const OrtShapeInfo *info) {
     require(api->GetTensorElementType(info, &tensor->type), tensor->name);
     require(api->GetDimensionsCount(info, &tensor->rank), tensor->name);
     if (tensor->rank > MAX_DIMENSIONS)
-        fail(FAILED, "'%s' has %zu dimensions, more than this runner takes", tensor->name, tensor->rank);
+        fail(FAILED, "'%s' has %zu dimensions, more than this runner supports", tensor->name, tensor->rank);
     require(api->GetDimensions(info, tensor->shape, tensor->rank), tensor->name);
     tensor->bytes = element_bytes(tensor->type);
     if (!tensor->bytes)

@@ -1,4 +1,4 @@
-/* A model loaded by ONNX Runtime, with a buffer for each input, and the ends of everything that may fail. */
+/* A model loaded by ONNX Runtime, with a buffer for each input, and error exits. */
 #ifndef EDGEDISTILL_SESSION_H
 #define EDGEDISTILL_SESSION_H
 
@@ -18,7 +18,7 @@ typedef struct {
     int64_t shape[MAX_DIMENSIONS];
     size_t rank;
     size_t bytes;    /* of one request */
-    void *data;      /* an input's own; an output's is ONNX Runtime's */
+    void *data;      /* owned by an input; ONNX Runtime owns that of an output */
     OrtValue *value;
 } Tensor;
 
@@ -39,13 +39,13 @@ void print_json(const char *text);
 /* Open the library of ONNX Runtime, and return its version. */
 const char *open_runtime(const char *library);
 
-/* The size of an element of ONNX's type, 0 for one that is not known. */
+/* The size of an element of ONNX's type, or 0 for an unknown type. */
 size_t element_bytes(int type);
 
 /* Load a model with fixed shapes, on the CPU, with a number of threads. */
 void load_model(Model *model, const char *path, int threads);
 
-/* Run one inference on what the inputs' buffers hold. */
+/* Run one inference on the contents of the input buffers. */
 void infer(Model *model);
 
 /* Find shape, type, bytes and data of the outputs of the last inference. */

@@ -1,4 +1,4 @@
-/* The timed loop: warm up until steady, then sample, and tag what other work preempted; as targets/harness/sampling.py does. */
+/* The timed loop: warm up until steady, then sample, and tag preempted samples, as in targets/harness/sampling.py. */
 #ifndef EDGEDISTILL_TIMING_H
 #define EDGEDISTILL_TIMING_H
 
@@ -16,16 +16,16 @@ typedef struct {
 
 int64_t now_ns(void);
 
-/* Make room, touched beforehand, so that filling it does not grow the measured process. */
+/* Allocate buffers and write them once, so that filling them does not grow the measured process. */
 void make_room(Samples *samples);
 
-/* Time inferences for so many seconds, within the bounds of constants.h. */
+/* Time inferences for some seconds, within the bounds of constants.h. */
 void take_samples(Samples *samples, Model *model, const Requests *requests, double seconds);
 
 /* A field of /proc/self/status in bytes, or -1. */
 int64_t status_bytes(const char *field);
 
-/* Forget the peak of resident memory so far; say whether the kernel could. */
+/* Reset the peak of resident memory; return whether the kernel supports it. */
 int reset_peak(void);
 
 #endif

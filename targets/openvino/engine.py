@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU: compile an ONNX model to its IR; load and run it in exactly the precision asked for."""
+"""OpenVINO on the CPU: compile an ONNX model to OpenVINO's IR; load and run it in exactly the requested precision."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import seven_bits
 # back to a stub when the reporter cannot be imported, and nothing is sent or written.
 sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
 
-# OpenVINO runs an fp32 model in bf16 where the CPU can, unless it is told not to; int8 layers stay int8.
+# By default OpenVINO runs an fp32 model in bf16 where the CPU supports it; int8 layers stay int8.
 HINTS = {"fp32": "f32", "int8": "f32"}
 NAMES = {"f32": "fp32", "f16": "fp16", "bf16": "bf16", "i8": "int8", "u8": "int8"}
 NO_KERNEL = ("undef", "unknown")
@@ -28,7 +28,7 @@ def describe() -> Dict[str, str]:
 
 
 def compile(model: Path, out: Path, precision: str, threads: int) -> Dict[str, Any]:  # noqa: A001 - the kit's contract
-    """Write the model's IR, weights as they are or of 7 bits where 8 overflow, and prove that this device takes it."""
+    """Write the model's IR, with weights of 7 bits where 8 bits overflow, and check that this device compiles it."""
     import openvino
 
     converted = openvino.convert_model(str(model))
@@ -46,7 +46,7 @@ def load(entry: Path, precision: str, threads: int) -> "Session":
 
 
 def profile(entry: Path, precision: str, threads: int) -> "ProfiledSession":
-    """Do the same, with a clock around each layer."""
+    """Load a model as `load` does, with each layer timed."""
     return ProfiledSession(_compiled(entry, precision, threads, {"PERF_COUNT": True}), entry)
 
 
@@ -70,7 +70,7 @@ def _compiled(entry: Path, precision: str, threads: int, more: Dict[str, Any]) -
 
 
 class Session:
-    """A compiled model with its input tensors preset, so that the timed call is the inference alone."""
+    """A compiled model with its input tensors preset, so that the timed call contains only the inference."""
 
     def __init__(self, compiled: Any, entry: Path) -> None:
         self._compiled, self._entry = compiled, entry
@@ -81,7 +81,7 @@ class Session:
         self._views = {name: self._request.get_tensor(name).data for name in self.inputs}
 
     def set(self, feed: Dict[str, np.ndarray]) -> None:
-        """Copy one request into the input tensors, its types and shapes as the model has them."""
+        """Copy one request, in the model's types and shapes, into the input tensors."""
         for name, array in feed.items():
             view = self._views[name]
             if view.shape != array.shape or view.dtype != array.dtype:
@@ -93,15 +93,15 @@ class Session:
         return {_name(port): self._request.get_tensor(port).data for port in self._compiled.outputs}
 
     def engine_ns(self) -> int:
-        """Return what the last inference took by OpenVINO's own clock, without the call from Python: some 5 us less."""
+        """Return the latency of the last inference by OpenVINO's own clock, without the call from Python: some 5 us less."""
         return round(self._request.latency * 1e6)
 
     def threads(self) -> Optional[int]:
-        """Return the number of threads that the compiled model has."""
+        """Return the number of threads of the compiled model."""
         return int(self._compiled.get_property("INFERENCE_NUM_THREADS"))
 
     def executed(self) -> Tuple[Optional[Dict[str, int]], Optional[str]]:
-        """Count weighted layers by the precision that they run in, from the compiled graph; a remark on weights of 7 bits."""
+        """Count weighted layers by the precision that they run in, from the compiled graph, with a remark on 7-bit weights."""
         counts: Dict[str, int] = {}
         for operation in self._compiled.get_runtime_model().get_ops():
             info = operation.get_rt_info()
@@ -113,12 +113,12 @@ class Session:
 
 
 class ProfiledSession(Session):
-    """A compiled model that counts what each layer takes, in whole microseconds of the mean over all inferences."""
+    """A compiled model that reports each layer's mean time over all inferences, in whole microseconds."""
 
     def layers(self) -> List[Dict[str, Any]]:
-        """Return the layers that have a kernel of their own: those that were fused into another, inputs and outputs have none.
+        """Return the layers with their own kernels; fused layers, inputs and outputs have no kernel.
 
-        That a layer ran is not told of one that took less than half a microsecond.
+        OpenVINO does not report whether a layer ran if it took less than half a microsecond.
         """
         return [
             {

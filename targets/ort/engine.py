@@ -19,7 +19,7 @@ PRECISIONS = ("fp32", "int8")
 PROVIDERS = ["CPUExecutionProvider"]
 EXACT_PRODUCTS = "session.x64quantprecision"
 SHARED_ZERO_POINT = "Attempt to replace the existing tensor"
-QUIET = 3  # errors only: warnings about unused initializers say nothing to a user
+QUIET = 3  # errors only: warnings about unused initializers do not help a user
 
 
 def describe() -> Dict[str, str]:
@@ -30,13 +30,13 @@ def describe() -> Dict[str, str]:
 
 
 def compile(model: Path, out: Path, precision: str, threads: int) -> Dict[str, Any]:  # noqa: A001 - the kit's contract
-    """Write the graph that this device runs, optimised to its instructions, and beside it the one for phones."""
+    """Write the graph for this device, optimised for its instruction set, and a portable graph for phones beside it."""
     _known(precision)
     (out / "mobile").mkdir(exist_ok=True)
     _save(model, out / "model.ort", _options(threads), ())
     # What `onnxruntime.tools.convert_onnx_models_to_ort --optimization_style Fixed --target_platform arm` does: no
     # blocked layout, which only x86 has kernels for, and signed activations in integer kernels.
-    phone = _options(1, exact_products="0")  # which is for x86's sake: a phone has other kernels
+    phone = _options(1, exact_products="0")  # that option is for x86 only: a phone has other kernels
     phone.add_session_config_entry("session.qdqisint8allowed", "1")
     _save(model, out / "mobile" / "model.ort", phone, ("NchwcTransformer",))
     return {"entry": "model.ort", "files": ["model.ort"], "extras": ["mobile/model.ort"]}
@@ -52,19 +52,19 @@ def _save(model: Path, path: Path, options: Any, disabled: Tuple[str, ...]) -> N
     except Exception as error:
         if SHARED_ZERO_POINT not in str(error):
             raise
-        # ONNX Runtime cannot make weights unsigned that share a zero point. The check then shows what overflows.
+        # ONNX Runtime cannot make weights unsigned that share a zero point. The check then shows overflows.
         options.add_session_config_entry(EXACT_PRODUCTS, "0")
         onnxruntime.InferenceSession(str(model), options, providers=PROVIDERS, disabled_optimizers=list(disabled))
 
 
 def load(entry: Path, precision: str, threads: int) -> "Session":
-    """Load a graph in ORT format as it is; a graph that has been optimised is not optimised again."""
+    """Load a graph in ORT format without optimising it again."""
     _known(precision)
     return Session(_open(entry, _options(threads)), entry)
 
 
 def profile(entry: Path, precision: str, threads: int) -> "ProfiledSession":
-    """Do the same, with a clock around each kernel, whose log goes into a folder of its own."""
+    """Load a graph as `load` does, with each kernel timed and logged into a separate folder."""
     _known(precision)
     options, folder = _options(threads), tempfile.mkdtemp(prefix="edgedistill-profile-")
     options.enable_profiling = True
@@ -93,16 +93,16 @@ def _options(threads: int, exact_products: str = "1") -> Any:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = QUIET
-    # As applications get it by default, and for a reason: with 2 threads ResNet-8 takes 145 us spinning, 300 us not.
+    # The default for applications, for a reason: with 2 threads ResNet-8 takes 145 us with spinning, 300 us without.
     options.add_session_config_entry("session.intra_op.allow_spinning", "1")
     # x86 without VNNI adds two products of unsigned activations and signed weights in 16 bits, which overflows: ResNet-8
-    # on digits gave other answers to 31 % of the images. With this, such processors get unsigned weights; others ignore it.
+    # on digits gave other answers for 31 % of the images. With this option, such processors get unsigned weights; others ignore it.
     options.add_session_config_entry(EXACT_PRODUCTS, exact_products)
     return options
 
 
 class Session:
-    """A loaded model with its inputs bound, so that the timed call is the inference alone."""
+    """A loaded model with its inputs bound, so that the timed call contains only the inference."""
 
     def __init__(self, session: Any, entry: Path) -> None:
         self._session = session
@@ -128,7 +128,7 @@ class Session:
         return {name: arrays[i] for i, name in enumerate(self._outputs)}
 
     def threads(self) -> Optional[int]:
-        """Return the number of threads of the session's pool, the calling one included."""
+        """Return the number of threads of the session's pool, including the calling thread."""
         return int(self._session.get_session_options().intra_op_num_threads)
 
     def executed(self) -> Tuple[Optional[Dict[str, int]], Optional[str]]:
@@ -140,10 +140,10 @@ class Session:
 
 
 class ProfiledSession(Session):
-    """A loaded model that logs what each kernel takes, in whole microseconds."""
+    """A loaded model that logs each kernel's time, in whole microseconds."""
 
     def layers(self) -> List[Dict[str, Any]]:
-        """Return the kernels in the order they run, each with what it takes; once only."""
+        """End the profile and return the kernels in execution order, each with its time; call this only once."""
         log = Path(self._session.end_profiling())
         try:
             return kernel_times(json.loads(log.read_text(encoding="utf-8")))
@@ -156,7 +156,7 @@ ELEMENTS = {"float": "fp32", "float16": "fp16", "bfloat16": "bf16", "uint8": "in
 
 
 def kernel_times(events: List[Dict[str, Any]]) -> List[Dict[str, Any]]:
-    """Return each kernel of a profile in the order they ran first, with its mean time, preempted runs and the first left out."""
+    """Return each kernel of a profile in the order of its first run, with its mean time without preempted runs and the first."""
     times: Dict[str, List[int]] = {}
     kernels: Dict[str, Dict[str, Any]] = {}
     for event in events:
@@ -183,14 +183,14 @@ def _middle_mean(values: List[int]) -> float:
 
 
 def _element(kernel: Dict[str, Any]) -> str:
-    """Return the precision of a kernel: its kind says so, or the first value that it writes."""
+    """Return the precision of a kernel, from its operator type or from its first output."""
     if kernel["op_name"] in INT8_KERNELS:
         return "int8"
     written = kernel.get("output_type_shape") or [{}]
     return ELEMENTS.get(next(iter(written[0]), ""), "other")
 
 
-# Kernels that multiply by weights, by how they got there; a float one runs in the type of its first input.
+# Kernels that multiply by weights, by origin; a float kernel runs in the type of its first input.
 FLOAT_KERNELS = {
     "Conv", "FusedConv", "NhwcFusedConv", "ConvTranspose", "MatMul", "FusedMatMul", "Gemm", "FusedGemm", "Attention",
 }  # fmt: skip

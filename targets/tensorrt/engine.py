@@ -34,7 +34,7 @@ def describe() -> Dict[str, str]:
 
 
 def compile(model: Path, out: Path, precision: str, threads: int) -> Dict[str, Any]:  # noqa: A001, ARG001 - the kit's contract
-    """Build a plan for this GPU and this TensorRT, and keep with it what it was built for, and the model to build it again."""
+    """Build a plan for this GPU and TensorRT version, and store its record and the model for a rebuild beside it."""
     _known(precision)
     kept = out / trt_plan.MODEL
     if model.resolve() != kept.resolve():
@@ -45,12 +45,12 @@ def compile(model: Path, out: Path, precision: str, threads: int) -> Dict[str, A
 
 
 def load(entry: Path, precision: str, threads: int) -> "Session[trt_session.Session]":  # noqa: ARG001 - the kit's contract
-    """Load a plan that was built for this place; another is built anew where its model is beside it, and refused elsewhere."""
+    """Load a plan built for this GPU and TensorRT; rebuild any other plan from the model beside it, or refuse it without one."""
     return _load(entry, precision, trt_session.Session)
 
 
 def profile(entry: Path, precision: str, threads: int) -> "Session[trt_session.ProfiledSession]":  # noqa: ARG001 - the kit's contract
-    """Do the same, with a clock around each layer and without a CUDA graph."""
+    """Load a plan as `load` does, with each layer timed and without a CUDA graph."""
     return _load(entry, precision, trt_session.ProfiledSession)
 
 
@@ -85,7 +85,7 @@ def _place() -> Dict[str, Any]:
 
 @functools.lru_cache(maxsize=None)
 def _program() -> Optional[trt_exec.Program]:
-    """Return trtexec where Python has no TensorRT, and None where it has; raise ImportError where there is neither."""
+    """Return None if Python has TensorRT, or else trtexec; raise ImportError if both are missing."""
     try:
         trt = trt_build.module()
     except ImportError as error:
@@ -105,7 +105,7 @@ def _new_enough(version: Any) -> None:
 
 
 def _why(error: ImportError) -> str:
-    """Return why the module is not there, and where it is if another Python on this machine has it."""
+    """Return why the module is missing, and its location if another Python on this machine has it."""
     hidden = glob.glob(SYSTEM)
     if hidden:
         return f"{error}; {hidden[0]} is installed for /usr/bin/python3, but this Python does not search that folder"

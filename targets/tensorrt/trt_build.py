@@ -1,7 +1,7 @@
-"""An engine plan from an ONNX file, by TensorRT's Python module: one way for versions 8.5 to 11.
+"""Build an engine plan from an ONNX file with TensorRT's Python module, for versions 8.5 to 11.
 
-Names that some version lacks are asked for by `optional`; every other name is in all of them. The tests hold both against the
-names of the published modules.
+Names that some versions lack are looked up with `optional`; all other names exist in every version. The tests compare both
+with the names of the published modules.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import trt_cuda
 import trt_plan
 
 WEAK_FLAGS = {"fp32": (), "fp16": ("FP16",), "int8": ("INT8", "FP16")}
-"""What builds a network whose types TensorRT may choose: layers that are not quantized run in float16, as from 11 on."""
+"""The builder flags where TensorRT may choose types: layers that are not quantized run in float16, as from 11 on."""
 SHARE_OF_MEMORY = 2
-"""Scratch space for building is half of what is free: on a Jetson that is the memory of everything else, too."""
+"""The build's workspace is half of the free memory: on a Jetson all other programs share that memory."""
 
 
 def module() -> Any:
@@ -26,7 +26,7 @@ def module() -> Any:
 
 
 def optional(owner: Any, name: str) -> Any:
-    """Return a name that not every version has, or None."""
+    """Return an attribute that some versions lack, or None."""
     return getattr(owner, name, None)
 
 
@@ -36,15 +36,16 @@ def version(trt: Any) -> Tuple[int, ...]:
 
 
 def strongly_typed(numbers: Tuple[int, ...], precision: str) -> bool:
-    """Say whether a network runs in exactly the types of its file: always from 11 on; before that int8 files have no float16.
+    """Return whether a network runs in exactly the types of its file: always from 11 on, and in 10 except for int8.
 
-    TensorRT 10 builds either way. Its float16 files say which parts must stay in float32, which flags would not respect.
+    Before 11, int8 files contain no float16. TensorRT 10 supports both ways; its float16 files define which parts must stay in
+    float32, and builder flags would ignore that.
     """
     return numbers[0] >= 11 or (numbers[0] == 10 and precision != "int8")
 
 
 class Log:
-    """What TensorRT said, errors kept for the exception that follows them; a logger of its own class is made per module."""
+    """TensorRT's errors, stored for the exception that follows them; the logger class is made for each TensorRT module."""
 
     def __init__(self, trt: Any) -> None:
         self.errors: List[str] = []
@@ -61,14 +62,14 @@ class Log:
         self.logger = Logger()
 
     def words(self) -> str:
-        """Return the last errors, which name the cause, or that there were none."""
-        return "; ".join(self.errors[-3:]) or "it gives no reason"
+        """Return the last errors, which name the cause, or a text that there were none."""
+        return "; ".join(self.errors[-3:]) or "it gave no reason"
 
 
 def build(model: Path, plan: Path, precision: str, place: Any) -> None:
-    """Build a model for this GPU and write its plan; raise RuntimeError with TensorRT's own words where it does not."""
+    """Build a model for this GPU and write its plan; raise RuntimeError with TensorRT's errors if the build fails."""
     trt = module()
-    trt_cuda.runtime()  # before TensorRT makes CUDA's context, whose way of waiting is settled then
+    trt_cuda.runtime()  # before TensorRT makes CUDA's context, which fixes how the CPU waits for the GPU
     numbers, log = version(trt), Log(trt)
     builder = trt.Builder(log.logger)
     network = builder.create_network(_network_flags(trt, numbers, precision))
@@ -88,7 +89,7 @@ def build(model: Path, plan: Path, precision: str, place: Any) -> None:
 
 
 def _network_flags(trt: Any, numbers: Tuple[int, ...], precision: str) -> int:
-    """Return the bits of how a network is made; what 11 has only one of, it has no flag for."""
+    """Return the flags for creating a network; 11 lacks the flags of features that are always on."""
     flags, wanted = trt.NetworkDefinitionCreationFlag, ["EXPLICIT_BATCH"]
     if strongly_typed(numbers, precision):
         wanted.append("STRONGLY_TYPED")
@@ -102,15 +103,15 @@ def _configure(trt: Any, config: Any, flags: Any) -> None:
         if flag is None:
             raise RuntimeError(f"TensorRT {trt.__version__} has no builder flag {name}")
         config.set_flag(flag)
-    # On by default, and float32 with ten bits of mantissa: what is measured as fp32 is fp32.
+    # TF32 is on by default, and has only ten bits of mantissa: a measurement in fp32 must run in fp32.
     config.clear_flag(trt.BuilderFlag.TF32)
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # or the inspector tells names only
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # or the inspector reports names only
     free_bytes, _ = trt_cuda.runtime().free_bytes()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, free_bytes // SHARE_OF_MEMORY)
 
 
 def _use_timings(config: Any, path: Path) -> None:
-    """Give a build the timings of earlier ones; TensorRT itself refuses those of another device."""
+    """Reuse the timing cache of earlier builds; TensorRT itself refuses the cache of another device."""
     content = path.read_bytes() if path.is_file() else b""
     cache = config.create_timing_cache(content)
     if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):

@@ -1,4 +1,4 @@
-"""CUDA through ctypes, for a Jetson has neither pycuda nor cuda-python: who the GPU is, and what loading and timing need."""
+"""CUDA through ctypes, as a Jetson has neither pycuda nor cuda-python: GPU properties, and calls to load and time."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ THREAD_LOCAL = 1  # cudaStreamCaptureModeThreadLocal
 
 
 class CudaError(RuntimeError):
-    """CUDA is absent, or a call of it failed."""
+    """CUDA is absent, or a CUDA call failed."""
 
 
 class Gpu(NamedTuple):
-    """What an engine plan is tied to: the GPU's name, its compute capability ("8.7") and number of multiprocessors."""
+    """The GPU properties that an engine plan depends on: name, compute capability ("8.7") and number of multiprocessors."""
 
     name: str
     compute_capability: str
@@ -35,7 +35,7 @@ class Gpu(NamedTuple):
 
     @property
     def spelt(self) -> str:
-        """All of it in words."""
+        """All properties as text."""
         return f"{self.name}, compute capability {self.compute_capability}, {self.multiprocessors} multiprocessors"
 
 
@@ -70,7 +70,7 @@ def _driver(driver: ctypes.CDLL, name: str, *arguments: Any) -> None:
 
 @functools.lru_cache(maxsize=None)
 def runtime() -> "Runtime":
-    """Return libcudart, once in a process."""
+    """Return libcudart, loaded once per process."""
     found = (path for folder in _folders() for path in sorted(glob.glob(os.path.join(folder, "libcudart.so*"))))
     for name in (*RUNTIMES, *found):
         library = _opened(name)
@@ -80,7 +80,7 @@ def runtime() -> "Runtime":
 
 
 def _folders() -> List[str]:
-    """Return where libcudart may be beside the loader's own paths, pip's packages of it last."""
+    """Return the folders to search for libcudart beside the loader's paths, pip's packages last."""
     return [*FOLDERS, *(os.path.join(entry, "nvidia", "*", "lib") for entry in sys.path)]
 
 
@@ -100,12 +100,12 @@ class Buffer(NamedTuple):
 
 
 class Runtime:
-    """The calls of libcudart that are used here; a call that fails raises CudaError with CUDA's own words."""
+    """The calls of libcudart that are used here; a call that fails raises CudaError with CUDA's error message."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self._library = library
         library.cudaGetErrorString.restype = ctypes.c_char_p
-        # Typed once: these are between the clock's two readings, where finding out a type costs a microsecond.
+        # Argument types are declared once: these calls are timed, and ctypes needs a microsecond to infer a type.
         address, stream = ctypes.c_void_p, ctypes.c_void_p
         library.cudaMemcpyAsync.argtypes = [address, address, ctypes.c_size_t, ctypes.c_int, stream]
         library.cudaEventRecord.argtypes = [ctypes.c_void_p, stream]
@@ -134,25 +134,25 @@ class Runtime:
         return int(made.value or 0)
 
     def event(self) -> int:
-        """Return a new event that can be timed."""
+        """Return a new event with a timestamp."""
         made = ctypes.c_void_p()
         self.call("cudaEventCreateWithFlags", ctypes.byref(made), ctypes.c_uint(0))
         return int(made.value or 0)
 
     def elapsed_ns(self, begin: int, end: int) -> int:
-        """Return the time between two events that have passed."""
+        """Return the time between two completed events."""
         milliseconds = ctypes.c_float()
         self.call("cudaEventElapsedTime", ctypes.byref(milliseconds), ctypes.c_void_p(begin), ctypes.c_void_p(end))
         return round(milliseconds.value * 1e6)
 
     def free_bytes(self) -> Tuple[int, int]:
-        """Return the memory that is free on the device, and all of it; on a Jetson both are the board's own."""
+        """Return the free and the total memory of the device; on a Jetson both are those of the board."""
         free, total = ctypes.c_size_t(), ctypes.c_size_t()
         self.call("cudaMemGetInfo", ctypes.byref(free), ctypes.byref(total))
         return free.value, total.value
 
     def begin_capture(self, stream: int) -> None:
-        """Record what is put on a stream from now on, instead of doing it."""
+        """Start recording the work enqueued on a stream instead of running it."""
         self.call("cudaStreamBeginCapture", ctypes.c_void_p(stream), ctypes.c_int(THREAD_LOCAL))
 
     def end_capture(self, stream: int) -> Optional[int]:

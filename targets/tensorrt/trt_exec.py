@@ -1,7 +1,7 @@
-"""trtexec, where Python's binding of TensorRT is missing: its versions, its conditions pinned and read back, its files read.
+"""trtexec, for devices without TensorRT's Python module: find its version, pin and verify its conditions, parse its files.
 
-Its defaults are not the same from version to version: until 10 it times without a CUDA graph and with copies, from 11 on with
-a graph and without copies, so that figures of two versions compare only where both are told what to do.
+The defaults differ by version: until 10 trtexec times without a CUDA graph and with copies, from 11 on with a graph and
+without copies, so figures of two versions are comparable only if both run with explicit options.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from trt_cuda import Gpu
 PLACES = ("/usr/src/tensorrt/bin/trtexec", "/usr/bin/trtexec")
 BANNER = re.compile(r"\[TensorRT v(\d+)\]")
 SPELT_BY_CPP = re.compile(r'("(?:[^"\\]|\\.)*")|(-?)\b(nan|inf)\b(?:\(\w*\))?')
-"""Strings, to be left alone, and numbers that only C++ writes like this."""
+"""Strings, which stay unchanged, and numbers that only C++ writes like this."""
 TIMEOUT_S = 3600
 WARM_UP_MS = 1000
 Conditions = Dict[str, str]
 
 
 class TrtexecError(RuntimeError):
-    """trtexec failed or did not do what it was told; the text has its own words."""
+    """trtexec failed or ignored an option; the text contains its message."""
 
 
 class Program(NamedTuple):
@@ -42,7 +42,7 @@ class Program(NamedTuple):
 
 
 def find() -> Optional[Program]:
-    """Return trtexec from PATH or from where JetPack puts it, or None."""
+    """Return trtexec from PATH or from JetPack's folder, or None."""
     for path in (shutil.which("trtexec"), *PLACES):
         if path and os.access(path, os.X_OK):
             return Program(path, _version(path))
@@ -68,20 +68,20 @@ def read_version(said: str) -> Tuple[int, int, int]:
 
 
 def build_flags(version: Tuple[int, int, int], precision: str) -> List[str]:
-    """Return what a version is told to build a precision, as `trt_build` does by the Python module."""
+    """Return a version's flags for building a precision, equivalent to `trt_build` with the Python module."""
     flags = ["--noTF32", "--profilingVerbosity=detailed"]
     flags.append("--skipInference" if version >= (8, 6, 0) else "--buildOnly")
     if version[0] >= 11:
-        return flags  # its networks have the types of the file; flags of precision end it with "Unknown option"
+        return flags  # its networks have the types of the file; precision flags fail with "Unknown option"
     if version[0] == 10 and precision != "int8":
         return [*flags, "--stronglyTyped"]
     return [*flags, *{"fp32": [], "fp16": ["--fp16"], "int8": ["--int8", "--fp16"]}[precision]]
 
 
 def conditions(version: Tuple[int, int, int], *, graph: bool) -> Tuple[List[str], Conditions]:
-    """Return the flags that pin how a version times, and what its log must say of that.
+    """Return the flags that pin a version's measuring conditions, and the conditions that its log must report.
 
-    Copies are timed and the wait spins, as in the session by the Python module; the CUDA graph is on or off.
+    Copies are timed and the wait spins, as in the session with the Python module; the CUDA graph is on or off.
     """
     wanted = {"Data transfers": "Enabled", "Spin-wait": "Enabled", "CUDA Graph": "Enabled" if graph else "Disabled"}
     if version[0] >= 11:
@@ -90,12 +90,12 @@ def conditions(version: Tuple[int, int, int], *, graph: bool) -> Tuple[List[str]
 
 
 def read_back(log: str, wanted: Conditions) -> Conditions:
-    """Return the conditions that a log tells; raise TrtexecError where they are others, or are not told."""
+    """Return the conditions that a log reports; raise TrtexecError if they differ from the wanted ones or are missing."""
     found = {key: _value(log, key) for key in wanted}
     for key, value in wanted.items():
         if found[key] != value:
-            told = "does not say" if found[key] is None else f"says {found[key]}"
-            raise TrtexecError(f"trtexec was given '{key}: {value}', but its log {told}")
+            logged = "does not say" if found[key] is None else f"says {found[key]}"
+            raise TrtexecError(f"'{key}: {value}' was requested, but trtexec's log {logged}")
     return wanted
 
 
@@ -146,13 +146,13 @@ def read_outputs(text: str) -> Dict[str, np.ndarray]:
 
 
 def parse(text: str) -> Any:
-    """Parse trtexec's JSON, which has C++'s nan and inf where JSON has no word for them."""
+    """Parse trtexec's JSON, which contains C++'s nan and inf."""
     return json.loads(SPELT_BY_CPP.sub(_as_python_spells_it, text), strict=False)
 
 
 def _as_python_spells_it(found: "re.Match[str]") -> str:
     if found.group(3) is None:
-        return found.group(0)  # a string, whatever is in it
+        return found.group(0)  # a string with any content
     return "NaN" if found.group(3) == "nan" else f"{found.group(2)}Infinity"
 
 
@@ -171,15 +171,15 @@ def run(program: Program, arguments: List[str]) -> str:
 
 
 def errors(log: str) -> str:
-    """Return the errors in a log, the first three of them, or its last line."""
+    """Return the errors in a log, the first three of them, or its last line if there are none."""
     found = re.findall(r"^\[[^\]]*\] \[E\] (.*\S)", log, re.MULTILINE)
     lines = [line for line in log.splitlines() if line.strip()]
     return "; ".join(found[:3]) or (lines[-1].strip() if lines else "nothing")
 
 
 def quoted(option: str, files: Dict[str, str]) -> str:
-    """Return an option that takes NAME:FILE,NAME:FILE; names or files with such signs in them are refused."""
+    """Return an option of the form NAME:FILE,NAME:FILE; raise TrtexecError for names and files with these separators."""
     for text in (*files, *files.values()):
         if re.search(r"[:,'\"]", text):
-            raise TrtexecError(f"trtexec takes no input or folder with a ':', ',' or quote in its name: {text}")
+            raise TrtexecError(f"trtexec accepts no input or folder with a ':', ',' or quote in its name: {text}")
     return f"--{option}=" + ",".join(f"{name}:{path}" for name, path in files.items())

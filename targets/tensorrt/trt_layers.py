@@ -1,7 +1,7 @@
-"""The layers of a built engine, as TensorRT's inspector or trtexec lists them: the precision of each that multiplies by weights.
+"""The layers of a built engine, from TensorRT's inspector or trtexec, with the precision of each layer with weights.
 
-TensorRT calls types by other names from version to version, and so does each kind of layer: "Row major linear FP32" and
-"Thirty-two wide channel vectorized row major Int8 format" until 10, "Float" and "Int8" in what its compiler generates.
+TensorRT's names of types differ by version and by kind of layer: "Row major linear FP32" and
+"Thirty-two wide channel vectorized row major Int8 format" until 10, "Float" and "Int8" in generated kernels.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ WEIGHTED = {
 }  # fmt: skip
 """Kinds of layers, and of parameters, that multiply."""
 GENERATED = {"kgen", "runtime_fusion"}
-"""Kernels that the compiler writes itself; their names are the operators in their order."""
+"""Kernels that TensorRT's compiler generates; their names are the operators in order."""
 PRODUCTS = re.compile(r"Corr|Fc|Gemm|Dot|Matm|Deco|MulSum|mha")
 ROUNDED = "RounCast"
-"""How a generated kernel rounds to integers; any other cast before a product is back to floats."""
+"""The cast of a generated kernel that rounds to integers; any other cast before a product converts to floats."""
 OPAQUE = re.compile(r"Conv|Gemm|MatMul|ForeignNode", re.IGNORECASE)
 NAMES_ONLY = "the engine lists its layers by name only; it was not built with detailed profiling verbosity"
 
 
 class Layer(NamedTuple):
-    """One layer of an engine; `precision` is None where TensorRT does not tell, and `multiplies` by weights, as far as told."""
+    """One layer of an engine; `precision` is None if not reported, and `multiplies` is true if it is known to have weights."""
 
     name: str
     type: str
@@ -41,8 +41,8 @@ class Layer(NamedTuple):
 
 
 def read_layers(text: str) -> List[Layer]:
-    """Read the JSON of an inspector (all versions) or of trtexec's --exportLayerInfo; raises ValueError where it is not."""
-    # Names of several ONNX layers are parted by control characters, which strict JSON does not have.
+    """Read the JSON of an inspector (all versions) or of trtexec's --exportLayerInfo; raises ValueError for any other text."""
+    # Names of several ONNX layers are separated by control characters, which strict JSON does not allow.
     found = json.loads(text, strict=False).get("Layers", [])
     if not all(isinstance(each, dict) for each in found):
         raise ValueError(NAMES_ONLY)
@@ -50,7 +50,7 @@ def read_layers(text: str) -> List[Layer]:
 
 
 def count(layers: List[Layer]) -> Tuple[Optional[Dict[str, int]], Optional[str]]:
-    """Count layers that multiply by their precision; None and the reason where some of them hide in one that does not tell."""
+    """Count layers with weights by precision; return None and the reason if a layer hides its precision."""
     hidden = [layer.name for layer in layers if layer.multiplies and layer.precision is None]
     if hidden:
         return None, f"TensorRT does not report the precision inside {hidden[0][:120]}" + (
@@ -84,7 +84,7 @@ def _layer(each: Dict[str, Any]) -> Layer:
 
 
 def _weights(each: Dict[str, Any]) -> Optional[str]:
-    """Return the type of a layer's weights, where it has any: a convolution multiplies in the type of its weights."""
+    """Return the type of a layer's weights, if it has any: a convolution multiplies in the type of its weights."""
     for key in ("Weights", "ConvWeights"):
         weights = each.get(key)
         if isinstance(weights, dict) and weights.get("Count", 0) and KIND.search(str(weights.get("Type", ""))):
@@ -93,7 +93,7 @@ def _weights(each: Dict[str, Any]) -> Optional[str]:
 
 
 def _of_generated(before: str, read: List[Optional[str]], constants: List[Optional[str]]) -> Optional[str]:
-    """Return the precision of a generated kernel's product: of integers when data and weight are, and are not cast before."""
+    """Return the precision of a generated kernel's product: int8 if data and weights are, without a cast before the product."""
     integers = "int8" in read or ROUNDED in before
     weights = "int8" in constants or read.count("int8") > 1
     if integers and weights and "Cast" not in before.replace(ROUNDED, ""):
@@ -118,7 +118,7 @@ def _first(kinds: List[Optional[str]]) -> Optional[str]:
 
 
 def timed(layers: List[Layer], times_ns: Dict[str, float]) -> List[Dict[str, Any]]:
-    """Return the layers that were timed, in the profiler's order, with what the inspector says of them."""
+    """Return the timed layers in the profiler's order, with the inspector's type and precision."""
     known = {layer.name: layer for layer in layers}
     found = []
     for name, duration in times_ns.items():

@@ -1,4 +1,4 @@
-"""What an engine plan was built for, kept beside it: a plan is good for one TensorRT and one GPU, and is never tried elsewhere."""
+"""The record beside an engine plan: a plan is valid for one TensorRT version and one GPU, and is never loaded elsewhere."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from trt_cuda import Gpu
 SCHEMA = "edgedistill.trt_plan/1"
 PLAN, MODEL = "model.plan", "model.onnx"
 HERE = ("tensorrt", "gpu", "compute_capability", "multiprocessors")
-"""The fields that must be this device's own."""
+"""The fields that must match this device."""
 
 
 def describe_place(version: str, gpu: Gpu) -> Dict[str, Any]:
-    """Return what a plan is tied to."""
+    """Return the TensorRT version and the GPU properties that a plan depends on."""
     return {
         "tensorrt": version,
         "gpu": gpu.name,
@@ -36,7 +36,7 @@ def keep(plan: Path, model: Path, precision: str, place: Dict[str, Any]) -> Path
 
 
 def mismatch(plan: Path, precision: str, place: Dict[str, Any]) -> Optional[str]:
-    """Return why a plan must not be loaded here, or None where it was built for this place."""
+    """Return why a plan must not be loaded here, or None if it was built for this GPU and TensorRT version."""
     try:
         record = json.loads(record_of(plan).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -61,12 +61,12 @@ def _place(record: Dict[str, Any]) -> str:
 
 
 def record_of(plan: Path) -> Path:
-    """Return where the record of a plan is."""
+    """Return the path of a plan's record."""
     return plan.with_name(plan.name + ".json")
 
 
 def timing_cache(place: Dict[str, Any]) -> Path:
-    """Return where the timings of kernels on this GPU are kept: with them, the next build takes a fraction of the time."""
+    """Return the path of this GPU's timing cache, which reduces the time of the next build to a fraction."""
     caches = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     key = hashlib.sha256(json.dumps([place[field] for field in HERE]).encode()).hexdigest()[:16]
     return Path(caches) / "edgedistill-device" / f"tensorrt-{key}.timing"
@@ -82,7 +82,7 @@ def sha256(path: Path) -> str:
 
 
 def write(path: Path, content: bytes) -> None:
-    """Write a file, whole or not at all."""
+    """Write a file atomically."""
     handle, scratch = tempfile.mkstemp(dir=str(path.parent), prefix=f".{path.name}-")
     try:
         with os.fdopen(handle, "wb") as file:

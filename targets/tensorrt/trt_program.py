@@ -1,4 +1,4 @@
-"""A model by trtexec: built, loaded and timed in processes of NVIDIA's own program, as there is no binding to load it here."""
+"""Build, load and time a model with trtexec, NVIDIA's program, on devices without TensorRT's Python module."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def build(program: trt_exec.Program, model: Path, plan: Path, precision: str, pl
 
 
 class ProgramSession:
-    """A plan that trtexec loads anew for every inference, and times in runs of its own: see `run_for`."""
+    """A plan that trtexec loads again for every inference, and times in separate runs: see `run_for`."""
 
     def __init__(self, program: trt_exec.Program, plan: Path) -> None:
         self._program, self._plan = program, plan
@@ -51,14 +51,14 @@ class ProgramSession:
         self._layer_info = layers.read_text(encoding="utf-8", errors="replace")
 
     def _start(self, arguments: List[str]) -> str:
-        """Run the plan under the pinned conditions and return the log, in which they were found again."""
+        """Run the plan under the pinned conditions, verify them in the log, and return the log."""
         flags, wanted = trt_exec.conditions(self._program.version, graph=self._graph)
         log = trt_exec.run(self._program, [f"--loadEngine={self._plan}", *flags, *arguments])
         self._settings = dict(trt_exec.read_back(log, wanted))
         return log
 
     def set(self, feed: Dict[str, np.ndarray]) -> None:
-        """Write one request into files, as trtexec takes it."""
+        """Write one request into files for trtexec."""
         for name, array in feed.items():
             if array.shape != self._shapes[name]:
                 raise ValueError(f"input '{name}' has the shape {self._shapes[name]}, not {array.shape}")
@@ -68,7 +68,7 @@ class ProgramSession:
             self._files[name] = str(path)
 
     def infer(self) -> None:
-        """Load the plan and run one inference, in a process: seconds, of which `engine_ns` counts the GPU's part."""
+        """Load the plan and run one inference in a process: this takes seconds; `engine_ns` is the GPU's part."""
         times, outputs = self._folder / "times.json", self._folder / "outputs.json"
         given = trt_exec.quoted("loadInputs", self._files)
         self._start([*ONCE, given, f"--exportTimes={times}", f"--exportOutput={outputs}"])
@@ -80,7 +80,7 @@ class ProgramSession:
         """Infer for some seconds after a warm-up, and return latencies with copies and of the GPU alone, in ns, both (N,)."""
         times = self._folder / "times.json"
         given = [trt_exec.quoted("loadInputs", self._files)] if self._files else []
-        # It takes whole seconds, and at least 10 inferences.
+        # trtexec accepts whole seconds only, and runs at least 10 inferences.
         length = [f"--warmUp={trt_exec.WARM_UP_MS}", f"--duration={max(1, round(seconds))}", "--iterations=50"]
         self._start([*length, *given, f"--exportTimes={times}"])
         return trt_exec.read_times(times.read_text(encoding="utf-8"))
@@ -90,7 +90,7 @@ class ProgramSession:
         return self._outputs
 
     def engine_ns(self) -> int:
-        """Return what the last inference took on the GPU."""
+        """Return the GPU time of the last inference."""
         return self._engine_ns
 
     def threads(self) -> Optional[int]:
@@ -105,7 +105,7 @@ class ProgramSession:
             return None, str(error)
 
     def layers(self) -> List[Dict[str, Any]]:
-        """Return what each layer takes by trtexec's profiler, from a run of its own without a CUDA graph."""
+        """Return each layer's time by trtexec's profiler, from a separate run without a CUDA graph."""
         profile = self._folder / "profile.json"
         self._graph, before = False, self._graph
         try:
@@ -117,5 +117,5 @@ class ProgramSession:
         return trt_layers.timed(trt_layers.read_layers(self._layer_info), times_ns)
 
     def settings(self) -> Dict[str, Any]:
-        """Return the conditions that trtexec's log was found to tell."""
+        """Return the measuring conditions that trtexec logged."""
         return dict(self._settings, timed_by=f"trtexec {self._program.spelt}", gpu=trt_cuda.gpu().spelt)

@@ -14,7 +14,7 @@ import trt_cuda
 import trt_layers
 
 GRAPH = "EDGEDISTILL_CUDA_GRAPH"
-"""The environment variable that turns CUDA graphs off: a graph saves a launch for each layer, which tiny models are full of."""
+"""The environment variable that turns CUDA graphs off: a graph saves a launch per layer, which dominates in tiny models."""
 NUMPY = {
     "FLOAT": np.float32, "HALF": np.float16, "INT8": np.int8, "INT32": np.int32, "BOOL": np.bool_, "UINT8": np.uint8,
     "INT64": np.int64,
@@ -23,7 +23,7 @@ TRIAL = 20
 
 
 class Tensor(NamedTuple):
-    """An input or output: its memory, and the host's part as an array."""
+    """An input or output: its memory, and the host memory as an array."""
 
     name: str
     memory: trt_cuda.Buffer
@@ -50,16 +50,16 @@ class Session:
         self._in, self._out = self._bind()
         self.inputs = [tensor.name for tensor in self._in]
         self._launch, self._graph = self._enqueue, "off"
-        self._run()  # TensorRT sets up what it needs at the first run, which a graph must not hold
+        self._run()  # TensorRT initialises at the first run, which must not be part of a graph
         self._prepare()
         self._device_bytes = free_before - cuda.free_bytes()[0]
 
     def _prepare(self) -> None:
-        """Run the engine through a CUDA graph from now on, where that is wanted and can be."""
+        """Run the engine through a CUDA graph from now on, if enabled and possible."""
         self._launch, self._graph = self._with_graph()
 
     def _bind(self) -> Tuple[List[Tensor], List[Tensor]]:
-        """Give every input and output its memory."""
+        """Allocate the memory of every input and output."""
         trt, engine, context = self._trt, self._engine, self._context
         inputs: List[Tensor] = []
         outputs: List[Tensor] = []
@@ -74,7 +74,7 @@ class Session:
         engine = self._engine
         shape = tuple(int(size) for size in engine.get_tensor_shape(name))
         if min(shape, default=0) < 0 or engine.is_shape_inference_io(name):
-            raise RuntimeError(f"'{name}' has the open shape {shape}; export the model with fixed shapes")
+            raise RuntimeError(f"'{name}' has the dynamic shape {shape}; export the model with fixed shapes")
         kind = np.dtype(self._numpy_type(name))
         size = int(np.prod(shape, dtype=np.int64)) * kind.itemsize
         memory = self._cuda.buffer(size)
@@ -94,7 +94,7 @@ class Session:
             raise RuntimeError(f"the engine failed: {self._log.words()}")
 
     def _with_graph(self) -> Tuple[Callable[[], None], str]:
-        """Return what runs the engine, and whether that is a CUDA graph; what cannot be captured runs without."""
+        """Return the function that runs the engine, and whether it uses a CUDA graph; without one if the capture fails."""
         if os.environ.get(GRAPH, "").lower() in {"0", "off", "no", "false"}:
             return self._enqueue, f"off, by {GRAPH}"
         try:
@@ -104,7 +104,7 @@ class Session:
             finally:
                 graph = self._cuda.end_capture(self._stream)
         except RuntimeError as error:
-            self._stream = self._cuda.stream()  # a stream whose capture failed is of no more use
+            self._stream = self._cuda.stream()  # a stream whose capture failed cannot be used again
             return self._enqueue, f"off, it cannot be captured: {error}"
         cuda, stream = self._cuda, self._stream
         return (lambda: cuda.call("cudaGraphLaunch", graph, stream)), "on"
@@ -135,7 +135,7 @@ class Session:
             np.copyto(wanted, given)
 
     def infer(self) -> None:
-        """Run one inference from and to the host's memory."""
+        """Run one inference, including the copies from and to host memory."""
         self._run()
 
     def outputs(self) -> Dict[str, np.ndarray]:
@@ -143,11 +143,11 @@ class Session:
         return {tensor.name: tensor.array.copy() for tensor in self._out}
 
     def engine_ns(self) -> int:
-        """Return what the last inference took on the GPU, without copies and launches from Python."""
+        """Return the GPU time of the last inference, without copies and launches from Python."""
         return self._cuda.elapsed_ns(self._begin, self._end)
 
     def device_bytes(self) -> Optional[int]:
-        """Return by how much loading shrank the GPU's free memory, if it did: others may have freed some meanwhile."""
+        """Return the decrease of the GPU's free memory during loading; None if other programs freed more meanwhile."""
         return self._device_bytes if self._device_bytes > 0 else None
 
     def threads(self) -> Optional[int]:
@@ -155,7 +155,7 @@ class Session:
         return None
 
     def executed(self) -> Tuple[Optional[Dict[str, int]], Optional[str]]:
-        """Count weighted layers by the precision that they run in, as the engine's inspector tells."""
+        """Count weighted layers by the precision that they run in, from the engine's inspector."""
         try:
             return trt_layers.count(self._layers())
         except ValueError as error:
@@ -168,7 +168,7 @@ class Session:
         return trt_layers.read_layers(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
 
     def settings(self) -> Dict[str, Any]:
-        """Return what the figures are measured under, and the engine's time with and without a CUDA graph, in ns."""
+        """Return the measuring conditions, and the engine's time with and without a CUDA graph, in ns."""
         scratch = trt_build.optional(self._engine, "device_memory_size_v2")
         found = {
             "timed_by": "the clock around copies, engine and wait; CUDA events around the engine",
@@ -193,7 +193,7 @@ class Session:
 
 
 class ProfiledSession(Session):
-    """A loaded engine that keeps what each layer takes; it runs without a CUDA graph, which hides them."""
+    """A loaded engine that records each layer's time; it runs without a CUDA graph, which hides the layers."""
 
     def _prepare(self) -> None:
         self._profiler = _profiler(self._trt)
@@ -201,7 +201,7 @@ class ProfiledSession(Session):
         self._graph = "off while layers are timed"
 
     def layers(self) -> List[Dict[str, Any]]:
-        """Return the layers in the order they run, each with a median over the inferences so far."""
+        """Return the layers in execution order, each with its median time over the inferences so far."""
         times_ns = {name: 1e6 * median(each) for name, each in self._profiler.times_ms.items()}
         return trt_layers.timed(self._layers(), times_ns)
 
@@ -209,12 +209,12 @@ class ProfiledSession(Session):
 def as_int32(values: np.ndarray, name: str) -> np.ndarray:
     """Return int64 values as int32; raise ValueError where one does not fit."""
     if values.size and (values.max() > np.iinfo(np.int32).max or values.min() < np.iinfo(np.int32).min):
-        raise ValueError(f"input '{name}' has values that int32 does not hold, and this TensorRT has no int64")
+        raise ValueError(f"input '{name}' has values outside int32's range, and this TensorRT has no int64")
     return values.astype(np.int32)
 
 
 def _profiler(trt: Any) -> Any:
-    """Return a profiler that keeps the times of each layer, in milliseconds, by name."""
+    """Return a profiler that records the times of each layer, in milliseconds, by name."""
 
     class Profiler(trt.IProfiler):  # type: ignore[misc]  # known when it runs
         def __init__(self) -> None:

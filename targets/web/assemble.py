@@ -1,7 +1,7 @@
-"""From what a page measured to a measurement and its raw samples, by the harness's own statistics.
+"""Build a measurement and its raw samples from a page's upload, with the harness's statistics.
 
 The host runs this in a fresh process with the harness's folder in PYTHONPATH: assemble.py SPEC.json ARRAYS.npz, where the
-spec is a checked upload and what the host knows of the model, and the arrays are the model's answers.
+spec is a checked upload and the host's facts about the model, and the arrays are the model's outputs.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ import stats
 from extra import Extra
 from job import Arm
 
-UNTOLD = "a browser gives a page no figure of"
+NOT_REPORTED = "a browser does not report"
 UNKNOWN = {
-    "energy_uj": f"{UNTOLD} the power of the device",
-    "memory_bytes": f"{UNTOLD} the memory of its process; browser.heap_bytes is WebAssembly's part of it",
+    "energy_uj": f"{NOT_REPORTED} the power of the device",
+    "memory_bytes": f"{NOT_REPORTED} the memory of its process; browser.heap_bytes is WebAssembly's part of it",
     "precision.executed": "ONNX Runtime Web does not report which kernels it chose",
     "preempted": "a browser does not report when other work interrupted an inference; all samples are kept",
     "layers": "not measured: the page does not time single layers",
@@ -34,7 +34,7 @@ NOT_READ = ("affinity", "peak_bytes", "baseline_bytes", "load_peak_bytes", "stea
 
 
 def main(spec_path: Path, arrays_path: Path) -> None:
-    """Write the measurement that a spec asks for, and its samples beside it."""
+    """Write the measurement of a spec, and its samples beside it."""
     spec = json.loads(spec_path.read_text(encoding="utf-8"))
     upload, arm = spec["upload"], _arm(spec)
     with np.load(arrays_path, allow_pickle=False) as archive:
@@ -54,14 +54,14 @@ def main(spec_path: Path, arrays_path: Path) -> None:
 
 
 def _arm(spec: Dict[str, Any]) -> Arm:
-    """Return the arm that the page ran; what a page compiles and loads is its own, and has no path here."""
+    """Return the arm that the page ran; files that the page compiles and loads have no path here."""
     return job.read_arm(dict(spec["arm"], io=spec["io"], kit_dir="", entry=""), Path())
 
 
 def _checked(
     spec: Dict[str, Any], arm: Arm, outputs: Dict[str, np.ndarray]
 ) -> "tuple[Dict[str, Any], Dict[str, np.ndarray]]":
-    """Return parity, and accuracy where the page ran all test requests: a few of them would be another test set."""
+    """Return parity, and accuracy where the page ran all test requests: accuracy on a part of them would not be comparable."""
     count, total = spec["count"], spec["total"]
     with np.load(spec["io"], allow_pickle=False) as archive:
         recorded = {name: archive[name][:count] for name in archive.files}

@@ -1,9 +1,9 @@
-// What this browser says of itself and of its device.
+// Facts that this browser reports about itself and its device.
 
 const ID = "edgedistill.device";
 const NAME = "edgedistill.name";
 
-// A random id that the browser keeps, so that a device is known again; it says nothing about its owner.
+// A random id that the browser stores, so that the device is recognised later; the id says nothing about the owner.
 export function deviceId() {
   let id = read(ID);
   if (!/^[0-9a-f]{32}$/.test(id ?? "")) {
@@ -25,7 +25,7 @@ function read(key) {
   try {
     return localStorage.getItem(key);
   } catch {
-    return null; // storage may be forbidden; then the device is a new one each time
+    return null; // storage may be blocked; then every visit counts as a new device
   }
 }
 
@@ -38,13 +38,13 @@ function write(key, value) {
 }
 
 export async function describe() {
-  const told = await highEntropy();
+  const hints = await highEntropy();
   const gpu = await adapter();
   return {
-    platform: told.platform ?? platformIn(navigator.userAgent),
-    arch: told.architecture ?? "not told",
+    platform: hints.platform ?? platformIn(navigator.userAgent),
+    arch: hints.architecture ?? "not told",
     browser: browserIn(navigator.userAgent),
-    model: told.model ?? "",
+    model: hints.model ?? "",
     cores: navigator.hardwareConcurrency || 1,
     memory_bytes: navigator.deviceMemory ? Math.round(navigator.deviceMemory * 2 ** 30) : null,
     secure: isSecureContext,
@@ -57,11 +57,11 @@ export async function describe() {
 async function highEntropy() {
   try {
     const asked = ["architecture", "bitness", "model", "platform", "platformVersion"];
-    const told = await navigator.userAgentData.getHighEntropyValues(asked);
+    const hints = await navigator.userAgentData.getHighEntropyValues(asked);
     return {
-      platform: `${told.platform} ${told.platformVersion}`.trim() || undefined,
-      architecture: told.architecture ? `${told.architecture} ${told.bitness} bit` : undefined,
-      model: told.model,
+      platform: `${hints.platform} ${hints.platformVersion}`.trim() || undefined,
+      architecture: hints.architecture ? `${hints.architecture} ${hints.bitness} bit` : undefined,
+      model: hints.model,
     };
   } catch {
     return {}; // Firefox, Safari, and plain HTTP

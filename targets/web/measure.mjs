@@ -6,7 +6,7 @@ const RUNTIMES = {
   wasm: { bundle: "ort.wasm.bundle.min.mjs", engine: "ort-wasm-simd-threaded.wasm" },
   webgpu: { bundle: "ort.webgpu.bundle.min.mjs", engine: "ort-wasm-simd-threaded.asyncify.wasm" },
 };
-const STALLED_MS = 120_000; // a slow phone compiles a large model in silence
+const STALLED_MS = 120_000; // a slow phone needs long to compile a large model, without any message
 
 class Stalled extends Error {}
 
@@ -70,7 +70,7 @@ export class Measuring {
     }
   }
 
-  // A model that fails is left out of what follows; the others go on.
+  // A model that fails is left out of the following steps; the others continue.
   async #each(stage, work) {
     for (const arm of this.#plan.arms) {
       if (arm.failed) continue;
@@ -90,15 +90,15 @@ export class Measuring {
   async #download() {
     const runtime = RUNTIMES[this.#plan.arms[0].provider];
     this.#hooks.stage("downloads the engine");
-    const told = (length) => this.#hooks.note(`downloads the engine, ${(length / 1e6).toFixed(1)} MB`);
-    this.engine = await fetchBytes(`runtime/${runtime.engine}`, told);
+    const report = (length) => this.#hooks.note(`downloads the engine, ${(length / 1e6).toFixed(1)} MB`);
+    this.engine = await fetchBytes(`runtime/${runtime.engine}`, report);
     this.empty = new Uint8Array(await fetchBytes("null.onnx"));
     const models = new Map();
     for (const arm of this.#plan.arms) {
       const { key, bytes } = arm.about;
       if (!models.has(key)) {
-        const told = (length) => this.#hooks.note(`downloads ${key}, ${Math.round((100 * length) / bytes)} %`);
-        const model = await fetchBytes(`models/${key}.onnx`, told);
+        const report = (length) => this.#hooks.note(`downloads ${key}, ${Math.round((100 * length) / bytes)} %`);
+        const model = await fetchBytes(`models/${key}.onnx`, report);
         models.set(key, { model, content: await fetchBytes(`requests/${key}.bin`) });
       }
       Object.assign(arm, models.get(key));
@@ -112,7 +112,7 @@ export class Measuring {
     return { model, content, requests, threads, provider, bundle, empty: this.empty, engine: this.engine, ...more };
   }
 
-  // Runs a job in a fresh worker, and once more in another when that one falls silent: on a busy machine a job of
+  // Runs a job in a fresh worker, and once more in another worker if the first stops responding: on a busy machine a job of
   // Firefox with two threads once gave no result, for a reason that is not known.
   async #work(arm, more) {
     try {
@@ -124,7 +124,7 @@ export class Measuring {
     }
   }
 
-  // A worker that says nothing for two minutes has died of something the page is not told.
+  // A worker without a message for two minutes has failed without an error event.
   #once(arm, more) {
     const job = this.#job(arm, more);
     this.#worker = new Worker(new URL("./worker.mjs", import.meta.url), { type: "module" });
@@ -198,7 +198,7 @@ export class Measuring {
   }
 }
 
-// The screen must not go dark: a page that is hidden is slowed down. Not every browser can be asked.
+// Keep the screen on, because browsers slow hidden pages down. Not every browser has this function.
 async function keepAwake() {
   try {
     return await navigator.wakeLock.request("screen");

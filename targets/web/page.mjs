@@ -1,4 +1,4 @@
-// The page: the choices, what is going on, and the results of this device and of the others.
+// The page: the form, the progress, and the results of this device and of other devices.
 
 import { describe, deviceId, savedName, saveName, suggestedName } from "./device.mjs";
 import { Measuring } from "./measure.mjs";
@@ -77,7 +77,7 @@ function showFacts() {
   const facts = {
     Browser: navigator.userAgent, System: about.platform, Cores: about.cores, "Secure context": yes(about.secure),
     Isolated: yes(about.isolated), "Shared memory": yes(about.shared_memory), WebGPU: about.gpu ?? "none",
-    Energy: "a browser gives a page no figure of the power of the device",
+    Energy: "a browser does not report the power of the device",
   };
   for (const [key, value] of Object.entries(facts)) byId("facts").append(node("dt", {}, key), node("dd", {}, String(value)));
 }
@@ -176,7 +176,7 @@ function say(text) {
 async function tell(text, fraction) {
   lastTold = performance.now();
   const body = JSON.stringify({ device: id, name: byId("name").value.trim().slice(0, 60), text: text.slice(0, 120), fraction });
-  await fetch("api/progress", { method: "POST", body }).catch(() => {}); // the server will miss nothing but a line
+  await fetch("api/progress", { method: "POST", body }).catch(() => {}); // only one line of progress is lost
 }
 
 function card(arm, failure = null, answer = null) {
@@ -224,7 +224,7 @@ function middle(values) {
   return sorted[sorted.length >> 1];
 }
 
-// Says which precision is the faster here: on many phones it is not the one that is faster outside a browser.
+// Shows which precision is faster in this browser: on many phones the other one is faster outside a browser.
 function finish(made) {
   byId("results-title").focus();
   say("Done");

@@ -1,5 +1,5 @@
-// How far a model's answers on this device are from the recorded ones. This is the page's own look, before anything is sent; the
-// figures that are kept are the server's, by targets/harness/check.py.
+// Compares a model's outputs on this device with the recorded ones. The page shows this result before it sends anything; the
+// measurement contains the server's result, from targets/harness/check.py.
 
 const TYPES = {
   float32: Float32Array, float64: Float64Array, int64: BigInt64Array, int32: Int32Array, uint8: Uint8Array, int8: Int8Array,

@@ -5,9 +5,9 @@ const HEIGHT = 150;
 const LEFT = 46;
 const BOTTOM = 20;
 const MOST_DOTS = 900;
-const HIGHEST = 4; // times the median; samples beyond that lie on the upper edge, so that the others can be told apart
+const HIGHEST = 4; // times the median; samples above that are drawn on the upper edge, so that the others stay distinguishable
 
-// Draws in the width that it will have, so that its words are as large as they are written.
+// Draws at the final width, so that the text keeps its font size.
 export function plot(processes, title, width) {
   const lists = processes.map((one) => one.latency_ns.map((ns) => ns / 1e6));
   const sorted = lists.flat().sort((a, b) => a - b);

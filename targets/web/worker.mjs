@@ -6,13 +6,13 @@ import { typed } from "./parity.mjs";
 
 const MOST_SAMPLES = 50_000;
 const MOST_LOOPS = 100_000;
-const TICKS = 20; // a sample lasts at least so many steps of the timer, or the timer would be what is measured
-const NS = 1e6; // of a millisecond
+const TICKS = 20; // a sample lasts at least this number of timer steps, so that the timer's resolution does not dominate it
+const NS = 1e6; // nanoseconds per millisecond
 
 const memories = [];
 let spawned = 0;
 
-// The engine tells neither its heap nor how many threads it started, so both are watched from outside.
+// The engine reports neither its heap nor its number of threads, so both are observed from outside.
 function watch() {
   const Memory = WebAssembly.Memory;
   WebAssembly.Memory = class extends Memory {
@@ -66,10 +66,10 @@ async function start(job) {
   watch();
   const ort = await import(`./runtime/${job.bundle}`);
   ort.env.wasm.numThreads = job.threads;
-  ort.env.wasm.wasmBinary = job.engine; // downloaded once, as browsers keep nothing of a site whose certificate they doubt
+  ort.env.wasm.wasmBinary = job.engine; // downloaded once, because browsers cache nothing of a site with an untrusted certificate
   ort.env.logLevel = "error";
   const options = { executionProviders: [job.provider], graphOptimizationLevel: "all" };
-  // A model of one operator first: compiling the engine itself is no model's time.
+  // Load a model of one operator first, so that the model's time does not include compiling the engine.
   const empty = await ort.InferenceSession.create(job.empty, { ...options, executionProviders: ["wasm"] });
   await empty.release();
   postMessage({ progress: { done: 0 } });
@@ -110,7 +110,7 @@ async function check(session, requests, job) {
   return Object.fromEntries(job.requests.outputs.map((block, k) => [block.name, answers[k]]));
 }
 
-// Returns a function that runs so many inferences, and what one of them took.
+// Returns a function that runs a number of inferences and returns the time of one.
 function sampler(session, requests) {
   let next = 0;
   return async (loops) => {
@@ -143,8 +143,8 @@ async function time(session, requests, job) {
   };
 }
 
-// Warms up, and finds how many inferences make a sample long enough: the first ones, before the browser has compiled the
-// engine's inner loops well, are ten times slower than the rest, and say little about that.
+// Warms up, and finds the number of inferences for a long enough sample. The first inferences, before the browser has compiled the
+// engine's inner loops well, are ten times slower than the rest, and are no basis for that number.
 async function settled(sample, lengthMs, step) {
   const enough = (ns) => Math.min(MOST_LOOPS, Math.max(1, Math.ceil((TICKS * step * NS) / ns)));
   let loops = enough(await sample(10));
@@ -159,7 +159,7 @@ async function settled(sample, lengthMs, step) {
   }
 }
 
-// Until the last two windows agree, as the other targets do.
+// Warms up until the last two windows agree, as on the other targets.
 async function warmedUp(sample, lengthMs) {
   const latencies = [];
   const begin = performance.now();

@@ -35,9 +35,11 @@ def test_a_recorded_log_tells_version_gpu_inputs_and_conditions(log, version, gp
     assert trt_exec.read_inputs(text) == inputs
     by_default = {"Data transfers": "Enabled", "Spin-wait": "Disabled", "CUDA Graph": "Disabled"}
     assert trt_exec.read_back(text, by_default) == by_default
-    with pytest.raises(trt_exec.TrtexecError, match="was given 'CUDA Graph: Enabled', but its log says Disabled"):
+    with pytest.raises(
+        trt_exec.TrtexecError, match="'CUDA Graph: Enabled' was requested, but trtexec's log says Disabled"
+    ):
         trt_exec.read_back(text, by_default | {"CUDA Graph": "Enabled"})
-    with pytest.raises(trt_exec.TrtexecError, match="was given 'Fans: Enabled', but its log does not say"):
+    with pytest.raises(trt_exec.TrtexecError, match="'Fans: Enabled' was requested, but trtexec's log does not say"):
         trt_exec.read_back(text, {"Fans": "Enabled"})
 
 
@@ -152,7 +154,7 @@ def test_a_version_is_told_what_it_knows(version, precision, flags):
 
 def test_files_whose_names_trtexec_would_take_apart_are_refused():
     assert trt_exec.quoted("loadInputs", {"x": "/a", "y": "/b"}) == "--loadInputs=x:/a,y:/b"
-    with pytest.raises(trt_exec.TrtexecError, match="takes no input or folder with a ':'"):
+    with pytest.raises(trt_exec.TrtexecError, match="accepts no input or folder with a ':'"):
         trt_exec.quoted("loadInputs", {"serving:0": "/a"})
 
 
@@ -209,7 +211,7 @@ def test_a_session_is_replayed_from_end_to_end(version, device, models, tmp_path
     assert figures.settings["timed_by"] == f"trtexec {version}"
     assert figures.memory_bytes is None
     assert figures.throughput is None
-    assert "program of its own" in figures.reasons["throughput"]
+    assert "separate program" in figures.reasons["throughput"]
     assert [one.precision for one in figures.layers.layers] == ["fp32", "int8", "int8", "int8", "int8", "fp32"]
 
 
@@ -221,7 +223,7 @@ def test_a_condition_that_trtexec_did_not_keep_ends_the_run(device, models, tmp_
     job = write_job(tmp_path, [arm("fp32", KIT, tmp_path / "out" / made["entry"])])
     code, results, _ = harness("check", job, env=env | {"STANDIN_TRTEXEC": "ignores graphs"})
     assert code == 5
-    assert "was given 'CUDA Graph: Enabled', but its log says Disabled" in results[0]["error"]
+    assert "'CUDA Graph: Enabled' was requested, but trtexec's log says Disabled" in results[0]["error"]
 
 
 def test_every_recording_says_where_it_is_from():
