@@ -259,6 +259,29 @@ def test_raw_samples_that_cannot_be_read_are_said_to_be_missing(tmp_path):
     assert clean_samples_ms(remaining.file, remaining.measurement)[0].min() > 0
 
 
+@pytest.mark.parametrize(("int8_us", "slower"), [(4.0, False), (12.0, True)])
+def test_the_attempts_of_quantization_and_the_layers_sensitivity_are_shown(tmp_path, int8_us, slower):
+    run = write_run(tmp_path / "run")
+    manifest = json.loads((run / "manifest.json").read_text())
+    steps = [
+        {"method": "ptq", "float_layers": [], "val_accuracy": 0.8, "drop": 8.4, "holds": False, "seconds": 2.0},
+        {"method": "mixed", "float_layers": ["head"], "val_accuracy": 0.881, "drop": 0.3, "holds": True, "seconds": 9.0,
+         "speed_kept": 0.75},
+    ]  # fmt: skip
+    layers = [
+        {"layer": "head", "output_error": 0.2, "drop": 5.0, "fp32_us": 9.0, "int8_us": int8_us, "measured_on": "ort, local"},
+        {"layer": "stem", "output_error": 0.1, "drop": 0.1, "reason": "no int8 kernel"},
+    ]  # fmt: skip
+    record = manifest["stages"]["quantize"]["record"]
+    record |= {"mode": "mixed", "skip": ["head"], "max_drop": 1.0, "holds": True, "steps": steps, "sensitivity": layers}
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    text = render_report(run)
+    Page(text)
+    assert "Sensitivity of 2 layers" in text
+    assert "no int8 kernel" in text
+    assert ("here no single layer is faster in int8" in text) == slower
+
+
 def test_an_unreadable_stage_is_named(tmp_path):
     run = write_run(tmp_path / "run")
     manifest = json.loads((run / "manifest.json").read_text())
