@@ -130,7 +130,7 @@ def test_a_person_sees_a_table_and_the_section_to_paste(config):
 def test_it_is_a_function_too(config, tmp_path):
     options = SearchOptions(models=("zoo:mlperf-resnet8",), processes=1, seconds=0.1)
     found = api.search(config("budget = { size_bytes = 45_000 }"), tmp_path / "run", options)
-    assert [one.student.model for one in found.fitting] == ["zoo:mlperf-resnet8"]
+    assert [str(one.student.model) for one in found.fitting] == ["zoo:mlperf-resnet8"]
     assert found.fitting[0].best_on("pc-ort").is_within
     assert found.to_json() == json.dumps(json.loads((tmp_path / "run/search/search.json").read_text()), indent=2)
 
