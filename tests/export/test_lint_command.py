@@ -88,7 +88,7 @@ def test_external_data_cannot_leave_its_folder(tmp_path):
     onnx.save(model, str(tmp_path / "in" / "net.onnx"))
     result = run(tmp_path / "in" / "net.onnx", "--fix")
     assert isinstance(result.exception, ConfigError)
-    assert "outside its own folder" in str(result.exception)
+    assert "outside the folder of the model" in str(result.exception)
     assert sorted(path.name for path in (tmp_path / "in").iterdir()) == ["net.onnx"]
 
 

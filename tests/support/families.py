@@ -173,7 +173,7 @@ def digits(kind: str) -> tuple[Tensor, Tensor]:
     return forms[kind], torch.from_numpy(labels)
 
 
-FAST = ("resnet", "signal")
+FAST = ("resnet",)
 EACH_FAMILY = [pytest.param(family, marks=() if family in FAST else pytest.mark.slow, id=family) for family in FAMILIES]
 """Every family for a test's parameters; those that take long to train and to export are slow."""
 

@@ -167,12 +167,12 @@ def test_memory_is_the_models_own(tmp_path):
 
 
 def test_warm_up_goes_on_until_latency_is_steady(tmp_path):
-    result, _ = run_one(tmp_path, {"cold_inferences": 120, "seconds": 0.001}, job={"seconds": 0.5})
+    result, _ = run_one(tmp_path, {"cold_inferences": 120, "seconds": 0.001}, job={"seconds": 0.5, "passes": []})
     assert result["measurement"]["processes"][0]["warmup_n"] >= 100  # the last cold ones are as fast as warm ones
 
 
 def test_a_slow_model_is_sampled_past_the_time_but_not_for_ever(tmp_path):
-    result, _ = run_one(tmp_path, {"seconds": 0.03}, job={"seconds": 0.1})
+    result, _ = run_one(tmp_path, {"seconds": 0.03}, job={"seconds": 0.1, "passes": []})
     process = result["measurement"]["processes"][0]
     assert 20 <= process["n"] <= 34  # 10 times 0.1 s at 30 ms, not 50 samples
     assert not process["steady"]
@@ -183,7 +183,7 @@ def test_arms_take_turns_in_an_order_that_the_seed_fixes(tmp_path):
     arms = [scripted_arm(tmp_path, name) for name in "abc"]
     orders = []
     for _ in range(2):
-        _, _, stderr = harness("bench", write_job(tmp_path, arms, processes=2, seconds=0.01))
+        _, _, stderr = harness("bench", write_job(tmp_path, arms, processes=2, seconds=0.01, passes=[]))
         orders.append([line.split()[1] for line in stderr.splitlines() if " process " in line])
     assert orders[0] == orders[1]
     rounds = [tuple(orders[0][i : i + 3]) for i in (0, 3)]
