@@ -59,14 +59,14 @@ def foreign_operators(view: View) -> Faults:
 
 
 def dynamic_shapes(view: View) -> Faults:
-    """Inputs with a size that the file leaves open."""
+    """Inputs with a size that the file does not fix."""
     for value in view.model.graph.input:
         kind = value.type.tensor_type
         sizes = [size.dim_value if size.HasField("dim_value") else size.dim_param or "?" for size in kind.shape.dim]
         if value.name not in view.index.stored and (
             not kind.HasField("shape") or any(isinstance(s, str) for s in sizes)
         ):
-            yield value.name, f"input '{value.name}' has the open shape {'x'.join(str(size) for size in sizes) or '?'}"
+            yield value.name, f"input '{value.name}' has the dynamic shape {'x'.join(str(size) for size in sizes) or '?'}"
 
 
 def unsigned_inputs(view: View) -> Faults:
