@@ -86,7 +86,7 @@ def _histograms(
     floors = {name: graph.floor(name) for name in histograms}
     for request, answer in enumerate(run_each(watching.SerializeToString(), requests)):
         for name, histogram in histograms.items():
-            value = torch.tensor(requests[name][request] if name in requests else answer[name])
+            value = torch.from_numpy(requests[name][request] if name in requests else answer[name])
             floor = floors[name]
             histogram.update(value if floor is None else value.clamp_min(floor))
         if advance is not None:

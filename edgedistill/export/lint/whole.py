@@ -66,7 +66,10 @@ def dynamic_shapes(view: View) -> Faults:
         if value.name not in view.index.stored and (
             not kind.HasField("shape") or any(isinstance(s, str) for s in sizes)
         ):
-            yield value.name, f"input '{value.name}' has the dynamic shape {'x'.join(str(size) for size in sizes) or '?'}"
+            yield (
+                value.name,
+                f"input '{value.name}' has the dynamic shape {'x'.join(str(size) for size in sizes) or '?'}",
+            )
 
 
 def unsigned_inputs(view: View) -> Faults:
