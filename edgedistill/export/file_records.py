@@ -89,7 +89,9 @@ class FileResult(Record):
             yield f"{one.file}: {one.precision}, opset {one.opset}, {one.size_bytes:,} bytes{_form(one)}"
             if one.accuracy is not None and self.accuracy is not None:
                 yield f"  accuracy {one.accuracy:.2%}, {100 * (one.accuracy - self.accuracy):+.2f} points"
-            same = f"same class as the original model {one.parity.agreement:.2%}, " if self.classifies else ""
+            # Without labels, one value for each class and an embedding look alike.
+            what = "class" if self.accuracy is not None else "largest output"
+            same = f"same {what} as the original model {one.parity.agreement:.2%}, " if self.classifies else ""
             yield (
                 f"  on {self.samples:,} {kind}: {same}maximum difference {one.parity.max_abs_diff:.3g}, "
                 f"squared error {one.error:.2%} of the outputs' variance"
