@@ -85,6 +85,7 @@ def result(folder: Path) -> subprocess.CompletedProcess[str]:
     return found
 
 
+@pytest.mark.slow
 def test_a_student_is_distilled_measured_and_reported_without_a_label(
     folder: Path, result: subprocess.CompletedProcess[str]
 ) -> None:

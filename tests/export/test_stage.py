@@ -68,6 +68,7 @@ FORMS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_every_form_that_a_kit_lists_is_written_in_an_opset_that_all_its_readers_take(job: Pipeline) -> None:
     written = {path.stem: opset_of(onnx.load(str(path))) for path in (job.run.folder / "onnx").glob("*.onnx")}
     assert written == FORMS
@@ -78,6 +79,7 @@ def test_every_form_that_a_kit_lists_is_written_in_an_opset_that_all_its_readers
     assert half["onnx/student-fp16.onnx"] < 0.7 * half["onnx/student-fp32.onnx"]
 
 
+@pytest.mark.slow
 def test_what_the_linter_warns_of_is_recorded_for_the_kits_that_take_the_file(job: Pipeline) -> None:
     records = job.records[ExportRecord].models
     warned = {f"{m.precision}-{m.encoding}" for m in records if m.warnings}
@@ -87,12 +89,14 @@ def test_what_the_linter_warns_of_is_recorded_for_the_kits_that_take_the_file(jo
         assert text.endswith(": the engine refuses the file")
 
 
+@pytest.mark.slow
 def test_a_raw_input_is_cast_first_as_tensorrt_wants_it(job: Pipeline) -> None:
     model = model_of(job, "student-int8")
     readers = [node.op_type for node in model.graph.node if "input" in node.input]
     assert readers == ["Cast"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FORMS)
 def test_raw_images_go_in_and_scores_come_out(job: Pipeline, name: str) -> None:
     model = model_of(job, name)
@@ -113,6 +117,7 @@ def test_raw_images_go_in_and_scores_come_out(job: Pipeline, name: str) -> None:
     assert json.loads(about["edgedistill.preprocessing"])["layout"] == "as the data"
 
 
+@pytest.mark.slow
 def test_only_the_float16_form_has_float16_scales(job: Pipeline) -> None:
     for name, kind in (("student-int8", TensorProto.FLOAT), ("student-int8-s8-f16", TensorProto.FLOAT16)):
         model = model_of(job, name)
@@ -125,6 +130,7 @@ def test_only_the_float16_form_has_float16_scales(job: Pipeline) -> None:
         assert {tensor.data_type for tensor in weights} == {TensorProto.INT8}
 
 
+@pytest.mark.slow
 def test_weights_are_the_same_integers_in_every_form(job: Pipeline) -> None:
     integers = []
     for name in ("student-int8", "student-int8-s8-f16", "student-int8-u8-i32"):

@@ -64,7 +64,8 @@ seconds = 0.1
 """
 
 
-@pytest.mark.parametrize("kit", ["ort", pytest.param("openvino", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kit", ["ort", "openvino"])
 def test_labels_that_do_not_exclude_each_other_are_distilled_quantized_and_measured(tmp_path: Path, kit: str) -> None:
     (tmp_path / "facts.py").write_text(FACTS)
     (tmp_path / "edgedistill.toml").write_text(CONFIG.replace("{kit}", kit))

@@ -10,6 +10,7 @@ import pytest
 
 from tests.support.command import edgedistill, start
 
+pytestmark = pytest.mark.slow
 CONFIG = """
 name = "digits"
 [data]
@@ -125,7 +126,6 @@ def test_another_weight_keeps_the_teachers_and_changes_the_soft_labels(finished:
     assert np.abs(np.load(labels) - before).max() > 0.5
 
 
-@pytest.mark.slow
 def test_a_run_killed_in_its_second_teacher_goes_on_and_ends_bit_for_bit(finished: Path, tmp_path: Path) -> None:
     (tmp_path / "edgedistill.toml").write_text((finished / "edgedistill.toml").read_text())
     teacher = tmp_path / "runs" / "digits" / "teacher"
