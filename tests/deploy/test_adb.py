@@ -175,6 +175,7 @@ def test_the_runner_is_sent_once(phone, runner):
     assert found.facts["cpu"] == "Example Phone 7, Maker X1"
 
 
+@pytest.mark.slow
 def test_doctor_tells_a_phone_and_what_its_energy_lacks(phone, runner):
     lines = list(examine_device(url(phone, runner)))
     assert any("Example Phone 7, Maker X1" in line and "Android 14" in line for line in lines)
@@ -216,6 +217,7 @@ def test_what_is_missing_is_told(phone, runner, tmp_path, monkeypatch):
         probe(read_kit(ORT), url(phone, runner))
 
 
+@pytest.mark.slow
 def test_a_model_that_the_engine_refuses_costs_the_others_nothing(phone, runner, models, tmp_path):
     address = url(phone, runner)
     good = compiled(models, "fp32", tmp_path / "fp32", address)

@@ -148,6 +148,7 @@ def test_the_users_file_is_never_replaced(tmp_path):
     assert model.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_several_kits_take_turns_and_a_refusal_is_a_result(tmp_path):
     kits = [*find_kits().values(), read_kit(SCRIPTED)]
     chosen = [kit for kit in kits if kit.name in ("openvino", "ort", "scripted")]

@@ -133,6 +133,7 @@ def test_a_wrong_key_is_refused_with_the_next_step(device, stranger):
         probe(None, device.url)
 
 
+@pytest.mark.slow
 def test_a_device_that_is_not_there_is_tried_again(user, tmp_path):
     lines = []
     arm = scripted_arm(tmp_path, "a", address="ssh://127.0.0.1:9")
@@ -288,6 +289,7 @@ def test_a_link_that_goes_silent_is_noticed_on_both_sides(device, tmp_path):
     wire.close()
 
 
+@pytest.mark.slow
 def test_a_task_that_takes_too_long_is_ended_on_the_device(user, tmp_path):
     (tmp_path / "engine.py").write_text("import time\ntime.sleep(60)\n")
     sends = {"harness": find_kits()["ort"].folder.parent / "harness", "kit": tmp_path}

@@ -290,7 +290,15 @@ def distilled(folder: Path, distill: dict[str, object]) -> dict:
     return json.loads((folder / "run" / "manifest.json").read_text())["stages"]
 
 
-@pytest.mark.parametrize("loss", [*CLASS_LOSSES, *FEATURE_LOSSES, "huber_of_logits:loss"])
+FAST = ("kd", "at", "huber_of_logits:loss")
+"""A loss of logits, one of features and one of the user's own; the others are slow tests."""
+EACH_LOSS = [
+    pytest.param(loss, marks=() if loss in FAST else pytest.mark.slow, id=loss)
+    for loss in (*CLASS_LOSSES, *FEATURE_LOSSES, "huber_of_logits:loss")
+]
+
+
+@pytest.mark.parametrize("loss", EACH_LOSS)
 def test_every_loss_trains_a_student(folder: Path, loss: str) -> None:
     own = {"temperature": 1.0} if loss == "dist" else PAIR if loss in FEATURE_LOSSES else {}
     stages = distilled(folder, {"loss": loss, "control": loss == "hint"} | own)

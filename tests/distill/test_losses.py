@@ -187,7 +187,9 @@ def test_dkd_of_a_teacher_that_is_sure_keeps_its_digits() -> None:
     assert student.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("t", [1.0, 4.0, 20.0])
+@pytest.mark.parametrize(
+    "t", [pytest.param(1.0, marks=pytest.mark.slow), 4.0, pytest.param(20.0, marks=pytest.mark.slow)]
+)
 def test_dist_is_one_less_pearsons_correlation_both_ways(t: float) -> None:
     assert value(dist, STUDENT, TEACHER, t) == pytest.approx(dist_by_hand(STUDENT, TEACHER, t), rel=1e-9)
     expected = differences(lambda x: dist_by_hand(x, TEACHER, t), STUDENT)

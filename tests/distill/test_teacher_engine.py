@@ -30,6 +30,7 @@ def test_openvino_answers_as_torch_does_for_any_batch() -> None:
     torch.testing.assert_close(only(predict({"input": images[:7]})), expected[:7], rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_choice_is_one_of_the_two_and_says_so() -> None:
     said: list[str] = []
 

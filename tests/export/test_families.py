@@ -82,6 +82,7 @@ def test_every_encoding_agrees_when_optimised(family, encoding):
     assert compare_outputs(made.expected, got).agreement >= 0.996
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", EACH_FAMILY)
 @pytest.mark.parametrize("encoding", ["u8-f32", "u8-i32"])
 def test_unsigned_activations_agree_in_every_encoding_that_holds_them(family, encoding, tmp_path):
@@ -140,6 +141,7 @@ def test_onnx_runtime_runs_them_signed_where_it_allows_itself_to(family, tmp_pat
     assert {name: count for name, count in found.items() if name in LAYERS} == KERNELS[family]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activations", ["signed", "unsigned"])
 @pytest.mark.parametrize("family", EACH_FAMILY)
 def test_openvino_runs_every_int8_layer_in_integers(family, activations):
@@ -184,7 +186,9 @@ def test_pooling_of_a_baked_image_is_written_without_a_gather():
         assert "Gather" not in {node.op_type for node in model.graph.node}
 
 
-@pytest.mark.parametrize("opset", [14, 17, 18, 19, 21, 23])
+@pytest.mark.parametrize(
+    "opset", [17, *(pytest.param(other, marks=pytest.mark.slow) for other in (14, 18, 19, 21, 23))]
+)
 def test_the_opset_asked_for_is_the_one_in_the_file(opset):
     made = case("resnet")
     model = export_onnx(nn.Sequential(made.trained.preprocess, made.prepared), (made.trained.test[:1],), opset)

@@ -51,6 +51,7 @@ def halved(model: onnx.ModelProto, requests: dict) -> np.ndarray:
     return answers(emulated(model), requests)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("opset", [17, 18, 20])
 @pytest.mark.parametrize("family", EACH_FAMILY)
 def test_every_family_is_whole_in_float16(family, opset):

@@ -71,6 +71,7 @@ def test_every_family_passes_for_every_kit_in_its_encoding(family):
     require_clean(case(family).float32, int8=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", EACH_FAMILY)
 def test_every_family_with_unsigned_activations_passes_for_the_kits_that_take_them(family):
     model = case(family, "unsigned").int8
@@ -85,12 +86,13 @@ def test_every_family_with_unsigned_activations_passes_for_the_kits_that_take_th
     )  # MobileNetV3 has its ReLUs in squeeze-excite, which is float
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ZOO)
 def test_the_zoo_passes_for_every_kit_in_its_encoding(name):
     require_clean(zoo(name))
 
 
-@pytest.mark.parametrize("skipped", [("stem.0", "tokens"), ("block.2", "head")])
+@pytest.mark.parametrize("skipped", [("stem.0", "tokens"), pytest.param(("block.2", "head"), marks=pytest.mark.slow)])
 def test_layers_that_are_left_in_float_are_no_errors(skipped):
     torch.manual_seed(0)
     model, inputs = Net(), torch.randn(8, 3, 8, 8)

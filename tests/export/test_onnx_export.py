@@ -76,6 +76,7 @@ def test_biases_are_float_and_nothing_tells_where_the_file_was_made(exported):
     assert not exported.graph.value_info
 
 
+@pytest.mark.slow
 def test_the_oldest_ir_version_that_has_the_opset_is_declared():
     versions = [export_onnx(nn.Linear(3, 2), (torch.zeros(1, 3),), opset).ir_version for opset in (18, 19, 21, 23)]
     assert versions == [8, 9, 10, 11]

@@ -37,7 +37,7 @@ def test_a_narrow_shortcut_with_a_stride_keeps_the_order_of_torch(width: float, 
     )
 
 
-@pytest.mark.parametrize("channels", [1, 4])
+@pytest.mark.parametrize("channels", [1, pytest.param(4, marks=pytest.mark.slow)])
 def test_a_narrow_shortcut_is_trained_and_the_process_lives(channels: int) -> None:
     done = subprocess.run([sys.executable, "-c", TRAIN.format(channels=channels)], capture_output=True, check=False)
     assert done.returncode == 0, done.stderr

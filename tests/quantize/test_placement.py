@@ -105,7 +105,9 @@ class Joined(nn.Module):
 
 
 @pytest.mark.parametrize("name", EACH_ACTIVATION)
-@pytest.mark.parametrize("shape", [(1, 16), (1, 5, 16)], ids=["rows", "sequences"])
+@pytest.mark.parametrize(
+    "shape", [pytest.param((1, 16), id="rows"), pytest.param((1, 5, 16), id="sequences", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("joined", [True, False], ids=["joined", "returned"])
 def test_onnx_runtime_runs_a_dense_layer_with_any_activation_in_integers(name, shape, joined, tmp_path):
     torch.manual_seed(0)

@@ -135,6 +135,7 @@ def test_plain_http_gives_one_thread_and_says_what_that_costs(
         assert m["parity"]["agreement"] >= 0.9
 
 
+@pytest.mark.slow
 @with_chromium
 def test_a_page_that_vanishes_leaves_the_run_whole(run: Path, serve: Callable[..., Served], tmp_path: Path) -> None:
     folder = copy(run, tmp_path)

@@ -154,6 +154,7 @@ class Bench:
         self.thread.join()
 
 
+@pytest.mark.slow
 def test_a_pass_is_metered_by_a_file_that_grows(tmp_path):
     arm = scripted_arm(tmp_path, "one", {"seconds": 0.002})
     with Bench(tmp_path / "meter.csv", lambda: 5.0):

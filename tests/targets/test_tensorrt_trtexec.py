@@ -187,7 +187,8 @@ def device(cuda, tmp_path):
     return of
 
 
-@pytest.mark.parametrize("version", [pytest.param("8.5.2", marks=pytest.mark.slow), "11.0.0"])
+@pytest.mark.slow
+@pytest.mark.parametrize("version", ["8.5.2", "11.0.0"])
 def test_a_session_is_replayed_from_end_to_end(version, device, models, tmp_path):
     env = device(version)
     assert harness("probe", "--kit", KIT, env=env)[1]["engine"] == {"name": "tensorrt by trtexec", "version": version}
