@@ -11,6 +11,8 @@ from edgedistill.records.bench_job import BenchJob
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TARGETS = REPOSITORY / "targets"
+ALL_PASSES = ("null_model", "throughput", "layers", "energy")
+"""The passes of a job that names none; jobs of tests take only latency, unless they name others."""
 SCRIPTED = REPOSITORY / "tests" / "targets" / "kits" / "scripted"
 
 
@@ -38,12 +40,14 @@ def bench_job(*arms, **changes) -> BenchJob:
 
 
 def write_job(folder: Path, arms, **changes) -> Path:
+    """Write a short job without passes beside latency, changed by `changes`."""
     job = {
         "schema": "edgedistill.job/1",
         "out": "measurements",
         "processes": 1,
         "seconds": 0.05,
         "seed": 0,
+        "passes": [],
         "arms": arms,
     }
     path = folder / "job.json"

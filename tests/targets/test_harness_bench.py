@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from edgedistill.records.measurement import Measurement
-from tests.support.jobs import SCRIPTED, TARGETS, arm, harness, scripted_arm, write_job
+from tests.support.jobs import ALL_PASSES, SCRIPTED, TARGETS, arm, harness, scripted_arm, write_job
 
 
 def run_one(folder, script=None, program=TARGETS / "harness", job=None, **changes):
@@ -45,7 +45,10 @@ def test_nothing_but_the_results_is_left_behind(tmp_path):
 
 def test_what_is_not_measured_is_null_with_a_reason(tmp_path):
     measured = run_one(
-        tmp_path, {"executed": None, "unknown": "a closed format"}, reasons={"accuracy": "random inputs"}
+        tmp_path,
+        {"executed": None, "unknown": "a closed format"},
+        reasons={"accuracy": "random inputs"},
+        job={"passes": ALL_PASSES},
     )
     measured = measured[0]["measurement"]
     assert measured["accuracy"] is None
@@ -167,12 +170,12 @@ def test_memory_is_the_models_own(tmp_path):
 
 
 def test_warm_up_goes_on_until_latency_is_steady(tmp_path):
-    result, _ = run_one(tmp_path, {"cold_inferences": 120, "seconds": 0.001}, job={"seconds": 0.5, "passes": []})
+    result, _ = run_one(tmp_path, {"cold_inferences": 120, "seconds": 0.001}, job={"seconds": 0.5})
     assert result["measurement"]["processes"][0]["warmup_n"] >= 100  # the last cold ones are as fast as warm ones
 
 
 def test_a_slow_model_is_sampled_past_the_time_but_not_for_ever(tmp_path):
-    result, _ = run_one(tmp_path, {"seconds": 0.03}, job={"seconds": 0.1, "passes": []})
+    result, _ = run_one(tmp_path, {"seconds": 0.03}, job={"seconds": 0.1})
     process = result["measurement"]["processes"][0]
     assert 20 <= process["n"] <= 34  # 10 times 0.1 s at 30 ms, not 50 samples
     assert not process["steady"]
@@ -183,7 +186,7 @@ def test_arms_take_turns_in_an_order_that_the_seed_fixes(tmp_path):
     arms = [scripted_arm(tmp_path, name) for name in "abc"]
     orders = []
     for _ in range(2):
-        _, _, stderr = harness("bench", write_job(tmp_path, arms, processes=2, seconds=0.01, passes=[]))
+        _, _, stderr = harness("bench", write_job(tmp_path, arms, processes=2, seconds=0.01))
         orders.append([line.split()[1] for line in stderr.splitlines() if " process " in line])
     assert orders[0] == orders[1]
     rounds = [tuple(orders[0][i : i + 3]) for i in (0, 3)]

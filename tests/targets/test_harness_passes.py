@@ -15,14 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgedistill.records.measurement import Measurement
-from tests.support.jobs import SCRIPTED, harness, scripted_arm, write_job
+from tests.support.jobs import ALL_PASSES, SCRIPTED, harness, scripted_arm, write_job
 
 S = 1_000_000_000
 
 
 def measure(folder, script=None, job=None, **changes):
     arm = scripted_arm(folder, "one", script, **changes)
-    code, results, stderr = harness("bench", write_job(folder, [arm], **(job or {})))
+    code, results, stderr = harness("bench", write_job(folder, [arm], **({"passes": ALL_PASSES} | (job or {}))))
     assert code == 0, results
     return Measurement.model_validate(results[0]["measurement"]), stderr
 

@@ -9,7 +9,7 @@ import onnxruntime
 import pytest
 
 from edgedistill.records.measurement import Measurement
-from tests.support.jobs import TARGETS, arm, harness, write_job
+from tests.support.jobs import ALL_PASSES, TARGETS, arm, harness, write_job
 from tests.support.tiny_onnx import build, build_pair, record
 
 KITS = {"openvino": "u8-f32", "ort": "u8-i32"}  # and the encoding that each runs best on x86
@@ -43,7 +43,7 @@ def measured(models):
             entry = folder / f"{kit}-{name}" / made["entry"]
             changes = {"precision": precision, "expected": model, "metric": "top1", "kit_dir": str(TARGETS / kit)}
             arms.append(arm(f"{kit}-{name}", TARGETS / kit, entry) | changes)
-    code, results, _ = harness("bench", write_job(folder, arms, seconds=0.2))
+    code, results, _ = harness("bench", write_job(folder, arms, seconds=0.2, passes=ALL_PASSES))
     assert code == 5
     return {result["name"]: result for result in results}
 
