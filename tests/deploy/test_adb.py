@@ -138,7 +138,7 @@ def compiled(models, name, out, address):
 def test_a_phone_is_measured(phone, runner, models, tmp_path):
     address, lines = url(phone, runner), []
     arms = [compiled(models, name, tmp_path / name, address) for name in ("fp32", "u8-i32")]
-    job = bench_job(*arms, processes=2, seconds=0.2, passes=("energy",))
+    job = bench_job(*arms, processes=2, seconds=0.05, passes=("energy",))
     results = dict(run_bench(job, tmp_path, lines.append))
     float32, int8 = results["fp32"], results["u8-i32"]
     assert isinstance(float32, Measurement), float32

@@ -21,6 +21,7 @@ from edgedistill.deploy.harness import Compilation, _run, compile_models, probe,
 from edgedistill.errors import DeviceError
 from edgedistill.kits.kits import find_kits, read_kit
 from edgedistill.records.measurement import Measurement
+from tests.support import command
 from tests.support.jobs import SCRIPTED, bench_job, scripted_arm
 from tests.support.sshd import PATIENCE_S, SSHD, Sshd, Wire, name_of, read, wait_until
 from tests.support.tiny_onnx import build
@@ -54,9 +55,9 @@ def stranger(device, tmp_path, monkeypatch):
 
 
 def edgedistill(device, *arguments, cwd):
-    command = [sys.executable, "-m", "edgedistill", *map(str, arguments)]
+    program = [sys.executable, "-m", "edgedistill", *map(str, arguments)]
     return subprocess.Popen(
-        command, cwd=cwd, env=device.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        program, cwd=cwd, env=device.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
 
 
@@ -72,13 +73,13 @@ def test_a_model_is_benched_over_ssh_and_sent_once(device, tmp_path):
     for _ in range(2):
         before = wire.sent_bytes
         quick = ("--processes", 1, "--seconds", 0.2, "--run-dir", "run", "--json")
-        run = edgedistill(device, "bench", "tiny.onnx", "--target", "ort", "--device", url, *quick, cwd=tmp_path)
-        out, error = run.communicate(timeout=PATIENCE_S)
-        assert run.returncode == 0, error
+        arguments = ("bench", "tiny.onnx", "--target", "ort", "--device", url, *quick)
+        done = command.edgedistill(*arguments, cwd=tmp_path, **device.environment)
+        assert done.returncode == 0, done.stderr
         sent.append(wire.sent_bytes - before)
-        errors.append(error)
+        errors.append(done.stderr)
     wire.close()
-    assert json.loads(out)["schema"].startswith("edgedistill.comparison/")
+    assert json.loads(done.stdout)["schema"].startswith("edgedistill.comparison/")
     name = f"{getpass.getuser()}@127.0.0.1-{wire.port}-ort-fp32"
     measured = Measurement.model_validate_json((tmp_path / "run" / "measurements" / f"{name}.json").read_text())
     assert (tmp_path / "run" / "measurements" / f"{name}.npz").is_file()
@@ -97,11 +98,10 @@ def test_a_model_is_benched_over_ssh_and_sent_once(device, tmp_path):
 
 
 def test_doctor_looks_at_a_device(device, tmp_path):
-    run = edgedistill(device, "doctor", "--device", device.url, cwd=tmp_path)
-    out, error = run.communicate(timeout=PATIENCE_S)
-    assert run.returncode == 0, error
-    assert "Python 3." in out
-    assert "onnxruntime" in out
+    done = command.edgedistill("doctor", "--device", device.url, cwd=tmp_path, **device.environment)
+    assert done.returncode == 0, done.stderr
+    assert "Python 3." in done.stdout
+    assert "onnxruntime" in done.stdout
 
 
 def test_an_unknown_host_key_is_refused_with_the_way_to_accept_it(device, stranger):

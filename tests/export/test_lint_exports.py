@@ -65,6 +65,7 @@ def require_clean(model: onnx.ModelProto, int8: bool = True) -> None:
             assert lint(encoded, kit(name), arch).findings == ()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", EACH_FAMILY)
 def test_every_family_passes_for_every_kit_in_its_encoding(family):
     require_clean(case(family).int8)
@@ -105,6 +106,7 @@ def test_layers_that_are_left_in_float_are_no_errors(skipped):
         assert [(finding.rule, finding.node) for finding in findings if finding.severity == "error"] == []
 
 
+@pytest.mark.slow
 def test_an_error_stops_the_export_before_the_file_is_written(tmp_path, monkeypatch):
     monkeypatch.setenv("EDGEDISTILL_CACHE", str(tmp_path / "cache"))
     kits = find_kits((write_kit(tmp_path / "kits", PICKY),))

@@ -15,6 +15,7 @@ from tests.support.small_onnx import requests_for, text_model
 AXES = np.array([2, 3], np.int64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", "int8"])
 @pytest.mark.parametrize("family", EACH_FAMILY)
 def test_every_family_answers_to_the_bit_in_opset_17(family, precision):

@@ -84,6 +84,7 @@ def test_figures_that_were_made_up_do_not_hold(card: Path) -> None:
     assert "size_bytes holds: " in result.stdout
 
 
+@pytest.mark.slow
 def test_one_process_decides_nothing(published: Path) -> None:
     result = edgedistill("replay", "card.json", "--precision", "int8", "--processes", 1, cwd=published)
     assert result.returncode == 6, result.stdout + result.stderr

@@ -174,6 +174,7 @@ def test_warm_up_goes_on_until_latency_is_steady(tmp_path):
     assert result["measurement"]["processes"][0]["warmup_n"] >= 100  # the last cold ones are as fast as warm ones
 
 
+@pytest.mark.slow
 def test_a_slow_model_is_sampled_past_the_time_but_not_for_ever(tmp_path):
     result, _ = run_one(tmp_path, {"seconds": 0.03}, job={"seconds": 0.1})
     process = result["measurement"]["processes"][0]
@@ -182,6 +183,7 @@ def test_a_slow_model_is_sampled_past_the_time_but_not_for_ever(tmp_path):
     assert "steady" in result["measurement"]["reasons"]["processes"]
 
 
+@pytest.mark.slow
 def test_arms_take_turns_in_an_order_that_the_seed_fixes(tmp_path):
     arms = [scripted_arm(tmp_path, name) for name in "abc"]
     orders = []

@@ -115,6 +115,7 @@ def spec_of(arm, **changes):
     return spec | {"head": str(arm["entry"]).rsplit("/", 1)[0] + "/io.npz", "seconds": 0.2, "window": 1.0} | changes
 
 
+@pytest.mark.slow
 def test_a_pass_finds_what_each_inference_adds_to_a_counter(tmp_path):
     """The scripted engine turns the recorded counter on by 100 microjoules an inference."""
     plant("laptop-rapl.tree", tmp_path)

@@ -26,7 +26,8 @@ def int8_weights(model: openvino.Model) -> list[np.ndarray]:
     ]
 
 
-@pytest.mark.parametrize("activations", ["signed", pytest.param("unsigned", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("activations", ["signed", "unsigned"])
 def test_weights_of_seven_bits_answer_alike_on_every_processor(activations: str) -> None:
     made = case("signal", activations)
     model = openvino.Core().read_model(serialized(made.int8))

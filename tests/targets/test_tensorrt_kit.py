@@ -15,7 +15,10 @@ from edgedistill.records.measurement import Measurement
 from tests.support.jobs import arm, harness, write_job
 from tests.support.tensorrt_devices import KIT, STANDINS, build_cuda, build_models, compiled
 
-VERSIONS = ("8.5.2.2", "11.4.0.106")  # JetPack 5.1's and the newest; the other tests are of JetPack 6.2's
+VERSIONS = (
+    pytest.param("8.5.2.2", marks=pytest.mark.slow),
+    "11.4.0.106",
+)  # JetPack 5.1's and the newest; the other tests are of JetPack 6.2's
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +82,7 @@ def test_a_version_is_measured_from_its_own_plan(version, device, models, tmp_pa
         assert {one.ns for one in figures.layers.layers} == {0.25e6}
 
 
+@pytest.mark.slow
 def test_graphs_can_be_turned_off_and_what_no_graph_can_hold_runs_without(device, models, tmp_path):
     for more, said in (
         ({"EDGEDISTILL_CUDA_GRAPH": "off"}, "off, by EDGEDISTILL_CUDA_GRAPH"),
@@ -95,6 +99,7 @@ def test_graphs_can_be_turned_off_and_what_no_graph_can_hold_runs_without(device
         assert figures.parity.max_abs_diff < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "why"),
     [
@@ -121,6 +126,7 @@ def test_a_plan_of_another_place_is_built_again_or_refused_and_never_tried(chang
     assert harness("check", job, env=moved)[0] == 0
 
 
+@pytest.mark.slow
 def test_a_plan_that_was_exchanged_is_not_loaded(device, models, tmp_path):
     env = device("10.3.0")
     job = write_job(tmp_path, arms({"fp32": models["fp32"]}, tmp_path, env))
@@ -136,6 +142,7 @@ def test_a_plan_that_was_exchanged_is_not_loaded(device, models, tmp_path):
         assert why in results[0]["error"]
 
 
+@pytest.mark.slow
 def test_the_next_build_has_the_timings_of_the_last(device, models, tmp_path):
     env = device("10.3.0")
     for number in (1, 2):
