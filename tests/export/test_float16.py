@@ -70,6 +70,7 @@ def test_every_family_is_whole_in_float16(family, opset):
     assert next(casts) - next(casts) <= 2
 
 
+@pytest.mark.slow
 def test_the_file_is_half_as_large():
     made = case("resnet")
     half = to_float16(made.float32)

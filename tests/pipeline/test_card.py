@@ -70,6 +70,7 @@ def test_what_was_published_holds_here(published: Path) -> None:
     assert replayed["measurements"][0]["schema"] == "edgedistill.measurement/1"
 
 
+@pytest.mark.slow
 def test_figures_that_were_made_up_do_not_hold(card: Path) -> None:
     table = json.loads((card / "card.json").read_text())
     (measured,) = (one for one in table["measurements"] if one["precision"]["requested"] == "int8")

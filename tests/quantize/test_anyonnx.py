@@ -165,6 +165,7 @@ def test_an_unknown_layer_and_values_without_bounds_are_refused():
         quantize_onnx(model, {"x": np.full((1, 1, 3, 4, 4), np.inf, np.float32)})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", EACH_FAMILY)
 def test_every_family_runs_in_integers_from_its_float_file(family, tmp_path):
     made = case(family)

@@ -108,7 +108,9 @@ class Joined(nn.Module):
 @pytest.mark.parametrize(
     "shape", [pytest.param((1, 16), id="rows"), pytest.param((1, 5, 16), id="sequences", marks=pytest.mark.slow)]
 )
-@pytest.mark.parametrize("joined", [True, False], ids=["joined", "returned"])
+@pytest.mark.parametrize(
+    "joined", [pytest.param(True, id="joined"), pytest.param(False, id="returned", marks=pytest.mark.slow)]
+)
 def test_onnx_runtime_runs_a_dense_layer_with_any_activation_in_integers(name, shape, joined, tmp_path):
     torch.manual_seed(0)
     model, inputs = Joined(ACTIVATIONS[name], joined=joined).eval(), torch.randn(64, *shape[1:])

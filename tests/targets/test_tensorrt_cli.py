@@ -64,6 +64,7 @@ def exported(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_each_form_that_tensorrt_takes_is_exported(exported):
     folder = exported / "runs" / "board" / "onnx"
     opsets = {
@@ -84,6 +85,7 @@ def test_each_form_that_tensorrt_takes_is_exported(exported):
         assert " error " not in done.stdout
 
 
+@pytest.mark.slow
 def test_measuring_without_tensorrt_fails_with_the_next_step(exported):
     done = without_tensorrt("bench", "edgedistill.toml", cwd=exported)
     assert done.returncode == 5
@@ -102,6 +104,7 @@ def test_the_kit_is_listed_with_what_it_lacks_here(command, tmp_path):
     assert "python3-libnvinfer" in line
 
 
+@pytest.mark.slow
 def test_any_onnx_file_fails_as_clearly(exported, tmp_path):
     model = exported / "runs" / "board" / "onnx" / "student-fp32.onnx"
     done = without_tensorrt("bench", model, "--target", "tensorrt", cwd=tmp_path)
@@ -109,6 +112,7 @@ def test_any_onnx_file_fails_as_clearly(exported, tmp_path):
     assert "sudo apt install python3-libnvinfer" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_bundle_for_it_is_made_without_it(exported):
     done = without_tensorrt("bundle", "runs/board", "--target", "tensorrt", "-o", "student.pyz", cwd=exported)
     assert done.returncode == 0, done.stderr
