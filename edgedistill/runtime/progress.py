@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 Advance = Callable[[int, str], None]
-PLAIN_INTERVAL_S = 8.0
-"""Seconds without output after which the next step of tracked work prints a line, so logs pause for at most about 10 s."""
+PLAIN_INTERVAL_S = 5.0
+"""Seconds without output after which the next step of tracked work prints a line, so a log pauses for less than 10 s."""
 
 
 class Reporter:
