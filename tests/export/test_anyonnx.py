@@ -139,6 +139,24 @@ def test_float16_and_float32_for_a_kit(model: Path, data: Path, kits: dict) -> N
     assert whole.parity.max_abs_diff == 0
 
 
+@pytest.mark.parametrize("arch", ["x86_64", "aarch64"])
+def test_a_model_whose_last_convolution_is_an_output_is_written_for_onnx_runtime(
+    arch: str, tmp_path: Path, kits: dict
+) -> None:
+    made = text_model(
+        "(float[1, 1, 8, 8] x) => (float[1, 1, 8, 8] y) { a = Conv<pads=[1, 1, 1, 1]>(x, w) r = Relu(a) y = Conv(r, v) }",
+        13, w=weights(8, 1, 3, 3), v=weights(1, 8, 1, 1),
+    )  # fmt: skip
+    onnx.save(made, str(tmp_path / "denoiser.onnx"))
+    np.savez(tmp_path / "real.npz", inputs=requests_for(made, 8)["x"][:, 0])
+    (written,) = quantize_file(
+        order(tmp_path / "denoiser.onnx", tmp_path / "real.npz", kits=(kits["ort"],), arch=arch)
+    ).files
+    assert written.error < 0.01
+    assert written.warnings[0].startswith("rule unrounded-output of kit 'ort' at 'y': ")
+    assert written.file.exists()
+
+
 def test_an_opset_above_the_kits_is_lowered(tmp_path: Path, kits: dict) -> None:
     made = text_model(
         "(float[1, 2, 4, 4] x) => (float[1, 2, 1, 1] y) { y = ReduceMean(x, axes) }", 20, axes=np.array([2, 3])

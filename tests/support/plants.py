@@ -190,6 +190,10 @@ def unrounded_result(plant: Plant) -> None:
     rounding.input[0] = "planted"
 
 
+def unrounded_output(plant: Plant) -> None:
+    plant.graph.output.append(helper.make_tensor_value_info(plant.node("Conv", 2).output[0], TensorProto.FLOAT, None))
+
+
 def transposed_convolution(plant: Plant) -> None:
     layer = plant.node("Conv", 2)  # of 1x1: its weight may be turned around
     layer.op_type = "ConvTranspose"
@@ -271,6 +275,7 @@ PLANTED = (
     ("float-operand", "tensorrt", float_weight_beside_int8, "node_conv2d_1"),
     ("float-operand", "tensorrt", float_residual, "node_add"),
     ("unrounded-result", "ort", unrounded_result, "node_conv2d_2"),
+    ("unrounded-output", "ort", unrounded_output, "node_conv2d_2"),
     ("transposed-convolution", "tensorrt", transposed_convolution, "node_conv2d_2"),
     ("signed-concat", "openvino", signed_concat, "planted"),
     ("half-overflow", "tensorrt", half(float("inf")), "half"),

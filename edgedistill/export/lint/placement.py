@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import onnx
 
@@ -77,12 +79,41 @@ def _residuals(view: View) -> Faults:
 
 
 def unrounded_results(view: View) -> Faults:
-    """Quantized layers whose result the next node does not round."""
+    """Quantized layers whose result the next node does not round, although a later node rounds it."""
+    rounded_later = _rounded_later(view)
+    for layer, problem in _unrounded_layers(view):
+        if not _makes_output(view, layer, rounded_later):
+            yield label(layer.node), problem
+
+
+def unrounded_outputs(view: View) -> Faults:
+    """Quantized layers whose result no node rounds, because the result is, or leads only to, an output of the model."""
+    rounded_later = _rounded_later(view)
+    for layer, _ in _unrounded_layers(view):
+        if _makes_output(view, layer, rounded_later):
+            yield label(layer.node), f"the result of this {layer.node.op_type} is an output of the model in float"
+
+
+def _unrounded_layers(view: View) -> Iterator[tuple[WeightedLayer, str]]:
     for layer in view.layers:
         if view.quantized(layer) and view.trace(layer.data).direct:
             problem = _unrounded(view, layer)
             if problem:
-                yield label(layer.node), problem
+                yield layer, problem
+
+
+def _makes_output(view: View, layer: WeightedLayer, rounded_later: set[str]) -> bool:
+    result = layer.adds_bias.output[0]
+    return result not in rounded_later or any(output.name == result for output in view.model.graph.output)
+
+
+def _rounded_later(view: View) -> set[str]:
+    """Return the tensors that a QuantizeLinear reads, directly or through other nodes."""
+    found = set[str]()
+    for node in reversed(view.model.graph.node):
+        if node.op_type == "QuantizeLinear" or found.intersection(node.output):
+            found.update(node.input)
+    return found
 
 
 def _unrounded(view: View, layer: WeightedLayer) -> str | None:

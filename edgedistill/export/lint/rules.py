@@ -197,6 +197,12 @@ RULES: Final = (
         "measured",
     ),
     Rule(
+        "unrounded-output", "off", placement.unrounded_outputs,
+        "ONNX Runtime runs the layer in float, with the weight of the int8 layer",
+        "nothing has to change: the output keeps its precision",
+        "measured",
+    ),
+    Rule(
         "transposed-convolution", "warning", placement.transposed_convolutions,
         "TensorRT and ONNX Runtime run it in float",
         "leave it in float: its roundings cost time and accuracy",
