@@ -81,6 +81,8 @@ form_options = options(
         only=key("quantize.activations"))  # fmt: skip
 @option("--no-ranking", is_flag=True, help="Do not rank layers by the accuracy each one costs; the ranking is slow.",
         only={ONNX: "set quantize.mode = \"ptq\" in {model_or_config} instead, which ranks no layers"})  # fmt: skip
+@option("--force", is_flag=True, help="Write the int8 file even if it loses a channel of an output.",
+        only={ONNX: "remove it: gates in {model_or_config} decide"})  # fmt: skip
 @pipeline_options
 @click.pass_context
 def quantize(
@@ -96,7 +98,7 @@ def quantize(
     from edgedistill.export.file_plan import plan_quantize
     from edgedistill.export.onnx_file import quantize_file
 
-    order, chosen = _order(context, model_or_config, options), activations or "signed"
+    order, chosen = _order(context, model_or_config, options, force=options["force"]), activations or "signed"
     ranking = not options["no_ranking"]
     if options["dry_run"]:
         _show(plan_quantize(order, skip, chosen, ranking=ranking), as_json=options["as_json"])
@@ -133,7 +135,7 @@ def export(context: click.Context, /, model_or_config: Path, precision: str | No
     _show(export_file(order, precision, surroundings(context)[1]), as_json=options["as_json"])
 
 
-def _order(context: click.Context, model: Path, options: dict[str, Any]) -> FileOptions:
+def _order(context: click.Context, model: Path, options: dict[str, Any], **more: Any) -> FileOptions:
     from edgedistill.export.file_records import FileOptions
     from edgedistill.graphs.shapes import parse_shapes
     from edgedistill.kits.kits import find_kit
@@ -141,7 +143,7 @@ def _order(context: click.Context, model: Path, options: dict[str, Any]) -> File
     kits, _ = surroundings(context)
     chosen = tuple(find_kit(name, kits) for name in dict.fromkeys(options["kit_names"]))
     given = {name: options[name] for name in ("data", "arch", "output")}
-    return FileOptions(model=model, kits=chosen, shapes=parse_shapes(options["shapes"]), **given)
+    return FileOptions(model=model, kits=chosen, shapes=parse_shapes(options["shapes"]), **given, **more)
 
 
 def _show(result: FileResult | FilePlan | BenchPlan, *, as_json: bool) -> None:

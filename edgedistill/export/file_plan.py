@@ -46,8 +46,9 @@ class FilePlan(Record):
     """The plan for an ONNX file.
 
     `samples` is the number of real inputs in `data`; `choices` are the automatic decisions about shapes, one line each;
-    `skip` names the layers to leave in float; `activations` and `ranking` are None if nothing is quantized. `ranking`
-    is true if the layers will be ranked by their error in case int8 loses much.
+    `skip` names the layers to leave in float; `activations`, `ranking` and `force` are None if nothing is quantized.
+    `ranking` is true if the layers will be ranked by their error in case int8 loses much, and `force` is true if the
+    files will be written even if int8 loses a channel of an output.
     """
 
     command: Literal["quantize", "export"]
@@ -63,6 +64,7 @@ class FilePlan(Record):
     activations: Activations | None = None
     skip: tuple[str, ...] = ()
     ranking: bool | None = None
+    force: bool | None = None
     files: tuple[PlannedFile, ...]
 
     def to_json(self) -> str:
@@ -82,6 +84,8 @@ class FilePlan(Record):
             yield f"left in float: {', '.join(self.skip)}"
         if self.ranking is False:
             yield "layers are not ranked by the accuracy each one costs"
+        if self.force:
+            yield "files are written even if int8 loses a channel of an output"
         for one in self.files:
             encoding = f", encoding {one.encoding}" if one.encoding else ""
             replaced = "; replaces the existing file" if one.exists else ""
@@ -98,7 +102,7 @@ def plan_quantize(
     taking = order.for_activations(activations)
     variants = variants_of(taking, "int8", max(opset_of(model), PER_CHANNEL_OPSET), activations)
     plan = _plan(order, "quantize", "int8", model, variants)
-    return plan.model_copy(update={"skip": skip, "activations": activations, "ranking": ranking})
+    return plan.model_copy(update={"skip": skip, "activations": activations, "ranking": ranking, "force": order.force})
 
 
 def plan_export(order: FileOptions, precision: str) -> FilePlan:

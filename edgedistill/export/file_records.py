@@ -15,12 +15,16 @@ from edgedistill.records.base import Activations, Encoding, Record
 from edgedistill.records.stages import Parity
 
 SCHEMA: Final = "edgedistill.onnx/1"
+HIGHEST_SHOWN: Final = 100.0
 SHOWN: Final = 3
 """The number of sensitive layers that a person is shown."""
 
 
 class FileOptions(Record):
-    """The options of a command on an ONNX file: the model, real inputs, kits, the architecture, and the output path."""
+    """The options of a command on an ONNX file: the model, real inputs, kits, the architecture, and the output path.
+
+    `force` writes an int8 file even if a channel of an output is lost.
+    """
 
     model: Path
     data: Path | None = None
@@ -28,16 +32,47 @@ class FileOptions(Record):
     arch: str | None = None
     shapes: Shapes
     output: Path | None = None
+    force: bool = False
 
     def for_activations(self, activations: Activations) -> FileOptions:
         """Return the options with only those encodings of the kits that support these activations."""
         return self.model_copy(update={"kits": tuple(kit.for_activations(activations) for kit in self.kits)})
 
 
-class WrittenFile(Record):
-    """A file that was written; `parity` and `error` compare it with the original model on all samples.
+class OutputError(Record):
+    """The error of an output, and its channel with the largest error; errors are squared errors over the variance.
 
-    `error` is the outputs' squared error over their variance; `accuracy` is a fraction, or None without labels;
+    `axis` is the axis of the channels; `constant` is true if the worst channel varies in the original model only; `lost`
+    is the number of channels with an error of at least 0.5. `channel` is None for integers.
+    """
+
+    error: float
+    axis: int
+    channels: int
+    channel: int | None = None
+    channel_error: float = 0.0
+    constant: bool = False
+    lost: int = 0
+
+    def where(self, output: str) -> str:
+        """Return the words for the output, by its name, and the worst channel."""
+        channel = (
+            f", channel {self.channel} (of 0 to {self.channels - 1})"
+            if self.channel is not None and self.channels > 1
+            else ""
+        )
+        return f"output '{output}'{channel}"
+
+    def loss(self) -> str:
+        """Return the words for the error of the worst channel."""
+        constant = ", it is constant in int8" if self.constant else ""
+        return f"squared error {percent(self.channel_error)} of its variance{constant}"
+
+
+class WrittenFile(Record):
+    """A file that was written; `parity`, `error` and `outputs` compare it with the original model on all samples.
+
+    `error` is the outputs' squared error over their variance, and `outputs` has the error of each output by name; `accuracy` is a fraction, or None without labels;
     `warnings` are the linter's warnings about the file for the kits.
     """
 
@@ -49,6 +84,7 @@ class WrittenFile(Record):
     accuracy: float | None
     parity: Parity
     error: float
+    outputs: dict[str, OutputError]
     float32_nodes: tuple[str, ...]
     warnings: tuple[str, ...]
 
@@ -70,6 +106,7 @@ class FileResult(Record):
     choices: tuple[str, ...]
     layers: dict[str, str]
     sensitivity: dict[str, float]
+    forced: bool = False
     files: tuple[WrittenFile, ...]
 
     def to_json(self) -> str:
@@ -94,12 +131,32 @@ class FileResult(Record):
             same = f"same {what} as the original model {one.parity.agreement:.2%}, " if self.classifies else ""
             yield (
                 f"  on {self.samples:,} {kind}: {same}maximum difference {one.parity.max_abs_diff:.3g}, "
-                f"squared error {one.error:.2%} of the outputs' variance"
+                f"squared error {percent(one.error)} of the outputs' variance"
             )
+            output = worst_output(one.outputs)
+            worst = one.outputs[output]
+            if worst.channel is not None and len(one.outputs) * worst.channels > 1:
+                yield f"  worst: {worst.where(output)}: {worst.loss()}"
+            if worst.lost and self.forced:
+                yield f"  --force: written although {worst.where(output)} is lost"
             yield from (f"  {warning}" for warning in one.warnings)
         if self.sensitivity:
-            most = ", ".join(f"{name} ({error:.2%})" for name, error in list(self.sensitivity.items())[:SHOWN])
-            yield f"largest errors with a single layer in int8: {most}; leave these layers in float with --skip NODE"
+            yield f"largest errors with a single layer in int8: {largest(self.sensitivity)}; leave these layers in float with --skip NODE"
+
+
+def worst_output(outputs: dict[str, OutputError]) -> str:
+    """Return the name of the output with the largest error of a channel."""
+    return max(outputs, key=lambda name: outputs[name].channel_error)
+
+
+def largest(sensitivity: dict[str, float]) -> str:
+    """Return the first layers of a ranking, each with its error."""
+    return ", ".join(f"{name} ({percent(error)})" for name, error in list(sensitivity.items())[:SHOWN])
+
+
+def percent(error: float) -> str:
+    """Return an error as a percentage of a readable length."""
+    return f"{error:.2%}" if error < HIGHEST_SHOWN else f"over {HIGHEST_SHOWN:,.0%}"
 
 
 def _form(one: WrittenFile) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import onnx
@@ -11,10 +12,19 @@ import onnx
 from edgedistill.data.requests import Samples, read_samples
 from edgedistill.data.sources import Array
 from edgedistill.errors import ConfigError, ParityError
-from edgedistill.export.file_records import FileOptions, FileResult, WrittenFile
+from edgedistill.export.file_records import FileOptions, FileResult, OutputError, WrittenFile, worst_output
 from edgedistill.export.forms import Variant, comparable, in_form, is_half
 from edgedistill.export.lint.report import require_clean, usual_arch
 from edgedistill.export.onnx_export import save_onnx
+from edgedistill.export.output_errors import (
+    are_scores,
+    has_row,
+    layer_before,
+    output_error,
+    probabilities_of,
+    require_kept,
+    squared_error,
+)
 from edgedistill.export.parity import FLOAT, LIMITS, require_parity
 from edgedistill.graphs.canonical import canonical
 from edgedistill.graphs.encodings import activations_of
@@ -65,6 +75,7 @@ def quantize_file(
     `ranking=False` skips the ranking.
 
     Raises:
+        ParityError: a channel of an output lost what it is for, and the order has no `force`; no file is written.
         ConfigError: there is no data, the model is quantized already, has control flow or has no layer to quantize, or
             a kit takes no unsigned activations.
         LintError: the linter finds an error in a file for a kit.
@@ -77,10 +88,13 @@ def quantize_file(
     with original.report.track("samples for calibration", _count(few)) as advance:
         canonical_int8, layers = quantize_onnx(source, few, skip, ranges, activations, advance)
     variants = variants_of(original.order, "int8", opset_of(canonical_int8), activations_of(canonical_int8))
-    result = original.result(original.write(canonical_int8, variants), layers)
-    if not ranking or not any(_lost_much(result, one) for one in result.files):
-        return result
-    return result.model_copy(update={"sensitivity": _sensitivity(original, source, layers, activations)})
+    made = original.convert(canonical_int8, variants)
+    much = ranking and any(original.lost_much(one) for one in made)
+    sensitivity = _sensitivity(original, source, layers, activations) if much else {}
+    if not order.force:
+        for one in made:
+            original.require_kept(one, source, layers, sensitivity)
+    return original.result([original.save(one) for one in made], layers, sensitivity)
 
 
 def require_calibration(order: FileOptions) -> None:
@@ -114,12 +128,6 @@ def require_inputs(order: FileOptions, variants: list[Variant]) -> None:
         )
 
 
-def _lost_much(result: FileResult, one: WrittenFile) -> bool:
-    if one.accuracy is not None and result.accuracy is not None:
-        return one.accuracy < result.accuracy - MOST_LOST
-    return one.parity.agreement < LEAST_ALIKE
-
-
 def _sensitivity(
     original: _Original, source: onnx.ModelProto, layers: dict[str, str], activations: Activations
 ) -> dict[str, float]:
@@ -131,9 +139,8 @@ def _sensitivity(
             rest = tuple(other for other in names if other != name)
             alone, _ = quantize_onnx(source, few, rest, activations=activations)
             answers = _answers(original.order.model, alone, few)
-            errors[name] = max(
-                _error(mine, wanted[:RANKED]) for mine, wanted in zip(answers.values(), original.outputs, strict=True)
-            )
+            found = original.output_errors(list(answers.values())).values()
+            errors[name] = max(max(one.error, one.channel_error) for one in found)
             advance(1, name)
     return dict(sorted(errors.items(), key=lambda item: -item[1]))
 
@@ -154,8 +161,22 @@ def export_file(order: FileOptions, precision: str, report: Reporter | None = No
     else:
         source = original.model if precision == "fp32" else original.simplified(0)
     variants = variants_of(original.order, precision, opset_of(source), activations_of(source))
-    files = original.write(source, variants)
-    return original.result(files, {})
+    files = [original.save(one) for one in original.convert(source, variants)]
+    return original.result(files, {}, {})
+
+
+class _Converted(NamedTuple):
+    """A model in the form of a variant, its outputs and their errors, not yet written."""
+
+    path: Path
+    variant: Variant
+    model: onnx.ModelProto
+    float32_nodes: tuple[str, ...]
+    warnings: tuple[str, ...]
+    error: float
+    parity: Parity
+    outputs: dict[str, OutputError]
+    accuracy: float | None
 
 
 class _Original:
@@ -170,7 +191,8 @@ class _Original:
         self.choices = tuple(choices)
         self.samples = samples or Samples(random_inputs(self.model, fixed, RANDOM), None)
         self.outputs = self.answers(self.model, "the original model")
-        if self.samples.labels is not None and not self.classifies:
+        self.probabilities = probabilities_of(self.model)
+        if self.samples.labels is not None and not has_row(self.outputs[0].shape):
             shape = "x".join(map(str, self.outputs[0].shape[1:]))
             raise ConfigError(
                 f"{order.data}: has labels, but the model's first output, {shape}, has no score per class"
@@ -178,8 +200,10 @@ class _Original:
 
     @property
     def classifies(self) -> bool:
-        """Whether the first output is one score for each of several classes."""
-        return self.outputs[0].ndim == 3 and self.outputs[0].shape[1] == 1 and self.outputs[0].shape[2] > 1
+        """Whether the first output has one score for each of several classes: there are labels, or its values are alike."""
+        first = self.outputs[0]
+        is_probability = self.model.graph.output[0].name in self.probabilities
+        return self.samples.labels is not None or are_scores(first, probabilities=is_probability)
 
     @property
     def everything(self) -> Array:
@@ -210,12 +234,12 @@ class _Original:
         with self.report.track(f"samples through {label}", _count(self.samples.requests)) as advance:
             return list(_answers(self.order.model, model, self.samples.requests, advance).values())
 
-    def write(self, source: onnx.ModelProto, variants: list[Variant]) -> list[WrittenFile]:
-        """Write a model in each form, and compare each file with the original model."""
+    def convert(self, source: onnx.ModelProto, variants: list[Variant]) -> list[_Converted]:
+        """Return a model in each form, compared with the original model."""
         require_inputs(self.order, variants)
-        return [self._write(source, variant, alone=len(variants) == 1) for variant in variants]
+        return [self._convert(source, variant, alone=len(variants) == 1) for variant in variants]
 
-    def _write(self, source: onnx.ModelProto, variant: Variant, *, alone: bool) -> WrittenFile:
+    def _convert(self, source: onnx.ModelProto, variant: Variant, *, alone: bool) -> _Converted:
         path, few = output_path(self.order, variant, alone=alone), self.samples.first(CALIBRATION)
         model, kept = in_form(to_opset(source, variant.opset, few), variant, few)
         annotate(model, metadata_of(self.model))
@@ -224,12 +248,44 @@ class _Original:
         outputs = self.answers(comparable(model), path.name)
         error, parity = self.compare(outputs)
         self._require(parity, variant, path)
-        save_onnx(model, path)
+        errors, accuracy = self.output_errors(outputs), self.accuracy(outputs[0])
+        return _Converted(path, variant, model, kept, warnings, error, parity, errors, accuracy)
+
+    def save(self, one: _Converted) -> WrittenFile:
+        """Write a converted model, and return its record."""
+        save_onnx(one.model, one.path)
         return WrittenFile(
-            file=path, precision=variant.precision, encoding=variant.encoding, opset=variant.opset,
-            size_bytes=path.stat().st_size, accuracy=self.accuracy(outputs[0]), parity=parity, error=error,
-            float32_nodes=kept, warnings=warnings,
+            file=one.path, precision=one.variant.precision, encoding=one.variant.encoding, opset=one.variant.opset,
+            size_bytes=one.path.stat().st_size, accuracy=one.accuracy, parity=one.parity, error=one.error,
+            outputs=one.outputs, float32_nodes=one.float32_nodes, warnings=one.warnings,
         )  # fmt: skip
+
+    def lost_much(self, one: _Converted) -> bool:
+        """Return whether a file lost so much that the layers are worth ranking."""
+        original = self.accuracy(self.outputs[0])
+        if one.accuracy is not None and original is not None:
+            return one.accuracy < original - MOST_LOST
+        return one.parity.agreement < LEAST_ALIKE or any(found.lost for found in one.outputs.values())
+
+    def require_kept(
+        self, one: _Converted, source: onnx.ModelProto, layers: dict[str, str], sensitivity: dict[str, float]
+    ) -> None:
+        """Raise ParityError if a channel of an output lost what it is for; labels decide for the scores of classes."""
+        judged = dict(one.outputs)
+        if one.accuracy is not None and not self.lost_much(one):
+            del judged[self.model.graph.output[0].name]
+        layer = layer_before(
+            source, worst_output(judged or one.outputs), [name for name, form in layers.items() if form == INT8]
+        )
+        require_kept(one.path.name, judged, layer, sensitivity)
+
+    def output_errors(self, outputs: list[Array]) -> dict[str, OutputError]:
+        """Return the errors of each output by name, for the first samples or for all of them."""
+        names = [output.name for output in self.model.graph.output]
+        return {
+            name: output_error(mine, wanted[: len(mine)], probabilities=name in self.probabilities)
+            for name, mine, wanted in zip(names, outputs, self.outputs, strict=True)
+        }
 
     def _require(self, parity: Parity, variant: Variant, path: Path) -> None:
         """Raise ParityError if a file differs from the original model; one quantized here may, by any finite amount."""
@@ -254,7 +310,7 @@ class _Original:
             (mine.astype(np.float64), wanted[: len(mine)].astype(np.float64))
             for mine, wanted in zip(outputs, self.outputs, strict=True)
         ]
-        error = max(_error(mine, wanted) for mine, wanted in pairs)
+        error = max(squared_error(mine, wanted) for mine, wanted in pairs)
         answers = [np.reshape(array, (len(array), -1)).argmax(1) for array in pairs[0]]
         return error, Parity(
             max_abs_diff=max(float(np.abs(_exact(mine) - _exact(wanted)).max(initial=0)) for mine, wanted in pairs),
@@ -266,24 +322,17 @@ class _Original:
         labels = self.samples.labels
         return None if labels is None else CLASSIFICATION.score(output.reshape(len(output), -1), labels)
 
-    def result(self, files: list[WrittenFile], layers: dict[str, str]) -> FileResult:
+    def result(self, files: list[WrittenFile], layers: dict[str, str], sensitivity: dict[str, float]) -> FileResult:
         """Return the result of the command."""
         return FileResult(
             model=self.order.model, sha256=sha256_of(self.order.model), samples=len(self.outputs[0]),
             random=self.order.data is None, classifies=self.classifies, accuracy=self.accuracy(self.outputs[0]), choices=self.choices, layers=layers,
-            sensitivity={}, files=tuple(files),
+            sensitivity=sensitivity, forced=self.order.force, files=tuple(files),
         )  # fmt: skip
 
 
 def _exact(array: Array) -> Array:
     return array.astype(np.float64)
-
-
-def _error(mine: Array, wanted: Array) -> float:
-    """Return the squared error over the variance; 0 for equal arrays, even if they are constant."""
-    wrong = float(((_exact(mine) - _exact(wanted)) ** 2).sum())
-    spread = float(((_exact(wanted) - _exact(wanted).mean(0)) ** 2).sum())
-    return 0.0 if wrong == 0 else wrong / max(spread, np.finfo(np.float64).tiny)
 
 
 def _answers(path: Path, model: onnx.ModelProto, requests: Arrays, advance: Advance | None = None) -> Arrays:

@@ -20,7 +20,7 @@ from tests.support.small_onnx import text_model
 ONNX, CONFIG = "net.onnx", "demo.toml"
 UNREAD = {
     "quantize": {ONNX: {"--set", "--from", "--run-dir", "--arch"},
-                 CONFIG: {"--data", "--target", "--arch", "--shape", "-o", "--skip", "--activations", "--no-ranking"}},
+                 CONFIG: {"--data", "--target", "--arch", "--shape", "-o", "--skip", "--activations", "--no-ranking", "--force"}},
     "export": {ONNX: {"--set", "--from", "--run-dir", "--arch"},
                CONFIG: {"--data", "--target", "--arch", "--shape", "-o", "--precision"}},
     "bench": {ONNX: {"--set", "--from"}, CONFIG: {"--target", "--device", "--shape", "--threads"}},
@@ -149,6 +149,7 @@ BENCH = ("bench", "net.onnx", "--target", "ort")
         (BENCH, ("--target", "openvino"), "kits", ["ort", "openvino"]),
         (QUANTIZE, (), "ranking", True),
         (QUANTIZE, ("--no-ranking",), "ranking", False),
+        (QUANTIZE, ("--force",), "force", True),
         (BENCH, ("--device", "ssh://me@board"), "options.device", "ssh://me@board"),
         (BENCH, ("--threads", 2), "options.threads", 2),
         (BENCH, (), "options.processes", 5),

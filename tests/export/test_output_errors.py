@@ -1,0 +1,105 @@
+"""What int8 loses of one output or one channel is measured, shown and refused, also where a sum over all channels hides it."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner
+
+from edgedistill.cli.main import cli
+from edgedistill.errors import ParityError
+from edgedistill.export.file_records import FileOptions
+from edgedistill.export.onnx_file import quantize_file
+from edgedistill.export.output_errors import are_scores, channel_axis, layer_before, output_error
+from tests.support.small_onnx import requests_for, text_model
+
+RNG = np.random.default_rng(0)
+
+
+def weights(*shape: int) -> np.ndarray:
+    return RNG.normal(0, 0.5, shape).astype(np.float32)
+
+
+@pytest.fixture
+def lossy(tmp_path: Path) -> FileOptions:
+    """A detector's head in small: positions in hundreds and scores below 1 in one tensor, which is rounded with one scale."""
+    head = weights(5, 8, 1, 1)
+    head[:3] *= 300
+    made = text_model(
+        "(float[1, 3, 6, 6] x) => (float[1, 5, 6, 6] y) { a = Conv(x, w) r = Relu(a) h = Conv(r, v) y = Conv(h, u) }", 13,
+        w=weights(8, 3, 1, 1), v=head, u=np.eye(5, dtype=np.float32)[:, :, None, None],
+    )  # fmt: skip
+    onnx.save(made, str(tmp_path / "heads.onnx"))
+    np.savez(tmp_path / "real.npz", inputs=requests_for(made, 32)["x"][:, 0])
+    return FileOptions(model=tmp_path / "heads.onnx", data=tmp_path / "real.npz", shapes={})
+
+
+def test_a_lost_channel_is_refused_by_name_with_the_next_steps(lossy: FileOptions) -> None:
+    words = (
+        r"heads-int8\.onnx: int8 loses output 'y', channel [34] \(of 0 to 4\): squared error .*; 2 channels of this output are "
+        r"lost; largest errors with a single layer in int8: .*; the file is not written: leave .* --skip h --skip y, or .* --force"
+    )
+    with pytest.raises(ParityError, match=words):
+        quantize_file(lossy)
+    assert not lossy.model.with_name("heads-int8.onnx").exists()
+    (kept,) = quantize_file(lossy, ("h", "y")).files
+    assert kept.outputs["y"].channel_error < 0.01
+    with pytest.raises(ParityError, match=r"not written: leave .* --skip y, or "):
+        quantize_file(lossy, ranking=False)
+
+
+def test_force_writes_the_file_and_says_what_is_lost(lossy: FileOptions) -> None:
+    arguments = ["quantize", str(lossy.model), "--data", str(lossy.data), "--force"]
+    shown = CliRunner().invoke(cli, arguments)
+    assert shown.exit_code == 0
+    assert "  worst: output 'y', channel " in shown.output
+    assert "  --force: written although output 'y', channel " in shown.output
+    (written,) = json.loads(CliRunner().invoke(cli, [*arguments, "--json"]).output)["files"]
+    assert written["error"] < 0.01  # the sum over all channels hides the loss
+    assert written["outputs"]["y"]["lost"] == 2
+    assert written["outputs"]["y"]["channel"] in {3, 4}
+    assert written["outputs"]["y"]["channel_error"] > 0.5
+
+
+def test_the_channel_that_has_become_constant_is_the_worst() -> None:
+    wanted = RNG.normal(size=(50, 1, 3)) * [300, 1, 1e-4]
+    mine = wanted + RNG.normal(size=wanted.shape) * [1, 0.01, 0]
+    mine[..., 2] = 0
+    found = output_error(mine.astype(np.float32), wanted.astype(np.float32))
+    assert (found.channel, found.channels, found.lost, found.constant) == (2, 3, 1, True)
+    assert found.error < 1e-4
+    assert found.channel_error > 0.9
+    assert not are_scores(wanted, probabilities=False)
+    assert are_scores(wanted[..., :2] / [300, 1], probabilities=False)
+
+
+def test_a_channel_that_does_not_vary_and_a_small_probability_are_not_judged() -> None:
+    wanted = RNG.uniform(0, 1, (50, 1, 3)).astype(np.float32)
+    wanted[..., 1], wanted[..., 2] = 0.5, wanted[..., 2] * 0.01
+    mine = wanted + np.float32([0, 1e-3, 0.02])
+    assert output_error(mine, wanted).channel == 2
+    assert output_error(mine, wanted, probabilities=True).lost == 0
+    assert output_error((mine > 0.5).astype(np.int64), (wanted > 0.5).astype(np.int64)).channel is None
+
+
+@pytest.mark.parametrize(
+    ("shape", "axis"),
+    [((7,), 0), ((7, 4), 0), ((7, 1, 4), 1), ((7, 1, 84, 8400), 1), ((7, 1, 100, 6), 2), ((7, 1, 21, 64, 32), 1),
+     ((7, 1, 64, 64, 21), 3)],
+)  # fmt: skip
+def test_channels_are_found_by_the_shape(shape: tuple[int, ...], axis: int) -> None:
+    assert channel_axis(shape) == axis
+
+
+def test_the_layer_to_skip_is_the_nearest_before_the_output() -> None:
+    model = text_model(
+        "(float[1, 4] x) => (float[1, 4] y, float[1, 4] z) { a = MatMul(x, w) b = MatMul(a, w) s = Sigmoid(b) y = Identity(s)"
+        " z = Relu(a) }", 13, w=weights(4, 4),
+    )  # fmt: skip
+    for node in model.graph.node:
+        node.name = node.output[0]
+    assert layer_before(model, "y", {"a", "b"}) == "b"
+    assert layer_before(model, "z", {"a", "b"}) == "a"
+    assert layer_before(model, "z", {"b"}) is None
