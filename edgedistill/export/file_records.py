@@ -10,7 +10,7 @@ from typing import Final
 
 from edgedistill.graphs.random_inputs import Shapes
 from edgedistill.kits.kits import Kit
-from edgedistill.quantize.placement import INT8
+from edgedistill.quantize.placement import FLOAT_RESULT, is_int8
 from edgedistill.records.base import Activations, Encoding, Record
 from edgedistill.records.stages import Parity
 
@@ -90,7 +90,7 @@ class WrittenFile(Record):
 
 
 class FileResult(Record):
-    """The files written for a model: `layers` maps a layer to "int8" or "float: reason"; `choices` are automatic.
+    """The files written for a model: `layers` maps a layer to "int8", "int8, result in float: reason" or "float: reason"; `choices` are automatic.
 
     `samples` is the number of samples in the comparison, and `random` is true if they are random; `classifies` is true
     if the first output has a score for each class; `accuracy` is the original model's. `sensitivity` maps each layer to
@@ -116,9 +116,12 @@ class FileResult(Record):
     def lines(self) -> Iterator[str]:
         """Yield lines for a person: automatic decisions, layers in float, files, and losses."""
         yield from self.choices
-        reasons = Counter(form.removeprefix("float: ") for form in self.layers.values() if form != INT8)
+        reasons = Counter(form.removeprefix("float: ") for form in self.layers.values() if not is_int8(form))
         for reason, count in reasons.items():
             yield f"{count} of {len(self.layers)} layers stay in float: {reason}"
+        for layer, form in self.layers.items():
+            if form.startswith(FLOAT_RESULT):
+                yield f"the result of {layer} stays in float: {form.removeprefix(FLOAT_RESULT)}"
         kind = "random inputs" if self.random else "inputs"
         if self.accuracy is not None:
             yield f"{self.model}: accuracy {self.accuracy:.2%} on {self.samples:,} {kind}"

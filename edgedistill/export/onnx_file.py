@@ -38,7 +38,7 @@ from edgedistill.graphs.run import Arrays
 from edgedistill.graphs.slim import slim
 from edgedistill.kits.kits import FLOAT16_OPSET
 from edgedistill.quantize.onnx_file import quantize_onnx
-from edgedistill.quantize.placement import INT8
+from edgedistill.quantize.placement import is_int8
 from edgedistill.quantize.ranges import Ranges
 from edgedistill.records.base import Activations, Encoding
 from edgedistill.records.stages import Parity
@@ -132,7 +132,7 @@ def _sensitivity(
     original: _Original, source: onnx.ModelProto, layers: dict[str, str], activations: Activations
 ) -> dict[str, float]:
     """Return the error of the outputs with only one layer in int8, for each layer, the largest first."""
-    names, few = [name for name, form in layers.items() if form == INT8], original.samples.first(RANKED)
+    names, few = [name for name, form in layers.items() if is_int8(form)], original.samples.first(RANKED)
     errors = {}
     with original.report.track("layers ranked", len(names)) as advance:
         for name in names:
@@ -275,7 +275,7 @@ class _Original:
         if one.accuracy is not None and not self.lost_much(one):
             del judged[self.model.graph.output[0].name]
         layer = layer_before(
-            source, worst_output(judged or one.outputs), [name for name, form in layers.items() if form == INT8]
+            source, worst_output(judged or one.outputs), [name for name, form in layers.items() if is_int8(form)]
         )
         require_kept(one.path.name, judged, layer, sensitivity)
 

@@ -16,6 +16,9 @@ SMALLEST_STEP = 1e-37
 # A channel's scale is at least this fraction of the layer's largest. Smaller weights are below the resolution of the
 # next tensor, and a smaller scale would push the channel's bias out of int32, whose step is the product of the scales.
 SCALE_FLOOR = 2.0**-12
+# After the last layer there is no such resolution: a channel may be in a smaller unit than the others.
+LAST_SCALE_FLOOR = 2.0**-24
+LARGEST_BIAS = 2.0**30
 
 
 class _Round(torch.autograd.Function):
@@ -43,18 +46,38 @@ def fake_quantize(x: Tensor, scale: Tensor, *, unsigned: bool = False) -> Tensor
     return _round((x / scale).clamp(*(UNSIGNED if unsigned else (LOWEST, HIGHEST)))) * scale
 
 
-def weight_scale(weight: Tensor) -> Tensor:
-    """Return the scale of each output channel (axis 0) of a weight; the scale of a channel of zeros is positive too."""
+def weight_scale(weight: Tensor, least: Tensor | None = None) -> Tensor:
+    """Return the scale of each output channel (axis 0) of a weight; the scale of a channel of zeros is positive too.
+
+    `least` has the smallest scale of each channel, instead of a fraction of the layer's largest.
+    """
     largest = weight.detach().abs().flatten(1).amax(1)
     most = largest.max()
     if most == 0:
         return torch.ones_like(largest)
-    return largest.clamp_min(float(most) * SCALE_FLOOR) / HIGHEST
+    return (
+        (largest / HIGHEST).maximum(least)
+        if least is not None
+        else largest.clamp_min(float(most) * SCALE_FLOOR) / HIGHEST
+    )
 
 
-def quantized_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the weight as int8 in [-127, 127], and its scales (float32, one for each output channel)."""
-    scale = weight_scale(weight)
+def least_scale(weight: Tensor, bias: Tensor | None, scale: Tensor) -> Tensor:
+    """Return the least scale of each channel of a layer whose result is not rounded, for an input of a scale.
+
+    The bias fits into int32, whose step is the product of the scales.
+    """
+    floor = float(weight.detach().abs().max()) * LAST_SCALE_FLOOR / HIGHEST
+    least = weight.new_full((len(weight),), floor)
+    return least if bias is None else least.maximum(bias.abs() / scale / LARGEST_BIAS)
+
+
+def quantized_weight(weight: Tensor, least: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Return the weight as int8 in [-127, 127], and its scales (float32, one for each output channel).
+
+    `least` is that of `weight_scale`.
+    """
+    scale = weight_scale(weight, least)
     return (weight.detach() / _per_channel(scale, weight)).round().to(torch.int8), scale
 
 
@@ -64,13 +87,14 @@ def fake_quantize_weight(weight: Tensor) -> Tensor:
     return _round(weight / scale) * scale
 
 
-def fake_quantize_bias(bias: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
+def fake_quantize_bias(bias: Tensor, weight: Tensor, scale: Tensor, least: Tensor | None = None) -> Tensor:
     """Round a bias to int32 steps of input scale times weight scale, as integer kernels do.
 
     ONNX Runtime rounds the bias even if the file does not. The rounding changes answers (2 % of them on MLPerf Tiny's
     ResNet-8), so the fake-quantized model includes it. With a scale of 0, which is not calibrated, nothing is rounded.
+    `least` is that of `weight_scale`.
     """
-    step = scale.detach().abs() * weight_scale(weight)
+    step = scale.detach().abs() * weight_scale(weight, least)
     return torch.where(step > 0, _round(bias / step.clamp_min(SMALLEST_STEP)) * step, bias)
 
 

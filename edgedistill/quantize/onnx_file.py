@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +13,8 @@ from edgedistill.errors import ConfigError
 from edgedistill.graphs.canonical import canonical
 from edgedistill.graphs.index import Edits
 from edgedistill.graphs.run import Arrays, run_each
-from edgedistill.quantize.fake_quant import HIGHEST, UNSIGNED, fake_quantize_bias, quantized_weight
+from edgedistill.quantize.fake_quant import HIGHEST, UNSIGNED, fake_quantize_bias, least_scale, quantized_weight
+from edgedistill.quantize.float_results import ChannelRanges, last_results, leading_to_quantized, leave_in_float
 from edgedistill.quantize.onnx_graph import OnnxGraph
 from edgedistill.quantize.placement import Graph, Placement, place
 from edgedistill.quantize.ranges import MagnitudeHistogram, Ranges
@@ -37,7 +37,9 @@ def quantize_onnx(
     activations: Activations = "signed",
     advance: Advance | None = None,
 ) -> tuple[onnx.ModelProto, dict[str, str]]:
-    """Return a float model in int8, and "int8" or "float: reason" for each layer, by the name of its node.
+    """Return a float model in int8, and the form of each layer, by the name of its node.
+
+    A form is "int8", "int8, result in float: reason" or "float: reason".
 
     Args:
         model: a float32 model of fixed shapes, opset 13 or later, without control flow, whose nodes have names.
@@ -57,13 +59,17 @@ def quantize_onnx(
     if not placement.layers:
         reasons = "; ".join(sorted(set(placement.report.values()))) or "the model has no convolution or dense layer"
         raise ConfigError(f"no layer can be quantized: {reasons}")
-    histograms = _histograms(model, described.graph, dict.fromkeys(placement.origins.values()), requests, advance)
+    channels = last_results(model, described.graph, placement)
+    histograms = _histograms(model, described.graph, placement, channels, requests, advance)
+    leave_in_float(described.graph, placement, channels)
+    inside = leading_to_quantized(model, described.graph, placement)
     unsigned = described.graph.never_negative() if activations == "unsigned" else frozenset()
     roundings = {name: _rounding(one, ranges, unsigned=name in unsigned) for name, one in histograms.items()}
     with Edits(result.graph) as edits:
         scales = _insert(described, edits, placement, roundings)
         for layer in placement.layers:
-            _quantize_parameters(described, edits, described.nodes[layer], scales[layer])
+            is_last = layer not in inside and layer not in placement.results
+            _quantize_parameters(described, edits, described.nodes[layer], scales[layer], is_last=is_last)
     return canonical(result), placement.report
 
 
@@ -73,10 +79,15 @@ def _rounding(histogram: MagnitudeHistogram, ranges: Ranges, *, unsigned: bool) 
 
 
 def _histograms(
-    model: onnx.ModelProto, graph: Graph, origins: Iterable[str], requests: Arrays, advance: Advance | None
+    model: onnx.ModelProto,
+    graph: Graph,
+    placement: Placement,
+    channels: dict[str, ChannelRanges],
+    requests: Arrays,
+    advance: Advance | None,
 ) -> dict[str, MagnitudeHistogram]:
-    """Run the float model and return the magnitudes of each tensor in `origins`."""
-    histograms = {name: MagnitudeHistogram() for name in origins}
+    """Run the float model, return the magnitudes of each tensor to quantize, and fill the ranges of `channels`."""
+    histograms = {name: MagnitudeHistogram() for name in placement.origins.values()}
     watching = onnx.ModelProto()
     watching.CopyFrom(model)
     known = {output.name for output in watching.graph.output} | set(requests)
@@ -89,6 +100,8 @@ def _histograms(
             value = torch.from_numpy(requests[name][request] if name in requests else answer[name])
             floor = floors[name]
             histogram.update(value if floor is None else value.clamp_min(floor))
+        for name, ranges in channels.items():
+            ranges.update(answer[name])
         if advance is not None:
             advance(1, "")
     return histograms
@@ -127,8 +140,13 @@ def _replace(node: onnx.NodeProto, old: str, new: str) -> None:
             node.input[place_] = new
 
 
-def _quantize_parameters(described: OnnxGraph, edits: Edits, layer: onnx.NodeProto, scale: np.float32) -> None:
-    """Store a layer's weight as int8 with a scale for each output channel, and round its bias to int32 steps."""
+def _quantize_parameters(
+    described: OnnxGraph, edits: Edits, layer: onnx.NodeProto, scale: np.float32, *, is_last: bool
+) -> None:
+    """Store a layer's weight as int8 with a scale for each output channel, and round its bias to int32 steps.
+
+    `is_last` is true if nothing after the layer is quantized; its channels may then have units of any size.
+    """
     stored = described.index.value(layer.input[1])
     assert stored is not None
     axis = 1 if layer.op_type == "MatMul" else 0
@@ -138,26 +156,28 @@ def _quantize_parameters(described: OnnxGraph, edits: Edits, layer: onnx.NodePro
             layer.attribute.remove(written)
         layer.attribute.append(helper.make_attribute("transB", 1))
     rows = torch.tensor(np.ascontiguousarray(stored.T if axis else stored))
-    weight, steps = quantized_weight(rows)
+    bias = _stored_bias(described, layer, len(rows))
+    step = torch.tensor(scale)
+    least = least_scale(rows, bias, step) if is_last else None
+    weight, steps = quantized_weight(rows, least)
     integers = np.ascontiguousarray(weight.numpy().T if axis else weight.numpy())
     values = {"int8": integers, "scale": steps.numpy(), "zero": np.zeros(steps.shape, np.int8)}
     names = [edits.store(f"{layer.name}_weight_{part}", value) for part, value in values.items()]
     restored = edits.names.new(f"{layer.name}_weight_rounded")
     edits.insert_before(layer, helper.make_node("DequantizeLinear", names, [restored], name=restored, axis=axis))
     layer.input[1] = restored
-    _round_bias(described, edits, layer, rows, torch.tensor(scale))
+    adds = described.bias(layer)
+    if adds is not None and bias is not None:
+        rounded = fake_quantize_bias(bias, rows, step, least).numpy()
+        adds.node.input[adds.place] = edits.store(f"{layer.name}_bias_rounded", rounded)
+
+
+def _stored_bias(described: OnnxGraph, layer: onnx.NodeProto, channels: int) -> torch.Tensor | None:
+    """Return a layer's stored bias if it has one value for each channel."""
+    adds = described.bias(layer)
+    bias = None if adds is None else described.index.value(adds.node.input[adds.place])
+    return None if bias is None or bias.shape != (channels,) else torch.tensor(bias)
 
 
 def _transposed(layer: onnx.NodeProto) -> bool:
     return any(attribute.name == "transB" and attribute.i for attribute in layer.attribute)
-
-
-def _round_bias(
-    described: OnnxGraph, edits: Edits, layer: onnx.NodeProto, rows: torch.Tensor, scale: torch.Tensor
-) -> None:
-    adds = described.bias(layer)
-    bias = None if adds is None else described.index.value(adds.node.input[adds.place])
-    if adds is None or bias is None or bias.shape != (len(rows),):
-        return
-    rounded = fake_quantize_bias(torch.tensor(bias), rows, scale).numpy()
-    adds.node.input[adds.place] = edits.store(f"{layer.name}_bias_rounded", rounded)

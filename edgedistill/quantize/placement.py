@@ -25,6 +25,8 @@ from enum import Enum, auto
 from edgedistill.errors import ConfigError, nearest
 
 INT8 = "int8"
+FLOAT_RESULT = "int8, result in float: "
+"""Before the reason for which the result of an int8 layer is not rounded."""
 SKIPPED, SQUEEZE_EXCITE = "skipped", "squeeze-excite"
 COMPUTED, STORED = "its weight is computed, not stored", "its input is stored, not computed"
 
@@ -117,6 +119,11 @@ class Graph:
             ):
                 found.add(one.name)
         return frozenset(found)
+
+
+def is_int8(form: str) -> bool:
+    """Return whether a layer's entry in a report says int8, with a rounded result or a float one."""
+    return form == INT8 or form.startswith(FLOAT_RESULT)
 
 
 @dataclass
