@@ -81,6 +81,8 @@ form_options = options(
         only=key("quantize.activations"))  # fmt: skip
 @option("--no-ranking", is_flag=True, help="Do not rank layers by the accuracy each one costs; the ranking is slow.",
         only={ONNX: "set quantize.mode = \"ptq\" in {model_or_config} instead, which ranks no layers"})  # fmt: skip
+@option("--test", type=FILE, metavar="FILE.npz", help="Real inputs that measure errors, instead of those of --data.",
+        only={ONNX: "set data.test in {model_or_config} instead"})  # fmt: skip
 @option("--force", is_flag=True, help="Write the int8 file even if it loses a channel of an output.",
         only={ONNX: "remove it: gates in {model_or_config} decide"})  # fmt: skip
 @pipeline_options
@@ -98,7 +100,10 @@ def quantize(
     from edgedistill.export.file_plan import plan_quantize
     from edgedistill.export.onnx_file import quantize_file
 
-    order, chosen = _order(context, model_or_config, options, force=options["force"]), activations or "signed"
+    order, chosen = (
+        _order(context, model_or_config, options, **{name: options[name] for name in ("test", "force")}),
+        activations or "signed",
+    )
     ranking = not options["no_ranking"]
     if options["dry_run"]:
         _show(plan_quantize(order, skip, chosen, ranking=ranking), as_json=options["as_json"])

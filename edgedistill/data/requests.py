@@ -75,3 +75,21 @@ def _requests(path: Path, arrays: dict[str, Array], value: onnx.ValueInfoProto, 
             f"store an array of {rank} dimensions (one sample per row) or {rank + 1} (one request per row)"
         )
     return (array if array.ndim > rank else array[:, None]).astype(dtype)
+
+
+def read_test_samples(path: Path, model: onnx.ModelProto, data: Path) -> Samples:
+    """Read samples that measure errors, and that differ from the file `data`, which the model is calibrated with.
+
+    Raises:
+        ConfigError: as `read_samples`, or both are the same file, or the sizes of an input differ.
+    """
+    if path.resolve() == data.resolve():
+        raise ConfigError(f"{path}: is the file of --data; give --test samples that the model is not calibrated with")
+    tested, calibrated = read_samples(path, model), read_samples(data, model)
+    for name, values in tested.requests.items():
+        if values.shape[1:] != calibrated.requests[name].shape[1:]:
+            raise ConfigError(
+                f"{path}: samples for '{name}' have shape {values.shape[1:]}, those of {data} have shape "
+                f"{calibrated.requests[name].shape[1:]}; store samples of the same size in both files"
+            )
+    return tested

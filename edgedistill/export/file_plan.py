@@ -9,7 +9,7 @@ from typing import Final, Literal
 
 import onnx
 
-from edgedistill.data.requests import read_samples
+from edgedistill.data.requests import read_samples, read_test_samples
 from edgedistill.export.file_records import FileOptions
 from edgedistill.export.forms import Variant
 from edgedistill.export.onnx_file import (
@@ -45,7 +45,7 @@ class PlannedFile(Record):
 class FilePlan(Record):
     """The plan for an ONNX file.
 
-    `samples` is the number of real inputs in `data`; `choices` are the automatic decisions about shapes, one line each;
+    `samples` is the number of real inputs in `data`, and `test` has the inputs that will measure errors; `choices` are the automatic decisions about shapes, one line each;
     `skip` names the layers to leave in float; `activations`, `ranking` and `force` are None if nothing is quantized.
     `ranking` is true if the layers will be ranked by their error in case int8 loses much, and `force` is true if the
     files will be written even if int8 loses a channel of an output.
@@ -58,6 +58,7 @@ class FilePlan(Record):
     choices: tuple[str, ...]
     data: Path | None
     samples: int
+    test: Path | None = None
     kits: tuple[str, ...]
     arch: str | None
     precision: str
@@ -76,6 +77,7 @@ class FilePlan(Record):
         kits = f" for {', '.join(self.kits)}" if self.kits else ""
         arch = f" on {self.arch}" if self.arch else ""
         data = f", with {self.samples:,} inputs of {self.data}" if self.data else ", with random inputs"
+        data += f", tested with {self.test}" if self.test else ""
         signs = f", {self.activations} activations" if self.activations else ""
         yield f"would {self.command} {self.model}: {self.precision}{signs}{kits}{arch}{data}"
         yield from (f"input {name}: {'x'.join(map(str, shape))}" for name, shape in self.shapes.items())
@@ -99,10 +101,14 @@ def plan_quantize(
     require_calibration(order)
     model = read_onnx(order.model)
     require_float(order, model)
+    if order.test is not None and order.data is not None:
+        read_test_samples(order.test, model, order.data)
     taking = order.for_activations(activations)
     variants = variants_of(taking, "int8", max(opset_of(model), PER_CHANNEL_OPSET), activations)
     plan = _plan(order, "quantize", "int8", model, variants)
-    return plan.model_copy(update={"skip": skip, "activations": activations, "ranking": ranking, "force": order.force})
+    return plan.model_copy(
+        update={"skip": skip, "activations": activations, "ranking": ranking, "force": order.force, "test": order.test}
+    )
 
 
 def plan_export(order: FileOptions, precision: str) -> FilePlan:

@@ -23,11 +23,12 @@ SHOWN: Final = 3
 class FileOptions(Record):
     """The options of a command on an ONNX file: the model, real inputs, kits, the architecture, and the output path.
 
-    `force` writes an int8 file even if a channel of an output is lost.
+    `test` has samples that measure errors, instead of those in `data`. `force` writes an int8 file even if a channel of an output is lost.
     """
 
     model: Path
     data: Path | None = None
+    test: Path | None = None
     kits: tuple[Kit, ...] = ()
     arch: str | None = None
     shapes: Shapes
@@ -92,7 +93,8 @@ class WrittenFile(Record):
 class FileResult(Record):
     """The files written for a model: `layers` maps a layer to "int8", "int8, result in float: reason" or "float: reason"; `choices` are automatic.
 
-    `samples` is the number of samples in the comparison, and `random` is true if they are random; `classifies` is true
+    `samples` is the number of samples in the comparison, and `random` is true if they are random; `test` is the
+    file that they are from if it is not the one to calibrate with; `classifies` is true
     if the first output has a score for each class; `accuracy` is the original model's. `sensitivity` maps each layer to
     the error with only that layer in int8, the largest first; it is measured only if int8 loses much.
     """
@@ -101,6 +103,7 @@ class FileResult(Record):
     sha256: str
     samples: int
     random: bool
+    test: Path | None = None
     classifies: bool
     accuracy: float | None
     choices: tuple[str, ...]
@@ -122,7 +125,7 @@ class FileResult(Record):
         for layer, form in self.layers.items():
             if form.startswith(FLOAT_RESULT):
                 yield f"the result of {layer} stays in float: {form.removeprefix(FLOAT_RESULT)}"
-        kind = "random inputs" if self.random else "inputs"
+        kind = "random inputs" if self.random else f"inputs of {self.test}" if self.test else "inputs"
         if self.accuracy is not None:
             yield f"{self.model}: accuracy {self.accuracy:.2%} on {self.samples:,} {kind}"
         for one in self.files:

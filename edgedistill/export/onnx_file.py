@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import onnx
 
-from edgedistill.data.requests import Samples, read_samples
+from edgedistill.data.requests import Samples, read_samples, read_test_samples
 from edgedistill.data.sources import Array
 from edgedistill.errors import ConfigError, ParityError
 from edgedistill.export.file_records import FileOptions, FileResult, OutputError, WrittenFile, worst_output
@@ -84,7 +84,7 @@ def quantize_file(
     original = _Original(order.for_activations(activations), report)
     require_float(order, original.model)
     source = original.simplified(PER_CHANNEL_OPSET)
-    few = original.samples.first(CALIBRATION)
+    few = original.calibration.first(CALIBRATION)
     with original.report.track("samples for calibration", _count(few)) as advance:
         canonical_int8, layers = quantize_onnx(source, few, skip, ranges, activations, advance)
     variants = variants_of(original.order, "int8", opset_of(canonical_int8), activations_of(canonical_int8))
@@ -132,13 +132,14 @@ def _sensitivity(
     original: _Original, source: onnx.ModelProto, layers: dict[str, str], activations: Activations
 ) -> dict[str, float]:
     """Return the error of the outputs with only one layer in int8, for each layer, the largest first."""
-    names, few = [name for name, form in layers.items() if is_int8(form)], original.samples.first(RANKED)
+    names, few = [name for name, form in layers.items() if is_int8(form)], original.calibration.first(RANKED)
+    tested = original.samples.first(RANKED)
     errors = {}
     with original.report.track("layers ranked", len(names)) as advance:
         for name in names:
             rest = tuple(other for other in names if other != name)
             alone, _ = quantize_onnx(source, few, rest, activations=activations)
-            answers = _answers(original.order.model, alone, few)
+            answers = _answers(original.order.model, alone, tested)
             found = original.output_errors(list(answers.values())).values()
             errors[name] = max(max(one.error, one.channel_error) for one in found)
             advance(1, name)
@@ -180,7 +181,7 @@ class _Converted(NamedTuple):
 
 
 class _Original:
-    """The user's model with fixed shapes, the samples, and the model's outputs for them."""
+    """The user's model with fixed shapes, the samples to calibrate and to compare with, and the model's outputs."""
 
     def __init__(self, order: FileOptions, report: Reporter | None) -> None:
         self.order, self.report = order, report or Reporter(quiet=True)
@@ -189,13 +190,15 @@ class _Original:
         shapes = {} if samples is None else {name: tuple(array.shape[1:]) for name, array in samples.requests.items()}
         fixed, choices = fix_shapes(self.model, order.shapes | shapes)
         self.choices = tuple(choices)
-        self.samples = samples or Samples(random_inputs(self.model, fixed, RANDOM), None)
+        self.samples = self.calibration = samples or Samples(random_inputs(self.model, fixed, RANDOM), None)
+        if order.test is not None and order.data is not None:
+            self.samples = read_test_samples(order.test, self.model, order.data)
         self.outputs = self.answers(self.model, "the original model")
         self.probabilities = probabilities_of(self.model)
         if self.samples.labels is not None and not has_row(self.outputs[0].shape):
             shape = "x".join(map(str, self.outputs[0].shape[1:]))
             raise ConfigError(
-                f"{order.data}: has labels, but the model's first output, {shape}, has no score per class"
+                f"{order.test or order.data}: has labels, but the model's first output, {shape}, has no score per class"
             )
 
     @property
@@ -240,7 +243,7 @@ class _Original:
         return [self._convert(source, variant, alone=len(variants) == 1) for variant in variants]
 
     def _convert(self, source: onnx.ModelProto, variant: Variant, *, alone: bool) -> _Converted:
-        path, few = output_path(self.order, variant, alone=alone), self.samples.first(CALIBRATION)
+        path, few = output_path(self.order, variant, alone=alone), self.calibration.first(CALIBRATION)
         model, kept = in_form(to_opset(source, variant.opset, few), variant, few)
         annotate(model, metadata_of(self.model))
         warnings = require_clean(model, self.order.kits, variant.encoding, path.name)
@@ -326,7 +329,7 @@ class _Original:
         """Return the result of the command."""
         return FileResult(
             model=self.order.model, sha256=sha256_of(self.order.model), samples=len(self.outputs[0]),
-            random=self.order.data is None, classifies=self.classifies, accuracy=self.accuracy(self.outputs[0]), choices=self.choices, layers=layers,
+            random=self.order.data is None, test=self.order.test, classifies=self.classifies, accuracy=self.accuracy(self.outputs[0]), choices=self.choices, layers=layers,
             sensitivity=sensitivity, forced=self.order.force, files=tuple(files),
         )  # fmt: skip
 

@@ -20,7 +20,7 @@ from tests.support.small_onnx import text_model
 ONNX, CONFIG = "net.onnx", "demo.toml"
 UNREAD = {
     "quantize": {ONNX: {"--set", "--from", "--run-dir", "--arch"},
-                 CONFIG: {"--data", "--target", "--arch", "--shape", "-o", "--skip", "--activations", "--no-ranking", "--force"}},
+                 CONFIG: {"--data", "--target", "--arch", "--shape", "-o", "--skip", "--activations", "--no-ranking", "--test", "--force"}},
     "export": {ONNX: {"--set", "--from", "--run-dir", "--arch"},
                CONFIG: {"--data", "--target", "--arch", "--shape", "-o", "--precision"}},
     "bench": {ONNX: {"--set", "--from"}, CONFIG: {"--target", "--device", "--shape", "--threads"}},
@@ -119,6 +119,7 @@ def net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     )
     onnx.save(made, "net.onnx")
     np.savez("data.npz", inputs=rng.normal(size=(7, 4)).astype(np.float32))
+    np.savez("test.npz", inputs=rng.normal(size=(5, 4)).astype(np.float32))
     return tmp_path
 
 
@@ -150,6 +151,7 @@ BENCH = ("bench", "net.onnx", "--target", "ort")
         (QUANTIZE, (), "ranking", True),
         (QUANTIZE, ("--no-ranking",), "ranking", False),
         (QUANTIZE, ("--force",), "force", True),
+        (QUANTIZE, ("--test", "test.npz"), "test", "test.npz"),
         (BENCH, ("--device", "ssh://me@board"), "options.device", "ssh://me@board"),
         (BENCH, ("--threads", 2), "options.threads", 2),
         (BENCH, (), "options.processes", 5),

@@ -10,7 +10,7 @@ import torch
 from click.testing import CliRunner
 
 from edgedistill.cli.main import cli
-from edgedistill.errors import ParityError
+from edgedistill.errors import ConfigError, ParityError
 from edgedistill.export.file_records import FileOptions
 from edgedistill.export.onnx_file import quantize_file
 from edgedistill.export.output_errors import are_scores, channel_axis, layer_before, output_error
@@ -139,6 +139,27 @@ def test_a_bias_that_is_large_for_its_channel_still_fits_into_int32() -> None:
 )  # fmt: skip
 def test_channels_are_found_by_the_shape(shape: tuple[int, ...], axis: int) -> None:
     assert channel_axis(shape) == axis
+
+
+def test_errors_are_measured_on_samples_that_are_not_calibrated_with(tmp_path: Path) -> None:
+    made = text_model("(float[1, 8] x) => (float[1, 3] y) { h = MatMul(x, w) r = Tanh(h) y = MatMul(r, v) }", 13,
+                      w=weights(8, 16), v=weights(16, 3))  # fmt: skip
+    onnx.save(made, str(tmp_path / "net.onnx"))
+    for name, count, size in (("few", 16, 1.0), ("other", 40, 4.0)):
+        np.savez(tmp_path / f"{name}.npz", inputs=requests_for(made, count, size, seed=count)["x"][:, 0])
+    np.savez(tmp_path / "wide.npz", inputs=np.zeros((4, 9), np.float32))
+    order = FileOptions(model=tmp_path / "net.onnx", data=tmp_path / "few.npz", shapes={}, force=True)
+    other = order.model_copy(update={"test": tmp_path / "other.npz"})
+    before, after = quantize_file(order), quantize_file(other)
+    assert (before.samples, after.samples) == (16, 40)
+    assert after.files[0].error > 3 * before.files[0].error  # values beyond the calibrated range
+    assert f"on 40 inputs of {tmp_path / 'other.npz'}: " in "\n".join(after.lines())
+    for name, words in (
+        ("few", "is the file of --data"),
+        ("wide", "does not fit the declared shape|of the same size in both"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            quantize_file(order.model_copy(update={"test": tmp_path / f"{name}.npz"}))
 
 
 def test_the_layer_to_skip_is_the_nearest_before_the_output() -> None:
