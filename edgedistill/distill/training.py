@@ -46,6 +46,7 @@ class Feed(Protocol):
 
 
 Validate = Callable[[nn.Module], float]
+Weights = tuple[Tensor, ...] | list[Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,7 @@ class Training:
 def fit(model: nn.Module, training: Training, report: Reporter) -> tuple[Epoch, ...]:
     """Train `model` in place and load the weights of the epoch with the best validation metric.
 
-    With `plan.ema`, the moving average of the weights is validated and kept. State is written to `resume.path` after each
+    With `plan.ema`, the moving average of the weights is validated and kept; its decay warms up. State is written to `resume.path` after each
     epoch; a training with the same key resumes from it and ends with the same weights, bit for bit, as without an
     interruption. Raises EdgedistillError if the loss is not finite.
     """
@@ -96,7 +97,7 @@ def _fit(model: nn.Module, training: Training, report: Reporter, accelerator: An
     optimizer = build_optimizer(model, plan)
     scheduler = build_schedule(optimizer, plan, len(training.feed))
     wrapped, prepared_optimizer = accelerator.prepare(model, optimizer)
-    ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(plan.ema), use_buffers=True) if plan.ema else None  # type: ignore[no-untyped-call]  # torch's
+    ema = AveragedModel(model, multi_avg_fn=warmed_average(plan.ema), use_buffers=True) if plan.ema else None
     state = _State(wrapped, model, prepared_optimizer.optimizer, scheduler, ema)
     history, best = state.load(training.resume)
     todo = range(len(history), plan.epochs)
@@ -171,6 +172,24 @@ def _parts(batch: Batch, count: int) -> list[Batch]:
         return [batch]
     number = len(batch.labels.chunk(count))
     return [batch.map(lambda tensor, place=place: tensor.chunk(count)[place]) for place in range(number)]  # type: ignore[misc]  # a default binds the place
+
+
+def ema_decay(ema: float, number: int) -> float:
+    """Return the decay of the moving average at update `number`, which counts from 0.
+
+    The decay rises to `ema`, as in TensorFlow's ExponentialMovingAverage: an average of few updates forgets the untrained
+    weights.
+    """
+    return min(ema, (1 + number) / (10 + number))
+
+
+def warmed_average(ema: float) -> Callable[[Weights, Weights, Tensor | int], None]:
+    """Return the update of a moving average for AveragedModel, which counts the updates and copies the weights of the first."""
+
+    def update(averages: Weights, weights: Weights, number: Tensor | int) -> None:
+        get_ema_multi_avg_fn(ema_decay(ema, int(number)))(averages, weights, number)  # type: ignore[no-untyped-call]  # torch's
+
+    return update
 
 
 def build_optimizer(model: nn.Module, plan: TrainingConfig) -> torch.optim.Optimizer:

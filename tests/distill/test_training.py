@@ -6,9 +6,19 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.optim.swa_utils import AveragedModel
 
 from edgedistill.config.training import TrainingConfig
-from edgedistill.distill.training import Resume, Training, build_optimizer, build_schedule, fit, uses_bf16
+from edgedistill.distill.training import (
+    Resume,
+    Training,
+    build_optimizer,
+    build_schedule,
+    ema_decay,
+    fit,
+    uses_bf16,
+    warmed_average,
+)  # fmt: skip
 from edgedistill.errors import EdgedistillError
 from edgedistill.losses.batch import Batch
 from edgedistill.runtime.progress import Reporter
@@ -63,7 +73,7 @@ def test_fit_learns_and_keeps_the_best_epoch(tmp_path: Path, plan: dict[str, obj
     assert history[-1].loss < history[0].loss
 
 
-@pytest.mark.parametrize("plan", [{}, {"ema": 0.9}, {"optimizer": "adamw", "lr": 0.01}])
+@pytest.mark.parametrize("plan", [{}, {"ema": 0.9}, {"ema": 0.999}, {"optimizer": "adamw", "lr": 0.01}])
 def test_a_broken_training_ends_where_an_unbroken_one_does(tmp_path: Path, plan: dict[str, object]) -> None:
     whole = network()
     fit(whole, training(tmp_path / "whole", Rings(), **plan), QUIET)
@@ -75,6 +85,29 @@ def test_a_broken_training_ends_where_an_unbroken_one_does(tmp_path: Path, plan:
     assert len(history) == 8
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def test_a_slow_average_keeps_the_accuracy_of_a_short_training(tmp_path: Path) -> None:
+    plain, averaged = network(), network()
+    fit(plain, training(tmp_path / "plain", Rings()), QUIET)
+    fit(averaged, training(tmp_path / "averaged", Rings(), ema=0.9999), QUIET)
+    assert accuracy(averaged) > accuracy(plain) - 0.05
+
+
+def test_the_decay_of_the_average_warms_up() -> None:
+    assert ema_decay(0.999, 0) == 0.1
+    assert ema_decay(0.999, 90) == 0.91
+    assert ema_decay(0.999, 10_000) == 0.999
+    assert ema_decay(0.5, 90) == 0.5
+    model = nn.Linear(1, 1)
+    average = AveragedModel(model, multi_avg_fn=warmed_average(0.999))
+    expected = 0.0
+    for number in range(5):
+        model.weight.data.fill_(number)
+        average.update_parameters(model)
+        decay = ema_decay(0.999, number) if number else 0  # the first update copies the weights
+        expected = decay * expected + (1 - decay) * number
+        assert average.module.weight.item() == pytest.approx(expected)
 
 
 def test_another_configurations_state_is_not_taken_up(tmp_path: Path) -> None:
