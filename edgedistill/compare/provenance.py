@@ -136,7 +136,8 @@ def _soft_labels(record: SoftLabelsRecord) -> str:
     if not record.views:
         return f"teacher runs during training, {record.classes} classes{several}"
     kept = f", the {record.top_k} largest logits of each" if record.top_k else ""
-    return f"{record.views} augmented views of {record.samples} samples, {record.classes} classes{kept}{several}"
+    views = "1 view" if record.views == 1 else f"{record.views} augmented views"
+    return f"{views} of {record.samples} samples, {record.classes} classes{kept}{several}"
 
 
 @summary.register

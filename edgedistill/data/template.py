@@ -62,7 +62,7 @@ def _lines(profile: DataProfile, options: InitOptions) -> Iterator[str]:
     )
     yield from _section("student", "width multiplies the number of channels", _model(models.student))
     loss = {"loss": "mse"} if profile.is_regression else {"temperature": 4.0}
-    views = 1 if profile.form == "tokens" else 8
+    views = 8 if models.augment else 1
     yield from _section("distill", "", loss | training | {"views": views})
     yield from _section(
         "quantize", "max_drop: accuracy that int8 may lose, in percentage points", {"mode": "auto", "max_drop": 0.5}

@@ -133,7 +133,7 @@ def declare_teacher(sources: Sources) -> TeacherSettings:
 
 def declare_soft_labels(sources: Sources) -> SoftLabelSettings:
     """Declare the settings of the soft labels stage."""
-    plan = sources.config.distill
+    plan = distinct_views(sources.config)
     return SoftLabelSettings(
         **learning(sources), teacher=sources.records[TeacherRecord], teachers=soft_label_teachers(sources),
         view_count=plan.views, top_k=plan.top_k, other_outputs=plan.other_outputs,
@@ -145,7 +145,7 @@ def declare_plan(sources: Sources) -> DistillPlan:
     config = sources.config
     return DistillPlan(
         **learning(sources), teachers=soft_label_teachers(sources), student=student_source(config, sources.hash_file),
-        distill=config.distill, loss=custom_loss(config), tracking=tracking_of(config),
+        distill=distinct_views(config), loss=custom_loss(config), tracking=tracking_of(config),
     )  # fmt: skip
 
 
@@ -168,6 +168,12 @@ def soft_label_teachers(sources: Sources) -> tuple[SoftLabelTeacher, ...]:
         )
         for number, plan in enumerate(sources.config.teachers)
     )  # fmt: skip
+
+
+def distinct_views(config: Config) -> DistillConfig:
+    """Return [distill] with the number of distinct views: without augmentation all views of a sample are identical."""
+    plan = config.distill
+    return plan if config.data.augment else plan.model_copy(update={"views": min(plan.views, 1)})
 
 
 def custom_loss(config: Config) -> CodeRef | None:

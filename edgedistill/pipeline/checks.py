@@ -120,6 +120,12 @@ def _check_unlabelled(config: Config) -> None:
             )
 
 
+def report_views(config: Config, report: Reporter) -> None:
+    """Say that the views are identical, if the configuration asks for several."""
+    if config.distill.views > 1 and not config.data.augment:
+        report.info(f"distill.views: {config.distill.views} identical views without data.augment; 1 is used")
+
+
 def report_activations(config: Config, kits: Mapping[str, Kit], report: Reporter) -> None:
     """Recommend the other value of [quantize] activations if it is faster or safer on this machine."""
     targets = [target for target in config.target if "int8" in target.precisions]

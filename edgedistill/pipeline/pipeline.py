@@ -15,12 +15,12 @@ from edgedistill.distill.stages import DISTILL, SOFT_LABELS, TEACHER
 from edgedistill.errors import ConfigError, nearest
 from edgedistill.export.stages import EXPORT
 from edgedistill.kits.kits import Kit
-from edgedistill.pipeline.checks import check_config, check_learning, kits_for, report_activations
+from edgedistill.pipeline.checks import check_config, check_learning, kits_for, report_activations, report_views
 from edgedistill.pipeline.staleness import explain_stale
 from edgedistill.quantize.stages import quantize_stage
 from edgedistill.records.base import Record
 from edgedistill.records.stage_names import STAGE_NAMES
-from edgedistill.records.stages import QuantizedRecord, StageRecord
+from edgedistill.records.stages import QuantizedRecord, SoftLabelsRecord, StageRecord
 from edgedistill.report.stages import REPORT
 from edgedistill.runtime import processes
 from edgedistill.runtime.files import versions_of
@@ -95,6 +95,8 @@ class Pipeline:
             self.report.debug(f"{first.stage}: runs, {first.why}")
             if any(stage.shared for stage in stages[done:]):
                 check_learning(self.sources)
+            if any(stage.record is SoftLabelsRecord for stage in stages[done:]):
+                report_views(self.config, self.report)
             if any(stage.record is QuantizedRecord for stage in stages[done:]):
                 report_activations(self.config, self.kits, self.report)
             processes.barrier()  # before the first of them writes
