@@ -23,7 +23,7 @@ from edgedistill.losses.batch import Batch, Loss, Tensors
 from edgedistill.models.outputs import as_float, call
 from edgedistill.records.stages import Epoch
 from edgedistill.runtime import processes
-from edgedistill.runtime.files import atomic_path
+from edgedistill.runtime.files import read_sealed, write_sealed
 from edgedistill.runtime.progress import Advance, Reporter
 
 
@@ -99,7 +99,7 @@ def _fit(model: nn.Module, training: Training, report: Reporter, accelerator: An
     wrapped, prepared_optimizer = accelerator.prepare(model, optimizer)
     ema = AveragedModel(model, multi_avg_fn=warmed_average(plan.ema), use_buffers=True) if plan.ema else None
     state = _State(wrapped, model, prepared_optimizer.optimizer, scheduler, ema)
-    history, best = state.load(training.resume)
+    history, best = state.load(training, report)
     todo = range(len(history), plan.epochs)
     with report.track(label, len(todo) * len(training.feed)) as advance:
         for number in todo:
@@ -256,13 +256,17 @@ class _State:
             "history": [epoch.model_dump() for epoch in history],
             "best": best,
         }
-        with atomic_path(resume.path) as scratch:
-            torch.save(content, scratch)
+        write_sealed(resume.path, lambda file: torch.save(content, file))
 
-    def load(self, resume: Resume) -> tuple[tuple[Epoch, ...], Any]:
+    def load(self, training: Training, report: Reporter) -> tuple[tuple[Epoch, ...], Any]:
+        resume = training.resume
         if not resume.path.exists():
             return (), None
-        content = torch.load(resume.path, weights_only=True)
+        sealed = read_sealed(resume.path)
+        if sealed is None:  # the first epoch replaces the file
+            report.info(f"{training.label}: {resume.path} is damaged; the training starts again")
+            return (), None
+        content = torch.load(sealed, weights_only=True)
         if content["key"] != resume.key:  # written by another configuration
             return (), None
         for part, state in zip(self._parts(), content["parts"], strict=True):

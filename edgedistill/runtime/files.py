@@ -6,13 +6,17 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Final
 
 from edgedistill.records.base import Record
+
+SEAL_BYTES: Final = 32
+"""The size of the SHA-256 at the start of a sealed file."""
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
@@ -47,13 +51,36 @@ def write_json(path: Path, value: Record | dict[str, Any]) -> None:
     write_atomic(path, text + "\n")
 
 
+def write_sealed(path: Path, write: Callable[[IO[bytes]], None]) -> None:
+    """Write a file atomically: the SHA-256 of the content, then the content, which `write` writes."""
+    with atomic_path(path) as scratch, scratch.open("w+b") as file:
+        file.write(bytes(SEAL_BYTES))
+        write(file)
+        file.seek(SEAL_BYTES)
+        digest = _digest(file)
+        file.seek(0)
+        file.write(digest)
+
+
+def read_sealed(path: Path) -> BytesIO | None:
+    """Return the content of a file of `write_sealed`, or None if the file is damaged."""
+    with path.open("rb") as file:
+        digest, content = file.read(SEAL_BYTES), file.read()
+    return BytesIO(content) if hashlib.sha256(content).digest() == digest else None
+
+
 def sha256_of(path: Path) -> str:
     """Hash a file's content."""
     with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        return _digest(file).hex()
+
+
+def _digest(file: IO[bytes]) -> bytes:
+    """Hash the rest of an open file."""
+    digest = hashlib.sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest.digest()
 
 
 def hash_of(value: Any) -> str:

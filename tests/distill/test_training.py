@@ -18,10 +18,11 @@ from edgedistill.distill.training import (
     fit,
     uses_bf16,
     warmed_average,
-)  # fmt: skip
+)
 from edgedistill.errors import EdgedistillError
 from edgedistill.losses.batch import Batch
 from edgedistill.runtime.progress import Reporter
+from tests.support.damage import DAMAGES, Listener
 
 QUIET = Reporter(quiet=True)
 
@@ -114,14 +115,23 @@ def test_another_configurations_state_is_not_taken_up(tmp_path: Path) -> None:
     fit(network(), training(tmp_path, Rings()), QUIET)
     other = training(tmp_path, Rings())
     other = dataclasses.replace(other, resume=Resume(tmp_path / "resume.pt", "another"))
-    seen: list[str] = []
+    heard = Listener()
+    fit(network(), other, heard)
+    assert len(heard.said) == 9  # eight epochs, and the best
 
-    class Listener(Reporter):
-        def info(self, text: str) -> None:
-            seen.append(text)
 
-    fit(network(), other, Listener())
-    assert len(seen) == 9  # eight epochs, and the best
+@pytest.mark.parametrize("damage", sorted(DAMAGES))
+def test_a_damaged_state_is_named_and_the_training_starts_again(tmp_path: Path, damage: str) -> None:
+    whole, redone = network(), network()
+    fit(whole, training(tmp_path / "whole", Rings()), QUIET)
+    with pytest.raises(KeyboardInterrupt):
+        fit(network(), training(tmp_path / "broken", Rings(stop_in=5)), QUIET)
+    state = tmp_path / "broken" / "resume.pt"
+    state.write_bytes(DAMAGES[damage](state.read_bytes()))
+    heard = Listener()
+    fit(redone, training(tmp_path / "broken", Rings()), heard)
+    assert heard.said[0] == f"test: {state} is damaged; the training starts again"
+    assert all(torch.equal(value, redone.state_dict()[name]) for name, value in whole.state_dict().items())
 
 
 def test_a_diverging_loss_is_an_error_that_names_the_rate(tmp_path: Path) -> None:
