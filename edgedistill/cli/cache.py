@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import click
@@ -21,16 +22,16 @@ def cache() -> None:
     "--samples",
     metavar="N",
     type=click.IntRange(1),
-    default=512,
+    default=4096,
     show_default=True,
-    help="Number of entries to recompute.",
+    help="Number of soft labels to recompute.",
 )
 @run_dir_option()
 @click.pass_context
 def verify(context: click.Context, config: Path, samples: int, run_dir: Path | None) -> None:
-    """Recompute a sample of the soft labels of CONFIG and compare it with the cache.
+    """Recompute up to N soft labels of CONFIG and compare them with the cache.
 
-    Exit code 4: the cached soft labels differ.
+    Exit code 4: the cached soft labels differ, and the cache is removed.
     """
     from edgedistill.config.load import load_config
     from edgedistill.errors import ParityError
@@ -42,10 +43,14 @@ def verify(context: click.Context, config: Path, samples: int, run_dir: Path | N
     loaded = load_config(config)
     pipeline = run_pipeline(loaded, Run(run_dir or Path("runs") / loaded.name), kits, reporter, Plan(SOFT_LABELS))
     result = verify_cache(pipeline, samples)
-    text = f"{result.compared} soft labels recomputed; largest difference {result.max_abs_diff:.3g}"
+    share = f"{result.compared:,} of {result.entries:,} soft labels recomputed ({result.compared / result.entries:.1%})"
+    text = f"{share}; largest difference {result.max_abs_diff:.3g}"
     if not result.holds:
-        raise ParityError(f"{text}: too large; run 'edgedistill run {config} --from soft_labels'")
-    click.echo(f"{text}: the cache is correct")
+        where = () if run_dir is None else ("--run-dir", str(run_dir))
+        command = shlex.join(("edgedistill", "run", str(config), *where, "--from", "soft_labels"))
+        raise ParityError(f"{text}: {result.wrong}; the cache is removed; to make it again, run: {command}")
+    rest = "" if result.compared == result.entries else "; the hashes of all match"
+    click.echo(f"{text}{rest}: the cache is correct")
 
 
 @cache.command("list", cls=Command)

@@ -2,8 +2,8 @@
 
 A cache is a folder named by its fingerprint. It contains `manifest.json`; `logits.npy`, raw logits (views, samples, classes) in
 float16 for any temperature and loss, or entries of `distill.top_k` (views, samples) for many classes; `output-NAME.npy`
-(views, samples, ...) for each other output of the teacher; `done.npy`, a bitmap of finished entries, to resume after an
-interruption; `engine`, the engine of the teacher; and `logits.sha256`, which is written last.
+(views, samples, ...) for each other output of the teacher; `done.npy`, a checksum of each finished block of entries, to resume
+after an interruption; `engine`, the engines of the teachers; and `logits.sha256`, which is written last.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from edgedistill.distill.blocks import DIGEST_BYTES, block_count, find_damage
 from edgedistill.errors import ConfigError
 from edgedistill.records.stages import DataRecord
 from edgedistill.runtime import processes
@@ -29,8 +30,11 @@ from edgedistill.runtime.files import atomic_path, sha256_of, write_atomic, writ
 from edgedistill.runtime.progress import Reporter
 from edgedistill.tasks.table import find_task
 
-SCHEMA = "edgedistill.soft_labels/1"
+SCHEMA: Final = "edgedistill.soft_labels/1"
+SEAL: Final = "logits.sha256"
 OUTPUT: Final = "output-"
+ENGINES: Final = frozenset({"torch", "openvino", "onnxruntime", "recorded"})
+"""The words of the file `engine`."""
 SAFE_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 MOST_WHOLE, KEPT = 2000, 32
 """The largest number of classes for which the default keeps all logits of a view, and the number kept for more classes."""
@@ -72,12 +76,24 @@ def describe_caches() -> Iterator[str]:
     manifests = sorted(folder.glob("*/manifest.json"))
     yield f"{len(manifests)} caches in {folder}; to free the space, delete folders there"
     for manifest in manifests:
-        about = json.loads(manifest.read_text(encoding="utf-8"))
+        about = _read_manifest(manifest)
+        if about is None:
+            yield f"{manifest.parent.name[:16]}  {manifest.name} is damaged; the next run that needs this cache makes it again"
+            continue
         size = sum(path.stat().st_size for path in manifest.parent.iterdir())
-        state = "complete" if (manifest.parent / "logits.sha256").exists() else "incomplete"
+        state = "complete" if (manifest.parent / SEAL).exists() else "incomplete"
         views, samples, classes = about["shape"]
         kept = f"the {about['top_k']} largest of {classes} logits" if "top_k" in about else f"{classes} classes"
         yield f"{manifest.parent.name[:16]}  {views} views of {samples:,} samples, {kept}, {size:,} bytes, {state}"
+
+
+def _read_manifest(path: Path) -> dict[str, Any] | None:
+    """Return the content of a manifest, or None if it is damaged."""
+    try:
+        about = json.loads(path.read_bytes())
+    except ValueError:
+        return None
+    return about if isinstance(about, dict) and about.keys() >= {"schema", "fingerprint", "shape"} else None
 
 
 def describe_controls() -> str:
@@ -121,19 +137,48 @@ class Cache:
                 fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
-    def is_complete(self) -> bool:
-        """Return whether the cache has this fingerprint and shape, all entries, and matching checksums."""
-        seal = self.folder / "logits.sha256"
-        whole = seal.exists() and seal.read_text(encoding="utf-8") == self._checksums()
-        if seal.exists() and not whole:
-            (self.folder / "manifest.json").unlink(missing_ok=True)  # damaged: start again
-        return whole and self._is_current()
+    def is_complete(self, report: Reporter) -> bool:
+        """Return whether the cache is complete; a damaged cache, complete or not, is removed, and the report says why."""
+        damage = self._damage()
+        if damage is not None:
+            report.info(f"soft labels: the cache {self.folder} is damaged ({damage}); it is removed and made again")
+            self.discard()
+        return all((self.folder / name).exists() for name in ("manifest.json", SEAL))
+
+    def discard(self) -> None:
+        """Remove the files of the cache; a run keeps its links to them."""
+        for name in ("manifest.json", SEAL, "engine", "done.npy", "logits.npy"):
+            (self.folder / name).unlink(missing_ok=True)
+        for path in self.output_files():
+            path.unlink()
+
+    def engines(self) -> str | None:
+        """Return the engines of the teachers, or None if they are not chosen or the file is damaged."""
+        path = self.folder / "engine"
+        words = path.read_bytes().split() if path.exists() else []
+        known = bool(words) and ENGINES.issuperset(word.decode(errors="replace") for word in words)
+        return path.read_text(encoding="utf-8") if known else None
+
+    def _damage(self) -> str | None:
+        """Return what is damaged, or None; a cache without a manifest is not begun."""
+        if not (self.folder / "manifest.json").exists():
+            return None
+        if not self._is_current():
+            return "manifest.json has other content, or a file is missing"
+        if self.engines() is None:
+            return "engine has other content"
+        seal = self.folder / SEAL
+        if seal.exists():
+            whole = seal.read_bytes() == self._checksums().encode()
+            return None if whole else f"the checksums in {SEAL} do not match"
+        entries, shape = self._entries()
+        return find_damage(self.folder, (np.dtype(entries), shape), self.output_files())
 
     def seal(self) -> Path:
         """Mark the cache as complete and return its logits.npy."""
         path = self.folder / "logits.npy"
         if processes.is_main_process():
-            write_atomic(self.folder / "logits.sha256", self._checksums())
+            write_atomic(self.folder / SEAL, self._checksums())
         return path
 
     def _checksums(self) -> str:
@@ -178,7 +223,7 @@ class Cache:
         return (
             all((self.folder / name).exists() for name in names)
             and manifest.exists()
-            and json.loads(manifest.read_text(encoding="utf-8")) == self._manifest()
+            and _read_manifest(manifest) == self._manifest()
         )
 
     def _manifest(self) -> dict[str, Any]:
@@ -192,13 +237,14 @@ class Cache:
         return np.float16, self.shape
 
     def open(self) -> tuple[np.memmap, np.memmap]:
-        """Memory-map logits and bitmap for writing; entries of an earlier call with the same fingerprint are kept."""
+        """Memory-map logits and checksums of blocks for writing; blocks of an earlier call with the same fingerprint are kept."""
         if processes.is_main_process() and not self._is_current():
-            stale = (self.folder / "logits.npy", self.folder / "logits.sha256", *self.output_files())
+            stale = (self.folder / "logits.npy", self.folder / SEAL, *self.output_files())
             for path in stale:  # runs can have hard links to the old files, so these are not overwritten
                 path.unlink(missing_ok=True)
             np.lib.format.open_memmap(self.folder / "logits.npy", "w+", *self._entries())
-            np.lib.format.open_memmap(self.folder / "done.npy", "w+", np.bool_, self.shape[:2])
+            blocks = (self.shape[0], block_count(self.shape[1]), DIGEST_BYTES)
+            np.lib.format.open_memmap(self.folder / "done.npy", "w+", np.uint8, blocks)
             write_json(
                 self.folder / "manifest.json", self._manifest()
             )  # last, because it marks the other two files as valid

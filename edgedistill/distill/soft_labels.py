@@ -16,13 +16,14 @@ from torch import Tensor
 
 from edgedistill.data.sources import Array
 from edgedistill.data.views import Views, plain_views, training_views
+from edgedistill.distill.blocks import blocks_of, checksum
 from edgedistill.distill.cache import Cache, caches_folder, link_or_copy, stored_logits
 from edgedistill.distill.loading import Ask, answers_of, load_teacher, teacher_predictor
 from edgedistill.distill.predictors import BATCH, Answer, Scorer, mean_predictor
 from edgedistill.distill.settings import SoftLabelSettings
 from edgedistill.distill.teacher import load_logits
 from edgedistill.distill.teacher_engine import EngineChoice, openvino_predictor
-from edgedistill.distill.top_k import deviation, pack, unpack
+from edgedistill.distill.top_k import pack, unpack
 from edgedistill.distill.training import TeacherLogits
 from edgedistill.errors import ConfigError, EdgedistillError
 from edgedistill.losses.batch import Tensors
@@ -34,7 +35,6 @@ from edgedistill.runtime.progress import Reporter
 from edgedistill.stages.stage import Workspace
 
 RECORDED = "recorded"
-TOLERANCE = 0.02  # relative to the largest logit: bfloat16 has 8 bits, and the order of sums differs between machines
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,15 +71,6 @@ class OnlineTeacher:
         """Return the teacher's outputs (B, ...) for the inputs."""
         answer = self.ask(inputs)
         return TeacherLogits(answer.main, None, answer.others)
-
-
-@dataclass(frozen=True, slots=True)
-class Verification:
-    """The number of recomputed entries, the largest difference, and whether it is within rounding errors."""
-
-    compared: int
-    max_abs_diff: float
-    holds: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,11 +144,10 @@ def make_soft_labels(settings: SoftLabelSettings, workspace: Workspace) -> SoftL
     )  # fmt: skip
     if record.views == 0:
         return record
-    shape = (record.views, record.samples, record.classes)
-    cache = Cache(caches_folder() / record.fingerprint, record.fingerprint, shape, record.top_k)
+    cache = cache_of(record)
     kept = workspace.folder("soft_labels")
     with cache.locked(workspace.report):
-        if processes.broadcast_from_rank0(processes.is_main_process() and cache.is_complete()):
+        if processes.broadcast_from_rank0(processes.is_main_process() and cache.is_complete(workspace.report)):
             workspace.report.info("soft labels: taken from the cache")
         else:
             fill_cache(settings, workspace, cache)
@@ -170,6 +160,12 @@ def make_soft_labels(settings: SoftLabelSettings, workspace: Workspace) -> SoftL
     return record.model_copy(
         update={"logits": workspace.describe(kept / "logits.npy"), "engine": engine, "outputs": outputs}
     )
+
+
+def cache_of(record: SoftLabelsRecord) -> Cache:
+    """Return the cache of soft labels, which may not exist."""
+    shape = (record.views, record.samples, record.classes)
+    return Cache(caches_folder() / record.fingerprint, record.fingerprint, shape, record.top_k)
 
 
 def _mean_accuracy(settings: SoftLabelSettings, workspace: Workspace) -> float | None:
@@ -215,7 +211,7 @@ def fill_cache(settings: SoftLabelSettings, workspace: Workspace, cache: Cache) 
         samples = len(next(iter(views.split.inputs.values())))
         store_soft_labels(cache, load_logits(source, settings, settings.view_count, samples)[views.split.rows][None])
         return
-    if processes.is_main_process() and not note.exists():
+    if processes.is_main_process() and cache.engines() is None:
         write_atomic(note, teachers.choose_engines(views))
     processes.barrier()
     ask = teachers.in_engines(note.read_text(encoding="utf-8"))
@@ -239,31 +235,6 @@ def _first_batch(views: Views) -> Tensors:
     return views.batch(positions, np.zeros_like(positions))
 
 
-def verify_soft_labels(
-    settings: SoftLabelSettings, workspace: Workspace, record: SoftLabelsRecord, samples: int
-) -> Verification:
-    """Recompute random blocks of cached entries until `samples` entries are compared."""
-    if record.logits is None or record.engine is None or record.engine == RECORDED:
-        raise ConfigError(
-            "no soft labels to recompute: the teacher runs during training, or its logits were loaded from a file"
-        )
-    kept = np.load(workspace.path(record.logits), mmap_mode="r")
-    teachers = Teachers(settings, workspace)
-    views, ask = teachers.views(), teachers.in_engines(record.engine)
-    # Whole blocks, as they were computed, because in bfloat16 an output depends on the rest of its batch.
-    blocks = [(v, start) for v in range(record.views) for start in range(0, record.samples, BATCH)]
-    order = np.random.default_rng().permutation(len(blocks))
-    worst, compared, scale = 0.0, 0, float(np.abs(kept["logits"][0] if kept.dtype.names else kept[0]).max())
-    for view, start in (blocks[i] for i in order):
-        block = np.arange(start, min(start + BATCH, record.samples))
-        answer, entries = ask(views.batch(block, np.full_like(block, view))).main, kept[view, block]
-        worst = max(worst, deviation(answer, entries))
-        compared += len(block)
-        if compared >= samples:
-            break
-    return Verification(compared, worst, worst <= TOLERANCE * scale)
-
-
 def build_soft_labels(cache: Cache, ask: Ask, views: Views, report: Reporter) -> Path:
     """Fill a cache with a teacher's logits of augmented views and return its logits.npy.
 
@@ -272,19 +243,20 @@ def build_soft_labels(cache: Cache, ask: Ask, views: Views, report: Reporter) ->
     """
     logits, done = cache.open()
     count, samples, _ = cache.shape
-    blocks = [(v, np.arange(i, min(i + BATCH, samples))) for v in range(count) for i in range(0, samples, BATCH)]
-    share = blocks[processes.rank() :: processes.world_size()]
+    share = blocks_of(count, samples)[processes.rank() :: processes.world_size()]
     with report.track("soft labels", len(share)) as advance:
-        for view, block in share:
-            if not done[view, block].all():
+        for view, number, block in share:
+            if not done[view, number].any():
                 answer, others = ask(views.batch(block, np.full_like(block, view)))
                 logits[view, block] = _entries(cache, answer, len(block))
                 logits.flush()
-                for name, kept in cache.open_outputs({name: x.shape[1:] for name, x in others.items()}).items():
+                opened = cache.open_outputs({name: x.shape[1:] for name, x in others.items()})
+                for name, kept in opened.items():
                     kept[view, block] = _checked(others[name].numpy(), name)
                     kept.flush()
-                done[view, block] = True  # after the logits are on disk, in case the process is killed
-                done.flush()
+                filled = (logits, *(opened[name] for name in sorted(opened)))
+                done[view, number] = checksum(kept[view, block] for kept in filled)
+                done.flush()  # after the entries are on disk, in case the process is killed
             advance(1, f"view {view + 1} of {count}")
     processes.barrier()
     return cache.seal()
@@ -293,8 +265,8 @@ def build_soft_labels(cache: Cache, ask: Ask, views: Views, report: Reporter) ->
 def store_soft_labels(cache: Cache, logits: Array) -> Path:
     """Store saved logits (views, samples, classes) as a finished cache and return its logits.npy."""
     entries = [_entries(cache, torch.from_numpy(np.ascontiguousarray(view)), cache.shape[1]) for view in logits]
-    kept, done = cache.open()
-    kept[:], done[:] = np.stack(entries), True
+    kept, _ = cache.open()
+    kept[:] = np.stack(entries)
     kept.flush()
     return cache.seal()
 

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from edgedistill.distill.settings import declare_soft_labels
-from edgedistill.distill.soft_labels import Verification, verify_soft_labels
+from edgedistill.distill.soft_labels import cache_of
+from edgedistill.distill.verify import Verification, verify_soft_labels
 from edgedistill.pipeline.pipeline import Pipeline
 from edgedistill.records.stages import SoftLabelsRecord
 from edgedistill.stages.stage import workspace_of
 
 
 def verify_cache(pipeline: Pipeline, samples: int) -> Verification:
-    """Recompute a sample of the soft labels of a pipeline; the soft labels stage must be finished."""
+    """Recompute a sample of the soft labels of a pipeline; the soft labels stage must be finished.
+
+    A wrong cache is removed, so that no run takes it.
+    """
     record = pipeline.records[SoftLabelsRecord]
     workspace = workspace_of(pipeline.run, record.fingerprint, pipeline.report)
-    return verify_soft_labels(declare_soft_labels(pipeline.sources), workspace, record, samples)
+    result = verify_soft_labels(declare_soft_labels(pipeline.sources), workspace, record, samples)
+    cache = cache_of(record)
+    if not result.holds and cache.folder.exists():
+        with cache.locked(pipeline.report):
+            cache.discard()
+    return result

@@ -9,8 +9,10 @@ from edgedistill.data.dataset import Split
 from edgedistill.data.preprocess import Preprocess
 from edgedistill.data.settings import Normalization
 from edgedistill.data.views import Views
+from edgedistill.distill.blocks import find_damage
 from edgedistill.distill.cache import Cache
 from edgedistill.distill.feed import TrainingFeed
+from edgedistill.distill.loading import Ask
 from edgedistill.distill.predictors import Answer
 from edgedistill.distill.soft_labels import SoftLabels, build_soft_labels, load_soft_labels, store_soft_labels
 from edgedistill.errors import EdgedistillError
@@ -19,6 +21,7 @@ from edgedistill.records.base import FileRef
 from edgedistill.records.stages import InputRecord, SoftLabelsRecord
 from edgedistill.runtime.progress import Reporter
 from edgedistill.stages.stage import Workspace
+from tests.support.damage import DAMAGES, Listener
 from tests.support.learning import only
 
 QUIET = Reporter(quiet=True)
@@ -100,6 +103,82 @@ def test_an_interrupted_cache_goes_on_and_ends_the_same(tmp_path: Path, views: V
     resumed = build_soft_labels(cache(tmp_path / "broken"), second, views, QUIET)
     assert second.asked == 2  # of six blocks, four were done
     assert resumed.read_bytes() == whole.read_bytes()
+
+
+NAMES = ("logits.npy", "done.npy", "output-deep.npy", "engine", "manifest.json")
+
+
+def interrupted(folder: Path, views: Views) -> Cache:
+    """Return a cache with two outputs of which four of six blocks are done."""
+    broken = cache(folder)
+    with pytest.raises(KeyboardInterrupt):
+        build_soft_labels(broken, with_deep(Teacher(give_up_after=4)), views, QUIET)
+    return broken
+
+
+def with_deep(teacher: Teacher) -> Ask:
+    """Return a teacher with another output."""
+
+    def ask(inputs: Tensors) -> Answer:
+        main = teacher(inputs).main
+        return Answer(main, {"deep": main * 2})
+
+    return ask
+
+
+@pytest.mark.parametrize("damage", sorted(DAMAGES))
+@pytest.mark.parametrize("name", NAMES)
+def test_a_damaged_unfinished_cache_is_named_and_made_again(
+    tmp_path: Path, views: Views, name: str, damage: str
+) -> None:
+    whole = build_soft_labels(cache(tmp_path / "whole"), with_deep(Teacher()), views, QUIET)
+    broken, heard = interrupted(tmp_path / "broken", views), Listener()
+    path = tmp_path / "broken" / name
+    path.write_bytes(DAMAGES[damage](path.read_bytes()))
+    assert not broken.is_complete(heard)
+    assert len(heard.said) == 1
+    assert f"soft labels: the cache {tmp_path / 'broken'} is damaged (" in heard.said[0]
+    assert not broken.is_complete(heard)
+    assert len(heard.said) == 1  # there is nothing left to say
+    again = Teacher()
+    assert (
+        build_soft_labels(cache(tmp_path / "broken"), with_deep(again), views, QUIET).read_bytes() == whole.read_bytes()
+    )
+    assert again.asked == 6
+
+
+@pytest.mark.parametrize("name", ["logits.npy", "output-deep.npy", "logits.sha256", "engine", "manifest.json"])
+@pytest.mark.parametrize("damage", sorted(DAMAGES))
+def test_a_damaged_complete_cache_is_named_and_made_again(tmp_path: Path, views: Views, name: str, damage: str) -> None:
+    done, heard = cache(tmp_path), Listener()
+    build_soft_labels(done, with_deep(Teacher()), views, QUIET)
+    assert done.is_complete(heard)
+    path = tmp_path / name
+    path.write_bytes(DAMAGES[damage](path.read_bytes()))
+    assert not done.is_complete(heard)
+    assert len(heard.said) == 1
+
+
+@pytest.mark.parametrize("name", ["logits.npy", "output-deep.npy", "done.npy"])
+def test_a_changed_byte_of_an_unfinished_cache_is_found_or_changes_nothing(
+    tmp_path: Path, views: Views, name: str
+) -> None:
+    broken = interrupted(tmp_path, views)
+    path, entries = tmp_path / name, (np.dtype(np.float16), broken.shape)
+    content, before = path.read_bytes(), np.load(path)
+    for place in range(300):  # the header has 128 bytes
+        path.write_bytes(content[:place] + bytes([content[place] ^ 0x11]) + content[place + 1 :])
+        if find_damage(tmp_path, entries, broken.output_files()) is None:
+            np.testing.assert_array_equal(np.load(path), before)
+
+
+def test_an_unfinished_cache_that_is_whole_goes_on(tmp_path: Path, views: Views) -> None:
+    broken, heard, second = interrupted(tmp_path, views), Listener(), Teacher()
+    assert not broken.is_complete(heard)
+    assert heard.said == []
+    build_soft_labels(broken, with_deep(second), views, QUIET)
+    assert second.asked == 2
+    assert broken.is_complete(heard)
 
 
 def test_another_fingerprint_is_never_replayed(tmp_path: Path, views: Views) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgedistill.runtime.files import sha256_of
 from tests.support.command import TWO_PROCESSES, edgedistill, environment, fresh, start
 from tests.support.runs import CONFIG, stages
 
@@ -184,24 +186,28 @@ def test_runs_share_soft_labels_and_verify_them(copied: Path) -> None:
     assert controls[0] == controls[1]
     verified = edgedistill("cache", "verify", *other, cwd=copied)
     assert verified.returncode == 0, verified.stderr
+    assert "2,586 of 2,586 soft labels recomputed (100.0%)" in verified.stdout
     assert "the cache is correct" in verified.stdout
     listed = edgedistill("cache", "list", cwd=copied).stdout
     assert "1 caches" in listed
     assert "1 controls" in listed
 
     (kept,) = (copied / "cache").rglob("logits.npy")
+    seal = kept.with_name("logits.sha256")
     logits = np.load(kept, mmap_mode="r+")
     logits[:] = logits[::-1].copy()  # the labels of other views
     logits.flush()
     run = json.loads((copied / "runs/other/manifest.json").read_text())
-    import hashlib
-
-    run["stages"]["soft_labels"]["record"]["logits"]["sha256"] = hashlib.sha256(kept.read_bytes()).hexdigest()
+    seal.write_text(sha256_of(kept))  # the cache agrees with itself, as if the teacher had been another one
+    run["stages"]["soft_labels"]["record"]["logits"]["sha256"] = sha256_of(kept)
     (copied / "runs/other/manifest.json").write_text(json.dumps(run))
     broken = edgedistill("cache", "verify", *other, cwd=copied)
     assert broken.returncode == 4, broken.stderr
-    assert "too large; run 'edgedistill run" in broken.stderr
-    again = edgedistill("distill", *other, "--from", "soft_labels", cwd=copied)
+    words = " ".join(broken.stderr.split())
+    assert "the logits: too large; the cache is removed; to make it again, run: edgedistill run" in words
+    assert words.endswith("--from soft_labels")
+    advised = shlex.split(words.rpartition("run: edgedistill ")[2])
+    again = edgedistill(*advised, "--until", "distill", cwd=copied)
     assert again.returncode == 0, again.stderr
     assert "the cache is correct" in edgedistill("cache", "verify", *other, cwd=copied).stdout
 

@@ -1,0 +1,84 @@
+"""Verify cached soft labels: check the files' hashes and recompute a sample of the entries."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from edgedistill.data.sources import Array
+from edgedistill.distill.blocks import blocks_of
+from edgedistill.distill.predictors import Answer
+from edgedistill.distill.settings import SoftLabelSettings
+from edgedistill.distill.soft_labels import RECORDED, Teachers
+from edgedistill.distill.top_k import deviation
+from edgedistill.errors import ConfigError
+from edgedistill.records.stages import SoftLabelsRecord
+from edgedistill.runtime.files import sha256_of
+from edgedistill.stages.stage import Workspace
+
+MAIN: Final = "the logits"  # not the name of another output, which has no spaces
+TOLERANCE: Final = 0.02
+"""The largest difference, relative to the largest output: bfloat16 has 8 bits, and the order of sums differs between machines."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """The numbers of entries and of recomputed entries, the largest difference of a logit, and what is wrong, or None."""
+
+    entries: int
+    compared: int
+    max_abs_diff: float
+    wrong: str | None
+
+    @property
+    def holds(self) -> bool:
+        """Whether the soft labels are correct."""
+        return self.wrong is None
+
+
+def verify_soft_labels(
+    settings: SoftLabelSettings, workspace: Workspace, record: SoftLabelsRecord, samples: int
+) -> Verification:
+    """Check the hashes of all files, and recompute random blocks until at least `samples` entries are compared."""
+    if record.logits is None or record.engine is None or record.engine == RECORDED:
+        raise ConfigError(
+            "no soft labels to recompute: the teacher runs during training, or its logits were loaded from a file"
+        )
+    total = record.views * record.samples
+    files = {MAIN: record.logits} | record.outputs
+    for file in files.values():
+        if sha256_of(workspace.path(file)) != file.sha256:
+            return Verification(total, 0, 0.0, f"{file.path} does not match its hash")
+    kept = {name: np.load(workspace.path(file), mmap_mode="r") for name, file in files.items()}
+    teachers = Teachers(settings, workspace)
+    views, ask = teachers.views(), teachers.in_engines(record.engine)
+    blocks = _sample(blocks_of(record.views, record.samples), samples)
+    differences = []
+    with workspace.report.track("verify", len(blocks)) as advance:
+        for view, _, block in blocks:
+            answer = ask(views.batch(block, np.full_like(block, view)))
+            differences.append(_differences(answer, {name: entries[view, block] for name, entries in kept.items()}))
+            advance(1, "")
+    worst, scale = np.max(differences, 0)
+    wrong = [name for name, bad in zip(kept, ~(worst <= TOLERANCE * scale), strict=True) if bad]
+    compared = sum(len(block) for _, _, block in blocks)
+    return Verification(total, compared, float(worst[0]), f"{', '.join(wrong)}: too large" if wrong else None)
+
+
+def _sample(blocks: list[tuple[int, int, Array]], samples: int) -> list[tuple[int, int, Array]]:
+    """Choose random blocks; whole blocks, as they were computed, because in bfloat16 an output depends on the rest of its batch."""
+    mixed = [blocks[place] for place in np.random.default_rng().permutation(len(blocks))]
+    sizes = np.cumsum([len(block) for _, _, block in mixed])
+    return mixed[: int(np.searchsorted(sizes, samples)) + 1]
+
+
+def _differences(answer: Answer, entries: dict[str, Array]) -> Array:
+    """Return the largest difference, and the largest output, for the logits and the other outputs of a block."""
+    others = [(answer.others[name].numpy(), kept) for name, kept in entries.items() if name != MAIN]
+    worst = [
+        deviation(answer.main, entries[MAIN]),
+        *(np.abs(new - kept.astype(np.float32)).max() for new, kept in others),
+    ]
+    return np.array([worst, [float(answer.main.abs().max()), *(np.abs(new).max() for new, _ in others)]])
