@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 
+from edgedistill.data.checks import check_varied
 from edgedistill.data.kinds import KINDS, guess_kind, kind_of
 from edgedistill.data.settings import DataSettings, ViewSettings
 from edgedistill.data.sources import Array, Arrays, Source, load_source, rate_of
@@ -87,6 +88,8 @@ def _load(key: _Key) -> Dataset:
     labelled = _are_labelled(settings, labels)
     task = find_task(settings.task)
     classes = task.names(labels, settings.classes, settings.dimensions)
+    for split, source in named.items():
+        check_varied(f"data.{split}", source.inputs.values())
     train, val, test = _splits(settings, named)
     record = DataRecord(
         inputs=inputs, classes=classes, task=settings.task, output=settings.output, labelled=labelled,

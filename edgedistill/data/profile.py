@@ -12,8 +12,10 @@ import numpy as np
 
 from edgedistill.config.schema import MelConfig
 from edgedistill.data.audio import Clip, read_clips, read_header, wav_files
+from edgedistill.data.checks import check_varied
+from edgedistill.data.images import IMAGE_SUFFIXES, image_files, mode_of, read_headers, read_images
 from edgedistill.data.kinds import KINDS, guess_kind
-from edgedistill.data.sources import IMAGE_SUFFIXES, Array, decode_image, image_files, load_source
+from edgedistill.data.sources import Array, check_class_folders, load_source
 from edgedistill.errors import ConfigError
 from edgedistill.records.base import Record
 from edgedistill.records.stages import KindName
@@ -102,23 +104,21 @@ def _parts(data: Path, names: Sequence[str]) -> Iterator[Path]:
 
 
 def _images(folder: Path, keys: dict[str, Any]) -> DataProfile:
-    from PIL import Image
-
     files = image_files(folder)
     if not files:
         loose = [path.name for path in sorted(folder.glob("*")) if path.suffix.lower() in {*IMAGE_SUFFIXES, ".wav"}]
         hint = f"{loose[0]} is not in a class folder; " if loose else ""
         raise ConfigError(f"{folder}: {hint}expected {folder.name}/CLASS/IMAGE.png or {folder.name}/CLASS/CLIP.wav")
-    sizes: Counter[tuple[int, int]] = Counter()
-    for file in files:
-        with Image.open(file) as image:
-            sizes[image.size] += 1
+    check_class_folders(files, folder)
+    headers = read_headers(files)
+    sizes = Counter((header.width, header.height) for header in headers)
     width, height = sizes.most_common(1)[0][0]
     side = min(width, height)
     if len(sizes) > 1 or side > LARGEST_SIDE:
         side = keys["size"] = min(side, LARGEST_SIDE)
-    mode = "L" if decode_image(files[0], None, None).ndim == 2 else "RGB"
-    pixels = np.stack([decode_image(file, keys.get("size"), mode) for file in _sampled(files)])
+    mode = mode_of(headers)
+    pixels = read_images(_sampled(files), keys.get("size"), mode)
+    check_varied(str(folder), [pixels])
     keys |= _statistics(pixels.reshape(len(pixels), -1, 1 if mode == "L" else 3), 255)
     others = f" and {len(sizes) - 1} other sizes" if len(sizes) > 1 else ""
     summary = f"{len(files)} images of {width}\u00d7{height}{others}, {'grey' if mode == 'L' else 'colour'}"
@@ -126,6 +126,7 @@ def _images(folder: Path, keys: dict[str, Any]) -> DataProfile:
 
 
 def _audio(folder: Path, files: Sequence[Path], keys: dict[str, Any]) -> DataProfile:
+    check_class_folders(files, folder)
     headers: list[Clip] = [read_header(file) for file in files]
     rate, lengths = headers[0].rate, sorted(header.length for header in headers)
     if lengths[0] != lengths[-1]:  # 95 % of the clips are not cut

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgedistill.data.audio import read_clips, read_header, wav_files
+from edgedistill.data.images import image_files, read_folder
 from edgedistill.errors import ConfigError
 from edgedistill.runtime.files import hash_of
 from edgedistill.runtime.user_code import code_ref, is_function, resolve_function
@@ -21,7 +22,6 @@ Arrays = dict[str, Array]
 SINGLE = "input"
 PREFIX = "input."
 """The name of a single input, and the prefix of the arrays of several inputs in an .npz file."""
-IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
 
 class Source(NamedTuple):
@@ -134,11 +134,6 @@ def _memory_mapped(path: Path, member: str) -> Array | None:
         return np.memmap(path, dtype, "r", file.tell(), shape, "F" if fortran else "C")
 
 
-def image_files(folder: Path) -> list[Path]:
-    """Return the images in the class folders of a folder."""
-    return sorted(p for p in folder.glob("*/**/*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
-
-
 def _from_folder(folder: Path, size: int | None) -> Source:
     files = image_files(folder)
     if not files:
@@ -146,17 +141,7 @@ def _from_folder(folder: Path, size: int | None) -> Source:
             f"data: folder {folder.name} holds no images or WAV files; expected {folder.name}/CLASS/IMAGE.png"
         )
     labels, classes = _by_folder(files, folder)
-    first = decode_image(files[0], size, mode=None)
-    inputs = np.empty((len(files), *first.shape), np.uint8)
-    for i, file in enumerate(files):
-        image = decode_image(file, size, "L" if first.ndim == 2 else "RGB")
-        if image.shape != first.shape:
-            raise ConfigError(
-                f"data: {file.name} is {image.shape[1]}x{image.shape[0]}, {files[0].name} is "
-                f"{first.shape[1]}x{first.shape[0]}; set data.size to resize all images, for example size = 96"
-            )
-        inputs[i] = image
-    return Source({SINGLE: inputs}, labels, classes)
+    return Source({SINGLE: read_folder(files, size)}, labels, classes)
 
 
 def _from_wav_folder(folder: Path, seconds: float | None) -> Source:
@@ -166,18 +151,20 @@ def _from_wav_folder(folder: Path, seconds: float | None) -> Source:
 
 def _by_folder(files: list[Path], folder: Path) -> tuple[Array, tuple[str, ...]]:
     """Return the labels of files, and the classes, which are the names of the files' folders."""
+    check_class_folders(files, folder)
     names = [p.relative_to(folder).parts[0] for p in files]
     classes, labels = np.unique(names, return_inverse=True)
     return labels.astype(np.int64), tuple(map(str, classes))
 
 
-def decode_image(file: Path, size: int | None, mode: str | None) -> Array:
-    """Read an image (H, W) or (H, W, 3), uint8, cropped at the centre and resized to `size`; the default `mode` keeps grey images grey."""
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
-    try:
-        with Image.open(file) as opened:
-            image = opened.convert(mode or ("L" if opened.mode in ("1", "L") else "RGB"))
-    except (UnidentifiedImageError, OSError) as error:
-        raise ConfigError(f"data: {file.parent.name}/{file.name} is not a readable image: {error}") from None
-    return np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR) if size else image)
+def check_class_folders(files: Sequence[Path], folder: Path) -> None:
+    """Raise ConfigError if a class folder has none of the files; hidden folders are not classes."""
+    full = {p.relative_to(folder).parts[0] for p in files}
+    inside = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith((".", "__")))
+    empty = [name for name in inside if name not in full]
+    if empty:
+        what = "WAV files" if files[0].suffix.lower() == ".wav" else "images"
+        more = f" (and {len(empty) - 1} other class folders)" if len(empty) > 1 else ""
+        raise ConfigError(
+            f"data: class folder {folder.name}/{empty[0]}{more} holds no {what}; add {what}, or remove the folder"
+        )

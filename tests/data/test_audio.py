@@ -103,7 +103,7 @@ def test_a_test_set_is_split_off_where_none_is_given(tmp_path):
 def test_the_front_end_hears_at_the_rate_of_the_files(tmp_path):
     for label in ("a", "b"):
         for i in range(8):
-            write_wav(tmp_path / "clips" / label / f"{i}.wav", np.zeros(4000, np.int16))
+            write_wav(tmp_path / "clips" / label / f"{i}.wav", np.full(4000, i, np.int16))
     mel = {"rate": 8000, "bins": 8}
     assert data(tmp_path, train="clips", mel=mel, val_fraction=0.2).record.inputs[0].shape == (4000,)
     with pytest.raises(ConfigError, match=r"data\.mel\.rate: is 16000, but the WAV files have 8000"):

@@ -125,7 +125,7 @@ def test_int16_without_a_front_end_is_divided_by_full_scale() -> None:
 
 
 def test_the_zoo_takes_waveforms_as_pictures(tmp_path: Path) -> None:
-    inputs = np.stack([chirp()] * 20)
+    inputs = np.stack([np.roll(chirp(), i) for i in range(20)])
     np.savez(tmp_path / "train.npz", inputs=inputs, labels=np.arange(20) % 2)
     config = data_config(tmp_path, mel=MEL.model_dump(exclude={"high_hz"}), augment=["shift:100", "noise:20"])
     record = loaded(config).record
@@ -135,10 +135,12 @@ def test_the_zoo_takes_waveforms_as_pictures(tmp_path: Path) -> None:
 
 
 def test_what_the_front_end_cannot_take_is_refused(tmp_path: Path) -> None:
-    np.savez(tmp_path / "train.npz", inputs=np.zeros((20, 200, 2), np.float32), labels=np.arange(20) % 2)
+    np.savez(
+        tmp_path / "train.npz", inputs=np.eye(20, 400, dtype=np.float32).reshape(20, 200, 2), labels=np.arange(20) % 2
+    )
     with pytest.raises(ConfigError, match=r"data\.mel: only applies to waveforms \(N, T\) of one channel"):
         loaded(data_config(tmp_path, mel={"rate": 8000}))
-    np.savez(tmp_path / "train.npz", inputs=np.zeros((20, 200), np.int16), labels=np.arange(20) % 2)
+    np.savez(tmp_path / "train.npz", inputs=np.eye(20, 200, dtype=np.int16), labels=np.arange(20) % 2)
     with pytest.raises(ConfigError, match=r"data\.mel: a window is 256 samples, but waveforms have only 200"):
         loaded(data_config(tmp_path, mel={"rate": 8000}))
     with pytest.raises(ConfigError, match=r"data\.mel: filters from 20\.0 to 5000\.0 Hz"):

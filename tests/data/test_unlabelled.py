@@ -177,7 +177,7 @@ def table_of(**changes: object) -> dict:
     ],
 )
 def test_what_needs_labels_is_refused(tmp_path: Path, changes: dict, message: str) -> None:
-    inputs = np.zeros((20, 8, 8), np.uint8)
+    inputs = np.eye(20, 64, dtype=np.uint8).reshape(20, 8, 8)
     np.savez(tmp_path / "d.npz", inputs=inputs)
     np.savez(tmp_path / "labelled.npz", inputs=inputs, labels=np.zeros((20, 4)))
     with pytest.raises(ConfigError, match=message):
@@ -186,7 +186,7 @@ def test_what_needs_labels_is_refused(tmp_path: Path, changes: dict, message: st
 
 def test_a_function_may_give_no_labels(tmp_path: Path) -> None:
     (tmp_path / "unlabelled_source.py").write_text(
-        "import numpy as np\ndef load(): return np.zeros((20, 8, 8)), None\n"
+        "import numpy as np\ndef load(): return np.eye(20, 64).reshape(20, 8, 8), None\n"
     )
     name = "unlabelled_source:load"
     data = loaded(parse_config(table_of(data__train=name, data__test=name), tmp_path, "test.toml"))

@@ -130,7 +130,7 @@ def test_names_are_those_of_the_configuration_or_of_the_file(tmp_path) -> None:
     assert TASK.names(labels, tuple("wxyz"), None) == tuple("wxyz")
     with pytest.raises(ConfigError, match=r"^data\.classes: 1 names, but labels have 4 value\(s\)$"):
         TASK.names(labels, ("w",), None)
-    np.savez(tmp_path / "train.npz", inputs=np.zeros((60, 8, 8), np.uint8), labels=LABELS)
+    np.savez(tmp_path / "train.npz", inputs=np.eye(60, 64, dtype=np.uint8).reshape(-1, 8, 8), labels=LABELS)
     keys = {"train": "train.npz", "test": "train.npz", "task": "multi-label"}
     dataset = loaded(config_of(tmp_path, data=keys))
     assert (dataset.train.labels.dtype, dataset.train.labels.shape) == (np.float32, (54, 4))

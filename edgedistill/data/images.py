@@ -1,0 +1,162 @@
+"""Read image files as uint8: upright, over white where they are transparent, and scaled to 8 bits where they have more."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from edgedistill.errors import ConfigError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+Array = npt.NDArray[Any]
+T = TypeVar("T")
+IMAGE_SUFFIXES: Final = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+GREY_MODES: Final = frozenset({"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N", "F"})
+BACKGROUND: Final = "white"
+"""The colour behind transparent pixels."""
+
+ORIENTATION: Final = 0x0112
+"""The EXIF tag of orientation; from 5 on, height and width are exchanged."""
+
+SHOWN: Final = 10
+"""The largest number of unreadable files that a message names."""
+
+
+class Header(NamedTuple):
+    """The size of an upright image, in pixels, and whether the image has colour."""
+
+    width: int
+    height: int
+    is_colour: bool
+
+
+def image_files(folder: Path) -> list[Path]:
+    """Return the images in the class folders of a folder."""
+    return sorted(p for p in folder.glob("*/**/*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+
+
+def read_headers(files: Sequence[Path]) -> list[Header]:
+    """Read the headers of images; raises ConfigError that lists the files that are not images."""
+    broken: dict[Path, str] = {}
+    headers = [header for _, header in _each(_read_header, files, broken)]
+    _refuse(broken)
+    return headers
+
+
+def mode_of(headers: Sequence[Header]) -> str:
+    """Return the mode in which to read a set of images: RGB if any image has colour, else L."""
+    return "RGB" if any(header.is_colour for header in headers) else "L"
+
+
+def read_folder(files: Sequence[Path], size: int | None) -> Array:
+    """Read the images of a folder (N, H, W) or, if any image has colour, (N, H, W, 3)."""
+    headers = [header for _, header in _each(_read_header, files, {})]
+    return read_images(files, size, mode_of(headers))
+
+
+def read_images(files: Sequence[Path], size: int | None, mode: str) -> Array:
+    """Read images in one mode, L or RGB, cropped at the centre and resized to `size`.
+
+    Raises ConfigError for images of several sizes without `size`, and one that lists all unreadable files.
+    """
+    broken: dict[Path, str] = {}
+    images: Array = np.empty(0, np.uint8)
+    first = files[0]
+    for row, (file, image) in enumerate(_each(lambda file: decode_image(file, size, mode), files, broken)):
+        if row == 0:
+            images, first = np.empty((len(files), *image.shape), np.uint8), file
+        if images.shape[1:] != image.shape:
+            raise ConfigError(
+                f"data: {file.name} is {image.shape[1]}x{image.shape[0]}, {first.name} is "
+                f"{images.shape[2]}x{images.shape[1]}; set data.size to resize all images, for example size = 96"
+            )
+        images[row] = image
+    _refuse(broken)
+    return images
+
+
+def decode_image(file: Path, size: int | None, mode: str) -> Array:
+    """Read an image (H, W) or (H, W, 3), uint8, cropped at the centre and resized to `size`."""
+    from PIL import Image, ImageOps
+
+    with Image.open(file) as opened:
+        image = _over_background(_as_8_bits(ImageOps.exif_transpose(opened), file)).convert(mode)
+    return np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR) if size else image)
+
+
+def _each(read: Callable[[Path], T], files: Sequence[Path], broken: dict[Path, str]) -> Iterator[tuple[Path, T]]:
+    """Read each file; files that cannot be read are put into `broken`, each with the reason."""
+    for file in files:
+        found = _attempt(read, file, broken)
+        if found is not None:
+            yield file, found
+
+
+def _attempt(read: Callable[[Path], T], file: Path, broken: dict[Path, str]) -> T | None:
+    from PIL import Image
+
+    try:
+        return read(file)
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
+        broken[file] = str(error)
+        return None
+
+
+def _refuse(broken: dict[Path, str]) -> None:
+    names = [f"{file.parent.name}/{file.name}" for file in broken]
+    if len(names) == 1:
+        (reason,) = broken.values()
+        raise ConfigError(f"data: {names[0]} is not a readable image: {reason}; repair or remove the file")
+    if names:
+        more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+        raise ConfigError(
+            f"data: {len(names)} files are not readable images: {', '.join(names[:SHOWN])}{more}; repair or remove the files"
+        )
+
+
+def _read_header(file: Path) -> Header:
+    from PIL import Image, ImageOps
+
+    with Image.open(file) as image:
+        width, height = image.size
+        if image.getexif().get(ORIENTATION, 1) >= 5:  # versions of Pillow differ in the size of a TIFF file
+            width, height = ImageOps.exif_transpose(image).size if image.format == "TIFF" else (height, width)
+        return Header(width, height, image.mode not in GREY_MODES)
+
+
+def _as_8_bits(image: Image.Image, file: Path) -> Image.Image:
+    """Scale an image of 16 bits by 1/257, and an image of floats in [0, 1] by 255; leave others as they are."""
+    from PIL import Image
+
+    if image.mode == "F":
+        return Image.fromarray(_scaled(np.asarray(image), 1, file))
+    if image.mode.startswith("I"):
+        return Image.fromarray(_scaled(np.asarray(image), 65535, file))
+    return image
+
+
+def _scaled(pixels: Array, largest: int, file: Path) -> Array:
+    low, high = float(pixels.min()), float(pixels.max())
+    if not (low >= 0 and high <= largest):
+        raise ConfigError(
+            f"data: {file.parent.name}/{file.name} has pixels from {low:g} to {high:g}; expected 0 to {largest} in an image of "
+            f"{'floats' if largest == 1 else 'integers'}; scale the pixels, or store the image with 8 bits"
+        )
+    return np.rint(pixels * (255.0 / largest)).astype(np.uint8)
+
+
+def _over_background(image: Image.Image) -> Image.Image:
+    """Return an image without transparency: transparent pixels show the background."""
+    from PIL import Image
+
+    if not image.has_transparency_data:
+        return image
+    pixels = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", pixels.size, BACKGROUND), pixels)
