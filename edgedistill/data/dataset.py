@@ -15,6 +15,7 @@ from edgedistill.data.settings import DataSettings, ViewSettings
 from edgedistill.data.sources import Array, Arrays, Source, load_source, rate_of
 from edgedistill.errors import ConfigError
 from edgedistill.records.stages import DataRecord, InputRecord, KindName
+from edgedistill.tasks.class_labels import describe_numbers
 from edgedistill.tasks.table import find_task
 from edgedistill.tasks.task import Labels
 
@@ -45,12 +46,13 @@ class Split:
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """The three splits and their description."""
+    """The three splits and their description; `note` is a line for the user about labels that were numbered anew."""
 
     record: DataRecord
     train: Split
     val: Split
     test: Split
+    note: str | None = None
 
 
 def load_dataset(settings: DataSettings, targets: Path | None = None) -> Dataset:
@@ -87,7 +89,12 @@ def _load(key: _Key) -> Dataset:
     labels = [Labels(split, source.labels, source.classes) for split, source in named.items()]
     labelled = _are_labelled(settings, labels)
     task = find_task(settings.task)
-    classes = task.names(labels, settings.classes, settings.dimensions)
+    read = task.read_labels(labels, settings.classes)
+    classes = task.names(read, settings.classes, settings.dimensions)
+    named = {
+        split: source._replace(labels=one.values, classes=one.classes)
+        for (split, source), one in zip(named.items(), read, strict=True)
+    }
     for split, source in named.items():
         check_varied(f"data.{split}", source.inputs.values())
     train, val, test = _splits(settings, named)
@@ -95,7 +102,7 @@ def _load(key: _Key) -> Dataset:
         inputs=inputs, classes=classes, task=settings.task, output=settings.output, labelled=labelled,
         train=len(train), val=len(val), test=len(test), fingerprint=key.fingerprint,
     )  # fmt: skip
-    return Dataset(record, train, val, test)
+    return Dataset(record, train, val, test, describe_numbers(labels[0], read[0]))
 
 
 def _with_targets(dataset: Dataset, path: Path) -> Dataset:
@@ -135,8 +142,10 @@ def _check_source(split: str, source: Source, train: Source) -> None:
     for name, inputs in source.inputs.items():
         where = f"data.{split}" if len(source.inputs) == 1 else f"data.{split}, input '{name}'"
         if source.labels.shape[:1] != (len(inputs),):
+            count = source.labels.shape[0] if source.labels.ndim else 0
+            lacks = f"sample {count} has no label" if count < len(inputs) else f"label {len(inputs)} has no sample"
             raise ConfigError(
-                f"{where}: {len(inputs)} inputs but labels of shape {source.labels.shape}; expected ({len(inputs)},)"
+                f"{where}: {len(inputs)} inputs but labels of shape {source.labels.shape}; expected ({len(inputs)},): {lacks}"
             )
         if len(inputs) == 0:
             raise ConfigError(f"{where}: contains no samples")

@@ -19,6 +19,9 @@ from edgedistill.data.sources import Array, check_class_folders, load_source
 from edgedistill.errors import ConfigError
 from edgedistill.records.base import Record
 from edgedistill.records.stages import KindName
+from edgedistill.tasks.class_labels import read_class_labels
+from edgedistill.tasks.table import find_task
+from edgedistill.tasks.task import Labels
 
 TRAIN_NAMES: Final = ("train", "training")
 TEST_NAMES: Final = ("test", "testing")
@@ -168,13 +171,13 @@ def _arrays(file: Path, keys: dict[str, Any]) -> DataProfile:
         )
     kind = KINDS[guess_kind(inputs)]
     keys |= _task(labels)
+    names = [] if "task" in keys else _class_names(Labels("train", labels, source.classes))
     form = FORMS[kind.name]
     if kind.normalised:
         some = np.asarray(inputs[:: max(1, len(inputs) // SAMPLES)])
         scale = {"uint8": 255, "int16": 32768}.get(inputs.dtype.name, 1)
         keys |= _statistics(some.reshape(len(some), -1, kind.channels(inputs.shape[1:])), scale)
     shape = "\u00d7".join(map(str, inputs.shape[1:]))
-    names = [str(label) for label in labels] if "task" not in keys else []
     return _profile(
         form, f"{len(inputs)} {form} of {shape} {inputs.dtype}", keys, min(inputs.shape[1:3]), names, len(inputs)
     )
@@ -184,9 +187,23 @@ def _task(labels: Array) -> dict[str, str]:
     """Return the task that matches the labels, unless it is classification."""
     if labels.ndim == 2 and labels.shape[1] > 1 and np.isin(labels, (0, 1)).all():
         return {"task": "multi-label"}
-    if not np.issubdtype(labels.dtype, np.integer) or labels.ndim != 1:
+    if labels.ndim > 2 or (labels.ndim == 2 and labels.shape[1] > 1) or _are_values(labels):
         return {"task": "regression"}
     return {}
+
+
+def _are_values(labels: Array) -> bool:
+    """Return whether labels are floats that cannot be classes: fractions, or whole numbers that are too rare."""
+    if labels.dtype.kind != "f":
+        return False
+    return bool((labels != np.floor(labels)).any() or np.unique(labels, return_counts=True)[1].min() < FEWEST)
+
+
+def _class_names(labels: Labels) -> list[str]:
+    """Return the name of the class of each sample."""
+    (read,) = read_class_labels([labels], None)
+    classes = find_task("classification").names([read], None, None)
+    return [classes[number] for number in read.values]
 
 
 def _profile(

@@ -10,8 +10,11 @@ from edgedistill.records.stages import DataRecord
 from edgedistill.stages.stage import Stage, Workspace
 
 
-def _make_data(settings: DataSettings, _workspace: Workspace) -> DataRecord:
-    return load_dataset(settings).record
+def _make_data(settings: DataSettings, workspace: Workspace) -> DataRecord:
+    dataset = load_dataset(settings)
+    if dataset.note is not None:
+        workspace.report.info(dataset.note)
+    return dataset.record
 
 
 DATA: Final = Stage(

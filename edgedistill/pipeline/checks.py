@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from edgedistill.config.schema import Config
-from edgedistill.data.dataset import check_views, load_dataset
+from edgedistill.data.dataset import Dataset, check_views, load_dataset
 from edgedistill.data.settings import check_input_names, data_settings, view_settings
 from edgedistill.deploy.devices.address import parse_address
 from edgedistill.errors import ConfigError
@@ -89,13 +89,23 @@ def check_learning(sources: Sources) -> None:
     known = Sources(config, sources.kits, Records({DataRecord.stage: record}), sources.hash_file)
     training_views(dataset.train, record, views)
     teachers = declare_teacher(known)
-    check_teachers(teachers)
     plan = declare_plan(known)
     source = plan.teachers[0].source
-    if source.spec.source == "logits":
-        load_logits(source, plan, plan.distill.views, len(next(iter(dataset.train.inputs.values()))))
+    try:
+        check_teachers(teachers)
+        if source.spec.source == "logits":
+            load_logits(source, plan, plan.distill.views, len(next(iter(dataset.train.inputs.values()))))
+    except ConfigError as error:
+        raise ConfigError(f"{error}{_hint(dataset)}") from None
     first = np.arange(min(2, len(dataset.train)))
     check_distillation(plan, plain_views(dataset.train, record, views).batch(first, first * 0))
+
+
+def _hint(dataset: Dataset) -> str:
+    """Explain an error of a teacher whose classes may be numbered as the labels were before they were numbered anew."""
+    if dataset.note is None:
+        return ""
+    return f" ({dataset.note}; to keep the numbers, list the names of all outputs of the teacher in data.classes)"
 
 
 def _check_unlabelled(config: Config) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from edgedistill.config.training import CLASS_LOSSES, FEATURE_LOSSES, DistillConfig, TrainingConfig
 from edgedistill.errors import ConfigError
+from edgedistill.tasks.class_labels import read_class_labels
 from edgedistill.tasks.task import Array, Labels
 
 if TYPE_CHECKING:
@@ -32,17 +33,20 @@ class Classification:
     finetuning_loss: ClassVar[str] = "kd"
     threshold: ClassVar[float | None] = None
 
+    def read_labels(self, labels: Sequence[Labels], given: tuple[str, ...] | None) -> tuple[Labels, ...]:
+        """Return class numbers (N,), int64."""
+        return read_class_labels(labels, given)
+
     def names(self, labels: Sequence[Labels], given: tuple[str, ...] | None, dimensions: int | None) -> tuple[str, ...]:  # noqa: ARG002 - the protocol's signature
         """Return the class names: as configured, or numbers from 0 to the largest label."""
         train = labels[0]
-        for one in labels:
-            _check(one, train)
         classes = given or train.classes or tuple(str(i) for i in range(int(train.values.max()) + 1))
         for one in labels:
             if one.values.max() >= len(classes):
                 row = int(np.argmax(one.values))
                 raise ConfigError(
-                    f"data.{one.split}: label {one.values[row]} (sample {row}) is out of range; there are {len(classes)} classes"
+                    f"data.{one.split}: label {one.values[row]} (sample {row}) is out of range; there are {len(classes)} classes, "
+                    f"numbered 0 to {len(classes) - 1}"
                 )
         if len(classes) < 2:
             raise ConfigError("data.train: all labels have the same class; at least two classes are needed")
@@ -112,27 +116,6 @@ class Classification:
     def describe_outputs(self, count: int) -> str:
         """Count the classes."""
         return f"{count} classes"
-
-
-def _check(one: Labels, train: Labels) -> None:
-    labels = one.values
-    if labels.ndim != 1:
-        raise ConfigError(
-            f"data.{one.split}: labels have shape {labels.shape}; expected ({len(labels)},), "
-            "or data.task = 'regression' or 'multi-label' if each sample has several"
-        )
-    if not np.issubdtype(labels.dtype, np.integer):
-        raise ConfigError(
-            f"data.{one.split}: labels are {labels.dtype}; expected class numbers from 0 on, "
-            "or data.task = 'regression' if they are values"
-        )
-    if labels.min() < 0:
-        raise ConfigError(f"data.{one.split}: label {labels.min()} is below 0")
-    if one.classes is not None and one.classes != train.classes:
-        raise ConfigError(
-            f"data.{one.split}: classes {', '.join(one.classes)} differ from the training classes, "
-            f"{', '.join(train.classes or ('none',))}"
-        )
 
 
 TASK = Classification()

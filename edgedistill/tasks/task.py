@@ -61,6 +61,12 @@ class Task(Protocol):
     threshold: ClassVar[float | None]
     """The output value above which a label applies; None for tasks without independent labels."""
 
+    def read_labels(self, labels: Sequence[Labels], given: tuple[str, ...] | None) -> tuple[Labels, ...]:
+        """Return the labels of all splits, train first, in the form that the other methods take.
+
+        `given` are the names in the configuration. Raises ConfigError that names the split.
+        """
+
     def names(self, labels: Sequence[Labels], given: tuple[str, ...] | None, dimensions: int | None) -> tuple[str, ...]:
         """Check the labels of all splits, train first, and return the names of the values of the labelled output.
 

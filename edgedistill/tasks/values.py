@@ -30,6 +30,10 @@ class ValueTask:
     finetuning_loss: ClassVar[str] = "mse"
     threshold: ClassVar[float | None] = None
 
+    def read_labels(self, labels: Sequence[Labels], given: tuple[str, ...] | None) -> tuple[Labels, ...]:  # noqa: ARG002 - the protocol's signature
+        """Return the labels unchanged."""
+        return tuple(labels)
+
     def names(self, labels: Sequence[Labels], given: tuple[str, ...] | None, dimensions: int | None) -> tuple[str, ...]:
         """Check that each split has D values, and return their names: as given, or numbers."""
         train = labels[0]

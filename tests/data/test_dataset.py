@@ -97,12 +97,20 @@ def test_preprocessing_divides_uint8_and_puts_channels_first(folder: Path) -> No
 @pytest.mark.parametrize(
     ("inputs", "labels", "message"),
     [
-        (np.zeros((9, 6, 5, 3), np.uint8), [0, 1, 2] * 2, r"data\.test: 9 inputs but labels of shape \(6,\)"),
+        (
+            np.zeros((9, 6, 5, 3), np.uint8),
+            [0, 1, 2] * 2,
+            r"data\.test: 9 inputs but labels of shape \(6,\); expected \(9,\): sample 6 has no label",
+        ),
         (np.zeros((9, 6, 6, 3), np.uint8), [0, 1, 2] * 3, r"data\.test: samples are uint8\(6, 6, 3\)"),
         (np.zeros((9, 6, 5, 3), np.float32), [0, 1, 2] * 3, r"data\.test: samples are float32"),
         (np.zeros((9, 6, 5, 3), np.uint8), [0, 1, 3] * 3, r"data\.test: label 3 \(sample 2\) is out of range"),
-        (np.zeros((9, 6, 5, 3), np.uint8), [0, 1, -1] * 3, r"data\.test: label -1 is below 0"),
-        (np.zeros((9, 6, 5, 3), np.uint8), [0.0, 1.0, 2.0] * 3, r"data\.test: labels are float64"),
+        (np.zeros((9, 6, 5, 3), np.uint8), [0, 1, -1] * 3, r"data\.test: label -1 \(sample 2\) is below 0"),
+        (
+            np.zeros((9, 6, 5, 3), np.uint8),
+            [0.0, 1.5, 2.0] * 3,
+            r"data\.test: label 1\.5 \(sample 1\) is not a whole number",
+        ),
         (np.zeros((0, 6, 5, 3), np.uint8), np.zeros(0, int), r"data\.test: contains no samples"),
         (np.zeros((9, 6, 5, 3, 1), np.uint8), [0, 1, 2] * 3, r"data\.test: samples are uint8\(6, 5, 3, 1\)"),
     ],

@@ -148,7 +148,7 @@ def test_values_become_rows_of_float32(tmp_path: Path) -> None:
             r"data\.classes: 1 names, but labels have 2 value",
         ),
         (np.zeros(20), {"task": "embedding"}, r"an embedding needs vectors \(N, D\)"),
-        (np.zeros(20), {}, "data.task = 'regression' if they are values"),
+        (np.linspace(0, 1, 20), {}, "data.task = 'regression' if they are values"),
         (np.zeros((20, 2)), {}, "or data.task = 'regression' or 'multi-label' if each sample has several"),
     ],
 )
