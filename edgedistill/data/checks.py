@@ -1,16 +1,26 @@
-"""Checks of the values of inputs that hold for data of every kind."""
+"""Check inputs: their values, that samples differ, and that channels are last."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from edgedistill.errors import ConfigError
+from edgedistill.records.stages import KindName
 
 Array = npt.NDArray[Any]
+BLOCK: Final = 1024
+"""The number of samples that are searched at once for a value."""
+
+IMAGE_CHANNELS: Final = (1, 3, 4)
+LONGEST: Final = 8
+"""An image is at most this many times as long as wide, where its channels are looked for."""
+
+SHORTEST: Final = 4
+"""A signal whose last axis is this many times its first axis looks like (C, T)."""
 
 
 def check_varied(where: str, inputs: Iterable[Array]) -> None:
@@ -19,3 +29,50 @@ def check_varied(where: str, inputs: Iterable[Array]) -> None:
     count = len(arrays[0])
     if count > 1 and all(np.array_equal(row, values[0]) for values in arrays for row in values[1:]):
         raise ConfigError(f"{where}: all {count} samples are identical; check how the data was made")
+
+
+def check_input(where: str, inputs: Array, kind: KindName, *, is_given: bool) -> None:
+    """Check the values of an input, and that channels are last; `is_given` is whether the configuration names the kind."""
+    _check_values(where, inputs)
+    if kind == "image":
+        _check_image_layout(where, inputs.shape)
+    elif kind == "signal" and not is_given:
+        _check_signal_layout(where, inputs.shape)
+
+
+def _check_values(where: str, inputs: Array) -> None:
+    """Raise ConfigError for inputs that are not numbers, and for NaN or infinity, with the number of the sample."""
+    if inputs.dtype.kind not in "iuf":
+        raise ConfigError(f"{where}: inputs are {inputs.dtype}; expected uint8, another integer, or float")
+    if inputs.dtype.kind != "f":
+        return
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(np.sum(inputs, dtype=np.float64)):  # faster than a search; other sums are searched
+            return
+    for start in range(0, len(inputs), BLOCK):
+        block = inputs[start : start + BLOCK]
+        wrong = ~np.isfinite(block.reshape(len(block), -1)).all(axis=1)
+        if wrong.any():
+            row = int(np.argmax(wrong))
+            value = "NaN" if np.isnan(block[row]).any() else "infinity"
+            raise ConfigError(f"{where}: sample {start + row} holds {value}; remove the sample, or replace the value")
+
+
+def _check_image_layout(where: str, shape: tuple[int, ...]) -> None:
+    """Raise ConfigError for a data set of images (N, C, H, W): 1, 3 or 4 channels come before two larger sides."""
+    if len(shape) != 4 or shape[1] not in IMAGE_CHANNELS or min(shape[2:]) <= max(IMAGE_CHANNELS):
+        return
+    if max(shape[2:]) <= LONGEST * min(shape[2:]):
+        raise ConfigError(
+            f"{where}: inputs have shape {shape}, which is (N, C, H, W); images are (N, H, W, C), so turn them: "
+            "inputs.transpose(0, 2, 3, 1)"
+        )
+
+
+def _check_signal_layout(where: str, shape: tuple[int, ...]) -> None:
+    """Raise ConfigError for a data set of signals that look like (N, C, T): the last axis is much longer."""
+    if len(shape) == 3 and shape[2] >= SHORTEST * shape[1]:
+        raise ConfigError(
+            f"{where}: inputs have shape {shape}, which looks like (N, C, T); signals are (N, T, C), so turn them: "
+            f"inputs.transpose(0, 2, 1); if these are signals of {shape[1]} steps and {shape[2]} channels, set kind = 'signal'"
+        )

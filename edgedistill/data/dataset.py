@@ -9,12 +9,12 @@ from typing import Literal
 
 import numpy as np
 
-from edgedistill.data.checks import check_varied
+from edgedistill.data.checks import check_input, check_varied
 from edgedistill.data.kinds import KINDS, guess_kind, kind_of
 from edgedistill.data.settings import DataSettings, ViewSettings
-from edgedistill.data.sources import Array, Arrays, Source, load_source, rate_of
+from edgedistill.data.sources import SINGLE, Array, Arrays, Source, load_source, rate_of
 from edgedistill.errors import ConfigError
-from edgedistill.records.stages import DataRecord, InputRecord, KindName
+from edgedistill.records.stages import DataRecord, InputRecord
 from edgedistill.tasks.class_labels import describe_numbers
 from edgedistill.tasks.table import find_task
 from edgedistill.tasks.task import Labels
@@ -96,7 +96,7 @@ def _load(key: _Key) -> Dataset:
         for (split, source), one in zip(named.items(), read, strict=True)
     }
     for split, source in named.items():
-        check_varied(f"data.{split}", source.inputs.values())
+        check_varied(_place(settings, split), source.inputs.values())
     train, val, test = _splits(settings, named)
     record = DataRecord(
         inputs=inputs, classes=classes, task=settings.task, output=settings.output, labelled=labelled,
@@ -118,20 +118,26 @@ def _describe_inputs(
     train = named["train"]
     for split, source in named.items():
         _check_source(split, source, train)
-    return tuple(_describe(name, settings.kinds.get(name), named) for name in train.inputs)
+    return tuple(_describe(settings, name, named) for name in train.inputs)
 
 
-def _describe(name: str, kind: KindName | None, named: dict[Literal["train", "test", "val"], Source]) -> InputRecord:
-    train = named["train"].inputs[name]
+def _describe(settings: DataSettings, name: str, named: dict[Literal["train", "test", "val"], Source]) -> InputRecord:
+    train, kind = named["train"].inputs[name], settings.kinds.get(name)
     known = kind or guess_kind(train)
     for split, source in named.items():
         KINDS[known].check(f"data.{split}", source.inputs[name])
-        _check_values(split, source.inputs[name])
+        check_input(_place(settings, split, name), source.inputs[name], known, is_given=kind is not None)
     largest = max(int(source.inputs[name].max()) for source in named.values()) if known == "tokens" else None
     return InputRecord(
         name=name, kind=known, dtype=train.dtype.name, shape=train.shape[1:],
         vocabulary=None if largest is None else largest + 1,
     )  # fmt: skip
+
+
+def _place(settings: DataSettings, split: str, name: str = SINGLE) -> str:
+    """Return the words of a message for a split, its file and, of several, an input."""
+    text = next(source.text for source in settings.sources if source.split == split)
+    return f"data.{split} ({text})" if name == SINGLE else f"data.{split} ({text}), input '{name}'"
 
 
 def _check_source(split: str, source: Source, train: Source) -> None:
@@ -155,13 +161,6 @@ def _check_source(split: str, source: Source, train: Source) -> None:
                 f"{where}: samples are {inputs.dtype}{inputs.shape[1:]}, "
                 f"but training samples are {wanted.dtype}{wanted.shape[1:]}"
             )
-
-
-def _check_values(split: str, inputs: Array) -> None:
-    if not (np.issubdtype(inputs.dtype, np.integer) or np.issubdtype(inputs.dtype, np.floating)):
-        raise ConfigError(f"data.{split}: inputs are {inputs.dtype}; expected uint8, another integer, or float")
-    if np.issubdtype(inputs.dtype, np.floating) and not np.isfinite(np.sum(inputs, dtype=np.float64)):
-        raise ConfigError(f"data.{split}: inputs hold NaN or infinity")
 
 
 def _are_labelled(settings: DataSettings, labels: list[Labels]) -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 
 from edgedistill.config.schema import MelConfig
 from edgedistill.data.audio import Clip, read_clips, read_header, wav_files
-from edgedistill.data.checks import check_varied
+from edgedistill.data.checks import check_input, check_varied
 from edgedistill.data.images import IMAGE_SUFFIXES, image_files, mode_of, read_headers, read_images
 from edgedistill.data.kinds import KINDS, guess_kind
 from edgedistill.data.sources import Array, check_class_folders, load_source
@@ -170,6 +170,8 @@ def _arrays(file: Path, keys: dict[str, Any]) -> DataProfile:
             "file that 'edgedistill init' writes without --data"
         )
     kind = KINDS[guess_kind(inputs)]
+    check_input(str(file), inputs, kind.name, is_given=False)
+    check_varied(str(file), [inputs])
     keys |= _task(labels)
     names = [] if "task" in keys else _class_names(Labels("train", labels, source.classes))
     form = FORMS[kind.name]

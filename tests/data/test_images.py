@@ -103,7 +103,9 @@ def test_sets_that_cannot_be_learned_from_are_refused(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=r"^data: class folder set/c holds no images; add images, or remove"):
             act()
     put(tmp_path / "same", *([Image.fromarray(COLOUR)] * 20))
-    with pytest.raises(ConfigError, match=r"^data\.train: all 20 samples are identical; check how the data was made$"):
+    with pytest.raises(
+        ConfigError, match=r"^data\.train \(same\): all 20 samples are identical; check how the data was made$"
+    ):
         loaded(config_of(tmp_path, data={"train": "same"}))
     with pytest.raises(ConfigError, match="same: all 20 samples are identical"):
         profile_data(tmp_path / "same", None, tmp_path)

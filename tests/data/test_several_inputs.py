@@ -135,7 +135,7 @@ def test_keys_that_do_not_fit_the_inputs_are_refused(tmp_path: Path, data: dict,
          r"^data\.test, input 'numbers': 30 inputs but labels of shape \(40,\); expected \(30,\): label 30 has no sample$"),
         ({"input.numbers": NUMBERS[:, :4]},
          r"^data\.test, input 'numbers': samples are float32\(4,\), but training samples are float32\(5,\)$"),
-        ({"input.numbers": NUMBERS * np.nan}, r"^data\.test: inputs hold NaN or infinity$"),
+        ({"input.numbers": NUMBERS * np.nan}, r"^data\.test \(test\.npz\), input 'numbers': sample 0 holds NaN; "),
     ],
 )  # fmt: skip
 def test_splits_whose_inputs_differ_are_refused(tmp_path: Path, arrays: dict, message: str) -> None:
