@@ -279,7 +279,7 @@ def test_a_link_that_goes_silent_is_noticed_on_both_sides(device, tmp_path):
     url = device.url_at(wire.port)
     run = edgedistill(device, "bench", "tiny.onnx", "--target", "ort", "--device", url, *long, cwd=tmp_path)
     wait_until(
-        lambda: any(b"worker" in Path(f"/proc/{pid}/cmdline").read_bytes() for pid in device.started()), PATIENCE_S
+        lambda: any(b"worker" in read(f"/proc/{pid}/cmdline") for pid in device.started()), PATIENCE_S
     )
     wire.dead.set()
     _, error = run.communicate(timeout=PATIENCE_S)
