@@ -17,6 +17,7 @@ from edgedistill.data.views import Views
 from edgedistill.distill.training import uses_bf16
 from edgedistill.errors import ConfigError
 from edgedistill.graphs import reference
+from edgedistill.graphs.read import check_onnx
 from edgedistill.graphs.reference import RefusedError
 from edgedistill.losses.batch import Tensors
 from edgedistill.models.interface import Interface
@@ -138,7 +139,11 @@ def _check_answer(path: Path, session: Any, interface: Interface) -> None:
 
 
 def open_session(path: Path) -> Any:
-    """Open a teacher's ONNX file on the CPU; raises ConfigError with ONNX Runtime's own reason."""
+    """Open a teacher's ONNX file on the CPU; raises ConfigError for an incomplete file, or with ONNX Runtime's reason."""
+    try:
+        check_onnx(path)
+    except ConfigError as error:
+        raise ConfigError(f"teacher {error}") from None
     try:
         return reference.open_session(path)
     except RefusedError as error:

@@ -19,8 +19,8 @@ from edgedistill.errors import ConfigError
 from edgedistill.graphs.canonical import canonical
 from edgedistill.graphs.index import Names
 from edgedistill.graphs.opset import opset_of, to_opset
-from edgedistill.graphs.read import all_nodes
 from edgedistill.graphs.slim import slim
+from edgedistill.graphs.stored import all_nodes
 from edgedistill.quantize.convert import convert
 from edgedistill.quantize.outputs import Outputs, returning_tensors, returns_of
 from edgedistill.runtime.files import write_atomic

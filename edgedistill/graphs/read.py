@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgedistill.errors import ConfigError
 from edgedistill.graphs.random_inputs import Shapes
 from edgedistill.graphs.shapes import resolve_shapes
+from edgedistill.graphs.stored import all_nodes, require_external_data
 
 if TYPE_CHECKING:
     import onnx
@@ -26,8 +26,21 @@ def read_onnx(model: Path) -> onnx.ModelProto:
     """Read a model, with external data only from the model's folder: a model may name any file of this machine.
 
     Raises:
-        ConfigError: the file is missing or not an ONNX model, or its external data is in another folder.
+        ConfigError: the file is missing or not an ONNX model, or its external data is missing, too short or in another
+            folder.
     """
+    import onnx
+
+    graph = check_onnx(model)
+    try:
+        onnx.load_external_data_for_model(graph, str(model.parent))
+    except (OSError, ValueError, onnx.checker.ValidationError) as error:
+        raise ConfigError(f"{model}: its weights file cannot be read: {' '.join(str(error).split())[:300]}") from None
+    return graph
+
+
+def check_onnx(model: Path) -> onnx.ModelProto:
+    """Read a model without external data, and check that the files with that data are whole; raises as `read_onnx`."""
     import onnx
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
@@ -39,45 +52,8 @@ def read_onnx(model: Path) -> onnx.ModelProto:
         raise ConfigError(f"{model}: is not an ONNX model") from None
     if not graph.graph.node:
         raise ConfigError(f"{model}: is not an ONNX model, or has no operators")
-    for location in _external_files(graph):
-        path = (model.parent / location).resolve()
-        if not path.is_relative_to(model.parent.resolve()):
-            raise ConfigError(
-                f"{model}: refused, because its weights file '{location}' is outside the folder of the model"
-            )
-        if not path.is_file():
-            raise ConfigError(
-                f"{model}: its weights file '{location}' is missing; copy it into the folder of the model"
-            )
-    onnx.load_external_data_for_model(graph, str(model.parent))
+    require_external_data(model, graph)
     return graph
-
-
-def _external_files(graph: onnx.ModelProto) -> set[str]:
-    import onnx
-    from onnx.external_data_helper import uses_external_data
-
-    tensors = [*graph.graph.initializer]
-    for node in all_nodes(graph.graph):
-        for attribute in node.attribute:
-            tensors += [attribute.t] if attribute.type == onnx.AttributeProto.TENSOR else []
-            tensors += [*attribute.tensors, *attribute.g.initializer]
-    return {
-        entry.value
-        for tensor in tensors
-        if uses_external_data(tensor)
-        for entry in tensor.external_data
-        if entry.key == "location"
-    }
-
-
-def all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """Yield the nodes of a graph and of the graphs inside them."""
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs):
-                yield from all_nodes(inner)
 
 
 def fix_shapes(graph: onnx.ModelProto, given: Shapes) -> tuple[Shapes, list[str]]:

@@ -1,10 +1,14 @@
+import re
+
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgedistill.deploy.onnx_file import BenchOptions, bench_on_kits, bench_onnx, prepare_onnx
+from edgedistill.distill.predictors import open_session
 from edgedistill.errors import ConfigError, DeviceError
+from edgedistill.graphs.read import read_onnx
 from edgedistill.graphs.shapes import parse_shapes
 from edgedistill.kits.kits import find_kits, read_kit
 from edgedistill.records.measurement import Measurement
@@ -199,6 +203,39 @@ def test_weights_outside_the_models_folder_are_refused(tmp_path, location):
 def test_missing_weights_are_named(tmp_path):
     with pytest.raises(ConfigError, match=r"its weights file 'gone\.bin' is missing"):
         prepare_onnx(with_external_weights(tmp_path, "gone.bin"), tmp_path / "out", {})
+
+
+def shorten(path, size):
+    path.write_bytes(path.read_bytes()[:size])
+
+
+@pytest.mark.parametrize("read", [lambda m, out: prepare_onnx(m, out, {}), lambda m, _: open_session(m)])
+def test_weights_that_are_too_short_are_refused_with_both_lengths(tmp_path, read):
+    model = with_external_weights(tmp_path, "weights.bin")
+    whole = (tmp_path / "weights.bin").stat().st_size
+    shorten(tmp_path / "weights.bin", 500)
+    with pytest.raises(
+        ConfigError, match=rf"weights file 'weights\.bin' has 500 bytes, but the model needs {whole:,};"
+    ):
+        read(model, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("offset", "-4", "'c1.w' has no valid place in a weights file"),
+        ("length", "many", "'c1.w' has no valid place in a weights file"),
+        ("length", "12", "'c1.w' has 12 bytes in the weights file 'weights.bin', but its shape needs 1,728"),
+    ],
+)
+def test_a_wrong_place_of_external_weights_is_refused(tmp_path, key, value, message):
+    path = with_external_weights(tmp_path, "weights.bin")
+    model = onnx.load(path, load_external_data=False)
+    tensor = next(one for one in model.graph.initializer if one.name == "c1.w")
+    next(entry for entry in tensor.external_data if entry.key == key).value = value
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        read_onnx(path)
 
 
 @pytest.mark.parametrize("content", [b"", b"\x00garbage", b"PK\x03\x04"])

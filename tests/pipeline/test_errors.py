@@ -63,7 +63,7 @@ CASES = {
     "an unknown precision": ('kit = "ort"', 'kit = "ort"\nprecisions = ["fp16"]', r"has no precision 'fp16'"),
     "an unknown device": ('kit = "ort"', 'kit = "ort"\ndevice = "moon"', r"device 'moon'"),
     "missing weights": ('"zoo:resnet20"', '"zoo:resnet20"\nweights = "none.pt"', r"none\.pt: no such file"),
-    "a broken ONNX teacher": ('"zoo:resnet20"', '"not.onnx"', r"not\.onnx: ONNX Runtime cannot load it"),
+    "a broken ONNX teacher": ('"zoo:resnet20"', '"not.onnx"', r"not\.onnx: is not an ONNX model"),
     "logits of other data": ('"zoo:resnet20"', '"logits.npy"', r"has shape \(3, 10\); expected \(100, 10\)"),
     "an augmentation of other data": ("[teacher]", 'augment = ["shift:3"]\n[teacher]', r"'shift' only applies to signal data"),
     "int8 without quantization": ("[teacher]", '[quantize]\nmode = "none"\n[teacher]', r"includes int8, but quantize\.mode"),

@@ -9,7 +9,7 @@ from onnx import numpy_helper
 from edgedistill.export.lint.roundings import Faults
 from edgedistill.export.lint.view import View, label
 from edgedistill.graphs.opset import opset_of
-from edgedistill.graphs.read import all_nodes
+from edgedistill.graphs.stored import all_nodes
 
 MODEL = "model"
 """The label in place of a node for a finding about the whole file."""
