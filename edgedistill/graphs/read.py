@@ -17,6 +17,12 @@ QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "QLinear")
 """Prefixes of the operators of a quantized model."""
 
 
+UNLISTED_WEIGHTS = 4
+"""The first IR version whose stored tensors need not be listed among the inputs."""
+FIRST_OPSET = 1
+"""The version of the ONNX operator set for a file that does not import it: no operator of the file is in the set."""
+
+
 def is_quantized(graph: onnx.ModelProto) -> bool:
     """Return whether any part of a model computes with quantized values."""
     return any(node.op_type.startswith(QUANTIZED) for node in all_nodes(graph.graph))
@@ -26,8 +32,8 @@ def read_onnx(model: Path) -> onnx.ModelProto:
     """Read a model, with external data only from the model's folder: a model may name any file of this machine.
 
     Raises:
-        ConfigError: the file is missing or not an ONNX model, or its external data is missing, too short or in another
-            folder.
+        ConfigError: the file is missing or not an ONNX model, an output is no tensor, or the external data is missing,
+            too short or in another folder.
     """
     import onnx
 
@@ -36,7 +42,20 @@ def read_onnx(model: Path) -> onnx.ModelProto:
         onnx.load_external_data_for_model(graph, str(model.parent))
     except (OSError, ValueError, onnx.checker.ValidationError) as error:
         raise ConfigError(f"{model}: its weights file cannot be read: {' '.join(str(error).split())[:300]}") from None
+    _modernise(graph)
     return graph
+
+
+def _modernise(model: onnx.ModelProto) -> None:
+    """Remove stored tensors from the inputs, where IR version 3 required them, and write the imported operator set."""
+    stored = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in stored]
+    if len(inputs) < len(model.graph.input):
+        del model.graph.input[:]
+        model.graph.input.extend(inputs)
+    model.ir_version = max(model.ir_version, UNLISTED_WEIGHTS)
+    if all(entry.domain not in ("", "ai.onnx") for entry in model.opset_import):
+        model.opset_import.add().version = FIRST_OPSET
 
 
 def check_onnx(model: Path) -> onnx.ModelProto:
@@ -53,7 +72,23 @@ def check_onnx(model: Path) -> onnx.ModelProto:
     if not graph.graph.node:
         raise ConfigError(f"{model}: is not an ONNX model, or has no operators")
     require_external_data(model, graph)
+    _require_tensors(model, graph)
     return graph
+
+
+def _require_tensors(path: Path, model: onnx.ModelProto) -> None:
+    """Raise ConfigError for an output that is a list or a map."""
+    zipped = {name for node in model.graph.node if node.op_type == "ZipMap" for name in node.output}
+    for value in model.graph.output:
+        if value.name in zipped:
+            raise ConfigError(
+                f"{path}: output '{value.name}' is a list of dictionaries that ZipMap makes, not a tensor; export the "
+                'pipeline without ZipMap: skl2onnx.to_onnx(model, X, options={"zipmap": False})'
+            )
+        if value.type.WhichOneof("value") not in (None, "tensor_type"):
+            raise ConfigError(
+                f"{path}: output '{value.name}' is not a tensor; export the model with tensors as outputs"
+            )
 
 
 def fix_shapes(graph: onnx.ModelProto, given: Shapes) -> tuple[Shapes, list[str]]:

@@ -1,0 +1,104 @@
+"""ONNX files of other makers: older forms are read, and what cannot be used is refused in one sentence."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from edgedistill.deploy.onnx_file import prepare_onnx
+from edgedistill.errors import ConfigError
+from edgedistill.export.file_records import FileOptions
+from edgedistill.export.lint.command import LintOptions, LintResult, run_lint
+from edgedistill.export.onnx_file import export_file, quantize_file
+from edgedistill.graphs.opset import opset_of
+from edgedistill.graphs.read import read_onnx
+from edgedistill.kits.kits import find_kits
+from tests.support.small_onnx import text_model
+
+RNG = np.random.default_rng(0)
+READERS: dict[str, Callable[[Path, Path], object]] = {
+    "lint": lambda model, _: lint(model),
+    "bench": lambda model, _: prepare_onnx(model, model.parent / "out", {}),
+    "quantize": lambda model, data: quantize_file(FileOptions(model=model, data=data, shapes={})),
+    "export": lambda model, _: export_file(FileOptions(model=model, data=None, shapes={}), "fp32"),
+}
+"""Each command that reads an ONNX file, from the model and calibration data."""
+
+
+def weights(*shape: int) -> np.ndarray:
+    return RNG.normal(0, 0.5, shape).astype(np.float32)
+
+
+def lint(model: Path) -> LintResult:
+    return run_lint(LintOptions(model=model, kits=(find_kits()["tensorrt"],)))
+
+
+def save(model: onnx.ModelProto, path: Path) -> Path:
+    onnx.save(model, str(path))
+    return path
+
+
+def save_data(path: Path, *shape: int, count: int = 24) -> Path:
+    np.savez(path, inputs=RNG.normal(size=(count, *shape)).astype(np.float32))
+    return path
+
+
+def test_a_file_that_lists_its_weights_as_inputs_is_read(tmp_path: Path) -> None:
+    """IR version 3 requires it; Upsample and the mask of Dropout are gone from newer operator sets."""
+    model = text_model(
+        "(float[1, 3, 6, 6] x) => (float[1, 5] y) { a = Conv<pads=[1, 1, 1, 1]>(x, w)"
+        ' m = BatchNormalization(a, g, h, mean, var) u = Upsample<mode="nearest">(m, sizes)'
+        " p = GlobalAveragePool(u) f = Flatten(p) d, mask = Dropout<ratio=0.5>(f) y = Gemm(d, v, b) }",
+        9, w=weights(8, 3, 3, 3), g=weights(8), h=weights(8), mean=weights(8), var=np.abs(weights(8)) + 0.5,
+        sizes=np.float32([1, 1, 2, 2]), v=weights(8, 5), b=weights(5),
+    )  # fmt: skip
+    model.ir_version = 3
+    model.graph.input.extend(
+        helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims) for tensor in model.graph.initializer
+    )
+    path = save(model, tmp_path / "old.onnx")
+    onnx.checker.check_model(str(path))
+    assert [value.name for value in read_onnx(path).graph.input] == ["x"]
+    data = save_data(tmp_path / "data.npz", 3, 6, 6)
+    (written,) = quantize_file(FileOptions(model=path, data=data, shapes={}, kits=(find_kits()["ort"],))).files
+    assert written.parity.agreement > 0.9
+    (plain,) = export_file(FileOptions(model=path, data=None, shapes={}), "fp32").files
+    stored = onnx.load(str(plain.file))
+    assert (plain.opset, stored.ir_version, len(stored.graph.input)) == (9, 4, 1)
+    onnx.checker.check_model(stored, full_check=True)
+
+
+def classifier(*, zip_map: bool) -> onnx.ModelProto:
+    """Return a linear classifier as skl2onnx writes it; without ZipMap, no operator of it is in the ONNX standard set."""
+    outputs = [helper.make_tensor_value_info("label", TensorProto.INT64, [None])]
+    nodes = [
+        helper.make_node(
+            "LinearClassifier", ["X"], ["label", "scores"], domain="ai.onnx.ml", coefficients=[0.1, 0.2, 0.3, -0.4],
+            intercepts=[0.0, 0.1], classlabels_ints=[0, 1], post_transform="SOFTMAX",
+        )
+    ]  # fmt: skip
+    if zip_map:
+        nodes.append(helper.make_node("ZipMap", ["scores"], ["zipped"], domain="ai.onnx.ml", classlabels_int64s=[0, 1]))
+        scores = helper.make_map_type_proto(TensorProto.INT64, helper.make_tensor_type_proto(TensorProto.FLOAT, None))
+        outputs.append(helper.make_value_info("zipped", helper.make_sequence_type_proto(scores)))
+    else:
+        outputs.append(helper.make_tensor_value_info("scores", TensorProto.FLOAT, [None, 2]))
+    graph = helper.make_graph(nodes, "g", [helper.make_tensor_value_info("X", TensorProto.FLOAT, [None, 2])], outputs)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("ai.onnx.ml", 1)], ir_version=8)
+
+
+@pytest.mark.parametrize("command", READERS)
+def test_a_classifier_with_zip_map_is_refused_with_the_line_that_leaves_it_out(command: str, tmp_path: Path) -> None:
+    path = save(classifier(zip_map=True), tmp_path / "zip.onnx")
+    data = save_data(tmp_path / "data.npz", 2)
+    with pytest.raises(ConfigError, match=r"zip\.onnx: output 'zipped' is a list of .*options=\{\"zipmap\": False\}"):
+        READERS[command](path, data)
+
+
+def test_a_classifier_without_zip_map_is_read(tmp_path: Path) -> None:
+    path = save(classifier(zip_map=False), tmp_path / "plain.onnx")
+    assert opset_of(read_onnx(path)) == 1
+    assert prepare_onnx(path, tmp_path / "out", {}).expected == "plain"
