@@ -12,6 +12,9 @@ import onnx
 from edgedistill.data.sources import Array
 from edgedistill.errors import ConfigError, nearest
 
+LARGEST = 1e18
+"""The largest plausible size of a value: the square of a value above about 1.8e19 overflows float32."""
+
 
 class Samples(NamedTuple):
     """Requests (R, *input shape) by input name, and optional labels (R,)."""
@@ -31,7 +34,8 @@ def read_samples(path: Path, model: onnx.ModelProto) -> Samples:
     one sample per row (N, ...), or one request per row (R, 1, ...). "labels" are class numbers.
 
     Raises:
-        ConfigError: an array is missing, its type or rank differs from the input, or the numbers of samples differ.
+        ConfigError: an array is missing, its type or rank differs from the input, a value is not finite or above 1e18, or
+            the numbers of samples differ.
     """
     if path.suffix != ".npz":
         raise ConfigError(f"{path}: samples for a model are read from an .npz file")
@@ -74,6 +78,7 @@ def _requests(path: Path, arrays: dict[str, Array], value: onnx.ValueInfoProto, 
             f"{path}: samples for '{value.name}' have shape {array.shape}; the input has {rank} dimensions; "
             f"store an array of {rank} dimensions (one sample per row) or {rank + 1} (one request per row)"
         )
+    _require_plausible(path, value.name, array)
     return (array if array.ndim > rank else array[:, None]).astype(dtype)
 
 
@@ -93,3 +98,18 @@ def read_test_samples(path: Path, model: onnx.ModelProto, data: Path) -> Samples
                 f"{calibrated.requests[name].shape[1:]}; store samples of the same size in both files"
             )
     return tested
+
+
+def _require_plausible(path: Path, name: str, array: Array) -> None:
+    """Raise ConfigError for the first sample with NaN, infinity or a value that no measurement gives."""
+    if array.dtype.kind != "f":
+        return
+    plausible = np.abs(array) <= array.dtype.type(min(LARGEST, np.finfo(array.dtype).max))  # NaN compares false
+    if plausible.all():
+        return
+    sample = int(np.argwhere(~plausible)[0][0])
+    worst = float(array[sample][~plausible[sample]].flat[0])
+    raise ConfigError(
+        f"{path}: sample {sample} of input '{name}' has the value {worst:g}; values must be finite and at most "
+        f"{LARGEST:g}: correct or remove this sample"
+    )

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from edgedistill.export.parity import percent
 from edgedistill.graphs.random_inputs import Shapes
 from edgedistill.kits.kits import Kit
 from edgedistill.quantize.placement import FLOAT_RESULT, is_int8
@@ -15,7 +16,6 @@ from edgedistill.records.base import Activations, Encoding, Record
 from edgedistill.records.stages import Parity
 
 SCHEMA: Final = "edgedistill.onnx/1"
-HIGHEST_SHOWN: Final = 100.0
 SHOWN: Final = 3
 """The number of sensitive layers that a person is shown."""
 
@@ -134,7 +134,7 @@ class FileResult(Record):
                 yield f"  accuracy {one.accuracy:.2%}, {100 * (one.accuracy - self.accuracy):+.2f} points"
             # Without labels, one value for each class and an embedding look alike.
             what = "class" if self.accuracy is not None else "largest output"
-            same = f"same {what} as the original model {one.parity.agreement:.2%}, " if self.classifies else ""
+            same = f"same {what} as the original model {percent(one.parity.agreement)}, " if self.classifies else ""
             yield (
                 f"  on {self.samples:,} {kind}: {same}maximum difference {one.parity.max_abs_diff:.3g}, "
                 f"squared error {percent(one.error)} of the outputs' variance"
@@ -158,11 +158,6 @@ def worst_output(outputs: dict[str, OutputError]) -> str:
 def largest(sensitivity: dict[str, float]) -> str:
     """Return the first layers of a ranking, each with its error."""
     return ", ".join(f"{name} ({percent(error)})" for name, error in list(sensitivity.items())[:SHOWN])
-
-
-def percent(error: float) -> str:
-    """Return an error as a percentage of a readable length."""
-    return f"{error:.2%}" if error < HIGHEST_SHOWN else f"over {HIGHEST_SHOWN:,.0%}"
 
 
 def _form(one: WrittenFile) -> str:

@@ -25,7 +25,7 @@ from edgedistill.export.output_errors import (
     require_kept,
     squared_error,
 )
-from edgedistill.export.parity import FLOAT, LIMITS, require_parity
+from edgedistill.export.parity import FLOAT, LIMITS, percent, require_parity
 from edgedistill.graphs.canonical import canonical
 from edgedistill.graphs.encodings import activations_of
 from edgedistill.graphs.index import lift_constants, name_nodes
@@ -298,7 +298,7 @@ class _Original:
         least = -math.inf if quantized_here else LIMITS.get(variant.precision, FLOAT).agreement
         if not (math.isfinite(parity.max_abs_diff) and parity.agreement >= least):
             raise ParityError(
-                f"{path.name}: agreement with the original model {parity.agreement:.2%} "
+                f"{path.name}: agreement with the original model {percent(parity.agreement)} "
                 f"(at least {least:.0%} required), maximum difference {parity.max_abs_diff:.3g}; the file is not "
                 f"written: {LIMITS.get(variant.precision, FLOAT).step}"
             )

@@ -34,6 +34,17 @@ LIMITS: Final = {
 }
 
 
+MOST_SHOWN: Final = 100.0
+"""The largest fraction that is shown as a number: that of an output without variance has hundreds of digits."""
+
+
+def percent(fraction: float) -> str:
+    """Return a fraction as a percentage, or a bound where the number of digits would say nothing."""
+    if abs(fraction) > MOST_SHOWN:
+        return f"more than {MOST_SHOWN:,.0%}" if fraction > 0 else f"less than -{MOST_SHOWN:,.0%}"
+    return f"{fraction:.2%}"
+
+
 Agreement = Callable[[Array, Array], float]
 """Returns the agreement of the outputs (N, D) of two forms of a model; 1 is full agreement."""
 
@@ -95,7 +106,7 @@ def require_parity(parity: Parity | OutputParity, expected: Array, precision: st
         return
     bound = f"at most {most:.3g}" if math.isfinite(most) else "finite"
     raise ParityError(
-        f"{name} ({precision}): answers agree on {parity.agreement:.2%} (at least {limits.agreement:.1%} required), "
+        f"{name} ({precision}): answers agree on {percent(parity.agreement)} (at least {limits.agreement:.1%} required), "
         f"outputs differ by up to {parity.max_abs_diff:.3g} ({bound} required); do not deploy this file: {limits.step}, "
         "or report it with the model"
     )

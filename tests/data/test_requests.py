@@ -75,3 +75,16 @@ def test_a_file_that_is_none_is_refused(tmp_path):
     np.save(tmp_path / "plain.npy", np.zeros(3))
     with pytest.raises(ConfigError, match=r"are read from an \.npz file"):
         read_samples(tmp_path / "plain.npy", IMAGE)
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(np.nan, "nan"), (np.inf, "inf"), (-np.inf, "-inf"), (-1e30, r"-1e\+30|-inf")]
+)
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
+def test_a_value_that_ruins_every_range_is_named_with_its_sample(tmp_path, value, shown, kind):
+    inputs = np.zeros((5, 3, 8, 8), kind)
+    with np.errstate(over="ignore"):
+        inputs[3, 1, 0, 2] = value
+    inputs[4] = np.nan
+    with pytest.raises(ConfigError, match=rf"data\.npz: sample 3 of input 'x' has the value ({shown}); .* remove this"):
+        read_samples(saved(tmp_path, inputs=inputs), IMAGE)

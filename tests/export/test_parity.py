@@ -5,7 +5,7 @@ from torch import nn
 
 from edgedistill.errors import ConfigError, ParityError
 from edgedistill.export.onnx_export import export_onnx, save_onnx
-from edgedistill.export.parity import compare_outputs, require_parity
+from edgedistill.export.parity import compare_outputs, percent, require_parity
 from edgedistill.graphs.run import run_onnx
 
 SCORES = np.eye(4, dtype=np.float32)[[0, 1, 2, 3] * 250][:, None]
@@ -63,3 +63,10 @@ def test_the_limit_grows_with_the_outputs():
 def test_outputs_of_another_shape_are_refused():
     with pytest.raises(ParityError, match="shape"):
         compare_outputs(SCORES, SCORES[:, 0])
+
+
+def test_a_percentage_never_has_hundreds_of_digits():
+    assert [percent(one) for one in (0.98765, -0.5, 1e300, -1e300)] == [
+        "98.77%", "-50.00%", "more than 10,000%", "less than -10,000%",
+    ]  # fmt: skip
+    assert percent(float("nan")) == "nan%"
