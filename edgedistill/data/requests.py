@@ -104,7 +104,7 @@ def _require_plausible(path: Path, name: str, array: Array) -> None:
     """Raise ConfigError for the first sample with NaN, infinity or a value that no measurement gives."""
     if array.dtype.kind != "f":
         return
-    plausible = np.abs(array) <= array.dtype.type(min(LARGEST, np.finfo(array.dtype).max))  # NaN compares false
+    plausible = np.abs(array) <= array.dtype.type(min(LARGEST, float(np.finfo(array.dtype).max)))  # NaN compares false
     if plausible.all():
         return
     sample = int(np.argwhere(~plausible)[0][0])

@@ -10,7 +10,7 @@ from typing import Final, Literal
 from edgedistill.deploy.devices.address import artifact_folder, parse_address
 from edgedistill.deploy.onnx_file import BenchOptions
 from edgedistill.graphs.random_inputs import Shapes
-from edgedistill.graphs.read import fix_shapes, is_quantized, read_onnx
+from edgedistill.graphs.read import fix_shapes, is_quantized, read_sound_onnx
 from edgedistill.kits.kits import Kit
 from edgedistill.records.base import Record
 from edgedistill.runtime.files import sha256_of
@@ -56,7 +56,7 @@ class BenchPlan(Record):
 
 def plan_bench(model: Path, kits: list[Kit], options: BenchOptions, folder: Path, shapes: Shapes) -> BenchPlan:
     """Return what `bench_on_kits` would do with a model and a run folder; raises ConfigError as `prepare_onnx` does."""
-    graph = read_onnx(model)
+    graph = read_sound_onnx(model)
     fixed, choices = fix_shapes(graph, shapes)
     precision = "int8" if is_quantized(graph) else "fp32"
     device = parse_address(options.device).label

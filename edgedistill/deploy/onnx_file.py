@@ -10,7 +10,7 @@ from edgedistill.deploy.devices.transport import Progress
 from edgedistill.deploy.harness import Compilation, compile_models, run_bench
 from edgedistill.errors import ConfigError, DeviceError
 from edgedistill.graphs.random_inputs import Shapes, random_inputs
-from edgedistill.graphs.read import fix_shapes, is_quantized, read_onnx
+from edgedistill.graphs.read import fix_shapes, is_quantized, read_sound_onnx
 from edgedistill.graphs.reference import Reference, RefusedError
 from edgedistill.kits.kits import Kit
 from edgedistill.records.base import Record
@@ -66,7 +66,7 @@ def prepare_onnx(model: Path, folder: Path, shapes: Shapes) -> PreparedModel:
     fixed, io = folder / f"{model.stem}.onnx", folder / "io.npz"
     if fixed.resolve() == model.resolve():
         raise ConfigError(f"{model}: its fixed-shape copy would replace it; use another folder than {folder}")
-    graph = read_onnx(model)
+    graph = read_sound_onnx(model)
     resolved, choices = fix_shapes(graph, shapes)
     folder.mkdir(parents=True, exist_ok=True)
     _write(graph, fixed)

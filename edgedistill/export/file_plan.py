@@ -25,7 +25,7 @@ from edgedistill.graphs.canonical import canonical
 from edgedistill.graphs.encodings import activations_of
 from edgedistill.graphs.opset import opset_of
 from edgedistill.graphs.random_inputs import Shapes
-from edgedistill.graphs.read import fix_shapes, read_onnx
+from edgedistill.graphs.read import fix_shapes, read_sound_onnx
 from edgedistill.records.base import Activations, Encoding, Record
 from edgedistill.runtime.files import sha256_of
 
@@ -99,7 +99,7 @@ def plan_quantize(
 ) -> FilePlan:
     """Return the plan of `quantize_file`; raises those of its errors that need no run of the model."""
     require_calibration(order)
-    model = read_onnx(order.model)
+    model = read_sound_onnx(order.model)
     require_float(order, model)
     if order.test is not None and order.data is not None:
         read_test_samples(order.test, model, order.data)
@@ -113,7 +113,7 @@ def plan_quantize(
 
 def plan_export(order: FileOptions, precision: str) -> FilePlan:
     """Return the plan of `export_file`; raises those of its errors that need no run of the model."""
-    model = read_onnx(order.model)
+    model = read_sound_onnx(order.model)
     require_exportable(order, model, precision)
     activations: Activations = activations_of(canonical(model)) if precision == "int8" else "signed"
     variants = variants_of(order.for_activations(activations), precision, opset_of(model), activations)

@@ -32,7 +32,7 @@ from edgedistill.graphs.index import lift_constants, name_nodes
 from edgedistill.graphs.metadata import annotate, metadata_of
 from edgedistill.graphs.opset import opset_of, to_opset
 from edgedistill.graphs.random_inputs import random_inputs
-from edgedistill.graphs.read import fix_shapes, is_quantized, read_onnx
+from edgedistill.graphs.read import fix_shapes, is_quantized, read_sound_onnx
 from edgedistill.graphs.reference import Reference, RefusedError
 from edgedistill.graphs.run import Arrays
 from edgedistill.graphs.slim import slim
@@ -185,7 +185,7 @@ class _Original:
 
     def __init__(self, order: FileOptions, report: Reporter | None) -> None:
         self.order, self.report = order, report or Reporter(quiet=True)
-        self.model = read_onnx(order.model)
+        self.model = read_sound_onnx(order.model)
         samples = None if order.data is None else read_samples(order.data, self.model)
         shapes = {} if samples is None else {name: tuple(array.shape[1:]) for name, array in samples.requests.items()}
         fixed, choices = fix_shapes(self.model, order.shapes | shapes)

@@ -26,7 +26,7 @@ from edgedistill.export.parity import compare_all, require_all
 from edgedistill.export.settings import ExportSettings
 from edgedistill.graphs.metadata import annotate
 from edgedistill.graphs.opset import opset_of
-from edgedistill.graphs.read import fix_shapes, read_onnx
+from edgedistill.graphs.read import fix_shapes, read_sound_onnx
 from edgedistill.graphs.run import run_onnx
 from edgedistill.graphs.signature import signature_of
 from edgedistill.models.outputs import main_name
@@ -170,7 +170,7 @@ class _Exporter:
         source = self.workspace.path(teacher.file)
         feeds = onnx_feeds(source, open_session(source), settings.interface)
         inputs = {feed.entry: record_input(self.views, feed.input, feed.arrange) for feed in feeds}
-        model = read_onnx(source)
+        model = read_sound_onnx(source)
         fix_shapes(model, {name: values.shape[1:] for name, values in inputs.items()})
         path = self.folder / file_name("teacher", "fp32", None)
         save_onnx(model, path)

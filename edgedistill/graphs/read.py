@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from edgedistill.errors import ConfigError
 from edgedistill.graphs.random_inputs import Shapes
 from edgedistill.graphs.shapes import resolve_shapes
-from edgedistill.graphs.stored import all_nodes, require_external_data
+from edgedistill.graphs.stored import all_nodes, require_external_data, require_finite, require_inline_data
 
 if TYPE_CHECKING:
     import onnx
@@ -32,7 +32,7 @@ def read_onnx(model: Path) -> onnx.ModelProto:
     """Read a model, with external data only from the model's folder: a model may name any file of this machine.
 
     Raises:
-        ConfigError: the file is missing or not an ONNX model, an output is no tensor, or the external data is missing,
+        ConfigError: the file is missing or not an ONNX model, an output is no tensor, or stored data is missing,
             too short or in another folder.
     """
     import onnx
@@ -58,6 +58,13 @@ def _modernise(model: onnx.ModelProto) -> None:
         model.opset_import.add().version = FIRST_OPSET
 
 
+def read_sound_onnx(model: Path) -> onnx.ModelProto:
+    """Read a model as `read_onnx` does; raises ConfigError also for stored weights that are NaN or infinite."""
+    graph = read_onnx(model)
+    require_finite(model, graph)
+    return graph
+
+
 def check_onnx(model: Path) -> onnx.ModelProto:
     """Read a model without external data, and check that the files with that data are whole; raises as `read_onnx`."""
     import onnx
@@ -71,6 +78,7 @@ def check_onnx(model: Path) -> onnx.ModelProto:
         raise ConfigError(f"{model}: is not an ONNX model") from None
     if not graph.graph.node:
         raise ConfigError(f"{model}: is not an ONNX model, or has no operators")
+    require_inline_data(model, graph)
     require_external_data(model, graph)
     _require_tensors(model, graph)
     return graph

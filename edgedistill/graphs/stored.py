@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from edgedistill.errors import ConfigError
 
 if TYPE_CHECKING:
     import onnx
+
+
+READS_PARAMETERS: Final = frozenset({
+    "BatchNormalization", "Conv", "ConvTranspose", "DequantizeLinear", "GRU", "Gemm", "GroupNormalization",
+    "InstanceNormalization", "LSTM", "LayerNormalization", "MatMul", "PRelu", "QuantizeLinear", "RNN",
+})  # fmt: skip
+"""Operators whose stored inputs are weights, biases or scales; elsewhere an infinity can be meant, as in a mask."""
+PASSES_ON: Final = frozenset({"Cast", "Identity", "Reshape", "Transpose"})
+"""Operators whose results are their first input in another type or order."""
+
+
+PACKED: Final = {"INT4": 4, "UINT4": 4, "FLOAT4E2M1": 4, "INT2": 2, "UINT2": 2}
+"""The number of bits of the types that share bytes."""
 
 
 def all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
@@ -33,7 +47,7 @@ def stored_tensors(model: onnx.ModelProto) -> Iterator[tuple[str, onnx.TensorPro
         name = node.output[0] if node.output else node.op_type
         for attribute in node.attribute:
             if attribute.HasField("t"):
-                yield attribute.t.name or name, attribute.t
+                yield name, attribute.t
             yield from ((tensor.name or name, tensor) for tensor in attribute.tensors)
             for inner in (attribute.g, *attribute.graphs):
                 yield from ((tensor.name, tensor) for tensor in inner.initializer)
@@ -57,7 +71,7 @@ def require_external_data(path: Path, model: onnx.ModelProto) -> None:
 def _end_of(path: Path, name: str, tensor: onnx.TensorProto) -> tuple[str, int]:
     """Return the file that holds an external tensor, and the number of bytes that the file needs for it."""
     entries = {entry.key: entry.value for entry in tensor.external_data}
-    length = byte_length(tensor)
+    length = _byte_length(path, name, tensor)
     numbers = [entries.get("offset", "0"), entries.get("length", str(length))]
     if not all(number.isascii() and number.isdigit() for number in numbers) or "location" not in entries:
         raise ConfigError(f"{path}: tensor '{name}' has no valid place in a weights file; export the model again")
@@ -84,12 +98,60 @@ def _require_file(model: Path, location: str, size: int) -> None:
         )
 
 
-def byte_length(tensor: onnx.TensorProto) -> int:
-    """Return the number of bytes of a tensor's values as raw data."""
-    import math
+def require_inline_data(path: Path, model: onnx.ModelProto) -> None:
+    """Raise ConfigError for a tensor in the model's file whose data is shorter or longer than its shape."""
+    for name, tensor in stored_tensors(model):
+        if tensor.HasField("raw_data") and tensor.data_location != tensor.EXTERNAL:
+            needed = _byte_length(path, name, tensor)
+            if len(tensor.raw_data) != needed:
+                raise ConfigError(
+                    f"{path}: tensor '{name}' has {len(tensor.raw_data):,} bytes, but its shape needs {needed:,}; "
+                    "export the model again"
+                )
 
+
+def _byte_length(path: Path, name: str, tensor: onnx.TensorProto) -> int:
+    """Return the number of bytes of a tensor's values as raw data."""
     import onnx
 
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
-    width = 4 if tensor.data_type in (onnx.TensorProto.INT4, onnx.TensorProto.UINT4) else 8 * dtype.itemsize
+    known = onnx.TensorProto.DataType
+    if tensor.data_type not in set(known.values()) - {onnx.TensorProto.UNDEFINED, onnx.TensorProto.STRING}:
+        raise ConfigError(f"{path}: tensor '{name}' has data of the unknown type {tensor.data_type}")
+    bits = PACKED.get(known.Name(tensor.data_type))
+    width = bits or 8 * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
     return -(-math.prod(tensor.dims) * width // 8)
+
+
+def not_finite(model: onnx.ModelProto) -> Iterator[tuple[str, onnx.TensorProto, str]]:
+    """Yield each stored tensor with NaN, or with an infinity among weights, biases and scales: name, tensor, values."""
+    import numpy as np
+    import onnx
+
+    kinds = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
+    parameters = _parameters(model.graph)
+    for name, tensor in stored_tensors(model):
+        if tensor.data_type in kinds:
+            values = onnx.numpy_helper.to_array(tensor)
+            wrong = ~np.isfinite(values) if name in parameters else np.isnan(values)
+            if wrong.any():
+                first = float(values[wrong].flat[0])
+                yield name, tensor, f"{int(wrong.sum())} of {values.size} values are not finite, the first is {first:g}"
+
+
+def _parameters(graph: onnx.GraphProto) -> set[str]:
+    """Return the names of the tensors that are weights, biases or scales, before casts and transpositions too."""
+    names = set[str]()
+    for node in reversed(list(all_nodes(graph))):
+        if node.op_type in READS_PARAMETERS:
+            names.update(node.input)
+        elif node.op_type in PASSES_ON and node.output[0] in names:
+            names.add(node.input[0])
+    return names
+
+
+def require_finite(path: Path, model: onnx.ModelProto) -> None:
+    """Raise ConfigError for the first stored tensor with values that are not finite."""
+    for name, _, fault in not_finite(model):
+        raise ConfigError(
+            f"{path}: in the stored tensor '{name}', {fault}; the model cannot answer: export it again from a sound checkpoint"
+        )

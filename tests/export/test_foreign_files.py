@@ -102,3 +102,44 @@ def test_a_classifier_without_zip_map_is_read(tmp_path: Path) -> None:
     path = save(classifier(zip_map=False), tmp_path / "plain.onnx")
     assert opset_of(read_onnx(path)) == 1
     assert prepare_onnx(path, tmp_path / "out", {}).expected == "plain"
+
+
+def dense(value: float) -> onnx.ModelProto:
+    """Return a dense layer with one weight of a value, behind a mask of -inf that nothing forbids."""
+    weight = weights(4, 3)
+    weight[2, 1] = value
+    return text_model(
+        "(float[1, 4] x) => (float[1, 3] y) { t = Transpose(w) h = Gemm<transB=1>(x, t) m = Add(h, mask) y = Max(m, h) }",
+        13, w=weight, mask=np.float32([0, -np.inf, 0]),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("command", [name for name in READERS if name != "lint"])
+def test_a_file_with_weights_that_are_not_finite_is_refused(command: str, value: float, tmp_path: Path) -> None:
+    path, data = save(dense(value), tmp_path / "dense.onnx"), save_data(tmp_path / "data.npz", 4)
+    words = rf"stored tensor 'w', 1 of 12 values are not finite, the first is {value:g}; .* sound checkpoint"
+    with pytest.raises(ConfigError, match=words):
+        READERS[command](path, data)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_the_linter_names_weights_that_are_not_finite(value: float, tmp_path: Path) -> None:
+    (report,) = lint(save(dense(value), tmp_path / "dense.onnx")).reports
+    assert [(one.rule, one.severity, one.node) for one in report.findings] == [("finite", "error", "w")]
+
+
+def test_an_infinity_in_a_mask_is_no_fault(tmp_path: Path) -> None:
+    path = save(dense(1.0), tmp_path / "dense.onnx")
+    assert lint(path).reports[0].findings == ()
+    assert prepare_onnx(path, tmp_path / "out", {}).expected == "dense"
+
+
+@pytest.mark.parametrize("command", READERS)
+def test_a_tensor_with_too_little_data_is_refused(command: str, tmp_path: Path) -> None:
+    model = dense(1.0)
+    stored = next(tensor for tensor in model.graph.initializer if tensor.name == "w")
+    stored.raw_data = stored.raw_data[:20]
+    path, data = save(model, tmp_path / "dense.onnx"), save_data(tmp_path / "data.npz", 4)
+    with pytest.raises(ConfigError, match=r"dense\.onnx: tensor 'w' has 20 bytes, but its shape needs 48; export"):
+        READERS[command](path, data)

@@ -235,6 +235,16 @@ def cast_beyond_half(plant: Plant) -> None:
     plant.graph.output[0].name = "scores"
 
 
+def not_finite(value: float):
+    def planted(plant: Plant) -> None:
+        layer = plant.node("Gemm")
+        bias = plant.value(layer.input[2]).copy()
+        bias[1] = value
+        layer.input[2] = plant.store("bias", bias)
+
+    return planted
+
+
 def nothing(plant: Plant) -> None:
     pass
 
@@ -278,6 +288,8 @@ PLANTED = (
     ("unrounded-output", "ort", unrounded_output, "node_conv2d_2"),
     ("transposed-convolution", "tensorrt", transposed_convolution, "node_conv2d_2"),
     ("signed-concat", "openvino", signed_concat, "planted"),
+    ("finite", "tensorrt", not_finite(float("nan")), "bias"),
+    ("finite", "openvino", not_finite(float("inf")), "bias"),
     ("half-overflow", "tensorrt", half(float("inf")), "half"),
     ("half-overflow", "openvino", cast_beyond_half, "large"),
     ("half-precision", "tensorrt", half(65504), "half"),

@@ -215,6 +215,12 @@ RULES: Final = (
         "measured against ONNX Runtime with its optimiser off",
     ),
     Rule(
+        "finite", "error", whole.finite,
+        "the model answers NaN or infinity",
+        "export the model again from a sound checkpoint",
+        "IEEE 754",
+    ),
+    Rule(
         "half-overflow", "error", whole.half_overflow,
         "the model computes infinities",
         "keep this part in float32",

@@ -9,7 +9,7 @@ from onnx import numpy_helper
 from edgedistill.export.lint.roundings import Faults
 from edgedistill.export.lint.view import View, label
 from edgedistill.graphs.opset import opset_of
-from edgedistill.graphs.stored import all_nodes
+from edgedistill.graphs.stored import all_nodes, not_finite
 
 MODEL = "model"
 """The label in place of a node for a finding about the whole file."""
@@ -79,6 +79,14 @@ def unsigned_inputs(view: View) -> Faults:
             for node in view.readers.get(value.name, ()):
                 if node.op_type != "Cast":
                     yield label(node), f"{node.op_type} reads the uint8 input '{value.name}'; only a Cast may"
+
+
+def finite(view: View) -> Faults:
+    """Stored values that are NaN or infinite; other rules report scales, and float16."""
+    scales = {node.input[1] for node in view.roundings}
+    for name, tensor, fault in not_finite(view.model):
+        if name not in scales and tensor.data_type != onnx.TensorProto.FLOAT16:
+            yield name, fault
 
 
 def half_overflow(view: View) -> Faults:
