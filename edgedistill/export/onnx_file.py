@@ -35,7 +35,7 @@ from edgedistill.graphs.random_inputs import random_inputs
 from edgedistill.graphs.read import fix_shapes, is_quantized, read_sound_onnx
 from edgedistill.graphs.reference import Reference, RefusedError
 from edgedistill.graphs.run import Arrays
-from edgedistill.graphs.slim import slim
+from edgedistill.graphs.slim import simplify
 from edgedistill.kits.kits import FLOAT16_OPSET
 from edgedistill.quantize.onnx_file import quantize_onnx
 from edgedistill.quantize.placement import is_int8
@@ -219,7 +219,8 @@ class _Original:
         Raises ConfigError if control flow remains.
         """
         with self.report.track("steps of simplifying the graph", 3) as advance:
-            model = slim(self.model)
+            model, note = simplify(self.model)
+            self.choices += (note,) if note else ()
             advance(1, "")
             _require_plain(self.order.model, model)
             lift_constants(model.graph)

@@ -59,9 +59,18 @@ def _modernise(model: onnx.ModelProto) -> None:
 
 
 def read_sound_onnx(model: Path) -> onnx.ModelProto:
-    """Read a model as `read_onnx` does; raises ConfigError also for stored weights that are NaN or infinite."""
+    """Read a model as `read_onnx` does, and give nodes of one name different names, because ONNX Runtime refuses them.
+
+    Raises:
+        ConfigError: as `read_onnx`, and for stored weights that are NaN or infinite.
+    """
+    from edgedistill.graphs.index import name_nodes
+
     graph = read_onnx(model)
     require_finite(model, graph)
+    names = [node.name for node in graph.graph.node if node.name]
+    if len(set(names)) < len(names):
+        name_nodes(graph.graph)
     return graph
 
 

@@ -143,3 +143,33 @@ def test_a_tensor_with_too_little_data_is_refused(command: str, tmp_path: Path) 
     path, data = save(model, tmp_path / "dense.onnx"), save_data(tmp_path / "data.npz", 4)
     with pytest.raises(ConfigError, match=r"dense\.onnx: tensor 'w' has 20 bytes, but its shape needs 48; export"):
         READERS[command](path, data)
+
+
+def test_a_keras_file_with_a_transposed_weight_is_quantized(tmp_path: Path) -> None:
+    """onnxslim fails on a Mul after a Conv whose weight is a Transpose; nodes without a name, and two of one name."""
+    model = text_model(
+        '(float["n", 7, 7, 3] x) => (float["n", 5] y) { t = Transpose<perm=[0, 3, 1, 2]>(x)'
+        ' w = Transpose<perm=[3, 2, 0, 1]>(stored) c = Conv<auto_pad="SAME_UPPER">(t, w) k = Mul(c, m) s = Add(k, a)'
+        " r = Clip(s, lowest, highest) p = GlobalAveragePool(r) f = Flatten(p) d = MatMul(f, v) y = Add(d, b) }",
+        13, stored=weights(3, 3, 3, 8), m=weights(1, 8, 1, 1), a=weights(1, 8, 1, 1), lowest=np.float32(0),
+        highest=np.float32(6), v=weights(8, 5), b=weights(5),
+    )  # fmt: skip
+    model.graph.node[2].name = model.graph.node[8].name = "layer"
+    path, data = save(model, tmp_path / "keras.onnx"), save_data(tmp_path / "data.npz", 7, 7, 3)
+    result = quantize_file(FileOptions(model=path, data=data, shapes={}, kits=(find_kits()["ort"],)))
+    assert set(result.layers.values()) == {"int8"}
+    assert result.choices == ()
+    assert result.files[0].parity.agreement > 0.9
+
+
+def test_a_file_that_cannot_be_simplified_is_quantized_and_the_result_says_so(tmp_path: Path) -> None:
+    model = text_model(
+        "(float[1, 3, 6, 6] x, float[8, 3, 3, 3] w) => (float[1, 5] y) { c = Conv(x, w) k = Mul(c, m)"
+        " p = GlobalAveragePool(k) f = Flatten(p) y = Gemm(f, v, b) }",
+        13, m=weights(1, 8, 1, 1), v=weights(8, 5), b=weights(5),
+    )  # fmt: skip
+    path = save(model, tmp_path / "open.onnx")
+    np.savez(tmp_path / "data.npz", x=RNG.normal(size=(9, 3, 6, 6)), w=RNG.normal(size=(9, 8, 3, 3, 3)))
+    result = quantize_file(FileOptions(model=path, data=tmp_path / "data.npz", shapes={}))
+    assert sum(form == "int8" for form in result.layers.values()) == 1
+    assert [line for line in result.lines() if line.startswith("onnxslim cannot simplify the model (AttributeError")]
