@@ -29,6 +29,7 @@ from edgedistill.export.parity import FLOAT, LIMITS, percent, require_parity
 from edgedistill.graphs.canonical import canonical
 from edgedistill.graphs.encodings import activations_of
 from edgedistill.graphs.index import lift_constants, name_nodes
+from edgedistill.graphs.integer_forms import require_int8_q_dq
 from edgedistill.graphs.metadata import annotate, metadata_of
 from edgedistill.graphs.opset import opset_of, to_opset
 from edgedistill.graphs.random_inputs import random_inputs
@@ -104,13 +105,16 @@ def require_calibration(order: FileOptions) -> None:
 
 
 def require_float(order: FileOptions, model: onnx.ModelProto) -> None:
-    """Raise ConfigError for a model that is quantized already."""
+    """Raise ConfigError for a model that is quantized already, in any form."""
+    require_int8_q_dq(order.model, model)
     if is_quantized(model):
         raise ConfigError(f"{order.model}: already quantized; 'edgedistill export' writes it for a kit")
 
 
 def require_exportable(order: FileOptions, model: onnx.ModelProto, precision: str) -> None:
-    """Raise ConfigError for int8 of a float model, and for a float precision of a quantized model."""
+    """Raise ConfigError for int8 of a float model, a float precision of a quantized model, and integers of other forms."""
+    if precision == "int8" or is_quantized(model):
+        require_int8_q_dq(order.model, model)
     if is_quantized(model) == (precision == "int8"):
         return
     raise ConfigError(

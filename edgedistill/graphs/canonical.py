@@ -7,6 +7,7 @@ import onnx
 from onnx import numpy_helper
 
 from edgedistill.graphs.index import Edits, Index, Names, axis_of, drop_unread, lift_constants, set_axis
+from edgedistill.graphs.opset import oldest_ir
 
 
 def canonical(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -44,7 +45,7 @@ def _declare(model: onnx.ModelProto) -> None:
     imports = [entry for entry in model.opset_import if entry.domain in used | {""}]
     model.ClearField("opset_import")
     model.opset_import.extend(imports)
-    model.ir_version = onnx.helper.find_min_ir_version_for(imports)
+    model.ir_version = oldest_ir(imports)
     model.producer_name, model.producer_version = "edgedistill", ""
     model.ClearField("metadata_props")
 

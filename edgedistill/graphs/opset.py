@@ -6,7 +6,7 @@ older version has (ReduceMean), so this module lowers the version: ONNX's schema
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 import numpy as np
@@ -30,6 +30,13 @@ def opset_of(model: onnx.ModelProto) -> int:
     return next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
 
 
+def oldest_ir(imports: Iterable[onnx.OperatorSetIdProto]) -> int:
+    """Return the oldest IR version for operator sets; those of other makers, such as com.microsoft, need none."""
+    standard = [entry for entry in imports if entry.domain in ("", "ai.onnx", "ai.onnx.ml")]
+    version: int = helper.find_min_ir_version_for(standard)
+    return version
+
+
 def to_opset(model: onnx.ModelProto, opset: int, requests: Arrays) -> onnx.ModelProto:
     """Return a copy of a model in another opset; raise if any tensor differs on the first of `requests`.
 
@@ -46,8 +53,14 @@ def to_opset(model: onnx.ModelProto, opset: int, requests: Arrays) -> onnx.Model
         result.CopyFrom(model)
         return result
     result = _raised(model, opset) if opset > opset_of(model) else _lowered(model, opset)
-    result.ir_version = helper.find_min_ir_version_for(list(result.opset_import))
-    onnx.checker.check_model(result, full_check=True)
+    result.ir_version = oldest_ir(result.opset_import)
+    try:
+        onnx.checker.check_model(result, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ConfigError(
+            f"opset {opset}: the model has no exact form in it: {' '.join(str(error).split())[:300]}; choose a kit that "
+            "supports a newer opset"
+        ) from None
     _require_same(model, result, requests)
     return result
 

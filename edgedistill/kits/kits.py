@@ -54,8 +54,8 @@ class Kit(Record):
     """One deployment target: the engine's Python module and pip package, and the models that the engine supports.
 
     `encoding` is the fastest int8 encoding by architecture; `opset` is the highest supported opset; `form` describes other
-    versions of the engine; `unsupported` names operators and tensor types that the engine rejects; `rules` overrides the
-    severity of rules of `edgedistill lint`.
+    versions of the engine; `unsupported` names operators, domains of operators and tensor types that the engine rejects;
+    `rules` overrides the severity of rules of `edgedistill lint`.
     """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]

@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from edgedistill.deploy.onnx_file import prepare_onnx
-from edgedistill.errors import ConfigError
+from edgedistill.errors import ConfigError, LintError
 from edgedistill.export.file_records import FileOptions
 from edgedistill.export.lint.command import LintOptions, LintResult, run_lint
 from edgedistill.export.onnx_file import export_file, quantize_file
@@ -173,3 +173,83 @@ def test_a_file_that_cannot_be_simplified_is_quantized_and_the_result_says_so(tm
     result = quantize_file(FileOptions(model=path, data=tmp_path / "data.npz", shapes={}))
     assert sum(form == "int8" for form in result.layers.values()) == 1
     assert [line for line in result.lines() if line.startswith("onnxslim cannot simplify the model (AttributeError")]
+
+
+def with_gelu(opset: int = 17) -> onnx.ModelProto:
+    """Return two dense layers with the Gelu of ONNX Runtime's optimiser between them."""
+    model = text_model(
+        "(float[1, 16] x) => (float[1, 5] y) { h = MatMul(x, a) s = Add(h, ab) g = Relu(s) y = MatMul(g, b) }",
+        opset, a=weights(16, 32), ab=weights(32), b=weights(32, 5),
+    )  # fmt: skip
+    relu = next(node for node in model.graph.node if node.op_type == "Relu")
+    relu.op_type, relu.domain = "Gelu", "com.microsoft"
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    return model
+
+
+def test_operators_of_onnx_runtime_pass_through_for_it(tmp_path: Path) -> None:
+    path, data = save(with_gelu(), tmp_path / "gelu.onnx"), save_data(tmp_path / "data.npz", 16)
+    result = quantize_file(FileOptions(model=path, data=data, shapes={}, kits=(find_kits()["ort"],)))
+    assert list(result.layers.values()) == ["int8", "int8"]
+    stored = onnx.load(str(result.files[0].file))
+    assert "com.microsoft" in {node.domain for node in stored.graph.node}
+    assert stored.ir_version == 8
+    (plain,) = export_file(FileOptions(model=path, shapes={}, kits=(find_kits()["ort"],)), "fp32").files
+    assert plain.warnings == ()
+
+
+def test_operators_of_onnx_runtime_are_refused_for_tensorrt(tmp_path: Path) -> None:
+    path, data = save(with_gelu(), tmp_path / "gelu.onnx"), save_data(tmp_path / "data.npz", 16)
+    with pytest.raises(
+        LintError, match=r"com\.microsoft:Gelu is not supported: .* instead of ONNX Runtime's optimiser"
+    ):
+        quantize_file(FileOptions(model=path, data=data, shapes={}, kits=(find_kits()["tensorrt"],)))
+    (report,) = lint(path).reports
+    assert [(one.rule, one.severity) for one in report.findings] == [("unsupported", "error")]
+
+
+def quantized(kind: str) -> onnx.ModelProto:
+    """Return a small model that another tool quantized."""
+    scale, zero, weight = np.float32(0.1), np.uint8(128), np.ones((4, 3), np.int8)
+    if kind == "QOperator":
+        return text_model(
+            "(float[1, 4] x) => (float[1, 3] y) { q = QuantizeLinear(x, s, z)"
+            " r = QLinearMatMul(q, s, z, w, s, wz, s, z) y = DequantizeLinear(r, s, z) }",
+            13, s=scale, z=zero, w=weight, wz=np.int8(0),
+        )  # fmt: skip
+    if kind == "dynamic":
+        return text_model(
+            "(float[1, 4] x) => (float[1, 3] y) { q, s, z = DynamicQuantizeLinear(x) i = MatMulInteger(q, w, z)"
+            " f = Cast<to=1>(i) y = Mul(f, s) }",
+            13, w=weight,
+        )  # fmt: skip
+    if kind == "computed scale":
+        return text_model(
+            "(float[1, 4] x) => (float[1, 3] y) { m = ReduceMax<keepdims=0>(x) q = QuantizeLinear(x, m, z)"
+            " d = DequantizeLinear(q, m, z) y = MatMul(d, w) }",
+            13, z=zero, w=weights(4, 3),
+        )  # fmt: skip
+    return text_model(
+        "(float[1, 4] x) => (float[1, 3] y) { q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z) y = MatMul(d, w) }",
+        21, s=scale, z=np.uint16(0), w=weights(4, 3),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("QOperator", "QLinearMatMul 'r' computes with integers"),
+        ("dynamic", "DynamicQuantizeLinear 'q' computes with integers"),
+        ("computed scale", "QuantizeLinear 'q' has a scale 'm' that is computed when the model runs"),
+        ("16 bits", "QuantizeLinear 'q' has 16-bit integers"),
+    ],
+)
+def test_quantized_files_that_no_encoding_expresses_are_refused_in_words(kind: str, words: str, tmp_path: Path) -> None:
+    path, data = save(quantized(kind), tmp_path / "made.onnx"), save_data(tmp_path / "data.npz", 4)
+    assert prepare_onnx(path, tmp_path / "out", {}).expected == "made"
+    for make in (
+        lambda: quantize_file(FileOptions(model=path, data=data, shapes={})),
+        lambda: export_file(FileOptions(model=path, data=data, shapes={}), "int8"),
+    ):
+        with pytest.raises(ConfigError, match=rf"made\.onnx: {words}.*, which edgedistill does not rewrite"):
+            make()

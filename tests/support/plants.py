@@ -42,10 +42,13 @@ def unsupported_type(plant: Plant) -> None:
     first.input[0] = "planted"
 
 
-def foreign_operator(plant: Plant) -> None:
-    node = plant.node("Relu")
-    node.op_type, node.domain = "QuickGelu", "com.microsoft"
-    plant.model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+def foreign_operator(domain: str):
+    def planted(plant: Plant) -> None:
+        node = plant.node("Relu")
+        node.op_type, node.domain = "QuickGelu", domain
+        plant.model.opset_import.append(helper.make_opsetid(domain, 1))
+
+    return planted
 
 
 def dynamic_shape(plant: Plant) -> None:
@@ -255,7 +258,8 @@ PLANTED = (
     ("opset", "old", opset, "model"),
     ("unsupported", "tensorrt", unsupported_operator, "planted"),
     ("unsupported", "tensorrt", unsupported_type, "input"),
-    ("foreign-operator", "tensorrt", foreign_operator, "node_relu"),
+    ("unsupported", "tensorrt", foreign_operator("com.microsoft"), "node_relu"),
+    ("foreign-operator", "tensorrt", foreign_operator("acme"), "node_relu"),
     ("dynamic-shape", "tensorrt", dynamic_shape, "input"),
     ("uint8-input", "tensorrt", uint8_input, "planted"),
     ("scale", "tensorrt", scale(0.0), "node_dequantize_weight"),

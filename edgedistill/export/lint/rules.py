@@ -65,7 +65,8 @@ RULES: Final = (
     Rule(
         "unsupported", "error", whole.unsupported,
         "the engine refuses the file",
-        "export QuantizeLinear and DequantizeLinear instead of integer operators, and cast types on the host",
+        "export QuantizeLinear and DequantizeLinear instead of integer operators, cast types on the host, and export from the "
+        "framework instead of ONNX Runtime's optimiser",
         OPERATORS, of_kit=True,
     ),
     Rule(

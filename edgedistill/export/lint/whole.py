@@ -35,11 +35,13 @@ def opset(view: View) -> Faults:
 
 
 def unsupported(view: View) -> Faults:
-    """Operators, and types of inputs, outputs and stored tensors, that the kit lists as unsupported."""
+    """Operators, their makers' domains, and types of inputs, outputs and stored tensors, that the kit does not support."""
     assert view.limits is not None
     for node in all_nodes(view.model.graph):
         if node.op_type in view.limits.unsupported:
             yield label(node), f"{node.op_type} is not supported"
+        elif node.domain in view.limits.unsupported:
+            yield label(node), f"{node.domain}:{node.op_type} is not supported"
     values = [
         (value.name, value.type.tensor_type.elem_type) for value in (*view.model.graph.input, *view.model.graph.output)
     ]
@@ -51,10 +53,11 @@ def unsupported(view: View) -> Faults:
 
 
 def foreign_operators(view: View) -> Faults:
-    """Operators that neither the ONNX standard nor the file defines."""
+    """Operators that neither the ONNX standard nor the file defines; another rule reports those that a kit excludes."""
     defined = {(function.domain, function.name) for function in view.model.functions}
+    known = STANDARD | (set() if view.limits is None else view.limits.unsupported)
     for node in all_nodes(view.model.graph):
-        if node.domain not in STANDARD and (node.domain, node.op_type) not in defined:
+        if node.domain not in known and (node.domain, node.op_type) not in defined:
             yield label(node), f"{node.domain}:{node.op_type} is not in the ONNX standard"
 
 
