@@ -278,9 +278,7 @@ def test_a_link_that_goes_silent_is_noticed_on_both_sides(device, tmp_path):
     long = ("--processes", 3, "--seconds", 20, "--run-dir", "run")
     url = device.url_at(wire.port)
     run = edgedistill(device, "bench", "tiny.onnx", "--target", "ort", "--device", url, *long, cwd=tmp_path)
-    wait_until(
-        lambda: any(b"worker" in read(f"/proc/{pid}/cmdline") for pid in device.started()), PATIENCE_S
-    )
+    wait_until(lambda: any(b"worker" in read(f"/proc/{pid}/cmdline") for pid in device.started()), PATIENCE_S)
     wire.dead.set()
     _, error = run.communicate(timeout=PATIENCE_S)
     assert run.returncode == 5
