@@ -20,6 +20,7 @@ from edgedistill.distill.blocks import blocks_of, checksum
 from edgedistill.distill.cache import Cache, caches_folder, link_or_copy, stored_logits
 from edgedistill.distill.loading import Ask, answers_of, load_teacher, teacher_predictor
 from edgedistill.distill.predictors import BATCH, Answer, Scorer, mean_predictor
+from edgedistill.distill.probabilities import MESSAGE, are_probabilities, log_probabilities
 from edgedistill.distill.settings import SoftLabelSettings
 from edgedistill.distill.teacher import load_logits
 from edgedistill.distill.teacher_engine import EngineChoice, openvino_predictor
@@ -115,7 +116,7 @@ class Teachers:
         predict = teacher_predictor(
             teacher.source, settings.interface, settings.seed, self._file(number), precision or teacher.precision
         )
-        return answers_of(predict, settings.data.output)
+        return self._as_logits(number, answers_of(predict, settings.data.output))
 
     def _ask_in(self, number: int, engine: str) -> Ask:
         if engine != "openvino":
@@ -123,7 +124,20 @@ class Teachers:
         settings, teacher = self.settings, self.settings.teachers[number]
         model = load_teacher(teacher.source, settings.interface, settings.seed, self._file(number))
         predict = openvino_predictor(model, _first_batch(self.views()), teacher.precision)
-        return answers_of(predict, settings.data.output)
+        return self._as_logits(number, answers_of(predict, settings.data.output))
+
+    def _as_logits(self, number: int, ask: Ask) -> Ask:
+        """Return a teacher that answers with logits, also if its model ends in a softmax; its first batch decides."""
+        if not are_probabilities(self.settings.task, ask(_first_batch(self.views())).main):
+            return ask
+        label = f"teacher {number + 1}" if number else "teacher"
+        self.workspace.report.info(f"{label}: {MESSAGE}")
+
+        def answer(inputs: Tensors) -> Answer:
+            main, others = ask(inputs)
+            return Answer(log_probabilities(main), others)
+
+        return answer
 
     def _choose(self, number: int, views: Views) -> str:
         settings, teacher = self.settings, self.settings.teachers[number]
@@ -209,7 +223,11 @@ def fill_cache(settings: SoftLabelSettings, workspace: Workspace, cache: Cache) 
     if source.spec.source == "logits":
         write_atomic(note, RECORDED)
         samples = len(next(iter(views.split.inputs.values())))
-        store_soft_labels(cache, load_logits(source, settings, settings.view_count, samples)[views.split.rows][None])
+        logits = load_logits(source, settings, settings.view_count, samples)[views.split.rows]
+        if are_probabilities(settings.task, torch.from_numpy(logits)):
+            workspace.report.info(f"teacher: {MESSAGE}")
+            logits = log_probabilities(torch.from_numpy(logits)).numpy()
+        store_soft_labels(cache, logits[None])
         return
     if processes.is_main_process() and cache.engines() is None:
         write_atomic(note, teachers.choose_engines(views))

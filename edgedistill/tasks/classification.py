@@ -27,6 +27,7 @@ class Classification:
     losses: ClassVar[tuple[str, ...]] = (*CLASS_LOSSES, *FEATURE_LOSSES)
     is_proportion: ClassVar[bool] = True
     has_scores: ClassVar[bool] = True
+    has_softmax: ClassVar[bool] = True
     keeps_top_k: ClassVar[bool] = True
     smooths_labels: ClassVar[bool] = True
     needs_labels: ClassVar[bool] = True

@@ -50,6 +50,8 @@ class Task(Protocol):
     """Whether the metric is a fraction of correct samples, for which Wilson's interval is valid."""
     has_scores: ClassVar[bool]
     """Whether [export] bake can include scores."""
+    has_softmax: ClassVar[bool]
+    """Whether the softmax of the outputs is the probability of each class."""
     keeps_top_k: ClassVar[bool]
     """Whether soft labels can be limited to the largest logits."""
     smooths_labels: ClassVar[bool]

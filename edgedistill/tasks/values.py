@@ -24,6 +24,7 @@ class ValueTask:
     losses: ClassVar[tuple[str, ...]] = VALUE_LOSSES
     is_proportion: ClassVar[bool] = False
     has_scores: ClassVar[bool] = False
+    has_softmax: ClassVar[bool] = False
     keeps_top_k: ClassVar[bool] = False
     smooths_labels: ClassVar[bool] = False
     needs_labels: ClassVar[bool] = True
