@@ -26,20 +26,21 @@ FOLDED: Final = frozenset({
 """Operators on stored tensors that are computed at once where onnxslim fails; none makes a much larger tensor."""
 
 
+class SlimError(ConfigError):
+    """onnxslim failed on a model; the text is onnxslim's."""
+
+
 def simplify(model: onnx.ModelProto) -> tuple[onnx.ModelProto, str | None]:
     """Return a model simplified as far as possible, and a sentence about it where onnxslim fails on the model."""
     try:
         return slim(model), None
-    except Exception as error:  # noqa: BLE001 - a valid model must not fail because of a tool that is not necessary
-        reason = f"{type(error).__name__}: {error}"
+    except SlimError as error:
+        note = f"{error}; its batch norms and activations stay as they are"
     folded = fold_constants(model)
     try:
         return slim(folded), None
-    except Exception:  # noqa: BLE001
-        return (
-            folded,
-            f"onnxslim cannot simplify the model ({reason}); its batch norms and activations stay as they are",
-        )
+    except SlimError:
+        return folded, note
 
 
 def fold_constants(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -79,7 +80,10 @@ def _values(model: onnx.ModelProto, nodes: list[onnx.NodeProto]) -> Arrays:
 
 
 def slim(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a model simplified by onnxslim, which sorts nodes by recursion: a deep graph needs a deep stack."""
+    """Return a model simplified by onnxslim, which sorts nodes by recursion: a deep graph needs a deep stack.
+
+    Raises SlimError where onnxslim fails.
+    """
     limit, stack = sys.getrecursionlimit(), threading.stack_size()
     deepest = limit + FRAMES * len(model.graph.node)
     sys.setrecursionlimit(deepest)
@@ -87,6 +91,8 @@ def slim(model: onnx.ModelProto) -> onnx.ModelProto:
     try:
         with ThreadPoolExecutor(1) as thread:
             simplified: onnx.ModelProto = thread.submit(onnxslim.slim, model).result()
+    except Exception as error:  # onnxslim raises Exception itself, and a valid model must not fail because of it
+        raise SlimError(f"onnxslim cannot simplify the model ({type(error).__name__}: {error})") from error
     finally:
         sys.setrecursionlimit(limit)
         threading.stack_size(stack)
