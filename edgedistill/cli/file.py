@@ -100,10 +100,8 @@ def quantize(
     from edgedistill.export.file_plan import plan_quantize
     from edgedistill.export.onnx_file import quantize_file
 
-    order, chosen = (
-        _order(context, model_or_config, options, **{name: options[name] for name in ("test", "force")}),
-        activations or "signed",
-    )
+    order = _order(context, model_or_config, options, test=options["test"], force=options["force"])
+    chosen = activations or "signed"
     ranking = not options["no_ranking"]
     if options["dry_run"]:
         _show(plan_quantize(order, skip, chosen, ranking=ranking), as_json=options["as_json"])

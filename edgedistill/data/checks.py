@@ -16,10 +16,10 @@ BLOCK: Final = 1024
 """The number of samples that are searched at once for a value."""
 
 IMAGE_CHANNELS: Final = (1, 3, 4)
-LONGEST: Final = 8
+LARGEST_ASPECT: Final = 8
 """An image is at most this many times as long as wide, where its channels are looked for."""
 
-SHORTEST: Final = 4
+TIMES_LONGER: Final = 4
 """A signal whose last axis is this many times its first axis looks like (C, T)."""
 
 
@@ -62,7 +62,7 @@ def _check_image_layout(where: str, shape: tuple[int, ...]) -> None:
     """Raise ConfigError for a data set of images (N, C, H, W): 1, 3 or 4 channels come before two larger sides."""
     if len(shape) != 4 or shape[1] not in IMAGE_CHANNELS or min(shape[2:]) <= max(IMAGE_CHANNELS):
         return
-    if max(shape[2:]) <= LONGEST * min(shape[2:]):
+    if max(shape[2:]) <= LARGEST_ASPECT * min(shape[2:]):
         raise ConfigError(
             f"{where}: inputs have shape {shape}, which is (N, C, H, W); images are (N, H, W, C), so turn them: "
             "inputs.transpose(0, 2, 3, 1)"
@@ -71,7 +71,7 @@ def _check_image_layout(where: str, shape: tuple[int, ...]) -> None:
 
 def _check_signal_layout(where: str, shape: tuple[int, ...]) -> None:
     """Raise ConfigError for a data set of signals that look like (N, C, T): the last axis is much longer."""
-    if len(shape) == 3 and shape[2] >= SHORTEST * shape[1]:
+    if len(shape) == 3 and shape[2] >= TIMES_LONGER * shape[1]:
         raise ConfigError(
             f"{where}: inputs have shape {shape}, which looks like (N, C, T); signals are (N, T, C), so turn them: "
             f"inputs.transpose(0, 2, 1); if these are signals of {shape[1]} steps and {shape[2]} channels, set kind = 'signal'"

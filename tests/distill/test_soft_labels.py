@@ -21,8 +21,9 @@ from edgedistill.records.base import FileRef
 from edgedistill.records.stages import InputRecord, SoftLabelsRecord
 from edgedistill.runtime.progress import Reporter
 from edgedistill.stages.stage import Workspace
-from tests.support.damage import DAMAGES, Listener
+from tests.support.damage import DAMAGES
 from tests.support.learning import only
+from tests.support.listener import Listener
 
 QUIET = Reporter(quiet=True)
 SAMPLES, CLASSES = 600, 3

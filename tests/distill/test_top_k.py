@@ -24,8 +24,8 @@ from edgedistill.pipeline.pipeline import Pipeline, Plan, run_pipeline
 from edgedistill.pipeline.verify import verify_cache
 from edgedistill.records.stages import DataRecord
 from edgedistill.runtime.folder import Run
-from edgedistill.runtime.progress import Reporter
 from tests.support.learning import data_of
+from tests.support.listener import Listener
 
 RNG = np.random.default_rng(0)
 SAMPLES, CLASSES, K = 6, 3000, 32
@@ -147,15 +147,6 @@ def test_what_needs_every_logit_is_refused_and_told_what_to_do(keys: dict, messa
     with pytest.raises(ConfigError, match=message):
         check_top_k(data(CLASSES), DistillConfig(**keys))
     check_top_k(data(CLASSES), DistillConfig(**keys | {"top_k": 0}))
-
-
-class Listener(Reporter):
-    def __init__(self) -> None:
-        super().__init__(quiet=True)
-        self.said: list[str] = []
-
-    def info(self, text: str) -> None:
-        self.said.append(text)
 
 
 def test_a_student_learns_from_the_largest_logits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,8 @@ from edgedistill.distill.training import (
 from edgedistill.errors import EdgedistillError
 from edgedistill.losses.batch import Batch
 from edgedistill.runtime.progress import Reporter
-from tests.support.damage import DAMAGES, Listener
+from tests.support.damage import DAMAGES
+from tests.support.listener import Listener
 
 QUIET = Reporter(quiet=True)
 

@@ -1,22 +1,9 @@
-"""Ways to damage a file, and a reporter that keeps what is said."""
+"""Ways to damage a file."""
 
 from collections.abc import Callable
 from typing import Final
 
 import numpy as np
-
-from edgedistill.runtime.progress import Reporter
-
-
-class Listener(Reporter):
-    """Keeps the lines of information in `said`."""
-
-    def __init__(self) -> None:
-        super().__init__(quiet=True)
-        self.said: list[str] = []
-
-    def info(self, text: str) -> None:
-        self.said.append(text)
 
 
 def _flipped(content: bytes) -> bytes:
