@@ -10,8 +10,8 @@ from edgedistill.pipeline.pipeline import Pipeline, Plan, run_pipeline
 from edgedistill.records.stages import SoftLabelsRecord, StudentRecord
 from edgedistill.runtime.folder import Run
 from edgedistill.runtime.progress import Reporter
-from tests.support.damage import Listener
 from tests.support.learning import config_of
+from tests.support.listener import Listener
 
 SAID = "distill.views: 3 identical views without data.augment; 1 is used"
 
