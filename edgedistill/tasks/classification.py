@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -32,6 +33,7 @@ class Classification:
     smooths_labels: ClassVar[bool] = True
     needs_labels: ClassVar[bool] = True
     finetuning_loss: ClassVar[str] = "kd"
+    chance_floor: ClassVar[float] = -math.inf
     threshold: ClassVar[float | None] = None
 
     def read_labels(self, labels: Sequence[Labels], given: tuple[str, ...] | None) -> tuple[Labels, ...]:

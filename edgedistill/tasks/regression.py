@@ -16,6 +16,7 @@ class Regression(ValueTask):
     name: ClassVar[str] = "regression"
     metric: ClassVar[str] = "r2"
     metric_title: ClassVar[str] = "R²"
+    chance_floor: ClassVar[float] = 0.0
 
     def score(self, outputs: Array, labels: Array) -> float:
         """Return 1 - squared error / variance of the labels (N, D), averaged over the D values.

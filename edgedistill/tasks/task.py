@@ -60,6 +60,8 @@ class Task(Protocol):
     """Whether training data must have labels."""
     finetuning_loss: ClassVar[str]
     """The loss of int8 fine-tuning, on the output of the float model."""
+    chance_floor: ClassVar[float]
+    """The least metric that an answer without knowledge of the inputs reaches: 0 for R², the score of the mean; -inf for none."""
     threshold: ClassVar[float | None]
     """The output value above which a label applies; None for tasks without independent labels."""
 

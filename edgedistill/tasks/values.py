@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -29,6 +30,7 @@ class ValueTask:
     smooths_labels: ClassVar[bool] = False
     needs_labels: ClassVar[bool] = True
     finetuning_loss: ClassVar[str] = "mse"
+    chance_floor: ClassVar[float] = -math.inf
     threshold: ClassVar[float | None] = None
 
     def read_labels(self, labels: Sequence[Labels], given: tuple[str, ...] | None) -> tuple[Labels, ...]:  # noqa: ARG002 - the protocol's signature

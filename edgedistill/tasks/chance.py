@@ -1,0 +1,85 @@
+"""Judge whether the outputs of a model say anything about the labels: finite, not constant, better than chance.
+
+Chance is the metric of answers that are independent of the labels. It is found by shuffling the labels, so that it holds for
+every metric and for classes of unequal sizes: a model that always gives the most frequent class is at chance, and a model
+that finds a few samples of a rare class is not, although its accuracy may be no higher.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal, NamedTuple
+
+import numpy as np
+
+from edgedistill.tasks.task import Array, Task
+
+SHUFFLES: Final = 39
+"""Answers that are independent of the labels score above all shuffles one time in 40, by the rank of 40 equal draws."""
+
+FEWEST: Final = 20
+"""With fewer samples chance can reach any score."""
+
+STEPS: Final = 16
+"""The range of a constant output in units of float32's resolution: a few roundings of one value."""
+
+
+class Chance(NamedTuple):
+    """The metric of answers that are independent of the labels: its mean, and the lowest and highest value of all shuffles."""
+
+    level: float
+    lowest: float
+    highest: float
+
+    def covers(self, score: float) -> bool:
+        """Return whether a score is no better than chance; False where the samples are too few to tell.
+
+        The samples are too few where shuffled labels alone score more than a quarter of the way from the mean to 1; a score
+        below all shuffles is below chance however few they are.
+        """
+        enough = self.highest < (1 + 3 * self.level) / 4
+        return score < self.lowest - 1e-9 or (enough and score <= self.highest + 1e-9)
+
+
+class Problem(NamedTuple):
+    """What is wrong with the outputs of a model, as an end of a sentence that begins with the name of the model."""
+
+    kind: Literal["not finite", "constant", "chance"]
+    text: str
+
+
+def chance_of(task: Task, outputs: Array, labels: Array) -> Chance | None:
+    """Return the chance of outputs (N, D); None for fewer than 20 samples or labels that are all equal."""
+    if len(labels) < FEWEST or bool((labels == labels[:1]).all()):
+        return None
+    rng = np.random.default_rng(0)
+    scores = [task.score(outputs, labels[rng.permutation(len(labels))]) for _ in range(SHUFFLES)]
+    return Chance(max(float(np.mean(scores)), task.chance_floor), min(scores), max(*scores, task.chance_floor))
+
+
+def find_problem(task: Task, outputs: Array, labels: Array | None) -> Problem | None:
+    """Return what is wrong with outputs (N, D) for different inputs, or None; without labels, chance is not judged."""
+    wrong = ~np.isfinite(outputs)
+    if wrong.any():
+        share = float(wrong.reshape(len(outputs), -1).any(1).mean())
+        return Problem("not finite", f"gives NaN or infinity for {share:.1%} of {len(outputs):,} samples")
+    if is_constant(outputs):
+        return Problem("constant", f"gives the same output for all of {len(outputs):,} samples")
+    if labels is None:
+        return None
+    score, chance = task.score(outputs, labels), chance_of(task, outputs, labels)
+    if chance is None or not chance.covers(score):
+        return None
+    return Problem(
+        "chance",
+        f"is no better than chance: {task.metric_title} {score:.2%} of {len(outputs):,} samples, and answers that are independent "
+        f"of the labels reach {chance.level:.2%} on average and up to {chance.highest:.2%}",
+    )
+
+
+def is_constant(outputs: Array) -> bool:
+    """Return whether outputs (N, ...) are equal for all samples, up to rounding; False for a single sample."""
+    if len(outputs) < 2:
+        return False
+    values = outputs.reshape(len(outputs), -1).astype(np.float64)
+    step = STEPS * float(np.finfo(np.float32).eps)
+    return bool((np.ptp(values, axis=0) <= step * np.abs(values).max(axis=0, initial=0)).all())
