@@ -103,7 +103,7 @@ def init(context: click.Context, /, folder: Path, data: Path | None, **options: 
     kits, _ = surroundings(context)
     if asks:
         options |= _ask_target(context, sorted(kits))
-    _write(path, profile, _options(options | {"name": options["name"] or _name(profile, folder)}, kits))
+    _write(context, path, profile, _options(options | {"name": options["name"] or _name(profile, folder)}, kits))
 
 
 def _require_no_options(context: click.Context) -> None:
@@ -113,13 +113,16 @@ def _require_no_options(context: click.Context) -> None:
             raise ConfigError(f"{one.opts[0]} only applies with data; name the data, or edit the template instead")
 
 
-def _write(path: Path, profile: DataProfile, options: InitOptions) -> None:
+def _write(context: click.Context, path: Path, profile: DataProfile, options: InitOptions) -> None:
+    """Write the configuration once it passes the checks of `run`, and print what is odd about the data."""
     from edgedistill.config.load import parse_text
     from edgedistill.data.template import render_config
+    from edgedistill.pipeline.checks import examine_config
     from edgedistill.runtime.files import write_atomic
 
     text = render_config(profile, options)
-    parse_text(text, path)
+    kits, report = surroundings(context)
+    examine_config(parse_text(text, path), kits, report)
     write_atomic(path, text)
     click.echo(f"Data: {profile.summary}.")
     click.echo(f"{path} written.")

@@ -25,11 +25,13 @@ class Split:
     """Some rows of a source: `rows` are indices into the arrays of `inputs` and identify samples; `labels` are the labels of `rows`.
 
     Labels have the type that the task needs: class numbers (N,), int64, or values (N, D), float32; without labels D is 0.
+    `files` are the files of all rows of `inputs`, if the source is a folder.
     """
 
     inputs: Arrays
     rows: Array
     labels: Array
+    files: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         """Count the samples."""
@@ -37,11 +39,16 @@ class Split:
 
     def first(self, count: int) -> Split:
         """Return the first `count` samples."""
-        return Split(self.inputs, self.rows[:count], self.labels[:count])
+        return replace(self, rows=self.rows[:count], labels=self.labels[:count])
 
     def take(self, positions: Array) -> Split:
         """Return the samples at these positions."""
-        return Split(self.inputs, self.rows[positions], self.labels[positions])
+        return replace(self, rows=self.rows[positions], labels=self.labels[positions])
+
+    def name_of(self, position: int) -> str:
+        """Return the name of a sample for messages: its file, or its number in the source."""
+        row = int(self.rows[position])
+        return f"sample {row}" if self.files is None else self.files[row]
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +247,7 @@ def _splits(settings: DataSettings, named: dict[Literal["train", "test", "val"],
 
 def _whole(settings: DataSettings, source: Source) -> Split:
     labels = find_task(settings.task).collate(source.labels)
-    return Split(source.inputs, np.arange(len(labels)), labels)
+    return Split(source.inputs, np.arange(len(labels)), labels, source.files)
 
 
 def _split(settings: DataSettings, whole: Split, name: Literal["test", "val"]) -> tuple[Split, Split]:

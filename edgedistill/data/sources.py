@@ -25,11 +25,15 @@ PREFIX = "input."
 
 
 class Source(NamedTuple):
-    """Unprocessed samples; `labels` is (N, 0) without labels, `classes` are the class names if the source has names."""
+    """Unprocessed samples; `labels` is (N, 0) without labels, `classes` are the class names if the source has names.
+
+    `files` are the files of the samples, CLASS/FILE, if the source is a folder.
+    """
 
     inputs: Arrays
     labels: Array
     classes: tuple[str, ...] | None
+    files: tuple[str, ...] | None = None
 
     @property
     def is_labelled(self) -> bool:
@@ -141,12 +145,16 @@ def _from_folder(folder: Path, size: int | None) -> Source:
             f"data: folder {folder.name} holds no images or WAV files; expected {folder.name}/CLASS/IMAGE.png"
         )
     labels, classes = _by_folder(files, folder)
-    return Source({SINGLE: read_folder(files, size)}, labels, classes)
+    return Source({SINGLE: read_folder(files, size)}, labels, classes, _names(files, folder))
 
 
 def _from_wav_folder(folder: Path, seconds: float | None) -> Source:
     files = wav_files(folder)
-    return Source({SINGLE: read_clips(files, seconds)}, *_by_folder(files, folder))
+    return Source({SINGLE: read_clips(files, seconds)}, *_by_folder(files, folder), _names(files, folder))
+
+
+def _names(files: Sequence[Path], folder: Path) -> tuple[str, ...]:
+    return tuple(file.relative_to(folder).as_posix() for file in files)
 
 
 def _by_folder(files: list[Path], folder: Path) -> tuple[Array, tuple[str, ...]]:

@@ -1,10 +1,11 @@
-"""The data stage: load, check and split samples."""
+"""The data stage: load, check, split and examine samples."""
 
 from __future__ import annotations
 
 from typing import Final
 
 from edgedistill.data.dataset import load_dataset
+from edgedistill.data.examination import examine, report_findings
 from edgedistill.data.settings import DataSettings, data_settings
 from edgedistill.records.stages import DataRecord
 from edgedistill.stages.stage import Stage, Workspace
@@ -14,7 +15,9 @@ def _make_data(settings: DataSettings, workspace: Workspace) -> DataRecord:
     dataset = load_dataset(settings)
     if dataset.note is not None:
         workspace.report.info(dataset.note)
-    return dataset.record
+    findings = examine(dataset)
+    report_findings(findings, workspace.report)
+    return dataset.record.model_copy(update={"findings": findings})
 
 
 DATA: Final = Stage(

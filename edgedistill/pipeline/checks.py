@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
 from edgedistill.config.schema import Config
 from edgedistill.data.dataset import Dataset, check_views, load_dataset
+from edgedistill.data.examination import examine, report_findings
 from edgedistill.data.settings import check_input_names, data_settings, view_settings
 from edgedistill.deploy.devices.address import parse_address
 from edgedistill.errors import ConfigError
 from edgedistill.kits.kits import FLOAT16_OPSET, Kit, find_kit
 from edgedistill.records.stages import DataRecord
+from edgedistill.runtime.files import sha256_of
 from edgedistill.runtime.progress import Reporter
 from edgedistill.stages.stage import Records, Sources
 from edgedistill.tasks.checks import check_task
@@ -61,6 +64,14 @@ def kits_for(config: Config, kits: Mapping[str, Kit]) -> dict[str, Kit]:
         if "int8" in target.precisions:
             chosen[target.kit] = kits[target.kit].for_activations(config.quantize.activations)
     return chosen
+
+
+def examine_config(config: Config, kits: Mapping[str, Kit], report: Reporter) -> None:
+    """Check a configuration and its data as `run` does before it writes anything, and print what is odd about the data."""
+    check_config(config, kits)
+    sources = Sources(config, kits_for(config, kits), Records({}), cache(sha256_of))
+    check_learning(sources)
+    report_findings(examine(load_dataset(data_settings(sources))), report)
 
 
 def check_learning(sources: Sources) -> None:

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from edgedistill.records import stage_names
 from edgedistill.records.base import Activations, Encoding, FileRef, Record
+from edgedistill.records.finding import Finding
 from edgedistill.records.signature import Signature
 
 
@@ -39,7 +40,7 @@ class DataRecord(StageRecord):
 
     `classes` names the values of the labelled output: the classes or, for regression and embedding, the values. If the data
     has no labels, validation and test samples are labelled with the teacher's outputs. `output` names the labelled output of
-    models with several outputs; None means the first.
+    models with several outputs; None means the first. `findings` are what is odd about the samples.
     """
 
     stage: ClassVar[str] = stage_names.DATA
@@ -53,6 +54,7 @@ class DataRecord(StageRecord):
     val: int
     test: int
     fingerprint: str
+    findings: tuple[Finding, ...] = ()
 
     @model_validator(mode="before")
     @classmethod
