@@ -197,8 +197,8 @@ def _are_labelled(settings: DataSettings, labels: list[Labels]) -> bool:
     return False
 
 
-def check_views(settings: DataSettings, views: ViewSettings, record: DataRecord) -> None:
-    """Raise ConfigError for a mean, deviation or log-mel front end that does not match the data."""
+def check_views(views: ViewSettings, record: DataRecord) -> None:
+    """Raise ConfigError for a mean or deviation that does not match the data."""
     for one in record.inputs:
         normalization, prefix = (
             views.inputs.get(one.name),
@@ -215,10 +215,10 @@ def check_views(settings: DataSettings, views: ViewSettings, record: DataRecord)
                 raise ConfigError(
                     f"{prefix}{key}: {len(values)} values, but samples have {kind.channels(one.shape)} channel(s)"
                 )
-    _check_mel(settings, views, record)
 
 
-def _check_mel(settings: DataSettings, views: ViewSettings, record: DataRecord) -> None:
+def check_mel(settings: DataSettings, views: ViewSettings, record: DataRecord) -> None:
+    """Raise ConfigError for a log-mel front end that does not match the data."""
     if views.mel is None:
         return
     first = record.inputs[0]

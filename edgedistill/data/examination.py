@@ -8,9 +8,7 @@ import numpy as np
 
 from edgedistill.data.dataset import Dataset
 from edgedistill.data.duplicates import conflicting, digests, shared
-from edgedistill.errors import ConfigError
 from edgedistill.records.finding import Finding
-from edgedistill.runtime.progress import Reporter
 from edgedistill.tasks.table import find_task
 
 
@@ -29,13 +27,3 @@ def _examine_splits(dataset: Dataset) -> Iterator[Finding]:
     classes = find_task(dataset.record.task).strata(train.labels)
     if classes is not None:
         yield from conflicting(keys, np.asarray(classes), dataset.record.classes, train.name_of)
-
-
-def report_findings(findings: tuple[Finding, ...], report: Reporter) -> None:
-    """Print warnings; raise ConfigError with all errors, if there are any."""
-    errors = [f"{one.subject}: {one.text}" for one in findings if one.severity == "error"]
-    if errors:
-        raise ConfigError("\n".join(errors))
-    for one in findings:
-        if one.severity == "warning":
-            report.info(str(one))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from edgedistill.data.dataset import load_dataset
-from edgedistill.data.examination import examine, report_findings
+from edgedistill.data.examination import examine
 from edgedistill.data.settings import DataSettings, data_settings
 from edgedistill.records.stages import DataRecord
 from edgedistill.stages.stage import Stage, Workspace
@@ -15,9 +15,7 @@ def _make_data(settings: DataSettings, workspace: Workspace) -> DataRecord:
     dataset = load_dataset(settings)
     if dataset.note is not None:
         workspace.report.info(dataset.note)
-    findings = examine(dataset)
-    report_findings(findings, workspace.report)
-    return dataset.record.model_copy(update={"findings": findings})
+    return dataset.record.model_copy(update={"findings": examine(dataset)})
 
 
 DATA: Final = Stage(

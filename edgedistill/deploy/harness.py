@@ -61,12 +61,12 @@ class Compilation(Record):
     address: str = "local"
 
 
-def probe(kit: Kit | None, address: str = "local") -> Probe:
+def probe(kit: Kit | None, address: str = "local", timeout_s: float = PROBE_TIMEOUT_S) -> Probe:
     """Ask a device for its facts and, if a kit is given, for the version of its engine."""
     call = HarnessCall(
         ("probe", *(("--kit", f"kits/{kit.name}") if kit else ())),
         _needs([kit] if kit else []),
-        timeout_s=PROBE_TIMEOUT_S,
+        timeout_s=timeout_s,
     )
     facts = _object(_wait(_run(parse_address(address), call, _silent)))
     engine = facts.pop("engine", None)

@@ -6,9 +6,13 @@ import hashlib
 import platform
 from functools import cache
 from pathlib import Path
+from typing import Final
 
-from edgedistill.deploy.harness import probe
+from edgedistill.deploy.harness import Probe, probe
 from edgedistill.kits.kits import Form, Kit, read_kit
+
+ASK_TIMEOUT_S: Final = 30.0
+"""The longest that a device may take to answer: a board takes seconds to import its engine."""
 
 
 @cache
@@ -32,8 +36,11 @@ def identify_device(kit: Kit, address: str) -> dict[str, str]:
     Another device is asked once in a process, and so is this one where a kit's form depends on the engine's version. Raises
     DeviceError when it cannot be reached or lacks the engine.
     """
-    known = address == "local" and not kit.form
-    return _local_device() if known else _ask_device(kit.name, kit.folder, address)
+    if address == "local" and not kit.form:
+        return _local_device()
+    facts = ask_device(kit.name, kit.folder, address).device(address)
+    engine = f"{facts.engine.name} {facts.engine.version}"
+    return {"id": facts.id, "cpu": facts.cpu, "arch": facts.arch, "python": facts.python or "", "engine": engine}
 
 
 def form_on(kit: Kit, address: str) -> Form:
@@ -43,7 +50,6 @@ def form_on(kit: Kit, address: str) -> Form:
 
 
 @cache
-def _ask_device(name: str, folder: Path, address: str) -> dict[str, str]:
-    facts = probe(read_kit(folder).model_copy(update={"name": name}), address).device(address)
-    engine = f"{facts.engine.name} {facts.engine.version}"
-    return {"id": facts.id, "cpu": facts.cpu, "arch": facts.arch, "python": facts.python or "", "engine": engine}
+def ask_device(name: str, folder: Path, address: str) -> Probe:
+    """Return what a device says of itself and of a kit's engine; asked once in a process. Raises DeviceError if it is not reached."""
+    return probe(read_kit(folder).model_copy(update={"name": name}), address, ASK_TIMEOUT_S)

@@ -175,9 +175,8 @@ def check_student(settings: LearningSettings, student: StudentSource, sample: Te
     return model
 
 
-def check_distillation(settings: DistillPlan, sample: Tensors) -> None:
-    """Raise ConfigError for a student or a loss that does not match the data or the teacher; trains nothing."""
-    student = check_student(settings, settings.student, sample)
+def check_distillation(settings: DistillPlan, student: nn.Module, sample: Tensors) -> None:
+    """Raise ConfigError for a loss that does not match the student, the data or the teacher; trains nothing."""
     plan, source = settings.distill, settings.teachers[0].source
     if source.spec.is_module:
         teacher = build_model(source, settings.interface, settings.seed).eval()

@@ -110,17 +110,18 @@ def _torch_teacher(settings: TeacherSettings, workspace: Workspace, number: int,
 
 def check_teachers(settings: TeacherSettings) -> None:
     """Raise ConfigError for a teacher that cannot be loaded or does not match the data; trains nothing."""
-    for number, plan in enumerate(settings.teachers):
-        if len(settings.teachers) > 1 and plan.source.spec.source == "logits":
-            raise ConfigError(
-                f"teacher.model: {plan.source.spec} cannot be combined with other teachers, because it holds saved logits; "
-                "average the logits yourself, or name the models"
-            )
-        _check_teacher(settings, number)
+    for number in range(len(settings.teachers)):
+        check_teacher(settings, number)
 
 
-def _check_teacher(settings: TeacherSettings, number: int) -> None:
+def check_teacher(settings: TeacherSettings, number: int) -> None:
+    """Raise ConfigError for one of the teachers, as `check_teachers`."""
     source = settings.teachers[number].source
+    if len(settings.teachers) > 1 and source.spec.source == "logits":
+        raise ConfigError(
+            f"teacher.model: {source.spec} cannot be combined with other teachers, because it holds saved logits; "
+            "average the logits yourself, or name the models"
+        )
     if source.spec.is_module:
         model = build_teacher(settings, number)
         if source.weights is not None:

@@ -1,44 +1,98 @@
-"""Checks that run before any stage writes files."""
+"""The checks of a configuration, its data, models and targets: `run` makes them before any stage writes, `doctor` at any time.
+
+CHECKS is the table. A check is a function from Sources to findings; it may also raise EdgedistillError.
+"""
 
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
-from functools import cache
+from collections.abc import Iterator, Mapping
+from functools import cache, partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
-from edgedistill.config.schema import Config
-from edgedistill.data.dataset import Dataset, check_views, load_dataset
-from edgedistill.data.examination import examine, report_findings
+from edgedistill.config.schema import Config, TargetConfig
+from edgedistill.data.dataset import Dataset, check_mel, check_views, load_dataset
+from edgedistill.data.examination import examine as examine_data
 from edgedistill.data.settings import check_input_names, data_settings, view_settings
+from edgedistill.data.sources import fingerprint_source
 from edgedistill.deploy.devices.address import parse_address
-from edgedistill.errors import ConfigError
+from edgedistill.errors import ConfigError, DeviceError
 from edgedistill.kits.kits import FLOAT16_OPSET, Kit, find_kit
+from edgedistill.pipeline.examination import Check, attempt, examine, finding
+from edgedistill.records.finding import Finding
+from edgedistill.records.stage_names import (
+    BENCH,
+    COMPILE,
+    DATA,
+    DISTILL,
+    QUANTIZE,
+    SOFT_LABELS,
+    STAGE_NAMES,
+    TEACHER,
+)
 from edgedistill.records.stages import DataRecord
+from edgedistill.runtime import processes
 from edgedistill.runtime.files import sha256_of
 from edgedistill.runtime.progress import Reporter
 from edgedistill.stages.stage import Records, Sources
-from edgedistill.tasks.checks import check_task
+from edgedistill.tasks.checks import misfits
+
+if TYPE_CHECKING:
+    from edgedistill.distill.settings import TeacherSettings
+    from edgedistill.losses.batch import Tensors
+
+LEARNING: Final = frozenset({DATA, TEACHER, SOFT_LABELS, DISTILL, QUANTIZE})
+"""The stages that read the data and run models."""
 
 
 def check_config(config: Config, kits: Mapping[str, Kit]) -> None:
     """Raise ConfigError for keys that conflict, and for targets whose kit, precision or device does not exist."""
-    check_task(config)
+    sources = Sources(config, kits, Records({}), lambda _: "")
+    examine(CHECKS[:1], sources, frozenset(STAGE_NAMES)).require()
+
+
+def examine_config(config: Config, kits: Mapping[str, Kit], report: Reporter) -> None:
+    """Check a configuration and its data as `run` does before it writes anything, and print what is odd about the data."""
+    check_config(config, kits)
+    sources = Sources(config, kits_for(config, kits), Records({}), cache(sha256_of))
+    examined = examine(CHECKS, sources, {DATA})
+    examined.require()
+    examined.tell(report)
+
+
+def check_learning(sources: Sources) -> None:
+    """Raise ConfigError for data, teachers, student and loss that do not go together; trains nothing."""
+    examine([check for check in CHECKS if check.stages == LEARNING], sources, LEARNING).require()
+
+
+def _conflicts(sources: Sources) -> Iterator[Finding]:
+    """Yield the keys that conflict with the task, and the targets that cannot be as configured."""
+    config = sources.config
+    yield from map(partial(finding, subject="data.task"), misfits(config))
     for target in config.target:
-        kit = find_kit(target.kit, dict(kits))
-        for precision in target.precisions:
-            if precision not in kit.precisions:
-                raise ConfigError(
-                    f"target '{target.name}': kit '{kit.name}' has no precision '{precision}'; "
-                    f"it has {', '.join(kit.precisions)}"
-                )
-        _check_opset(config, kit, wants_int8="int8" in target.precisions)
-        try:
-            parse_address(target.device)
-        except ConfigError as error:
-            raise ConfigError(f"target '{target.name}': {error}") from None
-        if "int8" in target.precisions and config.quantize.mode == "none":
-            raise ConfigError(f"target '{target.name}' includes int8, but quantize.mode is 'none'; set it to 'auto'")
+        yield from attempt(partial(_check_target, sources, target), f"target '{target.name}'")
+
+
+def _check_target(sources: Sources, target: TargetConfig) -> None:
+    config = sources.config
+    kit = find_kit(target.kit, dict(sources.kits))
+    for precision in target.precisions:
+        if precision not in kit.precisions:
+            raise ConfigError(
+                f"target '{target.name}': kit '{kit.name}' has no precision '{precision}'; "
+                f"it has {', '.join(kit.precisions)}"
+            )
+    wants_int8 = "int8" in target.precisions
+    _check_opset(config, kit, wants_int8=wants_int8)
+    try:
+        parse_address(target.device)
+    except ConfigError as error:
+        raise ConfigError(f"target '{target.name}': {error}") from None
+    if wants_int8 and config.quantize.mode == "none":
+        raise ConfigError(f"target '{target.name}' includes int8, but quantize.mode is 'none'; set it to 'auto'")
+    if wants_int8:
+        kit.for_activations(config.quantize.activations)
 
 
 def _check_opset(config: Config, kit: Kit, *, wants_int8: bool) -> None:
@@ -66,50 +120,126 @@ def kits_for(config: Config, kits: Mapping[str, Kit]) -> dict[str, Kit]:
     return chosen
 
 
-def examine_config(config: Config, kits: Mapping[str, Kit], report: Reporter) -> None:
-    """Check a configuration and its data as `run` does before it writes anything, and print what is odd about the data."""
-    check_config(config, kits)
-    sources = Sources(config, kits_for(config, kits), Records({}), cache(sha256_of))
-    check_learning(sources)
-    report_findings(examine(load_dataset(data_settings(sources))), report)
-
-
-def check_learning(sources: Sources) -> None:
-    """Check data, teachers, student and loss without training."""
-    import numpy as np
-
-    from edgedistill.data.views import plain_views, training_views
-    from edgedistill.distill.settings import declare_plan, declare_teacher
-    from edgedistill.distill.student import check_distillation
-    from edgedistill.distill.teacher import check_teachers, load_logits
+def _check_tools(sources: Sources) -> Iterator[Finding]:
+    """Yield an opset that the exporter does not write, and missing trackers."""
     from edgedistill.distill.tracking import check_trackers
     from edgedistill.export.onnx_export import OPSETS
 
     config = sources.config
     if config.export.opset is not None and config.export.opset not in OPSETS:
-        raise ConfigError(
-            f"export.opset: opset {config.export.opset} cannot be exported; {OPSETS[0]} to {OPSETS[-1]} can"
-        )
-    check_trackers(config.tracking.trackers)
-    dataset = load_dataset(data_settings(sources))
-    record, views = dataset.record, view_settings(config)
-    check_input_names(config, record)
-    check_views(data_settings(sources), views, record)
-    if not record.labelled:
-        _check_unlabelled(config)
-    known = Sources(config, sources.kits, Records({DataRecord.stage: record}), sources.hash_file)
-    training_views(dataset.train, record, views)
-    teachers = declare_teacher(known)
-    plan = declare_plan(known)
-    source = plan.teachers[0].source
-    try:
-        check_teachers(teachers)
-        if source.spec.source == "logits":
-            load_logits(source, plan, plan.distill.views, len(next(iter(dataset.train.inputs.values()))))
-    except ConfigError as error:
-        raise ConfigError(f"{error}{_hint(dataset)}") from None
+        text = f"opset {config.export.opset} cannot be exported; {OPSETS[0]} to {OPSETS[-1]} can"
+        yield Finding(severity="error", subject="export.opset", text=text)
+    for name in config.tracking.trackers:
+        yield from attempt(partial(check_trackers, [name]), "tracking.trackers")
+
+
+def _find_data(sources: Sources) -> Iterator[Finding]:
+    data, folder = sources.config.data, sources.config.folder
+    for text in dict.fromkeys(text for text in (data.train, data.val, data.test) if text is not None):
+        yield from attempt(partial(fingerprint_source, text, folder, sources.hash_file), "data")
+
+
+def _load_data(sources: Sources) -> Iterator[Finding]:
+    yield from attempt(partial(_dataset, sources), "data")
+
+
+def _dataset(sources: Sources) -> Dataset:
+    return load_dataset(data_settings(sources))
+
+
+def _examine_data(sources: Sources) -> tuple[Finding, ...]:
+    return examine_data(_dataset(sources))
+
+
+def _check_views(sources: Sources) -> Iterator[Finding]:
+    """Yield keys of [data], [distill] and [teacher] that do not fit the loaded data."""
+    from edgedistill.data.views import training_views
+
+    config, dataset = sources.config, _dataset(sources)
+    views = view_settings(config)
+    yield from attempt(partial(check_input_names, config, dataset.record), "data.inputs")
+    yield from attempt(partial(check_views, views, dataset.record), "data")
+    plain = views.model_copy(update={"inputs": {}})
+    yield from attempt(partial(training_views, dataset.train, dataset.record, plain), "data.augment")
+    if not dataset.record.labelled:
+        yield from map(partial(finding, subject="data"), _label_keys(config))
+
+
+def _check_mel(sources: Sources) -> Iterator[Finding]:
+    settings, views = data_settings(sources), view_settings(sources.config)
+    yield from attempt(partial(check_mel, settings, views, load_dataset(settings).record), "data.mel")
+
+
+def _label_keys(config: Config) -> Iterator[str]:
+    """Yield a message for each key that needs labels."""
+    if config.distill.hard_weight:
+        yield f"distill.hard_weight: is {config.distill.hard_weight:g}, but the data has no labels; set it to 0"
+    if config.distill.control:
+        yield "distill.control: a control learns from labels alone, but the data has no labels; set control = false"
+    for teacher in config.teachers:
+        if teacher.model.source == "logits":
+            yield (
+                f"teacher.model: {teacher.model} only holds outputs for training samples; without labels, models are compared with "
+                "the teacher's outputs on the test set, so name the teacher model itself"
+            )
+        if teacher.model.is_module and teacher.weights is None:
+            yield f"teacher.weights: the data has no labels to train {teacher.model} on; name a file of weights"
+
+
+def _find_teachers(sources: Sources) -> Iterator[Finding]:
+    from edgedistill.models.source import teacher_source
+
+    for number in range(len(sources.config.teachers)):
+        yield from attempt(partial(teacher_source, sources.config, number, sources.hash_file), "teacher.model")
+
+
+def _find_student(sources: Sources) -> Iterator[Finding]:
+    from edgedistill.models.source import student_source
+
+    yield from attempt(partial(student_source, sources.config, sources.hash_file), "student.model")
+
+
+def _find_loss(sources: Sources) -> Iterator[Finding]:
+    from edgedistill.distill.settings import custom_loss
+
+    yield from attempt(partial(custom_loss, sources.config), "distill.loss")
+
+
+def _with_data(sources: Sources) -> Sources:
+    """Return sources in which the data stage has run."""
+    record = _dataset(sources).record
+    return Sources(sources.config, sources.kits, Records({DataRecord.stage: record}), sources.hash_file)
+
+
+def _sample(sources: Sources) -> Tensors:
+    """Return inputs of models from two training samples; without mean and std, which do not change shapes."""
+    import numpy as np
+
+    from edgedistill.data.views import plain_views
+
+    dataset, views = _dataset(sources), view_settings(sources.config).model_copy(update={"inputs": {}})
     first = np.arange(min(2, len(dataset.train)))
-    check_distillation(plan, plain_views(dataset.train, record, views).batch(first, first * 0))
+    return plain_views(dataset.train, dataset.record, views).batch(first, first * 0)
+
+
+def _check_teachers(sources: Sources) -> Iterator[Finding]:
+    from edgedistill.distill.settings import declare_teacher
+
+    dataset, settings = _dataset(sources), declare_teacher(_with_data(sources))
+    for number in range(len(settings.teachers)):
+        for one in attempt(partial(_check_teacher, sources, settings, number), "teacher"):
+            yield one.model_copy(update={"text": f"{one.text}{_hint(dataset)}"})
+
+
+def _check_teacher(sources: Sources, settings: TeacherSettings, number: int) -> None:
+    from edgedistill.distill.settings import distinct_views
+    from edgedistill.distill.teacher import check_teacher, load_logits
+
+    check_teacher(settings, number)
+    source = settings.teachers[number].source
+    if source.spec.source == "logits":
+        samples = len(next(iter(_dataset(sources).train.inputs.values())))
+        load_logits(source, settings, distinct_views(sources.config).views, samples)
 
 
 def _hint(dataset: Dataset) -> str:
@@ -119,51 +249,54 @@ def _hint(dataset: Dataset) -> str:
     return f" ({dataset.note}; to keep the numbers, list the names of all outputs of the teacher in data.classes)"
 
 
-def _check_unlabelled(config: Config) -> None:
-    """Raise ConfigError for keys that need labels."""
-    if config.distill.hard_weight:
-        raise ConfigError(
-            f"distill.hard_weight: is {config.distill.hard_weight:g}, but the data has no labels; set it to 0"
-        )
-    if config.distill.control:
-        raise ConfigError(
-            "distill.control: a control learns from labels alone, but the data has no labels; set control = false"
-        )
-    for teacher in config.teachers:
-        if teacher.model.source == "logits":
-            raise ConfigError(
-                f"teacher.model: {teacher.model} only holds outputs for training samples; without labels, models are compared with "
-                "the teacher's outputs on the test set, so name the teacher model itself"
-            )
-        if teacher.model.is_module and teacher.weights is None:
-            raise ConfigError(
-                f"teacher.weights: the data has no labels to train {teacher.model} on; name a file of weights"
-            )
+def _check_student(sources: Sources) -> Iterator[Finding]:
+    from edgedistill.distill.settings import LearningSettings, learning
+    from edgedistill.distill.student import check_student
+    from edgedistill.models.source import student_source
+
+    settings = LearningSettings(**learning(_with_data(sources)))
+    student = student_source(sources.config, sources.hash_file)
+    yield from attempt(partial(check_student, settings, student, _sample(sources)), "student")
 
 
-def report_views(config: Config, report: Reporter) -> None:
+def _check_distillation(sources: Sources) -> Iterator[Finding]:
+    from edgedistill.distill.loading import build_student
+    from edgedistill.distill.settings import declare_plan
+    from edgedistill.distill.student import check_distillation
+
+    plan = declare_plan(_with_data(sources))
+    student = build_student(plan.student, plan.interface, plan.seed).eval()
+    yield from attempt(partial(check_distillation, plan, student, _sample(sources)), "distill")
+
+
+def _note_views(sources: Sources) -> Iterator[Finding]:
     """Say that the views are identical, if the configuration asks for several."""
-    if config.distill.views > 1 and not config.data.augment:
-        report.info(f"distill.views: {config.distill.views} identical views without data.augment; 1 is used")
+    views = sources.config.distill.views
+    if views > 1 and not sources.config.data.augment:
+        text = f"{views} identical views without data.augment; 1 is used"
+        yield Finding(severity="note", subject="distill.views", text=text)
 
 
-def report_activations(config: Config, kits: Mapping[str, Kit], report: Reporter) -> None:
+def _note_activations(sources: Sources) -> Iterator[Finding]:
     """Recommend the other value of [quantize] activations if it is faster or safer on this machine."""
+    config = sources.config
     targets = [target for target in config.target if "int8" in target.precisions]
     here = [target for target in targets if target.device == "local"]
     if config.quantize.activations == "unsigned":
         if here and platform.machine() == "x86_64" and not _has_vnni():
-            report.info(
-                "quantize: this processor has no VNNI, so sums of unsigned activations can saturate and outputs can be "
+            text = (
+                "this processor has no VNNI, so sums of unsigned activations can saturate and outputs can be "
                 'wrong; set [quantize] activations = "signed"'
             )
+            yield Finding(severity="warning", subject="quantize", text=text)
         return
-    taken = all(kits[target.kit].encoding_for(platform.machine()).startswith("u8") for target in here)
+    taken = all(sources.kits[target.kit].encoding_for(platform.machine()).startswith("u8") for target in here)
     if here == targets and here and taken and _has_vnni():
-        report.info(
-            'quantize: every target supports unsigned activations; [quantize] activations = "unsigned" is more precise and '
+        text = (
+            'every target supports unsigned activations; [quantize] activations = "unsigned" is more precise and '
             "faster after a ReLU, but TensorRT cannot load the files"
         )
+        yield Finding(severity="note", subject="quantize", text=text)
 
 
 def _has_vnni() -> bool:
@@ -173,3 +306,38 @@ def _has_vnni() -> bool:
     except OSError:
         return False
     return not {"avx512_vnni", "avx_vnni"}.isdisjoint(words)
+
+
+def _reach_targets(sources: Sources) -> Iterator[Finding]:
+    """Yield the devices that do not answer, and the engines that they lack; targets with an error are not asked."""
+    from edgedistill.deploy.reach import unreached
+
+    if processes.is_main_process():
+        sound = [one for one in sources.config.target if not list(attempt(partial(_check_target, sources, one), ""))]
+        yield from unreached(sound, sources.kits)
+
+
+CHECKS: Final = (
+    Check("configuration", _conflicts, frozenset(STAGE_NAMES)),
+    Check("tools", _check_tools, LEARNING),
+    Check("data", _find_data, LEARNING),
+    Check("samples", _load_data, LEARNING, needs=("data",)),
+    Check("examination", _examine_data, frozenset({DATA}), needs=("samples",)),
+    Check("views", _check_views, LEARNING, needs=("samples",)),
+    Check("mel", _check_mel, LEARNING, needs=("samples",)),
+    Check("teacher", _find_teachers, LEARNING),
+    Check("student", _find_student, LEARNING),
+    Check("loss", _find_loss, LEARNING),
+    Check("teachers and data", _check_teachers, LEARNING, needs=("mel", "teacher")),
+    Check("student and data", _check_student, LEARNING, needs=("mel", "student")),
+    Check(
+        "distillation",
+        _check_distillation,
+        LEARNING,
+        needs=("teachers and data", "student and data", "loss"),
+    ),
+    Check("number of views", _note_views, frozenset({SOFT_LABELS})),
+    Check("activations", _note_activations, frozenset({QUANTIZE}), needs=("configuration",)),
+    Check("targets", _reach_targets, frozenset({COMPILE, BENCH}), error=DeviceError),
+)
+"""Each check before the stages that need it; a check comes after the checks that it needs."""

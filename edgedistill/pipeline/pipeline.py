@@ -15,12 +15,13 @@ from edgedistill.distill.stages import DISTILL, SOFT_LABELS, TEACHER
 from edgedistill.errors import ConfigError, nearest
 from edgedistill.export.stages import EXPORT
 from edgedistill.kits.kits import Kit
-from edgedistill.pipeline.checks import check_config, check_learning, kits_for, report_activations, report_views
+from edgedistill.pipeline.checks import CHECKS, check_config, kits_for
+from edgedistill.pipeline.examination import examine
 from edgedistill.pipeline.staleness import explain_stale
 from edgedistill.quantize.stages import quantize_stage
 from edgedistill.records.base import Record
 from edgedistill.records.stage_names import STAGE_NAMES
-from edgedistill.records.stages import QuantizedRecord, SoftLabelsRecord, StageRecord
+from edgedistill.records.stages import StageRecord
 from edgedistill.report.stages import REPORT
 from edgedistill.runtime import processes
 from edgedistill.runtime.files import versions_of
@@ -93,12 +94,9 @@ class Pipeline:
         if done < len(stages):
             first = self._step(plan, done, done)
             self.report.debug(f"{first.stage}: runs, {first.why}")
-            if any(stage.shared for stage in stages[done:]):
-                check_learning(self.sources)
-            if any(stage.record is SoftLabelsRecord for stage in stages[done:]):
-                report_views(self.config, self.report)
-            if any(stage.record is QuantizedRecord for stage in stages[done:]):
-                report_activations(self.config, self.kits, self.report)
+            examined = examine(CHECKS, self.sources, {stage.name for stage in stages[done:]})
+            examined.require()
+            examined.tell(self.report)
             processes.barrier()  # before the first of them writes
             with self.run.locked() if processes.is_main_process() else nullcontext():
                 for stage in stages[done:]:

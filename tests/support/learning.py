@@ -7,7 +7,7 @@ from typing import Any
 from edgedistill.config.load import parse_config
 from edgedistill.config.model_spec import parse_model_spec
 from edgedistill.config.schema import Config
-from edgedistill.data.dataset import Dataset, check_views, load_dataset
+from edgedistill.data.dataset import Dataset, check_mel, check_views, load_dataset
 from edgedistill.data.settings import check_input_names, data_settings, view_settings
 from edgedistill.kits.kits import find_kits
 from edgedistill.models.interface import Interface
@@ -38,7 +38,8 @@ def loaded(config: Config) -> Dataset:
     settings = data_settings(sources_of(config))
     dataset = load_dataset(settings)
     check_input_names(config, dataset.record)
-    check_views(settings, view_settings(config), dataset.record)
+    check_views(view_settings(config), dataset.record)
+    check_mel(settings, view_settings(config), dataset.record)
     return dataset
 
 

@@ -1,0 +1,111 @@
+"""The checks before the first stage: one call finds all that is wrong."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgedistill.errors import ConfigError, DeviceError
+from edgedistill.pipeline.checks import CHECKS
+from edgedistill.pipeline.examination import Check, Examined, examine
+from edgedistill.records.finding import Finding
+from edgedistill.records.stage_names import BENCH, COMPILE, STAGE_NAMES
+from edgedistill.stages.stage import Sources
+from tests.support.learning import config_of, sources_of
+
+ALL = frozenset(STAGE_NAMES)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with images of ten classes, and a student of three."""
+    monkeypatch.delenv("EDGEDISTILL_ANDROID", raising=False)
+    rng = np.random.default_rng(0)
+    for name, count in (("train", 100), ("test", 20)):
+        np.savez(
+            tmp_path / f"{name}.npz",
+            inputs=rng.integers(0, 256, (count, 8, 8), np.uint8),
+            labels=np.arange(count) % 10,
+        )
+    (tmp_path / "three_classes.py").write_text(
+        "from torch import nn\ndef build():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 3))\n"
+    )
+    return tmp_path
+
+
+def examined(folder: Path, stages: frozenset[str] = ALL, **tables: Any) -> Examined:
+    return examine(CHECKS, sources_of(config_of(folder, **tables)), stages)
+
+
+def errors(found: Examined) -> list[str]:
+    return [f"{one.subject}: {one.text}" for one in found.findings if one.severity == "error"]
+
+
+PHONES = [
+    {"name": "pc", "kit": "openvino"},
+    {"name": "typo", "kit": "orrt"},
+    {"name": "phone", "kit": "ort", "device": "adb://none"},
+    {"name": "same-phone", "kit": "openvino", "device": "adb://none"},
+    {"name": "half", "kit": "ort", "device": "ssh://nobody.invalid", "precisions": ["fp16"]},
+]
+
+
+def test_one_call_finds_what_is_wrong_with_data_models_loss_and_targets(folder: Path) -> None:
+    found = examined(
+        folder, data={"train": "train.npz", "test": "test.npz", "mean": [0.1, 0.2], "augment": ["shift:2"]},
+        teacher=[{"model": "zoo:resnet20", "weights": "none.pt"}, {"model": "zoo:resnet20", "weights": "two.pt"}],
+        student={"model": "three_classes:build"}, distill={"loss": "losses:own"}, export={"bake": ["scores"], "opset": 12},
+        target=PHONES,
+    )  # fmt: skip
+    expected = (
+        "target 'typo': unknown kit 'orrt'", "target 'half': kit 'ort' has no precision 'fp16'", "export.opset: opset 12",
+        "data.mean: 2 values", "data.augment: 'shift' only applies", "teacher.weights: none.pt", "teacher.weights: two.pt",
+        "student.model: three_classes:build outputs (2, 3)", "distill.loss: 'losses:own': no module 'losses'",
+        "targets 'phone', 'same-phone': adb://none: ",
+    )  # fmt: skip
+    told = errors(found)
+    assert len(told) == len(expected), told
+    for start in expected:
+        assert sum(one.startswith(start) for one in told) == 1, (start, told)
+    with pytest.raises(ConfigError):
+        found.require()
+
+
+def test_missing_data_hides_no_other_error(folder: Path) -> None:
+    data = {"train": "none.npz", "test": "neither.npz"}
+    told = errors(examined(folder, data=data, teacher={"model": "none.onnx"}, student={"model": "own:net"}))
+    assert [one.partition(":")[0] for one in told] == ["data", "data", "teacher.model", "student.model"]
+
+
+def test_a_device_that_does_not_answer_is_asked_only_before_the_stages_that_need_it(folder: Path) -> None:
+    phones = [PHONES[2], PHONES[3]]
+    assert examined(folder, ALL - {COMPILE, BENCH, "report"}, target=phones).error is None
+    found = examined(folder, frozenset({BENCH}), target=phones)
+    (told,) = errors(found)
+    assert told.endswith("to train now and measure later: --until export")
+    with pytest.raises(DeviceError):
+        found.require()
+
+
+def test_a_check_runs_unless_one_that_it_needs_found_an_error(folder: Path) -> None:
+    def odd(sources: Sources) -> Iterator[Finding]:
+        yield Finding(severity="warning", subject=sources.config.name, text="odd")
+        raise ConfigError("a.b: wrong\nthis text has no subject")
+
+    checks = (
+        Check("first", odd, ALL),
+        Check("second", odd, ALL, needs=("first",)),
+        Check("third", lambda _: [], ALL, needs=("second",)),
+        Check("again", odd, ALL, error=DeviceError),
+        Check("later", odd, frozenset({BENCH})),
+    )
+    found = examine(checks, sources_of(config_of(folder)), ALL - {BENCH})
+    assert [str(one) for one in found.findings] == [
+        "error: a.b: wrong",
+        "error: first: this text has no subject",
+        "error: again: this text has no subject",
+        "warning: test: odd",
+    ]
+    assert found.error is ConfigError
