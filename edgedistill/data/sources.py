@@ -20,6 +20,8 @@ Array = npt.NDArray[Any]
 Arrays = dict[str, Array]
 """Arrays by input name, in the order in which models take them."""
 SINGLE = "input"
+FOLDERS = 2
+"""How folders are read; part of their hash. 1 read images without EXIF rotation, 16 bits, colour of any image, and alpha."""
 PREFIX = "input."
 """The name of a single input, and the prefix of the arrays of several inputs in an .npz file."""
 
@@ -64,7 +66,8 @@ def fingerprint_source(text: str, folder: Path, hash_file: Callable[[Path], str]
         return hash_of([text, code_ref(text, folder).sha256])
     path = _existing(text, folder)
     if path.is_dir():
-        return hash_of([[p.relative_to(path).as_posix(), hash_file(p)] for p in wav_files(path) or image_files(path)])
+        files = [[p.relative_to(path).as_posix(), hash_file(p)] for p in wav_files(path) or image_files(path)]
+        return hash_of([FOLDERS, files])
     return hash_file(path)
 
 

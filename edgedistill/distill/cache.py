@@ -22,15 +22,15 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from edgedistill.distill.blocks import DIGEST_BYTES, block_count, find_damage
+from edgedistill.data.sources import Array
+from edgedistill.distill.blocks import DIGEST_BYTES, block_count, blocks_of, find_damage
 from edgedistill.errors import ConfigError
-from edgedistill.records.stages import DataRecord
+from edgedistill.records.stages import SOFT_LABELS_SCHEMA, DataRecord
 from edgedistill.runtime import processes
 from edgedistill.runtime.files import atomic_path, sha256_of, write_atomic, write_json
 from edgedistill.runtime.progress import Reporter
 from edgedistill.tasks.table import find_task
 
-SCHEMA: Final = "edgedistill.soft_labels/1"
 SEAL: Final = "logits.sha256"
 OUTPUT: Final = "output-"
 ENGINES: Final = frozenset({"torch", "openvino", "onnxruntime", "recorded"})
@@ -152,6 +152,16 @@ class Cache:
         for path in self.output_files():
             path.unlink()
 
+    def first_block(self) -> tuple[int, Array] | None:
+        """Return the view and the positions of the first finished block, or None."""
+        blocks = blocks_of(*self.shape[:2])
+        if (self.folder / SEAL).exists():
+            return blocks[0][0], blocks[0][2]
+        if not (self.folder / "manifest.json").exists():
+            return None
+        done = np.load(self.folder / "done.npy", mmap_mode="r")
+        return next(((view, block) for view, n, block in blocks if done[view, n].any()), None)
+
     def engines(self) -> str | None:
         """Return the engines of the teachers, or None if they are not chosen or the file is damaged."""
         path = self.folder / "engine"
@@ -228,7 +238,7 @@ class Cache:
 
     def _manifest(self) -> dict[str, Any]:
         kept = {"top_k": self.top_k} if self.top_k else {}
-        return {"schema": SCHEMA, "fingerprint": self.fingerprint, "shape": list(self.shape)} | kept
+        return {"schema": SOFT_LABELS_SCHEMA, "fingerprint": self.fingerprint, "shape": list(self.shape)} | kept
 
     def _entries(self) -> tuple[npt.DTypeLike, tuple[int, ...]]:
         """Return the type and the shape of logits.npy."""

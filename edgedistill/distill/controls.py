@@ -24,9 +24,9 @@ PACKAGES: Final = ("edgedistill", "torch", "numpy", "accelerate", "torch-pruning
 def shared_control(
     settings: DistillSettings, workspace: Workspace, seed: int, weights: Path, train: Callable[[], TrainedModel]
 ) -> TrainedModel:
-    """Return the control of a seed from the cache, with its weights at `weights`; train and cache it if it is missing."""
+    """Return the control of a seed from the cache, with its weights at `weights`; train and cache it if missing or `fresh`."""
     folder = caches_folder("controls") / control_key(settings, seed)
-    kept = processes.broadcast_from_rank0(_kept(folder))
+    kept = None if workspace.fresh else processes.broadcast_from_rank0(_kept(folder))
     if kept is None:
         trained = train()
         if processes.is_main_process():

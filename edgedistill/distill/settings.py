@@ -14,7 +14,7 @@ from edgedistill.data.settings import DataSettings, ViewSettings, data_settings,
 from edgedistill.models.interface import Interface, interface_of
 from edgedistill.models.source import ModelSource, StudentSource, student_source, teacher_source
 from edgedistill.records.base import Record
-from edgedistill.records.stages import DataRecord, SoftLabelsRecord, TeacherRecord
+from edgedistill.records.stages import SOFT_LABELS_SCHEMA, DataRecord, SoftLabelsRecord, TeacherRecord
 from edgedistill.runtime.user_code import CodeRef, code_ref, is_function
 from edgedistill.stages.stage import Sources, Workspace
 from edgedistill.tasks.table import find_task
@@ -92,6 +92,7 @@ class SoftLabelTeacher(Record):
 class SoftLabelSettings(LearningSettings):
     """The settings of the soft labels stage; `top_k` is the number of logits to keep per view, None for the default."""
 
+    content: str = SOFT_LABELS_SCHEMA
     teacher: TeacherRecord
     teachers: tuple[SoftLabelTeacher, ...]
     view_count: int

@@ -1,7 +1,8 @@
 """The soft labels stage: compute the teacher's logits once for every augmented view, and replace missing labels.
 
-The fingerprint of a cache covers the teachers' weights, the data, its preprocessing, the views and package versions: any
-change leads to another cache. Caches are in EDGEDISTILL_CACHE, by default the cache folder of the user; a run has a link to
+The fingerprint of a cache covers the teachers' code and weights, the data, its preprocessing, the views and package versions:
+any change leads to another cache. What a fingerprint cannot cover, such as a file that the user's code reads, shows in the
+answers: a block of a cache is recomputed before the cache is used. Caches are in EDGEDISTILL_CACHE, by default the cache folder of the user; a run has a link to
 its cache.
 """
 
@@ -21,6 +22,7 @@ from edgedistill.distill.cache import Cache, caches_folder, link_or_copy, stored
 from edgedistill.distill.loading import Ask, answers_of, load_teacher, teacher_predictor
 from edgedistill.distill.predictors import BATCH, Answer, Scorer, mean_predictor
 from edgedistill.distill.probabilities import MESSAGE, are_probabilities, log_probabilities
+from edgedistill.distill.recompute import MAIN, differing, recompute
 from edgedistill.distill.settings import SoftLabelSettings
 from edgedistill.distill.teacher import load_logits
 from edgedistill.distill.teacher_engine import EngineChoice, openvino_predictor
@@ -161,7 +163,7 @@ def make_soft_labels(settings: SoftLabelSettings, workspace: Workspace) -> SoftL
     cache = cache_of(record)
     kept = workspace.folder("soft_labels")
     with cache.locked(workspace.report):
-        if processes.broadcast_from_rank0(processes.is_main_process() and cache.is_complete(workspace.report)):
+        if processes.broadcast_from_rank0(processes.is_main_process() and _is_usable(settings, workspace, cache)):
             workspace.report.info("soft labels: taken from the cache")
         else:
             fill_cache(settings, workspace, cache)
@@ -174,6 +176,38 @@ def make_soft_labels(settings: SoftLabelSettings, workspace: Workspace) -> SoftL
     return record.model_copy(
         update={"logits": workspace.describe(kept / "logits.npy"), "engine": engine, "outputs": outputs}
     )
+
+
+def _is_usable(settings: SoftLabelSettings, workspace: Workspace, cache: Cache) -> bool:
+    """Return whether a cache is complete and holds the answers of these teachers.
+
+    Removes a cache that is damaged or of other teachers, complete or not, and any cache if `--from` asks for new soft labels.
+    """
+    if workspace.fresh:
+        cache.discard()
+        return False
+    complete, block = cache.is_complete(workspace.report), cache.first_block()
+    engines = cache.engines()
+    if block is None or engines is None or engines == RECORDED:
+        return complete
+    teachers = Teachers(settings, workspace)
+    ask = teachers.in_engines(engines)
+
+    def checked(inputs: Tensors) -> Answer:
+        answer = ask(inputs)
+        _check(answer.main.numpy(), len(block[1]), cache.shape[2])
+        return answer
+
+    files = {MAIN: cache.folder / "logits.npy"} | {cache.output_name(path): path for path in cache.output_files()}
+    entries = {name: np.load(path, mmap_mode="r") for name, path in files.items()}
+    wrong = differing(entries, recompute(teachers.in_engines(engines), teachers.views(), entries, block))
+    if wrong:
+        workspace.report.info(
+            f"soft labels: the cache {cache.folder} holds other answers than this teacher gives now ({', '.join(wrong)}); "
+            "it is removed and made again"
+        )
+        cache.discard()
+    return complete and not wrong
 
 
 def cache_of(record: SoftLabelsRecord) -> Cache:

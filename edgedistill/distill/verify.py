@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 
 from edgedistill.data.sources import Array
 from edgedistill.distill.blocks import blocks_of
-from edgedistill.distill.predictors import Answer
+from edgedistill.distill.recompute import MAIN, differing, recompute
 from edgedistill.distill.settings import SoftLabelSettings
 from edgedistill.distill.soft_labels import RECORDED, Teachers
-from edgedistill.distill.top_k import deviation
 from edgedistill.errors import ConfigError
 from edgedistill.records.stages import SoftLabelsRecord
 from edgedistill.runtime.files import sha256_of
 from edgedistill.stages.stage import Workspace
-
-MAIN: Final = "the logits"  # not the name of another output, which has no spaces
-TOLERANCE: Final = 0.02
-"""The largest difference, relative to the largest output: bfloat16 has 8 bits, and the order of sums differs between machines."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +52,12 @@ def verify_soft_labels(
     differences = []
     with workspace.report.track("verify", len(blocks)) as advance:
         for view, _, block in blocks:
-            answer = ask(views.batch(block, np.full_like(block, view)))
-            differences.append(_differences(answer, {name: entries[view, block] for name, entries in kept.items()}))
+            differences.append(recompute(ask, views, kept, (view, block)))
             advance(1, "")
-    worst, scale = np.max(differences, 0)
-    wrong = [name for name, bad in zip(kept, ~(worst <= TOLERANCE * scale), strict=True) if bad]
+    worst = np.max(differences, 0)
+    wrong = differing(kept, worst)
     compared = sum(len(block) for _, _, block in blocks)
-    return Verification(total, compared, float(worst[0]), f"{', '.join(wrong)}: too large" if wrong else None)
+    return Verification(total, compared, float(worst[0, 0]), f"{', '.join(wrong)}: too large" if wrong else None)
 
 
 def _sample(blocks: list[tuple[int, int, Array]], samples: int) -> list[tuple[int, int, Array]]:
@@ -72,13 +65,3 @@ def _sample(blocks: list[tuple[int, int, Array]], samples: int) -> list[tuple[in
     mixed = [blocks[place] for place in np.random.default_rng().permutation(len(blocks))]
     sizes = np.cumsum([len(block) for _, _, block in mixed])
     return mixed[: int(np.searchsorted(sizes, samples)) + 1]
-
-
-def _differences(answer: Answer, entries: dict[str, Array]) -> Array:
-    """Return the largest difference, and the largest output, for the logits and the other outputs of a block."""
-    others = [(answer.others[name].numpy(), kept) for name, kept in entries.items() if name != MAIN]
-    worst = [
-        deviation(answer.main, entries[MAIN]),
-        *(np.abs(new - kept.astype(np.float32)).max() for new, kept in others),
-    ]
-    return np.array([worst, [float(answer.main.abs().max()), *(np.abs(new).max() for new, _ in others)]])

@@ -144,7 +144,7 @@ class Pipeline:
             self._made[stage.name] = kept
             return
         start = time.monotonic()
-        record = stage.make(settings, workspace_of(self.run, key, self.report))
+        record = stage.make(settings, workspace_of(self.run, key, self.report, fresh=fresh))
         seconds = time.monotonic() - start
         self._made[stage.name] = record
         if processes.is_main_process():

@@ -116,6 +116,10 @@ class TeacherRecord(TrainedModel, StageRecord):
         return {"teacher": self.file.sha256, **others}
 
 
+SOFT_LABELS_SCHEMA: Final = "edgedistill.soft_labels/2"
+"""The content of cached soft labels; it is part of their key. Version 1 could hold probabilities instead of logits."""
+
+
 class SoftLabelsRecord(StageRecord):
     """Cached teacher logits of `views` augmented views of `samples` training samples; with 0 views the teacher runs online.
 

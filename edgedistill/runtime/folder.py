@@ -175,9 +175,10 @@ def require_unchanged(run: Run, file: FileRef) -> Path:
 
 def identity(record: Record) -> str:
     """Hash the content of a record; times and durations are excluded, because later stages do not depend on them."""
-    if isinstance(record, DataRecord | SoftLabelsRecord):
+    if isinstance(record, DataRecord):
         return record.fingerprint
-    return hash_of([ref.sha256 for ref in files_of(record)])
+    hashes = [ref.sha256 for ref in files_of(record)]
+    return hash_of([record.fingerprint, *hashes] if isinstance(record, SoftLabelsRecord) else hashes)
 
 
 def files_of(value: Any) -> Iterator[FileRef]:

@@ -142,6 +142,10 @@ def _imports_of(module: str, path: Path) -> Iterator[str]:
             base = _absolute(package, node)
             yield base
             yield from (f"{base}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
+            yield from (
+                one.value for one in node.args[:1] if isinstance(one, ast.Constant) and isinstance(one.value, str)
+            )
 
 
 def _absolute(package: str, node: ast.ImportFrom) -> str:

@@ -58,12 +58,16 @@ class Sources:
 
 @dataclass(frozen=True, slots=True)
 class Workspace:
-    """The run folder of a stage, the key of its record, and the progress reporter."""
+    """The run folder of a stage, the key of its record, the progress reporter, and whether --from asks for a new result.
+
+    A stage that is `fresh` takes nothing from a cache that runs share.
+    """
 
     root: Path
     key: str
     report: Reporter
     describe: Callable[[Path], FileRef]
+    fresh: bool = False
 
     def folder(self, name: str) -> Path:
         """Return a folder of the run; creates the folder if needed."""
@@ -126,6 +130,6 @@ def key_of(stage: Stage[Any, Any], settings: Record, records: Records) -> str:
     return hash_of([stage.name, settings_of(settings), parents, versions_of(stage.packages)])
 
 
-def workspace_of(run: Run, key: str, report: Reporter) -> Workspace:
+def workspace_of(run: Run, key: str, report: Reporter, *, fresh: bool = False) -> Workspace:
     """Return the workspace of a stage in a run folder."""
-    return Workspace(run.folder, key, report, run.ref)
+    return Workspace(run.folder, key, report, run.ref, fresh)

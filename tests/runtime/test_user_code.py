@@ -84,7 +84,9 @@ def test_an_edit_of_the_same_size_in_the_same_second_is_seen(tmp_path: Path) -> 
 
 def test_the_hash_is_of_what_is_imported_from_the_folder_and_of_nothing_else(tmp_path: Path) -> None:
     counted = {
-        "main": "import package.direct\nfrom package import second\nimport numpy\ndef f(): pass\n",
+        "main": "import importlib, package.direct\nfrom package import second\nimport numpy\n"
+                "def f(): importlib.import_module('named')\n",
+        "named": "",
         "package.__init__": "", "package.direct": "from . import deep\n", "package.deep": "",
         "package.second": "from .deeper.leaf import x\n", "package.deeper.__init__": "", "package.deeper.leaf": "x = 1\n",
     }  # fmt: skip
