@@ -51,9 +51,12 @@ class Split:
         return f"sample {row}" if self.files is None else self.files[row]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Dataset:
-    """The three splits and their description; `note` is a line for the user about labels that were numbered anew."""
+    """The three splits and their description; `note` is a line for the user about labels that were numbered anew.
+
+    A data set is only equal to itself, so that what is computed from it can be cached.
+    """
 
     record: DataRecord
     train: Split

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Final
+from collections.abc import Iterator, Sequence
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from edgedistill.data.sources import Array, Arrays
+from edgedistill.data.dataset import Split
+from edgedistill.data.near_duplicates import Index, Pictures, index_pictures, near_copies
+from edgedistill.data.sources import Array
 from edgedistill.records.finding import Finding
+from edgedistill.records.stages import KindName
 
 Keys = npt.NDArray[np.int64]
-Name = Callable[[int], str]
-"""Names the sample of a row for a message."""
 
 NOTEWORTHY: Final = 0.01
 """The share of a split from which on copies are a warning: fewer hardly move a figure."""
@@ -21,38 +22,76 @@ NOTEWORTHY: Final = 0.01
 EXAMPLES: Final = 3
 
 
-def digests(inputs: Arrays, rows: Array) -> Keys:
+class Known(NamedTuple):
+    """The training set, a hash of each sample, and an index of its pictures, if its single input is pictures."""
+
+    split: Split
+    keys: Keys
+    pictures: Index | None
+
+
+def know(train: Split, kinds: Sequence[KindName]) -> Known:
+    """Return what copies of training samples are searched with; `kinds` are the kinds of the inputs."""
+    return Known(train, _digests(train), index_pictures(_pictures(train)) if list(kinds) == ["image"] else None)
+
+
+def find_copies(name: str, split: Split, train: Known) -> Iterator[Finding]:
+    """Yield a finding for samples of a split that are identical to training samples, and for nearly identical pictures."""
+    keys = _digests(split)
+    is_copy = np.isin(keys, train.keys)
+    at, order = np.flatnonzero(is_copy), np.argsort(train.keys, kind="stable")
+    yield from _copies(
+        name, "identical", (split, at), (train.split, order[np.searchsorted(train.keys[order], keys[at])])
+    )
+    if train.pictures is not None:
+        at, partners = near_copies(_pictures(split), train.pictures)
+        near = ~is_copy[at]
+        yield from _copies(name, "nearly identical", (split, at[near]), (train.split, partners[near]))
+
+
+def _digests(split: Split) -> Keys:
     """Return a 64-bit hash of the content of each sample; equal hashes mean identical samples, in this process only."""
-    arrays = list(inputs.values())
-    return np.fromiter((hash(tuple(values[row].tobytes() for values in arrays)) for row in rows), np.int64, len(rows))
+    arrays = list(split.inputs.values())
+    hashes = (hash(tuple(values[row].tobytes() for values in arrays)) for row in split.rows)
+    return np.fromiter(hashes, np.int64, len(split))
 
 
-def shared(split: str, found: Keys, train: Keys, names: tuple[Name, Name]) -> Iterator[Finding]:
-    """Yield a finding if samples of a split are identical to training samples; `names` are those of the split and of train."""
-    copied = np.flatnonzero(np.isin(found, train))
-    if not len(copied):
+def _pictures(split: Split) -> Pictures:
+    (values,) = split.inputs.values()
+    return Pictures(values, split.rows)
+
+
+def _copies(
+    name: str, how: Literal["identical", "nearly identical"], split: tuple[Split, Array], train: tuple[Split, Array]
+) -> Iterator[Finding]:
+    (ours, found), (theirs, partners) = split, train
+    if not len(found):
         return
-    share = len(copied) / len(found)
-    pairs = [f"{names[0](int(at))} is {names[1](int(np.argmax(train == found[at])))}" for at in copied[:EXAMPLES]]
+    share = len(found) / len(ours)
+    pairs = [
+        f"{ours.name_of(int(at))} and {theirs.name_of(int(other))}"
+        for at, other in zip(found[:EXAMPLES], partners, strict=False)
+    ]
     yield Finding(
-        severity="warning" if share >= NOTEWORTHY else "note", subject=f"data.{split}",
-        text=f"{len(copied):,} of {len(found):,} samples ({100 * share:.2g} %) are identical to training samples ({', '.join(pairs)}); "
-        "a model can know their answers by heart: remove them from one of the two sets",
+        severity="warning" if share >= NOTEWORTHY else "note", subject=f"data.{name}",
+        text=f"{len(found):,} of {len(ours):,} samples ({100 * share:.2g} %) are {how} to training samples (for example "
+        f"{', '.join(pairs)}), so a model can know their answers; remove them from one of the two sets",
     )  # fmt: skip
 
 
-def conflicting(keys: Keys, classes: Array, titles: tuple[str, ...], name: Name) -> Iterator[Finding]:
+def find_conflicts(known: Known, classes: Array, titles: tuple[str, ...]) -> Iterator[Finding]:
     """Yield a finding if identical training samples have different classes."""
+    train, keys, _ = known
     order = np.lexsort((classes, keys))
-    same = keys[order][1:] == keys[order][:-1]
-    differ = same & (classes[order][1:] != classes[order][:-1])
-    if not differ.any():
+    keys_there, classes_there = keys[order], classes[order]
+    differ = np.flatnonzero((keys_there[1:] == keys_there[:-1]) & (classes_there[1:] != classes_there[:-1]))
+    if not len(differ):
         return
-    groups = np.unique(keys[order][1:][differ])
-    count = int(np.isin(keys, groups).sum())
-    pairs = [sorted((int(order[at]), int(order[at + 1]))) for at in np.flatnonzero(differ)[:EXAMPLES]]
-    shown = [f"{name(a)} is '{titles[classes[a]]}', {name(b)} is '{titles[classes[b]]}'" for a, b in pairs]
+    count = int(np.isin(keys, keys_there[differ]).sum())
+    pairs = [sorted((int(order[at]), int(order[at + 1]))) for at in differ[:EXAMPLES]]
+    shown = [" and ".join(f"{train.name_of(at)} is '{titles[classes[at]]}'" for at in pair) for pair in pairs]
     yield Finding(
-        severity="warning", subject="data.train",
-        text=f"{count:,} identical samples have different labels ({'; '.join(shown)}); correct the labels, or remove the samples",
+        severity="warning" if count >= NOTEWORTHY * len(train) else "note", subject="data.train",
+        text=f"{count:,} of {len(train):,} samples have identical copies with other labels (for example {'; '.join(shown)}); "
+        "correct the labels, or remove the samples",
     )  # fmt: skip

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 
 import numpy as np
 
 from edgedistill.data.dataset import Dataset
-from edgedistill.data.duplicates import conflicting, digests, shared
+from edgedistill.data.duplicates import find_conflicts, find_copies, know
 from edgedistill.records.finding import Finding
 from edgedistill.tasks.table import find_task
 
 
+@lru_cache(maxsize=1)
 def examine(dataset: Dataset) -> tuple[Finding, ...]:
     """Return what is wrong or odd about a data set, whatever is built on it; errors first."""
     found = [*_examine_splits(dataset)]
@@ -20,10 +22,10 @@ def examine(dataset: Dataset) -> tuple[Finding, ...]:
 
 
 def _examine_splits(dataset: Dataset) -> Iterator[Finding]:
-    train = dataset.train
-    keys = digests(train.inputs, train.rows)
-    for name, split in (("val", dataset.val), ("test", dataset.test)):
-        yield from shared(name, digests(split.inputs, split.rows), keys, (split.name_of, train.name_of))
-    classes = find_task(dataset.record.task).strata(train.labels)
+    record = dataset.record
+    train = know(dataset.train, [one.kind for one in record.inputs])
+    yield from find_copies("val", dataset.val, train)
+    yield from find_copies("test", dataset.test, train)
+    classes = find_task(record.task).strata(dataset.train.labels)
     if classes is not None:
-        yield from conflicting(keys, np.asarray(classes), dataset.record.classes, train.name_of)
+        yield from find_conflicts(train, np.asarray(classes), record.classes)

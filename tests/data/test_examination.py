@@ -45,7 +45,7 @@ def test_copies_of_training_samples_are_found(tmp_path: Path) -> None:
     (found,) = examined(tmp_path)
     assert (found.severity, found.subject) == ("warning", "data.test")
     assert found.text.startswith(
-        "30 of 200 samples (15 %) are identical to training samples (sample 10 is sample 110, sample 11 is sample 111, "
+        "30 of 200 samples (15 %) are identical to training samples (for example sample 10 and sample 110, sample 11 and sample 111, "
     )
 
 
@@ -54,4 +54,23 @@ def test_identical_samples_of_different_classes_are_found(tmp_path: Path) -> Non
     made["train"][[5, 8]] = made["train"][2]
     save(tmp_path, "train", made["train"])
     (found,) = examined(tmp_path)
-    assert found.text.startswith("3 identical samples have different labels (sample 5 is '1', sample 8 is '0')")
+    assert found.severity == "note"
+    assert "3 of 600 samples have identical copies with other labels (for example sample 5 is '1' and" in found.text
+
+
+def test_pictures_saved_again_are_found_and_other_pictures_are_not(tmp_path: Path) -> None:
+    def pictures(count: int) -> np.ndarray:
+        coarse = RNG.integers(0, 200, (count, 6, 6, 3))
+        return coarse.repeat(4, 1).repeat(4, 2).astype(np.uint8) + RNG.integers(0, 20, (count, 24, 24, 3), np.uint8)
+
+    made = {name: pictures(count) for name, count in SPLITS.items()}
+    again = made["train"][::2][:50].astype(int) * 9 // 8 + RNG.integers(0, 8, (50, 24, 24, 3))  # brighter, with noise
+    for name, inputs in made.items():
+        save(tmp_path, name, inputs)
+    assert examined(tmp_path) == ()
+    save(tmp_path, "test", np.concatenate([again.clip(0, 255).astype(np.uint8), made["test"][50:]]))
+    (found,) = examined(tmp_path)
+    assert (
+        "50 of 200 samples (25 %) are nearly identical to training samples (for example sample 0 and sample 0, sample 1 and sample 2"
+        in found.text
+    )
