@@ -232,6 +232,12 @@ class Config(Record):
             raise ValueError(
                 f"student.prune: needs a torch teacher, but {self.teacher.model} is not a torch model; set student.model"
             )
+        if self.student.prune is not None and self.teacher.view_keys:
+            key = next(iter(self.teacher.view_keys))
+            raise ValueError(
+                f"student.prune: the student sees the data as [data] says, so its teacher cannot have teacher.{key}; move the "
+                "key to [data], or set student.model"
+            )
         return self
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -36,11 +36,15 @@ class TrainingConfig(Record):
         return self.lr if self.lr is not None else {"sgd": 0.1, "adamw": 1e-3}[self.optimizer]
 
 
+VIEW_KEYS: Final = ("mean", "std", "size", "channels", "classes")
+
+
 class TeacherConfig(TrainingConfig):
     """A teacher, which is trained unless `weights` is set; `engine` computes the soft labels, by default the faster engine.
 
     `width` and `depth` multiply the channels and blocks of an architecture; `weight` is the weight of this teacher in the mean
-    of several teachers.
+    of several teachers. `mean`, `std`, `size` (of images, square) and `channels` (their order) are what the teacher was trained
+    with, by default those of the data, and `classes` names the teacher's outputs in its order.
     """
 
     model: Spec
@@ -49,6 +53,18 @@ class TeacherConfig(TrainingConfig):
     depth: Positive = 1.0
     weight: Positive = 1.0
     engine: Literal["auto", "torch", "openvino"] = "auto"
+    mean: tuple[float, ...] | None = None
+    std: tuple[Positive, ...] | None = None
+    size: Count | None = None
+    channels: Literal["rgb", "bgr"] = "rgb"
+    classes: tuple[str, ...] | None = None
+
+    @property
+    def view_keys(self) -> dict[str, Any]:
+        """The keys of the teacher's own view of the samples that are given."""
+        return {
+            key: value for key in VIEW_KEYS if (value := getattr(self, key)) != type(self).model_fields[key].default
+        }
 
 
 class StudentConfig(Record):

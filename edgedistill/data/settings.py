@@ -89,6 +89,11 @@ def view_settings(config: Config) -> ViewSettings:
     return ViewSettings(seed=config.seed, augment=data.augment, mel=data.mel, inputs=inputs)
 
 
+def data_normalization(config: Config) -> Normalization:
+    """Return the normalization of the first input."""
+    return next(iter(view_settings(config).inputs.values()))
+
+
 def check_input_names(config: Config, record: DataRecord) -> None:
     """Raise ConfigError for keys of unknown inputs."""
     names = {one.name for one in record.inputs}

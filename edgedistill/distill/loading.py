@@ -75,8 +75,17 @@ def _unpruned_layers(pruning: _Pruning) -> tuple[str, ...]:
 def teacher_predictor(source: ModelSource, interface: Interface, seed: int, file: Path, precision: str) -> Predict:
     """Return a teacher as a function from model inputs to outputs; `precision` applies to torch models."""
     if source.spec.source == "onnx":
-        return onnx_predictor(file, interface)
+        return onnx_teacher(source, interface, file)
     return torch_predictor(load_teacher(source, interface, seed, file), precision)
+
+
+def onnx_teacher(source: ModelSource, interface: Interface, file: Path) -> Predict:
+    """Return a teacher's ONNX file as a function from the student's inputs to outputs in the data's order of classes."""
+    view = source.view
+    if view is None:
+        return onnx_predictor(file, interface)
+    predict = onnx_predictor(file, view.interface(interface))
+    return lambda inputs: view.outputs(predict(view.inputs(inputs)), interface)
 
 
 def answers_of(predict: Predict, output: str | None) -> Ask:

@@ -11,16 +11,18 @@ from torch import nn
 
 from edgedistill.data.sources import Array
 from edgedistill.data.views import plain_views, training_views
+from edgedistill.distill.examine import Examination, warn_of_chance
 from edgedistill.distill.feed import TrainingFeed
-from edgedistill.distill.loading import save_model
+from edgedistill.distill.loading import onnx_teacher, save_model, teacher_predictor
 from edgedistill.distill.losses import main_loss
-from edgedistill.distill.predictors import Scorer, onnx_predictor, torch_predictor
+from edgedistill.distill.predictors import Predict, Scorer, torch_predictor
 from edgedistill.distill.settings import LearningSettings, TeacherSettings
 from edgedistill.distill.tracking import TrackingFolder
 from edgedistill.distill.training import Resume, Training, fit
 from edgedistill.errors import ConfigError
 from edgedistill.models.build import build_model, count_parameters, load_weights
 from edgedistill.models.source import ModelSource
+from edgedistill.models.teacher_view import TeacherView, check_view
 from edgedistill.records.stages import Epoch, TeacherRecord, TrainedModel
 from edgedistill.runtime import processes
 from edgedistill.runtime.files import atomic_path, write_json
@@ -54,13 +56,59 @@ def _make_teacher(settings: TeacherSettings, workspace: Workspace, number: int, 
         with atomic_path(kept) as scratch:
             shutil.copyfile(source.file.path, scratch)
     processes.barrier()
-    accuracy = None
-    if source.spec.source == "onnx" and settings.data.labelled:
-        accuracy = _scorer(settings).score(onnx_predictor(kept, settings.interface))
     return TrainedModel(
         spec=source.spec.text, form="onnx" if source.spec.source == "onnx" else "logits", file=workspace.describe(kept),
-        parameters=None, val_accuracy=accuracy,
+        parameters=None, val_accuracy=_examine_file(settings, workspace, number, kept),
     )  # fmt: skip
+
+
+def _examine_file(settings: TeacherSettings, workspace: Workspace, number: int, file: Path) -> float | None:
+    """Examine an ONNX file or saved outputs; returns the validation metric of an ONNX file.
+
+    Saved outputs are those of training samples, so they are scored on the training samples.
+    """
+    source, data = settings.teachers[number].source, settings.dataset()
+    label, metric = teacher_label(number), settings.task.metric_title
+    if source.spec.source == "onnx":
+        scorer = _scorer(settings)
+        outputs = scorer.outputs(onnx_teacher(source, settings.interface, file))
+        accuracy = scorer.score_outputs(outputs) if settings.data.labelled else None
+        if accuracy is not None:
+            workspace.report.info(f"{label}: {source.spec.text}, validation {metric} {accuracy:.2%}")
+        _examine(settings, workspace, number, outputs)
+        return accuracy
+    rows, samples = data.train.rows, len(next(iter(data.train.inputs.values())))
+    outputs = load_logits(source, settings, 1, samples)[rows]
+    score = settings.task.score(outputs, data.train.labels)
+    workspace.report.info(f"{label}: {source.spec.text}, {metric} {score:.2%} on the training samples that it is for")
+    _examine(settings, workspace, number, outputs)
+    return None
+
+
+def _examine(settings: TeacherSettings, workspace: Workspace, number: int, outputs: Array) -> None:
+    """Raise ConfigError for a loaded teacher at chance, and print what is odd; `outputs` are those of all its samples."""
+    plan, data = settings.teachers[number], settings.dataset()
+    source, saved = plan.source, plan.source.spec.source == "logits"
+    file = source.weights or source.file
+    assert file is not None
+
+    def ask_as(view: TeacherView) -> Predict:
+        changed = source.model_copy(update={"view": view})
+        return teacher_predictor(changed, settings.interface, settings.seed, file.path, plan.training.precision)
+
+    examination = Examination(
+        settings, f"{teacher_label(number)} ({source.spec.text})",
+        source.view or TeacherView(data=next(iter(settings.views.inputs.values()))),
+        "training samples" if saved else "validation samples", data.train if saved else data.val,
+        None if saved else ask_as,
+    )  # fmt: skip
+    for finding in examination.findings(outputs):
+        workspace.report.info(str(finding))
+
+
+def teacher_label(number: int) -> str:
+    """Return the name of a teacher in messages."""
+    return f"teacher {number + 1}" if number else "teacher"
 
 
 def build_teacher(settings: TeacherSettings, number: int) -> nn.Module:
@@ -74,7 +122,7 @@ def _scorer(settings: TeacherSettings) -> Scorer:
 
 
 def _torch_teacher(settings: TeacherSettings, workspace: Workspace, number: int, folder: Path) -> TrainedModel:
-    plan, label = settings.teachers[number], f"teacher {number + 1}" if number else "teacher"
+    plan, label = settings.teachers[number], teacher_label(number)
     model, scorer = build_teacher(settings, number), _scorer(settings)
 
     def validate(candidate: nn.Module) -> float:
@@ -83,10 +131,12 @@ def _torch_teacher(settings: TeacherSettings, workspace: Workspace, number: int,
     history: tuple[Epoch, ...] = ()
     if plan.source.weights is not None:
         load_weights(model, plan.source.weights.path)
-        accuracy = validate(model) if settings.data.labelled else None
+        outputs = scorer.outputs(torch_predictor(model, plan.training.precision))
+        accuracy = scorer.score_outputs(outputs) if settings.data.labelled else None
         shown = f"validation {settings.task.metric_title}"
         result = "not validated: the data has no labels" if accuracy is None else f"{shown} {accuracy:.2%}"
         workspace.report.info(f"{label}: {plan.source.weights.name} loaded, {result}")
+        _examine(settings, workspace, number, outputs)
     else:
         feed = TrainingFeed(
             training_views(settings.dataset().train, settings.data, settings.views), plan.training.batch_size, None, 0,
@@ -99,6 +149,9 @@ def _torch_teacher(settings: TeacherSettings, workspace: Workspace, number: int,
         )  # fmt: skip
         history = fit(model, training, workspace.report)
         accuracy = max(epoch.val_accuracy for epoch in history)
+        outputs = scorer.outputs(torch_predictor(model, plan.training.precision))
+        for finding in warn_of_chance(settings, label, outputs):
+            workspace.report.info(str(finding))
     saved = save_model(model, folder / "model.safetensors")
     if processes.is_main_process():
         write_json(folder / "history.json", {"epochs": [epoch.model_dump() for epoch in history]})
@@ -122,6 +175,8 @@ def check_teacher(settings: TeacherSettings, number: int) -> None:
             f"teacher.model: {source.spec} cannot be combined with other teachers, because it holds saved logits; "
             "average the logits yourself, or name the models"
         )
+    if source.view is not None:
+        check_view(source.view, settings.interface, has_inputs=source.spec.source != "logits")
     if source.spec.is_module:
         model = build_teacher(settings, number)
         if source.weights is not None:
@@ -134,7 +189,7 @@ def check_teacher(settings: TeacherSettings, number: int) -> None:
                 f"teacher.{key}: a teacher from {source.file.path.suffix} has a fixed size; remove the key"
             )
     if source.spec.source == "onnx":
-        onnx_predictor(source.file.path, settings.interface)
+        onnx_teacher(source, settings.interface, source.file.path)
 
 
 def load_logits(source: ModelSource, settings: LearningSettings, views: int, train_samples: int) -> Array:
@@ -148,11 +203,12 @@ def load_logits(source: ModelSource, settings: LearningSettings, views: int, tra
         logits = np.load(path, allow_pickle=False)
     except ValueError as error:
         raise ConfigError(f"teacher.model: {path.name} is not a readable .npy file: {error}") from None
-    expected = (train_samples, len(settings.data.classes))
+    view, interface = source.view or TeacherView(), settings.interface
+    expected = (train_samples, view.interface(interface).values)
     if not isinstance(logits, np.ndarray) or logits.shape != expected:
         raise ConfigError(f"teacher.model: {path.name} has shape {getattr(logits, 'shape', '?')}; expected {expected}")
     if settings.views.augment or views != 1:
         raise ConfigError(
             "teacher.model: saved logits belong to inputs without augmentation; set data.augment = [] and distill.views = 1"
         )
-    return logits
+    return logits if (columns := view.columns(interface)) is None else logits[:, columns]

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import onnx
-from torch import nn
+from torch import Tensor, nn
 
 from edgedistill.data.dataset import Split
 from edgedistill.data.preprocess import FULL_SCALE
 from edgedistill.data.sources import Array, Arrays
 from edgedistill.data.views import plain_views
 from edgedistill.distill.loading import load_student, load_teacher
-from edgedistill.distill.predictors import Scorer, onnx_feeds, open_session, predict_all, torch_predictor
+from edgedistill.distill.predictors import OnnxInputFeed, Scorer, onnx_feeds, open_session, predict_all, torch_predictor
 from edgedistill.distill.student import score_trials
 from edgedistill.export.baked import Baking, examples_of, record_input
 from edgedistill.export.forms import Variant, answers_of, in_form, variants
@@ -24,12 +24,14 @@ from edgedistill.export.lint.report import findings_for, in_lines, require_clean
 from edgedistill.export.onnx_export import export_onnx, save_onnx
 from edgedistill.export.parity import compare_all, require_all
 from edgedistill.export.settings import ExportSettings
+from edgedistill.graphs.columns import select_columns
 from edgedistill.graphs.metadata import annotate
 from edgedistill.graphs.opset import opset_of
 from edgedistill.graphs.read import fix_shapes, read_sound_onnx
 from edgedistill.graphs.run import run_onnx
 from edgedistill.graphs.signature import signature_of
 from edgedistill.models.outputs import main_name
+from edgedistill.models.teacher_view import TeacherView
 from edgedistill.quantize.calibration import example_input
 from edgedistill.quantize.stage import load_quantized
 from edgedistill.records.base import Encoding, FileRef
@@ -167,10 +169,14 @@ class _Exporter:
         baseline.
         """
         settings, teacher = self.settings, self.settings.teacher
-        source = self.workspace.path(teacher.file)
-        feeds = onnx_feeds(source, open_session(source), settings.interface)
-        inputs = {feed.entry: record_input(self.views, feed.input, feed.arrange) for feed in feeds}
+        source, view = self.workspace.path(teacher.file), settings.teacher_source.view or TeacherView()
+        feeds = onnx_feeds(source, open_session(source), view.interface(settings.interface))
+        inputs = {feed.entry: record_input(self.views, feed.input, _seen_by(view, feed)) for feed in feeds}
         model = read_sound_onnx(source)
+        columns = view.columns(settings.interface)
+        if columns is not None:
+            output = main_name(tuple(one.name for one in model.graph.output), settings.data.output, source.name)
+            select_columns(model, output, columns)
         fix_shapes(model, {name: values.shape[1:] for name, values in inputs.items()})
         path = self.folder / file_name("teacher", "fp32", None)
         save_onnx(model, path)
@@ -196,6 +202,11 @@ class _Exporter:
     def _show(self, name: str, warnings: tuple[str, ...]) -> None:
         for warning in warnings:
             self.workspace.report.info(f"export: {name}: {warning}")
+
+
+def _seen_by(view: TeacherView, feed: OnnxInputFeed) -> Callable[[Tensor], Array]:
+    """Return the function from a batch of the student's input to the teacher's, in the layout of the file."""
+    return lambda x: feed.arrange(view.inputs({feed.input: x})[feed.input] if view.converts_inputs else x)
 
 
 def _metadata(settings: ExportSettings, model: OnnxModel) -> dict[str, str]:

@@ -35,17 +35,20 @@ ZOO: Final[dict[str, tuple[Callable[..., nn.Module], frozenset[str]]]] = {
 
 
 def build_model(source: ModelSource, interface: Interface, seed: int) -> nn.Module:
-    """Build a model with weights initialised from `seed`; channels, size and classes come from the data.
+    """Build a model with weights initialised from `seed`; channels, size and classes come from the data or the teacher's view.
 
     A user function gets the arguments that its signature names, out of: classes; channels, shape (spatial) and vocabulary (of
     tokens) of the first input; inputs (the shape of each input, channels first, by name); width; depth. Raises ConfigError.
     """
+    own = interface if source.view is None else source.view.interface(interface)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = _build(source, interface)
+        model = _build(source, own)
     if any(is_lazy(p) for p in model.parameters()):
         raise ConfigError(f"model '{source.spec}' has lazy layers, which the seed cannot initialise; set their sizes")
     _check_order(source, model, interface)
+    if source.view is not None:
+        source.view.attach(model, interface)
     return arrange(model, interface)
 
 

@@ -13,12 +13,13 @@ from edgedistill.records.stages import DataRecord, InputRecord
 class Interface(Record):
     """The inputs of a model in order, channels last, and the number of values and the name of its labelled output.
 
-    `output` is the key [data] output; None means the first output.
+    `output` is the key [data] output; None means the first output. `classes` are the names of the values.
     """
 
     inputs: tuple[InputRecord, ...]
     values: int
     output: str | None = None
+    classes: tuple[str, ...] = ()
 
     @property
     def first(self) -> InputRecord:
@@ -48,4 +49,5 @@ class Interface(Record):
 
 def interface_of(record: DataRecord, views: ViewSettings) -> Interface:
     """Return the interface of models for this data."""
-    return Interface(inputs=model_inputs(record, views), values=len(record.classes), output=record.output)
+    names = record.classes
+    return Interface(inputs=model_inputs(record, views), values=len(names), output=record.output, classes=names)

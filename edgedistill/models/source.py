@@ -9,7 +9,9 @@ from pydantic import Field
 
 from edgedistill.config.model_spec import ModelSpec, Spec
 from edgedistill.config.schema import Config
+from edgedistill.data.settings import data_normalization
 from edgedistill.errors import ConfigError
+from edgedistill.models.teacher_view import TeacherView
 from edgedistill.records.base import Record
 from edgedistill.runtime.user_code import CodeRef, code_ref
 
@@ -25,7 +27,7 @@ class ModelFile(Record):
 
 
 class ModelSource(Record):
-    """A model by name, with its sizes, user code, weights, or ONNX file."""
+    """A model by name, with its sizes, user code, weights, or ONNX file, and a teacher's own view of the samples."""
 
     spec: Spec
     width: float = 1.0
@@ -33,6 +35,7 @@ class ModelSource(Record):
     code: CodeRef | None = None
     weights: ModelFile | None = None
     file: ModelFile | None = None
+    view: TeacherView | None = None
 
 
 class StudentSource(Record):
@@ -55,6 +58,7 @@ def teacher_source(config: Config, number: int, hash_file: HashFile) -> ModelSou
     """Declare a teacher; raises ConfigError for missing code or files."""
     plan = config.teachers[number]
     source = _source(plan.model, plan.width, plan.depth, config.folder)
+    source = source.model_copy(update={"view": _teacher_view(config, number)})
     if not plan.model.is_module:
         if plan.weights is not None:
             suffix = Path(plan.model.name).suffix
@@ -65,6 +69,12 @@ def teacher_source(config: Config, number: int, hash_file: HashFile) -> ModelSou
     if plan.weights is None:
         return source
     return source.model_copy(update={"weights": _file(config.path(plan.weights), plan.weights, "weights", hash_file)})
+
+
+def _teacher_view(config: Config, number: int) -> TeacherView | None:
+    """Return the teacher's own view of the samples, or None if it sees what the student sees."""
+    keys = config.teachers[number].view_keys
+    return TeacherView(**keys, data=data_normalization(config)) if keys else None
 
 
 def student_source(config: Config, hash_file: HashFile) -> StudentSource:

@@ -11,6 +11,7 @@ import numpy as np
 from edgedistill.config.training import CLASS_LOSSES, FEATURE_LOSSES, DistillConfig, TrainingConfig
 from edgedistill.errors import ConfigError
 from edgedistill.tasks.class_labels import read_class_labels
+from edgedistill.tasks.match import match_classes
 from edgedistill.tasks.task import Array, Labels
 
 if TYPE_CHECKING:
@@ -97,6 +98,10 @@ class Classification:
     def agreement(self, outputs: Array, reference: Array) -> float:
         """Return the fraction of samples with the same largest output."""
         return self.score(outputs, reference.argmax(1))
+
+    def match_outputs(self, outputs: Array, labels: Array) -> Array:
+        """Return the output of each class that makes most answers right."""
+        return match_classes(outputs, labels)
 
     def scores(self, outputs: Array) -> Array:
         """Return the softmax."""

@@ -102,6 +102,9 @@ class Task(Protocol):
     def agreement(self, outputs: Array, reference: Array) -> float:
         """Return the agreement of outputs with another model's outputs; 1 is full agreement."""
 
+    def match_outputs(self, outputs: Array, labels: Array) -> Array:
+        """Return the output (D,) that fits each of D values best, each output once."""
+
     def scores(self, outputs: Array) -> Array:
         """Return the scores for outputs, as in models with [export] bake scores."""
 

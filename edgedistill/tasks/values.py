@@ -10,6 +10,7 @@ import numpy as np
 
 from edgedistill.config.training import VALUE_LOSSES, DistillConfig, TrainingConfig
 from edgedistill.errors import ConfigError
+from edgedistill.tasks.match import match_values
 from edgedistill.tasks.task import Array, Labels, is_finite, values_of
 
 if TYPE_CHECKING:
@@ -88,6 +89,10 @@ class ValueTask:
     def example_labels(self, outputs: Tensor) -> Tensor:
         """Return the outputs themselves."""
         return outputs.detach().clone()
+
+    def match_outputs(self, outputs: Array, labels: Array) -> Array:
+        """Return the output that correlates best with each value."""
+        return match_values(outputs, values_of(labels))
 
     def scores(self, outputs: Array) -> Array:
         """Return the outputs unchanged: values have no scores."""

@@ -1,0 +1,135 @@
+"""How a teacher sees a sample and orders its classes, where this differs from the student."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from edgedistill.data.settings import Normalization
+from edgedistill.errors import ConfigError, nearest
+from edgedistill.losses.batch import Tensors
+from edgedistill.models.interface import Interface
+from edgedistill.models.outputs import main_name, named_outputs
+from edgedistill.records.base import Record
+
+
+class TeacherView(Record):
+    """The keys `mean`, `std`, `size`, `channels` and `classes` of a [teacher] table; None means as the data has it.
+
+    A teacher gets the student's inputs: of the same view, with the same mixup. They are converted in front of the teacher, so
+    `data` is the normalization to undo. `classes` names the teacher's outputs in its own order.
+    """
+
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    size: int | None = None
+    channels: Literal["rgb", "bgr"] = "rgb"
+    classes: tuple[str, ...] | None = None
+    data: Normalization = Normalization()
+
+    @property
+    def converts_inputs(self) -> bool:
+        """Whether the teacher's inputs differ from the student's."""
+        return (self.mean, self.std, self.size, self.channels) != (None, None, None, "rgb")
+
+    def interface(self, interface: Interface) -> Interface:
+        """Return the interface of the teacher itself, for the interface of the data."""
+        inputs = interface.inputs
+        if self.size is not None:
+            first = inputs[0]
+            inputs = (first.model_copy(update={"shape": (self.size, self.size, *first.shape[2:])}), *inputs[1:])
+        names = self.classes or interface.classes
+        values = len(self.classes) if self.classes else interface.values
+        return interface.model_copy(update={"inputs": inputs, "values": values, "classes": names})
+
+    def inputs(self, inputs: Tensors) -> Tensors:
+        """Return the teacher's inputs for the student's inputs (B, channels, ...)."""
+        if not self.converts_inputs:
+            return inputs
+        ((name, x),) = inputs.items()
+        return {name: self._converted(x)}
+
+    def _converted(self, x: Tensor) -> Tensor:
+        channels = x.shape[1]
+        mean, std = self.data.mean or (0.0,) * channels, self.data.std or (1.0,) * channels
+        if self.channels == "bgr":
+            x, mean, std = x.flip(1), mean[::-1], std[::-1]
+        if self.mean is not None or self.std is not None:
+            new_mean, new_std = self.mean or mean, self.std or std
+            factor = [old / new for old, new in zip(std, new_std, strict=True)]
+            offset = [(old - new) / by for old, new, by in zip(mean, new_mean, new_std, strict=True)]
+            shape = (1, channels, *(1,) * (x.ndim - 2))
+            x = x * x.new_tensor(factor).reshape(shape) + x.new_tensor(offset).reshape(shape)
+        if self.size is not None and x.shape[-2:] != (self.size, self.size):
+            shrinks = self.size < max(x.shape[-2:])
+            x = functional.interpolate(x, (self.size, self.size), mode="bilinear", antialias=shrinks)
+        return x
+
+    def columns(self, interface: Interface) -> list[int] | None:
+        """Return the teacher's output of each class of the data, or None if the order is the same."""
+        if self.classes is None or self.classes == interface.classes:
+            return None
+        return [self.classes.index(name) for name in interface.classes]
+
+    def outputs(self, outputs: Tensors, interface: Interface) -> Tensors:
+        """Return the teacher's outputs with the labelled output in the data's order of classes."""
+        columns = self.columns(interface)
+        if columns is None:
+            return outputs
+        name = main_name(tuple(outputs), interface.output)
+        return outputs | {name: outputs[name][:, torch.tensor(columns, device=outputs[name].device)]}
+
+    def attach(self, model: nn.Module, interface: Interface) -> None:
+        """Convert what a module takes and returns, with hooks, so that its weights and layers keep their names."""
+        names = [one.name for one in interface.inputs]
+        if self.converts_inputs:
+            model.register_forward_pre_hook(
+                lambda _, inputs: tuple(self.inputs(dict(zip(names, inputs, strict=True))).values())
+            )
+        if self.columns(interface) is not None:
+            model.register_forward_hook(lambda _, __, returned: self._returned(returned, interface))
+
+    def _returned(self, returned: object, interface: Interface) -> Tensor | Tensors:
+        outputs = self.outputs(named_outputs(returned, "the teacher"), interface)
+        return next(iter(outputs.values())) if isinstance(returned, Tensor) else outputs
+
+
+def check_view(view: TeacherView, interface: Interface, *, has_inputs: bool) -> None:
+    """Raise ConfigError for keys that do not fit the data or the form of the teacher."""
+    keys = [key for key in ("mean", "std", "size") if getattr(view, key) is not None]
+    for key in [*keys, *(["channels"] if view.channels != "rgb" else [])]:
+        if not has_inputs:
+            raise ConfigError(f"teacher.{key}: saved outputs take no inputs; remove the key")
+        if len(interface.inputs) > 1:
+            raise ConfigError(f"teacher.{key}: only applies to data with one input; convert the inputs in your module")
+        if key in ("size", "channels") and not interface.kind.is_picture:
+            raise ConfigError(
+                f"teacher.{key}: only applies to images, but the data is {interface.kind.name}; remove the key"
+            )
+    _check_channels(view, interface)
+    _check_classes(view.classes, interface)
+
+
+def _check_channels(view: TeacherView, interface: Interface) -> None:
+    for key, values in (("mean", view.mean), ("std", view.std)):
+        if values is not None and not interface.kind.normalised:
+            raise ConfigError(f"teacher.{key}: {interface.kind.name} are not normalised; remove the key")
+        if values is not None and len(values) != interface.channels:
+            raise ConfigError(f"teacher.{key}: {len(values)} values, but samples have {interface.channels} channel(s)")
+    if view.channels == "bgr" and interface.channels != 3:
+        raise ConfigError(
+            f"teacher.channels: only applies to colour images, but the data has {interface.channels} channel(s)"
+        )
+
+
+def _check_classes(classes: tuple[str, ...] | None, interface: Interface) -> None:
+    if classes is None:
+        return
+    for name in interface.classes:
+        if name not in classes:
+            raise ConfigError(f"teacher.classes: has no class '{name}', which the data has{nearest(name, classes)}")
+    if twice := [name for name in classes if classes.count(name) > 1]:
+        raise ConfigError(f"teacher.classes: names '{twice[0]}' twice; name each output of the teacher once")
