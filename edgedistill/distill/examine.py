@@ -77,7 +77,7 @@ class Examination:
         problem = find_problem(task, outputs, labels)
         if problem is not None and (problem.kind == "not finite" or labels is None):
             raise ConfigError(
-                f"{self.teacher}: {problem.text}; check the weights, and the mean and std of the teacher's inputs"
+                f"{self.teacher} {problem.text}; check the weights, and the mean and std of the teacher's inputs"
             )
         chance = None if labels is None else chance_of(task, outputs, labels)
         if labels is None or chance is None:
@@ -91,8 +91,8 @@ class Examination:
         if problem is not None:
             text = f"{problem.text} ({self.samples}). {advice}"
             if chance.level >= COMMON and problem.kind == "chance" and score >= chance.lowest and cause is None:
-                return [Finding(severity="warning", subject=self.teacher, text=text)]
-            raise ConfigError(f"{self.teacher}: {text}")
+                return [Finding(severity="warning", subject=self.teacher, text=f"the teacher {text}")]
+            raise ConfigError(f"{self.teacher} {text}")
         if cause is None:
             return []
         text = f"{task.metric_title} {score:.2%} on {len(labels)} {self.samples} is low. {advice}"
@@ -134,7 +134,7 @@ def warn_of_chance(settings: LearningSettings, teacher: str, outputs: Array) -> 
     problem = find_problem(settings.task, outputs, settings.dataset().val.labels)
     if problem is None:
         return []
-    text = f"{problem.text} (validation samples), so there is nothing to distil; change lr, train longer, or check the labels"
+    text = f"the teacher {problem.text} (validation samples), so there is nothing to distil; change lr, train longer, or check the labels"
     return [Finding(severity="warning", subject=teacher, text=text)]
 
 
