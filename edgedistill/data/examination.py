@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import lru_cache
 
-import numpy as np
-
 from edgedistill.data.dataset import Dataset
 from edgedistill.data.duplicates import find_conflicts, find_copies, know
+from edgedistill.data.sizes import find_class_gaps, find_small_splits
+from edgedistill.data.values import find_constant_channels, find_constant_samples, find_uniform_classes
 from edgedistill.records.finding import Finding
 from edgedistill.tasks.table import find_task
 
@@ -16,16 +16,30 @@ from edgedistill.tasks.table import find_task
 @lru_cache(maxsize=1)
 def examine(dataset: Dataset) -> tuple[Finding, ...]:
     """Return what is wrong or odd about a data set, whatever is built on it; errors first."""
-    found = [*_examine_splits(dataset)]
+    found = [
+        *find_class_gaps(dataset),
+        *find_small_splits(dataset),
+        *_examine_values(dataset),
+        *_examine_samples(dataset),
+    ]
     order = ("error", "warning", "note")
     return tuple(sorted(found, key=lambda one: order.index(one.severity)))
 
 
-def _examine_splits(dataset: Dataset) -> Iterator[Finding]:
+def _examine_values(dataset: Dataset) -> Iterator[Finding]:
+    for name, split in (("train", dataset.train), ("val", dataset.val), ("test", dataset.test)):
+        yield from find_constant_samples(name, split)
+    for record in dataset.record.inputs:
+        yield from find_constant_channels(dataset.train, record)
+
+
+def _examine_samples(dataset: Dataset) -> Iterator[Finding]:
+    """Yield what the content of whole samples shows: copies, and classes whose samples are all identical."""
     record = dataset.record
     train = know(dataset.train, [one.kind for one in record.inputs])
     yield from find_copies("val", dataset.val, train)
     yield from find_copies("test", dataset.test, train)
     classes = find_task(record.task).strata(dataset.train.labels)
     if classes is not None:
-        yield from find_conflicts(train, np.asarray(classes), record.classes)
+        yield from find_conflicts(train, classes, record.classes)
+        yield from find_uniform_classes(train.keys, classes, record.classes)

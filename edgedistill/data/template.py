@@ -56,7 +56,8 @@ def _lines(profile: DataProfile, options: InitOptions) -> Iterator[str]:
     training = {"epochs": epochs, "batch_size": batch, "optimizer": models.optimizer, "lr": models.lr}
     yield "# Next: edgedistill run edgedistill.toml --dry-run, then without --dry-run. All keys: edgedistill init FOLDER"
     yield _key("name", options.name)
-    yield from _section("data", f"{profile.summary}; paths are relative to this file", _data(profile, models))
+    data = _data(profile, models)
+    yield from _section("data", f"{profile.summary}; paths are relative to this file", data)
     yield from _section(
         "teacher", 'trained first; weights = "FILE" loads a trained teacher instead', _model(models.teacher) | training
     )
@@ -65,7 +66,7 @@ def _lines(profile: DataProfile, options: InitOptions) -> Iterator[str]:
     views = 8 if models.augment else 1
     yield from _section("distill", "", loss | training | {"views": views})
     yield from _section(
-        "quantize", "max_drop: accuracy that int8 may lose, in percentage points", {"mode": "auto", "max_drop": 0.5}
+        "quantize", "max_drop: accuracy that int8 may lose, in percentage points", {"mode": "auto", "max_drop": _max_drop(profile, data)}
     )
     baked = [] if profile.form == "tokens" else ["normalize"]
     yield from _section("export", "normalize: the exported model takes raw inputs", {"bake": baked})
@@ -89,6 +90,12 @@ def _data(profile: DataProfile, models: Models) -> dict[str, Any]:
         samples = round(samples * (1 - keys["test_fraction"]))
     keys["val_fraction"] = _fraction(0.1, samples, profile.classes)
     return keys | ({"augment": list(models.augment)} if models.augment else {})
+
+
+def _max_drop(profile: DataProfile, data: Mapping[str, Any]) -> float:
+    """Return half a point, or more if one validation sample is more: rounded up to a tenth of a point."""
+    samples = profile.train * (1 - data.get("test_fraction", 0.0)) * data["val_fraction"]
+    return max(0.5, math.ceil(1000 / max(1, math.floor(samples))) / 10)
 
 
 def _fraction(usual: float, samples: int, classes: int) -> float:

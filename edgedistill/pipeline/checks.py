@@ -15,6 +15,7 @@ from edgedistill.config.schema import Config, TargetConfig
 from edgedistill.data.dataset import Dataset, check_mel, check_views, load_dataset
 from edgedistill.data.examination import examine as examine_data
 from edgedistill.data.settings import check_input_names, data_settings, view_settings
+from edgedistill.data.sizes import find_coarse_limit
 from edgedistill.data.sources import fingerprint_source
 from edgedistill.deploy.devices.address import parse_address
 from edgedistill.errors import ConfigError, DeviceError
@@ -37,6 +38,7 @@ from edgedistill.runtime.files import sha256_of
 from edgedistill.runtime.progress import Reporter
 from edgedistill.stages.stage import Records, Sources
 from edgedistill.tasks.checks import misfits
+from edgedistill.tasks.table import find_task
 
 if TYPE_CHECKING:
     from edgedistill.distill.settings import TeacherSettings
@@ -165,6 +167,12 @@ def _check_views(sources: Sources) -> Iterator[Finding]:
         yield from map(partial(finding, subject="data"), _label_keys(config))
 
 
+def _check_normalization(sources: Sources) -> Iterator[Finding]:
+    from edgedistill.data.normalization import find_misfits
+
+    yield from find_misfits(_dataset(sources), view_settings(sources.config))
+
+
 def _check_mel(sources: Sources) -> Iterator[Finding]:
     settings, views = data_settings(sources), view_settings(sources.config)
     yield from attempt(partial(check_mel, settings, views, load_dataset(settings).record), "data.mel")
@@ -269,6 +277,14 @@ def _check_distillation(sources: Sources) -> Iterator[Finding]:
     yield from attempt(partial(check_distillation, plan, student, _sample(sources)), "distill")
 
 
+def _check_limit(sources: Sources) -> Iterator[Finding]:
+    """Say if the validation set cannot tell whether int8 loses more than max_drop."""
+    config, record = sources.config, _dataset(sources).record
+    has_int8 = any("int8" in target.precisions for target in config.target)
+    if has_int8 and config.quantize.mode == "auto" and find_task(record.task).is_proportion:
+        yield from find_coarse_limit(record.val, config.quantize.max_drop)
+
+
 def _note_views(sources: Sources) -> Iterator[Finding]:
     """Say that the views are identical, if the configuration asks for several."""
     views = sources.config.distill.views
@@ -325,6 +341,7 @@ CHECKS: Final = (
     Check("examination", _examine_data, frozenset({DATA}), needs=("samples",)),
     Check("views", _check_views, LEARNING, needs=("samples",)),
     Check("mel", _check_mel, LEARNING, needs=("samples",)),
+    Check("normalization", _check_normalization, frozenset({TEACHER, DISTILL}), needs=("views", "mel")),
     Check("teacher", _find_teachers, LEARNING),
     Check("student", _find_student, LEARNING),
     Check("loss", _find_loss, LEARNING),
@@ -337,6 +354,7 @@ CHECKS: Final = (
         needs=("teachers and data", "student and data", "loss"),
     ),
     Check("number of views", _note_views, frozenset({SOFT_LABELS})),
+    Check("limit of int8", _check_limit, frozenset({QUANTIZE}), needs=("samples",)),
     Check("activations", _note_activations, frozenset({QUANTIZE}), needs=("configuration",)),
     Check("targets", _reach_targets, frozenset({COMPILE, BENCH}), error=DeviceError),
 )

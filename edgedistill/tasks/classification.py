@@ -64,6 +64,10 @@ class Classification:
         """Return the classes."""
         return labels
 
+    def counts(self, labels: Array, values: int) -> Array:
+        """Return the number of samples of each class."""
+        return np.bincount(labels, minlength=values)
+
     def label_loss(self, plan: TrainingConfig) -> OutputLoss:
         """Return the cross-entropy with the label smoothing of the plan."""
         from edgedistill.losses.labels import cross_entropy

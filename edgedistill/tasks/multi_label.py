@@ -45,6 +45,10 @@ class MultiLabel(ValueTask):
             )
         return names
 
+    def counts(self, labels: Array, values: int) -> Array:  # noqa: ARG002 - the protocol's signature
+        """Return the number of samples that each label applies to."""
+        return np.rint(labels.sum(0)).astype(np.int64)
+
     def label_loss(self, plan: TrainingConfig) -> OutputLoss:  # noqa: ARG002 - the protocol's signature
         """Return the binary cross-entropy of each label."""
         from edgedistill.losses.labels import binary_cross_entropy, on_values

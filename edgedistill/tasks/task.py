@@ -84,6 +84,9 @@ class Task(Protocol):
     def strata(self, labels: Array) -> Array | None:
         """Return the classes for a stratified split, or None."""
 
+    def counts(self, labels: Array, values: int) -> Array | None:
+        """Return the number of samples of each of `values` classes or labels, or None for labels that are numbers."""
+
     def label_loss(self, plan: TrainingConfig) -> OutputLoss:
         """Return the loss on labels."""
 

@@ -65,6 +65,10 @@ class ValueTask:
         """Return None: values have no strata."""
         return None
 
+    def counts(self, labels: Array, values: int) -> Array | None:  # noqa: ARG002 - the protocol's signature
+        """Return None: values are not counted."""
+        return None
+
     def label_loss(self, plan: TrainingConfig) -> OutputLoss:
         """Return mse, or cosine if it is the loss of the plan."""
         from edgedistill.losses.labels import on_values
