@@ -30,6 +30,12 @@ class ParityError(EdgedistillError):
     exit_code = 4
 
 
+class AccuracyError(EdgedistillError):
+    """A model says nothing about its inputs: its outputs are constant or not finite, or int8 made them no better than chance."""
+
+    exit_code = 4
+
+
 class LintError(EdgedistillError):
     """An ONNX model breaks a rule of one of its target engines."""
 

@@ -76,7 +76,7 @@ def print_comparison(comparison: Comparison, form: str | None = None) -> None:
         return
     from rich.console import Console
 
-    Console(highlight=False).print(render_table(comparison.groups, comparison.left_out))
+    Console(highlight=False).print(render_table(comparison.groups, comparison.left_out, comparison.findings))
 
 
 def show_outcomes(outcomes: Sequence[GateOutcome], form: str | None) -> None:

@@ -1,6 +1,6 @@
 """Compare measurements that were made under equal conditions.
 
-History of `edgedistill.comparison`: version 1 is the first; gates, missing, and fields of rows were added later.
+History of `edgedistill.comparison`: version 1 is the first; gates, missing, findings, and fields of rows were added later.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from edgedistill.compare.rows import Group, baseline_row, candidate_row, unequal
 from edgedistill.config.schema import Budget
 from edgedistill.errors import ConfigError, IncomparableError
 from edgedistill.records.base import Record
+from edgedistill.records.finding import Finding
 from edgedistill.records.measurement import Measurement
 
 SCHEMA: Literal["edgedistill.comparison/1"] = "edgedistill.comparison/1"
@@ -40,8 +41,8 @@ class GateOutcome(Record):
 class Comparison(Record):
     """Groups of comparable measurements.
 
-    `left_out` lists measurements without a counterpart, `missing` those that the baseline has and a candidate lacks, and
-    `gates` the outcomes of gates, where gates were given.
+    `left_out` lists measurements without a counterpart, `missing` those that the baseline has and a candidate lacks, `gates` the
+    outcomes of gates, where gates were given, and `findings` the warnings of the stages of the runs.
     """
 
     schema_: Literal["edgedistill.comparison/1"] = Field(alias="schema", default=SCHEMA)
@@ -49,6 +50,7 @@ class Comparison(Record):
     left_out: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
     gates: tuple[GateOutcome, ...] = ()
+    findings: tuple[Finding, ...] = ()
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", serialize_by_alias=True, validate_by_name=True, validate_by_alias=True
@@ -58,7 +60,7 @@ class Comparison(Record):
         """Show the table; the fields would fill pages with numbers."""
         from edgedistill.compare.notebook import to_text
 
-        return to_text(self.groups, self.left_out)
+        return to_text(self.groups, self.left_out, self.findings)
 
     def __str__(self) -> str:
         return repr(self)
@@ -80,7 +82,7 @@ def compare_runs(baseline: MeasurementSet, candidates: Sequence[MeasurementSet])
     """Pair the measurements of runs by device, kit, model and precision; two single measurements are paired as they are."""
     runs = _distinct_names([baseline, *candidates])
     if all(len(run.results) == 1 for run in runs):
-        return Comparison(groups=(_run_group([(run.name, run.results[0]) for run in runs]),))
+        return Comparison(groups=(_run_group([(run.name, run.results[0]) for run in runs]),), findings=_findings(runs))
     indexes = {run.name: _index(run) for run in runs}
     groups, left_out, missing = [], [], []
     for key in dict.fromkeys(key for index in indexes.values() for key in index):
@@ -93,7 +95,7 @@ def compare_runs(baseline: MeasurementSet, candidates: Sequence[MeasurementSet])
             groups += [_run_group(present)] if len(present) > 1 else []
     if not groups:
         raise IncomparableError("the runs have no model, device and precision in common:\n  " + "\n  ".join(left_out))
-    return Comparison(groups=tuple(groups), left_out=tuple(left_out), missing=tuple(missing))
+    return Comparison(groups=tuple(groups), left_out=tuple(left_out), missing=tuple(missing), findings=_findings(runs))
 
 
 def have_counterparts(runs: Sequence[MeasurementSet]) -> bool:
@@ -112,7 +114,17 @@ def side_by_side(runs: Sequence[MeasurementSet]) -> Comparison:
     ]
     names = " and ".join(run.name for run in named)
     return Comparison(
-        groups=tuple(groups), left_out=(f"ratios between {names}: no model was measured on one device in both",)
+        groups=tuple(groups), left_out=(f"ratios between {names}: no model was measured on one device in both",),
+        findings=_findings(named),
+    )  # fmt: skip
+
+
+def _findings(runs: Sequence[MeasurementSet]) -> tuple[Finding, ...]:
+    """Return the warnings of runs; with several runs, a warning begins with the name of its run."""
+    if len(runs) == 1:
+        return runs[0].findings
+    return tuple(
+        one.model_copy(update={"subject": f"{run.name}: {one.subject}"}) for run in runs for one in run.findings
     )
 
 
@@ -127,7 +139,8 @@ def summarise_run(run: MeasurementSet, budgets: Mapping[str, Budget] | None = No
         groups=tuple(
             _target_group(with_distinct_labels(measured), limits.get(target, Budget()))
             for (target, _, _), measured in by_target.items()
-        )
+        ),
+        findings=run.findings,
     )
 
 

@@ -17,8 +17,9 @@ from pydantic import ValidationError
 from edgedistill.config.schema import Budget
 from edgedistill.errors import ConfigError
 from edgedistill.records.base import explain_validation
+from edgedistill.records.finding import Finding
 from edgedistill.records.measurement import Measurement
-from edgedistill.records.stages import BenchRecord, DataRecord, ReportRecord
+from edgedistill.records.stages import STAGE_RECORDS, BenchRecord, DataRecord, ReportRecord
 from edgedistill.runtime.folder import Run, read_record, read_settings
 
 MEASUREMENT_SCHEMA = "edgedistill.measurement/1"
@@ -44,11 +45,12 @@ class LoadedMeasurement:
 
 @dataclass(frozen=True, eq=False)
 class MeasurementSet:
-    """The measurements under one path, and the budgets of a run's targets by target name."""
+    """The measurements under one path, the budgets of a run's targets by target name, and the warnings of a run's stages."""
 
     name: str
     results: tuple[LoadedMeasurement, ...]
     budgets: dict[str, Budget] = field(default_factory=dict)
+    findings: tuple[Finding, ...] = ()
 
     @property
     def measurements(self) -> tuple[Measurement, ...]:
@@ -121,8 +123,15 @@ def _load(path: Path) -> MeasurementSet:
         raise ConfigError(f"{path}: no such run folder or measurement file")
     is_run = (path / "manifest.json").is_file()
     files = tuple(sorted((path / "measurements" if is_run else path).glob("*.json")))
-    budgets = _budgets(Run(path)) if is_run else {}
-    return MeasurementSet(path.resolve().name, tuple(read_result(file) for file in files), budgets)
+    budgets, findings = (_budgets(Run(path)), _warnings(Run(path))) if is_run else ({}, ())
+    return MeasurementSet(path.resolve().name, tuple(read_result(file) for file in files), budgets, findings)
+
+
+def _warnings(run: Run) -> tuple[Finding, ...]:
+    """Return the warnings of a run's stages, the last stage first, because it is the nearest to what is deployed."""
+    tables = [run.stages[kind.stage]["record"] for kind in reversed(STAGE_RECORDS) if kind.stage in run.stages]
+    found = [Finding.model_validate(one) for table in tables for one in table.get("findings", ())]
+    return tuple(one for one in found if one.severity != "note")
 
 
 def read_result(path: Path) -> LoadedMeasurement:

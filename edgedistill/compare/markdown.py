@@ -11,11 +11,13 @@ from edgedistill.compare.table import COLUMNS, cells, headings
 
 
 def to_markdown(comparison: Comparison) -> str:
-    """Write the gates first, then each group: its table, its footnotes, and the verdict of every row."""
+    """Write the warnings and gates first, then each group: its table, its footnotes, and the verdict of every row."""
     return "\n".join(_lines(comparison)) + "\n"
 
 
 def _lines(comparison: Comparison) -> Iterator[str]:
+    for finding in comparison.findings:
+        yield from (f"**{escape(str(finding))}**", "")
     if comparison.gates:
         yield from ("| gate | model | outcome | value |", "|---|---|---|---|")
         for outcome in comparison.gates:

@@ -10,15 +10,16 @@ from rich.console import Console
 from edgedistill.compare.footnotes import footnotes_of
 from edgedistill.compare.rows import Group
 from edgedistill.compare.table import cells, headings, render_table
+from edgedistill.records.finding import Finding
 
 WIDTH = 80
 
 
-def to_text(groups: Sequence[Group], left_out: Sequence[str]) -> str:
+def to_text(groups: Sequence[Group], left_out: Sequence[str], findings: Sequence[Finding] = ()) -> str:
     """Render the terminal's table without colour, 80 columns wide."""
     console = Console(width=WIDTH, no_color=True, force_terminal=False, legacy_windows=False, force_jupyter=False)
     with console.capture() as captured:
-        console.print(render_table(groups, left_out))
+        console.print(render_table(groups, left_out, findings))
     return captured.get().rstrip()
 
 

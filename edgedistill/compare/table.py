@@ -12,6 +12,7 @@ from rich.text import Text
 from edgedistill.compare import formatting
 from edgedistill.compare.footnotes import Footnotes, describe_precision, footnotes_of
 from edgedistill.compare.rows import Group, Row, metric_of
+from edgedistill.records.finding import Finding
 from edgedistill.records.measurement import Measurement
 
 METRIC = ""
@@ -19,9 +20,9 @@ METRIC = ""
 COLUMNS = ("model", "precision", METRIC, "size", "p50 ms", "p95 ms", "mem. MB", "energy", "speedup")
 
 
-def render_table(groups: Sequence[Group], left_out: Sequence[str]) -> Stack:
-    """Render the rows, the footnotes and the answer of every group, and what the comparison left out."""
-    parts: list[Text | Padding | Table] = []
+def render_table(groups: Sequence[Group], left_out: Sequence[str], findings: Sequence[Finding] = ()) -> Stack:
+    """Render the warnings, the rows, the footnotes and the answer of every group, and what the comparison left out."""
+    parts: list[Text | Padding | Table] = [Text(str(one), style="bold") for one in findings]
     for group in groups:
         footnotes = footnotes_of(group)
         parts += [Text(group.title, style="bold"), _table(group, footnotes)]

@@ -23,6 +23,7 @@ from edgedistill.losses.batch import Tensors
 from edgedistill.models.interface import Interface
 from edgedistill.models.outputs import main_name, run
 from edgedistill.records.stages import InputRecord
+from edgedistill.tasks.chance import Problem, find_problem
 from edgedistill.tasks.task import Task
 
 Predict = Callable[[Tensors], Tensors]
@@ -62,6 +63,10 @@ class Scorer:
     def score_outputs(self, outputs: Array) -> float:
         """Return the metric of outputs (N, D)."""
         return self.task.score(outputs, self.views.split.labels)
+
+    def problem(self, predict: Predict) -> Problem | None:
+        """Return what is wrong with the outputs of a model, or None."""
+        return find_problem(self.task, self.outputs(predict), self.views.split.labels)
 
 
 def torch_predictor(model: nn.Module, precision: str) -> Predict:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from edgedistill.distill.cache import link_or_copy
 from edgedistill.distill.controls import shared_control
 from edgedistill.distill.features import FeatureTeacher, feature_loss, feature_student
 from edgedistill.distill.feed import TeacherAnswers, TrainingFeed
-from edgedistill.distill.loading import build_student, load_teacher, save_model
+from edgedistill.distill.loading import build_student, load_student, load_teacher, save_model
 from edgedistill.distill.losses import all_outputs_loss, check_outputs, main_loss
 from edgedistill.distill.predictors import Scorer, split_outputs, torch_predictor
 from edgedistill.distill.settings import DistillPlan, DistillSettings, LearningSettings, SoftLabelSettings
@@ -23,15 +23,19 @@ from edgedistill.distill.soft_labels import OnlineTeacher, Teachers, load_soft_l
 from edgedistill.distill.top_k import check_top_k
 from edgedistill.distill.tracking import TrackingFolder
 from edgedistill.distill.training import Resume, Training, fit
-from edgedistill.errors import ConfigError
+from edgedistill.errors import AccuracyError, ConfigError
 from edgedistill.losses.batch import Batch, Loss, Tensors
 from edgedistill.models.build import build_model, count_parameters
 from edgedistill.models.outputs import run
 from edgedistill.models.source import StudentSource
+from edgedistill.records.finding import Finding
 from edgedistill.records.stages import StudentRecord, TrainedModel, Trial, TrialScore
 from edgedistill.runtime import processes
 from edgedistill.runtime.files import write_json
 from edgedistill.stages.stage import Workspace
+from edgedistill.tasks.chance import Problem
+
+ADVICE: Final = "train for more epochs, change lr or the loss in [distill], or use a larger student"
 
 
 class Teaching(NamedTuple):
@@ -52,11 +56,12 @@ def make_student(settings: DistillSettings, workspace: Workspace) -> StudentReco
         control = trainer.control(seed) if settings.distill.control else None
         trials.append(Trial(seed=seed, student=student, control=control))
     best = max(trials, key=lambda trial: trial.student.val_accuracy or 0.0)
+    findings = trainer.examine(trials, best)
     if processes.is_main_process():
         link_or_copy(workspace.path(best.student.file), folder / "model.safetensors")
     processes.barrier()
     student = best.student.model_copy(update={"file": workspace.describe(folder / "model.safetensors")})
-    record = StudentRecord(student=student, control=best.control, trials=tuple(trials))
+    record = StudentRecord(student=student, control=best.control, trials=tuple(trials), findings=findings)
     if processes.is_main_process():
         write_json(folder / "metrics.json", record)
         for state in folder.glob(
@@ -94,7 +99,7 @@ class _Trainer:
         settings, plan, folder = self.settings, self.settings.distill, self.workspace.folder("student")
         name = role if plan.seeds == 1 else f"{role}, seed {seed}"
         model = self._start(name, seed)
-        scorer = Scorer(settings.task, plain_views(self.data.val, settings.data, settings.views), settings.data.output)
+        scorer = self._scorer()
 
         def validate(candidate: nn.Module) -> float:
             return scorer.score(torch_predictor(candidate, plan.precision))
@@ -125,6 +130,44 @@ class _Trainer:
         loss = main_loss(settings.task.label_loss(settings.distill), settings.data.output)
         plain, weights = Teaching(loss, None, None), self._weights("control", seed)
         return shared_control(settings, self.workspace, seed, weights, lambda: self.train("control", seed, plain))
+
+    def examine(self, trials: Sequence[Trial], best: Trial) -> tuple[Finding, ...]:
+        """Return and print what is wrong with the outputs of trained models on validation data.
+
+        Raises AccuracyError if the best student's outputs are constant or not finite: nothing that later stages measure would
+        describe a useful model.
+        """
+        findings = []
+        for trial in trials:
+            for role, trained in (("student", trial.student), ("control", trial.control)):
+                problem = None if trained is None else self._problem(trained)
+                if problem is None:
+                    continue
+                seed = "" if len(trials) == 1 else f" of seed {trial.seed}"
+                text = f"the {role}{seed} {problem.text}"
+                if trained is best.student and problem.kind != "chance":
+                    raise AccuracyError(f"distill: {text}, so it answers nothing; {ADVICE}")
+                findings.append(
+                    Finding(severity="warning", subject=StudentRecord.stage, text=f"{text}; {self._advice(role)}")
+                )
+        for finding in findings:
+            self.workspace.report.info(str(finding))
+        return tuple(findings)
+
+    def _problem(self, trained: TrainedModel) -> Problem | None:
+        settings = self.settings
+        model = load_student(settings.student, settings.interface, settings.seed, self.workspace.path(trained.file))
+        return self._scorer().problem(torch_predictor(model, settings.distill.precision))
+
+    def _advice(self, role: str) -> str:
+        accuracy = self.settings.teacher.val_accuracy
+        if role == "control":
+            return "what distillation gains over it says little"
+        return ADVICE if accuracy is None else f"the teacher has {accuracy:.2%}: {ADVICE}"
+
+    def _scorer(self) -> Scorer:
+        settings = self.settings
+        return Scorer(settings.task, plain_views(self.data.val, settings.data, settings.views), settings.data.output)
 
     def _start(self, name: str, seed: int) -> nn.Module:
         """Return the initial student: untrained, or pruned with inherited weights."""

@@ -11,6 +11,7 @@ from edgedistill.models.build import load_weights
 from edgedistill.quantize.escalate import Attempt, Escalation, LayerTimer, choose
 from edgedistill.quantize.prepare import Prepared, layer_report, prepare
 from edgedistill.quantize.settings import QuantizeSettings
+from edgedistill.quantize.usefulness import require_useful
 from edgedistill.records.stages import QuantizedRecord
 from edgedistill.runtime import processes
 from edgedistill.stages.stage import Workspace
@@ -38,6 +39,7 @@ def quantize_student(settings: QuantizeSettings, workspace: Workspace, time_laye
             f"quantize: {kept.step.method} loses {kept.step.drop:+.2f} points against the float student on validation "
             f"data, and max_drop is {quantize.max_drop:g}: raise [quantize] epochs or max_drop, or ship the float model"
         )
+    findings = require_useful(settings, workspace, model, kept.model)
     file = save_model(kept.model, workspace.folder("quantized") / "model.safetensors")
     if processes.is_main_process():
         for state in workspace.folder("quantized").glob("*-resume.pt"):
@@ -48,6 +50,7 @@ def quantize_student(settings: QuantizeSettings, workspace: Workspace, time_laye
         layers=layer_report(kept.model), activations=quantize.activations, skip=kept.step.float_layers,
         max_drop=quantize.max_drop, holds=kept.step.holds, steps=tuple(one.step for one in attempts),
         sensitivity=escalation.measured_sensitivity(), parent=student.file.sha256,
+        findings=findings,
     )  # fmt: skip
 
 

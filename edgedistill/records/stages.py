@@ -16,9 +16,11 @@ from edgedistill.records.signature import Signature
 
 
 class StageRecord(Record):
-    """The result of a stage of the pipeline; `stage` is the name of the stage."""
+    """The result of a stage of the pipeline; `stage` is the name of the stage, `findings` are what is wrong or odd about the result."""
 
     stage: ClassVar[str]
+
+    findings: tuple[Finding, ...] = ()
 
 
 KindName = Literal["image", "signal", "tokens", "features"]
@@ -40,7 +42,7 @@ class DataRecord(StageRecord):
 
     `classes` names the values of the labelled output: the classes or, for regression and embedding, the values. If the data
     has no labels, validation and test samples are labelled with the teacher's outputs. `output` names the labelled output of
-    models with several outputs; None means the first. `findings` are what is odd about the samples.
+    models with several outputs; None means the first.
     """
 
     stage: ClassVar[str] = stage_names.DATA
@@ -54,7 +56,6 @@ class DataRecord(StageRecord):
     val: int
     test: int
     fingerprint: str
-    findings: tuple[Finding, ...] = ()
 
     @model_validator(mode="before")
     @classmethod

@@ -14,7 +14,11 @@ import numpy as np
 from edgedistill.tasks.task import Array, Task
 
 SHUFFLES: Final = 39
-"""Answers that are independent of the labels score above all shuffles one time in 40, by the rank of 40 equal draws."""
+"""The number of shuffles that show the mean and the standard deviation of chance."""
+
+LUCK: Final = 2.5
+"""Chance is more than this many standard deviations above its mean less than one time in 100; the best of several epochs is
+often two above it."""
 
 FEWEST: Final = 20
 """With fewer samples chance can reach any score."""
@@ -24,7 +28,7 @@ STEPS: Final = 16
 
 
 class Chance(NamedTuple):
-    """The metric of answers that are independent of the labels: its mean, and the lowest and highest value of all shuffles."""
+    """The metric of answers that are independent of the labels: its mean, and the lowest and highest value that it reaches by luck."""
 
     level: float
     lowest: float
@@ -33,15 +37,15 @@ class Chance(NamedTuple):
     def covers(self, score: float) -> bool:
         """Return whether a score is no better than chance; False where the samples are too few to tell.
 
-        The samples are too few where shuffled labels alone score more than a quarter of the way from the mean to 1; a score
-        below all shuffles is below chance however few they are.
+        The samples are too few where luck reaches a quarter of the way from the mean to 1; a score below the lowest value is
+        below chance however few the samples are.
         """
         enough = self.highest < (1 + 3 * self.level) / 4
         return score < self.lowest - 1e-9 or (enough and score <= self.highest + 1e-9)
 
 
 class Problem(NamedTuple):
-    """What is wrong with the outputs of a model, as an end of a sentence that begins with the name of the model."""
+    """What is wrong with the outputs of a model; `text` ends a sentence that begins with the name of the model."""
 
     kind: Literal["not finite", "constant", "chance"]
     text: str
@@ -53,7 +57,8 @@ def chance_of(task: Task, outputs: Array, labels: Array) -> Chance | None:
         return None
     rng = np.random.default_rng(0)
     scores = [task.score(outputs, labels[rng.permutation(len(labels))]) for _ in range(SHUFFLES)]
-    return Chance(max(float(np.mean(scores)), task.chance_floor), min(scores), max(*scores, task.chance_floor))
+    mean, luck = float(np.mean(scores)), LUCK * float(np.std(scores))
+    return Chance(max(mean, task.chance_floor), mean - luck, max(mean + luck, task.chance_floor))
 
 
 def find_problem(task: Task, outputs: Array, labels: Array | None) -> Problem | None:
@@ -72,7 +77,7 @@ def find_problem(task: Task, outputs: Array, labels: Array | None) -> Problem | 
     return Problem(
         "chance",
         f"is no better than chance: {task.metric_title} {score:.2%} of {len(outputs):,} samples, and answers that are independent "
-        f"of the labels reach {chance.level:.2%} on average and up to {chance.highest:.2%}",
+        f"of the labels reach {chance.level:.2%} on average and {chance.highest:.2%} with luck",
     )
 
 

@@ -1,0 +1,36 @@
+"""Judge whether an int8 student is still useful: its outputs on validation data are finite, not constant, better than chance."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from edgedistill.data.views import plain_views
+from edgedistill.distill.predictors import Scorer, torch_predictor
+from edgedistill.errors import AccuracyError
+from edgedistill.quantize.settings import QuantizeSettings
+from edgedistill.records.finding import Finding
+from edgedistill.records.stages import QuantizedRecord
+from edgedistill.stages.stage import Workspace
+
+
+def require_useful(
+    settings: QuantizeSettings, workspace: Workspace, model: nn.Module, int8: nn.Module
+) -> tuple[Finding, ...]:
+    """Return and print what is wrong with an int8 student whose float model has the same problem.
+
+    Raises AccuracyError if int8 alone made the outputs constant, not finite, or no better than chance.
+    """
+    views = plain_views(settings.labelled_data(workspace).val, settings.data, settings.views)
+    scorer = Scorer(settings.task, views, settings.data.output)
+    problem = scorer.problem(torch_predictor(int8, "fp32"))
+    if problem is None:
+        return ()
+    text = f"the int8 student {problem.text}"
+    if scorer.problem(torch_predictor(model, "fp32")) is None:
+        raise AccuracyError(
+            f'quantize: {text}, and the float student is useful; set [quantize] mode = "auto", keep layers in float with skip, '
+            'calibrate with more samples, or deploy the float model (mode = "none")'
+        )
+    finding = Finding(severity="warning", subject=QuantizedRecord.stage, text=f"{text}; so is the float student")
+    workspace.report.info(str(finding))
+    return (finding,)
