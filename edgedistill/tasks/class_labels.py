@@ -53,9 +53,10 @@ def _checked(one: Labels) -> Array:
     if values.ndim == 2 and values.shape[1] == 1:
         values = values[:, 0]
     if values.ndim != 1:
+        one_hot = "; each row has a single 1, so that labels.argmax(1) gives class numbers" if _is_one_hot(values) else ""
         raise ConfigError(
             f"{where}: labels have shape {values.shape}; expected ({len(values)},), "
-            "or data.task = 'regression' or 'multi-label' if each sample has several"
+            f"or data.task = 'regression' or 'multi-label' if each sample has several{one_hot}"
         )
     if values.dtype.kind not in "Ubiuf":
         raise ConfigError(f"{where}: labels are {values.dtype}; expected class numbers from 0 on, or names")
@@ -68,6 +69,13 @@ def _checked(one: Labels) -> Array:
     _refuse(where, values, values < 0, f"is below 0; {values_or}")
     _refuse(where, values, values > LARGEST, f"is too large for a class; {values_or}, or names of classes")
     return values.astype(np.int64)
+
+
+def _is_one_hot(values: Array) -> bool:
+    """Return whether labels are rows (N, D) of zeros with a single 1 each."""
+    if values.ndim != 2 or values.dtype.kind not in "biuf":
+        return False
+    return bool((np.isin(values, (0, 1)).all(1) & (values.sum(1) == 1)).all())
 
 
 def _text(values: Array) -> Array:
