@@ -18,7 +18,7 @@ SOFT_LABELS: Final = f"{UNTIL} soft_labels"
 DISTILL: Final = f"{UNTIL} distill"
 CACHE: Final = "cache/soft_labels/*"
 MANIFEST: Final = "runs/faults/manifest.json"
-STOPS: Final = '''
+STOPS: Final = """
 
 class Stops(nn.Sequential):
     calls = 0
@@ -32,7 +32,7 @@ class Stops(nn.Sequential):
 
 def stops(classes: int) -> nn.Module:
     return Stops(nn.Flatten(), nn.Linear(64, classes))
-'''
+"""
 
 
 def _flipped(content: bytes) -> bytes:

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 from PIL import Image
-from planted import Array, Fault, pictures, save_config, save_data, save_job
+from planted import Array, Fault, pictures, save_config, save_job
 
 RUN: Final = "run edgedistill.toml --until data"
 

@@ -11,7 +11,17 @@ import numpy as np
 import onnx
 import torch
 from onnx import helper
-from planted import NETWORKS, SIZES, Array, Fault, model_of, pictures, pictures_of_quarters, save_config, save_job, weights
+from planted import (
+    NETWORKS,
+    SIZES,
+    Array,
+    Fault,
+    model_of,
+    pictures,
+    pictures_of_quarters,
+    save_job,
+    weights,
+)
 from safetensors.torch import save_file
 
 RUN: Final = "run edgedistill.toml --until soft_labels"
@@ -30,7 +40,7 @@ def _weights(planted: str, change: Callable[[dict[str, torch.Tensor]], object], 
     return Fault("teacher", planted, make, RUN, code, says, doctor=True)
 
 
-def _code(planted: str, body: str, code: int, says: str, role: str = "teacher", doctor: bool = True) -> Fault:
+def _code(planted: str, body: str, code: int, says: str, role: str = "teacher") -> Fault:
     """Plant a fault in the code of the teacher or the student: `body` is the forward method of class Net."""
 
     def make(folder: Path) -> None:
@@ -42,7 +52,7 @@ def _code(planted: str, body: str, code: int, says: str, role: str = "teacher", 
         )
         (folder / "nets.py").write_text(text, encoding="utf-8")
 
-    return Fault("teacher" if role == "teacher" else "student", planted, make, RUN, code, says, doctor=doctor)
+    return Fault(role, planted, make, RUN, code, says, doctor=code != 0)
 
 
 def _forward(*lines: str) -> str:

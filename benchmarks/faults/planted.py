@@ -138,7 +138,9 @@ def network(
     return model_of(nodes, stored, [1, 4])
 
 
-def model_of(nodes: list[onnx.NodeProto], stored: dict[str, Array], output: list[int], **opsets: int) -> onnx.ModelProto:
+def model_of(
+    nodes: list[onnx.NodeProto], stored: dict[str, Array], output: list[int], **opsets: int
+) -> onnx.ModelProto:
     """Return a model of one picture "x" (1, 1, 8, 8) and one output "y"."""
     ends = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 1, SIDE, SIDE])]
     outs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, output)]

@@ -92,7 +92,11 @@ def main() -> int:
     parser.add_argument("folder", type=Path, nargs="?", default=Path(__file__).parent)
     parser.add_argument("--only", default="", help="only faults whose kind or description has these words")
     options = parser.parse_args()
-    faults = [fault for fault in (*DATA, *LABELS, *TEACHERS, *MODELS, *CACHES) if options.only in f"{fault.kind}: {fault.planted}"]
+    faults = [
+        fault
+        for fault in (*DATA, *LABELS, *TEACHERS, *MODELS, *CACHES)
+        if options.only in f"{fault.kind}: {fault.planted}"
+    ]
     with ThreadPoolExecutor(2) as pool:
         outcomes = list(pool.map(outcome_of, faults))
     for one in outcomes:
@@ -111,7 +115,10 @@ def _write(folder: Path, outcomes: list[Outcome]) -> None:
     table = {"schema": "edgedistill.faults/1", "version": __version__, "faults": rows}
     (folder / "result.json").write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
     lines = ["| kind | planted | exit code | what is said |", "|---|---|---|---|"]
-    lines += [f"| {row['kind']} | {row['planted']} | {row['exit_code']} | {str(row['said']).replace('|', '/')} |" for row in rows]
+    lines += [
+        f"| {row['kind']} | {row['planted']} | {row['exit_code']} | {str(row['said']).replace('|', '/')} |"
+        for row in rows
+    ]
     (folder / "table.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 

@@ -53,7 +53,9 @@ def _checked(one: Labels) -> Array:
     if values.ndim == 2 and values.shape[1] == 1:
         values = values[:, 0]
     if values.ndim != 1:
-        one_hot = "; each row has a single 1, so that labels.argmax(1) gives class numbers" if _is_one_hot(values) else ""
+        one_hot = (
+            "; each row has a single 1, so that labels.argmax(1) gives class numbers" if _is_one_hot(values) else ""
+        )
         raise ConfigError(
             f"{where}: labels have shape {values.shape}; expected ({len(values)},), "
             f"or data.task = 'regression' or 'multi-label' if each sample has several{one_hot}"
