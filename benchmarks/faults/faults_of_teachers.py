@@ -75,12 +75,11 @@ def _logits(folder: Path, change: Callable[[Array], Array]) -> None:
     np.save(folder / "logits.npy", change(outputs.astype(np.float32)))
 
 
-def _inverted(folder: Path) -> None:
-    """Write a teacher that was trained on inputs of -1 to 1, with a bias that holds only for these."""
+def _raw(folder: Path) -> None:
+    """Write a teacher that was trained on values of 0 to 255: its bias decides for all values of 0 to 1."""
     save_job(folder)
     tensors = weights()
-    tensors["1.weight"] *= torch.tensor([1.0, 1.0, 1.0, 1.0])[:, None]
-    tensors["1.bias"] = torch.tensor([40.0, 0.0, 0.0, 0.0])
+    tensors["1.bias"] = torch.tensor([300.0, 0.0, 0.0, 0.0])
     save_file(tensors, folder / "quarters.safetensors")
 
 
@@ -127,13 +126,13 @@ FAULTS = (
     _weights("classes shifted by one", _roll, 2, "shifted"),
     _weights("classes in another order", _permute, 2, "order"),
     _weights("all weights are zero", _fill("1.weight", 0.0), 2, "teacher"),
-    _weights("a NaN weight", lambda tensors: tensors["1.weight"][0].fill_(float("nan")), 2, "not finite"),
-    _weights("an infinite bias", lambda tensors: tensors["1.bias"][0].fill_(float("inf")), 2, "not finite"),
+    _weights("a NaN weight", lambda tensors: tensors["1.weight"][0].fill_(float("nan")), 2, "NaN or infinity"),
+    _weights("an infinite bias", lambda tensors: tensors["1.bias"][0].fill_(float("inf")), 2, "NaN or infinity"),
     _weights("a tensor is missing", lambda tensors: tensors.pop("1.bias"), 2, "1.bias"),
     _weights("five classes for data of four", lambda tensors: tensors.update({"1.weight": torch.zeros(5, 64), "1.bias": torch.zeros(5)}), 2, "1.weight"),
-    Fault("teacher", "the weights of another normalisation", partial(_onnx, change=lambda dense: np.concatenate([dense[:, :1] * 0 + 50, dense[:, 1:]], 1)), RUN, 2, "teacher", doctor=True),
+    Fault("teacher", "weights for values of 0 to 255, data of 0 to 1", _raw, RUN, 2, "values up to 255", doctor=True),
     Fault("teacher", "ONNX: five outputs for data of four classes", partial(_onnx, change=lambda dense: np.concatenate([dense, dense[:, :1]], 1)), RUN, 2, "5", doctor=True),
-    Fault("teacher", "ONNX: a NaN weight", partial(_onnx, change=lambda dense: dense * np.nan), RUN, 2, "NaN", doctor=True),
+    Fault("teacher", "ONNX: a NaN weight", partial(_onnx, change=lambda dense: dense * np.nan), RUN, 2, "NaN or infinity", doctor=True),
     Fault("teacher", "ONNX: ends in a softmax: turned into logits", _probabilities, RUN, 0, "logits"),
     Fault("teacher", "saved outputs: one row too few", partial(_logits, change=lambda outputs: outputs[:-1]), RUN, 2, "logits.npy", doctor=True),
     Fault("teacher", "saved outputs: NaN", partial(_logits, change=lambda outputs: outputs * np.nan), RUN, 2, "logits.npy", doctor=True),
@@ -147,7 +146,7 @@ FAULTS = (
     _code("an output of another shape", _forward("return y[:, :, None]"), 2, "(2, 4, 1)"),
     _code("a tuple without scores", _forward("return (x, x)"), 2, "tuple"),
     _code("an object with logits: taken", _forward("class Out:", "    logits = y", "return Out()"), 0, "soft_labels"),
-    _code("NaN outputs", _forward("return y * float('nan')"), 2, "not finite"),
+    _code("NaN outputs", _forward("return y * float('nan')"), 2, "NaN or infinity"),
     _code("whole-number outputs", _forward("return y.argmax(1)"), 2, "teacher"),
     _code("a student that raises", _forward("return y + missing"), 2, "nets.py", role="student"),
     _code("a student of another shape", _forward("return y[:, :3]"), 2, "(2, 3)", role="student"),
