@@ -66,7 +66,9 @@ def _lines(profile: DataProfile, options: InitOptions) -> Iterator[str]:
     views = 8 if models.augment else 1
     yield from _section("distill", "", loss | training | {"views": views})
     yield from _section(
-        "quantize", "max_drop: accuracy that int8 may lose, in percentage points", {"mode": "auto", "max_drop": _max_drop(profile, data)}
+        "quantize",
+        "max_drop: accuracy that int8 may lose, in percentage points",
+        {"mode": "auto", "max_drop": _max_drop(profile, data)},
     )
     baked = [] if profile.form == "tokens" else ["normalize"]
     yield from _section("export", "normalize: the exported model takes raw inputs", {"bake": baked})
