@@ -24,6 +24,7 @@ from edgedistill.cli.options import (
     quoted,
     run_dir_option,
     set_option,
+    skip_bad_option,
     surroundings,
 )
 from edgedistill.cli.output import print_comparison
@@ -44,6 +45,7 @@ THREADS, PROCESSES, SECONDS = 1, 5, 2.0
 
 FIX: Final = Condition("with --fix", lambda given: bool(given["fix"]))
 NO_KEYS: Final[Only] = {CONFIG: "remove it: {model_or_config} has no configuration keys"}
+NO_FOLDERS: Final[Only] = {CONFIG: "remove it: no folder of samples is read for {model_or_config}"}
 NO_STAGES: Final[Only] = {CONFIG: "remove it: {model_or_config} has no stages"}
 ADD_TARGET: Final = "add --target, or remove --arch"
 
@@ -53,7 +55,7 @@ def key(name: str, value: str = "VALUE") -> Only:
     return {ONNX: f"set {name} in {{model_or_config}} instead, or use --set {name}={value}"}
 
 
-pipeline_options = options(set_option(NO_KEYS), from_option(NO_STAGES), DRY_RUN, AS_JSON)
+pipeline_options = options(set_option(NO_KEYS), skip_bad_option(NO_FOLDERS), from_option(NO_STAGES), DRY_RUN, AS_JSON)
 form_options = options(
     option("--data", type=FILE, metavar="FILE.npz", help="Real inputs, and labels if any.",
            only={ONNX: "set data.train in {model_or_config} instead"}),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from edgedistill.cli.options import FILE, Command, Condition, Only, is_given, option, surroundings
+from edgedistill.cli.options import FILE, Command, Condition, Only, is_given, option, skip_bad_option, surroundings
 from edgedistill.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -80,6 +80,7 @@ WITH_DATA: Final[Only] = {
     only=WITH_DATA,
     help="Epochs of training.  [default: chosen by the number of samples]",
 )
+@skip_bad_option(WITH_DATA)
 @option("--name", only=WITH_DATA, metavar="NAME", help="The name of the run.  [default: the name of the data]")
 @click.pass_context
 def init(context: click.Context, /, folder: Path, data: Path | None, **options: Any) -> None:  # fmt: skip
@@ -94,7 +95,7 @@ def init(context: click.Context, /, folder: Path, data: Path | None, **options: 
     if path.exists():
         raise ConfigError(f"{path}: already exists; move it away first")
     asks = data is None and _is_terminal()
-    profile = _ask_data(folder, options) if asks else None if data is None else _profile(data, options["test"], folder)
+    profile = _ask_data(folder, options) if asks else None if data is None else _profile(data, options, folder)
     if profile is None:
         _require_no_options(context)
         write_atomic(path, (Path(__file__).parents[1] / "config" / "init.toml").read_text(encoding="utf-8"))
@@ -131,10 +132,10 @@ def _write(context: click.Context, path: Path, profile: DataProfile, options: In
     click.echo(f"{'Then' if options.device != 'local' else 'Next'}: edgedistill run {path}")
 
 
-def _profile(data: Path, test: Path | None, folder: Path) -> DataProfile:
+def _profile(data: Path, options: dict[str, Any], folder: Path) -> DataProfile:
     from edgedistill.data.profile import profile_data
 
-    return profile_data(data, test, folder)
+    return profile_data(data, options["test"], folder, skip_bad=options["skip_bad"])
 
 
 def _ask_data(folder: Path, options: dict[str, Any]) -> DataProfile | None:
@@ -147,7 +148,7 @@ def _ask_data(folder: Path, options: dict[str, Any]) -> DataProfile | None:
         if not text:
             return None
         try:
-            profile = _profile(Path(text).expanduser(), options["test"], folder)
+            profile = _profile(Path(text).expanduser(), options, folder)
         except ConfigError as error:
             click.echo(f"  {error}")
             continue

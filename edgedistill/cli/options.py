@@ -152,7 +152,17 @@ def from_option(only: Only | None = None) -> Decorator:
     )  # fmt: skip
 
 
-run_options = options(run_dir_option(), set_option(), from_option(), DRY_RUN, AS_JSON)
+def skip_bad_option(only: Only | None = None) -> Decorator:
+    """Declare --skip-bad."""
+    return option("--skip-bad", is_flag=True, only=only, help="Leave out images and WAV files that cannot be read.")
+
+
+def overrides_of(options: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the keys of a configuration that the options --set and --skip-bad replace, as KEY=VALUE."""
+    return (*options["overrides"], *(("data.skip_bad=true",) if options["skip_bad"] else ()))
+
+
+run_options = options(run_dir_option(), set_option(), skip_bad_option(), from_option(), DRY_RUN, AS_JSON)
 """The options of commands that run the pipeline of a configuration."""
 
 

@@ -12,6 +12,7 @@ from edgedistill.cli.options import (
     FILE,
     Command,
     option,
+    overrides_of,
     require_run,
     run_options,
     stage_option,
@@ -61,7 +62,7 @@ def run_config(context: click.Context, path: Path, until: str, options: dict[str
     if start is not None and STAGE_NAMES.index(start) > STAGE_NAMES.index(until):
         raise ConfigError(f"--from {start}: '{start}' comes after '{until}', the last stage of this command")
     kits, report = surroundings(context)
-    config = load_config(path, options["overrides"])
+    config = load_config(path, overrides_of(options))
     folder = Run(options["run_dir"] or Path("runs") / config.name)
     plan = Plan(until, start)
     if options["dry_run"]:

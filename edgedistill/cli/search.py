@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgedistill.cli.options import AS_JSON, FILE, Command, option, run_dir_option, set_option, surroundings
+from edgedistill.cli.options import (
+    AS_JSON,
+    FILE,
+    Command,
+    option,
+    overrides_of,
+    run_dir_option,
+    set_option,
+    skip_bad_option,
+    surroundings,
+)
 from edgedistill.errors import GateError, UndecidedError
 from edgedistill.records.stage_names import DATA
 
@@ -49,9 +59,10 @@ if TYPE_CHECKING:
 )
 @run_dir_option()
 @set_option()
+@skip_bad_option()
 @AS_JSON
 @click.pass_context
-def search(context: click.Context, /, config_path: Path, overrides: tuple[str, ...], **options: Any) -> None:
+def search(context: click.Context, /, config_path: Path, **options: Any) -> None:
     """Find students within the budgets of CONFIG, by measuring untrained models.
 
     The models are measured on the devices of CONFIG.
@@ -66,7 +77,7 @@ def search(context: click.Context, /, config_path: Path, overrides: tuple[str, .
     from edgedistill.search.search import search as search_students
 
     kits, report = surroundings(context)
-    config = load_config(config_path, overrides)
+    config = load_config(config_path, overrides_of(options))
     require_budget(config)
     run = Run(options["run_dir"] or Path("runs") / config.name)
     job = run_pipeline(config, run, kits, report, Plan(DATA))

@@ -78,7 +78,8 @@ class InputConfig(Record):
 class DataConfig(Record):
     """The data; without `test` and `val`, `test_fraction` and then `val_fraction` of the training samples are split off.
 
-    `size` resizes the images of a folder; the clips of a folder of WAV files are cut or padded to `seconds`.
+    `size` resizes the images of a folder; the clips of a folder of WAV files are cut or padded to `seconds`. With `skip_bad`,
+    files of a folder that cannot be read are left out.
 
     With `mel`, waveforms become log-mel spectrograms, and `mean` and `std` are those of the spectrograms. The labels of a
     `task` other than classification are values (N,) or vectors (N, D), and `classes` are the names of the D values. Data
@@ -97,6 +98,7 @@ class DataConfig(Record):
     inputs: dict[str, InputConfig] = Field(default_factory=dict)
     size: Count | None = None
     seconds: Positive | None = None
+    skip_bad: bool = False
     task: str = "classification"
     output: str | None = None
     mel: MelConfig | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -55,13 +56,14 @@ class Split:
 class Dataset:
     """The three splits and their description; `note` is a line for the user about labels that were numbered anew.
 
-    A data set is only equal to itself, so that what is computed from it can be cached.
+    `sources` are the sources by split. A data set is only equal to itself, so that what is computed from it can be cached.
     """
 
     record: DataRecord
     train: Split
     val: Split
     test: Split
+    sources: Mapping[Literal["train", "test", "val"], Source]
     note: str | None = None
 
 
@@ -92,9 +94,12 @@ class _Key:
 def _load(key: _Key) -> Dataset:
     settings = key.settings
     named = {
-        source.split: load_source(source.text, source.folder, settings.size, settings.seconds)
+        source.split: load_source(
+            source.text, source.folder, settings.size, settings.seconds, skip_bad=settings.skip_bad
+        )
         for source in settings.sources
     }
+    named = {split: _like(source, named["train"]) for split, source in named.items()}
     inputs = _describe_inputs(settings, named)
     labels = [Labels(split, source.labels, source.classes) for split, source in named.items()]
     labelled = _are_labelled(settings, labels)
@@ -111,8 +116,19 @@ def _load(key: _Key) -> Dataset:
     record = DataRecord(
         inputs=inputs, classes=classes, task=settings.task, output=settings.output, labelled=labelled,
         train=len(train), val=len(val), test=len(test), fingerprint=key.fingerprint,
+        left_out={split: source.left_out for split, source in named.items() if source.left_out},
     )  # fmt: skip
-    return Dataset(record, train, val, test, describe_numbers(labels[0], read[0]))
+    return Dataset(record, train, val, test, named, describe_numbers(labels[0], read[0]))
+
+
+def _like(source: Source, train: Source) -> Source:
+    """Return a folder of grey images in colour if the training images are a folder in colour, as any folder with both is."""
+    if source.files is None or train.files is None:
+        return source
+    grey, colour = source.inputs[SINGLE], train.inputs[SINGLE]
+    if (grey.ndim, colour.ndim, colour.shape[-1]) != (3, 4, 3):
+        return source
+    return source._replace(inputs={SINGLE: np.repeat(grey[..., None], 3, axis=3)})
 
 
 def _with_targets(dataset: Dataset, path: Path) -> Dataset:

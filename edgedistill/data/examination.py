@@ -7,7 +7,9 @@ from functools import lru_cache
 
 from edgedistill.data.dataset import Dataset
 from edgedistill.data.duplicates import find_conflicts, find_copies, know
+from edgedistill.data.files import listed
 from edgedistill.data.sizes import find_class_gaps, find_small_splits
+from edgedistill.data.sources import is_sample
 from edgedistill.data.values import find_constant_channels, find_constant_samples, find_uniform_classes
 from edgedistill.records.finding import Finding
 from edgedistill.tasks.table import find_task
@@ -17,6 +19,7 @@ from edgedistill.tasks.table import find_task
 def examine(dataset: Dataset) -> tuple[Finding, ...]:
     """Return what is wrong or odd about a data set, whatever is built on it; errors first."""
     found = [
+        *_examine_files(dataset),
         *find_class_gaps(dataset),
         *find_small_splits(dataset),
         *_examine_values(dataset),
@@ -24,6 +27,22 @@ def examine(dataset: Dataset) -> tuple[Finding, ...]:
     ]
     order = ("error", "warning", "note")
     return tuple(sorted(found, key=lambda one: order.index(one.severity)))
+
+
+def _examine_files(dataset: Dataset) -> Iterator[Finding]:
+    """Yield which files of a folder are left out because they cannot be read, and which are no samples."""
+    for split, source in dataset.sources.items():
+        if source.left_out:
+            text = f"left out, because they cannot be read: {len(source.left_out):,} files, {listed(source.left_out)}"
+            yield Finding(severity="note", subject=f"data.{split}", text=text)
+        samples = [name for name in source.ignored if is_sample(name)]
+        if samples:
+            text = f"{len(samples):,} image or WAV files are not used: {listed(samples, 3)}; "
+            advice = "samples of one kind belong in class folders, CLASS/FILE"
+            yield Finding(severity="warning", subject=f"data.{split}", text=text + advice)
+        elif source.ignored:
+            text = f"{len(source.ignored):,} files are no samples: {listed(source.ignored, 3)}"
+            yield Finding(severity="note", subject=f"data.{split}", text=text)
 
 
 def _examine_values(dataset: Dataset) -> Iterator[Finding]:

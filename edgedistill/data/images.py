@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from edgedistill.data.files import Broken, read_each
 from edgedistill.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -25,9 +26,6 @@ BACKGROUND: Final = "white"
 ORIENTATION: Final = 0x0112
 """The EXIF tag of orientation; from 5 on, height and width are exchanged."""
 
-SHOWN: Final = 10
-"""The largest number of unreadable files that a message names."""
-
 
 class Header(NamedTuple):
     """The size of an upright image, in pixels, and whether the image has colour."""
@@ -42,12 +40,9 @@ def image_files(folder: Path) -> list[Path]:
     return sorted(p for p in folder.glob("*/**/*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
 
 
-def read_headers(files: Sequence[Path]) -> list[Header]:
-    """Read the headers of images; raises ConfigError that lists the files that are not images."""
-    broken: dict[Path, str] = {}
-    headers = [header for _, header in _each(_read_header, files, broken)]
-    _refuse(broken)
-    return headers
+def read_headers(files: Sequence[Path], broken: Broken) -> list[Header]:
+    """Read the headers of images; files that are not images are put into `broken`."""
+    return [header for _, header in _each(_read_header, files, broken)]
 
 
 def mode_of(headers: Sequence[Header]) -> str:
@@ -55,31 +50,29 @@ def mode_of(headers: Sequence[Header]) -> str:
     return "RGB" if any(header.is_colour for header in headers) else "L"
 
 
-def read_folder(files: Sequence[Path], size: int | None) -> Array:
-    """Read the images of a folder (N, H, W) or, if any image has colour, (N, H, W, 3)."""
-    headers = [header for _, header in _each(_read_header, files, {})]
-    return read_images(files, size, mode_of(headers))
+def read_folder(files: Sequence[Path], size: int | None, broken: Broken) -> Array:
+    """Read the images of a folder (N, H, W) or, if any image has colour, (N, H, W, 3); unreadable files are put into `broken`."""
+    return read_images(files, size, mode_of(read_headers(files, broken)), broken)
 
 
-def read_images(files: Sequence[Path], size: int | None, mode: str) -> Array:
+def read_images(files: Sequence[Path], size: int | None, mode: str, broken: Broken) -> Array:
     """Read images in one mode, L or RGB, cropped at the centre and resized to `size`.
 
-    Raises ConfigError for images of several sizes without `size`, and one that lists all unreadable files.
+    Unreadable files are put into `broken`. Raises ConfigError for images of several sizes without `size`.
     """
-    broken: dict[Path, str] = {}
     images: Array = np.empty(0, np.uint8)
-    first = files[0]
-    for row, (file, image) in enumerate(_each(lambda file: decode_image(file, size, mode), files, broken)):
-        if row == 0:
+    first, count = files[0], 0
+    for file, image in _each(lambda file: decode_image(file, size, mode), files, broken):
+        if count == 0:
             images, first = np.empty((len(files), *image.shape), np.uint8), file
         if images.shape[1:] != image.shape:
             raise ConfigError(
                 f"data: {file.name} is {image.shape[1]}x{image.shape[0]}, {first.name} is "
                 f"{images.shape[2]}x{images.shape[1]}; set data.size to resize all images, for example size = 96"
             )
-        images[row] = image
-    _refuse(broken)
-    return images
+        images[count] = image
+        count += 1
+    return images[:count]
 
 
 def decode_image(file: Path, size: int | None, mode: str) -> Array:
@@ -91,34 +84,11 @@ def decode_image(file: Path, size: int | None, mode: str) -> Array:
     return np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR) if size else image)
 
 
-def _each(read: Callable[[Path], T], files: Sequence[Path], broken: dict[Path, str]) -> Iterator[tuple[Path, T]]:
-    """Read each file; files that cannot be read are put into `broken`, each with the reason."""
-    for file in files:
-        found = _attempt(read, file, broken)
-        if found is not None:
-            yield file, found
-
-
-def _attempt(read: Callable[[Path], T], file: Path, broken: dict[Path, str]) -> T | None:
+def _each(read: Callable[[Path], T], files: Sequence[Path], broken: Broken) -> Iterator[tuple[Path, T]]:
     from PIL import Image
 
-    try:
-        return read(file)
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
-        broken[file] = str(error)
-        return None
-
-
-def _refuse(broken: dict[Path, str]) -> None:
-    names = [f"{file.parent.name}/{file.name}" for file in broken]
-    if len(names) == 1:
-        (reason,) = broken.values()
-        raise ConfigError(f"data: {names[0]} is not a readable image: {reason}; repair or remove the file")
-    if names:
-        more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-        raise ConfigError(
-            f"data: {len(names)} files are not readable images: {', '.join(names[:SHOWN])}{more}; repair or remove the files"
-        )
+    errors = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+    return read_each(read, files, broken, errors)
 
 
 def _read_header(file: Path) -> Header:

@@ -11,11 +11,12 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from edgedistill.config.schema import MelConfig
-from edgedistill.data.audio import Clip, read_clips, read_header, wav_files
+from edgedistill.data.audio import clip_headers, read_clips, wav_files
 from edgedistill.data.checks import check_input, check_varied
-from edgedistill.data.images import IMAGE_SUFFIXES, image_files, mode_of, read_headers, read_images
+from edgedistill.data.files import CLIPS, IMAGES, Broken, readable
+from edgedistill.data.images import image_files, mode_of, read_headers, read_images
 from edgedistill.data.kinds import KINDS, guess_kind
-from edgedistill.data.sources import Array, check_class_folders, load_source
+from edgedistill.data.sources import Array, check_class_folders, is_sample, load_source
 from edgedistill.errors import ConfigError
 from edgedistill.records.base import Record
 from edgedistill.records.stages import KindName
@@ -28,7 +29,7 @@ TEST_NAMES: Final = ("test", "testing")
 VAL_NAMES: Final = ("val", "valid", "validation")
 """Names of folders and files that hold a split; without a test set, the validation set is used as the test set."""
 
-SAMPLES, CLIPS = 2000, 200
+SAMPLES, WAVEFORMS = 2000, 200
 """Mean and standard deviation are estimated from at most this many evenly spaced samples, or audio clips."""
 
 LARGEST_SIDE = 96
@@ -63,10 +64,10 @@ class DataProfile(Record):
         return self.keys.get("task") == "regression"
 
 
-def profile_data(data: Path, test: Path | None, folder: Path) -> DataProfile:
+def profile_data(data: Path, test: Path | None, folder: Path, *, skip_bad: bool = False) -> DataProfile:
     """Inspect training data and its test set, which can be a part of `data`; paths in `keys` are relative to `folder`.
 
-    Raises ConfigError if the data does not exist or cannot be used for training.
+    With `skip_bad`, files that cannot be read are left out. Raises ConfigError if the data does not exist or cannot be used for training.
     """
     if not data.exists():
         raise ConfigError(f"{data}: no such file or folder")
@@ -77,6 +78,7 @@ def profile_data(data: Path, test: Path | None, folder: Path) -> DataProfile:
     keys: dict[str, Any] = {key: _relative(path, folder) for key, path in ({"train": train} | others).items()}
     if train.is_file():
         return _arrays(train, keys)
+    keys |= {"skip_bad": True} if skip_bad else {}
     if clips := wav_files(train):
         return _audio(train, clips, keys)
     return _images(train, keys)
@@ -109,18 +111,21 @@ def _parts(data: Path, names: Sequence[str]) -> Iterator[Path]:
 def _images(folder: Path, keys: dict[str, Any]) -> DataProfile:
     files = image_files(folder)
     if not files:
-        loose = [path.name for path in sorted(folder.glob("*")) if path.suffix.lower() in {*IMAGE_SUFFIXES, ".wav"}]
+        loose = [path.name for path in sorted(folder.glob("*")) if is_sample(path.name)]
         hint = f"{loose[0]} is not in a class folder; " if loose else ""
         raise ConfigError(f"{folder}: {hint}expected {folder.name}/CLASS/IMAGE.png or {folder.name}/CLASS/CLIP.wav")
     check_class_folders(files, folder)
-    headers = read_headers(files)
+    broken: Broken = {}
+    headers = read_headers(files, broken)
+    files = readable(files, broken, IMAGES, skip_bad="skip_bad" in keys)
     sizes = Counter((header.width, header.height) for header in headers)
     width, height = sizes.most_common(1)[0][0]
     side = min(width, height)
     if len(sizes) > 1 or side > LARGEST_SIDE:
         side = keys["size"] = min(side, LARGEST_SIDE)
     mode = mode_of(headers)
-    pixels = read_images(_sampled(files), keys.get("size"), mode)
+    pixels = read_images(_sampled(files), keys.get("size"), mode, broken)
+    files = readable(files, broken, IMAGES, skip_bad="skip_bad" in keys)
     check_varied(str(folder), [pixels])
     keys |= _statistics(pixels.reshape(len(pixels), -1, 1 if mode == "L" else 3), 255)
     others = f" and {len(sizes) - 1} other sizes" if len(sizes) > 1 else ""
@@ -130,7 +135,9 @@ def _images(folder: Path, keys: dict[str, Any]) -> DataProfile:
 
 def _audio(folder: Path, files: Sequence[Path], keys: dict[str, Any]) -> DataProfile:
     check_class_folders(files, folder)
-    headers: list[Clip] = [read_header(file) for file in files]
+    broken: Broken = {}
+    headers = clip_headers(files, broken)
+    files = readable(files, broken, CLIPS, skip_bad="skip_bad" in keys)
     rate, lengths = headers[0].rate, sorted(header.length for header in headers)
     if lengths[0] != lengths[-1]:  # 95 % of the clips are not cut
         keys["seconds"] = round(lengths[int(0.95 * (len(lengths) - 1))] / rate, 3)
@@ -140,7 +147,9 @@ def _audio(folder: Path, files: Sequence[Path], keys: dict[str, Any]) -> DataPro
         raise ConfigError(
             f"{folder}: clips of {lengths[len(lengths) // 2] / rate:.3f} s are too short for a log-mel spectrogram"
         )
-    keys |= _mel_statistics(read_clips(_sampled(files, CLIPS), keys.get("seconds")), mel)
+    clips = read_clips(_sampled(files, WAVEFORMS), keys.get("seconds"), broken)
+    files = readable(files, broken, CLIPS, skip_bad="skip_bad" in keys)
+    keys |= _mel_statistics(clips, mel)
     summary = f"{len(files)} clips of {lengths[0] / rate:.3g} to {lengths[-1] / rate:.3g} s, {rate} samples per second"
     return _profile("audio", summary, keys, mel.bins, _names(files, folder))
 

@@ -39,6 +39,7 @@ class DataSettings(Record):
     dimensions: int | None
     val_fraction: float
     test_fraction: float | None
+    skip_bad: bool = False
 
     @property
     def fingerprint(self) -> str:
@@ -77,6 +78,7 @@ def data_settings(sources: Sources) -> DataSettings:
         seed=sources.config.seed, sources=tuple(refs), kinds=kinds | ({SINGLE: single} if single else {}), size=data.size,
         seconds=data.seconds, classes=data.classes, task=data.task, output=data.output, dimensions=data.dimensions,
         val_fraction=data.val_fraction, test_fraction=None if data.test else data.test_fraction,
+        skip_bad=data.skip_bad,
     )  # fmt: skip
 
 

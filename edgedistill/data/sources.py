@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from edgedistill.data.audio import read_clips, read_header, wav_files
-from edgedistill.data.images import image_files, read_folder
+from edgedistill.data.audio import rate_of_clips, read_clips, wav_files
+from edgedistill.data.files import CLIPS, IMAGES, Broken, readable
+from edgedistill.data.images import IMAGE_SUFFIXES, image_files, read_folder
 from edgedistill.errors import ConfigError
 from edgedistill.runtime.files import hash_of
 from edgedistill.runtime.user_code import code_ref, is_function, resolve_function
@@ -29,13 +30,16 @@ PREFIX = "input."
 class Source(NamedTuple):
     """Unprocessed samples; `labels` is (N, 0) without labels, `classes` are the class names if the source has names.
 
-    `files` are the files of the samples, CLASS/FILE, if the source is a folder.
+    `files` are the files of the samples, CLASS/FILE, if the source is a folder; `left_out` are those that cannot be read, each
+    with the reason, and `ignored` are the other files in the folder.
     """
 
     inputs: Arrays
     labels: Array
     classes: tuple[str, ...] | None
     files: tuple[str, ...] | None = None
+    left_out: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
 
     @property
     def is_labelled(self) -> bool:
@@ -43,8 +47,12 @@ class Source(NamedTuple):
         return self.labels.size > 0 or self.labels.ndim < 2
 
 
-def load_source(text: str, folder: Path, size: int | None = None, seconds: float | None = None) -> Source:
+def load_source(
+    text: str, folder: Path, size: int | None = None, seconds: float | None = None, *, skip_bad: bool = False
+) -> Source:
     """Load a source of a configuration in `folder`; `size` applies to images, `seconds` to WAV files.
+
+    With `skip_bad`, files that cannot be read are left out; otherwise they are an error.
 
     Raises ConfigError that names the missing or malformed part.
     """
@@ -52,7 +60,11 @@ def load_source(text: str, folder: Path, size: int | None = None, seconds: float
         return _from_function(text, folder)
     path = _existing(text, folder)
     if path.is_dir():
-        return _from_wav_folder(path, seconds) if wav_files(path) else _from_folder(path, size)
+        return (
+            _from_wav_folder(path, seconds, skip_bad=skip_bad)
+            if wav_files(path)
+            else _from_folder(path, size, skip_bad=skip_bad)
+        )
     if path.suffix == ".npz":
         return _from_npz(path)
     raise ConfigError(
@@ -74,8 +86,7 @@ def fingerprint_source(text: str, folder: Path, hash_file: Callable[[Path], str]
 def rate_of(text: str, folder: Path) -> int | None:
     """Return the samples per second of a folder of WAV files, or None for other sources."""
     path = (folder / text).resolve()
-    files = [] if is_function(text) or not path.is_dir() else wav_files(path)
-    return read_header(files[0]).rate if files else None
+    return None if is_function(text) or not path.is_dir() else rate_of_clips(wav_files(path))
 
 
 def _existing(text: str, folder: Path) -> Path:
@@ -141,26 +152,48 @@ def _memory_mapped(path: Path, member: str) -> Array | None:
         return np.memmap(path, dtype, "r", file.tell(), shape, "F" if fortran else "C")
 
 
-def _from_folder(folder: Path, size: int | None) -> Source:
+def _from_folder(folder: Path, size: int | None, *, skip_bad: bool) -> Source:
     files = image_files(folder)
     if not files:
         raise ConfigError(
             f"data: folder {folder.name} holds no images or WAV files; expected {folder.name}/CLASS/IMAGE.png"
         )
+    broken: Broken = {}
+    images = read_folder(files, size, broken)
+    return _of_files(images, readable(files, broken, IMAGES, skip_bad=skip_bad), folder, broken)
+
+
+def _from_wav_folder(folder: Path, seconds: float | None, *, skip_bad: bool) -> Source:
+    files, broken = wav_files(folder), Broken()
+    clips = read_clips(files, seconds, broken)
+    return _of_files(clips, readable(files, broken, CLIPS, skip_bad=skip_bad), folder, broken)
+
+
+def _of_files(inputs: Array, files: Sequence[Path], folder: Path, broken: Broken) -> Source:
+    """Return the source of a folder: the inputs of its readable files, and what is left out."""
+    names = {file: file.relative_to(folder).as_posix() for file in (*files, *broken)}
+    left_out = tuple(f"{names[file]} ({reason})" for file, reason in broken.items())
     labels, classes = _by_folder(files, folder)
-    return Source({SINGLE: read_folder(files, size)}, labels, classes, _names(files, folder))
+    return Source(
+        {SINGLE: inputs}, labels, classes, tuple(names[file] for file in files), left_out, _others(folder, names)
+    )
 
 
-def _from_wav_folder(folder: Path, seconds: float | None) -> Source:
-    files = wav_files(folder)
-    return Source({SINGLE: read_clips(files, seconds)}, *_by_folder(files, folder), _names(files, folder))
+def is_sample(name: str) -> bool:
+    """Return whether a file can be a sample, by the end of its name."""
+    return Path(name).suffix.lower() in IMAGE_SUFFIXES | {".wav"}
 
 
-def _names(files: Sequence[Path], folder: Path) -> tuple[str, ...]:
-    return tuple(file.relative_to(folder).as_posix() for file in files)
+def _others(folder: Path, files: Mapping[Path, str]) -> tuple[str, ...]:
+    """Return the files below a folder that are none of `files`; hidden files are not counted."""
+    paths = (path for path in folder.rglob("*") if path not in files and path.is_file())
+    names = (path.relative_to(folder) for path in paths)
+    return tuple(
+        sorted(name.as_posix() for name in names if not any(part.startswith((".", "__")) for part in name.parts))
+    )
 
 
-def _by_folder(files: list[Path], folder: Path) -> tuple[Array, tuple[str, ...]]:
+def _by_folder(files: Sequence[Path], folder: Path) -> tuple[Array, tuple[str, ...]]:
     """Return the labels of files, and the classes, which are the names of the files' folders."""
     check_class_folders(files, folder)
     names = [p.relative_to(folder).parts[0] for p in files]

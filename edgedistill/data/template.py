@@ -144,4 +144,4 @@ def _value(value: Any) -> str:
         return f"{{ {', '.join(_key(key, inner) for key, inner in value.items())} }}"
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(_value(inner) for inner in value)}]"
-    return str(value)
+    return str(value).lower() if isinstance(value, bool) else str(value)

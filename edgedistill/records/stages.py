@@ -42,7 +42,8 @@ class DataRecord(StageRecord):
 
     `classes` names the values of the labelled output: the classes or, for regression and embedding, the values. If the data
     has no labels, validation and test samples are labelled with the teacher's outputs. `output` names the labelled output of
-    models with several outputs; None means the first.
+    models with several outputs; None means the first. `left_out` are the files of each split that could not be read, if the
+    configuration asks to leave them out.
     """
 
     stage: ClassVar[str] = stage_names.DATA
@@ -56,6 +57,7 @@ class DataRecord(StageRecord):
     val: int
     test: int
     fingerprint: str
+    left_out: dict[str, tuple[str, ...]] = Field(default_factory=dict)
 
     @model_validator(mode="before")
     @classmethod

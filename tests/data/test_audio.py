@@ -69,7 +69,7 @@ def test_clips_are_cut_and_padded_to_the_seconds_given(tmp_path):
 def test_rates_are_not_mixed(tmp_path):
     files = [write_wav(tmp_path / f"{rate}.wav", np.zeros(10, np.int16), rate) for rate in (8000, 16000)]
     with pytest.raises(ConfigError, match=r"8000\.wav has 8000 samples per second, 16000\.wav has 16000"):
-        read_clips(files[::-1], None)
+        read_clips(files[::-1], None, {})
 
 
 @pytest.mark.parametrize("content", [b"", b"no wave", b"RIFF\x24\0\0\0WAVEfmt \x10\0\0\0\x03\0\x01\0" + bytes(20)])
@@ -78,8 +78,22 @@ def test_what_is_no_pcm_is_named_with_a_way_out(tmp_path, content):
     path.parent.mkdir()
     path.write_bytes(content)
     with pytest.raises(ConfigError, match=r"yes/a\.wav is not a WAV file of PCM samples: .*ffmpeg"):
-        read_clip(path)
+        load_source(tmp_path.name, tmp_path.parent)
     assert wav_files(tmp_path) == [path]
+
+
+def test_all_clips_that_cannot_be_read_are_named_or_left_out(tmp_path):
+    files = [write_wav(tmp_path / "set" / "ab"[i % 2] / f"{i}.wav", np.full(400, i, np.int16)) for i in range(8)]
+    files[2].write_bytes(b"no wave")
+    files[5].write_bytes(files[5].read_bytes()[:-100])
+    words = (
+        r"2 files are not WAV files of PCM samples: a/2\.wav, b/5\.wav; convert .* or leave them out with --skip-bad$"
+    )
+    with pytest.raises(ConfigError, match=words):
+        load_source("set", tmp_path)
+    source = load_source("set", tmp_path, skip_bad=True)
+    assert only(source.inputs)[:, 0].tolist() == [0, 4, 6, 1, 3, 7]
+    assert source.left_out[1] == "b/5.wav (it ends after 350 of 400 samples)"
 
 
 def data(folder: Path, **keys):

@@ -6,8 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from edgedistill.config.load import parse_text
+from edgedistill.data.examination import examine
+from edgedistill.data.files import IMAGES, refuse
 from edgedistill.data.profile import profile_data
 from edgedistill.data.sources import load_source
+from edgedistill.data.template import InitOptions, render_config
 from edgedistill.errors import ConfigError
 from tests.support.learning import config_of, loaded, only
 
@@ -87,11 +91,45 @@ def test_all_unreadable_files_are_listed(tmp_path: Path) -> None:
     folder = put(tmp_path / "set", *several(30))
     for i in range(0, 24, 2):
         (folder / "a" / f"{i:02}.png").write_bytes((folder / "a" / f"{i:02}.png").read_bytes()[: 20 if i % 4 else 100])
-    words = r"12 files are not readable images: a/00\.png, a/02\.png, .*a/18\.png and 2 more; repair or remove"
+    words = (
+        r"12 files are not readable images: a/00\.png, a/02\.png, .*a/22\.png; repair or remove them, or leave them out"
+    )
     with pytest.raises(ConfigError, match=words):
         read(folder)
     with pytest.raises(ConfigError, match="files are not readable images: a/"):
         profile_data(folder, None, tmp_path)
+    refused = {Path(f"a/{i}.png"): "" for i in range(25)}
+    with pytest.raises(ConfigError, match=r"25 files are .*, a/19\.png and 5 more; "):
+        refuse(refused, IMAGES)
+
+
+def test_unreadable_files_are_left_out_and_recorded(tmp_path: Path) -> None:
+    put(tmp_path / "set", *(Image.fromarray(RNG.integers(0, 256, (8, 8), np.uint8)) for _ in range(40)))
+    for name, length in {"a/04.png": 20, "b/09.png": 90}.items():
+        (tmp_path / "set" / name).write_bytes((tmp_path / "set" / name).read_bytes()[:length])
+    (tmp_path / "set" / "notes.txt").touch()
+    (tmp_path / "set" / "loose.png").touch()
+    config = config_of(tmp_path, data={"train": "set", "skip_bad": True})
+    dataset = loaded(config)
+    record = dataset.record
+    assert record.train + record.val + record.test == 38
+    assert [name.partition(" ")[0] for name in record.left_out["train"]] == ["a/04.png", "b/09.png"]
+    found = "\n".join(str(one) for one in examine(dataset))
+    assert "note: data.train: left out, because they cannot be read: 2 files, a/04.png (" in found
+    assert "warning: data.train: 1 image or WAV files are not used: loose.png; samples of one kind belong" in found
+    text = render_config(
+        profile_data(tmp_path / "set", None, tmp_path, skip_bad=True), InitOptions(name="a", kit="ort")
+    )
+    assert parse_text(text, tmp_path / "edgedistill.toml").data.skip_bad
+    with pytest.raises(ConfigError, match="2 files are not readable images"):
+        loaded(config_of(tmp_path, data={"train": "set"}))
+
+
+def test_a_grey_test_folder_is_read_in_colour_where_the_training_folder_has_colour(tmp_path: Path) -> None:
+    put(tmp_path / "train", *several(20))
+    put(tmp_path / "test", *(Image.fromarray(np.roll(GREY, i, 0)) for i in range(8)))
+    test = loaded(config_of(tmp_path, data={"train": "train", "test": "test"})).test
+    np.testing.assert_array_equal(only(test.inputs)[0], np.repeat(GREY[..., None], 3, 2))
 
 
 def test_sets_that_cannot_be_learned_from_are_refused(tmp_path: Path) -> None:

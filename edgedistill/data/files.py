@@ -1,0 +1,72 @@
+"""Read many files: those that cannot be read are all named at once, or left out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Final, TypeVar
+
+from edgedistill.errors import ConfigError
+
+T = TypeVar("T")
+Broken = dict[Path, str]
+"""Files that cannot be read, each with the reason."""
+
+SHOWN: Final = 20
+"""The largest number of files that a message names."""
+
+IMAGES: Final = ("a readable image", "readable images", "repair")
+CLIPS: Final = (
+    "a WAV file of PCM samples",
+    "WAV files of PCM samples",
+    "convert (ffmpeg -i IN -c:a pcm_s16le OUT.wav)",
+)
+"""What a file, and what several files should be, and how to mend them."""
+
+
+def read_each(
+    read: Callable[[Path], T], files: Iterable[Path], broken: Broken, errors: tuple[type[Exception], ...]
+) -> Iterator[tuple[Path, T]]:
+    """Read each file that is not yet in `broken`; a file that raises one of the errors is put there."""
+    for file in files:
+        found = None if file in broken else _attempt(read, file, broken, errors)
+        if found is not None:
+            yield file, found
+
+
+def _attempt(read: Callable[[Path], T], file: Path, broken: Broken, errors: tuple[type[Exception], ...]) -> T | None:
+    try:
+        return read(file)
+    except errors as error:
+        broken[file] = str(error).replace(str(file), file.name)
+        return None
+
+
+def refuse(broken: Broken, what: tuple[str, str, str]) -> None:
+    """Raise ConfigError that names all files that cannot be read, if there are any; `what` is IMAGES or CLIPS."""
+    one, several, mend = what
+    advice = f"{mend} or remove {{0}}, or leave {{0}} out with --skip-bad"
+    if len(broken) == 1:
+        ((file, reason),) = broken.items()
+        raise ConfigError(f"data: {_name(file)} is not {one}: {reason}; {advice.format('it')}")
+    if broken:
+        names = listed(map(_name, broken))
+        raise ConfigError(f"data: {len(broken):,} files are not {several}: {names}; {advice.format('them')}")
+
+
+def readable(files: Sequence[Path], broken: Broken, what: tuple[str, str, str], *, skip_bad: bool) -> list[Path]:
+    """Return the files that are not broken; raises ConfigError that names all broken files, unless `skip_bad` asks to leave them out."""
+    if not skip_bad or len(broken) == len(files):
+        refuse(broken, what)
+    return [file for file in files if file not in broken]
+
+
+def listed(names: Iterable[str], shown: int = SHOWN) -> str:
+    """Return names in words: the first ones, and the number of the others."""
+    every: Sequence[str] = list(names)
+    more = f" and {len(every) - shown:,} more" if len(every) > shown else ""
+    return f"{', '.join(every[:shown])}{more}"
+
+
+def _name(file: Path) -> str:
+    return f"{file.parent.name}/{file.name}"
