@@ -19,13 +19,13 @@ from tests.support.small_onnx import text_model
 
 ONNX, CONFIG = "net.onnx", "demo.toml"
 UNREAD = {
-    "quantize": {ONNX: {"--set", "--from", "--run-dir", "--arch"},
+    "quantize": {ONNX: {"--set", "--skip-bad", "--from", "--run-dir", "--arch"},
                  CONFIG: {"--data", "--target", "--arch", "--shape", "-o", "--skip", "--activations", "--no-ranking", "--test", "--force"}},
-    "export": {ONNX: {"--set", "--from", "--run-dir", "--arch"},
+    "export": {ONNX: {"--set", "--skip-bad", "--from", "--run-dir", "--arch"},
                CONFIG: {"--data", "--target", "--arch", "--shape", "-o", "--precision"}},
-    "bench": {ONNX: {"--set", "--from"}, CONFIG: {"--target", "--device", "--shape", "--threads"}},
+    "bench": {ONNX: {"--set", "--skip-bad", "--from"}, CONFIG: {"--target", "--device", "--shape", "--threads"}},
     "lint": {ONNX: {"--arch", "-o"}},
-    "init": {"folder": {"--test", "--target", "--device", "--p95-ms", "--size-bytes", "--accuracy", "--epochs", "--name"}},
+    "init": {"folder": {"--test", "--target", "--device", "--p95-ms", "--size-bytes", "--accuracy", "--epochs", "--skip-bad", "--name"}},
     "compare": {"run": {"--junit"}},
 }  # fmt: skip
 """By command and input, the options that the command does not read for this input without another option."""
