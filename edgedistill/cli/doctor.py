@@ -2,9 +2,26 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
 import click
 
-from edgedistill.cli.options import Command, option, surroundings
+from edgedistill.cli.options import FILE, Command, Condition, option, run_dir_option, set_option, surroundings
+from edgedistill.cli.output import show_diagnosis
+from edgedistill.errors import ConfigError
+
+if TYPE_CHECKING:
+    from edgedistill.kits.kits import Kit
+
+WITH_CONFIG: Final = {
+    Condition("with CONFIG", lambda given: given["config"] is not None, "Options with CONFIG"): "name a configuration"
+}
+MACHINE: Final = {
+    Condition("without CONFIG", lambda given: given["config"] is None, "Options without CONFIG"): (
+        "remove it: the devices of {config} are its targets"
+    )
+}
 
 
 @click.command(cls=Command)
@@ -19,14 +36,45 @@ def targets(context: click.Context) -> None:
 
 
 @click.command(cls=Command)
+@click.argument("config", required=False, type=FILE)
 @option(
-    "--device", default="local", show_default=True, metavar="URL", help="The device: ssh://user@host, adb://serial."
+    "--device",
+    default="local",
+    show_default=True,
+    metavar="URL",
+    only=MACHINE,
+    help="The device: ssh://user@host, adb://serial.",
 )
+@run_dir_option(only=WITH_CONFIG)
+@set_option(only=WITH_CONFIG)
+@option("--json", "as_json", is_flag=True, only=WITH_CONFIG, help="Print the result as JSON.")
 @click.pass_context
-def doctor(context: click.Context, device: str) -> None:
-    """Check this machine or a device for missing software and disturbed measurements."""
+def doctor(context: click.Context, /, config: Path | None, device: str, **options: Any) -> None:
+    """Check a configuration, its data, models and targets; without CONFIG, this machine or a device.
+
+    With CONFIG, prints all that 'edgedistill run CONFIG' would refuse or warn of, and what each stage will take. Trains and writes
+    nothing. Exit code 2: there are errors.
+
+    Without CONFIG, prints missing software and disturbed measurements.
+    """
+    kits, _ = surroundings(context)
+    if config is not None:
+        _diagnose(config, kits, options)
+        return
     from edgedistill.deploy.doctor import examine_device, examine_kits
 
-    kits, _ = surroundings(context)
     for finding in (*examine_device(device), *examine_kits(kits, device)):
         click.echo(finding)
+
+
+def _diagnose(config: Path, kits: dict[str, Kit], options: dict[str, Any]) -> None:
+    from edgedistill.pipeline.doctor import diagnose
+
+    diagnosis = diagnose(config, options["overrides"], options["run_dir"], kits)
+    if options["as_json"]:
+        click.echo(diagnosis.to_json())
+    else:
+        show_diagnosis(diagnosis)
+    if diagnosis.errors:
+        count = "1 error" if diagnosis.errors == 1 else f"{diagnosis.errors} errors"
+        raise ConfigError(f"{config}: {count}, at which 'edgedistill run' would stop")

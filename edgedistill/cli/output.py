@@ -10,7 +10,11 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from edgedistill.compare.comparison import Comparison, GateOutcome
+    from edgedistill.pipeline.doctor import Diagnosis
+    from edgedistill.pipeline.estimates import Estimate
     from edgedistill.pipeline.pipeline import Pipeline, Step
 
 
@@ -46,6 +50,59 @@ def show_plan(steps: Sequence[Step], *, as_json: bool) -> None:
     if known:
         new = f", plus {len(to_run) - len(known)} stages that never ran" if len(known) < len(to_run) else ""
         click.echo(f"to run: about {sum(known):.0f} s, as last time{new}")
+
+
+def show_diagnosis(diagnosis: Diagnosis) -> None:
+    """Print what was found, errors first, and a table of what each stage will take."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    found = Table.grid(padding=(0, 1))
+    for one in diagnosis.findings:
+        found.add_row(
+            one.severity, f"{one.subject}: {one.text}", style={"error": "red", "warning": "yellow"}.get(one.severity)
+        )
+    console.print(found if diagnosis.findings else "nothing found")
+    if diagnosis.errors and all(one.seconds is None for one in diagnosis.stages):
+        console.print("\nno estimates: correct the errors first")
+        return
+    console.print()
+    console.print(_stages_table(diagnosis.stages))
+    known = [one.seconds for one in diagnosis.stages if one.seconds is not None]
+    if any(not one.cached for one in diagnosis.stages) and known:
+        console.print(
+            f"in all about {_duration(sum(known))} and what is not known; measured in {_duration(diagnosis.seconds)}"
+        )
+
+
+def _stages_table(stages: Sequence[Estimate]) -> Table:
+    from rich.markup import escape
+    from rich.table import Table
+
+    from edgedistill.compare.formatting import DASH, size
+
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", pad_edge=False)
+    for name in ("stage", "", "about", "last run", "disk", "memory"):
+        table.add_column(name, justify="left" if name in ("stage", "") else "right", no_wrap=True)
+    table.add_column("from")
+    for one in stages:
+        if one.cached:
+            last = "" if one.last_seconds is None else _duration(one.last_seconds)
+            table.add_row(one.stage, "cached", "", last, "", "", "")
+            continue
+        about, last = (DASH if value is None else _duration(value) for value in (one.seconds, one.last_seconds))
+        bytes_ = (DASH if value is None else size(value) for value in (one.disk_bytes, one.memory_bytes))
+        table.add_row(one.stage, "to run", about, last, *bytes_, escape(one.basis or one.reasons.get("seconds", "")))
+    return table
+
+
+def _duration(seconds: float) -> str:
+    """Format a duration: 3.2 s, 45 s, 12 min, 3.4 h."""
+    for unit, scale in (("h", 3600), ("min", 60)):
+        if seconds >= 2 * scale:
+            return f"{seconds / scale:.3g} {unit}"
+    return f"{seconds:.2g} s" if seconds < 100 else f"{seconds:.0f} s"
 
 
 def _show_measured(pipeline: Pipeline, *, as_json: bool) -> None:

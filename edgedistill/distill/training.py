@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -45,6 +45,7 @@ class Feed(Protocol):
         """Yield the batches of an epoch; `number` counts from 0."""
 
 
+MANY_EPOCHS = 1_000_000
 Validate = Callable[[nn.Module], float]
 Weights = tuple[Tensor, ...] | list[Tensor]
 
@@ -94,11 +95,7 @@ def fit(model: nn.Module, training: Training, report: Reporter) -> tuple[Epoch, 
 
 def _fit(model: nn.Module, training: Training, report: Reporter, accelerator: Any) -> tuple[Epoch, ...]:
     plan, label = training.plan, training.label
-    optimizer = build_optimizer(model, plan)
-    scheduler = build_schedule(optimizer, plan, len(training.feed))
-    wrapped, prepared_optimizer = accelerator.prepare(model, optimizer)
-    ema = AveragedModel(model, multi_avg_fn=warmed_average(plan.ema), use_buffers=True) if plan.ema else None
-    state = _State(wrapped, model, prepared_optimizer.optimizer, scheduler, ema)
+    state = _begin(model, training, accelerator)
     history, best = state.load(training, report)
     todo = range(len(history), plan.epochs)
     with report.track(label, len(todo) * len(training.feed)) as advance:
@@ -117,6 +114,32 @@ def _fit(model: nn.Module, training: Training, report: Reporter, accelerator: An
     model.load_state_dict(best[1])
     model.eval()
     return history
+
+
+def _begin(model: nn.Module, training: Training, accelerator: Any) -> _State:
+    """Return the state of a training before its first epoch."""
+    plan = training.plan
+    optimizer = build_optimizer(model, plan)
+    scheduler = build_schedule(optimizer, plan, len(training.feed))
+    wrapped, prepared_optimizer = accelerator.prepare(model, optimizer)
+    ema = AveragedModel(model, multi_avg_fn=warmed_average(plan.ema), use_buffers=True) if plan.ema else None
+    return _State(wrapped, model, prepared_optimizer.optimizer, scheduler, ema)
+
+
+def time_epoch(model: nn.Module, training: Training) -> Callable[[Feed], float]:
+    """Return a function that trains `model` in place on all batches of a feed, as `fit` does, and returns the seconds."""
+    from accelerate import Accelerator
+
+    accelerator = Accelerator()
+    endless = training.plan.model_copy(update={"epochs": MANY_EPOCHS})  # a schedule refuses steps after its end
+    state = _begin(model, replace(training, plan=endless), accelerator)
+
+    def seconds(feed: Feed) -> float:
+        start = time.perf_counter()
+        _train_epoch(state, replace(training, feed=feed), 0, accelerator, lambda _, __: None)
+        return time.perf_counter() - start
+
+    return seconds
 
 
 def _run_epoch(state: _State, training: Training, number: int, accelerator: Any, advance: Advance) -> Epoch:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -142,22 +143,23 @@ def _find_data(sources: Sources) -> Iterator[Finding]:
 
 
 def _load_data(sources: Sources) -> Iterator[Finding]:
-    yield from attempt(partial(_dataset, sources), "data")
+    yield from attempt(partial(dataset_of, sources), "data")
 
 
-def _dataset(sources: Sources) -> Dataset:
+def dataset_of(sources: Sources) -> Dataset:
+    """Load the data of a configuration; it is kept in memory."""
     return load_dataset(data_settings(sources))
 
 
 def _examine_data(sources: Sources) -> tuple[Finding, ...]:
-    return examine_data(_dataset(sources))
+    return examine_data(dataset_of(sources))
 
 
 def _check_views(sources: Sources) -> Iterator[Finding]:
     """Yield keys of [data], [distill] and [teacher] that do not fit the loaded data."""
     from edgedistill.data.views import training_views
 
-    config, dataset = sources.config, _dataset(sources)
+    config, dataset = sources.config, dataset_of(sources)
     views = view_settings(config)
     yield from attempt(partial(check_input_names, config, dataset.record), "data.inputs")
     yield from attempt(partial(check_views, views, dataset.record), "data")
@@ -170,7 +172,7 @@ def _check_views(sources: Sources) -> Iterator[Finding]:
 def _check_normalization(sources: Sources) -> Iterator[Finding]:
     from edgedistill.data.normalization import find_misfits
 
-    yield from find_misfits(_dataset(sources), view_settings(sources.config))
+    yield from find_misfits(dataset_of(sources), view_settings(sources.config))
 
 
 def _check_mel(sources: Sources) -> Iterator[Finding]:
@@ -213,9 +215,9 @@ def _find_loss(sources: Sources) -> Iterator[Finding]:
     yield from attempt(partial(custom_loss, sources.config), "distill.loss")
 
 
-def _with_data(sources: Sources) -> Sources:
+def with_data(sources: Sources) -> Sources:
     """Return sources in which the data stage has run."""
-    record = _dataset(sources).record
+    record = dataset_of(sources).record
     return Sources(sources.config, sources.kits, Records({DataRecord.stage: record}), sources.hash_file)
 
 
@@ -225,7 +227,7 @@ def _sample(sources: Sources) -> Tensors:
 
     from edgedistill.data.views import plain_views
 
-    dataset, views = _dataset(sources), view_settings(sources.config).model_copy(update={"inputs": {}})
+    dataset, views = dataset_of(sources), view_settings(sources.config).model_copy(update={"inputs": {}})
     first = np.arange(min(2, len(dataset.train)))
     return plain_views(dataset.train, dataset.record, views).batch(first, first * 0)
 
@@ -233,7 +235,7 @@ def _sample(sources: Sources) -> Tensors:
 def _check_teachers(sources: Sources) -> Iterator[Finding]:
     from edgedistill.distill.settings import declare_teacher
 
-    dataset, settings = _dataset(sources), declare_teacher(_with_data(sources))
+    dataset, settings = dataset_of(sources), declare_teacher(with_data(sources))
     for number in range(len(settings.teachers)):
         for one in attempt(partial(_check_teacher, sources, settings, number), "teacher"):
             yield one.model_copy(update={"text": f"{one.text}{_hint(dataset)}"})
@@ -246,7 +248,7 @@ def _check_teacher(sources: Sources, settings: TeacherSettings, number: int) -> 
     check_teacher(settings, number)
     source = settings.teachers[number].source
     if source.spec.source == "logits":
-        samples = len(next(iter(_dataset(sources).train.inputs.values())))
+        samples = len(next(iter(dataset_of(sources).train.inputs.values())))
         load_logits(source, settings, distinct_views(sources.config).views, samples)
 
 
@@ -262,7 +264,7 @@ def _check_student(sources: Sources) -> Iterator[Finding]:
     from edgedistill.distill.student import check_student
     from edgedistill.models.source import student_source
 
-    settings = LearningSettings(**learning(_with_data(sources)))
+    settings = LearningSettings(**learning(with_data(sources)))
     student = student_source(sources.config, sources.hash_file)
     yield from attempt(partial(check_student, settings, student, _sample(sources)), "student")
 
@@ -272,14 +274,14 @@ def _check_distillation(sources: Sources) -> Iterator[Finding]:
     from edgedistill.distill.settings import declare_plan
     from edgedistill.distill.student import check_distillation
 
-    plan = declare_plan(_with_data(sources))
+    plan = declare_plan(with_data(sources))
     student = build_student(plan.student, plan.interface, plan.seed).eval()
     yield from attempt(partial(check_distillation, plan, student, _sample(sources)), "distill")
 
 
 def _check_limit(sources: Sources) -> Iterator[Finding]:
     """Say if the validation set cannot tell whether int8 loses more than max_drop."""
-    config, record = sources.config, _dataset(sources).record
+    config, record = sources.config, dataset_of(sources).record
     has_int8 = any("int8" in target.precisions for target in config.target)
     if has_int8 and config.quantize.mode == "auto" and find_task(record.task).is_proportion:
         yield from find_coarse_limit(record.val, config.quantize.max_drop)
@@ -331,6 +333,19 @@ def _reach_targets(sources: Sources) -> Iterator[Finding]:
     if processes.is_main_process():
         sound = [one for one in sources.config.target if not list(attempt(partial(_check_target, sources, one), ""))]
         yield from unreached(sound, sources.kits)
+
+
+def disk_check(folder: Path, stages: AbstractSet[str]) -> Check:
+    """Return the check that the disk has the space that some stages need; `folder` is the run folder."""
+
+    def find(sources: Sources) -> Iterator[Finding]:
+        from edgedistill.distill.settings import declare_plan
+        from edgedistill.pipeline.space import check_space
+
+        if processes.is_main_process():
+            yield from check_space(sources, declare_plan(with_data(sources)), folder, stages)
+
+    return Check("disk", find, LEARNING, needs=("teachers and data", "student and data", "loss"))
 
 
 CHECKS: Final = (

@@ -34,10 +34,11 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Examined:
-    """All findings, errors first; `error` is what to raise for the errors, or None."""
+    """All findings, errors first; `error` is what to raise for the errors, or None; `failed` are checks with errors, or not run."""
 
     findings: tuple[Finding, ...]
     error: type[EdgedistillError] | None
+    failed: frozenset[str] = frozenset()
 
     def require(self) -> None:
         """Raise all errors as one, if there are any."""
@@ -68,7 +69,8 @@ def examine(checks: Iterable[Check], sources: Sources, stages: AbstractSet[str])
             failed.add(check.name)
             kinds.append(check.error)
     ordered = sorted(dict.fromkeys(findings), key=lambda one: ORDER.index(one.severity))
-    return Examined(tuple(ordered), ConfigError if ConfigError in kinds else next(iter(kinds), None))
+    error = ConfigError if ConfigError in kinds else next(iter(kinds), None)
+    return Examined(tuple(ordered), error, frozenset(failed))
 
 
 def _findings(check: Check, sources: Sources) -> Iterator[Finding]:

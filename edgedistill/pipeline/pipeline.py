@@ -15,7 +15,7 @@ from edgedistill.distill.stages import DISTILL, SOFT_LABELS, TEACHER
 from edgedistill.errors import ConfigError, nearest
 from edgedistill.export.stages import EXPORT
 from edgedistill.kits.kits import Kit
-from edgedistill.pipeline.checks import CHECKS, check_config, kits_for
+from edgedistill.pipeline.checks import CHECKS, check_config, disk_check, kits_for
 from edgedistill.pipeline.examination import examine
 from edgedistill.pipeline.staleness import explain_stale
 from edgedistill.quantize.stages import quantize_stage
@@ -94,7 +94,8 @@ class Pipeline:
         if done < len(stages):
             first = self._step(plan, done, done)
             self.report.debug(f"{first.stage}: runs, {first.why}")
-            examined = examine(CHECKS, self.sources, {stage.name for stage in stages[done:]})
+            names = {stage.name for stage in stages[done:]}
+            examined = examine((*CHECKS, disk_check(self.run.folder, names)), self.sources, names)
             examined.require()
             examined.tell(self.report)
             processes.barrier()  # before the first of them writes
