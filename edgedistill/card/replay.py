@@ -217,7 +217,7 @@ def _check_answers(published: Measurement, repeated: Measurement) -> Iterator[tu
     """Yield whether accuracy and agreement with the exported model hold."""
     if published.accuracy is not None:
         yield "accuracy", *_check_accuracy(published.accuracy, repeated)
-    if repeated.parity is not None:
+    if repeated.parity is not None and repeated.parity.agreement is not None:
         least = MIN_AGREEMENT[published.precision.requested]
         decision: Decision = "pass" if repeated.parity.agreement >= least else "fail"
         yield (

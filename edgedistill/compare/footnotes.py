@@ -81,6 +81,8 @@ def _footnotes_of_row(row: Row, baseline: str | None) -> Iterator[tuple[str, str
     for field in ("accuracy", "latency_ns.p95", "memory_bytes", "energy_uj"):
         if _is_null(m, field):
             yield field, f"{_name_of(field)}: {m.reason_for(field)}"
+    if m.parity is not None and m.parity.agreement is None:
+        yield "label", f"agreement with the exported model not judged: the output: {m.parity.reason}"
     yield from _classes(row)
     yield from _energy(m)
     yield from _speedup(row, baseline)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,7 +79,7 @@ def prepare_onnx(model: Path, folder: Path, shapes: Shapes) -> PreparedModel:
         model=fixed,
         sha256=sha256_of(model),
         shapes=resolved,
-        choices=tuple(choices),
+        choices=(*choices, *_remarks(expected)),
         precision="int8" if is_quantized(graph) else "fp32",
         io=io,
         expected=model.stem if expected else None,
@@ -155,6 +156,22 @@ def _reference(model: Path, inputs: dict[str, np.ndarray]) -> tuple[dict[str, np
     except RefusedError as error:
         return {}, f"ONNX Runtime, which computes the outputs to compare with, refuses the model: {error}"
     return {name: np.stack([answer[name] for answer in answers]) for name in answers[0]}, None
+
+
+def _remarks(expected: dict[str, np.ndarray]) -> Iterator[str]:
+    """Yield a warning for each reference output that no comparison can judge."""
+    import numpy as np
+
+    from edgedistill.tasks.chance import is_constant
+
+    for name, values in expected.items():
+        if not np.isfinite(values).all():
+            yield f"warning: output '{name}' has NaN or infinity for {REQUESTS} random inputs; check the weights and the input shapes"
+        elif is_constant(values):
+            yield (
+                f"warning: output '{name}' is the same for {REQUESTS} random inputs, so agreement says nothing about it; check the "
+                "model, or measure it in a run with real data"
+            )
 
 
 def _save_io(path: Path, inputs: dict[str, np.ndarray], key: str, expected: dict[str, np.ndarray]) -> None:

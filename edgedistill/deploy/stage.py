@@ -132,7 +132,7 @@ def _arm(settings: BenchSettings, name: str, artifact: Artifact) -> Arm:
 def _require_parity(results: dict[str, Any]) -> None:
     for name, measured in results.items():
         least = MIN_AGREEMENT[measured.precision.requested]
-        if measured.parity is not None and measured.parity.agreement < least:
+        if measured.parity is not None and not measured.parity.holds(least):
             raise ParityError(
                 f"{name}: agrees with the exported model on {measured.parity.agreement:.2%} of the test inputs, at least "
                 f"{least:.1%} is required; the measurement is kept in the run folder, but do not ship this artifact"

@@ -135,10 +135,13 @@ class FileResult(Record):
             # Without labels, one value for each class and an embedding look alike.
             what = "class" if self.accuracy is not None else "largest output"
             same = f"same {what} as the original model {percent(one.parity.agreement)}, " if self.classifies else ""
-            yield (
-                f"  on {self.samples:,} {kind}: {same}maximum difference {one.parity.max_abs_diff:.3g}, "
-                f"squared error {percent(one.error)} of the outputs' variance"
+            yield from _not_judged(one)
+            error = (
+                f", squared error {percent(one.error)} of the outputs' variance"
+                if one.parity.agreement is not None
+                else ""
             )
+            yield f"  on {self.samples:,} {kind}: {same}maximum difference {one.parity.max_abs_diff:.3g}{error}"
             output = worst_output(one.outputs)
             worst = one.outputs[output]
             if worst.channel is not None and len(one.outputs) * worst.channels > 1:
@@ -148,6 +151,14 @@ class FileResult(Record):
             yield from (f"  {warning}" for warning in one.warnings)
         if self.sensitivity:
             yield f"largest errors with a single layer in int8: {largest(self.sensitivity)}; leave these layers in float with --skip NODE"
+
+
+def _not_judged(one: WrittenFile) -> Iterator[str]:
+    if one.parity.reason is not None:
+        yield (
+            f"  warning: agreement says nothing, because of the original model's output: {one.parity.reason}; give inputs with "
+            "content to --data or --test"
+        )
 
 
 def worst_output(outputs: dict[str, OutputError]) -> str:

@@ -23,9 +23,8 @@ from edgedistill.export.output_errors import (
     output_error,
     probabilities_of,
     require_kept,
-    squared_error,
 )
-from edgedistill.export.parity import FLOAT, LIMITS, percent, require_parity
+from edgedistill.export.parity import FLOAT, LIMITS, compare_file, percent, require_parity
 from edgedistill.graphs.canonical import canonical
 from edgedistill.graphs.encodings import activations_of
 from edgedistill.graphs.index import lift_constants, name_nodes
@@ -273,7 +272,7 @@ class _Original:
         original = self.accuracy(self.outputs[0])
         if one.accuracy is not None and original is not None:
             return one.accuracy < original - MOST_LOST
-        return one.parity.agreement < LEAST_ALIKE or any(found.lost for found in one.outputs.values())
+        return not one.parity.holds(LEAST_ALIKE) or any(found.lost for found in one.outputs.values())
 
     def require_kept(
         self, one: _Converted, source: onnx.ModelProto, layers: dict[str, str], sensitivity: dict[str, float]
@@ -301,7 +300,7 @@ class _Original:
         if variant.precision == "fp32":
             require_parity(parity, self.everything, "fp32", path.name)
         least = -math.inf if quantized_here else LIMITS.get(variant.precision, FLOAT).agreement
-        if not (math.isfinite(parity.max_abs_diff) and parity.agreement >= least):
+        if not (math.isfinite(parity.max_abs_diff) and parity.holds(least)):
             raise ParityError(
                 f"{path.name}: agreement with the original model {percent(parity.agreement)} "
                 f"(at least {least:.0%} required), maximum difference {parity.max_abs_diff:.3g}; the file is not "
@@ -312,18 +311,11 @@ class _Original:
         """Compare outputs for the first samples, or for all of them, with the original model's.
 
         Returns the largest error of an output, and the parity: its agreement is the fraction of samples with the same
-        class, or 1 - error without classes.
+        class, or 1 - error without classes, or None for outputs that are the same for all samples.
         """
-        pairs = [
-            (mine.astype(np.float64), wanted[: len(mine)].astype(np.float64))
-            for mine, wanted in zip(outputs, self.outputs, strict=True)
-        ]
-        error = max(squared_error(mine, wanted) for mine, wanted in pairs)
-        answers = [np.reshape(array, (len(array), -1)).argmax(1) for array in pairs[0]]
-        return error, Parity(
-            max_abs_diff=max(float(np.abs(_exact(mine) - _exact(wanted)).max(initial=0)) for mine, wanted in pairs),
-            agreement=float((answers[0] == answers[1]).mean()) if self.classifies else 1 - error,
-        )
+        names = [output.name for output in self.model.graph.output]
+        wanted = {name: array[: len(outputs[0])] for name, array in zip(names, self.outputs, strict=True)}
+        return compare_file(wanted, dict(zip(names, outputs, strict=True)), classifies=self.classifies)
 
     def accuracy(self, output: Array) -> float | None:
         """Return top-1 accuracy, or None without labels."""
@@ -337,10 +329,6 @@ class _Original:
             random=self.order.data is None, test=self.order.test, classifies=self.classifies, accuracy=self.accuracy(self.outputs[0]), choices=self.choices, layers=layers,
             sensitivity=sensitivity, forced=self.order.force, files=tuple(files),
         )  # fmt: skip
-
-
-def _exact(array: Array) -> Array:
-    return array.astype(np.float64)
 
 
 def _answers(path: Path, model: onnx.ModelProto, requests: Arrays, advance: Advance | None = None) -> Arrays:

@@ -14,6 +14,7 @@ import onnx
 from edgedistill.data.sources import Array
 from edgedistill.errors import ParityError
 from edgedistill.export.file_records import SHOWN, OutputError, largest, worst_output
+from edgedistill.export.parity import squared_error
 from edgedistill.graphs.index import Index
 from edgedistill.graphs.operators import RESHAPES
 
@@ -28,13 +29,6 @@ LEAST_PROBABILITY: Final = 0.05
 PROBABILITIES: Final = frozenset({"HardSigmoid", "Sigmoid", "Softmax"})
 ALIKE: Final = 100.0
 """Scores of classes have the same unit: the largest standard deviation is at most this many times the smallest."""
-
-
-def squared_error(mine: Array, wanted: Array) -> float:
-    """Return the squared error over the variance; 0 for equal arrays, even if they are constant."""
-    ours, theirs = mine.astype(np.float64), wanted.astype(np.float64)
-    wrong, spread = float(((ours - theirs) ** 2).sum()), float(((theirs - theirs.mean(0)) ** 2).sum())
-    return 0.0 if wrong == 0 else wrong / max(spread, np.finfo(np.float64).tiny)
 
 
 def output_error(mine: Array, wanted: Array, *, probabilities: bool = False) -> OutputError:

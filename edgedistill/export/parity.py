@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from edgedistill.errors import ParityError
 from edgedistill.graphs.run import Arrays
 from edgedistill.records.stages import OutputParity, Parity
+from edgedistill.tasks.chance import is_constant, rounding
 from edgedistill.tasks.classification import TASK as CLASSIFICATION
 
 Array = NDArray[Any]
@@ -38,8 +39,14 @@ MOST_SHOWN: Final = 100.0
 """The largest fraction that is shown as a number: that of an output without variance has hundreds of digits."""
 
 
-def percent(fraction: float) -> str:
-    """Return a fraction as a percentage, or a bound where the number of digits would say nothing."""
+CLOSE: Final = 0.01
+"""An output that is the same for all samples has to be reproduced within this fraction of its largest magnitude, or of 1."""
+
+
+def percent(fraction: float | None) -> str:
+    """Return a fraction as a percentage, or a bound where the number of digits would say nothing; None is "not known"."""
+    if fraction is None:
+        return "not known"
     if abs(fraction) > MOST_SHOWN:
         return f"more than {MOST_SHOWN:,.0%}" if fraction > 0 else f"less than -{MOST_SHOWN:,.0%}"
     return f"{fraction:.2%}"
@@ -53,9 +60,11 @@ def compare_outputs(expected: Array, got: Array, agreement: Agreement = CLASSIFI
     """Compare two arrays of one output, both (N, ..., D); by default as scores of classes."""
     if expected.shape != got.shape:
         raise ParityError(f"the outputs have shape {got.shape}, expected {expected.shape}")
-    difference = np.abs(expected.astype(np.float64) - got.astype(np.float64))
+    difference = float(np.abs(expected.astype(np.float64) - got.astype(np.float64)).max())
+    if why_no_agreement(expected) is not None:
+        return OutputParity(max_abs_diff=difference, agreement=_reproduced(expected, difference))
     rows = (array.reshape(-1, array.shape[-1]) for array in (got, expected))
-    return OutputParity(max_abs_diff=float(difference.max()), agreement=agreement(*rows))
+    return OutputParity(max_abs_diff=difference, agreement=agreement(*rows))
 
 
 def compare_all(expected: Arrays, got: Arrays, main: str, agreement: Agreement) -> Parity:
@@ -64,20 +73,63 @@ def compare_all(expected: Arrays, got: Arrays, main: str, agreement: Agreement) 
         name: compare_outputs(values, got[name], agreement if name == main else relative_agreement)
         for name, values in expected.items()
     }
+    return _summary(outputs, expected)
+
+
+def compare_file(expected: Arrays, got: Arrays, *, classifies: bool) -> tuple[float, Parity]:
+    """Compare all outputs (N, ...) of an ONNX file's forms: return the largest squared error over variance, and the parity.
+
+    The agreement is that of the first output's largest values if it has scores of classes, otherwise 1 - error.
+    """
+    pairs = {name: (got[name].astype(np.float64), values.astype(np.float64)) for name, values in expected.items()}
+    outputs = {}
+    for place, (name, (mine, wanted)) in enumerate(pairs.items()):
+        difference = float(np.abs(mine - wanted).max(initial=0))
+        if why_no_agreement(wanted) is not None:
+            agreement = _reproduced(wanted, difference)
+        elif classifies:
+            agreement = (
+                CLASSIFICATION.agreement(*(one.reshape(len(one), -1) for one in (mine, wanted))) if not place else None
+            )
+        else:
+            agreement = relative_agreement(mine, wanted)
+        outputs[name] = OutputParity(max_abs_diff=difference, agreement=agreement)
+    errors = [squared_error(*pair) for pair in pairs.values() if why_no_agreement(pair[1]) is None]
+    return max(errors, default=0.0), _summary(outputs, expected).model_copy(update={"outputs": {}})
+
+
+def _summary(outputs: dict[str, OutputParity], expected: Arrays) -> Parity:
+    reasons = {name: why for name, values in expected.items() if (why := why_no_agreement(values)) is not None}
+    known = [one.agreement for one in outputs.values() if one.agreement is not None]
+    said = [f"output '{name}': {why}" if len(outputs) > 1 else why for name, why in reasons.items()]
     return Parity(
-        max_abs_diff=max(one.max_abs_diff for one in outputs.values()),
-        agreement=min(one.agreement for one in outputs.values()),
-        outputs=outputs if len(outputs) > 1 else {},
-    )
+        max_abs_diff=max(one.max_abs_diff for one in outputs.values()), agreement=min(known, default=None),
+        outputs=outputs if len(outputs) > 1 else {}, reason="; ".join(said) or None,
+    )  # fmt: skip
+
+
+def why_no_agreement(expected: Array) -> str | None:
+    """Return why agreement with outputs (N, ...) would say nothing, or None."""
+    if len(expected) < 2:
+        return "there is only one sample"
+    return f"it is the same for all {len(expected):,} samples" if is_constant(expected) else None
+
+
+def _reproduced(expected: Array, difference: float) -> float | None:
+    """Return None if an output that is the same for all samples is reproduced, and 0 otherwise."""
+    return None if difference <= CLOSE * max(1.0, float(np.abs(expected).max(initial=0))) else 0.0
+
+
+def squared_error(mine: Array, wanted: Array) -> float:
+    """Return the squared error over the variance over samples; a variance below rounding counts as rounding."""
+    ours, theirs = mine.astype(np.float64), wanted.astype(np.float64)
+    wrong, spread = float(((ours - theirs) ** 2).sum()), float(((theirs - theirs.mean(0)) ** 2).sum())
+    return 0.0 if wrong == 0 else wrong / max(spread, theirs.size * float(rounding(np.abs(theirs).max())) ** 2)
 
 
 def relative_agreement(got: Array, expected: Array) -> float:
-    """Return 1 - squared error / variance of an output without labels; 1 for equal outputs, even if constant."""
-    ours, theirs = got.astype(np.float64), expected.astype(np.float64)
-    wrong, spread = float(((ours - theirs) ** 2).sum()), float(((theirs - theirs.mean(0)) ** 2).sum())
-    if wrong == 0:
-        return 1.0
-    return 1 - wrong / max(spread, float(np.finfo(np.float64).tiny))
+    """Return 1 - squared error / variance of an output without labels."""
+    return 1 - squared_error(got, expected)
 
 
 def require_all(parity: Parity, expected: Arrays, precision: str, name: str) -> None:
@@ -102,7 +154,7 @@ def require_parity(parity: Parity | OutputParity, expected: Array, precision: st
     limits = LIMITS.get(precision, FLOAT)
     most = limits.difference * max(1.0, float(np.abs(expected).max()))
     near = math.isfinite(parity.max_abs_diff) and parity.max_abs_diff <= most
-    if near and parity.agreement >= limits.agreement:
+    if near and (parity.agreement is None or parity.agreement >= limits.agreement):
         return
     bound = f"at most {most:.3g}" if math.isfinite(most) else "finite"
     raise ParityError(

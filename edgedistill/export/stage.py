@@ -22,7 +22,7 @@ from edgedistill.export.baked import Baking, examples_of, record_input
 from edgedistill.export.forms import Variant, answers_of, in_form, variants
 from edgedistill.export.lint.report import findings_for, in_lines, require_clean
 from edgedistill.export.onnx_export import export_onnx, save_onnx
-from edgedistill.export.parity import compare_all, require_all
+from edgedistill.export.parity import compare_all, percent, require_all
 from edgedistill.export.settings import ExportSettings
 from edgedistill.graphs.columns import select_columns
 from edgedistill.graphs.metadata import annotate
@@ -148,7 +148,7 @@ class _Exporter:
         file = self.workspace.describe(path)
         self.workspace.report.info(
             f"export: {path.name}, {file.bytes:,} bytes, agreement with torch "
-            f"{parity.agreement:.1%}, maximum difference {parity.max_abs_diff:.2g}"
+            f"{percent(parity.agreement)}, maximum difference {parity.max_abs_diff:.2g}"
             + (f"; left in float32: {', '.join(kept)}" if kept else "")
         )
         self._show(path.name, warnings)

@@ -230,7 +230,7 @@ class OutputParity(Record):
     """Agreement of two forms of one model on one output; see Parity."""
 
     max_abs_diff: float
-    agreement: float
+    agreement: float | None
 
 
 class Parity(Record):
@@ -239,11 +239,19 @@ class Parity(Record):
     For classification that is the fraction of equal top-1 answers, for regression R2, for embedding the mean cosine, for
     multi-label the fraction of equal answers. For a model with several outputs it is the smallest value of `outputs`;
     for outputs without labels the value is 1 - squared error / variance.
+
+    Outputs that are the same for all samples have no agreement: the value is None if they are reproduced within 1 % or 0.01, and
+    0 otherwise. `reason` says which outputs these are.
     """
 
     max_abs_diff: float
-    agreement: float
+    agreement: float | None
     outputs: dict[str, OutputParity] = Field(default_factory=dict)
+    reason: str | None = None
+
+    def holds(self, least: float) -> bool:
+        """Return whether the agreement is at least a limit; True if there is no agreement to judge."""
+        return self.agreement is None or self.agreement >= least
 
 
 class OnnxModel(Record):

@@ -183,7 +183,7 @@ def _answer(m: Measurement, offer: Offer) -> dict[str, Any]:
     parity = None if m.parity is None else m.parity.model_dump()
     return {
         "latency_ns": m.latency_ns.model_dump(), "parity": parity, "n_processes": len(m.processes),
-        "holds": m.parity is not None and m.parity.agreement >= offer.summary.min_agreement,
+        "holds": m.parity is not None and m.parity.holds(offer.summary.min_agreement),
         "accuracy": None if m.accuracy is None else m.accuracy.model_dump(), "reasons": m.reasons,
     }  # fmt: skip
 

@@ -62,9 +62,8 @@ class Reception:
             return
         self.report.info(f"{text}: {_describe(measurement)}")
         self.kept += 1
-        if (
-            measurement.parity is not None
-            and measurement.parity.agreement < MIN_AGREEMENT[measurement.precision.requested]
+        if measurement.parity is not None and not measurement.parity.holds(
+            MIN_AGREEMENT[measurement.precision.requested]
         ):
             self.disagreeing.append(f"{text} agrees with the recorded outputs on {measurement.parity.agreement:.1%}")
         if self.count is not None and self.kept >= self.count:
@@ -155,5 +154,9 @@ def _print_links(links: list[str], report: Reporter) -> None:
 
 def _describe(m: Measurement) -> str:
     low = f"p50 {m.latency_ns.p50 / 1e6:.3g} ms"
-    agreement = "" if m.parity is None else f", agrees with the recorded outputs on {m.parity.agreement:.1%}"
+    agreement = (
+        ""
+        if m.parity is None or m.parity.agreement is None
+        else f", agrees with the recorded outputs on {m.parity.agreement:.1%}"
+    )
     return f"{low} over {m.latency_ns.n:,} inferences in {len(m.processes)} workers{agreement}"

@@ -23,8 +23,9 @@ often two above it."""
 FEWEST: Final = 20
 """With fewer samples chance can reach any score."""
 
+SMALLEST: Final = 1e-6
 STEPS: Final = 16
-"""The range of a constant output in units of float32's resolution: a few roundings of one value."""
+"""Rounding: an absolute part, for outputs of a sigmoid near 0, and a part relative to a value, in units of float32's resolution."""
 
 
 class Chance(NamedTuple):
@@ -86,5 +87,9 @@ def is_constant(outputs: Array) -> bool:
     if len(outputs) < 2:
         return False
     values = outputs.reshape(len(outputs), -1).astype(np.float64)
-    step = STEPS * float(np.finfo(np.float32).eps)
-    return bool((np.ptp(values, axis=0) <= step * np.abs(values).max(axis=0, initial=0)).all())
+    return bool((np.ptp(values, axis=0) <= rounding(np.abs(values).max(axis=0, initial=0))).all())
+
+
+def rounding(magnitudes: Array) -> Array:
+    """Return the differences that rounding alone makes at values of these magnitudes."""
+    return np.asarray(SMALLEST + STEPS * float(np.finfo(np.float32).eps) * magnitudes)

@@ -148,8 +148,9 @@ static void load(const Arguments *arguments, Model *model, Requests *requests) {
 
 /* How the answers of one output differ from the recorded ones: sums over all requests, of values less the first recorded one. */
 typedef struct {
-    double largest, squared_error, sum, squares, origin;
+    double largest, squared_error, sum, squares, origin, magnitude, *first;
     size_t values, agreed;
+    int varies;
 } Parity;
 
 static double element(const void *data, int type, size_t i) {
@@ -171,11 +172,19 @@ static double element(const void *data, int type, size_t i) {
 /* Compare one request's output with the recorded one. */
 static void compare(const Tensor *output, const void *recorded, Parity *parity) {
     size_t n = output->bytes / element_bytes(output->type), best = 0, best_wanted = 0;
+    int is_first = !parity->first;
+    if (is_first && !(parity->first = malloc(n * sizeof(double))))
+        fail(FAILED, "no memory for output '%s'", output->name);
     for (size_t i = 0; i < n; i++) {
         double got = element(output->data, output->type, i), wanted = element(recorded, output->type, i);
         double difference = fabs(got - wanted);
         if (!parity->values++)
             parity->origin = wanted;
+        if (is_first)
+            parity->first[i] = wanted;
+        else if (!(fabs(wanted - parity->first[i]) <= 1e-6 + 2e-6 * fabs(wanted)))
+            parity->varies = 1;
+        parity->magnitude = fmax(parity->magnitude, fabs(wanted));
         if (isnan(difference))
             parity->largest = INFINITY;
         else if (difference > parity->largest)
@@ -204,12 +213,21 @@ static void compare_request(const Model *model, const Arguments *arguments, FILE
     }
 }
 
-/* 1 - squared error / variance; a constant output counts as 1 if equal within rounding, and as 0 otherwise. */
+/* 1 - squared error / variance; 0 without variance. */
 static double fidelity(const Parity *parity) {
     double variance = parity->squares - parity->sum * parity->sum / parity->values;
-    if (variance > 0)
-        return 1 - parity->squared_error / variance;
-    return parity->largest <= 1e-6 + 1e-5 * fabs(parity->origin);
+    return variance > 0 ? 1 - parity->squared_error / variance : 0;
+}
+
+/* An output that is the same for all requests has no agreement: NAN if it is reproduced within 1 % or 0.01, and 0 otherwise. */
+static double agreement(const Parity *parity, int is_main, size_t requests) {
+    if (requests < 2 || !parity->varies)
+        return parity->largest <= 0.01 * fmax(1, parity->magnitude) ? NAN : 0;
+    return is_main ? (double)parity->agreed / requests : fidelity(parity);
+}
+
+static void print_agreement(double value) {
+    printf(isnan(value) ? ", \"agreement\": null" : ", \"agreement\": %.9g", value);
 }
 
 /* Print the largest difference and the smallest agreement; for several outputs, also those of each. */
@@ -217,7 +235,7 @@ static void print_parity(const Model *model, const Parity *parities, size_t n, s
     double largest = 0, smallest = INFINITY, agreements[MAX_TENSORS];
     printf(", \"parity\": ");
     for (size_t k = 0; k < n; k++) {
-        agreements[k] = k ? fidelity(&parities[k]) : (double)parities[k].agreed / requests;
+        agreements[k] = agreement(&parities[k], !k, requests);
         if (!isfinite(parities[k].largest))
             fail(FAILED, "output '%s' has infinite or undefined values", model->outputs[k].name);
         largest = fmax(largest, parities[k].largest);
@@ -227,11 +245,14 @@ static void print_parity(const Model *model, const Parity *parities, size_t n, s
         printf("null");
         return;
     }
-    printf("{\"max_abs_diff\": %.9g, \"agreement\": %.9g", largest, smallest);
+    printf("{\"max_abs_diff\": %.9g", largest);
+    print_agreement(isinf(smallest) ? NAN : smallest);
     for (size_t k = 0; n > 1 && k < n; k++) {
         printf("%s", k ? ", " : ", \"outputs\": {");
         print_json(model->outputs[k].name);
-        printf(": {\"max_abs_diff\": %.9g, \"agreement\": %.9g}", parities[k].largest, agreements[k]);
+        printf(": {\"max_abs_diff\": %.9g", parities[k].largest);
+        print_agreement(agreements[k]);
+        printf("}");
     }
     printf(n > 1 ? "}}" : "}");
 }

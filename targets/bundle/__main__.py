@@ -219,7 +219,7 @@ class Bundle:
         wrong = []
         for result in fine:
             parity = result["measurement" if verb == "bench" else "check"]["parity"]
-            if parity is not None and parity["agreement"] < least[result["name"]]:
+            if parity is not None and parity["agreement"] is not None and parity["agreement"] < least[result["name"]]:
                 wrong.append(result["name"])
                 sys.stderr.write(
                     f"{result['name']}: the agreement with the exported model is {parity['agreement']:.2%}{worst(parity)}, "
@@ -256,7 +256,7 @@ class Bundle:
 
 def worst(parity: Table) -> str:
     """Return the output that agrees least, if there are several outputs."""
-    outputs = parity.get("outputs")
+    outputs = {name: one for name, one in parity.get("outputs", {}).items() if one["agreement"] is not None}
     return " (output '{}')".format(min(outputs, key=lambda name: outputs[name]["agreement"])) if outputs else ""
 
 

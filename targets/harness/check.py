@@ -97,13 +97,15 @@ def parity_of(outputs: Arrays, expected: Arrays, criteria: Criteria) -> Dict[str
     """Return the largest difference and the smallest agreement over all recorded outputs, and those of each if several.
 
     The agreement of the metric's output follows the metric's rule, or top-1 without a metric; the others have their fidelity.
+    An output that is the same for all requests has no agreement: None if it is reproduced, 0 otherwise.
     """
     kit, judged = criteria.kit, _judged(outputs, criteria)
     if judged not in expected:
         raise EngineError(
             f"{kit}: no values were recorded for output '{judged}'; recorded outputs: {', '.join(expected)}"
         )
-    found: Dict[str, Dict[str, float]] = {}
+    found: Dict[str, Dict[str, Optional[float]]] = {}
+    largest, reasons = 0.0, {}  # type: float, Dict[str, str]
     for name, wanted in expected.items():
         if name not in outputs or outputs[name].shape != wanted.shape:
             got = {key: list(array.shape) for key, array in outputs.items()}
@@ -111,16 +113,22 @@ def parity_of(outputs: Arrays, expected: Arrays, criteria: Criteria) -> Dict[str
                 f"{kit}: output '{name}' of shape {list(wanted.shape)} was recorded, but the model's outputs are {got}"
             )
         difference = _difference(outputs[name], wanted, name, kit)
-        if name == judged:
+        reason = metrics.why_no_agreement(wanted)
+        if reason is not None:
+            reasons[name] = reason
+            agreement: Optional[float] = metrics.reproduced(wanted, difference)
+        elif name == judged:
             metric = criteria.metric or "top1"
             agreement = metrics.agreement(metric, outputs[name], wanted, kit, criteria.threshold)
         else:
             agreement = metrics.fidelity(outputs[name], wanted)
+        largest = max(largest, difference)
         found[name] = {"max_abs_diff": difference, "agreement": agreement}
-    parity: Dict[str, Any] = {
-        "max_abs_diff": max(one["max_abs_diff"] for one in found.values()),
-        "agreement": min(one["agreement"] for one in found.values()),
-    }
+    known = [one["agreement"] for one in found.values() if one["agreement"] is not None]
+    parity: Dict[str, Any] = {"max_abs_diff": largest, "agreement": min(known) if known else None}
+    if reasons:
+        said = [f"output '{name}': {why}" if len(found) > 1 else why for name, why in reasons.items()]
+        parity["reason"] = "; ".join(said)
     return dict(parity, outputs=found) if len(found) > 1 else parity
 
 

@@ -6,12 +6,15 @@ To add a metric, add one entry to METRICS. edgedistill has the same formulas on 
 from __future__ import annotations
 
 import math
-from typing import Any, Callable, Dict, Iterator, NamedTuple, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 import stats
 from constants import CHECK
 from kit import EngineError
+
+SMALLEST = 1e-6
+"""The difference that rounding alone makes, as for results of a sigmoid near 0."""
 
 
 class Metric(NamedTuple):
@@ -45,16 +48,26 @@ def agreement(metric: str, got: np.ndarray, wanted: np.ndarray, kit: str, thresh
 
 
 def fidelity(got: np.ndarray, wanted: np.ndarray) -> float:
-    """Return 1 - squared error / variance over all finite values of an output that no metric reads.
-
-    A constant output counts as 1 if equal within float32's rounding, and as 0 otherwise.
-    """
+    """Return 1 - squared error / variance over all finite values of an output that no metric reads; 0 without variance."""
     finite = np.isfinite(wanted)
     ours, theirs = got[finite].astype(np.float64), wanted[finite].astype(np.float64)
     variance = float(((theirs - theirs.mean()) ** 2).sum()) if len(theirs) else 0.0
-    if variance > 0:
-        return 1 - float(((ours - theirs) ** 2).sum()) / variance
-    return float(np.allclose(ours, theirs, rtol=1e-5, atol=1e-6))
+    return 1 - float(((ours - theirs) ** 2).sum()) / variance if variance > 0 else 0.0
+
+
+def why_no_agreement(wanted: np.ndarray) -> Optional[str]:
+    """Return why agreement with recorded outputs (N, ...) would say nothing, or None; edgedistill has the same rule."""
+    if len(wanted) < 2:
+        return "there is only one request"
+    values = _flat(wanted).astype(np.float64)
+    rounding = SMALLEST + 16 * float(np.finfo(np.float32).eps) * np.abs(values).max(axis=0)
+    constant = bool(np.isfinite(values).all()) and bool((np.ptp(values, axis=0) <= rounding).all())
+    return f"it is the same for all {len(wanted)} requests" if constant else None
+
+
+def reproduced(wanted: np.ndarray, difference: float) -> Optional[float]:
+    """Return None if an output that is the same for all requests is reproduced within 1 % of its largest magnitude, or 0.01, and 0 otherwise."""
+    return None if difference <= 0.01 * max(1.0, float(np.abs(wanted).max())) else 0.0
 
 
 # --- top1: the highest score is the label's ----------------------------------------------------------------------------------

@@ -11,18 +11,20 @@ export function typed(dtype, buffer, offset, length) {
 }
 
 // Compares every recorded output. `agreement` is the smallest: of the output that the metric reads the share of equal top-1 answers,
-// of the others 1 - squared error / variance. It is null for metrics that only the server computes.
+// of the others 1 - squared error / variance. It is null for metrics that only the server computes, and where no output varies.
 export function parity({ requests, metric, output }, content, outputs) {
   const judged = output ?? requests.outputs[0].name;
   let largest = 0;
-  let smallest = 1;
+  let smallest = null;
   for (const block of requests.outputs) {
     const bytes = outputs[block.name];
     const got = Array.from(typed(block.dtype, bytes.buffer, bytes.byteOffset, bytes.byteLength), Number);
     const wanted = Array.from(typed(block.dtype, content, block.offset, block.bytes), Number);
-    largest = Math.max(largest, difference(got, wanted));
+    const most = difference(got, wanted);
+    largest = Math.max(largest, most);
     const agreement = block.name === judged ? sameAnswer(got, wanted, requests.count) : fidelity(got, wanted);
-    smallest = Math.min(smallest, agreement);
+    const known = varies(wanted, requests.count) ? agreement : reproduced(wanted, most);
+    if (known !== null) smallest = Math.min(smallest ?? 1, known);
   }
   return { max_abs_diff: largest, agreement: metric === "top1" ? smallest : null };
 }
@@ -57,6 +59,17 @@ function fidelity(got, wanted) {
     error += (got[i] - wanted[i]) ** 2;
     variance += (wanted[i] - mean) ** 2;
   }
-  if (variance > 0) return 1 - error / variance;
-  return got.every((value, i) => Math.abs(value - wanted[i]) <= 1e-6 + 1e-5 * Math.abs(wanted[i])) ? 1 : 0;
+  return variance > 0 ? 1 - error / variance : 0;
+}
+
+// Whether an output differs between requests by more than rounding.
+function varies(wanted, count) {
+  const size = wanted.length / count;
+  return wanted.some((value, i) => !(Math.abs(value - wanted[i % size]) <= 1e-6 + 2e-6 * Math.abs(value)));
+}
+
+// An output that is the same for all requests has no agreement: null if it is reproduced within 1 % or 0.01, and 0 otherwise.
+function reproduced(wanted, difference) {
+  const magnitude = wanted.reduce((most, value) => Math.max(most, Math.abs(value)), 1);
+  return difference <= 0.01 * magnitude ? null : 0;
 }

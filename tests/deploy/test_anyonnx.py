@@ -13,6 +13,7 @@ from edgedistill.graphs.shapes import parse_shapes
 from edgedistill.kits.kits import find_kits, read_kit
 from edgedistill.records.measurement import Measurement
 from tests.support.jobs import SCRIPTED
+from tests.support.small_onnx import text_model
 from tests.support.tiny_onnx import build
 
 QUICK = BenchOptions(processes=1, seconds=0.2)
@@ -281,3 +282,12 @@ def test_a_real_file_is_measured_or_refused_in_words(shared_data, tmp_path, name
     assert measured.parity.max_abs_diff < 1e-4
     assert measured.parity.agreement > 0.999999  # of an output of values: its squared error over its variance, from 1
     assert set(measured.precision.executed) == {"fp32"}
+
+
+def test_outputs_that_are_the_same_for_all_inputs_are_named(tmp_path):
+    graph = "(float[1, 4] x) => (float[1, 4] y, float[1, 4] z, float[1, 4] n) { y = Mul(x, zero) z = Relu(x) r = Log(zero) n = Mul(x, r) }"
+    onnx.save(text_model(graph, zero=np.float32(0)), str(tmp_path / "model.onnx"))
+    choices = prepare_onnx(tmp_path / "model.onnx", tmp_path / "job", {}).choices
+    assert [choice.partition(" random inputs")[0] for choice in choices if choice.startswith("warning")] == [
+        "warning: output 'y' is the same for 8", "warning: output 'n' has NaN or infinity for 8",
+    ]  # fmt: skip

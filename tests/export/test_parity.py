@@ -5,8 +5,9 @@ from torch import nn
 
 from edgedistill.errors import ConfigError, ParityError
 from edgedistill.export.onnx_export import export_onnx, save_onnx
-from edgedistill.export.parity import compare_outputs, percent, require_parity
+from edgedistill.export.parity import compare_all, compare_file, compare_outputs, percent, require_all, require_parity
 from edgedistill.graphs.run import run_onnx
+from edgedistill.tasks.table import find_task
 
 SCORES = np.eye(4, dtype=np.float32)[[0, 1, 2, 3] * 250][:, None]
 
@@ -70,3 +71,33 @@ def test_a_percentage_never_has_hundreds_of_digits():
         "98.77%", "-50.00%", "more than 10,000%", "less than -10,000%",
     ]  # fmt: skip
     assert percent(float("nan")) == "nan%"
+
+
+def test_agreement_with_outputs_that_are_the_same_for_all_samples_is_none_with_the_reason():
+    task, rng = find_task("regression"), np.random.default_rng(0)
+    still = np.full((6, 1, 1), 2.0, np.float32)
+    for expected, reason in ((still, "it is the same for all 6 samples"), (still[:1], "there is only one sample")):
+        got = expected + rng.uniform(-1e-6, 1e-6, expected.shape).astype(np.float32)
+        parity = compare_all({"y": expected}, {"y": got}, "y", task.agreement)
+        assert (parity.agreement, parity.reason) == (None, reason)
+        require_all(parity, {"y": expected}, "fp32", "student")
+    wrong = compare_all({"y": still}, {"y": still + 1}, "y", task.agreement)
+    assert wrong.agreement == 0
+    with pytest.raises(ParityError, match=r"agree on 0\.00%"):
+        require_all(wrong, {"y": still}, "int8", "student")
+    varied = still + np.arange(6, dtype=np.float32)[:, None, None]
+    several = compare_all({"y": varied, "z": still}, {"y": varied, "z": still}, "y", task.agreement)
+    assert (several.agreement, several.reason) == (1.0, "output 'z': it is the same for all 6 samples")
+    require_all(several, {"y": varied, "z": still}, "fp32", "student")
+
+
+def test_rounding_of_an_output_without_content_is_no_disagreement():
+    rng = np.random.default_rng(0)
+    empty, other = (rng.uniform(0, 3e-7, (8, 1, 16, 16)).astype(np.float32) for _ in range(2))
+    error, parity = compare_file({"map": empty}, {"map": other}, classifies=False)
+    assert (error, parity.agreement, parity.reason) == (0.0, None, "it is the same for all 8 samples")
+    require_parity(parity, empty, "fp32", "simplified")
+    faint = empty * 20  # varies by six times the resolution
+    error, parity = compare_file({"map": faint}, {"map": faint + other - empty}, classifies=False)
+    assert error < 0.1
+    assert parity.agreement == 1 - error

@@ -79,6 +79,17 @@ def test_other_outputs_are_told(runner, models, tmp_path):
     assert "infinite or undefined" in answer["error"]
 
 
+def test_requests_that_are_all_the_same_have_no_agreement(runner, models, tmp_path):
+    inputs = np.fromfile(models / "x", np.float32).reshape(40, -1)
+    answers = np.fromfile(models / "fp32.logits", np.float32).reshape(40, -1)
+    np.repeat(inputs[:1], 40, 0).tofile(tmp_path / "x")
+    for by, expected in ((0, None), (1, 0)):
+        (np.repeat(answers[:1], 40, 0) + np.float32(by)).tofile(tmp_path / "same")
+        options = ("--model", models / "fp32.onnx", "--input", tmp_path / "x", "--expected", tmp_path / "same")
+        _, answer = runner("check", *options)
+        assert answer["parity"]["agreement"] == expected
+
+
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):
     """A model of two inputs and two outputs, with its recorded requests and answers as raw files."""

@@ -1,3 +1,4 @@
+import check
 import metrics
 import numpy as np
 import pytest
@@ -116,8 +117,31 @@ def test_scores_agree_when_they_are_on_the_same_side_of_the_threshold():
 def test_fidelity_is_the_share_of_the_variance_that_is_met():
     assert metrics.fidelity(WANTED, WANTED) == 1.0
     assert metrics.fidelity(GOT, WANTED) == pytest.approx(r2_score(WANTED.ravel(), GOT.ravel()), abs=1e-6)
-    constant = np.full((5, 2), 3.0, np.float32)
-    assert metrics.fidelity(constant * np.float32(1 + 1e-6), constant) == 1.0
-    assert metrics.fidelity(constant + 1, constant) == 0.0
     masked = np.where(WANTED > 1, -np.inf, WANTED)
     assert metrics.fidelity(masked, masked) == 1.0
+
+
+def test_agreement_with_outputs_that_are_all_the_same_says_nothing():
+    constant = np.full((5, 2), 3.0, np.float32)
+    noise = np.random.default_rng(0).uniform(0, 3e-7, (5, 2)).astype(np.float32)
+    for same in (constant, noise):
+        assert metrics.why_no_agreement(same) == "it is the same for all 5 requests"
+    assert metrics.why_no_agreement(constant[:1]) == "there is only one request"
+    assert metrics.why_no_agreement(constant + np.arange(5)[:, None]) is None
+    assert metrics.why_no_agreement(np.full((5, 2), np.nan)) is None
+    assert (metrics.reproduced(constant, 0.02), metrics.reproduced(constant, 0.04)) == (None, 0.0)
+
+
+def test_parity_leaves_out_outputs_that_are_all_the_same():
+    criteria = check.Criteria("kit", "top1", "recorded", None, 0.0, {})
+    scores, still = np.eye(3, dtype=np.float32)[[0, 1, 2, 0]], np.ones((4, 1, 2), np.float32)
+    found = check.parity_of({"a": scores, "b": still}, {"a": scores, "b": still}, criteria)
+    assert (found["agreement"], found["outputs"]["b"]["agreement"]) == (1.0, None)
+    assert found["reason"] == "output 'b': it is the same for all 4 requests"
+    alone = check.parity_of({"b": still + np.float32(1e-3)}, {"b": still}, criteria)
+    assert alone == {
+        "max_abs_diff": pytest.approx(1e-3, rel=1e-3),
+        "agreement": None,
+        "reason": "it is the same for all 4 requests",
+    }
+    assert check.parity_of({"b": still + 1}, {"b": still}, criteria)["agreement"] == 0.0

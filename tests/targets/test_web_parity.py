@@ -59,3 +59,11 @@ def test_the_page_finds_what_the_harness_finds(judged):
 def test_the_page_leaves_other_metrics_to_the_server():
     values = {"y": np.ones((3, 1), np.float32)}
     assert page_parity(values, values, metric="r2") == {"max_abs_diff": 0, "agreement": None}
+
+
+@pytest.mark.parametrize("by", [0.001, 1.0])
+def test_the_page_judges_outputs_that_are_all_the_same_as_the_harness_does(by):
+    wanted = {"logits": np.ones((4, 3), np.float32)}
+    got = {"logits": wanted["logits"] + np.float32(by)}
+    kept = parity_of(got, wanted, Criteria("web", "top1", "recorded", None, 0.0, {}))
+    assert page_parity(got, wanted)["agreement"] == kept["agreement"] == (None if by < 0.01 else 0)
