@@ -13,7 +13,6 @@ from edgedistill.compare.comparison import Comparison, summarise_run
 from edgedistill.compare.footnotes import footnotes_of
 from edgedistill.compare.load import MeasurementSet, load_run
 from edgedistill.compare.provenance import METHODS, control_gain
-from edgedistill.compare.statistics import MINIMUM_PROCESSES
 from edgedistill.errors import ConfigError
 from edgedistill.records.measurement import Measurement
 from edgedistill.records.stages import (
@@ -27,6 +26,7 @@ from edgedistill.records.stages import (
 from edgedistill.runtime.files import write_atomic
 from edgedistill.runtime.folder import Run, require_record, require_unchanged
 from edgedistill.runtime.version import VERSION
+from edgedistill.statistics import MINIMUM_PROCESSES
 from edgedistill.tasks.table import find_task
 
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from edgedistill.compare import formatting
 from edgedistill.compare.per_class import hidden
 from edgedistill.compare.rows import Group, Row, describe_class
-from edgedistill.compare.statistics import MINIMUM_PROCESSES, NOISE_FLOOR
 from edgedistill.records.measurement import Measurement, Soak
+from edgedistill.statistics import MINIMUM_PROCESSES, NOISE_FLOOR
 
 DOUBTS = ("latency_ns", "processes", "throttled", "drift", "siblings", "stolen")
 """The keys of `Measurement.reasons` that cast doubt on latencies that were measured."""

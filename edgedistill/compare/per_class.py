@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from edgedistill.compare.load import LoadedMeasurement
-from edgedistill.compare.statistics import paired_drop
 from edgedistill.records.base import Record
+from edgedistill.statistics import paired_drop
 
 
 class ClassDrop(Record):

@@ -8,7 +8,6 @@ from functools import singledispatch
 from scipy.stats import t as student_t
 
 from edgedistill.compare import formatting
-from edgedistill.compare.statistics import accuracy_drop, wilson
 from edgedistill.records.base import Record
 from edgedistill.records.stages import (
     STAGE_RECORDS,
@@ -24,6 +23,7 @@ from edgedistill.records.stages import (
     TrainedModel,
 )
 from edgedistill.runtime.folder import Run, identity, read_record
+from edgedistill.statistics import accuracy_drop, wilson
 from edgedistill.tasks.table import find_task
 
 SUMMARISED = tuple(kind for kind in STAGE_RECORDS if kind is not ReportRecord)
@@ -153,7 +153,8 @@ def _quantize(record: QuantizedRecord) -> str:
     accuracy = record.val_accuracy
     shown = "not measured on validation" if accuracy is None else f"{formatting.percent(accuracy)} % on validation"
     tried = f", after {len(record.steps)} tries" if len(record.steps) > 1 else ""
-    return f"{METHODS[record.mode]}{tried}, {record.calibration_samples} calibration samples, {shown}"
+    unpaid = "; int8 does not pay" if record.outcome == "does not pay" else ""
+    return f"{METHODS[record.mode]}{tried}, {record.calibration_samples} calibration samples, {shown}{unpaid}"
 
 
 @summary.register

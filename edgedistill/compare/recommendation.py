@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from edgedistill.compare import formatting
 from edgedistill.compare.rows import Row
-from edgedistill.compare.statistics import accuracy_drop, speedup
 from edgedistill.records.measurement import Accuracy
+from edgedistill.statistics import accuracy_drop, speedup
 
 TOLERATED_DROP_POINTS = 1.0
 """A student is not recommended, however fast, if its accuracy is significantly lower than the best student's by more."""

@@ -10,7 +10,9 @@ from edgedistill.compare import formatting
 from edgedistill.compare.budget import BudgetCheck
 from edgedistill.compare.load import LoadedMeasurement
 from edgedistill.compare.per_class import ClassDrop, class_drops, same_samples, worst
-from edgedistill.compare.statistics import (
+from edgedistill.records.base import Record
+from edgedistill.records.measurement import Measurement
+from edgedistill.statistics import (
     MINIMUM_PROCESSES,
     AccuracyDrop,
     Speedup,
@@ -18,8 +20,6 @@ from edgedistill.compare.statistics import (
     paired_drop,
     speedup,
 )
-from edgedistill.records.base import Record
-from edgedistill.records.measurement import Measurement
 
 
 class Row(Record):

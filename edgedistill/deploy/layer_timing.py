@@ -19,7 +19,7 @@ from edgedistill.graphs.encodings import encode
 from edgedistill.kits.kits import Kit
 from edgedistill.quantize.capture import CONVOLUTION, LINEAR, tensor_at
 from edgedistill.quantize.prepare import calibrate, prepare
-from edgedistill.quantize.settings import LayerTiming
+from edgedistill.quantize.settings import Int8Target
 from edgedistill.records.base import Activations
 from edgedistill.records.stages import LayerSensitivity
 
@@ -48,11 +48,11 @@ class LayerAlone(nn.Module):
 
 
 def time_layers(
-    graph: fx.GraphModule, layers: list[LayerSensitivity], timing: LayerTiming, activations: Activations
+    graph: fx.GraphModule, layers: list[LayerSensitivity], target: Int8Target, activations: Activations
 ) -> Iterator[LayerSensitivity]:
     """Yield the layers of a captured model with their latencies on a device; layers of one shape are measured once."""
-    kit = timing.kit
-    options = OPTIONS.model_copy(update={"device": timing.device, "threads": timing.threads})
+    kit = target.kit
+    options = OPTIONS.model_copy(update={"device": target.device, "threads": target.threads})
     nodes = {_path(node): node for node in graph.graph.nodes if node.target in CONVOLUTION | LINEAR}
     known: dict[str, dict[str, Any]] = {}
     for one in layers:

@@ -1,7 +1,7 @@
 """The values that gates are checked against, each with its 95 % interval or the reason why there is none.
 
 Values of time, memory and energy come from one value per fresh process or metered window, like speedups: see
-`compare/statistics.py`.
+`statistics.py`.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from collections.abc import Callable
 from typing import Final
 
 from edgedistill.compare.rows import Row
-from edgedistill.compare.statistics import MINIMUM_PROCESSES, NOISE_FLOOR, difference_of, level_of, speedup_of
 from edgedistill.config.gates import Gate
 from edgedistill.records.base import Record
 from edgedistill.records.measurement import Measurement, ProcessSample
+from edgedistill.statistics import MINIMUM_PROCESSES, NOISE_FLOOR, difference_of, level_of, speedup_of
 
 
 class Estimate(Record):

@@ -15,11 +15,11 @@ from edgedistill.compare import formatting
 from edgedistill.compare.comparison import Comparison, Decision, GateOutcome, compare_runs, summarise_run
 from edgedistill.compare.load import load_results, load_run
 from edgedistill.compare.rows import Group, Row
-from edgedistill.compare.statistics import NOISE_FLOOR
 from edgedistill.config.gates import Gate
 from edgedistill.config.schema import Budget
 from edgedistill.errors import ConfigError, GateError, IncomparableError, UndecidedError
 from edgedistill.gates.estimates import Estimate, estimate
+from edgedistill.statistics import NOISE_FLOOR
 
 WORTH_TRYING = 50
 """The largest number of processes that is suggested; more would mean that the value is practically at its limit."""

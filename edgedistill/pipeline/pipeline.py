@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from edgedistill.config.schema import Config
 from edgedistill.data.stages import DATA
-from edgedistill.deploy.stages import BENCH, COMPILE, time_layers
+from edgedistill.deploy.stages import BENCH, COMPILE, TIMERS
 from edgedistill.distill.stages import DISTILL, SOFT_LABELS, TEACHER
 from edgedistill.errors import ConfigError, nearest
 from edgedistill.export.stages import EXPORT
@@ -30,7 +30,7 @@ from edgedistill.runtime.progress import Reporter
 from edgedistill.stages.stage import Records, Sources, Stage, identities_of, key_of, settings_of, workspace_of
 
 STAGES: Final[tuple[Stage[Any, Any], ...]] = (
-    DATA, TEACHER, SOFT_LABELS, DISTILL, quantize_stage(time_layers), EXPORT, COMPILE, BENCH, REPORT,
+    DATA, TEACHER, SOFT_LABELS, DISTILL, quantize_stage(TIMERS), EXPORT, COMPILE, BENCH, REPORT,
 )  # fmt: skip
 """The stages, in their order."""
 

@@ -4,32 +4,36 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-from torch import fx, nn
+import numpy as np
+from torch import nn
 
+from edgedistill.data.sources import Array
 from edgedistill.data.views import Views, plain_views
 from edgedistill.distill.predictors import Scorer, predict_all, torch_predictor
 from edgedistill.models.outputs import main_name
+from edgedistill.quantize import payoff
 from edgedistill.quantize.calibration import calibration_batches, example_input
 from edgedistill.quantize.capture import capture
+from edgedistill.quantize.drops import Judge
 from edgedistill.quantize.prepare import Prepared, calibrate, prepare
 from edgedistill.quantize.qat import finetune
-from edgedistill.quantize.sensitivity import Outputs, layer_sensitivity
-from edgedistill.quantize.settings import LayerTiming, QuantizeSettings
-from edgedistill.records.base import Activations
-from edgedistill.records.stages import Epoch, LayerSensitivity, QuantizeMethod, QuantizeStep
+from edgedistill.quantize.sensitivity import Outputs, int8_layers, layer_sensitivity
+from edgedistill.quantize.settings import Int8Target, QuantizeSettings
+from edgedistill.quantize.timers import StudentForm, StudentTimer, Timers
+from edgedistill.records.stages import Epoch, Int8Speed, LayerSensitivity, QuantizeMethod, QuantizeStep
 from edgedistill.runtime import processes
 from edgedistill.stages.stage import Workspace
 
-LayerTimer = Callable[[fx.GraphModule, list[LayerSensitivity], LayerTiming, Activations], Iterator[LayerSensitivity]]
-"""Yields the layers of a captured model with each layer's own latency, in float and in int8."""
 SAMPLES = 1000
 """The number of validation samples that measure the sensitivity of each layer."""
+REQUESTS = 8
+"""The number of validation samples that the students' speed is measured with."""
 SPEED_KEPT = 0.5
-"""The least fraction of int8's time saving that a mixed model keeps; below it, fine-tuning comes first."""
+"""The least fraction of int8's time saving that a mixed model keeps; below it, fine-tuning comes next."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,36 +43,55 @@ class Attempt:
     step: QuantizeStep
     model: Prepared
 
+    @property
+    def suffices(self) -> bool:
+        """Whether "auto" stops here: the drop is accepted, and a mixed model keeps enough of int8's speed."""
+        return self.step.holds and (self.step.speed_kept is None or self.step.speed_kept >= SPEED_KEPT)
 
-@dataclass(frozen=True)
+
 class Escalation:
-    """The quantization attempts for one float student, computed lazily."""
+    """The quantization attempts for one float student; `speeds`, `sensitivity` and `seconds` are what "auto" had to measure.
 
-    settings: QuantizeSettings
-    workspace: Workspace
-    student: nn.Module
-    time_layers: LayerTimer
+    `does_not_pay` is whether "auto" stopped because int8 is slower than float on every target.
+    """
+
+    def __init__(self, settings: QuantizeSettings, workspace: Workspace, student: nn.Module, timers: Timers) -> None:
+        self.settings, self.workspace, self.student, self._timers = settings, workspace, student, timers
+        self.speeds: tuple[Int8Speed, ...] = ()
+        self.does_not_pay = False
+        self.sensitivity: tuple[LayerSensitivity, ...] = ()
+        self.seconds: dict[str, float] = {}
 
     def attempts(self) -> Iterator[Attempt]:
-        """Yield the attempts of the configured mode; with "auto", the caller stops at the first within max_drop."""
+        """Yield the attempts of the configured mode; "auto" stops at the first that suffices, or if int8 does not pay."""
         mode, skip = self.settings.quantize.mode, self.settings.quantize.skip
         first = self._post_training("ptq", skip)
         yield first
-        if mode == "ptq":
+        if mode == "ptq" or (mode == "auto" and (first.suffices or self._stops(first.model))):
             return
         sensitive = skip
         if mode == "auto":
             for mixed in self._mixed(first.model):
-                sensitive = mixed.step.float_layers
                 yield mixed
-        yield self._fine_tuned("qat", first.model, skip)
-        if sensitive != skip:
+                if mixed.suffices:
+                    return
+                if mixed.step.speed_kept is None or mixed.step.speed_kept >= SPEED_KEPT:
+                    sensitive = mixed.step.float_layers
+        tuned = self._fine_tuned("qat", first.model, skip)
+        yield tuned
+        if sensitive != skip and not tuned.suffices:
             yield self._fine_tuned("mixed-qat", self._prepared(sensitive), sensitive)
 
     @cached_property
     def float_accuracy(self) -> float:
         """The float student's metric on validation data, computed in float32."""
-        return self._score(self.student)
+        return processes.broadcast_from_rank0(self._scorer(self._validation).score_outputs(self._judge.floats))
+
+    @cached_property
+    def _judge(self) -> Judge:
+        views = self._validation
+        floats = self._scorer(views).outputs(torch_predictor(self.student, "fp32"))
+        return Judge(self.settings.task, floats, views.split.labels, self.settings.quantize.max_drop)
 
     @cached_property
     def _validation(self) -> Views:
@@ -82,39 +105,75 @@ class Escalation:
     def _scorer(self, views: Views) -> Scorer:
         return Scorer(self.settings.task, views, self.settings.data.output)
 
-    def sensitivity(self, prepared: Prepared) -> list[LayerSensitivity]:
-        """Return the error and the time saving of each int8 layer, the largest error per microsecond saved first."""
-        if "layers" not in self._measured:
-            whole = self._validation
-            some = Views(whole.split.first(SAMPLES), whole.preprocess, whole.ops, whole.seed)
-            scorer = self._scorer(some)
-
-            def outputs(model: nn.Module) -> Outputs:
-                return predict_all(torch_predictor(model, "fp32"), some)
-
-            def score(answers: Outputs) -> float:
-                return scorer.score_outputs(answers[main_name(tuple(answers), scorer.output)])
-
-            layers = layer_sensitivity(prepared, outputs(self.student), outputs, score)
-            self._measured["layers"] = processes.broadcast_from_rank0(
-                self._timed(layers) if processes.is_main_process() else layers
-            )
-        return self._measured["layers"]
-
     @cached_property
-    def _measured(self) -> dict[str, list[LayerSensitivity]]:
-        return {}
+    def _timer(self) -> StudentTimer:
+        rows = np.arange(min(REQUESTS, len(self._validation.split)))
+        batch = self._validation.batch(rows, rows * 0)
+        return self._timers.students({name: value.numpy()[:, None] for name, value in batch.items()})
 
-    def measured_sensitivity(self) -> tuple[LayerSensitivity, ...]:
-        """Return the layers' sensitivity, or an empty tuple if no attempt measured it."""
-        return tuple(self._measured.get("layers", ()))
+    def _forms(self, int8: Prepared) -> tuple[StudentForm, StudentForm]:
+        """Return the float student and the post-training int8 model."""
+        return StudentForm("float", self.student, int8=False), StudentForm("int8", int8, int8=True)
+
+    def _stops(self, int8: Prepared) -> bool:
+        """Measure int8 against float on every target, and return whether "auto" stops because int8 does not pay."""
+        start, report = time.monotonic(), self.workspace.report
+        found: list[Int8Speed] = []
+        if processes.is_main_process():
+            with report.track("int8 against float", len(self.settings.targets)) as advance:
+                for target in self.settings.targets:
+                    found.append(payoff.int8_speed(self._timer, target, *self._forms(int8)))
+                    report.info(f"quantize: {payoff.describe(found[-1])}")
+                    advance(1, target.name)
+        self.speeds = processes.broadcast_from_rank0(tuple(found))
+        self._note_seconds("speed", start)
+        if not payoff.does_not_pay(self.speeds):
+            return False
+        useless = self._scorer(self._validation).problem(torch_predictor(int8, "fp32"))
+        if useless is not None:  # as the result, it would end the run
+            report.info(
+                "quantize: int8 is slower than float on every target; auto goes on, because the int8 student is useless"
+            )
+        self.does_not_pay = useless is None
+        return self.does_not_pay
+
+    def _note_seconds(self, work: str, start: float) -> None:
+        self.seconds[work] = round(time.monotonic() - start, 3)
+
+    @property
+    def _reference(self) -> Int8Target | None:
+        """The first target on which int8 is faster than float."""
+        faster = [one.target for one in self.speeds if one.verdict == "faster"]
+        return next((target for target in self.settings.targets if target.name in faster), None)
+
+    def _ranked(self, prepared: Prepared) -> tuple[LayerSensitivity, ...]:
+        """Return the int8 layers, the largest error per microsecond saved first."""
+        start = time.monotonic()
+        whole = self._validation
+        some = Views(whole.split.first(SAMPLES), whole.preprocess, whole.ops, whole.seed)
+        scorer = self._scorer(some)
+
+        def outputs(model: nn.Module) -> Outputs:
+            return predict_all(torch_predictor(model, "fp32"), some)
+
+        def score(answers: Outputs) -> float:
+            return scorer.score_outputs(answers[main_name(tuple(answers), scorer.output)])
+
+        layers = []
+        with self.workspace.report.track("errors of layers", len(int8_layers(prepared))) as advance:
+            for one in layer_sensitivity(prepared, outputs(self.student), outputs, score):
+                layers.append(one)
+                advance(1, one.layer)
+        found = processes.broadcast_from_rank0(self._timed(layers) if processes.is_main_process() else layers)
+        self._note_seconds("ranking", start)
+        self.workspace.report.info(f"quantize: {len(found)} layers ranked in {self.seconds['ranking']:.1f} s")
+        return tuple(found)
 
     def _timed(self, layers: list[LayerSensitivity]) -> list[LayerSensitivity]:
-        timing = self.settings.timing
-        assert timing is not None
+        target = self._reference or self.settings.targets[0]
         graph, timed = capture(self.student, example_input(self._training)), []
-        with self.workspace.report.track("layers", len(layers)) as advance:
-            for one in self.time_layers(graph, layers, timing, self.settings.quantize.activations):
+        with self.workspace.report.track("speed of layers", len(layers)) as advance:
+            for one in self._timers.layers(graph, layers, target, self.settings.quantize.activations):
                 timed.append(one)
                 advance(1, one.layer)
         return sorted(timed, key=_error_per_us, reverse=True)
@@ -123,17 +182,32 @@ class Escalation:
         start = time.monotonic()
         return self._attempt(method, self._prepared(skip), skip, start, ())
 
-    def _mixed(self, prepared: Prepared) -> Iterator[Attempt]:
+    def _mixed(self, int8: Prepared) -> Iterator[Attempt]:
         """Yield attempts with more and more sensitive layers in float, down to SPEED_KEPT of int8's time saving."""
-        layers, skip = self.sensitivity(prepared), self.settings.quantize.skip
-        total = sum(max(0.0, one.saved_us or 0.0) for one in layers)
-        for count in layer_counts(len(layers)):
-            lost = sum(max(0.0, one.saved_us or 0.0) for one in layers[:count])
-            kept = 1.0 - lost / total if total else None
-            if kept is not None and kept < SPEED_KEPT:
+        self.sensitivity, skip = self._ranked(int8), self.settings.quantize.skip
+        for count in layer_counts(len(self.sensitivity)):
+            start = time.monotonic()
+            attempt = self._post_training("mixed", (*skip, *(one.layer for one in self.sensitivity[:count])))
+            kept = self._speed_kept(int8, attempt.model, f"mixed-{count}")
+            known = {"reasons": {"speed_kept": kept}} if isinstance(kept, str) else {"speed_kept": kept}
+            seconds = round(time.monotonic() - start, 3)
+            attempt = Attempt(attempt.step.model_copy(update={**known, "seconds": seconds}), attempt.model)
+            yield attempt
+            if attempt.step.speed_kept is not None and attempt.step.speed_kept < SPEED_KEPT:
                 return
-            attempt = self._post_training("mixed", (*skip, *(one.layer for one in layers[:count])))
-            yield Attempt(attempt.step.model_copy(update={"speed_kept": kept}), attempt.model)
+
+    def _speed_kept(self, int8: Prepared, mixed: Prepared, name: str) -> float | str:
+        """Return the fraction of int8's time saving that a mixed model keeps, or why it is not known."""
+        target, kept = self._reference, 0.0
+        if target is None:
+            return "not measured: int8 is faster than float on no target"
+        found: float | str = kept
+        if processes.is_main_process():
+            found = payoff.speed_kept(self._timer, target, self._forms(int8), StudentForm(name, mixed, int8=True))
+        found = processes.broadcast_from_rank0(found)
+        shown = found if isinstance(found, str) else f"keeps {found:.0%} of the time that int8 saves on {target.name}"
+        self.workspace.report.info(f"quantize: mixed: {shown}")
+        return found
 
     def _fine_tuned(self, method: QuantizeMethod, prepared: Prepared, skip: tuple[str, ...]) -> Attempt:
         start = time.monotonic()
@@ -152,26 +226,27 @@ class Escalation:
     def _attempt(
         self, method: QuantizeMethod, model: Prepared, skip: tuple[str, ...], start: float, history: tuple[Epoch, ...]
     ) -> Attempt:
-        accuracy, limit = self._score(model), self.settings.quantize.max_drop
-        drop = 100 * (self.float_accuracy - accuracy)
-        shown = f"validation {self.settings.task.metric_title} {accuracy:.2%}, float {self.float_accuracy:.2%}"
-        layers = f", {len(skip)} layers in float" if skip else ""
-        self.workspace.report.info(f"quantize: {method}{layers}: {shown}, drop {drop:+.2f} points, max_drop {limit:g}")
+        answers: Array = self._scorer(self._validation).outputs(torch_predictor(model, "fp32"))
+        accuracy = self._scorer(self._validation).score_outputs(answers)
+        accuracy, drop = processes.broadcast_from_rank0((accuracy, self._judge.drop_of(answers)))
+        layers, seconds = f", {len(skip)} layers in float" if skip else "", time.monotonic() - start
+        self.workspace.report.info(
+            f"quantize: {method}{layers}: validation {self.settings.task.metric_title} {accuracy:.2%}, float "
+            f"{self.float_accuracy:.2%}, {drop.describe(self.settings.quantize.max_drop)} [{seconds:.1f} s]"
+        )
         step = QuantizeStep(
-            method=method, float_layers=skip, val_accuracy=accuracy, drop=drop, holds=drop <= limit,
-            seconds=round(time.monotonic() - start, 3), history=history,
+            method=method, float_layers=skip, val_accuracy=accuracy, drop=drop.points, drop_ci95=drop.interval,
+            samples=drop.samples, verdict=drop.verdict, samples_needed=drop.needed, holds=self._judge.accepts(drop),
+            seconds=round(seconds, 3), history=history,
         )  # fmt: skip
         return Attempt(step, model)
 
-    def _score(self, model: nn.Module) -> float:
-        score = self._scorer(self._validation).score(torch_predictor(model, "fp32"))
-        return processes.broadcast_from_rank0(score)
-
 
 def choose(attempts: list[Attempt], mode: str) -> Attempt:
-    """Return the chosen attempt: the last one; with "auto", the most accurate if the last one exceeds max_drop."""
-    if mode != "auto" or attempts[-1].step.holds:
-        return attempts[-1]
+    """Return the chosen attempt: the last one; with "auto", the last whose drop is accepted, or the most accurate."""
+    accepted = [attempt for attempt in attempts if attempt.step.holds]
+    if mode != "auto" or accepted:
+        return attempts[-1] if mode != "auto" else accepted[-1]
     return max(attempts, key=lambda attempt: attempt.step.val_accuracy)
 
 

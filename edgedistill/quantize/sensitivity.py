@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import cast
 
 import numpy as np
@@ -23,11 +23,10 @@ Outputs = dict[str, Array]
 
 def layer_sensitivity(
     prepared: Prepared, answers: Outputs, outputs: Callable[[nn.Module], Outputs], score: Callable[[Outputs], float]
-) -> list[LayerSensitivity]:
-    """Return the error of each int8 layer alone, the most sensitive first.
+) -> Iterator[LayerSensitivity]:
+    """Yield each int8 layer with its error alone: the largest error of an output, and the drop of the metric.
 
-    The order is by the largest error of an output, not by the metric: a metric counts whole samples, and most layers
-    change no sample's answer.
+    Layers are ranked by the error, because a metric counts whole samples, and most layers change no sample's answer.
 
     Args:
         prepared: a calibrated model.
@@ -35,12 +34,16 @@ def layer_sensitivity(
         outputs: returns a model's outputs on the same samples.
         score: returns the metric of outputs, a fraction.
     """
-    best, layers = score(answers), []
-    for layer in (path for path, form in prepared.layers.items() if form == INT8):
+    best = score(answers)
+    for layer in int8_layers(prepared):
         got = outputs(only_int8(prepared, layer))
         error = max(_error(got[name], answers[name]) for name in answers)
-        layers.append(LayerSensitivity(layer=layer, output_error=error, drop=100 * (best - score(got))))
-    return sorted(layers, key=lambda one: one.output_error, reverse=True)
+        yield LayerSensitivity(layer=layer, output_error=error, drop=100 * (best - score(got)))
+
+
+def int8_layers(prepared: Prepared) -> list[str]:
+    """Return the module paths of the layers in int8."""
+    return [path for path, form in prepared.layers.items() if form == INT8]
 
 
 def _error(got: Array, answers: Array) -> float:

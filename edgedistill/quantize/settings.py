@@ -19,22 +19,24 @@ class Finetuning(Record):
     accumulate: int
 
 
-class LayerTiming(Record):
-    """The kit, the device and the number of threads for timing single layers."""
+class Int8Target(Record):
+    """A target with int8, for timing: its kit, device and threads, and the precision that int8 is compared with, if any."""
 
+    name: str
     kit: Kit
     device: str
     threads: int
+    float_precision: str | None
 
 
 class QuantizeSettings(LabelledSettings):
-    """The settings of the quantize stage; `finetuning` and `timing` are None unless the mode may need them."""
+    """The settings of the quantize stage; without a mode that may need them, `finetuning` is None and `targets` is empty."""
 
     float_student: StudentRecord
     student: StudentSource
     quantize: QuantizeConfig
     finetuning: Finetuning | None
-    timing: LayerTiming | None
+    targets: tuple[Int8Target, ...]
 
     @property
     def enabled(self) -> bool:
@@ -54,7 +56,7 @@ def declare_quantization(sources: Sources) -> QuantizeSettings:
         **learning(sources), soft_labels=sources.records[SoftLabelsRecord], float_student=sources.records[StudentRecord],
         student=student_source(config, sources.hash_file), quantize=plan,
         finetuning=finetuning if plan.mode in ("qat", "auto") else None,
-        timing=_timing(sources) if plan.mode == "auto" else None,
+        targets=_int8_targets(sources) if plan.mode == "auto" else (),
     )  # fmt: skip
 
 
@@ -68,6 +70,12 @@ def _plan(config: Config) -> QuantizeConfig:
     return plan
 
 
-def _timing(sources: Sources) -> LayerTiming:
-    target = next(target for target in sources.config.target if "int8" in target.precisions)
-    return LayerTiming(kit=sources.kits[target.kit], device=target.device, threads=target.threads)
+def _int8_targets(sources: Sources) -> tuple[Int8Target, ...]:
+    """Return the targets with int8; the fastest float precision that a target takes is the one to compare with."""
+    return tuple(
+        Int8Target(
+            name=target.name, kit=sources.kits[target.kit], device=target.device, threads=target.threads,
+            float_precision=next((one for one in ("fp16", "fp32") if one in target.precisions), None),
+        )
+        for target in sources.config.target if "int8" in target.precisions
+    )  # fmt: skip

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch import Tensor, nn
 
+from edgedistill.config.schema import QuantizeConfig
 from edgedistill.distill.loading import load_student, save_model
 from edgedistill.models.build import load_weights
-from edgedistill.quantize.escalate import Attempt, Escalation, LayerTimer, choose
+from edgedistill.quantize.escalate import Escalation, choose
 from edgedistill.quantize.prepare import Prepared, layer_report, prepare
 from edgedistill.quantize.settings import QuantizeSettings
+from edgedistill.quantize.timers import Timers
 from edgedistill.quantize.usefulness import require_useful
-from edgedistill.records.stages import QuantizedRecord
+from edgedistill.records.finding import Finding
+from edgedistill.records.stages import Int8Speed, QuantizedRecord, QuantizeStep
 from edgedistill.runtime import processes
 from edgedistill.stages.stage import Workspace
 
 
-def quantize_student(settings: QuantizeSettings, workspace: Workspace, time_layers: LayerTimer) -> QuantizedRecord:
-    """Quantize the student in the configured mode if any target has int8; `time_layers` times single layers."""
+def quantize_student(settings: QuantizeSettings, workspace: Workspace, timers: Timers) -> QuantizedRecord:
+    """Quantize the student in the configured mode if any target has int8; `timers` measure on the targets."""
     student = settings.float_student.student
     if not settings.enabled:
         return QuantizedRecord(
@@ -27,19 +31,13 @@ def quantize_student(settings: QuantizeSettings, workspace: Workspace, time_laye
         )  # fmt: skip
     quantize = settings.quantize
     model = load_student(settings.student, settings.interface, settings.seed, workspace.path(student.file))
-    escalation = Escalation(settings, workspace, model, time_layers)
-    attempts: list[Attempt] = []
-    for attempt in escalation.attempts():
-        attempts.append(attempt)
-        if quantize.mode == "auto" and attempt.step.holds:
-            break
+    escalation = Escalation(settings, workspace, model, timers)
+    attempts = list(escalation.attempts())
     kept = choose(attempts, quantize.mode)
-    if not kept.step.holds:
-        workspace.report.info(
-            f"quantize: {kept.step.method} loses {kept.step.drop:+.2f} points against the float student on validation "
-            f"data, and max_drop is {quantize.max_drop:g}: raise [quantize] epochs or max_drop, or ship the float model"
-        )
     findings = require_useful(settings, workspace, model, kept.model)
+    if escalation.does_not_pay:
+        findings += (_unpaid(escalation.speeds),)
+    workspace.report.info(str(findings[-1]) if escalation.does_not_pay else _conclusion(kept.step, quantize))
     file = save_model(kept.model, workspace.folder("quantized") / "model.safetensors")
     if processes.is_main_process():
         for state in workspace.folder("quantized").glob("*-resume.pt"):
@@ -48,10 +46,36 @@ def quantize_student(settings: QuantizeSettings, workspace: Workspace, time_laye
         file=workspace.describe(file), mode=kept.step.method, val_accuracy=kept.step.val_accuracy,
         float_val_accuracy=escalation.float_accuracy, calibration_samples=min(quantize.samples, settings.data.train),
         layers=layer_report(kept.model), activations=quantize.activations, skip=kept.step.float_layers,
-        max_drop=quantize.max_drop, holds=kept.step.holds, steps=tuple(one.step for one in attempts),
-        sensitivity=escalation.measured_sensitivity(), parent=student.file.sha256,
-        findings=findings,
+        max_drop=quantize.max_drop, holds=kept.step.holds, outcome="does not pay" if escalation.does_not_pay else kept.step.verdict,
+        speeds=escalation.speeds, seconds=escalation.seconds, steps=tuple(one.step for one in attempts),
+        sensitivity=escalation.sensitivity, parent=student.file.sha256, findings=findings,
     )  # fmt: skip
+
+
+def _unpaid(speeds: Sequence[Int8Speed]) -> Finding:
+    """Return the warning that int8 is slower than float on every target."""
+    ratios = ", ".join(
+        f"{one.target} {one.latency_ratio:.2f} times the latency, {one.size_ratio:.2f} times the size" for one in speeds
+    )
+    text = (
+        f"int8 does not pay: it is slower than float on every target with int8 ({ratios}); auto keeps the post-training model "
+        'and tries no other method. Ship the float model, or set [quantize] mode = "qat" to fine-tune int8 all the same'
+    )
+    return Finding(severity="warning", subject=QuantizedRecord.stage, text=text)
+
+
+def _conclusion(step: QuantizeStep, quantize: QuantizeConfig) -> str:
+    """Return what is kept, and why nothing more was tried."""
+    if not step.holds:
+        return (
+            f"quantize: {step.method} loses {step.drop:+.2f} points against the float student on validation data, and "
+            f"max_drop is {quantize.max_drop:g}: raise [quantize] epochs or max_drop, or ship the float model"
+        )
+    if step.verdict == "cannot tell":
+        return (
+            f"quantize: {step.method} is kept by its measured drop, which more validation samples would confirm or not"
+        )
+    return f"quantize: {step.method} is kept: it loses at most max_drop {quantize.max_drop:g} points"
 
 
 def load_quantized(student: nn.Module, example: tuple[Tensor, ...], record: QuantizedRecord, weights: Path) -> Prepared:

@@ -9,16 +9,16 @@ from edgedistill.records.stages import QuantizedRecord
 from edgedistill.stages.stage import Stage, Workspace
 
 if TYPE_CHECKING:
-    from edgedistill.quantize.escalate import LayerTimer
+    from edgedistill.quantize.timers import Timers
 
 
-def quantize_stage(time_layers: LayerTimer) -> Stage[QuantizeSettings, QuantizedRecord]:
-    """Return the stage; `time_layers`, which times single layers on a device, comes from a package above this one."""
+def quantize_stage(timers: Timers) -> Stage[QuantizeSettings, QuantizedRecord]:
+    """Return the stage; `timers`, which measure on devices, come from a package above this one."""
 
     def make(settings: QuantizeSettings, workspace: Workspace) -> QuantizedRecord:
         from edgedistill.quantize.stage import quantize_student
 
-        return quantize_student(settings, workspace, time_layers)
+        return quantize_student(settings, workspace, timers)
 
     return Stage(
         record=QuantizedRecord, settings=QuantizeSettings, declare=declare_quantization, make=make,

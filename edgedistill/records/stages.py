@@ -189,24 +189,56 @@ QuantizeMethod = Literal["ptq", "mixed", "qat", "mixed-qat"]
 """Post-training quantization or quantization-aware training; in the mixed methods, sensitive layers stay in float."""
 
 
+LimitVerdict = Literal["holds", "exceeds", "cannot tell"]
+"""Whether a drop is within a limit: the limit is above the drop's 95 % interval, below it, or inside it."""
+
+
 class QuantizeStep(Record):
-    """One attempt; `drop` is in percentage points on validation data, `speed_kept` the fraction of the int8 speed-up that is left."""
+    """One attempt; `drop` is in percentage points on the `samples` of the validation data, with its 95 % interval.
+
+    `verdict` says what the interval shows about `max_drop`; if "cannot tell", about `samples_needed` samples would show it, or
+    none would. `holds` is what "auto" acts on: the measured drop is at most `max_drop`, or at most one sample. `speed_kept` is
+    the measured fraction of the time saved by int8 that is left; `reasons` says by field why a value is null.
+    """
 
     method: QuantizeMethod
     float_layers: tuple[str, ...]
     val_accuracy: float
     drop: float
+    drop_ci95: tuple[float, float] | None = None
+    samples: int | None = None
+    verdict: LimitVerdict | None = None
+    samples_needed: int | None = None
     holds: bool
     seconds: float
     speed_kept: float | None = None
     history: tuple[Epoch, ...] = ()
+    reasons: dict[str, str] = Field(default_factory=dict)
+
+
+class Int8Speed(Record):
+    """Post-training int8 beside the float student on a target, before anything more is tried.
+
+    `latency_ratio` and `size_ratio` are int8 over `compared_with`: a latency ratio of 2 is half the speed. The verdict "slower" is
+    beyond the interval and the noise of a bench; None, with `reason`, if nothing was measured.
+    """
+
+    target: str
+    compared_with: str | None = None
+    latency_ratio: float | None = None
+    ci95: tuple[float, float] | None = None
+    size_ratio: float | None = None
+    verdict: Literal["faster", "slower", "no difference seen", "cannot tell"] | None = None
+    reason: str | None = None
 
 
 class QuantizedRecord(StageRecord):
     """The quantized student, as fake-quantized weights and scales; `val_accuracy` is measured in torch.
 
     `activations` is the type that the scales are for. `skip` names the modules that stay in float, including those of the
-    configuration; `steps` are all attempts in order, and `holds` is whether the chosen attempt is within `max_drop`.
+    configuration; `steps` are all attempts in order, and `holds` is that of the chosen attempt. `outcome` is its verdict, or
+    "does not pay" if "auto" stopped because int8 is slower on every target in `speeds`. `speeds` is empty if "auto" had no need
+    to ask. `seconds` has the time of work beside the steps: "speed" and "ranking".
     """
 
     stage: ClassVar[str] = stage_names.QUANTIZE
@@ -221,6 +253,9 @@ class QuantizedRecord(StageRecord):
     skip: tuple[str, ...] = ()
     max_drop: float | None = None
     holds: bool | None = None
+    outcome: LimitVerdict | Literal["does not pay"] | None = None
+    speeds: tuple[Int8Speed, ...] = ()
+    seconds: dict[str, float] = Field(default_factory=dict)
     steps: tuple[QuantizeStep, ...] = ()
     sensitivity: tuple[LayerSensitivity, ...] = ()
     parent: str

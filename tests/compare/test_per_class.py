@@ -13,9 +13,9 @@ from rich.console import Console
 from edgedistill.compare.comparison import compare_runs, summarise_run
 from edgedistill.compare.load import LoadedMeasurement, load_results, load_run
 from edgedistill.compare.per_class import class_drops, hidden, worst
-from edgedistill.compare.statistics import paired_drop
 from edgedistill.compare.table import render_table
 from edgedistill.report.report import render_comparison
+from edgedistill.statistics import paired_drop
 from tests.support.compare_builders import STUDENT, TEACHER, write_measurement, write_run
 
 

@@ -266,7 +266,11 @@ def test_the_attempts_of_quantization_and_the_layers_sensitivity_are_shown(tmp_p
     steps = [
         {"method": "ptq", "float_layers": [], "val_accuracy": 0.8, "drop": 8.4, "holds": False, "seconds": 2.0},
         {"method": "mixed", "float_layers": ["head"], "val_accuracy": 0.881, "drop": 0.3, "holds": True, "seconds": 9.0,
-         "speed_kept": 0.75},
+         "speed_kept": 0.75, "drop_ci95": [-0.9, 1.5], "samples": 120, "verdict": "cannot tell", "samples_needed": 7100},
+    ]  # fmt: skip
+    speeds = [
+        {"target": "pc", "compared_with": "fp32", "latency_ratio": 0.61, "ci95": [0.6, 0.62], "size_ratio": 0.3, "verdict": "faster"},
+        {"target": "board", "reason": "not measured: the board does not answer"},
     ]  # fmt: skip
     layers = [
         {"layer": "head", "output_error": 0.2, "drop": 5.0, "fp32_us": 9.0, "int8_us": int8_us, "measured_on": "ort, local"},
@@ -274,12 +278,30 @@ def test_the_attempts_of_quantization_and_the_layers_sensitivity_are_shown(tmp_p
     ]  # fmt: skip
     record = manifest["stages"]["quantize"]["record"]
     record |= {"mode": "mixed", "skip": ["head"], "max_drop": 1.0, "holds": True, "steps": steps, "sensitivity": layers}
+    record |= {"outcome": "cannot tell", "speeds": speeds, "seconds": {"speed": 6.1, "ranking": 9.0}}
     (run / "manifest.json").write_text(json.dumps(manifest))
     text = render_report(run)
     Page(text)
     assert "Sensitivity of 2 layers" in text
     assert "no int8 kernel" in text
     assert ("here no single layer is faster in int8" in text) == slower
+    assert "120 samples cannot tell; about 7,100 would" in text
+    assert "the board does not answer" in text
+    assert "The ranking took 9.0 s" in text
+
+
+def test_int8_that_does_not_pay_is_in_the_report(tmp_path):
+    run = write_run(tmp_path / "run")
+    manifest = json.loads((run / "manifest.json").read_text())
+    speed = {"target": "pc", "compared_with": "fp32", "latency_ratio": 1.82, "ci95": [1.75, 1.9], "size_ratio": 0.27,
+             "verdict": "slower"}  # fmt: skip
+    record = manifest["stages"]["quantize"]["record"]
+    record |= {"mode": "ptq", "holds": False, "outcome": "does not pay", "max_drop": 0.5, "speeds": [speed]}
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    text = render_report(run)
+    assert "int8 does not pay: it is slower than float on every target with int8" in text
+    assert "1.75 to 1.90" in text
+    assert "No int8 model within" not in text
 
 
 def test_an_unreadable_stage_is_named(tmp_path):

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.command import TWO_PROCESSES, edgedistill, fresh
+from tests.support.kits import write_kit
 
 NETWORK = '''
 import torch
@@ -57,9 +58,69 @@ max_drop = 1.0
 [[target]]
 name = "pc"
 kit = "ort"
+precisions = ["int8"]
 [bench]
 processes = 1
 seconds = 0.2
+"""
+
+KIT = """
+name = "planted"
+title = "ONNX Runtime, slower by a sleep in one of the precisions"
+engine = "onnxruntime"
+package = "onnxruntime"
+precisions = ["fp32", "int8"]
+opset = 20
+install = "python3 -m pip install onnxruntime"
+[encoding]
+x86_64 = "u8-i32"
+aarch64 = "s8-i32"
+"""
+ENGINE = """
+import os, shutil, time
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+SLOW = "{slow}"
+
+
+def describe():
+    import onnxruntime
+    return {{"name": "onnxruntime", "version": onnxruntime.__version__}}
+
+
+def compile(model, out, precision, threads):
+    shutil.copy(str(model), str(out / "model.onnx"))
+    return {{"entry": "model.onnx", "files": ["model.onnx"], "extras": []}}
+
+
+def load(entry, precision, threads):
+    return Session(entry, 0.004 if precision == SLOW else 0.0)
+
+
+class Session:
+    def __init__(self, entry, sleep):
+        import onnxruntime
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        self._session = onnxruntime.InferenceSession(str(entry), options, providers=["CPUExecutionProvider"])
+        self._sleep = sleep
+        self.inputs = [one.name for one in self._session.get_inputs()]
+
+    def set(self, feed):
+        self._feed = feed
+
+    def infer(self):
+        self._outputs = self._session.run(None, self._feed)
+        time.sleep(self._sleep)
+
+    def outputs(self):
+        return {{one.name: value for one, value in zip(self._session.get_outputs(), self._outputs)}}
+
+    def threads(self):
+        return None
+
+    def executed(self):
+        return None, "the planted engine does not say"
 """
 
 
@@ -90,6 +151,7 @@ def test_auto_goes_on_from_post_training_until_the_drop_holds(distilled):
     assert [step["holds"] for step in record["steps"]] == [False] * (len(record["steps"]) - 1) + [True]
     assert (record["mode"], record["holds"], record["skip"]) == (last["method"], True, last["float_layers"])
     assert last["drop"] <= 1.0
+    assert [one["reason"] for one in record["speeds"]] == ["the target takes int8 only"]
     # Each layer alone, in float and in int8, on the target's own kit.
     assert {one["measured_on"] for one in record["sensitivity"]} == {"ort, local"}
     assert all(one["fp32_us"] > 0 and one["int8_us"] > 0 for one in record["sensitivity"])
@@ -98,6 +160,54 @@ def test_auto_goes_on_from_post_training_until_the_drop_holds(distilled):
     assert "Speed kept" in report
     assert "Sensitivity of" in report
     assert "Parts of this report are outdated" not in report
+
+
+def on_planted(folder: Path, slow: str, *settings: str) -> tuple[str, dict]:
+    """Quantize with "auto" for an engine that is slow in one precision, and return the messages and the record."""
+    kits = write_kit(folder / f"kits-{slow}", KIT, ENGINE.format(slow=slow))
+    overrides = ("target.pc.kit=planted", 'target.pc.precisions=["fp32","int8"]', *settings)
+    arguments = [word for override in overrides for word in ("--set", override)]
+    result = edgedistill("--targets", kits, "quantize", "edgedistill.toml", *arguments, cwd=folder)
+    assert result.returncode == 0, result.stderr
+    return result.stderr, quantized(folder)
+
+
+@pytest.mark.slow
+def test_auto_stops_after_post_training_where_int8_does_not_pay(distilled):
+    said, record = on_planted(distilled, "int8")
+    assert [step["method"] for step in record["steps"]] == ["ptq"]
+    assert (record["mode"], record["holds"], record["outcome"]) == ("ptq", False, "does not pay")
+    (speed,) = record["speeds"]
+    assert (speed["target"], speed["compared_with"], speed["verdict"]) == ("pc", "fp32", "slower")
+    assert speed["ci95"][0] > 1
+    assert 0 < speed["size_ratio"] < 1
+    assert record["sensitivity"] == []
+    (finding,) = record["findings"]
+    assert (finding["severity"], finding["subject"]) == ("warning", "quantize")
+    assert "int8 does not pay: it is slower than float on every target with int8 (pc " in finding["text"]
+    assert finding["text"] in said
+
+
+@pytest.mark.slow
+def test_the_speed_that_a_mixed_model_keeps_is_measured(distilled):
+    said, record = on_planted(distilled, "fp32", "quantize.epochs=1", "quantize.max_drop=0.001")
+    assert record["speeds"][0]["verdict"] == "faster"
+    assert record["outcome"] != "does not pay"
+    mixed = [step for step in record["steps"] if step["method"] == "mixed"]
+    assert mixed
+    for step in mixed:  # each mixed model runs as int8, without the sleep of float
+        assert step["speed_kept"] == pytest.approx(1, abs=0.2)
+    assert "of the time that int8 saves on pc" in said
+    assert "layers ranked in" in said
+
+
+@pytest.mark.slow
+def test_a_target_that_cannot_be_measured_does_not_stop_auto(distilled):
+    _, record = on_planted(distilled, "none", "target.pc.device=ssh://nobody@127.0.0.1:1", "quantize.epochs=1")
+    (speed,) = record["speeds"]
+    assert speed["verdict"] is None
+    assert speed["reason"].startswith("not measured: ")
+    assert len(record["steps"]) > 1
 
 
 @pytest.mark.slow

@@ -1,5 +1,7 @@
 """Which layer costs most in int8: each alone, against a model in which all others are left in float."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ from edgedistill.quantize.capture import capture
 from edgedistill.quantize.escalate import Attempt, choose, layer_counts
 from edgedistill.quantize.prepare import calibrate, prepare
 from edgedistill.quantize.sensitivity import layer_sensitivity, only_int8
-from edgedistill.quantize.settings import LayerTiming
+from edgedistill.quantize.settings import Int8Target
 from edgedistill.records.stages import QuantizeStep
 
 LAYERS = ("0", "2", "6")
@@ -72,6 +74,7 @@ def test_the_model_that_is_asked_is_left_as_it_was():
 def test_the_layer_with_uneven_channels_comes_first():
     model = network(uneven=True)
     found = layer_sensitivity(prepared_for(model), named(model), named, lambda got: float(got["logits"].mean() > 1e9))
+    found = sorted(found, key=lambda one: one.output_error, reverse=True)
     assert {one.layer for one in found} == set(LAYERS)
     # The error is made where the uneven tensor is rounded: by the layer that writes it, and by the one that reads it.
     assert {one.layer for one in found[:2]} == {"0", "2"}
@@ -81,16 +84,16 @@ def test_the_layer_with_uneven_channels_comes_first():
 def test_drops_are_in_percentage_points():
     model = network()
     best = named(model)
-    found = layer_sensitivity(prepared_for(model), best, named, lambda got: 1.0 if got is best else 0.9)
+    found = list(layer_sensitivity(prepared_for(model), best, named, lambda got: 1.0 if got is best else 0.9))
     assert [one.drop for one in found] == pytest.approx([10.0] * 3)
 
 
 @pytest.mark.slow
 def test_each_layer_is_timed_alone_on_the_kit():
     model = network()
-    found = layer_sensitivity(prepared_for(model), named(model), named, lambda _got: 1.0)
-    timing = LayerTiming(kit=find_kits()["ort"], device="local", threads=1)
-    timed = list(time_layers(capture(model, (inputs(1),)), found, timing, "signed"))
+    found = list(layer_sensitivity(prepared_for(model), named(model), named, lambda _got: 1.0))
+    target = Int8Target(name="pc", kit=find_kits()["ort"], device="local", threads=1, float_precision="fp32")
+    timed = list(time_layers(capture(model, (inputs(1),)), found, target, "signed"))
     assert [one.layer for one in timed] == [one.layer for one in found]
     for one in timed:
         assert one.reason is None
@@ -107,11 +110,17 @@ def test_more_and_more_layers_go_to_float(layers, counts):
     assert list(layer_counts(layers)) == counts
 
 
-def tried(method: str, accuracy: float, *, holds: bool) -> Attempt:
+def tried(method: str, accuracy: float, *, holds: bool, kept: float | None = None) -> Attempt:
     step = QuantizeStep(
-        method=method, float_layers=(), val_accuracy=accuracy, drop=100 * (0.9 - accuracy), holds=holds, seconds=1.0
+        method=method, float_layers=(), val_accuracy=accuracy, drop=100 * (0.9 - accuracy), holds=holds, seconds=1.0,
+        speed_kept=kept,
     )  # fmt: skip
-    return Attempt(step, prepared_for(network()))
+    return Attempt(step, a_model())
+
+
+@cache
+def a_model():
+    return prepared_for(network())
 
 
 def test_auto_ships_the_try_that_holds_or_else_the_most_accurate():
@@ -119,6 +128,15 @@ def test_auto_ships_the_try_that_holds_or_else_the_most_accurate():
     assert choose(failed, "auto") is failed[1]
     held = tried("qat", 0.895, holds=True)
     assert choose([*failed[:2], held], "auto") is held
+
+
+def test_a_mixed_model_that_keeps_little_speed_is_shipped_only_if_fine_tuning_fails():
+    slow = tried("mixed", 0.898, holds=True, kept=0.3)
+    assert not slow.suffices
+    assert tried("mixed", 0.898, holds=True, kept=0.6).suffices
+    assert choose([slow, tried("qat", 0.899, holds=False)], "auto") is slow
+    tuned = tried("qat", 0.897, holds=True)
+    assert choose([slow, tuned], "auto") is tuned
 
 
 def test_a_mode_that_is_named_ships_what_it_names():

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from edgedistill.compare.statistics import wilson
 from edgedistill.records.measurement import Measurement
+from edgedistill.statistics import wilson
 
 SHA = {name: f"{i:x}" * 64 for i, name in enumerate(("data", "teacher", "soft_labels", "student", "quantize"), 1)}
 NO_ENERGY = "no energy counter: /sys/class/powercap is absent (virtual machine)"

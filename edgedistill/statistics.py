@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from scipy import stats
 
 from edgedistill.records.base import Record
 from edgedistill.records.measurement import Accuracy, Measurement
+from edgedistill.records.stages import LimitVerdict
 
 NOISE_FLOOR = 0.03
 """The smallest relative difference that is reported as real; two measurements of one model may differ by as much."""
@@ -29,6 +30,9 @@ MINIMUM_PROCESSES = 3
 
 TRIM = 0.2
 """The fraction of processes that is left out at each end, rounded down: one of five, none of four."""
+
+MOST_SAMPLES = 10_000_000
+"""No larger number of samples is named: with so many, two models differ less than a limit is exact."""
 
 SpeedVerdict = Literal["faster", "slower", "no difference seen", "cannot tell"]
 AccuracyVerdict = Literal["lower", "higher", "no difference seen"]
@@ -60,6 +64,27 @@ class AccuracyDrop(Record):
     p_value: float | None = None
 
 
+class Pairs(NamedTuple):
+    """Two models on the same samples: the number of samples that both, one of them, or neither classified correctly."""
+
+    both: float
+    only_baseline: float
+    only_candidate: float
+    neither: float
+
+    @classmethod
+    def of(cls, baseline: np.ndarray, candidate: np.ndarray) -> Pairs:
+        """Count from boolean arrays (samples,): which samples each model classified correctly."""
+        return cls(
+            int((baseline & candidate).sum()), int((baseline & ~candidate).sum()),
+            int((~baseline & candidate).sum()), int((~baseline & ~candidate).sum()),
+        )  # fmt: skip
+
+    def scaled(self, n: int) -> Pairs:
+        """Return the counts of `n` samples with the same shares."""
+        return Pairs(*(count * n / sum(self) for count in self))
+
+
 def speedup(baseline: Measurement, candidate: Measurement) -> Speedup:
     """Compare two measurements by the p50s of their processes."""
     before = [process.p50_ns for process in baseline.processes]
@@ -84,6 +109,16 @@ def speedup_of(baseline_p50s: Sequence[float], candidate_p50s: Sequence[float]) 
     )
 
 
+def speedup_in_turns(baseline_p50s: Sequence[float], candidate_p50s: Sequence[float]) -> Speedup:
+    """Compare p50s of processes that took turns, by the ratio in each turn: what slows a turn slows both of its processes."""
+    level = level_of(np.asarray(baseline_p50s) / np.asarray(candidate_p50s))
+    if level is None:
+        return speedup_of(baseline_p50s, candidate_p50s)
+    value, low, high = level
+    verdict = _speed_verdict(math.log(value), (math.log(low), math.log(high)))
+    return Speedup(value=value, ci95=(low, high), verdict=verdict, processes=(len(baseline_p50s), len(candidate_p50s)))
+
+
 def difference_of(baseline: Sequence[float], candidate: Sequence[float]) -> tuple[float, tuple[float, float]]:
     """Return the candidate's trimmed mean minus the baseline's, and Yuen's interval; needs three values per side."""
     before, after = np.sort(np.asarray(baseline, dtype=float)), np.sort(np.asarray(candidate, dtype=float))
@@ -91,7 +126,7 @@ def difference_of(baseline: Sequence[float], candidate: Sequence[float]) -> tupl
     return difference, _yuen(before, after, difference)
 
 
-def level_of(values: Sequence[float]) -> tuple[float, float, float] | None:
+def level_of(values: Sequence[float] | np.ndarray) -> tuple[float, float, float] | None:
     """Return the trimmed geometric mean and its interval (Tukey and McLaughlin 1963); None for fewer than three values."""
     if len(values) < MINIMUM_PROCESSES:
         return None
@@ -157,24 +192,55 @@ def paired_drop(baseline: np.ndarray, candidate: np.ndarray, confidence: float =
 
     `baseline` and `candidate` are boolean arrays (samples,): which samples each model classified correctly.
     """
-    n = len(baseline)
-    before, after = (wilson(float(correct.mean()), n, confidence) for correct in (baseline, candidate))
-    only_b, only_c = int((baseline & ~candidate).sum()), int((~baseline & candidate).sum())
+    pairs = Pairs.of(baseline, candidate)
+    only_b, only_c = int(pairs.only_baseline), int(pairs.only_candidate)
     p_value = float(stats.binomtest(only_b, only_b + only_c).pvalue) if only_b + only_c else 1.0
-    drop = accuracy_drop(before, after, correctness_correlation(baseline, candidate))
+    drop = drop_in(pairs, len(baseline), confidence)
     return drop.model_copy(update={"only_baseline": only_b, "only_candidate": only_c, "p_value": p_value})
 
 
-def correctness_correlation(baseline: np.ndarray, candidate: np.ndarray) -> float:
+def drop_in(pairs: Pairs, n: int, confidence: float = 0.95) -> AccuracyDrop:
+    """Return the drop in counts of `n` samples, with Newcombe's paired interval (1998, method 10)."""
+    before, after = pairs.both + pairs.only_baseline, pairs.both + pairs.only_candidate
+    levels = wilson(before / n, n, confidence), wilson(after / n, n, confidence)
+    return accuracy_drop(*levels, correctness_correlation(pairs))
+
+
+def correctness_correlation(pairs: Pairs) -> float:
     """Return the correlation (phi) of two models' correct answers, with Newcombe's continuity correction."""
-    n = len(baseline)
-    both, neither = int((baseline & candidate).sum()), int((~baseline & ~candidate).sum())
-    only_b, only_c = int((baseline & ~candidate).sum()), int((~baseline & candidate).sum())
+    both, only_b, only_c, neither = pairs
     scale = (both + only_b) * (neither + only_c) * (both + only_c) * (neither + only_b)
     if scale == 0:
         return 0.0
     cross = both * neither - only_b * only_c
-    return (max(cross - n / 2, 0.0) if cross > 0 else cross) / math.sqrt(scale)
+    return (max(cross - sum(pairs) / 2, 0.0) if cross > 0 else cross) / math.sqrt(scale)
+
+
+def limit_verdict(interval: tuple[float, float], limit: float) -> LimitVerdict:
+    """Tell whether a drop is within a limit: its interval is below the limit, above it, or contains it."""
+    if interval[1] <= limit:
+        return "holds"
+    return "exceeds" if interval[0] > limit else "cannot tell"
+
+
+def samples_to_tell(pairs: Pairs, limit_points: float) -> int | None:
+    """Return about how many samples would show whether a drop is within a limit, if all shares stay the same.
+
+    None if no number up to MOST_SAMPLES would: the drop is at the limit.
+    """
+
+    def tells(n: int) -> bool:
+        return limit_verdict(drop_in(pairs.scaled(n), n).ci95_points, limit_points) != "cannot tell"
+
+    few, many = 1, max(2, round(sum(pairs)))
+    while not tells(many):
+        few, many = many, 2 * many
+        if few > MOST_SAMPLES:
+            return None
+    while many - few > max(1, few // 100):
+        middle = (few + many) // 2
+        few, many = (few, middle) if tells(middle) else (middle, many)
+    return many
 
 
 def _combined(one: float, other: float, phi: float) -> float:

@@ -7,7 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
-from edgedistill.compare.statistics import accuracy_drop, correctness_correlation, speedup, speedup_of, wilson
+from edgedistill.statistics import (
+    Pairs,
+    accuracy_drop,
+    correctness_correlation,
+    speedup,
+    speedup_in_turns,
+    speedup_of,
+    wilson,
+)
 from tests.support.compare_builders import INT8, STUDENT, TEACHER, Fake, measurement
 
 p50s = st.lists(st.floats(1e3, 1e9), min_size=3, max_size=12)
@@ -132,7 +140,7 @@ def right_on(*counts: int) -> tuple[np.ndarray, np.ndarray]:
 
 def paired_drop(a: np.ndarray, b: np.ndarray):
     n = len(a)
-    return accuracy_drop(wilson(a.mean(), n), wilson(b.mean(), n), correctness_correlation(a, b))
+    return accuracy_drop(wilson(a.mean(), n), wilson(b.mean(), n), correctness_correlation(Pairs.of(a, b)))
 
 
 def test_paired_accuracy_drop_is_newcombes_published_example():
@@ -181,3 +189,12 @@ def test_one_process_warns_of_nothing():
         warnings.simplefilter("error")
         found = speedup(measurement(STUDENT), measurement(Fake(processes=1)))
     assert found.ci95 is None
+
+
+def test_a_turn_that_is_slow_for_both_does_not_hide_which_is_slower():
+    before, after = [100.0, 150.0, 101.0], [120.0, 181.0, 121.0]
+    assert speedup_of(before, after).verdict == "no difference seen"
+    found = speedup_in_turns(before, after)
+    assert found.verdict == "slower"
+    assert found.ci95[0] < found.value < found.ci95[1] < 1
+    assert speedup_in_turns(before, [x * 1.02 for x in before]).verdict == "no difference seen", "within the noise"
