@@ -31,7 +31,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from edgedistill.config.load import load_config
 from edgedistill.data.views import plain_views
 from edgedistill.deploy.onnx_file import BenchOptions, bench_onnx, prepare_onnx
-from edgedistill.deploy.stages import time_layers
+from edgedistill.deploy.stages import TIMERS
 from edgedistill.distill.loading import load_student
 from edgedistill.export.onnx_export import export_onnx, save_onnx
 from edgedistill.export.trt_check import check_with_tensorrt
@@ -93,7 +93,7 @@ def quantized(work, seed, method, activations):
     if path.exists():
         return onnx.load(path)
     settings, workspace = student_of(work, seed, method, activations)
-    record, examples = quantize_student(settings, workspace, time_layers), examples_of(settings)
+    record, examples = quantize_student(settings, workspace, TIMERS), examples_of(settings)
     prepared = load_quantized(float_student(settings, workspace), examples, record, workspace.path(record.file))
     return export_onnx(prepared, examples, OPSET)
 
