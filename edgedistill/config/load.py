@@ -40,9 +40,19 @@ def parse_text(text: str, path: Path, overrides: tuple[str, ...] = ()) -> Config
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
-    for override in overrides:
-        apply_override(table, Config, override)
+    wrong = [text for text in (_try_override(table, override) for override in overrides) if text is not None]
+    if wrong:
+        raise ConfigError("\n".join(wrong))
     return parse_config(table, path.parent, str(path))
+
+
+def _try_override(table: dict[str, Any], override: str) -> str | None:
+    """Apply an override, or return why it cannot be."""
+    try:
+        apply_override(table, Config, override)
+    except ConfigError as error:
+        return str(error)
+    return None
 
 
 def parse_config(table: dict[str, Any], folder: Path, origin: str) -> Config:
@@ -51,11 +61,19 @@ def parse_config(table: dict[str, Any], folder: Path, origin: str) -> Config:
     try:
         return Config.model_validate(table | {"folder": folder})
     except ValidationError as error:
-        errors = [dict(e) for e in error.errors()]
-        # A misspelt key is often also reported as missing; show only the misspelling.
-        misspelt = [e for e in errors if e["type"] == "extra_forbidden"]
-        lines = dict.fromkeys(_explain(e) for e in misspelt or errors)
+        errors: list[dict[str, Any]] = [dict(e) for e in error.errors()]
+        # A misspelt key is often also reported as missing from its section; show only the misspelling.
+        misspelt = {tuple(e["loc"][:-1]) for e in errors if e["type"] == "extra_forbidden"}
+        shown = [e for e in errors if not misspelt or not _may_follow(e, misspelt)]
+        lines = dict.fromkeys(_explain(e) for e in shown)
         raise ConfigError("\n".join(f"{origin}: {line}" for line in lines)) from None
+
+
+def _may_follow(error: dict[str, Any], misspelt: set[tuple[int | str, ...]]) -> bool:
+    """Tell whether an error may come from a misspelt key of its section; `misspelt` are the sections with misspelt keys."""
+    if error["type"] == "missing":
+        return tuple(error["loc"][:-1]) in misspelt
+    return error["type"] == "value_error" and tuple(error["loc"]) in misspelt
 
 
 def _explain(error: dict[str, Any]) -> str:
