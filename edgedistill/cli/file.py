@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from edgedistill.export.file_records import FileOptions, FileResult
     from edgedistill.graphs.random_inputs import Shapes
     from edgedistill.kits.kits import Kit
-    from edgedistill.records.base import Activations
 
 THREADS, PROCESSES, SECONDS = 1, 5, 2.0
 """How an ONNX file is measured by default: threads, fresh processes, and seconds of inference in each process."""
@@ -78,9 +77,12 @@ form_options = options(
 @form_options
 @option("--skip", multiple=True, metavar="NODE", help="A layer to leave in float. Repeatable.",
         only=key("quantize.skip", "[...]"))  # fmt: skip
-@option("--activations", type=click.Choice(["signed", "unsigned"]),
-        help="unsigned: finer steps after a ReLU; not for TensorRT or x86 without VNNI.  [default: signed]",
+@option("--activations", type=click.Choice(["auto", "signed", "unsigned"]),
+        help="unsigned: finer steps after a ReLU; not for TensorRT.  [default: auto, unsigned where every target takes it]",
         only=key("quantize.activations"))  # fmt: skip
+@option("--weights", type=click.Choice(["auto", "full", "narrow"]),
+        help="narrow: no sum overflows on x86 without VNNI.  [default: auto, narrow if this machine needs it]",
+        only=key("quantize.weights"))  # fmt: skip
 @option("--no-ranking", is_flag=True, help="Do not rank layers by the accuracy each one costs; the ranking is slow.",
         only={ONNX: "set quantize.mode = \"ptq\" in {model_or_config} instead, which ranks no layers"})  # fmt: skip
 @option("--test", type=FILE, metavar="FILE.npz", help="Real inputs that measure errors, instead of those of --data.",
@@ -90,7 +92,7 @@ form_options = options(
 @pipeline_options
 @click.pass_context
 def quantize(
-    context: click.Context, /, model_or_config: Path, skip: tuple[str, ...], activations: Activations | None, **options: Any
+    context: click.Context, /, model_or_config: Path, skip: tuple[str, ...], **options: Any
 ) -> None:  # fmt: skip
     """Quantize the student of a configuration, or a float .onnx file with --data FILE.npz.
 
@@ -102,14 +104,14 @@ def quantize(
     from edgedistill.export.file_plan import plan_quantize
     from edgedistill.export.onnx_file import quantize_file
 
-    order = _order(context, model_or_config, options, test=options["test"], force=options["force"])
-    chosen = activations or "signed"
+    integers = {name: options[name] or "auto" for name in ("activations", "weights")}
+    order = _order(context, model_or_config, options, test=options["test"], force=options["force"], **integers)
     ranking = not options["no_ranking"]
     if options["dry_run"]:
-        _show(plan_quantize(order, skip, chosen, ranking=ranking), as_json=options["as_json"])
+        _show(plan_quantize(order, skip, ranking=ranking), as_json=options["as_json"])
         return
     report = surroundings(context)[1]
-    made = quantize_file(order, skip, activations=chosen, report=report, ranking=ranking)
+    made = quantize_file(order, skip, report=report, ranking=ranking)
     _show(made, as_json=options["as_json"])
 
 

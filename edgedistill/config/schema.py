@@ -24,7 +24,7 @@ from edgedistill.config.training import (
     StudentConfig,
     TeacherConfig,
 )
-from edgedistill.records.base import Activations, Record
+from edgedistill.records.base import Activations, Record, Scheme, Weights
 from edgedistill.records.stages import KindName
 
 
@@ -114,17 +114,24 @@ class QuantizeConfig(Record):
 
     Ranges are measured on `samples` training inputs. Fine-tuning learns from the float student for `epochs`, on batches of
     [distill] batch_size, with AdamW and a peak learning rate of `lr`. With "unsigned" `activations`, the output of a ReLU has
-    255 steps instead of 127; TensorRT does not support such files, and sums can saturate on x86 without VNNI.
+    255 steps instead of 127; TensorRT does not support such files. With "narrow" `weights`, sums of products cannot overflow on
+    x86 without VNNI. "auto" chooses both for the targets.
     """
 
     mode: Literal["none", "ptq", "qat", "auto"] = "auto"
     max_drop: Positive = 0.5
     samples: Count = 512
     ranges: Literal["mse", "minmax"] = "mse"
-    activations: Activations = "signed"
+    activations: Literal["auto"] | Activations = "auto"
+    weights: Literal["auto"] | Weights = "auto"
     skip: tuple[str, ...] = ()
     epochs: Count = 5
     lr: Positive = 5e-4
+
+    @property
+    def scheme(self) -> Scheme:
+        """The integers to use; "auto" must be replaced before by the choice for the targets."""
+        return Scheme.model_validate({"activations": self.activations, "weights": self.weights})
 
 
 class ExportConfig(Record):

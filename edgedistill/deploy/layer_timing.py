@@ -20,7 +20,7 @@ from edgedistill.kits.kits import Kit
 from edgedistill.quantize.capture import CONVOLUTION, LINEAR, tensor_at
 from edgedistill.quantize.prepare import calibrate, prepare
 from edgedistill.quantize.settings import Int8Target
-from edgedistill.records.base import Activations
+from edgedistill.records.base import Scheme
 from edgedistill.records.stages import LayerSensitivity
 
 OPTIONS = BenchOptions(processes=1, seconds=0.3, passes=())
@@ -48,7 +48,7 @@ class LayerAlone(nn.Module):
 
 
 def time_layers(
-    graph: fx.GraphModule, layers: list[LayerSensitivity], target: Int8Target, activations: Activations
+    graph: fx.GraphModule, layers: list[LayerSensitivity], target: Int8Target, scheme: Scheme
 ) -> Iterator[LayerSensitivity]:
     """Yield the layers of a captured model with their latencies on a device; layers of one shape are measured once."""
     kit = target.kit
@@ -59,7 +59,7 @@ def time_layers(
         node = nodes[one.layer]
         shape = _shape(graph, node)
         if shape not in known:
-            known[shape] = _measured(LayerAlone(graph, node).eval(), _example(node), kit, activations, options)
+            known[shape] = _measured(LayerAlone(graph, node).eval(), _example(node), kit, scheme, options)
         yield one.model_copy(update=known[shape])
 
 
@@ -68,12 +68,10 @@ def _example(layer: fx.Node) -> Tensor:
     return torch.randn(1, *size, generator=torch.Generator().manual_seed(0))
 
 
-def _measured(
-    alone: LayerAlone, example: Tensor, kit: Kit, activations: Activations, options: BenchOptions
-) -> dict[str, Any]:
+def _measured(alone: LayerAlone, example: Tensor, kit: Kit, scheme: Scheme, options: BenchOptions) -> dict[str, Any]:
     try:
         form = form_on(kit, options.device)
-        prepared = prepare(alone, (example,), activations=activations)
+        prepared = prepare(alone, (example,), scheme=scheme)
         calibrate(prepared, [(example,)])
         fp32 = export_onnx(alone, (example,), form.opset)
         int8 = encode(export_onnx(prepared, (example,), form.opset), form.encoding)

@@ -15,15 +15,15 @@ if TYPE_CHECKING:
     from torch import fx
 
     from edgedistill.quantize.settings import Int8Target
-    from edgedistill.records.base import Activations
+    from edgedistill.records.base import Scheme
 
 
 def _time_layers(
-    graph: fx.GraphModule, layers: list[LayerSensitivity], target: Int8Target, activations: Activations
+    graph: fx.GraphModule, layers: list[LayerSensitivity], target: Int8Target, scheme: Scheme
 ) -> Iterator[LayerSensitivity]:
     from edgedistill.deploy.layer_timing import time_layers
 
-    yield from time_layers(graph, layers, target, activations)
+    yield from time_layers(graph, layers, target, scheme)
 
 
 def _student_timer(requests: dict[str, np.ndarray]) -> StudentTimer:

@@ -10,10 +10,9 @@ from typing import Final, Literal
 import onnx
 
 from edgedistill.data.requests import read_samples, read_test_samples
-from edgedistill.export.file_records import FileOptions
-from edgedistill.export.forms import Variant
-from edgedistill.export.onnx_file import (
+from edgedistill.export.file_forms import (
     PER_CHANNEL_OPSET,
+    choose_integers,
     output_path,
     require_calibration,
     require_exportable,
@@ -21,12 +20,14 @@ from edgedistill.export.onnx_file import (
     require_inputs,
     variants_of,
 )
+from edgedistill.export.file_records import FileOptions
+from edgedistill.export.forms import Variant
 from edgedistill.graphs.canonical import canonical
 from edgedistill.graphs.encodings import activations_of
 from edgedistill.graphs.opset import opset_of
 from edgedistill.graphs.random_inputs import Shapes
 from edgedistill.graphs.read import fix_shapes, read_sound_onnx
-from edgedistill.records.base import Activations, Encoding, Record
+from edgedistill.records.base import Activations, Encoding, Record, Weights
 from edgedistill.runtime.files import sha256_of
 
 SCHEMA: Final = "edgedistill.file_plan/1"
@@ -46,7 +47,8 @@ class FilePlan(Record):
     """The plan for an ONNX file.
 
     `samples` is the number of real inputs in `data`, and `test` has the inputs that will measure errors; `choices` are the automatic decisions about shapes, one line each;
-    `skip` names the layers to leave in float; `activations`, `ranking` and `force` are None if nothing is quantized.
+    `skip` names the layers to leave in float. `activations` and `weights` are the integers of an int8 file, and
+    `scheme_reason` says why; these, `ranking` and `force` are None if nothing is quantized.
     `ranking` is true if the layers will be ranked by their error in case int8 loses much, and `force` is true if the
     files will be written even if int8 loses a channel of an output.
     """
@@ -63,6 +65,8 @@ class FilePlan(Record):
     arch: str | None
     precision: str
     activations: Activations | None = None
+    weights: Weights | None = None
+    scheme_reason: str | None = None
     skip: tuple[str, ...] = ()
     ranking: bool | None = None
     force: bool | None = None
@@ -78,8 +82,9 @@ class FilePlan(Record):
         arch = f" on {self.arch}" if self.arch else ""
         data = f", with {self.samples:,} inputs of {self.data}" if self.data else ", with random inputs"
         data += f", tested with {self.test}" if self.test else ""
-        signs = f", {self.activations} activations" if self.activations else ""
-        yield f"would {self.command} {self.model}: {self.precision}{signs}{kits}{arch}{data}"
+        yield f"would {self.command} {self.model}: {self.precision}{kits}{arch}{data}"
+        if self.scheme_reason is not None:
+            yield f"int8: {self.scheme_reason}"
         yield from (f"input {name}: {'x'.join(map(str, shape))}" for name, shape in self.shapes.items())
         yield from self.choices
         if self.skip:
@@ -94,20 +99,20 @@ class FilePlan(Record):
             yield f"would write {one.file}: {one.precision}, opset {one.opset}{encoding}{replaced}"
 
 
-def plan_quantize(
-    order: FileOptions, skip: tuple[str, ...], activations: Activations, *, ranking: bool = True
-) -> FilePlan:
+def plan_quantize(order: FileOptions, skip: tuple[str, ...], *, ranking: bool = True) -> FilePlan:
     """Return the plan of `quantize_file`; raises those of its errors that need no run of the model."""
     require_calibration(order)
     model = read_sound_onnx(order.model)
     require_float(order, model)
     if order.test is not None and order.data is not None:
         read_test_samples(order.test, model, order.data)
-    taking = order.for_activations(activations)
-    variants = variants_of(taking, "int8", max(opset_of(model), PER_CHANNEL_OPSET), activations)
+    scheme, reason = choose_integers(order)
+    taking = order.for_activations(scheme.activations)
+    variants = variants_of(taking, "int8", max(opset_of(model), PER_CHANNEL_OPSET), scheme.activations)
     plan = _plan(order, "quantize", "int8", model, variants)
     return plan.model_copy(
-        update={"skip": skip, "activations": activations, "ranking": ranking, "force": order.force, "test": order.test}
+        update=scheme.model_dump()
+        | {"scheme_reason": reason, "skip": skip, "ranking": ranking, "force": order.force, "test": order.test}
     )
 
 

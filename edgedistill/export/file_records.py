@@ -6,13 +6,13 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from edgedistill.export.parity import percent
 from edgedistill.graphs.random_inputs import Shapes
 from edgedistill.kits.kits import Kit
 from edgedistill.quantize.placement import FLOAT_RESULT, is_int8
-from edgedistill.records.base import Activations, Encoding, Record
+from edgedistill.records.base import Activations, Encoding, Record, Scheme, Weights
 from edgedistill.records.stages import Parity
 
 SCHEMA: Final = "edgedistill.onnx/1"
@@ -24,6 +24,7 @@ class FileOptions(Record):
     """The options of a command on an ONNX file: the model, real inputs, kits, the architecture, and the output path.
 
     `test` has samples that measure errors, instead of those in `data`. `force` writes an int8 file even if a channel of an output is lost.
+    `activations` and `weights` are the integers of an int8 file; "auto" chooses them for the kits.
     """
 
     model: Path
@@ -34,6 +35,8 @@ class FileOptions(Record):
     shapes: Shapes
     output: Path | None = None
     force: bool = False
+    activations: Literal["auto"] | Activations = "auto"
+    weights: Literal["auto"] | Weights = "auto"
 
     def for_activations(self, activations: Activations) -> FileOptions:
         """Return the options with only those encodings of the kits that support these activations."""
@@ -96,7 +99,8 @@ class FileResult(Record):
     `samples` is the number of samples in the comparison, and `random` is true if they are random; `test` is the
     file that they are from if it is not the one to calibrate with; `classifies` is true
     if the first output has a score for each class; `accuracy` is the original model's. `sensitivity` maps each layer to
-    the error with only that layer in int8, the largest first; it is measured only if int8 loses much.
+    the error with only that layer in int8, the largest first. `scheme` has the integers of files that this command
+    quantized, and `scheme_reason` says why.
     """
 
     model: Path
@@ -110,6 +114,8 @@ class FileResult(Record):
     layers: dict[str, str]
     sensitivity: dict[str, float]
     forced: bool = False
+    scheme: Scheme | None = None
+    scheme_reason: str | None = None
     files: tuple[WrittenFile, ...]
 
     def to_json(self) -> str:
@@ -119,6 +125,8 @@ class FileResult(Record):
     def lines(self) -> Iterator[str]:
         """Yield lines for a person: automatic decisions, layers in float, files, and losses."""
         yield from self.choices
+        if self.scheme_reason is not None:
+            yield f"int8: {self.scheme_reason}"
         reasons = Counter(form.removeprefix("float: ") for form in self.layers.values() if not is_int8(form))
         for reason, count in reasons.items():
             yield f"{count} of {len(self.layers)} layers stay in float: {reason}"
@@ -129,28 +137,30 @@ class FileResult(Record):
         if self.accuracy is not None:
             yield f"{self.model}: accuracy {self.accuracy:.2%} on {self.samples:,} {kind}"
         for one in self.files:
-            yield f"{one.file}: {one.precision}, opset {one.opset}, {one.size_bytes:,} bytes{_form(one)}"
-            if one.accuracy is not None and self.accuracy is not None:
-                yield f"  accuracy {one.accuracy:.2%}, {100 * (one.accuracy - self.accuracy):+.2f} points"
-            # Without labels, one value for each class and an embedding look alike.
-            what = "class" if self.accuracy is not None else "largest output"
-            same = f"same {what} as the original model {percent(one.parity.agreement)}, " if self.classifies else ""
-            yield from _not_judged(one)
-            error = (
-                f", squared error {percent(one.error)} of the outputs' variance"
-                if one.parity.agreement is not None
-                else ""
-            )
-            yield f"  on {self.samples:,} {kind}: {same}maximum difference {one.parity.max_abs_diff:.3g}{error}"
-            output = worst_output(one.outputs)
-            worst = one.outputs[output]
-            if worst.channel is not None and len(one.outputs) * worst.channels > 1:
-                yield f"  worst: {worst.where(output)}: {worst.loss()}"
-            if worst.lost and self.forced:
-                yield f"  --force: written although {worst.where(output)} is lost"
-            yield from (f"  {warning}" for warning in one.warnings)
+            yield from self._file_lines(one, kind)
         if self.sensitivity:
             yield f"largest errors with a single layer in int8: {largest(self.sensitivity)}; leave these layers in float with --skip NODE"
+
+    def _file_lines(self, one: WrittenFile, kind: str) -> Iterator[str]:
+        """Yield the lines about a file; `kind` says what the inputs of the comparison are."""
+        yield f"{one.file}: {one.precision}, opset {one.opset}, {one.size_bytes:,} bytes{_form(one)}"
+        if one.accuracy is not None and self.accuracy is not None:
+            yield f"  accuracy {one.accuracy:.2%}, {100 * (one.accuracy - self.accuracy):+.2f} points"
+        # Without labels, one value for each class and an embedding look alike.
+        what = "class" if self.accuracy is not None else "largest output"
+        same = f"same {what} as the original model {percent(one.parity.agreement)}, " if self.classifies else ""
+        yield from _not_judged(one)
+        error = (
+            f", squared error {percent(one.error)} of the outputs' variance" if one.parity.agreement is not None else ""
+        )
+        yield f"  on {self.samples:,} {kind}: {same}maximum difference {one.parity.max_abs_diff:.3g}{error}"
+        output = worst_output(one.outputs)
+        worst = one.outputs[output]
+        if worst.channel is not None and len(one.outputs) * worst.channels > 1:
+            yield f"  worst: {worst.where(output)}: {worst.loss()}"
+        if worst.lost and self.forced:
+            yield f"  --force: written although {worst.where(output)} is lost"
+        yield from (f"  {warning}" for warning in one.warnings)
 
 
 def _not_judged(one: WrittenFile) -> Iterator[str]:

@@ -2,69 +2,35 @@
 
 from __future__ import annotations
 
-import math
-from pathlib import Path
-from typing import NamedTuple
-
-import numpy as np
 import onnx
 
-from edgedistill.data.requests import Samples, read_samples, read_test_samples
-from edgedistill.data.sources import Array
-from edgedistill.errors import ConfigError, ParityError
-from edgedistill.export.file_records import FileOptions, FileResult, OutputError, WrittenFile, worst_output
-from edgedistill.export.forms import Variant, comparable, in_form, is_half
-from edgedistill.export.lint.report import require_clean, usual_arch
-from edgedistill.export.onnx_export import save_onnx
-from edgedistill.export.output_errors import (
-    are_scores,
-    has_row,
-    layer_before,
-    output_error,
-    probabilities_of,
-    require_kept,
+from edgedistill.export.file_forms import (
+    PER_CHANNEL_OPSET,
+    choose_integers,
+    require_calibration,
+    require_exportable,
+    require_float,
+    variants_of,
 )
-from edgedistill.export.parity import FLOAT, LIMITS, compare_file, percent, require_parity
+from edgedistill.export.file_records import FileOptions, FileResult
+from edgedistill.export.original import CALIBRATION, Original, answers_for, count
 from edgedistill.graphs.canonical import canonical
 from edgedistill.graphs.encodings import activations_of
-from edgedistill.graphs.index import lift_constants, name_nodes
-from edgedistill.graphs.integer_forms import require_int8_q_dq
-from edgedistill.graphs.metadata import annotate, metadata_of
-from edgedistill.graphs.opset import opset_of, to_opset
-from edgedistill.graphs.random_inputs import random_inputs
-from edgedistill.graphs.read import fix_shapes, is_quantized, read_sound_onnx
-from edgedistill.graphs.reference import Reference, RefusedError
-from edgedistill.graphs.run import Arrays
-from edgedistill.graphs.slim import simplify
-from edgedistill.kits.kits import FLOAT16_OPSET
+from edgedistill.graphs.opset import opset_of
 from edgedistill.quantize.onnx_file import quantize_onnx
 from edgedistill.quantize.placement import is_int8
 from edgedistill.quantize.ranges import Ranges
-from edgedistill.records.base import Activations, Encoding
-from edgedistill.records.stages import Parity
-from edgedistill.runtime.files import sha256_of
-from edgedistill.runtime.progress import Advance, Reporter
-from edgedistill.tasks.classification import TASK as CLASSIFICATION
+from edgedistill.records.base import Scheme
+from edgedistill.runtime.progress import Reporter
 
-CALIBRATION = 512
-"""The largest number of calibration samples."""
-RANDOM = 8
-"""The number of random requests for the comparison without data."""
-MOST_LOST, LEAST_ALIKE = 0.01, 0.95
-"""Limits beyond which the layers are ranked: the accuracy lost or, without labels, the agreement (fractions)."""
-CHECKED = 32
-"""The largest number of samples that compare the simplified float model with the original model."""
 RANKED = 32
 """The largest number of samples for the ranking of layers."""
-PER_CHANNEL_OPSET = 13
-"""The first opset whose DequantizeLinear has a scale for each channel."""
 
 
 def quantize_file(
     order: FileOptions,
     skip: tuple[str, ...] = (),
     ranges: Ranges = "mse",
-    activations: Activations = "signed",
     report: Reporter | None = None,
     *,
     ranking: bool = True,
@@ -81,58 +47,27 @@ def quantize_file(
         LintError: the linter finds an error in a file for a kit.
     """
     require_calibration(order)
-    original = _Original(order.for_activations(activations), report)
+    scheme, reason = choose_integers(order)
+    original = Original(order.for_activations(scheme.activations), report)
     require_float(order, original.model)
     source = original.simplified(PER_CHANNEL_OPSET)
     few = original.calibration.first(CALIBRATION)
-    with original.report.track("samples for calibration", _count(few)) as advance:
-        canonical_int8, layers = quantize_onnx(source, few, skip, ranges, activations, advance)
+    with original.report.track("samples for calibration", count(few)) as advance:
+        canonical_int8, layers = quantize_onnx(source, few, skip, ranges, scheme, advance)
     variants = variants_of(original.order, "int8", opset_of(canonical_int8), activations_of(canonical_int8))
     made = original.convert(canonical_int8, variants)
     much = ranking and any(original.lost_much(one) for one in made)
-    sensitivity = _sensitivity(original, source, layers, activations) if much else {}
+    sensitivity = _sensitivity(original, source, layers, scheme) if much else {}
     if not order.force:
         for one in made:
             original.require_kept(one, source, layers, sensitivity)
-    return original.result([original.save(one) for one in made], layers, sensitivity)
-
-
-def require_calibration(order: FileOptions) -> None:
-    """Raise ConfigError for an order without real inputs to calibrate with."""
-    if order.data is None:
-        raise ConfigError("int8 ranges are measured on real inputs; give some with --data calibration.npz")
-
-
-def require_float(order: FileOptions, model: onnx.ModelProto) -> None:
-    """Raise ConfigError for a model that is quantized already, in any form."""
-    require_int8_q_dq(order.model, model)
-    if is_quantized(model):
-        raise ConfigError(f"{order.model}: already quantized; 'edgedistill export' writes it for a kit")
-
-
-def require_exportable(order: FileOptions, model: onnx.ModelProto, precision: str) -> None:
-    """Raise ConfigError for int8 of a float model, a float precision of a quantized model, and integers of other forms."""
-    if precision == "int8" or is_quantized(model):
-        require_int8_q_dq(order.model, model)
-    if is_quantized(model) == (precision == "int8"):
-        return
-    raise ConfigError(
-        f"{order.model}: a float model; first run 'edgedistill quantize {order.model} --data calibration.npz'"
-        if precision == "int8"
-        else f"{order.model}: already quantized; export it with --precision int8"
-    )
-
-
-def require_inputs(order: FileOptions, variants: list[Variant]) -> None:
-    """Raise ConfigError for a file in float16 without real inputs."""
-    if order.data is None and any(is_half(variant) for variant in variants):
-        raise ConfigError(
-            "float16 overflows above 65504, and only real inputs show where; give some with --data FILE.npz"
-        )
+    made_files = [original.save(one) for one in made]
+    result = original.result(made_files, layers, sensitivity)
+    return result.model_copy(update={"scheme": scheme, "scheme_reason": reason})
 
 
 def _sensitivity(
-    original: _Original, source: onnx.ModelProto, layers: dict[str, str], activations: Activations
+    original: Original, source: onnx.ModelProto, layers: dict[str, str], scheme: Scheme
 ) -> dict[str, float]:
     """Return the error of the outputs with only one layer in int8, for each layer, the largest first."""
     names, few = [name for name, form in layers.items() if is_int8(form)], original.calibration.first(RANKED)
@@ -141,8 +76,8 @@ def _sensitivity(
     with original.report.track("layers ranked", len(names)) as advance:
         for name in names:
             rest = tuple(other for other in names if other != name)
-            alone, _ = quantize_onnx(source, few, rest, activations=activations)
-            answers = _answers(original.order.model, alone, tested)
+            alone, _ = quantize_onnx(source, few, rest, scheme=scheme)
+            answers = answers_for(original.order.model, alone, tested)
             found = original.output_errors(list(answers.values())).values()
             errors[name] = max(max(one.error, one.channel_error) for one in found)
             advance(1, name)
@@ -157,7 +92,7 @@ def export_file(order: FileOptions, precision: str, report: Reporter | None = No
         ParityError: the file's outputs differ from the original model's.
         LintError: the linter finds an error in the file for a kit.
     """
-    original = _Original(order, report)
+    original = Original(order, report)
     require_exportable(order, original.model, precision)
     if precision == "int8":
         source = canonical(original.model)
@@ -167,221 +102,3 @@ def export_file(order: FileOptions, precision: str, report: Reporter | None = No
     variants = variants_of(original.order, precision, opset_of(source), activations_of(source))
     files = [original.save(one) for one in original.convert(source, variants)]
     return original.result(files, {}, {})
-
-
-class _Converted(NamedTuple):
-    """A model in the form of a variant, its outputs and their errors, not yet written."""
-
-    path: Path
-    variant: Variant
-    model: onnx.ModelProto
-    float32_nodes: tuple[str, ...]
-    warnings: tuple[str, ...]
-    error: float
-    parity: Parity
-    outputs: dict[str, OutputError]
-    accuracy: float | None
-
-
-class _Original:
-    """The user's model with fixed shapes, the samples to calibrate and to compare with, and the model's outputs."""
-
-    def __init__(self, order: FileOptions, report: Reporter | None) -> None:
-        self.order, self.report = order, report or Reporter(quiet=True)
-        self.model = read_sound_onnx(order.model)
-        samples = None if order.data is None else read_samples(order.data, self.model)
-        shapes = {} if samples is None else {name: tuple(array.shape[1:]) for name, array in samples.requests.items()}
-        fixed, choices = fix_shapes(self.model, order.shapes | shapes)
-        self.choices = tuple(choices)
-        self.samples = self.calibration = samples or Samples(random_inputs(self.model, fixed, RANDOM), None)
-        if order.test is not None and order.data is not None:
-            self.samples = read_test_samples(order.test, self.model, order.data)
-        self.outputs = self.answers(self.model, "the original model")
-        self.probabilities = probabilities_of(self.model)
-        if self.samples.labels is not None and not has_row(self.outputs[0].shape):
-            shape = "x".join(map(str, self.outputs[0].shape[1:]))
-            raise ConfigError(
-                f"{order.test or order.data}: has labels, but the model's first output, {shape}, has no score per class"
-            )
-
-    @property
-    def classifies(self) -> bool:
-        """Whether the first output has one score for each of several classes: there are labels, or its values are alike."""
-        first = self.outputs[0]
-        is_probability = self.model.graph.output[0].name in self.probabilities
-        return self.samples.labels is not None or are_scores(first, probabilities=is_probability)
-
-    @property
-    def everything(self) -> Array:
-        """All outputs of the original model, flattened into one array."""
-        return np.concatenate([output.ravel() for output in self.outputs])
-
-    def simplified(self, opset: int) -> onnx.ModelProto:
-        """Return the float model with constants and batch norms folded, in `opset` or, if higher, its own opset.
-
-        Raises ConfigError if control flow remains.
-        """
-        with self.report.track("steps of simplifying the graph", 3) as advance:
-            model, note = simplify(self.model)
-            self.choices += (note,) if note else ()
-            advance(1, "")
-            _require_plain(self.order.model, model)
-            lift_constants(model.graph)
-            name_nodes(model.graph)
-            model = to_opset(model, max(opset_of(model), opset), self.samples.first(1))
-            advance(1, "")
-            simplified = _answers(self.order.model, model, self.samples.first(CHECKED))
-            advance(1, "")
-        _, parity = self.compare(list(simplified.values()))
-        require_parity(parity, self.everything, "fp32", f"{self.order.model.name}, simplified")
-        return model
-
-    def answers(self, model: onnx.ModelProto, label: str) -> list[Array]:
-        """Return the outputs of a model for all samples; `label` names the model in the progress."""
-        with self.report.track(f"samples through {label}", _count(self.samples.requests)) as advance:
-            return list(_answers(self.order.model, model, self.samples.requests, advance).values())
-
-    def convert(self, source: onnx.ModelProto, variants: list[Variant]) -> list[_Converted]:
-        """Return a model in each form, compared with the original model."""
-        require_inputs(self.order, variants)
-        return [self._convert(source, variant, alone=len(variants) == 1) for variant in variants]
-
-    def _convert(self, source: onnx.ModelProto, variant: Variant, *, alone: bool) -> _Converted:
-        path, few = output_path(self.order, variant, alone=alone), self.calibration.first(CALIBRATION)
-        model, kept = in_form(to_opset(source, variant.opset, few), variant, few)
-        annotate(model, metadata_of(self.model))
-        warnings = require_clean(model, self.order.kits, variant.encoding, path.name)
-        _answers(path, model, self.samples.first(1))  # runs the file itself; below, float16 is emulated
-        outputs = self.answers(comparable(model), path.name)
-        error, parity = self.compare(outputs)
-        self._require(parity, variant, path)
-        errors, accuracy = self.output_errors(outputs), self.accuracy(outputs[0])
-        return _Converted(path, variant, model, kept, warnings, error, parity, errors, accuracy)
-
-    def save(self, one: _Converted) -> WrittenFile:
-        """Write a converted model, and return its record."""
-        save_onnx(one.model, one.path)
-        return WrittenFile(
-            file=one.path, precision=one.variant.precision, encoding=one.variant.encoding, opset=one.variant.opset,
-            size_bytes=one.path.stat().st_size, accuracy=one.accuracy, parity=one.parity, error=one.error,
-            outputs=one.outputs, float32_nodes=one.float32_nodes, warnings=one.warnings,
-        )  # fmt: skip
-
-    def lost_much(self, one: _Converted) -> bool:
-        """Return whether a file lost so much that the layers are worth ranking."""
-        original = self.accuracy(self.outputs[0])
-        if one.accuracy is not None and original is not None:
-            return one.accuracy < original - MOST_LOST
-        return not one.parity.holds(LEAST_ALIKE) or any(found.lost for found in one.outputs.values())
-
-    def require_kept(
-        self, one: _Converted, source: onnx.ModelProto, layers: dict[str, str], sensitivity: dict[str, float]
-    ) -> None:
-        """Raise ParityError if a channel of an output lost what it is for; labels decide for the scores of classes."""
-        judged = dict(one.outputs)
-        if one.accuracy is not None and not self.lost_much(one):
-            del judged[self.model.graph.output[0].name]
-        layer = layer_before(
-            source, worst_output(judged or one.outputs), [name for name, form in layers.items() if is_int8(form)]
-        )
-        require_kept(one.path.name, judged, layer, sensitivity)
-
-    def output_errors(self, outputs: list[Array]) -> dict[str, OutputError]:
-        """Return the errors of each output by name, for the first samples or for all of them."""
-        names = [output.name for output in self.model.graph.output]
-        return {
-            name: output_error(mine, wanted[: len(mine)], probabilities=name in self.probabilities)
-            for name, mine, wanted in zip(names, outputs, self.outputs, strict=True)
-        }
-
-    def _require(self, parity: Parity, variant: Variant, path: Path) -> None:
-        """Raise ParityError if a file differs from the original model; one quantized here may, by any finite amount."""
-        quantized_here = variant.precision == "int8" and not is_quantized(self.model)
-        if variant.precision == "fp32":
-            require_parity(parity, self.everything, "fp32", path.name)
-        least = -math.inf if quantized_here else LIMITS.get(variant.precision, FLOAT).agreement
-        if not (math.isfinite(parity.max_abs_diff) and parity.holds(least)):
-            raise ParityError(
-                f"{path.name}: agreement with the original model {percent(parity.agreement)} "
-                f"(at least {least:.0%} required), maximum difference {parity.max_abs_diff:.3g}; the file is not "
-                f"written: {LIMITS.get(variant.precision, FLOAT).step}"
-            )
-
-    def compare(self, outputs: list[Array]) -> tuple[float, Parity]:
-        """Compare outputs for the first samples, or for all of them, with the original model's.
-
-        Returns the largest error of an output, and the parity: its agreement is the fraction of samples with the same
-        class, or 1 - error without classes, or None for outputs that are the same for all samples.
-        """
-        names = [output.name for output in self.model.graph.output]
-        wanted = {name: array[: len(outputs[0])] for name, array in zip(names, self.outputs, strict=True)}
-        return compare_file(wanted, dict(zip(names, outputs, strict=True)), classifies=self.classifies)
-
-    def accuracy(self, output: Array) -> float | None:
-        """Return top-1 accuracy, or None without labels."""
-        labels = self.samples.labels
-        return None if labels is None else CLASSIFICATION.score(output.reshape(len(output), -1), labels)
-
-    def result(self, files: list[WrittenFile], layers: dict[str, str], sensitivity: dict[str, float]) -> FileResult:
-        """Return the result of the command."""
-        return FileResult(
-            model=self.order.model, sha256=sha256_of(self.order.model), samples=len(self.outputs[0]),
-            random=self.order.data is None, test=self.order.test, classifies=self.classifies, accuracy=self.accuracy(self.outputs[0]), choices=self.choices, layers=layers,
-            sensitivity=sensitivity, forced=self.order.force, files=tuple(files),
-        )  # fmt: skip
-
-
-def _answers(path: Path, model: onnx.ModelProto, requests: Arrays, advance: Advance | None = None) -> Arrays:
-    answers: list[Arrays] = []
-    try:
-        reference = Reference(model.SerializeToString())
-        for i in range(_count(requests)):
-            answers.append(reference.run({name: values[i] for name, values in requests.items()}))
-            if advance is not None:
-                advance(1, "")
-    except RefusedError as error:
-        raise ConfigError(
-            f"{path}: ONNX Runtime, which computes the outputs to compare, refuses the model: {error}"
-        ) from None
-    return {name: np.stack([answer[name] for answer in answers]) for name in answers[0]}
-
-
-def _count(requests: Arrays) -> int:
-    return len(next(iter(requests.values())))
-
-
-def _require_plain(path: Path, model: onnx.ModelProto) -> None:
-    for node in model.graph.node:
-        if any(attribute.HasField("g") for attribute in node.attribute):
-            raise ConfigError(
-                f"{path}: {node.op_type} {node.name or node.output[0]!r} has a subgraph, whose layers cannot be "
-                "converted to int8 or float16; export the model without control flow, or use it in fp32"
-            )
-
-
-def variants_of(order: FileOptions, precision: str, opset: int, activations: Activations) -> list[Variant]:
-    """Return the files to write for a model of an opset: one per encoding of the kits, in an opset they take."""
-    wanted: dict[Encoding | None, int] = {}
-    if not order.kits:
-        own: Encoding = "u8-f32" if activations == "unsigned" else "s8-f32"
-        wanted[own if precision == "int8" else None] = opset
-    for kit in order.kits:
-        if precision not in kit.precisions:
-            raise ConfigError(f"kit '{kit.name}' has no precision '{precision}'; it has {', '.join(kit.precisions)}")
-        for form in (kit.form_for(order.arch or usual_arch(kit), "0"), *kit.form):
-            encoding = form.encoding if precision == "int8" else None
-            wanted[encoding] = min(wanted.get(encoding, opset), form.opset)
-    lowest = {"s8-f16": FLOAT16_OPSET}
-    return [Variant(precision, encoding, max(most, lowest.get(encoding or "", 0))) for encoding, most in wanted.items()]
-
-
-def output_path(order: FileOptions, variant: Variant, *, alone: bool) -> Path:
-    """Return the file to write: the path of -o, with the encoding in its name if there are several files."""
-    again = order.model.stem.endswith(f"-{variant.precision}")
-    name = order.model.stem if again else f"{order.model.stem}-{variant.precision}"
-    path = order.output or order.model.with_name(f"{name}.onnx")
-    if variant.encoding and (again or variant.encoding != "s8-f32") and not (alone and order.output):
-        path = path.with_name(f"{path.stem}-{variant.encoding}.onnx")
-    if path.resolve() == order.model.resolve():
-        raise ConfigError(f"{path}: would overwrite the input model; choose another file with -o")
-    return path

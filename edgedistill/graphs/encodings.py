@@ -23,8 +23,10 @@ from onnx import numpy_helper
 from edgedistill.errors import ConfigError
 from edgedistill.graphs.float16 import to_float16
 from edgedistill.graphs.index import Edits, Index, Names, drop_unread, lift_constants
+from edgedistill.graphs.metadata import annotate
 from edgedistill.graphs.operators import KEEPS_GRID
 from edgedistill.graphs.opset import opset_of
+from edgedistill.graphs.pair_sums import MARK, sums_fit
 from edgedistill.kits.kits import FLOAT16_OPSET
 from edgedistill.records.base import Activations, Encoding
 
@@ -57,6 +59,8 @@ def encode(model: onnx.ModelProto, encoding: Encoding, float32: Collection[str] 
     graph = result.graph
     lift_constants(graph)
     _require_canonical(graph)
+    if sums_fit(graph):
+        annotate(result, MARK)
     unsigned = activations_of(result) == "unsigned"
     if unsigned and encoding.startswith("s8"):
         raise ConfigError(

@@ -88,6 +88,11 @@ class Kit(Record):
         """Return the forms for all architectures and engine versions: models are exported before the device is known."""
         return tuple(dict.fromkeys(form for arch in sorted(self.encoding) for form in self._forms(arch)))
 
+    @property
+    def takes_unsigned(self) -> bool:
+        """Whether the kit has an encoding with unsigned activations."""
+        return any(encoding.startswith("u8") for encoding in self.encoding.values())
+
     def for_activations(self, activations: Activations) -> Kit:
         """Return the kit limited to encodings for these activations; u8-f32 and u8-i32 are unsigned.
 

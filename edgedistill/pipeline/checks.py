@@ -5,7 +5,6 @@ CHECKS is the table. A check is a function from Sources to findings; it may also
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from functools import cache, partial
@@ -21,6 +20,7 @@ from edgedistill.data.sources import fingerprint_source
 from edgedistill.deploy.devices.address import parse_address
 from edgedistill.errors import ConfigError, DeviceError
 from edgedistill.kits.kits import FLOAT16_OPSET, Kit, find_kit
+from edgedistill.kits.scheme import with_scheme
 from edgedistill.pipeline.examination import Check, attempt, examine, finding
 from edgedistill.records.finding import Finding
 from edgedistill.records.stage_names import (
@@ -58,7 +58,8 @@ def check_config(config: Config, kits: Mapping[str, Kit]) -> None:
 def examine_config(config: Config, kits: Mapping[str, Kit], report: Reporter) -> None:
     """Check a configuration and its data as `run` does before it writes anything, and print what is odd about the data."""
     check_config(config, kits)
-    sources = Sources(config, kits_for(config, kits), Records({}), cache(sha256_of))
+    known, _ = with_scheme(config, kits)
+    sources = Sources(known, kits_for(known, kits), Records({}), cache(sha256_of))
     examined = examine(CHECKS, sources, {DATA})
     examined.require()
     examined.tell(report)
@@ -94,7 +95,7 @@ def _check_target(sources: Sources, target: TargetConfig) -> None:
         raise ConfigError(f"target '{target.name}': {error}") from None
     if wants_int8 and config.quantize.mode == "none":
         raise ConfigError(f"target '{target.name}' includes int8, but quantize.mode is 'none'; set it to 'auto'")
-    if wants_int8:
+    if wants_int8 and config.quantize.activations != "auto":
         kit.for_activations(config.quantize.activations)
 
 
@@ -115,11 +116,11 @@ def _check_opset(config: Config, kit: Kit, *, wants_int8: bool) -> None:
 
 
 def kits_for(config: Config, kits: Mapping[str, Kit]) -> dict[str, Kit]:
-    """Return the kits; the kits of int8 targets are limited to encodings for the configured activations."""
-    chosen = dict(kits)
+    """Return the kits; the kits of int8 targets are limited to encodings for the activations."""
+    chosen, known = dict(kits), with_scheme(config, kits)[0]
     for target in config.target:
         if "int8" in target.precisions:
-            chosen[target.kit] = kits[target.kit].for_activations(config.quantize.activations)
+            chosen[target.kit] = kits[target.kit].for_activations(known.quantize.scheme.activations)
     return chosen
 
 
@@ -295,37 +296,6 @@ def _note_views(sources: Sources) -> Iterator[Finding]:
         yield Finding(severity="note", subject="distill.views", text=text)
 
 
-def _note_activations(sources: Sources) -> Iterator[Finding]:
-    """Recommend the other value of [quantize] activations if it is faster or safer on this machine."""
-    config = sources.config
-    targets = [target for target in config.target if "int8" in target.precisions]
-    here = [target for target in targets if target.device == "local"]
-    if config.quantize.activations == "unsigned":
-        if here and platform.machine() == "x86_64" and not _has_vnni():
-            text = (
-                "this processor has no VNNI, so sums of unsigned activations can saturate and outputs can be "
-                'wrong; set [quantize] activations = "signed"'
-            )
-            yield Finding(severity="warning", subject="quantize", text=text)
-        return
-    taken = all(sources.kits[target.kit].encoding_for(platform.machine()).startswith("u8") for target in here)
-    if here == targets and here and taken and _has_vnni():
-        text = (
-            'every target supports unsigned activations; [quantize] activations = "unsigned" is more precise and '
-            "faster after a ReLU, but TensorRT cannot load the files"
-        )
-        yield Finding(severity="note", subject="quantize", text=text)
-
-
-def _has_vnni() -> bool:
-    """Return whether this x86 has VNNI, which sums int8 products in int32; older processors sum pairs in int16 first."""
-    try:
-        words = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
-    except OSError:
-        return False
-    return not {"avx512_vnni", "avx_vnni"}.isdisjoint(words)
-
-
 def _reach_targets(sources: Sources) -> Iterator[Finding]:
     """Yield the devices that do not answer, and the engines that they lack; targets with an error are not asked."""
     from edgedistill.deploy.reach import unreached
@@ -370,7 +340,6 @@ CHECKS: Final = (
     ),
     Check("number of views", _note_views, frozenset({SOFT_LABELS})),
     Check("limit of int8", _check_limit, frozenset({QUANTIZE}), needs=("samples",)),
-    Check("activations", _note_activations, frozenset({QUANTIZE}), needs=("configuration",)),
     Check("targets", _reach_targets, frozenset({COMPILE, BENCH}), error=DeviceError),
 )
 """Each check before the stages that need it; a check comes after the checks that it needs."""

@@ -15,13 +15,14 @@ from edgedistill.distill.stages import DISTILL, SOFT_LABELS, TEACHER
 from edgedistill.errors import ConfigError, nearest
 from edgedistill.export.stages import EXPORT
 from edgedistill.kits.kits import Kit
+from edgedistill.kits.scheme import with_scheme
 from edgedistill.pipeline.checks import CHECKS, check_config, disk_check, kits_for
 from edgedistill.pipeline.examination import examine
 from edgedistill.pipeline.staleness import explain_stale
 from edgedistill.quantize.stages import quantize_stage
 from edgedistill.records.base import Record
 from edgedistill.records.stage_names import STAGE_NAMES
-from edgedistill.records.stages import StageRecord
+from edgedistill.records.stages import QuantizedRecord, StageRecord
 from edgedistill.report.stages import REPORT
 from edgedistill.runtime import processes
 from edgedistill.runtime.files import versions_of
@@ -73,8 +74,9 @@ class Pipeline:
 
     def __init__(self, config: Config, run: Run, kits: Mapping[str, Kit], report: Reporter) -> None:
         check_config(config, kits)
-        self.config, self.run, self.report = config, run, report
-        self.kits = kits_for(config, kits)
+        self.config, self.scheme_reason = with_scheme(config, kits)
+        self.run, self.report = run, report
+        self.kits = kits_for(self.config, kits)
         self._made: dict[str, StageRecord] = {}
 
     @property
@@ -98,6 +100,8 @@ class Pipeline:
             examined = examine((*CHECKS, disk_check(self.run.folder, names)), self.sources, names)
             examined.require()
             examined.tell(self.report)
+            if self.scheme_reason and any(stage.record is QuantizedRecord for stage in stages[done:]):
+                self.report.info(f"quantize: {self.scheme_reason}")
             processes.barrier()  # before the first of them writes
             with self.run.locked() if processes.is_main_process() else nullcontext():
                 for stage in stages[done:]:

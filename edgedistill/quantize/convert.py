@@ -92,7 +92,7 @@ def _converted(prepared: Prepared) -> nn.Module:
 def _store_int8(graph: fx.GraphModule, rounding: fx.Node) -> None:
     """Replace the rounding of a float weight with an int8 weight and its scales."""
     source = cast("fx.Node", rounding.args[0])
-    weight, scale = quantized_weight(tensor_at(graph, source))
+    weight, scale = quantized_weight(tensor_at(graph, source), narrow=bool(rounding.kwargs["narrow"]))
     owner, _, name = str(source.target).rpartition(".")
     module, prefix = graph.get_submodule(owner), f"{owner}." if owner else ""
     module.register_buffer(f"{name}_int8", weight)
@@ -107,13 +107,14 @@ def _store_int8(graph: fx.GraphModule, rounding: fx.Node) -> None:
 def _store_rounded(graph: fx.GraphModule, rounding: fx.Node) -> None:
     """Replace the rounding of a bias with the rounded bias; a layer that is called twice gets one for each call."""
     bias, weight, scale = (tensor_at(graph, cast("fx.Node", argument)) for argument in rounding.args)
+    narrow = bool(rounding.kwargs["narrow"])
     owner, _, name = str(cast("fx.Node", rounding.args[0]).target).rpartition(".")
     module, prefix = graph.get_submodule(owner), f"{owner}." if owner else ""
     taken = {stored for stored, _ in module.named_buffers(recurse=False)}
     unique = next(
         f"{name}_rounded{count}" for count in ("", *range(len(taken))) if f"{name}_rounded{count}" not in taken
     )
-    module.register_buffer(unique, fake_quantize_bias(bias, weight, scale))
+    module.register_buffer(unique, fake_quantize_bias(bias, weight, scale, narrow=narrow))
     with graph.graph.inserting_before(rounding):
         rounding.replace_all_uses_with(graph.graph.get_attr(f"{prefix}{unique}"))
     graph.graph.erase_node(rounding)

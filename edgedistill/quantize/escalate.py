@@ -173,7 +173,7 @@ class Escalation:
         target = self._reference or self.settings.targets[0]
         graph, timed = capture(self.student, example_input(self._training)), []
         with self.workspace.report.track("speed of layers", len(layers)) as advance:
-            for one in self._timers.layers(graph, layers, target, self.settings.quantize.activations):
+            for one in self._timers.layers(graph, layers, target, self.settings.quantize.scheme):
                 timed.append(one)
                 advance(1, one.layer)
         return sorted(timed, key=_error_per_us, reverse=True)
@@ -218,7 +218,7 @@ class Escalation:
 
     def _prepared(self, skip: tuple[str, ...]) -> Prepared:
         quantize = self.settings.quantize
-        prepared = prepare(self.student, example_input(self._training), skip, quantize.activations)
+        prepared = prepare(self.student, example_input(self._training), skip, quantize.scheme)
         batches = calibration_batches(self._training, quantize.samples, self.settings.seed)
         calibrate(prepared, batches, quantize.ranges)
         return prepared

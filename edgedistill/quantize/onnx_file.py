@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import onnx
@@ -18,8 +18,10 @@ from edgedistill.quantize.float_results import ChannelRanges, last_results, lead
 from edgedistill.quantize.onnx_graph import OnnxGraph
 from edgedistill.quantize.placement import Graph, Placement, place
 from edgedistill.quantize.ranges import MagnitudeHistogram, Ranges
-from edgedistill.records.base import Activations
+from edgedistill.records.base import Scheme
 from edgedistill.runtime.progress import Advance
+
+SIGNED: Final = Scheme()
 
 
 class Rounding(NamedTuple):
@@ -29,12 +31,19 @@ class Rounding(NamedTuple):
     zero: np.int8 | np.uint8
 
 
+class _WeightForm(NamedTuple):
+    """`is_last` is true if nothing after the layer is quantized; its channels may then have units of any size."""
+
+    is_last: bool
+    narrow: bool
+
+
 def quantize_onnx(
     model: onnx.ModelProto,
     requests: Arrays,
     skip: tuple[str, ...] = (),
     ranges: Ranges = "mse",
-    activations: Activations = "signed",
+    scheme: Scheme = SIGNED,
     advance: Advance | None = None,
 ) -> tuple[onnx.ModelProto, dict[str, str]]:
     """Return a float model in int8, and the form of each layer, by the name of its node.
@@ -46,7 +55,8 @@ def quantize_onnx(
         requests: for each input, real data (R, *the input's shape) to calibrate with.
         skip: names of the layers' nodes to leave in float.
         ranges: the method for a tensor's range, as in `calibrate`.
-        activations: the integer type of activations, as in `prepare`.
+        scheme: signed or unsigned activations, full or narrow weights. With unsigned ones, an input of the model that is
+            never negative in `requests` is unsigned too.
         advance: called after each request.
 
     Raises:
@@ -63,13 +73,15 @@ def quantize_onnx(
     histograms = _histograms(model, described.graph, placement, channels, requests, advance)
     leave_in_float(described.graph, placement, channels)
     inside = leading_to_quantized(model, described.graph, placement)
-    unsigned = described.graph.never_negative() if activations == "unsigned" else frozenset()
+    nonnegative = {name for name in requests if name in histograms and histograms[name].lowest >= 0}
+    unsigned = described.graph.never_negative(nonnegative) if scheme.activations == "unsigned" else frozenset()
     roundings = {name: _rounding(one, ranges, unsigned=name in unsigned) for name, one in histograms.items()}
     with Edits(result.graph) as edits:
         scales = _insert(described, edits, placement, roundings)
         for layer in placement.layers:
             is_last = layer not in inside and layer not in placement.results
-            _quantize_parameters(described, edits, described.nodes[layer], scales[layer], is_last=is_last)
+            form = _WeightForm(is_last=is_last, narrow=scheme.weights == "narrow")
+            _quantize_parameters(described, edits, described.nodes[layer], scales[layer], form)
     return canonical(result), placement.report
 
 
@@ -141,12 +153,9 @@ def _replace(node: onnx.NodeProto, old: str, new: str) -> None:
 
 
 def _quantize_parameters(
-    described: OnnxGraph, edits: Edits, layer: onnx.NodeProto, scale: np.float32, *, is_last: bool
+    described: OnnxGraph, edits: Edits, layer: onnx.NodeProto, scale: np.float32, form: _WeightForm
 ) -> None:
-    """Store a layer's weight as int8 with a scale for each output channel, and round its bias to int32 steps.
-
-    `is_last` is true if nothing after the layer is quantized; its channels may then have units of any size.
-    """
+    """Store a layer's weight as int8 with a scale for each output channel, and round its bias to int32 steps."""
     stored = described.index.value(layer.input[1])
     assert stored is not None
     axis = 1 if layer.op_type == "MatMul" else 0
@@ -158,8 +167,9 @@ def _quantize_parameters(
     rows = torch.tensor(np.ascontiguousarray(stored.T if axis else stored))
     bias = _stored_bias(described, layer, len(rows))
     step = torch.tensor(scale)
-    least = least_scale(rows, bias, step) if is_last else None
-    weight, steps = quantized_weight(rows, least)
+    least = least_scale(rows, bias, step) if form.is_last else None
+    narrow = form.narrow and not _is_depthwise(layer, rows)
+    weight, steps = quantized_weight(rows, least, narrow=narrow)
     integers = np.ascontiguousarray(weight.numpy().T if axis else weight.numpy())
     values = {"int8": integers, "scale": steps.numpy(), "zero": np.zeros(steps.shape, np.int8)}
     names = [edits.store(f"{layer.name}_weight_{part}", value) for part, value in values.items()]
@@ -168,7 +178,7 @@ def _quantize_parameters(
     layer.input[1] = restored
     adds = described.bias(layer)
     if adds is not None and bias is not None:
-        rounded = fake_quantize_bias(bias, rows, step, least).numpy()
+        rounded = fake_quantize_bias(bias, rows, step, least, narrow=narrow).numpy()
         adds.node.input[adds.place] = edits.store(f"{layer.name}_bias_rounded", rounded)
 
 
@@ -177,6 +187,12 @@ def _stored_bias(described: OnnxGraph, layer: onnx.NodeProto, channels: int) -> 
     adds = described.bias(layer)
     bias = None if adds is None else described.index.value(adds.node.input[adds.place])
     return None if bias is None or bias.shape != (channels,) else torch.tensor(bias)
+
+
+def _is_depthwise(layer: onnx.NodeProto, rows: torch.Tensor) -> bool:
+    """Return whether a layer is a convolution of each channel alone; kernels add no pairs of its products in 16 bits."""
+    groups = next((attribute.i for attribute in layer.attribute if attribute.name == "group"), 1)
+    return layer.op_type == "Conv" and groups != 1 and rows.shape[1] == 1
 
 
 def _transposed(layer: onnx.NodeProto) -> bool:

@@ -19,7 +19,7 @@ takes is linear in the size of the graph.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
@@ -107,9 +107,12 @@ class Graph:
         floors = {reader.floor for reader in self.readers[name]}
         return floors.pop() if len(floors) == 1 else None
 
-    def never_negative(self) -> frozenset[str]:
-        """Return the tensors that are never negative for any input, judged by the operations that compute them."""
-        found = set[str]()
+    def never_negative(self, inputs: Collection[str] = ()) -> frozenset[str]:
+        """Return the tensors that are never negative, judged by the operations that compute them.
+
+        `inputs` are the graph's inputs that are never negative.
+        """
+        found = set(inputs)
         for one in self.operations.values():
             passes = one.kind in KEEPS_GRID | {OperationKind.POOL, OperationKind.CONCAT} and bool(one.inputs)
             clipped = one.kind is OperationKind.CLIP and one.lowest is not None and one.lowest >= 0

@@ -12,12 +12,14 @@ import torch
 from torch import Tensor, fx, nn
 
 from edgedistill.errors import ConfigError
-from edgedistill.quantize.capture import capture, outputs_of, takes_batches
+from edgedistill.quantize.capture import capture, outputs_of, takes_batches, tensor_at
 from edgedistill.quantize.fake_quant import ActivationQuantizer, fake_quantize_bias, fake_quantize_weight
 from edgedistill.quantize.fx_graph import graph_of
 from edgedistill.quantize.placement import Graph, Placement, place
 from edgedistill.quantize.ranges import Ranges
-from edgedistill.records.base import Activations
+from edgedistill.records.base import Activations, Scheme
+
+SIGNED = Scheme()
 
 
 class Prepared(nn.Module):
@@ -61,7 +63,7 @@ class Prepared(nn.Module):
 
 
 def prepare(
-    model: nn.Module, examples: tuple[Tensor, ...], skip: tuple[str, ...] = (), activations: Activations = "signed"
+    model: nn.Module, examples: tuple[Tensor, ...], skip: tuple[str, ...] = (), scheme: Scheme = SIGNED
 ) -> Prepared:
     """Return a copy of a float model with fake quantization, which computes like the int8 model.
 
@@ -69,7 +71,7 @@ def prepare(
         model: a float model; it is not changed.
         examples: one tensor (N, ...) for each positional input.
         skip: paths of modules whose layers stay float.
-        activations: "signed" for int8, "unsigned" for uint8 where a tensor is never negative.
+        scheme: signed or unsigned activations, full or narrow weights.
 
     Raises:
         ConfigError: the model cannot be captured, or a path in `skip` contains no layer.
@@ -77,9 +79,10 @@ def prepare(
     graph = capture(model, examples)
     described, nodes = graph_of(graph.graph), {node.name: node for node in graph.graph.nodes}
     placement = place(described, skip)
-    _quantize_activations(graph, described, placement, activations)
+    _quantize_activations(graph, described, placement, scheme.activations)
     for layer in placement.layers:
-        _quantize_parameters(graph.graph, nodes[layer])
+        narrow = scheme.weights == "narrow" and not _is_depthwise(graph, nodes[layer])
+        _quantize_parameters(graph.graph, nodes[layer], narrow=narrow)
     graph.graph.lint()
     graph.recompile()
     for parameter in graph.parameters():
@@ -117,17 +120,23 @@ def layer_report(prepared: Prepared) -> dict[str, str]:
     return dict(prepared.layers)
 
 
-def _quantize_parameters(graph: fx.Graph, layer: fx.Node) -> None:
+def _is_depthwise(graph: fx.GraphModule, layer: fx.Node) -> bool:
+    """Return whether a layer is a convolution of each channel alone; kernels add no pairs of its products in 16 bits."""
+    groups = layer.args[6] if len(layer.args) > 6 else 1
+    return bool(groups != 1 and tensor_at(graph, cast("fx.Node", layer.args[1])).shape[1] == 1)
+
+
+def _quantize_parameters(graph: fx.Graph, layer: fx.Node, *, narrow: bool) -> None:
     """Round a layer's weight, and round its bias in steps of input scale times weight scale."""
     tensor, weight, *rest = layer.args
     quantized = cast("fx.Node", tensor)
     if quantized.op != "call_module":
         quantized = cast("fx.Node", quantized.args[0])  # padding is between the quantizer and the layer
     with graph.inserting_before(layer):
-        layer.update_arg(1, graph.call_function(fake_quantize_weight, (weight,)))
+        layer.update_arg(1, graph.call_function(fake_quantize_weight, (weight,), {"narrow": narrow}))
         if rest and rest[0] is not None:
             scale = graph.get_attr(f"{quantized.target}.scale")
-            layer.update_arg(2, graph.call_function(fake_quantize_bias, (rest[0], weight, scale)))
+            layer.update_arg(2, graph.call_function(fake_quantize_bias, (rest[0], weight, scale), {"narrow": narrow}))
 
 
 def _quantize_activations(

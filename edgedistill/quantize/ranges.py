@@ -24,11 +24,13 @@ class MagnitudeHistogram:
         self.counts = torch.zeros(BINS, dtype=torch.float64)
         self.limit = 0.0
         self.largest = 0.0
+        self.lowest = math.inf
 
     def update(self, values: Tensor) -> None:
         """Count a tensor of any shape."""
         flat = values.detach().flatten().float()
-        largest = max(abs(float(end)) for end in flat.aminmax())
+        lowest, highest = (float(end) for end in flat.aminmax())
+        largest = max(abs(lowest), abs(highest))
         if not math.isfinite(largest):
             raise ConfigError(
                 "a calibration sample produces an activation that is not finite; check the data and the weights"
@@ -36,6 +38,7 @@ class MagnitudeHistogram:
         if largest > self.limit:
             self._grow(largest)
         self.largest = max(self.largest, largest)
+        self.lowest = min(self.lowest, lowest)
         if self.limit > 0:
             for part in torch.split(flat, CACHED):
                 self.counts += self._count(part).cpu()

@@ -45,7 +45,8 @@ def quantize_student(settings: QuantizeSettings, workspace: Workspace, timers: T
     return QuantizedRecord(
         file=workspace.describe(file), mode=kept.step.method, val_accuracy=kept.step.val_accuracy,
         float_val_accuracy=escalation.float_accuracy, calibration_samples=min(quantize.samples, settings.data.train),
-        layers=layer_report(kept.model), activations=quantize.activations, skip=kept.step.float_layers,
+        layers=layer_report(kept.model), activations=quantize.scheme.activations,
+        weights=quantize.scheme.weights, skip=kept.step.float_layers,
         max_drop=quantize.max_drop, holds=kept.step.holds, outcome="does not pay" if escalation.does_not_pay else kept.step.verdict,
         speeds=escalation.speeds, seconds=escalation.seconds, steps=tuple(one.step for one in attempts),
         sensitivity=escalation.sensitivity, parent=student.file.sha256, findings=findings,
@@ -80,7 +81,7 @@ def _conclusion(step: QuantizeStep, quantize: QuantizeConfig) -> str:
 
 def load_quantized(student: nn.Module, example: tuple[Tensor, ...], record: QuantizedRecord, weights: Path) -> Prepared:
     """Rebuild the quantize stage's fake-quantized student from the float student and the saved weights."""
-    prepared = prepare(student, example, record.skip, record.activations)
+    prepared = prepare(student, example, record.skip, record.scheme)
     load_weights(prepared, weights)
     prepared.eval()
     return prepared

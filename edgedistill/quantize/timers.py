@@ -10,11 +10,11 @@ if TYPE_CHECKING:
     from torch import fx, nn
 
     from edgedistill.quantize.settings import Int8Target
-    from edgedistill.records.base import Activations
+    from edgedistill.records.base import Scheme
     from edgedistill.records.stages import LayerSensitivity
 
 LayerTimer = Callable[
-    ["fx.GraphModule", "list[LayerSensitivity]", "Int8Target", "Activations"], "Iterator[LayerSensitivity]"
+    ["fx.GraphModule", "list[LayerSensitivity]", "Int8Target", "Scheme"], "Iterator[LayerSensitivity]"
 ]
 """Yields the layers of a captured model with each layer's own latency, in float and in int8."""
 

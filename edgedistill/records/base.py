@@ -21,11 +21,23 @@ Activations = Literal["signed", "unsigned"]
 never negative are uint8 with zero point 0, which gives them 256 steps instead of 128 and which TensorRT does not support.
 """
 
+Weights = Literal["full", "narrow"]
+"""The range of int8 weights: "full" uses all 8 bits of each channel; with "narrow", the scale of a channel is larger where
+two weights that x86 without VNNI adds in 16 bits would overflow.
+"""
+
 
 class Record(BaseModel):
     """A frozen value; unknown fields are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Scheme(Record):
+    """The integers of an int8 model."""
+
+    activations: Activations = "signed"
+    weights: Weights = "full"
 
 
 class FileRef(Record):

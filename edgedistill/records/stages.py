@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Final, Literal
 from pydantic import Field, model_validator
 
 from edgedistill.records import stage_names
-from edgedistill.records.base import Activations, Encoding, FileRef, Record
+from edgedistill.records.base import Activations, Encoding, FileRef, Record, Scheme, Weights
 from edgedistill.records.finding import Finding
 from edgedistill.records.signature import Signature
 
@@ -235,7 +235,7 @@ class Int8Speed(Record):
 class QuantizedRecord(StageRecord):
     """The quantized student, as fake-quantized weights and scales; `val_accuracy` is measured in torch.
 
-    `activations` is the type that the scales are for. `skip` names the modules that stay in float, including those of the
+    `activations` and `weights` are the integers that the scales are for. `skip` names the modules that stay in float, including those of the
     configuration; `steps` are all attempts in order, and `holds` is that of the chosen attempt. `outcome` is its verdict, or
     "does not pay" if "auto" stopped because int8 is slower on every target in `speeds`. `speeds` is empty if "auto" had no need
     to ask. `seconds` has the time of work beside the steps: "speed" and "ranking".
@@ -250,6 +250,7 @@ class QuantizedRecord(StageRecord):
     calibration_samples: int
     layers: dict[str, str] = Field(default_factory=dict)
     activations: Activations = "signed"
+    weights: Weights = "full"
     skip: tuple[str, ...] = ()
     max_drop: float | None = None
     holds: bool | None = None
@@ -259,6 +260,11 @@ class QuantizedRecord(StageRecord):
     steps: tuple[QuantizeStep, ...] = ()
     sensitivity: tuple[LayerSensitivity, ...] = ()
     parent: str
+
+    @property
+    def scheme(self) -> Scheme:
+        """The integers of the model."""
+        return Scheme(activations=self.activations, weights=self.weights)
 
 
 class OutputParity(Record):

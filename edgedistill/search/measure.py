@@ -55,7 +55,7 @@ class StudentBench:
         model = _perturb_constants(model.eval())
         inputs, own = tuple(samples.values()), settings.own
         skip = settings.quantize.skip if (plan.model, plan.prune is None) == (own.model, own.prune is None) else ()
-        prepared = prepare(model, tuple(x[:1] for x in inputs), skip, settings.quantize.activations)
+        prepared = prepare(model, tuple(x[:1] for x in inputs), skip, settings.quantize.scheme)
         calibrate(prepared, [inputs])
         forms = {"fp32": model, "fp16": model, "int8": prepared}
         folder = self.folder / folder_name(title)

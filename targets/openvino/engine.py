@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
-import seven_bits
+import pair_sums
 
 # `import openvino` starts a process that reports usage, takes CPU time and writes into the home folder. OpenVINO falls
 # back to a stub when the reporter cannot be imported, and nothing is sent or written.
@@ -28,12 +28,12 @@ def describe() -> Dict[str, str]:
 
 
 def compile(model: Path, out: Path, precision: str, threads: int) -> Dict[str, Any]:  # noqa: A001 - the kit's contract
-    """Write the model's IR, with weights of 7 bits where 8 bits overflow, and check that this device compiles it."""
+    """Write the model's IR, with narrow weights where sums of 8-bit products overflow, and check that this device compiles it."""
     import openvino
 
     converted = openvino.convert_model(str(model))
-    if precision == "int8" and seven_bits.overflows():
-        seven_bits.narrow(converted)
+    if precision == "int8" and pair_sums.overflows():
+        pair_sums.narrow(converted)
     entry = out / "model.xml"
     openvino.save_model(converted, str(entry), compress_to_fp16=False)
     load(entry, precision, threads)
@@ -101,7 +101,7 @@ class Session:
         return int(self._compiled.get_property("INFERENCE_NUM_THREADS"))
 
     def executed(self) -> Tuple[Optional[Dict[str, int]], Optional[str]]:
-        """Count weighted layers by the precision that they run in, from the compiled graph, with a remark on 7-bit weights."""
+        """Count weighted layers by the precision that they run in, from the compiled graph, with a remark on narrow weights."""
         counts: Dict[str, int] = {}
         for operation in self._compiled.get_runtime_model().get_ops():
             info = operation.get_rt_info()
@@ -109,7 +109,7 @@ class Session:
                 precision = info["runtimePrecision"].astype(str)
                 name = NAMES.get(precision, precision)
                 counts[name] = counts.get(name, 0) + 1
-        return counts, seven_bits.REMARK if seven_bits.is_narrow(self._entry) else None
+        return counts, pair_sums.REMARK if pair_sums.is_narrow(self._entry) else None
 
 
 class ProfiledSession(Session):

@@ -95,21 +95,21 @@ def test_each_form_of_the_kits_gets_a_file(model: Path, data: Path, kits: dict) 
     }
     assert all(one.parity.agreement > 0.97 for one in result.files)
     (single,) = quantize_file(
-        order(model, data, kits=(kits["ort"],), arch="aarch64", output=model.with_name("m.onnx"))
+        order(model, data, kits=(kits["ort"],), arch="aarch64", output=model.with_name("m.onnx"), activations="signed")
     ).files
     assert (single.file.name, single.encoding) == ("m.onnx", "s8-i32")
 
 
 def test_unsigned_activations_are_for_the_kits_that_take_them(model: Path, data: Path, kits: dict) -> None:
-    (written,) = quantize_file(order(model, data), activations="unsigned").files
+    (written,) = quantize_file(order(model, data, activations="unsigned")).files
     assert (written.file.name, written.encoding) == ("net-int8-u8-f32.onnx", "u8-f32")
     assert TensorProto.UINT8 in types(written.file)
     (other,) = export_file(order(written.file, kits=(kits["ort"],), arch="aarch64"), "int8").files
     assert (other.encoding, other.parity.agreement) == ("u8-i32", 1.0)
-    named = quantize_file(order(model, data, kits=(kits["openvino"], kits["ort"])), activations="unsigned").files
+    named = quantize_file(order(model, data, kits=(kits["openvino"], kits["ort"]))).files
     assert {one.encoding for one in named} == {"u8-f32", "u8-i32"}
     for make in (
-        lambda: quantize_file(order(model, data, kits=(kits["strong"],)), activations="unsigned"),
+        lambda: quantize_file(order(model, data, kits=(kits["strong"],), activations="unsigned")),
         lambda: export_file(order(written.file, data, kits=(kits["strong"],)), "int8"),
     ):
         with pytest.raises(ConfigError, match="kit 'strong' takes no unsigned activations, only s8-f32"):

@@ -3,8 +3,8 @@
 import numpy as np
 import onnx
 import openvino
+import pair_sums
 import pytest
-import seven_bits
 import torch
 from torch import nn
 
@@ -39,7 +39,7 @@ LAYERS = {
 
 def require_exact(encoding):
     """Skip an encoding that overflows in ONNX Runtime on this processor; its kit runs u8-i32 with exact products."""
-    if encoding != "u8-i32" and seven_bits.overflows():
+    if encoding != "u8-i32" and pair_sums.overflows():
         pytest.skip(f"ONNX Runtime has no exact kernels for {encoding} on x86 without VNNI")
 
 
@@ -149,8 +149,8 @@ def test_openvino_runs_every_int8_layer_in_integers(family, activations):
     core = openvino.Core()
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
     model = core.read_model(serialized(made.int8))
-    if seven_bits.overflows():
-        assert seven_bits.narrow(model) == len(quantized_layers(made.int8.graph))
+    if pair_sums.overflows():
+        assert pair_sums.narrow(model) == len(quantized_layers(made.int8.graph))
     compiled = core.compile_model(model, "CPU", settings)
     # A node that runs may stand for several layers (dense layers in a row): it names them all, and reads int8 weights.
     integer = {openvino.Type.i8, openvino.Type.u8}

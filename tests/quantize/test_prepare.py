@@ -9,6 +9,7 @@ from edgedistill.errors import ConfigError
 from edgedistill.quantize.convert import convert
 from edgedistill.quantize.fake_quant import ActivationQuantizer
 from edgedistill.quantize.prepare import calibrate, layer_report, prepare
+from edgedistill.records.base import Scheme
 
 
 class Net(nn.Module):
@@ -105,7 +106,7 @@ def test_both_terms_and_the_sum_of_a_residual_are_quantized(model, inputs):
 
 
 def test_unsigned_activations_are_those_that_no_input_makes_negative(model, inputs):
-    prepared = prepare(model, (inputs,), activations="unsigned")
+    prepared = prepare(model, (inputs,), scheme=Scheme(activations="unsigned"))
     graph = prepared.graph.graph
     readers = {node.target: node.args[0] for node in graph.nodes if node.op == "call_module"}
     unsigned = {
@@ -115,7 +116,7 @@ def test_unsigned_activations_are_those_that_no_input_makes_negative(model, inpu
     assert not any(quantizer.unsigned for quantizer in prepare(model, (inputs,)).quantizers.values())
     calibrate(prepared, [(inputs,)])
     assert torch.equal(convert(prepared)(inputs), prepared(inputs))
-    again = prepare(model, (inputs,), activations="unsigned")
+    again = prepare(model, (inputs,), scheme=Scheme(activations="unsigned"))
     again.load_state_dict(prepared.state_dict())
     assert torch.equal(again(inputs), prepared(inputs))
 
@@ -132,7 +133,7 @@ def test_unsigned_activations_are_those_that_no_input_makes_negative(model, inpu
 )  # fmt: skip
 def test_what_is_never_negative_is_known_by_its_operators(inputs, activation, unsigned):
     net = nn.Sequential(nn.Conv2d(3, 4, 3), activation, nn.Conv2d(4, 4, 1))
-    prepared = prepare(net, (inputs,), activations="unsigned")
+    prepared = prepare(net, (inputs,), scheme=Scheme(activations="unsigned"))
     last = [node for node in prepared.graph.graph.nodes if "conv2d" in str(node.target)][-1]
     assert prepared.graph.get_submodule(last.args[0].target).unsigned is unsigned
 

@@ -15,6 +15,7 @@ from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
 from edgedistill.export.onnx_export import export_onnx
 from edgedistill.quantize.prepare import Prepared, calibrate, prepare
+from edgedistill.records.base import Scheme
 
 OPSET = 18
 
@@ -213,7 +214,7 @@ class Case:
 def case(family: str, activations: str = "signed") -> Case:
     trained = train(family)
     ready = trained.preprocess(trained.test)
-    prepared = prepare(trained.model, (ready,), activations=activations)
+    prepared = prepare(trained.model, (ready,), scheme=Scheme.model_validate({"activations": activations}))
     calibrate(prepared, zip(trained.preprocess(trained.train).split(100)))
     with torch.no_grad():
         expected = prepared(ready).numpy()[:, None]

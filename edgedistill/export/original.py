@@ -1,0 +1,244 @@
+"""The user's model, the samples to calibrate and to compare with, and its forms compared with it."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import onnx
+
+from edgedistill.data.requests import Samples, read_samples, read_test_samples
+from edgedistill.data.sources import Array
+from edgedistill.errors import ConfigError, ParityError
+from edgedistill.export.file_forms import output_path, require_inputs
+from edgedistill.export.file_records import FileOptions, FileResult, OutputError, WrittenFile, worst_output
+from edgedistill.export.forms import Variant, comparable, in_form
+from edgedistill.export.lint.report import require_clean
+from edgedistill.export.onnx_export import save_onnx
+from edgedistill.export.output_errors import (
+    are_scores,
+    has_row,
+    layer_before,
+    output_error,
+    probabilities_of,
+    require_kept,
+)
+from edgedistill.export.parity import FLOAT, LIMITS, compare_file, percent, require_parity
+from edgedistill.graphs.index import lift_constants, name_nodes
+from edgedistill.graphs.metadata import annotate, metadata_of
+from edgedistill.graphs.opset import opset_of, to_opset
+from edgedistill.graphs.random_inputs import random_inputs
+from edgedistill.graphs.read import fix_shapes, is_quantized, read_sound_onnx
+from edgedistill.graphs.reference import Reference, RefusedError
+from edgedistill.graphs.run import Arrays
+from edgedistill.graphs.slim import simplify
+from edgedistill.quantize.placement import is_int8
+from edgedistill.records.stages import Parity
+from edgedistill.runtime.files import sha256_of
+from edgedistill.runtime.progress import Advance, Reporter
+from edgedistill.tasks.classification import TASK as CLASSIFICATION
+
+CALIBRATION = 512
+"""The largest number of calibration samples."""
+RANDOM = 8
+"""The number of random requests for the comparison without data."""
+MOST_LOST = 0.01
+"""The lost accuracy (a fraction) from which labels say that an int8 file lost what the model is for."""
+LEAST_ALIKE = 0.95
+"""The least agreement (a fraction), where there are no labels."""
+CHECKED = 32
+"""The largest number of samples that compare the simplified float model with the original model."""
+
+
+class Converted(NamedTuple):
+    """A model in the form of a variant, its outputs and their errors, not yet written."""
+
+    path: Path
+    variant: Variant
+    model: onnx.ModelProto
+    float32_nodes: tuple[str, ...]
+    warnings: tuple[str, ...]
+    error: float
+    parity: Parity
+    outputs: dict[str, OutputError]
+    accuracy: float | None
+
+
+class Original:
+    """The user's model with fixed shapes, the samples to calibrate and to compare with, and the model's outputs."""
+
+    def __init__(self, order: FileOptions, report: Reporter | None) -> None:
+        self.order, self.report = order, report or Reporter(quiet=True)
+        self.model = read_sound_onnx(order.model)
+        samples = None if order.data is None else read_samples(order.data, self.model)
+        shapes = {} if samples is None else {name: tuple(array.shape[1:]) for name, array in samples.requests.items()}
+        fixed, choices = fix_shapes(self.model, order.shapes | shapes)
+        self.choices = tuple(choices)
+        self.samples = self.calibration = samples or Samples(random_inputs(self.model, fixed, RANDOM), None)
+        if order.test is not None and order.data is not None:
+            self.samples = read_test_samples(order.test, self.model, order.data)
+        self.outputs = self.answers(self.model, "the original model")
+        self.probabilities = probabilities_of(self.model)
+        if self.samples.labels is not None and not has_row(self.outputs[0].shape):
+            shape = "x".join(map(str, self.outputs[0].shape[1:]))
+            raise ConfigError(
+                f"{order.test or order.data}: has labels, but the model's first output, {shape}, has no score per class"
+            )
+
+    @property
+    def classifies(self) -> bool:
+        """Whether the first output has one score for each of several classes: there are labels, or its values are alike."""
+        first = self.outputs[0]
+        is_probability = self.model.graph.output[0].name in self.probabilities
+        return self.samples.labels is not None or are_scores(first, probabilities=is_probability)
+
+    @property
+    def everything(self) -> Array:
+        """All outputs of the original model, flattened into one array."""
+        return np.concatenate([output.ravel() for output in self.outputs])
+
+    def simplified(self, opset: int) -> onnx.ModelProto:
+        """Return the float model with constants and batch norms folded, in `opset` or, if higher, its own opset.
+
+        Raises ConfigError if control flow remains.
+        """
+        with self.report.track("steps of simplifying the graph", 3) as advance:
+            model, note = simplify(self.model)
+            self.choices += (note,) if note else ()
+            advance(1, "")
+            _require_plain(self.order.model, model)
+            lift_constants(model.graph)
+            name_nodes(model.graph)
+            model = to_opset(model, max(opset_of(model), opset), self.samples.first(1))
+            advance(1, "")
+            simplified = answers_for(self.order.model, model, self.samples.first(CHECKED))
+            advance(1, "")
+        _, parity = self.compare(list(simplified.values()))
+        require_parity(parity, self.everything, "fp32", f"{self.order.model.name}, simplified")
+        return model
+
+    def answers(self, model: onnx.ModelProto, label: str) -> list[Array]:
+        """Return the outputs of a model for all samples; `label` names the model in the progress."""
+        with self.report.track(f"samples through {label}", count(self.samples.requests)) as advance:
+            return list(answers_for(self.order.model, model, self.samples.requests, advance).values())
+
+    def convert(self, source: onnx.ModelProto, variants: list[Variant]) -> list[Converted]:
+        """Return a model in each form, compared with the original model."""
+        require_inputs(self.order, variants)
+        return [self._convert(source, variant, alone=len(variants) == 1) for variant in variants]
+
+    def _convert(self, source: onnx.ModelProto, variant: Variant, *, alone: bool) -> Converted:
+        path, few = output_path(self.order, variant, alone=alone), self.calibration.first(CALIBRATION)
+        model, kept = in_form(to_opset(source, variant.opset, few), variant, few)
+        annotate(model, metadata_of(self.model) | metadata_of(model))
+        warnings = require_clean(model, self.order.kits, variant.encoding, path.name)
+        answers_for(path, model, self.samples.first(1))  # runs the file itself; below, float16 is emulated
+        outputs = self.answers(comparable(model), path.name)
+        error, parity = self.compare(outputs)
+        self._require(parity, variant, path)
+        errors, accuracy = self.output_errors(outputs), self.accuracy(outputs[0])
+        return Converted(path, variant, model, kept, warnings, error, parity, errors, accuracy)
+
+    def save(self, one: Converted) -> WrittenFile:
+        """Write a converted model, and return its record."""
+        save_onnx(one.model, one.path)
+        return WrittenFile(
+            file=one.path, precision=one.variant.precision, encoding=one.variant.encoding, opset=one.variant.opset,
+            size_bytes=one.path.stat().st_size, accuracy=one.accuracy, parity=one.parity, error=one.error,
+            outputs=one.outputs, float32_nodes=one.float32_nodes, warnings=one.warnings,
+        )  # fmt: skip
+
+    def lost_much(self, one: Converted) -> bool:
+        """Return whether a file lost so much that the layers are worth ranking."""
+        original = self.accuracy(self.outputs[0])
+        if one.accuracy is not None and original is not None:
+            return one.accuracy < original - MOST_LOST
+        return not one.parity.holds(LEAST_ALIKE) or any(found.lost for found in one.outputs.values())
+
+    def require_kept(
+        self, one: Converted, source: onnx.ModelProto, layers: dict[str, str], sensitivity: dict[str, float]
+    ) -> None:
+        """Raise ParityError if a channel of an output lost what it is for; labels decide for the scores of classes."""
+        judged = dict(one.outputs)
+        if one.accuracy is not None and not self.lost_much(one):
+            del judged[self.model.graph.output[0].name]
+        layer = layer_before(
+            source, worst_output(judged or one.outputs), [name for name, form in layers.items() if is_int8(form)]
+        )
+        require_kept(one.path.name, judged, layer, sensitivity)
+
+    def output_errors(self, outputs: list[Array]) -> dict[str, OutputError]:
+        """Return the errors of each output by name, for the first samples or for all of them."""
+        names = [output.name for output in self.model.graph.output]
+        return {
+            name: output_error(mine, wanted[: len(mine)], probabilities=name in self.probabilities)
+            for name, mine, wanted in zip(names, outputs, self.outputs, strict=True)
+        }
+
+    def _require(self, parity: Parity, variant: Variant, path: Path) -> None:
+        """Raise ParityError if a file differs from the original model; one quantized here may, by any finite amount."""
+        quantized_here = variant.precision == "int8" and not is_quantized(self.model)
+        if variant.precision == "fp32":
+            require_parity(parity, self.everything, "fp32", path.name)
+        least = -math.inf if quantized_here else LIMITS.get(variant.precision, FLOAT).agreement
+        if not (math.isfinite(parity.max_abs_diff) and parity.holds(least)):
+            raise ParityError(
+                f"{path.name}: agreement with the original model {percent(parity.agreement)} "
+                f"(at least {least:.0%} required), maximum difference {parity.max_abs_diff:.3g}; the file is not "
+                f"written: {LIMITS.get(variant.precision, FLOAT).step}"
+            )
+
+    def compare(self, outputs: list[Array]) -> tuple[float, Parity]:
+        """Compare outputs for the first samples, or for all of them, with the original model's.
+
+        Returns the largest error of an output, and the parity: its agreement is the fraction of samples with the same
+        class, or 1 - error without classes, or None for outputs that are the same for all samples.
+        """
+        names = [output.name for output in self.model.graph.output]
+        wanted = {name: array[: len(outputs[0])] for name, array in zip(names, self.outputs, strict=True)}
+        return compare_file(wanted, dict(zip(names, outputs, strict=True)), classifies=self.classifies)
+
+    def accuracy(self, output: Array) -> float | None:
+        """Return top-1 accuracy, or None without labels."""
+        labels = self.samples.labels
+        return None if labels is None else CLASSIFICATION.score(output.reshape(len(output), -1), labels)
+
+    def result(self, files: list[WrittenFile], layers: dict[str, str], sensitivity: dict[str, float]) -> FileResult:
+        """Return the result of the command."""
+        return FileResult(
+            model=self.order.model, sha256=sha256_of(self.order.model), samples=len(self.outputs[0]),
+            random=self.order.data is None, test=self.order.test, classifies=self.classifies, accuracy=self.accuracy(self.outputs[0]), choices=self.choices, layers=layers,
+            sensitivity=sensitivity, forced=self.order.force, files=tuple(files),
+        )  # fmt: skip
+
+
+def answers_for(path: Path, model: onnx.ModelProto, requests: Arrays, advance: Advance | None = None) -> Arrays:
+    """Return the outputs of a model for requests; `path` is the file that an error names."""
+    answers: list[Arrays] = []
+    try:
+        reference = Reference(model.SerializeToString())
+        for i in range(count(requests)):
+            answers.append(reference.run({name: values[i] for name, values in requests.items()}))
+            if advance is not None:
+                advance(1, "")
+    except RefusedError as error:
+        raise ConfigError(
+            f"{path}: ONNX Runtime, which computes the outputs to compare, refuses the model: {error}"
+        ) from None
+    return {name: np.stack([answer[name] for answer in answers]) for name in answers[0]}
+
+
+def count(requests: Arrays) -> int:
+    """Return the number of requests."""
+    return len(next(iter(requests.values())))
+
+
+def _require_plain(path: Path, model: onnx.ModelProto) -> None:
+    for node in model.graph.node:
+        if any(attribute.HasField("g") for attribute in node.attribute):
+            raise ConfigError(
+                f"{path}: {node.op_type} {node.name or node.output[0]!r} has a subgraph, whose layers cannot be "
+                "converted to int8 or float16; export the model without control flow, or use it in fp32"
+            )

@@ -1,0 +1,83 @@
+"""Choose the integers of int8 models for kits and processors: the type of activations, and the range of weights."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final, Literal, NamedTuple
+
+from edgedistill.config.schema import Config, QuantizeConfig
+from edgedistill.kits.kits import ARCHITECTURES, Kit
+from edgedistill.records.base import Activations, Scheme, Weights
+
+X86: Final = "x86_64"
+VNNI: Final = frozenset({"avx512_vnni", "avx_vnni"})
+
+
+class Site(NamedTuple):
+    """A kit, and the architecture of the processor that runs it; None if it is not known before the device is asked."""
+
+    kit: Kit
+    arch: str | None
+
+
+class Choice(NamedTuple):
+    """A scheme, and the reasons for it in one line."""
+
+    scheme: Scheme
+    reason: str
+
+
+def choose_scheme(
+    activations: Activations | Literal["auto"], weights: Weights | Literal["auto"], sites: Sequence[Site]
+) -> Choice:
+    """Return the scheme for the sites that will run a model; "auto" is the finest that is fast there.
+
+    Unsigned activations have 255 steps behind a ReLU instead of 127. They are chosen if every kit takes them, even where a
+    signed encoding takes a few instructions less (ONNX Runtime on ARM64 with dot products, by 10 %). Without a kit,
+    activations are signed, which every engine takes. Weights are narrow if this processor runs the model and lacks VNNI.
+    """
+    refusing = [site.kit.name for site in sites if not site.kit.takes_unsigned]
+    if activations != "auto":
+        signs, why = activations, "as set"
+    elif not sites:
+        signs, why = "signed", "no kit is given, and every engine takes them"
+    elif refusing:
+        signs, why = "signed", f"kit '{refusing[0]}' takes no unsigned ones"
+    else:
+        signs, why = "unsigned", "255 steps behind a ReLU instead of 127, and every kit takes them"
+    overflowing = [site.kit.name for site in sites if site.kit.takes_unsigned and _overflows(site.arch)]
+    if weights != "auto":
+        width, because = weights, "as set"
+    elif overflowing:
+        width, because = "narrow", "this processor has no VNNI: its sums of two products overflow 16 bits"
+    else:
+        width, because = "full", "no processor is known to need narrow ones"
+    scheme = Scheme(activations=signs, weights=width)
+    return Choice(scheme, f"{signs} activations ({why}); {width} weights ({because})")
+
+
+def with_scheme(config: Config, kits: Mapping[str, Kit]) -> tuple[Config, str | None]:
+    """Return a configuration in which "auto" of [quantize] is the choice for its targets, and the reasons.
+
+    Without an int8 target there is nothing to choose, and no reason.
+    """
+    targets = [target for target in config.target if "int8" in target.precisions]
+    sites = [Site(kits[one.kit], platform.machine() if one.device == "local" else None) for one in targets]
+    quantize: QuantizeConfig = config.quantize
+    choice = choose_scheme(quantize.activations, quantize.weights, sites)
+    known = quantize.model_copy(update=choice.scheme.model_dump())
+    return config.model_copy(update={"quantize": known}), choice.reason if targets else None
+
+
+def _overflows(arch: str | None) -> bool:
+    """Return whether a processor of this machine's architecture adds two 8-bit products in 16 bits: x86 without VNNI."""
+    machine = ARCHITECTURES.get(platform.machine().lower(), platform.machine())
+    if arch is None or ARCHITECTURES.get(arch.lower(), arch) != machine or machine != X86:
+        return False
+    try:
+        words = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
+    except OSError:
+        return False
+    return VNNI.isdisjoint(words)
