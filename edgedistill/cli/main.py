@@ -31,7 +31,9 @@ from edgedistill.runtime.version import VERSION
 @click.option("--targets", "kit_folders", type=FILE, multiple=True, envvar="EDGEDISTILL_TARGETS", metavar="DIR",
               help="A folder with your own kits. Repeatable.")  # fmt: skip
 @click.option("-q", "--quiet", is_flag=True, help="Print results and errors only.")
-@click.option("-v", "--verbose", is_flag=True, help="Print every step, and why a stage runs again.")
+@click.option(
+    "-v", "--verbose", is_flag=True, help="Print every step, why a stage runs again, and tracebacks of your own code."
+)
 @click.pass_context
 def cli(context: click.Context, *, kit_folders: tuple[Path, ...], quiet: bool, verbose: bool) -> None:
     """Distil a small student, quantize it, compile it for each target, and measure it on the device.
@@ -39,6 +41,11 @@ def cli(context: click.Context, *, kit_folders: tuple[Path, ...], quiet: bool, v
     Start with 'edgedistill demo', or with 'edgedistill init' for your own data.
     """
     context.obj = (kit_folders, quiet, verbose)
+    if verbose:
+        import logging
+
+        logging.basicConfig(format="%(message)s")
+        logging.getLogger("edgedistill").setLevel(logging.DEBUG)
 
 
 for _command in (

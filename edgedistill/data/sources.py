@@ -15,7 +15,7 @@ from edgedistill.data.files import CLIPS, IMAGES, Broken, readable
 from edgedistill.data.images import IMAGE_SUFFIXES, image_files, read_folder
 from edgedistill.errors import ConfigError
 from edgedistill.runtime.files import hash_of
-from edgedistill.runtime.user_code import code_ref, is_function, resolve_function
+from edgedistill.runtime.user_code import code_ref, is_function, resolve_function, user_code
 
 Array = npt.NDArray[Any]
 Arrays = dict[str, Array]
@@ -97,7 +97,11 @@ def _existing(text: str, folder: Path) -> Path:
 
 
 def _from_function(text: str, folder: Path) -> Source:
-    result = resolve_function(text, folder)()
+    function = resolve_function(text, folder)
+    if not callable(function):
+        raise ConfigError(f"data: '{text}' is not a function but {type(function).__name__}")
+    with user_code(lambda: f"data: '{text}'"):
+        result = function()
     if not isinstance(result, (tuple, list)) or len(result) not in (2, 3):
         raise ConfigError(f"data: '{text}' must return (inputs, labels) or (inputs, labels, class names)")
     classes = tuple(map(str, result[2])) if len(result) == 3 else None

@@ -15,6 +15,7 @@ from edgedistill.distill.cache import link_or_copy
 from edgedistill.distill.controls import shared_control
 from edgedistill.distill.features import FeatureTeacher, feature_loss, feature_student
 from edgedistill.distill.feed import TeacherAnswers, TrainingFeed
+from edgedistill.distill.first_batch import Tried, try_model
 from edgedistill.distill.loading import build_student, load_student, load_teacher, save_model
 from edgedistill.distill.losses import all_outputs_loss, check_outputs, main_loss
 from edgedistill.distill.predictors import Scorer, split_outputs, torch_predictor
@@ -198,24 +199,10 @@ def _soft_label_settings(settings: DistillSettings) -> SoftLabelSettings:
     )  # fmt: skip
 
 
-def check_student(settings: LearningSettings, student: StudentSource, sample: Tensors) -> nn.Module:
-    """Return the untrained student; raise ConfigError if it does not take the data or has unexpected outputs."""
-    model = build_student(student, settings.interface, settings.seed).eval()
-    shapes = {name: tuple(value.shape) for name, value in sample.items()}
-    shown = str(next(iter(shapes.values()))) if len(shapes) == 1 else str(shapes)
-    try:
-        with torch.no_grad():
-            outputs = run(model, sample)
-    except (RuntimeError, ValueError, IndexError, TypeError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"student.model: {student.title} does not take a batch of shape {shown}: {reason}") from error
-    count = len(next(iter(sample.values())))
-    expected, main = (count, settings.interface.values), split_outputs(outputs, settings.data.output).main
-    if main.shape != expected:
-        raise ConfigError(
-            f"student.model: {student.title} outputs {tuple(main.shape)}; expected logits of shape {expected}"
-        )
-    return model
+def check_student(settings: LearningSettings, student: StudentSource, sample: Tensors) -> list[Finding]:
+    """Run a batch through the untrained student; raises ConfigError if it cannot be trained on the data."""
+    model = build_student(student, settings.interface, settings.seed)
+    return try_model(Tried(f"student.model: {student.title}", model, trains=True), settings, sample)
 
 
 def check_distillation(settings: DistillPlan, student: nn.Module, sample: Tensors) -> None:

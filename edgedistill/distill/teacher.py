@@ -13,6 +13,7 @@ from edgedistill.data.sources import Array
 from edgedistill.data.views import plain_views, training_views
 from edgedistill.distill.examine import Examination, warn_of_chance
 from edgedistill.distill.feed import TrainingFeed
+from edgedistill.distill.first_batch import Tried, try_model
 from edgedistill.distill.loading import onnx_teacher, save_model, teacher_predictor
 from edgedistill.distill.losses import main_loss
 from edgedistill.distill.predictors import Predict, Scorer, torch_predictor
@@ -20,9 +21,11 @@ from edgedistill.distill.settings import LearningSettings, TeacherSettings
 from edgedistill.distill.tracking import TrackingFolder
 from edgedistill.distill.training import Resume, Training, fit
 from edgedistill.errors import ConfigError
+from edgedistill.losses.batch import Tensors
 from edgedistill.models.build import build_model, count_parameters, load_weights
 from edgedistill.models.source import ModelSource
 from edgedistill.models.teacher_view import TeacherView, check_view
+from edgedistill.records.finding import Finding
 from edgedistill.records.stages import Epoch, TeacherRecord, TrainedModel
 from edgedistill.runtime import processes
 from edgedistill.runtime.files import atomic_path, write_json
@@ -161,14 +164,8 @@ def _torch_teacher(settings: TeacherSettings, workspace: Workspace, number: int,
     )  # fmt: skip
 
 
-def check_teachers(settings: TeacherSettings) -> None:
-    """Raise ConfigError for a teacher that cannot be loaded or does not match the data; trains nothing."""
-    for number in range(len(settings.teachers)):
-        check_teacher(settings, number)
-
-
-def check_teacher(settings: TeacherSettings, number: int) -> None:
-    """Raise ConfigError for one of the teachers, as `check_teachers`."""
+def check_teacher(settings: TeacherSettings, number: int, sample: Tensors) -> list[Finding]:
+    """Load a teacher and run a batch through it; raises ConfigError if it does not match the data, and trains nothing."""
     source = settings.teachers[number].source
     if len(settings.teachers) > 1 and source.spec.source == "logits":
         raise ConfigError(
@@ -181,7 +178,8 @@ def check_teacher(settings: TeacherSettings, number: int) -> None:
         model = build_teacher(settings, number)
         if source.weights is not None:
             load_weights(model, source.weights.path)
-        return
+        tried = Tried(f"teacher.model: {source.spec}", model, trains=source.weights is None, view=source.view)
+        return try_model(tried, settings, sample)
     assert source.file is not None
     for key, value in (("width", source.width), ("depth", source.depth)):
         if value != 1.0:
@@ -189,7 +187,8 @@ def check_teacher(settings: TeacherSettings, number: int) -> None:
                 f"teacher.{key}: a teacher from {source.file.path.suffix} has a fixed size; remove the key"
             )
     if source.spec.source == "onnx":
-        onnx_teacher(source, settings.interface, source.file.path)
+        onnx_teacher(source, settings.interface, source.file.path)(sample)
+    return []
 
 
 def load_logits(source: ModelSource, settings: LearningSettings, views: int, train_samples: int) -> Array:

@@ -12,6 +12,7 @@ from edgedistill.errors import ConfigError
 from edgedistill.losses.batch import Batch, OutputLoss
 from edgedistill.losses.labels import over_labels
 from edgedistill.losses.terms import cosine, decoupled, dist, group, kd, ls, mse, standardize
+from edgedistill.runtime.user_code import error_in_words
 
 Term = Callable[[Tensor, Tensor, Batch, DistillConfig], Tensor]
 """A function from the student's and the teacher's logits (B, D), the batch and the plan to a scalar."""
@@ -71,8 +72,8 @@ def custom_term(spec: str, function: Any, labels_of: MixedLabels) -> OutputLoss:
         try:
             value = function(student, batch.teacher_logits, labels_of(batch, student.shape[1]))
         except Exception as error:  # user code can raise any error
-            reason = next(iter(str(error).splitlines()), "")
-            raise ConfigError(f"distill.loss: '{spec}' raises {type(error).__name__}: {reason}") from error
+            given = f"logits of shape {tuple(student.shape)}; it must return a scalar tensor"
+            raise ConfigError(f"distill.loss: '{spec}' raises {error_in_words(error)} for {given}") from error
         _check_custom(spec, value, student)
         return value
 

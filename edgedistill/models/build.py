@@ -16,9 +16,11 @@ from edgedistill.errors import ConfigError, nearest
 from edgedistill.models.depthwise import ds_cnn, mobilenetv1
 from edgedistill.models.interface import Interface
 from edgedistill.models.layout import arrange
+from edgedistill.models.outputs import fit_outputs
 from edgedistill.models.resnet import mlperf_resnet8, resnet20, resnet32, resnet44, resnet56
 from edgedistill.models.sequence import cnn1d, transformer
 from edgedistill.models.source import ModelSource
+from edgedistill.runtime.user_code import user_code
 
 ZOO: Final[dict[str, tuple[Callable[..., nn.Module], frozenset[str]]]] = {
     "resnet20": (resnet20, frozenset({"image"})),
@@ -47,9 +49,17 @@ def build_model(source: ModelSource, interface: Interface, seed: int) -> nn.Modu
     if any(is_lazy(p) for p in model.parameters()):
         raise ConfigError(f"model '{source.spec}' has lazy layers, which the seed cannot initialise; set their sizes")
     _check_order(source, model, interface)
+    if source.spec.source != "zoo":  # the outputs of the zoo need no fitting
+        model.register_forward_hook(lambda _, __, returned: _fitted(returned, own, source.spec))
     if source.view is not None:
         source.view.attach(model, interface)
     return arrange(model, interface)
+
+
+def _fitted(returned: Any, interface: Interface, spec: ModelSpec) -> Any:
+    """Return a model's outputs with the labelled output first, or None to keep what it returns."""
+    fitted = fit_outputs(returned, interface.values, interface.output, f"model '{spec}'")
+    return None if fitted.is_same else fitted.outputs
 
 
 def _build(source: ModelSource, interface: Interface) -> nn.Module:
@@ -109,8 +119,10 @@ def _call(spec: ModelSpec, build: Callable[..., Any], interface: Interface, scal
         raise ConfigError(f"model '{spec}' needs argument '{unknown[0]}'; the arguments given are {', '.join(known)}")
     names = {p.name for p in parameters}
     _refuse_scale(str(spec), {key: value for key, value in scale.items() if key not in names})
+    given = {name: value for name, value in known.items() if name in names}
     try:
-        return build(**{name: value for name, value in known.items() if name in names})
+        with user_code(lambda: f"called with {', '.join(f'{name}={value!r}' for name, value in given.items())}, it"):
+            return build(**given)
     except ConfigError as error:
         raise ConfigError(f"model '{spec}': {error}") from None
 

@@ -21,7 +21,7 @@ from edgedistill.deploy.devices.address import parse_address
 from edgedistill.errors import ConfigError, DeviceError
 from edgedistill.kits.kits import FLOAT16_OPSET, Kit, find_kit
 from edgedistill.kits.scheme import with_scheme
-from edgedistill.pipeline.examination import Check, attempt, examine, finding
+from edgedistill.pipeline.examination import Check, attempt, examine, finding, found_by
 from edgedistill.records.finding import Finding
 from edgedistill.records.stage_names import (
     BENCH,
@@ -223,12 +223,14 @@ def with_data(sources: Sources) -> Sources:
 
 
 def _sample(sources: Sources) -> Tensors:
-    """Return inputs of models from two training samples; without mean and std, which do not change shapes."""
+    """Return inputs of models from two training samples; without mean and std that do not fit the data."""
     import numpy as np
 
     from edgedistill.data.views import plain_views
 
-    dataset, views = dataset_of(sources), view_settings(sources.config).model_copy(update={"inputs": {}})
+    dataset, views = dataset_of(sources), view_settings(sources.config)
+    if list(attempt(partial(check_views, views, dataset.record), "data")):
+        views = views.model_copy(update={"inputs": {}})
     first = np.arange(min(2, len(dataset.train)))
     return plain_views(dataset.train, dataset.record, views).batch(first, first * 0)
 
@@ -238,19 +240,21 @@ def _check_teachers(sources: Sources) -> Iterator[Finding]:
 
     dataset, settings = dataset_of(sources), declare_teacher(with_data(sources))
     for number in range(len(settings.teachers)):
-        for one in attempt(partial(_check_teacher, sources, settings, number), "teacher"):
-            yield one.model_copy(update={"text": f"{one.text}{_hint(dataset)}"})
+        for one in found_by(partial(_check_teacher, sources, settings, number), "teacher"):
+            hint = _hint(dataset) if one.severity == "error" else ""
+            yield one.model_copy(update={"text": f"{one.text}{hint}"})
 
 
-def _check_teacher(sources: Sources, settings: TeacherSettings, number: int) -> None:
+def _check_teacher(sources: Sources, settings: TeacherSettings, number: int) -> list[Finding]:
     from edgedistill.distill.settings import distinct_views
     from edgedistill.distill.teacher import check_teacher, load_logits
 
-    check_teacher(settings, number)
+    said = check_teacher(settings, number, _sample(sources))
     source = settings.teachers[number].source
     if source.spec.source == "logits":
         samples = len(next(iter(dataset_of(sources).train.inputs.values())))
         load_logits(source, settings, distinct_views(sources.config).views, samples)
+    return said
 
 
 def _hint(dataset: Dataset) -> str:
@@ -267,7 +271,7 @@ def _check_student(sources: Sources) -> Iterator[Finding]:
 
     settings = LearningSettings(**learning(with_data(sources)))
     student = student_source(sources.config, sources.hash_file)
-    yield from attempt(partial(check_student, settings, student, _sample(sources)), "student")
+    yield from found_by(partial(check_student, settings, student, _sample(sources)), "student")
 
 
 def _check_distillation(sources: Sources) -> Iterator[Finding]:

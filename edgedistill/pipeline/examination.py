@@ -88,6 +88,13 @@ def attempt(check: Callable[[], object], subject: str) -> Iterator[Finding]:
         yield from findings_of(error, subject)
 
 
+def found_by(check: Callable[[], Iterable[Finding]], subject: str) -> Iterator[Finding]:
+    """Yield the findings that a function returns, or what it raises as findings, as `attempt`."""
+    found: list[Finding] = []
+    yield from attempt(lambda: found.extend(check()), subject)
+    yield from found
+
+
 def findings_of(error: EdgedistillError, subject: str) -> Iterator[Finding]:
     """Yield a finding for each line of an error."""
     for line in str(error).splitlines():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -50,17 +49,14 @@ def returns_of(model: nn.Module, inputs: tuple[Tensor, ...]) -> Outputs:
 @contextlib.contextmanager
 def returning_tensors(model: nn.Module) -> Iterator[None]:
     """Make a module return plain tensors inside the context: one tensor, or a tuple of several in the model's order."""
-    forward, own, owner = model.forward, model.__dict__.get("forward"), type(model).__name__
+    owner = type(model).__name__
 
-    @functools.wraps(forward)
-    def tensors_only(*inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
-        _, tensors = named_outputs(forward(*inputs), owner)
+    def tensors_only(_: nn.Module, __: object, returned: object) -> Tensor | tuple[Tensor, ...]:
+        tensors = named_outputs(returned, owner)[1]
         return tensors if len(tensors) > 1 else tensors[0]
 
-    model.forward = tensors_only
+    hook = model.register_forward_hook(tensors_only)
     try:
         yield
     finally:
-        del model.forward
-        if own is not None:
-            model.forward = own
+        hook.remove()

@@ -11,16 +11,24 @@ import ast
 import hashlib
 import importlib
 import importlib.util
+import logging
 import sys
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from pydantic import Field
 
-from edgedistill.errors import ConfigError
+from edgedistill.errors import ConfigError, EdgedistillError
 from edgedistill.records.base import Record
+
+OURS: Final = Path(__file__).resolve().parents[1]
+LOG: Final = logging.getLogger(__name__)
+PACKAGES: Final = frozenset({"site-packages", "dist-packages"})
+"""Folders of installed packages, such as those of a virtual environment beside the configuration."""
 
 
 class CodeRef(Record):
@@ -33,6 +41,36 @@ class CodeRef(Record):
     def load(self) -> Any:
         """Import the function; raises ConfigError if the import fails."""
         return resolve_function(self.spec, self.folder)
+
+
+@contextmanager
+def user_code(about: Callable[[], str]) -> Iterator[None]:
+    """Raise ConfigError for an error of the user's code in the block, with its file and line; `about` says what it was given.
+
+    Errors that come from elsewhere are raised as they are. With --verbose, the traceback is printed.
+    """
+    try:
+        yield
+    except EdgedistillError:
+        raise
+    except Exception as error:
+        if user_line(error) is None:
+            raise
+        raise ConfigError(f"{about()} raises {error_in_words(error)}") from error
+
+
+def error_in_words(error: BaseException) -> str:
+    """Return the type of an error, the first line of its message, and the line of the user's code; logs the traceback."""
+    LOG.debug("%s", "".join(traceback.format_exception(error)).rstrip())
+    reason, place = next(iter(str(error).splitlines()), ""), user_line(error)
+    return type(error).__name__ + (f": {reason}" if reason else "") + (f" ({place})" if place else "")
+
+
+def user_line(error: BaseException) -> str | None:
+    """Return FILE:LINE of the innermost line of the user's code that an error passed, or None."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if _LOADER.is_own(Path(frame.filename))]
+    return f"{Path(own[-1].filename).name}:{own[-1].lineno}" if own else None
 
 
 class FunctionName(NamedTuple):
@@ -163,12 +201,23 @@ class _Loader:
         self._kept: dict[tuple[Path, str, str], dict[str, ModuleType]] = {}
         self._active: set[str] = set()
         self._root: Path | None = None
+        self._installed: set[Path] = set()
+
+    def is_own(self, path: Path) -> bool:
+        """Return whether a file is code of the user: in the folder of the configuration, or an installed module that it names."""
+        if path.is_relative_to(OURS):
+            return False
+        if self._root is not None and path.is_relative_to(self._root):
+            return not PACKAGES.intersection(path.relative_to(self._root).parts)
+        return any(path.is_relative_to(place) for place in self._installed)
 
     def load(self, spec: str, root: Path) -> ModuleType:
         name = _named(spec).module
         module_file(spec, root)  # raises ConfigError if the module is missing
         self._enter(root)
         if _file_in(name, root) is None:
+            file = module_file(spec, root)
+            self._installed.add(file.parent if "." in name or file.name == "__init__.py" else file)
             return self._import(spec, name)
         key, own = (root, name, _content_hash(spec, root)), set(_own_modules(name, root))
         kept = self._kept.get(key)
@@ -201,11 +250,17 @@ class _Loader:
         # Bytecode is recognised by size and whole seconds, in which a file can be edited twice.
         written, sys.dont_write_bytecode = sys.dont_write_bytecode, True
         try:
-            return importlib.import_module(name)
-        except ImportError as error:
-            raise ConfigError(f"'{spec}': module {name} does not import: {error}") from error
+            with user_code(lambda: f"'{spec}': module {name}"):
+                return _import_module(spec, name)
         finally:
             sys.dont_write_bytecode = written
+
+
+def _import_module(spec: str, name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ConfigError(f"'{spec}': module {name} does not import: {error}") from error
 
 
 _LOADER = _Loader()

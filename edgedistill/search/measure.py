@@ -18,6 +18,7 @@ from edgedistill.config.training import StudentConfig
 from edgedistill.data.views import plain_views
 from edgedistill.deploy.identity import form_on
 from edgedistill.deploy.onnx_file import BenchOptions, bench_onnx, prepare_onnx
+from edgedistill.distill.loading import build_student
 from edgedistill.distill.student import check_student
 from edgedistill.errors import DeviceError
 from edgedistill.export.baked import Baking, examples_of
@@ -51,8 +52,8 @@ class StudentBench:
         train = settings.dataset().train
         rows = np.arange(min(CALIBRATION, len(train)))
         samples = plain_views(train, settings.data, settings.views).batch(rows, rows * 0)
-        model = check_student(settings, source, {name: x[:2] for name, x in samples.items()})
-        model = _perturb_constants(model.eval())
+        check_student(settings, source, {name: x[:2] for name, x in samples.items()})
+        model = _perturb_constants(build_student(source, settings.interface, settings.seed).eval())
         inputs, own = tuple(samples.values()), settings.own
         skip = settings.quantize.skip if (plan.model, plan.prune is None) == (own.model, own.prune is None) else ()
         prepared = prepare(model, tuple(x[:1] for x in inputs), skip, settings.quantize.scheme)

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from edgedistill.distill.settings import declare_teacher
-from edgedistill.distill.teacher import check_teachers, make_teachers
+from edgedistill.distill.teacher import check_teacher, make_teachers
 from edgedistill.errors import ConfigError
 from edgedistill.records.base import FileRef
 from edgedistill.stages.stage import Workspace
@@ -64,7 +64,7 @@ def examine(folder: Path, teacher: dict[str, Any], **data: Any) -> list[str]:
     config = config_of(folder, teacher=teacher, data={"train": "train.npz", "test": "test.npz", **data})
     record, said = loaded(config).record, Listener()
     settings = declare_teacher(sources_of(config, record))
-    check_teachers(settings)
+    check_teacher(settings, 0, {"input": torch.rand(2, 3, 6, 6)})
     make_teachers(
         settings, Workspace(folder / "run", "key", said, lambda path: FileRef(path=path.name, sha256="", bytes=0))
     )

@@ -11,7 +11,7 @@ from edgedistill.config.schema import Config
 from edgedistill.distill.loading import Ask, build_student
 from edgedistill.distill.predictors import Answer, mean_predictor
 from edgedistill.distill.settings import TeacherSettings, declare_teacher
-from edgedistill.distill.teacher import build_teacher, check_teachers
+from edgedistill.distill.teacher import build_teacher, check_teacher
 from edgedistill.errors import ConfigError
 from edgedistill.models.build import count_parameters
 from edgedistill.models.source import student_source
@@ -43,6 +43,12 @@ def settings(config: Config) -> TeacherSettings:
 
 def teacher_of(config: Config, number: int = 0) -> nn.Module:
     return build_teacher(settings(config), number)
+
+
+def check_all(config: Config) -> None:
+    found = settings(config)
+    for number in range(len(found.teachers)):
+        check_teacher(found, number, {"input": torch.rand(2, 1, 8, 8)})
 
 
 def student_of(config: Config) -> nn.Module:
@@ -131,7 +137,7 @@ def test_files_are_checked_and_saved_logits_stand_alone(tmp_path: Path) -> None:
         ([RESNET, {"model": "zoo:resnet21"}], r"perhaps 'resnet20'|perhaps 'resnet"),
     ):
         with pytest.raises(ConfigError, match=message):
-            check_teachers(settings(config(teacher, folder=tmp_path)))
+            check_all(config(teacher, folder=tmp_path))
 
 
 def test_depth_reaches_teacher_and_student_and_the_pruned_student_has_the_teachers(tmp_path: Path) -> None:

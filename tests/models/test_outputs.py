@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from edgedistill.errors import ConfigError
-from edgedistill.models.outputs import as_float, main_name, named_outputs, run
+from edgedistill.models.outputs import as_float, fit_outputs, main_name, named_outputs, run
 
 A, B = torch.zeros(2, 3), torch.ones(2, 5, dtype=torch.bfloat16)
 
@@ -65,15 +66,55 @@ def test_float32_has_the_same_names_and_values(case: str) -> None:
     ("value", "what"),
     [
         (None, "NoneType"), ("logits", "str"), (3.0, "float"), ((), "tuple"), ({}, "dict"),
-        ((A, "b"), "str as 'output_1'"), ((A, None), "NoneType as 'output_1'"), ({"a": A, "b": [B]}, "list as 'b'"),
-        (Pair(A, 3), "int as 'box'"), (Detection(A, [A]), "list as 'score'"), (Detection, "type"),
+        ((A, "b"), "tuple (output_0: float32(2, 3), output_1: str)"),
+        ((A, None), "tuple (output_0: float32(2, 3), output_1: NoneType)"),
+        ({"a": A, "b": [B]}, "dict (a: float32(2, 3), b: list)"), (Pair(A, 3), "Pair (score: float32(2, 3), box: int)"),
+        (Detection(A, [A]), "Detection (box: float32(2, 3), score: list)"), (Detection, "type"),
     ],
 )  # fmt: skip
 def test_what_is_no_output_is_named(value: Any, what: str) -> None:
-    with pytest.raises(
-        ConfigError, match=f"^Net returns {what}; return a tensor, or a tuple or dictionary of tensors$"
-    ):
+    words = re.escape(f"Net returns {what}; return a tensor, or a tuple or dictionary of tensors")
+    with pytest.raises(ConfigError, match=f"^{words}$"):
         named_outputs(value, "Net")
+
+
+class Answer:
+    """An object with attributes only, as libraries return."""
+
+    def __init__(self, logits: Tensor) -> None:
+        self.logits, self.hidden = logits, [logits]
+
+
+FITTED = {
+    "a tensor": (A, None, ["logits"], None),
+    "a dictionary": ({"aux": A, "logits": A}, None, ["logits", "aux"], "'logits' is taken as its output"),
+    "other entries": (
+        {"loss": A.sum(), "features": B, "scores": A, "hidden": (A, A)}, None, ["scores", "features"],
+        "features: bfloat16(2, 5), scores: float32(2, 3), hidden: tuple); 'scores' is taken as its output; loss, hidden left out",
+    ),
+    "a tuple": ((None, B, A), None, ["output_2", "output_1"], "'output_2' is taken as its output; output_0 left out"),
+    "an object": (Answer(A), None, ["logits"], "returns Answer (logits: float32(2, 3)); 'logits' is taken"),
+    "the key data.output": ({"a": A, "b": A}, "b", ["b", "a"], None),
+    "no output of the right shape": ((B, B), None, ["output_0", "output_1"], "'output_0' is taken"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", FITTED)
+def test_the_labelled_output_comes_first_and_it_is_said_which_it_is(case: str) -> None:
+    value, wanted, names, note = FITTED[case]
+    fitted = fit_outputs(value, 3, wanted, "Net")
+    assert list(fitted.outputs) == names
+    assert fitted.is_same == (isinstance(value, Tensor) or case == "no output of the right shape")
+    assert (note is None) == (fitted.note is None)
+    assert note is None or note in str(fitted.note)
+
+
+@pytest.mark.parametrize("value", [("cat", [1]), {"loss": A.sum()}, Detection, None])
+def test_what_holds_no_output_is_refused(value: Any) -> None:
+    with pytest.raises(
+        ConfigError, match=r"^Net returns .*; return a tensor \(N, 3\), or a tuple or dictionary of tensors$"
+    ):
+        fit_outputs(value, 3, None, "Net")
 
 
 class Sum(nn.Module):
