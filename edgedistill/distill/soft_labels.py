@@ -147,7 +147,8 @@ class Teachers:
             return "onnxruntime"
         model = load_teacher(teacher.source, settings.interface, settings.seed, self._file(number))
         choice = EngineChoice(settings.task, settings.interface, self.workspace.report)
-        return choice.choose((teacher.engine, teacher.precision), model, _first_batch(views))
+        inputs = len(views.split) * settings.view_count
+        return choice.choose((teacher.engine, teacher.precision), model, _first_batch(views), inputs)
 
 
 def make_soft_labels(settings: SoftLabelSettings, workspace: Workspace) -> SoftLabelsRecord:

@@ -23,6 +23,8 @@ EngineName = Literal["torch", "openvino"]
 # then does not change the choice between runs.
 TORCH_MUST_WIN_BY = 1.25
 TRIALS = 4
+WORTH_TRYING_S = 5.0
+"""OpenVINO takes about this long to convert, compile and try a teacher; a teacher that needs less in torch runs in torch."""
 MIN_AGREEMENT = 0.98
 
 
@@ -32,16 +34,24 @@ class EngineChoice:
     def __init__(self, task: Task, interface: Interface, report: Reporter) -> None:
         self.task, self.interface, self.report = task, interface, report
 
-    def choose(self, requested: tuple[str, str], model: nn.Module, sample: Tensors) -> EngineName:
+    def choose(self, requested: tuple[str, str], model: nn.Module, sample: Tensors, inputs: int) -> EngineName:
         """Return "torch" or "openvino" for a teacher: as requested, or for "auto" the faster engine on the sample batch.
 
-        `requested` is the engine and the precision of the configuration. Raises ConfigError if OpenVINO is requested but cannot
+        `requested` is the engine and the precision of the configuration, `inputs` is the number of inputs to answer. "auto" tries
+        OpenVINO only if torch would take longer than the trial. Raises ConfigError if OpenVINO is requested but cannot
         convert the model.
         """
         wanted, precision = requested
         if wanted == "torch" or (wanted == "auto" and torch.cuda.is_available()):
             return "torch"
         by_torch = torch_predictor(model, precision)
+        if wanted == "auto":
+            seconds = _seconds({"torch": by_torch}, sample, 2)["torch"] * inputs / len(next(iter(sample.values())))
+            if seconds < WORTH_TRYING_S:
+                self.report.info(
+                    f"soft labels: teacher runs in torch, which takes about {seconds:.1f} s; OpenVINO is not tried"
+                )
+                return "torch"
         try:
             by_openvino = openvino_predictor(model, sample, precision)
             agreement = self._agreement(by_openvino(sample), by_torch(sample))
@@ -107,10 +117,10 @@ def _sizes_of(model: nn.Module, sizes: tuple[dict[int, Any], ...]) -> tuple[Any,
     return (sizes,) if kinds[:1] == [inspect.Parameter.VAR_POSITIONAL] else sizes
 
 
-def _seconds(predicts: dict[EngineName, Predict], sample: Tensors) -> dict[EngineName, float]:
+def _seconds(predicts: dict[EngineName, Predict], sample: Tensors, trials: int = TRIALS) -> dict[EngineName, float]:
     """Return the shortest time of each engine over a few alternating trials, after one warm-up run."""
     taken: dict[EngineName, list[float]] = {name: [] for name in predicts}
-    for _ in range(TRIALS):
+    for _ in range(trials):
         for name, predict in predicts.items():
             start = time.perf_counter()
             predict(sample)

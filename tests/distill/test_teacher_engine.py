@@ -10,13 +10,15 @@ from edgedistill.runtime.progress import Reporter
 from edgedistill.tasks.table import find_task
 from tests.support.learning import interface, only
 from tests.support.learning import model as named
+from tests.support.listener import Listener
 
 QUIET = Reporter(quiet=True)
 IMAGES = interface("image", (32, 32, 3))
 
 
-def choose(engine: str, model: nn.Module, sample: Tensor, report: Reporter = QUIET) -> str:
-    return EngineChoice(find_task("classification"), IMAGES, report).choose((engine, "auto"), model, {"input": sample})
+def choose(engine: str, model: nn.Module, sample: Tensor, report: Reporter = QUIET, inputs: int = 10**9) -> str:
+    choice = EngineChoice(find_task("classification"), IMAGES, report)
+    return choice.choose((engine, "auto"), model, {"input": sample}, inputs)
 
 
 def test_openvino_answers_as_torch_does_for_any_batch() -> None:
@@ -32,15 +34,17 @@ def test_openvino_answers_as_torch_does_for_any_batch() -> None:
 
 @pytest.mark.slow
 def test_the_choice_is_one_of_the_two_and_says_so() -> None:
-    said: list[str] = []
+    heard, model = Listener(), build_model(named("zoo:resnet20"), IMAGES, 0).eval()
+    engine = choose("auto", model, torch.randn(64, 3, 32, 32), heard)
+    assert f"teacher runs in {engine}; samples per second: torch" in heard.said[0]
 
-    class Listener(Reporter):
-        def info(self, text: str) -> None:
-            said.append(text)
 
-    model = build_model(named("zoo:resnet20"), IMAGES, 0).eval()
-    engine = choose("auto", model, torch.randn(64, 3, 32, 32), Listener())
-    assert f"teacher runs in {engine}; samples per second: torch" in said[0]
+def test_openvino_is_not_tried_for_work_that_is_shorter_than_the_trial() -> None:
+    heard, model = Listener(), nn.Sequential(nn.Flatten(), nn.Linear(192, 10))
+    assert choose("auto", model, torch.randn(64, 3, 8, 8), heard, inputs=64) == "torch"
+    assert heard.said[0].startswith(
+        "soft labels: teacher runs in torch, which takes about 0.0 s; OpenVINO is not tried"
+    )
 
 
 class Branches(nn.Module):
