@@ -14,6 +14,7 @@ from edgedistill.pipeline.doctor import diagnose
 from edgedistill.pipeline.space import Space, missing_space, sizes_of, space_of
 from edgedistill.records.stage_names import BENCH, DISTILL, QUANTIZE, SOFT_LABELS, STAGE_NAMES, TEACHER
 from edgedistill.runtime.memory import peak_bytes, reset_peak, resident_bytes
+from edgedistill.runtime.progress import Reporter
 from tests.support.command import edgedistill
 from tests.support.learning import config_of, sources_of
 
@@ -56,7 +57,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_each_stage_has_figures_or_a_reason_and_nothing_is_written(folder: Path) -> None:
     before = sorted(folder.rglob("*"))
-    found = diagnose(folder / "config.toml", (), folder / "run", find_kits(()))
+    found = diagnose(folder / "config.toml", (), folder / "run", find_kits(()), Reporter(quiet=True))
     assert found.errors == 0
     assert sorted(folder.rglob("*")) == before
     stages = {one.stage: one for one in found.stages}

@@ -13,6 +13,7 @@ from edgedistill.errors import ConfigError
 
 if TYPE_CHECKING:
     from edgedistill.kits.kits import Kit
+    from edgedistill.runtime.progress import Reporter
 
 WITH_CONFIG: Final = {
     Condition("with CONFIG", lambda given: given["config"] is not None, "Options with CONFIG"): "name a configuration"
@@ -57,9 +58,9 @@ def doctor(context: click.Context, /, config: Path | None, device: str, **option
 
     Without CONFIG, prints missing software and disturbed measurements.
     """
-    kits, _ = surroundings(context)
+    kits, report = surroundings(context)
     if config is not None:
-        _diagnose(config, kits, options)
+        _diagnose(config, kits, report, options)
         return
     from edgedistill.deploy.doctor import examine_device, examine_kits
 
@@ -67,10 +68,10 @@ def doctor(context: click.Context, /, config: Path | None, device: str, **option
         click.echo(finding)
 
 
-def _diagnose(config: Path, kits: dict[str, Kit], options: dict[str, Any]) -> None:
+def _diagnose(config: Path, kits: dict[str, Kit], report: Reporter, options: dict[str, Any]) -> None:
     from edgedistill.pipeline.doctor import diagnose
 
-    diagnosis = diagnose(config, options["overrides"], options["run_dir"], kits)
+    diagnosis = diagnose(config, options["overrides"], options["run_dir"], kits, report)
     if options["as_json"]:
         click.echo(diagnosis.to_json())
     else:

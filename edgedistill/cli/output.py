@@ -71,9 +71,8 @@ def show_diagnosis(diagnosis: Diagnosis) -> None:
     console.print(_stages_table(diagnosis.stages))
     known = [one.seconds for one in diagnosis.stages if one.seconds is not None]
     if any(not one.cached for one in diagnosis.stages) and known:
-        console.print(
-            f"in all about {_duration(sum(known))} and what is not known; measured in {_duration(diagnosis.seconds)}"
-        )
+        more = ", and the stages without a figure" if any(one.seconds is None for one in diagnosis.stages) else ""
+        console.print(f"in all about {_duration(sum(known))}{more}; examined in {_duration(diagnosis.seconds)}")
 
 
 def _stages_table(stages: Sequence[Estimate]) -> Table:
@@ -101,7 +100,7 @@ def _duration(seconds: float) -> str:
     """Format a duration: 3.2 s, 45 s, 12 min, 3.4 h."""
     for unit, scale in (("h", 3600), ("min", 60)):
         if seconds >= 2 * scale:
-            return f"{seconds / scale:.3g} {unit}"
+            return f"{seconds / scale:.{1 if seconds < 10 * scale else 0}f} {unit}"
     return f"{seconds:.2g} s" if seconds < 100 else f"{seconds:.0f} s"
 
 

@@ -14,7 +14,7 @@ from edgedistill.errors import EdgedistillError
 from edgedistill.kits.kits import Kit
 from edgedistill.pipeline.checks import CHECKS, LEARNING, dataset_of, disk_check, kits_for, with_data
 from edgedistill.pipeline.estimates import Estimate, estimate, not_estimated
-from edgedistill.pipeline.examination import Examined, examine, findings_of
+from edgedistill.pipeline.examination import examine, findings_of
 from edgedistill.pipeline.pipeline import Pipeline, Plan, Step
 from edgedistill.records.base import Record
 from edgedistill.records.finding import Finding
@@ -24,6 +24,8 @@ from edgedistill.runtime.progress import Reporter
 from edgedistill.stages.stage import Records, Sources
 
 SCHEMA: Final = "edgedistill.doctor/1"
+_LEARNED: Final = frozenset({check.name for check in CHECKS if check.stages == LEARNING} | {"configuration"})
+"""The checks without whose errors the stages can be estimated."""
 BROKEN: Final = "not estimated: there are errors"
 
 
@@ -46,7 +48,9 @@ class Diagnosis(Record):
         return json.dumps({"schema": SCHEMA, **self.model_dump(mode="json")}, indent=2)
 
 
-def diagnose(path: Path, overrides: tuple[str, ...], run_dir: Path | None, kits: Mapping[str, Kit]) -> Diagnosis:
+def diagnose(
+    path: Path, overrides: tuple[str, ...], run_dir: Path | None, kits: Mapping[str, Kit], report: Reporter
+) -> Diagnosis:
     """Examine the configuration at `path`, with the checks of `run` and all their errors at once."""
     start = time.monotonic()
     try:
@@ -57,11 +61,15 @@ def diagnose(path: Path, overrides: tuple[str, ...], run_dir: Path | None, kits:
         return Diagnosis(config=path, run_folder=None, findings=found, stages=(), seconds=time.monotonic() - start)
     steps, records = _plan(config, run, kits)
     sources = Sources(config, _kits(config, kits), records, run.file_hash)
-    loading_s = _load(sources)
     to_run = {step.stage for step in steps if not step.cached}
     checks = (*CHECKS, disk_check(run.folder, to_run))
-    examined = examine(checks, sources, frozenset(STAGE_NAMES))
-    stages = _stages(sources, steps, examined, loading_s)
+    with report.track("doctor", len(checks) + len(steps)) as advance:
+        loading_s = _load(sources)
+        examined = examine(checks, sources, frozenset(STAGE_NAMES), advance)
+        if _LEARNED.isdisjoint(examined.failed):
+            stages = estimate(with_data(sources), steps, loading_s, advance)
+        else:
+            stages = not_estimated(steps, BROKEN)
     return Diagnosis(
         config=path, run_folder=run.folder, findings=examined.findings, stages=stages,
         seconds=round(time.monotonic() - start, 3),
@@ -94,10 +102,3 @@ def _plan(config: Config, run: Run, kits: Mapping[str, Kit]) -> tuple[list[Step]
     except EdgedistillError:
         steps = [Step(name, cached=False, seconds=run.stages.get(name, {}).get("seconds")) for name in STAGE_NAMES]
         return steps, Records({})
-
-
-def _stages(sources: Sources, steps: list[Step], examined: Examined, loading_s: float) -> tuple[Estimate, ...]:
-    learning = {check.name for check in CHECKS if check.stages == LEARNING} | {"configuration"}
-    if not learning.isdisjoint(examined.failed):
-        return not_estimated(steps, BROKEN)
-    return estimate(with_data(sources), steps, loading_s)

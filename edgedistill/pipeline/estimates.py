@@ -26,6 +26,7 @@ from edgedistill.records.stage_names import (
     TEACHER,
 )
 from edgedistill.runtime.memory import resident_bytes
+from edgedistill.runtime.progress import Advance
 from edgedistill.stages.stage import Sources
 
 if TYPE_CHECKING:
@@ -70,10 +71,11 @@ class Taken(NamedTuple):
     basis: str
 
 
-def estimate(sources: Sources, steps: Sequence[Step], loading_s: float) -> tuple[Estimate, ...]:
+def estimate(sources: Sources, steps: Sequence[Step], loading_s: float, advance: Advance) -> tuple[Estimate, ...]:
     """Estimate each stage of a plan; the checks must have found no error of data, models and loss.
 
-    `sources` has the record of the data, and `loading_s` is how long the data took to load. Nothing is written.
+    `sources` has the record of the data, `loading_s` is how long the data took to load, and `advance` is told of each stage.
+    Nothing is written.
     """
     from edgedistill.distill.settings import declare_plan, declare_teacher
     from edgedistill.pipeline.space import sizes_of, space_of
@@ -81,7 +83,11 @@ def estimate(sources: Sources, steps: Sequence[Step], loading_s: float) -> tuple
     plan, teachers = declare_plan(sources), declare_teacher(sources)
     spaces = space_of(sources.config, sizes_of(plan), plan.distill.views)
     takes = _Takes(sources.config, plan, teachers, loading_s)
-    return tuple(_estimate(step, takes, spaces.get(step.stage)) for step in steps)
+    stages = []
+    for step in steps:
+        advance(1, step.stage)
+        stages.append(_estimate(step, takes, spaces.get(step.stage)))
+    return tuple(stages)
 
 
 def not_estimated(steps: Sequence[Step], reason: str) -> tuple[Estimate, ...]:
@@ -224,9 +230,7 @@ def quantize_taken(plan: DistillPlan, config: Config, pace: Paces) -> Taken:
     tuned = post + quantize.epochs * step
     if quantize.mode == "qat":
         return Taken(tuned, None, f"{quantize.epochs} epochs of fine-tuning in rounded arithmetic")
-    return Taken(
-        tuned, None, f"at most {quantize.epochs} epochs of fine-tuning; {post:.0f} s if post-training int8 holds"
-    )
+    return Taken(tuned, None, f"{quantize.epochs} epochs of fine-tuning; {post:.2g} s if post-training int8 suffices")
 
 
 def bench_taken(config: Config) -> Taken:

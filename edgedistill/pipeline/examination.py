@@ -9,7 +9,7 @@ from typing import Final
 
 from edgedistill.errors import ConfigError, EdgedistillError
 from edgedistill.records.finding import Finding, Severity
-from edgedistill.runtime.progress import Reporter
+from edgedistill.runtime.progress import Advance, Reporter
 from edgedistill.stages.stage import Sources
 
 LONGEST_SUBJECT: Final = 60
@@ -52,12 +52,15 @@ class Examined:
                 report.info(str(one) if one.severity == "warning" else in_words(one))
 
 
-def examine(checks: Iterable[Check], sources: Sources, stages: AbstractSet[str]) -> Examined:
-    """Run the checks of some stages."""
+def examine(
+    checks: Iterable[Check], sources: Sources, stages: AbstractSet[str], advance: Advance = lambda _steps, _note: None
+) -> Examined:
+    """Run the checks of some stages; `advance` is told of each."""
     findings: list[Finding] = []
     failed: set[str] = set()
     kinds: list[type[EdgedistillError]] = []
     for check in checks:
+        advance(1, check.name)
         if stages.isdisjoint(check.stages):
             continue
         if not failed.isdisjoint(check.needs):
