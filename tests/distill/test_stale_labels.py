@@ -22,10 +22,10 @@ from torch import nn
 class Net(nn.Module):
     def __init__(self, classes):
         super().__init__()
-        self.head, self.shift = nn.Linear(16, classes), int(Path(__file__).with_name("shift.txt").read_text())
+        self.head, self.scale = nn.Linear(16, classes), float(Path(__file__).with_name("scale.txt").read_text())
 
     def forward(self, x):
-        return self.head(x.flatten(1)).roll(self.shift, 1)
+        return self.scale * self.head(x.flatten(1))
 
 def net(classes):
     return Net(classes)
@@ -38,7 +38,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with signals of three classes, a teacher, and an empty cache."""
     monkeypatch.setenv("EDGEDISTILL_CACHE", str(tmp_path / "cache"))
     (tmp_path / "nets.py").write_text(NETS)
-    (tmp_path / "shift.txt").write_text("1")
+    (tmp_path / "scale.txt").write_text("1.5")
     rng = np.random.default_rng(0)
     centres, labels = rng.normal(size=(3, 16)), rng.integers(0, 3, 500)
     signals = (rng.normal(size=(500, 16)) + 2 * centres[labels]).astype(np.float32)[..., None]
@@ -60,8 +60,8 @@ def label(folder: Path, run: str, heard: Listener, start: str | None = None) -> 
     return run_pipeline(config, Run(folder / run), find_kits(()), heard, Plan("distill", start))
 
 
-def best_classes(folder: Path, run: str) -> np.ndarray:
-    return np.load(folder / run / "soft_labels" / "logits.npy")[0].argmax(1)
+def logits(folder: Path, run: str) -> np.ndarray:
+    return np.load(folder / run / "soft_labels" / "logits.npy").astype(np.float32)
 
 
 def test_a_cache_of_other_answers_is_named_and_made_again(folder: Path) -> None:
@@ -69,7 +69,7 @@ def test_a_cache_of_other_answers_is_named_and_made_again(folder: Path) -> None:
     label(folder, "a", heard)
     label(folder, "b", heard)
     assert heard.said.count("soft labels: taken from the cache") == 1
-    (folder / "shift.txt").write_text("0")
+    (folder / "scale.txt").write_text("1")
     repaired = label(folder, "c", heard)
     (cache,) = (folder / "cache" / "soft_labels").iterdir()
     said = (
@@ -78,7 +78,7 @@ def test_a_cache_of_other_answers_is_named_and_made_again(folder: Path) -> None:
     )
     assert heard.said.count(said) == 1
     assert heard.said.count("soft labels: taken from the cache") == 1
-    np.testing.assert_array_equal(best_classes(folder, "c"), (best_classes(folder, "a") - 1) % 3)
+    np.testing.assert_allclose(logits(folder, "c") * 1.5, logits(folder, "a"), rtol=2e-3)
     assert verify_cache(repaired, 1).holds
 
 
@@ -86,12 +86,12 @@ def test_from_soft_labels_makes_them_anew_and_replaces_a_good_cache(folder: Path
     heard = Listener()
     first = label(folder, "a", heard)
     (cache,) = (folder / "cache" / "soft_labels").iterdir()
-    (folder / "shift.txt").write_text("0")
-    old, heard.said = best_classes(folder, "a"), []
+    (folder / "scale.txt").write_text("1")
+    old, heard.said = logits(folder, "a"), []
     again = label(folder, "a", heard, "soft_labels")
     assert not [line for line in heard.said if "cache" in line]
-    np.testing.assert_array_equal(best_classes(folder, "a"), (old - 1) % 3)
-    np.testing.assert_array_equal(np.load(cache / "logits.npy")[0].argmax(1), (old - 1) % 3)
+    np.testing.assert_allclose(logits(folder, "a") * 1.5, old, rtol=2e-3)
+    np.testing.assert_array_equal(np.load(cache / "logits.npy"), logits(folder, "a"))
     records = [one.records[SoftLabelsRecord] for one in (first, again)]
     assert records[0].fingerprint == records[1].fingerprint
     label(folder, "b", heard)
@@ -102,7 +102,7 @@ def test_what_depends_on_soft_labels_is_stale_if_they_were_made_anew(folder: Pat
     heard = Listener()
     label(folder, "a", heard)
     config = label(folder, "a", heard).config
-    (folder / "shift.txt").write_text("0")
+    (folder / "scale.txt").write_text("1")
     run_pipeline(config, Run(folder / "a"), find_kits(()), heard, Plan("soft_labels", "soft_labels"))
     heard.said = []
     label(folder, "a", heard)
