@@ -45,13 +45,23 @@ def teacher():
 def blind():
     return Net(lambda x: torch.cat([torch.zeros(16), torch.ones(8)]))
 
+class Dying(Net):
+    def __init__(self):
+        super().__init__(torch.ones_like)
+        self.register_buffer("steps", torch.zeros(()))
+
+    def forward(self, x):
+        self.steps += self.training
+        return super().forward(x) * (self.steps < 3)
+
 def constant():
-    return Net(torch.zeros_like)
+    return Dying()
 
 def fragile():
     return _loaded(Net(torch.ones_like, 1e6))
 """
-"""Students of 24 values: `blind` reads the 8 that are noise, `constant` none, and int8 cannot represent the input of `fragile`."""
+"""Students of 24 values: `blind` reads the 8 that are noise, `constant` dies in training, and int8 cannot represent the input of
+`fragile`."""
 
 
 @pytest.fixture
