@@ -70,7 +70,9 @@ def made(folder: Path, data: Path, *more: object) -> Path:
 @pytest.mark.parametrize("name", DATA)
 def test_what_is_written_fits_the_data(tmp_path: Path, name: str) -> None:
     data = DATA[name](tmp_path / name)
-    config = load_config(made(tmp_path, data, "--p95-ms", 5, "--size-bytes", 300_000, "--accuracy", 0.9))
+    kits = ("--target", "ort", "--target", "openvino")
+    config = load_config(made(tmp_path, data, *kits, "--p95-ms", 5, "--size-bytes", 300_000, "--accuracy", 0.9))
+    assert [(one.name, one.kit) for one in config.target] == [("pc-ort", "ort"), ("pc-openvino", "openvino")]
     assert (config.target[0].budget.p95_ms, config.target[0].budget.size_bytes) == (5.0, 300_000)
     dataset = loaded(config)
     assert dataset.record.inputs[0].kind == KINDS[name]
@@ -102,24 +104,24 @@ def test_what_is_written_runs_as_it_is(tmp_path: Path, name: str) -> None:
 
 
 def test_images_of_several_sizes_are_resized_and_large_ones_made_smaller(tmp_path: Path) -> None:
-    found = profile_data(images(tmp_path / "odd", size=12, odd=5, colour=True), None, tmp_path)
+    found = profile_data(images(tmp_path / "odd", size=12, odd=5, colour=True), tmp_path)
     assert found.keys["size"] == 12
     assert "12\u00d712 and 1 other sizes, colour; 3 classes of" in found.summary
     assert len(found.keys["mean"]) == 3
-    large = profile_data(images(tmp_path / "large", count=30, size=200), None, tmp_path)
+    large = profile_data(images(tmp_path / "large", count=30, size=200), tmp_path)
     assert large.keys["size"] == 96
-    assert 'model = "zoo:mobilenetv1"' in render_config(large, InitOptions(name="x", kit="ort"))
+    assert 'model = "zoo:mobilenetv1"' in render_config(large, InitOptions(name="x", kits={"ort": ("fp32",)}))
 
 
 def test_the_splits_in_a_folder_are_found(tmp_path: Path) -> None:
     for split in ("train", "val", "test"):
         images(tmp_path / "data" / split, count=30)
-    keys = profile_data(tmp_path / "data", None, tmp_path / "job").keys
+    keys = profile_data(tmp_path / "data", tmp_path / "job").keys
     assert [keys[key] for key in ("train", "test", "val")] == ["../data/train", "../data/test", "../data/val"]
     arrays(tmp_path / "train.npz")
     arrays(tmp_path / "validation.npz")
     for data in (tmp_path / "train.npz", tmp_path):
-        keys = profile_data(data, None, tmp_path).keys
+        keys = profile_data(data, tmp_path).keys
         assert (keys["train"], keys["test"], keys.get("val")) == ("train.npz", "validation.npz", None)
 
 
@@ -149,7 +151,7 @@ def test_data_that_cannot_be_learned_from(tmp_path: Path, name: str, words: str)
     for part in "ab":
         arrays(tmp_path / "several" / f"{part}.npz")
     with pytest.raises(ConfigError, match=words):
-        profile_data(tmp_path / name, None, tmp_path)
+        profile_data(tmp_path / name, tmp_path)
 
 
 def test_mistakes_leave_no_file(tmp_path: Path) -> None:

@@ -46,7 +46,28 @@ WITH_DATA: Final[Only] = {
     help="The test set.  [default: found beside the training data, or split from it]",
 )
 @option(
-    "--target", "kit", metavar="KIT", default="openvino", show_default=True, only=WITH_DATA, help="The kit to run on."
+    "--kind",
+    type=click.Choice(["image", "signal", "tokens"]),
+    only=WITH_DATA,
+    metavar="KIND",
+    help="The inputs of an .npz file: image, signal or tokens.  [default: told by their values]",
+)
+@option(
+    "--task",
+    type=click.Choice(["classification", "regression", "multi-label"]),
+    only=WITH_DATA,
+    metavar="TASK",
+    help="The task of an .npz file: classification, regression or multi-label.  [default: told by the labels]",
+)
+@option(
+    "--target",
+    "kits",
+    multiple=True,
+    metavar="KIT",
+    default=("openvino",),
+    show_default=True,
+    only=WITH_DATA,
+    help="A kit to run on. Repeatable.",
 )
 @option(
     "--device",
@@ -133,9 +154,9 @@ def _write(context: click.Context, path: Path, profile: DataProfile, options: In
 
 
 def _profile(data: Path, options: dict[str, Any], folder: Path) -> DataProfile:
-    from edgedistill.data.profile import profile_data
+    from edgedistill.data.profile import Choices, profile_data
 
-    return profile_data(data, options["test"], folder, skip_bad=options["skip_bad"])
+    return profile_data(data, folder, Choices(**{name: options[name] for name in Choices._fields}))
 
 
 def _ask_data(folder: Path, options: dict[str, Any]) -> DataProfile | None:
@@ -148,12 +169,28 @@ def _ask_data(folder: Path, options: dict[str, Any]) -> DataProfile | None:
         if not text:
             return None
         try:
-            profile = _profile(Path(text).expanduser(), options, folder)
+            profile = _ask_kind(Path(text).expanduser(), options, folder)
         except ConfigError as error:
             click.echo(f"  {error}")
             continue
         click.echo(f"  {profile.summary}")
         return profile
+
+
+def _ask_kind(data: Path, options: dict[str, Any], folder: Path) -> DataProfile:
+    """Inspect data, and ask for the kind of its inputs if their values do not tell."""
+    from edgedistill.data.profile import UnknownKindError
+
+    try:
+        return _profile(data, options, folder)
+    except UnknownKindError as error:
+        click.echo(f"  {error}")
+        kind = click.prompt(
+            "Kind (empty: other data)", type=click.Choice([*error.possible, ""]), default="", show_default=False
+        )
+        if not kind:
+            raise ConfigError("name other data") from None
+        return _profile(data, options | {"kind": kind}, folder)
 
 
 def _ask_target(context: click.Context, kits: list[str]) -> dict[str, Any]:
@@ -171,10 +208,21 @@ def _ask_target(context: click.Context, kits: list[str]) -> dict[str, Any]:
             default="local",
             value_proc=_checked(parse_address),
         ),
-        "kit": asked("kit", "Kit", type=click.Choice(kits), default="openvino" if "openvino" in kits else kits[0]),
+        "kits": asked("kits", "Kit", value_proc=_choice(kits), default="openvino" if "openvino" in kits else kits[0]),
         "p95_ms": asked("p95_ms", "Budget: p95 latency in ms (empty: none)", value_proc=_number(float), **budget),
         "size_bytes": asked("size_bytes", "Budget: size in bytes (empty: none)", value_proc=_number(int), **budget),
     }
+
+
+def _choice(names: list[str]) -> Callable[[Any], tuple[str, ...]]:
+    """Return a converter for a prompt, which asks again unless the answer is one of the names."""
+
+    def value(text: Any) -> tuple[str, ...]:
+        if text not in names:
+            raise click.UsageError(f"'{text}' is none of {', '.join(names)}")
+        return (text,)
+
+    return value
 
 
 def _checked(parse: Callable[[str], Any]) -> Callable[[Any], Any]:
@@ -211,11 +259,14 @@ def _options(options: dict[str, Any], kits: dict[str, Kit]) -> InitOptions:
     from edgedistill.deploy.devices.address import parse_address
     from edgedistill.kits.kits import find_kit
 
-    kit = find_kit(options["kit"], kits)
+    chosen = [find_kit(name, kits) for name in options["kits"]]
+    precisions: dict[str, tuple[str, ...]] = {
+        kit.name: tuple(one for one in ("fp32", "int8") if one in kit.precisions) for kit in chosen
+    }
     limits = {name: options[name] for name in ("p95_ms", "size_bytes", "accuracy")}
     return InitOptions(
-        name=options["name"], kit=kit.name, device=parse_address(options["device"]).text, epochs=options["epochs"],
-        precisions=tuple(one for one in ("fp32", "int8") if one in kit.precisions), budget=Budget(**limits),
+        name=options["name"], kits=precisions, device=parse_address(options["device"]).text, epochs=options["epochs"],
+        budget=Budget(**limits),
     )  # fmt: skip
 
 

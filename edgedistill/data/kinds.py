@@ -14,6 +14,9 @@ from edgedistill.records.stages import InputRecord, KindName
 Array = npt.NDArray[Any]
 
 
+LARGEST_TOKEN: Final = 9_999_999
+
+
 @dataclass(frozen=True, slots=True)
 class Kind:
     """One kind of input: a sample has axes of positions, such as height and width, and optional channels after them.
@@ -64,6 +67,11 @@ class Kind:
             raise ConfigError(f"{where}: inputs have shape {inputs.shape}; {self.name} data is {self.layouts}")
         if self.name == "tokens" and (not np.issubdtype(inputs.dtype, np.integer) or inputs.min() < 0):
             raise ConfigError(f"{where}: tokens must be integers from 0 on")
+        if self.name == "tokens" and inputs.max() > LARGEST_TOKEN:
+            raise ConfigError(
+                f"{where}: a token is {inputs.max()}, and a model has a row of weights for each number up to that; number the "
+                "tokens that occur from 0 on"
+            )
 
 
 KINDS: Final[dict[KindName, Kind]] = {
@@ -97,9 +105,9 @@ def kind_of(record: InputRecord) -> Kind:
 
 
 def guess_kind(inputs: Array) -> KindName:
-    """Guess the kind of inputs from their shape and type."""
+    """Guess the kind of inputs from their shape and type; whole numbers (N, T) of which some are negative are no tokens."""
     if inputs.ndim == 4 or (inputs.ndim == 3 and inputs.dtype == np.uint8):
         return "image"
-    if inputs.ndim == 2 and np.issubdtype(inputs.dtype, np.integer):
+    if inputs.ndim == 2 and np.issubdtype(inputs.dtype, np.integer) and inputs.min(initial=0) >= 0:
         return "tokens"
     return "signal"

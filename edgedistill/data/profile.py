@@ -6,7 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 
@@ -15,7 +15,8 @@ from edgedistill.data.audio import clip_headers, read_clips, wav_files
 from edgedistill.data.checks import check_input, check_varied
 from edgedistill.data.files import CLIPS, IMAGES, Broken, readable
 from edgedistill.data.images import image_files, mode_of, read_headers, read_images
-from edgedistill.data.kinds import KINDS, guess_kind
+from edgedistill.data.kinds import KINDS, Kind, guess_kind
+from edgedistill.data.recognition import recognise
 from edgedistill.data.sources import Array, check_class_folders, is_sample, load_source
 from edgedistill.errors import ConfigError
 from edgedistill.records.base import Record
@@ -64,21 +65,45 @@ class DataProfile(Record):
         return self.keys.get("task") == "regression"
 
 
-def profile_data(data: Path, test: Path | None, folder: Path, *, skip_bad: bool = False) -> DataProfile:
+class UnknownKindError(ConfigError):
+    """The values of an array do not tell its kind; `possible` are the kinds that they can be."""
+
+    def __init__(self, text: str, possible: tuple[KindName, ...]) -> None:
+        super().__init__(text)
+        self.possible = possible
+
+
+class Choices(NamedTuple):
+    """What the user says about the data: the test set, the kind and the task of an .npz file, and whether to skip unreadable files."""
+
+    test: Path | None = None
+    kind: KindName | None = None
+    task: str | None = None
+    skip_bad: bool = False
+
+
+NO_CHOICES: Final = Choices()
+
+
+def profile_data(data: Path, folder: Path, choices: Choices = NO_CHOICES) -> DataProfile:
     """Inspect training data and its test set, which can be a part of `data`; paths in `keys` are relative to `folder`.
 
-    With `skip_bad`, files that cannot be read are left out. Raises ConfigError if the data does not exist or cannot be used for training.
+    Raises ConfigError if the data does not exist or cannot be used for training.
     """
     if not data.exists():
         raise ConfigError(f"{data}: no such file or folder")
     train, others = _splits(data)
-    others |= {} if test is None else {"test": test}
+    others |= {} if choices.test is None else {"test": choices.test}
     if "test" not in others and "val" in others:
         others = {"test": others["val"]}
     keys: dict[str, Any] = {key: _relative(path, folder) for key, path in ({"train": train} | others).items()}
     if train.is_file():
-        return _arrays(train, keys)
-    keys |= {"skip_bad": True} if skip_bad else {}
+        return _arrays(train, keys, choices)
+    if choices.kind is not None or choices.task is not None:
+        raise ConfigError(
+            f"{data}: --kind and --task only apply to an .npz file; the files of a folder have classes, and their kind"
+        )
+    keys |= {"skip_bad": True} if choices.skip_bad else {}
     if clips := wav_files(train):
         return _audio(train, clips, keys)
     return _images(train, keys)
@@ -129,7 +154,7 @@ def _images(folder: Path, keys: dict[str, Any]) -> DataProfile:
     check_varied(str(folder), [pixels])
     keys |= _statistics(pixels.reshape(len(pixels), -1, 1 if mode == "L" else 3), 255)
     others = f" and {len(sizes) - 1} other sizes" if len(sizes) > 1 else ""
-    summary = f"{len(files)} images of {width}\u00d7{height}{others}, {'grey' if mode == 'L' else 'colour'}"
+    summary = f"{len(files):,} images of {width}\u00d7{height}{others}, {'grey' if mode == 'L' else 'colour'}"
     return _profile("images", summary, keys, side, _names(files, folder))
 
 
@@ -150,7 +175,9 @@ def _audio(folder: Path, files: Sequence[Path], keys: dict[str, Any]) -> DataPro
     clips = read_clips(_sampled(files, WAVEFORMS), keys.get("seconds"), broken)
     files = readable(files, broken, CLIPS, skip_bad="skip_bad" in keys)
     keys |= _mel_statistics(clips, mel)
-    summary = f"{len(files)} clips of {lengths[0] / rate:.3g} to {lengths[-1] / rate:.3g} s, {rate} samples per second"
+    summary = (
+        f"{len(files):,} clips of {lengths[0] / rate:.3g} to {lengths[-1] / rate:.3g} s, {rate} samples per second"
+    )
     return _profile("audio", summary, keys, mel.bins, _names(files, folder))
 
 
@@ -165,7 +192,7 @@ def _mel_statistics(clips: Array, mel: MelConfig) -> dict[str, Any]:
     return {"mean": [round(float(pictures.mean()), 2)], "std": [round(max(float(pictures.std()), 1e-3), 2)]}
 
 
-def _arrays(file: Path, keys: dict[str, Any]) -> DataProfile:
+def _arrays(file: Path, keys: dict[str, Any], choices: Choices) -> DataProfile:
     source = load_source(file.name, file.parent)
     if len(source.inputs) > 1:
         raise ConfigError(
@@ -178,29 +205,70 @@ def _arrays(file: Path, keys: dict[str, Any]) -> DataProfile:
             f"{file}: no array 'labels'; without labels only your own teacher can be distilled: see task = 'embedding' in the "
             "file that 'edgedistill init' writes without --data"
         )
-    kind = KINDS[guess_kind(inputs)]
-    check_input(str(file), inputs, kind.name, is_given=False)
+    kind = _kind(file, inputs, choices.kind)
     check_varied(str(file), [inputs])
-    keys |= _task(labels)
+    keys |= {"kind": kind.name} if choices.kind is not None or kind.name != guess_kind(inputs) else {}
+    task = choices.task or _task(labels)
+    keys |= {} if task == "classification" else {"task": task}
     names = [] if "task" in keys else _class_names(Labels("train", labels, source.classes))
-    form = FORMS[kind.name]
     if kind.normalised:
         some = np.asarray(inputs[:: max(1, len(inputs) // SAMPLES)])
         scale = {"uint8": 255, "int16": 32768}.get(inputs.dtype.name, 1)
         keys |= _statistics(some.reshape(len(some), -1, kind.channels(inputs.shape[1:])), scale)
-    shape = "\u00d7".join(map(str, inputs.shape[1:]))
-    return _profile(
-        form, f"{len(inputs)} {form} of {shape} {inputs.dtype}", keys, min(inputs.shape[1:3]), names, len(inputs)
+    summary = _summary(inputs, kind)
+    if names and labels.dtype.kind == "f" and choices.task is None:
+        summary += "; the labels are whole numbers and taken as classes (--task regression if they are values)"
+    return _profile(FORMS[kind.name], summary, keys, min(inputs.shape[1:3]), names, len(inputs))
+
+
+def _kind(file: Path, inputs: Array, given: KindName | None) -> Kind:
+    """Return the kind of inputs that the zoo has models for; raises ConfigError if it cannot be told, or if there is none."""
+    if inputs.ndim not in (2, 3, 4) or 0 in inputs.shape:
+        layouts = "images (N, H, W, C) or (N, H, W), signals (N, T, C) or (N, T), or tokens (N, T)"
+        raise ConfigError(f"{file}: inputs have shape {inputs.shape}; expected {layouts}")
+    check_input(str(file), inputs, given or guess_kind(inputs), is_given=given is not None)
+    if given is not None:
+        KINDS[given].check(str(file), inputs)
+        return KINDS[given]
+    found = recognise(inputs)
+    kinds = tuple(one for one in found.possible if one in FORMS)
+    if found.kind is None:
+        flags = " or ".join(f"--kind {one}" for one in kinds)
+        raise UnknownKindError(
+            f"{file}: {found.why}; say what the inputs are: {flags}{_table_hint(found.possible)}", kinds
+        )
+    if found.kind not in FORMS:
+        raise UnknownKindError(
+            f"{file}: {found.why}; say --kind signal if the values are a series{_table_hint(('features',))}",
+            ("signal",),
+        )
+    KINDS[found.kind].check(str(file), inputs)
+    return KINDS[found.kind]
+
+
+def _table_hint(possible: Sequence[KindName]) -> str:
+    if "features" not in possible:
+        return ""
+    return (
+        "; a table (N, D) needs a model of your own: write the template with 'edgedistill init' without --data, set "
+        "[data] kind = 'features', and name your function as [student] model"
     )
 
 
-def _task(labels: Array) -> dict[str, str]:
-    """Return the task that matches the labels, unless it is classification."""
+def _summary(inputs: Array, kind: Kind) -> str:
+    if kind.name == "tokens":
+        return f"{len(inputs):,} sequences of {inputs.shape[1]} tokens, {int(inputs.max()) + 1:,} different tokens"
+    shape = "\u00d7".join(map(str, inputs.shape[1:]))
+    return f"{len(inputs):,} {FORMS[kind.name]} of {shape} {inputs.dtype}"
+
+
+def _task(labels: Array) -> str:
+    """Return the task that matches the labels."""
     if labels.ndim == 2 and labels.shape[1] > 1 and np.isin(labels, (0, 1)).all():
-        return {"task": "multi-label"}
+        return "multi-label"
     if labels.ndim > 2 or (labels.ndim == 2 and labels.shape[1] > 1) or _are_values(labels):
-        return {"task": "regression"}
-    return {}
+        return "regression"
+    return "classification"
 
 
 def _are_values(labels: Array) -> bool:

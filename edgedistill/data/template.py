@@ -13,12 +13,11 @@ from edgedistill.records.base import Record
 
 
 class InitOptions(Record):
-    """The choices of the user: a name, a kit and a device, a budget, and the epochs of training."""
+    """The choices of the user: a name, the kits to run on, each with its precisions, a device, a budget, and the epochs of training."""
 
     name: str
-    kit: str
+    kits: dict[str, tuple[str, ...]]
     device: str = "local"
-    precisions: tuple[str, ...] = ("fp32", "int8")
     budget: Budget = Budget()
     epochs: int | None = None
 
@@ -72,7 +71,10 @@ def _lines(profile: DataProfile, options: InitOptions) -> Iterator[str]:
     )
     baked = [] if profile.form == "tokens" else ["normalize"]
     yield from _section("export", "normalize: the exported model takes raw inputs", {"bake": baked})
-    yield from _section("[target]", "'edgedistill doctor' lists what is missing on the device", _target(options))
+    for kit in options.kits:
+        yield from _section(
+            "[target]", "'edgedistill doctor' lists what is missing on the device", _target(options, kit)
+        )
     yield from _section("bench", "processes per model, seconds in each process", {"processes": 5, "seconds": 3})
 
 
@@ -120,10 +122,11 @@ def _model(model: tuple[str, float]) -> dict[str, Any]:
     return {"model": name} | ({} if width == 1.0 else {"width": width})
 
 
-def _target(options: InitOptions) -> dict[str, Any]:
-    name = "pc" if options.device == "local" else "device"
+def _target(options: InitOptions, kit: str) -> dict[str, Any]:
+    device = "pc" if options.device == "local" else "device"
     limits = options.budget.model_dump(exclude_none=True)
-    keys = {"name": name, "kit": options.kit, "device": options.device, "precisions": list(options.precisions)}
+    name = device if len(options.kits) == 1 else f"{device}-{kit}"
+    keys = {"name": name, "kit": kit, "device": options.device, "precisions": list(options.kits[kit])}
     return keys | ({"budget": limits} if limits else {})
 
 

@@ -156,6 +156,13 @@ def _examine_data(sources: Sources) -> tuple[Finding, ...]:
     return examine_data(dataset_of(sources))
 
 
+def _check_kinds(sources: Sources) -> Iterator[Finding]:
+    """Yield the inputs whose values do not look like the kind that their shape and type stand for."""
+    from edgedistill.data.recognition import find_doubts
+
+    yield from find_doubts(_dataset(sources), data_settings(sources).kinds)
+
+
 def _check_views(sources: Sources) -> Iterator[Finding]:
     """Yield keys of [data], [distill] and [teacher] that do not fit the loaded data."""
     from edgedistill.data.views import training_views
@@ -328,6 +335,7 @@ CHECKS: Final = (
     Check("data", _find_data, LEARNING),
     Check("samples", _load_data, LEARNING, needs=("data",)),
     Check("examination", _examine_data, frozenset({DATA}), needs=("samples",)),
+    Check("kinds", _check_kinds, frozenset({DATA}), needs=("samples",)),
     Check("views", _check_views, LEARNING, needs=("samples",)),
     Check("mel", _check_mel, LEARNING, needs=("samples",)),
     Check("normalization", _check_normalization, frozenset({TEACHER, DISTILL}), needs=("views", "mel")),

@@ -25,13 +25,14 @@ UNREAD = {
                CONFIG: {"--data", "--target", "--arch", "--shape", "-o", "--precision"}},
     "bench": {ONNX: {"--set", "--skip-bad", "--from"}, CONFIG: {"--target", "--device", "--shape", "--threads"}},
     "lint": {ONNX: {"--arch", "-o"}},
-    "init": {"folder": {"--test", "--target", "--device", "--p95-ms", "--size-bytes", "--accuracy", "--epochs", "--skip-bad", "--name"}},
+    "init": {"folder": {"--test", "--target", "--device", "--p95-ms", "--size-bytes", "--accuracy", "--epochs", "--skip-bad", "--name", "--kind", "--task"}},
     "compare": {"run": {"--junit"}},
 }  # fmt: skip
 """By command and input, the options that the command does not read for this input without another option."""
 VALUES = {
     "--shape": "x=1x2", "--activations": "unsigned", "--from": "data", "--until": "report", "--precision": "int8",
     "--set": "seed=1", "--fail-if": "p95_ms > +5%", "--accuracy": "0.5",
+    "--kind": "image", "--task": "regression",
 }  # fmt: skip
 
 

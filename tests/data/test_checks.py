@@ -31,7 +31,7 @@ def test_values_that_are_no_numbers_are_found(tmp_path: Path, value: float, word
     with pytest.raises(ConfigError, match=rf"^data\.test \(test\.npz\): sample 1234 holds {word}; remove the sample"):
         load(tmp_path, inputs, wrong)
     with pytest.raises(ConfigError, match=rf"test\.npz: sample 1234 holds {word}"):
-        profile_data(tmp_path / "test.npz", None, tmp_path)
+        profile_data(tmp_path / "test.npz", tmp_path)
 
 
 def test_large_numbers_are_numbers(tmp_path: Path) -> None:
@@ -43,7 +43,7 @@ def test_constant_samples_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"^data\.test \(test\.npz\): all 40 samples are identical"):
         load(tmp_path, inputs, inputs[:1].repeat(40, 0))
     with pytest.raises(ConfigError, match=r"test\.npz: all 40 samples are identical"):
-        profile_data(tmp_path / "test.npz", None, tmp_path)
+        profile_data(tmp_path / "test.npz", tmp_path)
 
 
 def test_one_constant_input_of_several_is_no_mistake(tmp_path: Path) -> None:
@@ -60,7 +60,7 @@ def test_images_with_channels_first_are_refused(tmp_path: Path, shape: tuple[int
         with pytest.raises(ConfigError, match=words):
             load(tmp_path, inputs, kind="image")
         with pytest.raises(ConfigError, match=words):
-            profile_data(tmp_path / "train.npz", None, tmp_path)
+            profile_data(tmp_path / "train.npz", tmp_path)
     assert load(tmp_path, images.transpose(0, 2, 3, 1)) == (*shape[1:], shape[0])
 
 
@@ -75,7 +75,7 @@ def test_signals_with_channels_first_are_refused_unless_the_kind_is_named(tmp_pa
     with pytest.raises(ConfigError, match=words):
         load(tmp_path, signals)
     with pytest.raises(ConfigError, match=words):
-        profile_data(tmp_path / "train.npz", None, tmp_path)
+        profile_data(tmp_path / "train.npz", tmp_path)
     assert load(tmp_path, signals, kind="signal") == (9, 128)
     assert load(tmp_path, signals.transpose(0, 2, 1)) == (128, 9)
     assert load(tmp_path, RNG.normal(size=(40, 49, 40))) == (49, 40)

@@ -9,7 +9,7 @@ from PIL import Image
 from edgedistill.config.load import parse_text
 from edgedistill.data.examination import examine
 from edgedistill.data.files import IMAGES, refuse
-from edgedistill.data.profile import profile_data
+from edgedistill.data.profile import Choices, profile_data
 from edgedistill.data.sources import load_source
 from edgedistill.data.template import InitOptions, render_config
 from edgedistill.errors import ConfigError
@@ -41,7 +41,7 @@ def test_one_image_in_colour_makes_the_folder_colour(tmp_path: Path) -> None:
     folder = put(tmp_path / "set", Image.fromarray(GREY), *several(7))
     assert read(folder).shape == (8, 8, 8, 3)
     np.testing.assert_array_equal(read(folder)[0], np.repeat(GREY[..., None], 3, 2))
-    assert "colour" in profile_data(folder, None, tmp_path).summary
+    assert "colour" in profile_data(folder, tmp_path).summary
     assert read(put(tmp_path / "grey", Image.fromarray(GREY), Image.fromarray(GREY.T))).shape == (2, 8, 8)
 
 
@@ -71,7 +71,7 @@ def test_images_are_turned_as_exif_says(tmp_path: Path, suffix: str) -> None:
     stored = [Image.fromarray(np.roll(wide, i, 0)).transpose(Image.Transpose.ROTATE_90) for i in range(8)]
     folder = put(tmp_path / "set", *stored, suffix=suffix, exif=exif)
     np.testing.assert_array_equal(read(folder)[0], wide)
-    assert "8 images of 10\u00d76," in profile_data(folder, None, tmp_path).summary
+    assert "8 images of 10\u00d76," in profile_data(folder, tmp_path).summary
 
 
 def test_transparent_pixels_show_white(tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_all_unreadable_files_are_listed(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=words):
         read(folder)
     with pytest.raises(ConfigError, match="files are not readable images: a/"):
-        profile_data(folder, None, tmp_path)
+        profile_data(folder, tmp_path)
     refused = {Path(f"a/{i}.png"): "" for i in range(25)}
     with pytest.raises(ConfigError, match=r"25 files are .*, a/19\.png and 5 more; "):
         refuse(refused, IMAGES)
@@ -118,7 +118,7 @@ def test_unreadable_files_are_left_out_and_recorded(tmp_path: Path) -> None:
     assert "note: data.train: left out, because they cannot be read: 2 files, a/04.png (" in found
     assert "warning: data.train: 1 image or WAV files are not used: loose.png; samples of one kind belong" in found
     text = render_config(
-        profile_data(tmp_path / "set", None, tmp_path, skip_bad=True), InitOptions(name="a", kit="ort")
+        profile_data(tmp_path / "set", tmp_path, Choices(skip_bad=True)), InitOptions(name="a", kits={"ort": ("fp32",)})
     )
     assert parse_text(text, tmp_path / "edgedistill.toml").data.skip_bad
     with pytest.raises(ConfigError, match="2 files are not readable images"):
@@ -137,7 +137,7 @@ def test_sets_that_cannot_be_learned_from_are_refused(tmp_path: Path) -> None:
     (folder / ".hidden").mkdir()
     assert len(read(folder)) == 8
     (folder / "c").mkdir()
-    for act in (lambda: read(folder), lambda: profile_data(folder, None, tmp_path)):
+    for act in (lambda: read(folder), lambda: profile_data(folder, tmp_path)):
         with pytest.raises(ConfigError, match=r"^data: class folder set/c holds no images; add images, or remove"):
             act()
     put(tmp_path / "same", *([Image.fromarray(COLOUR)] * 20))
@@ -146,4 +146,4 @@ def test_sets_that_cannot_be_learned_from_are_refused(tmp_path: Path) -> None:
     ):
         loaded(config_of(tmp_path, data={"train": "same"}))
     with pytest.raises(ConfigError, match="same: all 20 samples are identical"):
-        profile_data(tmp_path / "same", None, tmp_path)
+        profile_data(tmp_path / "same", tmp_path)
