@@ -160,7 +160,7 @@ def _check_kinds(sources: Sources) -> Iterator[Finding]:
     """Yield the inputs whose values do not look like the kind that their shape and type stand for."""
     from edgedistill.data.recognition import find_doubts
 
-    yield from find_doubts(_dataset(sources), data_settings(sources).kinds)
+    yield from find_doubts(dataset_of(sources), data_settings(sources).kinds)
 
 
 def _check_views(sources: Sources) -> Iterator[Finding]:
