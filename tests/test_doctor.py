@@ -7,7 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgedistill.distill.settings import declare_plan
+from edgedistill.config.load import load_config
+from edgedistill.distill.loading import save_model
+from edgedistill.distill.settings import declare_plan, declare_teacher
+from edgedistill.distill.teacher import build_teacher
 from edgedistill.kits.kits import find_kits
 from edgedistill.pipeline.checks import with_data
 from edgedistill.pipeline.doctor import diagnose
@@ -73,13 +76,13 @@ def test_each_stage_has_figures_or_a_reason_and_nothing_is_written(folder: Path)
 
 
 def test_errors_end_with_exit_2_and_are_all_told(folder: Path) -> None:
-    faults = ("--set", "teacher.weights=none.pt", "--set", "data.mean=[1, 2]", "--set", "target.pc.kit=orrt")
+    faults = ("--set", "teacher.weights=[none].pt", "--set", "data.mean=[1, 2]", "--set", "target.pc.kit=orrt")
     result = edgedistill("doctor", "config.toml", *faults, cwd=folder)
     assert result.returncode == 2
     told = " ".join(result.stdout.split())
     for part in (
         "error target 'pc': unknown kit 'orrt'",
-        "error teacher.weights: none.pt",
+        "error teacher.weights: [none].pt: no such file",
         "error data.mean: 2 values",
     ):
         assert part in told
@@ -91,6 +94,20 @@ def test_errors_end_with_exit_2_and_are_all_told(folder: Path) -> None:
     assert table["schema"] == "edgedistill.doctor/1"
     assert [(one["severity"], one["subject"]) for one in table["findings"]] == [("error", "config.toml")]
     assert table["stages"] == []
+
+
+def test_a_loaded_teacher_at_chance_is_an_error(folder: Path) -> None:
+    config = load_config(folder / "config.toml")
+    teacher = build_teacher(declare_teacher(with_data(sources_of(config))), 0)
+    save_model(teacher, folder / "untrained.safetensors")
+    with np.load(folder / "test.npz") as test:
+        np.savez(folder / "val.npz", inputs=np.tile(test["inputs"], (4, 1, 1)), labels=np.tile(test["labels"], 4))
+    given = ("data.val=val.npz", "teacher.weights=untrained.safetensors")
+    found = diagnose(folder / "config.toml", given, folder / "run", find_kits(()), Reporter(quiet=True))
+    (error,) = (one for one in found.findings if one.severity == "error")
+    assert error.subject.startswith("teacher (zoo:cnn1d)")
+    assert "is no better than chance" in str(error)
+    assert all(one.seconds is not None for one in found.stages if one.stage in (TEACHER, DISTILL))
 
 
 def test_options_of_the_two_forms_do_not_mix(folder: Path) -> None:
@@ -112,8 +129,6 @@ def test_a_finished_run_is_cached_and_its_durations_are_shown(finished: Path) ->
 
 
 def test_the_space_of_stages_is_that_of_their_files(finished: Path) -> None:
-    from edgedistill.config.load import load_config
-
     config = load_config(finished / "edgedistill.toml")
     plan = declare_plan(with_data(sources_of(config)))
     spaces = space_of(config, sizes_of(plan), plan.distill.views)

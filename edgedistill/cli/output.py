@@ -55,14 +55,14 @@ def show_plan(steps: Sequence[Step], *, as_json: bool) -> None:
 def show_diagnosis(diagnosis: Diagnosis) -> None:
     """Print what was found, errors first, and a table of what each stage will take."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     console = Console(highlight=False)
     found = Table.grid(padding=(0, 1))
     for one in diagnosis.findings:
-        found.add_row(
-            one.severity, f"{one.subject}: {one.text}", style={"error": "red", "warning": "yellow"}.get(one.severity)
-        )
+        style = {"error": "red", "warning": "yellow"}.get(one.severity)
+        found.add_row(one.severity, escape(f"{one.subject}: {one.text}"), style=style)
     console.print(found if diagnosis.findings else "nothing found")
     if diagnosis.errors and all(one.seconds is None for one in diagnosis.stages):
         console.print("\nno estimates: correct the errors first")

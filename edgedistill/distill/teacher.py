@@ -9,6 +9,7 @@ from typing import Final
 import numpy as np
 from torch import nn
 
+from edgedistill.data.dataset import Split
 from edgedistill.data.sources import Array
 from edgedistill.data.views import plain_views, training_views
 from edgedistill.distill.examine import Examination, warn_of_chance
@@ -16,7 +17,7 @@ from edgedistill.distill.feed import TrainingFeed
 from edgedistill.distill.first_batch import Tried, try_model
 from edgedistill.distill.loading import onnx_teacher, save_model, teacher_predictor
 from edgedistill.distill.losses import main_loss
-from edgedistill.distill.predictors import Predict, Scorer, torch_predictor
+from edgedistill.distill.predictors import Predict, Scorer, predict_split, torch_predictor
 from edgedistill.distill.settings import LearningSettings, TeacherSettings
 from edgedistill.distill.tracking import TrackingFolder
 from edgedistill.distill.training import Resume, Training, fit
@@ -90,7 +91,36 @@ def _examine_file(settings: TeacherSettings, workspace: Workspace, number: int, 
 
 def _examine(settings: TeacherSettings, workspace: Workspace, number: int, outputs: Array) -> None:
     """Raise ConfigError for a loaded teacher at chance, and print what is odd; `outputs` are those of all its samples."""
-    plan, data = settings.teachers[number], settings.dataset()
+    for finding in _examination(settings, number, _judged_on(settings, number)).findings(outputs):
+        workspace.report.info(str(finding))
+
+
+def examine_loaded(settings: TeacherSettings, number: int, samples: int) -> list[Finding]:
+    """Return what is odd about a teacher that is loaded, on a number of its samples; nothing for one that is trained.
+
+    Raises ConfigError for a teacher at chance.
+    """
+    plan, whole = settings.teachers[number], _judged_on(settings, number)
+    source, file = plan.source, plan.source.weights or plan.source.file
+    if file is None:
+        return []
+    split = whole.take(np.sort(np.random.default_rng(0).permutation(len(whole))[:samples]))
+    if source.spec.source == "logits":
+        outputs = load_logits(source, settings, 1, len(next(iter(whole.inputs.values()))))[split.rows]
+    else:
+        predict = teacher_predictor(source, settings.interface, settings.seed, file.path, plan.training.precision)
+        outputs = predict_split(predict, plain_views(split, settings.data, settings.views), settings.data.output)
+    return _examination(settings, number, split).findings(outputs)
+
+
+def _judged_on(settings: TeacherSettings, number: int) -> Split:
+    """Return the samples that a loaded teacher is judged on: those of validation, or those that saved outputs are for."""
+    data = settings.dataset()
+    return data.train if settings.teachers[number].source.spec.source == "logits" else data.val
+
+
+def _examination(settings: TeacherSettings, number: int, split: Split) -> Examination:
+    plan = settings.teachers[number]
     source, saved = plan.source, plan.source.spec.source == "logits"
     file = source.weights or source.file
     assert file is not None
@@ -99,14 +129,11 @@ def _examine(settings: TeacherSettings, workspace: Workspace, number: int, outpu
         changed = source.model_copy(update={"view": view})
         return teacher_predictor(changed, settings.interface, settings.seed, file.path, plan.training.precision)
 
-    examination = Examination(
+    return Examination(
         settings, f"{teacher_label(number)} ({source.spec.text})",
         source.view or TeacherView(data=next(iter(settings.views.inputs.values()))),
-        "training samples" if saved else "validation samples", data.train if saved else data.val,
-        None if saved else ask_as,
+        "training samples" if saved else "validation samples", split, None if saved else ask_as,
     )  # fmt: skip
-    for finding in examination.findings(outputs):
-        workspace.report.info(str(finding))
 
 
 def teacher_label(number: int) -> str:

@@ -48,6 +48,9 @@ if TYPE_CHECKING:
 LEARNING: Final = frozenset({DATA, TEACHER, SOFT_LABELS, DISTILL, QUANTIZE})
 """The stages that read the data and run models."""
 
+SCORED: Final = 512
+"""The samples that a loaded teacher is scored on before the teacher stage."""
+
 
 def check_config(config: Config, kits: Mapping[str, Kit]) -> None:
     """Raise ConfigError for keys that conflict, and for targets whose kit, precision or device does not exist."""
@@ -316,6 +319,15 @@ def _reach_targets(sources: Sources) -> Iterator[Finding]:
         yield from unreached(sound, sources.kits)
 
 
+def _score_teachers(sources: Sources) -> Iterator[Finding]:
+    from edgedistill.distill.settings import declare_teacher
+    from edgedistill.distill.teacher import examine_loaded
+
+    settings = declare_teacher(with_data(sources))
+    for number in range(len(settings.teachers)):
+        yield from found_by(partial(examine_loaded, settings, number, SCORED), "teacher")
+
+
 def disk_check(folder: Path, stages: AbstractSet[str]) -> Check:
     """Return the check that the disk has the space that some stages need; `folder` is the run folder."""
 
@@ -355,3 +367,8 @@ CHECKS: Final = (
     Check("targets", _reach_targets, frozenset({COMPILE, BENCH}), error=DeviceError),
 )
 """Each check before the stages that need it; a check comes after the checks that it needs."""
+
+LOADED_TEACHERS: Final = Check(
+    "loaded teachers", _score_teachers, frozenset({TEACHER}), needs=("views", "teachers and data")
+)
+"""The check of `doctor` that scores loaded teachers on some samples; the teacher stage does so first, on all."""
