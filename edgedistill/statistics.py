@@ -85,6 +85,21 @@ class Pairs(NamedTuple):
         return Pairs(*(count * n / sum(self) for count in self))
 
 
+class ClassDrop(Record):
+    """One class: `baseline` and `candidate` are the fractions of its `n` test samples that each model classified correctly.
+
+    `points` is how many percentage points lower the candidate is. The intervals of all classes hold jointly with 95 %
+    confidence (Bonferroni), because a reader looks for the worst class.
+    """
+
+    name: str
+    n: int
+    baseline: float
+    candidate: float
+    points: float
+    ci95_points: tuple[float, float]
+
+
 def speedup(baseline: Measurement, candidate: Measurement) -> Speedup:
     """Compare two measurements by the p50s of their processes."""
     before = [process.p50_ns for process in baseline.processes]
@@ -169,6 +184,30 @@ def _speed_verdict(difference: float, interval: tuple[float, float] | None) -> S
     if interval[1] < 0 and difference < -floor:
         return "slower"
     return "no difference seen"
+
+
+def drops_by_class(
+    labels: np.ndarray, baseline: np.ndarray, candidate: np.ndarray, names: Sequence[str] = ()
+) -> tuple[ClassDrop, ...]:
+    """Compare two models class by class, by which of the samples with these labels each classified correctly."""
+    classes = [int(label) for label in np.unique(labels)]
+    drops = []
+    for label in classes:
+        before, after = baseline[labels == label], candidate[labels == label]
+        drop = paired_drop(before, after, 1 - 0.05 / len(classes))
+        drops.append(
+            ClassDrop(
+                name=names[label] if 0 <= label < len(names) else str(label), n=len(before),
+                baseline=float(before.mean()), candidate=float(after.mean()), points=drop.points,
+                ci95_points=drop.ci95_points,
+            )
+        )  # fmt: skip
+    return tuple(drops)
+
+
+def worst_class(drops: Sequence[ClassDrop]) -> ClassDrop | None:
+    """Return the class with the largest drop."""
+    return max(drops, key=lambda drop: drop.points, default=None)
 
 
 def accuracy_drop(baseline: Accuracy, candidate: Accuracy, correlation: float | None = None) -> AccuracyDrop:

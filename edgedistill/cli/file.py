@@ -83,11 +83,13 @@ form_options = options(
 @option("--weights", type=click.Choice(["auto", "full", "narrow"]),
         help="narrow: no sum overflows on x86 without VNNI.  [default: auto, narrow if this machine needs it]",
         only=key("quantize.weights"))  # fmt: skip
-@option("--no-ranking", is_flag=True, help="Do not rank layers by the accuracy each one costs; the ranking is slow.",
+@option("--no-ranking", is_flag=True, help="Do not rank layers by the error that each one causes alone.",
         only={ONNX: "set quantize.mode = \"ptq\" in {model_or_config} instead, which ranks no layers"})  # fmt: skip
 @option("--test", type=FILE, metavar="FILE.npz", help="Real inputs that measure errors, instead of those of --data.",
         only={ONNX: "set data.test in {model_or_config} instead"})  # fmt: skip
-@option("--force", is_flag=True, help="Write the int8 file even if it loses a channel of an output.",
+@option("--max-class-drop", type=click.FloatRange(0), metavar="POINTS", help="Refuse a file in which a class certainly loses more accuracy.",
+        only={ONNX: "set gate.fail_if = [\"worst_class < -POINTS\"] in {model_or_config} instead"})  # fmt: skip
+@option("--force", is_flag=True, help="Write the int8 file even if it loses a channel of an output, or a class.",
         only={ONNX: "remove it: gates in {model_or_config} decide"})  # fmt: skip
 @pipeline_options
 @click.pass_context
@@ -105,6 +107,7 @@ def quantize(
     from edgedistill.export.onnx_file import quantize_file
 
     integers = {name: options[name] or "auto" for name in ("activations", "weights")}
+    integers["max_class_drop"] = options["max_class_drop"]
     order = _order(context, model_or_config, options, test=options["test"], force=options["force"], **integers)
     ranking = not options["no_ranking"]
     if options["dry_run"]:

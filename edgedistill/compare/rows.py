@@ -9,16 +9,18 @@ from pydantic import Field
 from edgedistill.compare import formatting
 from edgedistill.compare.budget import BudgetCheck
 from edgedistill.compare.load import LoadedMeasurement
-from edgedistill.compare.per_class import ClassDrop, class_drops, same_samples, worst
+from edgedistill.compare.per_class import class_drops, same_samples
 from edgedistill.records.base import Record
 from edgedistill.records.measurement import Measurement
 from edgedistill.statistics import (
     MINIMUM_PROCESSES,
     AccuracyDrop,
+    ClassDrop,
     Speedup,
     accuracy_drop,
     paired_drop,
     speedup,
+    worst_class,
 )
 
 
@@ -195,7 +197,7 @@ def describe_accuracy(
     text = f"{name} {_change(drop.points, drop.ci95_points)}{test}"
     if drop.verdict == "no difference seen":
         text += ", no difference seen"
-    lost = worst(classes)
+    lost = worst_class(classes)
     if lost is None or lost.points <= 0:
         return text
     return f"{text}; worst of {len(classes)} classes: {describe_class(lost)}"

@@ -49,7 +49,7 @@ class FilePlan(Record):
     `samples` is the number of real inputs in `data`, and `test` has the inputs that will measure errors; `choices` are the automatic decisions about shapes, one line each;
     `skip` names the layers to leave in float. `activations` and `weights` are the integers of an int8 file, and
     `scheme_reason` says why; these, `ranking` and `force` are None if nothing is quantized.
-    `ranking` is true if the layers will be ranked by their error in case int8 loses much, and `force` is true if the
+    `ranking` is true if the layers will be ranked by their error, and `force` is true if the
     files will be written even if int8 loses a channel of an output.
     """
 
@@ -90,7 +90,7 @@ class FilePlan(Record):
         if self.skip:
             yield f"left in float: {', '.join(self.skip)}"
         if self.ranking is False:
-            yield "layers are not ranked by the accuracy each one costs"
+            yield "layers are not ranked by their errors"
         if self.force:
             yield "files are written even if int8 loses a channel of an output"
         for one in self.files:

@@ -14,6 +14,7 @@ from edgedistill.kits.kits import Kit
 from edgedistill.quantize.placement import FLOAT_RESULT, is_int8
 from edgedistill.records.base import Activations, Encoding, Record, Scheme, Weights
 from edgedistill.records.stages import Parity
+from edgedistill.statistics import ClassDrop
 
 SCHEMA: Final = "edgedistill.onnx/1"
 SHOWN: Final = 3
@@ -24,7 +25,8 @@ class FileOptions(Record):
     """The options of a command on an ONNX file: the model, real inputs, kits, the architecture, and the output path.
 
     `test` has samples that measure errors, instead of those in `data`. `force` writes an int8 file even if a channel of an output is lost.
-    `activations` and `weights` are the integers of an int8 file; "auto" chooses them for the kits.
+    `activations` and `weights` are the integers of an int8 file; "auto" chooses them for the kits. No int8 file
+    is written in which a class certainly loses more than `max_class_drop` points of accuracy.
     """
 
     model: Path
@@ -37,6 +39,7 @@ class FileOptions(Record):
     force: bool = False
     activations: Literal["auto"] | Activations = "auto"
     weights: Literal["auto"] | Weights = "auto"
+    max_class_drop: float | None = None
 
     def for_activations(self, activations: Activations) -> FileOptions:
         """Return the options with only those encodings of the kits that support these activations."""
@@ -76,7 +79,8 @@ class OutputError(Record):
 class WrittenFile(Record):
     """A file that was written; `parity`, `error` and `outputs` compare it with the original model on all samples.
 
-    `error` is the outputs' squared error over their variance, and `outputs` has the error of each output by name; `accuracy` is a fraction, or None without labels;
+    `error` is the outputs' squared error over their variance, and `outputs` has the error of each output by name; `accuracy` is a fraction, and
+    `worst_class` the class that lost most of it; both are None without labels.
     `warnings` are the linter's warnings about the file for the kits.
     """
 
@@ -89,6 +93,7 @@ class WrittenFile(Record):
     parity: Parity
     error: float
     outputs: dict[str, OutputError]
+    worst_class: ClassDrop | None = None
     float32_nodes: tuple[str, ...]
     warnings: tuple[str, ...]
 
@@ -139,16 +144,15 @@ class FileResult(Record):
         for one in self.files:
             yield from self._file_lines(one, kind)
         if self.sensitivity:
-            yield f"largest errors with a single layer in int8: {largest(self.sensitivity)}; leave these layers in float with --skip NODE"
+            yield f"largest errors with a single layer in int8: {largest(self.sensitivity)}; --skip NODE leaves a layer in float"
 
     def _file_lines(self, one: WrittenFile, kind: str) -> Iterator[str]:
         """Yield the lines about a file; `kind` says what the inputs of the comparison are."""
         yield f"{one.file}: {one.precision}, opset {one.opset}, {one.size_bytes:,} bytes{_form(one)}"
         if one.accuracy is not None and self.accuracy is not None:
             yield f"  accuracy {one.accuracy:.2%}, {100 * (one.accuracy - self.accuracy):+.2f} points"
-        # Without labels, one value for each class and an embedding look alike.
-        what = "class" if self.accuracy is not None else "largest output"
-        same = f"same {what} as the original model {percent(one.parity.agreement)}, " if self.classifies else ""
+            yield from _class_lines(one.worst_class, 100 * (self.accuracy - one.accuracy))
+        same = f"same class as the original model {percent(one.parity.agreement)}, " if self.classifies else ""
         yield from _not_judged(one)
         error = (
             f", squared error {percent(one.error)} of the outputs' variance" if one.parity.agreement is not None else ""
@@ -169,6 +173,22 @@ def _not_judged(one: WrittenFile) -> Iterator[str]:
             f"  warning: agreement says nothing, because of the original model's output: {one.parity.reason}; give inputs with "
             "content to --data or --test"
         )
+
+
+def _class_lines(worst: ClassDrop | None, lost: float) -> Iterator[str]:
+    """Yield the line about the class that lost most accuracy, if any lost some; a warning if it certainly lost more than all."""
+    if worst is not None and worst.points > 0:
+        certain = "warning: " if worst.ci95_points[0] > max(lost, 0.0) else ""
+        yield f"  {certain}worst class {worst.name}: {class_loss(worst)}"
+
+
+def class_loss(drop: ClassDrop) -> str:
+    """Return the words for the accuracy that a class lost."""
+    low, high = drop.ci95_points
+    return (
+        f"{drop.baseline:.2%} to {drop.candidate:.2%} of {drop.n:,} samples, {drop.points:.2f} points lower (95 % interval of "
+        f"all classes jointly: {low:+.2f} to {high:+.2f})"
+    )
 
 
 def worst_output(outputs: dict[str, OutputError]) -> str:

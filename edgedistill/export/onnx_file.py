@@ -23,8 +23,8 @@ from edgedistill.quantize.ranges import Ranges
 from edgedistill.records.base import Scheme
 from edgedistill.runtime.progress import Reporter
 
-RANKED = 32
-"""The largest number of samples for the ranking of layers."""
+RANKED = 8
+"""The number of samples for the ranking of layers: more do not change which layers lose most."""
 
 
 def quantize_file(
@@ -37,11 +37,12 @@ def quantize_file(
 ) -> FileResult:
     """Quantize a float model after training; write it in each form of the kits, or in the canonical form without kits.
 
-    If int8 loses much, the layers are ranked by their error alone, which takes one quantization for each layer;
+    The layers are ranked by their error alone, which takes one quantization with few samples for each layer;
     `ranking=False` skips the ranking.
 
     Raises:
-        ParityError: a channel of an output lost what it is for, and the order has no `force`; no file is written.
+        ParityError: a channel of an output lost what it is for, or a class lost more than the order's limit, and the order
+            has no `force`; no file is written.
         ConfigError: there is no data, the model is quantized already, has control flow or has no layer to quantize, or
             a kit takes no unsigned activations.
         LintError: the linter finds an error in a file for a kit.
@@ -56,8 +57,7 @@ def quantize_file(
         canonical_int8, layers = quantize_onnx(source, few, skip, ranges, scheme, advance)
     variants = variants_of(original.order, "int8", opset_of(canonical_int8), activations_of(canonical_int8))
     made = original.convert(canonical_int8, variants)
-    much = ranking and any(original.lost_much(one) for one in made)
-    sensitivity = _sensitivity(original, source, layers, scheme) if much else {}
+    sensitivity = _sensitivity(original, source, layers, scheme) if ranking else {}
     if not order.force:
         for one in made:
             original.require_kept(one, source, layers, sensitivity)

@@ -18,11 +18,13 @@ from edgedistill.export.forms import Variant, comparable, in_form
 from edgedistill.export.lint.report import require_clean
 from edgedistill.export.onnx_export import save_onnx
 from edgedistill.export.output_errors import (
-    are_scores,
+    CLASSES,
+    PROBABILITIES,
     has_row,
     layer_before,
     output_error,
-    probabilities_of,
+    outputs_of,
+    require_class,
     require_kept,
 )
 from edgedistill.export.parity import FLOAT, LIMITS, compare_file, percent, require_parity
@@ -38,6 +40,7 @@ from edgedistill.quantize.placement import is_int8
 from edgedistill.records.stages import Parity
 from edgedistill.runtime.files import sha256_of
 from edgedistill.runtime.progress import Advance, Reporter
+from edgedistill.statistics import ClassDrop, drops_by_class, worst_class
 from edgedistill.tasks.classification import TASK as CLASSIFICATION
 
 CALIBRATION = 512
@@ -64,6 +67,7 @@ class Converted(NamedTuple):
     parity: Parity
     outputs: dict[str, OutputError]
     accuracy: float | None
+    worst_class: ClassDrop | None
 
 
 class Original:
@@ -80,7 +84,7 @@ class Original:
         if order.test is not None and order.data is not None:
             self.samples = read_test_samples(order.test, self.model, order.data)
         self.outputs = self.answers(self.model, "the original model")
-        self.probabilities = probabilities_of(self.model)
+        self.probabilities = outputs_of(self.model, PROBABILITIES)
         if self.samples.labels is not None and not has_row(self.outputs[0].shape):
             shape = "x".join(map(str, self.outputs[0].shape[1:]))
             raise ConfigError(
@@ -89,10 +93,12 @@ class Original:
 
     @property
     def classifies(self) -> bool:
-        """Whether the first output has one score for each of several classes: there are labels, or its values are alike."""
-        first = self.outputs[0]
-        is_probability = self.model.graph.output[0].name in self.probabilities
-        return self.samples.labels is not None or are_scores(first, probabilities=is_probability)
+        """Whether the first output has one score for each of several classes: there are labels, or it is a softmax.
+
+        A detector's offsets, an embedding and the values of a regression have no largest value that means anything.
+        """
+        is_softmax = self.model.graph.output[0].name in outputs_of(self.model, CLASSES)
+        return self.samples.labels is not None or (is_softmax and has_row(self.outputs[0].shape))
 
     @property
     def everything(self) -> Array:
@@ -139,7 +145,9 @@ class Original:
         error, parity = self.compare(outputs)
         self._require(parity, variant, path)
         errors, accuracy = self.output_errors(outputs), self.accuracy(outputs[0])
-        return Converted(path, variant, model, kept, warnings, error, parity, errors, accuracy)
+        return Converted(
+            path, variant, model, kept, warnings, error, parity, errors, accuracy, self.worst_class(outputs[0])
+        )
 
     def save(self, one: Converted) -> WrittenFile:
         """Write a converted model, and return its record."""
@@ -147,7 +155,7 @@ class Original:
         return WrittenFile(
             file=one.path, precision=one.variant.precision, encoding=one.variant.encoding, opset=one.variant.opset,
             size_bytes=one.path.stat().st_size, accuracy=one.accuracy, parity=one.parity, error=one.error,
-            outputs=one.outputs, float32_nodes=one.float32_nodes, warnings=one.warnings,
+            outputs=one.outputs, worst_class=one.worst_class, float32_nodes=one.float32_nodes, warnings=one.warnings,
         )  # fmt: skip
 
     def lost_much(self, one: Converted) -> bool:
@@ -160,7 +168,11 @@ class Original:
     def require_kept(
         self, one: Converted, source: onnx.ModelProto, layers: dict[str, str], sensitivity: dict[str, float]
     ) -> None:
-        """Raise ParityError if a channel of an output lost what it is for; labels decide for the scores of classes."""
+        """Raise ParityError if a channel of an output lost what it is for, or a class certainly lost more than the limit.
+
+        Labels decide for the scores of classes.
+        """
+        require_class(one.path.name, one.worst_class, self.order.max_class_drop)
         judged = dict(one.outputs)
         if one.accuracy is not None and not self.lost_much(one):
             del judged[self.model.graph.output[0].name]
@@ -204,6 +216,14 @@ class Original:
         """Return top-1 accuracy, or None without labels."""
         labels = self.samples.labels
         return None if labels is None else CLASSIFICATION.score(output.reshape(len(output), -1), labels)
+
+    def worst_class(self, output: Array) -> ClassDrop | None:
+        """Return the class that lost most accuracy, or None without labels."""
+        labels = self.samples.labels
+        if labels is None:
+            return None
+        ours, theirs = (np.reshape(one, (len(one), -1)).argmax(1) == labels for one in (output, self.outputs[0]))
+        return worst_class(drops_by_class(labels, theirs, ours))
 
     def result(self, files: list[WrittenFile], layers: dict[str, str], sensitivity: dict[str, float]) -> FileResult:
         """Return the result of the command."""

@@ -13,10 +13,11 @@ import onnx
 
 from edgedistill.data.sources import Array
 from edgedistill.errors import ParityError
-from edgedistill.export.file_records import SHOWN, OutputError, largest, worst_output
+from edgedistill.export.file_records import SHOWN, OutputError, class_loss, largest, worst_output
 from edgedistill.export.parity import squared_error
 from edgedistill.graphs.index import Index
 from edgedistill.graphs.operators import RESHAPES
+from edgedistill.statistics import ClassDrop
 
 LOST: Final = 0.5
 """The error from which a channel has lost what it is for."""
@@ -27,8 +28,8 @@ STILL: Final = 1e-4
 LEAST_PROBABILITY: Final = 0.05
 """A probability that varies by less than this decides nothing; its channel is not judged."""
 PROBABILITIES: Final = frozenset({"HardSigmoid", "Sigmoid", "Softmax"})
-ALIKE: Final = 100.0
-"""Scores of classes have the same unit: the largest standard deviation is at most this many times the smallest."""
+CLASSES: Final = frozenset({"LogSoftmax", "Softmax"})
+"""Operators whose result has a score for each of several classes, of which one is right."""
 
 
 def output_error(mine: Array, wanted: Array, *, probabilities: bool = False) -> OutputError:
@@ -76,6 +77,18 @@ def require_kept(name: str, outputs: dict[str, OutputError], layer: str | None, 
     )
 
 
+def require_class(name: str, worst: ClassDrop | None, limit: float | None) -> None:
+    """Raise ParityError if the worst class of a file certainly lost more than `limit` points of accuracy.
+
+    Few samples of a class make its interval wide, and then nothing is certain.
+    """
+    if worst is not None and limit is not None and worst.ci95_points[0] > limit:
+        raise ParityError(
+            f"{name}: int8 loses more than {limit:g} points of class {worst.name}: {class_loss(worst)}; the file is not written: "
+            "leave sensitive layers in float with --skip NODE, raise --max-class-drop, or write it all the same with --force"
+        )
+
+
 def channel_axis(shape: tuple[int, ...]) -> int:
     """Return the axis of the channels in an output of `shape`, (R, *the output's shape), as an axis of the output.
 
@@ -102,23 +115,14 @@ def has_row(shape: tuple[int, ...]) -> bool:
     return len(shape) == 3 and shape[1] == 1 and shape[2] > 1
 
 
-def are_scores(output: Array, *, probabilities: bool) -> bool:
-    """Return whether an output (R, 1, C) may have one score for each of C classes: all its values have one unit."""
-    if not has_row(output.shape):
-        return False
-    spread = output.astype(np.float64).std((0, 1))
-    moving = spread[spread > 0]
-    return probabilities or not moving.size or float(moving.max()) <= ALIKE * float(moving.min())
-
-
-def probabilities_of(model: onnx.ModelProto) -> frozenset[str]:
-    """Return the names of a model's outputs that are results of a softmax or a sigmoid."""
+def outputs_of(model: onnx.ModelProto, operators: Collection[str]) -> frozenset[str]:
+    """Return the names of a model's outputs that are results of such operators, reshaped or not."""
     index, found = Index.of(model.graph), set[str]()
     for output in model.graph.output:
         node = index.producer.get(output.name)
         while node is not None and node.op_type in RESHAPES:
             node = index.producer.get(node.input[0])
-        if node is not None and node.op_type in PROBABILITIES:
+        if node is not None and node.op_type in operators:
             found.add(output.name)
     return frozenset(found)
 

@@ -20,7 +20,7 @@ from tests.support.small_onnx import text_model
 ONNX, CONFIG = "net.onnx", "demo.toml"
 UNREAD = {
     "quantize": {ONNX: {"--set", "--skip-bad", "--from", "--run-dir", "--arch"},
-                 CONFIG: {"--data", "--target", "--arch", "--shape", "-o", "--skip", "--activations", "--no-ranking", "--test", "--force"}},
+                 CONFIG: {"--data", "--target", "--arch", "--shape", "-o", "--skip", "--activations", "--weights", "--max-class-drop", "--no-ranking", "--test", "--force"}},
     "export": {ONNX: {"--set", "--skip-bad", "--from", "--run-dir", "--arch"},
                CONFIG: {"--data", "--target", "--arch", "--shape", "-o", "--precision"}},
     "bench": {ONNX: {"--set", "--skip-bad", "--from"}, CONFIG: {"--target", "--device", "--shape", "--threads"}},
@@ -30,7 +30,7 @@ UNREAD = {
 }  # fmt: skip
 """By command and input, the options that the command does not read for this input without another option."""
 VALUES = {
-    "--shape": "x=1x2", "--activations": "unsigned", "--from": "data", "--until": "report", "--precision": "int8",
+    "--shape": "x=1x2", "--activations": "unsigned", "--weights": "narrow", "--from": "data", "--until": "report", "--precision": "int8",
     "--set": "seed=1", "--fail-if": "p95_ms > +5%", "--accuracy": "0.5",
     "--kind": "image", "--task": "regression",
 }  # fmt: skip

@@ -12,10 +12,10 @@ from rich.console import Console
 
 from edgedistill.compare.comparison import compare_runs, summarise_run
 from edgedistill.compare.load import LoadedMeasurement, load_results, load_run
-from edgedistill.compare.per_class import class_drops, hidden, worst
+from edgedistill.compare.per_class import class_drops, hidden
 from edgedistill.compare.table import render_table
 from edgedistill.report.report import render_comparison
-from edgedistill.statistics import paired_drop
+from edgedistill.statistics import paired_drop, worst_class
 from tests.support.compare_builders import STUDENT, TEACHER, write_measurement, write_run
 
 
@@ -63,7 +63,7 @@ def test_the_classes_together_are_the_mean(classes, n, seed):
     assert sum(drop.n for drop in drops) == n
     mean = sum(drop.points * drop.n for drop in drops) / n
     assert mean == pytest.approx(paired_drop(before, after).points)
-    assert worst(drops).points == max(drop.points for drop in drops)
+    assert worst_class(drops).points == max(drop.points for drop in drops)
 
 
 def test_intervals_of_many_classes_hold_together():
@@ -74,7 +74,7 @@ def test_intervals_of_many_classes_hold_together():
     for _ in range(20):
         before, after = rng.random((2, len(labels))) < 0.7
         drops = class_drops(result(labels, before), result(labels, after))
-        assert worst(drops).points > 5
+        assert worst_class(drops).points > 5
         alarms += any(drop.ci95_points[0] > 0 for drop in drops)
     assert alarms <= 2
 
