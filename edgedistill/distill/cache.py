@@ -82,6 +82,8 @@ def describe_caches() -> Iterator[str]:
             continue
         size = sum(path.stat().st_size for path in manifest.parent.iterdir())
         state = "complete" if (manifest.parent / SEAL).exists() else "incomplete"
+        if about["schema"] != SOFT_LABELS_SCHEMA:
+            state = f"of an earlier version ({about['schema']}), which no run uses; delete it"
         views, samples, classes = about["shape"]
         kept = f"the {about['top_k']} largest of {classes} logits" if "top_k" in about else f"{classes} classes"
         yield f"{manifest.parent.name[:16]}  {views} views of {samples:,} samples, {kept}, {size:,} bytes, {state}"

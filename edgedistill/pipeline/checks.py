@@ -310,6 +310,17 @@ def _note_views(sources: Sources) -> Iterator[Finding]:
         yield Finding(severity="note", subject="distill.views", text=text)
 
 
+def _note_weight(sources: Sources) -> Iterator[Finding]:
+    """Warn of a loss in which the teacher's answers have no weight: they would be computed, and change nothing."""
+    plan = sources.config.distill
+    if plan.hard_weight == 1 and not plan.uses_features:
+        text = (
+            "is 1, so the student learns nothing from the teacher's logits, which are computed all the same; set a smaller "
+            "weight, for example 0.1, or compare with control = true"
+        )
+        yield Finding(severity="warning", subject="distill.hard_weight", text=text)
+
+
 def _reach_targets(sources: Sources) -> Iterator[Finding]:
     """Yield the devices that do not answer, and the engines that they lack; targets with an error are not asked."""
     from edgedistill.deploy.reach import unreached
@@ -363,6 +374,7 @@ CHECKS: Final = (
         needs=("teachers and data", "student and data", "loss"),
     ),
     Check("number of views", _note_views, frozenset({SOFT_LABELS})),
+    Check("weight of the teacher", _note_weight, frozenset({SOFT_LABELS})),
     Check("limit of int8", _check_limit, frozenset({QUANTIZE}), needs=("samples",)),
     Check("targets", _reach_targets, frozenset({COMPILE, BENCH}), error=DeviceError),
 )

@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from edgedistill.distill.cache import describe_caches
 from edgedistill.kits.kits import find_kits
 from edgedistill.pipeline.pipeline import Pipeline, Plan, run_pipeline
 from edgedistill.pipeline.verify import verify_cache
@@ -82,6 +83,7 @@ def test_a_cache_of_other_answers_is_named_and_made_again(folder: Path) -> None:
     assert verify_cache(repaired, 1).holds
 
 
+@pytest.mark.slow
 def test_from_soft_labels_makes_them_anew_and_replaces_a_good_cache(folder: Path) -> None:
     heard = Listener()
     first = label(folder, "a", heard)
@@ -96,8 +98,14 @@ def test_from_soft_labels_makes_them_anew_and_replaces_a_good_cache(folder: Path
     assert records[0].fingerprint == records[1].fingerprint
     label(folder, "b", heard)
     assert "soft labels: taken from the cache" in heard.said
+    manifest = cache / "manifest.json"
+    manifest.write_text(manifest.read_text().replace("soft_labels/2", "soft_labels/1"))
+    assert "of an earlier version (edgedistill.soft_labels/1), which no run uses; delete it" in " ".join(
+        describe_caches()
+    )
 
 
+@pytest.mark.slow
 def test_what_depends_on_soft_labels_is_stale_if_they_were_made_anew(folder: Path) -> None:
     heard = Listener()
     label(folder, "a", heard)

@@ -116,6 +116,7 @@ def test_a_constant_student_is_an_error(folder: Path) -> None:
     assert raised.value.exit_code == 4
 
 
+@pytest.mark.slow
 def test_int8_that_is_no_better_than_chance_is_an_error_where_float_is_useful(folder: Path) -> None:
     heard = Listener()
     message = r"^quantize: the int8 student (is no better than chance: accuracy|gives the same output) .* the float student is useful; set"

@@ -109,3 +109,14 @@ def test_a_check_runs_unless_one_that_it_needs_found_an_error(folder: Path) -> N
         "warning: test: odd",
     ]
     assert found.error is ConfigError
+
+
+def test_a_teacher_without_weight_in_the_loss_is_a_warning(folder: Path) -> None:
+    check = [one for one in CHECKS if one.name == "weight of the teacher"]
+
+    def said(weight: float) -> list[str]:
+        found = examine(check, sources_of(config_of(folder, distill={"hard_weight": weight})), ALL)
+        return [str(one).partition(",")[0] for one in found.findings]
+
+    assert said(1.0) == ["warning: distill.hard_weight: is 1"]
+    assert said(0.9) == []
