@@ -198,10 +198,10 @@ class Escalation:
 
     def _speed_kept(self, int8: Prepared, mixed: Prepared, name: str) -> float | str:
         """Return the fraction of int8's time saving that a mixed model keeps, or why it is not known."""
-        target, kept = self._reference, 0.0
+        target = self._reference
         if target is None:
             return "not measured: int8 is faster than float on no target"
-        found: float | str = kept
+        found: float | str = 0.0
         if processes.is_main_process():
             found = payoff.speed_kept(self._timer, target, self._forms(int8), StudentForm(name, mixed, int8=True))
         found = processes.broadcast_from_rank0(found)
@@ -245,8 +245,10 @@ class Escalation:
 def choose(attempts: list[Attempt], mode: str) -> Attempt:
     """Return the chosen attempt: the last one; with "auto", the last whose drop is accepted, or the most accurate."""
     accepted = [attempt for attempt in attempts if attempt.step.holds]
-    if mode != "auto" or accepted:
-        return attempts[-1] if mode != "auto" else accepted[-1]
+    if mode != "auto":
+        return attempts[-1]
+    if accepted:
+        return accepted[-1]
     return max(attempts, key=lambda attempt: attempt.step.val_accuracy)
 
 
