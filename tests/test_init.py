@@ -14,11 +14,11 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from edgedistill.config.load import load_config
-from edgedistill.data.profile import profile_data
+from edgedistill.data.profile import Choices, profile_data
 from edgedistill.data.template import InitOptions, render_config
 from edgedistill.errors import ConfigError
 from tests.support.command import edgedistill
-from tests.support.learning import loaded
+from tests.support.learning import config_of, loaded
 
 
 def images(folder: Path, count: int = 120, size: int = 8, odd: int = 0, colour: bool = False) -> Path:
@@ -224,3 +224,54 @@ def test_a_template_takes_no_options(tmp_path: Path) -> None:
 def test_no_data_yet_is_a_template(tmp_path: Path) -> None:
     assert "written. Edit [data]" in answered(tmp_path, "")
     assert "# temperature = 4.0" in (tmp_path / "job" / "edgedistill.toml").read_text()
+
+
+SIGNALS = np.random.default_rng(0).normal(size=(60, 16, 2)).cumsum(1).astype(np.float32)
+CLASSES = np.arange(60) % 3
+TRAIN: dict[str, dict[str, object]] = {"train": {}}
+TEST = "test"
+REFUSED: dict[str, tuple[dict[str, dict[str, object]], str]] = {
+    "one class": ({"train": {"labels": CLASSES * 0}}, "all labels have the same class"),
+    "below 0": ({"train": {"labels": CLASSES - 1}}, "label -1 (sample 0) is below 0"),
+    "5 axes": ({"train": {"inputs": np.zeros((60, 4, 4, 4, 3), np.uint8)}}, "(60, 4, 4, 4, 3)"),
+    "complex": ({"train": {"inputs": SIGNALS.astype(complex)}}, "inputs are complex128"),
+    "extended": ({"train": {"inputs": SIGNALS.astype(np.longdouble)}}, "inputs are float128"),
+    "text": ({"train": {"inputs": np.full((60, 5), "a")}}, "inputs are <U1"),
+    "objects": ({"train": {"inputs": np.array([None] * 60)}}, "is not a readable .npz file"),
+    "NaN": ({"train": {"inputs": np.where(SIGNALS[3, 0, 0] == SIGNALS, np.nan, SIGNALS)}}, "sample 3 holds NaN"),
+    "names": ({"train": {"classes": ["a", "b"]}}, "label 2 (sample 2) is out of range"),
+    "matrices": ({"train": {"labels": np.random.default_rng(0).random((60, 2, 2))}}, "(60, 2, 2)"),
+    "one value": ({"train": {"labels": np.full(60, 0.5)}}, "all labels are the same, so there is nothing to learn"),
+    "constant label": ({"train": {"labels": np.stack([CLASSES % 2, CLASSES % 1 + 1], 1)}}, "label '1' is the same in every sample"),
+    "too few": ({"train": {"labels": CLASSES[:59]}}, "sample 59 has no label"),
+    "scalar": ({"train": {"labels": np.array(3)}}, "sample 0 has no label"),
+    "none": ({"train": {"inputs": SIGNALS[:0], "labels": CLASSES[:0]}}, "contains no samples"),
+    "test: shape": (TRAIN | {TEST: {"inputs": SIGNALS[:, :8]}}, "but training samples are float32(16, 2)"),
+    "test: type": (TRAIN | {TEST: {"inputs": SIGNALS.astype(float)}}, "samples are float64(16, 2), but"),
+    "test: class": (TRAIN | {TEST: {"labels": CLASSES + 5}}, "label 7 (sample 2) is out of range"),
+    "test: kind of labels": (TRAIN | {TEST: {"labels": np.array(list("abc"))[CLASSES]}}, "labels are names, but training"),
+    "test: infinity": (TRAIN | {TEST: {"inputs": SIGNALS * np.float32("inf")}}, "holds infinity"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_init_refuses_what_a_run_refuses(tmp_path: Path, case: str) -> None:
+    splits, words = REFUSED[case]
+    for split, arrays_of_split in splits.items():
+        np.savez(tmp_path / f"{split}.npz", **({"inputs": SIGNALS, "labels": CLASSES} | arrays_of_split))
+    result = edgedistill("init", "job", "--data", "train.npz", cwd=tmp_path)
+    assert result.returncode == 2, result.stderr
+    assert words in result.stderr
+    assert not (tmp_path / "job").exists()
+    task = {"one value": "regression", "matrices": "regression", "constant label": "multi-label"}.get(
+        case, "classification"
+    )
+    with pytest.raises(ConfigError):
+        loaded(config_of(tmp_path, data={split: f"{split}.npz" for split in splits} | {"task": task}))
+
+
+def test_one_hot_labels_are_classes_or_independent_labels(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", inputs=SIGNALS, labels=np.eye(3)[CLASSES])
+    with pytest.raises(ConfigError, match=r"one-hot; for classes, .* labels\.argmax\(1\); .* say --task multi-label"):
+        profile_data(tmp_path / "a.npz", tmp_path)
+    assert profile_data(tmp_path / "a.npz", tmp_path, Choices(task="multi-label")).keys["task"] == "multi-label"

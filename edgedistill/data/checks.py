@@ -31,6 +31,18 @@ def check_varied(where: str, inputs: Iterable[Array]) -> None:
         raise ConfigError(f"{where}: all {count} samples are identical; check how the data was made")
 
 
+def check_count(where: str, inputs: Array, labels: Array) -> None:
+    """Raise ConfigError unless there is one label for each sample, and at least one sample."""
+    if labels.shape[:1] != (len(inputs),):
+        count = labels.shape[0] if labels.ndim else 0
+        lacks = f"sample {count} has no label" if count < len(inputs) else f"label {len(inputs)} has no sample"
+        raise ConfigError(
+            f"{where}: {len(inputs)} inputs but labels of shape {labels.shape}; expected ({len(inputs)},): {lacks}"
+        )
+    if len(inputs) == 0:
+        raise ConfigError(f"{where}: contains no samples")
+
+
 def check_input(where: str, inputs: Array, kind: KindName, *, is_given: bool) -> None:
     """Check the values of an input, and that channels are last; `is_given` is whether the configuration names the kind."""
     _check_values(where, inputs)
@@ -42,7 +54,7 @@ def check_input(where: str, inputs: Array, kind: KindName, *, is_given: bool) ->
 
 def _check_values(where: str, inputs: Array) -> None:
     """Raise ConfigError for inputs that are not numbers, and for NaN or infinity, with the number of the sample."""
-    if inputs.dtype.kind not in "iuf":
+    if inputs.dtype.kind not in "iuf" or inputs.dtype.itemsize > 8:
         raise ConfigError(f"{where}: inputs are {inputs.dtype}; expected uint8, another integer, or float")
     if inputs.dtype.kind != "f":
         return

@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from edgedistill.data.checks import check_input, check_varied
+from edgedistill.data.checks import check_count, check_input, check_varied
 from edgedistill.data.kinds import KINDS, guess_kind, kind_of
 from edgedistill.data.settings import DataSettings, ViewSettings
 from edgedistill.data.sources import SINGLE, Array, Arrays, Source, load_source, rate_of
@@ -173,14 +173,7 @@ def _check_source(split: str, source: Source, train: Source) -> None:
         )
     for name, inputs in source.inputs.items():
         where = f"data.{split}" if len(source.inputs) == 1 else f"data.{split}, input '{name}'"
-        if source.labels.shape[:1] != (len(inputs),):
-            count = source.labels.shape[0] if source.labels.ndim else 0
-            lacks = f"sample {count} has no label" if count < len(inputs) else f"label {len(inputs)} has no sample"
-            raise ConfigError(
-                f"{where}: {len(inputs)} inputs but labels of shape {source.labels.shape}; expected ({len(inputs)},): {lacks}"
-            )
-        if len(inputs) == 0:
-            raise ConfigError(f"{where}: contains no samples")
+        check_count(where, inputs, source.labels)
         wanted = train.inputs[name]
         if inputs.shape[1:] != wanted.shape[1:] or inputs.dtype != wanted.dtype:
             raise ConfigError(

@@ -46,7 +46,7 @@ def _misfit(subject: str, given: Normalization, mean: np.ndarray, std: np.ndarra
     keys = [f"{key} = [{', '.join(f'{x:.3g}' for x in values)}]" for key, values in fitting.items()]
     are = "are not normalised" if given == Normalization() else "have mean and std that do not fit"
     return Finding(
-        severity="warning", subject=subject,
+        severity="warning", subject=f"{subject}.mean",
         text=f"inputs {are}: models get values around {mean[np.abs(mean).argmax()]:.3g} with deviation {std.max():.3g}; "
         f"set {' and '.join(keys)}, as measured on training samples",
     )  # fmt: skip

@@ -12,7 +12,7 @@ import numpy as np
 
 from edgedistill.config.schema import MelConfig
 from edgedistill.data.audio import clip_headers, read_clips, wav_files
-from edgedistill.data.checks import check_input, check_varied
+from edgedistill.data.checks import check_count, check_input, check_varied
 from edgedistill.data.files import CLIPS, IMAGES, Broken, readable
 from edgedistill.data.images import image_files, mode_of, read_headers, read_images
 from edgedistill.data.kinds import KINDS, Kind, guess_kind
@@ -205,10 +205,11 @@ def _arrays(file: Path, keys: dict[str, Any], choices: Choices) -> DataProfile:
             f"{file}: no array 'labels'; without labels only your own teacher can be distilled: see task = 'embedding' in the "
             "file that 'edgedistill init' writes without --data"
         )
+    check_count(str(file), inputs, labels)
     kind = _kind(file, inputs, choices.kind)
     check_varied(str(file), [inputs])
     keys |= {"kind": kind.name} if choices.kind is not None or kind.name != guess_kind(inputs) else {}
-    task = choices.task or _task(labels)
+    task = choices.task or _task(file, labels)
     keys |= {} if task == "classification" else {"task": task}
     names = [] if "task" in keys else _class_names(Labels("train", labels, source.classes))
     if kind.normalised:
@@ -262,9 +263,14 @@ def _summary(inputs: Array, kind: Kind) -> str:
     return f"{len(inputs):,} {FORMS[kind.name]} of {shape} {inputs.dtype}"
 
 
-def _task(labels: Array) -> str:
-    """Return the task that matches the labels."""
+def _task(file: Path, labels: Array) -> str:
+    """Return the task that matches the labels; raises ConfigError for labels that fit two tasks."""
     if labels.ndim == 2 and labels.shape[1] > 1 and np.isin(labels, (0, 1)).all():
+        if (labels.sum(1) == 1).all():
+            raise ConfigError(
+                f"{file}: labels of shape {labels.shape} are one-hot; for classes, store their numbers: labels.argmax(1); for "
+                "independent labels, say --task multi-label"
+            )
         return "multi-label"
     if labels.ndim > 2 or (labels.ndim == 2 and labels.shape[1] > 1) or _are_values(labels):
         return "regression"

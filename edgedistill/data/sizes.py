@@ -31,6 +31,7 @@ EPOCHS_DIFFER: Final = 0.05
 INT8_DIFFERS: Final = 0.01
 """The assumed share d of samples that exactly one of a float model and its int8 model answers correctly."""
 
+WORDS: Final = {"val": "validation", "test": "test"}
 COARSE: Final = 5.0
 """A validation or test set that is less precise than this, in percentage points, is a warning."""
 
@@ -90,7 +91,7 @@ def _small(name: str, split: Split, variance: float, effect: str) -> Iterator[Fi
     if points > COARSE:
         yield _warning(
             f"data.{name}",
-            f"has {len(split):,} samples: {effect.format(points=points)}; {needed(variance, COARSE):,} samples would do for "
+            f"has {len(split):,} {WORDS[name]} samples: {effect.format(points=points)}; {needed(variance, COARSE):,} samples would do for "
             f"{COARSE:g} points, {needed(variance, 1):,} for 1 point",
         )
 

@@ -361,7 +361,7 @@ CHECKS: Final = (
     Check("kinds", _check_kinds, frozenset({DATA}), needs=("samples",)),
     Check("views", _check_views, LEARNING, needs=("samples",)),
     Check("mel", _check_mel, LEARNING, needs=("samples",)),
-    Check("normalization", _check_normalization, frozenset({TEACHER, DISTILL}), needs=("views", "mel")),
+    Check("normalization", _check_normalization, frozenset({DATA, TEACHER, DISTILL}), needs=("views", "mel")),
     Check("teacher", _find_teachers, LEARNING),
     Check("student", _find_student, LEARNING),
     Check("loss", _find_loss, LEARNING),

@@ -51,6 +51,10 @@ class ValueTask:
                 raise ConfigError(
                     f"data.{one.split}: {values_of(one.values).shape[1]} values per label, but training labels have {count}"
                 )
+        if len(train.values) > 1 and train.are_given and (train.values == train.values[0]).all():
+            raise ConfigError(
+                "data.train: all labels are the same, so there is nothing to learn; check how the data was made"
+            )
         names = given or train.classes or tuple(str(i) for i in range(count))
         if len(names) != count:
             holder = "labels have" if train.are_given else "data.dimensions is"

@@ -103,10 +103,12 @@ def test_small_splits_are_found_with_the_number_that_would_do(tmp_path: Path) ->
         save(tmp_path, name, made[name][:50])
     small, coarse = texts(tmp_path)
     assert small.startswith(
-        "warning: data.val: has 50 samples: two epochs can only be told apart if their accuracies differ by 6 points"
+        "warning: data.val: has 50 validation samples: two epochs can only be told apart if their accuracies differ by 6 points"
     )
     assert small.endswith("77 samples would do for 5 points, 1,921 for 1 point")
-    assert coarse.startswith("warning: data.test: has 50 samples: an accuracy of 90 % is only known to within 8 points")
+    assert coarse.startswith(
+        "warning: data.test: has 50 test samples: an accuracy of 90 % is only known to within 8 points"
+    )
     (warned,), (noted,), resolved = (list(find_coarse_limit(n, 0.5)) for n in (100, 400, 1600))
     assert (warned.severity, noted.severity, resolved) == ("warning", "note", [])
     assert (
