@@ -114,11 +114,16 @@ def check_view(view: TeacherView, interface: Interface, *, has_inputs: bool) -> 
 
 
 def _check_channels(view: TeacherView, interface: Interface) -> None:
-    for key, values in (("mean", view.mean), ("std", view.std)):
+    given = {
+        f"{table}.{key}": getattr(one, key)
+        for table, one in (("teacher", view), ("data", view.data))
+        for key in ("mean", "std")
+    }
+    for key, values in given.items():
         if values is not None and not interface.kind.normalised:
-            raise ConfigError(f"teacher.{key}: {interface.kind.name} are not normalised; remove the key")
+            raise ConfigError(f"{key}: {interface.kind.name} are not normalised; remove the key")
         if values is not None and len(values) != interface.channels:
-            raise ConfigError(f"teacher.{key}: {len(values)} values, but samples have {interface.channels} channel(s)")
+            raise ConfigError(f"{key}: {len(values)} values, but samples have {interface.channels} channel(s)")
     if view.channels == "bgr" and interface.channels != 3:
         raise ConfigError(
             f"teacher.channels: only applies to colour images, but the data has {interface.channels} channel(s)"
