@@ -20,8 +20,8 @@ LUCK: Final = 2.5
 """Chance is more than this many standard deviations above its mean less than one time in 100; the best of several epochs is
 often two above it."""
 
-FEWEST: Final = 20
-"""With fewer samples chance can reach any score."""
+FEWEST: Final = 40
+"""With fewer samples, luck makes weak models look like chance."""
 
 SMALLEST: Final = 1e-6
 STEPS: Final = 16
@@ -53,7 +53,7 @@ class Problem(NamedTuple):
 
 
 def chance_of(task: Task, outputs: Array, labels: Array) -> Chance | None:
-    """Return the chance of outputs (N, D); None for fewer than 20 samples or labels that are all equal."""
+    """Return the chance of outputs (N, D); None for fewer than 40 samples or labels that are all equal."""
     if len(labels) < FEWEST or bool((labels == labels[:1]).all()):
         return None
     rng = np.random.default_rng(0)

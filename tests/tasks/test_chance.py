@@ -54,9 +54,9 @@ def test_small_sets_give_no_alarm() -> None:
     task, good = find_task("classification"), 0
     for seed in range(100):
         rng = np.random.default_rng(seed)
-        labels = rng.integers(0, 2, 20)
-        answers = np.where(rng.random(20) < 0.75, labels, 1 - labels)  # a model of 75 %
-        good += find_problem(task, np.eye(2)[answers] + 1e-3 * rng.random((20, 2)), labels) is None
+        labels = rng.integers(0, 2, 50)
+        answers = np.where(rng.random(50) < 0.75, labels, 1 - labels)  # a model of 75 %
+        good += find_problem(task, np.eye(2)[answers] + 1e-3 * rng.random((50, 2)), labels) is None
     assert good >= 99
     assert chance_of(task, np.eye(2)[[0, 1]], np.array([0, 1])) is None
     assert chance_of(task, np.eye(2)[np.arange(40) % 2], np.zeros(40, np.int64)) is None
