@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from functools import cache, partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -233,7 +234,7 @@ def with_data(sources: Sources) -> Sources:
 
 
 def _sample(sources: Sources) -> Tensors:
-    """Return inputs of models from two training samples; without mean and std that do not fit the data."""
+    """Return inputs of models from two training samples that differ; without mean and std that do not fit the data."""
     import numpy as np
 
     from edgedistill.data.views import plain_views
@@ -241,8 +242,10 @@ def _sample(sources: Sources) -> Tensors:
     dataset, views = dataset_of(sources), view_settings(sources.config)
     if list(attempt(partial(check_views, views, dataset.record), "data")):
         views = views.model_copy(update={"inputs": {}})
-    first = np.arange(min(2, len(dataset.train)))
-    return plain_views(dataset.train, dataset.record, views).batch(first, first * 0)
+    inputs, rows = dataset.train.inputs.values(), dataset.train.rows
+    other = (at for at, row in enumerate(rows) if any(not np.array_equal(x[rows[0]], x[row]) for x in inputs))
+    chosen = np.array([0, *islice(other, 1)])
+    return plain_views(dataset.train, dataset.record, views).batch(chosen, chosen * 0)
 
 
 def _check_teachers(sources: Sources) -> Iterator[Finding]:
@@ -330,6 +333,12 @@ def _reach_targets(sources: Sources) -> Iterator[Finding]:
         yield from unreached(sound, sources.kits)
 
 
+def _note_numbers(sources: Sources) -> Iterator[Finding]:
+    note = dataset_of(sources).note
+    if note is not None:
+        yield finding(note, "data", "note")
+
+
 def _score_teachers(sources: Sources) -> Iterator[Finding]:
     from edgedistill.distill.settings import declare_teacher
     from edgedistill.distill.teacher import examine_loaded
@@ -380,7 +389,8 @@ CHECKS: Final = (
 )
 """Each check before the stages that need it; a check comes after the checks that it needs."""
 
-LOADED_TEACHERS: Final = Check(
-    "loaded teachers", _score_teachers, frozenset({TEACHER}), needs=("views", "teachers and data")
+STAGES_OWN: Final = (
+    Check("label numbers", _note_numbers, frozenset({DATA}), needs=("samples",)),
+    Check("loaded teachers", _score_teachers, frozenset({TEACHER}), needs=("views", "teachers and data")),
 )
-"""The check of `doctor` that scores loaded teachers on some samples; the teacher stage does so first, on all."""
+"""Checks of `doctor` only: the stages data and teacher begin with them, and score a teacher on all of its samples."""

@@ -12,7 +12,7 @@ from edgedistill.config.load import load_config
 from edgedistill.config.schema import Config
 from edgedistill.errors import EdgedistillError
 from edgedistill.kits.kits import Kit
-from edgedistill.pipeline.checks import CHECKS, LEARNING, LOADED_TEACHERS, dataset_of, disk_check, kits_for, with_data
+from edgedistill.pipeline.checks import CHECKS, LEARNING, STAGES_OWN, dataset_of, disk_check, kits_for, with_data
 from edgedistill.pipeline.estimates import Estimate, estimate, not_estimated
 from edgedistill.pipeline.examination import examine, findings_of
 from edgedistill.pipeline.pipeline import Pipeline, Plan, Step
@@ -62,7 +62,7 @@ def diagnose(
     steps, records = _plan(config, run, kits)
     sources = Sources(config, _kits(config, kits), records, run.file_hash)
     to_run = {step.stage for step in steps if not step.cached}
-    checks = (*CHECKS, LOADED_TEACHERS, disk_check(run.folder, to_run))
+    checks = (*CHECKS, *STAGES_OWN, disk_check(run.folder, to_run))
     with report.track("doctor", len(checks) + len(steps)) as advance:
         loading_s = _load(sources)
         examined = examine(checks, sources, frozenset(STAGE_NAMES), advance)

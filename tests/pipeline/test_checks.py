@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from edgedistill.errors import ConfigError, DeviceError
-from edgedistill.pipeline.checks import CHECKS
+from edgedistill.pipeline.checks import CHECKS, LEARNING
 from edgedistill.pipeline.examination import Check, Examined, examine
 from edgedistill.records.finding import Finding
 from edgedistill.records.stage_names import BENCH, COMPILE, STAGE_NAMES
@@ -87,6 +87,14 @@ def test_a_device_that_does_not_answer_is_asked_only_before_the_stages_that_need
     assert told.endswith("to train now and measure later: --until export")
     with pytest.raises(DeviceError):
         found.require()
+
+
+def test_models_are_tried_on_samples_that_differ(folder: Path) -> None:
+    with np.load(folder / "train.npz") as train:
+        inputs, labels = train["inputs"], train["labels"]
+    inputs[:40] = 0
+    np.savez(folder / "train.npz", inputs=inputs, labels=labels)
+    assert errors(examined(folder, LEARNING)) == []
 
 
 def test_a_check_runs_unless_one_that_it_needs_found_an_error(folder: Path) -> None:
