@@ -29,6 +29,8 @@ from edgedistill.tasks.chance import chance_of, find_problem
 
 TESTED: Final = 512
 """The samples that causes are tested on."""
+FEW: Final = 128
+"""The samples that causes are tested on for a teacher that is nearer to perfect than to chance."""
 SAME_SCORE: Final = 0.02
 """Of the causes whose scores differ by less, the one with the fewest changes is named."""
 COMMON: Final = 2 / 3
@@ -83,11 +85,13 @@ class Examination:
         if labels is None or chance is None:
             return []
         score = task.score(outputs, labels)
-        if problem is None and score >= (chance.level + 1) / 2:
+        is_good = problem is None and score >= (chance.level + 1) / 2
+        count = min(FEW if is_good else TESTED, len(labels))
+        if is_good and 1 - score <= _clearly(count):
             return []
-        tests = self._tests(outputs)
+        tests = self._tests(outputs, count)
         cause = _best(tests, chance.level)
-        advice = _advice(cause, tests, min(TESTED, len(labels)))
+        advice = _advice(cause, tests, count)
         if problem is not None:
             text = f"{problem.text} ({self.samples}). {advice}"
             if chance.level >= COMMON and problem.kind == "chance" and score >= chance.lowest and cause is None:
@@ -95,12 +99,12 @@ class Examination:
             raise ConfigError(f"{self.teacher} {text}")
         if cause is None:
             return []
-        text = f"{task.metric_title} {score:.2%} on {len(labels)} {self.samples} is low. {advice}"
+        text = f"{task.metric_title} {score:.2%} on {len(labels)} {self.samples} is lower than it could be. {advice}"
         return [Finding(severity="warning", subject=self.teacher, text=text)]
 
-    def _tests(self, outputs: Array) -> list[Cause]:
-        """Try the causes on some of the samples; the first is the teacher as it is."""
-        some = np.random.default_rng(0).permutation(len(self.split))[:TESTED]
+    def _tests(self, outputs: Array, count: int) -> list[Cause]:
+        """Try the causes on `count` of the samples; the first is the teacher as it is."""
+        some = np.random.default_rng(0).permutation(len(self.split))[:count]
         part, interface = self.split.take(some), self.settings.interface
         tests = list(self._orders((), self.view, outputs[some], part.labels))
         if self.ask_as is None:
@@ -176,13 +180,15 @@ def _reordered(view: TeacherView, names: tuple[str, ...], columns: Array) -> Tea
     return view.model_copy(update={"classes": tuple(classes)})
 
 
-def _best(tests: list[Cause], chance: float) -> Cause | None:
-    """Return the simplest cause that gives clearly more than the teacher as it is, and than chance, or None.
+def _clearly(samples: int) -> float:
+    """Return the difference of two scores that is clear: three standard errors of a proportion, at their largest."""
+    return 1.5 / math.sqrt(samples)
 
-    Clearly is three standard errors of a proportion, at their largest.
-    """
+
+def _best(tests: list[Cause], chance: float) -> Cause | None:
+    """Return the simplest cause that gives clearly more than the teacher as it is, and than chance, or None."""
     now = max(tests[0].score, chance)
-    clear = [one for one in tests[1:] if one.score - now > 1.5 / math.sqrt(one.samples)]
+    clear = [one for one in tests[1:] if one.score - now > _clearly(one.samples)]
     top = max((one.score for one in clear), default=0.0)
     enough = [one for one in clear if one.score >= top - SAME_SCORE]
     return min(enough, key=lambda one: len(one.changes), default=None)

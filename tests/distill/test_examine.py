@@ -103,7 +103,7 @@ def test_a_cause_is_tested_named_and_repaired_by_its_line(
     teacher = {"model": "nets:net", "weights": f"{case}.safetensors", "precision": "fp32"}
     if case == "imagenet":  # weak, but above chance
         (message,) = (line for line in examine(folder, teacher) if line.startswith("warning: teacher (nets:net): "))
-        assert "is low" in message
+        assert "is lower than it could be" in message
     else:
         with pytest.raises(ConfigError, match="no better than chance") as raised:
             examine(folder, teacher)
