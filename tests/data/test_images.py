@@ -1,5 +1,6 @@
 """Image files are read as a viewer shows them, whatever their mode; sets that cannot be learned from are refused."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from edgedistill.data.profile import Choices, profile_data
 from edgedistill.data.sources import load_source
 from edgedistill.data.template import InitOptions, render_config
 from edgedistill.errors import ConfigError
+from tests.support.command import edgedistill
 from tests.support.learning import config_of, loaded, only
 
 RNG = np.random.default_rng(0)
@@ -121,6 +123,13 @@ def test_unreadable_files_are_left_out_and_recorded(tmp_path: Path) -> None:
         profile_data(tmp_path / "set", tmp_path, Choices(skip_bad=True)), InitOptions(name="a", kits={"ort": ("fp32",)})
     )
     assert parse_text(text, tmp_path / "edgedistill.toml").data.skip_bad
+    (tmp_path / "edgedistill.toml").write_text(text.replace("skip_bad = true\n", ""))
+    result = edgedistill("run", "edgedistill.toml", "--until", "data", "--skip-bad", "--run-dir", "made", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "data.train: left out, because they cannot be read: 2 files, a/04.png (" in result.stderr
+    stored = json.loads((tmp_path / "made" / "manifest.json").read_text())["stages"]["data"]["record"]
+    assert [one["subject"] for one in stored["findings"] if "left out" in one["text"]] == ["data.train"]
+    assert len(stored["left_out"]["train"]) == 2
     with pytest.raises(ConfigError, match="2 files are not readable images"):
         loaded(config_of(tmp_path, data={"train": "set"}))
 

@@ -19,6 +19,7 @@ DIGITS = load_digits()
 STEPS = np.arange(96)
 WAVES = np.sin(STEPS * RNG.uniform(0.1, 0.4, (200, 1))) + RNG.normal(0, 0.1, (200, 96))
 TONES = np.sin(STEPS * 2.0 + RNG.uniform(0, 6, (200, 1)))
+LOCKED = np.sin(np.arange(64) * (1 + np.arange(300)[:, None] % 3) / 3) + RNG.normal(0, 0.3, (300, 64))
 SENSORS = np.stack([RNG.permutation(one) for one in (WAVES, TONES, WAVES) * 3], 2)
 PICTURES = RNG.normal(size=(200, 5, 5)).repeat(5, 1).repeat(5, 2) + RNG.normal(0, 0.2, (200, 25, 25))
 BYTES = (127 + 60 * PICTURES).clip(0, 255).astype(np.uint8)
@@ -29,7 +30,7 @@ AGES = np.stack([RNG.integers(low, 9 * low, 200) for low in (2, 20, 90, 5, 1000,
 @pytest.mark.parametrize(
     ("inputs", "kind", "possible"),
     [
-        (WAVES, "signal", ()), (TONES, "signal", ()), (SENSORS, "signal", ()), ((9000 * WAVES).astype(np.int16), "signal", ()),
+        (WAVES, "signal", ()), (TONES, "signal", ()), (LOCKED, "signal", ()), (SENSORS, "signal", ()), ((9000 * WAVES).astype(np.int16), "signal", ()),
         (BYTES, "image", ()), (DIGITS.images.astype(np.uint8), "image", ()), (BYTES[..., None], "image", ()),
         (PICTURES, None, ("image", "signal")), (DIGITS.images, None, ("image", "signal")),
         (BYTES.reshape(200, -1), None, ("tokens", "features")), (DIGITS.data, None, ("signal", "features")),
