@@ -18,7 +18,7 @@ from edgedistill.distill.training import uses_bf16
 from edgedistill.errors import ConfigError
 from edgedistill.graphs import reference
 from edgedistill.graphs.read import check_onnx
-from edgedistill.graphs.reference import RefusedError
+from edgedistill.graphs.reference import RefusedError, run_session
 from edgedistill.losses.batch import Tensors
 from edgedistill.models.interface import Interface
 from edgedistill.models.outputs import main_name, run
@@ -100,7 +100,14 @@ def onnx_predictor(path: Path, interface: Interface) -> Predict:
         missing = -count % size  # a fixed batch is filled up with copies of the last sample
         filled = {name: np.concatenate([x, np.repeat(x[-1:], missing, 0)]) for name, x in arrays.items()}
         starts = range(0, count + missing, size)
-        answers = [session.run(names, {name: x[i : i + size] for name, x in filled.items()}) for i in starts]
+        try:
+            answers = [
+                run_session(session, names, {name: x[i : i + size] for name, x in filled.items()}) for i in starts
+            ]
+        except RefusedError as error:
+            raise ConfigError(
+                f"teacher {path.name}: fails on a batch of {size} samples in ONNX Runtime: {error}; export it for batches of any size"
+            ) from None
         columns = (np.concatenate(column)[:count] for column in zip(*answers, strict=True))
         return {name: torch.from_numpy(column).float() for name, column in zip(names, columns, strict=True)}
 

@@ -39,17 +39,11 @@ class Reference:
     def run(self, feed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Return the outputs for one request by name; raises RefusedError."""
         import numpy as np
-        import onnxruntime
 
-        options = onnxruntime.RunOptions()
-        options.log_severity_level = SILENT
         feed = {
             name: np.asarray(array) for name, array in feed.items()
         }  # indexing an array gives a scalar, not an array
-        try:
-            return dict(zip(self._outputs, self._session.run(None, feed, options), strict=True))
-        except _errors() as error:
-            raise RefusedError(_one_line(error)) from None
+        return dict(zip(self._outputs, run_session(self._session, self._outputs, feed), strict=True))
 
 
 def open_session(model: Path | bytes, *, optimise: bool = True, threads: int = 0) -> Any:
@@ -72,6 +66,19 @@ def open_session(model: Path | bytes, *, optimise: bool = True, threads: int = 0
             raise
     options.add_session_config_entry(EXACT_PRODUCTS, "0")
     return _opened(source, options)
+
+
+def run_session(session: Any, outputs: list[str], feed: dict[str, np.ndarray]) -> list[np.ndarray]:
+    """Run an open model and return its outputs; raises RefusedError."""
+    import onnxruntime
+
+    options = onnxruntime.RunOptions()
+    options.log_severity_level = SILENT
+    try:
+        answers: list[np.ndarray] = session.run(outputs, feed, options)
+    except _errors() as error:
+        raise RefusedError(_one_line(error)) from None
+    return answers
 
 
 def _opened(source: bytes | str, options: Any) -> Any:

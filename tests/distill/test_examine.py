@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -18,6 +19,7 @@ from edgedistill.stages.stage import Workspace
 from edgedistill.tasks.table import find_task
 from tests.support.learning import config_of, loaded, sources_of
 from tests.support.listener import Listener
+from tests.support.small_onnx import text_model
 
 CODE = """
 from torch import nn
@@ -158,3 +160,14 @@ def test_the_order_of_values_and_of_labels_is_found() -> None:
     values, tags = rng.normal(size=(300, 3)), (rng.random((300, 3)) < 0.2).astype(float)
     for name, labels in (("regression", values), ("multi-label", tags)):
         assert find_task(name).match_outputs(labels[:, [2, 0, 1]], labels).tolist() == [1, 2, 0]
+
+
+def test_an_onnx_file_for_one_sample_only_fails_in_words(problems: dict[str, tuple[Path, np.ndarray]]) -> None:
+    folder, _ = problems["colour"]
+    shape, dense = np.array([1, 108]), np.ones((108, 5), np.float32)
+    graph = "(float[N, 3, 6, 6] x) => (float[M, 5] y) { f = Reshape(x, s) y = MatMul(f, w) }"
+    onnx.save(text_model(graph, s=shape, w=dense), folder / "one.onnx")
+    with pytest.raises(
+        ConfigError, match=r"^teacher one\.onnx: fails on a batch of 2 samples in ONNX Runtime: .*; export it for"
+    ):
+        examine(folder, {"model": "one.onnx"})
