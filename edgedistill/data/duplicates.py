@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Final, Literal, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,8 @@ from edgedistill.records.finding import Finding
 from edgedistill.records.stages import KindName
 
 Keys = npt.NDArray[np.int64]
+Pairs = dict[int, tuple[Split, int]]
+"""By the position of a sample, the split and the position of its copy."""
 
 NOTEWORTHY: Final = 0.01
 """The share of a split from which on copies are a warning: fewer hardly move a figure."""
@@ -35,18 +37,25 @@ def know(train: Split, kinds: Sequence[KindName]) -> Known:
     return Known(train, _digests(train), index_pictures(_pictures(train)) if list(kinds) == ["image"] else None)
 
 
-def find_copies(name: str, split: Split, train: Known) -> Iterator[Finding]:
-    """Yield a finding for samples of a split that are identical to training samples, and for nearly identical pictures."""
+def find_copies(name: str, split: Split, known: Sequence[Known]) -> Iterator[Finding]:
+    """Yield a finding for samples of a split that are identical to known samples, and for nearly identical pictures."""
     keys = _digests(split)
-    is_copy = np.isin(keys, train.keys)
-    at, order = np.flatnonzero(is_copy), np.argsort(train.keys, kind="stable")
-    yield from _copies(
-        name, "identical", (split, at), (train.split, order[np.searchsorted(train.keys[order], keys[at])])
-    )
-    if train.pictures is not None:
-        at, partners = near_copies(_pictures(split), train.pictures)
-        near = ~is_copy[at]
-        yield from _copies(name, "nearly identical", (split, at[near]), (train.split, partners[near]))
+    exact: Pairs = {}
+    near: Pairs = {}
+    for one in known:
+        at, order = np.flatnonzero(np.isin(keys, one.keys)), np.argsort(one.keys, kind="stable")
+        _add(exact, at, order[np.searchsorted(one.keys[order], keys[at])], one)
+        if one.pictures is not None:
+            _add(near, *near_copies(_pictures(split), one.pictures), one)
+    where = "training samples" if len(known) == 1 else "training or validation samples"
+    yield from _copies(name, f"identical to {where}", split, exact)
+    near = {at: other for at, other in near.items() if at not in exact}
+    yield from _copies(name, f"nearly identical to {where}", split, near)
+
+
+def _add(pairs: Pairs, positions: Array, partners: Array, known: Known) -> None:
+    for at, other in zip(positions.tolist(), partners.tolist(), strict=True):
+        pairs.setdefault(at, (known.split, other))
 
 
 def _digests(split: Split) -> Keys:
@@ -61,21 +70,17 @@ def _pictures(split: Split) -> Pictures:
     return Pictures(values, split.rows)
 
 
-def _copies(
-    name: str, how: Literal["identical", "nearly identical"], split: tuple[Split, Array], train: tuple[Split, Array]
-) -> Iterator[Finding]:
-    (ours, found), (theirs, partners) = split, train
-    if not len(found):
+def _copies(name: str, how: str, split: Split, pairs: Pairs) -> Iterator[Finding]:
+    if not pairs:
         return
-    share = len(found) / len(ours)
-    pairs = [
-        f"{ours.name_of(int(at))} and {theirs.name_of(int(other))}"
-        for at, other in zip(found[:EXAMPLES], partners, strict=False)
+    share = len(pairs) / len(split)
+    shown = [
+        f"{split.name_of(at)} and {theirs.name_of(other)}" for at, (theirs, other) in sorted(pairs.items())[:EXAMPLES]
     ]
     yield Finding(
         severity="warning" if share >= NOTEWORTHY else "note", subject=f"data.{name}",
-        text=f"{len(found):,} of {len(ours):,} samples ({100 * share:.2g} %) are {how} to training samples (for example "
-        f"{', '.join(pairs)}), so a model can know their answers; remove them from one of the two sets",
+        text=f"{len(pairs):,} of {len(split):,} samples ({100 * share:.2g} %) are {how} (for example {', '.join(shown)}), so a "
+        "model can know their answers; remove them from one of the two sets",
     )  # fmt: skip
 
 

@@ -55,9 +55,10 @@ def _examine_values(dataset: Dataset) -> Iterator[Finding]:
 def _examine_samples(dataset: Dataset) -> Iterator[Finding]:
     """Yield what the content of whole samples shows: copies, and classes whose samples are all identical."""
     record = dataset.record
-    train = know(dataset.train, [one.kind for one in record.inputs])
-    yield from find_copies("val", dataset.val, train)
-    yield from find_copies("test", dataset.test, train)
+    kinds = [one.kind for one in record.inputs]
+    train = know(dataset.train, kinds)
+    yield from find_copies("val", dataset.val, [train])
+    yield from find_copies("test", dataset.test, [train, know(dataset.val, kinds)])
     classes = find_task(record.task).strata(dataset.train.labels)
     if classes is not None:
         yield from find_conflicts(train, classes, record.classes)

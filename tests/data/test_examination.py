@@ -43,12 +43,12 @@ def test_honest_data_gives_no_finding(tmp_path: Path) -> None:
 
 def test_copies_of_training_samples_are_found(tmp_path: Path) -> None:
     made = written(tmp_path)
-    made["test"][10:40] = made["train"][110:140]
+    made["test"][10:30], made["test"][30:40] = made["train"][110:130], made["val"][30:40]
     save(tmp_path, "test", made["test"])
     (found,) = examined(tmp_path)
     assert (found.severity, found.subject) == ("warning", "data.test")
     assert found.text.startswith(
-        "30 of 200 samples (15 %) are identical to training samples (for example sample 10 and sample 110, sample 11 and sample 111, "
+        "30 of 200 samples (15 %) are identical to training or validation samples (for example sample 10 and sample 110, sample 11 and sample 111, "
     )
 
 
@@ -74,7 +74,7 @@ def test_pictures_saved_again_are_found_and_other_pictures_are_not(tmp_path: Pat
     save(tmp_path, "test", np.concatenate([again.clip(0, 255).astype(np.uint8), made["test"][50:]]))
     (found,) = examined(tmp_path)
     assert (
-        "50 of 200 samples (25 %) are nearly identical to training samples (for example sample 0 and sample 0, sample 1 and sample 2"
+        "50 of 200 samples (25 %) are nearly identical to training or validation samples (for example sample 0 and sample 0, sample 1 and sample 2"
         in found.text
     )
 
