@@ -358,7 +358,7 @@ def disk_check(folder: Path, stages: AbstractSet[str]) -> Check:
         if processes.is_main_process():
             yield from check_space(sources, declare_plan(with_data(sources)), folder, stages)
 
-    return Check("disk", find, LEARNING, needs=("teachers and data", "student and data", "loss"))
+    return Check("disk", find, LEARNING - {DATA}, needs=("teachers and data", "student and data", "loss"))
 
 
 CHECKS: Final = (
