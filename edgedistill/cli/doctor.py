@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from edgedistill.cli.options import FILE, Command, Condition, option, run_dir_option, set_option, surroundings
+from edgedistill.cli.options import (
+    FILE,
+    Command,
+    Condition,
+    option,
+    overrides_of,
+    run_dir_option,
+    set_option,
+    skip_bad_option,
+    surroundings,
+)
 from edgedistill.cli.output import show_diagnosis
 from edgedistill.errors import ConfigError
 
@@ -48,10 +58,11 @@ def targets(context: click.Context) -> None:
 )
 @run_dir_option(only=WITH_CONFIG)
 @set_option(only=WITH_CONFIG)
+@skip_bad_option(only=WITH_CONFIG)
 @option("--json", "as_json", is_flag=True, only=WITH_CONFIG, help="Print the result as JSON.")
 @click.pass_context
 def doctor(context: click.Context, /, config: Path | None, device: str, **options: Any) -> None:
-    """Check a configuration, its data, models and targets; without CONFIG, this machine or a device.
+    """Check a configuration, its data and its models, or check a device.
 
     With CONFIG, prints all that 'edgedistill run CONFIG' would refuse or warn of, and what each stage will take. Trains and writes
     nothing. Exit code 2: there are errors.
@@ -71,7 +82,7 @@ def doctor(context: click.Context, /, config: Path | None, device: str, **option
 def _diagnose(config: Path, kits: dict[str, Kit], report: Reporter, options: dict[str, Any]) -> None:
     from edgedistill.pipeline.doctor import diagnose
 
-    diagnosis = diagnose(config, options["overrides"], options["run_dir"], kits, report)
+    diagnosis = diagnose(config, overrides_of(options), options["run_dir"], kits, report)
     if options["as_json"]:
         click.echo(diagnosis.to_json())
     else:

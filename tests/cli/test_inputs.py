@@ -27,6 +27,7 @@ UNREAD = {
     "lint": {ONNX: {"--arch", "-o"}},
     "init": {"folder": {"--test", "--target", "--device", "--p95-ms", "--size-bytes", "--accuracy", "--epochs", "--skip-bad", "--name", "--kind", "--task"}},
     "compare": {"run": {"--junit"}},
+    "doctor": {CONFIG: {"--device"}},
 }  # fmt: skip
 """By command and input, the options that the command does not read for this input without another option."""
 VALUES = {
