@@ -42,7 +42,7 @@ def named_outputs(value: Any, model: str = "the model") -> Tensors:
 
 
 def fit_outputs(value: Any, values: int, wanted: str | None, model: str = "the model") -> Fitted:
-    """Return what a module returns as named tensors with the labelled output first.
+    """Return what a module returns as named tensors with the labelled output first, or in their order if it is `wanted`.
 
     The labelled output is `wanted`, the key [data] output; or the first of shape (N, `values`), "logits" before others. Entries
     that are not tensors of a batch, such as a missing loss or hidden states, are left out. Raises ConfigError if nothing is left.
@@ -55,7 +55,7 @@ def fit_outputs(value: Any, values: int, wanted: str | None, model: str = "the m
         )
     fitting = [name for name, item in tensors.items() if item.ndim == 2 and item.shape[1] == values] or list(tensors)
     main = wanted if wanted in tensors else SINGLE if SINGLE in fitting else fitting[0]
-    outputs = {main: tensors[main], **tensors}
+    outputs = tensors if wanted == main else {main: tensors[main], **tensors}
     left = [name for name in entries if name not in outputs]
     dropped = f"; {', '.join(left)} left out" if left else ""
     note = f"{model} returns {describe(value)}; '{main}' is taken as its output{dropped}"
