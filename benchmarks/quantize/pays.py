@@ -19,6 +19,7 @@ from statistics import median
 
 HERE = Path(__file__).resolve().parent
 CONFIG = HERE / "pays.toml"
+TIMES = ("command_s", "cpu_s", "stage_s")
 
 
 def arguments():
@@ -62,15 +63,10 @@ def main():
         ptq, _ = quantize(options, "ptq")
         auto, record = quantize(options, "auto")
         rounds.append({"ptq": ptq, "auto": auto})
-        print(
-            {key: round(auto[key] / ptq[key], 2) for key in ("command_s", "cpu_s", "stage_s")},
-            record["outcome"],
-            flush=True,
-        )
-    keys = ("command_s", "cpu_s", "stage_s")
-    ratios = {key: median(one["auto"][key] / one["ptq"][key] for one in rounds) for key in keys}
-    kept = {key: record[key] for key in ("mode", "outcome", "speeds", "seconds", "steps")}
-    options.out.write_text(json.dumps({"ratios": ratios, "rounds": rounds, "auto": kept}, indent=2) + "\n")
+        ratios = {key: median(one["auto"][key] / one["ptq"][key] for one in rounds) for key in TIMES}
+        kept = {key: record[key] for key in ("mode", "outcome", "speeds", "seconds", "steps")}
+        options.out.write_text(json.dumps({"ratios": ratios, "rounds": rounds, "auto": kept}, indent=2) + "\n")
+        print({key: round(auto[key] / ptq[key], 2) for key in TIMES}, record["outcome"], flush=True)
 
 
 if __name__ == "__main__":
