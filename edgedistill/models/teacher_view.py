@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
-import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from typing import TYPE_CHECKING, Literal
 
 from edgedistill.data.settings import Normalization
 from edgedistill.errors import ConfigError, nearest
-from edgedistill.losses.batch import Tensors
 from edgedistill.models.interface import Interface
-from edgedistill.models.outputs import main_name, named_outputs
 from edgedistill.records.base import Record
+
+if TYPE_CHECKING:  # a finished run is printed without torch
+    from torch import Tensor, nn
+
+    from edgedistill.losses.batch import Tensors
 
 
 class TeacherView(Record):
@@ -64,6 +63,8 @@ class TeacherView(Record):
             shape = (1, channels, *(1,) * (x.ndim - 2))
             x = x * x.new_tensor(factor).reshape(shape) + x.new_tensor(offset).reshape(shape)
         if self.size is not None and x.shape[-2:] != (self.size, self.size):
+            from torch.nn import functional
+
             shrinks = self.size < max(x.shape[-2:])
             x = functional.interpolate(x, (self.size, self.size), mode="bilinear", antialias=shrinks)
         return x
@@ -76,11 +77,13 @@ class TeacherView(Record):
 
     def outputs(self, outputs: Tensors, interface: Interface) -> Tensors:
         """Return the teacher's outputs with the labelled output in the data's order of classes."""
+        from edgedistill.models.outputs import main_name
+
         columns = self.columns(interface)
         if columns is None:
             return outputs
         name = main_name(tuple(outputs), interface.output)
-        return outputs | {name: outputs[name][:, torch.tensor(columns, device=outputs[name].device)]}
+        return outputs | {name: outputs[name][:, columns]}
 
     def attach(self, model: nn.Module, interface: Interface) -> None:
         """Convert what a module takes and returns, with hooks, so that its weights and layers keep their names."""
@@ -93,6 +96,10 @@ class TeacherView(Record):
             model.register_forward_hook(lambda _, __, returned: self._returned(returned, interface))
 
     def _returned(self, returned: object, interface: Interface) -> Tensor | Tensors:
+        from torch import Tensor
+
+        from edgedistill.models.outputs import named_outputs
+
         outputs = self.outputs(named_outputs(returned, "the teacher"), interface)
         return next(iter(outputs.values())) if isinstance(returned, Tensor) else outputs
 
