@@ -27,6 +27,7 @@ from edgedistill.quantize.timers import StudentForm, StudentTimer, Timers
 from edgedistill.records.stages import Epoch, Int8Speed, LayerSensitivity, QuantizeMethod, QuantizeStep
 from edgedistill.runtime import processes
 from edgedistill.stages.stage import Workspace
+from edgedistill.tasks.chance import find_problem
 
 SAMPLES = 1000
 """The number of validation samples that measure the sensitivity of each layer."""
@@ -38,10 +39,11 @@ SPEED_KEPT = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """The record of a quantization step, and the model that the step produced."""
+    """The record of a quantization step, the model that the step produced, and whether its outputs are of use at all."""
 
     step: QuantizeStep
     model: Prepared
+    useful: bool = True
 
     @property
     def suffices(self) -> bool:
@@ -67,7 +69,7 @@ class Escalation:
         mode, skip = self.settings.quantize.mode, self.settings.quantize.skip
         first = self._post_training("ptq", skip)
         yield first
-        if mode == "ptq" or (mode == "auto" and (first.suffices or self._stops(first.model))):
+        if mode == "ptq" or (mode == "auto" and (first.suffices or self._stops(first))):
             return
         sensitive = skip
         if mode == "auto":
@@ -115,26 +117,25 @@ class Escalation:
         """Return the float student and the post-training int8 model."""
         return StudentForm("float", self.student, int8=False), StudentForm("int8", int8, int8=True)
 
-    def _stops(self, int8: Prepared) -> bool:
+    def _stops(self, first: Attempt) -> bool:
         """Measure int8 against float on every target, and return whether "auto" stops because int8 does not pay."""
         start, report = time.monotonic(), self.workspace.report
         found: list[Int8Speed] = []
         if processes.is_main_process():
             with report.track("int8 against float", len(self.settings.targets)) as advance:
                 for target in self.settings.targets:
-                    found.append(payoff.int8_speed(self._timer, target, *self._forms(int8)))
+                    found.append(payoff.int8_speed(self._timer, target, *self._forms(first.model)))
                     report.info(f"quantize: {payoff.describe(found[-1])}")
                     advance(1, target.name)
         self.speeds = processes.broadcast_from_rank0(tuple(found))
         self._note_seconds("speed", start)
         if not payoff.does_not_pay(self.speeds):
             return False
-        useless = self._scorer(self._validation).problem(torch_predictor(int8, "fp32"))
-        if useless is not None:  # as the result, it would end the run
+        if not first.useful:  # as the result, it would end the run
             report.info(
                 "quantize: int8 is slower than float on every target; auto goes on, because the int8 student is useless"
             )
-        self.does_not_pay = useless is None
+        self.does_not_pay = first.useful
         return self.does_not_pay
 
     def _note_seconds(self, work: str, start: float) -> None:
@@ -239,7 +240,8 @@ class Escalation:
             samples=drop.samples, verdict=drop.verdict, samples_needed=drop.needed, holds=self._judge.accepts(drop),
             seconds=round(seconds, 3), history=history,
         )  # fmt: skip
-        return Attempt(step, model)
+        useful = find_problem(self.settings.task, answers, self._validation.split.labels) is None
+        return Attempt(step, model, useful)
 
 
 def choose(attempts: list[Attempt], mode: str) -> Attempt:
