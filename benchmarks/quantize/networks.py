@@ -42,10 +42,10 @@ def whole_test():
 class SqueezeExcite(nn.Module):
     """A gate per channel, from the channels' means (Hu et al. 2018)."""
 
-    def __init__(self, channels):
+    def __init__(self, channels, act=nn.ReLU, gate=nn.Hardsigmoid):
         super().__init__()
         self.pool, self.reduce = nn.AdaptiveAvgPool2d(1), nn.Conv2d(channels, channels // 4, 1)
-        self.relu, self.expand, self.gate = nn.ReLU(), nn.Conv2d(channels // 4, channels, 1), nn.Hardsigmoid()
+        self.relu, self.expand, self.gate = act(), nn.Conv2d(channels // 4, channels, 1), gate()
 
     def forward(self, x):
         return x * self.gate(self.expand(self.relu(self.reduce(self.pool(x)))))
@@ -108,4 +108,37 @@ def uneven_mobilenet(classes, channels):
         nn.Conv2d(channels, 24, 3, 1, 1, bias=False), nn.BatchNorm2d(24), nn.ReLU(),
         Uneven(24, 32, 2), Uneven(32, 64, 2), Uneven(64, 64, 1), Uneven(64, 96, 2),
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(96, classes),
+    )  # fmt: skip
+
+
+class UnevenGated(nn.Module):
+    """EfficientNet's block (Tan and Le 2019) with SiLU and squeeze-excite; its channels start 1 : 10,000 in size."""
+
+    def __init__(self, cin, cout, stride):
+        super().__init__()
+        wide, norm = 4 * cin, nn.BatchNorm2d(4 * cin)
+        project = nn.Conv2d(wide, cout, 1, bias=False)
+        self.adds = stride == 1 and cin == cout
+        self.layers = nn.Sequential(
+            nn.Conv2d(cin, wide, 1, bias=False), nn.BatchNorm2d(wide), nn.SiLU(),
+            nn.Conv2d(wide, wide, 3, stride, 1, groups=wide, bias=False), norm, nn.SiLU(),
+            SqueezeExcite(wide, nn.SiLU, nn.Sigmoid), project, nn.BatchNorm2d(cout),
+        )  # fmt: skip
+        with torch.no_grad():
+            norm.weight.copy_(torch.logspace(-2, 2, wide))
+            project.weight.div_(norm.weight.reshape(1, -1, 1, 1))
+
+    def forward(self, x):
+        y = self.layers(x)
+        return x + y if self.adds else y
+
+
+def uneven_efficientnet(classes, channels):
+    """A small EfficientNet of uneven blocks: post-training int8 loses accuracy, and int8 is slower than float on x86."""
+    return nn.Sequential(
+        nn.Conv2d(channels, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), nn.SiLU(),
+        UnevenGated(16, 24, 2), UnevenGated(24, 24, 1), UnevenGated(24, 40, 2), UnevenGated(40, 40, 1),
+        UnevenGated(40, 80, 2), UnevenGated(80, 80, 1),
+        nn.Conv2d(80, 160, 1, bias=False), nn.BatchNorm2d(160), nn.SiLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(160, classes),
     )  # fmt: skip
