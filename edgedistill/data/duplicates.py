@@ -79,7 +79,7 @@ def _copies(name: str, how: str, split: Split, pairs: Pairs) -> Iterator[Finding
     ]
     yield Finding(
         severity="warning" if share >= NOTEWORTHY else "note", subject=f"data.{name}",
-        text=f"{len(pairs):,} of {len(split):,} samples ({100 * share:.2g} %) are {how} (for example {', '.join(shown)}), so a "
+        text=f"{len(pairs):,} of {len(split):,} samples ({100 * share:.3g} %) are {how} (for example {', '.join(shown)}), so a "
         "model can know their answers; remove them from one of the two sets",
     )  # fmt: skip
 

@@ -34,7 +34,7 @@ def find_constant_samples(name: str, split: Split) -> Iterator[Finding]:
         shown = ", ".join(split.name_of(int(one)) for one in at[:EXAMPLES])
         yield Finding(
             severity="warning" if share >= NOTEWORTHY else "note", subject=f"data.{name}",
-            text=f"{len(at):,} of {len(split):,} samples ({100 * share:.2g} %) hold one value everywhere, as a black picture does "
+            text=f"{len(at):,} of {len(split):,} samples ({100 * share:.3g} %) hold one value everywhere, as a black picture does "
             f"(for example {shown}); remove them, or check how they were made",
         )  # fmt: skip
 

@@ -129,7 +129,10 @@ def test_values_become_rows_of_float32(tmp_path: Path) -> None:
     assert data.train.labels.shape == (18, 1)
     assert data.train.labels.dtype == np.float32
     assert data.record.classes == ("0",)
-    assert data_of(tmp_path, np.zeros((20, 2)), task="regression", classes=["x", "y"]).record.classes == ("x", "y")
+    assert data_of(tmp_path, np.arange(40).reshape(20, 2), task="regression", classes=["x", "y"]).record.classes == (
+        "x",
+        "y",
+    )
 
 
 @pytest.mark.parametrize(
@@ -143,11 +146,11 @@ def test_values_become_rows_of_float32(tmp_path: Path) -> None:
         (np.zeros((20, 2, 2)), {"task": "regression"}, r"expected finite numbers \(N,\) or \(N, D\)"),
         (["a"] * 20, {"task": "regression"}, "expected finite numbers"),
         (
-            np.zeros((20, 2)),
+            np.arange(40).reshape(20, 2),
             {"task": "regression", "classes": ["x"]},
             r"data\.classes: 1 names, but labels have 2 value",
         ),
-        (np.zeros(20), {"task": "embedding"}, r"an embedding needs vectors \(N, D\)"),
+        (np.arange(20), {"task": "embedding"}, r"an embedding needs vectors \(N, D\)"),
         (np.linspace(0, 1, 20), {}, "data.task = 'regression' if they are values"),
         (np.zeros((20, 2)), {}, "or data.task = 'regression' or 'multi-label' if each sample has several"),
     ],

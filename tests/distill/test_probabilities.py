@@ -66,7 +66,7 @@ def test_probabilities_become_logits(tmp_path: Path, form: str) -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 3), nn.Softmax(1)).eval()
     save_file(net.state_dict(), tmp_path / "net.safetensors")
     onnx.save(soft_onnx(net[1]), tmp_path / "net.onnx")
-    np.save(tmp_path / "saved.npy", rng.dirichlet(np.ones(3), 60).astype(np.float32))
+    np.save(tmp_path / "saved.npy", (0.5 * rng.dirichlet(np.ones(3), 60) + 0.5 * np.eye(3)[labels]).astype(np.float32))
     (tmp_path / "c.toml").write_text(CONFIG.format(teacher=TEACHERS[form]))
     done = edgedistill("run", "c.toml", "--run-dir", "r", "--until", "soft_labels", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

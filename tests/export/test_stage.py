@@ -55,7 +55,8 @@ def job(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
     shutil.copytree(finished / "runs" / "digits", folder / "run")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EDGEDISTILL_CACHE", str(folder / "cache"))
-        return exported(folder, ("normalize", "scores"), ("fp32", "fp16", "int8"))
+        # As on a processor with VNNI: narrow weights leave this short-trained student near ties, which float16 decides.
+        return exported(folder, ("normalize", "scores"), ("fp32", "fp16", "int8"), "quantize.weights=full")
 
 
 def model_of(job: Pipeline, name: str) -> onnx.ModelProto:
