@@ -146,7 +146,7 @@ FAULTS = (
     _npz("an infinity in one sample", _set_one(np.inf), 2, "sample 17 holds infinity", split="both"),
     _npz("all inputs are identical", _same, 2, "all 800 samples are identical"),
     _npz("all inputs of one class are identical", _same_class, 0, "class '2'"),
-    _npz("90 of 800 pictures are black", _black, 0, "90 "),
+    _npz("90 of 800 pictures are black", _black, 0, "82 of 720 samples"),
     Fault("data", "60 test pictures are in the training set", partial(_twice, amount=60, kind="exact"), RUN, 0, "60", doctor=True),
     Fault("data", "60 test pictures are in the training set, each pixel changed by at most 1", partial(_twice, amount=60, kind="near"), RUN, 0, "60", doctor=True),
     _npz("80 pictures are there twice, with different labels", _conflict, 0, "80", ),

@@ -144,7 +144,7 @@ FAULTS = (
     Fault("teacher", "a function that is not there", partial(save_job, teacher={"model": "nets:quarter"}), RUN, 2, "quarter", doctor=True),
     _code("a network that raises", _forward("return y + missing"), 2, "nets.py"),
     _code("an output of another shape", _forward("return y[:, :, None]"), 2, "(2, 4, 1)"),
-    _code("a tuple without scores", _forward("return (x, x)"), 2, "tuple"),
+    _code("a tuple without scores", _forward("return (x, x)"), 2, "expected logits of shape (2, 4)"),
     _code("an object with logits: taken", _forward("class Out:", "    logits = y", "return Out()"), 0, "soft_labels"),
     _code("NaN outputs", _forward("return y * float('nan')"), 2, "NaN or infinity"),
     _code("whole-number outputs", _forward("return y.argmax(1)"), 2, "teacher"),

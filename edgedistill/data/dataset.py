@@ -151,8 +151,8 @@ def _describe(settings: DataSettings, name: str, named: dict[Literal["train", "t
     train, kind = named["train"].inputs[name], settings.kinds.get(name)
     known = kind or guess_kind(train)
     for split, source in named.items():
-        KINDS[known].check(f"data.{split}", source.inputs[name])
         check_input(_place(settings, split, name), source.inputs[name], known, is_given=kind is not None)
+        KINDS[known].check(f"data.{split}", source.inputs[name])
     largest = max(int(source.inputs[name].max()) for source in named.values()) if known == "tokens" else None
     return InputRecord(
         name=name, kind=known, dtype=train.dtype.name, shape=train.shape[1:],

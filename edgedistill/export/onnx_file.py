@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import onnx
 
+from edgedistill.data.checks import check_varied
 from edgedistill.export.file_forms import (
     PER_CHANNEL_OPSET,
     choose_integers,
@@ -43,8 +44,8 @@ def quantize_file(
     Raises:
         ParityError: a channel of an output lost what it is for, or a class lost more than the order's limit, and the order
             has no `force`; no file is written.
-        ConfigError: there is no data, the model is quantized already, has control flow or has no layer to quantize, or
-            a kit takes no unsigned activations.
+        ConfigError: there is no data, all its samples are identical, the model is quantized already, has control flow or has
+            no layer to quantize, or a kit takes no unsigned activations.
         LintError: the linter finds an error in a file for a kit.
     """
     require_calibration(order)
@@ -53,6 +54,7 @@ def quantize_file(
     require_float(order, original.model)
     source = original.simplified(PER_CHANNEL_OPSET)
     few = original.calibration.first(CALIBRATION)
+    check_varied(str(order.data), few.values())
     with original.report.track("samples for calibration", count(few)) as advance:
         canonical_int8, layers = quantize_onnx(source, few, skip, ranges, scheme, advance)
     variants = variants_of(original.order, "int8", opset_of(canonical_int8), activations_of(canonical_int8))

@@ -47,7 +47,7 @@ def choose_scheme(
         signs, why = "signed", f"kit '{refusing[0]}' takes no unsigned ones"
     else:
         signs, why = "unsigned", "255 steps behind a ReLU instead of 127, and every kit takes them"
-    overflowing = [site.kit.name for site in sites if site.kit.takes_unsigned and _overflows(site.arch)]
+    overflowing = [site.kit.name for site in sites if site.kit.takes_unsigned and overflows_on(site.arch)]
     if weights != "auto":
         width, because = weights, "as set"
     elif overflowing:
@@ -71,7 +71,7 @@ def with_scheme(config: Config, kits: Mapping[str, Kit]) -> tuple[Config, str | 
     return config.model_copy(update={"quantize": known}), choice.reason if targets else None
 
 
-def _overflows(arch: str | None) -> bool:
+def overflows_on(arch: str | None) -> bool:
     """Return whether a processor of this machine's architecture adds two 8-bit products in 16 bits: x86 without VNNI."""
     machine = ARCHITECTURES.get(platform.machine().lower(), platform.machine())
     if arch is None or ARCHITECTURES.get(arch.lower(), arch) != machine or machine != X86:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import platform
 import re
 import tempfile
 import warnings
@@ -16,8 +17,10 @@ from pydantic import Field
 
 from edgedistill.deploy.harness import Compilation, compile_model
 from edgedistill.errors import ConfigError
+from edgedistill.graphs.pair_sums import MARK
 from edgedistill.graphs.run import run_onnx
 from edgedistill.kits.kits import Kit
+from edgedistill.kits.scheme import overflows_on
 from edgedistill.mobile.readme import readme
 from edgedistill.mobile.usability import Usability, check_usability
 from edgedistill.records.base import Encoding, Record
@@ -41,7 +44,8 @@ class Tensor(Record):
 class MobileModel(Record):
     """A model in the folder: the file in ORT format (`file`) and the ONNX file that it was converted from (`onnx`).
 
-    `max_abs_diff` is the largest difference from the recorded outputs over the examples, on this machine.
+    `max_abs_diff` is the largest difference from the recorded outputs over the examples, on this machine; None with a
+    `reason` if this machine cannot compute what a phone computes.
     """
 
     precision: str
@@ -51,7 +55,8 @@ class MobileModel(Record):
     bytes: int
     onnx: str
     onnx_sha256: str
-    max_abs_diff: float
+    max_abs_diff: float | None
+    reason: str | None = None
     usability: tuple[Usability, ...]
 
 
@@ -152,11 +157,24 @@ def _write_model(run: Run, kit: Kit, model: OnnxModel, folder: Path) -> MobileMo
         graph = (Path(scratch) / next(extra for extra in made["extras"] if extra.startswith("mobile/"))).read_bytes()
     write_atomic(folder / f"{name}.ort", graph)
     write_atomic(folder / f"{name}.onnx", source.read_bytes())
+    reason = _incomparable(source, model.encoding)
     return MobileModel(
         precision=model.precision, encoding=model.encoding, file=f"{name}.ort", sha256=sha256_of(folder / f"{name}.ort"),
         bytes=len(graph), onnx=f"{name}.onnx", onnx_sha256=model.file.sha256,
-        max_abs_diff=_difference(graph, run, model), usability=check_usability(source),
+        max_abs_diff=None if reason else _difference(graph, run, model), reason=reason, usability=check_usability(source),
     )  # fmt: skip
+
+
+def _incomparable(source: Path, encoding: Encoding | None) -> str | None:
+    """Return why this machine computes other outputs from a model than a phone does, or None."""
+    if encoding is None or not encoding.startswith("u8") or not overflows_on(platform.machine()):
+        return None
+    marks = {entry.key: entry.value for entry in onnx.load(str(source), load_external_data=False).metadata_props}
+    if MARK.items() <= marks.items():
+        return None
+    return (
+        "not measured: this processor has no VNNI and adds products of int8 in 16 bits, which overflow; no phone does"
+    )
 
 
 def _difference(graph: bytes, run: Run, model: OnnxModel) -> float:

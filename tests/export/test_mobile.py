@@ -50,7 +50,12 @@ def test_the_models_answer_the_examples(folder):
         if model["precision"] == "int8":
             # The file is for a device that is not known: only x86 without VNNI, which no phone has, adds products in 16 bits.
             assert np.abs(np.array(got) - answers).max() < (1.0 if pair_sums.overflows() else 1e-3)
-        assert model["max_abs_diff"] < 1e-3
+        if model["max_abs_diff"] is None:
+            assert model["precision"] == "int8"
+            assert pair_sums.overflows()
+            assert model["reason"].startswith("not measured: this processor has no VNNI")
+        else:
+            assert model["max_abs_diff"] < 1e-3
 
 
 def test_nothing_says_where_it_was_made(folder):
