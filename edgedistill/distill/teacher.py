@@ -12,13 +12,13 @@ from torch import nn
 from edgedistill.data.dataset import Split
 from edgedistill.data.sources import Array
 from edgedistill.data.views import plain_views, training_views
-from edgedistill.distill.examine import Examination, warn_of_chance
 from edgedistill.distill.feed import TrainingFeed
 from edgedistill.distill.first_batch import Tried, try_model
 from edgedistill.distill.loading import onnx_teacher, save_model, teacher_predictor
 from edgedistill.distill.losses import main_loss
 from edgedistill.distill.predictors import Predict, Scorer, predict_split, torch_predictor
 from edgedistill.distill.settings import LearningSettings, TeacherSettings
+from edgedistill.distill.teacher_examination import Examination, warn_of_chance
 from edgedistill.distill.tracking import TrackingFolder
 from edgedistill.distill.training import Resume, Training, fit
 from edgedistill.errors import ConfigError

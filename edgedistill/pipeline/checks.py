@@ -22,7 +22,7 @@ from edgedistill.deploy.devices.address import parse_address
 from edgedistill.errors import ConfigError, DeviceError
 from edgedistill.kits.kits import FLOAT16_OPSET, Kit, find_kit
 from edgedistill.kits.scheme import with_scheme
-from edgedistill.pipeline.examination import Check, attempt, examine, finding, found_by
+from edgedistill.pipeline.run_checks import Check, attempt, examine, finding, found_by
 from edgedistill.records.finding import Finding
 from edgedistill.records.stage_names import (
     BENCH,

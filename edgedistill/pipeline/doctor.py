@@ -14,8 +14,8 @@ from edgedistill.errors import EdgedistillError
 from edgedistill.kits.kits import Kit
 from edgedistill.pipeline.checks import CHECKS, LEARNING, STAGES_OWN, dataset_of, disk_check, kits_for, with_data
 from edgedistill.pipeline.estimates import Estimate, estimate, not_estimated
-from edgedistill.pipeline.examination import examine, findings_of
 from edgedistill.pipeline.pipeline import Pipeline, Plan, Step
+from edgedistill.pipeline.run_checks import examine, findings_of
 from edgedistill.records.base import Record
 from edgedistill.records.finding import Finding
 from edgedistill.records.stage_names import STAGE_NAMES

@@ -17,7 +17,7 @@ from edgedistill.export.stages import EXPORT
 from edgedistill.kits.kits import Kit
 from edgedistill.kits.scheme import with_scheme
 from edgedistill.pipeline.checks import CHECKS, check_config, disk_check, kits_for
-from edgedistill.pipeline.examination import examine
+from edgedistill.pipeline.run_checks import examine
 from edgedistill.pipeline.staleness import explain_stale
 from edgedistill.quantize.stages import quantize_stage
 from edgedistill.records.base import Record

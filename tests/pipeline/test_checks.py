@@ -9,7 +9,7 @@ import pytest
 
 from edgedistill.errors import ConfigError, DeviceError
 from edgedistill.pipeline.checks import CHECKS, LEARNING
-from edgedistill.pipeline.examination import Check, Examined, examine
+from edgedistill.pipeline.run_checks import Check, Examined, examine
 from edgedistill.records.finding import Finding
 from edgedistill.records.stage_names import BENCH, COMPILE, STAGE_NAMES
 from edgedistill.stages.stage import Sources
