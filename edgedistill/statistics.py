@@ -86,7 +86,7 @@ class Pairs(NamedTuple):
 
 
 class ClassDrop(Record):
-    """One class: `baseline` and `candidate` are the fractions of its `n` test samples that each model classified correctly.
+    """One class, or one slice of the data: `baseline` and `candidate` are the fractions of its `n` test samples that each model classified correctly.
 
     `points` is how many percentage points lower the candidate is. The intervals of all classes hold jointly with 95 %
     confidence (Bonferroni), because a reader looks for the worst class.

@@ -87,9 +87,9 @@ form_options = options(
         only={ONNX: "set quantize.mode = \"ptq\" in {model_or_config} instead, which ranks no layers"})  # fmt: skip
 @option("--test", type=FILE, metavar="FILE.npz", help="Real inputs that measure errors, instead of those of --data.",
         only={ONNX: "set data.test in {model_or_config} instead"})  # fmt: skip
-@option("--max-class-drop", type=click.FloatRange(0), metavar="POINTS", help="Refuse a file in which a class certainly loses more accuracy.",
+@option("--max-class-drop", type=click.FloatRange(0), metavar="POINTS", help="Refuse a file in which a class or slice certainly loses more accuracy.",
         only={ONNX: "set gate.fail_if = [\"worst_class < -POINTS\"] in {model_or_config} instead"})  # fmt: skip
-@option("--force", is_flag=True, help="Write the int8 file even if it loses a channel of an output, or a class.",
+@option("--force", is_flag=True, help="Write the int8 file even if it loses a channel of an output, a class or a slice.",
         only={ONNX: "remove it: gates in {model_or_config} decide"})  # fmt: skip
 @pipeline_options
 @click.pass_context

@@ -17,10 +17,11 @@ LARGEST = 1e18
 
 
 class Samples(NamedTuple):
-    """Requests (R, *input shape) by input name, and optional labels (R,)."""
+    """Requests (R, *input shape) by input name, optional labels (R,), and with labels optional names of slices (R,), str."""
 
     requests: dict[str, Array]
     labels: Array | None
+    slices: Array | None = None
 
     def first(self, count: int) -> dict[str, Array]:
         """Return the first `count` requests."""
@@ -31,11 +32,12 @@ def read_samples(path: Path, model: onnx.ModelProto) -> Samples:
     """Read samples for a model.
 
     The array of an input has the name of the input, or "input." and the name, or "inputs" if the model has one input; it has
-    one sample per row (N, ...), or one request per row (R, 1, ...). "labels" are class numbers.
+    one sample per row (N, ...), or one request per row (R, 1, ...). "labels" are class numbers, and "slices" name a part of the
+    data for each sample, for example the camera or the light.
 
     Raises:
-        ConfigError: an array is missing, its type or rank differs from the input, a value is not finite or above 1e18, or
-            the numbers of samples differ.
+        ConfigError: an array is missing, its type or rank differs from the input, a value is not finite or above 1e18, the
+            numbers of samples differ, or there are slices without labels.
     """
     if path.suffix != ".npz":
         raise ConfigError(f"{path}: samples for a model are read from an .npz file")
@@ -56,9 +58,26 @@ def read_samples(path: Path, model: onnx.ModelProto) -> Samples:
         counts["labels"] = len(labels)
         if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
             raise ConfigError(f"{path}: labels are {labels.dtype}{labels.shape}; expected class numbers (N,)")
+    slices = _slices(path, arrays)
+    if slices is not None:
+        counts["slices"] = len(slices)
     if len(set(counts.values())) > 1 or not all(counts.values()):
         raise ConfigError(f"{path}: every array needs the same number of samples, at least one; there are {counts}")
-    return Samples(requests, labels)
+    return Samples(requests, labels, slices)
+
+
+def _slices(path: Path, arrays: dict[str, Array]) -> Array | None:
+    """Return the name of each sample's slice as text, or None if there are none."""
+    slices = arrays.get("slices")
+    if slices is None:
+        return None
+    if "labels" not in arrays:
+        raise ConfigError(f"{path}: has slices but no labels; slices are compared by accuracy, so add 'labels'")
+    if slices.ndim != 1 or slices.dtype.kind not in "Uiub":
+        raise ConfigError(
+            f"{path}: slices are {slices.dtype}{slices.shape}; expected one name or number for each sample (N,)"
+        )
+    return slices.astype(str)
 
 
 def _requests(path: Path, arrays: dict[str, Array], value: onnx.ValueInfoProto, names: list[str]) -> Array:

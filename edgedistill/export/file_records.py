@@ -80,7 +80,7 @@ class WrittenFile(Record):
     """A file that was written; `parity`, `error` and `outputs` compare it with the original model on all samples.
 
     `error` is the outputs' squared error over their variance, and `outputs` has the error of each output by name; `accuracy` is a fraction, and
-    `worst_class` the class that lost most of it; both are None without labels.
+    `worst_class` the class that lost most of it, both None without labels; `worst_slice` is that of the samples' slices.
     `warnings` are the linter's warnings about the file for the kits.
     """
 
@@ -94,6 +94,7 @@ class WrittenFile(Record):
     error: float
     outputs: dict[str, OutputError]
     worst_class: ClassDrop | None = None
+    worst_slice: ClassDrop | None = None
     float32_nodes: tuple[str, ...]
     warnings: tuple[str, ...]
 
@@ -151,7 +152,8 @@ class FileResult(Record):
         yield f"{one.file}: {one.precision}, opset {one.opset}, {one.size_bytes:,} bytes{_form(one)}"
         if one.accuracy is not None and self.accuracy is not None:
             yield f"  accuracy {one.accuracy:.2%}, {100 * (one.accuracy - self.accuracy):+.2f} points"
-            yield from _class_lines(one.worst_class, 100 * (self.accuracy - one.accuracy))
+            for part, worst in (("class", one.worst_class), ("slice", one.worst_slice)):
+                yield from _part_lines(part, worst, 100 * (self.accuracy - one.accuracy))
         same = f"same class as the original model {percent(one.parity.agreement)}, " if self.classifies else ""
         yield from _not_judged(one)
         error = (
@@ -159,11 +161,11 @@ class FileResult(Record):
         )
         yield f"  on {self.samples:,} {kind}: {same}maximum difference {one.parity.max_abs_diff:.3g}{error}"
         output = worst_output(one.outputs)
-        worst = one.outputs[output]
-        if worst.channel is not None and len(one.outputs) * worst.channels > 1:
-            yield f"  worst: {worst.where(output)}: {worst.loss()}"
-        if worst.lost and self.forced:
-            yield f"  --force: written although {worst.where(output)} is lost"
+        found = one.outputs[output]
+        if found.channel is not None and len(one.outputs) * found.channels > 1:
+            yield f"  worst: {found.where(output)}: {found.loss()}"
+        if found.lost and self.forced:
+            yield f"  --force: written although {found.where(output)} is lost"
         yield from (f"  {warning}" for warning in one.warnings)
 
 
@@ -175,19 +177,19 @@ def _not_judged(one: WrittenFile) -> Iterator[str]:
         )
 
 
-def _class_lines(worst: ClassDrop | None, lost: float) -> Iterator[str]:
-    """Yield the line about the class that lost most accuracy, if any lost some; a warning if it certainly lost more than all."""
+def _part_lines(part: str, worst: ClassDrop | None, lost: float) -> Iterator[str]:
+    """Yield the line about the class or slice that lost most, if any lost some; a warning if it certainly lost more than all."""
     if worst is not None and worst.points > 0:
         certain = "warning: " if worst.ci95_points[0] > max(lost, 0.0) else ""
-        yield f"  {certain}worst class {worst.name}: {class_loss(worst)}"
+        yield f"  {certain}worst {part} {worst.name}: {part_loss(worst)}"
 
 
-def class_loss(drop: ClassDrop) -> str:
-    """Return the words for the accuracy that a class lost."""
+def part_loss(drop: ClassDrop) -> str:
+    """Return the words for the accuracy that a class or slice lost."""
     low, high = drop.ci95_points
     return (
-        f"{drop.baseline:.2%} to {drop.candidate:.2%} of {drop.n:,} samples, {drop.points:.2f} points lower (95 % interval of "
-        f"all classes jointly: {low:+.2f} to {high:+.2f})"
+        f"{drop.baseline:.2%} to {drop.candidate:.2%} of {drop.n:,} samples, {drop.points:.2f} points lower (joint 95 % interval: "
+        f"{low:+.2f} to {high:+.2f})"
     )
 
 

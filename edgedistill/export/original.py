@@ -24,8 +24,8 @@ from edgedistill.export.output_errors import (
     layer_before,
     output_error,
     outputs_of,
-    require_class,
     require_kept,
+    require_part,
 )
 from edgedistill.export.parity import FLOAT, LIMITS, compare_file, percent, require_parity
 from edgedistill.graphs.index import lift_constants, name_nodes
@@ -68,6 +68,7 @@ class Converted(NamedTuple):
     outputs: dict[str, OutputError]
     accuracy: float | None
     worst_class: ClassDrop | None
+    worst_slice: ClassDrop | None
 
 
 class Original:
@@ -146,7 +147,7 @@ class Original:
         self._require(parity, variant, path)
         errors, accuracy = self.output_errors(outputs), self.accuracy(outputs[0])
         return Converted(
-            path, variant, model, kept, warnings, error, parity, errors, accuracy, self.worst_class(outputs[0])
+            path, variant, model, kept, warnings, error, parity, errors, accuracy, *self.worst_parts(outputs[0])
         )
 
     def save(self, one: Converted) -> WrittenFile:
@@ -155,7 +156,7 @@ class Original:
         return WrittenFile(
             file=one.path, precision=one.variant.precision, encoding=one.variant.encoding, opset=one.variant.opset,
             size_bytes=one.path.stat().st_size, accuracy=one.accuracy, parity=one.parity, error=one.error,
-            outputs=one.outputs, worst_class=one.worst_class, float32_nodes=one.float32_nodes, warnings=one.warnings,
+            outputs=one.outputs, worst_class=one.worst_class, worst_slice=one.worst_slice, float32_nodes=one.float32_nodes, warnings=one.warnings,
         )  # fmt: skip
 
     def lost_much(self, one: Converted) -> bool:
@@ -168,11 +169,12 @@ class Original:
     def require_kept(
         self, one: Converted, source: onnx.ModelProto, layers: dict[str, str], sensitivity: dict[str, float]
     ) -> None:
-        """Raise ParityError if a channel of an output lost what it is for, or a class certainly lost more than the limit.
+        """Raise ParityError if a channel of an output lost what it is for, or a class or slice certainly lost more than the limit.
 
         Labels decide for the scores of classes.
         """
-        require_class(one.path.name, one.worst_class, self.order.max_class_drop)
+        for part, worst in (("class", one.worst_class), ("slice", one.worst_slice)):
+            require_part(one.path.name, part, worst, self.order.max_class_drop)
         judged = dict(one.outputs)
         if one.accuracy is not None and not self.lost_much(one):
             del judged[self.model.graph.output[0].name]
@@ -217,13 +219,17 @@ class Original:
         labels = self.samples.labels
         return None if labels is None else CLASSIFICATION.score(output.reshape(len(output), -1), labels)
 
-    def worst_class(self, output: Array) -> ClassDrop | None:
-        """Return the class that lost most accuracy, or None without labels."""
-        labels = self.samples.labels
+    def worst_parts(self, output: Array) -> tuple[ClassDrop | None, ClassDrop | None]:
+        """Return the class and the slice that lost most accuracy; None without labels, and without slices."""
+        labels, slices = self.samples.labels, self.samples.slices
         if labels is None:
-            return None
+            return None, None
         ours, theirs = (np.reshape(one, (len(one), -1)).argmax(1) == labels for one in (output, self.outputs[0]))
-        return worst_class(drops_by_class(labels, theirs, ours))
+        by_class = worst_class(drops_by_class(labels, theirs, ours))
+        if slices is None:
+            return by_class, None
+        names, numbers = np.unique(slices, return_inverse=True)
+        return by_class, worst_class(drops_by_class(numbers, theirs, ours, names.tolist()))
 
     def result(self, files: list[WrittenFile], layers: dict[str, str], sensitivity: dict[str, float]) -> FileResult:
         """Return the result of the command."""

@@ -13,7 +13,7 @@ import onnx
 
 from edgedistill.data.sources import Array
 from edgedistill.errors import ParityError
-from edgedistill.export.file_records import SHOWN, OutputError, class_loss, largest, worst_output
+from edgedistill.export.file_records import SHOWN, OutputError, largest, part_loss, worst_output
 from edgedistill.export.parity import squared_error
 from edgedistill.graphs.index import Index
 from edgedistill.graphs.operators import RESHAPES
@@ -77,14 +77,14 @@ def require_kept(name: str, outputs: dict[str, OutputError], layer: str | None, 
     )
 
 
-def require_class(name: str, worst: ClassDrop | None, limit: float | None) -> None:
-    """Raise ParityError if the worst class of a file certainly lost more than `limit` points of accuracy.
+def require_part(name: str, part: str, worst: ClassDrop | None, limit: float | None) -> None:
+    """Raise ParityError if the worst `part` ("class" or "slice") of a file certainly lost more than `limit` points of accuracy.
 
-    Few samples of a class make its interval wide, and then nothing is certain.
+    Few samples make an interval wide, and then nothing is certain.
     """
     if worst is not None and limit is not None and worst.ci95_points[0] > limit:
         raise ParityError(
-            f"{name}: int8 loses more than {limit:g} points of class {worst.name}: {class_loss(worst)}; the file is not written: "
+            f"{name}: int8 loses more than {limit:g} points of {part} {worst.name}: {part_loss(worst)}; the file is not written: "
             "leave sensitive layers in float with --skip NODE, raise --max-class-drop, or write it all the same with --force"
         )
 

@@ -193,6 +193,12 @@ def test_the_class_that_lost_most_is_shown_and_refused_only_if_the_loss_is_certa
     assert "  warning: worst class 2: 100.00% to 0.00% of 40 samples, 100.00 points lower" in "\n".join(made.lines())
     with pytest.raises(ParityError, match=r"int8 loses more than 20 points of class 2: .*raise --max-class-drop"):
         quantize_file(many.model_copy(update={"force": False}), ranking=False)
+    with np.load(many.data) as data:
+        np.savez(many.data, **data, slices=np.repeat(["day", "day", "night"], 40))
+    night = quantize_file(many, ranking=False)
+    assert night.files[0].worst_slice is not None
+    assert (night.files[0].worst_slice.name, night.files[0].worst_slice.points) == ("night", 100)
+    assert "  warning: worst slice night: 100.00% to 0.00% of 40 samples" in "\n".join(night.lines())
     few = quantize_file(classifier(tmp_path, samples=2), ranking=False)
     assert few.files[0].worst_class is not None
     assert few.files[0].worst_class.ci95_points[0] < 20
