@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgedistill.data import digits
 from edgedistill.runtime.files import sha256_of
 from tests.support.command import TWO_PROCESSES, edgedistill, environment, fresh, start
 from tests.support.runs import CONFIG, stages
@@ -302,7 +303,7 @@ def test_a_foreign_onnx_teacher_and_saved_logits(finished: Path, tmp_path: Path)
     )
     assert (by_onnx.argmax(2) == by_torch.argmax(2)).mean() > 0.99
 
-    np.save(tmp_path / "logits.npy", np.eye(10, dtype=np.float32)[np.zeros(1437, int)])
+    np.save(tmp_path / "logits.npy", np.eye(10, dtype=np.float32)[digits.train()[1]])
     text = text.replace('"teacher.onnx"', '"logits.npy"').replace('name = "digits"', 'name = "logits"')
     (tmp_path / "logits.toml").write_text(text)
     refused = edgedistill("distill", "logits.toml", cwd=tmp_path)

@@ -14,6 +14,7 @@ from edgedistill.quantize.escalate import Attempt, choose, layer_counts
 from edgedistill.quantize.prepare import calibrate, prepare
 from edgedistill.quantize.sensitivity import layer_sensitivity, only_int8
 from edgedistill.quantize.settings import Int8Target
+from edgedistill.records.base import Scheme
 from edgedistill.records.stages import QuantizeStep
 
 LAYERS = ("0", "2", "6")
@@ -93,7 +94,7 @@ def test_each_layer_is_timed_alone_on_the_kit():
     model = network()
     found = list(layer_sensitivity(prepared_for(model), named(model), named, lambda _got: 1.0))
     target = Int8Target(name="pc", kit=find_kits()["ort"], device="local", threads=1, float_precision="fp32")
-    timed = list(time_layers(capture(model, (inputs(1),)), found, target, "signed"))
+    timed = list(time_layers(capture(model, (inputs(1),)), found, target, Scheme()))
     assert [one.layer for one in timed] == [one.layer for one in found]
     for one in timed:
         assert one.reason is None
