@@ -159,7 +159,7 @@ FAULTS = (
     _partial("5 bytes of unfinished soft labels are flipped", _flipped, "logits.npy", "is damaged"),
     _partial("half of unfinished soft labels is missing", _truncated, "logits.npy", "is damaged"),
     _partial("the checksums of unfinished soft labels are empty", _empty, "done.npy", "is damaged"),
-    Fault("cache", "soft labels of another order, with a hash that matches", save_job, "cache verify edgedistill.toml --run-dir again", 4, "--from soft_labels", before=(SOFT_LABELS, _verified)),
+    Fault("cache", "soft labels of another order, with a hash that matches", save_job, f"{SOFT_LABELS} --run-dir again", 0, "holds other answers than this teacher gives now", before=(SOFT_LABELS, _verified)),
     Fault("cache", "the teacher's weights are repaired", _wrong_weights, SOFT_LABELS, 0, "soft_labels: done", before=(SOFT_LABELS, _another_teacher)),
     Fault("cache", "a module that the teacher's module imports is repaired", _reversed, SOFT_LABELS, 0, "soft_labels: done", before=(SOFT_LABELS, _repaired)),
     Fault("cache", "--from soft_labels makes them again", save_job, f"{SOFT_LABELS} --from soft_labels", 0, "soft labels", before=(SOFT_LABELS,)),

@@ -150,5 +150,5 @@ FAULTS = (
     _code("whole-number outputs", _forward("return y.argmax(1)"), 2, "teacher"),
     _code("a student that raises", _forward("return y + missing"), 2, "nets.py", role="student"),
     _code("a student of another shape", _forward("return y[:, :3]"), 2, "(2, 3)", role="student"),
-    Fault("student", "a student that cannot learn", partial(save_job, student={"model": "nets:dead"}), "run edgedistill.toml --until distill", 0, "chance"),
+    Fault("student", "a student that learns nothing: lr is 1e-9", partial(save_job, distill={"lr": 1e-9}), "run edgedistill.toml --until distill", 0, "no better than chance"),
 )  # fmt: skip

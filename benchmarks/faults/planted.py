@@ -116,15 +116,13 @@ def save_job(
     save_config(folder, **tables)
 
 
-def network(
-    change: Callable[[dict[str, Array]], object] | None = None, scale: tuple[float, ...] = (1, 1, 1, 1)
-) -> onnx.ModelProto:
-    """Return the ONNX model "x" (1, 1, 8, 8) -> "y" (1, 4): a convolution, ReLU, and a dense layer with scaled outputs."""
+def network(change: Callable[[dict[str, Array]], object] | None = None) -> onnx.ModelProto:
+    """Return the ONNX model "x" (1, 1, 8, 8) -> "y" (1, 4): a convolution, ReLU, and a dense layer."""
     rng = np.random.default_rng(0)
     stored = {
         "kernel": rng.normal(0, 0.3, (8, 1, 3, 3)).astype(np.float32),
         "offset": np.full(8, 0.1, np.float32),
-        "dense": (rng.normal(0, 0.1, (512, 4)) * np.array(scale)).astype(np.float32),
+        "dense": rng.normal(0, 0.1, (512, 4)).astype(np.float32),
         "bias": np.zeros(4, np.float32),
     }
     if change is not None:

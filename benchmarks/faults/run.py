@@ -25,6 +25,7 @@ from planted import Fault
 
 from edgedistill import __version__
 
+FAULTS = (*DATA, *LABELS, *TEACHERS, *MODELS, *CACHES)
 SECONDS = 300
 """A command that takes longer is ended, and counts as a failure."""
 
@@ -39,10 +40,10 @@ class Outcome(NamedTuple):
 
     @property
     def said(self) -> str:
-        """The line with the words that the fault must be reported by, or the last line."""
+        """The line with the words that the fault must be reported by, of an error the last one; without such a line, the last line."""
         lines = [line for line in self.output.splitlines() if line.strip()]
         found = [line for line in lines if self.fault.says in line]
-        return _shorten((found or lines or [""])[0 if found else -1])
+        return _shorten((found or lines or [""])[0 if found and self.code == 0 else -1])
 
     @property
     def wrong(self) -> str | None:
@@ -90,30 +91,31 @@ def main() -> int:
     """Run all faults, two at a time, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, nargs="?", default=Path(__file__).parent)
-    parser.add_argument("--only", default="", help="only faults whose kind or description has these words")
+    parser.add_argument(
+        "--only", default="", help="only faults whose kind or description has these words; the other rows are kept"
+    )
     options = parser.parse_args()
-    faults = [
-        fault
-        for fault in (*DATA, *LABELS, *TEACHERS, *MODELS, *CACHES)
-        if options.only in f"{fault.kind}: {fault.planted}"
-    ]
+    faults = [fault for fault in FAULTS if options.only in f"{fault.kind}: {fault.planted}"]
     with ThreadPoolExecutor(2) as pool:
         outcomes = list(pool.map(outcome_of, faults))
     for one in outcomes:
         if one.wrong:
             print(f"{one.fault.kind}: {one.fault.planted}: {one.wrong}\n{one.output}\n")
-    if not options.only:
-        _write(options.folder, outcomes)
+    _write(options.folder, outcomes)
     return int(any(one.wrong for one in outcomes))
 
 
 def _write(folder: Path, outcomes: list[Outcome]) -> None:
-    rows = [
+    file = folder / "result.json"
+    before = json.loads(file.read_text(encoding="utf-8"))["faults"] if file.exists() else []
+    now = [
         {"kind": one.fault.kind, "planted": one.fault.planted, "command": one.fault.command, "exit_code": one.code, "said": one.said}
         for one in outcomes
     ]  # fmt: skip
+    known = {(row["kind"], row["planted"]): row for row in (*before, *now)}
+    rows = [known[key] for fault in FAULTS if (key := (fault.kind, fault.planted)) in known]
     table = {"schema": "edgedistill.faults/1", "version": __version__, "faults": rows}
-    (folder / "result.json").write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
+    file.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
     lines = ["| kind | planted | exit code | what is said |", "|---|---|---|---|"]
     lines += [
         f"| {row['kind']} | {row['planted']} | {row['exit_code']} | {str(row['said']).replace('|', '/')} |"
