@@ -73,9 +73,7 @@ def _conclusion(step: QuantizeStep, quantize: QuantizeConfig) -> str:
             f"max_drop is {quantize.max_drop:g}: raise [quantize] epochs or max_drop, or ship the float model"
         )
     if step.verdict == "cannot tell":
-        return (
-            f"quantize: {step.method} is kept by its measured drop, which more validation samples would confirm or not"
-        )
+        return f"quantize: {step.method} is kept, because its measured drop is within max_drop; more validation samples would make this certain"
     return f"quantize: {step.method} is kept: it loses at most max_drop {quantize.max_drop:g} points"
 
 
