@@ -104,7 +104,7 @@ def _resume(folder: Path, change: Callable[[bytes], bytes]) -> None:
 
 
 def _cache(planted: str, change: Callable[[bytes], bytes], file: str, says: str, command: str = SOFT_LABELS) -> Fault:
-    """Damage a file of the finished cache of soft labels; a run folder of its own takes the cache."""
+    """Damage a file of finished soft labels in the cache; then a run in another run folder meets the file."""
 
     def damage(folder: Path) -> None:
         _change(folder, f"{CACHE}/{file}", change)

@@ -7,8 +7,8 @@ techniques from rounding algorithms", STOC 2002), of which there are `BANDS`. Th
 
 Measured: of 10,000 test images of CIFAR-10, 20 correlate with one of 50,000 training images from 0.98 on, and each of these 20
 pairs, and of the next 140 down to 0.91, is the same photograph. Of the 1,797 handwritten digits of scikit-learn no two reach
-0.98. Copies of CIFAR-10 images reach it in 95 % (JPEG of quality 50), 100 % (quality 75), 99 % (15 % brighter), 80 % (resized
-to 24x24) and 2 % (cropped by a pixel).
+0.98. Of copies of 2,000 among 10,000 CIFAR-10 images, these are found: 100 % saved as JPEG of quality 75, 91 % of quality 50,
+99 % with noise (deviation of 5 levels), 98 % that are 15 % brighter, 62 % resized to 24x24 and back, and 2 % cropped by a pixel.
 """
 
 from __future__ import annotations

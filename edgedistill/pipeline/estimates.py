@@ -74,7 +74,7 @@ class Taken(NamedTuple):
 def estimate(sources: Sources, steps: Sequence[Step], loading_s: float, advance: Advance) -> tuple[Estimate, ...]:
     """Estimate each stage of a plan; the checks must have found no error of data, models and loss.
 
-    `sources` has the record of the data, `loading_s` is how long the data took to load, and `advance` is told of each stage.
+    `sources` has the record of the data, `loading_s` is how long the data took to load, and `advance` is called for each stage.
     Nothing is written.
     """
     from edgedistill.distill.settings import declare_plan, declare_teacher

@@ -55,7 +55,7 @@ class Examined:
 def examine(
     checks: Iterable[Check], sources: Sources, stages: AbstractSet[str], advance: Advance = lambda _steps, _note: None
 ) -> Examined:
-    """Run the checks of some stages; `advance` is told of each."""
+    """Run the checks of some stages; `advance` is called for each check."""
     findings: list[Finding] = []
     failed: set[str] = set()
     kinds: list[type[EdgedistillError]] = []
