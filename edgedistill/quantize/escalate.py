@@ -33,8 +33,8 @@ SAMPLES = 1000
 """The number of validation samples that measure the sensitivity of each layer."""
 REQUESTS = 8
 """The number of validation samples that the students' speed is measured with."""
-SPEED_KEPT = 0.5
-"""The least fraction of int8's time saving that a mixed model keeps; below it, fine-tuning comes next."""
+GAIN_KEPT = 0.5
+"""The least fraction of int8's gain that a mixed model keeps; below it, fine-tuning comes next."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +46,15 @@ class Attempt:
     useful: bool = True
 
     @property
+    def gains(self) -> bool:
+        """Whether a mixed model keeps enough of int8's gain: in speed, or in size where int8 is faster on no target."""
+        kept = self.step.size_kept if self.step.speed_kept is None else self.step.speed_kept
+        return kept is None or kept >= GAIN_KEPT
+
+    @property
     def suffices(self) -> bool:
-        """Whether "auto" stops here: the drop is accepted, and a mixed model keeps enough of int8's speed."""
-        return self.step.holds and (self.step.speed_kept is None or self.step.speed_kept >= SPEED_KEPT)
+        """Whether "auto" stops here: the drop is accepted, and enough of int8's gain is left."""
+        return self.step.holds and self.gains
 
 
 class Escalation:
@@ -72,12 +78,12 @@ class Escalation:
         if mode == "ptq" or (mode == "auto" and (first.suffices or self._stops(first))):
             return
         sensitive = skip
-        if mode == "auto":
+        if mode == "auto" and not self._needs_int8():
             for mixed in self._mixed(first.model):
                 yield mixed
                 if mixed.suffices:
                     return
-                if mixed.step.speed_kept is None or mixed.step.speed_kept >= SPEED_KEPT:
+                if mixed.gains:
                     sensitive = mixed.step.float_layers
         tuned = self._fine_tuned("qat", first.model, skip)
         yield tuned
@@ -138,6 +144,16 @@ class Escalation:
         self.does_not_pay = first.useful
         return self.does_not_pay
 
+    def _needs_int8(self) -> bool:
+        """Return whether a target takes int8 only, as an accelerator without float does: then no layer may stay in float."""
+        needing = [target.name for target in self.settings.targets if target.float_precision is None]
+        if needing:
+            self.workspace.report.info(
+                f"quantize: {', '.join(needing)} takes int8 only (its precisions list no float), so that no layer is left "
+                "in float; the student is fine-tuned"
+            )
+        return bool(needing)
+
     def _note_seconds(self, work: str, start: float) -> None:
         self.seconds[work] = round(time.monotonic() - start, 3)
 
@@ -148,7 +164,7 @@ class Escalation:
         return next((target for target in self.settings.targets if target.name in faster), None)
 
     def _ranked(self, prepared: Prepared) -> tuple[LayerSensitivity, ...]:
-        """Return the int8 layers, the largest error per microsecond saved first."""
+        """Return the int8 layers, the largest error per microsecond saved first; per weight if int8 saves no time."""
         start = time.monotonic()
         whole = self._validation
         some = Views(whole.split.first(SAMPLES), whole.preprocess, whole.ops, whole.seed)
@@ -165,13 +181,16 @@ class Escalation:
             for one in layer_sensitivity(prepared, outputs(self.student), outputs, score):
                 layers.append(one)
                 advance(1, one.layer)
-        found = processes.broadcast_from_rank0(self._timed(layers) if processes.is_main_process() else layers)
+        found = sorted(layers, key=_error_per_weight, reverse=True)
+        if self._reference is not None:
+            found = processes.broadcast_from_rank0(
+                self._timed(found, self._reference) if processes.is_main_process() else found
+            )
         self._note_seconds("ranking", start)
         self.workspace.report.info(f"quantize: {len(found)} layers ranked in {self.seconds['ranking']:.1f} s")
         return tuple(found)
 
-    def _timed(self, layers: list[LayerSensitivity]) -> list[LayerSensitivity]:
-        target = self._reference or self.settings.targets[0]
+    def _timed(self, layers: list[LayerSensitivity], target: Int8Target) -> list[LayerSensitivity]:
         graph, timed = capture(self.student, example_input(self._training)), []
         with self.workspace.report.track("speed of layers", len(layers)) as advance:
             for one in self._timers.layers(graph, layers, target, self.settings.quantize.scheme):
@@ -184,17 +203,20 @@ class Escalation:
         return self._attempt(method, self._prepared(skip), skip, start, ())
 
     def _mixed(self, int8: Prepared) -> Iterator[Attempt]:
-        """Yield attempts with more and more sensitive layers in float, down to SPEED_KEPT of int8's time saving."""
+        """Yield attempts with more and more sensitive layers in float, down to GAIN_KEPT of int8's gain."""
         self.sensitivity, skip = self._ranked(int8), self.settings.quantize.skip
+        weights = sum(one.weights or 0 for one in self.sensitivity)
         for count in layer_counts(len(self.sensitivity)):
             start = time.monotonic()
             attempt = self._post_training("mixed", (*skip, *(one.layer for one in self.sensitivity[:count])))
             kept = self._speed_kept(int8, attempt.model, f"mixed-{count}")
             known = {"reasons": {"speed_kept": kept}} if isinstance(kept, str) else {"speed_kept": kept}
+            size_kept = sum(one.weights or 0 for one in self.sensitivity[count:]) / weights
             seconds = round(time.monotonic() - start, 3)
-            attempt = Attempt(attempt.step.model_copy(update={**known, "seconds": seconds}), attempt.model)
+            update = {**known, "size_kept": size_kept, "seconds": seconds}
+            attempt = Attempt(attempt.step.model_copy(update=update), attempt.model)
             yield attempt
-            if attempt.step.speed_kept is not None and attempt.step.speed_kept < SPEED_KEPT:
+            if not attempt.gains:
                 return
 
     def _speed_kept(self, int8: Prepared, mixed: Prepared, name: str) -> float | str:
@@ -261,6 +283,11 @@ def layer_counts(layers: int) -> Iterator[int]:
         yield count
         # The next number of the form 2^k or 1.5 * 2^k: each step adds between a third and a half.
         count = count + 1 if count < 4 else (count * 3 // 2 if count & (count - 1) == 0 else count * 4 // 3)
+
+
+def _error_per_weight(one: LayerSensitivity) -> float:
+    """Return a layer's error per weight in int8: what int8 costs per byte that it saves."""
+    return one.output_error / (one.weights or 1)
 
 
 def _error_per_us(one: LayerSensitivity) -> float:

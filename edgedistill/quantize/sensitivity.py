@@ -10,7 +10,7 @@ import numpy as np
 from torch import fx, nn
 
 from edgedistill.data.sources import Array
-from edgedistill.quantize.capture import CONVOLUTION, LINEAR
+from edgedistill.quantize.capture import CONVOLUTION, LINEAR, tensor_at
 from edgedistill.quantize.fake_quant import ActivationQuantizer, fake_quantize_bias, fake_quantize_weight
 from edgedistill.quantize.fx_graph import CLIP
 from edgedistill.quantize.placement import INT8
@@ -38,12 +38,20 @@ def layer_sensitivity(
     for layer in int8_layers(prepared):
         got = outputs(only_int8(prepared, layer))
         error = max(_error(got[name], answers[name]) for name in answers)
-        yield LayerSensitivity(layer=layer, output_error=error, drop=100 * (best - score(got)))
+        weights = _weights(prepared, layer)
+        yield LayerSensitivity(layer=layer, output_error=error, drop=100 * (best - score(got)), weights=weights)
 
 
 def int8_layers(prepared: Prepared) -> list[str]:
     """Return the module paths of the layers in int8."""
     return [path for path, form in prepared.layers.items() if form == INT8]
+
+
+def _weights(prepared: Prepared, layer: str) -> int:
+    for node in prepared.graph.graph.nodes:
+        if node.target in CONVOLUTION | LINEAR and weight_path(node) == layer:
+            return tensor_at(prepared.graph, cast("fx.Node", cast("fx.Node", node.args[1]).args[0])).numel()
+    raise KeyError(layer)
 
 
 def _error(got: Array, answers: Array) -> float:

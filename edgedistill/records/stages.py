@@ -167,13 +167,14 @@ class StudentRecord(StageRecord):
 class LayerSensitivity(Record):
     """The cost and gain of quantizing one layer alone; `output_error` is the squared error of the outputs over their variance.
 
-    `drop` is in percentage points of the metric on validation data. The latencies are those of the layer, in float and
-    in int8, on the kit `measured_on`; None, with `reason`, if the layer could not be measured alone.
+    `drop` is in percentage points of the metric on validation data; `weights` is the number of weights. The latencies are those
+    of the layer, in float and in int8, on the kit `measured_on`; None, with `reason`, if the layer was not measured alone.
     """
 
     layer: str
     output_error: float
     drop: float
+    weights: int | None = None
     fp32_us: float | None = None
     int8_us: float | None = None
     measured_on: str | None = None
@@ -198,7 +199,8 @@ class QuantizeStep(Record):
 
     `verdict` says what the interval shows about `max_drop`; if "cannot tell", about `samples_needed` samples would show it, or
     none would. `holds` is what "auto" acts on: the measured drop is at most `max_drop`, or at most one sample. `speed_kept` is
-    the measured fraction of the time saved by int8 that is left; `reasons` says by field why a value is null.
+    the measured fraction of the time saved by int8 that is left, `size_kept` the fraction of the int8 layers' weights that
+    are still in int8; `reasons` says by field why a value is null.
     """
 
     method: QuantizeMethod
@@ -212,6 +214,7 @@ class QuantizeStep(Record):
     holds: bool
     seconds: float
     speed_kept: float | None = None
+    size_kept: float | None = None
     history: tuple[Epoch, ...] = ()
     reasons: dict[str, str] = Field(default_factory=dict)
 

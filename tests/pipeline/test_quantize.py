@@ -142,7 +142,7 @@ def distilled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_auto_goes_on_from_post_training_until_the_drop_holds(distilled):
+def test_auto_fine_tunes_for_a_target_that_takes_int8_only(distilled):
     result = edgedistill("run", "edgedistill.toml", cwd=distilled)
     assert result.returncode == 0, result.stderr
     record = quantized(distilled)
@@ -154,13 +154,11 @@ def test_auto_goes_on_from_post_training_until_the_drop_holds(distilled):
     assert (record["mode"], record["holds"], record["skip"]) == (last["method"], True, last["float_layers"])
     assert last["drop"] <= 1.0
     assert [one["reason"] for one in record["speeds"]] == ["the target takes int8 only"]
-    # Each layer alone, in float and in int8, on the target's own kit.
-    assert {one["measured_on"] for one in record["sensitivity"]} == {"ort, local"}
-    assert all(one["fp32_us"] > 0 and one["int8_us"] > 0 for one in record["sensitivity"])
-    assert max(one["drop"] for one in record["sensitivity"]) > 0, "what fails together fails a little alone"
+    assert [step["method"] for step in record["steps"]] == ["ptq", "qat"]
+    assert record["sensitivity"] == []
+    assert "pc takes int8 only (its precisions list no float), so that no layer is left in float" in result.stderr
     report = (distilled / "runs" / "uneven" / "report.html").read_text()
-    assert "Speed kept" in report
-    assert "Sensitivity of" in report
+    assert "Sensitivity of" not in report
     assert "Parts of this report are outdated" not in report
 
 
@@ -201,6 +199,14 @@ def test_the_speed_that_a_mixed_model_keeps_is_measured(distilled):
         assert step["speed_kept"] == pytest.approx(1, abs=0.2)
     assert "of the time that int8 saves on pc" in said
     assert "layers ranked in" in said
+    # Each layer alone, in float and in int8, on the target's own kit.
+    assert {one["measured_on"] for one in record["sensitivity"]} == {"planted, local"}
+    assert all(one["fp32_us"] > one["int8_us"] > 0 for one in record["sensitivity"])
+    assert max(one["drop"] for one in record["sensitivity"]) > 0, "what fails together fails a little alone"
+    assert edgedistill("report", "runs/uneven", cwd=distilled).returncode == 0
+    report = (distilled / "runs" / "uneven" / "report.html").read_text()
+    assert "Speed kept" in report
+    assert "Sensitivity of" in report
 
 
 @pytest.mark.slow
@@ -209,7 +215,16 @@ def test_a_target_that_cannot_be_measured_does_not_stop_auto(distilled):
     (speed,) = record["speeds"]
     assert speed["verdict"] is None
     assert speed["reason"].startswith("not measured: ")
-    assert len(record["steps"]) > 1
+    mixed = [step for step in record["steps"] if step["method"] == "mixed"]
+    assert mixed
+    for step in mixed:
+        assert "int8 is faster than float on no target" in step["reasons"]["speed_kept"]
+    kept = [step["size_kept"] for step in mixed]
+    assert kept == sorted(kept, reverse=True)
+    assert all(share >= 0.5 for share in kept[:-1]), "below half of the size saved, fine-tuning comes next"
+    assert all(one["measured_on"] is None and one["weights"] > 0 for one in record["sensitivity"])
+    costs = [one["output_error"] / one["weights"] for one in record["sensitivity"]]
+    assert costs == sorted(costs, reverse=True)
 
 
 @pytest.mark.slow

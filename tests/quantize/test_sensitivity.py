@@ -77,6 +77,7 @@ def test_the_layer_with_uneven_channels_comes_first():
     found = layer_sensitivity(prepared_for(model), named(model), named, lambda got: float(got["logits"].mean() > 1e9))
     found = sorted(found, key=lambda one: one.output_error, reverse=True)
     assert {one.layer for one in found} == set(LAYERS)
+    assert all(one.weights == model.get_submodule(one.layer).weight.numel() for one in found)
     # The error is made where the uneven tensor is rounded: by the layer that writes it, and by the one that reads it.
     assert {one.layer for one in found[:2]} == {"0", "2"}
     assert found[1].output_error > 10 * found[2].output_error
@@ -111,10 +112,12 @@ def test_more_and_more_layers_go_to_float(layers, counts):
     assert list(layer_counts(layers)) == counts
 
 
-def tried(method: str, accuracy: float, *, holds: bool, kept: float | None = None) -> Attempt:
+def tried(
+    method: str, accuracy: float, *, holds: bool, kept: float | None = None, size: float | None = None
+) -> Attempt:
     step = QuantizeStep(
         method=method, float_layers=(), val_accuracy=accuracy, drop=100 * (0.9 - accuracy), holds=holds, seconds=1.0,
-        speed_kept=kept,
+        speed_kept=kept, size_kept=size,
     )  # fmt: skip
     return Attempt(step, a_model())
 
@@ -134,7 +137,9 @@ def test_auto_ships_the_try_that_holds_or_else_the_most_accurate():
 def test_a_mixed_model_that_keeps_little_speed_is_shipped_only_if_fine_tuning_fails():
     slow = tried("mixed", 0.898, holds=True, kept=0.3)
     assert not slow.suffices
-    assert tried("mixed", 0.898, holds=True, kept=0.6).suffices
+    assert tried("mixed", 0.898, holds=True, kept=0.6, size=0.2).suffices
+    assert tried("mixed", 0.898, holds=True, size=0.6).suffices
+    assert not tried("mixed", 0.898, holds=True, size=0.4).suffices
     assert choose([slow, tried("qat", 0.899, holds=False)], "auto") is slow
     tuned = tried("qat", 0.897, holds=True)
     assert choose([slow, tuned], "auto") is tuned
