@@ -235,7 +235,7 @@ def test_an_emulated_arm64_answers_as_recorded_and_times_nothing(bundle, tmp_pat
     done = start(bundle, "check", "--requests", "50", *options, cwd=tmp_path, python=python)
     assert done.returncode == 0, done.stderr
     checks = {check["name"]: check["check"] for check in json.loads(done.stdout)["checks"]}
-    names = {"bundle-ort-int8-u8-i32"} if options else {"bundle-ort-fp32", "bundle-ort-int8-u8-i32"}
+    names = {"bundle-ort-int8-u8-i32"} if options else {"bundle-ort-int8-u8-i32", "bundle-ort-fp32"}
     assert set(checks) == names
     for check in checks.values():
         assert check["target"] == "emulated-arm64"
