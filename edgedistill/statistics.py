@@ -1,7 +1,8 @@
 """Speedups and accuracy drops with their 95 % intervals: is a difference real?
 
 The sample is the process: all inferences in one process share its memory layout, clock and neighbours, so their number does not
-say how much a second process would differ. Intervals of latency are therefore computed from one p50 per fresh process.
+say how much a second process would differ. Intervals of latency are therefore computed from one value per fresh process: the
+ratio to the process that it took turns with, where two models were measured together (a duet), else its p50.
 
 Other work on a machine sometimes slows a whole process by 10 to 50 %. In a simulation with one such process in ten and five
 processes per side, Welch's interval detects a model that is 5 % slower in 6 of 10 comparisons. Without the fastest and slowest fifth
@@ -25,6 +26,9 @@ from edgedistill.records.stages import LimitVerdict
 NOISE_FLOOR = 0.03
 """The smallest relative difference that is reported as real; two measurements of one model may differ by as much."""
 
+DUET_NOISE = 0.005
+"""The same for models that took turns: beyond it, two files of one model may differ by where the linker and loader put them."""
+
 MINIMUM_PROCESSES = 3
 """With fewer processes, the variance of their p50s cannot be estimated."""
 
@@ -39,12 +43,17 @@ AccuracyVerdict = Literal["lower", "higher", "no difference seen"]
 
 
 class Speedup(Record):
-    """Baseline p50 divided by candidate p50, both trimmed geometric means over processes; above 1 the candidate is faster."""
+    """Baseline latency divided by candidate latency; above 1 the candidate is faster.
+
+    In a duet, `value` is the geometric mean of the ratios of processes that took turns. Otherwise it is the ratio of p50s, both
+    trimmed geometric means over processes.
+    """
 
     value: float
     ci95: tuple[float, float] | None
     verdict: SpeedVerdict
     processes: tuple[int, int]
+    duet: bool = False
 
 
 class AccuracyDrop(Record):
@@ -101,10 +110,34 @@ class ClassDrop(Record):
 
 
 def speedup(baseline: Measurement, candidate: Measurement) -> Speedup:
-    """Compare two measurements by the p50s of their processes."""
+    """Compare two measurements by their ratios in each set of processes that took turns, else by the p50s of their processes."""
+    ratios = duet_ratios(baseline, candidate)
+    if ratios:
+        return speedup_of_ratios(ratios)
     before = [process.p50_ns for process in baseline.processes]
     after = [process.p50_ns for process in candidate.processes]
     return speedup_of(before, after)
+
+
+def duet_ratios(baseline: Measurement, candidate: Measurement) -> tuple[float, ...]:
+    """Return baseline latency over candidate latency in each set of processes that took turns; empty if they took none."""
+    one, other = baseline.duet, candidate.duet
+    if one is None or other is None or one.id != other.id:
+        return ()
+    return tuple(ratio for ratio in one.ratios.get(other.arm, ()) if ratio is not None)
+
+
+def speedup_of_ratios(ratios: Sequence[float]) -> Speedup:
+    """Return the geometric mean of ratios with Student's interval of their logarithms; no interval below three ratios."""
+    logs = np.log(np.asarray(ratios))
+    mean, interval = float(logs.mean()), None
+    if len(logs) >= MINIMUM_PROCESSES:
+        margin = float(stats.t.ppf(0.975, len(logs) - 1)) * float(logs.std(ddof=1)) / math.sqrt(len(logs))
+        interval = mean - margin, mean + margin
+    return Speedup(
+        value=math.exp(mean), ci95=None if interval is None else (math.exp(interval[0]), math.exp(interval[1])),
+        verdict=_speed_verdict(mean, interval, DUET_NOISE), processes=(len(logs), len(logs)), duet=True,
+    )  # fmt: skip
 
 
 def speedup_of(baseline_p50s: Sequence[float], candidate_p50s: Sequence[float]) -> Speedup:
@@ -175,10 +208,10 @@ def _trimmed_variance(ordered: np.ndarray) -> float:
     return float(drawn_in.var(ddof=1)) * (len(ordered) - 1) / (len(kept) * (len(kept) - 1))
 
 
-def _speed_verdict(difference: float, interval: tuple[float, float] | None) -> SpeedVerdict:
+def _speed_verdict(difference: float, interval: tuple[float, float] | None, noise: float = NOISE_FLOOR) -> SpeedVerdict:
     if interval is None:
         return "cannot tell"
-    floor = math.log1p(NOISE_FLOOR)
+    floor = math.log1p(noise)
     if interval[0] > 0 and difference > floor:
         return "faster"
     if interval[1] < 0 and difference < -floor:

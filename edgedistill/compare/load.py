@@ -22,7 +22,7 @@ from edgedistill.records.measurement import Measurement
 from edgedistill.records.stages import STAGE_RECORDS, BenchRecord, DataRecord, ReportRecord
 from edgedistill.runtime.folder import Run, read_record, read_settings
 
-MEASUREMENT_SCHEMA = "edgedistill.measurement/1"
+MEASUREMENT_SCHEMAS = ("edgedistill.measurement/1", "edgedistill.measurement/2")
 BUNDLE_SCHEMA = "edgedistill.measurements/1"
 """The output of a bundle: several measurements in one file."""
 
@@ -186,9 +186,9 @@ def _tables_in(path: Path) -> list[Any]:
 
 def _measurement(table: Any, path: Path) -> Measurement:
     schema = table.get("schema") if isinstance(table, dict) else None
-    if schema != MEASUREMENT_SCHEMA:
+    if schema not in MEASUREMENT_SCHEMAS:
         problem = f"has schema '{schema}'" if schema else "has no schema"
-        raise ConfigError(f'{path}: {problem}; the schema of a measurement file is "{MEASUREMENT_SCHEMA}"')
+        raise ConfigError(f'{path}: {problem}; the schema of a measurement file is "{MEASUREMENT_SCHEMAS[-1]}"')
     try:
         measurement = Measurement.model_validate_json(json.dumps(table))
     except ValidationError as error:

@@ -1,9 +1,10 @@
-"""A measurement of a model on a device: the file format edgedistill.measurement/1.
+"""A measurement of a model on a device: the file format edgedistill.measurement/2.
 
 Names include units. `None` means not measured; `Measurement.reasons` gives the reason for each such field.
 
 History: version 1 is the first; these optional fields were added later: engine_latency_ns, throughput, layers,
-settings, soak, environment, browser, and more of memory_bytes, energy_uj and processes.
+settings, soak, environment, browser, and more of memory_bytes, energy_uj and processes. In version 2, processes of several
+models take turns in bursts, which `duet` describes; files of version 1 are read too.
 """
 
 from __future__ import annotations
@@ -57,7 +58,8 @@ class ProcessSample(Record):
     Percentiles and their order-statistic intervals come from the process's own clean samples and are None where n is too
     small. `drift` is the median latency of the last third over that of the first third. `wait_ns` is the time in which the
     process was ready but had no CPU. `others`, `stolen` and `siblings_busy` are the fractions of CPU time used by other
-    processes on the same CPUs, by the host of a virtual machine, and by other hardware threads of the same cores.
+    processes on the same CPUs, by the host of a virtual machine, and by other hardware threads of the same cores. The samples
+    come from `bursts` turns; each turn began with inferences that refill the caches, `lead_n` in all, which are no samples.
     """
 
     n: int
@@ -82,10 +84,22 @@ class ProcessSample(Record):
     others: float | None = None
     stolen: float | None = None
     siblings_busy: float | None = None
+    bursts: int | None = None
+    lead_n: int | None = None
+
+
+class Undisturbed(Record):
+    """The p50 in the fastest mode of a device that has modes, and the fraction of the bursts that were in this mode."""
+
+    p50: float
+    share: float
 
 
 class Latency(Record):
-    """Single-stream latency of the samples that were not preempted; a percentile is None where n is too small for it."""
+    """Single-stream latency of the samples that were not preempted; a percentile is None where n is too small for it.
+
+    `undisturbed` is None where the bursts show no modes of the device.
+    """
 
     p50: float
     p90: float | None
@@ -95,6 +109,7 @@ class Latency(Record):
     min: float
     ci95: dict[str, tuple[float, float] | None]
     n: int
+    undisturbed: Undisturbed | None = None
 
 
 class Memory(Record):
@@ -223,6 +238,22 @@ class Environment(Record):
     drivers: dict[str, str]
 
 
+class Duet(Record):
+    """Models that were measured together: in each set, one fresh process of each took turns in bursts of milliseconds.
+
+    `id` is the same for all of them, and `arm` is this model's name among them. `ratios` has, by the name of each other model,
+    the latency of this model divided by that of the other in each set: the median over rounds, in which the two bursts are
+    neighbours in time, so that what slows the device slows both (after Bulej et al., ICPE 2020). A ratio is None if one of the
+    two has no measurement in that set. `caches` is "warm" if the first inferences of a burst are no samples, "cold" if each
+    inference ran after other work had emptied the caches.
+    """
+
+    id: str = Field(min_length=1, max_length=64)
+    arm: str
+    caches: Literal["warm", "cold"] = "warm"
+    ratios: dict[str, tuple[float | None, ...]] = Field(default_factory=dict)
+
+
 class Accuracy(Record):
     """A metric on the test set with its 95 % interval; 1 is perfect.
 
@@ -255,13 +286,13 @@ class Browser(Record):
 
 
 class Measurement(Record):
-    """One model on one device with one engine: schema edgedistill.measurement/1.
+    """One model on one device with one engine: schema edgedistill.measurement/2.
 
     `latency_ns` times the call that runs an inference; `engine_latency_ns` is the time according to the engine's own clock,
     where it has one. `throughput_per_s` is that of a single stream, `throughput` that of the best number of streams.
     """
 
-    schema_: Literal["edgedistill.measurement/1"] = Field(alias="schema")
+    schema_: Literal["edgedistill.measurement/1", "edgedistill.measurement/2"] = Field(alias="schema")
     created: str
     model: ModelIdentity
     target: str
@@ -289,6 +320,7 @@ class Measurement(Record):
     soak: Soak | None = None
     environment: Environment | None = None
     browser: Browser | None = None
+    duet: Duet | None = None
 
     model_config = ConfigDict(frozen=True, extra="forbid", serialize_by_alias=True)
 

@@ -37,6 +37,21 @@ class Sampling(NamedTuple):
     most_times: float
 
 
+class Bursts(NamedTuple):
+    """Processes of several models take turns in bursts.
+
+    A burst begins with `lead_s` seconds, and at least one inference, which refill the caches and are no samples; the samples
+    follow for `least_s` seconds and at least `least` inferences. A burst is undisturbed if its median is within the fraction
+    `near` of the fastest bursts; the device has modes if less than the fraction `modes` of the bursts is undisturbed.
+    """
+
+    lead_s: float
+    least_s: float
+    least: int
+    near: float
+    modes: float
+
+
 class Latency(NamedTuple):
     """The reported percentiles, and the fractions above which latencies are doubtful.
 
@@ -96,6 +111,7 @@ def _read() -> Dict[str, Any]:
 _TABLE = _read()
 WARM_UP = WarmUp(**_TABLE["warm_up"])
 SAMPLING = Sampling(**_TABLE["sampling"])
+BURSTS = Bursts(**_TABLE["bursts"])
 LATENCY = Latency(**_TABLE["latency"])
 CHECK = Check(**_TABLE["check"])
 ENERGY = Energy(**_TABLE["energy"])
