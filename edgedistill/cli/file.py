@@ -32,12 +32,14 @@ from edgedistill.cli.run import run_config
 from edgedistill.errors import ConfigError, DeviceError
 
 if TYPE_CHECKING:
+    from edgedistill.compare.comparison import Comparison
     from edgedistill.deploy.bench_plan import BenchPlan
     from edgedistill.deploy.onnx_file import BenchOptions
     from edgedistill.export.file_plan import FilePlan
     from edgedistill.export.file_records import FileOptions, FileResult
     from edgedistill.graphs.random_inputs import Shapes
     from edgedistill.kits.kits import Kit
+    from edgedistill.records.measurement import Measurement
 
 THREADS, PROCESSES, SECONDS = 1, 5, 2.0
 """How an ONNX file is measured by default: threads, fresh processes, and seconds of inference in each process."""
@@ -163,6 +165,7 @@ def _show(result: FileResult | FilePlan | BenchPlan, *, as_json: bool) -> None:
 
 @click.command(cls=Command)
 @click.argument("model_or_config", type=FILE)
+@click.argument("candidates", type=FILE, nargs=-1, metavar="[MODEL]...")
 @option("--target", "kit_names", multiple=True, metavar="KIT", help="A kit to measure with. Repeatable.",
         only={ONNX: "add a [[target]] to {model_or_config} instead"})  # fmt: skip
 @option("--device", default="local", show_default=True, metavar="URL", help="The device: ssh://user@host, adb://serial.",
@@ -183,14 +186,17 @@ def _show(result: FileResult | FilePlan | BenchPlan, *, as_json: bool) -> None:
 @run_dir_option(default="runs/NAME, or runs/MODEL of an .onnx file")
 @pipeline_options
 @click.pass_context
-def bench(context: click.Context, /, model_or_config: Path, **options: Any) -> None:
-    """Measure the models of a configuration, or an .onnx file with --target KIT.
+def bench(context: click.Context, /, model_or_config: Path, candidates: tuple[Path, ...], **options: Any) -> None:
+    """Measure the models of a configuration, or .onnx files with --target KIT.
 
-    With a configuration, runs the earlier stages first if needed.
+    Several .onnx files are measured in turns, and compared with the first. With a configuration, runs the earlier stages
+    first if needed.
     """
     if is_onnx(context.params):
-        _bench_file(context, model_or_config, options)
+        _bench_files(context, (model_or_config, *candidates), options)
         return
+    if candidates:
+        raise ConfigError(f"{model_or_config}: give one configuration, or only .onnx files")
     overrides = (*options["overrides"], *bench_overrides(options))
     run_config(context, model_or_config, "bench", options | {"overrides": overrides})
 
@@ -202,20 +208,35 @@ def bench_overrides(options: dict[str, Any]) -> tuple[str, ...]:
     return tuple(f"bench.{name}={value}" for name, value in values.items() if value is not None)
 
 
-def _bench_file(context: click.Context, model: Path, options: dict[str, Any]) -> None:
+def _bench_files(context: click.Context, given: tuple[Path, ...], options: dict[str, Any]) -> None:
     from edgedistill.deploy.bench_plan import plan_bench
     from edgedistill.graphs.shapes import parse_shapes
     from edgedistill.kits.kits import find_kit
 
     kits, _ = surroundings(context)
     if not options["kit_names"]:
-        raise ConfigError(f"{model}: choose a kit with --target; the kits are {', '.join(sorted(kits))}")
+        raise ConfigError(f"{given[0]}: choose a kit with --target; the kits are {', '.join(sorted(kits))}")
+    if others := [path for path in given if path.suffix.lower() != ".onnx"]:
+        raise ConfigError(f"{others[0]}: not an .onnx file; {given[0]} is compared only with .onnx files")
+    models = _named(given)
     chosen = [find_kit(name, kits) for name in dict.fromkeys(options["kit_names"])]
-    folder, shapes = options["run_dir"] or Path("runs") / model.stem, parse_shapes(options["shapes"])
+    folder, shapes = options["run_dir"] or Path("runs") / "-".join(models), parse_shapes(options["shapes"])
     if options["dry_run"]:
-        _show(plan_bench(model, chosen, _bench_options(options), folder, shapes), as_json=options["as_json"])
+        _show(plan_bench(models, chosen, _bench_options(options), folder, shapes), as_json=options["as_json"])
         return
-    _measure(context, model, chosen, shapes, options | {"run_dir": folder})
+    _measure(context, models, chosen, shapes, options | {"run_dir": folder})
+
+
+def _named(given: tuple[Path, ...]) -> dict[str, Path]:
+    """Name each ONNX file by its stem; files with equal stems by the first part in which their paths differ."""
+    from edgedistill.compare.load import names_of
+
+    models = dict(zip(names_of(given), given, strict=True))
+    if len(models) < len(given):
+        raise ConfigError(
+            f"{', '.join(map(str, given))}: each file needs a name of its own; rename or copy one of them"
+        )
+    return models
 
 
 def _bench_options(options: dict[str, Any]) -> BenchOptions:
@@ -229,22 +250,40 @@ def _bench_options(options: dict[str, Any]) -> BenchOptions:
     )  # fmt: skip
 
 
-def _measure(context: click.Context, model: Path, kits: list[Kit], shapes: Shapes, options: dict[str, Any]) -> None:
-    """Measure an ONNX file on kits, and print the comparison; raises DeviceError if a kit failed."""
-    from edgedistill.compare.comparison import compare
-    from edgedistill.deploy.onnx_file import bench_on_kits, prepare_onnx
+def _measure(
+    context: click.Context, models: dict[str, Path], kits: list[Kit], shapes: Shapes, options: dict[str, Any]
+) -> None:
+    """Measure ONNX files on kits, and print the comparison; raises DeviceError if a kit failed."""
+    from edgedistill.deploy.onnx_file import bench_on_kits, prepare_models
 
     how, report = _bench_options(options), surroundings(context)[1]
-    prepared = prepare_onnx(model, options["run_dir"] / "onnx", shapes)
-    for choice in prepared.choices:
-        report.info(choice)
+    prepared = prepare_models(models, options["run_dir"] / "onnx", shapes)
+    for one in prepared:
+        for choice in one.choices:
+            report.info(f"{one.name}: {choice}" if len(prepared) > 1 else choice)
     results = bench_on_kits(prepared, kits, how, options["run_dir"], report.info)
-    failed = [f"{kit}: {result}" for kit, result in results if isinstance(result, str)]
-    measured = [result for _, result in results if not isinstance(result, str)]
+    several = len(prepared) > 1
+    failed = [
+        f"{name}, {kit}: {result}" if several else f"{kit}: {result}"
+        for name, kit, result in results
+        if isinstance(result, str)
+    ]
+    measured = [(kit, result) for _, kit, result in results if not isinstance(result, str)]
     if measured:
-        print_comparison(compare(measured[0], measured[1:]), "json" if options["as_json"] else None)
+        print_comparison(_compared(measured, by_kit=several), "json" if options["as_json"] else None)
     if failed:
         raise DeviceError("\n".join(failed))
+
+
+def _compared(measured: list[tuple[str, Measurement]], *, by_kit: bool) -> Comparison:
+    """Compare all measurements with the first; `by_kit`, those of each kit with the first of this kit."""
+    from edgedistill.compare.comparison import Comparison, compare
+
+    together: dict[str, list[Measurement]] = {}
+    for kit, one in measured:
+        together.setdefault(kit if by_kit else "", []).append(one)
+    groups = (compare(first, others).groups for first, *others in together.values())
+    return Comparison(groups=tuple(group for found in groups for group in found))
 
 
 @click.command(cls=Command)

@@ -61,14 +61,14 @@ class MeasurementSet:
 def load_results(paths: Iterable[Path]) -> tuple[MeasurementSet, ...]:
     """Load each path: a run folder, a folder of measurement files, or one measurement file."""
     given = [Path(path) for path in paths]
-    sets = tuple(replace(_load(path), name=name) for path, name in zip(given, _names(given), strict=True))
+    sets = tuple(replace(_load(path), name=name) for path, name in zip(given, names_of(given), strict=True))
     for one in sets:
         if not one.measurements:
             raise ConfigError(f"{one.name}: contains no measurements yet; run 'edgedistill bench CONFIG' first")
     return sets
 
 
-def _names(paths: Sequence[Path]) -> list[str]:
+def names_of(paths: Sequence[Path]) -> list[str]:
     """Name each path by its file or folder; where those names are equal, by the first part in which the paths differ."""
     whole = [path.resolve() for path in paths]
     names = [path.stem if path.is_file() else path.name for path in whole]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from edgedistill.deploy.devices.address import artifact_folder, parse_address
 from edgedistill.deploy.devices.transport import Progress
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     import onnx
 
 REQUESTS = 8
+
+FIXED_SHAPES: Final = "fixed_shapes"
+"""The key in the lineage of an ONNX file's measurement for the copy with fixed shapes, from which it was compiled."""
 
 
 class BenchOptions(Record):
@@ -59,6 +62,27 @@ class PreparedModel(Record):
     reasons: dict[str, str]
 
 
+def prepare_models(models: Mapping[str, Path], folder: Path, shapes: Shapes) -> list[PreparedModel]:
+    """Prepare ONNX files by their names, each in a folder of its own where there are several.
+
+    Each model gets the shapes of the inputs that it has; raises ConfigError for the name of an input that no model has.
+    """
+    prepared = []
+    for name, model in models.items():
+        place = folder if len(models) == 1 else folder / name
+        prepared.append(prepare_onnx(model, place, shapes_for(model, models.values(), shapes)))
+    return [one.model_copy(update={"name": name}) for one, name in zip(prepared, models, strict=True)]
+
+
+def shapes_for(model: Path, models: Collection[Path], shapes: Shapes) -> Shapes:
+    """Return the shapes of the inputs that a model has, and those of inputs that no model has, which its check refuses."""
+    if len(models) == 1 or not shapes:
+        return shapes
+    inputs = {path: {value.name for value in read_sound_onnx(path).graph.input} for path in models}
+    known = set().union(*inputs.values())
+    return {name: shape for name, shape in shapes.items() if name in inputs[model] or name not in known}
+
+
 def prepare_onnx(model: Path, folder: Path, shapes: Shapes) -> PreparedModel:
     """Write a fixed-shape copy and recorded inputs into `folder`; `shapes` overrides the inputs' shapes by name.
 
@@ -91,48 +115,60 @@ def bench_onnx(
     prepared: PreparedModel, kit: Kit, options: BenchOptions, folder: Path, progress: Progress
 ) -> Measurement:
     """Compile and measure a prepared model on one device; raises DeviceError with the engine's words if it fails."""
-    ((_, result),) = bench_on_kits(prepared, [kit], options, folder, progress)
+    ((_, _, result),) = bench_on_kits([prepared], [kit], options, folder, progress)
     if isinstance(result, str):
         raise DeviceError(result)
     return result
 
 
 def bench_on_kits(
-    prepared: PreparedModel, kits: list[Kit], options: BenchOptions, folder: Path, progress: Progress
-) -> list[tuple[str, Measurement | str]]:
-    """Measure a prepared model on several kits, their processes taking turns; return each kit's result or error text."""
+    models: Sequence[PreparedModel], kits: Sequence[Kit], options: BenchOptions, folder: Path, progress: Progress
+) -> list[tuple[str, str, Measurement | str]]:
+    """Measure prepared models with several kits, in turns; return each model's and kit's names, and its result or error text."""
+    variants = [(model, variant_of(model.name, model.precision, len(models))) for model in models]
+    places = [(model, variant, kit) for model, variant in variants for kit in kits]
     works = [
         Compilation(
-            kit=kit, model=prepared.model, precision=prepared.precision, threads=options.threads, address=options.device,
-            out=folder.resolve() / "artifacts" / artifact_folder(kit.name, options.device) / prepared.precision,
+            kit=kit, model=model.model, precision=model.precision, threads=options.threads, address=options.device,
+            out=folder.resolve() / "artifacts" / artifact_folder(kit.name, options.device) / variant,
         )
-        for kit in kits
+        for model, variant, kit in places
     ]  # fmt: skip
-    compiled = list(zip(works, compile_models(works, progress), strict=True))
-    arms = [_arm(prepared, work, made) for work, made in compiled if isinstance(made, dict)]
+    compiled = list(zip(places, works, compile_models(works, progress), strict=True))
+    arms = [
+        _arm(measurement_name(options.device, kit.name, variant), model, work, made)
+        for (model, variant, kit), work, made in compiled
+        if isinstance(made, dict)
+    ]
     job = BenchJob(
         arms=tuple(arms), processes=options.processes, seconds=options.seconds, soak_seconds=60 * options.soak_minutes,
         meter=None if options.meter is None else str(options.meter.resolve()), passes=options.passes,
     )  # fmt: skip
     measured = dict(run_bench(job, folder, progress)) if arms else {}
     return [
-        (work.kit.name, str(made) if isinstance(made, DeviceError) else measured[_name(work)])
-        for work, made in compiled
-    ]
+        (model.name, kit.name, str(made) if isinstance(made, DeviceError) else measured[measurement_name(options.device, kit.name, variant)])
+        for (model, variant, kit), _, made in compiled
+    ]  # fmt: skip
 
 
-def _name(work: Compilation) -> str:
-    return f"{parse_address(work.address).label}-{work.kit.name}-{work.precision}"
+def variant_of(name: str, precision: str, models: int) -> str:
+    """Return how files of a model are named: by its precision, and by its name where there are several models."""
+    return precision if models == 1 else f"{name}-{precision}"
 
 
-def _arm(prepared: PreparedModel, work: Compilation, made: dict[str, Any]) -> Arm:
+def measurement_name(device: str, kit: str, variant: str) -> str:
+    """Return the name of a measurement of an ONNX file, which is that of its arm."""
+    return f"{parse_address(device).label}-{kit}-{variant}"
+
+
+def _arm(name: str, prepared: PreparedModel, work: Compilation, made: dict[str, Any]) -> Arm:
     """Return the arm of a job for a compiled model."""
-    files = [work.out / name for name in made["files"]]
+    files = [work.out / file for file in made["files"]]
     return Arm(
-        name=_name(work), target=work.kit.name, address=work.address, kit=work.kit.name, kit_dir=str(work.kit.folder),
+        name=name, target=work.kit.name, address=work.address, kit=work.kit.name, kit_dir=str(work.kit.folder),
         precision=work.precision, threads=work.threads, entry=str(work.out / made["entry"]),
         files=tuple(str(file) for file in files), size_bytes=sum(file.stat().st_size for file in files),
-        model=ModelIdentity(name=prepared.name, sha256=prepared.sha256), io=str(prepared.io.resolve()),
+        model=ModelIdentity(name=prepared.name, sha256=prepared.sha256, lineage={FIXED_SHAPES: sha256_of(prepared.model)}), io=str(prepared.io.resolve()),
         expected=prepared.expected, metric=None, reasons={"accuracy": "the inputs are random", **prepared.reasons},
     )  # fmt: skip
 

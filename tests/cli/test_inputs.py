@@ -207,6 +207,36 @@ def test_a_dry_run_of_bench_names_the_files_that_are_then_written(net: Path) -> 
     assert all(planned & {path, *path.parents} for path in made), made - planned
 
 
+@pytest.fixture
+def two(net: Path) -> tuple[object, ...]:
+    """The command that measures two files of one name, of which only the second has the input z."""
+    (net / "new").mkdir()
+    onnx.save(text_model('(float["n", 5] z) => (float["n", 5] y) { y = Relu(z) }', 11), net / "new" / "net.onnx")
+    return ("bench", "net.onnx", "new/net.onnx", "--target", "ort", "--run-dir", "there", "--shape", "z=2x5")
+
+
+def test_several_files_have_their_own_names_inputs_and_shapes(two: tuple[object, ...]) -> None:
+    plan = json.loads(run(*two, "--dry-run", "--json")[0])
+    assert (plan["shapes"], [one["shapes"] for one in plan["candidates"]]) == ({"x": [1, 4]}, [{"z": [2, 5]}])
+    assert {"there/onnx/new/io.npz", "there/measurements/local-ort-new-fp32.json"} < set(plan["files"])
+    assert "new/net.onnx: input z: 2x5" in run(*two, "--dry-run")[0].splitlines()
+    assert "the model has no such input" in run(*two[:-1], "w=2", "--dry-run")[1]
+    assert "needs a name of its own" in run("bench", "net.onnx", "net.onnx", "--target", "ort")[1]
+    assert "not an .onnx file" in run("bench", "net.onnx", "data.npz", "--target", "ort")[1]
+    assert "give one configuration" in run("bench", "demo.toml", "net.onnx")[1]
+
+
+@pytest.mark.slow
+def test_several_files_are_measured_in_one_job_and_compared_with_the_first(two: tuple[object, ...]) -> None:
+    planned = json.loads(run(*two, "--dry-run", "--json")[0])["files"]
+    output, error = run(*two, "--processes", 3, "--seconds", 0.1, "--json")
+    assert error == ""
+    (group,) = json.loads(output)["groups"]
+    assert group["baseline"] == "net fp32"
+    assert [row["label"] for row in group["rows"]] == ["net fp32", "new fp32"]
+    assert all(Path(name).exists() for name in planned)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -159,7 +159,8 @@ def test_several_kits_take_turns_and_a_refusal_is_a_result(tmp_path):
     chosen = [kit for kit in kits if kit.name in ("openvino", "ort", "scripted")]
     prepared = prepare_onnx(build(tmp_path / "f.onnx"), tmp_path / "out", {})
     lines = []
-    results = dict(bench_on_kits(prepared, chosen, QUICK.model_copy(update={"processes": 2}), tmp_path, lines.append))
+    how = QUICK.model_copy(update={"processes": 2})
+    results = {kit: result for _, kit, result in bench_on_kits([prepared], chosen, how, tmp_path, lines.append)}
     assert [name for name, result in results.items() if isinstance(result, Measurement)] == ["openvino", "ort"]
     assert results["scripted"].startswith("scripted: ")  # its models are JSON
     turns = [line.split()[3] for line in lines if " process " in line]
