@@ -27,6 +27,10 @@ from workers import refuse_downgrade
 DTYPES = {1: "f4", 2: "u1", 3: "i1", 4: "u2", 5: "i2", 6: "i4", 7: "i8", 9: "?", 10: "f2", 11: "f8", 12: "u4", 13: "u8"}
 """numpy's names of ONNX's element types."""
 
+INFERENCE = np.dtype([("ns", "<i8"), ("round", "<i4"), ("kind", "<i4")])
+WARM_UP, LEAD, CLEAN, PREEMPTED = range(4)
+"""The record of an inference and its kinds, as in timing.h."""
+
 NOT_SUPPORTED = "not measured: the runner for phones does not measure it"
 NOT_READ = ("device_bytes", "wait_ns", "others", "stolen", "siblings_busy")
 
@@ -81,12 +85,13 @@ def _checked(
     return dict(found, **fields), kept
 
 
-def _process(answer: Dict[str, Any], prefix: Path) -> results.ProcessResult:
-    latency, warm_up = (np.fromfile(f"{prefix}.{name}", np.int64) for name in ("latency_ns", "warmup_ns"))
-    preempted = np.fromfile(f"{prefix}.preempted", np.uint8).astype(bool)
-    fields = {key: value for key, value in answer.items() if key not in ("n", "emulated")}
+def _process(answer: Dict[str, Any], path: Path) -> results.ProcessResult:
+    inferences = np.fromfile(path, INFERENCE)
+    samples = inferences[inferences["kind"] >= CLEAN]
+    fields = {key: value for key, value in answer.items() if key != "n"}
     fields.update(dict.fromkeys(NOT_READ))
-    return results.ProcessResult(fields, stats.Samples(latency, preempted), warm_up, None)
+    timed = stats.Samples(samples["ns"], samples["kind"] == PREEMPTED)
+    return results.ProcessResult(fields, timed, inferences["ns"][inferences["kind"] == WARM_UP], None)
 
 
 def _extra(spec: Dict[str, Any], table: Dict[str, Any]) -> Extra:

@@ -17,12 +17,14 @@ static char *read_file(const char *path, size_t *bytes) {
     return data;
 }
 
-void read_requests(Requests *requests, const Model *model, char **paths, size_t n_paths, size_t most) {
+void read_requests(Requests *requests, const Model *model, char *const *paths, size_t n_paths, size_t most) {
     if (n_paths != model->n_inputs)
         fail(USAGE, "the model has %zu inputs, but %zu files were given for them", model->n_inputs, n_paths);
+    requests->bytes = 0;
     for (size_t i = 0; i < n_paths; i++) {
         size_t bytes, each = model->inputs[i].bytes;
         requests->data[i] = read_file(paths[i], &bytes);
+        requests->bytes += bytes;
         if (!bytes || bytes % each)
             fail(USAGE, "%s: %zu bytes are not a multiple of a request of %zu bytes for '%s'", paths[i], bytes, each,
                  model->inputs[i].name);

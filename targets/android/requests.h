@@ -6,11 +6,11 @@
 
 typedef struct {
     char *data[MAX_TENSORS];
-    size_t count;
+    size_t count, bytes; /* bytes: of all data */
 } Requests;
 
 /* Read as many requests as all files hold, or the first `most` if that is above 0. */
-void read_requests(Requests *requests, const Model *model, char **paths, size_t n_paths, size_t most);
+void read_requests(Requests *requests, const Model *model, char *const *paths, size_t n_paths, size_t most);
 
 /* Copy one request into the inputs' buffers. */
 void set_request(Model *model, const Requests *requests, size_t i);

@@ -10,7 +10,9 @@
 #include <sys/resource.h>
 #include <time.h>
 
-enum { WINDOW = WARM_UP_WINDOW, MAX_SAMPLES = 500000, SECOND = 1000000000 };
+enum { WINDOW = WARM_UP_WINDOW, MAX_WARM_UP = 250000, MAX_INFERENCES = 750000, SECOND = 1000000000 };
+
+const int64_t ROOM_BYTES = MAX_INFERENCES * (int64_t)sizeof(Inference);
 
 int64_t now_ns(void) {
     struct timespec time;
@@ -29,82 +31,76 @@ static int by_size(const void *a, const void *b) {
     return x < y ? -1 : x > y;
 }
 
-static int64_t window_median(const int64_t *latencies) {
+static int64_t window_median(const Inference *inferences) {
     int64_t sorted[WINDOW];
-    memcpy(sorted, latencies, sizeof sorted);
+    for (size_t i = 0; i < WINDOW; i++)
+        sorted[i] = inferences[i].ns;
     qsort(sorted, WINDOW, sizeof *sorted, by_size);
     return sorted[WINDOW / 2];
 }
 
 /* The last two windows agree. */
-static int is_steady(const int64_t *latencies, size_t n) {
-    int64_t last = window_median(latencies + n - WINDOW), before = window_median(latencies + n - 2 * WINDOW);
+static int is_steady(const Inference *inferences, size_t n) {
+    int64_t last = window_median(inferences + n - WINDOW), before = window_median(inferences + n - 2 * WINDOW);
     return (double)llabs(last - before) <= WARM_UP_AGREEMENT * (double)before;
 }
 
-static int64_t time_one(Model *model, const Requests *requests, size_t i) {
-    set_request(model, requests, i);
+static int64_t time_one(Samples *samples, Model *model, const Requests *requests, int round, int kind) {
+    set_request(model, requests, samples->count);
     int64_t begin = now_ns();
     infer(model);
-    return now_ns() - begin;
+    int64_t took = now_ns() - begin;
+    samples->inferences[samples->count++] = (Inference){took, round, kind};
+    return took;
 }
 
-static void warm_up(Samples *samples, Model *model, const Requests *requests, double seconds) {
+void make_room(Samples *samples) {
+    memset(samples, 0, sizeof *samples);
+    samples->inferences = malloc((size_t)ROOM_BYTES);
+    if (!samples->inferences)
+        fail(FAILED, "no memory for the samples");
+    memset(samples->inferences, 1, (size_t)ROOM_BYTES);
+}
+
+void warm_up(Samples *samples, Model *model, const Requests *requests, double seconds) {
     double shortest = fmin(WARM_UP_LEAST_S, WARM_UP_LEAST_SHARE * seconds);
     double longest = fmin(WARM_UP_MOST_S, WARM_UP_MOST_TIMES * seconds);
     int64_t begin = now_ns();
     size_t n = 0;
-    for (double elapsed = 0; n < MAX_SAMPLES && elapsed < longest && !samples->steady; elapsed = (now_ns() - begin) / 1e9) {
-        samples->warmup_ns[n] = time_one(model, requests, n);
+    for (double elapsed = 0; n < MAX_WARM_UP && elapsed < longest && !samples->steady; elapsed = (now_ns() - begin) / 1e9) {
+        samples->typical_ns = time_one(samples, model, requests, -1, WARM_UP);
         n++;
-        samples->steady = n >= 2 * WINDOW && n % WINDOW == 0 && elapsed >= shortest && is_steady(samples->warmup_ns, n);
+        samples->steady = n >= 2 * WINDOW && n % WINDOW == 0 && elapsed >= shortest && is_steady(samples->inferences, n);
     }
     samples->warmup_n = n;
+    if (n >= WINDOW)
+        samples->typical_ns = window_median(samples->inferences + n - WINDOW);
 }
 
-void make_room(Samples *samples) {
-    samples->warmup_ns = malloc(MAX_SAMPLES * sizeof(int64_t));
-    samples->latency_ns = malloc(MAX_SAMPLES * sizeof(int64_t));
-    samples->preempted = malloc(MAX_SAMPLES);
-    if (!samples->warmup_ns || !samples->latency_ns || !samples->preempted)
-        fail(FAILED, "no memory for the samples");
-    memset(samples->warmup_ns, 1, MAX_SAMPLES * sizeof(int64_t));
-    memset(samples->latency_ns, 1, MAX_SAMPLES * sizeof(int64_t));
-    memset(samples->preempted, 1, MAX_SAMPLES);
+static int has_room(const Samples *samples) {
+    return samples->count < MAX_INFERENCES;
 }
 
-void take_samples(Samples *samples, Model *model, const Requests *requests, double seconds) {
-    warm_up(samples, model, requests, seconds);
-    int64_t begin = now_ns(), shortest = (int64_t)(seconds * SECOND), elapsed = 0;
-    int64_t longest = (int64_t)(seconds * SAMPLING_MOST_TIMES * SECOND);
-    size_t n = 0;
-    while (n < MAX_SAMPLES && (elapsed < shortest || (n < SAMPLING_LEAST && elapsed < longest))) {
+void take_burst(Samples *samples, Model *model, const Requests *requests, int round) {
+    int64_t begin = now_ns(), ready = begin + (int64_t)(BURSTS_LEAD_S * SECOND);
+    for (size_t n = 0; has_room(samples) && (!n || now_ns() < ready); n++, samples->lead_n++)
+        time_one(samples, model, requests, round, LEAD);
+    begin = now_ns();
+    int64_t enough = begin + (int64_t)(BURSTS_LEAST_S * SECOND);
+    for (size_t n = 0; has_room(samples) && (n < BURSTS_LEAST || now_ns() < enough); n++, samples->n++) {
         long before = preemptions();
-        samples->latency_ns[n] = time_one(model, requests, n);
-        samples->preempted[n++] = preemptions() != before;
-        elapsed = now_ns() - begin;
+        time_one(samples, model, requests, round, CLEAN);
+        if (preemptions() != before)
+            samples->inferences[samples->count - 1].kind = PREEMPTED;
     }
-    samples->n = n;
-    samples->wall_ns = now_ns() - begin;
+    samples->wall_ns += now_ns() - begin;
+    samples->bursts++;
 }
 
-int64_t status_bytes(const char *field) {
-    FILE *file = fopen("/proc/self/status", "r");
-    char line[256];
-    int64_t found = -1;
-    if (!file)
-        return -1;
-    while (fgets(line, sizeof line, file))
-        if (!strncmp(line, field, strlen(field)) && line[strlen(field)] == ':')
-            found = atoll(line + strlen(field) + 1) * 1024;
-    fclose(file);
-    return found;
-}
-
-int reset_peak(void) {
-    FILE *file = fopen("/proc/self/clear_refs", "w");
-    if (!file)
-        return 0;
-    int written = fputs("5", file) >= 0;
-    return fclose(file) == 0 && written;
+size_t bursts_needed(const Samples *samples, double seconds) {
+    double inference_s = samples->typical_ns / 1e9, done_s = (double)samples->wall_ns / SECOND;
+    double burst_s = fmax(BURSTS_LEAST_S, BURSTS_LEAST * inference_s), burst_n = burst_s / inference_s;
+    double for_time = (seconds - done_s) / burst_s, at_most = (SAMPLING_MOST_TIMES * seconds - done_s) / burst_s;
+    double for_number = fmin((SAMPLING_LEAST - (double)samples->n) / burst_n, at_most);
+    return has_room(samples) ? (size_t)ceil(fmax(0, fmax(for_time, for_number))) : 0;
 }

@@ -1,4 +1,4 @@
-/* The timed loop: warm up until steady, then sample, and tag preempted samples, as in targets/harness/sampling.py. */
+/* The timed loop: warm up until steady, then time bursts, and tag preempted samples, as in targets/harness/sampling.py. */
 #ifndef EDGEDISTILL_TIMING_H
 #define EDGEDISTILL_TIMING_H
 
@@ -6,26 +6,36 @@
 
 #include "requests.h"
 
+enum { WARM_UP, LEAD, CLEAN, PREEMPTED }; /* kinds of inferences; the last two are samples */
+
+/* One inference, as it is written to the file of samples; the round of a warm-up is -1. */
 typedef struct {
-    int64_t *warmup_ns, *latency_ns;
-    unsigned char *preempted;
-    size_t warmup_n, n;
+    int64_t ns;
+    int32_t round, kind;
+} Inference;
+
+typedef struct {
+    Inference *inferences;
+    size_t count, warmup_n, lead_n, n, bursts;
     int steady;
-    int64_t wall_ns;
+    int64_t typical_ns, wall_ns;
 } Samples;
+
+/* The bytes of the buffer for samples. */
+extern const int64_t ROOM_BYTES;
 
 int64_t now_ns(void);
 
-/* Allocate buffers and write them once, so that filling them does not grow the measured process. */
+/* Allocate the buffer and write it once, so that filling it does not grow the measured process. */
 void make_room(Samples *samples);
 
-/* Time inferences for some seconds, within the bounds of constants.h. */
-void take_samples(Samples *samples, Model *model, const Requests *requests, double seconds);
+/* Infer until two windows agree, within the bounds of constants.h. */
+void warm_up(Samples *samples, Model *model, const Requests *requests, double seconds);
 
-/* A field of /proc/self/status in bytes, or -1. */
-int64_t status_bytes(const char *field);
+/* Take one turn: refill the caches, then time inferences for some milliseconds. */
+void take_burst(Samples *samples, Model *model, const Requests *requests, int round);
 
-/* Reset the peak of resident memory; return whether the kernel supports it. */
-int reset_peak(void);
+/* About how many more bursts are needed for some seconds and enough samples; 0 if there are enough. */
+size_t bursts_needed(const Samples *samples, double seconds);
 
 #endif

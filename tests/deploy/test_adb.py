@@ -210,6 +210,20 @@ def test_what_is_missing_is_told(phone, runner, tmp_path, monkeypatch):
         probe(read_kit(ORT), f"adb://{phone.serial}")
     with pytest.raises(DeviceError, match="has no edrun; build it with targets/android/build"):
         probe(read_kit(ORT), f"adb://{phone.serial}?runner={tmp_path}")
+    old = tmp_path / "old"
+    old.mkdir()
+    (old / "libonnxruntime.so").touch()
+    told = {
+        "engine": {"name": "onnxruntime", "version": "1"},
+        "arch": "x",
+        "kernel": "x",
+        "cores": 1,
+        "memory_bytes": 1,
+    }
+    (old / "edrun").write_text(f"#!/bin/sh\necho '{json.dumps(told | {'emulated': None})}'\n")
+    call = HarnessCall(("bench", "job.json"), {}, {"job.json": '{"arms": []}'})
+    with pytest.raises(DeviceError, match="the runner is from another version of edgedistill; build it again"):
+        asyncio.run(run_over_adb(parse_address(url(phone, old)), call, print))
     with pytest.raises(DeviceError, match="'adb devices' lists the connected phones"):
         probe(read_kit(ORT), f"adb://nowhere?runner={runner}")
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -227,6 +241,60 @@ def test_a_model_that_the_engine_refuses_costs_the_others_nothing(phone, runner,
     results = dict(run_bench(bench_job(bad, good, seconds=0.1, passes=()), tmp_path, print))
     assert isinstance(results["fp32"], Measurement)
     assert "not a multiple of a request" in results["bad"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("meminfo", "reason"),
+    [
+        (
+            "MemTotal: 200000 kB\nMemAvailable: 50000 kB\n",
+            r"together they need \d+ MB, and the phone has 51 MB available",
+        ),
+        ("MemTotal: 200000 kB\n", "does not report its available memory"),
+    ],
+)
+def test_models_that_do_not_fit_together_are_measured_alone(phone, runner, models, tmp_path, meminfo, reason):
+    phone.replaced["/proc/meminfo"] = str(tmp_path / "meminfo")
+    (tmp_path / "meminfo").write_text(meminfo)
+    arms = [compiled(models, name, tmp_path / name, url(phone, runner)) for name in ("fp32", "u8-i32")]
+    job = bench_job(*arms, processes=2, passes=())
+    results = dict(run_bench(job, tmp_path, print))
+    for measured in results.values():
+        assert len(measured.processes) == 2
+        assert measured.duet is None
+        assert re.search(reason, measured.reasons["duet"])
+    assert sum("edrun bench" in service for service in phone.services) == 4
+
+
+def on_phone(device):
+    """Return the command lines of the runner's processes on a phone."""
+    lines = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
+    return [line for line in lines if f"{device.root}/".encode() in line and b"\0bench\0" in line]
+
+
+@pytest.mark.slow
+def test_a_cancelled_job_leaves_no_processes_on_the_phone(phone, runner, models, tmp_path):
+    address = url(phone, runner)
+    arms = [compiled(models, name, tmp_path / name, address) for name in ("fp32", "u8-i32")]
+    sends = {arm["entry"]: Path(arm["entry"]) for arm in arms} | {str(ORT): ORT, arms[0]["io"]: models / "io.npz"}
+    texts = {"job.json": json.dumps(bench_job(*arms, seconds=20).to_table())}
+    task = HarnessCall(("bench", "job.json"), sends, texts)
+
+    async def cancel():
+        job = asyncio.create_task(run_over_adb(parse_address(address), task, print))
+        while len(on_phone(phone)) < 3 and not job.done():
+            await asyncio.sleep(0.02)
+        job.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await job
+
+    asyncio.run(cancel())
+    deadline = time.monotonic() + 10
+    while on_phone(phone) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert on_phone(phone) == []
+    assert not list(phone.root.glob("edgedistill/work-*"))
 
 
 @pytest.mark.slow

@@ -183,6 +183,7 @@ class Device(socketserver.ThreadingTCPServer):
     def __init__(self, root: Path, programs: Path, qemu=()):
         super().__init__(("127.0.0.1", 0), Connection)
         self.root, self.qemu, self.connections, self.children, self.services = root, qemu, [], [], []
+        self.replaced = {HOME: str(root)}
         self.environment = {"PATH": f"{programs}:{os.environ['PATH']}"}
         root.mkdir(parents=True, exist_ok=True)
         threading.Thread(target=self.serve_forever, daemon=True).start()
@@ -192,7 +193,10 @@ class Device(socketserver.ThreadingTCPServer):
         return f"127.0.0.1:{self.server_address[1]}"
 
     def here(self, text):
-        return text.replace(HOME, str(self.root))
+        """Return a command or a path with the paths in `replaced` changed to those of this machine."""
+        for path, instead in self.replaced.items():
+            text = text.replace(path, instead)
+        return text
 
     def store(self, path, content, mode):
         path.parent.mkdir(parents=True, exist_ok=True)

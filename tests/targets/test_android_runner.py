@@ -3,15 +3,20 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
+import time
 from pathlib import Path
+from typing import NamedTuple
 
 import metrics
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 
 from tests.support.jobs import TARGETS
+from tests.support.small_onnx import text_model
 from tests.support.tiny_onnx import build, build_pair, record
 
 ENCODINGS = ("s8-f32", "u8-i32", "s8-i32")
@@ -31,22 +36,30 @@ def models(tmp_path_factory):
     return folder
 
 
+class Runner(NamedTuple):
+    """The runner: called with arguments, it returns the exit code and the JSON."""
+
+    program: Path
+    library: Path
+
+    def command(self, verb, *rest):
+        return [str(self.program), verb, "--lib", str(self.library), *map(str, rest)]
+
+    def __call__(self, *arguments, env=None):
+        done = subprocess.run(self.command(*arguments), capture_output=True, text=True, check=False, env=env)
+        return done.returncode, json.loads(done.stdout.rsplit("\n", 2)[-2])
+
+
 @pytest.fixture(scope="module")
 def runner(tmp_path_factory):
-    """The runner for this machine, as a function from arguments to exit code and JSON."""
+    """The runner for this machine."""
     libraries = list((Path(onnxruntime.__file__).parent / "capi").glob("libonnxruntime.so.*"))
     if shutil.which("cc") is None or not libraries:
         pytest.skip("there is no C compiler, or this ONNX Runtime has no library of its own")
     program = tmp_path_factory.mktemp("runner") / "edrun"
     subprocess.run([str(TARGETS / "android" / "build.sh"), str(program)], check=True)
 
-    def run(*arguments, env=None):
-        verb, *rest = map(str, arguments)
-        command = [str(program), verb, "--lib", str(libraries[0]), *rest]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
-        return done.returncode, json.loads(done.stdout.rsplit("\n", 2)[-2])
-
-    return run
+    return Runner(program, libraries[0])
 
 
 def of(models, name):
@@ -126,19 +139,122 @@ def test_the_second_output_lowers_the_agreement_as_the_harness_says(runner, pair
     assert answer["parity"]["max_abs_diff"] == answer["parity"]["outputs"]["logits"]["max_abs_diff"]
 
 
-def test_samples_are_kept(runner, models, tmp_path):
-    code, answer = runner("bench", *of(models, "fp32"), "--seconds", 0.2, "--samples", tmp_path / "raw")
-    assert code == 0, answer
-    latency = np.fromfile(tmp_path / "raw.latency_ns", np.int64)
-    assert len(latency) == answer["n"] >= 50
-    assert len(np.fromfile(tmp_path / "raw.preempted", np.uint8)) == answer["n"]
-    assert len(np.fromfile(tmp_path / "raw.warmup_ns", np.int64)) == answer["warmup_n"] >= 50
-    assert 0 < latency.sum() <= answer["wall_ns"]
+def inferences(path):
+    """Return the round, the kind and the latency of each inference that the runner wrote."""
+    return np.fromfile(path, np.dtype([("ns", "<i8"), ("round", "<i4"), ("kind", "<i4")]))
+
+
+def test_every_inference_of_a_bench_is_kept(runner, models, tmp_path):
+    code, told = runner("bench", *of(models, "fp32"), "--samples", tmp_path / "raw", "--seconds", 0.2)
+    assert code == 0, told
+    (answer,) = told["arms"]
+    found = inferences(tmp_path / "raw")
+    warm_up, lead, clean, preempted = (int((found["kind"] == kind).sum()) for kind in range(4))
+    assert warm_up == answer["warmup_n"] >= 50
+    assert lead == answer["lead_n"] >= answer["bursts"]
+    assert clean + preempted == answer["n"] >= 50
+    assert told["turns"] == [[i, 0] for i in range(answer["bursts"])]
+    assert (found["round"][: answer["warmup_n"]] == -1).all()
+    for number in range(answer["bursts"]):
+        burst = found[found["round"] == number]
+        assert burst["kind"][0] == 1
+        assert (np.diff((burst["kind"] >= 2).astype(int)) >= 0).all()
+    assert 0 < found["ns"][found["kind"] >= 2].sum() <= answer["wall_ns"]
     assert answer["wall_ns"] >= 0.2e9
     assert len(answer["affinity"]) == answer["threads"] == 1
     assert answer["peak_bytes"] is None or answer["peak_bytes"] >= answer["baseline_bytes"] > 0
     assert answer["load_ns"] > 0
     assert answer["first_inference_ns"] > 0
+
+
+def bench(models, tmp_path, *names, **settings):
+    """Return the options of a bench of several models, each with a file for its inferences, and its settings."""
+    files = [part for name in names for part in (*of(models, name), "--samples", tmp_path / f"{name}.raw")]
+    return "bench", *files, *(part for key, value in settings.items() for part in (f"--{key}", value))
+
+
+def test_models_take_turns_in_a_balanced_order_that_the_seed_decides(runner, models, tmp_path):
+    names = ("fp32", "u8-i32", "s8-f32")
+    code, told = runner(*bench(models, tmp_path, *names, seconds=0.06, seed=5))
+    assert code == 0, told
+    bursts = [inferences(tmp_path / f"{name}.raw")["round"] for name in names]
+    assert [len(set(rounds)) - 1 for rounds in bursts] == [answer["bursts"] for answer in told["arms"]]
+    orders = [[arm for number, arm in told["turns"] if number == wanted] for wanted in range(6)]
+    assert all(sorted(order) == [0, 1, 2] for order in orders)
+    assert [order[::-1] for order in orders[::2]] == orders[1::2]
+    same, other = (runner(*bench(models, tmp_path, *names, seconds=0.03, seed=seed))[1]["turns"] for seed in (5, 6))
+    assert same[:9] == told["turns"][:9] != other[:9]
+
+
+@pytest.mark.slow
+def test_a_model_of_long_bursts_takes_part_in_fewer_rounds(runner, models, tmp_path):
+    graph = "(float[1] x) => (float[1] y) { many = Expand(x, shape) s = Sin(many) y = ReduceSum<keepdims=1>(s) }"
+    onnx.save(text_model(graph, shape=np.array([3_000_000])), tmp_path / "long.onnx")
+    np.zeros(1, np.float32).tofile(tmp_path / "one")
+    slow = ("--model", tmp_path / "long.onnx", "--input", tmp_path / "one", "--samples", tmp_path / "long.raw")
+    code, told = runner(*bench(models, tmp_path, "fp32", seconds=0.5), *slow)
+    assert code == 0, told
+    many, few = ([number for number, arm in told["turns"] if arm == i] for i in range(2))
+    assert many == list(range(len(many)))
+    assert few[0] == 0
+    assert all(number % 2 == 0 for number in few)
+    found = inferences(tmp_path / "long.raw")
+    assert all((found["kind"][found["round"] == number] == 1).sum() == 1 for number in few)
+    assert all((found["kind"][found["round"] == number] >= 2).sum() >= 3 for number in few)
+
+
+def test_a_model_that_does_not_load_leaves_the_others(runner, models, tmp_path):
+    code, told = runner("bench", "--model", tmp_path / "no.onnx", *bench(models, tmp_path, "fp32", seconds=0.05)[1:])
+    assert code == 5
+    assert "no.onnx" in told["arms"][0]["error"]
+    assert told["arms"][1]["bursts"] == len(told["turns"])
+
+
+def processes(parent):
+    """Return the ids of the child processes of a process."""
+    return [int(number) for number in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
+
+
+def state(process):
+    """Return the state of a process: "T" is stopped; None if it has ended."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0].replace("Z", "") or None
+    except FileNotFoundError:
+        return None
+
+
+def until(condition, seconds=20):
+    """Wait until a condition holds, and return its value."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if value := condition():
+            return value
+        time.sleep(0.005)
+    raise AssertionError("it did not happen in time")
+
+
+def started(runner, *arguments):
+    """Start the runner, and wait until its models take turns; return it and its two processes."""
+    program = subprocess.Popen(runner.command(*arguments), stdout=subprocess.PIPE, text=True)
+    both = until(lambda: len(found := processes(program.pid)) == 2 and found)
+    until(lambda: state(both[1]) == "T")
+    return program, both
+
+
+def test_a_process_that_is_killed_leaves_the_others(runner, models, tmp_path):
+    program, both = started(runner, *bench(models, tmp_path, "fp32", "u8-i32", seconds=0.4))
+    os.kill(both[1], signal.SIGKILL)
+    told = json.loads(program.communicate()[0].rsplit("\n", 2)[-2])
+    assert program.returncode == 5
+    assert "killed by signal 9, as the system does when memory is short" in told["arms"][1]["error"]
+    assert told["arms"][0]["wall_ns"] >= 0.4e9
+
+
+def test_a_runner_that_is_killed_leaves_no_processes(runner, models, tmp_path):
+    program, both = started(runner, *bench(models, tmp_path, "fp32", "u8-i32", seconds=1))
+    program.kill()
+    program.communicate()
+    until(lambda: not any(map(state, both)))
 
 
 def test_work_says_how_often_and_when(runner, models):
@@ -165,7 +281,10 @@ def test_mistakes_are_explained(runner, models, tmp_path):
         (("check", "--model", models / "fp32.onnx", "--input", tmp_path / "none"), 2, "none: cannot be read"),
         (("check", "--model", tmp_path / "any.onnx", "--input", models / "x"), 5, "'x' has no fixed size"),
         (("check", *of(models, "fp32"), "--expected", tmp_path / "short"), 2, "too few recorded outputs"),
-        (("bench", *of(models, "fp32"), "--threads", 999), 5, "999 threads were requested"),
+        (("bench", "--seconds", 1), 2, "--model is missing"),
+        (("check", *of(models, "fp32"), *of(models, "u8-i32")), 2, "check takes one --model; only bench takes several"),
+        (("bench", "--threads", 1, *of(models, "fp32")), 2, "--threads must follow the --model"),
+        (("bench", *of(models, "fp32"), "--threads", 0), 2, "--threads must be above 0"),
         (("bench", "--wrong", 1), 2, "unknown option '--wrong'"),
         (("other",), 2, "'other' is not a command; the commands are: probe, check, bench, work"),
     ]
@@ -173,6 +292,9 @@ def test_mistakes_are_explained(runner, models, tmp_path):
         found, answer = runner(*arguments)
         assert found == code, answer
         assert text in answer["error"]
+    found, answer = runner("bench", *of(models, "fp32"), "--threads", 999)
+    assert found == 5
+    assert "999 threads were requested" in answer["arms"][0]["error"]
 
 
 def emulated(cpu, *arguments, insn=False):

@@ -106,6 +106,12 @@ def meter(rails: str, files: str, current: str, battery: str) -> Meter | str:
     return Meter(CURRENT, "battery", "battery", "the whole phone, from its battery", 5.0)
 
 
+def available_bytes(meminfo: str) -> int | None:
+    """Return the memory that new processes can have, from /proc/meminfo; None where the kernel does not report it."""
+    found = re.search(r"^MemAvailable:\s*(\d+) kB", meminfo, re.MULTILINE)
+    return int(found[1]) * 1024 if found else None
+
+
 def _load(text: str) -> float | None:
     first = text.split()[:1]
     return float(first[0]) if first and re.fullmatch(r"[\d.]+", first[0]) else None

@@ -1,0 +1,25 @@
+/* This process and its processor: CPUs, memory, emulator. */
+#ifndef EDGEDISTILL_DEVICE_H
+#define EDGEDISTILL_DEVICE_H
+
+#include <stdint.h>
+
+/* Bind this process to as many CPUs as it has threads: the last, which are the fast ones of most phones. */
+void pin(int threads);
+
+/* A field of /proc/self/status in bytes, or -1. */
+int64_t status_bytes(const char *field);
+
+/* Reset the peak of resident memory; return whether the kernel supports it. */
+int reset_peak(void);
+
+/* Print "affinity": [CPUs of this process]. */
+void print_affinity(void);
+
+/* Print , "NAME": BYTES, or null below 0. */
+void print_bytes(const char *name, int64_t bytes);
+
+/* Print the emulator of this processor, or null: QEMU does not emulate the link of the thread, which shows QEMU. */
+void print_emulated(void);
+
+#endif

@@ -1,0 +1,188 @@
+#define _GNU_SOURCE
+#include "turns.h"
+
+#include <ctype.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "worker.h"
+
+/* A measured process, seen from the process that gives the turns. */
+typedef struct {
+    pid_t pid;
+    int rounds;       /* round numbers are written to it */
+    FILE *answers;    /* its stdout */
+    size_t needs;     /* bursts that it still needs */
+    size_t stride;    /* it takes part in each round whose number divides by this */
+    char *result;     /* the JSON of its answer or its error, at its end */
+    int code;
+} Worker;
+
+/* Run a worker in this process, a child: it must not outlive its parent, nor hold the pipes of other workers. */
+static void become(const Arguments *arguments, Worker *workers, size_t i, pid_t parent, int rounds, int answers) {
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (getppid() != parent) /* the parent was killed before the call */
+        _exit(FAILED);
+    for (size_t k = 0; k < i; k++) {
+        close(workers[k].rounds);
+        close(fileno(workers[k].answers));
+    }
+    if (dup2(answers, STDOUT_FILENO) < 0)
+        _exit(FAILED);
+    close(answers);
+    serve_turns(arguments, &arguments->arms[i], rounds);
+    exit(0);
+}
+
+static void fork_worker(const Arguments *arguments, Worker *workers, size_t i) {
+    int rounds[2], answers[2];
+    pid_t parent = getpid();
+    fflush(stdout);
+    if (pipe(rounds) || pipe(answers))
+        fail(FAILED, "no pipe for process %zu", i + 1);
+    pid_t pid = fork();
+    if (pid < 0)
+        fail(FAILED, "process %zu could not be started", i + 1);
+    if (!pid) {
+        close(rounds[1]);
+        close(answers[0]);
+        become(arguments, workers, i, parent, rounds[0], answers[1]);
+    }
+    close(rounds[0]);
+    close(answers[1]);
+    workers[i] = (Worker){.pid = pid, .rounds = rounds[1], .answers = fdopen(answers[0], "r")};
+}
+
+/* Wait for the end of a worker, and keep its answer; without one, keep what ended it. */
+static void end(Worker *worker, const char *answer) {
+    int status = 0;
+    char error[128] = "{\"error\": \"the process ended without an answer\"}";
+    waitpid(worker->pid, &status, 0);
+    if (WIFSIGNALED(status))
+        snprintf(error, sizeof error, "{\"error\": \"the process was killed by signal %d%s\"}", WTERMSIG(status),
+                 WTERMSIG(status) == SIGKILL ? ", as the system does when memory is short" : "");
+    worker->code = answer && WIFEXITED(status) ? WEXITSTATUS(status) : FAILED;
+    worker->result = strdup(answer ? answer : error);
+    worker->needs = 0;
+    close(worker->rounds);
+    fclose(worker->answers);
+}
+
+/* Wait until a worker reports the bursts that it needs, or ends. */
+static void listen(Worker *worker) {
+    char *line = NULL;
+    size_t room = 0;
+    while (getline(&line, &room, worker->answers) > 0 && !isdigit((unsigned char)*line) && *line != '{')
+        continue; /* what an engine prints */
+    if (line && isdigit((unsigned char)*line)) {
+        worker->needs = strtoul(line, NULL, 10);
+    } else {
+        int answered = line && *line == '{';
+        if (answered)
+            line[strcspn(line, "\n")] = 0;
+        end(worker, answered ? line : NULL);
+    }
+    free(line);
+}
+
+/* Give a worker a round, or LAST_ROUND, and wait for its answer. Between rounds it is stopped: the threads of an engine keep
+ * a CPU busy for some time after a run. */
+static void give(Worker *worker, int32_t round) {
+    kill(worker->pid, SIGCONT);
+    if (write(worker->rounds, &round, sizeof round) < 0)
+        perror("edrun");
+    listen(worker);
+    if (!worker->result)
+        kill(worker->pid, SIGSTOP);
+}
+
+static uint64_t next_random(uint64_t *state) { /* splitmix64 */
+    uint64_t z = *state += UINT64_C(0x9E3779B97F4A7C15);
+    z = (z ^ z >> 30) * UINT64_C(0xBF58476D1CE4E5B9);
+    z = (z ^ z >> 27) * UINT64_C(0x94D049BB133111EB);
+    return z ^ z >> 31;
+}
+
+static void swap(size_t *a, size_t *b) {
+    size_t kept = *a;
+    *a = *b;
+    *b = kept;
+}
+
+/* Shuffle the order for an even round, and reverse it for an odd one. */
+static void change_order(size_t *order, size_t n, int32_t round, uint64_t *random) {
+    if (round % 2)
+        for (size_t i = 0; i < n / 2; i++)
+            swap(&order[i], &order[n - 1 - i]);
+    else
+        for (size_t i = n; i > 1; i--)
+            swap(&order[i - 1], &order[next_random(random) % i]);
+}
+
+/* Give a model with few long bursts every second, fourth, eighth... round, so that models with long bursts share rounds. */
+static void set_strides(Worker *workers, size_t n) {
+    size_t most = 0;
+    for (size_t i = 0; i < n; i++)
+        most = workers[i].needs > most ? workers[i].needs : most;
+    for (size_t i = 0; i < n; i++)
+        for (workers[i].stride = 1; workers[i].needs && 2 * workers[i].stride * workers[i].needs <= most;)
+            workers[i].stride *= 2;
+}
+
+static int anyone_needs_more(const Worker *workers, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        if (workers[i].needs)
+            return 1;
+    return 0;
+}
+
+/* Give turns until every worker has enough, and print each turn as [round, worker]. */
+static void give_turns(Worker *workers, size_t n, uint64_t seed) {
+    size_t order[MAX_ARMS];
+    const char *comma = "";
+    for (size_t i = 0; i < n; i++)
+        order[i] = i;
+    printf("\n{\"turns\": [");
+    for (int32_t round = 0; anyone_needs_more(workers, n); round++) {
+        change_order(order, n, round, &seed);
+        for (size_t i = 0; i < n; i++) {
+            Worker *worker = &workers[order[i]];
+            if (!worker->needs || round % worker->stride)
+                continue;
+            give(worker, round);
+            printf("%s[%d, %zu]", comma, (int)round, order[i]);
+            comma = ", ";
+        }
+    }
+    printf("], ");
+}
+
+int measure_in_turns(const Arguments *arguments) {
+    Worker workers[MAX_ARMS];
+    size_t n = arguments->n_arms;
+    int code = 0;
+    if (!n)
+        fail(USAGE, "--model is missing");
+    signal(SIGPIPE, SIG_IGN); /* a worker that was killed is noticed when its answer is missing */
+    for (size_t i = 0; i < n; i++) {
+        fork_worker(arguments, workers, i);
+        listen(&workers[i]);
+        if (!workers[i].result)
+            kill(workers[i].pid, SIGSTOP);
+    }
+    set_strides(workers, n);
+    give_turns(workers, n, arguments->seed);
+    for (size_t i = 0; i < n; i++) {
+        if (!workers[i].result)
+            give(&workers[i], LAST_ROUND);
+        printf("%s%s", i ? ", " : "\"arms\": [", workers[i].result);
+        code = workers[i].code > code ? workers[i].code : code;
+    }
+    printf("]}\n");
+    return code;
+}
