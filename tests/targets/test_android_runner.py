@@ -331,3 +331,14 @@ def test_instructions_are_counted_and_the_same_each_time(models):
     assert once["dot"] == again["dot"] > 0
     assert once["all"] == pytest.approx(again["all"], rel=0.02)
     assert each("cortex-a53")["dot"] == 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not QEMU, reason="EDGEDISTILL_ARM64 names no emulated device; make one: benchmarks/arm64/prepare.sh"
+)
+def test_models_take_turns_on_an_emulated_arm64(models, tmp_path):
+    told, _ = emulated("cortex-a76", *bench(models, tmp_path, "fp32", "u8-i32", seconds=0.03))
+    assert sorted(told["turns"][:2]) == [[0, 0], [0, 1]]
+    for name, answer in zip(("fp32", "u8-i32"), told["arms"], strict=True):
+        assert (inferences(tmp_path / f"{name}.raw")["kind"] >= 2).sum() == answer["n"] >= 9
