@@ -59,13 +59,15 @@ static void fork_worker(const Arguments *arguments, Worker *workers, size_t i) {
 }
 
 /* Wait for the end of a worker, and keep its answer; without one, keep what ended it. */
-static void end(Worker *worker, const char *answer) {
+static void end(Worker *worker, char *answer) {
     int status = 0;
     char error[128] = "{\"error\": \"the process ended without an answer\"}";
     waitpid(worker->pid, &status, 0);
     if (WIFSIGNALED(status))
         snprintf(error, sizeof error, "{\"error\": \"the process was killed by signal %d%s\"}", WTERMSIG(status),
                  WTERMSIG(status) == SIGKILL ? ", as the system does when memory is short" : "");
+    if (answer)
+        answer[strcspn(answer, "\n")] = 0;
     worker->code = answer && WIFEXITED(status) ? WEXITSTATUS(status) : FAILED;
     worker->result = strdup(answer ? answer : error);
     worker->needs = 0;
@@ -73,20 +75,18 @@ static void end(Worker *worker, const char *answer) {
     fclose(worker->answers);
 }
 
-/* Wait until a worker reports the bursts that it needs, or ends. */
+/* Wait until a worker reports the bursts that it needs, or ends; skip what an engine prints. */
 static void listen(Worker *worker) {
     char *line = NULL;
     size_t room = 0;
-    while (getline(&line, &room, worker->answers) > 0 && !isdigit((unsigned char)*line) && *line != '{')
-        continue; /* what an engine prints */
-    if (line && isdigit((unsigned char)*line)) {
+    ssize_t length;
+    do
+        length = getline(&line, &room, worker->answers);
+    while (length > 0 && !isdigit((unsigned char)*line) && *line != '{');
+    if (length > 0 && *line != '{')
         worker->needs = strtoul(line, NULL, 10);
-    } else {
-        int answered = line && *line == '{';
-        if (answered)
-            line[strcspn(line, "\n")] = 0;
-        end(worker, answered ? line : NULL);
-    }
+    else
+        end(worker, length > 0 ? line : NULL);
     free(line);
 }
 
@@ -94,9 +94,10 @@ static void listen(Worker *worker) {
  * a CPU busy for some time after a run. */
 static void give(Worker *worker, int32_t round) {
     kill(worker->pid, SIGCONT);
-    if (write(worker->rounds, &round, sizeof round) < 0)
-        perror("edrun");
-    listen(worker);
+    if (write(worker->rounds, &round, sizeof round) == (ssize_t)sizeof round)
+        listen(worker);
+    else
+        end(worker, NULL);
     if (!worker->result)
         kill(worker->pid, SIGSTOP);
 }
@@ -168,7 +169,7 @@ int measure_in_turns(const Arguments *arguments) {
     int code = 0;
     if (!n)
         fail(USAGE, "--model is missing");
-    signal(SIGPIPE, SIG_IGN); /* a worker that was killed is noticed when its answer is missing */
+    signal(SIGPIPE, SIG_IGN); /* writing to a worker that was killed then fails */
     for (size_t i = 0; i < n; i++) {
         fork_worker(arguments, workers, i);
         listen(&workers[i]);

@@ -131,13 +131,15 @@ class Session:
         except LinkError:
             raise
         except DeviceError as error:
-            answers = [{"error": str(error)}] * len(arms)
+            for arm in arms:
+                arm.error = str(error)
+            return
         for arm, answer in zip(arms, answers, strict=True):
             await _attempt(arm, partial(self._keep_process, answer))
 
     async def _keep_process(self, answer: dict[str, Any], arm: PhoneArm) -> None:
         if "error" in answer:
-            raise DeviceError(answer["error"])
+            raise DeviceError(f"{self.ready.phone.address.text}: edrun bench: {answer['error']}")
         number = len(arm.processes)
         await self.ready.phone.pull(f"{arm.there}/process-{number}", arm.folder / f"process-{number}")
         arm.processes.append(answer)
