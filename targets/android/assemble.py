@@ -18,7 +18,6 @@ import job
 import loading
 import numpy as np
 import results
-import stats
 from extra import Extra
 from job import Arm
 from kit import EngineError, load_engine
@@ -90,8 +89,8 @@ def _process(answer: Dict[str, Any], path: Path) -> results.ProcessResult:
     samples = inferences[inferences["kind"] >= CLEAN]
     fields = {key: value for key, value in answer.items() if key != "n"}
     fields.update(dict.fromkeys(NOT_READ))
-    timed = stats.Samples(samples["ns"], samples["kind"] == PREEMPTED)
-    return results.ProcessResult(fields, timed, inferences["ns"][inferences["kind"] == WARM_UP], None)
+    warm_up = inferences["ns"][inferences["kind"] == WARM_UP]
+    return results.ProcessResult.without_bursts(fields, samples["ns"], samples["kind"] == PREEMPTED, warm_up)
 
 
 def _extra(spec: Dict[str, Any], table: Dict[str, Any]) -> Extra:

@@ -1,20 +1,20 @@
-"""The bench: check every arm, then time it in fresh processes that alternate with those of the other arms."""
+"""The bench: check every arm, then time all arms in sets of fresh processes that take turns, and run the other passes."""
 
 from __future__ import annotations
 
 import contextlib
-import random
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Tuple, Union
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple, Union
 
+import duet
 import environment
 import facts
 import passes
 import results
 from check import Criteria
-from child import run_worker
+from child import Member, run_worker
 from constants import CHECK
 from energy import NoSourceError
 from extra import Extra
@@ -39,10 +39,9 @@ def run(job: Job) -> List[Dict[str, Any]]:
             trial.attempt(trial.check)
         nulls = measure_null_models(trials) if "null_model" in job.passes else {}
         before = environment.snapshot()
-        for turn in range(job.processes):
-            order = random.Random(f"{job.seed}/{turn}")  # noqa: S311 - a random order, not a secret
-            for trial in order.sample(trials, len(trials)):
-                trial.attempt(trial.time_one_process)
+        for group in duet.groups(trials):
+            for number in range(job.processes):
+                duet.run_set(group, number)
         surroundings = {"before": before, "after": environment.snapshot(), "drivers": environment.drivers()}
         for trial in trials:
             trial.set_shared(
@@ -96,6 +95,11 @@ class Trial:
         self.extra = Extra()
         self.processes: List[results.ProcessResult] = []
         self.result: Dict[str, Any] = {}
+        self.group: Optional[duet.Group] = None
+        self.member: Optional[Member] = None
+        self.bursts, self.cpu_s = 0, 0.0
+        self.cpus: List[int] = []
+        self._answer: Dict[str, Any] = {}
         scratch.mkdir()
 
     @property
@@ -122,18 +126,74 @@ class Trial:
         accuracy = self.checked["accuracy"]
         self._say("check" + (f" {accuracy['metric']} {accuracy['value']:.4f}" if accuracy else " done"))
 
-    def time_one_process(self) -> None:
-        """Time inferences in one fresh process."""
-        number = len(self.processes) + 1
-        # Twice the number of the check's fastest inferences that fit: a full buffer would end the pass early.
-        capacity = 1000 + int(2e9 * self.job.seconds / self.checked["fastest_ns"])
-        spec = dict(self.spec(f"process-{number}.npz", "head.npz"), task="latency")
-        spec.update(seconds=self.job.seconds, capacity=min(MAX_SAMPLES, capacity))
-        answer = run_worker(spec, self.scratch, passes.START_S + 40 * self.job.seconds)
-        self.processes.append(results.ProcessResult.read(answer, Path(spec["arrays"])))
+    def start(self) -> None:
+        """Start the process of the next set, and wait until it is ready for its first burst."""
+        # More than the check's fastest inferences that fit, with the first ones of bursts: a full buffer would end a burst.
+        capacity = 1000 + int(3e9 * self.job.seconds / self.checked["fastest_ns"])
+        spec = dict(self.spec(f"process-{len(self.processes) + 1}.npz", "head.npz"), task="latency")
+        spec.update(seconds=self.job.seconds, capacity=min(MAX_SAMPLES, capacity), caches=self.job.caches)
+        self.member = Member(spec, self.scratch)
+        ready = self.member.ready(self._limit_s)
+        self.bursts, self.cpus = ready["bursts"] or 0, ready["affinity"]
+        if ready["bursts"] is None:
+            self.extra.reasons["duet"] = duet.PROGRAM
+
+    def burst(self, turn: int) -> None:
+        """Let the process infer for one burst, unless it failed."""
+        self.attempt(lambda: self._running.burst(turn, self._limit_s))
+
+    def run_alone(self) -> None:
+        """Let an engine that is a separate program run once, after the turns of the others."""
+        if not self.bursts:
+            self._running.burst(0, self._limit_s)
+
+    def finish(self) -> None:
+        """Let the process write its samples and end."""
+        self._answer = self._running.finish(self._limit_s)
+        self.cpu_s = self._answer.pop("cpu_s")
+
+    def keep_process(self, disturbed: Dict[str, Optional[float]]) -> None:
+        """Keep the samples of the set's process, with what disturbed the set."""
+        path = self.scratch / f"process-{len(self.processes) + 1}.npz"
+        self.processes.append(results.ProcessResult.read(dict(self._answer, **disturbed), path))
+
+    def keep_set(self) -> None:
+        """Write the measurement so far, when all arms have the samples of the set."""
+        number = len(self.processes)
         self._keep(self.job.out / "partial", {"processes": f"{number} of {self.job.processes} processes were measured"})
         p50_ms = self.processes[-1].p50_ns / 1e6
         self._say(f"process {number}/{self.job.processes} p50 {p50_ms:.3f} ms")
+
+    def stop(self) -> None:
+        """Kill the process if it still runs."""
+        if self.member is not None:
+            self.member.stop()
+            self.member = None
+
+    @property
+    def _running(self) -> Member:
+        assert self.member is not None
+        return self.member
+
+    @property
+    def _limit_s(self) -> float:
+        return passes.START_S + 40 * self.job.seconds
+
+    def _duet(self) -> Optional[Dict[str, Any]]:
+        """Return the ratios to the other arms of the group; None for an engine that takes no turns."""
+        if self.group is None or "duet" in self.extra.reasons:
+            return None
+        sound = [
+            trial for trial in self.group.trials if "error" not in trial.result and "duet" not in trial.extra.reasons
+        ]
+        return {
+            "id": self.group.id,
+            "arm": self.arm.name,
+            "caches": self.job.caches,
+            "ratios": {
+                other.arm.name: results.ratios(self.processes, other.processes) for other in sound if other is not self
+            },
+        }
 
     def set_shared(self, surroundings: Dict[str, Any], null_bytes: "Union[int, str]") -> None:
         """Store the device's state and the null model's memory, which the arms of a job share."""
@@ -181,6 +241,7 @@ class Trial:
 
     def _keep(self, folder: Path, reasons: Dict[str, str]) -> Dict[str, Any]:
         """Write and return the measurement of the processes so far, so that an interrupted job has a result."""
+        self.extra.duet = self._duet()
         measurement = results.measurement(self.arm, self.checked, self.processes, self.extra)
         measurement["reasons"].update(reasons)
         arrays = results.raw_samples(self.scratch / "check.npz", self.processes)

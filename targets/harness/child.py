@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
-from typing import Any, BinaryIO, Callable, Dict, NamedTuple, Optional
+from typing import Any, BinaryIO, Callable, Dict, NamedTuple, Optional, cast
 
 import process
 from kit import EngineError
+from turns import MARK
 
 ENTRY = ""  # the folder or zip that Python was started with; set by __main__
 
@@ -29,13 +32,9 @@ def run_worker(spec: Dict[str, Any], scratch: Path, timeout_s: float, watch: Opt
 
     Raises EngineError with the worker's error message, or the name of the signal that killed it.
     """
-    path = scratch / "spec.json"
-    path.write_text(json.dumps(spec), encoding="utf-8")
     # Files, not pipes: a full pipe would block the worker, and a thread that empties it would take its CPU time.
     with open(scratch / "stdout", "wb+") as out, open(scratch / "stderr", "wb+") as err:
-        command = [sys.executable, ENTRY, "worker", str(path)]
-        environment = dict(os.environ, **{process.PARENT: str(os.getpid())})
-        worker = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=environment)
+        worker = _start(spec, scratch, stdin=subprocess.DEVNULL, stdout=out, stderr=err)
         expired = threading.Event()
         timer = threading.Timer(timeout_s, _expire, [worker, expired])
         try:
@@ -48,6 +47,75 @@ def run_worker(spec: Dict[str, Any], scratch: Path, timeout_s: float, watch: Opt
         if expired.is_set():
             raise EngineError(f"{spec['kit']}: the process gave no answer within {timeout_s:.0f} s and was killed")
         return _answer(spec["kit"], code, _text(out), _text(err))
+
+
+def _start(spec: Dict[str, Any], scratch: Path, **streams: Any) -> "subprocess.Popen[bytes]":
+    path = scratch / "spec.json"
+    path.write_text(json.dumps(spec), encoding="utf-8")
+    environment = dict(os.environ, **{process.PARENT: str(os.getpid())})
+    return subprocess.Popen([sys.executable, ENTRY, "worker", str(path)], env=environment, **streams)
+
+
+class Member:
+    """A worker that takes turns with others; each method raises EngineError if the worker failed or took too long."""
+
+    def __init__(self, spec: Dict[str, Any], scratch: Path) -> None:
+        self._kit = spec["kit"]
+        self._err = open(scratch / "stderr", "wb+")  # noqa: SIM115 - closed by stop
+        self._worker = _start(spec, scratch, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._err)
+        self._due = float("inf")
+        self._expired, self._stopped = False, threading.Event()
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def ready(self, timeout_s: float) -> Dict[str, Any]:
+        """Wait until the worker has loaded its model and is warm; return what it says of itself."""
+        return self._receive(timeout_s)
+
+    def burst(self, number: int, timeout_s: float) -> None:
+        """Let the worker infer for one burst."""
+        self._send(str(number))
+        self._receive(timeout_s)
+
+    def finish(self, timeout_s: float) -> Dict[str, Any]:
+        """Let the worker write its samples and end; return its answer."""
+        self._send("end")
+        return self._receive(timeout_s)
+
+    def stop(self) -> None:
+        """Kill the worker if it still runs."""
+        self._stopped.set()
+        self._worker.kill()
+        self._worker.wait()
+        for stream in (self._worker.stdin, self._worker.stdout, self._err):
+            with contextlib.suppress(OSError):  # what a killed worker did not read cannot be written
+                cast("BinaryIO", stream).close()
+
+    def _send(self, line: str) -> None:
+        stdin = cast("BinaryIO", self._worker.stdin)
+        with contextlib.suppress(OSError):  # the worker has ended, which the next message says
+            stdin.write(f"{line}\n".encode())
+            stdin.flush()
+
+    def _receive(self, timeout_s: float) -> Dict[str, Any]:
+        self._due, said = time.monotonic() + timeout_s, ""
+        for line in cast("BinaryIO", self._worker.stdout):
+            text = line.decode("utf-8", "replace")
+            if text.startswith(MARK):
+                self._due = float("inf")
+                message: Dict[str, Any] = json.loads(text[len(MARK) :])
+                return message
+            said += text
+        code = self._worker.wait()
+        if self._expired:
+            raise EngineError(f"{self._kit}: the process gave no answer within {timeout_s:.0f} s and was killed")
+        _answer(self._kit, code, said.strip(), _text(self._err))
+        raise EngineError(f"{self._kit}: the process ended before its turn")
+
+    def _watch(self) -> None:
+        while not self._stopped.wait(1.0):
+            if time.monotonic() > self._due:
+                self._expired = True
+                self._worker.kill()
 
 
 def _expire(worker: "subprocess.Popen[bytes]", expired: threading.Event) -> None:

@@ -31,7 +31,10 @@ class WarmUp(NamedTuple):
 
 
 class Sampling(NamedTuple):
-    """The requested seconds and at least `least` inferences are timed, for at most `most_times` the requested seconds."""
+    """The requested seconds and at least `least` samples are timed, for at most `most_times` the requested seconds.
+
+    368 samples are the fewest that bound a 99th percentile with 95 % confidence.
+    """
 
     least: int
     most_times: float

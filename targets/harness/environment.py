@@ -74,6 +74,19 @@ def drivers(root: Path = ROOT) -> Dict[str, str]:
     return found
 
 
+def largest_cache_bytes(root: Path = ROOT) -> int:
+    """Return the size of the largest cache of the first CPU; 0 where the system does not report it."""
+    sizes = [_text(file) or "" for file in (root / "sys/devices/system/cpu/cpu0/cache").glob("index*/size")]
+    units = {"K": 1 << 10, "M": 1 << 20}
+    return max((int(size[:-1]) * units[size[-1]] for size in sizes if re.fullmatch(r"\d+[KM]", size)), default=0)
+
+
+def available_bytes(root: Path = ROOT) -> Optional[int]:
+    """Return the memory that new processes can take without swapping; None where the system does not report it."""
+    found = re.search(r"^MemAvailable:\s*(\d+) kB", _text(root / "proc/meminfo") or "", re.MULTILINE)
+    return int(found.group(1)) << 10 if found else None
+
+
 def governors(root: Path) -> Dict[str, int]:
     """Return the number of CPUs per frequency governor."""
     counts: Dict[str, int] = {}

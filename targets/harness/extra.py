@@ -20,6 +20,7 @@ class Extra:
         self.layers: Optional[Dict[str, Any]] = None
         self.energy: Optional[Dict[str, Any]] = None
         self.soak: Optional[Dict[str, Any]] = None
+        self.duet: Optional[Dict[str, Any]] = None
         self.arrays: Dict[str, np.ndarray] = {}
         self.reasons: Dict[str, str] = {"energy_uj": "not measured: the energy pass did not run"}
 
@@ -36,6 +37,7 @@ class Extra:
             "layers": self.layers,
             "soak": self.soak,
             "environment": self.environment,
+            "duet": self.duet,
         }
 
 

@@ -9,6 +9,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 from metrics import METRICS
 
 SCHEMA = "edgedistill.job/1"
+CACHES = ("warm", "cold")
 PASSES = ("null_model", "throughput", "layers", "energy")
 
 
@@ -50,7 +51,7 @@ OPTIONAL: Dict[str, Any] = {"reasons": {}, "watts": None, "output": None, "thres
 class Job(NamedTuple):
     """The arms to measure and the settings: `processes` fresh processes per arm, `seconds` of steady inference in each.
 
-    The other keys are optional. `soak_seconds` of sustained inference follow, if above 0; `meter` is a CSV file that an external
+    The other keys are optional. `caches` is "warm", or "cold" to write over the CPU's caches before each inference. `soak_seconds` of sustained inference follow, if above 0; `meter` is a CSV file that an external
     meter writes meanwhile; `passes` are those beside latency: memory of a null model, throughput, layers, energy.
     If `requests` is set, only that number of the recorded requests is checked.
     """
@@ -64,6 +65,7 @@ class Job(NamedTuple):
     meter: Optional[Path] = None
     passes: Tuple[str, ...] = PASSES
     requests: Optional[int] = None
+    caches: str = "warm"
 
 
 def read_job(path: Path) -> Job:
@@ -95,11 +97,14 @@ def _job(table: Dict[str, Any], folder: Path) -> Job:
         meter=folder / table["meter"] if table.get("meter") else None,
         passes=tuple(table.get("passes", PASSES)),
         requests=table.get("requests"),
+        caches=table.get("caches", "warm"),
     )
     if job.processes < 1 or not job.seconds > 0:
         raise ValueError(f"processes = {job.processes} and seconds = {job.seconds:g}; both must be above 0")
     if job.requests is not None and not (isinstance(job.requests, int) and job.requests > 0):
         raise ValueError(f"requests = {job.requests}; it must be a whole number above 0")
+    if job.caches not in CACHES:
+        raise ValueError(f"caches = {job.caches!r}; it must be one of: {', '.join(CACHES)}")
     unknown = set(job.passes) - set(PASSES)
     if unknown:
         raise ValueError(f"unknown pass '{min(unknown)}'; the passes are: {', '.join(PASSES)}")

@@ -10,7 +10,7 @@ import energy_pass
 import null_model
 import numpy as np
 import soak
-from child import run_worker
+from child import Member, run_worker
 from constants import ENERGY, SOAK
 from job import Job
 from kit import EngineError
@@ -27,23 +27,40 @@ def null_increment_bytes(spec: Spec, scratch: Path) -> int:
     spec = dict(spec, precision=null_model.PRECISION, head=str(scratch / "null-head.npz"), entry=str(folder))
     made = run_worker(dict(spec, task="null"), scratch, START_S)
     timed = dict(
-        spec, task="latency", entry=made["entry"], arrays=str(scratch / "null.npz"), seconds=0.2, capacity=20_000
+        spec,
+        task="latency",
+        entry=made["entry"],
+        arrays=str(scratch / "null.npz"),
+        seconds=0.2,
+        capacity=20_000,
+        caches="warm",
     )
-    answer = run_worker(timed, scratch, START_S)
+    answer = _alone(timed, scratch)
     if answer["peak_bytes"] is None:
         raise EngineError(f"{spec['kit']}: peak memory cannot be reset on this device")
     return int(answer["peak_bytes"] - answer["baseline_bytes"])
 
 
+def _alone(spec: Spec, scratch: Path) -> Dict[str, Any]:
+    """Return the answer of a latency worker that takes no turns with others."""
+    member = Member(spec, scratch)
+    try:
+        for number in range(member.ready(START_S)["bursts"] or 1):
+            member.burst(number, START_S)
+        return member.finish(START_S)
+    finally:
+        member.stop()
+
+
 def throughput(spec: Spec, scratch: Path, seconds: float) -> Dict[str, Any]:
-    """Return throughput by concurrency, each over windows of a quarter of `seconds`, at most one second."""
-    window = min(1.0, seconds / 4)
+    """Return throughput by concurrency, each over windows of `seconds`, at most one second."""
+    window = min(1.0, seconds)
     return run_worker(dict(spec, task="throughput", window=window), scratch, 4 * START_S)
 
 
 def layers(spec: Spec, scratch: Path, seconds: float) -> Dict[str, Any]:
     """Return the time of each layer, from a process with the engine's profiler on."""
-    return run_worker(dict(spec, task="layers", window=min(1.0, seconds / 4)), scratch, 4 * START_S)
+    return run_worker(dict(spec, task="layers", window=min(1.0, seconds)), scratch, 4 * START_S)
 
 
 def metered(spec: Spec, scratch: Path, job: Job, runs_on: str) -> Dict[str, Any]:

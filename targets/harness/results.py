@@ -1,4 +1,4 @@
-"""Build a measurement, schema edgedistill.measurement/1, from raw samples, and write its files."""
+"""Build a measurement, schema edgedistill.measurement/2, from raw samples, and write its files."""
 
 from __future__ import annotations
 
@@ -15,24 +15,39 @@ import stats
 from extra import Extra
 from job import Arm
 
-SCHEMA = "edgedistill.measurement/1"
+SCHEMA = "edgedistill.measurement/2"
 
 
 class ProcessResult(NamedTuple):
-    """The answer of one timed process and its samples; `engine` has latencies by the engine's own clock, if it has one."""
+    """The answer of one timed process and its samples; `engine` has latencies by the engine's own clock, if it has one.
+
+    `lead` has the first inferences of the bursts, which are no samples.
+    """
 
     answer: Dict[str, Any]
     samples: stats.Samples
     warmup_ns: np.ndarray
     engine: Optional[stats.Samples]
+    lead: stats.Samples
 
     @classmethod
     def read(cls, answer: Dict[str, Any], path: Path) -> "ProcessResult":
         """Read the arrays that a process wrote."""
         with np.load(path, allow_pickle=False) as arrays:
-            preempted = arrays["preempted"]
-            engine = stats.Samples(arrays["engine_ns"], preempted) if "engine_ns" in arrays.files else None
-            return cls(answer, stats.Samples(arrays["latency_ns"], preempted), arrays["warmup_ns"], engine)
+            preempted, burst = arrays["preempted"], arrays["burst"][: None if answer["bursts"] else 0]
+            samples = stats.Samples(arrays["latency_ns"], preempted, burst)
+            engine = stats.Samples(arrays["engine_ns"], preempted, burst) if "engine_ns" in arrays.files else None
+            lead = stats.Samples(arrays["lead_ns"], np.zeros(len(arrays["lead_ns"]), dtype=bool), arrays["lead_burst"])
+            return cls(answer, samples, arrays["warmup_ns"], engine, lead)
+
+    @classmethod
+    def without_bursts(
+        cls, answer: Dict[str, Any], latency_ns: np.ndarray, preempted: np.ndarray, warmup_ns: np.ndarray
+    ) -> "ProcessResult":
+        """Return the samples of a process that took no turns."""
+        none = np.zeros(0, dtype=np.int64)
+        samples = stats.Samples(latency_ns, preempted, none)
+        return cls(answer, samples, warmup_ns, None, stats.Samples(none, none.astype(bool), none))
 
     @property
     def p50_ns(self) -> float:
@@ -55,6 +70,11 @@ class ProcessResult(NamedTuple):
             ci95_ns=intervals,
             drift=stats.drift(self.samples),
         )
+
+
+def ratios(processes: List[ProcessResult], others: List[ProcessResult]) -> List[Optional[float]]:
+    """Return the latency of an arm over that of another one in each set; None where the two share no round."""
+    return [stats.ratio(one.samples, other.samples) for one, other in zip(processes, others)]
 
 
 def measurement(arm: Arm, checked: Dict[str, Any], processes: List[ProcessResult], more: Extra) -> Dict[str, Any]:
@@ -113,6 +133,11 @@ def raw_samples(check: Path, processes: List[ProcessResult]) -> Dict[str, np.nda
     engine = [process.engine.latency_ns for process in processes if process.engine is not None]
     if engine:
         arrays["engine_ns"] = np.concatenate(engine)
+    arrays["burst"] = np.concatenate([process.samples.burst for process in processes])
+    leads = [process.lead for process in processes]
+    arrays["lead_ns"] = np.concatenate([lead.latency_ns for lead in leads])
+    arrays["lead_burst"] = np.concatenate([lead.burst for lead in leads])
+    arrays["lead_process"] = np.repeat(np.arange(len(leads)), [len(lead.latency_ns) for lead in leads])
     arrays["warmup_ns"] = np.concatenate(warm_ups)
     arrays["warmup_process"] = np.repeat(np.arange(len(processes)), [len(samples) for samples in warm_ups])
     return arrays

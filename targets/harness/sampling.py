@@ -1,41 +1,60 @@
-"""The timed loop: warm up until steady, then sample, and tag samples that other work preempted."""
+"""The timed loop: warm up until steady, then sample in bursts, and tag samples that other work preempted."""
 
 from __future__ import annotations
 
 import gc
+import math
 import time
 from array import array
-from typing import Any, Dict, List, NamedTuple, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple
 
+import environment
 import numpy as np
-from constants import SAMPLING, WARM_UP
+from constants import BURSTS, SAMPLING, WARM_UP
 from kit import EngineClock, EngineError, OwnProgram, Session
 from process import preemptions
+
+LEAST_CLEARED = 1 << 26
+"""Bytes to write over where the size of the caches is not known."""
 
 
 class Buffers(NamedTuple):
     """Buffers for samples, written once in advance so that filling them does not grow the measured process.
 
-    `engine_ns` has latencies by the engine's own clock, and stays unused if the engine has no clock.
+    `engine_ns` has latencies by the engine's own clock, and stays unused if the engine has no clock. `lead` marks the first
+    inferences of a burst, which are no samples, and `burst` has the number of the round.
     """
 
     latency_ns: "array[int]"
     engine_ns: "array[int]"
     preempted: bytearray
+    lead: bytearray
+    burst: "array[int]"
 
     @classmethod
     def of(cls, capacity: int) -> "Buffers":
-        """Allocate buffers for `capacity` samples."""
-        return cls(array("q", [1]) * capacity, array("q", [1]) * capacity, bytearray(b"\1") * capacity)
+        """Allocate buffers for `capacity` inferences."""
+        numbers, flags = array("q", [1]), bytearray(b"\1")
+        return cls(
+            numbers * capacity, numbers * capacity, flags * capacity, flags * capacity, array("i", [1]) * capacity
+        )
 
     def arrays(self, count: int, *, with_engine: bool) -> Dict[str, np.ndarray]:
-        """Return the first `count` samples as arrays (N,)."""
+        """Return the first `count` inferences as arrays (N,): the samples, and under "lead_..." those that are none."""
+        lead = np.frombuffer(self.lead, dtype=np.uint8)[:count].astype(bool)
+        latency, burst = (
+            np.frombuffer(self.latency_ns, dtype=np.int64)[:count],
+            np.frombuffer(self.burst, dtype=np.int32),
+        )
         found = {
-            "latency_ns": np.frombuffer(self.latency_ns, dtype=np.int64)[:count],
-            "preempted": np.frombuffer(self.preempted, dtype=np.uint8)[:count].astype(bool),
+            "latency_ns": latency[~lead],
+            "preempted": np.frombuffer(self.preempted, dtype=np.uint8)[:count][~lead].astype(bool),
+            "burst": burst[:count][~lead],
+            "lead_ns": latency[lead],
+            "lead_burst": burst[:count][lead],
         }
         if with_engine:
-            found["engine_ns"] = np.frombuffer(self.engine_ns, dtype=np.int64)[:count]
+            found["engine_ns"] = np.frombuffer(self.engine_ns, dtype=np.int64)[:count][~lead]
         return found
 
 
@@ -75,43 +94,88 @@ def _steady(latencies: List[int]) -> bool:
     return abs(last - before) <= WARM_UP.agreement * before
 
 
-def sample(session: Session, requests: List[Dict[str, Any]], seconds: float, room: Buffers) -> Tuple[int, int]:
-    """Fill `room` for `seconds`, within the bounds of constants.Sampling; return the count and the wall time in ns."""
-    if isinstance(session, OwnProgram):
-        return _sample_by_itself(session, seconds, room)
-    set_inputs, infer, clock, capacity = session.set, session.infer, time.perf_counter_ns, len(room.latency_ns)
-    engine_ns = session.engine_ns if isinstance(session, EngineClock) else None
-    shortest, longest = int(seconds * 1e9), int(seconds * SAMPLING.most_times * 1e9)
-    n = 0
-    gc.collect()
-    gc.disable()  # a garbage collection inside the loop would count as the engine's time
-    start = clock()
-    while n < capacity:
-        set_inputs(requests[n % len(requests)])
-        before = preemptions()
-        begin = clock()
-        infer()
-        end = clock()
-        room.latency_ns[n] = end - begin
-        room.preempted[n] = preemptions() != before
-        if engine_ns is not None:
-            room.engine_ns[n] = engine_ns()
-        n += 1
-        elapsed = end - start
-        if elapsed >= shortest and (n >= SAMPLING.least or elapsed >= longest):
-            break
-    wall = clock() - start
-    gc.enable()
-    return n, wall
+class Sampler:
+    """Times the inferences of one session in bursts; `n` inferences have been timed, the samples among them in `wall_ns`."""
+
+    def __init__(
+        self, session: Session, requests: List[Dict[str, Any]], room: Buffers, clear: Callable[[], None]
+    ) -> None:
+        self.n, self.wall_ns, self.bursts = 0, 0, 0
+        self._session, self._requests, self._room, self._clear = session, requests, room, clear
+        gc.collect()
+        gc.disable()  # a garbage collection inside a burst would count as the engine's time
+
+    def burst(self, number: int) -> None:
+        """Time one burst: first inferences that refill the caches, then samples, within the bounds of constants.Bursts."""
+        set_inputs, infer, clock, room, clear = (
+            self._session.set,
+            self._session.infer,
+            time.perf_counter_ns,
+            self._room,
+            self._clear,
+        )
+        engine_ns = self._session.engine_ns if isinstance(self._session, EngineClock) else None
+        lead_ns, least_ns = int(BURSTS.lead_s * 1e9), int(BURSTS.least_s * 1e9)
+        n, leading, samples = self.n, clear is keep_caches, 0
+        start = clock()
+        while n < len(room.latency_ns):
+            set_inputs(self._requests[n % len(self._requests)])
+            clear()
+            before = preemptions()
+            begin = clock()
+            infer()
+            end = clock()
+            room.latency_ns[n] = end - begin
+            room.preempted[n] = preemptions() != before
+            room.lead[n], room.burst[n] = leading, number
+            if engine_ns is not None:
+                room.engine_ns[n] = engine_ns()
+            n += 1
+            if leading:
+                if end - start >= lead_ns:
+                    leading, start = False, clock()
+                continue
+            samples += 1
+            if samples >= BURSTS.least and end - start >= least_ns:
+                break
+        self.wall_ns += clock() - start
+        self.n, self.bursts = n, self.bursts + 1
+
+    def bursts_for(self, seconds: float) -> int:
+        """Return how many bursts take `seconds`, or the least number of samples, within the bounds of constants.Sampling.
+
+        One burst is timed, and then forgotten.
+        """
+        begin = time.perf_counter()
+        self.burst(0)
+        wall_s, samples = time.perf_counter() - begin, self.n - sum(self._room.lead[: self.n])
+        self.n, self.wall_ns, self.bursts = 0, 0, 0
+        for_samples = math.ceil(SAMPLING.least / max(1, samples))
+        return max(1, math.ceil(seconds / wall_s), min(for_samples, math.ceil(seconds * SAMPLING.most_times / wall_s)))
+
+    def run_program(self, seconds: float) -> None:
+        """Take the samples from one run of the engine's own program; the wall time is the sum of its inferences."""
+        assert isinstance(self._session, OwnProgram)
+        latency_ns, engine_ns = self._session.run_for(seconds)
+        self.n = min(len(latency_ns), len(self._room.latency_ns))
+        for i in range(self.n):
+            self._room.latency_ns[i], self._room.engine_ns[i] = int(latency_ns[i]), int(engine_ns[i])
+            self._room.preempted[i], self._room.lead[i], self._room.burst[i] = False, False, 0
+        self.wall_ns, self.bursts = int(latency_ns[: self.n].sum()), 1
 
 
-def _sample_by_itself(session: OwnProgram, seconds: float, room: Buffers) -> Tuple[int, int]:
-    """Fill `room` from a run of the engine's own program; the wall time is the sum of its inferences."""
-    latency_ns, engine_ns = session.run_for(seconds)
-    n = min(len(latency_ns), len(room.latency_ns))
-    for i in range(n):
-        room.latency_ns[i], room.engine_ns[i], room.preempted[i] = int(latency_ns[i]), int(engine_ns[i]), False
-    return n, int(latency_ns[:n].sum())
+def keep_caches() -> None:
+    """Leave the caches as they are: the first inferences of a burst refill them."""
+
+
+def cache_clearer() -> Callable[[], None]:
+    """Return a function that writes over more memory than the CPU's caches hold; its memory is in use from now on."""
+    buffer = np.ones(max(LEAST_CLEARED, 2 * environment.largest_cache_bytes()), dtype=np.uint8)
+
+    def clear() -> None:
+        np.add(buffer, 1, out=buffer)
+
+    return clear
 
 
 def require_in_process(session: Session) -> None:

@@ -10,7 +10,7 @@ import math
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
-from constants import LATENCY
+from constants import BURSTS, LATENCY
 
 Interval = Tuple[float, float]
 
@@ -24,15 +24,28 @@ _Z975 = 1.959964
 
 
 class Samples(NamedTuple):
-    """One process's latencies in nanoseconds, and which of them were preempted."""
+    """One process's latencies in nanoseconds, which of them were preempted, and the round of the burst of each.
+
+    `burst` is empty for a process that took no turns.
+    """
 
     latency_ns: np.ndarray
     preempted: np.ndarray
+    burst: np.ndarray
 
     @property
     def clean(self) -> np.ndarray:
         """The latencies that were not preempted."""
         return self.latency_ns[~self.preempted]
+
+    def burst_medians(self) -> Dict[int, float]:
+        """Return the median of each burst by its round, without preempted samples unless all were preempted."""
+        first = np.flatnonzero(np.diff(self.burst, prepend=-1))
+        found = {}
+        for begin, end in zip(first, [*first[1:], len(self.burst)]):
+            latencies, preempted = self.latency_ns[begin:end], self.preempted[begin:end]
+            found[int(self.burst[begin])] = float(np.median(latencies if preempted.all() else latencies[~preempted]))
+        return found
 
 
 def t975(degrees: int) -> float:
@@ -82,6 +95,23 @@ def ranks(n: int, fraction: float) -> Tuple[int, int]:
     return low, high
 
 
+def ratio(one: Samples, other: Samples) -> Optional[float]:
+    """Return the median, over the rounds in which both have a burst, of the ratio of their medians; None without such a round."""
+    medians, others = one.burst_medians(), other.burst_medians()
+    found = [medians[turn] / others[turn] for turn in medians if turn in others]
+    return float(np.median(found)) if found else None
+
+
+def undisturbed(processes: Sequence[Samples]) -> Optional[Dict[str, float]]:
+    """Return the p50 of the bursts in the fastest mode of the device and the fraction of such bursts; None if no modes show."""
+    medians = np.array([median for process in processes for median in process.burst_medians().values()])
+    if not len(medians):
+        return None
+    fast = medians[medians <= np.quantile(medians, 0.05) * (1 + BURSTS.near)]
+    share = len(fast) / len(medians)
+    return None if share >= BURSTS.modes else {"p50": float(np.median(fast)), "share": share}
+
+
 def drift(process: Samples) -> Optional[float]:
     """Return the ratio of the last third's median to the first third's, without preempted samples; None below 90 samples."""
     third = len(process.clean) // 3
@@ -122,6 +152,7 @@ def latency_summary(processes: Sequence[Samples]) -> Tuple[Dict[str, Any], bool,
             f"only {n_clean} of {total} inferences were not preempted; the figures are over all inferences, so other work slowed them"
         )
     summary, missing = _figures([samples for samples in used if len(samples)])
+    summary["undisturbed"] = undisturbed(processes)
     reasons.update(missing)
     return summary, contaminated, reasons
 

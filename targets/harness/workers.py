@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Optional
 
 import check
-import cpustat
 import energy_pass
-import environment
 import facts
 import layer_pass
 import loading
@@ -20,6 +18,7 @@ import sampling
 import soak
 import throughput
 from kit import Conditions, DeviceMemory, EngineClock, EngineError, OwnProgram, Session, engine_errors, load_engine
+from turns import Parent
 
 Spec = Dict[str, Any]
 
@@ -33,14 +32,15 @@ def run(spec: Spec) -> Dict[str, Any]:
 
 def _check(spec: Spec) -> Dict[str, Any]:
     """Run every request, compare outputs, and keep the first requests in a small file for the timed processes."""
-    recorded = {name: array[: spec["first"]] for name, array in loading.recorded(Path(spec["io"])).items()}
     engine = load_engine(spec["kit"], Path(spec["kit_dir"]))
     with engine_errors(spec["kit"]):
         described = engine.describe()
         session = loading.load_session(engine, spec)
         executed, remark = session.executed()
         settings = session.settings() if isinstance(session, Conditions) else None
+    loaded_bytes = process.peak_bytes()
     refuse_downgrade(spec["kit"], spec["precision"], executed)
+    recorded = {name: array[: spec["first"]] for name, array in loading.recorded(Path(spec["io"])).items()}
     inputs = loading.inputs_for(session, recorded, spec["kit"])
     outputs, fastest_ns = check.infer_all(session, inputs, spec["kit"])
     criteria = check.Criteria(**{field: spec[field] for field in check.Criteria._fields})
@@ -52,6 +52,7 @@ def _check(spec: Spec) -> Dict[str, Any]:
         answer["reasons"]["precision.executed"] = remark
     device = dict(facts.device_facts(), address=spec["address"], engine=described)
     found = {"executed": executed, "settings": settings, "fastest_ns": fastest_ns, "runs_on": engine.runs_on}
+    found.update(loaded_bytes=loaded_bytes, device_bytes=_device_bytes(session, spec["kit"]))
     found["requests"] = len(next(iter(outputs.values())))
     return dict(answer, device=device, **found)
 
@@ -70,26 +71,35 @@ def refuse_downgrade(kit: str, requested: str, executed: "Dict[str, int] | None"
 
 
 def _latency(spec: Spec) -> Dict[str, Any]:
-    """Load once, warm up, and time inferences; memory is that of this process minus the engine's baseline."""
+    """Load once, warm up, and time inferences in the bursts that the parent asks for.
+
+    Memory is that of this process minus the engine's baseline.
+    """
+    parent = Parent()
     room = sampling.Buffers.of(spec["capacity"])
+    clear = sampling.cache_clearer() if spec["caches"] == "cold" else sampling.keep_caches
     loaded = loading.load(spec)
     session, requests = loaded.session, loaded.requests
+    elsewhere = isinstance(session, OwnProgram)
     with engine_errors(spec["kit"]):
         session.set(requests[0])
         begin = time.perf_counter_ns()
         session.infer()
         first_ns = time.perf_counter_ns() - begin
         warm = sampling.warm_up(session, requests, spec["seconds"])
-        contention = Contention()
-        n, wall_ns = sampling.sample(session, requests, spec["seconds"], room)
-        disturbed = contention.so_far()
-    elsewhere = isinstance(session, OwnProgram)
+        sampler = sampling.Sampler(session, requests, room, clear)
+        bursts = None if elsewhere else sampler.bursts_for(spec["seconds"])
+        parent.tell({"bursts": bursts, "affinity": process.affinity()})
+        own = OwnTime()
+        for number in parent.turns():
+            sampler.run_program(spec["seconds"]) if elsewhere else sampler.burst(number)
+        spent = own.so_far()
     peak = None if loaded.baseline_bytes is None or elsewhere else process.peak_bytes()
     steady = None if elsewhere else process.resident_bytes()
-    arrays = room.arrays(n, with_engine=isinstance(session, EngineClock))
+    arrays = room.arrays(sampler.n, with_engine=isinstance(session, EngineClock))
     loading.store(Path(spec["arrays"]), dict(arrays, warmup_ns=np.asarray(warm.latency_ns, dtype=np.int64)))
-    return {
-        "wall_ns": wall_ns,
+    answer = {
+        "wall_ns": sampler.wall_ns,
         "load_ns": loaded.load_ns,
         "first_inference_ns": first_ns,
         "warmup_n": len(warm.latency_ns),
@@ -101,8 +111,25 @@ def _latency(spec: Spec) -> Dict[str, Any]:
         "load_peak_bytes": None if peak is None else loaded.load_peak_bytes,
         "steady_bytes": steady,
         "device_bytes": _device_bytes(session, spec["kit"]),
-        **disturbed,
+        "bursts": None if elsewhere else sampler.bursts,
+        "lead_n": len(arrays["lead_ns"]),
+        **spent,
     }
+    parent.tell(answer)
+    return answer
+
+
+class OwnTime:
+    """How long this process used a CPU, and waited for one, since this object was made."""
+
+    def __init__(self) -> None:
+        self._cpu_s, self._waiting_ns = time.process_time(), process.waiting_ns()
+
+    def so_far(self) -> Dict[str, Any]:
+        """Return `cpu_s` in seconds, and `wait_ns`, None where the kernel does not report it."""
+        waiting_ns, before_ns = process.waiting_ns(), self._waiting_ns
+        waited = None if waiting_ns is None or before_ns is None else waiting_ns - before_ns
+        return {"cpu_s": time.process_time() - self._cpu_s, "wait_ns": waited}
 
 
 def _device_bytes(session: Session, kit: str) -> Optional[int]:
@@ -111,29 +138,6 @@ def _device_bytes(session: Session, kit: str) -> Optional[int]:
         return None
     with engine_errors(kit):
         return session.device_bytes()
-
-
-class Contention:
-    """The contention for the CPUs of this process since this object was made."""
-
-    def __init__(self) -> None:
-        self._cpus = process.affinity()
-        self._before = cpustat.read()
-        self._own_s, self._wall_s = time.process_time(), time.monotonic()
-        self._waiting_ns = process.waiting_ns()
-
-    def so_far(self) -> Dict[str, Optional[float]]:
-        """Return how long this process waited, and fractions of CPU time: taken by others, by the host, on sibling threads."""
-        after, waited_ns = cpustat.read(), process.waiting_ns()
-        here = cpustat.use(self._before, after, self._cpus)
-        beside = cpustat.use(self._before, after, environment.siblings(environment.ROOT, self._cpus))
-        own = (time.process_time() - self._own_s) / (time.monotonic() - self._wall_s) / max(1, len(self._cpus))
-        return {
-            "wait_ns": None if waited_ns is None or self._waiting_ns is None else waited_ns - self._waiting_ns,
-            "others": None if here is None else max(0.0, here.busy - own),
-            "stolen": None if here is None else here.stolen,
-            "siblings_busy": None if beside is None else beside.busy,
-        }
 
 
 def _null(spec: Spec) -> Dict[str, Any]:

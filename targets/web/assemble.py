@@ -17,7 +17,6 @@ import loading
 import numpy as np
 import results
 import soak
-import stats
 from extra import Extra
 from job import Arm
 
@@ -81,8 +80,8 @@ def _process(sent: Dict[str, Any]) -> results.ProcessResult:
     answer.update(dict.fromkeys(NOT_READ), affinity=[], warmup_n=len(sent["warmup_ns"]))
     for key in ("wall_ns", "load_ns", "first_inference_ns"):
         answer[key] = round(answer[key])
-    clean = stats.Samples(latency, np.zeros(len(latency), dtype=bool))
-    return results.ProcessResult(answer, clean, np.array(sent["warmup_ns"], dtype=np.float64), None)
+    clean, warm_up = np.zeros(len(latency), dtype=bool), np.array(sent["warmup_ns"], dtype=np.float64)
+    return results.ProcessResult.without_bursts(answer, latency, clean, warm_up)
 
 
 def _doubts(upload: Dict[str, Any]) -> Dict[str, str]:

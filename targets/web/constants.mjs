@@ -1,7 +1,7 @@
 // Made from targets/harness/constants.json by `python -m tests.support.constants`; the meanings are in constants.py there.
 
-export const WARM_UP = {"window": 25, "agreement": 0.02, "least_s": 1.0, "least_share": 0.25, "most_s": 30.0, "most_times": 3.0};
-export const SAMPLING = {"least": 50, "most_times": 10.0};
+export const WARM_UP = {"window": 25, "agreement": 0.02, "least_s": 1.0, "least_share": 0.25, "most_s": 30.0, "most_times": 10.0};
+export const SAMPLING = {"least": 368, "most_times": 10.0};
 export const BURSTS = {"lead_s": 0.001, "least_s": 0.01, "least": 3, "near": 0.05, "modes": 0.9};
 export const LATENCY = {"percentiles": {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}, "least_clean": 30, "contaminated": 0.05, "drifted": 0.05, "siblings_busy": 0.1, "stolen": 0.02};
 export const CHECK = {"timed_requests": 32, "resamples": 1000};

@@ -1,0 +1,75 @@
+"""Turns: which process has a burst in which round, which arms share a set, and how a process waits for its turns.
+
+Duet benchmarking (Bulej et al., ICPE 2020) measures two programs together, so that what slows the machine slows both. Here they do
+not run at the same moment but in bursts of milliseconds, which needs no second CPU.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+
+MARGIN = 1.25
+"""A process takes at most this multiple of its memory after loading, in the models that were measured."""
+MARK = "turn "
+"""The beginning of each line of stdout that is a message to the parent; an engine may print other lines."""
+
+
+class Need(NamedTuple):
+    """The engine of an arm, with its number of threads, and the memory of its process in bytes; None if it is not known."""
+
+    engine: Tuple[str, int]
+    memory_bytes: Optional[int]
+
+
+def sets(needs: Sequence[Need], available_bytes: Optional[int]) -> List[List[int]]:
+    """Divide arms, by their indices, into those that fit in memory together: all, else those of one engine, else each alone."""
+    everyone = list(range(len(needs)))
+    by_engine = [
+        [i for i in everyone if needs[i].engine == engine] for engine in dict.fromkeys(n.engine for n in needs)
+    ]
+    for division in ([everyone], by_engine):
+        if available_bytes is None or all(_memory(needs, group) <= available_bytes for group in division):
+            return division
+    return [[i] for i in everyone]
+
+
+def _memory(needs: Sequence[Need], group: Sequence[int]) -> float:
+    return sum(MARGIN * (needs[i].memory_bytes or 0) for i in group)
+
+
+def schedule(bursts: Sequence[int], seed: str) -> Iterator[Tuple[int, int]]:
+    """Yield (round, index) for every burst; `bursts` has the number of bursts of each process.
+
+    A process with few bursts takes part in rounds at even distances. The order is shuffled in even rounds, and reversed in odd
+    ones, so that a steady change of the machine's speed favours no process.
+    """
+    most, order = max(bursts, default=0), list(range(len(bursts)))
+    shuffler = random.Random(seed)  # noqa: S311 - a random order, not a secret
+    for turn in range(most):
+        if turn % 2:
+            order.reverse()
+        else:
+            shuffler.shuffle(order)
+        for index in order:
+            if (turn + 1) * bursts[index] // most > turn * bursts[index] // most:
+                yield turn, index
+
+
+class Parent:
+    """The parent process, as a worker hears it on stdin and tells it on stdout."""
+
+    def tell(self, message: Dict[str, Any]) -> None:
+        """Send one message."""
+        sys.stdout.write(f"\n{MARK}{json.dumps(message)}\n")
+        sys.stdout.flush()
+
+    def turns(self) -> Iterator[int]:
+        """Yield the number of each round in which this process has a burst, and tell the parent after the burst."""
+        for line in sys.stdin:
+            if line.strip() == "end":
+                return
+            yield int(line)
+            self.tell({})
