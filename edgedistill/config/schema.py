@@ -169,13 +169,15 @@ class TargetConfig(Record):
 class BenchConfig(Record):
     """Fresh processes per model, and seconds of steady inference in each; then `soak_minutes` of sustained inference.
 
+    Processes of several models take turns in bursts. With `caches = "cold"`, the caches are emptied before each inference.
     `meter` is a CSV file that an external power meter writes during the measurement. `watts` is the power of the device
     according to the user, which a target can override; it gives an energy estimate, labelled as one, for devices without a
     power sensor.
     """
 
     processes: Annotated[int, Field(ge=1)] = 5
-    seconds: Positive = 10.0
+    seconds: Positive = 1.0
+    caches: Literal["warm", "cold"] = "warm"
     soak_minutes: Annotated[float, Field(ge=0)] = 0.0
     meter: str | None = None
     watts: Positive | None = None

@@ -38,7 +38,8 @@ class BenchOptions(Record):
     device: str = "local"
     threads: int = 1
     processes: int = 5
-    seconds: float = 10.0
+    seconds: float = 1.0
+    caches: Literal["warm", "cold"] = "warm"
     soak_minutes: float = 0.0
     meter: Path | None = None
     passes: tuple[str, ...] = ("null_model", "throughput", "layers", "energy")

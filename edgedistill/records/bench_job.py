@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from pydantic import Field
 
@@ -43,7 +43,7 @@ class Arm(Record):
 class BenchJob(Record):
     """Measure each arm in `processes` fresh processes, with `seconds` of steady inference in each.
 
-    `soak_seconds` of sustained inference follow. `meter` is the CSV file of an external power meter. `passes` are the passes
+    The processes take turns in bursts; `caches` is "cold" if the CPU's caches are emptied before each inference. `soak_seconds` of sustained inference follow. `meter` is the CSV file of an external power meter. `passes` are the passes
     besides latency, or None for all of them.
     """
 
@@ -55,6 +55,7 @@ class BenchJob(Record):
     soak_seconds: float = 0.0
     meter: str | None = None
     passes: tuple[str, ...] | None = None
+    caches: Literal["warm", "cold"] = "warm"
 
     def to_table(self) -> dict[str, Any]:
         """Return the job as the harness reads it, without `files`, which only lists the files to send to a device."""

@@ -46,8 +46,9 @@ class ProcessResult(NamedTuple):
     ) -> "ProcessResult":
         """Return the samples of a process that took no turns."""
         none = np.zeros(0, dtype=np.int64)
-        samples = stats.Samples(latency_ns, preempted, none)
-        return cls(answer, samples, warmup_ns, None, stats.Samples(none, none.astype(bool), none))
+        return cls(
+            answer, stats.Samples(latency_ns, preempted), warmup_ns, None, stats.Samples(none, none.astype(bool))
+        )
 
     @property
     def p50_ns(self) -> float:

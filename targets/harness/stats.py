@@ -31,7 +31,7 @@ class Samples(NamedTuple):
 
     latency_ns: np.ndarray
     preempted: np.ndarray
-    burst: np.ndarray
+    burst: np.ndarray = np.zeros(0, dtype=np.int64)
 
     @property
     def clean(self) -> np.ndarray:

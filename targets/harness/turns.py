@@ -30,7 +30,7 @@ def sets(needs: Sequence[Need], available_bytes: Optional[int]) -> List[List[int
     by_engine = [
         [i for i in everyone if needs[i].engine == engine] for engine in dict.fromkeys(n.engine for n in needs)
     ]
-    for division in ([everyone], by_engine):
+    for division in ([everyone] if everyone else [], by_engine):
         if available_bytes is None or all(_memory(needs, group) <= available_bytes for group in division):
             return division
     return [[i] for i in everyone]

@@ -183,19 +183,6 @@ def test_a_slow_model_is_sampled_past_the_time_but_not_for_ever(tmp_path):
     assert "steady" in result["measurement"]["reasons"]["processes"]
 
 
-@pytest.mark.slow
-def test_arms_take_turns_in_an_order_that_the_seed_fixes(tmp_path):
-    arms = [scripted_arm(tmp_path, name) for name in "abc"]
-    orders = []
-    for _ in range(2):
-        _, _, stderr = harness("bench", write_job(tmp_path, arms, processes=2, seconds=0.01))
-        orders.append([line.split()[1] for line in stderr.splitlines() if " process " in line])
-    assert orders[0] == orders[1]
-    rounds = [tuple(orders[0][i : i + 3]) for i in (0, 3)]
-    assert all(sorted(turn) == list("abc") for turn in rounds)
-    assert len(set(rounds)) > 1
-
-
 def test_the_harness_runs_from_inside_a_zip(tmp_path):
     program = tmp_path / "harness.pyz"
     with zipfile.ZipFile(program, "w") as archive:
