@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from edgedistill.kits.kits import Kit
     from edgedistill.records.measurement import Measurement
 
-THREADS, PROCESSES, SECONDS = 1, 5, 2.0
+THREADS, PROCESSES, SECONDS = 1, 5, 1.0
 """How an ONNX file is measured by default: threads, fresh processes, and seconds of inference in each process."""
 
 FIX: Final = Condition("with --fix", lambda given: bool(given["fix"]))
@@ -178,6 +178,8 @@ def _show(result: FileResult | FilePlan | BenchPlan, *, as_json: bool) -> None:
         help=f"Fresh processes per model.  [default: {PROCESSES}, or bench.processes of the configuration]")  # fmt: skip
 @option("--seconds", metavar="S", type=click.FloatRange(0, min_open=True),
         help=f"Seconds of inference per process.  [default: {SECONDS:g}, or bench.seconds of the configuration]")  # fmt: skip
+@option("--caches", metavar="STATE", type=click.Choice(["warm", "cold"]),
+        help="cold: empty the CPU's caches before each inference, for use now and then.  [default: warm, or bench.caches]")  # fmt: skip
 @option("--soak", "soak_minutes", type=click.FloatRange(0, min_open=True), metavar="MINUTES",
         help="Afterwards, minutes of continuous inference, to find throttling and power.")  # fmt: skip
 @option(
@@ -203,7 +205,7 @@ def bench(context: click.Context, /, model_or_config: Path, candidates: tuple[Pa
 
 def bench_overrides(options: dict[str, Any]) -> tuple[str, ...]:
     """Return the options of `bench` that a configuration has keys for, as overrides of these keys."""
-    values = {name: options[name] for name in ("processes", "seconds", "soak_minutes")}
+    values = {name: options[name] for name in ("processes", "seconds", "soak_minutes", "caches")}
     values |= {"meter": options["meter"] and quoted(options["meter"])}
     return tuple(f"bench.{name}={value}" for name, value in values.items() if value is not None)
 
@@ -245,7 +247,7 @@ def _bench_options(options: dict[str, Any]) -> BenchOptions:
 
     return BenchOptions(
         device=parse_address(options["device"]).text, threads=options["threads"], meter=options["meter"],
-        processes=options["processes"] or PROCESSES, seconds=options["seconds"] or SECONDS,
+        processes=options["processes"] or PROCESSES, seconds=options["seconds"] or SECONDS, caches=options["caches"] or "warm",
         soak_minutes=options["soak_minutes"] or 0.0,
     )  # fmt: skip
 

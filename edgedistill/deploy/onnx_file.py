@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from edgedistill.deploy.devices.address import artifact_folder, parse_address
 from edgedistill.deploy.devices.transport import Progress
@@ -144,6 +144,7 @@ def bench_on_kits(
     job = BenchJob(
         arms=tuple(arms), processes=options.processes, seconds=options.seconds, soak_seconds=60 * options.soak_minutes,
         meter=None if options.meter is None else str(options.meter.resolve()), passes=options.passes,
+        caches=options.caches,
     )  # fmt: skip
     measured = dict(run_bench(job, folder, progress)) if arms else {}
     return [

@@ -78,7 +78,8 @@ def bench_artifacts(settings: BenchSettings, workspace: Workspace) -> BenchRecor
     names = [_measurement_name(artifact) for artifact in artifacts]
     bench = settings.bench
     job = BenchJob(
-        out="measurements", processes=bench.processes, seconds=bench.seconds, seed=settings.seed,
+        out="measurements", processes=bench.processes, seconds=bench.seconds, caches=bench.caches,
+        seed=settings.seed,
         soak_seconds=60 * bench.soak_minutes, meter=None if settings.meter is None else str(settings.meter),
         arms=tuple(_arm(settings, name, artifact) for name, artifact in zip(names, artifacts, strict=True)),
     )  # fmt: skip

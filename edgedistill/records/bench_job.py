@@ -43,8 +43,9 @@ class Arm(Record):
 class BenchJob(Record):
     """Measure each arm in `processes` fresh processes, with `seconds` of steady inference in each.
 
-    The processes take turns in bursts; `caches` is "cold" if the CPU's caches are emptied before each inference. `soak_seconds` of sustained inference follow. `meter` is the CSV file of an external power meter. `passes` are the passes
-    besides latency, or None for all of them.
+    The processes take turns in bursts; `caches` is "cold" if the CPU's caches are emptied before each inference. `soak_seconds`
+    of sustained inference follow. `meter` is the CSV file of an external power meter. `passes` are the passes besides latency,
+    or None for all of them.
     """
 
     arms: tuple[Arm, ...]
