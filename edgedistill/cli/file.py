@@ -178,7 +178,7 @@ def _show(result: FileResult | FilePlan | BenchPlan, *, as_json: bool) -> None:
         help=f"Fresh processes per model.  [default: {PROCESSES}, or bench.processes of the configuration]")  # fmt: skip
 @option("--seconds", metavar="S", type=click.FloatRange(0, min_open=True),
         help=f"Seconds of inference per process.  [default: {SECONDS:g}, or bench.seconds of the configuration]")  # fmt: skip
-@option("--caches", metavar="STATE", type=click.Choice(["warm", "cold"]),
+@option("--caches", type=click.Choice(["warm", "cold"]),
         help="cold: empty the CPU's caches before each inference, for use now and then.  [default: warm, or bench.caches]")  # fmt: skip
 @option("--soak", "soak_minutes", type=click.FloatRange(0, min_open=True), metavar="MINUTES",
         help="Afterwards, minutes of continuous inference, to find throttling and power.")  # fmt: skip

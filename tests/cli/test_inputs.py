@@ -31,6 +31,7 @@ UNREAD = {
 }  # fmt: skip
 """By command and input, the options that the command does not read for this input without another option."""
 VALUES = {
+    "--caches": "cold",
     "--shape": "x=1x2", "--activations": "unsigned", "--weights": "narrow", "--from": "data", "--until": "report", "--precision": "int8",
     "--set": "seed=1", "--fail-if": "p95_ms > +5%", "--accuracy": "0.5",
     "--kind": "image", "--task": "regression",
@@ -102,7 +103,13 @@ def test_the_options_of_bench_are_keys_of_a_configuration(tmp_path: Path) -> Non
         'name = "x"\n[data]\ntrain = "a.npz"\n[teacher]\nmodel = "zoo:resnet20"\n[student]\nmodel = "zoo:resnet20"\n'
         '[[target]]\nname = "pc"\nkit = "ort"\n'
     )
-    options = {"processes": 3, "seconds": 0.5, "soak_minutes": 2.0, "meter": tmp_path / 'a "meter".csv'}
+    options = {
+        "processes": 3,
+        "seconds": 0.5,
+        "soak_minutes": 2.0,
+        "caches": "cold",
+        "meter": tmp_path / 'a "meter".csv',
+    }
     config = load_config(tmp_path / "demo.toml", bench_overrides(options))
     assert config.bench.model_dump(include={*options}) == options | {"meter": str(tmp_path / 'a "meter".csv')}
     assert bench_overrides(dict.fromkeys(options)) == ()
@@ -158,8 +165,9 @@ BENCH = ("bench", "net.onnx", "--target", "ort")
         (BENCH, ("--threads", 2), "options.threads", 2),
         (BENCH, (), "options.processes", 5),
         (BENCH, ("--processes", 3), "options.processes", 3),
-        (BENCH, (), "options.seconds", 2.0),
+        (BENCH, (), "options.seconds", 1.0),
         (BENCH, ("--seconds", 0.5), "options.seconds", 0.5),
+        (BENCH, ("--caches", "cold"), "options.caches", "cold"),
         (BENCH, ("--soak", 2), "options.soak_minutes", 2.0),
         (BENCH, ("--meter", "m.csv"), "options.meter", "m.csv"),
     ],
