@@ -27,7 +27,10 @@ Decision = Literal["pass", "fail", "undecided"]
 
 
 class GateOutcome(Record):
-    """The decision of a gate for one candidate: `value` and `interval` in the unit of the gate, `found` in words."""
+    """The decision of a gate for one candidate: `value` and `interval` in the unit of the gate, `found` in words.
+
+    `least_change` is the smallest change that the device can tell, in the same unit, where the baseline was measured twice.
+    """
 
     gate: str
     group: str
@@ -36,6 +39,7 @@ class GateOutcome(Record):
     found: str
     value: float | None = None
     interval: tuple[float, float] | None = None
+    least_change: float | None = None
 
 
 class Comparison(Record):

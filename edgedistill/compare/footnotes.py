@@ -8,7 +8,7 @@ from edgedistill.compare import formatting
 from edgedistill.compare.per_class import hidden
 from edgedistill.compare.rows import Group, Row, describe_class
 from edgedistill.records.measurement import Measurement, Soak
-from edgedistill.statistics import MINIMUM_PROCESSES, NOISE_FLOOR
+from edgedistill.statistics import DUET_NOISE, MINIMUM_PROCESSES, NOISE_FLOOR
 
 DOUBTS = ("latency_ns", "processes", "throttled", "drift", "siblings", "stolen")
 """The keys of `Measurement.reasons` that cast doubt on latencies that were measured."""
@@ -64,7 +64,7 @@ def describe_precision(m: Measurement) -> str:
 
 def _footnotes_of_row(row: Row, baseline: str | None) -> Iterator[tuple[str, str]]:
     m = row.measurement
-    for text in _doubts(m):
+    for text in doubts(m):
         yield "label", text
     if m.soak is not None:
         yield "label", describe_soak(m.soak)
@@ -88,7 +88,7 @@ def _footnotes_of_row(row: Row, baseline: str | None) -> Iterator[tuple[str, str
     yield from _speedup(row, baseline)
 
 
-def _doubts(m: Measurement) -> Iterator[str]:
+def doubts(m: Measurement) -> Iterator[str]:
     """Yield why the measured latencies may not be those of the model alone."""
     if m.contaminated:
         yield f"disturbed by other processes: {m.reason_for('contaminated')}; measure again on an idle machine"
@@ -125,12 +125,16 @@ def _speedup(row: Row, baseline: str | None) -> Iterator[tuple[str, str]]:
         return
     if row.speedup is None:
         yield "speedup", f"speedup: {row.reasons['speedup']}"
-    elif row.speedup.verdict == "cannot tell":
+        return
+    if row.speedup.duet:
+        yield "speedup", f"measured in turns with {baseline}: the ratio of neighbouring bursts of inferences"
+    if row.speedup.verdict == "cannot tell":
         yield "speedup", f"speedup undecided: an interval needs {MINIMUM_PROCESSES} processes per side"
     elif row.speedup.verdict == "no difference seen":
+        noise = DUET_NOISE if row.speedup.duet else NOISE_FLOOR
         yield (
             "speedup",
-            f"no difference from {baseline} seen: the interval includes 1, or the change is below {NOISE_FLOOR:.0%}",
+            f"no difference from {baseline} seen: the interval includes 1, or the change is below {100 * noise:g}%",
         )
 
 

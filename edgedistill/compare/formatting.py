@@ -84,6 +84,11 @@ def times(ratio: float) -> str:
     return f"{significant(ratio, 3 if 0.95 <= ratio < 1.95 else 2)}x"
 
 
+def finely(ratio: float) -> str:
+    """Format a ratio whose error is below a percent: 0.943x, 4.12x."""
+    return f"{ratio:.3f}x" if ratio < 1.95 else times(ratio)
+
+
 def points(drop: float, metric: str) -> str:
     """Describe a drop in percentage points: how much lower or higher a metric is."""
     if abs(drop) < 0.05:

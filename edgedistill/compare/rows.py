@@ -48,7 +48,8 @@ class Row(Record):
 class Group(Record):
     """Rows with one target and one baseline.
 
-    `baseline` and `chosen`, the model to ship, are labels of rows, or None. `answer` is the conclusion in words.
+    `baseline` and `chosen`, the model to ship, are labels of rows, or None. `answer` is the conclusion in words. `itself`
+    compares the baseline with a second measurement of it, where one was made in turns with the rows: an A/A comparison.
     """
 
     title: str
@@ -56,6 +57,7 @@ class Group(Record):
     rows: tuple[Row, ...]
     answer: str
     chosen: str | None = None
+    itself: Row | None = None
 
 
 def metric_of(rows: Iterable[Row]) -> tuple[str, str]:
@@ -183,7 +185,27 @@ def describe_speed(speed: Speedup | None, reasons: Mapping[str, str]) -> str:
     if speed.ci95 is None:
         before, after = speed.processes
         return f"speed undecided: {ratio} by p50, but {before} and {after} processes are fewer than {MINIMUM_PROCESSES} per side"
+    if speed.duet:
+        return f"{speed.verdict}, {formatting.finely(speed.value)} {_interval(speed.ci95, 3)}, measured in turns"
     return f"{speed.verdict}, {ratio} {_interval(speed.ci95, 2)}"
+
+
+def least_change(value: float, interval: tuple[float, float]) -> float:
+    """Return the smallest change that a device can tell, from a change and its interval that it measured of one model twice.
+
+    This is the change itself, or half the width of the interval if that is larger.
+    """
+    return max(abs(value), (interval[1] - interval[0]) / 2)
+
+
+def describe_itself(itself: Row) -> str:
+    """Describe what a device measured of one model twice: "1.001x [0.997, 1.005], so this machine can tell 0.4 %"."""
+    speed = itself.speedup
+    if speed is None or speed.ci95 is None:
+        return f"{itself.label}: {describe_speed(speed, itself.reasons)}"
+    least = least_change(1 / speed.value - 1, (1 / speed.ci95[1] - 1, 1 / speed.ci95[0] - 1))
+    found = f"{formatting.finely(speed.value)} {_interval(speed.ci95, 3)}"
+    return f"{itself.label}: {found}, so this machine can tell {100 * least:.1f} %"
 
 
 def describe_accuracy(

@@ -1,27 +1,43 @@
 """The values that gates are checked against, each with its 95 % interval or the reason why there is none.
 
 Values of time, memory and energy come from one value per fresh process or metered window, like speedups: see
-`statistics.py`.
+`statistics.py`. Where two models took turns, changes of their latencies come from one ratio per set of processes.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from statistics import fmean
 from typing import Final
 
-from edgedistill.compare.rows import Row
+from edgedistill.compare.rows import Row, least_change
 from edgedistill.config.gates import Gate
 from edgedistill.records.base import Record
 from edgedistill.records.measurement import Measurement, ProcessSample
-from edgedistill.statistics import MINIMUM_PROCESSES, NOISE_FLOOR, difference_of, level_of, speedup_of
+from edgedistill.statistics import (
+    DUET_NOISE,
+    MINIMUM_PROCESSES,
+    NOISE_FLOOR,
+    difference_of,
+    duet_ratios,
+    level_of,
+    speedup_of,
+    speedup_of_ratios,
+)
+
+MEDIAN: Final = "p50_ms"
+OTHER_PERCENTILES: Final = ("p90_ms", "p95_ms", "p99_ms")
+
+EXACT: Final = ("size_bytes", "accuracy", "worst_class")
+"""Metrics that are the same in each measurement of a model."""
 
 
 class Estimate(Record):
     """A value or a change with its 95 % interval; `reason` says why there is no interval.
 
-    The interval was computed from `n` values; `of` names what they are. `within_noise` means that two measurements of the
-    same model may differ by as much.
+    The interval was computed from `n` values; `of` names what they are. `noise` is the relative difference that two
+    measurements of one model may have, where the change is no larger; otherwise it is None.
     """
 
     value: float | None = None
@@ -29,7 +45,7 @@ class Estimate(Record):
     reason: str | None = None
     n: int | None = None
     of: str = "processes"
-    within_noise: bool = False
+    noise: float | None = None
 
 
 class Unknown(Exception):  # noqa: N818 - an expected outcome, not an error
@@ -48,6 +64,19 @@ def estimate(gate: Gate, row: Row, baseline: Row | None) -> Estimate:
         return _change(gate, baseline, row)
     except Unknown as unknown:
         return Estimate(reason=str(unknown))
+
+
+def change_of_itself(gate: Gate, itself: Row, baseline: Row) -> float | None:
+    """Return the smallest change of a gate's metric that the device can tell; `itself` is a second measurement of the baseline.
+
+    None where no interval is known, and for metrics that do not depend on the device's state.
+    """
+    if not gate.is_change or gate.metric in EXACT:
+        return None
+    found = estimate(gate, itself, baseline)
+    if found.value is None or found.interval is None:
+        return None
+    return least_change(found.value, found.interval)
 
 
 def _accuracy(row: Row) -> Estimate:
@@ -78,7 +107,7 @@ def _worst_class_change(row: Row) -> Estimate:
 def _level(metric: str, m: Measurement) -> Estimate:
     if metric == "size_bytes":
         return Estimate(value=m.size_bytes, interval=(m.size_bytes, m.size_bytes))
-    values = _values(metric, m)
+    values = values_of(metric, m)
     level = level_of(values)
     if level is None:
         return Estimate(reason=_too_few(metric, len(values)))
@@ -94,21 +123,46 @@ def _change(gate: Gate, baseline: Row | None, row: Row) -> Estimate:
         return Estimate(value=exact, interval=(exact, exact))
     if gate.metric == "energy_mj" and row.energy_ratio is None:
         raise Unknown(row.reasons["energy_ratio"])
-    values = _values(gate.metric, baseline.measurement), _values(gate.metric, row.measurement)
-    n = min(map(len, values))
+    return _change_of_values(gate, baseline.measurement, row.measurement)
+
+
+def _change_of_values(gate: Gate, baseline: Measurement, candidate: Measurement) -> Estimate:
+    before, after = values_of(gate.metric, baseline), values_of(gate.metric, candidate)
+    ratios = _ratios(gate.metric, baseline, candidate)
+    n = len(ratios) or min(len(before), len(after))
     if n < MINIMUM_PROCESSES:
         return Estimate(reason=_too_few(gate.metric, n))
-    ratio = speedup_of(*values)
-    if not gate.is_relative:
-        value, interval = difference_of(*values)
-    else:
-        assert ratio.ci95 is not None
-        value, interval = 1 / ratio.value - 1, (1 / ratio.ci95[1] - 1, 1 / ratio.ci95[0] - 1)
-    is_noise = gate.metric != "memory_bytes" and abs(math.log(ratio.value)) <= math.log1p(NOISE_FLOOR)
-    return Estimate(value=value, interval=interval, n=n, of=_of(gate.metric), within_noise=is_noise)
+    ratio = speedup_of_ratios(ratios) if ratios else speedup_of(before, after)
+    assert ratio.ci95 is not None
+    value, interval = 1 / ratio.value - 1, (1 / ratio.ci95[1] - 1, 1 / ratio.ci95[0] - 1)
+    if not gate.is_relative and ratios:
+        level = fmean(before)
+        value, interval = level * value, (level * interval[0], level * interval[1])
+    elif not gate.is_relative:
+        value, interval = difference_of(before, after)
+    noise = DUET_NOISE if ratios and gate.metric == MEDIAN else NOISE_FLOOR
+    is_noise = gate.metric != "memory_bytes" and abs(math.log(ratio.value)) <= math.log1p(noise)
+    return Estimate(value=value, interval=interval, n=n, of=_of(gate.metric), noise=noise if is_noise else None)
 
 
-def _values(metric: str, m: Measurement) -> list[float]:
+def _ratios(metric: str, baseline: Measurement, candidate: Measurement) -> Sequence[float]:
+    """Return the baseline's latency over the candidate's in each set of processes that took turns; empty if they took none.
+
+    The ratio of medians comes from neighbouring bursts. That of another percentile is of the whole processes of a set, which
+    ran at the same time.
+    """
+    ratios = duet_ratios(baseline, candidate)
+    if metric == MEDIAN:
+        return ratios
+    if metric not in OTHER_PERCENTILES:
+        return ()
+    before, after = values_of(metric, baseline), values_of(metric, candidate)
+    if not len(ratios) == len(before) == len(after):
+        return ()
+    return [one / other for one, other in zip(before, after, strict=True)]
+
+
+def values_of(metric: str, m: Measurement) -> list[float]:
     """Return one value per process or window in the unit of the metric; raise Unknown where one is missing."""
     if metric == "energy_mj":
         if m.energy_uj is None:

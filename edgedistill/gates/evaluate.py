@@ -3,6 +3,9 @@
 A gate fails when the 95 % interval of its value lies entirely beyond the limit, and passes when no part of it does. It is
 undecided when the interval contains the limit, when the value is null, when there are too few processes or samples for an
 interval, and when a change for the worse exceeds the limit but is no larger than the noise between two measurements.
+
+Where the baseline was measured twice, the device showed what change it can tell. If that is more than the limit, it is added
+to both ends of the interval, so that the gate is undecided unless the change is far beyond the limit or far from it.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TypeGuard
 
 from edgedistill.compare import formatting
 from edgedistill.compare.comparison import Comparison, Decision, GateOutcome, compare_runs, summarise_run
@@ -18,8 +22,7 @@ from edgedistill.compare.rows import Group, Row
 from edgedistill.config.gates import Gate
 from edgedistill.config.schema import Budget
 from edgedistill.errors import ConfigError, GateError, IncomparableError, UndecidedError
-from edgedistill.gates.estimates import Estimate, estimate
-from edgedistill.statistics import NOISE_FLOOR
+from edgedistill.gates.estimates import Estimate, change_of_itself, estimate
 
 WORTH_TRYING = 50
 """The largest number of processes that is suggested; more would mean that the value is practically at its limit."""
@@ -90,25 +93,33 @@ def _outcomes(comparison: Comparison, gates: Sequence[Gate]) -> Iterator[GateOut
 def _outcome(group: Group, gate: Gate, row: Row, baseline: Row | None) -> GateOutcome:
     if gate.is_change and baseline is not None and row.speedup is None:
         raise IncomparableError(f"gate '{gate.text}': {row.label}: {row.reasons['speedup']}")
-    decision, words, value = check_gate(gate, row, baseline)
+    least = None if group.itself is None or baseline is None else change_of_itself(gate, group.itself, baseline)
+    decision, words, value = check_gate(gate, row, baseline, least)
     return GateOutcome(
         gate=gate.text, group=group.title, candidate=row.label, decision=decision, found=words, value=value.value,
-        interval=value.interval,
+        interval=value.interval, least_change=least,
     )  # fmt: skip
 
 
-def check_gate(gate: Gate, row: Row, baseline: Row | None) -> tuple[Decision, str, Estimate]:
-    """Check one row against a gate; return the decision, the value in words, and the value."""
+def check_gate(
+    gate: Gate, row: Row, baseline: Row | None, least: float | None = None
+) -> tuple[Decision, str, Estimate]:
+    """Check one row against a gate; return the decision, the value in words, and the value.
+
+    `least` is the smallest change that the device can tell.
+    """
     value = estimate(gate, row, baseline)
-    decision = decide(gate, value)
-    return decision, _describe(gate, value, decision), value
+    decision = decide(gate, value, least)
+    return decision, _describe(gate, value, decision, least), value
 
 
-def decide(gate: Gate, value: Estimate) -> Decision:
+def decide(gate: Gate, value: Estimate, least: float | None = None) -> Decision:
     """Decide whether a value is certainly within the limit of a gate, certainly beyond it, or neither."""
     if value.interval is None:
         return "undecided"
     low, high = value.interval
+    if _is_too_coarse(least, gate):
+        low, high = low - least, high + least
     is_beyond, is_within = low > gate.limit, high <= gate.limit
     if gate.higher_is_better:
         is_beyond, is_within = high < gate.limit, low >= gate.limit
@@ -119,19 +130,31 @@ def decide(gate: Gate, value: Estimate) -> Decision:
 
 def _is_noise(gate: Gate, value: Estimate) -> bool:
     """Tell whether noise may explain a change; not for a limit below 0, which demands an improvement."""
-    return gate.is_change and value.within_noise and gate.limit >= 0
+    return gate.is_change and value.noise is not None and gate.limit >= 0
 
 
-def _describe(gate: Gate, value: Estimate, decision: Decision) -> str:
+def _is_too_coarse(least: float | None, gate: Gate) -> TypeGuard[float]:
+    return least is not None and least > abs(gate.limit)
+
+
+def _describe(gate: Gate, value: Estimate, decision: Decision, least: float | None) -> str:
     if value.interval is None or value.value is None:
         return str(value.reason)
     low, high = (_number(gate, end) for end in value.interval)
     text = _number(gate, value.value) + ("" if value.n is None else f" [{low}, {high}]")
+    tells = "" if least is None else f"this machine can tell {_number(gate, least).lstrip('+')}"
     if decision != "undecided":
-        return text
-    if low == high or not value.interval[0] <= gate.limit <= value.interval[1]:
-        return f"{text}: two measurements of one model may differ by {NOISE_FLOOR:.0%}"
-    return f"{text}: the interval contains the limit; {_advice(gate, value)}"
+        return f"{text}; {tells}" if tells else text
+    if _is_too_coarse(least, gate):
+        return f"{text}: {tells}, which is more than the limit; measure for longer, or when the machine has less other work"
+    return f"{text}: {_why_undecided(gate, value)}" + (f"; {tells}" if tells else "")
+
+
+def _why_undecided(gate: Gate, value: Estimate) -> str:
+    assert value.interval is not None
+    if value.noise is not None and not value.interval[0] <= gate.limit <= value.interval[1]:
+        return f"two measurements of one model may differ by {100 * value.noise:g} %"
+    return f"the interval contains the limit; {_advice(gate, value)}"
 
 
 def _advice(gate: Gate, value: Estimate) -> str:
