@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from edgedistill.cli.options import AS_JSON, FILE, Command, Condition, option
+from edgedistill.cli.file import PROCESSES, SECONDS
+from edgedistill.cli.options import AS_JSON, FILE, Command, Condition, option, surroundings
 from edgedistill.cli.output import print_comparison, show_outcomes
 from edgedistill.errors import ConfigError
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from edgedistill.config.gates import Gate
 
 NOT_JSON: Final = Condition("without --json", lambda given: not given["as_json"])
+AGAIN: Final = Condition("with --again", lambda given: bool(given["again"]))
 GATES: Final = Condition("with gates", lambda given: bool(given["texts"] or given["config"]))
 
 
@@ -26,26 +29,57 @@ GATES: Final = Condition("with gates", lambda given: bool(given["texts"] or give
 @option("--fail-if", "texts", multiple=True, metavar="EXPR",
         help="A gate, e.g. 'p95_ms > +5%' or 'accuracy < -0.5'. Repeatable.")  # fmt: skip
 @option("--config", type=FILE, metavar="CONFIG", help="Also check the gates in [gate] of this configuration.")
+@option("--again", is_flag=True, help="Measure both sides again, in turns on their device, and the baseline twice.")
+@option("--processes", metavar="N", type=click.IntRange(1), default=PROCESSES, show_default=True,
+        help="Fresh processes per model.", only={AGAIN: "add --again, or remove it"})  # fmt: skip
+@option("--seconds", metavar="S", type=click.FloatRange(0, min_open=True), default=SECONDS, show_default=True,
+        help="Seconds of inference per process.", only={AGAIN: "add --again, or remove it"})  # fmt: skip
 @AS_JSON
 @option("--markdown", is_flag=True, help="Print the comparison as Markdown, for a pull request.",
         only={NOT_JSON: "remove one of the two"})  # fmt: skip
 @option("--html", type=FILE, metavar="FILE", help="Write the comparison as one HTML file with plots.")
 @option("--junit", type=FILE, metavar="FILE", help="Write the outcomes of the gates as JUnit XML.",
         only={GATES: "add a gate with --fail-if, for example 'p95_ms > +5%'"})  # fmt: skip
-def compare(*, baseline: Path, candidates: tuple[Path, ...], **options: Any) -> None:
+@click.pass_context
+def compare(context: click.Context, /, baseline: Path, candidates: tuple[Path, ...], **options: Any) -> None:
     """Compare run folders or measurement files with a BASELINE.
 
-    A single run is compared with its teacher.
+    A single run is compared with its teacher. With --again, the models of both sides take turns on the device, so that what
+    disturbs the device disturbs both.
 
     Exit code 3: a gate failed. Exit code 6: a gate could not be decided.
     """
     from edgedistill.compare.load import load_results
+
+    gates = _gates(options["texts"], options["config"])
+    sets = load_results((baseline, *candidates))
+    if not options["again"]:
+        _show(_compared(sets, gates), sets, gates, options)
+        return
+    if not candidates:
+        raise ConfigError(
+            f"{baseline}: --again needs a run or measurement file to compare with; name it after {baseline}"
+        )
+    from edgedistill.compare.again import measure_pairs, sets_of
+    from edgedistill.compare.comparison import compare_pairs
+    from edgedistill.deploy.again import AgainOptions
+
+    kits, report = surroundings(context)
+    how = AgainOptions(processes=options["processes"], seconds=options["seconds"], passes=("energy",))
+    with tempfile.TemporaryDirectory(prefix="edgedistill-compare-") as folder:
+        pairing = measure_pairs(sets, how, kits, Path(folder), report.info)
+        _show(compare_pairs(pairing), sets_of(pairing), gates, options)
+
+
+def _show(
+    comparison: Comparison, sets: tuple[MeasurementSet, ...], gates: tuple[Gate, ...], options: dict[str, Any]
+) -> None:
+    """Apply gates, print and write the comparison; raises GateError or UndecidedError for what the gates decide."""
     from edgedistill.gates.evaluate import apply_gates, require_passed
 
     form = "json" if options["as_json"] else "markdown" if options["markdown"] else None
-    gates, html, junit = _gates(options["texts"], options["config"]), options["html"], options["junit"]
-    sets = load_results((baseline, *candidates))
-    comparison = apply_gates(_compared(sets, gates), gates)
+    html, junit = options["html"], options["junit"]
+    comparison = apply_gates(comparison, gates)
     print_comparison(comparison, form)
     show_outcomes(comparison.gates, form)
     if html is not None:

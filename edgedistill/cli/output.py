@@ -132,7 +132,8 @@ def print_comparison(comparison: Comparison, form: str | None = None) -> None:
         return
     from rich.console import Console
 
-    Console(highlight=False).print(render_table(comparison.groups, comparison.left_out, comparison.findings))
+    table = render_table(comparison.groups, comparison.left_out, comparison.findings, comparison.advice)
+    Console(highlight=False).print(table)
 
 
 def show_outcomes(outcomes: Sequence[GateOutcome], form: str | None) -> None:

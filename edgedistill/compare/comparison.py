@@ -1,20 +1,22 @@
 """Compare measurements that were made under equal conditions.
 
-History of `edgedistill.comparison`: version 1 is the first; gates, missing, findings, and fields of rows were added later.
+History of `edgedistill.comparison`: version 1 is the first; gates, missing, findings, advice, and fields of groups and rows were
+added later.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from pydantic import ConfigDict, Field
 
+from edgedistill.compare.advice import advise
 from edgedistill.compare.budget import check_budget
 from edgedistill.compare.load import LoadedMeasurement, MeasurementSet, describe_model
 from edgedistill.compare.recommendation import choose, recommend
-from edgedistill.compare.rows import Group, baseline_row, candidate_row, unequal_conditions
+from edgedistill.compare.rows import Group, baseline_row, candidate_row, describe_itself, unequal_conditions
 from edgedistill.config.schema import Budget
 from edgedistill.errors import ConfigError, IncomparableError
 from edgedistill.records.base import Record
@@ -46,7 +48,8 @@ class Comparison(Record):
     """Groups of comparable measurements.
 
     `left_out` lists measurements without a counterpart, `missing` those that the baseline has and a candidate lacks, `gates` the
-    outcomes of gates, where gates were given, and `findings` the warnings of the stages of the runs.
+    outcomes of gates, where gates were given, and `findings` the warnings of the stages of the runs. `advice` is the command that
+    would decide, where a comparison across runs does not.
     """
 
     schema_: Literal["edgedistill.comparison/1"] = Field(alias="schema", default=SCHEMA)
@@ -55,6 +58,7 @@ class Comparison(Record):
     missing: tuple[str, ...] = ()
     gates: tuple[GateOutcome, ...] = ()
     findings: tuple[Finding, ...] = ()
+    advice: str | None = None
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", serialize_by_alias=True, validate_by_name=True, validate_by_alias=True
@@ -64,7 +68,7 @@ class Comparison(Record):
         """Show the table; the fields would fill pages with numbers."""
         from edgedistill.compare.notebook import to_text
 
-        return to_text(self.groups, self.left_out, self.findings)
+        return to_text(self.groups, self.left_out, self.findings, self.advice)
 
     def __str__(self) -> str:
         return repr(self)
@@ -72,7 +76,7 @@ class Comparison(Record):
     def _repr_html_(self) -> str:
         from edgedistill.compare.notebook import to_html
 
-        return to_html(self.groups)
+        return to_html(self.groups, self.advice)
 
 
 def compare(baseline: Measurement, candidates: Sequence[Measurement]) -> Comparison:
@@ -82,13 +86,46 @@ def compare(baseline: Measurement, candidates: Sequence[Measurement]) -> Compari
     return Comparison(groups=(_group(describe_target(baseline), first, others),))
 
 
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """Measurements of one model in several runs, by the names of the runs, the baseline first; `itself` is a second of the baseline."""
+
+    members: tuple[tuple[str, LoadedMeasurement], ...]
+    itself: LoadedMeasurement | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Pairing:
+    """The measurements that runs have in common, what was left out, and what the baseline has and a candidate lacks."""
+
+    pairs: tuple[Pair, ...]
+    left_out: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
+
+
 def compare_runs(baseline: MeasurementSet, candidates: Sequence[MeasurementSet]) -> Comparison:
     """Pair the measurements of runs by device, kit, model and precision; two single measurements are paired as they are."""
-    runs = _distinct_names([baseline, *candidates])
+    runs = [baseline, *candidates]
+    comparison = compare_pairs(pair_runs(runs))
+    return comparison.model_copy(update={"advice": advise(comparison.groups, runs)})
+
+
+def compare_pairs(pairing: Pairing) -> Comparison:
+    """Compare the measurements of each pair with its baseline; IncomparableError lists each condition that differs."""
+    return Comparison(
+        groups=tuple(_pair_group(pair) for pair in pairing.pairs), left_out=pairing.left_out, missing=pairing.missing,
+        findings=pairing.findings,
+    )  # fmt: skip
+
+
+def pair_runs(given: Sequence[MeasurementSet]) -> Pairing:
+    """Pair the measurements of runs, the baseline first; raises IncomparableError if they have nothing in common."""
+    runs = _distinct_names(given)
     if all(len(run.results) == 1 for run in runs):
-        return Comparison(groups=(_run_group([(run.name, run.results[0]) for run in runs]),), findings=_findings(runs))
+        return Pairing((Pair(tuple((run.name, run.results[0]) for run in runs)),), findings=_findings(runs))
     indexes = {run.name: _index(run) for run in runs}
-    groups, left_out, missing = [], [], []
+    pairs, left_out, missing = [], [], []
     for key in dict.fromkeys(key for index in indexes.values() for key in index):
         present = [(name, index[key]) for name, index in indexes.items() if key in index]
         absent = [name for name, index in indexes.items() if key not in index]
@@ -96,10 +133,10 @@ def compare_runs(baseline: MeasurementSet, candidates: Sequence[MeasurementSet])
             left_out.append(f"{' '.join(key)}: not measured in {', '.join(absent)}")
         if runs[0].name not in absent:
             missing += [f"{name} {' '.join(key)}" for name in absent]
-            groups += [_run_group(present)] if len(present) > 1 else []
-    if not groups:
+            pairs += [Pair(tuple(present))] if len(present) > 1 else []
+    if not pairs:
         raise IncomparableError("the runs have no model, device and precision in common:\n  " + "\n  ".join(left_out))
-    return Comparison(groups=tuple(groups), left_out=tuple(left_out), missing=tuple(missing), findings=_findings(runs))
+    return Pairing(tuple(pairs), tuple(left_out), tuple(missing), _findings(runs))
 
 
 def have_counterparts(runs: Sequence[MeasurementSet]) -> bool:
@@ -193,10 +230,14 @@ def _group(title: str, baseline: LoadedMeasurement, candidates: Sequence[LoadedM
     )
 
 
-def _run_group(measured: Sequence[tuple[str, LoadedMeasurement]]) -> Group:
-    models = " / ".join(dict.fromkeys(result.label for _, result in measured))
-    first, *others = (replace(result, label=name) for name, result in measured)
-    return _group(f"{models} — {describe_target(first.measurement)}", first, others)
+def _pair_group(pair: Pair) -> Group:
+    models = " / ".join(dict.fromkeys(result.label for _, result in pair.members))
+    first, *others = (replace(result, label=name) for name, result in pair.members)
+    group = _group(f"{models} — {describe_target(first.measurement)}", first, others)
+    if pair.itself is None:
+        return group
+    itself = candidate_row(replace(pair.itself, label=f"{first.label} against itself"), first)
+    return group.model_copy(update={"itself": itself, "answer": f"{group.answer}\n{describe_itself(itself)}"})
 
 
 def _keyed(run: MeasurementSet) -> Iterator[tuple[tuple[str, ...], LoadedMeasurement]]:

@@ -45,12 +45,13 @@ class LoadedMeasurement:
 
 @dataclass(frozen=True, eq=False)
 class MeasurementSet:
-    """The measurements under one path, the budgets of a run's targets by target name, and the warnings of a run's stages."""
+    """The measurements under `path`, the budgets of a run's targets by target name, and the warnings of a run's stages."""
 
     name: str
     results: tuple[LoadedMeasurement, ...]
     budgets: dict[str, Budget] = field(default_factory=dict)
     findings: tuple[Finding, ...] = ()
+    path: Path | None = None
 
     @property
     def measurements(self) -> tuple[Measurement, ...]:
@@ -59,9 +60,9 @@ class MeasurementSet:
 
 
 def load_results(paths: Iterable[Path]) -> tuple[MeasurementSet, ...]:
-    """Load each path: a run folder, a folder of measurement files, or one measurement file."""
+    """Load each path: a run folder, also that of an ONNX file, a folder of measurement files, or one measurement file."""
     given = [Path(path) for path in paths]
-    sets = tuple(replace(_load(path), name=name) for path, name in zip(given, names_of(given), strict=True))
+    sets = tuple(replace(_load(path), name=name, path=path) for path, name in zip(given, names_of(given), strict=True))
     for one in sets:
         if not one.measurements:
             raise ConfigError(f"{one.name}: contains no measurements yet; run 'edgedistill bench CONFIG' first")
@@ -122,7 +123,8 @@ def _load(path: Path) -> MeasurementSet:
     if not path.is_dir():
         raise ConfigError(f"{path}: no such run folder or measurement file")
     is_run = (path / "manifest.json").is_file()
-    files = tuple(sorted((path / "measurements" if is_run else path).glob("*.json")))
+    measured = path / "measurements"
+    files = tuple(sorted((measured if is_run or measured.is_dir() else path).glob("*.json")))
     budgets, findings = (_budgets(Run(path)), _warnings(Run(path))) if is_run else ({}, ())
     return MeasurementSet(path.resolve().name, tuple(read_result(file) for file in files), budgets, findings)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from edgedistill.compare.comparison import Comparison
 from edgedistill.compare.footnotes import footnotes_of
 from edgedistill.compare.rows import Group
-from edgedistill.compare.table import COLUMNS, cells, headings
+from edgedistill.compare.table import COLUMNS, capitalised, cells, headings
 
 
 def to_markdown(comparison: Comparison) -> str:
@@ -27,7 +27,10 @@ def _lines(comparison: Comparison) -> Iterator[str]:
     for group in comparison.groups:
         yield from _group_lines(group)
     if comparison.left_out:
-        yield f"Left out: {escape('; '.join(comparison.left_out))}"
+        yield from (f"Left out: {escape('; '.join(comparison.left_out))}", "")
+    if comparison.advice is not None:
+        sentence, command = comparison.advice.split(": ", 1)
+        yield f"{escape(capitalised(sentence))}: `{command}`"
 
 
 def _group_lines(group: Group) -> Iterator[str]:

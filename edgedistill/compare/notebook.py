@@ -9,23 +9,26 @@ from rich.console import Console
 
 from edgedistill.compare.footnotes import footnotes_of
 from edgedistill.compare.rows import Group
-from edgedistill.compare.table import cells, headings, render_table
+from edgedistill.compare.table import capitalised, cells, headings, render_table
 from edgedistill.records.finding import Finding
 
 WIDTH = 80
 
 
-def to_text(groups: Sequence[Group], left_out: Sequence[str], findings: Sequence[Finding] = ()) -> str:
+def to_text(
+    groups: Sequence[Group], left_out: Sequence[str], findings: Sequence[Finding] = (), advice: str | None = None
+) -> str:
     """Render the terminal's table without colour, 80 columns wide."""
     console = Console(width=WIDTH, no_color=True, force_terminal=False, legacy_windows=False, force_jupyter=False)
     with console.capture() as captured:
-        console.print(render_table(groups, left_out, findings))
+        console.print(render_table(groups, left_out, findings, advice))
     return captured.get().rstrip()
 
 
-def to_html(groups: Sequence[Group]) -> str:
-    """Render a table for each group, with its footnotes and its answer."""
-    return "\n".join(line for group in groups for line in _lines(group))
+def to_html(groups: Sequence[Group], advice: str | None = None) -> str:
+    """Render a table for each group, with its footnotes and its answer, and what would decide."""
+    lines = [line for group in groups for line in _lines(group)]
+    return "\n".join([*lines, *([] if advice is None else [f"<p>{escape(capitalised(advice))}</p>"])])
 
 
 def _lines(group: Group) -> Iterator[str]:

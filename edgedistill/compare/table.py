@@ -20,8 +20,10 @@ METRIC = ""
 COLUMNS = ("model", "precision", METRIC, "size", "p50 ms", "p95 ms", "mem. MB", "energy", "speedup")
 
 
-def render_table(groups: Sequence[Group], left_out: Sequence[str], findings: Sequence[Finding] = ()) -> Stack:
-    """Render the warnings, the rows, the footnotes and the answer of every group, and what the comparison left out."""
+def render_table(
+    groups: Sequence[Group], left_out: Sequence[str], findings: Sequence[Finding] = (), advice: str | None = None
+) -> Stack:
+    """Render the warnings, the rows, the footnotes and the answer of every group, what was left out, and what would decide."""
     parts: list[Text | Padding | Table] = [Text(str(one), style="bold") for one in findings]
     for group in groups:
         footnotes = footnotes_of(group)
@@ -33,7 +35,14 @@ def render_table(groups: Sequence[Group], left_out: Sequence[str], findings: Seq
         parts += [Text(group.answer), Text()]
     if left_out:
         parts.append(Text("Left out: " + "; ".join(left_out), style="dim"))
+    if advice is not None:
+        parts.append(Text(capitalised(advice)))
     return Stack(*parts)
+
+
+def capitalised(sentence: str) -> str:
+    """Return a sentence with a capital as its first letter."""
+    return sentence[:1].upper() + sentence[1:]
 
 
 def headings(group: Group) -> list[str]:

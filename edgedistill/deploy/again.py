@@ -61,9 +61,8 @@ def measure_again(
         compiled = made[_key(one)]
         if isinstance(compiled, DeviceError):
             raise compiled
-        arms.append(
-            _arm(f"{number}-{one.kit.name}-{one.measured.precision.requested}", one, works[_key(one)], compiled)
-        )
+        name = f"{number}-{one.measured.model.name}-{one.kit.name}-{one.measured.precision.requested}"
+        arms.append(_arm(name, one, works[_key(one)], compiled))
     job = BenchJob(arms=tuple(arms), processes=options.processes, seconds=options.seconds, passes=options.passes)
     results = []
     for name, result in run_bench(job, folder, progress):
@@ -112,6 +111,14 @@ def find_model(measured: Measurement, file: Path, kits: Mapping[str, Kit]) -> Me
     reasons = {name: why for name, why in measured.reasons.items() if name in ("accuracy", "parity")}
     expected = _recorded_outputs(io, model.stem)
     return MeasuredModel(measured, kit, address, model, io, expected, metric, reasons=reasons)
+
+
+def is_at_hand(measured: Measurement, file: Path) -> bool:
+    """Tell whether the model of a measurement file is where `find_model` looks; only copies of ONNX files are hashed."""
+    folder = file.resolve().parent.parent
+    exported = exported_model(folder, measured)
+    found = prepared_copy(folder, measured) if exported is None else folder / exported.file.path
+    return measured.browser is None and found is not None and found.is_file()
 
 
 def exported_model(folder: Path, measured: Measurement) -> OnnxModel | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +104,18 @@ def measurement_table(fake: Fake) -> dict[str, Any]:
 
 def measurement(fake: Fake) -> Measurement:
     return Measurement.model_validate(measurement_table(fake))
+
+
+def in_turns(baseline: Fake, ratios: Mapping[str, Sequence[float | None]], job: str = "5f") -> Fake:
+    """A baseline that took turns: its latency over that of each other arm, by name, in each set of processes."""
+    duet = {"id": job, "arm": "baseline", "ratios": ratios}
+    return replace(baseline, changes={**baseline.changes, "schema": "edgedistill.measurement/2", "duet": duet})
+
+
+def as_arm(fake: Fake, arm: str, job: str = "5f") -> Fake:
+    """A model that took turns with such a baseline."""
+    duet = {"id": job, "arm": arm}
+    return replace(fake, changes={**fake.changes, "schema": "edgedistill.measurement/2", "duet": duet})
 
 
 def write_measurement(folder: Path, fake: Fake) -> Path:
