@@ -26,7 +26,7 @@ UNREAD = {
     "bench": {ONNX: {"--set", "--skip-bad", "--from"}, CONFIG: {"--target", "--device", "--shape", "--threads"}},
     "lint": {ONNX: {"--arch", "-o"}},
     "init": {"folder": {"--test", "--target", "--device", "--p95-ms", "--size-bytes", "--accuracy", "--epochs", "--skip-bad", "--name", "--kind", "--task"}},
-    "compare": {"run": {"--junit"}},
+    "compare": {"run": {"--junit", "--processes", "--seconds"}},
     "doctor": {CONFIG: {"--device"}},
 }  # fmt: skip
 """By command and input, the options that the command does not read for this input without another option."""

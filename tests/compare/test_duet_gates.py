@@ -187,7 +187,17 @@ def test_a_gate_measures_both_sides_and_the_baseline_twice(tmp_path):
         model = build(tmp_path / f"{name}.onnx")
         done = edgedistill("bench", model, "--target", "ort", "--processes", 1, "--seconds", 0.1, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
-    options = ("--seconds", 0.1, "--processes", 3, "--fail-if", "size_bytes > +0%", "--fail-if", "p50_ms > +100000%", "--json")
+    options = (
+        "--seconds",
+        0.1,
+        "--processes",
+        3,
+        "--fail-if",
+        "size_bytes > +0%",
+        "--fail-if",
+        "p50_ms > +100000%",
+        "--json",
+    )
     done = edgedistill("compare", "--again", "runs/before", "runs/after", *options, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
