@@ -31,6 +31,12 @@ static int read_arm_option(Arguments *found, const char *key, char *value) {
     return 1;
 }
 
+static int is_cold(const char *caches) {
+    if (strcmp(caches, "warm") && strcmp(caches, "cold"))
+        fail(USAGE, "--caches must be warm or cold, not '%s'", caches);
+    return !strcmp(caches, "cold");
+}
+
 static void read_option(Arguments *found, const char *key, char *value) {
     if (!strcmp(key, "--lib"))
         found->library = value;
@@ -44,6 +50,8 @@ static void read_option(Arguments *found, const char *key, char *value) {
         found->requests = (size_t)atol(value);
     else if (!strcmp(key, "--seconds"))
         found->seconds = atof(value);
+    else if (!strcmp(key, "--caches"))
+        found->cold = is_cold(value);
     else if (!strcmp(key, "--seed"))
         found->seed = strtoull(value, NULL, 10);
     else if (!read_arm_option(found, key, value))

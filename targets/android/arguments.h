@@ -20,6 +20,7 @@ typedef struct {
     char *expected[MAX_TENSORS], *outputs[MAX_TENSORS];
     size_t n_arms, n_expected, n_outputs, requests;
     double seconds;
+    int cold; /* empty the caches before each inference */
     uint64_t seed;
 } Arguments;
 

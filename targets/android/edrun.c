@@ -9,6 +9,7 @@
  * --lib FILE, or EDGEDISTILL_ORT, is ONNX Runtime's library, by default ./libonnxruntime.so.
  * --input, --threads and --samples belong to the --model before them. --samples FILE takes every inference of a bench.
  * --input, --expected and --output are given once per input or output, in the model's order; each names a file of raw values.
+ * --caches cold empties the CPU's caches before each inference of a bench; warm is the default.
  * --seed N chooses the order of turns in a bench. --requests N takes the first N requests.
  * The first output agrees where its highest value has the same index, the others by 1 - squared error / variance.
  * Prints one JSON object as the last line of stdout. Exit codes: 0 fine, 2 usage, 5 the engine failed.

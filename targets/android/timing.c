@@ -10,7 +10,7 @@
 #include <sys/resource.h>
 #include <time.h>
 
-enum { WINDOW = WARM_UP_WINDOW, MAX_WARM_UP = 250000, MAX_INFERENCES = 750000, SECOND = 1000000000 };
+enum { WINDOW = WARM_UP_WINDOW, MAX_WARM_UP = 250000, MAX_INFERENCES = 750000, CACHE_LINE = 64, SECOND = 1000000000 };
 
 const int64_t ROOM_BYTES = MAX_INFERENCES * (int64_t)sizeof(Inference);
 
@@ -45,21 +45,34 @@ static int is_steady(const Inference *inferences, size_t n) {
     return (double)llabs(last - before) <= WARM_UP_AGREEMENT * (double)before;
 }
 
-static int64_t time_one(Samples *samples, Model *model, const Requests *requests, int round, int kind) {
+/* Run and keep one inference of a kind; a clean one that was preempted becomes PREEMPTED. */
+static void time_one(Samples *samples, Model *model, const Requests *requests, int round, int kind) {
+    volatile unsigned char *cleared = samples->cleared;
     set_request(model, requests, samples->count);
+    for (size_t i = 0; kind == CLEAN && i < samples->cleared_bytes; i += CACHE_LINE)
+        cleared[i]++;
+    long before = preemptions();
     int64_t begin = now_ns();
     infer(model);
     int64_t took = now_ns() - begin;
+    if (kind == CLEAN && preemptions() != before)
+        kind = PREEMPTED;
     samples->inferences[samples->count++] = (Inference){took, round, kind};
-    return took;
 }
 
-void make_room(Samples *samples) {
-    memset(samples, 0, sizeof *samples);
-    samples->inferences = malloc((size_t)ROOM_BYTES);
-    if (!samples->inferences)
+static void *written(size_t bytes) {
+    void *found = malloc(bytes);
+    if (!found)
         fail(FAILED, "no memory for the samples");
-    memset(samples->inferences, 1, (size_t)ROOM_BYTES);
+    return memset(found, 1, bytes);
+}
+
+void make_room(Samples *samples, size_t cleared_bytes) {
+    memset(samples, 0, sizeof *samples);
+    samples->inferences = written((size_t)ROOM_BYTES);
+    samples->cleared_bytes = cleared_bytes;
+    if (cleared_bytes)
+        samples->cleared = written(cleared_bytes);
 }
 
 void warm_up(Samples *samples, Model *model, const Requests *requests, double seconds) {
@@ -68,13 +81,11 @@ void warm_up(Samples *samples, Model *model, const Requests *requests, double se
     int64_t begin = now_ns();
     size_t n = 0;
     for (double elapsed = 0; n < MAX_WARM_UP && elapsed < longest && !samples->steady; elapsed = (now_ns() - begin) / 1e9) {
-        samples->typical_ns = time_one(samples, model, requests, -1, WARM_UP);
+        time_one(samples, model, requests, -1, WARM_UP);
         n++;
         samples->steady = n >= 2 * WINDOW && n % WINDOW == 0 && elapsed >= shortest && is_steady(samples->inferences, n);
     }
     samples->warmup_n = n;
-    if (n >= WINDOW)
-        samples->typical_ns = window_median(samples->inferences + n - WINDOW);
 }
 
 static int has_room(const Samples *samples) {
@@ -82,25 +93,29 @@ static int has_room(const Samples *samples) {
 }
 
 void take_burst(Samples *samples, Model *model, const Requests *requests, int round) {
-    int64_t begin = now_ns(), ready = begin + (int64_t)(BURSTS_LEAD_S * SECOND);
-    for (size_t n = 0; has_room(samples) && (!n || now_ns() < ready); n++, samples->lead_n++)
+    int64_t start = now_ns(), warm = start + (int64_t)(BURSTS_LEAD_S * SECOND);
+    for (size_t n = 0; !samples->cleared && has_room(samples) && (!n || now_ns() < warm); n++, samples->lead_n++)
         time_one(samples, model, requests, round, LEAD);
-    begin = now_ns();
-    int64_t enough = begin + (int64_t)(BURSTS_LEAST_S * SECOND);
-    for (size_t n = 0; has_room(samples) && (n < BURSTS_LEAST || now_ns() < enough); n++, samples->n++) {
-        long before = preemptions();
+    int64_t begin = now_ns(), enough = begin + (int64_t)(BURSTS_LEAST_S * SECOND);
+    for (size_t n = 0; has_room(samples) && (n < BURSTS_LEAST || now_ns() < enough); n++, samples->n++)
         time_one(samples, model, requests, round, CLEAN);
-        if (preemptions() != before)
-            samples->inferences[samples->count - 1].kind = PREEMPTED;
-    }
-    samples->wall_ns += now_ns() - begin;
+    int64_t end = now_ns();
+    samples->wall_ns += end - begin;
+    samples->spent_ns += end - start;
     samples->bursts++;
 }
 
+void rehearse(Samples *samples, Model *model, const Requests *requests) {
+    Samples before = *samples;
+    take_burst(samples, model, requests, 0);
+    before.burst_ns = samples->spent_ns;
+    before.burst_n = samples->n;
+    *samples = before;
+}
+
 size_t bursts_needed(const Samples *samples, double seconds) {
-    double inference_s = samples->typical_ns / 1e9, done_s = (double)samples->wall_ns / SECOND;
-    double burst_s = fmax(BURSTS_LEAST_S, BURSTS_LEAST * inference_s), burst_n = burst_s / inference_s;
-    double for_time = (seconds - done_s) / burst_s, at_most = (SAMPLING_MOST_TIMES * seconds - done_s) / burst_s;
-    double for_number = fmin((SAMPLING_LEAST - (double)samples->n) / burst_n, at_most);
+    double burst_s = samples->burst_ns / 1e9, spent_s = samples->spent_ns / 1e9;
+    double for_time = (seconds - spent_s) / burst_s, at_most = (SAMPLING_MOST_TIMES * seconds - spent_s) / burst_s;
+    double for_number = fmin((SAMPLING_LEAST - (double)samples->n) / (double)samples->burst_n, at_most);
     return has_room(samples) ? (size_t)ceil(fmax(0, fmax(for_time, for_number))) : 0;
 }

@@ -14,11 +14,14 @@ typedef struct {
     int32_t round, kind;
 } Inference;
 
+/* Inferences so far. `wall_ns` is the time of samples, `spent_ns` that of whole bursts; a burst takes about `burst_ns` and has
+ * `burst_n` samples. If `cleared_bytes` is above 0, so much memory is written before each inference, to empty the caches. */
 typedef struct {
     Inference *inferences;
-    size_t count, warmup_n, lead_n, n, bursts;
+    unsigned char *cleared;
+    size_t cleared_bytes, count, warmup_n, lead_n, n, bursts, burst_n;
     int steady;
-    int64_t typical_ns, wall_ns;
+    int64_t wall_ns, spent_ns, burst_ns;
 } Samples;
 
 /* The bytes of the buffer for samples. */
@@ -26,13 +29,16 @@ extern const int64_t ROOM_BYTES;
 
 int64_t now_ns(void);
 
-/* Allocate the buffer and write it once, so that filling it does not grow the measured process. */
-void make_room(Samples *samples);
+/* Allocate the buffers and write them once, so that filling them does not grow the measured process. */
+void make_room(Samples *samples, size_t cleared_bytes);
 
 /* Infer until two windows agree, within the bounds of constants.h. */
 void warm_up(Samples *samples, Model *model, const Requests *requests, double seconds);
 
-/* Take one turn: refill the caches, then time inferences for some milliseconds. */
+/* Time one burst, to know how long bursts are, and forget it. */
+void rehearse(Samples *samples, Model *model, const Requests *requests);
+
+/* Take one turn: refill the caches, unless they are to be cold, then time inferences for some milliseconds. */
 void take_burst(Samples *samples, Model *model, const Requests *requests, int round);
 
 /* About how many more bursts are needed for some seconds and enough samples; 0 if there are enough. */

@@ -62,9 +62,10 @@ void serve_turns(const Arguments *arguments, const Arm *arm, int rounds) {
     int32_t round;
     pin(arm->threads);
     open_runtime(arguments->library);
-    make_room(&samples);
+    make_room(&samples, arguments->cold ? cache_clearing_bytes() : 0);
     Start started = start(arguments, arm, &model, &requests);
     warm_up(&samples, &model, &requests, arguments->seconds);
+    rehearse(&samples, &model, &requests);
     print_need(&samples, arguments->seconds);
     while (read(rounds, &round, sizeof round) == (ssize_t)sizeof round && round != LAST_ROUND) {
         take_burst(&samples, &model, &requests, round);
