@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any, Dict, Tuple
+from typing import Any, Dict, List, NamedTuple, Tuple, Union
 
 import bench
 import check
@@ -18,6 +18,7 @@ import job
 import loading
 import numpy as np
 import results
+import stats
 from extra import Extra
 from job import Arm
 from kit import EngineError, load_engine
@@ -34,33 +35,58 @@ NOT_SUPPORTED = "not measured: the runner for phones does not measure it"
 NOT_READ = ("device_bytes", "wait_ns", "others", "stolen", "siblings_busy")
 
 
+class Timed(NamedTuple):
+    """An arm with the answer of its check, the arrays of the check, and its processes; none for the verb `check`."""
+
+    table: Dict[str, Any]
+    arm: Arm
+    checked: Dict[str, Any]
+    kept: Dict[str, np.ndarray]
+    processes: List[results.ProcessResult]
+
+
 def main(path: Path) -> None:
     """Write and print the measurements, or print the checks, of the arms of a spec."""
     spec = json.loads(path.read_text(encoding="utf-8"))
-    answers = []
-    for table in spec["arms"]:
-        name = table["arm"]["name"]
-        if table["error"] is not None:
-            answers.append({"name": name, "error": table["error"]})
-            continue
-        try:
-            answers.append(dict(_result(spec, table, Path(table["folder"])), name=name))
-        except EngineError as error:
-            answers.append({"name": name, "error": str(error)})
+    found = [_read(spec, table) for table in spec["arms"]]
+    sound = [one for one in found if isinstance(one, Timed)]
+    answers = [_result(spec, one, sound) if isinstance(one, Timed) else one for one in found]
     sys.stdout.write("\n" + json.dumps(answers, allow_nan=False) + "\n")
 
 
-def _result(spec: Dict[str, Any], table: Dict[str, Any], folder: Path) -> Dict[str, Any]:
-    arm = job.read_arm(table["arm"], Path())
-    checked, kept = _checked(spec, table, folder, arm)
-    if spec["verb"] == "check":
-        return {"check": bench.labelled(checked, arm.target)}
-    loading.store(folder / "check.npz", kept)
+def _read(spec: Dict[str, Any], table: Dict[str, Any]) -> Union[Timed, Dict[str, Any]]:
+    """Read what the runner wrote for an arm; return the answer with its error if it failed."""
+    name, folder = table["arm"]["name"], Path(table["folder"])
+    if table["error"] is not None:
+        return {"name": name, "error": table["error"]}
+    try:
+        arm = job.read_arm(table["arm"], Path())
+        checked, kept = _checked(spec, table, folder, arm)
+    except EngineError as error:
+        return {"name": name, "error": str(error)}
     processes = [_process(answer, folder / f"process-{i}") for i, answer in enumerate(table["processes"])]
-    measured = results.measurement(arm, checked, processes, _extra(spec, table))
-    measured["reasons"].update(table["reasons"])
-    results.write(Path(spec["out"]), arm.name, measured, results.raw_samples(folder / "check.npz", processes))
-    return {"measurement": measured}
+    return Timed(table, arm, checked, kept, processes)
+
+
+def _result(spec: Dict[str, Any], one: Timed, sound: List[Timed]) -> Dict[str, Any]:
+    """Return the check or the measurement of an arm; the measurement and its samples are also written."""
+    arm, folder = one.arm, Path(one.table["folder"])
+    if spec["verb"] == "check":
+        return {"name": arm.name, "check": bench.labelled(one.checked, arm.target)}
+    loading.store(folder / "check.npz", one.kept)
+    more = _extra(spec, one.table)
+    more.duet = _duet(spec, one, sound)
+    measured = results.measurement(arm, one.checked, one.processes, more)
+    measured["reasons"].update(one.table["reasons"])
+    results.write(Path(spec["out"]), arm.name, measured, results.raw_samples(folder / "check.npz", one.processes))
+    return {"name": arm.name, "measurement": measured}
+
+
+def _duet(spec: Dict[str, Any], one: Timed, sound: List[Timed]) -> Dict[str, Any]:
+    """Return the ratios of an arm to those that took turns with it."""
+    others = [other for other in sound if other is not one and other.table["duet"] == one.table["duet"]]
+    ratios = {other.arm.name: results.ratios(one.processes, other.processes) for other in others}
+    return {"id": one.table["duet"], "arm": one.arm.name, "caches": spec["caches"], "ratios": ratios}
 
 
 def _checked(
@@ -89,8 +115,10 @@ def _process(answer: Dict[str, Any], path: Path) -> results.ProcessResult:
     samples = inferences[inferences["kind"] >= CLEAN]
     fields = {key: value for key, value in answer.items() if key != "n"}
     fields.update(dict.fromkeys(NOT_READ))
-    warm_up = inferences["ns"][inferences["kind"] == WARM_UP]
-    return results.ProcessResult.without_bursts(fields, samples["ns"], samples["kind"] == PREEMPTED, warm_up)
+    lead, warm_up = inferences[inferences["kind"] == LEAD], inferences[inferences["kind"] == WARM_UP]
+    timed = stats.Samples(samples["ns"], samples["kind"] == PREEMPTED, samples["round"])
+    leads = stats.Samples(lead["ns"], np.zeros(len(lead), dtype=bool), lead["round"])
+    return results.ProcessResult(fields, timed, warm_up["ns"], None, leads)
 
 
 def _extra(spec: Dict[str, Any], table: Dict[str, Any]) -> Extra:

@@ -23,6 +23,7 @@ from edgedistill.deploy.harness import Compilation, compile_model, probe, run_be
 from edgedistill.errors import ConfigError, DeviceError
 from edgedistill.kits.kits import read_kit
 from edgedistill.records.measurement import Measurement
+from edgedistill.statistics import speedup
 from tests.support.adbd import Adb, Device
 from tests.support.jobs import TARGETS, bench_job
 from tests.support.tiny_onnx import build, record
@@ -149,6 +150,12 @@ def test_a_phone_is_measured(phone, runner, models, tmp_path):
     assert float32.accuracy.value == 1.0
     assert float32.latency_ns.n == sum(process.n_clean for process in float32.processes)
     assert len(float32.processes) == 2
+    assert all(process.bursts >= 4 and process.lead_n >= process.bursts for process in float32.processes)
+    assert float32.duet.id == int8.duet.id
+    assert float32.duet.caches == "warm"
+    (ratios,) = float32.duet.ratios.values()
+    assert int8.duet.ratios["fp32"] == pytest.approx([1 / ratio for ratio in ratios], rel=0.05)
+    assert speedup(float32, int8).duet
     assert float32.device.cpu == "Example Phone 7, Maker X1"
     assert float32.device.os == "Android 14"
     assert float32.device.python is None
@@ -157,7 +164,9 @@ def test_a_phone_is_measured(phone, runner, models, tmp_path):
     assert float32.energy_uj is None
     assert "can read neither power rails nor the battery's current" in float32.reasons["energy_uj"]
     with np.load(tmp_path / "measurements" / float32.samples) as raw:
-        assert len(raw["latency_ns"]) == sum(process.n for process in float32.processes)
+        assert len(raw["latency_ns"]) == len(raw["burst"]) == sum(process.n for process in float32.processes)
+        assert len(raw["lead_ns"]) == len(raw["lead_burst"]) == sum(process.lead_n for process in float32.processes)
+        assert set(raw["lead_burst"]) == set(raw["burst"])
         assert raw["outputs"].shape == (40, 1, 5)
     assert Measurement.model_validate_json((tmp_path / "measurements" / "fp32.json").read_text()) == float32
     assert any(re.match(r"bench fp32 process 2/2 p50 [\d.]+ ms", line) for line in lines)
@@ -260,10 +269,12 @@ def test_models_that_do_not_fit_together_are_measured_alone(phone, runner, model
     arms = [compiled(models, name, tmp_path / name, url(phone, runner)) for name in ("fp32", "u8-i32")]
     job = bench_job(*arms, processes=2, passes=())
     results = dict(run_bench(job, tmp_path, print))
-    for measured in results.values():
+    for name, measured in results.items():
         assert len(measured.processes) == 2
-        assert measured.duet is None
-        assert re.search(reason, measured.reasons["duet"])
+        assert measured.duet.arm == name
+        assert measured.duet.ratios == {}
+        assert re.search(reason, measured.reasons["duet.ratios"])
+    assert len({measured.duet.id for measured in results.values()}) == 2
     assert sum("edrun bench" in service for service in phone.services) == 4
 
 

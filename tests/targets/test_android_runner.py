@@ -186,13 +186,21 @@ def test_models_take_turns_in_a_balanced_order_that_the_seed_decides(runner, mod
     assert same[:9] == told["turns"][:9] != other[:9]
 
 
+def test_cold_caches_leave_no_inferences_out(runner, models, tmp_path):
+    code, told = runner(*bench(models, tmp_path, "fp32", seconds=0.02, caches="cold"))
+    assert code == 0, told
+    assert told["arms"][0]["lead_n"] == 0
+    assert told["arms"][0]["n"] >= 3 * told["arms"][0]["bursts"]
+    assert runner(*bench(models, tmp_path, "fp32", caches="hot"))[1]["error"] == "--caches must be warm or cold, not 'hot'"
+
+
 @pytest.mark.slow
 def test_a_model_of_long_bursts_takes_part_in_fewer_rounds(runner, models, tmp_path):
     graph = "(float[1] x) => (float[1] y) { many = Expand(x, shape) s = Sin(many) y = ReduceSum<keepdims=1>(s) }"
-    onnx.save(text_model(graph, shape=np.array([3_000_000])), tmp_path / "long.onnx")
+    onnx.save(text_model(graph, shape=np.array([12_000_000])), tmp_path / "long.onnx")
     np.zeros(1, np.float32).tofile(tmp_path / "one")
     slow = ("--model", tmp_path / "long.onnx", "--input", tmp_path / "one", "--samples", tmp_path / "long.raw")
-    code, told = runner(*bench(models, tmp_path, "fp32", seconds=0.5), *slow)
+    code, told = runner(*bench(models, tmp_path, "fp32", seconds=0.2), *slow)
     assert code == 0, told
     many, few = ([number for number, arm in told["turns"] if arm == i] for i in range(2))
     assert many == list(range(len(many)))

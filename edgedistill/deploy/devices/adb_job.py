@@ -7,6 +7,7 @@ import os
 import random
 import subprocess
 import sys
+import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -38,12 +39,13 @@ class PhoneArm:
     processes: list[dict[str, Any]] = field(default_factory=list)
     energy: dict[str, Any] = field(default_factory=lambda: {"reason": "not measured: the job does not request energy"})
     error: str | None = None
+    duet: str = ""
 
     def spec(self, reasons: dict[str, str]) -> dict[str, Any]:
         """Return the arm as targets/android/assemble.py reads it."""
         return {
             "arm": self.table, "folder": str(self.folder), "check": self.check, "processes": self.processes, "energy": self.energy,
-            "error": self.error, "reasons": reasons,
+            "error": self.error, "reasons": reasons, "duet": self.duet,
         }  # fmt: skip
 
 
@@ -61,6 +63,11 @@ class Session:
     after: dict[str, Any] = field(default_factory=dict)
     alone: str | None = None
 
+    @property
+    def _cold(self) -> list[str]:
+        """The runner's options for caches that are emptied before each inference, if the job asks for it."""
+        return ["--caches", "cold"] if self.job.get("caches") == "cold" else []
+
     async def check(self) -> None:
         """Run every recorded request of every arm, and copy the outputs to the host; a failed arm does not stop the others."""
         self.before = phone.snapshot(await look(self.ready.phone))
@@ -70,6 +77,9 @@ class Session:
     async def bench(self) -> None:
         """Time all arms in turns, each set in fresh processes, then measure energy."""
         self.alone = await self._why_alone()
+        together = uuid.uuid4().hex
+        for arm in self.arms:
+            arm.duet = uuid.uuid4().hex if self.alone else together
         for number in range(self.job["processes"]):
             order = random.Random(f"{self.job['seed']}/{number}")  # noqa: S311 - an order, not a secret
             arms = order.sample(self.arms, len(self.arms))
@@ -87,10 +97,10 @@ class Session:
         if len(need) < 2:
             return None
         if available is None or None in need:
-            return "the models were not measured in turns: the phone does not report its available memory"
+            return "not measured in turns with other models: the phone does not report its available memory"
         if sum(need) > available:
             return (
-                f"the models were not measured in turns: all together they need {sum(need) / 1e6:,.0f} MB, and the phone has "
+                f"not measured in turns with other models: together they need {sum(need) / 1e6:,.0f} MB, and the phone has "
                 f"{available / 1e6:,.0f} MB available"
             )
         return None
@@ -102,7 +112,7 @@ class Session:
         await device.push(Path(arm.table["entry"]), f"{arm.there}/model.ort")
         await self._push_inputs(arm, self.job.get("requests"))
         options = [part for i in range(len(outputs)) for part in ("--output", f"{arm.there}/output-{i}")]
-        arm.check = await self.ready.run("check", [*_model(arm), *options], CHECK_S)
+        arm.check = await self.ready.run("check", [*_model(arm), *options, *self._cold], CHECK_S)
         for i in range(len(outputs)):
             await device.pull(f"{arm.there}/output-{i}", arm.folder / f"output-{i}")
         await self._push_inputs(arm, _constants()["check"]["timed_requests"])
@@ -123,7 +133,7 @@ class Session:
         if not arms:
             return
         seconds = self.job["seconds"]
-        options = ["--seconds", str(seconds), "--seed", str(seed)]
+        options = ["--seconds", str(seconds), "--seed", str(seed), *self._cold]
         for arm in arms:
             options += [*_model(arm), "--samples", f"{arm.there}/process-{len(arm.processes)}"]
         try:
@@ -195,11 +205,11 @@ class Session:
     def assemble(self, verb: str, out: Path, reasons: dict[str, str]) -> list[dict[str, Any]]:
         """Let the harness evaluate the results; arms without results are left out."""
         arms = [arm for arm in self.arms if arm.error or (arm.check and (verb == "check" or arm.processes))]
-        reasons = reasons | ({"duet": self.alone} if self.alone else {})
+        reasons = reasons | ({"duet.ratios": self.alone} if self.alone else {})
         environment = {"before": self.before, "after": self.after or self.before, "drivers": {}}
         device = self.ready.device | {"address": self.ready.phone.address.text}
         spec = {
-            "verb": verb, "out": str(out), "device": device, "environment": environment,
+            "verb": verb, "out": str(out), "device": device, "environment": environment, "caches": self.job.get("caches", "warm"),
             "arms": [arm.spec(reasons) for arm in arms],
         }  # fmt: skip
         (self.work / "spec.json").write_text(json.dumps(spec), encoding="utf-8")
