@@ -160,7 +160,7 @@ def test_every_inference_of_a_bench_is_kept(runner, models, tmp_path):
         assert burst["kind"][0] == 1
         assert (np.diff((burst["kind"] >= 2).astype(int)) >= 0).all()
     assert 0 < found["ns"][found["kind"] >= 2].sum() <= answer["wall_ns"]
-    assert answer["wall_ns"] >= 0.2e9
+    assert answer["wall_ns"] >= 0.01e9 * answer["bursts"]
     assert len(answer["affinity"]) == answer["threads"] == 1
     assert answer["peak_bytes"] is None or answer["peak_bytes"] >= answer["baseline_bytes"] > 0
     assert answer["load_ns"] > 0
@@ -179,11 +179,12 @@ def test_models_take_turns_in_a_balanced_order_that_the_seed_decides(runner, mod
     assert code == 0, told
     bursts = [inferences(tmp_path / f"{name}.raw")["round"] for name in names]
     assert [len(set(rounds)) - 1 for rounds in bursts] == [answer["bursts"] for answer in told["arms"]]
-    orders = [[arm for number, arm in told["turns"] if number == wanted] for wanted in range(6)]
-    assert all(sorted(order) == [0, 1, 2] for order in orders)
-    assert [order[::-1] for order in orders[::2]] == orders[1::2]
-    same, other = (runner(*bench(models, tmp_path, *names, seconds=0.03, seed=seed))[1]["turns"] for seed in (5, 6))
-    assert same[:9] == told["turns"][:9] != other[:9]
+    orders = [[arm for number, arm in told["turns"] if number == wanted] for wanted in range(told["turns"][-1][0] + 1)]
+    assert sorted(orders[0]) == [0, 1, 2]
+    for even, odd in zip(orders[::2], orders[1::2], strict=False):
+        assert [arm for arm in odd if arm in even] == [arm for arm in even[::-1] if arm in odd]
+    first = [runner(*bench(models, tmp_path, *names, seconds=0.02, seed=seed))[1]["turns"][:3] for seed in (5, 6)]
+    assert first[0] == told["turns"][:3] != first[1]
 
 
 def test_cold_caches_leave_no_inferences_out(runner, models, tmp_path):
@@ -191,7 +192,9 @@ def test_cold_caches_leave_no_inferences_out(runner, models, tmp_path):
     assert code == 0, told
     assert told["arms"][0]["lead_n"] == 0
     assert told["arms"][0]["n"] >= 3 * told["arms"][0]["bursts"]
-    assert runner(*bench(models, tmp_path, "fp32", caches="hot"))[1]["error"] == "--caches must be warm or cold, not 'hot'"
+    assert (
+        runner(*bench(models, tmp_path, "fp32", caches="hot"))[1]["error"] == "--caches must be warm or cold, not 'hot'"
+    )
 
 
 @pytest.mark.slow
@@ -255,7 +258,7 @@ def test_a_process_that_is_killed_leaves_the_others(runner, models, tmp_path):
     told = json.loads(program.communicate()[0].rsplit("\n", 2)[-2])
     assert program.returncode == 5
     assert "killed by signal 9, as the system does when memory is short" in told["arms"][1]["error"]
-    assert told["arms"][0]["wall_ns"] >= 0.4e9
+    assert (inferences(tmp_path / "fp32.raw")["kind"] >= 2).sum() == told["arms"][0]["n"]
 
 
 def test_a_runner_that_is_killed_leaves_no_processes(runner, models, tmp_path):
