@@ -1,93 +1,130 @@
-"""How often a model is called different from itself (A/A), and a slower one is found (A/B).
+"""How often a model is called different from itself (A/A), and slower ones are found (A/B).
 
-Each comparison is a job of the product's harness with three arms, whose fresh processes take turns: a model, the same file again, and
-one with more layers, and the verdicts are the product's own comparison. The slower model is MLPerf Tiny's ResNet-8 with two extra 1x1
-convolutions of as many channels as come nearest to 5 % when it is calibrated; its true ratio is that of all comparisons together.
+Each comparison is a job of the product's harness at its default cost: a model, the same file again, and slower models, which take turns.
+The verdicts are the product's own. The slower models are MLPerf Tiny's ResNet-8 with two extra 1x1 convolutions of as many channels as
+come nearest to the wanted ratios when they are calibrated; their true ratio is that of all comparisons together.
 
-    python benchmarks/latency/aa.py benchmarks/latency/aa.json [--comparisons 100] [--processes 5] [--seconds 0.5] [--kit ort]
+    python benchmarks/latency/aa.py benchmarks/latency/aa/ort.json [--comparisons 100] [--neighbour] [--kit ort] [--pixels 32]
+        [--processes 5] [--seconds 1] [--slower 1.02 1.05]
 """
 
 import argparse
+import contextlib
 import json
 import math
 import os
+import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
-from models import SIZES, Slower, arm, build, export, geometric, measure
+from models import Slower, arm, build, export, geometric, measure
 
-from edgedistill.compare.comparison import compare
+from edgedistill.deploy.onnx_file import BenchOptions
+from edgedistill.statistics import speedup
 
-WANTED = 1.05
-EXTRA_CHANNELS = (48, 64, 80, 96)
-CALIBRATING = 20
-"""Processes of each model when the slower one is chosen: five are off by a percent."""
+CHANNELS = (8, 16, 24, 32, 40, 64, 72, 80, 88)
+CALIBRATING = 8
+"""Sets of processes when the slower models are chosen."""
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("result", type=Path)
     parser.add_argument("--comparisons", type=int, default=100)
-    parser.add_argument("--processes", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=0.5)
+    parser.add_argument("--processes", type=int, default=BenchOptions().processes)
+    parser.add_argument("--seconds", type=float, default=BenchOptions().seconds)
     parser.add_argument("--kit", choices=["openvino", "ort"], default="ort")
+    parser.add_argument(
+        "--pixels", type=int, default=32, help="the size of the images; 32 gives a model of about 0.2 ms"
+    )
+    parser.add_argument("--slower", type=float, nargs="+", default=[1.02, 1.05])
+    parser.add_argument("--neighbour", action="store_true", help="another program works in random bursts on all CPUs")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        base = arm("a", exported(0, options.kit, folder), options.kit, "fp32")
-        extra, calibration = calibrate(base, options, folder)
-        slower = arm("b", exported(extra, options.kit, folder), options.kit, "fp32")
-        found = {"kit": options.kit, "processes": options.processes, "seconds": options.seconds}
-        found |= {"extra_channels": extra, "calibration": calibration, "comparisons": []}
-        for number in range(options.comparisons):
-            one = comparison([base, base | {"name": "a again"}, slower], options, folder, number)
-            found["comparisons"].append(one)
-            options.result.write_text(json.dumps(summed_up(found), indent=1) + "\n", encoding="utf-8")
-            sys.stderr.write(f"{number + 1}/{options.comparisons} {json.dumps(one)}\n")
-    print(json.dumps({key: found[key] for key in ("different", "found", "of", "true_ratio")}, indent=1))
+        arms = {n: arm(f"extra {n}", exported(n, options, folder), options.kit, "fp32") for n in (0, *CHANNELS)}
+        ratios = calibrated(arms, folder, options.seconds)
+        chosen = [
+            min(ratios, key=lambda n, wanted=wanted: abs(math.log(ratios[n] / wanted))) for wanted in options.slower
+        ]
+        found = {key: value for key, value in vars(options).items() if key not in ("result", "comparisons")}
+        found |= {"calibration": ratios, "extra_channels": chosen, "comparisons": []}
+        compared = [arms[0] | {"name": "base"}, arms[0] | {"name": "same"}]
+        compared += [arms[n] | {"name": f"{wanted:g}"} for n, wanted in zip(chosen, options.slower, strict=True)]
+        options.result.parent.mkdir(exist_ok=True)
+        with neighbour() if options.neighbour else contextlib.nullcontext():
+            for number in range(options.comparisons):
+                found["comparisons"].append(comparison(compared, options, folder, number))
+                options.result.write_text(as_json(summed_up(found)), encoding="utf-8")
+                sys.stderr.write(f"{number + 1}/{options.comparisons} {json.dumps(found['comparisons'][-1])}\n")
+    print(json.dumps({key: found[key] for key in ("of", "called_different", "found", "true_ratios")}, indent=1))
 
 
-def exported(extra: int, kit: str, folder: Path) -> Path:
+def exported(extra: int, options: argparse.Namespace, folder: Path) -> Path:
     model = Slower(extra).eval() if extra else build("resnet8")
-    return export(model, SIZES["resnet8"], kit, "fp32", folder / f"extra-{extra}")
+    return export(model, options.pixels, options.kit, "fp32", folder / f"extra-{extra}")
 
 
-def calibrate(base: dict, options: argparse.Namespace, folder: Path) -> tuple[int, dict[str, float]]:
-    """Return how many channels of the extra layers make the model about 5 % slower, and the ratio of each number that was tried."""
-    arms = {n: arm(f"extra {n}", exported(n, options.kit, folder), options.kit, "fp32") for n in EXTRA_CHANNELS}
-    measured = measure([base, *arms.values()], folder, CALIBRATING, options.seconds, 0)
-    ratios = {n: measured[one["name"]].latency_ns.p50 / measured["a"].latency_ns.p50 for n, one in arms.items()}
-    chosen = min(ratios, key=lambda n: abs(math.log(ratios[n] / WANTED)))
-    return chosen, {str(n): ratio for n, ratio in ratios.items()}
+def calibrated(arms: dict[int, dict], folder: Path, seconds: float) -> dict[int, float]:
+    """Return how many times slower the model is with each number of extra channels."""
+    measured = measure(list(arms.values()), folder, CALIBRATING, seconds, 0)
+    base = measured["extra 0"]
+    return {n: 1 / speedup(base, measured[f"extra {n}"]).value for n in CHANNELS}
 
 
 def comparison(arms: list[dict], options: argparse.Namespace, folder: Path, number: int) -> dict:
-    """Measure the three arms once and return the product's verdicts on the second and the third."""
+    """Measure all models once, and return the product's verdict on each beside the first."""
     begin = time.monotonic()
     measured = measure(arms, folder, options.processes, options.seconds, number)
-    again, slower = (compare(measured["a"], [measured[name]]).groups[0].rows[1].speedup for name in ("a again", "b"))
+    base = measured["base"]
+    verdicts = {}
+    for name in list(measured)[1:]:
+        found = speedup(base, measured[name])
+        assert found.duet
+        verdicts[name] = [1 / found.value, 1 / found.ci95[1], 1 / found.ci95[0], found.verdict]
+    undisturbed = base.latency_ns.undisturbed
     return {
-        "same": again.model_dump(),
-        "slower": slower.model_dump(),
-        "p50_us": {name: [process.p50_ns / 1000 for process in one.processes] for name, one in measured.items()},
-        "preempted": {name: [1 - p.n_clean / p.n for p in one.processes] for name, one in measured.items()},
+        "verdicts": verdicts,
+        "p50_us": base.latency_ns.p50 / 1000,
+        "undisturbed": None if undisturbed is None else [undisturbed.p50 / 1000, undisturbed.share],
         "load_average": os.getloadavg()[0],
         "seconds": round(time.monotonic() - begin, 1),
-        "cpu": measured["a"].device.cpu,
-        "engine": measured["a"].device.engine.model_dump(),
-    }
+    } | ({} if number else {"cpu": base.device.cpu, "engine": base.device.engine.model_dump()})
 
 
 def summed_up(found: dict) -> dict:
-    """Add how many same models were called different, how many slower ones were found, and the true ratio."""
-    done = found["comparisons"]
+    """Add how often the same model was called different, how often each slower one was found, and the true ratios."""
+    done = [one["verdicts"] for one in found["comparisons"]]
+    slower = [name for name in done[0] if name != "same"]
     found["of"] = len(done)
-    found["different"] = sum(one["same"]["verdict"] in ("faster", "slower") for one in done)
-    found["found"] = sum(one["slower"]["verdict"] == "slower" for one in done)
-    found["true_ratio"] = geometric([1 / one["slower"]["value"] for one in done])
+    found["called_different"] = sum(one["same"][3] in ("faster", "slower") for one in done)
+    found["found"] = {name: sum(one[name][3] == "slower" for one in done) for name in slower}
+    found["true_ratios"] = {name: geometric([one[name][0] for one in done]) for name in slower}
     return found
+
+
+def as_json(found: dict) -> str:
+    """Return the result with one comparison per line."""
+    lines = ",\n  ".join(json.dumps(one) for one in found["comparisons"])
+    rest = json.dumps({key: value for key, value in found.items() if key != "comparisons"}, indent=1)
+    return f'{rest[:-2]},\n "comparisons": [\n  {lines}\n ]\n}}\n'
+
+
+@contextlib.contextmanager
+def neighbour() -> Iterator[None]:
+    """Multiply matrices in random bursts on every CPU."""
+    command = [sys.executable, str(Path(__file__).with_name("neighbour.py"))]
+    cpus = sorted(os.sched_getaffinity(0))
+    running = [subprocess.Popen([*command, str(cpu)]) for cpu in cpus]
+    try:
+        yield
+    finally:
+        for one in running:
+            one.kill()
+            one.wait()
 
 
 if __name__ == "__main__":
