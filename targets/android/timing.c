@@ -10,7 +10,7 @@
 #include <sys/resource.h>
 #include <time.h>
 
-enum { WINDOW = WARM_UP_WINDOW, MAX_WARM_UP = 250000, MAX_INFERENCES = 750000, CACHE_LINE = 64, SECOND = 1000000000 };
+enum { WINDOW = WARM_UP_WINDOW, MAX_WARM_UP = 250000, MAX_INFERENCES = 750000, CACHE_LINE = 64, REHEARSALS = 3, SECOND = 1000000000 };
 
 const int64_t ROOM_BYTES = MAX_INFERENCES * (int64_t)sizeof(Inference);
 
@@ -106,11 +106,15 @@ void take_burst(Samples *samples, Model *model, const Requests *requests, int ro
 }
 
 void rehearse(Samples *samples, Model *model, const Requests *requests) {
-    Samples before = *samples;
-    take_burst(samples, model, requests, 0);
-    before.burst_ns = samples->spent_ns;
-    before.burst_n = samples->n;
-    *samples = before;
+    for (int i = 0; i < REHEARSALS; i++) {
+        Samples before = *samples;
+        take_burst(samples, model, requests, 0);
+        if (!i || samples->spent_ns < before.burst_ns) {
+            before.burst_ns = samples->spent_ns;
+            before.burst_n = samples->n;
+        }
+        *samples = before;
+    }
 }
 
 size_t bursts_needed(const Samples *samples, double seconds) {

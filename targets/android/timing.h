@@ -35,7 +35,7 @@ void make_room(Samples *samples, size_t cleared_bytes);
 /* Infer until two windows agree, within the bounds of constants.h. */
 void warm_up(Samples *samples, Model *model, const Requests *requests, double seconds);
 
-/* Time one burst, to know how long bursts are, and forget it. */
+/* Time three bursts, to know how long the fastest is, and forget them. */
 void rehearse(Samples *samples, Model *model, const Requests *requests);
 
 /* Take one turn: refill the caches, unless they are to be cold, then time inferences for some milliseconds. */

@@ -18,7 +18,9 @@ typedef struct {
     int rounds;       /* round numbers are written to it */
     FILE *answers;    /* its stdout */
     size_t needs;     /* bursts that it still needs */
-    size_t stride;    /* it takes part in each round whose number divides by this */
+    size_t planned;   /* bursts that it needed when turns began */
+    size_t offered;   /* rounds so far of the worker that needed the next more bursts */
+    int is_due;       /* it takes part in this round */
     char *result;     /* the JSON of its answer or its error, at its end */
     int code;
 } Worker;
@@ -125,14 +127,26 @@ static void change_order(size_t *order, size_t n, int32_t round, uint64_t *rando
             swap(&order[i - 1], &order[next_random(random) % i]);
 }
 
-/* Give a model with few long bursts every second, fourth, eighth... round, so that models with long bursts share rounds. */
-static void set_strides(Worker *workers, size_t n) {
-    size_t most = 0;
-    for (size_t i = 0; i < n; i++)
-        most = workers[i].needs > most ? workers[i].needs : most;
-    for (size_t i = 0; i < n; i++)
-        for (workers[i].stride = 1; workers[i].needs && 2 * workers[i].stride * workers[i].needs <= most;)
-            workers[i].stride *= 2;
+/* Sort workers by the bursts that they need, the most first. */
+static void sort_by_need(Worker *workers, size_t *sorted, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        workers[i].planned = workers[i].needs;
+        sorted[i] = i;
+        for (size_t k = i; k && workers[sorted[k]].planned > workers[sorted[k - 1]].planned; k--)
+            swap(&sorted[k], &sorted[k - 1]);
+    }
+}
+
+/* Choose who takes part in the next round: each worker in an even share of the rounds of the worker before it in `sorted`, as
+ * in targets/harness/turns.py. So any two workers share as many rounds as the one with fewer bursts has. */
+static void choose(Worker *workers, const size_t *sorted, size_t n) {
+    int is_due = 1;
+    for (size_t i = 0; i < n; i++) {
+        Worker *worker = &workers[sorted[i]];
+        size_t most = workers[sorted[i ? i - 1 : 0]].planned;
+        is_due = is_due && worker->planned && worker->offered++ * worker->planned % most < worker->planned;
+        worker->is_due = is_due;
+    }
 }
 
 static int anyone_needs_more(const Worker *workers, size_t n) {
@@ -144,16 +158,18 @@ static int anyone_needs_more(const Worker *workers, size_t n) {
 
 /* Give turns until every worker has enough, and print each turn as [round, worker]. */
 static void give_turns(Worker *workers, size_t n, uint64_t seed) {
-    size_t order[MAX_ARMS];
+    size_t order[MAX_ARMS], sorted[MAX_ARMS];
     const char *comma = "";
+    sort_by_need(workers, sorted, n);
     for (size_t i = 0; i < n; i++)
         order[i] = i;
     printf("\n{\"turns\": [");
     for (int32_t round = 0; anyone_needs_more(workers, n); round++) {
         change_order(order, n, round, &seed);
+        choose(workers, sorted, n);
         for (size_t i = 0; i < n; i++) {
             Worker *worker = &workers[order[i]];
-            if (!worker->needs || round % worker->stride)
+            if (!worker->needs || !worker->is_due)
                 continue;
             give(worker, round);
             printf("%s[%d, %zu]", comma, (int)round, order[i]);
@@ -176,7 +192,6 @@ int measure_in_turns(const Arguments *arguments) {
         if (!workers[i].result)
             kill(workers[i].pid, SIGSTOP);
     }
-    set_strides(workers, n);
     give_turns(workers, n, arguments->seed);
     for (size_t i = 0; i < n; i++) {
         if (!workers[i].result)

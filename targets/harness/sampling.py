@@ -6,7 +6,7 @@ import gc
 import math
 import time
 from array import array
-from typing import Any, Callable, Dict, List, NamedTuple
+from typing import Any, Callable, Dict, List, NamedTuple, Tuple
 
 import environment
 import numpy as np
@@ -144,14 +144,19 @@ class Sampler:
     def bursts_for(self, seconds: float) -> int:
         """Return how many bursts take `seconds`, or the least number of samples, within the bounds of constants.Sampling.
 
-        One burst is timed, and then forgotten.
+        Three bursts are timed and then forgotten; other work may have lengthened all but the fastest.
         """
+        wall_s, samples = min(self._rehearse() for _ in range(3))
+        for_samples = math.ceil(SAMPLING.least / max(1, samples))
+        return max(1, math.ceil(seconds / wall_s), min(for_samples, math.ceil(seconds * SAMPLING.most_times / wall_s)))
+
+    def _rehearse(self) -> Tuple[float, int]:
+        """Time a burst and forget it; return its seconds and its number of samples."""
         begin = time.perf_counter()
         self.burst(0)
         wall_s, samples = time.perf_counter() - begin, self.n - sum(self._room.lead[: self.n])
         self.n, self.wall_ns, self.bursts = 0, 0, 0
-        for_samples = math.ceil(SAMPLING.least / max(1, samples))
-        return max(1, math.ceil(seconds / wall_s), min(for_samples, math.ceil(seconds * SAMPLING.most_times / wall_s)))
+        return wall_s, samples
 
     def run_program(self, seconds: float) -> None:
         """Take the samples from one run of the engine's own program; the wall time is the sum of its inferences."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import random
 import sys
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 MARGIN = 1.25
 """A process takes at most this multiple of its memory after loading, in the models that were measured."""
@@ -46,16 +46,30 @@ def schedule(bursts: Sequence[int], seed: str) -> Iterator[Tuple[int, int]]:
     A process with few bursts takes part in rounds at even distances. The order is shuffled in even rounds, and reversed in odd
     ones, so that a steady change of the machine's speed favours no process.
     """
-    most, order = max(bursts, default=0), list(range(len(bursts)))
+    taken, order = _rounds(bursts), list(range(len(bursts)))
     shuffler = random.Random(seed)  # noqa: S311 - a random order, not a secret
-    for turn in range(most):
+    for turn in range(max(bursts, default=0)):
         if turn % 2:
             order.reverse()
         else:
             shuffler.shuffle(order)
         for index in order:
-            if (turn + 1) * bursts[index] // most > turn * bursts[index] // most:
+            if turn in taken[index]:
                 yield turn, index
+
+
+def _rounds(bursts: Sequence[int]) -> List[Set[int]]:
+    """Return the rounds of each process: an even share of the rounds of the process with the next larger number of bursts.
+
+    So any two processes share as many rounds as the one with fewer bursts has, and their ratio has as many values.
+    """
+    found: List[Set[int]] = [set() for _ in bursts]
+    rounds = list(range(max(bursts, default=0)))
+    for index in sorted(range(len(bursts)), key=lambda index: -bursts[index]):
+        count, most = bursts[index], len(rounds)
+        rounds = [turn for j, turn in enumerate(rounds) if j * count % most < count]
+        found[index] = set(rounds)
+    return found
 
 
 class Parent:

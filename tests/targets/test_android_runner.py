@@ -206,9 +206,9 @@ def test_a_model_of_long_bursts_takes_part_in_fewer_rounds(runner, models, tmp_p
     code, told = runner(*bench(models, tmp_path, "fp32", seconds=0.2), *slow)
     assert code == 0, told
     many, few = ([number for number, arm in told["turns"] if arm == i] for i in range(2))
-    assert many == list(range(len(many)))
-    assert few[0] == 0
-    assert all(number % 2 == 0 for number in few)
+    assert many[0] == few[0] == 0
+    assert max(np.diff(few)) > 1
+    assert max(np.diff(many)) == 1
     found = inferences(tmp_path / "long.raw")
     assert all((found["kind"][found["round"] == number] == 1).sum() == 1 for number in few)
     assert all((found["kind"][found["round"] == number] >= 2).sum() >= 3 for number in few)

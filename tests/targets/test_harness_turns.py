@@ -40,6 +40,12 @@ def test_a_process_with_long_bursts_takes_part_in_rounds_at_even_distances():
     assert not [turn for turn, index in turns if index == 2], "an engine that is a separate program has no burst"
 
 
+def test_processes_with_few_bursts_share_their_rounds():
+    rounds = [{turn for turn, index in schedule([50, 9, 10], "1") if index == i} for i in range(3)]
+    assert [len(one) for one in rounds] == [50, 9, 10]
+    assert rounds[1] < rounds[2] < rounds[0]
+
+
 @pytest.mark.parametrize(
     ("available", "division"),
     [(None, [[0, 1, 2]]), (1000 * MIB, [[0, 1, 2]]), (300 * MIB, [[0, 2], [1]]), (150 * MIB, [[0], [1], [2]])],
