@@ -29,7 +29,8 @@ class Group(NamedTuple):
 def groups(trials: "Sequence[Trial]") -> List[Group]:
     """Divide the arms that can still be measured into those whose processes fit in memory together."""
     sound = [trial for trial in trials if "error" not in trial.result]
-    needs = [turns.Need(trial.engine, trial.checked["loaded_bytes"]) for trial in sound]
+    memory = ("loaded_bytes", "device_bytes", "device_room")
+    needs = [turns.Need(trial.engine, *(trial.checked[key] for key in memory)) for trial in sound]
     found = []
     for indices in turns.sets(needs, environment.available_bytes()):
         group = Group(uuid.uuid4().hex, [sound[i] for i in indices])

@@ -30,7 +30,7 @@ Executed = Tuple[Optional[Dict[str, int]], Optional[str]]
 
 
 class Session(Protocol):
-    """A loaded model. It may have the methods of `EngineClock`, `DeviceMemory`, `Conditions` and `OwnProgram` as well."""
+    """A loaded model. It may have the methods of `EngineClock`, `DeviceMemory`, `DeviceRoom`, `Conditions` and `OwnProgram`."""
 
     @property
     def inputs(self) -> Sequence[str]:
@@ -69,6 +69,14 @@ class DeviceMemory(Protocol):
 
     def device_bytes(self) -> Optional[int]:
         """Return the memory that the model takes on an accelerator, in bytes."""
+
+
+@runtime_checkable
+class DeviceRoom(Protocol):
+    """A session whose engine reports the free memory of an accelerator."""
+
+    def free_device_bytes(self) -> int:
+        """Return the memory of the accelerator that is free now, in bytes."""
 
 
 @runtime_checkable

@@ -9,19 +9,27 @@ from __future__ import annotations
 import json
 import random
 import sys
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple, cast
 
 MARGIN = 1.25
 """A process takes at most this multiple of its memory after loading, in the models that were measured."""
+CONTEXT_BYTES = 512 << 20
+"""The memory that a process takes on a GPU beside its model; CUDA's takes 300 to 500 MB."""
 MARK = "turn "
 """The beginning of each line of stdout that is a message to the parent; an engine may print other lines."""
 
 
 class Need(NamedTuple):
-    """The engine of an arm, with its number of threads, and the memory of its process in bytes; None if it is not known."""
+    """The engine of an arm, with its number of threads, and its memory in bytes; None if it is not known.
+
+    `memory_bytes` is that of its process, `device_bytes` that of its model on an accelerator, and `device_room` the memory of the
+    accelerator that was free beside this model.
+    """
 
     engine: Tuple[str, int]
     memory_bytes: Optional[int]
+    device_bytes: Optional[int] = None
+    device_room: Optional[int] = None
 
 
 def sets(needs: Sequence[Need], available_bytes: Optional[int]) -> List[List[int]]:
@@ -31,13 +39,18 @@ def sets(needs: Sequence[Need], available_bytes: Optional[int]) -> List[List[int
         [i for i in everyone if needs[i].engine == engine] for engine in dict.fromkeys(n.engine for n in needs)
     ]
     for division in ([everyone] if everyone else [], by_engine):
-        if available_bytes is None or all(_memory(needs, group) <= available_bytes for group in division):
+        if all(_fits([needs[i] for i in group], available_bytes) for group in division):
             return division
     return [[i] for i in everyone]
 
 
-def _memory(needs: Sequence[Need], group: Sequence[int]) -> float:
-    return sum(MARGIN * (needs[i].memory_bytes or 0) for i in group)
+def _fits(group: Sequence[Need], available_bytes: Optional[int]) -> bool:
+    """Return whether the processes fit in memory, and their models on the accelerator beside the one that leaves least room."""
+    if available_bytes is not None and sum(MARGIN * (need.memory_bytes or 0) for need in group) > available_bytes:
+        return False
+    on_device = [need for need in group if need.device_room is not None]
+    wanted = sum(MARGIN * (need.device_bytes or 0) + CONTEXT_BYTES for need in on_device)
+    return all(wanted - (need.device_bytes or 0) - CONTEXT_BYTES <= cast("int", need.device_room) for need in on_device)
 
 
 def schedule(bursts: Sequence[int], seed: str) -> Iterator[Tuple[int, int]]:

@@ -17,7 +17,17 @@ import process
 import sampling
 import soak
 import throughput
-from kit import Conditions, DeviceMemory, EngineClock, EngineError, OwnProgram, Session, engine_errors, load_engine
+from kit import (
+    Conditions,
+    DeviceMemory,
+    DeviceRoom,
+    EngineClock,
+    EngineError,
+    OwnProgram,
+    Session,
+    engine_errors,
+    load_engine,
+)
 from turns import Parent
 
 Spec = Dict[str, Any]
@@ -52,7 +62,9 @@ def _check(spec: Spec) -> Dict[str, Any]:
         answer["reasons"]["precision.executed"] = remark
     device = dict(facts.device_facts(), address=spec["address"], engine=described)
     found = {"executed": executed, "settings": settings, "fastest_ns": fastest_ns, "runs_on": engine.runs_on}
-    found.update(loaded_bytes=loaded_bytes, device_bytes=_device_bytes(session, spec["kit"]))
+    with engine_errors(spec["kit"]):
+        room = session.free_device_bytes() if isinstance(session, DeviceRoom) else None
+    found.update(loaded_bytes=loaded_bytes, device_bytes=_device_bytes(session, spec["kit"]), device_room=room)
     found["requests"] = len(next(iter(outputs.values())))
     return dict(answer, device=device, **found)
 

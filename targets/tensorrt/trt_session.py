@@ -150,6 +150,10 @@ class Session:
         """Return the decrease of the GPU's free memory during loading; None if other programs freed more meanwhile."""
         return self._device_bytes if self._device_bytes > 0 else None
 
+    def free_device_bytes(self) -> int:
+        """Return the free memory of the GPU; on a Jetson that of the board."""
+        return self._cuda.free_bytes()[0]
+
     def threads(self) -> Optional[int]:
         """Return None: the GPU has no threads to set."""
         return None

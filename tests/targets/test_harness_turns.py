@@ -57,6 +57,14 @@ def test_arms_share_a_set_as_far_as_memory_allows(available, division):
     assert sets([Need(ort, None)] * 2, 1) == [[0, 1]], "what is not known is tried"
 
 
+def test_models_on_a_gpu_share_a_set_if_the_gpu_has_room_for_all():
+    def division(room):
+        return sets([Need(("tensorrt", 1), 100 * MIB, 400 * MIB, room)] * 2, 1 << 40)
+
+    assert division(2000 * MIB) == [[0, 1]]
+    assert division(1000 * MIB) == [[0], [1]], "a second context and model take 1100 MiB"
+
+
 def samples(*bursts):
     """Return samples of bursts (round, latencies in ns)."""
     latency = np.concatenate([np.array(values) for _, values in bursts])
