@@ -68,8 +68,8 @@ def sizes(run: Path) -> dict[str, dict[str, int]]:
         wire[name] = (runtime / f"{name}.gz").stat().st_size
         found[name] = gzip.decompress((runtime / f"{name}.gz").read_bytes())
     for one in offers(Run(run), kit):
-        found |= {f"{one.told.key}.onnx": one.path.read_bytes(), f"{one.told.key}.bin": one.requests}
-        wire |= {f"{one.told.key}.onnx": one.told.bytes, f"{one.told.key}.bin": len(one.requests)}
+        found |= {f"{one.summary.key}.onnx": one.path.read_bytes(), f"{one.summary.key}.bin": one.requests}
+        wire |= {f"{one.summary.key}.onnx": one.summary.bytes, f"{one.summary.key}.bin": len(one.requests)}
     return {name: {"bytes": len(content), "wire_bytes": wire[name]} for name, content in found.items()}
 
 

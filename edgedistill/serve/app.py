@@ -20,8 +20,8 @@ from edgedistill.serve.store import keep
 from edgedistill.serve.upload import MOST_BYTES, UploadError, read_upload
 
 PAGE = (
-    "index.html", "style.css", "page.mjs", "measure.mjs", "worker.mjs", "parity.mjs", "constants.mjs", "plot.mjs", "device.mjs",
-    "null.onnx",
+    "index.html", "style.css", "page.mjs", "measure.mjs", "turns.mjs", "fresh.mjs", "worker.mjs", "parity.mjs", "stats.mjs",
+    "constants.mjs", "plot.mjs", "device.mjs", "null.onnx",
 )  # fmt: skip
 """The files of the page; no other file of its folder is served."""
 

@@ -33,7 +33,7 @@ async def keep(
 
     Raises UploadError when the upload gives no valid measurement, and RuntimeError when the process fails.
     """
-    name = file_name(upload, offer)
+    name = file_name(upload)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         (folder / "spec.json").write_text(json.dumps(_spec(folder, kit, upload, offer, name)), encoding="utf-8")
@@ -48,10 +48,15 @@ async def keep(
     return measurement
 
 
-def file_name(upload: Upload, offer: Offer) -> str:
+def file_name(upload: Upload) -> str:
     """Name a measurement after its device, model and provider, so that a repeated measurement replaces it."""
     slug = re.sub(r"[^a-z0-9]+", "-", upload.device.name.lower()).strip("-")[:24] or "device"
-    return f"{OF_PAGES}{slug}-{upload.device.id[:8]}-{offer.summary.key}-{upload.browser.provider}-{upload.threads}t"
+    return f"{OF_PAGES}{slug}-{upload.device.id[:8]}-{arm_name(upload)}"
+
+
+def arm_name(upload: Upload) -> str:
+    """Name a model with its provider and threads, as the page does in the ratios of models that took turns."""
+    return f"{upload.model}-{upload.browser.provider}-{upload.threads}t"
 
 
 def _spec(folder: Path, kit: WebKit, upload: Upload, offer: Offer, name: str) -> dict[str, Any]:
@@ -59,7 +64,7 @@ def _spec(folder: Path, kit: WebKit, upload: Upload, offer: Offer, name: str) ->
     address = f"browser://{device.id}/{provider}-{upload.threads}"
     return {
         "out": str(folder), "io": str(offer.io.resolve()), "count": offer.summary.requests.count,
-        "total": offer.summary.requests.total, "upload": upload.model_dump(mode="json"),
+        "total": offer.summary.requests.total, "upload": upload.model_dump(mode="json"), "name": arm_name(upload),
         "arm": {
             "name": name, "target": f"{device.name} {provider}-{upload.threads}", "address": address,
             "kit": kit.name, "precision": offer.summary.precision, "threads": upload.threads,

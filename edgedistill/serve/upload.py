@@ -1,10 +1,11 @@
-"""The upload of a page, schema edgedistill.browser/1: raw samples and outputs, limited in size and checked before use."""
+"""The upload of a page, schema edgedistill.browser/2: raw samples and outputs, limited in size and checked before use."""
 
 from __future__ import annotations
 
 import base64
 import binascii
 import math
+from itertools import pairwise
 from typing import Annotated, Literal
 
 import numpy as np
@@ -16,8 +17,11 @@ from edgedistill.serve.offer import TYPES, Offer
 
 MOST_BYTES = 24_000_000
 """The largest upload; twenty processes of full length need a third of it."""
-MOST_SAMPLES = 50_000
+MOST_SAMPLES = 55_000
+"""A page gives a process no burst after 50,000 samples; the last burst may exceed that."""
+MOST_BURSTS = 10_000
 MOST_NS = 10**12
+MOST_ARMS = 100
 WALL_SLACK = 1.05
 
 Ns = Annotated[float, Field(ge=0, le=MOST_NS, allow_inf_nan=False)]
@@ -42,10 +46,20 @@ class SentDevice(Record):
     memory_bytes: Annotated[int, Field(gt=0)] | None
 
 
+class SentBurst(Record):
+    """A turn of one worker: the number of its samples, and of the samples before them, which refilled the caches."""
+
+    round: Annotated[int, Field(ge=0, le=MOST_BURSTS)]
+    n: Annotated[int, Field(ge=1, le=MOST_SAMPLES)]
+    lead_n: Annotated[int, Field(ge=1, le=MOST_SAMPLES)]
+
+
 class SentProcess(Record):
-    """The samples of one fresh worker: latencies in nanoseconds, each a mean over `loops` inferences."""
+    """The samples of one fresh worker, burst by burst: latencies in nanoseconds, each a mean over `loops` inferences."""
 
     latency_ns: Samples
+    lead_ns: Samples
+    bursts: Annotated[tuple[SentBurst, ...], Field(min_length=1, max_length=MOST_BURSTS)]
     warmup_ns: Annotated[tuple[Ns, ...], Field(max_length=MOST_SAMPLES)]
     wall_ns: Latency
     load_ns: Ns
@@ -65,15 +79,29 @@ class SentSoak(Record):
     p95_ns: tuple[Latency, ...]
 
 
-class Upload(Record):
-    """The measurements of one model with one provider and number of threads; outputs are base64, little-endian."""
+class SentDuet(Record):
+    """The models that took turns with this one: by name, this model's latency divided by the other's in each set."""
 
-    schema_: Literal["edgedistill.browser/1"] = Field(alias="schema")
+    id: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+    ratios: Annotated[
+        dict[Text, tuple[Annotated[float, Field(gt=0, le=MOST_NS)] | None, ...]], Field(max_length=MOST_ARMS)
+    ]
+
+
+class Upload(Record):
+    """The measurements of one model with one provider and number of threads; outputs are base64, little-endian.
+
+    `alone` is the reason why no other model took turns with this one, where several were chosen.
+    """
+
+    schema_: Literal["edgedistill.browser/2"] = Field(alias="schema")
     model: str
     threads: Annotated[int, Field(ge=1, le=256)]
     device: SentDevice
     browser: Browser
     processes: Annotated[tuple[SentProcess, ...], Field(min_length=1, max_length=20)]
+    duet: SentDuet
+    alone: Text | None
     outputs: dict[str, str]
     soak: SentSoak | None = None
 
@@ -113,10 +141,32 @@ def _require_consistent(upload: Upload) -> None:
             raise UploadError(
                 f"processes.{i}.wall_ns: {process.wall_ns:.0f} is less than the sum of its samples, {timed:.0f}"
             )
+        _require_whole_bursts(i, process)
+    _require_ratios(upload)
     if upload.soak is not None:
         lengths = {len(array) for array in (upload.soak.time_ns, upload.soak.n, upload.soak.p50_ns, upload.soak.p95_ns)}
         if len(lengths) > 1:
             raise UploadError("soak: time_ns, n, p50_ns and p95_ns differ in length")
+
+
+def _require_whole_bursts(i: int, process: SentProcess) -> None:
+    bursts = process.bursts
+    if any(later.round <= earlier.round for earlier, later in pairwise(bursts)):
+        raise UploadError(
+            f"processes.{i}.bursts: a worker has at most one burst in a round, in the order of the rounds"
+        )
+    for name, counted in (("latency_ns", sum(one.n for one in bursts)), ("lead_ns", sum(one.lead_n for one in bursts))):
+        if counted != (found := len(getattr(process, name))):
+            raise UploadError(f"processes.{i}.{name}: {found} samples, but {counted} in bursts")
+
+
+def _require_ratios(upload: Upload) -> None:
+    ratios, sets = upload.duet.ratios, len(upload.processes)
+    if ratios and upload.alone is not None:
+        raise UploadError("duet.ratios: must be empty where 'alone' says why no other model took turns")
+    for name, found in ratios.items():
+        if len(found) != sets:
+            raise UploadError(f"duet.ratios.{name}: {len(found)} ratios instead of one for each of {sets} processes")
 
 
 def _names(upload: Upload, offer: Offer) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import pkgutil
-from typing import Any, Dict, NamedTuple, Tuple
+from typing import Any, Dict, List, NamedTuple, Tuple
 
 
 class WarmUp(NamedTuple):
@@ -53,6 +53,17 @@ class Bursts(NamedTuple):
     least: int
     near: float
     modes: float
+
+
+class Duet(NamedTuple):
+    """A difference of models that took turns is real above the fraction `noise`, and if its interval excludes 0.
+
+    The interval needs `least_sets`; `t975` has the 97.5 % points of Student's t for 1, 2, ... degrees of freedom.
+    """
+
+    noise: float
+    least_sets: int
+    t975: List[float]
 
 
 class Latency(NamedTuple):
@@ -115,6 +126,7 @@ _TABLE = _read()
 WARM_UP = WarmUp(**_TABLE["warm_up"])
 SAMPLING = Sampling(**_TABLE["sampling"])
 BURSTS = Bursts(**_TABLE["bursts"])
+DUET = Duet(**_TABLE["duet"])
 LATENCY = Latency(**_TABLE["latency"])
 CHECK = Check(**_TABLE["check"])
 ENERGY = Energy(**_TABLE["energy"])

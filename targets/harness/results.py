@@ -40,16 +40,6 @@ class ProcessResult(NamedTuple):
             lead = stats.Samples(arrays["lead_ns"], np.zeros(len(arrays["lead_ns"]), dtype=bool), arrays["lead_burst"])
             return cls(answer, samples, arrays["warmup_ns"], engine, lead)
 
-    @classmethod
-    def without_bursts(
-        cls, answer: Dict[str, Any], latency_ns: np.ndarray, preempted: np.ndarray, warmup_ns: np.ndarray
-    ) -> "ProcessResult":
-        """Return the samples of a process that took no turns."""
-        none = np.zeros(0, dtype=np.int64)
-        return cls(
-            answer, stats.Samples(latency_ns, preempted), warmup_ns, None, stats.Samples(none, none.astype(bool))
-        )
-
     @property
     def p50_ns(self) -> float:
         """The median over the samples that were not preempted, or over all samples if all were preempted."""

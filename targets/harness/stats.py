@@ -10,16 +10,10 @@ import math
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
-from constants import BURSTS, LATENCY
+from constants import BURSTS, DUET, LATENCY
 
 Interval = Tuple[float, float]
 
-# The 97.5 % point of Student's t for 1 to 30 degrees of freedom; above 30, a series around the normal distribution's point.
-_T975 = (
-    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228,
-    2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086,
-    2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
-)  # fmt: skip
 _Z975 = 1.959964
 
 
@@ -49,9 +43,9 @@ class Samples(NamedTuple):
 
 
 def t975(degrees: int) -> float:
-    """Return the 97.5 % point of Student's t distribution."""
-    if degrees <= len(_T975):
-        return _T975[degrees - 1]
+    """Return the 97.5 % point of Student's t distribution; beyond the table, by a series around the normal distribution's point."""
+    if degrees <= len(DUET.t975):
+        return DUET.t975[degrees - 1]
     z = _Z975
     return z + (z**3 + z) / (4 * degrees) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * degrees**2)
 

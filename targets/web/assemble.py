@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any, Dict, List, Tuple
 
 import check
 import job
@@ -17,6 +17,7 @@ import loading
 import numpy as np
 import results
 import soak
+import stats
 from extra import Extra
 from job import Arm
 
@@ -41,11 +42,15 @@ def main(spec_path: Path, arrays_path: Path) -> None:
     checked, kept = _checked(spec, arm, outputs)
     processes = [_process(process) for process in upload["processes"]]
     more = Extra()
+    more.duet = dict(upload["duet"], arm=spec["name"], caches="warm")
     more.reasons = dict(UNKNOWN, **_doubts(upload))
+    if upload["alone"] is not None:
+        more.reasons["duet.ratios"] = upload["alone"]
     if upload["soak"] is not None:
         more.soak, more.arrays = _soaked(upload["soak"])
     measured = results.measurement(arm, checked, processes, more)
     measured["browser"] = upload["browser"]
+    measured["throughput_per_s"] = _per_second(upload["processes"])
     check_file = arrays_path.with_name("check.npz")
     loading.store(check_file, kept)
     arrays = dict(results.raw_samples(check_file, processes), **more.arrays)
@@ -78,10 +83,24 @@ def _process(sent: Dict[str, Any]) -> results.ProcessResult:
     latency = np.array(sent["latency_ns"], dtype=np.float64)
     answer = {key: sent[key] for key in ("wall_ns", "load_ns", "first_inference_ns", "steady", "threads")}
     answer.update(dict.fromkeys(NOT_READ), affinity=[], warmup_n=len(sent["warmup_ns"]))
+    answer.update(bursts=len(sent["bursts"]), lead_n=len(sent["lead_ns"]))
     for key in ("wall_ns", "load_ns", "first_inference_ns"):
         answer[key] = round(answer[key])
-    clean, warm_up = np.zeros(len(latency), dtype=bool), np.array(sent["warmup_ns"], dtype=np.float64)
-    return results.ProcessResult.without_bursts(answer, latency, clean, warm_up)
+    samples = _samples(latency, [(one["round"], one["n"]) for one in sent["bursts"]])
+    lead = _samples(np.array(sent["lead_ns"]), [(one["round"], one["lead_n"]) for one in sent["bursts"]])
+    return results.ProcessResult(answer, samples, np.array(sent["warmup_ns"], dtype=np.float64), None, lead)
+
+
+def _per_second(processes: "List[Dict[str, Any]]") -> float:
+    """Return the inferences per second of the typical worker; a sample is the mean of several inferences."""
+    rates = [1e9 * len(one["latency_ns"]) * one["loops"] / one["wall_ns"] for one in processes]
+    return float(np.median(rates))
+
+
+def _samples(latency_ns: np.ndarray, bursts: "List[Tuple[int, int]]") -> stats.Samples:
+    """Return samples of bursts, each burst with its round and its number of samples; a browser reports no preemption."""
+    burst = np.repeat(*np.array(bursts).T)
+    return stats.Samples(latency_ns, np.zeros(len(latency_ns), dtype=bool), burst)
 
 
 def _doubts(upload: Dict[str, Any]) -> Dict[str, str]:

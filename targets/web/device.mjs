@@ -7,10 +7,14 @@ const NAME = "edgedistill.name";
 export function deviceId() {
   let id = read(ID);
   if (!/^[0-9a-f]{32}$/.test(id ?? "")) {
-    id = Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+    id = randomId();
     write(ID, id);
   }
   return id;
+}
+
+export function randomId() {
+  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
 export function savedName() {

@@ -1,14 +1,18 @@
-// The order of work: download, check each model once, time all in turn in fresh workers, soak, and send.
+// The order of work: download, check each model once, time all of them in turns in fresh workers, soak, and send.
 
+import { randomId } from "./device.mjs";
+import { Fresh, Stalled } from "./fresh.mjs";
 import { parity } from "./parity.mjs";
+import { ratioOf } from "./stats.mjs";
+import { burstsFor, MOST_SAMPLES, orders, takesPart, tooLarge } from "./turns.mjs";
 
 const RUNTIMES = {
   wasm: { bundle: "ort.wasm.bundle.min.mjs", engine: "ort-wasm-simd-threaded.wasm" },
   webgpu: { bundle: "ort.webgpu.bundle.min.mjs", engine: "ort-wasm-simd-threaded.asyncify.wasm" },
 };
-const STALLED_MS = 120_000; // a slow phone needs long to compile a large model, without any message
 
-class Stalled extends Error {}
+// A worker could not be started beside others.
+class NotTogether extends Error {}
 
 export async function fetchBytes(url, onBytes) {
   const answer = await fetch(url);
@@ -35,12 +39,12 @@ export async function fetchBytes(url, onBytes) {
 export class Measuring {
   #hooks;
   #plan;
-  #worker = null;
-  #reject = null;
+  #workers = new Set();
   #stopped = false;
   #hidden = document.visibilityState === "hidden";
 
-  // hooks: stage(text), note(text), progress(arm, about), step(), checked(arm), samples(arm), failed(arm, text), done(arm, answer)
+  // hooks: stage(text), note(text), progress(steps, latest), step(), checked(arm), samples(arm), failed(arm, text),
+  // done(arm, answer)
   constructor(plan, hooks) {
     this.#plan = plan;
     this.#hooks = hooks;
@@ -48,8 +52,7 @@ export class Measuring {
 
   stop() {
     this.#stopped = true;
-    this.#worker?.terminate();
-    this.#reject?.(new Error("stopped"));
+    for (const worker of this.#workers) worker.end(new Error("stopped"));
   }
 
   async run() {
@@ -59,9 +62,7 @@ export class Measuring {
     try {
       await this.#download();
       await this.#each("checks", (arm) => this.#check(arm));
-      for (let round = 1; round <= this.#plan.processes; round++) {
-        await this.#each(`timed in worker ${round} of ${this.#plan.processes}:`, (arm) => this.#time(arm));
-      }
+      await this.#time();
       if (this.#plan.soakSeconds > 0) await this.#each("sustained run of", (arm) => this.#soak(arm));
       await this.#each("sends", (arm) => this.#send(arm));
     } finally {
@@ -72,19 +73,22 @@ export class Measuring {
 
   // A model that fails is left out of the following steps; the others continue.
   async #each(stage, work) {
-    for (const arm of this.#plan.arms) {
-      if (arm.failed) continue;
+    for (const arm of living(this.#plan.arms)) {
       if (this.#stopped) throw new Error("stopped");
       this.#hooks.stage(`${stage} ${arm.title}`);
       try {
         await work(arm);
       } catch (error) {
-        if (this.#stopped) throw error;
-        arm.failed = error.message;
-        this.#hooks.failed(arm, error.message);
+        this.#fail(arm, error);
       }
       this.#hooks.step();
     }
+  }
+
+  #fail(arm, error) {
+    if (this.#stopped) throw error;
+    arm.failed = error.message;
+    this.#hooks.failed(arm, error.message);
   }
 
   async #download() {
@@ -112,44 +116,39 @@ export class Measuring {
     return { model, content, requests, threads, provider, bundle, empty: this.empty, engine: this.engine, ...more };
   }
 
-  // Runs a job in a fresh worker, and once more in another worker if the first stops responding: on a busy machine a job of
+  // Does some work in a fresh worker, and once more in another worker if the first stops responding: on a busy machine a job of
   // Firefox with two threads once gave no result, for a reason that is not known.
   async #work(arm, more) {
+    const once = () => this.#inWorker((worker) => worker.ask(this.#job(arm, more), this.#shown));
     try {
-      return await this.#once(arm, more);
+      return await once();
     } catch (error) {
       if (!(error instanceof Stalled) || this.#stopped) throw error;
-      this.#hooks.note(`a worker did not respond for ${STALLED_MS / 1000} s; trying ${arm.title} in another one`);
-      return await this.#once(arm, more);
+      this.#hooks.note(`a worker did not respond; trying ${arm.title} in another one`);
+      return await once();
     }
   }
 
-  // A worker without a message for two minutes has failed without an error event.
-  #once(arm, more) {
-    const job = this.#job(arm, more);
-    this.#worker = new Worker(new URL("./worker.mjs", import.meta.url), { type: "module" });
-    const worker = this.#worker;
-    let timer;
-    return new Promise((resolve, reject) => {
-      this.#reject = reject;
-      const wait = () => {
-        clearTimeout(timer);
-        const error = new Stalled(`two workers did not respond for ${STALLED_MS / 1000} s; the device may be out of memory`);
-        timer = setTimeout(() => reject(error), STALLED_MS);
-      };
-      wait();
-      worker.onerror = (event) => reject(new Error(event.message || "the worker could not be started"));
-      worker.onmessage = ({ data }) => {
-        wait();
-        if (data.progress) this.#hooks.progress(arm, data.progress);
-        else if (data.error) reject(new Error(data.error));
-        else resolve(data);
-      };
-      worker.postMessage(job);
-    }).finally(() => {
-      clearTimeout(timer);
-      worker.terminate();
-    });
+  #shown = ({ done, latest }) => this.#hooks.progress(done, latest);
+
+  async #inWorker(use) {
+    const worker = this.#start();
+    try {
+      return await use(worker);
+    } finally {
+      this.#end(worker);
+    }
+  }
+
+  #start() {
+    const worker = new Fresh();
+    this.#workers.add(worker);
+    return worker;
+  }
+
+  #end(worker) {
+    worker.end();
+    this.#workers.delete(worker);
   }
 
   async #check(arm) {
@@ -163,13 +162,112 @@ export class Measuring {
     this.#hooks.checked(arm);
   }
 
-  async #time(arm) {
-    const { result, ...about } = await this.#work(arm, { task: "time", seconds: this.#plan.seconds });
-    const { timer_ns, ...process } = result;
-    arm.timer = Math.min(arm.timer ?? Infinity, timer_ns);
-    arm.heap = about.heap_bytes === null ? arm.heap : Math.max(arm.heap ?? 0, about.heap_bytes);
-    arm.processes.push({ ...process, load_ns: about.load_ns, threads: about.threads });
-    this.#hooks.samples(arm);
+  // Times all models in turns; one after another if they do not fit into memory together.
+  async #time() {
+    const arms = living(this.#plan.arms);
+    const duet = randomId();
+    for (const arm of arms) arm.duet = duet;
+    let reason = tooLarge(arms, this.engine.byteLength, this.#plan.about.memory_bytes);
+    if (reason === null) {
+      try {
+        return await this.#sets([arms]);
+      } catch (error) {
+        if (!(error instanceof NotTogether)) throw error;
+        reason = error.message;
+      }
+    }
+    for (const arm of living(arms)) Object.assign(arm, { alone: reason, duet: randomId(), processes: [], turns: [] });
+    await this.#sets(living(arms).map((arm) => [arm]));
+  }
+
+  async #sets(groups) {
+    for (let set = 0; set < this.#plan.processes; set++) {
+      for (const group of groups) {
+        await this.#set(group, set);
+        for (const arm of living(group)) this.#hooks.samples(arm);
+        for (const _ of group) this.#hooks.step();
+      }
+    }
+  }
+
+  // Repeats a set in which a worker stops responding; a model whose worker does so twice fails.
+  async #set(group, set) {
+    const stalled = new Set();
+    while (living(group).length) {
+      try {
+        return await this.#attempt(living(group), set);
+      } catch (error) {
+        if (!(error instanceof Stalled) || this.#stopped) throw error;
+        if (stalled.has(error.arm)) this.#fail(error.arm, error);
+        stalled.add(error.arm);
+        this.#hooks.note(`a worker did not respond; measuring set ${set + 1} again`);
+      }
+    }
+  }
+
+  // One set: a fresh worker for each model, all of them loaded and warmed up before they take turns.
+  async #attempt(group, set) {
+    const members = [];
+    const words = `set ${set + 1} of ${this.#plan.processes}:`;
+    try {
+      for (const arm of group) {
+        if (this.#stopped) throw new Error("stopped");
+        this.#hooks.stage(`${words} warms up ${arm.title}`);
+        const member = { arm, worker: null, latencies: [], leads: [], bursts: [], turns: new Map(), wallNs: 0 };
+        members.push(member);
+        await this.#warmUp(member, group.length > 1);
+        this.#hooks.progress(members.length / 2);
+      }
+      this.#hooks.stage(`${words} ${living(group).length > 1 ? `${living(group).length} models in turns` : group[0].title}`);
+      await this.#turns(members.filter((member) => !member.arm.failed), set);
+    } finally {
+      for (const { worker } of members) if (worker) this.#end(worker);
+    }
+    for (const member of members.filter(({ arm }) => !arm.failed)) keep(member);
+  }
+
+  async #warmUp(member, together) {
+    const { arm } = member;
+    try {
+      member.worker = this.#start();
+      const { result, ...about } = await member.worker.ask(this.#job(arm, { task: "turns", seconds: this.#plan.seconds }));
+      const { sample_ns, ...process } = result;
+      Object.assign(member, { ...about, process, needed: burstsFor(sample_ns / 1e6, this.#plan.seconds) });
+    } catch (error) {
+      if (this.#stopped) throw error;
+      if (together) throw new NotTogether(`${arm.title} did not start beside the other models: ${error.message}`);
+      if (error instanceof Stalled) throw Object.assign(error, { arm });
+      this.#fail(arm, error);
+    }
+  }
+
+  async #turns(members, set) {
+    if (!members.length) return;
+    const rounds = Math.max(...members.map((member) => member.needed));
+    const order = orders(members, parseInt(members[0].arm.duet.slice(0, 8), 16) + set);
+    for (let round = 0; round < rounds; round++) {
+      for (const member of order.next().value) {
+        if (this.#stopped) throw new Error("stopped");
+        const { arm, latencies, needed } = member;
+        if (!arm.failed && latencies.length < MOST_SAMPLES && takesPart(round, needed, rounds)) await this.#burst(member, round);
+      }
+      this.#hooks.progress((members.length * (1 + round / rounds)) / 2);
+    }
+  }
+
+  async #burst(member, round) {
+    try {
+      const { result, heap_bytes } = await member.worker.ask({});
+      member.latencies.push(...result.latency_ns);
+      member.leads.push(...result.lead_ns);
+      member.bursts.push({ round, n: result.latency_ns.length, lead_n: result.lead_ns.length });
+      member.turns.set(round, result.median_ns);
+      member.wallNs += result.wall_ns;
+      member.heap_bytes = heap_bytes;
+    } catch (error) {
+      if (error instanceof Stalled) throw Object.assign(error, { arm: member.arm });
+      this.#fail(member.arm, error);
+    }
   }
 
   async #soak(arm) {
@@ -179,7 +277,7 @@ export class Measuring {
   async #send(arm) {
     const about = this.#plan.about;
     const body = {
-      schema: "edgedistill.browser/1",
+      schema: "edgedistill.browser/2",
       model: arm.about.key,
       threads: arm.threads,
       device: this.#plan.device,
@@ -189,6 +287,8 @@ export class Measuring {
         heap_bytes: arm.heap ?? null, gpu: arm.provider === "webgpu" ? about.gpu : null, hidden: this.#hidden,
       },
       processes: arm.processes,
+      duet: { id: arm.duet, ratios: this.#ratios(arm) },
+      alone: arm.alone ?? null,
       outputs: Object.fromEntries(Object.entries(arm.outputs).map(([name, bytes]) => [name, base64(bytes)])),
       soak: arm.soak ?? null,
     };
@@ -196,6 +296,28 @@ export class Measuring {
     if (!answer.ok) throw new Error(`the server refused the measurement: ${(await answer.text()).trim() || answer.status}`);
     this.#hooks.done(arm, await answer.json());
   }
+
+  #ratios(arm) {
+    const others = living(this.#plan.arms).filter((other) => other !== arm && other.duet === arm.duet);
+    return Object.fromEntries(others.map((other) => [nameOf(other), ratios(arm, other)]));
+  }
+}
+
+const living = (arms) => arms.filter((arm) => !arm.failed);
+
+export const nameOf = (arm) => `${arm.about.key}-${arm.provider}-${arm.threads}t`;
+
+// The latency of a model divided by that of another, in each set.
+export function ratios(arm, other) {
+  return arm.turns.map((turns, set) => ratioOf(turns, other.turns[set]));
+}
+
+function keep({ arm, process, load_ns, threads, heap_bytes, latencies, leads, bursts, turns, wallNs }) {
+  const { timer_ns, ...more } = process;
+  arm.timer = Math.min(arm.timer ?? Infinity, timer_ns);
+  arm.heap = heap_bytes === null ? arm.heap : Math.max(arm.heap ?? 0, heap_bytes);
+  arm.processes.push({ ...more, latency_ns: latencies, lead_ns: leads, bursts, wall_ns: wallNs, load_ns, threads });
+  arm.turns.push(turns);
 }
 
 // Keep the screen on, because browsers slow hidden pages down. Not every browser has this function.

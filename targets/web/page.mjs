@@ -1,8 +1,10 @@
 // The page: the form, the progress, and the results of this device and of other devices.
 
+import { DUET } from "./constants.mjs";
 import { describe, deviceId, savedName, saveName, suggestedName } from "./device.mjs";
-import { Measuring } from "./measure.mjs";
+import { Measuring, nameOf, ratios } from "./measure.mjs";
 import { plot, short } from "./plot.mjs";
+import { compare, median } from "./stats.mjs";
 
 const byId = (id) => document.getElementById(id);
 const id = deviceId();
@@ -10,6 +12,7 @@ let run;
 let about;
 let measuring = null;
 let lastTold = 0;
+let lastShown = 0;
 
 function node(name, properties = {}, ...children) {
   const made = Object.assign(document.createElement(name), properties);
@@ -92,7 +95,7 @@ function plan() {
   const models = run.models.filter((model) => chosen("model").includes(model.key));
   const [processes, seconds] = byId("effort").value.split("x").map(Number);
   const arms = models.flatMap((model) => threads.map((count) => ({
-    about: model, threads: count, provider, processes: [],
+    about: model, threads: count, provider, processes: [], turns: [],
     title: `${model.title}, ${provider === "webgpu" ? "GPU" : `${count} thread${count > 1 ? "s" : ""}`}`,
   })));
   const device = {
@@ -104,7 +107,7 @@ function plan() {
 
 function estimate() {
   const { arms, processes, seconds, soakSeconds } = plan();
-  const whole = arms.length * (processes * (seconds + 1.5) + soakSeconds + 2);
+  const whole = arms.length * (processes * (seconds + 1.2) + soakSeconds + 2);
   byId("estimate").textContent = arms.length ? `About ${whole < 90 ? `${Math.round(whole)} seconds` : `${Math.round(whole / 60)} minutes`}.` : "";
   byId("start").disabled = false;
 }
@@ -118,7 +121,7 @@ async function start(event) {
   saveName(made.device.name);
   byId("form").hidden = true;
   byId("cards").replaceChildren();
-  byId("finding").hidden = true;
+  byId("comparisons").hidden = true;
   byId("results").hidden = true;
   byId("working").hidden = false;
   byId("working-title").focus();
@@ -142,21 +145,24 @@ function hooks(made) {
   const steps = made.arms.length * (made.processes + 2 + (made.soakSeconds > 0));
   let done = 0;
   let stage = "";
-  const show = (fraction) => (byId("progress").value = (done + fraction) / steps);
+  const share = (fraction) => Math.min(1, (done + fraction) / steps); // models that are measured again need more steps
+  const show = (fraction) => (byId("progress").value = share(fraction));
   return {
     stage(text) {
       stage = text;
       byId("stage").textContent = text;
       say(text);
-      tell(text, done / steps);
+      tell(text, share(0));
     },
     note(text) {
       byId("stage").textContent = text;
     },
-    progress(arm, { done: fraction, latest }) {
+    progress(fraction, latest) {
+      if (performance.now() - lastShown < 250) return; // drawing must not slow the models down
+      lastShown = performance.now();
       show(fraction);
       byId("stage").textContent = latest === undefined ? stage : `${stage}, ${short(latest / 1e6)} ms`;
-      if (performance.now() - lastTold > 1000) tell(stage, (done + fraction) / steps);
+      if (performance.now() - lastTold > 1000) tell(stage, share(fraction));
     },
     step() {
       done += 1;
@@ -185,14 +191,16 @@ function card(arm, failure = null, answer = null) {
   made.dataset.key = `${arm.about.key}-${arm.threads}`;
   if (arm.processes.length) {
     const samples = arm.processes.flatMap((one) => one.latency_ns);
-    const p50 = answer ? answer.latency_ns.p50 : middle(samples);
-    made.append(node("p", { className: "figure" }, `${short(p50 / 1e6)} ms`));
+    const p50 = answer ? answer.latency_ns.p50 : median(samples);
+    const undisturbed = answer?.latency_ns.undisturbed;
+    made.append(node("p", { className: "figure" }, `${short((undisturbed?.p50 ?? p50) / 1e6)} ms`));
+    if (undisturbed) made.append(node("p", {}, `undisturbed ${Math.round(100 * undisturbed.share)} % of the time; ${short(p50 / 1e6)} ms as measured`));
     made.append(node("p", { className: "note" }, figures(arm, samples, answer)));
   }
   made.append(agreement(arm, answer));
   if (failure) made.append(node("p", { className: "bad" }, failure));
   if (arm.processes.length) {
-    made.append(plot(arm.processes, `${arm.title}: latency of each sample in ${arm.processes.length} workers, median ${short(middle(arm.processes.flatMap((one) => one.latency_ns)) / 1e6)} ms`, byId("cards").clientWidth - 32));
+    made.append(plot(arm.processes, `${arm.title}: latency of each sample in ${arm.processes.length} workers, median ${short(median(arm.processes.flatMap((one) => one.latency_ns)) / 1e6)} ms`, byId("cards").clientWidth - 32));
   }
   if (answer) made.dataset.state = "sent";
   const old = byId("cards").querySelector(`[data-key="${made.dataset.key}"]`);
@@ -219,26 +227,41 @@ function agreement(arm, answer) {
   return node("p", { className: holds ? "good" : "bad" }, `${words}${answer ? "; sent" : ""}`);
 }
 
-function middle(values) {
-  const sorted = [...values].sort((a, b) => a - b);
-  return sorted[sorted.length >> 1];
-}
-
-// Shows which precision is faster in this browser: on many phones the other one is faster outside a browser.
 function finish(made) {
   byId("results-title").focus();
   say("Done");
   tell("done", 1);
-  const lines = [];
-  for (const arm of made.arms.filter((one) => one.about.precision === "int8" && one.processes.length && !one.failed)) {
-    const float = made.arms.find((one) => one.about.precision === "fp32" && one.about.name === arm.about.name && one.threads === arm.threads && one.processes.length);
-    if (!float) continue;
-    const ratio = middle(arm.processes.flatMap((one) => one.latency_ns)) / middle(float.processes.flatMap((one) => one.latency_ns));
-    const words = ratio > 1 ? `takes ${ratio.toFixed(2)} times as long as` : `is ${(1 / ratio).toFixed(2)} times as fast as`;
-    lines.push(`With ${arm.threads} thread${arm.threads > 1 ? "s" : ""}, ${arm.about.title} ${words} fp32 in this browser.`);
-  }
-  byId("finding").textContent = lines.join(" ");
-  byId("finding").hidden = !lines.length;
+  const arms = made.arms.filter((arm) => arm.processes.length && !arm.failed);
+  byId("ratios").replaceChildren(...arms.slice(1).map((arm) => comparison(arm, reference(arm, arms))));
+  const alone = arms.find((arm) => arm.alone)?.alone;
+  byId("alone").textContent = alone ? `The models were measured one after another, which gives the ratios no interval: ${alone}.` : "";
+  byId("comparisons").hidden = arms.length < 2;
+}
+
+// Returns the first model with as many threads; for that model itself, the first of all.
+function reference(arm, arms) {
+  const first = arms.find((one) => one.threads === arm.threads);
+  return first === arm ? arms[0] : first;
+}
+
+function comparison(arm, other) {
+  const found = arm.alone ? { ratio: p50(arm) / p50(other), ci95: null, verdict: "cannot tell" } : compare(ratios(arm, other));
+  const item = node("li", {}, sentence(arm.title, other.title, found));
+  Object.assign(item.dataset, { model: nameOf(arm), other: nameOf(other), ...found });
+  return item;
+}
+
+function sentence(title, other, { ratio, ci95, verdict }) {
+  const times = (value) => value.toFixed(3);
+  if (verdict === "cannot tell") return `${title}: ${times(ratio)} times as long as ${other}; an interval needs ${DUET.least_sets} workers of each in turns.`;
+  const interval = (low, high) => `(95 % interval ${times(low)} to ${times(high)})`;
+  if (verdict === "faster") return `${title}: ${times(1 / ratio)} times as fast as ${other} ${interval(1 / ci95[1], 1 / ci95[0])}.`;
+  const words = `${title}: ${times(ratio)} times as long as ${other} ${interval(...ci95)}`;
+  return verdict === "slower" ? `${words}.` : `${words}: no difference seen.`;
+}
+
+function p50(arm) {
+  return median(arm.processes.flatMap((one) => one.latency_ns));
 }
 
 function follow() {

@@ -1,10 +1,11 @@
-// One job in a fresh worker: load the engine and the model, then check, time, or soak it. The engine fixes its number of
+// One job in a fresh worker: load the engine and the model, then check it, time it in turns with other workers, or soak it. The engine fixes its number of
 // threads when it starts, and its heap never shrinks, so that no worker is used twice.
 
-import { SAMPLING, SOAK, WARM_UP } from "./constants.mjs";
+import { BURSTS, SOAK, WARM_UP } from "./constants.mjs";
 import { typed } from "./parity.mjs";
+import { median, medianOnGrid, percentile } from "./stats.mjs";
+import { MOST_SAMPLES } from "./turns.mjs";
 
-const MOST_SAMPLES = 50_000;
 const MOST_LOOPS = 100_000;
 const TICKS = 20; // a sample lasts at least this number of timer steps, so that the timer's resolution does not dominate it
 const NS = 1e6; // nanoseconds per millisecond
@@ -47,19 +48,6 @@ function timerStep() {
     }
   }
   return step;
-}
-
-function median(values) {
-  const sorted = [...values].sort((a, b) => a - b);
-  const middle = sorted.length >> 1;
-  return sorted.length % 2 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2;
-}
-
-function percentile(values, fraction) {
-  const sorted = [...values].sort((a, b) => a - b);
-  const place = fraction * (sorted.length - 1);
-  const low = Math.floor(place);
-  return sorted[low] + (place - low) * ((sorted[low + 1] ?? sorted[low]) - sorted[low]);
 }
 
 async function start(job) {
@@ -120,27 +108,37 @@ function sampler(session, requests) {
   };
 }
 
-async function time(session, requests, job) {
+// Warms up; from then on, each message asks for a burst.
+async function turns(session, requests, job) {
   const step = timerStep();
   const sample = sampler(session, requests);
   const firstNs = await sample(1);
-  const { loops, ...warmUp } = await settled(sample, job.seconds * 1000, step);
-  postMessage({ progress: { done: 0 } });
+  const { loops, latencies, steady } = await settled(sample, job.seconds * 1000, step);
+  self.onmessage = () => answer(() => burst(() => sample(loops), (step * NS) / loops));
+  return {
+    warmup_ns: latencies, first_inference_ns: firstNs, steady, loops, timer_ns: step * NS,
+    sample_ns: median(latencies.slice(-WARM_UP.window)) * loops,
+  };
+}
+
+// The first samples of a burst refill the caches, which the other workers used in the meantime.
+async function burst(sample, stepNs) {
+  const lead = await series(sample, 1000 * BURSTS.lead_s, 1);
+  const begin = performance.now();
+  const latencies = await series(sample, 1000 * BURSTS.least_s, BURSTS.least);
+  const wallNs = (performance.now() - begin) * NS;
+  return { result: { lead_ns: lead, latency_ns: latencies, wall_ns: wallNs, median_ns: medianOnGrid(latencies, stepNs) } };
+}
+
+async function series(sample, lengthMs, least) {
   const latencies = [];
   const progress = throttled();
   const begin = performance.now();
-  let elapsed = 0;
-  while (latencies.length < MOST_SAMPLES) {
-    latencies.push(await sample(loops));
-    elapsed = performance.now() - begin;
-    progress({ done: Math.min(1, elapsed / (job.seconds * 1000)), latest: latencies.at(-1) });
-    if (elapsed < job.seconds * 1000) continue;
-    if (latencies.length >= SAMPLING.least || elapsed >= SAMPLING.most_times * job.seconds * 1000) break;
+  while (latencies.length < least || performance.now() - begin < lengthMs) {
+    latencies.push(await sample());
+    progress({});
   }
-  return {
-    latency_ns: latencies, warmup_ns: warmUp.latencies, wall_ns: elapsed * NS, first_inference_ns: firstNs,
-    steady: warmUp.steady, loops, timer_ns: step * NS,
-  };
+  return latencies;
 }
 
 // Warms up, and finds the number of inferences for a long enough sample. The first inferences, before the browser has compiled the
@@ -211,15 +209,20 @@ function throttled() {
   };
 }
 
-const TASKS = { check, time, soak };
+const TASKS = { check, turns, soak };
 
-self.onmessage = async ({ data: job }) => {
+async function run(job) {
+  const { ort, session, loadNs } = await start(job);
+  const result = await TASKS[job.task](session, feeds(ort, job), job);
+  return { result, load_ns: loadNs, threads: job.provider === "wasm" ? 1 + spawned : 1 };
+}
+
+async function answer(work) {
   try {
-    const { ort, session, loadNs } = await start(job);
-    const result = await TASKS[job.task](session, feeds(ort, job), job);
-    const threads = job.provider === "wasm" ? 1 + spawned : 1;
-    postMessage({ result, load_ns: loadNs, threads, heap_bytes: heapBytes() });
+    postMessage({ ...(await work()), heap_bytes: heapBytes() });
   } catch (error) {
     postMessage({ error: error?.message ?? String(error) });
   }
-};
+}
+
+self.onmessage = ({ data: job }) => answer(() => run(job));

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgedistill.records.measurement import Measurement
+from edgedistill.statistics import speedup
 from tests.support.browser import CHROMIUM, FIREFOX, chromium, firefox
 from tests.support.command import edgedistill
 from tests.support.serving import Served
@@ -30,16 +33,19 @@ def measurements(run: Path) -> dict[str, dict]:
     return {f"{m['precision']['requested']} {m['threads']}": m for m in found}
 
 
-async def measure(page, link: str, effort: str) -> dict:
+async def measure(page, link: str, effort: str, *choices: str) -> dict:
     await page.open(link)
     await page.until(READY)
     await page.evaluate(f"document.querySelector('#effort option').value = '{effort}'")
+    for choice in choices:
+        await page.evaluate(choice)
     await page.evaluate(START)
     await page.until(DONE, 300)
     return await page.evaluate("""({
         problem: document.getElementById('trouble').textContent,
         cards: [...document.querySelectorAll('.card')].map((card) => [card.querySelector('h3').textContent, card.dataset.state ?? '', card.innerText]),
-        finding: document.getElementById('finding').textContent,
+        ratios: [...document.querySelectorAll('#ratios li')].map((item) => ({...item.dataset, text: item.textContent})),
+        alone: document.getElementById('alone').textContent,
         rows: document.querySelectorAll('#others tr').length,
     })""")
 
@@ -64,13 +70,18 @@ def test_a_phone_opens_the_link_and_its_figures_join_the_run(
         ("student fp32, 1 thread", "sent"), ("student fp32, 2 threads", "sent"),
         ("student int8, 1 thread", "sent"), ("student int8, 2 threads", "sent"),
     ]  # fmt: skip
-    assert "int8" in shown["finding"]
+    assert [(one["model"], one["other"]) for one in shown["ratios"]] == [
+        ("student-fp32-wasm-2t", "student-fp32-wasm-1t"), ("student-int8-wasm-1t", "student-fp32-wasm-1t"),
+        ("student-int8-wasm-2t", "student-fp32-wasm-2t"),
+    ]  # fmt: skip
+    assert shown["alone"] == ""
     assert served.end() == 0
     assert served.said[-1].startswith("4 measurements in ")
     found = measurements(folder)
     assert sorted(found) == ["fp32 1", "fp32 2", "int8 1", "int8 2"]
     for name, m in found.items():
         check_measurement(folder, name, m)
+    check_ratios(found, shown["ratios"])
     compared = edgedistill("compare", folder, "--json", cwd=tmp_path)
     assert compared.returncode == 0, compared.stderr
     rows = [row for group in json.loads(compared.stdout)["groups"] for row in group["rows"]]
@@ -78,6 +89,23 @@ def test_a_phone_opens_the_link_and_its_figures_join_the_run(
     reported = edgedistill("report", folder, cwd=tmp_path)
     assert reported.returncode == 0, reported.stderr
     assert "onnxruntime-web 1.30.0" in (folder / "report.html").read_text()
+
+
+def check_ratios(found: dict[str, dict], shown: list[dict]) -> None:
+    """The page shows what the files say, and each pair of files says the same."""
+    assert len({m["duet"]["id"] for m in found.values()}) == 1
+    arms = {m["duet"]["arm"]: m for m in found.values()}
+    for name, m in arms.items():
+        assert sorted([name, *m["duet"]["ratios"]]) == sorted(arms)
+        for other, ratios in m["duet"]["ratios"].items():
+            assert np.multiply(ratios, arms[other]["duet"]["ratios"][name]) == pytest.approx(np.ones(3))
+    for one in shown:
+        measured = speedup(
+            Measurement.model_validate(arms[one["other"]]), Measurement.model_validate(arms[one["model"]])
+        )
+        assert measured.duet
+        assert float(one["ratio"]) == pytest.approx(1 / measured.value)
+        assert measured.verdict == one["verdict"]
 
 
 def check_measurement(folder: Path, name: str, m: dict) -> None:
@@ -93,6 +121,8 @@ def check_measurement(folder: Path, name: str, m: dict) -> None:
     assert m["parity"]["max_abs_diff"] < 0.5
     assert m["accuracy"]["n"] == 360
     assert len(m["processes"]) == 3
+    assert m["schema"] == "edgedistill.measurement/2"
+    assert all(process["bursts"] >= 5 and process["lead_n"] >= process["bursts"] for process in m["processes"])
     assert m["latency_ns"]["ci95"]["p50"] is not None
     assert m["energy_uj"] is None
     assert "does not report the power" in m["reasons"]["energy_uj"]
@@ -100,6 +130,92 @@ def check_measurement(folder: Path, name: str, m: dict) -> None:
     with np.load(folder / "measurements" / m["samples"], allow_pickle=False) as samples:
         assert len(samples["latency_ns"]) == sum(process["n"] for process in m["processes"])
         assert set(samples["process"]) == {0, 1, 2}
+        assert len(samples["burst"]) == len(samples["latency_ns"])
+        assert len(samples["lead_ns"]) == len(samples["lead_burst"]) == sum(one["lead_n"] for one in m["processes"])
+
+
+NO_MEMORY = "Object.defineProperty(Navigator.prototype, 'deviceMemory', { get: () => 0.25 })"
+FEW_WORKERS = """{
+    const Plain = Worker;
+    let alive = 0;
+    self.Worker = class extends Plain {
+        constructor(...about) {
+            if (alive === 2) throw new Error("out of memory");
+            super(...about);
+            alive += 1;
+        }
+        terminate() {
+            alive -= 1;
+            super.terminate();
+        }
+    };
+}"""
+"""A browser that allows two workers."""
+
+
+@pytest.mark.slow
+@with_chromium
+@pytest.mark.parametrize(
+    ("browser", "reason"),
+    [
+        (NO_MEMORY, "3 models would need [0-9]+ MB of memory together, and this page uses at most 67 MB"),
+        (FEW_WORKERS, "teacher fp32, 1 thread did not start beside the other models: out of memory"),
+    ],
+    ids=["little memory", "two workers"],
+)
+def test_models_without_memory_for_all_are_measured_alone(
+    run: Path, serve: Callable[..., Served], tmp_path: Path, browser: str, reason: str
+) -> None:
+    folder = copy(run, tmp_path)
+    served = serve(folder, "--http")
+
+    async def visit() -> dict:
+        async with chromium() as page:
+            await page.call("Page.addScriptToEvaluateOnNewDocument", source=browser)
+            choose = "for (const box of document.querySelectorAll('#models input')) box.checked = true"
+            one_thread = "for (const box of document.getElementsByName('threads')) box.checked = box.value === '1'"
+            return await measure(page, served.links[0], "3x0.1", choose, one_thread)
+
+    shown = asyncio.run(visit())
+    assert [state for _, state, _ in shown["cards"]] == ["sent"] * 3
+    assert re.search(reason, shown["alone"])
+    assert all(one["verdict"] == "cannot tell" for one in shown["ratios"])
+    found = list(measurements(folder).values())
+    assert len({m["duet"]["id"] for m in found}) == len(found)
+    for m in found:
+        assert m["duet"]["ratios"] == {}
+        assert re.search(reason, m["reasons"]["duet.ratios"])
+        assert all(process["bursts"] >= 2 for process in m["processes"])
+
+
+@pytest.mark.slow
+@with_chromium
+def test_a_model_that_fails_stops_no_other_and_the_button_stops_all(
+    run: Path, serve: Callable[..., Served], tmp_path: Path
+) -> None:
+    folder = copy(run, tmp_path)
+    served = serve(folder)
+    for path in (folder / "onnx").glob("student-int8*.onnx"):
+        path.write_bytes(b"not a model")
+
+    async def visit() -> tuple[dict, str, int]:
+        async with chromium("--ignore-certificate-errors") as page:
+            shown = await measure(page, served.links[0], "3x0.1")
+            sent = len(measurements(folder))
+            await page.evaluate(START)
+            await page.until("document.getElementById('stage').textContent.includes('in turns')")
+            await page.evaluate("document.getElementById('stop').click()")
+            await page.until("document.getElementById('form').hidden === false")
+            return shown, await page.evaluate("document.getElementById('trouble').textContent"), sent
+
+    shown, trouble, sent = asyncio.run(visit())
+    assert [(title, state) for title, state, _ in shown["cards"]] == [
+        ("student fp32, 1 thread", "sent"), ("student fp32, 2 threads", "sent"),
+        ("student int8, 1 thread", ""), ("student int8, 2 threads", ""),
+    ]  # fmt: skip
+    assert [one["model"] for one in shown["ratios"]] == ["student-fp32-wasm-2t"]
+    assert trouble == "Stopped. Results that were not sent are lost."
+    assert sent == 2
 
 
 @pytest.mark.slow

@@ -54,8 +54,8 @@ def test_a_part_that_is_something_else(offered: tuple[Offer, ...], data: st.Data
         return
     assert offer in offered
     assert set(outputs) == {block.name for block in offer.summary.requests.outputs}
-    assert "/" not in file_name(upload, offer)
-    assert ".." not in file_name(upload, offer)
+    assert "/" not in file_name(upload)
+    assert ".." not in file_name(upload)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
@@ -71,16 +71,55 @@ def test_a_name_never_leaves_the_folder(offered: tuple[Offer, ...], name: str) -
     good = upload_of(offered[0])
     body = json.dumps(good | {"device": good["device"] | {"name": name}}).encode("utf-8", "surrogatepass")
     try:
-        upload, offer, _ = read_upload(body, offered)
+        upload, _, _ = read_upload(body, offered)
     except UploadError:
         return
-    assert file_name(upload, offer).replace("-", "").isalnum()
-    assert file_name(upload, offer).isascii()
+    assert file_name(upload).replace("-", "").isalnum()
+    assert file_name(upload).isascii()
 
 
 def test_a_deep_nest_is_no_crash(offered: tuple[Offer, ...]) -> None:
     with pytest.raises(UploadError):
         read_upload(b"[" * 100_000, offered)
+
+
+@pytest.mark.parametrize(
+    ("bursts", "reason"),
+    [
+        ([(0, 60, 3)], None),
+        ([(0, 40, 1), (2, 19, 2)], "latency_ns: 60 samples, but 59 in bursts"),
+        ([(0, 40, 1), (2, 20, 1)], "lead_ns: 3 samples, but 2 in bursts"),
+        ([(0, 40, 3), (2, 20, 0)], "lead_n"),
+        ([(2, 40, 1), (2, 20, 2)], "at most one burst in a round"),
+        ([], "bursts"),
+    ],
+)
+def test_bursts_have_all_samples(offered: tuple[Offer, ...], bursts: list[tuple], reason: str | None) -> None:
+    good = upload_of(offered[0])
+    sent = [{"round": turn, "n": n, "lead_n": lead_n} for turn, n, lead_n in bursts]
+    processes = [process | {"bursts": sent} for process in good["processes"]]
+    body = json.dumps(good | {"processes": processes}).encode()
+    if reason is None:
+        assert read_upload(body, offered)[0].processes[0].bursts[0].n == 60
+    else:
+        with pytest.raises(UploadError, match=reason):
+            read_upload(body, offered)
+
+
+def test_ratios_are_of_every_set_and_of_models_in_turns(offered: tuple[Offer, ...]) -> None:
+    def sent(ratios: dict, alone: str | None = None) -> bytes:
+        return json.dumps(upload_of(offered[0], duet={"id": "ab" * 16, "ratios": ratios}, alone=alone)).encode()
+
+    assert read_upload(sent({"other-wasm-1t": [1.0, None, 2.0]}), offered)[0].duet.ratios == {
+        "other-wasm-1t": (1.0, None, 2.0)
+    }
+    assert read_upload(sent({}, "no memory"), offered)[0].alone == "no memory"
+    with pytest.raises(UploadError, match="2 ratios instead of one for each of 3"):
+        read_upload(sent({"other-wasm-1t": [1.0, 2.0]}), offered)
+    with pytest.raises(UploadError, match=r"duet\.ratios\.other-wasm-1t\.0"):
+        read_upload(sent({"other-wasm-1t": [0.0, 2.0, 1.0]}), offered)
+    with pytest.raises(UploadError, match="must be empty"):
+        read_upload(sent({"other-wasm-1t": [1.0, 1.0, 2.0]}, "no memory"), offered)
 
 
 def test_the_offers_are_the_students_and_the_teacher_with_their_requests(offered: tuple[Offer, ...]) -> None:

@@ -16,13 +16,13 @@ def javascript() -> str:
 
 
 def header() -> str:
-    """Return constants.h, which leaves out tables within tables."""
+    """Return constants.h, which leaves out tables and lists within tables."""
     tables = json.loads(SOURCE.read_text(encoding="utf-8"))
     lines = [
         f"#define {name.upper()}_{key.upper()} {value!r}"
         for name, table in tables.items()
         for key, value in table.items()
-        if not isinstance(value, dict)
+        if not isinstance(value, (dict, list))
     ]
     guard = "EDGEDISTILL_CONSTANTS_H"
     return "\n".join([f"/* {NOTE} */", f"#ifndef {guard}", f"#define {guard}", "", *lines, "", "#endif", ""])
