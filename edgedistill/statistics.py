@@ -157,21 +157,24 @@ def speedup_of(baseline_p50s: Sequence[float], candidate_p50s: Sequence[float]) 
     )
 
 
-def speedup_in_turns(baseline_p50s: Sequence[float], candidate_p50s: Sequence[float]) -> Speedup:
-    """Compare p50s of processes that took turns, by the ratio in each turn: what slows a turn slows both of its processes."""
-    level = level_of(np.asarray(baseline_p50s) / np.asarray(candidate_p50s))
-    if level is None:
-        return speedup_of(baseline_p50s, candidate_p50s)
-    value, low, high = level
-    verdict = _speed_verdict(math.log(value), (math.log(low), math.log(high)))
-    return Speedup(value=value, ci95=(low, high), verdict=verdict, processes=(len(baseline_p50s), len(candidate_p50s)))
-
-
 def difference_of(baseline: Sequence[float], candidate: Sequence[float]) -> tuple[float, tuple[float, float]]:
     """Return the candidate's trimmed mean minus the baseline's, and Yuen's interval; needs three values per side."""
     before, after = np.sort(np.asarray(baseline, dtype=float)), np.sort(np.asarray(candidate, dtype=float))
     difference = float(_trimmed(after).mean() - _trimmed(before).mean())
     return difference, _yuen(before, after, difference)
+
+
+def ratio_of_means(tops: np.ndarray, bottoms: np.ndarray) -> tuple[float, tuple[float, float] | None]:
+    """Return the mean of `tops` over that of `bottoms`, both (N,) and paired, with its interval; None for fewer than three pairs.
+
+    The interval is Student's with the standard error of a ratio estimator (Cochran 1977); the mean of `bottoms` is not 0.
+    """
+    value, bottom = float(tops.mean() / bottoms.mean()), abs(float(bottoms.mean()))
+    if len(tops) < MINIMUM_PROCESSES:
+        return value, None
+    error = float((tops - value * bottoms).std(ddof=1)) / math.sqrt(len(tops)) / bottom
+    margin = float(stats.t.ppf(0.975, len(tops) - 1)) * error
+    return value, (value - margin, value + margin)
 
 
 def level_of(values: Sequence[float] | np.ndarray) -> tuple[float, float, float] | None:

@@ -11,8 +11,8 @@ from edgedistill.statistics import (
     Pairs,
     accuracy_drop,
     correctness_correlation,
+    ratio_of_means,
     speedup,
-    speedup_in_turns,
     speedup_of,
     wilson,
 )
@@ -191,10 +191,12 @@ def test_one_process_warns_of_nothing():
     assert found.ci95 is None
 
 
-def test_a_turn_that_is_slow_for_both_does_not_hide_which_is_slower():
-    before, after = [100.0, 150.0, 101.0], [120.0, 181.0, 121.0]
-    assert speedup_of(before, after).verdict == "no difference seen"
-    found = speedup_in_turns(before, after)
-    assert found.verdict == "slower"
-    assert found.ci95[0] < found.value < found.ci95[1] < 1
-    assert speedup_in_turns(before, [x * 1.02 for x in before]).verdict == "no difference seen", "within the noise"
+def test_a_ratio_of_means_is_judged_by_what_its_pairs_leave():
+    tops, bottoms = np.array([30.0, 44.0, 31.0]), np.array([40.0, 60.0, 41.0])
+    value, interval = ratio_of_means(tops, bottoms)
+    assert value == pytest.approx(tops.mean() / bottoms.mean())
+    assert interval[0] < value < interval[1]
+    assert interval[1] - interval[0] < 0.2, "the level of a pair is in both of its values"
+    half = scipy_stats.sem(tops - value * bottoms) * scipy_stats.t.ppf(0.975, 2) / bottoms.mean()
+    assert interval == pytest.approx((value - half, value + half))
+    assert ratio_of_means(tops[:2], bottoms[:2])[1] is None

@@ -2,57 +2,82 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import tempfile
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import onnx
+from pydantic import ValidationError
 from torch import nn
 
 from edgedistill.data.sources import Arrays
 from edgedistill.deploy.harness import Compilation, compile_models, run_bench
-from edgedistill.deploy.identity import form_on
+from edgedistill.deploy.identity import ask_device, form_on
 from edgedistill.errors import DeviceError
 from edgedistill.export.baked import examples_of
 from edgedistill.export.forms import Variant, in_form
 from edgedistill.export.onnx_export import export_onnx, save_onnx
 from edgedistill.quantize.outputs import returns_of
 from edgedistill.quantize.settings import Int8Target
-from edgedistill.quantize.timers import StudentForm, StudentTime
+from edgedistill.quantize.timers import StudentForm
 from edgedistill.records.bench_job import Arm, BenchJob
-from edgedistill.records.measurement import ModelIdentity
-from edgedistill.runtime.files import sha256_of
+from edgedistill.records.measurement import Measurement, ModelIdentity
+from edgedistill.runtime.files import hash_of, sha256_of, versions_of, write_json
+from edgedistill.stages.stage import Workspace
 
-PROCESSES, SECONDS = 3, 0.1
-"""As few as give an interval: the question is whether int8 is slower at all, and bench measures by how much."""
+SETS, SECONDS = 3, 0.1
+"""As few sets of processes as give an interval: the question is which form is faster, and bench measures by how much."""
+CONDITIONS: Final = ("id", "arch", "cpu", "kernel", "python", "engine", "governor", "power_mode")
+"""The facts of a device that decide how long a model takes there."""
 
 
 class StudentBench:
-    """Times forms of one student on inputs (R, 1, ...); a form is exported and compiled once."""
+    """Times forms of one student on inputs (R, 1, ...); a form is exported and compiled once.
 
-    def __init__(self, requests: Arrays) -> None:
-        self._requests = requests
-        self._scratch = tempfile.TemporaryDirectory(prefix="edgedistill-")
+    The measurements are kept in the run folder, and taken from there if the same files are to be measured in the same
+    conditions: a stage that is repeated decides by the same figures, and makes the same student.
+    """
+
+    def __init__(self, requests: Arrays, workspace: Workspace) -> None:
+        self._requests, self._workspace = requests, workspace
+        self._scratch = Path(tempfile.mkdtemp(prefix="edgedistill-")).resolve()
+        weakref.finalize(self, shutil.rmtree, self._scratch, ignore_errors=True)
         self._exported: dict[tuple[str, int], onnx.ModelProto] = {}
+        self._works: dict[tuple[str, str], Compilation] = {}
         self._arms: dict[tuple[str, str], Arm] = {}
 
-    def measure(self, target: Int8Target, forms: Sequence[StudentForm]) -> list[StudentTime]:
-        """Return one result for each form, in its order; raises EdgedistillError if one of them cannot be measured."""
-        folder = Path(self._scratch.name).resolve()
+    def measure(self, target: Int8Target, forms: Sequence[StudentForm]) -> list[Measurement]:
+        """Return one measurement for each form, in its order; raises EdgedistillError if one of them cannot be measured."""
+        for form in forms:
+            if (target.name, form.name) not in self._works:
+                self._works[target.name, form.name] = self._work(target, form)
+        works = [self._works[target.name, form.name] for form in forms]
+        file = self._workspace.folder("quantized") / "timings" / f"{_key(target, works)}.json"
+        kept = _read(file, len(forms))
+        if kept is None:
+            kept = self._measured(target, forms)
+            write_json(file, {"measurements": [one.model_dump(mode="json") for one in kept]})
+        else:
+            self._workspace.report.debug(f"quantize: measured before, {kept[0].created}: {file}")
+        return kept
+
+    def _measured(self, target: Int8Target, forms: Sequence[StudentForm]) -> list[Measurement]:
+        folder = self._scratch
         self._compile(target, [form for form in forms if (target.name, form.name) not in self._arms], folder)
         arms = [self._arms[target.name, form.name] for form in forms]
-        job = BenchJob(arms=tuple(arms), processes=PROCESSES, seconds=SECONDS, passes=())
-        times = []
-        for arm, (_, measured) in zip(arms, run_bench(job, folder, _quiet), strict=True):
-            if isinstance(measured, str):
-                raise DeviceError(measured)
-            p50s = tuple(process.p50_ns / 1000 for process in measured.processes)
-            times.append(StudentTime(p50s_us=p50s, size_bytes=arm.size_bytes))
-        return times
+        results = run_bench(BenchJob(arms=tuple(arms), processes=SETS, seconds=SECONDS, passes=()), folder, _quiet)
+        for _, result in results:
+            if isinstance(result, str):
+                raise DeviceError(result)
+        return [result for _, result in results if isinstance(result, Measurement)]
 
     def _compile(self, target: Int8Target, forms: Sequence[StudentForm], folder: Path) -> None:
-        works = [self._compilation(target, form, folder / target.name / form.name) for form in forms]
+        works = [self._works[target.name, form.name] for form in forms]
         io = folder / "io.npz"
         np.savez(io, **{f"input.{name}": values for name, values in self._requests.items()})  # type: ignore[arg-type]
         for form, work, made in zip(forms, works, compile_models(works, _quiet), strict=True):
@@ -68,8 +93,9 @@ class StudentBench:
                 reasons={"accuracy": "only latency is measured", "parity": "only latency is measured"},
             )  # fmt: skip
 
-    def _compilation(self, target: Int8Target, form: StudentForm, folder: Path) -> Compilation:
+    def _work(self, target: Int8Target, form: StudentForm) -> Compilation:
         """Export a form for a target; float precisions have no encoding."""
+        folder = self._scratch / target.name / form.name
         taken = form_on(target.kit, target.device)
         precision = "int8" if form.int8 else str(target.float_precision)
         key = form.name, taken.opset
@@ -87,6 +113,26 @@ class StudentBench:
     def _export(self, model: nn.Module, opset: int) -> onnx.ModelProto:
         examples = examples_of(self._requests)
         return export_onnx(model, examples, opset, tuple(self._requests), returns_of(model, examples).names)
+
+
+def _key(target: Int8Target, works: Sequence[Compilation]) -> str:
+    """Return the hash of everything that decides a measurement: files, kit, device and how it is set, engine, and method."""
+    kit = target.kit
+    facts = ask_device(kit.name, kit.folder, target.device).device(target.device).model_dump()
+    return hash_of([
+        SETS, SECONDS, versions_of(("edgedistill",)), kit.name, sha256_of(kit.folder / "engine.py"), target.device,
+        target.threads, {name: facts[name] for name in CONDITIONS}, [(one.precision, sha256_of(one.model)) for one in works],
+    ])  # fmt: skip
+
+
+def _read(file: Path, count: int) -> list[Measurement] | None:
+    """Return measurements kept in a file; None if there is none, or if the file is damaged."""
+    try:
+        table = json.loads(file.read_bytes())
+        found = [Measurement.model_validate(one) for one in table["measurements"]]
+    except (OSError, ValueError, KeyError, TypeError, ValidationError):
+        return None
+    return found if len(found) == count else None
 
 
 def _quiet(_line: str) -> None:

@@ -19,8 +19,11 @@ from edgedistill.quantize import payoff
 from edgedistill.quantize.calibration import calibration_batches, example_input
 from edgedistill.quantize.capture import capture
 from edgedistill.quantize.drops import Judge
+from edgedistill.quantize.layer_timing import time_layers
+from edgedistill.quantize.payoff import SpeedKept
 from edgedistill.quantize.prepare import Prepared, calibrate, prepare
 from edgedistill.quantize.qat import finetune
+from edgedistill.quantize.ranking import by_time, by_weight, layer_counts
 from edgedistill.quantize.sensitivity import Outputs, int8_layers, layer_sensitivity
 from edgedistill.quantize.settings import Int8Target, QuantizeSettings
 from edgedistill.quantize.timers import StudentForm, StudentTimer, Timers
@@ -47,8 +50,10 @@ class Attempt:
 
     @property
     def gains(self) -> bool:
-        """Whether a mixed model keeps enough of int8's gain: in speed, or in size where int8 is faster on no target."""
-        kept = self.step.size_kept if self.step.speed_kept is None else self.step.speed_kept
+        """Whether a mixed model keeps enough of int8's gain: in speed, or in size where speed is not known or cannot tell."""
+        step, (low, high) = self.step, self.step.speed_kept_ci95 or (0.0, 0.0)
+        undecided = step.speed_kept is None or low < GAIN_KEPT <= high
+        kept = step.size_kept if undecided else step.speed_kept
         return kept is None or kept >= GAIN_KEPT
 
     @property
@@ -117,7 +122,7 @@ class Escalation:
     def _timer(self) -> StudentTimer:
         rows = np.arange(min(REQUESTS, len(self._validation.split)))
         batch = self._validation.batch(rows, rows * 0)
-        return self._timers.students({name: value.numpy()[:, None] for name, value in batch.items()})
+        return self._timers({name: value.numpy()[:, None] for name, value in batch.items()}, self.workspace)
 
     def _forms(self, int8: Prepared) -> tuple[StudentForm, StudentForm]:
         """Return the float student and the post-training int8 model."""
@@ -164,7 +169,7 @@ class Escalation:
         return next((target for target in self.settings.targets if target.name in faster), None)
 
     def _ranked(self, prepared: Prepared) -> tuple[LayerSensitivity, ...]:
-        """Return the int8 layers, the largest error per microsecond saved first; per weight if int8 saves no time."""
+        """Return the int8 layers in the order in which they go to float."""
         start = time.monotonic()
         whole = self._validation
         some = Views(whole.split.first(SAMPLES), whole.preprocess, whole.ops, whole.seed)
@@ -181,22 +186,23 @@ class Escalation:
             for one in layer_sensitivity(prepared, outputs(self.student), outputs, score):
                 layers.append(one)
                 advance(1, one.layer)
-        found = sorted(layers, key=_error_per_weight, reverse=True)
-        if self._reference is not None:
-            found = processes.broadcast_from_rank0(
-                self._timed(found, self._reference) if processes.is_main_process() else found
-            )
+        if self._reference is None:
+            found = by_weight(layers)
+        else:
+            timed = self._timed(layers, self._reference) if processes.is_main_process() else layers
+            found = list(by_time(processes.broadcast_from_rank0(timed)))
         self._note_seconds("ranking", start)
         self.workspace.report.info(f"quantize: {len(found)} layers ranked in {self.seconds['ranking']:.1f} s")
         return tuple(found)
 
     def _timed(self, layers: list[LayerSensitivity], target: Int8Target) -> list[LayerSensitivity]:
         graph, timed = capture(self.student, example_input(self._training)), []
+        scheme = self.settings.quantize.scheme
         with self.workspace.report.track("speed of layers", len(layers)) as advance:
-            for one in self._timers.layers(graph, layers, target, self.settings.quantize.scheme):
+            for one in time_layers(graph, layers, target, scheme, lambda inputs: self._timers(inputs, self.workspace)):
                 timed.append(one)
                 advance(1, one.layer)
-        return sorted(timed, key=_error_per_us, reverse=True)
+        return timed
 
     def _post_training(self, method: QuantizeMethod, skip: tuple[str, ...]) -> Attempt:
         start = time.monotonic()
@@ -210,7 +216,11 @@ class Escalation:
             start = time.monotonic()
             attempt = self._post_training("mixed", (*skip, *(one.layer for one in self.sensitivity[:count])))
             kept = self._speed_kept(int8, attempt.model, f"mixed-{count}")
-            known = {"reasons": {"speed_kept": kept}} if isinstance(kept, str) else {"speed_kept": kept}
+            known = (
+                {"reasons": {"speed_kept": kept}}
+                if isinstance(kept, str)
+                else {"speed_kept": kept.value, "speed_kept_ci95": kept.ci95}
+            )
             size_kept = sum(one.weights or 0 for one in self.sensitivity[count:]) / weights
             seconds = round(time.monotonic() - start, 3)
             update = {**known, "size_kept": size_kept, "seconds": seconds}
@@ -219,16 +229,18 @@ class Escalation:
             if not attempt.gains:
                 return
 
-    def _speed_kept(self, int8: Prepared, mixed: Prepared, name: str) -> float | str:
+    def _speed_kept(self, int8: Prepared, mixed: Prepared, name: str) -> SpeedKept | str:
         """Return the fraction of int8's time saving that a mixed model keeps, or why it is not known."""
         target = self._reference
         if target is None:
             return "not measured: int8 is faster than float on no target"
-        found: float | str = 0.0
+        found: SpeedKept | str = ""
         if processes.is_main_process():
             found = payoff.speed_kept(self._timer, target, self._forms(int8), StudentForm(name, mixed, int8=True))
         found = processes.broadcast_from_rank0(found)
-        shown = found if isinstance(found, str) else f"keeps {found:.0%} of the time that int8 saves on {target.name}"
+        shown = (
+            found if isinstance(found, str) else f"keeps {found.value:.0%} of the time that int8 saves on {target.name}"
+        )
         self.workspace.report.info(f"quantize: mixed: {shown}")
         return found
 
@@ -274,24 +286,3 @@ def choose(attempts: list[Attempt], mode: str) -> Attempt:
     if accepted:
         return accepted[-1]
     return max(attempts, key=lambda attempt: attempt.step.val_accuracy)
-
-
-def layer_counts(layers: int) -> Iterator[int]:
-    """Yield 1, 2, 3, 4, 6, 8, 12, 16, 24, ... below the number of layers."""
-    count = 1
-    while count < layers:
-        yield count
-        # The next number of the form 2^k or 1.5 * 2^k: each step adds between a third and a half.
-        count = count + 1 if count < 4 else (count * 3 // 2 if count & (count - 1) == 0 else count * 4 // 3)
-
-
-def _error_per_weight(one: LayerSensitivity) -> float:
-    """Return a layer's error per weight in int8: what int8 costs per byte that it saves."""
-    return one.output_error / (one.weights or 1)
-
-
-def _error_per_us(one: LayerSensitivity) -> float:
-    """Return a layer's error per microsecond saved; infinite if int8 saves none, the error itself without timings."""
-    if one.saved_us is None:
-        return one.output_error
-    return one.output_error / one.saved_us if one.saved_us > 0 else float("inf")

@@ -3,32 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import NamedTuple
+
+import numpy as np
 
 from edgedistill.errors import EdgedistillError
 from edgedistill.quantize.settings import Int8Target
-from edgedistill.quantize.timers import StudentForm, StudentTime, StudentTimer
+from edgedistill.quantize.timers import StudentForm, StudentTimer
+from edgedistill.records.measurement import Measurement
 from edgedistill.records.stages import Int8Speed
-from edgedistill.statistics import Speedup, level_of, speedup_in_turns
+from edgedistill.statistics import duet_ratios, ratio_of_means, speedup
 
-MOST_PROCESSES: Final = 6
-"""If the first processes show no difference, as many again are measured: one disturbed process hides one."""
+
+class SpeedKept(NamedTuple):
+    """The fraction of the time saved by int8 that a mixed model saves, with its 95 % interval."""
+
+    value: float
+    ci95: tuple[float, float] | None
 
 
 def int8_speed(timer: StudentTimer, target: Int8Target, student: StudentForm, int8: StudentForm) -> Int8Speed:
     """Compare int8 with the float student on a target; a reason takes the place of what cannot be measured."""
     if target.float_precision is None:
         return Int8Speed(target=target.name, reason="the target takes int8 only")
-    p50s: tuple[list[float], list[float]] = [], []
-    found: Speedup | None = None
-    while found is None or (found.verdict == "no difference seen" and len(p50s[0]) < MOST_PROCESSES):
-        times = _measured(timer, target, (student, int8))
-        if isinstance(times, str):
-            return Int8Speed(target=target.name, compared_with=target.float_precision, reason=times)
-        before, after = times
-        p50s[0].extend(before.p50s_us)
-        p50s[1].extend(after.p50s_us)
-        found = speedup_in_turns(*p50s)
+    measured = _measured(timer, target, (student, int8))
+    if isinstance(measured, str):
+        return Int8Speed(target=target.name, compared_with=target.float_precision, reason=measured)
+    before, after = measured
+    found = speedup(before, after)
     return Int8Speed(
         target=target.name, compared_with=target.float_precision, latency_ratio=1 / found.value,
         ci95=None if found.ci95 is None else (1 / found.ci95[1], 1 / found.ci95[0]),
@@ -54,25 +56,26 @@ def describe(speed: Int8Speed) -> str:
 
 def speed_kept(
     timer: StudentTimer, target: Int8Target, float_and_int8: tuple[StudentForm, StudentForm], mixed: StudentForm
-) -> float | str:
+) -> SpeedKept | str:
     """Return the fraction of the time saved by int8 that a mixed model saves on a target, or why that is not known."""
-    times = _measured(timer, target, (*float_and_int8, mixed))
-    if isinstance(times, str):
-        return times
-    slow, fast, between = (_typical_us(one) for one in times)
-    return (
-        (slow - between) / (slow - fast) if slow > fast else f"{target.name}: int8 was not faster in this measurement"
-    )
+    measured = _measured(timer, target, (*float_and_int8, mixed))
+    if isinstance(measured, str):
+        return measured
+    slow, fast, between = measured
+    saved, whole = 1 - _ratios(between, slow), 1 - _ratios(fast, slow)
+    if len(saved) != len(whole) or whole.mean() <= 0:
+        return f"{target.name}: int8 was not faster in this measurement"
+    return SpeedKept(*ratio_of_means(saved, whole))
 
 
-def _measured(timer: StudentTimer, target: Int8Target, forms: Sequence[StudentForm]) -> list[StudentTime] | str:
+def _ratios(one: Measurement, other: Measurement) -> np.ndarray:
+    """Return the latency of one model divided by that of another in each set of processes."""
+    pairs = zip(one.processes, other.processes, strict=True)
+    return np.array(duet_ratios(one, other) or [mine.p50_ns / theirs.p50_ns for mine, theirs in pairs])
+
+
+def _measured(timer: StudentTimer, target: Int8Target, forms: Sequence[StudentForm]) -> list[Measurement] | str:
     try:
         return timer.measure(target, forms)
     except (EdgedistillError, RuntimeError) as error:
         return f"not measured: {str(error).splitlines()[0]}"
-
-
-def _typical_us(time: StudentTime) -> float:
-    level = level_of(time.p50s_us)
-    assert level is not None
-    return level[0]

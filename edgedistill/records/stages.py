@@ -167,8 +167,8 @@ class StudentRecord(StageRecord):
 class LayerSensitivity(Record):
     """The cost and gain of quantizing one layer alone; `output_error` is the squared error of the outputs over their variance.
 
-    `drop` is in percentage points of the metric on validation data; `weights` is the number of weights. The latencies are those
-    of the layer, in float and in int8, on the kit `measured_on`; None, with `reason`, if the layer was not measured alone.
+    `drop` is in percentage points of the metric; `weights` is the number of weights. The latencies are those of the layer alone, on
+    the kit `measured_on`: `int8_us` is `fp32_us` times the ratio of the two, whose 95 % interval gives `saved_us_ci95`, or None.
     """
 
     layer: str
@@ -177,6 +177,7 @@ class LayerSensitivity(Record):
     weights: int | None = None
     fp32_us: float | None = None
     int8_us: float | None = None
+    saved_us_ci95: tuple[float, float] | None = None
     measured_on: str | None = None
     reason: str | None = None
 
@@ -198,9 +199,8 @@ class QuantizeStep(Record):
     """One attempt; `drop` is in percentage points on the `samples` of the validation data, with its 95 % interval.
 
     `verdict` says what the interval shows about `max_drop`; if "cannot tell", about `samples_needed` samples would show it, or
-    none would. `holds` is what "auto" acts on: the measured drop is at most `max_drop`, or at most one sample. `speed_kept` is
-    the measured fraction of the time saved by int8 that is left, `size_kept` the fraction of the int8 layers' weights that
-    are still in int8; `reasons` says by field why a value is null.
+    none would. `holds` is what "auto" acts on: the drop is at most `max_drop`, or at most one sample. `speed_kept` is the fraction of
+    the time saved by int8 that is left, `size_kept` that of the int8 layers' weights; `reasons` says by field why a value is null.
     """
 
     method: QuantizeMethod
@@ -214,6 +214,7 @@ class QuantizeStep(Record):
     holds: bool
     seconds: float
     speed_kept: float | None = None
+    speed_kept_ci95: tuple[float, float] | None = None
     size_kept: float | None = None
     history: tuple[Epoch, ...] = ()
     reasons: dict[str, str] = Field(default_factory=dict)
@@ -222,8 +223,8 @@ class QuantizeStep(Record):
 class Int8Speed(Record):
     """Post-training int8 beside the float student on a target, before anything more is tried.
 
-    `latency_ratio` and `size_ratio` are int8 over `compared_with`: a latency ratio of 2 is half the speed. The verdict "slower" is
-    beyond the interval and the noise of a bench; None, with `reason`, if nothing was measured.
+    `latency_ratio` and `size_ratio` are int8 over `compared_with`: a ratio of 2 is half the speed. The verdict "slower" is beyond
+    the interval and the noise of a bench; None, with `reason`, if nothing was measured.
     """
 
     target: str
@@ -238,10 +239,9 @@ class Int8Speed(Record):
 class QuantizedRecord(StageRecord):
     """The quantized student, as fake-quantized weights and scales; `val_accuracy` is measured in torch.
 
-    `activations` and `weights` are the integers that the scales are for. `skip` names the modules that stay in float, including those of the
-    configuration; `steps` are all attempts in order, and `holds` is that of the chosen attempt. `outcome` is its verdict, or
-    "does not pay" if "auto" stopped because int8 is slower on every target in `speeds`. `speeds` is empty if "auto" had no need
-    to ask. `seconds` has the time of work beside the steps: "speed" and "ranking".
+    `activations` and `weights` are the integers that the scales are for. `skip` names the modules that stay in float, `steps` are all
+    attempts in order, and `holds` is that of the chosen one. `outcome` is its verdict, or "does not pay" if "auto" stopped because
+    int8 is slower on every target in `speeds`, which is empty if "auto" did not ask. `seconds`: "speed" and "ranking".
     """
 
     stage: ClassVar[str] = stage_names.QUANTIZE

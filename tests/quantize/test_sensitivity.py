@@ -1,21 +1,26 @@
 """Which layer costs most in int8: each alone, against a model in which all others are left in float."""
 
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from edgedistill.deploy.layer_timing import time_layers
+from edgedistill.deploy.student_timing import StudentBench
 from edgedistill.kits.kits import find_kits
 from edgedistill.quantize.capture import capture
-from edgedistill.quantize.escalate import Attempt, choose, layer_counts
+from edgedistill.quantize.escalate import Attempt, choose
+from edgedistill.quantize.layer_timing import time_layers
 from edgedistill.quantize.prepare import calibrate, prepare
+from edgedistill.quantize.ranking import layer_counts
 from edgedistill.quantize.sensitivity import layer_sensitivity, only_int8
 from edgedistill.quantize.settings import Int8Target
 from edgedistill.records.base import Scheme
 from edgedistill.records.stages import QuantizeStep
+from edgedistill.runtime.progress import Reporter
+from edgedistill.stages.stage import Workspace
 
 LAYERS = ("0", "2", "6")
 
@@ -91,18 +96,34 @@ def test_drops_are_in_percentage_points():
 
 
 @pytest.mark.slow
-def test_each_layer_is_timed_alone_on_the_kit():
+def test_each_layer_is_timed_alone_on_the_kit_and_once(tmp_path):
     model = network()
     found = list(layer_sensitivity(prepared_for(model), named(model), named, lambda _got: 1.0))
     target = Int8Target(name="pc", kit=find_kits()["ort"], device="local", threads=1, float_precision="fp32")
-    timed = list(time_layers(capture(model, (inputs(1),)), found, target, Scheme()))
-    assert [one.layer for one in timed] == [one.layer for one in found]
-    for one in timed:
+    workspace = Workspace(tmp_path, "key", Reporter(), no_file)
+    graph = capture(model, (inputs(1),))
+
+    def timed(layers):
+        return list(time_layers(graph, layers, target, Scheme(), lambda given: StudentBench(given, workspace)))
+
+    first = timed(found)
+    assert [one.layer for one in first] == [one.layer for one in found]
+    for one in first:
         assert one.reason is None
         assert one.measured_on == "ort, local"
         assert one.fp32_us > 0
         assert one.int8_us > 0
-        assert one.saved_us == pytest.approx(one.fp32_us - one.int8_us)
+        low, high = one.saved_us_ci95
+        assert low <= one.saved_us <= high
+    assert len(list((tmp_path / "quantized" / "timings").iterdir())) == len(LAYERS)
+    assert timed(found) == first, "the figures of the first time are kept"
+    for file in (tmp_path / "quantized" / "timings").iterdir():
+        file.write_text("{")
+    assert timed(found[:1]) != first[:1], "a damaged file is measured again"
+
+
+def no_file(path: Path):
+    raise AssertionError(path)
 
 
 @pytest.mark.parametrize(
@@ -113,11 +134,17 @@ def test_more_and_more_layers_go_to_float(layers, counts):
 
 
 def tried(
-    method: str, accuracy: float, *, holds: bool, kept: float | None = None, size: float | None = None
+    method: str,
+    accuracy: float,
+    *,
+    holds: bool,
+    kept: float | None = None,
+    size: float | None = None,
+    interval: tuple[float, float] | None = None,
 ) -> Attempt:
     step = QuantizeStep(
         method=method, float_layers=(), val_accuracy=accuracy, drop=100 * (0.9 - accuracy), holds=holds, seconds=1.0,
-        speed_kept=kept, size_kept=size,
+        speed_kept=kept, speed_kept_ci95=interval, size_kept=size,
     )  # fmt: skip
     return Attempt(step, a_model())
 
@@ -140,6 +167,10 @@ def test_a_mixed_model_that_keeps_little_speed_is_shipped_only_if_fine_tuning_fa
     assert tried("mixed", 0.898, holds=True, kept=0.6, size=0.2).suffices
     assert tried("mixed", 0.898, holds=True, size=0.6).suffices
     assert not tried("mixed", 0.898, holds=True, size=0.4).suffices
+    cannot_tell = {"holds": True, "kept": 0.55, "interval": (0.45, 0.65)}
+    assert tried("mixed", 0.898, **cannot_tell, size=0.6).suffices
+    assert not tried("mixed", 0.898, **cannot_tell, size=0.4).suffices
+    assert tried("mixed", 0.898, holds=True, kept=0.7, interval=(0.6, 0.8), size=0.4).suffices
     assert choose([slow, tried("qat", 0.899, holds=False)], "auto") is slow
     tuned = tried("qat", 0.897, holds=True)
     assert choose([slow, tuned], "auto") is tuned

@@ -1,29 +1,28 @@
-"""How long a layer takes by itself, in float and in int8, measured by a kit like any model."""
+"""How long a layer takes by itself, in float and in int8, which take turns like any two models."""
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, cast
+from collections.abc import Callable, Iterator
+from typing import Any, Final, cast
 
-import onnx
+import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from edgedistill.deploy.identity import form_on
-from edgedistill.deploy.onnx_file import BenchOptions, bench_onnx, prepare_onnx
 from edgedistill.errors import EdgedistillError
-from edgedistill.export.onnx_export import export_onnx, save_onnx
-from edgedistill.graphs.encodings import encode
-from edgedistill.kits.kits import Kit
 from edgedistill.quantize.capture import CONVOLUTION, LINEAR, tensor_at
 from edgedistill.quantize.prepare import calibrate, prepare
 from edgedistill.quantize.settings import Int8Target
+from edgedistill.quantize.timers import StudentForm, StudentTimer
 from edgedistill.records.base import Scheme
+from edgedistill.records.measurement import Measurement
 from edgedistill.records.stages import LayerSensitivity
+from edgedistill.statistics import speedup
 
-OPTIONS = BenchOptions(processes=1, seconds=0.3, passes=())
+FLOAT: Final = "fp32"
+"""The precision of a layer in float, whichever float precision int8 students are compared with."""
+TimerFor = Callable[["dict[str, np.ndarray]"], StudentTimer]
+"""Makes a timer from inputs (R, 1, ...) by name."""
 
 
 class LayerAlone(nn.Module):
@@ -48,18 +47,17 @@ class LayerAlone(nn.Module):
 
 
 def time_layers(
-    graph: fx.GraphModule, layers: list[LayerSensitivity], target: Int8Target, scheme: Scheme
+    graph: fx.GraphModule, layers: list[LayerSensitivity], target: Int8Target, scheme: Scheme, timer_for: TimerFor
 ) -> Iterator[LayerSensitivity]:
     """Yield the layers of a captured model with their latencies on a device; layers of one shape are measured once."""
-    kit = target.kit
-    options = OPTIONS.model_copy(update={"device": target.device, "threads": target.threads})
+    target = target.model_copy(update={"float_precision": FLOAT})
     nodes = {_path(node): node for node in graph.graph.nodes if node.target in CONVOLUTION | LINEAR}
     known: dict[str, dict[str, Any]] = {}
     for one in layers:
         node = nodes[one.layer]
         shape = _shape(graph, node)
         if shape not in known:
-            known[shape] = _measured(LayerAlone(graph, node).eval(), _example(node), kit, scheme, options)
+            known[shape] = _measured(LayerAlone(graph, node).eval(), _example(node), target, scheme, timer_for)
         yield one.model_copy(update=known[shape])
 
 
@@ -68,26 +66,28 @@ def _example(layer: fx.Node) -> Tensor:
     return torch.randn(1, *size, generator=torch.Generator().manual_seed(0))
 
 
-def _measured(alone: LayerAlone, example: Tensor, kit: Kit, scheme: Scheme, options: BenchOptions) -> dict[str, Any]:
+def _measured(
+    alone: LayerAlone, example: Tensor, target: Int8Target, scheme: Scheme, timer_for: TimerFor
+) -> dict[str, Any]:
     try:
-        form = form_on(kit, options.device)
         prepared = prepare(alone, (example,), scheme=scheme)
         calibrate(prepared, [(example,)])
-        fp32 = export_onnx(alone, (example,), form.opset)
-        int8 = encode(export_onnx(prepared, (example,), form.opset), form.encoding)
-        latencies = [_p50_us(model, kit, options) for model in (fp32, int8)]
+        forms = StudentForm("float", alone, int8=False), StudentForm("int8", prepared, int8=True)
+        slow, fast = timer_for({"input": example[None].numpy()}).measure(target, forms)
     except (EdgedistillError, RuntimeError) as error:
         return {"reason": f"not measured alone: {str(error).splitlines()[0]}"}
-    return {"fp32_us": latencies[0], "int8_us": latencies[1], "measured_on": f"{kit.name}, {options.device}"}
+    float_us, found = _p50_us(slow), speedup(slow, fast)
+    saved = None if found.ci95 is None else tuple(float_us * (1 - 1 / ratio) for ratio in found.ci95)
+    return {
+        "fp32_us": float_us, "int8_us": float_us / found.value, "saved_us_ci95": saved,
+        "measured_on": f"{target.kit.name}, {target.device}",
+    }  # fmt: skip
 
 
-def _p50_us(model: onnx.ModelProto, kit: Kit, options: BenchOptions) -> float | None:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "layer.onnx"
-        save_onnx(model, path)
-        measured = bench_onnx(prepare_onnx(path, Path(folder) / "onnx", {}), kit, options, Path(folder), lambda _: None)
-    p50 = measured.latency_ns.p50
-    return None if p50 is None else p50 / 1000
+def _p50_us(one: Measurement) -> float:
+    """Return the p50 where nothing disturbed the device, if it has such a mode."""
+    mode = one.latency_ns.undisturbed
+    return (one.latency_ns.p50 if mode is None else mode.p50) / 1000
 
 
 def _shape(graph: fx.GraphModule, layer: fx.Node) -> str:
