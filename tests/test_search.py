@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from edgedistill import api
 from edgedistill.cli.main import cli
 from edgedistill.config.schema import Budget
+from edgedistill.config.training import StudentConfig
 from edgedistill.records.measurement import Latency
 from edgedistill.search.measure import check_limits
-from edgedistill.search.records import SearchOptions, TargetResult
+from edgedistill.search.records import Candidate, SearchOptions, TargetResult
 from edgedistill.search.search import bisect
 from tests.support.compare_builders import Fake, measurement
 from tests.support.kits import write_kit
@@ -173,6 +174,45 @@ def test_a_model_slower_than_its_budget_does_not_fit_though_it_gives_no_p95():
         held = check_limits(Budget(p95_ms=limit), found, TargetResult(target="pc", precision="fp32"))
         assert (held.fits, held.is_within) == (fits, within)
     assert check_limits(Budget(size_bytes=10**9), found, TargetResult(target="pc", precision="fp32")).is_within
+
+
+@pytest.mark.parametrize(
+    ("limit", "fits", "said"),
+    [
+        (1.3, True, ""),
+        (1.1, None, "p95: 1.05 ms (0.9 to 1.2) cannot tell whether it is within 1.1 ms"),
+        (0.8, False, ""),
+    ],
+)
+def test_a_p95_limit_inside_the_interval_is_not_known_to_be_kept(limit, fits, said):
+    latency = Latency(p50=1e6, p90=None, p95=1.05e6, p99=None, mean=1e6, min=1e6, ci95={"p95": (0.9e6, 1.2e6)}, n=600)
+    found = measurement(Fake()).model_copy(update={"latency_ns": latency})
+    held = check_limits(Budget(p95_ms=limit), found, TargetResult(target="pc", precision="fp32"))
+    assert (held.fits, held.is_within, held.unknown) == (fits, fits is True, (said,) if said else ())
+    too_large = check_limits(Budget(p95_ms=limit, size_bytes=1), found, TargetResult(target="pc", precision="fp32"))
+    assert too_large.fits is False
+
+
+def test_the_best_precision_is_the_smallest_of_the_fastest_that_fit():
+    def best(*results: tuple[str, int, tuple[str, ...], bool | None]) -> str:
+        measured = tuple(
+            TargetResult(target="pc", precision=name, p50_ns=1.0, size_bytes=size, faster_than=beaten, fits=fits)
+            for name, size, beaten, fits in results
+        )
+        return (
+            Candidate(name="a", student=StudentConfig(prune=0.5), parameters=1, measured=measured)
+            .best_on("pc")
+            .precision
+        )
+
+    assert best(("fp32", 400, (), True), ("int8", 100, (), True)) == "int8"
+    assert best(("fp32", 400, ("int8",), True), ("int8", 100, (), True)) == "fp32"
+    assert best(("fp32", 400, ("int8",), False), ("int8", 100, (), True)) == "int8", "only that one fits"
+    assert best(("fp32", 400, ("int8",), False), ("int8", 100, (), False)) == "fp32"
+    failed = TargetResult(target="pc", precision="fp16", problem="not supported")
+    assert (
+        Candidate(name="a", student=StudentConfig(prune=0.5), parameters=1, measured=(failed,)).best_on("pc") is failed
+    )
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ def search(context: click.Context, /, config_path: Path, **options: Any) -> None
 
     The models are measured on the devices of CONFIG.
 
-    Exit code 3: no student fits. Exit code 6: no student is known to fit, because a limit could not be checked.
+    Exit code 3: no student fits. Exit code 6: no student is known to fit, because a limit could not be checked, or is inside the 95 % interval.
     """
     from edgedistill.config.load import load_config
     from edgedistill.pipeline.pipeline import Plan, run_pipeline
@@ -90,7 +90,9 @@ def search(context: click.Context, /, config_path: Path, **options: Any) -> None
     if result.fitting:
         return
     if any(one.unknown for candidate in result.candidates for one in candidate.measured):
-        raise UndecidedError("no student is known to fit: some limits could not be checked, for the reasons above")
+        raise UndecidedError(
+            "no student is known to fit: some limits could not be checked or decided, for the reasons above"
+        )
     raise GateError("no student fits; raise a budget, or try another family with --model")
 
 

@@ -17,10 +17,9 @@ from edgedistill.config.schema import Budget, TargetConfig
 from edgedistill.config.training import StudentConfig
 from edgedistill.data.views import plain_views
 from edgedistill.deploy.identity import form_on
-from edgedistill.deploy.onnx_file import BenchOptions, bench_onnx, prepare_onnx
+from edgedistill.deploy.onnx_file import BenchOptions, bench_on_kits, prepare_onnx
 from edgedistill.distill.loading import build_student
 from edgedistill.distill.student import check_student
-from edgedistill.errors import DeviceError
 from edgedistill.export.baked import Baking, examples_of
 from edgedistill.export.forms import Variant, in_form
 from edgedistill.export.onnx_export import export_onnx, save_onnx
@@ -31,6 +30,7 @@ from edgedistill.records.measurement import Measurement
 from edgedistill.runtime.progress import Reporter
 from edgedistill.search.records import Candidate, SearchOptions, TargetResult
 from edgedistill.search.settings import SearchSettings
+from edgedistill.statistics import speedup
 
 CALIBRATION: Final = 32
 """Samples that the ranges of untrained students are taken from; their accuracy does not matter here."""
@@ -67,31 +67,31 @@ class StudentBench:
         return candidate
 
     def _on_target(self, forms: _Forms) -> Iterator[TargetResult]:
-        """Yield an untrained student's measurement on one target in each of the target's precisions."""
+        """Yield an untrained student's measurement on one target in each of the target's precisions, which take turns."""
         target = forms.target
         kit = self.settings.kits[target.kit]
         form = form_on(kit, target.device)
         limits = target.budget.model_copy(update={"accuracy": None})
-        passes = ("energy",) if limits.energy_mj is not None else ()
-        seconds = max(self.options.seconds, SECONDS_PER_P95_MS * (limits.p95_ms or 0.0))
         bench_options = BenchOptions(
-            device=target.device,
-            threads=target.threads,
-            processes=self.options.processes,
-            seconds=seconds,
-            passes=passes,
-        )
+            device=target.device, threads=target.threads, processes=self.options.processes,
+            seconds=max(self.options.seconds, SECONDS_PER_P95_MS * (limits.p95_ms or 0.0)),
+            passes=("energy",) if limits.energy_mj is not None else (),
+        )  # fmt: skip
+        models = []
         for precision in target.precisions:
             place = forms.folder / f"{target.name}-{precision}"
             place.mkdir(parents=True, exist_ok=True)
             save_onnx(self._exported(forms.models[precision], precision, form), place / "student.onnx")
-            ready = prepare_onnx(place / "student.onnx", place / "onnx", {}).model_copy(update={"precision": precision})
-            try:
-                measured = bench_onnx(ready, kit, bench_options, place, self.report.debug)
-            except DeviceError as error:
-                yield TargetResult(target=target.name, precision=precision, problem=str(error))
-                continue
-            yield check_limits(limits, measured, TargetResult(target=target.name, precision=precision))
+            ready = prepare_onnx(place / "student.onnx", place / "onnx", {})
+            models.append(ready.model_copy(update={"precision": precision}))
+        measured = bench_on_kits(models, [kit], bench_options, forms.folder / target.name, self.report.debug)
+        results = {model.precision: result for model, (_, _, result) in zip(models, measured, strict=True)}
+        for precision, found in results.items():
+            result = TargetResult(target=target.name, precision=precision, faster_than=_slower(precision, results))
+            if isinstance(found, str):
+                yield result.model_copy(update={"problem": found})
+            else:
+                yield check_limits(limits, found, result)
 
     def _exported(self, model: nn.Module, precision: str, form: Form) -> onnx.ModelProto:
         requests = self.baking.inputs(self.settings.dataset().val.first(CALIBRATION))
@@ -131,17 +131,42 @@ def _shown(one: TargetResult) -> str:
     return f"{one.target} {one.precision} {'fits' if one.is_within else '; '.join(one.exceeded or one.unknown)}"
 
 
+def _slower(precision: str, results: Mapping[str, Measurement | str]) -> tuple[str, ...]:
+    """Return the precisions that are slower than one, beyond the 95 % interval of their ratio."""
+    own = results[precision]
+    others = ((name, other) for name, other in results.items() if isinstance(other, Measurement) and name != precision)
+    if isinstance(own, str):
+        return ()
+    return tuple(name for name, other in others if speedup(other, own).verdict == "faster")
+
+
 def check_limits(limits: Budget, measurement: Measurement, result: TargetResult) -> TargetResult:
-    """Compare a measurement with limits; a median above the p95 limit exceeds it even if there are too few samples for a p95."""
-    check, p50, p95 = check_budget(measurement, limits), measurement.latency_ns.p50, measurement.latency_ns.p95
+    """Compare a measurement with limits; a p95 limit inside the 95 % interval of the p95 is not decided.
+
+    A median above the p95 limit exceeds it even if there are too few samples for a p95.
+    """
+    p50, p95 = measurement.latency_ns.p50, measurement.latency_ns.p95
     measured = result.model_copy(update={"p50_ns": p50, "p95_ns": p95, "size_bytes": measurement.size_bytes})
-    if check is None:
-        return measured
-    exceeded = check.exceeded
+    undecided = _undecided(limits, measurement)
+    check = check_budget(measurement, limits.model_copy(update={"p95_ms": None}) if undecided else limits)
+    exceeded, unknown = ((), ()) if check is None else (check.exceeded, check.unknown)
     if p95 is None and limits.p95_ms is not None and p50 / 1e6 > limits.p95_ms:
         exceeded = (f"p95, because p50 {p50 / 1e6:.3g} ms > {limits.p95_ms:g} ms", *exceeded)
-    fits = False if exceeded else check.fits
-    return measured.model_copy(update={"fits": fits, "exceeded": exceeded, "unknown": check.unknown})
+    unknown = (*undecided, *unknown)
+    has_limits = check is not None or undecided
+    fits = False if exceeded else None if unknown or not has_limits else True
+    return measured.model_copy(update={"fits": fits, "exceeded": exceeded, "unknown": unknown})
+
+
+def _undecided(limits: Budget, measurement: Measurement) -> tuple[str, ...]:
+    """Return why a p95 limit is not decided, as a tuple of one line; empty if it is, or if there is none."""
+    interval, p95 = measurement.latency_ns.ci95.get("p95"), measurement.latency_ns.p95
+    if limits.p95_ms is None or p95 is None or interval is None:
+        return ()
+    low, high = (end / 1e6 for end in interval)
+    if not low <= limits.p95_ms < high:
+        return ()
+    return (f"p95: {p95 / 1e6:.3g} ms ({low:.3g} to {high:.3g}) cannot tell whether it is within {limits.p95_ms:g} ms",)
 
 
 def folder_name(name: str) -> str:

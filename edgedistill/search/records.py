@@ -26,7 +26,9 @@ class SearchOptions(Record):
 class TargetResult(Record):
     """A student in one precision on one target; `problem` is the error of an engine that failed.
 
-    `fits` is None if no limit is exceeded but some could not be checked; `unknown` lists those limits with the reasons.
+    `fits` is None if no limit is exceeded but some could not be checked, or are inside the measurement's 95 % interval; `unknown`
+    lists those limits with the reasons. `faster_than` are the other precisions on the target that are slower beyond the interval
+    of the ratio, in the same job.
     """
 
     target: str
@@ -37,6 +39,7 @@ class TargetResult(Record):
     fits: bool | None = None
     exceeded: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()
+    faster_than: tuple[str, ...] = ()
     problem: str | None = None
 
     @property
@@ -61,9 +64,15 @@ class Candidate(Record):
         return targets == {one.target for one in self.measured if one.is_within}
 
     def best_on(self, target: str) -> TargetResult:
-        """Return the fastest precision that is within a target's budget; if none is, the fastest of all."""
+        """Return the fastest precision that is within a target's budget; if none is, the fastest of all that ran.
+
+        Of precisions whose speeds cannot be told apart, the smallest is returned.
+        """
         results = [one for one in self.measured if one.target == target]
-        return min(results, key=lambda one: (not one.is_within, one.p95_ns or one.p50_ns or float("inf")))
+        ran = [one for one in results if one.problem is None]
+        pool = [one for one in ran if one.is_within] or ran or results
+        beaten = {name for one in pool for name in one.faster_than}
+        return min(pool, key=lambda one: (one.precision in beaten, one.size_bytes or 0))
 
 
 class SearchResult(Record):
