@@ -267,12 +267,14 @@ def test_models_that_do_not_fit_together_are_measured_alone(phone, runner, model
     phone.replaced["/proc/meminfo"] = str(tmp_path / "meminfo")
     (tmp_path / "meminfo").write_text(meminfo)
     arms = [compiled(models, name, tmp_path / name, url(phone, runner)) for name in ("fp32", "u8-i32")]
-    job = bench_job(*arms, processes=2, passes=())
+    job = bench_job(*arms, processes=2, passes=(), caches="cold")
     results = dict(run_bench(job, tmp_path, print))
     for name, measured in results.items():
         assert len(measured.processes) == 2
         assert measured.duet.arm == name
         assert measured.duet.ratios == {}
+        assert measured.duet.caches == "cold"
+        assert [process.lead_n for process in measured.processes] == [0, 0]
         assert re.search(reason, measured.reasons["duet.ratios"])
     assert len({measured.duet.id for measured in results.values()}) == 2
     assert sum("edrun bench" in service for service in phone.services) == 4
