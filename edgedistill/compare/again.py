@@ -8,7 +8,7 @@ from pathlib import Path
 
 from edgedistill.compare.comparison import Pair, Pairing, pair_runs
 from edgedistill.compare.load import LoadedMeasurement, MeasurementSet, read_result
-from edgedistill.deploy.again import AgainOptions, MeasuredModel, find_model, measure_again
+from edgedistill.deploy.again import AgainOptions, MeasuredModel, caches_of, find_model, measure_again
 from edgedistill.deploy.devices.transport import Progress
 from edgedistill.errors import ConfigError, IncomparableError
 from edgedistill.kits.kits import Kit
@@ -47,6 +47,7 @@ def _models(pair: Pair, kits: Mapping[str, Kit]) -> list[MeasuredModel]:
     conditions: dict[str, list[object]] = {
         "devices": [model.address for model in models],
         "threads": [model.measured.threads for model in models],
+        "caches": [caches_of(model.measured) for model in models],
     }
     for what, values in conditions.items():
         if len(set(values)) > 1:

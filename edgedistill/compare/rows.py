@@ -10,6 +10,7 @@ from edgedistill.compare import formatting
 from edgedistill.compare.budget import BudgetCheck
 from edgedistill.compare.load import LoadedMeasurement
 from edgedistill.compare.per_class import class_drops, same_samples
+from edgedistill.deploy.again import caches_of
 from edgedistill.records.base import Record
 from edgedistill.records.measurement import Measurement
 from edgedistill.statistics import (
@@ -115,6 +116,7 @@ def unequal_conditions(baseline: Measurement, candidate: Measurement) -> tuple[s
         "power mode": (a.power_mode, b.power_mode),
         "governor": (a.governor, b.governor),
         "power source": (_power_source(baseline), _power_source(candidate)),
+        "caches": (caches_of(baseline), caches_of(candidate)),
     }
     return _differences(conditions)
 

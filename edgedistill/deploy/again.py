@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from edgedistill.deploy.devices.transport import Progress
 from edgedistill.deploy.harness import Compilation, compile_models, run_bench
@@ -52,7 +52,7 @@ def measure_again(
 ) -> list[tuple[Path, Measurement]]:
     """Compile models on their devices and measure them in one job; return each measurement and its file in `folder`.
 
-    A model that is listed twice is compiled once and measured as two. Raises DeviceError when an engine fails.
+    A model that is listed twice is compiled once and measured as two. The CPU's caches are as for the first model. Raises DeviceError when an engine fails.
     """
     works = _works(models, folder.resolve())
     made = dict(zip(works, compile_models(list(works.values()), progress), strict=True))
@@ -63,13 +63,21 @@ def measure_again(
             raise compiled
         name = f"{number}-{one.measured.model.name}-{one.kit.name}-{one.measured.precision.requested}"
         arms.append(_arm(name, one, works[_key(one)], compiled))
-    job = BenchJob(arms=tuple(arms), processes=options.processes, seconds=options.seconds, passes=options.passes)
+    job = BenchJob(
+        arms=tuple(arms), processes=options.processes, seconds=options.seconds, passes=options.passes,
+        caches=caches_of(models[0].measured),
+    )  # fmt: skip
     results = []
     for name, result in run_bench(job, folder, progress):
         if not isinstance(result, Measurement):
             raise DeviceError(f"{name}: {result}")
         results.append((folder / job.out / f"{name}.json", result))
     return results
+
+
+def caches_of(measured: Measurement) -> Literal["warm", "cold"]:
+    """Return the state of the CPU's caches before each inference of a measurement."""
+    return "warm" if measured.duet is None else measured.duet.caches
 
 
 def seconds_of(measured: Measurement) -> float:

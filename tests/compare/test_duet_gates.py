@@ -107,6 +107,14 @@ def test_percentiles_are_compared_set_by_set():
     assert found.interval[1] - found.interval[0] < 0.001
 
 
+def test_cold_caches_are_compared_with_cold_caches():
+    cold = replace(
+        NOISY, changes={"schema": "edgedistill.measurement/2", "duet": {"id": "1", "arm": "b", "caches": "cold"}}
+    )
+    with pytest.raises(IncomparableError, match="caches warm vs cold"):
+        compare_pairs(Pairing((Pair((arm("a", NOISY), arm("b", cold))),)))
+
+
 def prepared(folder: Path, fake: Fake) -> Path:
     """The folder of `bench MODEL.onnx`: a measurement, and the copy with fixed shapes that it names."""
     copy = folder / "onnx" / f"{fake.name}.onnx"
