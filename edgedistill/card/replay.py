@@ -98,7 +98,7 @@ def replay(card: Card, path: Path, options: ReplayOptions, kits: dict[str, Kit],
         card=card.sha256,
         device=options.device,
         tolerance=options.tolerance,
-        figures=tuple(_figures(list(zip(published, repeated, strict=True)), again, options)),
+        figures=tuple(check_values(list(zip(published, repeated, strict=True)), again, options)),
         measurements=tuple(repeated),
         again=again,
     )
@@ -138,7 +138,7 @@ def _chosen(card: Card, options: ReplayOptions) -> list[Measurement]:
     return list(wanted.values())
 
 
-def _figures(
+def check_values(
     pairs: Sequence[tuple[Measurement, Measurement]], again: Measurement, options: ReplayOptions
 ) -> Iterator[ReplayedValue]:
     """Yield whether each published value holds, from pairs of published and repeated measurements."""

@@ -86,7 +86,7 @@ def times(ratio: float) -> str:
 
 def finely(ratio: float) -> str:
     """Format a ratio whose error is below a percent: 0.943x, 4.12x."""
-    return f"{ratio:.3f}x" if ratio < 1.95 else times(ratio)
+    return f"{ratio:.3f}x" if ratio < 1.95 else f"{significant(ratio)}x"
 
 
 def points(drop: float, metric: str) -> str:

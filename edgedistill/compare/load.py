@@ -84,7 +84,7 @@ def load_run(folder: Path) -> MeasurementSet:
     """Load a run folder, which may have no measurements yet."""
     if not (folder / "manifest.json").is_file():
         raise ConfigError(f"{folder}: not a run folder: it has no manifest.json; 'edgedistill run CONFIG' makes one")
-    return _load(folder)
+    return replace(_load(folder), path=folder)
 
 
 def samples_path(file: Path, measurement: Measurement) -> Path:

@@ -53,7 +53,8 @@ def compare_run(
     if baseline is None or not gates:
         return apply_gates(comparison, gates)
     against_baseline = compare_runs(load_results([baseline])[0], [measured])
-    return comparison.model_copy(update={"gates": apply_gates(against_baseline, gates).gates})
+    outcomes = apply_gates(against_baseline, gates).gates
+    return comparison.model_copy(update={"gates": outcomes, "advice": against_baseline.advice})
 
 
 def require_passed(outcomes: Sequence[GateOutcome]) -> None:

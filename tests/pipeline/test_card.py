@@ -2,13 +2,17 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from edgedistill.card.card import Card, read_card, require_file, seal
+from edgedistill.card.replay import ReplayedValue, ReplayOptions, check_values
 from edgedistill.errors import ConfigError
 from tests.support.command import edgedistill
+from tests.support.compare_builders import INT8 as BUILT_INT8
+from tests.support.compare_builders import STUDENT, Fake, as_arm, in_turns, measurement, measurement_table
 
 INT8 = "student-int8-u8-i32.onnx"
 
@@ -51,6 +55,50 @@ def test_a_card_written_into_its_run_names_the_files_there(copied: Path) -> None
     card = read_card(copied / "runs" / "digits" / "card.json")
     assert {model.file.path for model in card.models} == {"onnx/student-fp32.onnx", f"onnx/{INT8}"}
     assert "No licence was stated." in card.limits
+
+
+INT8_NOW = replace(BUILT_INT8, p50_ns=3 * BUILT_INT8.p50_ns, seed=9)
+"""The int8 model, three times as slow."""
+
+
+def values(ratios: tuple[float, ...], *now: Fake, disturbed: bool = False) -> dict[str, ReplayedValue]:
+    """The values of a replay of two models that took turns when they were published, int8 being twice as fast."""
+    float_then, int8_then = in_turns(STUDENT, {"b": (2.0, 2.01, 1.99)}), as_arm(BUILT_INT8, "b")
+    float_now, int8_now = in_turns(now[0], {"b": ratios, "c": (1.0, 1.001, 0.999)}, "7e"), as_arm(now[1], "b", "7e")
+    again = as_arm(now[0], "c", "7e")
+    *pairs, extra = (measurement(fake) for fake in (float_then, float_now, int8_then, int8_now, again))
+    doubt = (
+        {"contaminated": disturbed, "reasons": {"contaminated": "9 of 10 inferences were preempted"}}
+        if disturbed
+        else {}
+    )
+    new = [one.model_copy(update=doubt) for one in (pairs[1], pairs[3])]
+    found = check_values([(pairs[0], new[0]), (pairs[2], new[1])], extra, ReplayOptions())
+    return {f"{one.model} {one.figure}": one for one in found}
+
+
+def test_the_speedup_between_models_that_took_turns_is_replayed() -> None:
+    name = "student int8 (openvino) speedup over student fp32 (openvino)"
+    holds = values((1.99, 2.0, 2.01), STUDENT, BUILT_INT8)[name]
+    assert (holds.decision, holds.found) == ("pass", "2.00x now; published: 2.00x")
+    assert values((1.5, 1.51, 1.49), STUDENT, INT8_NOW)[name].decision == "fail"
+    assert values((1.82, 1.9, 1.74), STUDENT, INT8_NOW)[name].decision == "undecided"
+    assert (
+        "this machine can tell 0.2%"
+        in values((2.0, 2.0, 2.01), STUDENT, BUILT_INT8)["student fp32 (openvino) p50_ms"].found
+    )
+
+
+def test_what_was_disturbed_does_not_fail_unless_its_fastest_inference_was_too_slow() -> None:
+    name = "student int8 (openvino) p50_ms"
+    assert values((2.0, 2.0, 2.01), STUDENT, INT8_NOW)[name].decision == "fail"
+    assert values((2.0, 2.0, 2.01), STUDENT, INT8_NOW, disturbed=True)[name].decision == "fail"
+    once = {"latency_ns": measurement_table(INT8_NOW)["latency_ns"] | {"min": BUILT_INT8.p50_ns}}
+    partly = replace(INT8_NOW, changes=once)
+    assert values((2.0, 2.0, 2.01), STUDENT, partly)[name].decision == "fail"
+    spared = values((2.0, 2.0, 2.01), STUDENT, partly, disturbed=True)[name]
+    assert spared.decision == "undecided"
+    assert "disturbed by other processes: 9 of 10 inferences were preempted" in spared.found
 
 
 def test_what_was_published_holds_here(published: Path) -> None:
