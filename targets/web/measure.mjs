@@ -4,7 +4,7 @@ import { randomId } from "./device.mjs";
 import { Fresh, Stalled } from "./fresh.mjs";
 import { parity } from "./parity.mjs";
 import { ratioOf } from "./stats.mjs";
-import { burstsFor, MOST_SAMPLES, orders, takesPart, tooLarge } from "./turns.mjs";
+import { burstsFor, MOST_SAMPLES, orders, roundsFor, tooLarge } from "./turns.mjs";
 
 const RUNTIMES = {
   wasm: { bundle: "ort.wasm.bundle.min.mjs", engine: "ort-wasm-simd-threaded.wasm" },
@@ -243,15 +243,16 @@ export class Measuring {
 
   async #turns(members, set) {
     if (!members.length) return;
-    const rounds = Math.max(...members.map((member) => member.needed));
+    for (const [i, rounds] of roundsFor(members.map((member) => member.needed)).entries()) members[i].rounds = rounds;
+    const most = Math.max(...members.map((member) => member.needed));
     const order = orders(members, parseInt(members[0].arm.duet.slice(0, 8), 16) + set);
-    for (let round = 0; round < rounds; round++) {
+    for (let round = 0; round < most; round++) {
       for (const member of order.next().value) {
         if (this.#stopped) throw new Error("stopped");
-        const { arm, latencies, needed } = member;
-        if (!arm.failed && latencies.length < MOST_SAMPLES && takesPart(round, needed, rounds)) await this.#burst(member, round);
+        const { arm, latencies, rounds } = member;
+        if (!arm.failed && latencies.length < MOST_SAMPLES && rounds.has(round)) await this.#burst(member, round);
       }
-      this.#hooks.progress((members.length * (1 + round / rounds)) / 2);
+      this.#hooks.progress((members.length * (1 + round / most)) / 2);
     }
   }
 

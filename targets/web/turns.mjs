@@ -45,15 +45,24 @@ export function burstsFor(sampleMs, seconds) {
   return Math.ceil(Math.min(wanted, SAMPLING.most_times * whole, MOST_SAMPLES / samples));
 }
 
-// Whether a model with `bursts` has one in a round: those of a model that needs fewer than there are rounds are spread evenly.
-export function takesPart(round, bursts, rounds) {
-  return Math.floor(((round + 1) * bursts) / rounds) > Math.floor((round * bursts) / rounds);
+// The rounds of each model: an even share of the rounds of the model with the next larger number of bursts. So any two models share as
+// many rounds as the one with fewer bursts has.
+export function roundsFor(bursts) {
+  let rounds = Array.from({ length: Math.max(...bursts) }, (_, round) => round);
+  const found = [];
+  for (const i of [...bursts.keys()].sort((one, other) => bursts[other] - bursts[one])) {
+    const most = rounds.length;
+    rounds = rounds.filter((_, k) => (k * bursts[i]) % most < bursts[i]);
+    found[i] = new Set(rounds);
+  }
+  return found;
 }
 
 // Why the workers of some models are not alive together; null if they are. Each worker has a copy of the engine, the model and the
-// requests, and the heap that it had when the model's answers were checked.
+// requests, the engine's compiled code, which is about as large as the engine, and the heap that it had when the model's answers were
+// checked. In Chromium, four workers of a small model took 165 MB, and this estimate is 180 MB.
 export function tooLarge(arms, engineBytes, deviceBytes) {
-  const needed = arms.reduce((sum, arm) => sum + engineBytes + arm.model.byteLength + arm.content.byteLength + (arm.heap ?? 0), 0);
+  const needed = arms.reduce((sum, arm) => sum + 2 * engineBytes + arm.model.byteLength + arm.content.byteLength + (arm.heap ?? 0), 0);
   const most = deviceBytes === null ? UNKNOWN_BYTES : SHARE * deviceBytes;
   if (arms.length < 2 || needed <= most) return null;
   const mb = (bytes) => `${Math.round(bytes / 1e6)} MB`;

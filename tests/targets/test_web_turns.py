@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import turns
 from constants import BURSTS, DUET, SAMPLING
 
 from edgedistill.statistics import DUET_NOISE, MINIMUM_PROCESSES, speedup_of_ratios
@@ -79,14 +80,18 @@ def test_a_model_has_bursts_for_its_seconds() -> None:
     assert javascript("turns.burstsFor(0.1, 1e6) * 100") == javascript("turns.MOST_SAMPLES")
 
 
-def test_the_bursts_of_a_slow_model_are_spread_evenly() -> None:
-    found = javascript("Array.from({ length: 20 }, (_, round) => turns.takesPart(round, given, 20))", 5)
-    assert np.flatnonzero(found).tolist() == [3, 7, 11, 15, 19]
-    assert javascript("Array.from({ length: 20 }, (_, round) => turns.takesPart(round, 20, 20))") == [True] * 20
+def test_models_with_few_bursts_are_spread_evenly_over_the_rounds_of_others() -> None:
+    bursts = [5, 20, 7, 20]
+    found = javascript("turns.roundsFor(given).map((rounds) => [...rounds])", bursts)
+    assert [len(rounds) for rounds in found] == bursts
+    assert found[1] == found[3] == list(range(20))
+    assert set(found[0]) < set(found[2])
+    assert max(np.diff(found[2])) <= 3
+    assert found == [sorted(rounds) for rounds in turns._rounds(bursts)]
 
 
 def test_models_that_do_not_fit_into_memory_together_are_named() -> None:
-    arms = "Array.from({ length: given }, () => ({ model: new ArrayBuffer(6e6), content: new ArrayBuffer(4e6), heap: 76e6 }))"
+    arms = "Array.from({ length: given }, () => ({ model: new ArrayBuffer(6e6), content: new ArrayBuffer(4e6), heap: 62e6 }))"
     assert javascript(f"turns.tooLarge({arms}, 14e6, 4e9)", 10) is None
     assert javascript(f"turns.tooLarge({arms}, 14e6, null)", 10) is None
     words = javascript(f"turns.tooLarge({arms}, 14e6, 2e9)", 10)
