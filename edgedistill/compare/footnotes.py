@@ -95,6 +95,13 @@ def doubts(m: Measurement) -> Iterator[str]:
     for field in DOUBTS:
         if field in m.reasons:
             yield m.reasons[field]
+    calm = m.latency_ns.undisturbed
+    if calm is not None:
+        yield (
+            f"p50 {formatting.milliseconds(calm.p50)} ms, undisturbed {calm.share:.0%} of the time; "
+            f"{formatting.milliseconds(m.latency_ns.p50)} ms as measured"
+        )
+        return
     p50s = [process.p50_ns for process in m.processes]
     if max(p50s) > DISAGREEMENT * min(p50s):
         low, high = formatting.milliseconds(min(p50s)), formatting.milliseconds(max(p50s))
