@@ -57,7 +57,10 @@ def _start(spec: Dict[str, Any], scratch: Path, **streams: Any) -> "subprocess.P
 
 
 class Member:
-    """A worker that takes turns with others; each method raises EngineError if the worker failed or took too long."""
+    """A worker that takes turns with others; each method raises EngineError if the worker failed or took too long.
+
+    The worker is stopped between its turns: the threads of an engine may spin for a while after an inference.
+    """
 
     def __init__(self, spec: Dict[str, Any], scratch: Path) -> None:
         self._kit = spec["kit"]
@@ -69,17 +72,15 @@ class Member:
 
     def ready(self, timeout_s: float) -> Dict[str, Any]:
         """Wait until the worker has loaded its model and is warm; return what it says of itself."""
-        return self._receive(timeout_s)
+        return self._turn("", timeout_s)
 
     def burst(self, number: int, timeout_s: float) -> None:
         """Let the worker infer for one burst."""
-        self._send(str(number))
-        self._receive(timeout_s)
+        self._turn(str(number), timeout_s)
 
     def finish(self, timeout_s: float) -> Dict[str, Any]:
         """Let the worker write its samples and end; return its answer."""
-        self._send("end")
-        return self._receive(timeout_s)
+        return self._turn("end", timeout_s)
 
     def stop(self) -> None:
         """Kill the worker if it still runs."""
@@ -90,11 +91,22 @@ class Member:
             with contextlib.suppress(OSError):  # what a killed worker did not read cannot be written
                 cast("BinaryIO", stream).close()
 
-    def _send(self, line: str) -> None:
-        stdin = cast("BinaryIO", self._worker.stdin)
-        with contextlib.suppress(OSError):  # the worker has ended, which the next message says
-            stdin.write(f"{line}\n".encode())
-            stdin.flush()
+    def _turn(self, line: str, timeout_s: float) -> Dict[str, Any]:
+        """Let the worker run until its next message, after a line for it if there is one."""
+        self._signal("SIGCONT")
+        if line:
+            stdin = cast("BinaryIO", self._worker.stdin)
+            with contextlib.suppress(OSError):  # the worker has ended, which the next message says
+                stdin.write(f"{line}\n".encode())
+                stdin.flush()
+        message = self._receive(timeout_s)
+        if line != "end":
+            self._signal("SIGSTOP")
+        return message
+
+    def _signal(self, name: str) -> None:
+        if hasattr(signal, name):  # Windows cannot stop a process
+            self._worker.send_signal(getattr(signal, name))
 
     def _receive(self, timeout_s: float) -> Dict[str, Any]:
         self._due, said = time.monotonic() + timeout_s, ""
