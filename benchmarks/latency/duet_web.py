@@ -34,7 +34,7 @@ from edgedistill.serve.runtime import read_web_kit, runtime_folder  # noqa: E402
 from tests.support.browser import CHROMIUM, Page, chromium  # noqa: E402
 
 WANTED = 1.05
-EXTRA_CHANNELS = (32, 48, 64, 80)
+EXTRA_CHANNELS = (80, 96, 112)
 CALIBRATIONS = 3
 """Visits in which the slower model is chosen."""
 RATIOS = "[...document.querySelectorAll('#ratios li')].map((item) => ({ ...item.dataset }))"

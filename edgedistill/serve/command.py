@@ -18,7 +18,7 @@ from aiohttp import web
 
 from edgedistill.deploy.stage import MIN_AGREEMENT
 from edgedistill.errors import ConfigError, ParityError
-from edgedistill.records.measurement import Measurement
+from edgedistill.records.measurement import Latency, Measurement
 from edgedistill.runtime.folder import Run
 from edgedistill.runtime.progress import Reporter
 from edgedistill.serve.app import Server, Site
@@ -153,10 +153,17 @@ def _print_links(links: list[str], report: Reporter) -> None:
 
 
 def _describe(m: Measurement) -> str:
-    low = f"p50 {m.latency_ns.p50 / 1e6:.3g} ms"
     agreement = (
         ""
         if m.parity is None or m.parity.agreement is None
         else f", agrees with the recorded outputs on {m.parity.agreement:.1%}"
     )
-    return f"{low} over {m.latency_ns.n:,} inferences in {len(m.processes)} workers{agreement}"
+    return f"{_p50(m.latency_ns)} over {m.latency_ns.n:,} inferences in {len(m.processes)} workers{agreement}"
+
+
+def _p50(latency: Latency) -> str:
+    measured = f"p50 {latency.p50 / 1e6:.3g} ms"
+    if latency.undisturbed is None:
+        return measured
+    fast = latency.undisturbed
+    return f"p50 {fast.p50 / 1e6:.3g} ms, undisturbed {fast.share:.0%} of the time; {measured} as measured"

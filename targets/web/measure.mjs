@@ -208,9 +208,11 @@ export class Measuring {
   // One set: a fresh worker for each model, all of them loaded and warmed up before they take turns.
   async #attempt(group, set) {
     const members = [];
+    const seed = parseInt(group[0].duet.slice(0, 8), 16) + set;
+    const [loading] = orders(group, seed); // also shuffled: no model is the first one loaded in all sets
     const words = `set ${set + 1} of ${this.#plan.processes}:`;
     try {
-      for (const arm of group) {
+      for (const arm of loading) {
         if (this.#stopped) throw new Error("stopped");
         this.#hooks.stage(`${words} warms up ${arm.title}`);
         const member = { arm, worker: null, latencies: [], leads: [], bursts: [], turns: new Map(), wallNs: 0 };
@@ -219,7 +221,7 @@ export class Measuring {
         this.#hooks.progress(members.length / 2);
       }
       this.#hooks.stage(`${words} ${living(group).length > 1 ? `${living(group).length} models in turns` : group[0].title}`);
-      await this.#turns(members.filter((member) => !member.arm.failed), set);
+      await this.#turns(members.filter((member) => !member.arm.failed), seed);
     } finally {
       for (const { worker } of members) if (worker) this.#end(worker);
     }
@@ -241,11 +243,11 @@ export class Measuring {
     }
   }
 
-  async #turns(members, set) {
+  async #turns(members, seed) {
     if (!members.length) return;
     for (const [i, rounds] of roundsFor(members.map((member) => member.needed)).entries()) members[i].rounds = rounds;
     const most = Math.max(...members.map((member) => member.needed));
-    const order = orders(members, parseInt(members[0].arm.duet.slice(0, 8), 16) + set);
+    const order = orders(members, seed);
     for (let round = 0; round < most; round++) {
       for (const member of order.next().value) {
         if (this.#stopped) throw new Error("stopped");

@@ -159,7 +159,7 @@ FEW_WORKERS = """{
     ("browser", "reason"),
     [
         (NO_MEMORY, "3 models would need [0-9]+ MB of memory together, and this page uses at most 67 MB"),
-        (FEW_WORKERS, "teacher fp32, 1 thread did not start beside the other models: out of memory"),
+        (FEW_WORKERS, "(student|teacher) (fp32|int8), 1 thread did not start beside the other models: out of memory"),
     ],
     ids=["little memory", "two workers"],
 )
