@@ -24,7 +24,7 @@ from edgedistill.compare import formatting
 from edgedistill.compare.comparison import Decision
 from edgedistill.compare.footnotes import doubts
 from edgedistill.compare.load import LoadedMeasurement, describe_model
-from edgedistill.compare.rows import Row, baseline_row, candidate_row
+from edgedistill.compare.rows import Row, baseline_row, candidate_row, unequal_conditions
 from edgedistill.config.gates import Gate
 from edgedistill.deploy.again import AgainOptions, MeasuredModel, measure_again, seconds_of
 from edgedistill.deploy.devices.transport import Progress
@@ -144,10 +144,11 @@ def check_values(
     """Yield whether each published value holds, from pairs of published and repeated measurements."""
     baseline = LoadedMeasurement("first", pairs[0][1])
     itself = candidate_row(LoadedMeasurement("again", again), baseline), baseline_row(baseline)
-    for number, (published, repeated) in enumerate(pairs):
-        yield from _check(published, repeated, itself, options.tolerance)
-        if number:
-            yield from _check_speedup(pairs[0], (published, repeated), options.tolerance)
+    for pair in pairs:
+        yield from _check(*pair, itself, options.tolerance)
+        first = next(one for one in pairs if one[0].kit == pair[0].kit)
+        if pair is not first:
+            yield from _check_speedup(first, pair, options.tolerance)
 
 
 def _check(
@@ -155,9 +156,11 @@ def _check(
 ) -> Iterator[ReplayedValue]:
     """Yield whether each published value holds; the device may be another one of the same model."""
     label = _label(published)
-    same = repeated.model_copy(update={"device": repeated.device.model_copy(update={"id": published.device.id})})
-    before = LoadedMeasurement("published", published)
-    row, baseline = candidate_row(LoadedMeasurement("repeated", same), before), baseline_row(before)
+    before, after = (
+        LoadedMeasurement("published", published),
+        LoadedMeasurement("repeated", _there(published, repeated)),
+    )
+    row, baseline = candidate_row(after, before), baseline_row(before)
     for gate in _gates(published, tolerance):
         if row.speedup is None:
             yield ReplayedValue(model=label, figure=gate.metric, decision="undecided", found=row.reasons["speedup"])
@@ -170,6 +173,11 @@ def _check(
         ReplayedValue(model=label, figure=name, decision=d, found=words)
         for name, d, words in _check_answers(published, repeated)
     )
+
+
+def _there(published: Measurement, repeated: Measurement) -> Measurement:
+    """Return a repeated measurement as if it were of the same device, not of another one of the same model."""
+    return repeated.model_copy(update={"device": repeated.device.model_copy(update={"id": published.device.id})})
 
 
 def _label(measurement: Measurement) -> str:
@@ -190,7 +198,8 @@ def _check_speedup(
 ) -> Iterator[ReplayedValue]:
     """Yield whether a published speedup over the first model holds, if both took turns, then and now."""
     published, repeated = (duet_ratios(one, two) for one, two in zip(first, other, strict=True))
-    if min(len(published), len(repeated)) < MINIMUM_PROCESSES:
+    differing = unequal_conditions(other[0], _there(*other))
+    if differing or min(len(published), len(repeated)) < MINIMUM_PROCESSES:
         return
     change = speedup_of(published, repeated)
     assert change.ci95 is not None

@@ -30,12 +30,14 @@ def advise(groups: Sequence[Group], runs: Sequence[MeasurementSet]) -> str | Non
 
 
 def _is_at_hand(one: LoadedMeasurement) -> bool:
+    if one.measurement.browser is not None:
+        return True  # it is left out
     return one.file is not None and is_at_hand(one.measurement, one.file)
 
 
 def _is_undecided(row: Row) -> bool:
     speed = row.speedup
-    if speed is None or speed.duet:
+    if speed is None or speed.duet or row.measurement.browser is not None:
         return False
     if speed.ci95 is None or speed.verdict in ("cannot tell", "no difference seen"):
         return True

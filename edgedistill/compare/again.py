@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from edgedistill.deploy.again import AgainOptions, MeasuredModel, caches_of, fin
 from edgedistill.deploy.devices.transport import Progress
 from edgedistill.errors import ConfigError, IncomparableError
 from edgedistill.kits.kits import Kit
+from edgedistill.records.measurement import Measurement
 
 
 def measure_pairs(
@@ -19,13 +20,16 @@ def measure_pairs(
 ) -> Pairing:
     """Measure what runs have in common again, and the baseline of each pair twice; the new measurements are in `folder`.
 
-    Raises ConfigError for a model that is not at hand, IncomparableError if the runs have nothing in common, and DeviceError
-    when an engine fails.
+    Each pair is one job, so that its models are neighbours in time. Raises ConfigError for a model that is not at hand,
+    IncomparableError if the runs have nothing in common that can be measured again, and DeviceError when an engine fails.
     """
-    pairing = pair_runs(runs)
-    models = [model for pair in pairing.pairs for model in _models(pair, kits)]
-    measured = iter(measure_again(models, options, folder, progress))
-    return replace(pairing, pairs=tuple(_measured(pair, measured) for pair in pairing.pairs))
+    pairing = _without_browsers(pair_runs(runs))
+    models = [_models(pair, kits) for pair in pairing.pairs]
+    pairs = [
+        _measured(pair, measure_again(ones, options, folder / str(number), progress))
+        for number, (pair, ones) in enumerate(zip(pairing.pairs, models, strict=True))
+    ]
+    return replace(pairing, pairs=tuple(pairs))
 
 
 def sets_of(pairing: Pairing) -> tuple[MeasurementSet, ...]:
@@ -35,6 +39,22 @@ def sets_of(pairing: Pairing) -> tuple[MeasurementSet, ...]:
         MeasurementSet(name, tuple(one for pair in pairing.pairs for run, one in pair.members if run == name))
         for name in names
     )
+
+
+def _without_browsers(pairing: Pairing) -> Pairing:
+    """Leave out what a browser measured, because a browser cannot be started from here."""
+    kept, left_out = [], list(pairing.left_out)
+    for pair in pairing.pairs:
+        one = pair.members[0][1]
+        if all(member.measurement.browser is None for _, member in pair.members):
+            kept.append(pair)
+        else:
+            left_out.append(
+                f"{one.label} ({one.measurement.kit}): a browser measured it, which cannot be started from here"
+            )
+    if not kept:
+        raise IncomparableError("nothing can be measured again:\n  " + "\n  ".join(left_out))
+    return replace(pairing, pairs=tuple(kept), left_out=tuple(left_out))
 
 
 def _models(pair: Pair, kits: Mapping[str, Kit]) -> list[MeasuredModel]:
@@ -56,10 +76,11 @@ def _models(pair: Pair, kits: Mapping[str, Kit]) -> list[MeasuredModel]:
     return [*models, models[0]]
 
 
-def _measured(pair: Pair, new: Iterator[tuple[Path, object]]) -> Pair:
+def _measured(pair: Pair, new: Sequence[tuple[Path, Measurement]]) -> Pair:
     """Return a pair with its new measurements, in the order of `_models`."""
-    members = tuple((name, _read(next(new)[0], one)) for name, one in pair.members)
-    return Pair(members, itself=_read(next(new)[0], pair.members[0][1]))
+    *files, again = (path for path, _ in new)
+    members = tuple((name, _read(path, one)) for path, (name, one) in zip(files, pair.members, strict=True))
+    return Pair(members, itself=_read(again, pair.members[0][1]))
 
 
 def _read(path: Path, before: LoadedMeasurement) -> LoadedMeasurement:

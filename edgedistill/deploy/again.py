@@ -90,8 +90,6 @@ def find_model(measured: Measurement, file: Path, kits: Mapping[str, Kit]) -> Me
 
     Raises ConfigError that names the file which is missing or was changed.
     """
-    if measured.browser is not None:
-        raise ConfigError(f"{file}: was measured by a browser, which cannot be started from here; leave it out")
     folder = file.resolve().parent.parent
     kit, address = find_kit(measured.kit, dict(kits)), measured.device.address
     metric = None if measured.accuracy is None else measured.accuracy.metric
@@ -126,7 +124,7 @@ def is_at_hand(measured: Measurement, file: Path) -> bool:
     folder = file.resolve().parent.parent
     exported = exported_model(folder, measured)
     found = prepared_copy(folder, measured) if exported is None else folder / exported.file.path
-    return measured.browser is None and found is not None and found.is_file()
+    return found is not None and found.is_file()
 
 
 def exported_model(folder: Path, measured: Measurement) -> OnnxModel | None:

@@ -181,7 +181,12 @@ def test_both_sides_take_turns_under_equal_conditions(tmp_path):
     file.write_text(file.read_text().replace('"threads": 1', '"threads": 2'))
     with pytest.raises(IncomparableError, match="threads differ: one 1, other 2"):
         measure_pairs(load_results([one, other]), AgainOptions(processes=3, seconds=1), find_kits(), tmp_path, print)
-    assert list(tmp_path.glob("artifacts")) == []
+    page = {"provider": "wasm", "user_agent": "a browser", "secure": True, "isolated": True, "shared_memory": True, "timer_ns": 1e5,
+            "loops": 1, "heap_bytes": None, "gpu": None, "hidden": False}  # fmt: skip
+    file = write_measurement(tmp_path / "page", replace(NOISY, changes={"browser": page}))
+    with pytest.raises(IncomparableError, match="a browser measured it, which cannot be started from here"):
+        measure_pairs(load_results([file, file]), AgainOptions(processes=3, seconds=1), find_kits(), tmp_path, print)
+    assert list(tmp_path.rglob("artifacts")) == []
     result = CliRunner().invoke(cli, ["compare", "--again", str(one)])
     assert "--again needs a run or measurement file to compare with" in str(result.exception)
     result = CliRunner().invoke(cli, ["compare", "--seconds", "1", str(one), str(other)])
