@@ -2,7 +2,7 @@
 
 Two ONNX files are measured once, each in a run folder of its own. Then `edgedistill compare --again` measures both sides in turns, and
 the baseline twice, once for each gate. The slower model is MLPerf Tiny's ResNet-8 with two extra 1x1 convolutions of as many channels
-as come nearest to 6 % when twenty sets of processes are measured in turns.
+as come nearest to 6 % when ten sets of processes are measured in turns.
 
     python benchmarks/latency/gate.py benchmarks/latency/gate.json [--gates 20] [--seconds S] [--kit ort]
 """
@@ -60,7 +60,7 @@ def calibrate(kit: str, folder: Path) -> tuple[int, dict[str, float]]:
     exported = {"base.onnx": build("resnet8")} | {f"extra-{n}.onnx": Slower(n).eval() for n in EXTRA_CHANNELS}
     for name, model in exported.items():
         export(model, SIZES["resnet8"], kit, "fp32", folder / "made").replace(folder / name)
-    command("bench", *exported, "--target", kit, "--processes", 20, "--run-dir", "runs/calibration", cwd=folder)
+    command("bench", *exported, "--target", kit, "--processes", 10, "--run-dir", "runs/calibration", cwd=folder)
     measured = {m.model.name: m for m in load_results([folder / "runs/calibration"])[0].measurements}
     ratios = {n: 1 / speedup(measured["base"], measured[f"extra-{n}"]).value for n in EXTRA_CHANNELS}
     return min(ratios, key=lambda n: abs(math.log(ratios[n] / WANTED))), {str(n): ratio for n, ratio in ratios.items()}
