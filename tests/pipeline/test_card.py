@@ -117,7 +117,7 @@ def test_what_was_published_holds_here(published: Path) -> None:
         "agreement",
     }
     assert {one["decision"] for one in replayed["figures"]} == {"pass"}
-    assert replayed["measurements"][0]["schema"] == "edgedistill.measurement/1"
+    assert replayed["measurements"][0]["schema"] == "edgedistill.measurement/2"
 
 
 @pytest.mark.slow

@@ -33,7 +33,7 @@ def test_a_run_leaves_what_the_contract_says(finished: Path) -> None:
         assert recorded["input.input"].shape == (360, 1, 1, 8, 8)
         assert set(recorded.files) >= {"labels", "expected.student-fp32.logits", "expected.student-int8.logits"}
     measured = json.loads((run / "measurements" / "local-ort-int8.json").read_text())
-    assert measured["schema"] == "edgedistill.measurement/1"
+    assert measured["schema"] == "edgedistill.measurement/2"
     assert measured["accuracy"]["n"] == 360
     assert measured["precision"]["executed"]["int8"] >= 9
     assert measured["parity"]["agreement"] > 0.97
