@@ -24,7 +24,7 @@ from edgedistill.export.forms import Variant, in_form
 from edgedistill.export.onnx_export import export_onnx, save_onnx
 from edgedistill.quantize.outputs import returns_of
 from edgedistill.quantize.settings import Int8Target
-from edgedistill.quantize.timers import StudentForm
+from edgedistill.quantize.timers import KEPT, StudentForm
 from edgedistill.records.bench_job import Arm, BenchJob
 from edgedistill.records.measurement import Measurement, ModelIdentity
 from edgedistill.runtime.files import hash_of, sha256_of, versions_of, write_json
@@ -57,13 +57,11 @@ class StudentBench:
             if (target.name, form.name) not in self._works:
                 self._works[target.name, form.name] = self._work(target, form)
         works = [self._works[target.name, form.name] for form in forms]
-        file = self._workspace.folder("quantized") / "timings" / f"{_key(target, works)}.json"
+        file = self._workspace.folder(KEPT) / f"{_key(target, works)}.json"
         kept = _read(file, len(forms))
         if kept is None:
             kept = self._measured(target, forms)
             write_json(file, {"measurements": [one.model_dump(mode="json") for one in kept]})
-        else:
-            self._workspace.report.debug(f"quantize: measured before, {kept[0].created}: {file}")
         return kept
 
     def _measured(self, target: Int8Target, forms: Sequence[StudentForm]) -> list[Measurement]:

@@ -26,7 +26,7 @@ from edgedistill.quantize.qat import finetune
 from edgedistill.quantize.ranking import by_time, by_weight, layer_counts
 from edgedistill.quantize.sensitivity import Outputs, int8_layers, layer_sensitivity
 from edgedistill.quantize.settings import Int8Target, QuantizeSettings
-from edgedistill.quantize.timers import StudentForm, StudentTimer, Timers
+from edgedistill.quantize.timers import KEPT, StudentForm, StudentTimer, Timers
 from edgedistill.records.stages import Epoch, Int8Speed, LayerSensitivity, QuantizeMethod, QuantizeStep
 from edgedistill.runtime import processes
 from edgedistill.stages.stage import Workspace
@@ -132,6 +132,11 @@ class Escalation:
         """Measure int8 against float on every target, and return whether "auto" stops because int8 does not pay."""
         start, report = time.monotonic(), self.workspace.report
         found: list[Int8Speed] = []
+        kept = self.workspace.root / KEPT
+        if kept.exists():
+            report.info(
+                f"quantize: what an earlier run measured is taken from {kept}; delete the folder to measure again"
+            )
         if processes.is_main_process():
             with report.track("int8 against float", len(self.settings.targets)) as advance:
                 for target in self.settings.targets:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from edgedistill.quantize.settings import Int8Target
     from edgedistill.records.measurement import Measurement
     from edgedistill.stages.stage import Workspace
+
+KEPT: Final = "quantized/timings"
+"""The folder of a run that keeps measurements, so that a repeated run decides by the same figures."""
 
 
 class StudentForm(NamedTuple):
@@ -30,4 +33,4 @@ class StudentTimer(Protocol):
 
 
 Timers = Callable[["dict[str, np.ndarray]", "Workspace"], StudentTimer]
-"""Makes a timer from inputs (R, 1, ...) by name; what it measures is kept in the workspace."""
+"""Makes a timer from inputs (R, 1, ...) by name; it keeps what it measures in the folder KEPT of the run."""

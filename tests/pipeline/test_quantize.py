@@ -162,11 +162,12 @@ def test_auto_fine_tunes_for_a_target_that_takes_int8_only(distilled):
     assert "Parts of this report are outdated" not in report
 
 
-def on_planted(folder: Path, slow: str, *settings: str) -> tuple[str, dict]:
+def on_planted(folder: Path, slow: str, *settings: str, again: bool = False) -> tuple[str, dict]:
     """Quantize with "auto" for an engine that is slow in one precision, and return the messages and the record."""
-    kits = write_kit(folder / f"kits-{slow}", KIT, ENGINE.format(slow=slow))
+    kits = folder / f"kits-{slow}" if again else write_kit(folder / f"kits-{slow}", KIT, ENGINE.format(slow=slow))
     overrides = ("target.pc.kit=planted", 'target.pc.precisions=["fp32","int8"]', *settings)
     arguments = [word for override in overrides for word in ("--set", override)]
+    arguments += ["--from", "quantize"] if again else []
     result = edgedistill("--targets", kits, "quantize", "edgedistill.toml", *arguments, cwd=folder)
     assert result.returncode == 0, result.stderr
     return result.stderr, quantized(folder)
@@ -207,6 +208,12 @@ def test_the_speed_that_a_mixed_model_keeps_is_measured(distilled):
     report = (distilled / "runs" / "uneven" / "report.html").read_text()
     assert "Speed kept" in report
     assert "Sensitivity of" in report
+    said, again = on_planted(distilled, "fp32", "quantize.epochs=1", "quantize.max_drop=0.001", again=True)
+    assert "what an earlier run measured is taken from runs/uneven/quantized/timings" in said
+    assert again["file"] == record["file"], "the same student, bit for bit"
+    for decided in ("speeds", "sensitivity", "skip", "mode"):
+        assert again[decided] == record[decided]
+    assert [step["speed_kept"] for step in again["steps"]] == [step["speed_kept"] for step in record["steps"]]
 
 
 @pytest.mark.slow

@@ -106,8 +106,8 @@ def test_each_layer_is_timed_alone_on_the_kit_and_once(tmp_path):
     def timed(layers):
         return list(time_layers(graph, layers, target, Scheme(), lambda given: StudentBench(given, workspace)))
 
-    first = timed(found)
-    assert [one.layer for one in first] == [one.layer for one in found]
+    first = timed(found[:2])
+    assert [one.layer for one in first] == [one.layer for one in found[:2]]
     for one in first:
         assert one.reason is None
         assert one.measured_on == "ort, local"
@@ -115,11 +115,13 @@ def test_each_layer_is_timed_alone_on_the_kit_and_once(tmp_path):
         assert one.int8_us > 0
         low, high = one.saved_us_ci95
         assert low <= one.saved_us <= high
-    assert len(list((tmp_path / "quantized" / "timings").iterdir())) == len(LAYERS)
-    assert timed(found) == first, "the figures of the first time are kept"
-    for file in (tmp_path / "quantized" / "timings").iterdir():
+    assert timed(found[:2]) == first, "the figures of the first time are kept"
+    files = list((tmp_path / "quantized" / "timings").iterdir())
+    assert len(files) == 2
+    for file in files:
         file.write_text("{")
-    assert timed(found[:1]) != first[:1], "a damaged file is measured again"
+    timed(found[:1])
+    assert [file.read_text() == "{" for file in files].count(False) == 1, "a damaged file is measured again"
 
 
 def no_file(path: Path):
