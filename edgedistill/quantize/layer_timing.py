@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 from edgedistill.errors import EdgedistillError
 from edgedistill.quantize.capture import CONVOLUTION, LINEAR, tensor_at
 from edgedistill.quantize.prepare import calibrate, prepare
+from edgedistill.quantize.ranking import NEGLIGIBLE, negligible
 from edgedistill.quantize.settings import Int8Target
 from edgedistill.quantize.timers import StudentForm, StudentTimer
 from edgedistill.records.base import Scheme
@@ -21,6 +22,7 @@ from edgedistill.statistics import speedup
 
 FLOAT: Final = "fp32"
 """The precision of a layer in float, whichever float precision int8 students are compared with."""
+UNTIMED: Final = f"not timed: it causes less than {NEGLIGIBLE:.0%} of the errors of all layers"
 TimerFor = Callable[["dict[str, np.ndarray]"], StudentTimer]
 """Makes a timer from inputs (R, 1, ...) by name."""
 
@@ -49,11 +51,18 @@ class LayerAlone(nn.Module):
 def time_layers(
     graph: fx.GraphModule, layers: list[LayerSensitivity], target: Int8Target, scheme: Scheme, timer_for: TimerFor
 ) -> Iterator[LayerSensitivity]:
-    """Yield the layers of a captured model with their latencies on a device; layers of one shape are measured once."""
+    """Yield the layers of a captured model with their latencies on a device; layers of one shape are measured once.
+
+    Layers with negligible errors are not measured.
+    """
     target = target.model_copy(update={"float_precision": FLOAT})
     nodes = {_path(node): node for node in graph.graph.nodes if node.target in CONVOLUTION | LINEAR}
     known: dict[str, dict[str, Any]] = {}
+    untimed = negligible(layers)
     for one in layers:
+        if one.layer in untimed:
+            yield one.model_copy(update={"reason": UNTIMED})
+            continue
         node = nodes[one.layer]
         shape = _shape(graph, node)
         if shape not in known:

@@ -4,8 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Final
 
 from edgedistill.records.stages import LayerSensitivity
+
+NEGLIGIBLE: Final = 0.01
+"""A layer with a smaller fraction of the summed errors of all layers wins nothing in float, whatever time it takes."""
+
+
+def negligible(layers: Sequence[LayerSensitivity]) -> set[str]:
+    """Return the names of the layers whose errors are negligible beside those of the others; they need no timing."""
+    least = NEGLIGIBLE * sum(one.output_error for one in layers)
+    return {one.layer for one in layers if one.output_error < least}
 
 
 def by_weight(layers: Sequence[LayerSensitivity]) -> list[LayerSensitivity]:
@@ -18,14 +28,16 @@ def by_time(layers: Sequence[LayerSensitivity]) -> Iterator[LayerSensitivity]:
 
     The saving of a layer has a 95 % interval, and so has its error per microsecond, without an upper end if int8 may save
     nothing. Of the layers whose interval reaches that of every other, any may be the first. The one with the largest error per
-    weight is, which does not depend on time; of equal ones, the first in the graph.
+    weight is, which does not depend on time; of equal ones, the first in the graph. Layers with negligible errors are the last.
     """
-    left = by_weight(layers)
+    last = negligible(layers)
+    left = [one for one in by_weight(layers) if one.layer not in last]
     while left:
         least = max(_error_per_us(one)[0] for one in left)
         first = next(one for one in left if _error_per_us(one)[1] >= least)
         left.remove(first)
         yield first
+    yield from (one for one in by_weight(layers) if one.layer in last)
 
 
 def layer_counts(layers: int) -> Iterator[int]:

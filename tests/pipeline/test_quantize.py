@@ -200,9 +200,15 @@ def test_the_speed_that_a_mixed_model_keeps_is_measured(distilled):
         assert step["speed_kept"] == pytest.approx(1, abs=0.2)
     assert "of the time that int8 saves on pc" in said
     assert "layers ranked in" in said
-    # Each layer alone, in float and in int8, on the target's own kit.
-    assert {one["measured_on"] for one in record["sensitivity"]} == {"planted, local"}
-    assert all(one["fp32_us"] > one["int8_us"] > 0 for one in record["sensitivity"])
+    # Each layer that matters alone, in float and in int8, on the target's own kit; the others are the last.
+    timed = [one for one in record["sensitivity"] if one["measured_on"] is not None]
+    assert timed == record["sensitivity"][: len(timed)]
+    assert {one["measured_on"] for one in timed} == {"planted, local"}
+    assert all(one["fp32_us"] > one["int8_us"] > 0 for one in timed)
+    errors = sum(one["output_error"] for one in record["sensitivity"])
+    for one in record["sensitivity"][len(timed) :]:
+        assert one["output_error"] < 0.01 * errors
+        assert "not timed: it causes less than 1%" in one["reason"]
     assert max(one["drop"] for one in record["sensitivity"]) > 0, "what fails together fails a little alone"
     assert edgedistill("report", "runs/uneven", cwd=distilled).returncode == 0
     report = (distilled / "runs" / "uneven" / "report.html").read_text()

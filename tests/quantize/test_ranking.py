@@ -2,7 +2,7 @@
 
 import pytest
 
-from edgedistill.quantize.ranking import by_time, by_weight
+from edgedistill.quantize.ranking import by_time, by_weight, negligible
 from edgedistill.records.stages import LayerSensitivity
 
 
@@ -42,3 +42,10 @@ def test_equal_layers_stay_in_the_order_of_the_graph():
     twins = [layer(name, 0.1, (1.0, 2.0)) for name in "cab"]
     assert order(*twins) == ["c", "a", "b"]
     assert [one.layer for one in by_weight(twins)] == ["c", "a", "b"]
+
+
+def test_layers_with_negligible_errors_are_the_last():
+    tiny = [layer("tiny", 0.0001, None, 1), layer("tiniest", 0.0001, (-2.0, -1.0))]
+    assert order(*tiny, layer("sure", 0.5, (1, 2))) == ["sure", "tiny", "tiniest"]
+    assert negligible([*tiny, layer("sure", 0.5, (1, 2))]) == {"tiny", "tiniest"}
+    assert negligible(tiny) == set()
