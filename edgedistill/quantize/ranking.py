@@ -27,17 +27,17 @@ def by_time(layers: Sequence[LayerSensitivity]) -> Iterator[LayerSensitivity]:
     """Yield the layers with the largest error per microsecond saved first; times decide only where their intervals do.
 
     The saving of a layer has a 95 % interval, and so has its error per microsecond, without an upper end if int8 may save
-    nothing. Of the layers whose interval reaches that of every other, any may be the first. The one with the largest error per
-    weight is, which does not depend on time; of equal ones, the first in the graph. Layers with negligible errors are the last.
+    nothing. Of the layers whose interval reaches that of every other, any may be the first. The one with the largest error is,
+    as if all saved the same time; of equal ones, the first in the graph. Layers with negligible errors are the last.
     """
-    last = negligible(layers)
-    left = [one for one in by_weight(layers) if one.layer not in last]
+    last, ordered = negligible(layers), sorted(layers, key=lambda one: one.output_error, reverse=True)
+    left = [one for one in ordered if one.layer not in last]
     while left:
         least = max(_error_per_us(one)[0] for one in left)
         first = next(one for one in left if _error_per_us(one)[1] >= least)
         left.remove(first)
         yield first
-    yield from (one for one in by_weight(layers) if one.layer in last)
+    yield from (one for one in ordered if one.layer in last)
 
 
 def layer_counts(layers: int) -> Iterator[int]:
