@@ -55,7 +55,10 @@ async def compare_all(options: argparse.Namespace, folder: Path) -> None:
     async with chromium() as page:
         calibration = await calibrate(page, models, folder)
         extra = min(calibration, key=lambda n: abs(math.log(calibration[n] / WANTED)))
-        found = {"extra_channels": extra, "calibration": calibration, "comparisons": []}
+        about = await page.evaluate(
+            "({ browser: navigator.userAgent, effort: document.getElementById('effort').value })"
+        )
+        found = {**about, "extra_channels": extra, "calibration": calibration, "comparisons": []}
         arms = [offer("model", 0, folder), offer("again", 0, folder), offer("slower", extra, folder)]
         async with served(arms, folder) as link:
             for number in range(options.comparisons):
