@@ -266,7 +266,7 @@ def test_the_attempts_of_quantization_and_the_layers_sensitivity_are_shown(tmp_p
     steps = [
         {"method": "ptq", "float_layers": [], "val_accuracy": 0.8, "drop": 8.4, "holds": False, "seconds": 2.0},
         {"method": "mixed", "float_layers": ["head"], "val_accuracy": 0.881, "drop": 0.3, "holds": True, "seconds": 9.0,
-         "speed_kept": 0.75, "drop_ci95": [-0.9, 1.5], "samples": 120, "verdict": "cannot tell", "samples_needed": 7100},
+         "speed_kept": 0.75, "speed_kept_ci95": [0.71, 0.79], "drop_ci95": [-0.9, 1.5], "samples": 120, "verdict": "cannot tell", "samples_needed": 7100},
     ]  # fmt: skip
     speeds = [
         {"target": "pc", "compared_with": "fp32", "latency_ratio": 0.61, "ci95": [0.6, 0.62], "size_ratio": 0.3, "verdict": "faster"},
@@ -286,6 +286,7 @@ def test_the_attempts_of_quantization_and_the_layers_sensitivity_are_shown(tmp_p
     assert "no int8 kernel" in text
     assert ("here no single layer is faster in int8" in text) == slower
     assert "120 samples cannot tell; about 7,100 would" in text
+    assert "75 %<small>71 to 79</small>" in text
     assert "the board does not answer" in text
     assert "The ranking took 9.0 s" in text
 
