@@ -150,8 +150,8 @@ async function settled(sample, lengthMs, step) {
   for (;;) {
     const warmUp = await warmedUp(() => sample(loops), lengthMs);
     latencies.push(...warmUp.latencies);
-    const last = warmUp.latencies.slice(-WARM_UP.window);
-    const needed = enough(last.reduce((sum, ns) => sum + ns, 0) / last.length);
+    // The median, because a few inferences that other work interrupted would make samples too short for the timer. It may be 0.
+    const needed = Math.min(16 * loops, enough(median(warmUp.latencies.slice(-WARM_UP.window))));
     if (needed <= 1.25 * loops) return { loops, latencies: latencies.slice(-MOST_SAMPLES), steady: warmUp.steady };
     loops = needed;
   }
