@@ -134,7 +134,7 @@ def _speedup(row: Row, baseline: str | None) -> Iterator[tuple[str, str]]:
         yield "speedup", f"speedup: {row.reasons['speedup']}"
         return
     if row.speedup.duet:
-        yield "speedup", f"measured in turns with {baseline}: the ratio of neighbouring bursts of inferences"
+        yield "speedup", f"measured in turns with {baseline}: the median ratio of neighbouring bursts"
     if row.speedup.verdict == "cannot tell":
         yield "speedup", f"speedup undecided: an interval needs {MINIMUM_PROCESSES} processes per side"
     elif row.speedup.verdict == "no difference seen":

@@ -188,7 +188,7 @@ def describe_speed(speed: Speedup | None, reasons: Mapping[str, str]) -> str:
         before, after = speed.processes
         return f"speed undecided: {ratio} by p50, but {before} and {after} processes are fewer than {MINIMUM_PROCESSES} per side"
     if speed.duet:
-        return f"{speed.verdict}, {formatting.finely(speed.value)} {_interval(speed.ci95, 3)}, measured in turns"
+        return f"{speed.verdict}, {formatting.finely(speed.value)} {_interval(speed.ci95, 3 if speed.value < 1.95 else 2 if speed.value < 10 else 1)}, measured in turns"
     return f"{speed.verdict}, {ratio} {_interval(speed.ci95, 2)}"
 
 

@@ -79,7 +79,7 @@ def test_the_baseline_against_itself_is_shown():
         text = " ".join(shown.split())
         assert line in text
         assert verdict in text
-        assert "measured in turns with a: the ratio of neighbouring bursts of inferences" in text
+        assert "measured in turns with a: the median ratio of neighbouring bursts" in text
     table = json.loads(to_json(comparison))
     assert table["groups"][0]["rows"][1]["speedup"]["duet"] is True
     assert table["groups"][0]["itself"]["speedup"]["processes"] == [5, 5]
