@@ -135,7 +135,7 @@ FAULTS = (
     Fault("model", "external data outside the folder: not read", partial(_external, location="../secret"), QUANTIZE, 2, "../secret"),
     Fault("model", "no file of external data", partial(_external, location="lost.data"), QUANTIZE, 2, "lost.data"),
     Fault("model", "a file that ends in ZipMap", _zip_map, QUANTIZE, 2, "zipmap"),
-    Fault("model", "an IR version of the future", partial(_changed, change=_newer), QUANTIZE, 2, "99"),
+    Fault("model", "an IR version of the future", partial(_changed, change=_newer), QUANTIZE, 2, "has IR version 99, but onnx"),
     Fault("model", "an operator that does not exist", partial(_changed, change=_unknown), QUANTIZE, 2, "Reluu"),
     Fault("model", "an operator of ONNX Runtime, for TensorRT", partial(_changed, change=_gelu), "lint model.onnx --target tensorrt", 4, "com.microsoft"),
     Fault("model", "a quantized file to quantize", _quantized, "quantize model-int8-u8-i32.onnx --data calib.npz --target ort", 2, "int8", before=(QUANTIZE,)),

@@ -87,6 +87,11 @@ def check_onnx(model: Path) -> onnx.ModelProto:
         raise ConfigError(f"{model}: is not an ONNX model") from None
     if not graph.graph.node:
         raise ConfigError(f"{model}: is not an ONNX model, or has no operators")
+    if graph.ir_version > onnx.IR_VERSION:
+        raise ConfigError(
+            f"{model}: has IR version {graph.ir_version}, but onnx {onnx.__version__} reads versions up to "
+            f"{onnx.IR_VERSION}; update the package onnx, or export the model with an older one"
+        )
     require_inline_data(model, graph)
     require_external_data(model, graph)
     _require_tensors(model, graph)

@@ -71,6 +71,16 @@ def test_a_file_that_lists_its_weights_as_inputs_is_read(tmp_path: Path) -> None
     onnx.checker.check_model(stored, full_check=True)
 
 
+def test_a_file_of_a_newer_onnx_is_refused_with_both_versions(tmp_path):
+    model = text_model("(float[1, 3] x) => (float[1, 3] y) { y = Relu(x) }", 18)
+    model.ir_version = 99
+    onnx.save(model, tmp_path / "newer.onnx")
+    with pytest.raises(
+        ConfigError, match=r"newer\.onnx: has IR version 99, but onnx .* reads versions up to \d+; update"
+    ):
+        read_onnx(tmp_path / "newer.onnx")
+
+
 def classifier(*, zip_map: bool) -> onnx.ModelProto:
     """Return a linear classifier as skl2onnx writes it; without ZipMap, no operator of it is in the ONNX standard set."""
     outputs = [helper.make_tensor_value_info("label", TensorProto.INT64, [None])]
