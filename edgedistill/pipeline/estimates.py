@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 
 FAKE_INT8: Final = 3.0
 """How many times as long a pass of the student takes with every tensor rounded; 2.2 to 3.4 on CNNs and transformers."""
-STARTS_S, WINDOWS, LONGEST_WINDOW_S = 0.3, 7, 1.0
-"""Of a benchmark beside latency: the start of a process, and the windows of throughput and layers, of a quarter of `seconds` each."""
+STARTS_S, WITH_WARM_UP, WINDOWS, LONGEST_WINDOW_S = 0.4, 1.25, 7, 1.0
+"""Of a benchmark: the start of a process, its seconds with the warm-up, and the windows of throughput and layers."""
 NOT_EXPORTED: Final = "not known before the export"
 NOT_COMPILED: Final = "depends on the engine: seconds on a PC, minutes with TensorRT"
 NOT_HERE: Final = "not known before the models are measured on the device"
@@ -239,8 +239,8 @@ def bench_taken(config: Config) -> Taken:
     for target in config.target:
         teacher = config.teacher.model.source != "logits"
         arms[target.device] += len(target.precisions) + teacher
-    window = min(LONGEST_WINDOW_S, bench.seconds / 4)
-    each = bench.processes * (bench.seconds + STARTS_S) + WINDOWS * window + 60 * bench.soak_minutes
+    window = min(LONGEST_WINDOW_S, bench.seconds)
+    each = bench.processes * (WITH_WARM_UP * bench.seconds + STARTS_S) + WINDOWS * window + 60 * bench.soak_minutes
     most_arms = max(arms.values())
     words = (
         f"{most_arms} models on one device, {bench.processes} processes of {bench.seconds:g} s each, plus the test set"
