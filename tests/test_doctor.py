@@ -72,7 +72,9 @@ def test_each_stage_has_figures_or_a_reason_and_nothing_is_written(folder: Path)
     assert all(stages[name].seconds > 0 for name in (TEACHER, SOFT_LABELS, DISTILL, QUANTIZE))
     assert stages[SOFT_LABELS].disk_bytes == 2 * 108 * 2 * 2  # views, samples, classes, float16
     assert stages[TEACHER].basis == "3 epochs of 1 steps of 108"
-    assert stages[BENCH].seconds == pytest.approx(3 * (2 * (1.25 * 5 + 0.4) + 7))  # the teacher, and the student in two precisions
+    assert stages[BENCH].seconds == pytest.approx(
+        3 * (2 * (1.25 * 5 + 0.4) + 7)
+    )  # the teacher, and the student in two precisions
 
 
 def test_errors_end_with_exit_2_and_are_all_told(folder: Path) -> None:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 FAKE_INT8: Final = 3.0
 """How many times as long a pass of the student takes with every tensor rounded; 2.2 to 3.4 on CNNs and transformers."""
 STARTS_S, WITH_WARM_UP, WINDOWS, LONGEST_WINDOW_S = 0.4, 1.25, 7, 1.0
-"""Of a benchmark: the start of a process, its seconds with the warm-up, and the windows of throughput and layers."""
+"""Of a benchmark: the start of a process, its seconds with the warm-up, and the windows of throughput and layers, of a quarter of its seconds."""
 NOT_EXPORTED: Final = "not known before the export"
 NOT_COMPILED: Final = "depends on the engine: seconds on a PC, minutes with TensorRT"
 NOT_HERE: Final = "not known before the models are measured on the device"
@@ -239,7 +239,7 @@ def bench_taken(config: Config) -> Taken:
     for target in config.target:
         teacher = config.teacher.model.source != "logits"
         arms[target.device] += len(target.precisions) + teacher
-    window = min(LONGEST_WINDOW_S, bench.seconds)
+    window = min(LONGEST_WINDOW_S, bench.seconds / 4)
     each = bench.processes * (WITH_WARM_UP * bench.seconds + STARTS_S) + WINDOWS * window + 60 * bench.soak_minutes
     most_arms = max(arms.values())
     words = (

@@ -53,14 +53,14 @@ def _alone(spec: Spec, scratch: Path) -> Dict[str, Any]:
 
 
 def throughput(spec: Spec, scratch: Path, seconds: float) -> Dict[str, Any]:
-    """Return throughput by concurrency, each over windows of `seconds`, at most one second."""
-    window = min(1.0, seconds)
+    """Return throughput by concurrency, each over windows of a quarter of `seconds`, at most one second."""
+    window = min(1.0, seconds / 4)
     return run_worker(dict(spec, task="throughput", window=window), scratch, 4 * START_S)
 
 
 def layers(spec: Spec, scratch: Path, seconds: float) -> Dict[str, Any]:
     """Return the time of each layer, from a process with the engine's profiler on."""
-    return run_worker(dict(spec, task="layers", window=min(1.0, seconds)), scratch, 4 * START_S)
+    return run_worker(dict(spec, task="layers", window=min(1.0, seconds / 4)), scratch, 4 * START_S)
 
 
 def metered(spec: Spec, scratch: Path, job: Job, runs_on: str) -> Dict[str, Any]:
