@@ -1,6 +1,6 @@
 """How often a gate of 3 % decides wrongly, through the command line: for a model against itself, and for one about 6 % slower.
 
-Two ONNX files are measured once, each in a run folder of its own. Then `edgedistill compare --again` measures both sides in turns, and
+Two ONNX files are measured once, in separate run folders. Then `edgedistill compare --again` measures both sides in turns, and
 the baseline twice, once for each gate. The slower model is MLPerf Tiny's ResNet-8 with two extra 1x1 convolutions of as many channels
 as come nearest to 6 % when ten sets of processes are measured in turns.
 

@@ -236,7 +236,7 @@ def _named(given: tuple[Path, ...]) -> dict[str, Path]:
     models = dict(zip(names_of(given), given, strict=True))
     if len(models) < len(given):
         raise ConfigError(
-            f"{', '.join(map(str, given))}: each file needs a name of its own; rename or copy one of them"
+            f"{', '.join(map(str, given))}: two files have the same name; copy one of them under another name"
         )
     return models
 

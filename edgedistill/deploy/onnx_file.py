@@ -64,7 +64,7 @@ class PreparedModel(Record):
 
 
 def prepare_models(models: Mapping[str, Path], folder: Path, shapes: Shapes) -> list[PreparedModel]:
-    """Prepare ONNX files by their names, each in a folder of its own where there are several.
+    """Prepare ONNX files by name; several files are prepared in separate folders.
 
     Each model gets the shapes of the inputs that it has; raises ConfigError for the name of an input that no model has.
     """

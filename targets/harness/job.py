@@ -51,9 +51,10 @@ OPTIONAL: Dict[str, Any] = {"reasons": {}, "watts": None, "output": None, "thres
 class Job(NamedTuple):
     """The arms to measure and the settings: `processes` fresh processes per arm, `seconds` of steady inference in each.
 
-    The other keys are optional. `caches` is "warm", or "cold" to write over the CPU's caches before each inference. `soak_seconds` of sustained inference follow, if above 0; `meter` is a CSV file that an external
-    meter writes meanwhile; `passes` are those beside latency: memory of a null model, throughput, layers, energy.
-    If `requests` is set, only that number of the recorded requests is checked.
+    The other keys are optional. `caches` is "warm", or "cold" to write over the CPU's caches before each inference.
+    `soak_seconds` of sustained inference follow, if above 0; `meter` is a CSV file that an external meter writes meanwhile;
+    `passes` are those beside latency: memory of a null model, throughput, layers, energy. If `requests` is set, only that
+    number of the recorded requests is checked.
     """
 
     out: Path

@@ -229,7 +229,7 @@ def test_several_files_have_their_own_names_inputs_and_shapes(two: tuple[object,
     assert {"there/onnx/new/io.npz", "there/measurements/local-ort-new-fp32.json"} < set(plan["files"])
     assert "new/net.onnx: input z: 2x5" in run(*two, "--dry-run")[0].splitlines()
     assert "the model has no such input" in run(*two[:-1], "w=2", "--dry-run")[1]
-    assert "needs a name of its own" in run("bench", "net.onnx", "net.onnx", "--target", "ort")[1]
+    assert "two files have the same name" in run("bench", "net.onnx", "net.onnx", "--target", "ort")[1]
     assert "not an .onnx file" in run("bench", "net.onnx", "data.npz", "--target", "ort")[1]
     assert "give one configuration" in run("bench", "demo.toml", "net.onnx")[1]
 
