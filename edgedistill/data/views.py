@@ -57,6 +57,10 @@ class Views:
         shares, partners = torch.from_numpy(mix.shares), self._unmixed(mix.partners, views)
         return {name: _mixed(x, partners[name], shares) for name, x in inputs.items()}
 
+    def labels(self, positions: Array, views: Array) -> Tensor:  # noqa: ARG002 - no augmentation moves labels
+        """Return the labels (B, ...) of the samples at positions (B,) in their views (B,), in the type of the split's labels."""
+        return torch.from_numpy(self.split.labels[positions])
+
     def mix(self, positions: Array, views: Array) -> Mix | None:
         """Return the mixture of the samples at positions (B,) in their views (B,); None without mixup.
 

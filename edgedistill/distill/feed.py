@@ -58,8 +58,8 @@ class TrainingFeed:
             yield self._batch(positions, views)
 
     def _batch(self, positions: Array, views: Array) -> Batch:
-        labels, inputs = self.views.split.labels, self.views.batch(positions, views)
-        batch = Batch(inputs, torch.from_numpy(labels[positions]))
+        inputs = self.views.batch(positions, views)
+        batch = Batch(inputs, self.views.labels(positions, views))
         if self.teacher is not None:
             answer = self.teacher.take(positions, views, inputs)
             batch = batch._replace(
@@ -68,4 +68,5 @@ class TrainingFeed:
         mix = self.views.mix(positions, views)
         if mix is None:
             return batch
-        return batch._replace(partner_labels=torch.from_numpy(labels[mix.partners]), share=torch.from_numpy(mix.shares))
+        partner_labels = self.views.labels(mix.partners, views)
+        return batch._replace(partner_labels=partner_labels, share=torch.from_numpy(mix.shares))
