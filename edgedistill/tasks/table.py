@@ -9,7 +9,7 @@ from pathlib import Path
 from edgedistill.errors import ConfigError, nearest
 from edgedistill.tasks.task import Task
 
-SHARED = frozenset({"__init__", "table", "task", "values", "checks", "class_labels", "chance", "match"})
+SHARED = frozenset({"__init__", "table", "task", "values", "checks", "class_labels", "chance", "match", "detections"})
 """The modules in this folder that are not tasks."""
 
 
