@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from torch.nn.parameter import is_lazy
 from edgedistill.config.model_spec import ModelSpec
 from edgedistill.errors import ConfigError, nearest
 from edgedistill.models.depthwise import ds_cnn, mobilenetv1
+from edgedistill.models.detector import detector
 from edgedistill.models.interface import Interface
 from edgedistill.models.layout import arrange
 from edgedistill.models.outputs import fit_outputs
@@ -22,18 +23,37 @@ from edgedistill.models.sequence import cnn1d, transformer
 from edgedistill.models.source import ModelSource
 from edgedistill.runtime.user_code import user_code
 
-ZOO: Final[dict[str, tuple[Callable[..., nn.Module], frozenset[str]]]] = {
-    "resnet20": (resnet20, frozenset({"image"})),
-    "resnet32": (resnet32, frozenset({"image"})),
-    "resnet44": (resnet44, frozenset({"image"})),
-    "resnet56": (resnet56, frozenset({"image"})),
-    "mlperf-resnet8": (mlperf_resnet8, frozenset({"image"})),
-    "ds-cnn": (ds_cnn, frozenset({"image"})),
-    "mobilenetv1": (mobilenetv1, frozenset({"image"})),
-    "cnn1d": (cnn1d, frozenset({"signal"})),
-    "transformer": (transformer, frozenset({"image", "signal", "tokens"})),
+
+class Architecture(NamedTuple):
+    """An entry of the zoo: its function, the kinds of data that it takes, and the only task that it has outputs for.
+
+    An architecture of no task gives a vector of values, for the tasks that have no architectures of their own.
+    """
+
+    build: Callable[..., nn.Module]
+    kinds: frozenset[str]
+    task: str | None = None
+
+
+IMAGES: Final = frozenset({"image"})
+ZOO: Final[dict[str, Architecture]] = {
+    "resnet20": Architecture(resnet20, IMAGES),
+    "resnet32": Architecture(resnet32, IMAGES),
+    "resnet44": Architecture(resnet44, IMAGES),
+    "resnet56": Architecture(resnet56, IMAGES),
+    "mlperf-resnet8": Architecture(mlperf_resnet8, IMAGES),
+    "ds-cnn": Architecture(ds_cnn, IMAGES),
+    "mobilenetv1": Architecture(mobilenetv1, IMAGES),
+    "cnn1d": Architecture(cnn1d, frozenset({"signal"})),
+    "transformer": Architecture(transformer, frozenset({"image", "signal", "tokens"})),
+    "detector": Architecture(detector, IMAGES, "detection"),
 }
-"""Each architecture with the kinds of data that it takes."""
+
+
+def zoo_for(task: str) -> dict[str, Architecture]:
+    """Return the architectures with outputs for a task, by name."""
+    own = {name: one for name, one in ZOO.items() if one.task == task}
+    return own or {name: one for name, one in ZOO.items() if one.task is None}
 
 
 def build_model(source: ModelSource, interface: Interface, seed: int) -> nn.Module:
@@ -79,13 +99,16 @@ def _build(source: ModelSource, interface: Interface) -> nn.Module:
 def _from_zoo(spec: ModelSpec, interface: Interface, scale: dict[str, float]) -> nn.Module:
     if spec.name not in ZOO:
         raise ConfigError(f"model '{spec}': no such model in the zoo{nearest(spec.name, ZOO)}")
-    build, kinds = ZOO[spec.name]
+    found, fitting = ZOO[spec.name], zoo_for(interface.task)
     _require_one_input(spec, interface)
-    if interface.first.kind not in kinds:
+    if interface.first.kind not in found.kinds:
         raise ConfigError(
-            f"model '{spec}' takes {' or '.join(sorted(kinds))} data; this is {interface.first.kind} data"
+            f"model '{spec}' takes {' or '.join(sorted(found.kinds))} data; this is {interface.first.kind} data"
         )
-    model: nn.Module = _call(spec, build, interface, scale)
+    if spec.name not in fitting:
+        named = ", ".join(f"zoo:{name}" for name, one in fitting.items() if interface.first.kind in one.kinds)
+        raise ConfigError(f"model '{spec}' has no outputs for task '{interface.task}'; name one of: {named}")
+    model: nn.Module = _call(spec, found.build, interface, scale)
     return model
 
 

@@ -11,7 +11,7 @@ from edgedistill.records.stages import DataRecord, InputRecord
 
 
 class Interface(Record):
-    """The inputs of a model in order, channels last, and the number of values and the name of its labelled output.
+    """The inputs of a model in order, channels last, its task, and the number of values and the name of its labelled output.
 
     `output` is the key [data] output; None means the first output. `classes` are the names of the values.
     """
@@ -20,6 +20,7 @@ class Interface(Record):
     values: int
     output: str | None = None
     classes: tuple[str, ...] = ()
+    task: str = "classification"
 
     @property
     def first(self) -> InputRecord:
@@ -50,4 +51,5 @@ class Interface(Record):
 def interface_of(record: DataRecord, views: ViewSettings) -> Interface:
     """Return the interface of models for this data."""
     names = record.classes
-    return Interface(inputs=model_inputs(record, views), values=len(names), output=record.output, classes=names)
+    inputs = model_inputs(record, views)
+    return Interface(inputs=inputs, values=len(names), output=record.output, classes=names, task=record.task)

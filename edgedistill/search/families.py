@@ -7,7 +7,7 @@ from typing import Final
 from edgedistill.config.training import StudentConfig
 from edgedistill.distill.loading import build_student
 from edgedistill.errors import ConfigError
-from edgedistill.models.build import ZOO, build_model, count_parameters
+from edgedistill.models.build import build_model, count_parameters, zoo_for
 from edgedistill.search.records import SearchOptions
 from edgedistill.search.settings import PRUNE, SearchSettings
 
@@ -41,7 +41,7 @@ def _families(settings: SearchSettings) -> list[str]:
     named = [own.text] if own is not None and own.source != "zoo" else []
     if len(settings.data.inputs) == 1:
         kind = settings.interface.first.kind
-        named += [f"zoo:{name}" for name, (_, kinds) in ZOO.items() if kind in kinds]
+        named += [f"zoo:{name}" for name, one in zoo_for(settings.interface.task).items() if kind in one.kinds]
     return named + ([PRUNE] if settings.teacher.spec.is_module else [])
 
 

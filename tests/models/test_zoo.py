@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from edgedistill.errors import ConfigError
-from edgedistill.models.build import ZOO, build_model, count_parameters, load_weights
+from edgedistill.models.build import build_model, count_parameters, load_weights, zoo_for
 from edgedistill.models.interface import Interface
 from edgedistill.models.resnet import same_padding
 from tests.support.learning import config_of, interface
@@ -15,12 +15,12 @@ from tests.support.learning import model as named
 CIFAR = interface("image", (32, 32, 3))
 CASES = [
     (name, data)
-    for name, (_, kinds) in ZOO.items()
+    for name, found in zoo_for("classification").items()
     for data in (
         CIFAR, interface("image", (49, 10), 12), interface("signal", (128, 6), 7), interface("signal", (100,), 3),
         interface("tokens", (20,), 2, vocabulary=50),
     )
-    if data.first.kind in kinds
+    if data.first.kind in found.kinds
 ]  # fmt: skip
 
 

@@ -58,10 +58,12 @@ def data_of(kind: str, shape: tuple[int, ...], classes: int | tuple[str, ...] = 
     return DataRecord(inputs=(one,), classes=names, **counts | keys)
 
 
-def interface(kind: str, shape: tuple[int, ...], classes: int = 10, vocabulary: int | None = None) -> Interface:
+def interface(
+    kind: str, shape: tuple[int, ...], classes: int = 10, vocabulary: int | None = None, task: str = "classification"
+) -> Interface:
     """Return what a model of one input takes and gives."""
     one = InputRecord(kind=kind, dtype="float32", shape=shape, vocabulary=vocabulary)
-    return Interface(inputs=(one,), values=classes)
+    return Interface(inputs=(one,), values=classes, task=task)
 
 
 def several(values: int = 10, output: str | None = None, **inputs: tuple[str, tuple[int, ...]]) -> Interface:
