@@ -12,6 +12,7 @@ from pydantic import (
     Field,
     ValidatorFunctionWrapHandler,
     WrapValidator,
+    field_validator,
     model_validator,
 )
 
@@ -26,6 +27,9 @@ from edgedistill.config.training import (
 )
 from edgedistill.records.base import Activations, Record, Scheme, Weights
 from edgedistill.records.stages import KindName
+
+Level = Annotated[int, Field(ge=0, le=255)]
+ResizeRule = Literal["crop", "letterbox", "letterbox-corner", "stretch"]
 
 
 class MelConfig(Record):
@@ -78,8 +82,10 @@ class InputConfig(Record):
 class DataConfig(Record):
     """The data; without `test` and `val`, `test_fraction` and then `val_fraction` of the training samples are split off.
 
-    `size` resizes the images of a folder; the clips of a folder of WAV files are cut or padded to `seconds`. With `skip_bad`,
-    files of a folder that cannot be read are left out.
+    `size`, [width, height] or the side of a square, resizes the images of a folder by the rule `resize`; the border of a letterbox
+    has the grey level `padding`. `void` is the value of masks for pixels that count for nothing, and `images` is the folder of
+    the pictures of a COCO file. The clips of a folder of WAV files are cut or padded to `seconds`. With `skip_bad`, files of a
+    folder that cannot be read are left out.
 
     With `mel`, waveforms become log-mel spectrograms, and `mean` and `std` are those of the spectrograms. The labels of a
     `task` other than classification are values (N,) or vectors (N, D), and `classes` are the names of the D values. Data
@@ -96,7 +102,11 @@ class DataConfig(Record):
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
     kind: KindName | None = None
     inputs: dict[str, InputConfig] = Field(default_factory=dict)
-    size: Count | None = None
+    size: Count | tuple[Count, Count] | None = None
+    resize: ResizeRule | None = None
+    padding: Level = 114
+    void: Level = 255
+    images: str | None = None
     seconds: Positive | None = None
     skip_bad: bool = False
     task: str = "classification"
@@ -107,6 +117,33 @@ class DataConfig(Record):
     augment: tuple[str, ...] = ()
     mean: tuple[float, ...] | None = None
     std: tuple[Positive, ...] | None = None
+
+    @field_validator("size", mode="before")
+    @classmethod
+    def _is_one_or_two_sides(cls, value: Any) -> Any:
+        sides = value if isinstance(value, (list, tuple)) else [value, value]
+        if value is not None and (len(sides) != 2 or any(type(one) is not int or one < 1 for one in sides)):
+            raise ValueError(f"size is {value!r}; it is the side of a square in pixels, or [width, height]")
+        return value
+
+    @model_validator(mode="after")
+    def _keys_apply(self) -> DataConfig:
+        if self.resize is not None and self.size is None:
+            raise ValueError(f"resize = '{self.resize}' needs size, in pixels, for example size = [480, 360]")
+        if "void" in self.model_fields_set and self.task != "segmentation":
+            raise ValueError(f"void only applies to task 'segmentation'; the task is '{self.task}', so remove the key")
+        if self.images is not None and self.task != "detection":
+            raise ValueError(f"images only applies to task 'detection'; the task is '{self.task}', so remove the key")
+        if "padding" in self.model_fields_set and not (self.resizing or "").startswith("letterbox"):
+            raise ValueError("padding only applies to resize 'letterbox' and 'letterbox-corner'; remove the key")
+        return self
+
+    @property
+    def resizing(self) -> ResizeRule | None:
+        """The rule by which images are resized, None without `size`: a letterbox for boxes and masks, otherwise a crop."""
+        if self.size is None:
+            return None
+        return self.resize or ("letterbox" if self.task in ("detection", "segmentation") else "crop")
 
 
 class QuantizeConfig(Record):

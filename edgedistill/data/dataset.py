@@ -12,6 +12,7 @@ import numpy as np
 
 from edgedistill.data.checks import check_count, check_input, check_varied
 from edgedistill.data.kinds import KINDS, guess_kind, kind_of
+from edgedistill.data.reading import SplitName
 from edgedistill.data.settings import DataSettings, ViewSettings
 from edgedistill.data.sources import SINGLE, Array, Arrays, Source, load_source, rate_of
 from edgedistill.errors import ConfigError
@@ -63,7 +64,7 @@ class Dataset:
     train: Split
     val: Split
     test: Split
-    sources: Mapping[Literal["train", "test", "val"], Source]
+    sources: Mapping[SplitName, Source]
     note: str | None = None
 
 
@@ -94,9 +95,7 @@ class _Key:
 def _load(key: _Key) -> Dataset:
     settings = key.settings
     named = {
-        source.split: load_source(
-            source.text, source.folder, settings.size, settings.seconds, skip_bad=settings.skip_bad
-        )
+        source.split: load_source(source.text, source.folder, settings.reading(source.split))
         for source in settings.sources
     }
     named = {split: _like(source, named["train"]) for split, source in named.items()}
@@ -138,16 +137,14 @@ def _with_targets(dataset: Dataset, path: Path) -> Dataset:
     return replace(dataset, val=val, test=test)
 
 
-def _describe_inputs(
-    settings: DataSettings, named: dict[Literal["train", "test", "val"], Source]
-) -> tuple[InputRecord, ...]:
+def _describe_inputs(settings: DataSettings, named: dict[SplitName, Source]) -> tuple[InputRecord, ...]:
     train = named["train"]
     for split, source in named.items():
         _check_source(split, source, train)
     return tuple(_describe(settings, name, named) for name in train.inputs)
 
 
-def _describe(settings: DataSettings, name: str, named: dict[Literal["train", "test", "val"], Source]) -> InputRecord:
+def _describe(settings: DataSettings, name: str, named: dict[SplitName, Source]) -> InputRecord:
     train, kind = named["train"].inputs[name], settings.kinds.get(name)
     known = kind or guess_kind(train)
     for split, source in named.items():
@@ -244,7 +241,7 @@ def check_mel(settings: DataSettings, views: ViewSettings, record: DataRecord) -
         raise ConfigError(f"data.mel: a window is {views.mel.window} samples, but waveforms have only {first.shape[0]}")
 
 
-def _splits(settings: DataSettings, named: dict[Literal["train", "test", "val"], Source]) -> tuple[Split, Split, Split]:
+def _splits(settings: DataSettings, named: dict[SplitName, Source]) -> tuple[Split, Split, Split]:
     """Return the training, validation and test sets; missing sets are split from the training set."""
     fit, test, val = _whole(settings, named["train"]), named.get("test"), named.get("val")
     if test is not None:

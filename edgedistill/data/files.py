@@ -51,7 +51,10 @@ def refuse(broken: Broken, what: tuple[str, str, str]) -> None:
         raise ConfigError(f"data: {_name(file)} is not {one}: {reason}; {advice.format('it')}")
     if broken:
         names = listed(map(_name, broken))
-        raise ConfigError(f"data: {len(broken):,} files are not {several}: {names}; {advice.format('them')}")
+        first = next(iter(broken.values()))
+        raise ConfigError(
+            f"data: {len(broken):,} files are not {several}: {names}; {advice.format('them')}; the first: {first}"
+        )
 
 
 def readable(files: Sequence[Path], broken: Broken, what: tuple[str, str, str], *, skip_bad: bool) -> list[Path]:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgedistill.data.files import Broken, read_each
+from edgedistill.data.geometry import Resizing
 from edgedistill.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -50,38 +51,54 @@ def mode_of(headers: Sequence[Header]) -> str:
     return "RGB" if any(header.is_colour for header in headers) else "L"
 
 
-def read_folder(files: Sequence[Path], size: int | None, broken: Broken) -> Array:
+def read_folder(files: Sequence[Path], resizing: Resizing | None, broken: Broken) -> Array:
     """Read the images of a folder (N, H, W) or, if any image has colour, (N, H, W, 3); unreadable files are put into `broken`."""
-    return read_images(files, size, mode_of(read_headers(files, broken)), broken)
+    return read_images(files, resizing, mode_of(read_headers(files, broken)), broken)
 
 
-def read_images(files: Sequence[Path], size: int | None, mode: str, broken: Broken) -> Array:
-    """Read images in one mode, L or RGB, cropped at the centre and resized to `size`.
+def read_images(files: Sequence[Path], resizing: Resizing | None, mode: str, broken: Broken) -> Array:
+    """Read images in one mode, L or RGB, resized if `resizing` says how.
 
-    Unreadable files are put into `broken`. Raises ConfigError for images of several sizes without `size`.
+    Unreadable files are put into `broken`. Raises ConfigError for images of several sizes that are not resized.
     """
-    images: Array = np.empty(0, np.uint8)
+    return read_arrays(files, lambda file: {"inputs": decode_image(file, resizing, mode)}, broken)["inputs"]
+
+
+def read_arrays(files: Sequence[Path], read: Callable[[Path], dict[str, Array]], broken: Broken) -> dict[str, Array]:
+    """Read the arrays of each file, by name, and stack them (N, ...); files that cannot be read are put into `broken`."""
+    stacked: dict[str, Array] = {}
     first, count = files[0], 0
-    for file, image in _each(lambda file: decode_image(file, size, mode), files, broken):
+    for file, arrays in _each(read, files, broken):
         if count == 0:
-            images, first = np.empty((len(files), *image.shape), np.uint8), file
-        if images.shape[1:] != image.shape:
-            raise ConfigError(
-                f"data: {file.name} is {image.shape[1]}x{image.shape[0]}, {first.name} is "
-                f"{images.shape[2]}x{images.shape[1]}; set data.size to resize all images, for example size = 96"
-            )
-        images[count] = image
+            stacked = {name: np.empty((len(files), *one.shape), one.dtype) for name, one in arrays.items()}
+            first = file
+        for name, one in arrays.items():
+            if stacked[name].shape[1:] != one.shape:
+                raise ConfigError(_unlike(file, one, first, stacked[name][0]))
+            stacked[name][count] = one
         count += 1
-    return images[:count]
+    return {name: values[:count] for name, values in stacked.items()}
 
 
-def decode_image(file: Path, size: int | None, mode: str) -> Array:
-    """Read an image (H, W) or (H, W, 3), uint8, cropped at the centre and resized to `size`."""
+def _unlike(file: Path, image: Array, first: Path, other: Array) -> str:
+    return (
+        f"data: {file.name} is {image.shape[1]}x{image.shape[0]}, {first.name} is {other.shape[1]}x{other.shape[0]}; set data.size to "
+        "resize all images, for example size = 96"
+    )
+
+
+def decode_image(file: Path, resizing: Resizing | None, mode: str) -> Array:
+    """Read an image (H, W) or (H, W, 3), uint8, resized if `resizing` says how."""
+    image = open_image(file, mode)
+    return np.asarray(image if resizing is None else resizing.apply(image))
+
+
+def open_image(file: Path, mode: str) -> Image.Image:
+    """Read an upright image of 8 bits, L or RGB, over white where it is transparent."""
     from PIL import Image, ImageOps
 
     with Image.open(file) as opened:
-        image = _over_background(_as_8_bits(ImageOps.exif_transpose(opened), file)).convert(mode)
-    return np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR) if size else image)
+        return _over_background(_as_8_bits(ImageOps.exif_transpose(opened), file)).convert(mode)
 
 
 def _each(read: Callable[[Path], T], files: Sequence[Path], broken: Broken) -> Iterator[tuple[Path, T]]:

@@ -14,6 +14,7 @@ from edgedistill.config.schema import MelConfig
 from edgedistill.data.audio import clip_headers, read_clips, wav_files
 from edgedistill.data.checks import check_count, check_input, check_varied
 from edgedistill.data.files import CLIPS, IMAGES, Broken, readable
+from edgedistill.data.geometry import Resizing
 from edgedistill.data.images import image_files, mode_of, read_headers, read_images
 from edgedistill.data.kinds import KINDS, Kind, guess_kind
 from edgedistill.data.recognition import recognise
@@ -149,7 +150,8 @@ def _images(folder: Path, keys: dict[str, Any]) -> DataProfile:
     if len(sizes) > 1 or side > LARGEST_SIDE:
         side = keys["size"] = min(side, LARGEST_SIDE)
     mode = mode_of(headers)
-    pixels = read_images(_sampled(files), keys.get("size"), mode, broken)
+    resizing = Resizing(side, side) if "size" in keys else None
+    pixels = read_images(_sampled(files), resizing, mode, broken)
     files = readable(files, broken, IMAGES, skip_bad="skip_bad" in keys)
     check_varied(str(folder), [pixels])
     keys |= _statistics(pixels.reshape(len(pixels), -1, 1 if mode == "L" else 3), 255)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Final
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
-from edgedistill.config.schema import Config, MelConfig
+from edgedistill.config.schema import Config, DataConfig, MelConfig, ResizeRule
+from edgedistill.data.geometry import Resizing
+from edgedistill.data.reading import Reading, SplitName
 from edgedistill.data.sources import SINGLE, fingerprint_source
 from edgedistill.errors import ConfigError
 from edgedistill.records.base import Record
@@ -19,19 +21,30 @@ from edgedistill.stages.stage import Sources
 class SourceRef(Record):
     """The source of a split, and the hash of its content."""
 
-    split: Literal["train", "test", "val"]
+    split: SplitName
     sha256: str
     text: str = Field(exclude=True)
     folder: Path = Field(exclude=True)
 
 
+LATER: Final[dict[str, Any]] = {"resize": "crop", "padding": None, "void": None, "images": None}
+"""Settings that were added later: with these values they are not in the fingerprint, which stays as it was."""
+
+
 class DataSettings(Record):
-    """The settings that determine samples, labels and splits; `kinds` are the kinds in the configuration."""
+    """The settings that determine samples, labels and splits; `kinds` are the kinds in the configuration.
+
+    `size` is the side of a square, or (width, height). Settings that do not apply to the data are None.
+    """
 
     seed: int
     sources: tuple[SourceRef, ...]
     kinds: dict[str, KindName]
-    size: int | None
+    size: int | tuple[int, int] | None
+    resize: ResizeRule = "crop"
+    padding: int | None = None
+    void: int | None = None
+    images: str | None = None
     seconds: float | None
     classes: tuple[str, ...] | None
     task: str
@@ -41,10 +54,29 @@ class DataSettings(Record):
     test_fraction: float | None
     skip_bad: bool = False
 
+    @model_serializer(mode="wrap")
+    def _without_later(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        table: dict[str, Any] = dump(self)
+        return {key: value for key, value in table.items() if key not in LATER or value != LATER[key]}
+
     @property
     def fingerprint(self) -> str:
         """The hash of these settings."""
         return hash_of(self.model_dump(mode="json"))
+
+    def reading(self, split: SplitName) -> Reading:
+        """Return how the source of a split is read."""
+        return Reading(
+            task=self.task, split=split, resizing=self._resizing, seconds=self.seconds, classes=self.classes,
+            void=255 if self.void is None else self.void, images=self.images, skip_bad=self.skip_bad,
+        )  # fmt: skip
+
+    @property
+    def _resizing(self) -> Resizing | None:
+        if self.size is None:
+            return None
+        width, height = self.size if isinstance(self.size, tuple) else (self.size, self.size)
+        return Resizing(width, height, self.resize, 0 if self.padding is None else self.padding)
 
 
 class Normalization(Record):
@@ -66,20 +98,40 @@ class ViewSettings(Record):
 def data_settings(sources: Sources) -> DataSettings:
     """Declare the settings of the data; raises ConfigError for a missing source."""
     data, folder = sources.config.data, sources.config.folder
-    texts: dict[Literal["train", "test", "val"], str | None] = {"train": data.train, "test": data.test, "val": data.val}
+    texts: dict[SplitName, str | None] = {"train": data.train, "test": data.test, "val": data.val}
     refs = [
-        SourceRef(split=split, sha256=fingerprint_source(text, folder, sources.hash_file), text=text, folder=folder)
+        SourceRef(split=split, sha256=_fingerprint(sources, split, text), text=text, folder=folder)
         for split, text in texts.items()
         if text is not None
     ]
     kinds: dict[str, KindName] = {name: one.kind for name, one in data.inputs.items() if one.kind is not None}
     single = "signal" if data.kind is None and data.mel is not None else data.kind
     return DataSettings(
-        seed=sources.config.seed, sources=tuple(refs), kinds=kinds | ({SINGLE: single} if single else {}), size=data.size,
+        seed=sources.config.seed, sources=tuple(refs), kinds=kinds | ({SINGLE: single} if single else {}),
         seconds=data.seconds, classes=data.classes, task=data.task, output=data.output, dimensions=data.dimensions,
         val_fraction=data.val_fraction, test_fraction=None if data.test else data.test_fraction,
-        skip_bad=data.skip_bad,
+        skip_bad=data.skip_bad, images=data.images, void=data.void if data.task == "segmentation" else None,
+        **_resizing(data),
     )  # fmt: skip
+
+
+def _resizing(data: DataConfig) -> dict[str, Any]:
+    rule = data.resizing
+    square = isinstance(data.size, tuple) and data.size[0] == data.size[1]
+    size = data.size[0] if isinstance(data.size, tuple) and square else data.size
+    if rule is None:
+        return {"size": None}
+    return {"size": size, "resize": rule, "padding": data.padding if rule.startswith("letterbox") else None}
+
+
+def _fingerprint(sources: Sources, split: SplitName, text: str) -> str:
+    config = sources.config
+    return fingerprint_source(text, config.folder, sources.hash_file, reading_of(config.data, split))
+
+
+def reading_of(data: DataConfig, split: SplitName) -> Reading:
+    """Return how the files of a split's source are found."""
+    return Reading(task=data.task, split=split, images=data.images)
 
 
 def view_settings(config: Config) -> ViewSettings:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,8 @@ import numpy.typing as npt
 from edgedistill.data.audio import rate_of_clips, read_clips, wav_files
 from edgedistill.data.files import CLIPS, IMAGES, Broken, readable
 from edgedistill.data.images import IMAGE_SUFFIXES, image_files, read_folder
+from edgedistill.data.masks import find_pairs, read_masked
+from edgedistill.data.reading import Labelled, Reading
 from edgedistill.errors import ConfigError
 from edgedistill.runtime.files import hash_of
 from edgedistill.runtime.user_code import code_ref, is_function, resolve_function, user_code
@@ -22,7 +25,10 @@ Arrays = dict[str, Array]
 """Arrays by input name, in the order in which models take them."""
 SINGLE = "input"
 FOLDERS = 2
-"""How folders are read; part of their hash. 1 read images without EXIF rotation, 16 bits, colour of any image, and alpha."""
+"""How folders of classes are read; part of their hash. 1 read images without EXIF rotation, 16 bits, colour of any image, and alpha."""
+MASKED = "masks/1"
+"""How folders of pictures and masks are read; part of their hash."""
+PLAIN: Final = Reading()
 PREFIX = "input."
 """The name of a single input, and the prefix of the arrays of several inputs in an .npz file."""
 
@@ -31,7 +37,8 @@ class Source(NamedTuple):
     """Unprocessed samples; `labels` is (N, 0) without labels, `classes` are the class names if the source has names.
 
     `files` are the files of the samples, CLASS/FILE, if the source is a folder; `left_out` are those that cannot be read, each
-    with the reason, and `ignored` are the other files in the folder.
+    with the reason, and `ignored` are the other files in the folder. `notes` say what is odd about the labels and how it was
+    handled.
     """
 
     inputs: Arrays
@@ -40,6 +47,7 @@ class Source(NamedTuple):
     files: tuple[str, ...] | None = None
     left_out: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def is_labelled(self) -> bool:
@@ -47,24 +55,18 @@ class Source(NamedTuple):
         return self.labels.size > 0 or self.labels.ndim < 2
 
 
-def load_source(
-    text: str, folder: Path, size: int | None = None, seconds: float | None = None, *, skip_bad: bool = False
-) -> Source:
-    """Load a source of a configuration in `folder`; `size` applies to images, `seconds` to WAV files.
-
-    With `skip_bad`, files that cannot be read are left out; otherwise they are an error.
+def load_source(text: str, folder: Path, reading: Reading = PLAIN) -> Source:
+    """Load a source of a configuration in `folder`, read as `reading` says.
 
     Raises ConfigError that names the missing or malformed part.
     """
     if is_function(text):
         return _from_function(text, folder)
     path = _existing(text, folder)
+    if reading.task == "segmentation" and path.is_dir():
+        return _of_labelled(read_masked(find_pairs(path), path, reading))
     if path.is_dir():
-        return (
-            _from_wav_folder(path, seconds, skip_bad=skip_bad)
-            if wav_files(path)
-            else _from_folder(path, size, skip_bad=skip_bad)
-        )
+        return _from_wav_folder(path, reading) if wav_files(path) else _from_folder(path, reading)
     if path.suffix == ".npz":
         return _from_npz(path)
     raise ConfigError(
@@ -72,11 +74,14 @@ def load_source(
     )
 
 
-def fingerprint_source(text: str, folder: Path, hash_file: Callable[[Path], str]) -> str:
+def fingerprint_source(text: str, folder: Path, hash_file: Callable[[Path], str], reading: Reading = PLAIN) -> str:
     """Hash a source without loading it: its file contents, or the modules of its function."""
     if is_function(text):
         return hash_of([text, code_ref(text, folder).sha256])
     path = _existing(text, folder)
+    if reading.task == "segmentation" and path.is_dir():
+        files = [[os.path.relpath(file, path), hash_file(file)] for file in find_pairs(path).files]
+        return hash_of([MASKED, files])
     if path.is_dir():
         files = [[p.relative_to(path).as_posix(), hash_file(p)] for p in wav_files(path) or image_files(path)]
         return hash_of([FOLDERS, files])
@@ -156,21 +161,26 @@ def _memory_mapped(path: Path, member: str) -> Array | None:
         return np.memmap(path, dtype, "r", file.tell(), shape, "F" if fortran else "C")
 
 
-def _from_folder(folder: Path, size: int | None, *, skip_bad: bool) -> Source:
+def _of_labelled(read: Labelled) -> Source:
+    inputs = {SINGLE: read.inputs}
+    return Source(inputs, read.labels, read.classes, read.files, read.left_out, read.ignored, read.notes)
+
+
+def _from_folder(folder: Path, reading: Reading) -> Source:
     files = image_files(folder)
     if not files:
         raise ConfigError(
             f"data: folder {folder.name} holds no images or WAV files; expected {folder.name}/CLASS/IMAGE.png"
         )
     broken: Broken = {}
-    images = read_folder(files, size, broken)
-    return _of_files(images, readable(files, broken, IMAGES, skip_bad=skip_bad), folder, broken)
+    images = read_folder(files, reading.resizing, broken)
+    return _of_files(images, readable(files, broken, IMAGES, skip_bad=reading.skip_bad), folder, broken)
 
 
-def _from_wav_folder(folder: Path, seconds: float | None, *, skip_bad: bool) -> Source:
+def _from_wav_folder(folder: Path, reading: Reading) -> Source:
     files, broken = wav_files(folder), Broken()
-    clips = read_clips(files, seconds, broken)
-    return _of_files(clips, readable(files, broken, CLIPS, skip_bad=skip_bad), folder, broken)
+    clips = read_clips(files, reading.seconds, broken)
+    return _of_files(clips, readable(files, broken, CLIPS, skip_bad=reading.skip_bad), folder, broken)
 
 
 def _of_files(inputs: Array, files: Sequence[Path], folder: Path, broken: Broken) -> Source:

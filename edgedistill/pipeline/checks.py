@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Final
 from edgedistill.config.schema import Config, TargetConfig
 from edgedistill.data.dataset import Dataset, check_mel, check_views, load_dataset
 from edgedistill.data.examination import examine as examine_data
-from edgedistill.data.settings import check_input_names, data_settings, view_settings
+from edgedistill.data.reading import SplitName
+from edgedistill.data.settings import check_input_names, data_settings, reading_of, view_settings
 from edgedistill.data.sizes import find_coarse_limit
 from edgedistill.data.sources import fingerprint_source
 from edgedistill.deploy.devices.address import parse_address
@@ -143,8 +144,10 @@ def _check_tools(sources: Sources) -> Iterator[Finding]:
 
 def _find_data(sources: Sources) -> Iterator[Finding]:
     data, folder = sources.config.data, sources.config.folder
-    for text in dict.fromkeys(text for text in (data.train, data.val, data.test) if text is not None):
-        yield from attempt(partial(fingerprint_source, text, folder, sources.hash_file), "data")
+    splits: dict[SplitName, str | None] = {"train": data.train, "val": data.val, "test": data.test}
+    named = [(text, reading_of(data, split)) for split, text in splits.items() if text is not None]
+    for text, reading in dict(reversed(named)).items():
+        yield from attempt(partial(fingerprint_source, text, folder, sources.hash_file, reading), "data")
 
 
 def _load_data(sources: Sources) -> Iterator[Finding]:

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgedistill.data.audio import read_clip, read_clips, read_header, wav_files
+from edgedistill.data.reading import Reading
 from edgedistill.data.sources import load_source
 from edgedistill.errors import ConfigError
 from tests.support.learning import config_of, loaded, only
@@ -59,7 +60,7 @@ def test_clips_are_cut_and_padded_to_the_seconds_given(tmp_path):
         ConfigError, match=r"b\.WAV has 12000 samples, a\.wav has 4000; set data\.seconds .* seconds = 1\.5"
     ):
         load_source("clips", tmp_path)
-    source = load_source("clips", tmp_path, seconds=1.0)
+    source = load_source("clips", tmp_path, Reading(seconds=1.0))
     assert (only(source.inputs).shape, only(source.inputs).dtype) == ((2, 8000), np.int16)
     assert source.classes == ("no", "yes")
     assert source.labels.tolist() == [0, 1]
@@ -91,7 +92,7 @@ def test_all_clips_that_cannot_be_read_are_named_or_left_out(tmp_path):
     )
     with pytest.raises(ConfigError, match=words):
         load_source("set", tmp_path)
-    source = load_source("set", tmp_path, skip_bad=True)
+    source = load_source("set", tmp_path, Reading(skip_bad=True))
     assert only(source.inputs)[:, 0].tolist() == [0, 4, 6, 1, 3, 7]
     assert source.left_out[1] == "b/5.wav (it ends after 350 of 400 samples)"
 

@@ -5,7 +5,9 @@ import pytest
 from PIL import Image
 
 from edgedistill.config.schema import Config
+from edgedistill.data.geometry import Resizing
 from edgedistill.data.preprocess import preprocessors
+from edgedistill.data.reading import Reading
 from edgedistill.data.settings import data_settings, view_settings
 from edgedistill.data.sources import load_source
 from edgedistill.errors import ConfigError
@@ -61,7 +63,7 @@ def test_an_image_folder_has_a_class_a_subfolder(tmp_path: Path) -> None:
     assert source.classes == ("cat", "dog")
     assert source.labels.tolist() == [0, 0, 0, 1, 1, 1]
     assert only(source.inputs)[4, 0, 0].tolist() == [100, 1, 7]
-    assert only(load_source("train", tmp_path, size=4).inputs).shape == (6, 4, 4, 3)
+    assert only(load_source("train", tmp_path, Reading(resizing=Resizing(4, 4))).inputs).shape == (6, 4, 4, 3)
     Image.new("RGB", (9, 9)).save(tmp_path / "train" / "cat" / "x.png")
     with pytest.raises(ConfigError, match=r"x.png is 9x9.*data\.size"):
         load_source("train", tmp_path)

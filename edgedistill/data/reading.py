@@ -1,0 +1,43 @@
+"""How a configuration asks to read a source, and what reading the pictures of a source gives."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple
+
+import numpy.typing as npt
+
+from edgedistill.data.geometry import Resizing
+
+Array = npt.NDArray[Any]
+SplitName = Literal["train", "test", "val"]
+
+
+class Reading(NamedTuple):
+    """What the configuration says about reading a source, apart from its place; the keys are those of [data].
+
+    `classes` are the names that the configuration gives. `split` is the key of the source.
+    """
+
+    task: str = "classification"
+    split: SplitName = "train"
+    resizing: Resizing | None = None
+    seconds: float | None = None
+    void: int = 255
+    classes: tuple[str, ...] | None = None
+    images: str | None = None
+    skip_bad: bool = False
+
+
+class Labelled(NamedTuple):
+    """Pictures (N, H, W, 3), uint8, with masks or boxes as labels; `files` are their names, and `left_out` those of unusable ones.
+
+    Each name in `left_out` has its reason. `notes` say what is odd about the labels and how it was handled.
+    """
+
+    inputs: Array
+    labels: Array
+    classes: tuple[str, ...]
+    files: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
