@@ -7,47 +7,19 @@ four sides of the box (GFL, Li et al., NeurIPS 2020). Classes and boxes have sep
 from __future__ import annotations
 
 import math
-from typing import Final, NamedTuple
+from typing import Final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from edgedistill.losses.cells import BINS, STRIDES, Cells, cells_of, decode_boxes
 from edgedistill.losses.scores import Sigmoid
 from edgedistill.models.depthwise import conv_bn_relu, separable
 from edgedistill.models.scale import repeats
 
-STRIDES: Final = (8, 16, 32)
-BINS: Final = 8
-"""A distance is a distribution over 0 to 7 strides."""
 PRIOR: Final = 0.01
 """The score of every class at the start of a training, which keeps the many background cells from dominating it (Lin et al. 2017)."""
-
-
-class Cells(NamedTuple):
-    """The cells of all levels, row by row, level by level: their centres (A, 2) in pixels, x first, and their strides (A,)."""
-
-    centres: Tensor
-    strides: Tensor
-
-
-def cells_of(height: int, width: int) -> Cells:
-    """Return the cells for inputs of a size; a level has ceil(height / stride) rows of ceil(width / stride) cells."""
-    centres, strides = [], []
-    for stride in STRIDES:
-        rows, columns = math.ceil(height / stride), math.ceil(width / stride)
-        y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
-        centres.append((torch.stack((x, y), -1).view(-1, 2) + 0.5) * stride)
-        strides.append(torch.full((rows * columns,), float(stride)))
-    return Cells(torch.cat(centres), torch.cat(strides))
-
-
-def decode_boxes(distributions: Tensor, cells: Cells) -> Tensor:
-    """Return the boxes (B, A, 4) as x1, y1, x2, y2 in pixels, not clipped, of logits (B, A, 4 * BINS) over distances."""
-    shares = distributions.reshape(*distributions.shape[:2], 4, BINS).softmax(3)
-    steps = torch.arange(BINS, dtype=shares.dtype, device=shares.device)
-    distances = (shares * steps).sum(3) * cells.strides[:, None]
-    return torch.cat((cells.centres - distances[..., :2], cells.centres + distances[..., 2:]), 2)
 
 
 class Residual(nn.Module):

@@ -7,8 +7,9 @@ import torch
 from edgedistill.errors import ConfigError
 from edgedistill.export.onnx_export import export_onnx
 from edgedistill.graphs.run import run_onnx
+from edgedistill.losses.cells import BINS, STRIDES, cells_of, decode_boxes
 from edgedistill.models.build import build_model, count_parameters
-from edgedistill.models.detector import BINS, STRIDES, Decoded, cells_of, decode_boxes
+from edgedistill.models.detector import Decoded
 from edgedistill.quantize.prepare import layer_report, prepare
 from tests.support.learning import interface, model
 
@@ -82,7 +83,7 @@ def test_scores_begin_at_the_prior(trained):
 
 
 def test_boxes_are_expected_distances_in_strides_from_the_centre():
-    """Each side's distance is the sum of i * softmax_i (GFL, equation 4)."""
+    """Each side's distance is the sum of i * softmax_i (GFL, equation 5)."""
     cells = cells_of(64, 64)
     logits = torch.randn(2, len(cells.strides), 4 * BINS)
     decoded = decode_boxes(logits, cells)
