@@ -9,7 +9,7 @@ the values are still in the processor's cache. Waveforms are mixed as log-mel sp
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -18,9 +18,11 @@ from torch import Tensor
 
 from edgedistill.data.augment import Op, augment, hash_view, parse_augment, splitmix64, uniform
 from edgedistill.data.dataset import Split
+from edgedistill.data.placement import Key, Placement, parts_of, place
 from edgedistill.data.preprocess import Preprocess, preprocessors
 from edgedistill.data.settings import ViewSettings
 from edgedistill.data.sources import Array
+from edgedistill.data.warp import are_dense, move_boxes, warp_masks, warp_pictures
 from edgedistill.losses.batch import Tensors
 from edgedistill.records.stages import DataRecord
 
@@ -40,7 +42,8 @@ class Views:
     """A split with its augmentation and preprocessing; without `ops` every view is the sample itself.
 
     `preprocess` and `ops` are by input; an operation has the same random numbers for every input of a sample. Shares are
-    drawn from beta(alpha, alpha), where alpha is `mixup`; 0 means no mixup.
+    drawn from beta(alpha, alpha), where alpha is `mixup`; 0 means no mixup. `moves`, by input too, place pictures before `ops`, on
+    canvases of the value `padding`; labels that are masks or boxes are moved along.
     """
 
     split: Split
@@ -48,6 +51,8 @@ class Views:
     ops: Mapping[str, tuple[Op, ...]]
     seed: int
     mixup: float = 0.0
+    moves: Mapping[str, tuple[Op, ...]] = field(default_factory=dict)
+    padding: int = 114
 
     def batch(self, positions: Array, views: Array) -> Tensors:
         """Return model inputs (B, ...) for positions (B,) in the split and views (B,)."""
@@ -57,9 +62,19 @@ class Views:
         shares, partners = torch.from_numpy(mix.shares), self._unmixed(mix.partners, views)
         return {name: _mixed(x, partners[name], shares) for name, x in inputs.items()}
 
-    def labels(self, positions: Array, views: Array) -> Tensor:  # noqa: ARG002 - no augmentation moves labels
-        """Return the labels (B, ...) of the samples at positions (B,) in their views (B,), in the type of the split's labels."""
-        return torch.from_numpy(self.split.labels[positions])
+    def labels(self, positions: Array, views: Array) -> Tensor:
+        """Return the labels (B, ...) of the samples at positions (B,) in their views (B,), in the type of the split's labels.
+
+        Masks and boxes lie where the view shows their pixels; a view of boxes can have the boxes of four pictures.
+        """
+        labels = self.split.labels
+        moved = next((name for name, ops in self.moves.items() if ops), None)
+        if moved is None or not are_dense(labels):
+            return torch.from_numpy(labels[positions])
+        placement = self._placement(moved, positions, views)
+        if labels.dtype == np.uint8:
+            return torch.from_numpy(warp_masks(labels, placement))
+        return torch.from_numpy(move_boxes(labels, placement, parts_of(self.moves[moved])))
 
     def mix(self, positions: Array, views: Array) -> Mix | None:
         """Return the mixture of the samples at positions (B,) in their views (B,); None without mixup.
@@ -75,11 +90,27 @@ class Views:
         return Mix(partners, betaincinv(self.mixup, self.mixup, uniform(bits)).astype(np.float32))
 
     def _unmixed(self, positions: Array, views: Array) -> Tensors:
-        rows = self.split.rows[positions]
-        return {name: self._input(name, values[rows], rows, views) for name, values in self.split.inputs.items()}
+        return {
+            name: self._input(name, self._placed(name, positions, views), self.split.rows[positions], views)
+            for name in self.split.inputs
+        }
 
-    def _input(self, name: str, values: Array, rows: Array, views: Array) -> Tensor:
-        raw, ops = np.ascontiguousarray(values), self.ops.get(name, ())
+    def _placed(self, name: str, positions: Array, views: Array) -> Array:
+        """Return raw samples (B, ...) of an input, as their placements show them."""
+        values = self.split.inputs[name]
+        if not self.moves.get(name):
+            return values[self.split.rows[positions]]
+        placement = self._placement(name, positions, views)
+        fill = self.padding if values.dtype == np.uint8 else 0
+        return warp_pictures(values, self.split.rows[placement.positions], placement, fill)
+
+    def _placement(self, name: str, positions: Array, views: Array) -> Placement:
+        key = Key(self.seed, self.split.rows[positions], views, np.zeros_like(positions))
+        shape = self.split.inputs[name].shape
+        return place(self.moves[name], key, positions, len(self.split), (shape[1], shape[2]))
+
+    def _input(self, name: str, raw: Array, rows: Array, views: Array) -> Tensor:
+        raw, ops = np.ascontiguousarray(raw), self.ops.get(name, ())
         if ops:
             raw = augment(raw, rows, views, self.seed, ops)
         with torch.inference_mode(mode=False), torch.no_grad():
@@ -100,8 +131,8 @@ def _mixed(x: Tensor, partners: Tensor, shares: Tensor) -> Tensor:
 
 def training_views(split: Split, record: DataRecord, settings: ViewSettings) -> Views:
     """Return the augmented views of a training split."""
-    plan = parse_augment(settings.augment, record.inputs)
-    return Views(split, preprocessors(record, settings), plan.ops, settings.seed, plan.mixup)
+    plan = parse_augment(settings.augment, record.inputs, is_dense=are_dense(split.labels))
+    return Views(split, preprocessors(record, settings), plan.ops, settings.seed, plan.mixup, plan.moves)
 
 
 def plain_views(split: Split, record: DataRecord, settings: ViewSettings) -> Views:
