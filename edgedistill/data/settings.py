@@ -87,12 +87,16 @@ class Normalization(Record):
 
 
 class ViewSettings(Record):
-    """The settings that turn samples into model inputs: augmentation, the log-mel front end, and normalization by input."""
+    """The settings that turn samples into model inputs: augmentation, the log-mel front end, and normalization by input.
+
+    `padding` is the grey level outside of moved pictures, which is that of letterboxes; the fingerprint of the data includes it.
+    """
 
     seed: int
     augment: tuple[str, ...]
     mel: MelConfig | None
     inputs: dict[str, Normalization]
+    padding: int = Field(default=114, exclude=True)
 
 
 def data_settings(sources: Sources) -> DataSettings:
@@ -140,7 +144,7 @@ def view_settings(config: Config) -> ViewSettings:
     inputs = {name: Normalization(mean=one.mean, std=one.std) for name, one in data.inputs.items()}
     if data.mean is not None or data.std is not None or not inputs:
         inputs = {SINGLE: Normalization(mean=data.mean, std=data.std)} | inputs
-    return ViewSettings(seed=config.seed, augment=data.augment, mel=data.mel, inputs=inputs)
+    return ViewSettings(seed=config.seed, augment=data.augment, mel=data.mel, inputs=inputs, padding=data.padding)
 
 
 def data_normalization(config: Config) -> Normalization:

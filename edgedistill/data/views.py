@@ -132,7 +132,9 @@ def _mixed(x: Tensor, partners: Tensor, shares: Tensor) -> Tensor:
 def training_views(split: Split, record: DataRecord, settings: ViewSettings) -> Views:
     """Return the augmented views of a training split."""
     plan = parse_augment(settings.augment, record.inputs, is_dense=are_dense(split.labels))
-    return Views(split, preprocessors(record, settings), plan.ops, settings.seed, plan.mixup, plan.moves)
+    return Views(
+        split, preprocessors(record, settings), plan.ops, settings.seed, plan.mixup, plan.moves, settings.padding
+    )
 
 
 def plain_views(split: Split, record: DataRecord, settings: ViewSettings) -> Views:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch.nn.functional import interpolate
 
+from edgedistill.data.masks import VOID
 from edgedistill.data.placement import Placement
 from edgedistill.data.sources import Array
 
@@ -15,8 +16,6 @@ VISIBLE: Final = 0.2
 """The least share of a box that must be on the canvas; less of an object can hardly be recognised."""
 UNUSED: Final = np.array([-1, 0, 0, 0, 0, 0, 0], np.float32)
 """A row without a box."""
-VOID: Final = 255
-"""The label of pixels that have no class."""
 
 
 def are_dense(labels: Array) -> bool:
