@@ -23,6 +23,7 @@ from pathlib import Path
 from models import Slower, arm, build, export, geometric, measure
 
 from edgedistill.deploy.onnx_file import BenchOptions
+from edgedistill.records.measurement import Measurement
 from edgedistill.statistics import speedup
 
 CHANNELS = (8, 16, 24, 32, 40, 64, 72, 80, 88)
@@ -47,9 +48,7 @@ def main():
         folder = Path(scratch)
         arms = {n: arm(f"extra {n}", exported(n, options, folder), options.kit, "fp32") for n in (0, *CHANNELS)}
         ratios = calibrated(arms, folder, options.seconds)
-        chosen = [
-            min(ratios, key=lambda n, wanted=wanted: abs(math.log(ratios[n] / wanted))) for wanted in options.slower
-        ]
+        chosen = [nearest(ratios, wanted) for wanted in options.slower]
         found = {key: value for key, value in vars(options).items() if key not in ("result", "comparisons")}
         found |= {"calibration": ratios, "extra_channels": chosen, "comparisons": []}
         compared = [arms[0] | {"name": "base"}, arms[0] | {"name": "same"}]
@@ -69,16 +68,26 @@ def exported(extra: int, options: argparse.Namespace, folder: Path) -> Path:
 
 
 def calibrated(arms: dict[int, dict], folder: Path, seconds: float) -> dict[int, float]:
-    """Return how many times slower the model is with each number of extra channels."""
+    """Return how many times slower the model is with each number of extra channels but 0."""
     measured = measure(list(arms.values()), folder, CALIBRATING, seconds, 0)
     base = measured["extra 0"]
-    return {n: 1 / speedup(base, measured[f"extra {n}"]).value for n in CHANNELS}
+    return {n: 1 / speedup(base, measured[f"extra {n}"]).value for n in arms if n}
+
+
+def nearest(ratios: dict[int, float], wanted: float) -> int:
+    """Return the number of extra channels whose ratio comes nearest to the wanted one."""
+    return min(ratios, key=lambda n: abs(math.log(ratios[n] / wanted)))
 
 
 def comparison(arms: list[dict], options: argparse.Namespace, folder: Path, number: int) -> dict:
     """Measure all models once, and return the product's verdict on each beside the first."""
     begin = time.monotonic()
     measured = measure(arms, folder, options.processes, options.seconds, number)
+    return compared_with_base(measured, begin, number)
+
+
+def compared_with_base(measured: dict[str, Measurement], begin: float, number: int) -> dict:
+    """Return the product's verdict on each model beside "base"; the first comparison also names the processor and the engine."""
     base = measured["base"]
     verdicts = {}
     for name in list(measured)[1:]:

@@ -84,18 +84,26 @@ def write_bundle(run: Run, kit: Kit, precisions: tuple[str, ...], path: Path) ->
     """
     kit = _kit_of(require_record(run, QuantizedRecord), kit, precisions)
     chosen = _chosen(run, kit, precisions)
-    sources = dict(_program(kit))
+    sources: dict[str, Path] = {}
     for model in chosen:
         sources |= {
             _model_path(model): require_unchanged(run, model.file),
             _io_path(model): require_unchanged(run, model.io),
         }
+    models = tuple(_bundled(kit, model) for model in chosen)
+    return pack(run.folder.name, kit, _job(run, kit, chosen), models, sources, path)
+
+
+def pack(
+    name: str, kit: Kit, job: BenchJob, models: tuple[BundledModel, ...], sources: dict[str, Path], path: Path
+) -> tuple[Bundle, str]:
+    """Write a bundle of models, with `sources`, the files of the job by their names in the bundle; return its manifest and SHA-256."""
+    sources = dict(_program(kit)) | sources
     forms = [DeviceForm(arch=arch, since="0", encoding=encoding) for arch, encoding in sorted(kit.encoding.items())]
     forms += [DeviceForm(arch=None, since=form.since, encoding=form.encoding) for form in kit.form]
     manifest = Bundle(
-        name=run.folder.name, version=VERSION, kit=kit.name, install=kit.install, forms=tuple(forms),
-        job=_job(run, kit, chosen).to_table(), models=tuple(_bundled(kit, model) for model in chosen),
-        files={name: _packed(source) for name, source in sorted(sources.items())},
+        name=name, version=VERSION, kit=kit.name, install=kit.install, forms=tuple(forms), job=job.to_table(), models=models,
+        files={file: _packed(source) for file, source in sorted(sources.items())},
     )  # fmt: skip
     with atomic_path(path) as scratch:
         scratch.write_bytes(_archive(manifest, sources))
