@@ -1,7 +1,9 @@
 """Our p50 against OpenVINO's own benchmark_app, on one thread, in fresh processes that take turns.
 
 benchmark_app prints the median by OpenVINO's own clock, which begins after the call from Python; ours by that clock and by the call
-are both in the result. Its samples are all of them, ours those that were not preempted; the p50 of all is there too.
+are both in the result. Its samples are all of them, ours those that were not preempted; the p50 of all is there too. On a machine that
+also runs other work, "by_engine_fastest_us" is the p50 of the fastest mode: the median of the samples, of all by the same rule on both
+sides, that are at most 5 % above the 5th percentile.
 
     python benchmarks/latency/benchmark_app.py benchmarks/latency/benchmark_app.json [--rounds 10] [--seconds 5]
 """
@@ -53,11 +55,13 @@ def against(name: str, precision: str, options: argparse.Namespace, folder: Path
                 device = measured.device.model_dump()
                 one |= ours_us(measured, folder / "measurements" / measured.samples)
             else:
-                one["benchmark_app_us"] = app_us(entry["entry"], options.seconds, folder)
+                one |= app_us(entry["entry"], options.seconds, folder)
         rounds.append(one | {"first": sides[0]})
         sys.stderr.write(f"{name} {precision} {number + 1}/{options.rounds} {json.dumps(one)}\n")
     kinds = ("by_call_us", "by_engine_us", "by_call_all_us")
     ratios = {kind: geometric([one[kind] / one["benchmark_app_us"] for one in rounds]) for kind in kinds}
+    fastest = [one["by_engine_fastest_us"] / one["benchmark_app_fastest_us"] for one in rounds]
+    ratios["by_engine_fastest_us"] = geometric(fastest)
     executed = measured.precision.executed
     return {
         "model": name,
@@ -72,19 +76,25 @@ def against(name: str, precision: str, options: argparse.Namespace, folder: Path
 def ours_us(measured, samples: Path) -> dict:
     """Return our p50 by the call and by OpenVINO's clock, and that of all samples, preempted or not, in microseconds."""
     with np.load(samples) as raw:
-        of_all = float(np.median(raw["latency_ns"]))
+        of_all, fastest = float(np.median(raw["latency_ns"])), fastest_mode(raw["engine_ns"])
     (process,) = measured.processes
     return {
         "by_call_us": measured.latency_ns.p50 / 1000,
         "by_engine_us": measured.engine_latency_ns.p50 / 1000,
+        "by_engine_fastest_us": fastest / 1000,
         "by_call_all_us": of_all / 1000,
         "preempted": 1 - process.n_clean / process.n,
         "affinity": process.affinity,
     }
 
 
-def app_us(model: str, seconds: float, folder: Path) -> float:
-    """Run benchmark_app as fairly as it can be asked to: one thread, one stream, float32, synchronous; return its median."""
+def fastest_mode(latencies: np.ndarray) -> float:
+    """Return the median of the latencies that are at most 5 % above the 5th percentile."""
+    return float(np.median(latencies[latencies <= 1.05 * np.quantile(latencies, 0.05)]))
+
+
+def app_us(model: str, seconds: float, folder: Path) -> dict:
+    """Run benchmark_app as fairly as it can be asked to: one thread, one stream, float32, synchronous; return its medians."""
     times = folder / "times.npy"
     cpu = max(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
     command = [
@@ -105,7 +115,8 @@ def app_us(model: str, seconds: float, folder: Path) -> float:
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
     if done.returncode or not times.exists():
         raise SystemExit(f"benchmark_app: {done.stdout[-2000:]}{done.stderr[-2000:]}")
-    return float(np.median(np.load(times))) * 1000
+    latencies_us = np.load(times) * 1000
+    return {"benchmark_app_us": float(np.median(latencies_us)), "benchmark_app_fastest_us": fastest_mode(latencies_us)}
 
 
 if __name__ == "__main__":
