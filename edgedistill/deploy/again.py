@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from edgedistill.deploy.devices.transport import Progress
 from edgedistill.deploy.harness import Compilation, compile_models, run_bench
+from edgedistill.deploy.identity import ask_device
 from edgedistill.deploy.onnx_file import FIXED_SHAPES
 from edgedistill.errors import ConfigError, DeviceError
 from edgedistill.kits.kits import Kit, find_kit
 from edgedistill.records.base import Record
 from edgedistill.records.bench_job import Arm, BenchJob
 from edgedistill.records.measurement import Measurement
-from edgedistill.records.stages import ExportRecord, OnnxModel
+from edgedistill.records.stages import CompileRecord, Engine, ExportRecord, OnnxModel
 from edgedistill.runtime.files import sha256_of
 from edgedistill.runtime.folder import Run, read_record, require_unchanged
 
@@ -28,6 +29,15 @@ class AgainOptions(Record):
     processes: int
     seconds: float
     passes: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """A compiled model, `entry` is one of its `files`; `engine` is None for one that was compiled a moment ago."""
+
+    entry: Path
+    files: tuple[Path, ...]
+    engine: Engine | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,24 +55,23 @@ class MeasuredModel:
     threshold: float | None = None
     reasons: dict[str, str] = field(default_factory=dict)
     """Why values are not measured, by field."""
+    compiled: Compiled | None = None
+    """The artifact that was measured, where the run folder still has it."""
 
 
 def measure_again(
     models: Sequence[MeasuredModel], options: AgainOptions, folder: Path, progress: Progress
 ) -> list[tuple[Path, Measurement]]:
-    """Compile models on their devices and measure them in one job; return each measurement and its file in `folder`.
+    """Measure models in one job; return each measurement and its file in `folder`.
 
-    A model that is listed twice is compiled once and measured as two. The CPU's caches are as for the first model. Raises DeviceError when an engine fails.
+    A run's artifact is measured if its device still has the same engine; other models are compiled. A model that is listed twice
+    is compiled once and measured as two. The CPU's caches are as for the first model. Raises DeviceError when an engine fails.
     """
-    works = _works(models, folder.resolve())
-    made = dict(zip(works, compile_models(list(works.values()), progress), strict=True))
+    compiled = _compiled(models, folder.resolve(), progress)
     arms = []
     for number, one in enumerate(models):
-        compiled = made[_key(one)]
-        if isinstance(compiled, DeviceError):
-            raise compiled
         name = f"{number}-{one.measured.model.name}-{one.kit.name}-{one.measured.precision.requested}"
-        arms.append(_arm(name, one, works[_key(one)], compiled))
+        arms.append(_arm(name, one, compiled[_key(one)]))
     job = BenchJob(
         arms=tuple(arms), processes=options.processes, seconds=options.seconds, passes=options.passes,
         caches=caches_of(models[0].measured),
@@ -98,8 +107,9 @@ def find_model(measured: Measurement, file: Path, kits: Mapping[str, Kit]) -> Me
         run = Run(folder)
         files = require_unchanged(run, exported.file), require_unchanged(run, exported.io)
         return MeasuredModel(
-            measured, kit, address, *files, exported.expected, metric, exported.judged_output, exported.threshold
-        )
+            measured, kit, address, *files, exported.expected, metric, exported.judged_output, exported.threshold,
+            compiled=_artifact(run, measured),
+        )  # fmt: skip
     if (folder / "manifest.json").is_file():
         raise ConfigError(
             f"{file}: its model was exported again after it was measured; run 'edgedistill bench CONFIG' first"
@@ -153,6 +163,38 @@ def _key(one: MeasuredModel) -> tuple[object, ...]:
     return one.address, one.kit.name, one.model, one.measured.precision.requested, one.measured.threads
 
 
+def _artifact(run: Run, measured: Measurement) -> Compiled | None:
+    """Return the artifact of a run that was measured; None where it is missing or was changed."""
+    record = read_record(run, CompileRecord)
+    wanted = measured.model.sha256, measured.kit, measured.device.address, measured.target
+    for one in () if record is None else record.artifacts:
+        files = {run.path(file): file.sha256 for file in one.files}
+        if (one.parent, one.kit, one.device, one.target) == wanted and all(
+            path.is_file() and sha256_of(path) == sha256 for path, sha256 in files.items()
+        ):
+            return Compiled(run.folder / one.entry, tuple(files), one.engine)
+    return None
+
+
+def _is_current(one: MeasuredModel) -> bool:
+    """Tell whether the device is the one that was measured, and has the engine that compiled the artifact."""
+    if one.compiled is None:
+        return False
+    now = ask_device(one.kit.name, one.kit.folder, one.address).device(one.address)
+    return (now.id, now.engine) == (one.measured.device.id, one.compiled.engine)
+
+
+def _compiled(models: Sequence[MeasuredModel], folder: Path, progress: Progress) -> dict[tuple[object, ...], Compiled]:
+    """Return the artifact of each model by its key; those that are no longer current are compiled in `folder`."""
+    found = {_key(one): one.compiled for one in models if one.compiled is not None and _is_current(one)}
+    works = _works([one for one in models if _key(one) not in found], folder)
+    for (key, work), made in zip(works.items(), compile_models(list(works.values()), progress), strict=True):
+        if isinstance(made, DeviceError):
+            raise made
+        found[key] = Compiled(work.out / made["entry"], tuple(work.out / file for file in made["files"]))
+    return found
+
+
 def _works(models: Sequence[MeasuredModel], folder: Path) -> dict[tuple[object, ...], Compilation]:
     works: dict[tuple[object, ...], Compilation] = {}
     for one in models:
@@ -166,12 +208,12 @@ def _works(models: Sequence[MeasuredModel], folder: Path) -> dict[tuple[object, 
     return works
 
 
-def _arm(name: str, one: MeasuredModel, work: Compilation, made: Mapping[str, Any]) -> Arm:
-    files, m = [work.out / file for file in made["files"]], one.measured
+def _arm(name: str, one: MeasuredModel, compiled: Compiled) -> Arm:
+    m = one.measured
     return Arm(
         name=name, target=m.target, address=one.address, kit=one.kit.name, kit_dir=str(one.kit.folder),
-        precision=m.precision.requested, threads=m.threads, entry=str(work.out / made["entry"]),
-        files=tuple(str(file) for file in files), size_bytes=sum(file.stat().st_size for file in files), model=m.model,
+        precision=m.precision.requested, threads=m.threads, entry=str(compiled.entry),
+        files=tuple(map(str, compiled.files)), size_bytes=sum(file.stat().st_size for file in compiled.files), model=m.model,
         io=str(one.io.resolve()), expected=one.expected, metric=one.metric, output=one.output, threshold=one.threshold,
         reasons=one.reasons,
     )  # fmt: skip

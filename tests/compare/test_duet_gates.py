@@ -15,7 +15,7 @@ from edgedistill.compare.comparison import Comparison, GateOutcome, Pair, Pairin
 from edgedistill.compare.load import LoadedMeasurement, load_results
 from edgedistill.compare.markdown import to_markdown
 from edgedistill.config.gates import parse_gate
-from edgedistill.deploy.again import AgainOptions, MeasuredModel, find_model
+from edgedistill.deploy.again import AgainOptions, MeasuredModel, find_model, measure_again
 from edgedistill.errors import ConfigError, IncomparableError
 from edgedistill.gates.evaluate import apply_gates
 from edgedistill.kits.kits import find_kits
@@ -220,3 +220,24 @@ def test_a_gate_measures_both_sides_and_the_baseline_twice(tmp_path):
     assert group["itself"]["speedup"]["processes"] == [3, 3]
     assert found["gates"][1]["least_change"] > 0
     assert [row["measurement"]["parity"]["agreement"] for row in group["rows"]] == [1.0, 1.0]
+
+
+def measured_models(run: Path) -> list[MeasuredModel]:
+    kits = find_kits()
+    return [find_model(one.measurement, one.file, kits) for one in load_results([run])[0].results]
+
+
+@pytest.mark.slow
+def test_a_run_is_measured_again_with_its_artifact_while_the_engine_is_the_same(copied, tmp_path):
+    run = copied / "runs" / "digits"
+    one = measured_models(run)[0]
+    assert one.compiled.entry.is_relative_to(run / "artifacts")
+    options = AgainOptions(processes=1, seconds=0.05, passes=())
+    older = replace(one.compiled, engine=one.compiled.engine.model_copy(update={"version": "1.0"}))
+    changed = replace(one, compiled=older)
+    for name, model, compilations in (("kept", one, 0), ("older", changed, 1)):
+        ((_, measured),) = measure_again([model], options, tmp_path / name, print)
+        assert measured.parity.agreement == 1.0
+        assert len(list((tmp_path / name).glob("artifacts/*"))) == compilations
+    one.compiled.files[0].write_bytes(b"changed")
+    assert measured_models(run)[0].compiled is None
