@@ -16,6 +16,8 @@ DOUBTS = ("latency_ns", "processes", "throttled", "drift", "siblings", "stolen")
 MARKS = "¹²³⁴⁵⁶⁷⁸⁹"
 DISAGREEMENT = 1.1
 """When the p50s of processes differ by more than this factor, the machine and not the model caused the difference."""
+VISIBLE = 1.02
+"""A footnote has the p50 of the undisturbed mode where the p50 as measured is larger by more than this factor."""
 
 
 class Footnotes:
@@ -96,7 +98,7 @@ def doubts(m: Measurement) -> Iterator[str]:
         if field in m.reasons:
             yield m.reasons[field]
     calm = m.latency_ns.undisturbed
-    if calm is not None:
+    if calm is not None and m.latency_ns.p50 > VISIBLE * calm.p50:
         yield (
             f"p50 {formatting.milliseconds(calm.p50)} ms, undisturbed {calm.share:.0%} of the time; "
             f"{formatting.milliseconds(m.latency_ns.p50)} ms as measured"
