@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 
 from edgedistill.data.checks import check_count, check_input, check_varied
+from edgedistill.data.dense import TASKS
 from edgedistill.data.kinds import KINDS, guess_kind, kind_of
 from edgedistill.data.reading import SplitName
 from edgedistill.data.settings import DataSettings, ViewSettings
@@ -94,10 +95,7 @@ class _Key:
 @lru_cache(maxsize=1)
 def _load(key: _Key) -> Dataset:
     settings = key.settings
-    named = {
-        source.split: load_source(source.text, source.folder, settings.reading(source.split))
-        for source in settings.sources
-    }
+    named = _load_sources(settings)
     named = {split: _like(source, named["train"]) for split, source in named.items()}
     inputs = _describe_inputs(settings, named)
     labels = [Labels(split, source.labels, source.classes) for split, source in named.items()]
@@ -118,6 +116,17 @@ def _load(key: _Key) -> Dataset:
         left_out={split: source.left_out for split, source in named.items() if source.left_out},
     )  # fmt: skip
     return Dataset(record, train, val, test, named, describe_numbers(labels[0], read[0]))
+
+
+def _load_sources(settings: DataSettings) -> dict[SplitName, Source]:
+    """Load the sources; those with masks or boxes number their classes as the training source does."""
+    named: dict[SplitName, Source] = {}
+    for source in sorted(settings.sources, key=lambda one: one.split != "train"):
+        reading = settings.reading(source.split)
+        if source.split != "train" and reading.task in TASKS:
+            reading = reading._replace(classes=reading.classes or named["train"].classes)
+        named[source.split] = load_source(source.text, source.folder, reading)
+    return named
 
 
 def _like(source: Source, train: Source) -> Source:

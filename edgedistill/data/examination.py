@@ -32,8 +32,7 @@ def examine(dataset: Dataset) -> tuple[Finding, ...]:
 def _examine_files(dataset: Dataset) -> Iterator[Finding]:
     """Yield which files of a folder are left out because they cannot be read, and which are no samples."""
     for split, source in dataset.sources.items():
-        for text in source.notes:
-            yield Finding(severity="note", subject=f"data.{split}", text=text)
+        yield from source.findings
         if source.left_out:
             text = f"left out, because they cannot be read: {len(source.left_out):,} files, {listed(source.left_out)}"
             yield Finding(severity="note", subject=f"data.{split}", text=text)

@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 import numpy.typing as npt
 
 from edgedistill.data.geometry import Resizing
+from edgedistill.records.finding import Finding
 
 Array = npt.NDArray[Any]
 SplitName = Literal["train", "test", "val"]
@@ -31,7 +32,7 @@ class Reading(NamedTuple):
 class Labelled(NamedTuple):
     """Pictures (N, H, W, 3), uint8, with masks or boxes as labels; `files` are their names, and `left_out` those of unusable ones.
 
-    Each name in `left_out` has its reason. `notes` say what is odd about the labels and how it was handled.
+    Each name in `left_out` has its reason. `findings` say what is odd about the labels and how it was handled.
     """
 
     inputs: Array
@@ -40,4 +41,4 @@ class Labelled(NamedTuple):
     files: tuple[str, ...]
     left_out: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()

@@ -12,11 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from edgedistill.data.audio import rate_of_clips, read_clips, wav_files
+from edgedistill.data.dense import TASKS, dense_files, read_dense
 from edgedistill.data.files import CLIPS, IMAGES, Broken, readable
 from edgedistill.data.images import IMAGE_SUFFIXES, image_files, read_folder
-from edgedistill.data.masks import find_pairs, read_masked
 from edgedistill.data.reading import Labelled, Reading
 from edgedistill.errors import ConfigError
+from edgedistill.records.finding import Finding
 from edgedistill.runtime.files import hash_of
 from edgedistill.runtime.user_code import code_ref, is_function, resolve_function, user_code
 
@@ -26,8 +27,8 @@ Arrays = dict[str, Array]
 SINGLE = "input"
 FOLDERS = 2
 """How folders of classes are read; part of their hash. 1 read images without EXIF rotation, 16 bits, colour of any image, and alpha."""
-MASKED = "masks/1"
-"""How folders of pictures and masks are read; part of their hash."""
+DENSE = "dense/1"
+"""How pictures with masks and boxes are read; part of their hash."""
 PLAIN: Final = Reading()
 PREFIX = "input."
 """The name of a single input, and the prefix of the arrays of several inputs in an .npz file."""
@@ -37,7 +38,7 @@ class Source(NamedTuple):
     """Unprocessed samples; `labels` is (N, 0) without labels, `classes` are the class names if the source has names.
 
     `files` are the files of the samples, CLASS/FILE, if the source is a folder; `left_out` are those that cannot be read, each
-    with the reason, and `ignored` are the other files in the folder. `notes` say what is odd about the labels and how it was
+    with the reason, and `ignored` are the other files in the folder. `findings` say what is odd about the labels and how it was
     handled.
     """
 
@@ -47,7 +48,7 @@ class Source(NamedTuple):
     files: tuple[str, ...] | None = None
     left_out: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
 
     @property
     def is_labelled(self) -> bool:
@@ -63,8 +64,8 @@ def load_source(text: str, folder: Path, reading: Reading = PLAIN) -> Source:
     if is_function(text):
         return _from_function(text, folder)
     path = _existing(text, folder)
-    if reading.task == "segmentation" and path.is_dir():
-        return _of_labelled(read_masked(find_pairs(path), path, reading))
+    if reading.task in TASKS and path.suffix != ".npz":
+        return _of_labelled(read_dense(path, folder, reading))
     if path.is_dir():
         return _from_wav_folder(path, reading) if wav_files(path) else _from_folder(path, reading)
     if path.suffix == ".npz":
@@ -79,9 +80,9 @@ def fingerprint_source(text: str, folder: Path, hash_file: Callable[[Path], str]
     if is_function(text):
         return hash_of([text, code_ref(text, folder).sha256])
     path = _existing(text, folder)
-    if reading.task == "segmentation" and path.is_dir():
-        files = [[os.path.relpath(file, path), hash_file(file)] for file in find_pairs(path).files]
-        return hash_of([MASKED, files])
+    if reading.task in TASKS and path.suffix != ".npz":
+        files = [[os.path.relpath(file, path), hash_file(file)] for file in dense_files(path, folder, reading)]
+        return hash_of([DENSE, files])
     if path.is_dir():
         files = [[p.relative_to(path).as_posix(), hash_file(p)] for p in wav_files(path) or image_files(path)]
         return hash_of([FOLDERS, files])
@@ -163,7 +164,7 @@ def _memory_mapped(path: Path, member: str) -> Array | None:
 
 def _of_labelled(read: Labelled) -> Source:
     inputs = {SINGLE: read.inputs}
-    return Source(inputs, read.labels, read.classes, read.files, read.left_out, read.ignored, read.notes)
+    return Source(inputs, read.labels, read.classes, read.files, read.left_out, read.ignored, read.findings)
 
 
 def _from_folder(folder: Path, reading: Reading) -> Source:

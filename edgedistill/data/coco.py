@@ -1,0 +1,111 @@
+"""Read annotations in COCO's format: a JSON file with images, annotations and categories (https://cocodataset.org/#format-data).
+
+A box is x, y, width, height in pixels. Categories are numbered from 0 in the order of their ids.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from edgedistill.data.boxes import Annotation, Annotations, Box, Oddities
+from edgedistill.data.reading import Reading
+from edgedistill.errors import ConfigError
+
+TABLES: Final = ("images", "annotations", "categories")
+TRIED: Final = 20
+"""The first pictures of a file are looked for in each possible folder, at most this many."""
+
+
+def read_coco(file: Path, images: Path | None, reading: Reading) -> Annotations:
+    """Read the annotations of a file; `images` is the folder of the pictures if the configuration names it.
+
+    Raises ConfigError for a file that is not in this format, and if none of the pictures exists.
+    """
+    try:
+        tables = json.loads(file.read_bytes())
+        return _annotations(file, tables, images, reading)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"data: {file.name} is not a COCO file: {_explain(error)}") from None
+
+
+def _explain(error: Exception) -> str:
+    return f"key {error} is missing" if isinstance(error, KeyError) else str(error)
+
+
+def _annotations(file: Path, tables: dict[str, Any], images: Path | None, reading: Reading) -> Annotations:
+    missing = [name for name in TABLES if not isinstance(tables.get(name), list)]
+    if missing:
+        raise ConfigError(f"data: {file.name} is not a COCO file: it has no list '{missing[0]}'")
+    oddities = Oddities()
+    categories = {
+        int(one["id"]): str(one["name"]) for one in sorted(tables["categories"], key=lambda one: int(one["id"]))
+    }
+    classes = reading.classes or tuple(categories.values())
+    numbers = {key: classes.index(name) for key, name in categories.items() if name in classes}
+    _note_holes(list(categories), file, oddities)
+    root = _root(file, images, [str(one["file_name"]) for one in tables["images"]], reading)
+    boxes: dict[int, list[Box]] = {int(one["id"]): [] for one in tables["images"]}
+    for key, box in _boxes(tables["annotations"], boxes, numbers, oddities):
+        boxes[key].append(box)
+    pictures = tuple(_pictures(tables["images"], root, boxes, oddities))
+    return Annotations(pictures, classes, root, (file,), oddities)
+
+
+def _note_holes(ids: list[int], file: Path, oddities: Oddities) -> None:
+    for number in sorted(set(range(min(ids, default=0), max(ids, default=0))) - set(ids)):
+        oddities.add("sparse numbers", f"{file.name}, category {number}")
+
+
+def _boxes(
+    annotations: Iterable[Mapping[str, Any]], known: Mapping[int, Any], numbers: Mapping[int, int], oddities: Oddities
+) -> Iterator[tuple[int, Box]]:
+    """Yield the id of the picture and the box of each annotation whose picture and class are known."""
+    for place, one in enumerate(annotations):
+        name = f"annotation {one.get('id', place)}"
+        picture, category = int(one["image_id"]), int(one["category_id"])
+        if picture not in known:
+            oddities.add("unknown picture", f"{name}, image {picture}")
+        elif category not in numbers:
+            oddities.add("unknown class", f"{name}, category {category}")
+        else:
+            x, y, width, height = map(float, one["bbox"])
+            area = float(one.get("area") or 0) or None
+            yield picture, Box(numbers[category], (x, y, x + width, y + height), area, bool(one.get("iscrowd")))
+
+
+def _pictures(
+    images: Iterable[Mapping[str, Any]], root: Path, boxes: Mapping[int, list[Box]], oddities: Oddities
+) -> Iterator[Annotation]:
+    for one in images:
+        path = root / str(one["file_name"])
+        if not path.is_file():
+            oddities.add("missing picture", str(one["file_name"]))
+            continue
+        width, height = int(one.get("width") or 0), int(one.get("height") or 0)
+        yield Annotation(path, tuple(boxes[int(one["id"])]), (width, height) if width and height else None)
+
+
+def _root(file: Path, images: Path | None, names: list[str], reading: Reading) -> Path:
+    """Return the folder of the pictures: the given one, that of the file, or one of the usual places beside and below it."""
+    if not names:
+        raise ConfigError(f"data: {file.name} lists no images")
+    bases = [file.parent, file.parent.parent] if images is None else [images]
+    places = [place for base in bases for place in (base, base / "images", *_folders(base, reading.split))]
+    found = next((place for place in places if any((place / name).is_file() for name in names[:TRIED])), None)
+    if found is None:
+        advice = (
+            "set data.images to the folder of the pictures" if images is None else f"data.images is '{reading.images}'"
+        )
+        raise ConfigError(
+            f"data: {file.name} lists {names[0]}, which is not in {places[0]} or a folder there; {advice}"
+        )
+    return found
+
+
+def _folders(base: Path, split: str) -> Iterator[Path]:
+    """Yield the folders that are named as a split, for example train2017, in a folder and in its folder images."""
+    for folder in (base, base / "images"):
+        yield from sorted(path for path in folder.glob(f"{split}*") if path.is_dir())
