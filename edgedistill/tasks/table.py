@@ -9,7 +9,9 @@ from pathlib import Path
 from edgedistill.errors import ConfigError, nearest
 from edgedistill.tasks.task import Task
 
-SHARED = frozenset({"__init__", "table", "task", "values", "checks", "class_labels", "chance", "match", "detections"})
+SHARED = frozenset(
+    {"__init__", "table", "task", "values", "checks", "class_labels", "chance", "match", "detections", "coco"}
+)
 """The modules in this folder that are not tasks."""
 
 
