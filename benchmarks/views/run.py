@@ -26,9 +26,8 @@ import torch
 from scipy.stats import t as student_t
 
 from edgedistill.config.load import load_config
-from edgedistill.data.views import plain_views
 from edgedistill.distill.loading import load_student
-from edgedistill.distill.predictors import Scorer
+from edgedistill.distill.predictors import scorer_of
 from edgedistill.distill.settings import declare_distillation
 from edgedistill.distill.student import score_trials
 from edgedistill.kits.kits import find_kits
@@ -80,12 +79,11 @@ def measure(views, options, known):
 
 def test_scores(run, settings, trials):
     """Score the float student of each seed on the test images."""
-    views = plain_views(settings.dataset().test, settings.data, settings.views)
 
     def load(trained):
         return load_student(settings.student, settings.interface, settings.seed, run.path(trained.file))
 
-    return score_trials(trials, load, Scorer(settings.task, views, settings.data.output))
+    return score_trials(trials, load, scorer_of(settings, settings.dataset().test))
 
 
 def interval(values):

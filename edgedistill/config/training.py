@@ -97,11 +97,12 @@ class StudentConfig(Record):
 
 CLASS_LOSSES: Final = ("kd", "dkd", "dist", "ls", "mse")
 VALUE_LOSSES: Final = ("mse", "cosine")
-LOGIT_LOSSES: Final = tuple(dict.fromkeys((*CLASS_LOSSES, *VALUE_LOSSES)))
+MAP_LOSSES: Final = ("kd", "cwd", "mse")
+LOGIT_LOSSES: Final = tuple(dict.fromkeys((*CLASS_LOSSES, *VALUE_LOSSES, *MAP_LOSSES)))
 FEATURE_LOSSES: Final = ("hint", "at", "rkd")
 SOFTENED: Final = frozenset({"kd", "dkd", "ls", *FEATURE_LOSSES})
 READ_BY: Final[dict[str, frozenset[str]]] = {
-    "temperature": SOFTENED | {"dist"},
+    "temperature": SOFTENED | {"dist", "cwd"},
     "standardize": SOFTENED,
     "dkd_alpha": frozenset({"dkd"}),
     "dkd_beta": frozenset({"dkd"}),

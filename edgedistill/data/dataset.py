@@ -111,7 +111,7 @@ def _load(key: _Key) -> Dataset:
         check_varied(_place(settings, split), source.inputs.values())
     train, val, test = _splits(settings, named)
     record = DataRecord(
-        inputs=inputs, classes=classes, task=settings.task, output=settings.output, labelled=labelled,
+        inputs=inputs, classes=classes, task=settings.task, output=settings.output or task.output, labelled=labelled,
         train=len(train), val=len(val), test=len(test), fingerprint=key.fingerprint,
         left_out={split: source.left_out for split, source in named.items() if source.left_out},
     )  # fmt: skip

@@ -84,8 +84,9 @@ def describe_caches() -> Iterator[str]:
         state = "complete" if (manifest.parent / SEAL).exists() else "incomplete"
         if about["schema"] != SOFT_LABELS_SCHEMA:
             state = f"of an earlier version ({about['schema']}), which no run uses; delete it"
-        views, samples, classes = about["shape"]
-        kept = f"the {about['top_k']} largest of {classes} logits" if "top_k" in about else f"{classes} classes"
+        views, samples, classes, *size = about["shape"]
+        whole = f"{classes} classes" if not size else f"{classes} class maps of {'x'.join(map(str, size))}"
+        kept = f"the {about['top_k']} largest of {classes} logits" if "top_k" in about else whole
         yield f"{manifest.parent.name[:16]}  {views} views of {samples:,} samples, {kept}, {size:,} bytes, {state}"
 
 
@@ -117,11 +118,14 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Cache:
-    """A cache: its folder, fingerprint, shape (views, samples, classes), and the number of logits that it keeps, 0 for all."""
+    """A cache: its folder, fingerprint, shape (views, samples, ...), and the number of logits that it keeps, 0 for all.
+
+    The last axes are those of the labelled output of a sample: (classes,) or, for class maps, (classes, height, width).
+    """
 
     folder: Path
     fingerprint: str
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     top_k: int = 0
 
     @contextmanager

@@ -40,21 +40,24 @@ def try_model(tried: Tried, settings: LearningSettings, sample: Tensors) -> list
     """
     title, model, seen = tried.title, tried.model.eval(), []
     hook = model.register_forward_hook(lambda _, __, returned: seen.append(returned), prepend=True)
-    expected = (len(next(iter(sample.values()))), settings.interface.values)
+    count = len(next(iter(sample.values())))
+    expected = settings.task.describe_shape(count, settings.interface.values)
     try:
         returned = _run(tried, sample, expected)
     finally:
         hook.remove()
     main = split_outputs(named_outputs(returned, title), settings.data.output).main
-    _check_main(title, main, expected)
+    if len(main) != count or not settings.task.fits(tuple(main.shape[1:]), settings.interface.values):
+        raise ConfigError(f"{title} outputs {tuple(main.shape)}; expected {expected}")
+    _check_main(title, main)
     if tried.trains:
         _check_trainable(title, model, main)
     values = settings.interface.values if tried.view is None else tried.view.interface(settings.interface).values
-    note = fit_outputs(seen[0], values, settings.data.output, "the module").note
+    note = None if settings.task.is_dense else fit_outputs(seen[0], values, settings.data.output, "the module").note
     return [] if note is None else [Finding(severity="note", subject=title, text=note)]
 
 
-def _run(tried: Tried, sample: Tensors, expected: tuple[int, int]) -> Any:
+def _run(tried: Tried, sample: Tensors, expected: str) -> Any:
     try:
         with torch.enable_grad():
             return tried.model(*sample.values())
@@ -64,14 +67,12 @@ def _run(tried: Tried, sample: Tensors, expected: tuple[int, int]) -> Any:
         if user_line(error) is None and not isinstance(error, MISFIT):
             raise
         raise ConfigError(
-            f"{tried.title} does not take a batch of shape {shapes_of(sample)}: {error_in_words(error)}; it must return logits of "
-            f"shape {expected}"
+            f"{tried.title} does not take a batch of shape {shapes_of(sample)}: {error_in_words(error)}; it must return "
+            f"{expected}"
         ) from error
 
 
-def _check_main(title: str, main: Tensor, expected: tuple[int, int]) -> None:
-    if main.shape != expected:
-        raise ConfigError(f"{title} outputs {tuple(main.shape)}; expected logits of shape {expected}")
+def _check_main(title: str, main: Tensor) -> None:
     if not main.is_floating_point():
         raise ConfigError(
             f"{title} outputs {describe(main)}; expected logits, which are floating-point numbers, not their argmax"

@@ -14,8 +14,8 @@ from typing import Final
 
 import numpy as np
 import torch
+from torch import nn
 
-from edgedistill.config.training import DistillConfig
 from edgedistill.data.sources import Array
 from edgedistill.data.views import Views, plain_views, training_views
 from edgedistill.distill.cache import stored_logits
@@ -23,7 +23,7 @@ from edgedistill.distill.features import FeatureTeacher, feature_loss, feature_s
 from edgedistill.distill.feed import TrainingFeed
 from edgedistill.distill.loading import build_student
 from edgedistill.distill.losses import all_outputs_loss, main_loss
-from edgedistill.distill.predictors import BATCH, Predict, onnx_predictor, torch_predictor
+from edgedistill.distill.predictors import Predict, batch_size, labelled_shape, onnx_predictor, torch_predictor
 from edgedistill.distill.settings import DistillPlan, LearningSettings, TeacherSettings
 from edgedistill.distill.teacher import build_teacher
 from edgedistill.distill.training import Feed, Resume, TeacherLogits, Training, time_epoch
@@ -68,15 +68,15 @@ class _First:
 
 @dataclass(frozen=True, slots=True)
 class _AnyAnswers:
-    """Answers of no teacher, in the form of soft labels: `kept` logits of `values`, or all if `kept` is 0."""
+    """Answers of no teacher, in the form of soft labels: `kept` logits of a sample, or all of their `shape` if `kept` is 0."""
 
-    values: int
+    shape: tuple[int, ...]
     kept: int
 
     def take(self, positions: Array, _: Array, __: Tensors) -> TeacherLogits:
         count = len(positions)
         if not self.kept:
-            return TeacherLogits(torch.randn(count, self.values))
+            return TeacherLogits(torch.randn(count, *self.shape))
         return TeacherLogits(torch.randn(count, self.kept + 1), torch.arange(self.kept).expand(count, -1))
 
 
@@ -102,7 +102,8 @@ def pace_distillation(settings: DistillPlan) -> Paces:
     own = None if settings.loss is None else settings.loss.load()
     views = training_views(settings.dataset().train, settings.data, settings.views)
     on_output = settings.task.distillation_loss(plan, own)
-    learner, loss, answers = student, all_outputs_loss(plan, on_output, output), _answers(settings, plan)
+    learner, loss = student, all_outputs_loss(plan, on_output, output)
+    answers: _AnyAnswers | None = _answers(settings, student, views)
     if plan.uses_features:
         teacher = build_model(settings.teachers[0].source, settings.interface, settings.seed).eval()
         frozen = FeatureTeacher(teacher, plan.teacher_layers, settings.teachers[0].precision)
@@ -117,8 +118,10 @@ def pace_distillation(settings: DistillPlan) -> Paces:
     return Paces(step, pace_forward(torch_predictor(student, plan.precision), _validation(settings)))
 
 
-def _answers(settings: LearningSettings, plan: DistillConfig) -> _AnyAnswers | None:
-    return _AnyAnswers(settings.interface.values, stored_logits(settings.data, plan.views, plan.top_k))
+def _answers(settings: DistillPlan, student: nn.Module, views: Views) -> _AnyAnswers:
+    """Return answers of the shape of the student's."""
+    plan, shape = settings.distill, labelled_shape(student, views, settings.data.output)
+    return _AnyAnswers(shape, stored_logits(settings.data, plan.views, plan.top_k))
 
 
 def pace_soft_labels(settings: DistillPlan, number: int) -> Pace:
@@ -141,7 +144,7 @@ def pace_forward(predict: Predict, views: Views) -> Pace:
         predict(views.batch(positions, positions * 0))
         return time.perf_counter() - start
 
-    return _grow(seconds, min(BATCH, len(views.split)))
+    return _grow(seconds, min(batch_size(views), len(views.split)))
 
 
 def _pace_steps(time_steps: Callable[[Feed], float], feed: Callable[[int], TrainingFeed], batch: int) -> Pace:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,9 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from edgedistill.data.dataset import Split
 from edgedistill.data.kinds import kind_of
 from edgedistill.data.sources import Array
-from edgedistill.data.views import Views
+from edgedistill.data.views import Views, plain_views
+from edgedistill.distill.settings import LearningSettings
 from edgedistill.distill.training import uses_bf16
 from edgedistill.errors import ConfigError
 from edgedistill.graphs import reference
@@ -21,7 +24,7 @@ from edgedistill.graphs.read import check_onnx
 from edgedistill.graphs.reference import RefusedError, run_session
 from edgedistill.losses.batch import Tensors
 from edgedistill.models.interface import Interface
-from edgedistill.models.outputs import main_name, run
+from edgedistill.models.outputs import labelled_names, main_name, run
 from edgedistill.records.stages import InputRecord
 from edgedistill.tasks.chance import Problem, find_problem
 from edgedistill.tasks.task import Task
@@ -29,6 +32,9 @@ from edgedistill.tasks.task import Task
 Predict = Callable[[Tensors], Tensors]
 """From model inputs (B, ...) by name to outputs (B, ...) by name, float32."""
 BATCH = 256
+"""The most samples that a model answers at once."""
+VALUES = 1 << 23
+"""About the most input values that a model answers at once: 53 images of 224 pixels, whose activations fit in memory."""
 
 
 class Answer(NamedTuple):
@@ -39,34 +45,57 @@ class Answer(NamedTuple):
 
 
 def split_outputs(outputs: Tensors, wanted: str | None) -> Answer:
-    """Split outputs into the labelled output and the others; `wanted` is the key [data] output."""
-    main = main_name(tuple(outputs), wanted)
-    return Answer(outputs[main], {name: value for name, value in outputs.items() if name != main})
+    """Split outputs into the labelled output and the others; `wanted` is the key [data] output.
+
+    Outputs that `wanted` joins, as in "a+b", are put side by side along their last axis.
+    """
+    names = labelled_names(tuple(outputs), wanted)
+    main = outputs[names[0]] if len(names) == 1 else torch.cat([outputs[name] for name in names], -1)
+    return Answer(main, {name: value for name, value in outputs.items() if name not in names})
+
+
+def labelled_shape(model: nn.Module, views: Views, wanted: str | None) -> tuple[int, ...]:
+    """Return the shape of a torch model's labelled output for a sample."""
+    first = np.zeros(1, np.int64)
+    with torch.no_grad():
+        return tuple(split_outputs(run(model.eval(), views.batch(first, first)), wanted).main.shape[1:])
 
 
 @dataclass(frozen=True, slots=True)
 class Scorer:
-    """The metric of a task on a split; all models are scored by this class."""
+    """The metric of a task on a split; all models are scored by this class. `values` is the number of classes or values."""
 
     task: Task
     views: Views
     output: str | None
+    values: int
 
-    def outputs(self, predict: Predict) -> Array:
-        """Return the labelled output (N, D) for every sample, without augmentation."""
-        return predict_split(predict, self.views, self.output)
+    def answers(self, predict: Predict) -> Array:
+        """Return the answers (N, ...) of a model for every sample, without augmentation."""
+        return np.concatenate([self.answers_in(predict(inputs)) for inputs in batches_of(self.views)])
+
+    def answers_in(self, outputs: Mapping[str, Tensor | Array]) -> Array:
+        """Return the answers in the outputs (B, ...) of a model."""
+        main = split_outputs({name: torch.as_tensor(value) for name, value in outputs.items()}, self.output).main
+        return self.task.answers(main.numpy(), spatial_size(self.views), self.values)
 
     def score(self, predict: Predict) -> float:
         """Return the metric of a model."""
-        return self.score_outputs(self.outputs(predict))
+        return self.score_answers(self.answers(predict))
 
-    def score_outputs(self, outputs: Array) -> float:
-        """Return the metric of outputs (N, D)."""
-        return self.task.score(outputs, self.views.split.labels)
+    def score_answers(self, answers: Array) -> float:
+        """Return the metric of answers (N, ...)."""
+        return self.task.score(answers, self.views.split.labels)
 
     def problem(self, predict: Predict) -> Problem | None:
-        """Return what is wrong with the outputs of a model, or None."""
-        return find_problem(self.task, self.outputs(predict), self.views.split.labels)
+        """Return what is wrong with the answers of a model, or None."""
+        return find_problem(self.task, self.answers(predict), self.views.split.labels)
+
+
+def scorer_of(settings: LearningSettings, split: Split) -> Scorer:
+    """Return the scorer of a split, without augmentation."""
+    views = plain_views(split, settings.data, settings.views)
+    return Scorer(settings.task, views, settings.data.output, settings.interface.values)
 
 
 def torch_predictor(model: nn.Module, precision: str) -> Predict:
@@ -181,17 +210,35 @@ def input_arrangement(path: Path, shape: list[Any], dtype: str, one: InputRecord
 
 def predict_all(predict: Predict, views: Views) -> dict[str, Array]:
     """Return all outputs (N, ...), float32, for every sample of a split, without augmentation."""
-    positions = np.arange(len(views.split))
-    plain = np.zeros_like(positions)
-    blocks = [positions[i : i + BATCH] for i in range(0, len(positions), BATCH)]
-    answers = [predict(views.batch(block, plain[: len(block)])) for block in blocks]
+    answers = [predict(inputs) for inputs in batches_of(views)]
     return {name: np.concatenate([answer[name].numpy() for answer in answers]) for name in answers[0]}
 
 
-def predict_split(predict: Predict, views: Views, output: str | None = None) -> Array:
-    """Return the labelled output (N, D), float32, for every sample of a split, without augmentation."""
-    outputs = predict_all(predict, views)
-    return outputs[main_name(tuple(outputs), output)]
+def batches_of(views: Views, positions: Array | None = None, view: int = 0) -> Iterator[Tensors]:
+    """Yield the inputs of samples at `positions` in a view, or of all samples, in batches that fit in memory."""
+    places = np.arange(len(views.split)) if positions is None else positions
+    size = batch_size(views)
+    for start in range(0, len(places), size):
+        block = places[start : start + size]
+        yield views.batch(block, np.full_like(block, view))
+
+
+def ask_in_batches(ask: Callable[[Tensors], Answer], views: Views, positions: Array, view: int) -> Answer:
+    """Return a teacher's outputs for the samples at positions (B,) in a view, asked in batches that fit in memory."""
+    answers = [ask(inputs) for inputs in batches_of(views, positions, view)]
+    others = {name: torch.cat([answer.others[name] for answer in answers]) for name in answers[0].others}
+    return Answer(torch.cat([answer.main for answer in answers]), others)
+
+
+def batch_size(views: Views) -> int:
+    """Return the number of samples that a model answers at once: BATCH, or fewer of large inputs."""
+    values = sum(math.prod(one.shape[1:]) for one in views.split.inputs.values())
+    return max(1, min(BATCH, VALUES // values))
+
+
+def spatial_size(views: Views) -> tuple[int, ...]:
+    """Return the height and width of images, or the steps of signals, of the first input."""
+    return tuple(next(iter(views.split.inputs.values())).shape[1:3])
 
 
 def mean_predictor(

@@ -10,7 +10,7 @@ import numpy as np
 from edgedistill.data.sources import Array
 from edgedistill.data.views import Views
 from edgedistill.distill.loading import Ask
-from edgedistill.distill.predictors import Answer
+from edgedistill.distill.predictors import Answer, ask_in_batches
 from edgedistill.distill.top_k import deviation
 
 MAIN: Final = "the logits"  # not the name of another output, which has no spaces
@@ -24,7 +24,7 @@ def recompute(ask: Ask, views: Views, entries: Mapping[str, Array], place: tuple
     `entries` begin with the logits, under MAIN; `place` is the view and the positions of the block.
     """
     view, block = place
-    answer = ask(views.batch(block, np.full_like(block, view)))
+    answer = ask_in_batches(ask, views, block, view)
     if any(name != MAIN and name not in answer.others for name in entries):
         return np.full((2, len(entries)), np.inf)
     return _differences(answer, {name: kept[view, block] for name, kept in entries.items()})

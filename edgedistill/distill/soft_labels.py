@@ -8,7 +8,7 @@ its cache.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from edgedistill.data.sources import Array
-from edgedistill.data.views import Views, plain_views, training_views
+from edgedistill.data.views import Views, training_views
 from edgedistill.distill.blocks import blocks_of, checksum
 from edgedistill.distill.cache import Cache, caches_folder, link_or_copy, stored_logits
 from edgedistill.distill.loading import Ask, answers_of, load_teacher, teacher_predictor
-from edgedistill.distill.predictors import BATCH, Answer, Scorer, mean_predictor
+from edgedistill.distill.predictors import Answer, ask_in_batches, batch_size, mean_predictor, scorer_of
 from edgedistill.distill.probabilities import MESSAGE, are_probabilities, log_probabilities
 from edgedistill.distill.recompute import MAIN, differing, recompute
 from edgedistill.distill.settings import SoftLabelSettings
@@ -161,6 +161,8 @@ def make_soft_labels(settings: SoftLabelSettings, workspace: Workspace) -> SoftL
     )  # fmt: skip
     if record.views == 0:
         return record
+    if settings.task.is_dense:
+        record = record.model_copy(update={"shape": _shape_of_answers(settings, workspace)})
     cache = cache_of(record)
     kept = workspace.folder("soft_labels")
     with cache.locked(workspace.report):
@@ -179,6 +181,12 @@ def make_soft_labels(settings: SoftLabelSettings, workspace: Workspace) -> SoftL
     )
 
 
+def _shape_of_answers(settings: SoftLabelSettings, workspace: Workspace) -> tuple[int, ...]:
+    """Return the shape of the teachers' labelled output for a sample."""
+    teachers, first = Teachers(settings, workspace), np.zeros(1, np.int64)
+    return tuple(teachers.online()(teachers.views().batch(first, first)).main.shape[1:])
+
+
 def _is_usable(settings: SoftLabelSettings, workspace: Workspace, cache: Cache) -> bool:
     """Return whether a cache is complete and holds the answers of these teachers.
 
@@ -192,13 +200,6 @@ def _is_usable(settings: SoftLabelSettings, workspace: Workspace, cache: Cache) 
     if block is None or engines is None or engines == RECORDED:
         return complete
     teachers = Teachers(settings, workspace)
-    ask = teachers.in_engines(engines)
-
-    def checked(inputs: Tensors) -> Answer:
-        answer = ask(inputs)
-        _check(answer.main.numpy(), len(block[1]), cache.shape[2])
-        return answer
-
     files = {MAIN: cache.folder / "logits.npy"} | {cache.output_name(path): path for path in cache.output_files()}
     entries = {name: np.load(path, mmap_mode="r") for name, path in files.items()}
     wrong = differing(entries, recompute(teachers.in_engines(engines), teachers.views(), entries, block))
@@ -213,7 +214,7 @@ def _is_usable(settings: SoftLabelSettings, workspace: Workspace, cache: Cache) 
 
 def cache_of(record: SoftLabelsRecord) -> Cache:
     """Return the cache of soft labels, which may not exist."""
-    shape = (record.views, record.samples, record.classes)
+    shape = (record.views, record.samples, *(record.shape or (record.classes,)))
     return Cache(caches_folder() / record.fingerprint, record.fingerprint, shape, record.top_k)
 
 
@@ -223,8 +224,8 @@ def _mean_accuracy(settings: SoftLabelSettings, workspace: Workspace) -> float |
     if count == 1 or not settings.data.labelled:
         return None
     ask = Teachers(settings, workspace).online()
-    views = plain_views(settings.dataset().val, settings.data, settings.views)
-    accuracy = Scorer(settings.task, views, None).score(lambda inputs: {"logits": ask(inputs).main})
+    scorer = replace(scorer_of(settings, settings.dataset().val), output=None)
+    accuracy = scorer.score(lambda inputs: {"logits": ask(inputs).main})
     workspace.report.info(
         f"soft labels: mean of {count} teachers, validation {settings.task.metric_title} {accuracy:.2%}"
     )
@@ -240,9 +241,9 @@ def _targets(settings: SoftLabelSettings, workspace: Workspace) -> FileRef | Non
         ask, data = Teachers(settings, workspace).online("fp32"), settings.dataset()
         outputs = {}
         for name, split in {"val": data.val, "test": data.test}.items():
-            views = plain_views(split, settings.data, settings.views)
-            outputs[name] = Scorer(settings.task, views, None).outputs(lambda inputs: {"logits": ask(inputs).main})
-            _check(outputs[name], len(outputs[name]), len(settings.data.classes))
+            scorer = replace(scorer_of(settings, split), output=None)
+            outputs[name] = scorer.answers(lambda inputs: {"logits": ask(inputs).main})
+            _check(outputs[name], len(outputs[name]), (len(settings.data.classes),))
         with atomic_path(path) as scratch, scratch.open("wb") as file:
             np.savez(file, allow_pickle=False, **outputs)
         workspace.report.info("soft labels: the data has no labels; students are compared with the teacher's outputs")
@@ -284,7 +285,7 @@ def _named_others(ask: Ask, names: tuple[str, ...] | None) -> Ask:
 
 
 def _first_batch(views: Views) -> Tensors:
-    positions = np.arange(min(BATCH, len(views.split)))
+    positions = np.arange(min(batch_size(views), len(views.split)))
     return views.batch(positions, np.zeros_like(positions))
 
 
@@ -295,12 +296,12 @@ def build_soft_labels(cache: Cache, ask: Ask, views: Views, report: Reporter) ->
     and ConfigError for a teacher with another number of classes.
     """
     logits, done = cache.open()
-    count, samples, _ = cache.shape
+    count, samples = cache.shape[:2]
     share = blocks_of(count, samples)[processes.rank() :: processes.world_size()]
     with report.track("soft labels", len(share)) as advance:
         for view, number, block in share:
             if not done[view, number].any():
-                answer, others = ask(views.batch(block, np.full_like(block, view)))
+                answer, others = ask_in_batches(ask, views, block, view)
                 logits[view, block] = _entries(cache, answer, len(block))
                 logits.flush()
                 opened = cache.open_outputs({name: x.shape[1:] for name, x in others.items()})
@@ -326,13 +327,13 @@ def store_soft_labels(cache: Cache, logits: Array) -> Path:
 
 def _entries(cache: Cache, answer: Tensor, samples: int) -> Array:
     """Check a teacher's logits and convert them to entries of the cache."""
-    _check(answer.numpy(), samples, cache.shape[2])
+    _check(answer.numpy(), samples, cache.shape[2:])
     return pack(answer, cache.top_k) if cache.top_k else answer.numpy()
 
 
-def _check(answer: Array, samples: int, classes: int) -> None:
-    if answer.shape != (samples, classes):
-        raise ConfigError(f"teacher.model: outputs have shape {answer.shape}; expected ({samples}, {classes})")
+def _check(answer: Array, samples: int, shape: tuple[int, ...]) -> None:
+    if answer.shape != (samples, *shape):
+        raise ConfigError(f"teacher.model: outputs have shape {answer.shape}; expected {(samples, *shape)}")
     _checked(answer, "logits")
 
 

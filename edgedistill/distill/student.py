@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from edgedistill.data.views import plain_views, training_views
+from edgedistill.data.views import training_views
 from edgedistill.distill.cache import link_or_copy
 from edgedistill.distill.controls import shared_control
 from edgedistill.distill.features import FeatureTeacher, feature_loss, feature_student
@@ -18,7 +18,7 @@ from edgedistill.distill.feed import TeacherAnswers, TrainingFeed
 from edgedistill.distill.first_batch import Tried, try_model
 from edgedistill.distill.loading import build_student, load_student, load_teacher, save_model
 from edgedistill.distill.losses import all_outputs_loss, check_outputs, main_loss
-from edgedistill.distill.predictors import Scorer, split_outputs, torch_predictor
+from edgedistill.distill.predictors import Scorer, scorer_of, split_outputs, torch_predictor
 from edgedistill.distill.settings import DistillPlan, DistillSettings, LearningSettings, SoftLabelSettings
 from edgedistill.distill.soft_labels import OnlineTeacher, Teachers, load_soft_labels
 from edgedistill.distill.top_k import check_top_k
@@ -167,8 +167,7 @@ class _Trainer:
         return ADVICE if accuracy is None else f"the teacher has {accuracy:.2%}: {ADVICE}"
 
     def _scorer(self) -> Scorer:
-        settings = self.settings
-        return Scorer(settings.task, plain_views(self.data.val, settings.data, settings.views), settings.data.output)
+        return scorer_of(self.settings, self.data.val)
 
     def _start(self, name: str, seed: int) -> nn.Module:
         """Return the initial student: untrained, or pruned with inherited weights."""
@@ -218,7 +217,7 @@ def check_distillation(settings: DistillPlan, student: nn.Module, sample: Tensor
     check_top_k(settings.data, plan)
     if plan.loss == "cosine" and settings.interface.values < 2:
         raise ConfigError("distill.loss: 'cosine' compares vectors, but labels have one value; set loss = 'mse'")
-    _try_loss(settings, sample)
+    _try_loss(settings, student, sample)
 
 
 def _check_other_outputs(settings: DistillPlan, models: tuple[nn.Module, nn.Module], sample: Tensors) -> None:
@@ -231,10 +230,12 @@ def _check_other_outputs(settings: DistillPlan, models: tuple[nn.Module, nn.Modu
     check_outputs(shapes[0], shapes[1], settings.distill.other_outputs)
 
 
-def _try_loss(settings: DistillPlan, sample: Tensors) -> None:
+def _try_loss(settings: DistillPlan, student: nn.Module, sample: Tensors) -> None:
     """Call the loss on random logits of several samples, to test user functions too."""
     generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(2, 16, settings.interface.values, generator=generator)
+    with torch.no_grad():
+        shape = split_outputs(run(student.eval(), sample), settings.data.output).main.shape[1:]
+    logits = torch.randn(2, 16, *shape, generator=generator)
     labels = settings.task.example_labels(logits[1])
     batch = Batch(sample, labels, logits[1])
     if any(spec.startswith("mixup") for spec in settings.views.augment):

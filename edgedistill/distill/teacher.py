@@ -11,12 +11,12 @@ from torch import nn
 
 from edgedistill.data.dataset import Split
 from edgedistill.data.sources import Array
-from edgedistill.data.views import plain_views, training_views
+from edgedistill.data.views import training_views
 from edgedistill.distill.feed import TrainingFeed
 from edgedistill.distill.first_batch import Tried, try_model
 from edgedistill.distill.loading import onnx_teacher, save_model, teacher_predictor
 from edgedistill.distill.losses import main_loss
-from edgedistill.distill.predictors import Predict, Scorer, predict_split, torch_predictor
+from edgedistill.distill.predictors import Predict, scorer_of, torch_predictor
 from edgedistill.distill.settings import LearningSettings, TeacherSettings
 from edgedistill.distill.teacher_examination import Examination, warn_of_chance
 from edgedistill.distill.tracking import TrackingFolder
@@ -74,24 +74,24 @@ def _examine_file(settings: TeacherSettings, workspace: Workspace, number: int, 
     source, data = settings.teachers[number].source, settings.dataset()
     label, metric = teacher_label(number), settings.task.metric_title
     if source.spec.source == "onnx":
-        scorer = _scorer(settings)
-        outputs = scorer.outputs(onnx_teacher(source, settings.interface, file))
-        accuracy = scorer.score_outputs(outputs) if settings.data.labelled else None
+        scorer = scorer_of(settings, data.val)
+        answers = scorer.answers(onnx_teacher(source, settings.interface, file))
+        accuracy = scorer.score_answers(answers) if settings.data.labelled else None
         if accuracy is not None:
             workspace.report.info(f"{label}: {source.spec.text}, validation {metric} {accuracy:.2%}")
-        _examine(settings, workspace, number, outputs)
+        _examine(settings, workspace, number, answers)
         return accuracy
     rows, samples = data.train.rows, len(next(iter(data.train.inputs.values())))
-    outputs = load_logits(source, settings, 1, samples)[rows]
-    score = settings.task.score(outputs, data.train.labels)
+    answers = load_logits(source, settings, 1, samples)[rows]
+    score = settings.task.score(answers, data.train.labels)
     workspace.report.info(f"{label}: {source.spec.text}, {metric} {score:.2%} on the training samples that it is for")
-    _examine(settings, workspace, number, outputs)
+    _examine(settings, workspace, number, answers)
     return None
 
 
-def _examine(settings: TeacherSettings, workspace: Workspace, number: int, outputs: Array) -> None:
-    """Raise ConfigError for a loaded teacher at chance, and print what is odd; `outputs` are those of all its samples."""
-    for finding in _examination(settings, number, _judged_on(settings, number)).findings(outputs):
+def _examine(settings: TeacherSettings, workspace: Workspace, number: int, answers: Array) -> None:
+    """Raise ConfigError for a loaded teacher at chance, and print what is odd; `answers` are those of all its samples."""
+    for finding in _examination(settings, number, _judged_on(settings, number)).findings(answers):
         workspace.report.info(str(finding))
 
 
@@ -106,11 +106,11 @@ def examine_loaded(settings: TeacherSettings, number: int, samples: int) -> list
         return []
     split = whole.take(np.sort(np.random.default_rng(0).permutation(len(whole))[:samples]))
     if source.spec.source == "logits":
-        outputs = load_logits(source, settings, 1, len(next(iter(whole.inputs.values()))))[split.rows]
+        answers = load_logits(source, settings, 1, len(next(iter(whole.inputs.values()))))[split.rows]
     else:
         predict = teacher_predictor(source, settings.interface, settings.seed, file.path, plan.training.precision)
-        outputs = predict_split(predict, plain_views(split, settings.data, settings.views), settings.data.output)
-    return _examination(settings, number, split).findings(outputs)
+        answers = scorer_of(settings, split).answers(predict)
+    return _examination(settings, number, split).findings(answers)
 
 
 def _judged_on(settings: TeacherSettings, number: int) -> Split:
@@ -146,14 +146,9 @@ def build_teacher(settings: TeacherSettings, number: int) -> nn.Module:
     return build_model(settings.teachers[number].source, settings.interface, (settings.seed + number) % 2**63)
 
 
-def _scorer(settings: TeacherSettings) -> Scorer:
-    views = plain_views(settings.dataset().val, settings.data, settings.views)
-    return Scorer(settings.task, views, settings.data.output)
-
-
 def _torch_teacher(settings: TeacherSettings, workspace: Workspace, number: int, folder: Path) -> TrainedModel:
     plan, label = settings.teachers[number], teacher_label(number)
-    model, scorer = build_teacher(settings, number), _scorer(settings)
+    model, scorer = build_teacher(settings, number), scorer_of(settings, settings.dataset().val)
 
     def validate(candidate: nn.Module) -> float:
         return scorer.score(torch_predictor(candidate, plan.training.precision))
@@ -161,12 +156,12 @@ def _torch_teacher(settings: TeacherSettings, workspace: Workspace, number: int,
     history: tuple[Epoch, ...] = ()
     if plan.source.weights is not None:
         load_weights(model, plan.source.weights.path)
-        outputs = scorer.outputs(torch_predictor(model, plan.training.precision))
-        accuracy = scorer.score_outputs(outputs) if settings.data.labelled else None
+        answers = scorer.answers(torch_predictor(model, plan.training.precision))
+        accuracy = scorer.score_answers(answers) if settings.data.labelled else None
         shown = f"validation {settings.task.metric_title}"
         result = "not validated: the data has no labels" if accuracy is None else f"{shown} {accuracy:.2%}"
         workspace.report.info(f"{label}: {plan.source.weights.name} loaded, {result}")
-        _examine(settings, workspace, number, outputs)
+        _examine(settings, workspace, number, answers)
     else:
         feed = TrainingFeed(
             training_views(settings.dataset().train, settings.data, settings.views), plan.training.batch_size, None, 0,
@@ -179,8 +174,8 @@ def _torch_teacher(settings: TeacherSettings, workspace: Workspace, number: int,
         )  # fmt: skip
         history = fit(model, training, workspace.report)
         accuracy = max(epoch.val_accuracy for epoch in history)
-        outputs = scorer.outputs(torch_predictor(model, plan.training.precision))
-        for finding in warn_of_chance(settings, label, outputs):
+        answers = scorer.answers(torch_predictor(model, plan.training.precision))
+        for finding in warn_of_chance(settings, label, answers):
             workspace.report.info(str(finding))
     saved = save_model(model, folder / "model.safetensors")
     if processes.is_main_process():

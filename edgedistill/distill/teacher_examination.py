@@ -18,8 +18,7 @@ from edgedistill.data.dataset import Split
 from edgedistill.data.kinds import kind_of
 from edgedistill.data.preprocess import FULL_SCALE
 from edgedistill.data.sources import Array
-from edgedistill.data.views import plain_views
-from edgedistill.distill.predictors import Predict, predict_split
+from edgedistill.distill.predictors import Predict, scorer_of
 from edgedistill.distill.settings import LearningSettings
 from edgedistill.errors import ConfigError
 from edgedistill.models.interface import Interface
@@ -70,26 +69,26 @@ class Examination:
     split: Split
     ask_as: AskAs | None
 
-    def findings(self, outputs: Array) -> list[Finding]:
-        """Return what is odd about the outputs (N, D) of all samples.
+    def findings(self, answers: Array) -> list[Finding]:
+        """Return what is odd about the answers (N, ...) of all samples.
 
         Raises ConfigError for outputs that are not finite, constant, or at or below chance.
         """
         task, labels = self.settings.task, self.split.labels if self.settings.data.labelled else None
-        problem = find_problem(task, outputs, labels)
+        problem = find_problem(task, answers, labels)
         if problem is not None and (problem.kind == "not finite" or labels is None):
             raise ConfigError(
                 f"{self.teacher} {problem.text}; check the weights, and the mean and std of the teacher's inputs"
             )
-        chance = None if labels is None else chance_of(task, outputs, labels)
+        chance = None if labels is None else chance_of(task, answers, labels)
         if labels is None or chance is None:
             return []
-        score = task.score(outputs, labels)
+        score = task.score(answers, labels)
         is_good = problem is None and score >= (chance.level + 1) / 2
         count = min(FEW if is_good else TESTED, len(labels))
         if is_good and 1 - score <= _clearly(count):
             return []
-        tests = self._tests(outputs, count)
+        tests = self._tests(answers, count)
         cause = _best(tests, chance.level)
         advice = _advice(cause, tests, count)
         if problem is not None:
@@ -102,17 +101,16 @@ class Examination:
         text = f"{task.metric_title} {score:.2%} on {len(labels)} {self.samples} is lower than it could be. {advice}"
         return [Finding(severity="warning", subject=self.teacher, text=text)]
 
-    def _tests(self, outputs: Array, count: int) -> list[Cause]:
+    def _tests(self, answers: Array, count: int) -> list[Cause]:
         """Try the causes on `count` of the samples; the first is the teacher as it is."""
         some = np.random.default_rng(0).permutation(len(self.split))[:count]
         part, interface = self.split.take(some), self.settings.interface
-        tests = list(self._orders((), self.view, outputs[some], part.labels))
+        tests = list(self._orders((), self.view, answers[some], part.labels))
         if self.ask_as is None:
             return tests
-        views = plain_views(part, self.settings.data, self.settings.views)
+        scorer = scorer_of(self.settings, part)
         for changes, other in _other_views(self.view, interface):
-            answers = predict_split(self.ask_as(other), views, self.settings.data.output)
-            tests += self._orders(changes, other, answers, part.labels)
+            tests += self._orders(changes, other, scorer.answers(self.ask_as(other)), part.labels)
         return tests
 
     def _orders(self, changes: tuple[str, ...], view: TeacherView, outputs: Array, labels: Array) -> Iterator[Cause]:
@@ -122,6 +120,9 @@ class Examination:
         """
         task, names, half = self.settings.task, self.settings.data.classes, len(labels) // 2
         same = np.arange(len(names))
+        if task.is_dense:
+            yield Cause(changes, view, task.score(outputs, labels), len(labels))
+            return
         orders: list[tuple[tuple[str, ...], Array, slice]] = [((), same, slice(None))]
         if len(names) > 2:
             orders += [((f"classes shifted by {by:+d}",), (same + by) % len(names), slice(None)) for by in (1, -1)]
@@ -133,9 +134,9 @@ class Examination:
             yield Cause((*changes, *words), _reordered(view, names, columns), score, len(labels[rows]))
 
 
-def warn_of_chance(settings: LearningSettings, teacher: str, outputs: Array) -> list[Finding]:
+def warn_of_chance(settings: LearningSettings, teacher: str, answers: Array) -> list[Finding]:
     """Return a warning if the validation outputs of a teacher that was trained by the run are no better than chance."""
-    problem = find_problem(settings.task, outputs, settings.dataset().val.labels)
+    problem = find_problem(settings.task, answers, settings.dataset().val.labels)
     if problem is None:
         return []
     text = f"the teacher {problem.text} (validation samples), so there is nothing to distil; change lr, train longer, or check the labels"

@@ -14,7 +14,7 @@ from edgedistill.data.preprocess import preprocessors
 from edgedistill.data.settings import ViewSettings
 from edgedistill.data.sources import Array, Arrays
 from edgedistill.data.views import Views, plain_views
-from edgedistill.distill.predictors import BATCH
+from edgedistill.distill.predictors import batches_of
 from edgedistill.models.outputs import SINGLE, named_outputs
 from edgedistill.records.stages import DataRecord
 from edgedistill.tasks.table import find_task
@@ -68,9 +68,7 @@ class Baking:
 
 def record_input(views: Views, name: str, arrange: Callable[[Tensor], Array]) -> Array:
     """Return one input of every sample of a split as a request: (N, 1, ...)."""
-    count = len(views.split)
-    blocks = np.array_split(np.arange(count), max(1, count // BATCH))
-    arrays = [arrange(views.batch(block, np.zeros_like(block))[name]) for block in blocks]
+    arrays = [arrange(inputs[name]) for inputs in batches_of(views)]
     return np.ascontiguousarray(np.concatenate(arrays)[:, None])
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from edgedistill.errors import ParityError
 from edgedistill.graphs.run import Arrays
-from edgedistill.records.stages import OutputParity, Parity
+from edgedistill.records.stages import JOIN, OutputParity, Parity
 from edgedistill.tasks.chance import is_constant, rounding
 from edgedistill.tasks.classification import TASK as CLASSIFICATION
 
@@ -56,23 +56,34 @@ Agreement = Callable[[Array, Array], float]
 """Returns the agreement of the outputs (N, D) of two forms of a model; 1 is full agreement."""
 
 
-def compare_outputs(expected: Array, got: Array, agreement: Agreement = CLASSIFICATION.agreement) -> OutputParity:
-    """Compare two arrays of one output, both (N, ..., D); by default as scores of classes."""
+def same_class(got: Array, expected: Array) -> float:
+    """Return the fraction of rows of scores (..., D) with the same largest score."""
+    return CLASSIFICATION.agreement(*(array.reshape(-1, array.shape[-1]) for array in (got, expected)))
+
+
+def compare_outputs(expected: Array, got: Array, agreement: Agreement = same_class) -> OutputParity:
+    """Compare two arrays of one output, both (N, ...); by default as scores of classes."""
     if expected.shape != got.shape:
         raise ParityError(f"the outputs have shape {got.shape}, expected {expected.shape}")
     difference = float(np.abs(expected.astype(np.float64) - got.astype(np.float64)).max())
     if why_no_agreement(expected) is not None:
         return OutputParity(max_abs_diff=difference, agreement=_reproduced(expected, difference))
-    rows = (array.reshape(-1, array.shape[-1]) for array in (got, expected))
-    return OutputParity(max_abs_diff=difference, agreement=agreement(*rows))
+    return OutputParity(max_abs_diff=difference, agreement=agreement(got, expected))
 
 
-def compare_all(expected: Arrays, got: Arrays, main: str, agreement: Agreement) -> Parity:
-    """Compare all outputs (N, ...) of two forms of a model by name; `main` is the output that the labels describe."""
-    outputs = {
-        name: compare_outputs(values, got[name], agreement if name == main else relative_agreement)
-        for name, values in expected.items()
-    }
+def compare_all(expected: Arrays, got: Arrays, labelled: str, agreement: Agreement) -> Parity:
+    """Compare all outputs (N, ...) of two forms of a model by name.
+
+    `labelled` is the output that the labels describe, or several that are compared side by side: "a+b". The agreement is
+    then that of all of them.
+    """
+    parts = labelled.split(JOIN)
+    whole = [np.concatenate([one[name] for name in parts], -1) for one in (expected, got)]
+    judged = compare_outputs(whole[0], whole[1], agreement).agreement
+    outputs = {}
+    for name, values in expected.items():
+        one = compare_outputs(values, got[name], relative_agreement)
+        outputs[name] = one.model_copy(update={"agreement": judged}) if name in parts else one
     return _summary(outputs, expected)
 
 

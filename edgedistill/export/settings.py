@@ -36,6 +36,11 @@ class ExportSettings(LabelledSettings):
     targets: tuple[ExportTarget, ...]
     kits: dict[str, Kit]
 
+    @property
+    def exported_output(self) -> str | None:
+        """The labelled output of exported files."""
+        return self.task.exported_output or self.data.output
+
     def kits_for(self, precision: str) -> list[Kit]:
         """Return the kits of the targets that use a precision; every target uses fp32, as the reference."""
         return [self.kits[target.kit] for target in self.targets if precision in target.with_float]

@@ -16,7 +16,15 @@ from edgedistill.data.preprocess import FULL_SCALE
 from edgedistill.data.sources import Array, Arrays
 from edgedistill.data.views import plain_views
 from edgedistill.distill.loading import load_student, load_teacher
-from edgedistill.distill.predictors import OnnxInputFeed, Scorer, onnx_feeds, open_session, predict_all, torch_predictor
+from edgedistill.distill.predictors import (
+    OnnxInputFeed,
+    onnx_feeds,
+    open_session,
+    predict_all,
+    scorer_of,
+    spatial_size,
+    torch_predictor,
+)
 from edgedistill.distill.student import score_trials
 from edgedistill.export.baked import Baking, examples_of, record_input
 from edgedistill.export.forms import Variant, answers_of, in_form, variants
@@ -30,12 +38,12 @@ from edgedistill.graphs.opset import opset_of
 from edgedistill.graphs.read import fix_shapes, read_sound_onnx
 from edgedistill.graphs.run import run_onnx
 from edgedistill.graphs.signature import signature_of
-from edgedistill.models.outputs import main_name
+from edgedistill.models.outputs import labelled_names, main_name
 from edgedistill.models.teacher_view import TeacherView
 from edgedistill.quantize.calibration import example_input
 from edgedistill.quantize.stage import load_quantized
 from edgedistill.records.base import Encoding, FileRef
-from edgedistill.records.stages import ExportRecord, OnnxModel, TrialScore
+from edgedistill.records.stages import JOIN, ExportRecord, OnnxModel, TrialScore
 from edgedistill.runtime.files import atomic_path
 from edgedistill.stages.stage import Workspace
 
@@ -75,8 +83,8 @@ def _student(settings: ExportSettings, weights: Path) -> nn.Module:
 
 def _scores(settings: ExportSettings, workspace: Workspace, test: Split) -> tuple[TrialScore, ...]:
     """Score the trials' float models on the test set."""
-    scorer = Scorer(settings.task, plain_views(test, settings.data, settings.views), settings.data.output)
-    return score_trials(settings.float_student.trials, lambda one: _student(settings, workspace.path(one.file)), scorer)
+    trials, scorer = settings.float_student.trials, scorer_of(settings, test)
+    return score_trials(trials, lambda one: _student(settings, workspace.path(one.file)), scorer)
 
 
 def file_name(name: str, precision: str, encoding: Encoding | None) -> str:
@@ -107,11 +115,12 @@ class _Exporter:
         Raises ParityError if the outputs differ.
         """
         key, settings = f"{name}-{source}", self.settings
-        outputs = predict_all(torch_predictor(model.eval(), "fp32"), self.views)
-        main = main_name(tuple(outputs), settings.data.output, name)
+        whole = settings.task.exported(model.eval(), spatial_size(self.views)).eval()
+        outputs = predict_all(torch_predictor(whole, "fp32"), self.views)
+        labelled = labelled_names(tuple(outputs), settings.exported_output, name)
         names = self.baking.names(outputs)
-        self.expected[key] = self.baking.expected(outputs, main)
-        module, examples = self.baking.module(model, names, main).eval(), examples_of(self.inputs)
+        self.expected[key] = self.baking.expected(outputs, labelled[0])
+        module, examples = self.baking.module(whole, names, labelled[0]).eval(), examples_of(self.inputs)
         exported: dict[int, onnx.ModelProto] = {}
         for variant in variants(settings.targets, settings.kits, source, settings.export.opset):
             if variant.opset not in exported:
@@ -120,7 +129,7 @@ class _Exporter:
                 )
             record = OnnxModel(
                 name=name, precision=variant.precision, encoding=variant.encoding, opset=variant.opset, file=_NO_FILE,
-                io=_NO_FILE, expected=key, parity=None, output=names[main], threshold=self.baking.threshold, parent=parent,
+                io=_NO_FILE, expected=key, parity=None, output=JOIN.join(names[one] for one in labelled), threshold=self.baking.threshold, parent=parent,
             )  # fmt: skip
             self._check_and_keep(exported[variant.opset], variant, record)
 
@@ -132,7 +141,7 @@ class _Exporter:
         some = {name: values[:PARITY_REQUESTS] for name, values in self.inputs.items()}
         got = {name: values[:, 0] for name, values in answers_of(model, some).items()}
         expected = {name: values[:PARITY_REQUESTS] for name, values in self.expected[record.expected].items()}
-        parity = compare_all(expected, got, record.output, self.settings.task.agreement)
+        parity = compare_all(expected, got, record.output, self._agreement)
         require_all(parity, expected, record.precision, path.name)
         warnings = require_clean(model, self.settings.kits_for(variant.precision), variant.encoding, path.name)
         record = record.model_copy(
@@ -153,6 +162,11 @@ class _Exporter:
         )
         self._show(path.name, warnings)
         self.models.append(record.model_copy(update={"file": file}))
+
+    def _agreement(self, got: Array, expected: Array) -> float:
+        """Return the agreement of the labelled outputs (N, ...) of two forms of a model."""
+        task, size, values = self.settings.task, spatial_size(self.views), self.settings.interface.values
+        return task.agreement(*(task.answers(one, size, values) for one in (got, expected)))
 
     def finish(self) -> tuple[OnnxModel, ...]:
         """Write io.npz and return the models."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from edgedistill.errors import ConfigError
 from edgedistill.losses.batch import Tensors
+from edgedistill.records.stages import JOIN
 from edgedistill.runtime.user_code import user_code
 
 SINGLE: Final = "logits"
@@ -107,6 +108,17 @@ def main_name(names: tuple[str, ...], wanted: str | None, model: str = "the mode
     if wanted not in names:
         raise ConfigError(f"data.output: {model} has no output '{wanted}'; it has: {', '.join(names)}")
     return wanted
+
+
+def labelled_names(names: tuple[str, ...], wanted: str | None, model: str = "the model") -> tuple[str, ...]:
+    """Return the names of the outputs that are the labelled output side by side: one, or those that `wanted` joins with "+"."""
+    if wanted is None or JOIN not in wanted:
+        return (main_name(names, wanted, model),)
+    parts = tuple(wanted.split(JOIN))
+    for part in parts:
+        if part not in names:
+            raise ConfigError(f"{model} has no output '{part}'; it has: {', '.join(names)}")
+    return parts
 
 
 def call(model: nn.Module, inputs: Tensors) -> Any:

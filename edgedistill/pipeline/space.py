@@ -19,6 +19,8 @@ from edgedistill.records.stages import DataRecord, TeacherRecord
 from edgedistill.stages.stage import Sources, key_of
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from edgedistill.distill.settings import DistillPlan
 
 FLOAT_BYTES: Final = 4
@@ -61,7 +63,7 @@ def sizes_of(settings: DistillPlan) -> Sizes:
 
     student = build_student(settings.student, settings.interface, settings.seed)
     teachers = tuple(_teacher_bytes(settings, number) for number in range(len(settings.teachers)))
-    return Sizes(settings.data, teachers, _state_bytes(student), _view_bytes(settings))
+    return Sizes(settings.data, teachers, _state_bytes(student), _view_bytes(settings, student))
 
 
 def _teacher_bytes(settings: DistillPlan, number: int) -> int:
@@ -80,13 +82,20 @@ def _state_bytes(model: object) -> int:
     return sum(value.numel() * value.element_size() for value in model.state_dict().values())
 
 
-def _view_bytes(settings: DistillPlan) -> int:
-    """Return the bytes of the labelled output of a view in the cache of soft labels."""
+def _view_bytes(settings: DistillPlan, student: nn.Module) -> int:
+    """Return the bytes of the labelled output of a view in the cache of soft labels: those of the student's."""
+    from edgedistill.data.views import plain_views
     from edgedistill.distill.cache import entry_type, stored_logits
+    from edgedistill.distill.predictors import labelled_shape
 
     classes, plan = len(settings.data.classes), settings.distill
     kept = stored_logits(settings.data, plan.views, plan.top_k)
-    return entry_type(classes, kept).itemsize if kept else HALF_BYTES * classes
+    if kept:
+        return entry_type(classes, kept).itemsize
+    if not settings.task.is_dense:
+        return HALF_BYTES * classes
+    views = plain_views(settings.dataset().train, settings.data, settings.views)
+    return HALF_BYTES * math.prod(labelled_shape(student, views, settings.data.output))
 
 
 def space_of(config: Config, sizes: Sizes, views: int) -> dict[str, Space]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from edgedistill.data.views import Views
-from edgedistill.distill.predictors import BATCH
+from edgedistill.distill.predictors import batches_of
 from edgedistill.errors import ConfigError
 
 Inputs = tuple[Tensor, ...]
@@ -28,6 +28,5 @@ def calibration_batches(views: Views, samples: int, seed: int) -> Iterator[Input
     if not len(chosen):
         raise ConfigError("quantize.samples: calibration needs training inputs; set it to 512, for example")
     with torch.no_grad():
-        for start in range(0, len(chosen), BATCH):
-            block = chosen[start : start + BATCH]
-            yield tuple(views.batch(block, np.zeros_like(block)).values())
+        for inputs in batches_of(views, chosen):
+            yield tuple(inputs.values())

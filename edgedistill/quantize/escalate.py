@@ -13,8 +13,7 @@ from torch import nn
 
 from edgedistill.data.sources import Array
 from edgedistill.data.views import Views, plain_views
-from edgedistill.distill.predictors import Scorer, predict_all, torch_predictor
-from edgedistill.models.outputs import main_name
+from edgedistill.distill.predictors import Scorer, predict_all, scorer_of, torch_predictor
 from edgedistill.quantize import payoff
 from edgedistill.quantize.calibration import calibration_batches, example_input
 from edgedistill.quantize.capture import capture
@@ -98,13 +97,12 @@ class Escalation:
     @cached_property
     def float_accuracy(self) -> float:
         """The float student's metric on validation data, computed in float32."""
-        return processes.broadcast_from_rank0(self._scorer(self._validation).score_outputs(self._judge.floats))
+        return processes.broadcast_from_rank0(self._scorer.score_answers(self._judge.floats))
 
     @cached_property
     def _judge(self) -> Judge:
-        views = self._validation
-        floats = self._scorer(views).outputs(torch_predictor(self.student, "fp32"))
-        return Judge(self.settings.task, floats, views.split.labels, self.settings.quantize.max_drop)
+        floats = self._scorer.answers(torch_predictor(self.student, "fp32"))
+        return Judge(self.settings.task, floats, self._validation.split.labels, self.settings.quantize.max_drop)
 
     @cached_property
     def _validation(self) -> Views:
@@ -115,8 +113,9 @@ class Escalation:
     def _training(self) -> Views:
         return plain_views(self.settings.dataset().train, self.settings.data, self.settings.views)
 
-    def _scorer(self, views: Views) -> Scorer:
-        return Scorer(self.settings.task, views, self.settings.data.output)
+    @cached_property
+    def _scorer(self) -> Scorer:
+        return scorer_of(self.settings, self._validation.split)
 
     @cached_property
     def _timer(self) -> StudentTimer:
@@ -178,13 +177,13 @@ class Escalation:
         start = time.monotonic()
         whole = self._validation
         some = Views(whole.split.first(SAMPLES), whole.preprocess, whole.ops, whole.seed)
-        scorer = self._scorer(some)
+        scorer = scorer_of(self.settings, some.split)
 
         def outputs(model: nn.Module) -> Outputs:
             return predict_all(torch_predictor(model, "fp32"), some)
 
         def score(answers: Outputs) -> float:
-            return scorer.score_outputs(answers[main_name(tuple(answers), scorer.output)])
+            return scorer.score_answers(scorer.answers_in(answers))
 
         layers = []
         with self.workspace.report.track("errors of layers", len(int8_layers(prepared))) as advance:
@@ -252,8 +251,7 @@ class Escalation:
     def _fine_tuned(self, method: QuantizeMethod, prepared: Prepared, skip: tuple[str, ...]) -> Attempt:
         start = time.monotonic()
         model = copy.deepcopy(prepared)
-        scorer = self._scorer(self._validation)
-        history = finetune(self.settings, self.workspace, (self.student, model), method, scorer)
+        history = finetune(self.settings, self.workspace, (self.student, model), method, self._scorer)
         return self._attempt(method, model, skip, start, history)
 
     def _prepared(self, skip: tuple[str, ...]) -> Prepared:
@@ -266,8 +264,8 @@ class Escalation:
     def _attempt(
         self, method: QuantizeMethod, model: Prepared, skip: tuple[str, ...], start: float, history: tuple[Epoch, ...]
     ) -> Attempt:
-        answers: Array = self._scorer(self._validation).outputs(torch_predictor(model, "fp32"))
-        accuracy = self._scorer(self._validation).score_outputs(answers)
+        answers: Array = self._scorer.answers(torch_predictor(model, "fp32"))
+        accuracy = self._scorer.score_answers(answers)
         accuracy, drop = processes.broadcast_from_rank0((accuracy, self._judge.drop_of(answers)))
         layers, seconds = f", {len(skip)} layers in float" if skip else "", time.monotonic() - start
         self.workspace.report.info(

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from edgedistill.data.views import plain_views
-from edgedistill.distill.predictors import Scorer, torch_predictor
+from edgedistill.distill.predictors import scorer_of, torch_predictor
 from edgedistill.errors import AccuracyError
 from edgedistill.quantize.settings import QuantizeSettings
 from edgedistill.records.finding import Finding
@@ -20,8 +19,7 @@ def require_useful(
 
     Raises AccuracyError if int8 alone made the outputs constant, not finite, or no better than chance.
     """
-    views = plain_views(settings.labelled_data(workspace).val, settings.data, settings.views)
-    scorer = Scorer(settings.task, views, settings.data.output)
+    scorer = scorer_of(settings, settings.labelled_data(workspace).val)
     problem = scorer.problem(torch_predictor(int8, "fp32"))
     if problem is None:
         return ()

@@ -127,7 +127,7 @@ class SoftLabelsRecord(StageRecord):
     """Cached teacher logits of `views` augmented views of `samples` training samples; with 0 views the teacher runs online.
 
     `engine` and `val_accuracy` (a fraction, None for a single teacher) describe all teachers together. The `top_k` largest
-    logits of each view are kept; 0 keeps all. `targets` holds the teachers' outputs for samples without labels. `logits` is
+    logits of each view are kept; 0 keeps all. `shape` is that of a sample's logits, None for (classes,). `targets` holds the teachers' outputs for samples without labels. `logits` is
     the labelled output; `outputs` holds the other outputs of a model with several outputs.
     """
 
@@ -137,6 +137,7 @@ class SoftLabelsRecord(StageRecord):
     views: int
     samples: int
     classes: int
+    shape: tuple[int, ...] | None = None
     top_k: int = 0
     logits: FileRef | None
     outputs: dict[str, FileRef] = Field(default_factory=dict)
@@ -298,10 +299,14 @@ class Parity(Record):
         return self.agreement is None or self.agreement >= least
 
 
+JOIN: Final = "+"
+"""Between the names of outputs that are the labelled output together, side by side along their last axis: "scores+boxes"."""
+
+
 class OnnxModel(Record):
     """One exported model; `name` is teacher or student; `io` holds recorded inputs and outputs, the outputs under `expected`.
 
-    `output` names the labelled output, and `threshold` is the value above which a label is predicted. `float32_nodes` are the
+    `output` names the labelled output, "a+b" for two side by side, and `threshold` is the value above which a label is predicted. `float32_nodes` are the
     nodes of a float16 model that stay in float32 because float16 would overflow; `warnings` are the warnings of the linter
     for the kits of its targets.
     """

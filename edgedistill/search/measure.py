@@ -19,12 +19,13 @@ from edgedistill.data.views import plain_views
 from edgedistill.deploy.identity import form_on
 from edgedistill.deploy.onnx_file import BenchOptions, bench_on_kits, prepare_onnx
 from edgedistill.distill.loading import build_student
+from edgedistill.distill.predictors import spatial_size
 from edgedistill.distill.student import check_student
 from edgedistill.export.baked import Baking, examples_of
 from edgedistill.export.forms import Variant, in_form
 from edgedistill.export.onnx_export import export_onnx, save_onnx
 from edgedistill.kits.kits import Form
-from edgedistill.models.outputs import main_name, run
+from edgedistill.models.outputs import labelled_names, run
 from edgedistill.quantize.prepare import calibrate, prepare
 from edgedistill.records.measurement import Measurement
 from edgedistill.runtime.progress import Reporter
@@ -97,11 +98,13 @@ class StudentBench:
         requests = self.baking.inputs(self.settings.dataset().val.first(CALIBRATION))
         batch = plain_views(self.settings.dataset().val.first(1), self.settings.data, self.settings.views)
         first = np.zeros(1, np.int64)
+        whole = self.settings.task.exported(model, spatial_size(batch))
         with torch.no_grad():
-            outputs = run(model, batch.batch(first, first))
-        names, main = self.baking.names(outputs), main_name(tuple(outputs), self.settings.data.output)
+            outputs = run(whole, batch.batch(first, first))
+        wanted = self.settings.task.exported_output or self.settings.data.output
+        names, labelled = self.baking.names(outputs), labelled_names(tuple(outputs), wanted)
         opset = self.settings.export.opset or form.opset
-        module = self.baking.module(model, names, main).eval()
+        module = self.baking.module(whole, names, labelled[0]).eval()
         written = export_onnx(module, examples_of(requests), opset, tuple(requests), tuple(names.values()))
         variant = Variant(precision, form.encoding if precision == "int8" else None, opset)
         return in_form(written, variant, requests)[0]

@@ -23,6 +23,9 @@ often two above it."""
 FEWEST: Final = 40
 """With fewer samples, luck makes weak models look like chance."""
 
+VALUES: Final = 1 << 23
+"""About the number of label values that chance is found with."""
+
 SMALLEST: Final = 1e-6
 STEPS: Final = 16
 """Rounding: an absolute part, for outputs of a sigmoid near 0, and a part relative to a value, in units of float32's resolution."""
@@ -52,32 +55,37 @@ class Problem(NamedTuple):
     text: str
 
 
-def chance_of(task: Task, outputs: Array, labels: Array) -> Chance | None:
-    """Return the chance of outputs (N, D); None for fewer than 40 samples or labels that are all equal."""
+def chance_of(task: Task, answers: Array, labels: Array) -> Chance | None:
+    """Return the chance of answers (N, ...); None for fewer than 40 samples or labels that are all equal.
+
+    Of large answers, such as the classes of all pixels, the first samples are enough.
+    """
     if len(labels) < FEWEST or bool((labels == labels[:1]).all()):
         return None
+    count = max(FEWEST, VALUES // max(1, labels[0].size))
+    answers, labels = answers[:count], labels[:count]
     rng = np.random.default_rng(0)
-    scores = [task.score(outputs, labels[rng.permutation(len(labels))]) for _ in range(SHUFFLES)]
+    scores = [task.score(answers, labels[rng.permutation(len(labels))]) for _ in range(SHUFFLES)]
     mean, luck = float(np.mean(scores)), LUCK * float(np.std(scores))
     return Chance(max(mean, task.chance_floor), mean - luck, max(mean + luck, task.chance_floor))
 
 
-def find_problem(task: Task, outputs: Array, labels: Array | None) -> Problem | None:
-    """Return what is wrong with outputs (N, D) for different inputs, or None; without labels, chance is not judged."""
-    wrong = ~np.isfinite(outputs)
+def find_problem(task: Task, answers: Array, labels: Array | None) -> Problem | None:
+    """Return what is wrong with answers (N, ...) for different inputs, or None; without labels, chance is not judged."""
+    wrong = task.invalid(answers)
     if wrong.any():
-        share = float(wrong.reshape(len(outputs), -1).any(1).mean())
-        return Problem("not finite", f"gives NaN or infinity for {share:.1%} of {len(outputs):,} samples")
-    if is_constant(outputs):
-        return Problem("constant", f"gives the same output for all of {len(outputs):,} samples")
+        share = float(wrong.reshape(len(answers), -1).any(1).mean())
+        return Problem("not finite", f"gives NaN or infinity for {share:.1%} of {len(answers):,} samples")
+    if is_constant(answers):
+        return Problem("constant", f"gives the same output for all of {len(answers):,} samples")
     if labels is None:
         return None
-    score, chance = task.score(outputs, labels), chance_of(task, outputs, labels)
+    score, chance = task.score(answers, labels), chance_of(task, answers, labels)
     if chance is None or not chance.covers(score):
         return None
     return Problem(
         "chance",
-        f"is no better than chance: {task.metric_title} {score:.2%} of {len(outputs):,} samples, and answers that are independent "
+        f"is no better than chance: {task.metric_title} {score:.2%} of {len(answers):,} samples, and answers that are independent "
         f"of the labels reach {chance.level:.2%} on average and {chance.highest:.2%} with luck",
     )
 
@@ -86,7 +94,10 @@ def is_constant(outputs: Array) -> bool:
     """Return whether outputs (N, ...) are equal for all samples, up to rounding; False for a single sample."""
     if len(outputs) < 2:
         return False
-    values = outputs.reshape(len(outputs), -1).astype(np.float64)
+    values = outputs.reshape(len(outputs), -1)
+    if values.dtype.kind in "iub":
+        return bool((values == values[:1]).all())
+    values = values.astype(np.float64)
     return bool((np.ptp(values, axis=0) <= rounding(np.abs(values).max(axis=0, initial=0))).all())
 
 

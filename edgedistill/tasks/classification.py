@@ -12,7 +12,7 @@ from edgedistill.config.training import CLASS_LOSSES, FEATURE_LOSSES, DistillCon
 from edgedistill.errors import ConfigError
 from edgedistill.tasks.class_labels import read_class_labels
 from edgedistill.tasks.match import match_classes
-from edgedistill.tasks.task import Array, Labels
+from edgedistill.tasks.task import Array, Labels, VectorTask
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from edgedistill.losses.batch import Batch, OutputLoss
 
 
-class Classification:
+class Classification(VectorTask):
     """The task of assigning one of several classes to each sample."""
 
     name: ClassVar[str] = "classification"
@@ -95,13 +95,13 @@ class Classification:
 
         return torch.arange(len(outputs)) % outputs.shape[1]
 
-    def score(self, outputs: Array, labels: Array) -> float:
+    def score(self, answers: Array, labels: Array) -> float:
         """Return the fraction of samples whose largest output is at the label."""
-        return float((outputs.argmax(1) == labels).mean())
+        return float((answers.argmax(1) == labels).mean())
 
-    def agreement(self, outputs: Array, reference: Array) -> float:
+    def agreement(self, answers: Array, reference: Array) -> float:
         """Return the fraction of samples with the same largest output."""
-        return self.score(outputs, reference.argmax(1))
+        return self.score(answers, reference.argmax(1))
 
     def match_outputs(self, outputs: Array, labels: Array) -> Array:
         """Return the output of each class that makes most answers right."""

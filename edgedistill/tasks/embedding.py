@@ -29,15 +29,15 @@ class Embedding(ValueTask):
             )
         return names
 
-    def score(self, outputs: Array, labels: Array) -> float:
+    def score(self, answers: Array, labels: Array) -> float:
         """Return the mean cosine similarity of outputs and labels (N, D); 0 for a vector of length 0."""
-        ours, theirs = (values_of(x).astype(np.float64) for x in (outputs, labels))
+        ours, theirs = (values_of(x).astype(np.float64) for x in (answers, labels))
         lengths = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
         return float(((ours * theirs).sum(1) / np.where(lengths > 0, lengths, 1)).mean())
 
-    def agreement(self, outputs: Array, reference: Array) -> float:
+    def agreement(self, answers: Array, reference: Array) -> float:
         """Return the mean cosine similarity to the other model's outputs."""
-        return self.score(outputs, reference)
+        return self.score(answers, reference)
 
 
 TASK = Embedding()

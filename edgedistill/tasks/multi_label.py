@@ -72,18 +72,18 @@ class MultiLabel(ValueTask):
         """Return 1 for outputs above 0, and 0 for others."""
         return (outputs > 0).float()
 
-    def score(self, outputs: Array, labels: Array) -> float:
+    def score(self, answers: Array, labels: Array) -> float:
         """Return the mean average precision over labels, as in scikit-learn, without labels that apply to no sample."""
         from sklearn.metrics import average_precision_score
 
         there = labels.any(0)
         if not there.any():
             return 0.0
-        return float(average_precision_score(labels[:, there], outputs[:, there], average="macro"))
+        return float(average_precision_score(labels[:, there], answers[:, there], average="macro"))
 
-    def agreement(self, outputs: Array, reference: Array) -> float:
+    def agreement(self, answers: Array, reference: Array) -> float:
         """Return the fraction of samples and labels on which both models agree."""
-        return float(((outputs > 0) == (reference > 0)).mean())
+        return float(((answers > 0) == (reference > 0)).mean())
 
     def scores(self, outputs: Array) -> Array:
         """Return the sigmoid."""

@@ -18,20 +18,20 @@ class Regression(ValueTask):
     metric_title: ClassVar[str] = "R²"
     chance_floor: ClassVar[float] = 0.0
 
-    def score(self, outputs: Array, labels: Array) -> float:
+    def score(self, answers: Array, labels: Array) -> float:
         """Return 1 - squared error / variance of the labels (N, D), averaged over the D values.
 
         A constant value scores 1 if it is predicted exactly and 0 otherwise, as in scikit-learn's r2_score.
         """
         wanted = values_of(labels).astype(np.float64)
-        error = ((outputs.reshape(wanted.shape) - wanted) ** 2).sum(0)
+        error = ((answers.reshape(wanted.shape) - wanted) ** 2).sum(0)
         variance = ((wanted - wanted.mean(0)) ** 2).sum(0)
         varies = variance > 0
         return float(np.where(varies, 1 - error / np.where(varies, variance, 1), error == 0).mean())
 
-    def agreement(self, outputs: Array, reference: Array) -> float:
+    def agreement(self, answers: Array, reference: Array) -> float:
         """Return R² with the other model's outputs as labels."""
-        return self.score(outputs, reference)
+        return self.score(answers, reference)
 
 
 TASK = Regression()

@@ -2,6 +2,9 @@
 
 A task owns everything that depends on the purpose of a model: labels and their checks, mixup of labels, losses, the metric, the
 agreement of two models, and texts in messages and reports. No other code depends on the name of a task.
+
+The labelled output of a sample is (D,) for most tasks, class maps (C, h, w) for segmentation, and cells (A, D) for detection.
+Metrics take *answers*: the labelled outputs themselves, or what is left of large ones, such as the class of each pixel.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import numpy.typing as npt
 from edgedistill.config.training import DistillConfig, TrainingConfig
 
 if TYPE_CHECKING:  # comparisons and reports use tasks, but must not import torch
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from edgedistill.losses.batch import Batch, OutputLoss
 
@@ -36,10 +39,16 @@ class Labels(NamedTuple):
 
 
 class Task(Protocol):
-    """A task; arrays of outputs are the labelled output (N, D), and a metric of 1 is perfect."""
+    """A task; arrays of outputs are the labelled output (N, ...), and a metric of 1 is perfect."""
 
     name: ClassVar[str]
     """The name of the task in [data] task."""
+    output: ClassVar[str | None]
+    """The labelled output of models whose outputs have fixed names, "a+b" for two side by side; None for the key [data] output."""
+    exported_output: ClassVar[str | None]
+    """The labelled output of exported files, if `exported` changes it; None for that of the model."""
+    is_dense: ClassVar[bool]
+    """Whether labels belong to places in an image, so that augmentation moves them."""
     metric: ClassVar[str]
     """The name of the metric in measurements, which the device computes."""
     metric_title: ClassVar[str]
@@ -97,19 +106,34 @@ class Task(Protocol):
         """Return the labels of a batch for a user's own loss, mixed where inputs are mixed."""
 
     def example_labels(self, outputs: Tensor) -> Tensor:
-        """Return example labels for outputs (B, D), to test a loss."""
+        """Return example labels for outputs (B, ...), to test a loss."""
 
-    def score(self, outputs: Array, labels: Array) -> float:
-        """Return the metric of outputs and labels."""
+    def fits(self, shape: tuple[int, ...], values: int) -> bool:
+        """Return whether the labelled output of a sample can have this shape, for `values` classes or values."""
 
-    def agreement(self, outputs: Array, reference: Array) -> float:
-        """Return the agreement of outputs with another model's outputs; 1 is full agreement."""
+    def describe_shape(self, count: int, values: int) -> str:
+        """Describe the labelled output of `count` samples, for example "logits of shape (16, 10)"."""
+
+    def answers(self, outputs: Array, size: tuple[int, ...], values: int) -> Array:
+        """Return the answers in outputs (N, ...), for inputs of a spatial `size`."""
+
+    def invalid(self, answers: Array) -> Array:
+        """Return where answers come from outputs that are not finite: bool (N, ...)."""
+
+    def score(self, answers: Array, labels: Array) -> float:
+        """Return the metric of answers and labels."""
+
+    def agreement(self, answers: Array, reference: Array) -> float:
+        """Return the agreement of answers with another model's answers; 1 is full agreement."""
 
     def match_outputs(self, outputs: Array, labels: Array) -> Array:
         """Return the output (D,) that fits each of D values best, each output once."""
 
     def scores(self, outputs: Array) -> Array:
         """Return the scores for outputs, as in models with [export] bake scores."""
+
+    def exported(self, model: Any, size: tuple[int, ...]) -> Any:
+        """Return the torch module to export, for inputs of a spatial `size`: the model, with decoding that belongs in the file."""
 
     def score_module(self) -> Any:
         """Return the torch module that computes `scores`."""
@@ -119,6 +143,34 @@ class Task(Protocol):
 
     def describe_outputs(self, count: int) -> str:
         """Describe `count` outputs, for example "10 classes"."""
+
+
+class VectorTask:
+    """A task whose labelled output is (D,), which is also the answer."""
+
+    output: ClassVar[str | None] = None
+    exported_output: ClassVar[str | None] = None
+    is_dense: ClassVar[bool] = False
+
+    def exported(self, model: nn.Module, size: tuple[int, ...]) -> nn.Module:  # noqa: ARG002 - the protocol's signature
+        """Return the model."""
+        return model
+
+    def fits(self, shape: tuple[int, ...], values: int) -> bool:
+        """Return whether a shape is (D,)."""
+        return shape == (values,)
+
+    def describe_shape(self, count: int, values: int) -> str:
+        """Describe logits (N, D)."""
+        return f"logits of shape ({count}, {values})"
+
+    def answers(self, outputs: Array, size: tuple[int, ...], values: int) -> Array:  # noqa: ARG002 - the protocol's signature
+        """Return the outputs."""
+        return outputs
+
+    def invalid(self, answers: Array) -> Array:
+        """Return where outputs are NaN or infinity."""
+        return ~np.isfinite(answers)
 
 
 def values_of(labels: Array) -> Array:

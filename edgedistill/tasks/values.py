@@ -11,7 +11,7 @@ import numpy as np
 from edgedistill.config.training import VALUE_LOSSES, DistillConfig, TrainingConfig
 from edgedistill.errors import ConfigError
 from edgedistill.tasks.match import match_values
-from edgedistill.tasks.task import Array, Labels, is_finite, values_of
+from edgedistill.tasks.task import Array, Labels, VectorTask, is_finite, values_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from edgedistill.losses.batch import Batch, OutputLoss
 
 
-class ValueTask:
+class ValueTask(VectorTask):
     """A task with finite numbers (N,) or (N, D) as labels, and mse or cosine as loss."""
 
     name: ClassVar[str]

@@ -11,12 +11,14 @@ from job import Arm
 from kit import EngineError, OwnProgram, Session, engine_errors
 
 Arrays = Dict[str, np.ndarray]
+JOIN = "+"
+"""Between the names of outputs that the metric reads side by side, along their last axis."""
 
 
 class Criteria(NamedTuple):
     """How the outputs of a model are judged; an arm of a job has fields of the same names.
 
-    `output` is the output that the metric and the labels refer to, by default the model's first; `expected` is the key of the
+    `output` is the output that the metric and the labels refer to, by default the model's first, "a+b" for two side by side; `expected` is the key of the
     recorded outputs; `threshold` is the score above which a multi-label model predicts a label.
     """
 
@@ -65,15 +67,15 @@ def _stacked(outputs: List[np.ndarray], name: str, kit: str) -> np.ndarray:
 def compare(outputs: Arrays, recorded: Arrays, criteria: Criteria) -> Tuple[Dict[str, Any], Arrays]:
     """Return accuracy and parity, each with the reason where it is missing, and the arrays to store."""
     reasons = dict(criteria.reasons)
-    judged = _judged(outputs, criteria)
-    arrays = {"outputs": outputs[judged]}
+    judged = _side_by_side(outputs, _judged(outputs, criteria))
+    arrays = {"outputs": judged}
     accuracy, parity = None, None
     if criteria.metric is None:
         reasons.setdefault("accuracy", "the job names no metric")
     elif "labels" not in recorded:
         reasons.setdefault("accuracy", "no labels were recorded with the inputs")
     else:
-        accuracy = metrics.accuracy(criteria.metric, outputs[judged], recorded["labels"], criteria.kit)
+        accuracy = metrics.accuracy(criteria.metric, judged, recorded["labels"], criteria.kit)
         arrays["labels"] = recorded["labels"]
     if criteria.expected is None:
         reasons.setdefault("parity", "no expected outputs were recorded")
@@ -83,14 +85,21 @@ def compare(outputs: Arrays, recorded: Arrays, criteria: Criteria) -> Tuple[Dict
     return {"accuracy": accuracy, "parity": parity, "reasons": reasons}, arrays
 
 
-def _judged(outputs: Arrays, criteria: Criteria) -> str:
-    """Return the name of the output that the metric reads."""
-    name = next(iter(outputs)) if criteria.output is None else criteria.output
-    if name not in outputs:
-        raise EngineError(
-            f"{criteria.kit}: the job names output '{name}', but the model's outputs are: {', '.join(outputs)}"
-        )
-    return name
+def _judged(outputs: Arrays, criteria: Criteria) -> List[str]:
+    """Return the names of the outputs that the metric reads side by side: one, or those that the job joins with "+"."""
+    names = [next(iter(outputs))] if criteria.output is None else criteria.output.split(JOIN)
+    for name in names:
+        if name not in outputs:
+            raise EngineError(
+                f"{criteria.kit}: the job names output '{name}', but the model's outputs are: {', '.join(outputs)}"
+            )
+    return names
+
+
+def _side_by_side(outputs: Arrays, names: List[str]) -> np.ndarray:
+    """Return outputs (N, ..., D) joined along their last axis."""
+    joined: np.ndarray = np.concatenate([outputs[name] for name in names], axis=-1)
+    return joined
 
 
 def parity_of(outputs: Arrays, expected: Arrays, criteria: Criteria) -> Dict[str, Any]:
@@ -100,10 +109,11 @@ def parity_of(outputs: Arrays, expected: Arrays, criteria: Criteria) -> Dict[str
     An output that is the same for all requests has no agreement: None if it is reproduced, 0 otherwise.
     """
     kit, judged = criteria.kit, _judged(outputs, criteria)
-    if judged not in expected:
-        raise EngineError(
-            f"{kit}: no values were recorded for output '{judged}'; recorded outputs: {', '.join(expected)}"
-        )
+    for name in judged:
+        if name not in expected:
+            raise EngineError(
+                f"{kit}: no values were recorded for output '{name}'; recorded outputs: {', '.join(expected)}"
+            )
     found: Dict[str, Dict[str, Optional[float]]] = {}
     largest, reasons = 0.0, {}  # type: float, Dict[str, str]
     for name, wanted in expected.items():
@@ -117,9 +127,9 @@ def parity_of(outputs: Arrays, expected: Arrays, criteria: Criteria) -> Dict[str
         if reason is not None:
             reasons[name] = reason
             agreement: Optional[float] = metrics.reproduced(wanted, difference)
-        elif name == judged:
-            metric = criteria.metric or "top1"
-            agreement = metrics.agreement(metric, outputs[name], wanted, kit, criteria.threshold)
+        elif name in judged:
+            metric, ours = criteria.metric or "top1", _side_by_side(outputs, judged)
+            agreement = metrics.agreement(metric, ours, _side_by_side(expected, judged), kit, criteria.threshold)
         else:
             agreement = metrics.fidelity(outputs[name], wanted)
         largest = max(largest, difference)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from typing import Any, Callable, Dict, Iterator, NamedTuple, Optional, Sequence, Tuple
 
+import maps
 import numpy as np
 import stats
 from constants import CHECK
@@ -20,20 +21,18 @@ SMALLEST = 1e-6
 class Metric(NamedTuple):
     """How outputs (N, ...) are judged; each function raises ValueError where the shapes do not fit.
 
-    `score(outputs, labels)` is the metric, `interval(outputs, labels)` its 95 % interval, and `agreement(got, wanted, threshold)` the
-    agreement of two forms of a model, from recorded outputs alone.
+    `measure(outputs, labels)` is the metric and its 95 % interval, and `agreement(got, wanted, threshold)` the agreement of two
+    forms of a model, from recorded outputs alone.
     """
 
-    score: Callable[[np.ndarray, np.ndarray], float]
-    interval: Callable[[np.ndarray, np.ndarray], stats.Interval]
+    measure: Callable[[np.ndarray, np.ndarray], Tuple[float, stats.Interval]]
     agreement: Callable[[np.ndarray, np.ndarray, float], float]
 
 
 def accuracy(metric: str, outputs: np.ndarray, labels: np.ndarray, kit: str) -> Dict[str, Any]:
     """Return a metric over all requests with its 95 % interval."""
-    judge = METRICS[metric]
     try:
-        value, interval = judge.score(outputs, labels), judge.interval(outputs, labels)
+        value, interval = METRICS[metric].measure(outputs, labels)
     except ValueError as error:
         raise EngineError(f"{kit}: {error}") from None
     return {"metric": metric, "value": value, "ci95": interval, "n": len(labels)}
@@ -206,6 +205,19 @@ def _mean_ap(rankings: "Sequence[Ranking]", counts: np.ndarray) -> float:
     return sum(found) / len(found) if found else math.nan
 
 
+# --- miou: the class of each pixel --------------------------------------------------------------------------------------------------
+
+
+def miou(outputs: np.ndarray, masks: np.ndarray) -> Tuple[float, stats.Interval]:
+    """Return the mean intersection over union of class maps and masks (N, H, W), and its interval over images."""
+    each = maps.confusions(outputs, masks)
+    n, flat = len(each), each.reshape(len(each), -1)
+    counts = np.stack([np.bincount(rows, minlength=n) for rows in _resamples(n)])
+    resampled = [maps.mean_iou(one.reshape(each.shape[1:])) for one in counts @ flat]
+    value = maps.mean_iou(each.sum(0))
+    return value, _percentiles(value, [one for one in resampled if not math.isnan(one)])
+
+
 # --- what several metrics share ---------------------------------------------------------------------------------------------------
 
 
@@ -233,14 +245,21 @@ def _percentiles(value: float, resampled: Sequence[float]) -> stats.Interval:
     return min(float(low), value), max(float(high), value)
 
 
+def _both(
+    score: Callable[[np.ndarray, np.ndarray], float], interval: Callable[[np.ndarray, np.ndarray], stats.Interval]
+) -> Callable[[np.ndarray, np.ndarray], Tuple[float, stats.Interval]]:
+    return lambda outputs, labels: (score(outputs, labels), interval(outputs, labels))
+
+
 def _as_labels(metric: Callable[[np.ndarray, np.ndarray], float]) -> Callable[[np.ndarray, np.ndarray, float], float]:
     """Return an agreement function that applies the metric with the recorded outputs as labels."""
     return lambda got, wanted, _threshold: metric(got, wanted)
 
 
 METRICS: Dict[str, Metric] = {
-    "top1": Metric(top1, _top1_interval, same_answer),
-    "r2": Metric(r2, _r2_interval, _as_labels(r2)),
-    "cosine": Metric(cosine, _cosine_interval, _as_labels(cosine)),
-    "mean_ap": Metric(mean_ap, _mean_ap_interval, same_side),
+    "top1": Metric(_both(top1, _top1_interval), same_answer),
+    "r2": Metric(_both(r2, _r2_interval), _as_labels(r2)),
+    "cosine": Metric(_both(cosine, _cosine_interval), _as_labels(cosine)),
+    "mean_ap": Metric(_both(mean_ap, _mean_ap_interval), same_side),
+    "miou": Metric(miou, lambda got, wanted, _threshold: maps.same_class(got, wanted)),
 }

@@ -6,7 +6,7 @@ from kit import EngineError
 from scipy import stats
 from sklearn.metrics import average_precision_score, r2_score
 
-from edgedistill.tasks.table import find_task, task_names
+from edgedistill.tasks.table import find_task
 
 RNG = np.random.default_rng(0)
 WANTED = RNG.normal(size=(400, 1, 3)).astype(np.float32)
@@ -16,7 +16,7 @@ GOT = WANTED + 0.5 * RNG.normal(size=WANTED.shape).astype(np.float32)
 LABELS = (GOT[:, 0] + RNG.normal(size=(400, 3)) > 0).astype(np.float32)
 
 
-@pytest.mark.parametrize("name", task_names())
+@pytest.mark.parametrize("name", ["classification", "embedding", "multi-label", "regression"])
 def test_the_device_computes_what_the_host_computes(name: str) -> None:
     task = find_task(name)
     labels = {"classification": WANTED[:, 0].argmax(1), "multi-label": LABELS}.get(name, WANTED[:, 0])

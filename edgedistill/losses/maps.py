@@ -1,0 +1,79 @@
+"""Losses on class maps (B, C, h, w): on masks of labels, and on a teacher's maps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from torch import Tensor
+from torch.nn import functional
+
+from edgedistill.config.training import DistillConfig
+from edgedistill.losses.batch import Batch, OutputLoss
+from edgedistill.losses.terms import kd, mse, standardize
+from edgedistill.records.masks import VOID
+
+MapTerm = Callable[[Tensor, Tensor, DistillConfig], Tensor]
+"""A function from the student's and the teacher's class maps (B, C, h, w) of one size, and the plan, to a scalar."""
+
+
+def pixel_cross_entropy(smoothing: float) -> OutputLoss:
+    """Return the cross-entropy of class maps, resized to the masks (B, H, W), averaged over the pixels that are not void."""
+
+    def loss(maps: Tensor, batch: Batch) -> Tensor:
+        labels = batch.labels.long()
+        known = (labels != VOID).sum().clamp_min(1)
+        resized = resize(maps, (labels.shape[1], labels.shape[2]))
+        # The sum and not the mean, which is NaN for a batch in which every pixel is void.
+        whole = functional.cross_entropy(resized, labels, ignore_index=VOID, label_smoothing=smoothing, reduction="sum")
+        return whole / known
+
+    return loss
+
+
+def map_term(plan: DistillConfig, term: MapTerm) -> OutputLoss:
+    """Return a term as a function of the student's maps and the batch; the teacher's maps are resized to the student's."""
+
+    def on_teacher(student: Tensor, batch: Batch) -> Tensor:
+        assert batch.teacher_logits is not None
+        teacher = resize(batch.teacher_logits, (student.shape[2], student.shape[3]))
+        return term(student, teacher, plan)
+
+    return on_teacher
+
+
+def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return maps (B, C, h, w) resized bilinearly to `size` (H, W), corners not aligned."""
+    if maps.shape[2:] == size:
+        return maps
+    return functional.interpolate(maps, size, mode="bilinear", align_corners=False)
+
+
+def channel_wise(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """Return T^2 / C * the sum over channels of KL(teacher || student), averaged over the batch (Shu et al. 2021, equation 4).
+
+    Each channel of (B, C, h, w) is a distribution over its places: the softmax of its values over T.
+    """
+    count = student.shape[0] * student.shape[1]
+    ours, theirs = (functional.log_softmax(x.flatten(2) / temperature, 2) for x in (student, teacher))
+    return functional.kl_div(ours, theirs, reduction="sum", log_target=True) * temperature**2 / count
+
+
+def _pixels(maps: Tensor) -> Tensor:
+    """Return class maps (B, C, h, w) as one row of logits per place (B * h * w, C)."""
+    return maps.movedim(1, -1).flatten(0, 2)
+
+
+def _kd(student: Tensor, teacher: Tensor, plan: DistillConfig) -> Tensor:
+    ours, theirs = _pixels(student), _pixels(teacher)
+    if plan.standardize:
+        ours, theirs = standardize(ours), standardize(theirs)
+    return kd(ours, theirs, plan.temperature)
+
+
+MAP_TERMS: Final[dict[str, MapTerm]] = {
+    "kd": _kd,
+    "cwd": lambda student, teacher, plan: channel_wise(student, teacher, plan.temperature),
+    "mse": lambda student, teacher, _: mse(student, teacher),
+}
+"""The terms for class maps."""

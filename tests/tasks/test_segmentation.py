@@ -1,0 +1,78 @@
+"""Segmentation: masks, losses on class maps, and what is told about labels."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from edgedistill.config.training import DistillConfig, TrainingConfig
+from edgedistill.errors import ConfigError
+from edgedistill.losses.batch import Batch
+from edgedistill.losses.maps import channel_wise
+from edgedistill.tasks.segmentation import TASK
+from edgedistill.tasks.task import Labels
+
+RNG = np.random.default_rng(0)
+MAPS = torch.from_numpy(RNG.normal(size=(3, 4, 6, 8)).astype(np.float32))
+MASKS = RNG.integers(0, 4, (3, 12, 16)).astype(np.uint8)
+
+
+def labels(masks: np.ndarray, classes: tuple[str, ...] | None = None) -> list[Labels]:
+    return [Labels("train", masks, classes), Labels("test", masks, classes)]
+
+
+def test_classes_are_named_counted_and_checked() -> None:
+    assert TASK.names(labels(MASKS), None, None) == ("0", "1", "2", "3")
+    assert TASK.names(labels(MASKS, ("a", "b", "c", "d")), None, None) == ("a", "b", "c", "d")
+    only = np.stack([np.full((4, 4), 0, np.uint8), np.full((4, 4), 255, np.uint8)])
+    assert TASK.counts(only, 3).tolist() == [1, 0, 0]
+    with pytest.raises(
+        ConfigError, match=r"data\.train: masks hold class 3, but there are 2 classes, numbered 0 to 1; set data\.void"
+    ):
+        TASK.names(labels(MASKS), ("a", "b"), None)
+    with pytest.raises(ConfigError, match="every pixel of every mask is void"):
+        TASK.names(labels(np.full((2, 4, 4), 255, np.uint8)), None, None)
+    with pytest.raises(ConfigError, match=r"labels are int64\(3, 12, 16\); expected masks, uint8 \(N, H, W\)"):
+        TASK.read_labels(labels(MASKS.astype(np.int64)), None)
+
+
+@pytest.mark.parametrize("loss", TASK.losses)
+def test_losses_have_a_gradient_and_a_teacher_of_another_resolution(loss: str) -> None:
+    plan = DistillConfig(loss=loss, hard_weight=0.5)
+    student = MAPS.clone().requires_grad_()
+    batch = Batch({}, torch.from_numpy(MASKS), torch.nn.functional.interpolate(MAPS + 1, (3, 4)))
+    value = TASK.distillation_loss(plan, None)(student, batch)
+    (gradient,) = torch.autograd.grad(value, student)
+    assert value.isfinite()
+    assert gradient.abs().max() > 0
+
+
+def test_void_pixels_count_for_nothing_and_a_batch_of_them_costs_nothing() -> None:
+    loss = TASK.label_loss(TrainingConfig())
+    masks = torch.from_numpy(MASKS)
+    half = masks.clone()
+    half[:, :6] = 255
+    resized = torch.nn.functional.interpolate(MAPS, (12, 16), mode="bilinear")
+    wanted = torch.nn.functional.cross_entropy(resized[:, :, 6:], masks[:, 6:].long())
+    assert float(loss(MAPS, Batch({}, half))) == pytest.approx(float(wanted), rel=1e-5)
+    assert float(loss(MAPS, Batch({}, torch.full_like(masks, 255)))) == 0
+
+
+def test_channel_wise_distillation_is_the_papers_formula() -> None:
+    student, teacher, temperature = MAPS, MAPS.flip(0), 3.0
+    total = 0.0
+    for ours, theirs in zip(student.flatten(0, 1), teacher.flatten(0, 1), strict=True):
+        p, q = (np.exp(x.numpy().ravel() / temperature) for x in (theirs, ours))
+        p, q = p / p.sum(), q / q.sum()
+        total += float((p * np.log(p / q)).sum())
+    wanted = temperature**2 / student.shape[1] * total / student.shape[0]
+    assert float(channel_wise(student, teacher, temperature)) == pytest.approx(wanted, rel=1e-4)
+
+
+def test_the_metric_of_the_masks_themselves_is_perfect_and_without_labels_unknown() -> None:
+    assert TASK.score(MASKS, MASKS) == 1
+    assert TASK.agreement(MASKS, MASKS) == 1
+    assert math.isnan(TASK.score(MASKS, np.full_like(MASKS, 255)))
+    assert TASK.fits((4, 6, 8), 4)
+    assert not TASK.fits((6, 8), 4)
