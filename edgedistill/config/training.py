@@ -97,9 +97,11 @@ class StudentConfig(Record):
 
 CLASS_LOSSES: Final = ("kd", "dkd", "dist", "ls", "mse")
 VALUE_LOSSES: Final = ("mse", "cosine")
+LOGIT_LOSSES: Final = tuple(dict.fromkeys((*CLASS_LOSSES, *VALUE_LOSSES)))
 MAP_LOSSES: Final = ("kd", "cwd", "mse")
-LOGIT_LOSSES: Final = tuple(dict.fromkeys((*CLASS_LOSSES, *VALUE_LOSSES, *MAP_LOSSES)))
 FEATURE_LOSSES: Final = ("hint", "at", "rkd")
+LOSSES: Final = tuple(dict.fromkeys((*LOGIT_LOSSES, *MAP_LOSSES, *FEATURE_LOSSES)))
+"""All losses; each task takes some of them."""
 SOFTENED: Final = frozenset({"kd", "dkd", "ls", *FEATURE_LOSSES})
 READ_BY: Final[dict[str, frozenset[str]]] = {
     "temperature": SOFTENED | {"dist", "cwd"},
@@ -160,9 +162,8 @@ class DistillConfig(TrainingConfig):
     @field_validator("loss")
     @classmethod
     def _loss_is_known(cls, loss: str) -> str:
-        known = (*LOGIT_LOSSES, *FEATURE_LOSSES)
-        if loss not in known and not is_function(loss):
-            raise ValueError(f"no loss '{loss}'; name your own as package.module:function{nearest(loss, known)}")
+        if loss not in LOSSES and not is_function(loss):
+            raise ValueError(f"no loss '{loss}'; name your own as package.module:function{nearest(loss, LOSSES)}")
         return loss
 
     @model_validator(mode="after")
