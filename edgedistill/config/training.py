@@ -99,7 +99,7 @@ CLASS_LOSSES: Final = ("kd", "dkd", "dist", "ls", "mse")
 VALUE_LOSSES: Final = ("mse", "cosine")
 LOGIT_LOSSES: Final = tuple(dict.fromkeys((*CLASS_LOSSES, *VALUE_LOSSES)))
 MAP_LOSSES: Final = ("kd", "cwd", "mse")
-FEATURE_LOSSES: Final = ("hint", "at", "rkd")
+FEATURE_LOSSES: Final = ("hint", "at", "rkd", "cwd-features")
 LOSSES: Final = tuple(dict.fromkeys((*LOGIT_LOSSES, *MAP_LOSSES, *FEATURE_LOSSES)))
 """All losses; each task takes some of them."""
 SOFTENED: Final = frozenset({"kd", "dkd", "ls", *FEATURE_LOSSES})
@@ -118,7 +118,7 @@ READ_BY: Final[dict[str, frozenset[str]]] = {
 class DistillConfig(TrainingConfig):
     """The loss is hard_weight * cross-entropy + (1 - hard_weight) * the term `loss`.
 
-    With the feature losses hint, at and rkd the term is kd, and feature_weight * the sum of the feature terms over the pairs
+    With the feature losses hint, at, rkd and cwd-features the term is kd, and feature_weight * the sum of the feature terms over the pairs
     of layers is added. A `loss` of package.module:function is a user function. Values and vectors use mse instead of
     cross-entropy or, with the loss cosine, cosine. In models with several outputs, the outputs without labels learn the
     teacher's output of the same name; their loss is the squared difference over the mean square of the teacher's output,
@@ -157,7 +157,7 @@ class DistillConfig(TrainingConfig):
         """
         if self.feature_weight is not None:
             return self.feature_weight
-        return {"hint": 1.0, "at": 10.0, "rkd": 1.0}[self.loss]
+        return {"hint": 1.0, "at": 10.0, "rkd": 1.0, "cwd-features": 5.0}[self.loss]
 
     @field_validator("loss")
     @classmethod

@@ -17,6 +17,9 @@ from edgedistill.losses.batch import Batch, Loss, Tensors
 from edgedistill.losses.terms import FEATURE_TERMS
 from edgedistill.models.outputs import as_float, call, named_outputs
 
+SAME_CHANNELS: Final = ("hint", "cwd-features")
+"""The losses that need as many channels of the student as of the teacher."""
+SPATIAL_LOSSES: Final = ("at", "cwd-features")
 LISTED = 24  # layers in an error message
 BY_POSITIONS: Final = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 SPATIAL: Final = (*BY_POSITIONS, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.GroupNorm)
@@ -113,7 +116,7 @@ class FeatureTeacher:
 def feature_student(
     plan: DistillConfig, student: nn.Module, teacher: FeatureTeacher, sample: Tensors, seed: int
 ) -> FeatureStudent:
-    """Wrap a student for feature losses; the regressors of the hint loss are initialised from `seed`.
+    """Wrap a student for feature losses; the regressors of SAME_CHANNELS are initialised from `seed`.
 
     Shapes are determined by running both models on a sample batch. Raises ConfigError for missing layers and for layers that
     the loss cannot compare.
@@ -132,7 +135,7 @@ def feature_student(
         torch.manual_seed(seed)
         for pair, x, y in zip(names, ours.features, theirs.features, strict=True):
             _check_pair(plan.loss, pair, x, y)
-            regressors.append(regressor(x, y) if plan.loss == "hint" else nn.Identity())
+            regressors.append(regressor(x, y) if plan.loss in SAME_CHANNELS else nn.Identity())
     return FeatureStudent(student, plan.student_layers, regressors)
 
 
@@ -150,7 +153,7 @@ def feature_loss(plan: DistillConfig, on_outputs: Loss, teacher: FeatureTeacher,
     def loss(answer: WithFeatures, batch: Batch) -> Tensor:
         theirs = teacher(batch.inputs)
         pairs = zip(answer.features, theirs.features, strict=True)
-        on_features = torch.stack([term(student, teacher) for student, teacher in pairs]).sum()
+        on_features = torch.stack([term(student, teacher, plan.temperature) for student, teacher in pairs]).sum()
         main, others = split_outputs(named_outputs(theirs.returned), output)
         return (
             on_outputs(answer.returned, batch._replace(teacher_logits=main, teacher_outputs=others))
@@ -179,9 +182,9 @@ def _check_pair(loss: str, names: tuple[str, str], student: Tensor, teacher: Ten
         raise ConfigError(
             f"distill: loss '{loss}' cannot compare {pair}; features have at most three axes of positions"
         )
-    if loss == "at" and min(student[0, 0].numel(), teacher[0, 0].numel()) < 2:
+    if loss in SPATIAL_LOSSES and min(student[0, 0].numel(), teacher[0, 0].numel()) < 2:
         raise ConfigError(
-            f"distill: loss 'at' compares spatial maps, but {pair} are not maps; name layers before pooling"
+            f"distill: loss '{loss}' compares spatial maps, but {pair} are not maps; name layers before pooling"
         )
 
 

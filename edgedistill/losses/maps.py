@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from edgedistill.config.training import DistillConfig
 from edgedistill.losses.batch import Batch, OutputLoss
-from edgedistill.losses.terms import kd, mse, standardize
+from edgedistill.losses.terms import cwd, kd, mse, standardize
 from edgedistill.records.masks import VOID
 
 MapTerm = Callable[[Tensor, Tensor, DistillConfig], Tensor]
@@ -49,16 +49,6 @@ def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
     return functional.interpolate(maps, size, mode="bilinear", align_corners=False)
 
 
-def channel_wise(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """Return T^2 / C * the sum over channels of KL(teacher || student), averaged over the batch (Shu et al. 2021, equation 4).
-
-    Each channel of (B, C, h, w) is a distribution over its places: the softmax of its values over T.
-    """
-    count = student.shape[0] * student.shape[1]
-    ours, theirs = (functional.log_softmax(x.flatten(2) / temperature, 2) for x in (student, teacher))
-    return functional.kl_div(ours, theirs, reduction="sum", log_target=True) * temperature**2 / count
-
-
 def _pixels(maps: Tensor) -> Tensor:
     """Return class maps (B, C, h, w) as one row of logits per place (B * h * w, C)."""
     return maps.movedim(1, -1).flatten(0, 2)
@@ -73,7 +63,7 @@ def _kd(student: Tensor, teacher: Tensor, plan: DistillConfig) -> Tensor:
 
 MAP_TERMS: Final[dict[str, MapTerm]] = {
     "kd": _kd,
-    "cwd": lambda student, teacher, plan: channel_wise(student, teacher, plan.temperature),
+    "cwd": lambda student, teacher, plan: cwd(student, teacher, plan.temperature),
     "mse": lambda student, teacher, _: mse(student, teacher),
 }
 """The terms for class maps."""

@@ -152,6 +152,18 @@ def angles(x: Tensor) -> Tensor:
     return unit @ unit.transpose(1, 2)
 
 
+def cwd(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """Return T^2 / C * the sum over channels of KL(teacher || student), averaged over the batch (Shu et al. 2021, equation 4).
+
+    Each channel of (B, C, ...) is a distribution over its positions: the softmax of its values over T. Sizes are matched by
+    `same_positions`.
+    """
+    count = student.shape[0] * student.shape[1]
+    pair = same_positions(student, teacher)
+    ours, theirs = (functional.log_softmax(x.flatten(2) / temperature, 2) for x in pair)
+    return functional.kl_div(ours, theirs, reduction="sum", log_target=True) * temperature**2 / count
+
+
 def same_positions(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     """Average-pool two features (B, C, ...) to the smaller size of each axis."""
     if student.shape[2:] == teacher.shape[2:]:
@@ -189,4 +201,10 @@ POOL_BY_AXES: Final[dict[int, Callable[..., Tensor]]] = {
     2: functional.adaptive_avg_pool2d,
     3: functional.adaptive_avg_pool3d,
 }
-FEATURE_TERMS: Final[dict[str, Callable[[Tensor, Tensor], Tensor]]] = {"hint": hint, "at": at, "rkd": rkd}
+FEATURE_TERMS: Final[dict[str, Callable[[Tensor, Tensor, float], Tensor]]] = {
+    "hint": lambda student, teacher, _: hint(student, teacher),
+    "at": lambda student, teacher, _: at(student, teacher),
+    "rkd": lambda student, teacher, _: rkd(student, teacher),
+    "cwd-features": cwd,
+}
+"""Functions from the student's and the teacher's features and the temperature to a scalar."""

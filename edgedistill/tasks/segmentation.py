@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import numpy as np
 
-from edgedistill.config.training import MAP_LOSSES, DistillConfig, TrainingConfig
+from edgedistill.config.training import FEATURE_LOSSES, MAP_LOSSES, DistillConfig, TrainingConfig
 from edgedistill.errors import ConfigError
 from edgedistill.records.masks import INVALID, VOID
 from edgedistill.tasks.task import Array, Labels
@@ -35,7 +35,7 @@ class Segmentation:
     is_dense: ClassVar[bool] = True
     metric: ClassVar[str] = "miou"
     metric_title: ClassVar[str] = "mIoU"
-    losses: ClassVar[tuple[str, ...]] = MAP_LOSSES
+    losses: ClassVar[tuple[str, ...]] = (*MAP_LOSSES, *FEATURE_LOSSES)
     is_proportion: ClassVar[bool] = False
     has_scores: ClassVar[bool] = False
     has_softmax: ClassVar[bool] = False

@@ -102,8 +102,9 @@ def test_hint_gets_regressors_to_the_teachers_channels_and_others_do_not() -> No
         joined = feature_student(plan(loss=loss), student(), teacher(), given(images()), 0)
         answer = joined.train()(images())
         channels = [feature.shape[1] for feature in answer.features]
-        assert channels == ([16, 32] if loss == "hint" else [8, 16])
-        assert bool(list(joined.regressors.parameters())) == (loss == "hint")
+        needs_same = loss in ("hint", "cwd-features")
+        assert channels == ([16, 32] if needs_same else [8, 16])
+        assert bool(list(joined.regressors.parameters())) == needs_same
     alike = plan(teacher_layers=["blocks.1", "blocks.2"])
     same = feature_student(
         alike, student(), FeatureTeacher(student(), ("blocks.1", "blocks.2"), "fp32"), given(images()), 0

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from edgedistill.config.training import DistillConfig, TrainingConfig
+from edgedistill.config.training import MAP_LOSSES, DistillConfig, TrainingConfig
 from edgedistill.errors import ConfigError
 from edgedistill.losses.batch import Batch
-from edgedistill.losses.maps import channel_wise
+from edgedistill.losses.terms import cwd
 from edgedistill.tasks.segmentation import TASK
 from edgedistill.tasks.task import Labels
 
@@ -37,7 +37,7 @@ def test_classes_are_named_counted_and_checked() -> None:
         TASK.read_labels(labels(MASKS.astype(np.int64)), None)
 
 
-@pytest.mark.parametrize("loss", TASK.losses)
+@pytest.mark.parametrize("loss", MAP_LOSSES)
 def test_losses_have_a_gradient_and_a_teacher_of_another_resolution(loss: str) -> None:
     plan = DistillConfig(loss=loss, hard_weight=0.5)
     student = MAPS.clone().requires_grad_()
@@ -67,7 +67,7 @@ def test_channel_wise_distillation_is_the_papers_formula() -> None:
         p, q = p / p.sum(), q / q.sum()
         total += float((p * np.log(p / q)).sum())
     wanted = temperature**2 / student.shape[1] * total / student.shape[0]
-    assert float(channel_wise(student, teacher, temperature)) == pytest.approx(wanted, rel=1e-4)
+    assert float(cwd(student, teacher, temperature)) == pytest.approx(wanted, rel=1e-4)
 
 
 def test_the_metric_of_the_masks_themselves_is_perfect_and_without_labels_unknown() -> None:
