@@ -19,6 +19,7 @@ from edgedistill.models.interface import Interface
 from edgedistill.models.layout import arrange
 from edgedistill.models.outputs import fit_outputs
 from edgedistill.models.resnet import mlperf_resnet8, resnet20, resnet32, resnet44, resnet56
+from edgedistill.models.segmenter import segmenter
 from edgedistill.models.sequence import cnn1d, transformer
 from edgedistill.models.source import ModelSource
 from edgedistill.runtime.user_code import user_code
@@ -47,6 +48,7 @@ ZOO: Final[dict[str, Architecture]] = {
     "cnn1d": Architecture(cnn1d, frozenset({"signal"})),
     "transformer": Architecture(transformer, frozenset({"image", "signal", "tokens"})),
     "detector": Architecture(detector, IMAGES, "detection"),
+    "segmenter": Architecture(segmenter, IMAGES, "segmentation"),
 }
 
 

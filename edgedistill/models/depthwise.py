@@ -1,8 +1,9 @@
-"""Depthwise-separable networks: DS-CNN for keyword spotting, and MobileNetV1."""
+"""Depthwise-separable networks: DS-CNN for keyword spotting, and MobileNetV1; and their blocks."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
+from torch.nn import functional
 
 from edgedistill.models.scale import repeats
 
@@ -23,6 +24,19 @@ def separable(channels: int, out: int, stride: int) -> nn.Module:
         conv_bn_relu(channels, channels, (3, 3), (stride, stride), groups=channels),
         conv_bn_relu(channels, out, (1, 1), (1, 1)),
     )
+
+
+class Residual(nn.Module):
+    """A 3x3 depthwise and a 1x1 convolution, added to the input."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.depthwise = conv_bn_relu(channels, channels, (3, 3), (1, 1), groups=channels)
+        self.pointwise = nn.Sequential(nn.Conv2d(channels, channels, 1, bias=False), nn.BatchNorm2d(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) to the same shape."""
+        return functional.relu(x + self.pointwise(self.depthwise(x)))
 
 
 class SeparableNet(nn.Module):

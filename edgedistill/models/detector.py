@@ -15,24 +15,11 @@ from torch.nn import functional
 
 from edgedistill.losses.cells import BINS, STRIDES, Cells, cells_of, decode_boxes
 from edgedistill.losses.scores import Sigmoid
-from edgedistill.models.depthwise import conv_bn_relu, separable
+from edgedistill.models.depthwise import Residual, conv_bn_relu, separable
 from edgedistill.models.scale import repeats
 
 PRIOR: Final = 0.01
 """The score of every class at the start of a training, which keeps the many background cells from dominating it (Lin et al. 2017)."""
-
-
-class Residual(nn.Module):
-    """A 3x3 depthwise and a 1x1 convolution, added to the input."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.depthwise = conv_bn_relu(channels, channels, (3, 3), (1, 1), groups=channels)
-        self.pointwise = nn.Sequential(nn.Conv2d(channels, channels, 1, bias=False), nn.BatchNorm2d(channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, C, H, W) to the same shape."""
-        return functional.relu(x + self.pointwise(self.depthwise(x)))
 
 
 class Backbone(nn.Module):
