@@ -55,8 +55,9 @@ def verify(context: click.Context, config: Path, samples: int, run_dir: Path | N
 
 @cache.command("list", cls=Command)
 def list_caches() -> None:
-    """List the caches of soft labels and control students, with size and completeness."""
+    """List the caches of decoded images, soft labels and control students, with size and completeness."""
+    from edgedistill.data.decoding import describe_decoded
     from edgedistill.distill.cache import describe_caches, describe_controls
 
-    for line in (*describe_caches(), describe_controls()):
+    for line in (*describe_caches(), describe_controls(), *describe_decoded()):
         click.echo(line)

@@ -13,11 +13,12 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from edgedistill.data.files import Broken, readable
-from edgedistill.data.images import open_image, read_arrays
+from edgedistill.data.decoding import Decoding, Sample, decode
+from edgedistill.data.images import open_image
 from edgedistill.data.reading import Labelled, Reading
 from edgedistill.errors import ConfigError
 from edgedistill.records.finding import Finding, Severity
+from edgedistill.runtime.progress import Reporter
 
 Array = npt.NDArray[Any]
 
@@ -104,16 +105,19 @@ class Annotations(NamedTuple):
     oddities: Oddities
 
 
-def read_boxed(found: Annotations, reading: Reading) -> Labelled:
+def read_boxed(found: Annotations, reading: Reading, report: Reporter) -> Labelled:
     """Read pictures (N, H, W, 3), uint8, and their boxes (N, M, 7), float32, with corners in pixels of the input.
 
     Raises ConfigError that names the pictures that cannot be read or have another size than annotated, unless `reading` asks to leave
     them out, and if no picture has a box.
     """
     annotations = {one.picture: one for one in found.pictures}
-    broken: Broken = {}
-    arrays = read_arrays(list(annotations), lambda picture: _read(annotations[picture], reading), broken)
-    files = readable(list(annotations), broken, USABLE, skip_bad=reading.skip_bad)
+    key = ["boxes", reading.content, reading.resizing]
+
+    def read(picture: Path) -> Sample:
+        return _read(annotations[picture], reading)
+
+    arrays, files, broken = decode(list(annotations), Decoding(key, lambda _: read, USABLE, reading.skip_bad, report))
     names = {picture: _name(picture, found.root) for picture in annotations}
     oddities = Oddities({kind: list(places) for kind, places in found.oddities.items()})
     rows: list[Array] = []
@@ -139,7 +143,7 @@ def _name(picture: Path, root: Path) -> str:
     return picture.relative_to(root).as_posix() if picture.is_relative_to(root) else picture.as_posix()
 
 
-def _read(annotation: Annotation, reading: Reading) -> dict[str, Array]:
+def _read(annotation: Annotation, reading: Reading) -> Sample:
     """Read a picture in the input, and its own size; raises ValueError if the annotation states another size."""
     image = open_image(annotation.picture, "RGB")
     if annotation.size not in (None, image.size):

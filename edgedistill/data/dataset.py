@@ -18,6 +18,7 @@ from edgedistill.data.settings import DataSettings, ViewSettings
 from edgedistill.data.sources import SINGLE, Array, Arrays, Source, load_source, rate_of
 from edgedistill.errors import ConfigError
 from edgedistill.records.stages import DataRecord, InputRecord
+from edgedistill.runtime.progress import QUIET, Reporter
 from edgedistill.tasks.class_labels import describe_numbers
 from edgedistill.tasks.table import find_task
 from edgedistill.tasks.task import Labels
@@ -69,21 +70,22 @@ class Dataset:
     note: str | None = None
 
 
-def load_dataset(settings: DataSettings, targets: Path | None = None) -> Dataset:
+def load_dataset(settings: DataSettings, targets: Path | None = None, report: Reporter = QUIET) -> Dataset:
     """Load, check and split the data; `targets` is a file with the teacher's outputs, for validation and test sets without labels.
 
     The most recent data set is cached in memory. Raises ConfigError for shapes, labels or classes that do not match.
     """
-    dataset = _load(_Key(settings, settings.fingerprint))
+    dataset = _load(_Key(settings, settings.fingerprint, report))
     return dataset if targets is None else _with_targets(dataset, targets)
 
 
 @dataclass(frozen=True)
 class _Key:
-    """Settings that compare by fingerprint."""
+    """Settings that compare by fingerprint, and what reports the progress of loading."""
 
     settings: DataSettings
     fingerprint: str
+    report: Reporter
 
     def __hash__(self) -> int:
         return hash(self.fingerprint)
@@ -95,8 +97,7 @@ class _Key:
 @lru_cache(maxsize=1)
 def _load(key: _Key) -> Dataset:
     settings = key.settings
-    named = _load_sources(settings)
-    named = {split: _like(source, named["train"]) for split, source in named.items()}
+    named = _load_sources(settings, key.report)
     inputs = _describe_inputs(settings, named)
     labels = [Labels(split, source.labels, source.classes) for split, source in named.items()]
     labelled = _are_labelled(settings, labels)
@@ -118,25 +119,19 @@ def _load(key: _Key) -> Dataset:
     return Dataset(record, train, val, test, named, describe_numbers(labels[0], read[0]))
 
 
-def _load_sources(settings: DataSettings) -> dict[SplitName, Source]:
-    """Load the sources; those with masks or boxes number their classes as the training source does."""
-    named: dict[SplitName, Source] = {}
-    for source in sorted(settings.sources, key=lambda one: one.split != "train"):
-        reading = settings.reading(source.split)
-        if source.split != "train" and reading.task in TASKS:
-            reading = reading._replace(classes=reading.classes or named["train"].classes)
-        named[source.split] = load_source(source.text, source.folder, reading)
-    return named
-
-
-def _like(source: Source, train: Source) -> Source:
-    """Return a folder of grey images in colour if the training images are a folder in colour, as any folder with both is."""
-    if source.files is None or train.files is None:
-        return source
-    grey, colour = source.inputs[SINGLE], train.inputs[SINGLE]
-    if (grey.ndim, colour.ndim, colour.shape[-1]) != (3, 4, 3):
-        return source
-    return source._replace(inputs={SINGLE: np.repeat(grey[..., None], 3, axis=3)})
+def _load_sources(settings: DataSettings, report: Reporter) -> dict[SplitName, Source]:
+    """Load the sources, first the training source: images are read in colour as its images, and masks and boxes have its classes."""
+    (first,) = (source for source in settings.sources if source.split == "train")
+    train = load_source(first.text, first.folder, settings.reading("train"), report)
+    colour = train.files is not None and next(iter(train.inputs.values())).shape[-1:] == (3,)
+    classes = settings.classes or (train.classes if settings.task in TASKS else None)
+    return {
+        source.split: train if source is first else load_source(
+            source.text, source.folder,
+            settings.reading(source.split)._replace(is_colour=colour, classes=classes), report,
+        )
+        for source in settings.sources
+    }  # fmt: skip
 
 
 def _with_targets(dataset: Dataset, path: Path) -> Dataset:

@@ -12,17 +12,18 @@ from edgedistill.data.reading import Labelled, Reading
 from edgedistill.data.voc import is_voc, read_voc
 from edgedistill.data.yolo import read_yolo
 from edgedistill.errors import ConfigError
+from edgedistill.runtime.progress import Reporter
 
 TASKS: Final = ("segmentation", "detection")
 COCO_NAMES: Final = ("_annotations.coco.json", "annotations.json")
 """The names of a COCO file in a folder with its pictures."""
 
 
-def read_dense(path: Path, folder: Path, reading: Reading) -> Labelled:
+def read_dense(path: Path, folder: Path, reading: Reading, report: Reporter) -> Labelled:
     """Read a source of masks or boxes; `folder` is the folder of the configuration. Raises ConfigError that names what is wrong."""
     if reading.task == "segmentation":
-        return read_masked(find_pairs(path), path, reading)
-    return read_boxed(_annotations(path, folder, reading), reading)
+        return read_masked(find_pairs(path), path, reading, report)
+    return read_boxed(_annotations(path, folder, reading), reading, report)
 
 
 def dense_files(path: Path, folder: Path, reading: Reading) -> tuple[Path, ...]:

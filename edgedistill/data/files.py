@@ -29,12 +29,17 @@ def read_each(
 ) -> Iterator[tuple[Path, T]]:
     """Read each file that is not yet in `broken`; a file that raises one of the errors is put there."""
     for file in files:
-        found = None if file in broken else _attempt(read, file, broken, errors)
+        found = attempt_read(read, file, broken, errors)
         if found is not None:
             yield file, found
 
 
-def _attempt(read: Callable[[Path], T], file: Path, broken: Broken, errors: tuple[type[Exception], ...]) -> T | None:
+def attempt_read(
+    read: Callable[[Path], T], file: Path, broken: Broken, errors: tuple[type[Exception], ...]
+) -> T | None:
+    """Read a file; returns None for a file in `broken`, and for one that raises one of the errors, which is put there."""
+    if file in broken:
+        return None
     try:
         return read(file)
     except errors as error:

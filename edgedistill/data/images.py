@@ -51,9 +51,9 @@ def mode_of(headers: Sequence[Header]) -> str:
     return "RGB" if any(header.is_colour for header in headers) else "L"
 
 
-def read_folder(files: Sequence[Path], resizing: Resizing | None, broken: Broken) -> Array:
-    """Read the images of a folder (N, H, W) or, if any image has colour, (N, H, W, 3); unreadable files are put into `broken`."""
-    return read_images(files, resizing, mode_of(read_headers(files, broken)), broken)
+def mode_of_files(files: Sequence[Path], broken: Broken) -> str:
+    """Return the mode in which to read files, as `mode_of`; reads headers up to the first with colour."""
+    return "RGB" if any(header.is_colour for _, header in _each(_read_header, files, broken)) else "L"
 
 
 def read_images(files: Sequence[Path], resizing: Resizing | None, mode: str, broken: Broken) -> Array:
@@ -61,30 +61,19 @@ def read_images(files: Sequence[Path], resizing: Resizing | None, mode: str, bro
 
     Unreadable files are put into `broken`. Raises ConfigError for images of several sizes that are not resized.
     """
-    return read_arrays(files, lambda file: {"inputs": decode_image(file, resizing, mode)}, broken)["inputs"]
+    images = dict(_each(lambda file: decode_image(file, resizing, mode), files, broken))
+    for file, image in images.items():
+        require_alike(file, image, *next(iter(images.items())))
+    return np.stack(list(images.values())) if images else np.empty(0, np.uint8)
 
 
-def read_arrays(files: Sequence[Path], read: Callable[[Path], dict[str, Array]], broken: Broken) -> dict[str, Array]:
-    """Read the arrays of each file, by name, and stack them (N, ...); files that cannot be read are put into `broken`."""
-    stacked: dict[str, Array] = {}
-    first, count = files[0], 0
-    for file, arrays in _each(read, files, broken):
-        if count == 0:
-            stacked = {name: np.empty((len(files), *one.shape), one.dtype) for name, one in arrays.items()}
-            first = file
-        for name, one in arrays.items():
-            if stacked[name].shape[1:] != one.shape:
-                raise ConfigError(_unlike(file, one, first, stacked[name][0]))
-            stacked[name][count] = one
-        count += 1
-    return {name: values[:count] for name, values in stacked.items()}
-
-
-def _unlike(file: Path, image: Array, first: Path, other: Array) -> str:
-    return (
-        f"data: {file.name} is {image.shape[1]}x{image.shape[0]}, {first.name} is {other.shape[1]}x{other.shape[0]}; set data.size to "
-        "resize all images, for example size = 96"
-    )
+def require_alike(file: Path, image: Array, first: Path, other: Array) -> None:
+    """Raise ConfigError for an image of another size than the first."""
+    if image.shape != other.shape:
+        raise ConfigError(
+            f"data: {file.name} is {image.shape[1]}x{image.shape[0]}, {first.name} is {other.shape[1]}x{other.shape[0]}; set data.size "
+            "to resize all images, for example size = 96"
+        )
 
 
 def decode_image(file: Path, resizing: Resizing | None, mode: str) -> Array:
@@ -102,10 +91,14 @@ def open_image(file: Path, mode: str) -> Image.Image:
 
 
 def _each(read: Callable[[Path], T], files: Sequence[Path], broken: Broken) -> Iterator[tuple[Path, T]]:
+    return read_each(read, files, broken, image_errors())
+
+
+def image_errors() -> tuple[type[Exception], ...]:
+    """Return what reading a file that is not a whole image raises."""
     from PIL import Image
 
-    errors = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
-    return read_each(read, files, broken, errors)
+    return (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 
 
 def _read_header(file: Path) -> Header:

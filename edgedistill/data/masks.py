@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from edgedistill.data.files import Broken, readable
-from edgedistill.data.images import IMAGE_SUFFIXES, open_image, read_arrays
+from edgedistill.data.decoding import Decoding, Sample, decode
+from edgedistill.data.images import IMAGE_SUFFIXES, open_image
 from edgedistill.data.reading import Labelled, Reading
 from edgedistill.errors import ConfigError
+from edgedistill.runtime.progress import Reporter
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -141,7 +142,7 @@ class Values(NamedTuple):
             )
 
 
-def read_masked(pairs: Pairs, folder: Path, reading: Reading) -> Labelled:
+def read_masked(pairs: Pairs, folder: Path, reading: Reading, report: Reporter) -> Labelled:
     """Read pictures (N, H, W, 3) and the class number of each pixel (N, H, W), both uint8.
 
     Raises ConfigError that names the pictures without a usable mask, unless `reading` asks to leave them out, and for masks that
@@ -149,9 +150,12 @@ def read_masked(pairs: Pairs, folder: Path, reading: Reading) -> Labelled:
     """
     values = Values(reading.void, _names(pairs, reading))
     masks = dict(zip(pairs.pictures, pairs.masks, strict=True))
-    broken: Broken = {}
-    arrays = read_arrays(pairs.pictures, lambda picture: _read_pair(picture, masks[picture], values, reading), broken)
-    files = readable(pairs.pictures, broken, USABLE, skip_bad=reading.skip_bad)
+    key = ["masks", reading.content, values, reading.resizing]
+
+    def read(picture: Path) -> Sample:
+        return _read_pair(picture, masks[picture], values, reading)
+
+    arrays, files, broken = decode(pairs.pictures, Decoding(key, lambda _: read, USABLE, reading.skip_bad, report))
     names = {picture: picture.relative_to(folder).as_posix() for picture in pairs.pictures}
     return Labelled(
         arrays["inputs"], arrays["labels"], values.names or _numbers(np.asarray(arrays["present"].any(0)), values, folder),
@@ -160,7 +164,7 @@ def read_masked(pairs: Pairs, folder: Path, reading: Reading) -> Labelled:
     )  # fmt: skip
 
 
-def _read_pair(picture: Path, mask: Path | None, values: Values, reading: Reading) -> dict[str, Array]:
+def _read_pair(picture: Path, mask: Path | None, values: Values, reading: Reading) -> Sample:
     """Read a picture and its mask; `present` (256,) is which values the mask has. Raises ValueError for an unusable mask."""
     from PIL import Image
 

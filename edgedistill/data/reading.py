@@ -16,7 +16,8 @@ SplitName = Literal["train", "test", "val"]
 class Reading(NamedTuple):
     """What the configuration says about reading a source, apart from its place; the keys are those of [data].
 
-    `classes` are the names that the configuration gives. `split` is the key of the source.
+    `classes` are the names that the configuration gives, or those of the training source. `split` is the key of the source, and
+    `content` the hash of its content, None if it is not known. Grey images of an `is_colour` source are read as colour.
     """
 
     task: str = "classification"
@@ -27,6 +28,8 @@ class Reading(NamedTuple):
     classes: tuple[str, ...] | None = None
     images: str | None = None
     skip_bad: bool = False
+    content: str | None = None
+    is_colour: bool = False
 
 
 class Labelled(NamedTuple):

@@ -69,6 +69,7 @@ class DataSettings(Record):
         return Reading(
             task=self.task, split=split, resizing=self._resizing, seconds=self.seconds, classes=self.classes,
             void=255 if self.void is None else self.void, images=self.images, skip_bad=self.skip_bad,
+            content=next(source.sha256 for source in self.sources if source.split == split),
         )  # fmt: skip
 
     @property

@@ -12,13 +12,15 @@ import numpy as np
 import numpy.typing as npt
 
 from edgedistill.data.audio import rate_of_clips, read_clips, wav_files
+from edgedistill.data.decoding import Decoding, Read, decode
 from edgedistill.data.dense import TASKS, dense_files, read_dense
 from edgedistill.data.files import CLIPS, IMAGES, Broken, readable
-from edgedistill.data.images import IMAGE_SUFFIXES, image_files, read_folder
+from edgedistill.data.images import IMAGE_SUFFIXES, decode_image, image_files, mode_of_files
 from edgedistill.data.reading import Labelled, Reading
 from edgedistill.errors import ConfigError
 from edgedistill.records.finding import Finding
-from edgedistill.runtime.files import hash_of
+from edgedistill.runtime.files import hash_of, sha256_of
+from edgedistill.runtime.progress import QUIET, Reporter
 from edgedistill.runtime.user_code import code_ref, is_function, resolve_function, user_code
 
 Array = npt.NDArray[Any]
@@ -56,20 +58,22 @@ class Source(NamedTuple):
         return self.labels.size > 0 or self.labels.ndim < 2
 
 
-def load_source(text: str, folder: Path, reading: Reading = PLAIN) -> Source:
-    """Load a source of a configuration in `folder`, read as `reading` says.
+def load_source(text: str, folder: Path, reading: Reading = PLAIN, report: Reporter = QUIET) -> Source:
+    """Load a source of a configuration in `folder`, read as `reading` says; images are decoded once, into a cache.
 
     Raises ConfigError that names the missing or malformed part.
     """
     if is_function(text):
         return _from_function(text, folder)
     path = _existing(text, folder)
-    if reading.task in TASKS and path.suffix != ".npz":
-        return _of_labelled(read_dense(path, folder, reading))
-    if path.is_dir():
-        return _from_wav_folder(path, reading) if wav_files(path) else _from_folder(path, reading)
     if path.suffix == ".npz":
         return _from_npz(path)
+    if reading.content is None:
+        reading = reading._replace(content=fingerprint_source(text, folder, sha256_of, reading))
+    if reading.task in TASKS:
+        return _of_labelled(read_dense(path, folder, reading, report))
+    if path.is_dir():
+        return _from_wav_folder(path, reading) if wav_files(path) else _from_folder(path, reading, report)
     raise ConfigError(
         f"data: '{text}' is neither an .npz file, a folder of images or WAV files, nor package.module:function"
     )
@@ -167,15 +171,20 @@ def _of_labelled(read: Labelled) -> Source:
     return Source(inputs, read.labels, read.classes, read.files, read.left_out, read.ignored, read.findings)
 
 
-def _from_folder(folder: Path, reading: Reading) -> Source:
+def _from_folder(folder: Path, reading: Reading, report: Reporter) -> Source:
     files = image_files(folder)
     if not files:
         raise ConfigError(
             f"data: folder {folder.name} holds no images or WAV files; expected {folder.name}/CLASS/IMAGE.png"
         )
-    broken: Broken = {}
-    images = read_folder(files, reading.resizing, broken)
-    return _of_files(images, readable(files, broken, IMAGES, skip_bad=reading.skip_bad), folder, broken)
+
+    def prepare(broken: Broken) -> Read:
+        mode = "RGB" if reading.is_colour else mode_of_files(files, broken)
+        return lambda file: {"inputs": decode_image(file, reading.resizing, mode)}
+
+    key = ["images", reading.content, reading.is_colour, reading.resizing]
+    found = decode(files, Decoding(key, prepare, IMAGES, reading.skip_bad, report))
+    return _of_files(found.arrays["inputs"], found.files, folder, found.broken)
 
 
 def _from_wav_folder(folder: Path, reading: Reading) -> Source:

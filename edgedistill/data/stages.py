@@ -12,7 +12,7 @@ from edgedistill.stages.stage import Stage, Workspace
 
 
 def _make_data(settings: DataSettings, workspace: Workspace) -> DataRecord:
-    dataset = load_dataset(settings)
+    dataset = load_dataset(settings, report=workspace.report)
     if dataset.note is not None:
         workspace.report.info(dataset.note)
     return dataset.record.model_copy(update={"findings": examine(dataset)})

@@ -8,7 +8,6 @@ after an interruption; `engine`, the engines of the teachers; and `logits.sha256
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
@@ -27,9 +26,13 @@ from edgedistill.distill.blocks import DIGEST_BYTES, block_count, blocks_of, fin
 from edgedistill.errors import ConfigError
 from edgedistill.records.stages import SOFT_LABELS_SCHEMA, DataRecord
 from edgedistill.runtime import processes
+from edgedistill.runtime.caches import caches_folder, locked
 from edgedistill.runtime.files import atomic_path, sha256_of, write_atomic, write_json
 from edgedistill.runtime.progress import Reporter
 from edgedistill.tasks.table import find_task
+
+KIND: Final = "soft_labels"
+"""The kind of these caches, which names their folder."""
 
 SEAL: Final = "logits.sha256"
 OUTPUT: Final = "output-"
@@ -63,16 +66,9 @@ def entry_type(classes: int, top_k: int) -> np.dtype:
     ])  # fmt: skip
 
 
-def caches_folder(kind: str = "soft_labels") -> Path:
-    """Return the folder of the caches of a kind, in EDGEDISTILL_CACHE or in the XDG cache folder of the user."""
-    named = os.environ.get("EDGEDISTILL_CACHE")
-    base = Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "edgedistill"
-    return base / kind
-
-
 def describe_caches() -> Iterator[str]:
     """Yield a line for each cache: its folder, shape, size, and whether it is complete."""
-    folder = caches_folder()
+    folder = caches_folder(KIND)
     manifests = sorted(folder.glob("*/manifest.json"))
     yield f"{len(manifests)} caches in {folder}; to free the space, delete folders there"
     for manifest in manifests:
@@ -135,12 +131,8 @@ class Cache:
         if not processes.is_main_process():  # rank 0 holds the lock for its whole launch
             yield
             return
-        with (self.folder / ".lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                report.info("soft labels: waiting for another process that computes the same soft labels")
-                fcntl.flock(lock, fcntl.LOCK_EX)
+        waiting = "soft labels: waiting for another process that computes the same soft labels"
+        with locked(self.folder, lambda: report.info(waiting)):
             yield
 
     def is_complete(self, report: Reporter) -> bool:

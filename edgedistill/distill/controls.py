@@ -9,10 +9,11 @@ from typing import Final
 from pydantic import ValidationError
 
 from edgedistill.config.training import TrainingConfig
-from edgedistill.distill.cache import caches_folder, link_or_copy
+from edgedistill.distill.cache import link_or_copy
 from edgedistill.distill.settings import DistillSettings
 from edgedistill.records.stages import TrainedModel
 from edgedistill.runtime import processes
+from edgedistill.runtime.caches import caches_folder
 from edgedistill.runtime.files import hash_of, sha256_of, versions_of, write_json
 from edgedistill.runtime.folder import identity
 from edgedistill.stages.stage import Workspace

@@ -18,7 +18,7 @@ from torch import Tensor
 from edgedistill.data.sources import Array
 from edgedistill.data.views import Views, training_views
 from edgedistill.distill.blocks import blocks_of, checksum
-from edgedistill.distill.cache import Cache, caches_folder, link_or_copy, stored_logits
+from edgedistill.distill.cache import KIND, Cache, link_or_copy, stored_logits
 from edgedistill.distill.loading import Ask, answers_of, load_teacher, teacher_predictor
 from edgedistill.distill.predictors import Answer, ask_in_batches, batch_size, mean_predictor, scorer_of
 from edgedistill.distill.probabilities import MESSAGE, are_probabilities, log_probabilities
@@ -33,6 +33,7 @@ from edgedistill.losses.batch import Tensors
 from edgedistill.records.base import FileRef
 from edgedistill.records.stages import SoftLabelsRecord, TeacherRecord
 from edgedistill.runtime import processes
+from edgedistill.runtime.caches import caches_folder
 from edgedistill.runtime.files import atomic_path, write_atomic
 from edgedistill.runtime.progress import Reporter
 from edgedistill.stages.stage import Workspace
@@ -215,7 +216,7 @@ def _is_usable(settings: SoftLabelSettings, workspace: Workspace, cache: Cache) 
 def cache_of(record: SoftLabelsRecord) -> Cache:
     """Return the cache of soft labels, which may not exist."""
     shape = (record.views, record.samples, *(record.shape or (record.classes,)))
-    return Cache(caches_folder() / record.fingerprint, record.fingerprint, shape, record.top_k)
+    return Cache(caches_folder(KIND) / record.fingerprint, record.fingerprint, shape, record.top_k)
 
 
 def _mean_accuracy(settings: SoftLabelSettings, workspace: Workspace) -> float | None:

@@ -64,7 +64,7 @@ def examine_config(config: Config, kits: Mapping[str, Kit], report: Reporter) ->
     """Check a configuration and its data as `run` does before it writes anything, and print what is odd about the data."""
     check_config(config, kits)
     known, _ = with_scheme(config, kits)
-    sources = Sources(known, kits_for(known, kits), Records({}), cache(sha256_of))
+    sources = Sources(known, kits_for(known, kits), Records({}), cache(sha256_of), report)
     examined = examine(CHECKS, sources, {DATA})
     examined.require()
     examined.tell(report)
@@ -156,7 +156,7 @@ def _load_data(sources: Sources) -> Iterator[Finding]:
 
 def dataset_of(sources: Sources) -> Dataset:
     """Load the data of a configuration; it is kept in memory."""
-    return load_dataset(data_settings(sources))
+    return load_dataset(data_settings(sources), report=sources.report)
 
 
 def _examine_data(sources: Sources) -> tuple[Finding, ...]:

@@ -60,11 +60,11 @@ def diagnose(
         found = tuple(findings_of(error, str(path)))
         return Diagnosis(config=path, run_folder=None, findings=found, stages=(), seconds=time.monotonic() - start)
     steps, records = _plan(config, run, kits)
-    sources = Sources(config, _kits(config, kits), records, run.file_hash)
+    sources = Sources(config, _kits(config, kits), records, run.file_hash, report)
     to_run = {step.stage for step in steps if not step.cached}
     checks = (*CHECKS, *STAGES_OWN, disk_check(run.folder, to_run))
+    loading_s = _load(sources)
     with report.track("doctor", len(checks) + len(steps)) as advance:
-        loading_s = _load(sources)
         examined = examine(checks, sources, frozenset(STAGE_NAMES), advance)
         if _LEARNED.isdisjoint(examined.failed):
             stages = estimate(with_data(sources), steps, loading_s, advance)

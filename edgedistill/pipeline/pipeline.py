@@ -87,7 +87,7 @@ class Pipeline:
     @property
     def sources(self) -> Sources:
         """The inputs for declaring the settings of stages."""
-        return Sources(self.config, self.kits, self.records, self.run.file_hash)
+        return Sources(self.config, self.kits, self.records, self.run.file_hash, self.report)
 
     def execute(self, plan: Plan) -> Records:
         """Run the unfinished stages and return all records. Nothing is written before all checks pass."""

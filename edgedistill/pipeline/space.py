@@ -16,6 +16,7 @@ from edgedistill.config.training import TrainingConfig
 from edgedistill.records.finding import Finding
 from edgedistill.records.stage_names import COMPILE, DISTILL, EXPORT, QUANTIZE, SOFT_LABELS, TEACHER
 from edgedistill.records.stages import DataRecord, TeacherRecord
+from edgedistill.runtime.caches import caches_folder
 from edgedistill.stages.stage import Sources, key_of
 
 if TYPE_CHECKING:
@@ -183,24 +184,24 @@ def _existing(folder: Path) -> Path:
 
 def _already_cached(sources: Sources) -> int:
     """Return the bytes of the soft labels on disk; unknown, and 0, before the teacher stage has run."""
-    from edgedistill.distill.cache import caches_folder
+    from edgedistill.distill.cache import KIND
     from edgedistill.distill.settings import declare_soft_labels
     from edgedistill.distill.stages import SOFT_LABELS as STAGE
 
     if sources.records.get(TeacherRecord) is None or sources.records.get(DataRecord) is None:
         return 0
     key = key_of(STAGE, declare_soft_labels(sources), sources.records)
-    files = (caches_folder() / key).glob("*.npy")
+    files = (caches_folder(KIND) / key).glob("*.npy")
     return sum(BLOCK_BYTES * path.stat().st_blocks for path in files)
 
 
 def check_space(sources: Sources, plan: DistillPlan, folder: Path, stages: AbstractSet[str]) -> Iterator[Finding]:
     """Yield an error for each file system without the space that some stages need; `folder` is the run folder."""
-    from edgedistill.distill.cache import caches_folder
+    from edgedistill.distill.cache import KIND
 
     spaces = space_of(sources.config, sizes_of(plan), plan.distill.views)
     labels = spaces[SOFT_LABELS]
     spaces[SOFT_LABELS] = replace(labels, cache_bytes=max(0, labels.cache_bytes - _already_cached(sources)))
     needed = {stage: one for stage, one in spaces.items() if stage in stages}
     if needed:
-        yield from missing_space(needed, folder, caches_folder())
+        yield from missing_space(needed, folder, caches_folder(KIND))

@@ -65,3 +65,7 @@ class Reporter:
                 self.info(f"{label}: {done} of {total} {note}".rstrip())
 
         yield advance
+
+
+QUIET = Reporter(quiet=True)
+"""A reporter that prints nothing."""

@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from edgedistill.errors import ConfigError
 from edgedistill.kits.kits import targets_folder
 from edgedistill.records.base import Encoding, Record
+from edgedistill.runtime.caches import caches_folder
 from edgedistill.runtime.files import sha256_of, write_atomic
 
 if sys.version_info >= (3, 11):
@@ -74,7 +75,7 @@ def runtime_folder(runtime: Runtime, given: Path | None, tell: Callable[[str], N
         given: npm's package folder, its folder dist, or the .tgz, used if the cache lacks the files; None downloads them.
         tell: reports a download before it starts.
     """
-    kept = caches_folder() / f"{runtime.package}-{runtime.version}"
+    kept = caches_folder("web") / f"{runtime.package}-{runtime.version}"
     if _is_whole(kept, runtime):
         return kept
     if given is None:
@@ -94,18 +95,11 @@ def runtime_folder(runtime: Runtime, given: Path | None, tell: Callable[[str], N
     return kept
 
 
-def caches_folder() -> Path:
-    """Return the cache folder for downloads: below EDGEDISTILL_CACHE, or below the user's cache folder (XDG)."""
-    named = os.environ.get("EDGEDISTILL_CACHE")
-    base = Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "edgedistill"
-    return base / "web"
-
-
 def describe_kit() -> str:
     """Describe the target for browsers in one line: its engine, and whether a download is needed."""
     kit = read_web_kit()
     runtime = kit.runtime
-    fetched = _is_whole(caches_folder() / f"{runtime.package}-{runtime.version}", runtime)
+    fetched = _is_whole(caches_folder("web") / f"{runtime.package}-{runtime.version}", runtime)
     state = "" if fetched else f"; downloads {runtime.bytes:,} bytes once"
     return f"{kit.name:10} {', '.join(kit.precisions):12} {runtime.package} {runtime.version}, used by 'edgedistill serve RUN'{state}"
 

@@ -19,7 +19,7 @@ from edgedistill.records.base import FileRef, Record
 from edgedistill.records.stages import StageRecord
 from edgedistill.runtime.files import hash_of, versions_of
 from edgedistill.runtime.folder import Run, identity
-from edgedistill.runtime.progress import Reporter
+from edgedistill.runtime.progress import QUIET, Reporter
 
 S = TypeVar("S", bound=Record)
 R = TypeVar("R", bound=StageRecord)
@@ -48,12 +48,13 @@ class Records:
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """The inputs for declaring settings: the configuration, the kits, and the records of earlier stages."""
+    """The inputs for declaring settings: the configuration, the kits, the records of earlier stages, and what reports progress."""
 
     config: Config
     kits: Mapping[str, Kit]
     records: Records
     hash_file: Callable[[Path], str]
+    report: Reporter = QUIET
 
 
 @dataclass(frozen=True, slots=True)
