@@ -176,7 +176,7 @@ def _rows(path: Path, count: int, example: Array) -> Iterator[Callable[[int, Arr
 
         def write(row: int, values: Array) -> None:
             try:
-                os.pwrite(file.fileno(), np.ascontiguousarray(values), start + row * values.nbytes)
+                os.pwrite(file.fileno(), values.tobytes(), start + row * values.nbytes)
             except OSError as error:
                 raise ConfigError(f"data: {path} cannot be written: {error.strerror}") from None
 

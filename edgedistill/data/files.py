@@ -57,9 +57,8 @@ def refuse(broken: Broken, what: tuple[str, str, str]) -> None:
     if broken:
         names = listed(map(_name, broken))
         first = next(iter(broken.values()))
-        raise ConfigError(
-            f"data: {len(broken):,} files are not {several}: {names}; {advice.format('them')}; the first: {first}"
-        )
+        why = f"; the first: {first}" if first else ""
+        raise ConfigError(f"data: {len(broken):,} files are not {several}: {names}; {advice.format('them')}{why}")
 
 
 def readable(files: Sequence[Path], broken: Broken, what: tuple[str, str, str], *, skip_bad: bool) -> list[Path]:
