@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -17,18 +18,38 @@ MapTerm = Callable[[Tensor, Tensor, DistillConfig], Tensor]
 """A function from the student's and the teacher's class maps (B, C, h, w) of one size, and the plan, to a scalar."""
 
 
+SAMPLED: Final = 2
+"""The rows and columns of a mask, for each of a class map, that the loss reads: maps hold no finer detail."""
+
+
 def pixel_cross_entropy(smoothing: float) -> OutputLoss:
-    """Return the cross-entropy of class maps, resized to the masks (B, H, W), averaged over the pixels that are not void."""
+    """Return the cross-entropy of class maps, resized to the masks (B, H, W), averaged over pixels that are not void.
+
+    Of masks with more than SAMPLED rows and columns for each of the maps, every nth row and column is read, with the maps resized
+    to the places of these pixels. For maps of stride 4, the loss then takes a fifth of the time of the loss over all pixels.
+    """
 
     def loss(maps: Tensor, batch: Batch) -> Tensor:
-        labels = batch.labels.long()
+        size = (batch.labels.shape[1], batch.labels.shape[2])
+        every = max(1, min(size[0] // (SAMPLED * maps.shape[2]), size[1] // (SAMPLED * maps.shape[3])))
+        labels = batch.labels[:, every // 2 :: every, every // 2 :: every].long()
         known = (labels != VOID).sum().clamp_min(1)
-        resized = resize(maps, (labels.shape[1], labels.shape[2]))
+        resized = resize(maps, size) if every == 1 else _resized_at(maps, size, every)
         # The sum and not the mean, which is NaN for a batch in which every pixel is void.
         whole = functional.cross_entropy(resized, labels, ignore_index=VOID, label_smoothing=smoothing, reduction="sum")
         return whole / known
 
     return loss
+
+
+def _resized_at(maps: Tensor, size: tuple[int, int], every: int) -> Tensor:
+    """Return every nth row and column of `resize(maps, size)`, from n // 2 on."""
+    rows, columns = (
+        functional.interpolate(torch.eye(old).to(maps)[None], new, mode="linear", align_corners=False)[0].T
+        for old, new in zip(maps.shape[2:], size, strict=True)
+    )
+    resized: Tensor = rows[every // 2 :: every] @ maps @ columns[every // 2 :: every].T
+    return resized
 
 
 def map_term(plan: DistillConfig, term: MapTerm) -> OutputLoss:

@@ -59,6 +59,19 @@ def test_void_pixels_count_for_nothing_and_a_batch_of_them_costs_nothing() -> No
     assert float(loss(MAPS, Batch({}, torch.full_like(masks, 255)))) == 0
 
 
+@pytest.mark.parametrize("every", [2, 3])
+def test_of_large_masks_the_loss_reads_every_nth_pixel(every: int) -> None:
+    masks = torch.from_numpy(RNG.integers(0, 4, (3, 6 * 2 * every + 1, 8 * 2 * every)).astype(np.uint8))
+    whole = torch.nn.functional.interpolate(MAPS, tuple(masks.shape[1:]), mode="bilinear", align_corners=False)
+    some = (slice(every // 2, None, every),) * 2
+    wanted = torch.nn.functional.cross_entropy(whole[:, :, some[0], some[1]], masks[:, some[0], some[1]].long())
+    maps = MAPS.clone().requires_grad_()
+    value = TASK.label_loss(TrainingConfig())(maps, Batch({}, masks))
+    assert float(value.detach()) == pytest.approx(float(wanted), rel=1e-5)
+    (gradient,) = torch.autograd.grad(value, maps)
+    assert (gradient != 0).all()  # no place of the maps is left out
+
+
 def test_channel_wise_distillation_is_the_papers_formula() -> None:
     student, teacher, temperature = MAPS, MAPS.flip(0), 3.0
     total = 0.0
