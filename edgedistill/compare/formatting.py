@@ -51,6 +51,8 @@ METRICS: Final = {
     "r2": ("R² %", "R²", "R²"),
     "cosine": ("cos. %", "Cosine", "cosine"),
     "mean_ap": ("mAP %", "Mean AP", "mean AP"),
+    "coco_ap": ("AP %", "AP", "AP"),
+    "miou": ("mIoU %", "mIoU", "mIoU"),
 }
 """The heading of a metric in a narrow table, its name, and its name within a sentence."""
 

@@ -20,6 +20,7 @@ from edgedistill.deploy.devices.address import Address, parse_address
 from edgedistill.deploy.devices.local import run_here
 from edgedistill.deploy.devices.ssh import run_over_ssh
 from edgedistill.deploy.devices.transport import Finished, HarnessCall, LinkError, Progress, Transport
+from edgedistill.deploy.host_metrics import with_host_metric
 from edgedistill.errors import ConfigError, DeviceError
 from edgedistill.kits.kits import Kit, targets_folder
 from edgedistill.records.base import Record
@@ -166,7 +167,8 @@ async def _bench_on(
         return [(arm.name, f"{error}{kept}") for arm in arms]
     with contextlib.suppress(OSError):  # it is not empty while another device still measures
         (out / "partial").rmdir()
-    return [(result["name"], _measured(result)) for result in answer]
+    metrics = {arm.name: arm.metric for arm in arms}
+    return [(result["name"], _measured(result, out, metrics[result["name"]])) for result in answer]
 
 
 def _metered_here(address: Address, meter: Path) -> Path:
@@ -193,11 +195,13 @@ def _needs(kits: Sequence[Kit]) -> dict[str, Path]:
     return {"harness": targets_folder() / "harness"} | {f"kits/{kit.name}": kit.folder for kit in kits}
 
 
-def _measured(result: dict[str, Any]) -> Measurement | str:
+def _measured(result: dict[str, Any], out: Path, metric: str | None) -> Measurement | str:
     if "error" in result:
         return str(result["error"])
     try:
-        return Measurement.model_validate(result["measurement"])
+        return Measurement.model_validate(
+            with_host_metric(out / f"{result['name']}.json", metric, result["measurement"])
+        )
     except ValidationError as error:
         raise DeviceError(f"{result['name']}: the harness returned an invalid measurement: {error}") from None
 

@@ -48,6 +48,11 @@ def decode_boxes(distributions: Tensor, cells: Cells) -> Tensor:
     return torch.cat((cells.centres - distances[..., :2], cells.centres + distances[..., 2:]), 2)
 
 
+def clip_boxes(boxes: Tensor, corner: Tensor) -> Tensor:
+    """Return boxes (..., 4) clipped to inputs whose width, height, width and height are `corner` (4,)."""
+    return torch.minimum(boxes.clamp_min(0), corner)
+
+
 def overlaps(ours: Tensor, theirs: Tensor) -> Tensor:
     """Return the intersection over union of boxes of shapes that broadcast."""
     both = _intersection(ours, theirs)

@@ -13,12 +13,36 @@ from torch import Tensor
 from torch.nn import functional
 
 from edgedistill.losses.assignment import Targets, assign
+from edgedistill.losses.batch import Batch, OutputLoss
 from edgedistill.losses.cells import BINS, Cells, cells_of, decode_boxes, generalised_overlaps
 
 FOCUS: Final = 2.0
 OVERLAP_WEIGHT: Final = 2.0
 DISTRIBUTION_WEIGHT: Final = 0.25
 """The exponent of the quality focal loss, and the weights of the box losses, all as in GFL."""
+
+
+def on_boxes(outputs: Tensor, batch: Batch) -> Tensor:
+    """Return the loss on the labels of a batch, whose first input is (B, channels, H, W)."""
+    return detection_loss(outputs, batch.labels, size_of(batch), outputs.shape[2] - 4 * BINS)
+
+
+def on_teacher(temperature: float) -> OutputLoss:
+    """Return the distillation of scores plus that of box distributions, which are softened by a temperature."""
+
+    def loss(student: Tensor, batch: Batch) -> Tensor:
+        assert batch.teacher_logits is not None
+        classes = student.shape[2] - 4 * BINS
+        scores = class_kd(student, batch.teacher_logits, classes)
+        return scores + box_kd(student, batch.teacher_logits, classes, temperature)
+
+    return loss
+
+
+def size_of(batch: Batch) -> tuple[int, int]:
+    """Return the height and width of the first input of a batch."""
+    height, width = next(iter(batch.inputs.values())).shape[-2:]
+    return height, width
 
 
 def detection_loss(outputs: Tensor, labels: Tensor, size: tuple[int, int], classes: int) -> Tensor:
@@ -66,20 +90,21 @@ def distribution_focal(distributions: Tensor, steps: Tensor) -> Tensor:
     return -(nearness * logs).sum(2).mean(1)
 
 
-def class_kd(student: Tensor, teacher: Tensor, classes: int, temperature: float) -> Tensor:
-    """Return T^2 * the divergence of each cell's and class's score from the teacher's, weighted by the scores' difference.
+def class_kd(student: Tensor, teacher: Tensor, classes: int) -> Tensor:
+    """Return the divergence of each cell's and class's score from the teacher's, weighted by the difference of the scores.
 
     The weight |teacher's score - student's score| keeps the many background cells, on which both agree, from drowning the others
-    (Yang et al., ICCV 2023, "Bridging Cross-task Protocol Inconsistency for Distillation in Dense Object Detection").
-    Scores are sigmoids of logits / T. The sum is divided by the number of cells with an object, as the teacher sees it.
+    (Yang et al., ICCV 2023, "Bridging Cross-task Protocol Inconsistency for Distillation in Dense Object Detection"). As in the
+    paper, there is no temperature: it would raise the scores of the background. The sum is divided by the number of cells with an
+    object, as the teacher sees it.
     """
-    ours, theirs = student[..., :classes] / temperature, teacher[..., :classes] / temperature
+    ours, theirs = student[..., :classes], teacher[..., :classes]
     soft = theirs.sigmoid()
     cross_entropy, entropy = (
         functional.binary_cross_entropy_with_logits(x, soft, reduction="none") for x in (ours, theirs)
     )
     weight = (soft - ours.detach().sigmoid()).abs()
-    return (weight * (cross_entropy - entropy)).sum() * temperature**2 / objectness(teacher, classes).sum().clamp_min(1)
+    return (weight * (cross_entropy - entropy)).sum() / objectness(teacher, classes).sum().clamp_min(1)
 
 
 def box_kd(student: Tensor, teacher: Tensor, classes: int, temperature: float) -> Tensor:

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edgedistill.losses.cells import BINS, STRIDES, Cells, cells_of, decode_boxes
-from edgedistill.losses.scores import Sigmoid
+from edgedistill.losses.cells import BINS, STRIDES
 from edgedistill.models.depthwise import Residual, conv_bn_relu, separable
 from edgedistill.models.scale import repeats
 
@@ -93,26 +92,6 @@ class Detector(nn.Module):
         """Map (B, C, H, W) to logits: "classes" (B, A, classes) and "boxes" (B, A, 4 * BINS)."""
         features = self.neck(self.backbone(x))
         return {"classes": self.classes(features), "boxes": self.boxes(features)}
-
-
-class Decoded(nn.Module):
-    """A detector with scores and boxes as outputs, for inputs of one size."""
-
-    centres: Tensor
-    strides: Tensor
-
-    def __init__(self, detector: nn.Module, height: int, width: int) -> None:
-        super().__init__()
-        self.detector, self.score = detector, Sigmoid()
-        cells = cells_of(height, width)
-        self.register_buffer("centres", cells.centres, persistent=False)
-        self.register_buffer("strides", cells.strides, persistent=False)
-
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Map (B, C, H, W) to "scores" (B, A, classes) and "boxes" (B, A, 4): x1, y1, x2, y2 in pixels, not clipped."""
-        raw = self.detector(x)
-        boxes = decode_boxes(raw["boxes"], Cells(self.centres, self.strides))
-        return {"scores": self.score(raw["classes"]), "boxes": boxes}
 
 
 def detector(classes: int, channels: int, width: float, depth: float) -> nn.Module:

@@ -21,42 +21,49 @@ SAME_SCORE = 0.1
 
 
 class Rules(NamedTuple):
-    """How outputs become detections of an input of `height` and `width` pixels.
+    """How outputs become detections.
 
     Scores above `floor` are candidates; a box whose IoU with a better box of the same class is above `overlap` is suppressed; at
     most `limit` detections are kept.
     """
 
-    height: int
-    width: int
     floor: float = 0.001
     overlap: float = 0.6
     limit: int = 100
 
 
-def detect_all(scores: np.ndarray, boxes: np.ndarray, rules: Rules) -> np.ndarray:
-    """Return detections (N, limit, 6) of scores (N, A, C) and boxes (N, A, 4)."""
-    found = [detect(scores[i], boxes[i], rules) for i in range(len(scores))]
+RULES = Rules()
+
+
+def detect_all(outputs: np.ndarray, rules: Rules = RULES) -> np.ndarray:
+    """Return detections (N, limit, 6) of outputs (N, A, C + 4), with any axes of size 1 before A: scores, then boxes.
+
+    Outputs that are not finite give no detections, and scores of NaN.
+    """
+    stacked = outputs.reshape((len(outputs), *outputs.shape[-2:]))
+    found = [detect(one[:, :-4], one[:, -4:], rules) for one in stacked]
     return np.stack(found) if found else np.zeros((0, rules.limit, COLUMNS), np.float32)
 
 
 def detect(scores: np.ndarray, boxes: np.ndarray, rules: Rules) -> np.ndarray:
     """Return detections (limit, 6) of the scores (A, C) and boxes (A, 4), corners in pixels, of one input.
 
-    Boxes are clipped to the input first; boxes of no area are left out. Suppression is greedy, per class. Equal scores keep the
-    order of the outputs: by box, then by class.
+    Boxes of no area are left out. Suppression is greedy, per class. Equal scores keep the order of the outputs: by box, then by
+    class.
     """
-    clipped = np.clip(boxes, 0, np.array([rules.width, rules.height] * 2)).astype(np.float32)
-    has_area = (clipped[:, 2] > clipped[:, 0]) & (clipped[:, 3] > clipped[:, 1])
+    found = np.zeros((rules.limit, COLUMNS), np.float32)
+    found[:, 0] = -1
+    if not (np.isfinite(scores).all() and np.isfinite(boxes).all()):
+        found[:, 1] = np.nan
+        return found
+    has_area = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
     cells, classes = np.nonzero((scores > rules.floor) & has_area[:, None])
     order = np.argsort(-scores[cells, classes], kind="stable")
     cells, classes = cells[order], classes[order]
-    kept = list(_unsuppressed(clipped[cells], classes, rules))
-    found = np.zeros((rules.limit, COLUMNS), np.float32)
-    found[:, 0] = -1
+    kept = list(_unsuppressed(boxes[cells], classes, rules))
     found[: len(kept), 0] = classes[kept]
     found[: len(kept), 1] = scores[cells[kept], classes[kept]]
-    found[: len(kept), 2:] = clipped[cells[kept]]
+    found[: len(kept), 2:] = boxes[cells[kept]]
     return found
 
 

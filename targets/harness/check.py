@@ -68,7 +68,7 @@ def compare(outputs: Arrays, recorded: Arrays, criteria: Criteria) -> Tuple[Dict
     """Return accuracy and parity, each with the reason where it is missing, and the arrays to store."""
     reasons = dict(criteria.reasons)
     judged = _side_by_side(outputs, _judged(outputs, criteria))
-    arrays = {"outputs": judged}
+    arrays = {"outputs": judged if criteria.metric is None else metrics.kept(criteria.metric, judged, criteria.kit)}
     accuracy, parity = None, None
     if criteria.metric is None:
         reasons.setdefault("accuracy", "the job names no metric")
@@ -76,6 +76,10 @@ def compare(outputs: Arrays, recorded: Arrays, criteria: Criteria) -> Tuple[Dict
         reasons.setdefault("accuracy", "no labels were recorded with the inputs")
     else:
         accuracy = metrics.accuracy(criteria.metric, judged, recorded["labels"], criteria.kit)
+        if accuracy is None:
+            reasons.setdefault(
+                "accuracy", f"edgedistill computes {criteria.metric} on the host, from what the device detected"
+            )
         arrays["labels"] = recorded["labels"]
     if criteria.expected is None:
         reasons.setdefault("parity", "no expected outputs were recorded")

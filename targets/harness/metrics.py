@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from typing import Any, Callable, Dict, Iterator, NamedTuple, Optional, Sequence, Tuple
 
+import detections
 import maps
 import numpy as np
 import stats
@@ -21,21 +22,33 @@ SMALLEST = 1e-6
 class Metric(NamedTuple):
     """How outputs (N, ...) are judged; each function raises ValueError where the shapes do not fit.
 
-    `measure(outputs, labels)` is the metric and its 95 % interval, and `agreement(got, wanted, threshold)` the agreement of two
-    forms of a model, from recorded outputs alone.
+    `measure(outputs, labels)` is the metric and its 95 % interval, None if the host computes it from what `kept(outputs)` keeps of
+    the outputs; `agreement(got, wanted, threshold)` is the agreement of two forms of a model, from recorded outputs alone.
     """
 
-    measure: Callable[[np.ndarray, np.ndarray], Tuple[float, stats.Interval]]
+    measure: Optional[Callable[[np.ndarray, np.ndarray], Tuple[float, stats.Interval]]]
     agreement: Callable[[np.ndarray, np.ndarray, float], float]
+    kept: Callable[[np.ndarray], np.ndarray] = np.asarray
 
 
-def accuracy(metric: str, outputs: np.ndarray, labels: np.ndarray, kit: str) -> Dict[str, Any]:
-    """Return a metric over all requests with its 95 % interval."""
+def accuracy(metric: str, outputs: np.ndarray, labels: np.ndarray, kit: str) -> Optional[Dict[str, Any]]:
+    """Return a metric over all requests with its 95 % interval, or None if the host computes it."""
+    measure = METRICS[metric].measure
+    if measure is None:
+        return None
     try:
-        value, interval = METRICS[metric].measure(outputs, labels)
+        value, interval = measure(outputs, labels)
     except ValueError as error:
         raise EngineError(f"{kit}: {error}") from None
     return {"metric": metric, "value": value, "ci95": interval, "n": len(labels)}
+
+
+def kept(metric: str, outputs: np.ndarray, kit: str) -> np.ndarray:
+    """Return what is stored of the outputs that a metric reads: all of them, or the detections in them."""
+    try:
+        return METRICS[metric].kept(outputs)
+    except ValueError as error:
+        raise EngineError(f"{kit}: {error}") from None
 
 
 def agreement(metric: str, got: np.ndarray, wanted: np.ndarray, kit: str, threshold: float = 0.0) -> float:
@@ -218,6 +231,20 @@ def miou(outputs: np.ndarray, masks: np.ndarray) -> Tuple[float, stats.Interval]
     return value, _percentiles(value, [one for one in resampled if not math.isnan(one)])
 
 
+# --- coco_ap: boxes; the host computes COCO's average precision with its own library ------------------------------------------------
+
+
+def same_detections(got: np.ndarray, wanted: np.ndarray, _threshold: float) -> float:
+    """Return the agreement of the detections in outputs (N, ..., A, C + 4): scores and boxes side by side."""
+    return detections.agreement(_detections(got), _detections(wanted))
+
+
+def _detections(outputs: np.ndarray) -> np.ndarray:
+    if outputs.ndim < 3 or math.prod(outputs.shape[1:-2]) != 1 or outputs.shape[-1] < 5:
+        raise ValueError(f"coco_ap needs scores and boxes (N, A, C + 4); the outputs have shape {outputs.shape}")
+    return detections.detect_all(outputs)
+
+
 # --- what several metrics share ---------------------------------------------------------------------------------------------------
 
 
@@ -262,4 +289,5 @@ METRICS: Dict[str, Metric] = {
     "cosine": Metric(_both(cosine, _cosine_interval), _as_labels(cosine)),
     "mean_ap": Metric(_both(mean_ap, _mean_ap_interval), same_side),
     "miou": Metric(miou, lambda got, wanted, _threshold: maps.same_class(got, wanted)),
+    "coco_ap": Metric(None, same_detections, _detections),
 }

@@ -8,8 +8,8 @@ from edgedistill.errors import ConfigError
 from edgedistill.export.onnx_export import export_onnx
 from edgedistill.graphs.run import run_onnx
 from edgedistill.losses.cells import BINS, STRIDES, cells_of, decode_boxes
+from edgedistill.losses.decoding import Decoded
 from edgedistill.models.build import build_model, count_parameters
-from edgedistill.models.detector import Decoded
 from edgedistill.quantize.prepare import layer_report, prepare
 from tests.support.learning import interface, model
 

@@ -7,29 +7,28 @@ import pytest
 import edgedistill.tasks.detections
 from tests.support.jobs import TARGETS
 
-RULES = detections.Rules(height=60, width=80)
+RULES = detections.RULES
 
 
 def outputs(seed=0, cells=300, classes=3):
-    """Return random scores (A, C) with ties, and boxes (A, 4) of which some reach beyond the input of 80x60."""
+    """Return random scores (A, C) with ties, and boxes (A, 4), some of no area."""
     rng = np.random.default_rng(seed)
     corners = rng.uniform(-10, 80, (cells, 2))
-    boxes = np.concatenate([corners, corners + rng.uniform(0, 30, (cells, 2))], 1).astype(np.float32)
+    boxes = np.concatenate([corners, corners + rng.uniform(-3, 30, (cells, 2))], 1).astype(np.float32)
     return np.round(rng.uniform(0, 1, (cells, classes)) ** 3, 2).astype(np.float32), boxes
 
 
 def plain_detect(scores, boxes, rules):
     """Return the detections by the definition: one candidate after the other, each against each that was kept."""
-    clipped = np.clip(boxes, 0, [rules.width, rules.height] * 2)
     candidates = [
         (-score, cell, kind) for (cell, kind), score in np.ndenumerate(scores)
-        if score > rules.floor and (clipped[cell, 2:] > clipped[cell, :2]).all()
+        if score > rules.floor and (boxes[cell, 2:] > boxes[cell, :2]).all()
     ]  # fmt: skip
     kept = []
     for score, cell, kind in sorted(candidates):
-        if all(kind != other or iou(clipped[cell], clipped[box]) <= rules.overlap for _, box, other in kept):
+        if all(kind != other or iou(boxes[cell], boxes[box]) <= rules.overlap for _, box, other in kept):
             kept.append((score, cell, kind))
-    return [(kind, -score, *clipped[cell]) for score, cell, kind in kept[: rules.limit]]
+    return [(kind, -score, *boxes[cell]) for score, cell, kind in kept[: rules.limit]]
 
 
 def iou(a, b):
@@ -64,25 +63,31 @@ def test_equal_scores_keep_the_order_of_the_outputs():
     assert found[:6, 2].tolist() == [0, 0, 20, 20, 40, 40]
 
 
-def test_boxes_are_clipped_and_those_outside_are_left_out():
-    boxes = np.array([[-5, -5, 200, 30], [90, 0, 99, 9], [0, 0, np.nan, 9]], np.float32)
-    found = detections.detect(np.array([[0.5], [0.9], [0.9]], np.float32), boxes, RULES)
-    assert found[0].tolist() == [0, 0.5, 0, 0, 80, 30]
-    assert found[1, 0] == -1
-
-
-def test_scores_that_are_not_numbers_and_those_at_the_floor_are_no_candidates():
-    boxes = np.tile(np.array([[0, 0, 9, 9]], np.float32), (2, 1))
-    found = detections.detect(np.array([[np.nan], [0.25]], np.float32), boxes, RULES._replace(floor=0.25))
+def test_scores_at_the_floor_and_boxes_of_no_area_are_no_candidates():
+    boxes = np.array([[0, 0, 9, 9], [5, 5, 5, 9]], np.float32)
+    found = detections.detect(np.array([[0.25], [0.9]], np.float32), boxes, RULES._replace(floor=0.25))
     assert (found[:, 0] == -1).all()
 
 
-def test_batches_are_stacked():
+def test_outputs_that_are_not_finite_give_scores_of_nan():
+    boxes = np.tile(np.array([[0, 0, 9, 9]], np.float32), (2, 1))
+    for scores, places in (
+        ([[np.nan], [0.5]], boxes),
+        ([[0.5], [0.5]], np.where(np.arange(2)[:, None] == 0, np.inf, boxes)),
+    ):
+        found = detections.detect(np.array(scores, np.float32), np.asarray(places), RULES)
+        assert (found[:, 0] == -1).all()
+        assert np.isnan(found[:, 1]).all()
+
+
+def test_outputs_of_a_batch_are_scores_and_boxes_side_by_side():
     pairs = [outputs(seed) for seed in (1, 2)]
-    found = detections.detect_all(*(np.stack(part) for part in zip(*pairs, strict=True)), RULES)
-    for one, pair in zip(found, pairs, strict=True):
-        np.testing.assert_array_equal(one, detections.detect(*pair, RULES))
-    assert detections.detect_all(np.zeros((0, 5, 1)), np.zeros((0, 5, 4)), RULES).shape == (0, 100, 6)
+    stacked = np.stack([np.concatenate(pair, 1) for pair in pairs])
+    for shape in (stacked.shape, (2, 1, *stacked.shape[1:])):
+        found = detections.detect_all(stacked.reshape(shape))
+        for one, pair in zip(found, pairs, strict=True):
+            np.testing.assert_array_equal(one, detections.detect(*pair, RULES))
+    assert detections.detect_all(np.zeros((0, 5, 7), np.float32)).shape == (0, 100, 6)
 
 
 def test_agreement_counts_confident_detections_with_a_partner_of_the_same_class():

@@ -29,7 +29,7 @@ VECTORS = [name for name in task_names() if not find_task(name).is_dense]
 
 
 def test_the_tasks_are_the_files_of_the_folder() -> None:
-    assert task_names() == ("classification", "embedding", "multi-label", "regression", "segmentation")
+    assert task_names() == ("classification", "detection", "embedding", "multi-label", "regression", "segmentation")
     with pytest.raises(ConfigError, match=r"^data\.task: no task 'multilabel'; perhaps 'multi-label'\?"):
         find_task("multilabel")
 
