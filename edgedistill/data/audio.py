@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from edgedistill.data.files import Broken, read_each
+from edgedistill.data.files import Broken, names_in, read_each
 from edgedistill.errors import ConfigError
 
 Array = npt.NDArray[Any]
@@ -29,7 +29,7 @@ class Clip(NamedTuple):
 
 def wav_files(folder: Path) -> list[Path]:
     """Return the WAV files in the class folders of a folder."""
-    return sorted(p for p in folder.glob("*/**/*") if p.suffix.lower() == ".wav" and p.is_file())
+    return [folder / name for name in names_in(folder, {".wav"}) if "/" in name]
 
 
 def clip_headers(files: Sequence[Path], broken: Broken) -> list[Clip]:

@@ -12,8 +12,8 @@ from edgedistill.errors import ConfigError
 from edgedistill.records.stages import KindName
 
 Array = npt.NDArray[Any]
-BLOCK: Final = 1024
-"""The number of samples that are searched at once for a value."""
+BLOCK_BYTES: Final = 1 << 24
+"""The size of the samples that are searched at once, which may be on disk and larger than memory."""
 
 IMAGE_CHANNELS: Final = (1, 3, 4)
 LARGEST_ASPECT: Final = 8
@@ -21,6 +21,11 @@ LARGEST_ASPECT: Final = 8
 
 TIMES_LONGER: Final = 4
 """A signal whose last axis is this many times its first axis looks like (C, T)."""
+
+
+def samples_at_once(inputs: Array) -> int:
+    """Return the number of samples of a block of BLOCK_BYTES, at least 1."""
+    return max(1, BLOCK_BYTES * len(inputs) // max(1, inputs.nbytes))
 
 
 def check_varied(where: str, inputs: Iterable[Array]) -> None:
@@ -61,8 +66,9 @@ def _check_values(where: str, inputs: Array) -> None:
     with np.errstate(over="ignore", invalid="ignore"):
         if np.isfinite(np.sum(inputs, dtype=np.float64)):  # faster than a search; other sums are searched
             return
-    for start in range(0, len(inputs), BLOCK):
-        block = inputs[start : start + BLOCK]
+    step = samples_at_once(inputs)
+    for start in range(0, len(inputs), step):
+        block = inputs[start : start + step]
         wrong = ~np.isfinite(block.reshape(len(block), -1)).all(axis=1)
         if wrong.any():
             row = int(np.argmax(wrong))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -22,6 +24,38 @@ CLIPS: Final = (
     "convert (ffmpeg -i IN -c:a pcm_s16le OUT.wav)",
 )
 """What a file, and what several files should be, and how to mend them."""
+
+
+def names_in(folder: Path, suffixes: AbstractSet[str] | None = None) -> list[str]:
+    """Return the names of the files below a folder, relative to it and in the order of their parts; `suffixes` are in lower case.
+
+    Folders that are links are followed if they are in the folder itself.
+    """
+    names = _walk(str(folder), "")
+    if suffixes is not None:
+        names = (name for name in names if _suffix(name) in suffixes)
+    return sorted(names, key=lambda name: name.split("/"))
+
+
+def _suffix(name: str) -> str:
+    """Return the suffix of a name in lower case, as Path.suffix, which takes ten times as long."""
+    stem, dot, suffix = name.rpartition(".")
+    return f"{dot}{suffix.lower()}" if stem and not stem.endswith("/") else ""
+
+
+def _walk(folder: str, prefix: str) -> Iterator[str]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=not prefix):
+                yield from _walk(entry.path, f"{prefix}{entry.name}/")
+            elif entry.is_file():
+                yield prefix + entry.name
+
+
+def names_below(files: Iterable[Path], folder: Path) -> list[str]:
+    """Return the names of files relative to a folder that they are in; faster than `relative_to`."""
+    start = len(f"{folder}".rstrip("/")) + 1
+    return [str(file)[start:] for file in files]
 
 
 def read_each(
@@ -65,7 +99,7 @@ def readable(files: Sequence[Path], broken: Broken, what: tuple[str, str, str], 
     """Return the files that are not broken; raises ConfigError that names all broken files, unless `skip_bad` asks to leave them out."""
     if not skip_bad or len(broken) == len(files):
         refuse(broken, what)
-    return [file for file in files if file not in broken]
+    return [file for file in files if file not in broken] if broken else list(files)
 
 
 def listed(names: Iterable[str], shown: int = SHOWN) -> str:

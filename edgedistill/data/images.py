@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from edgedistill.data.files import Broken, read_each
+from edgedistill.data.files import Broken, names_in, read_each
 from edgedistill.data.geometry import Resizing
 from edgedistill.errors import ConfigError
 
@@ -38,7 +38,7 @@ class Header(NamedTuple):
 
 def image_files(folder: Path) -> list[Path]:
     """Return the images in the class folders of a folder."""
-    return sorted(p for p in folder.glob("*/**/*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+    return [folder / name for name in names_in(folder, IMAGE_SUFFIXES) if "/" in name]
 
 
 def read_headers(files: Sequence[Path], broken: Broken) -> list[Header]:

@@ -13,7 +13,8 @@ or labels.txt in the source, or in a folder above the pictures up to two levels,
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -21,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgedistill.data.decoding import Decoding, Sample, decode
+from edgedistill.data.files import names_below, names_in
 from edgedistill.data.images import IMAGE_SUFFIXES, open_image
 from edgedistill.data.reading import Labelled, Reading
 from edgedistill.errors import ConfigError
@@ -70,12 +72,12 @@ def find_pairs(source: Path) -> Pairs:
             f"masks in a folder named {', '.join(MASK_FOLDERS[:-1])} or {MASK_FOLDERS[-1]}"
         )
     pictures, masks = found
-    files = {_stem(path, pictures): path for path in _images_in(pictures, IMAGE_SUFFIXES)}
+    files = _by_stem(pictures, IMAGE_SUFFIXES)
     if not files:
         raise ConfigError(f"data: folder {pictures.parent.name}/{pictures.name} holds no images")
-    drawn = {_stem(path, masks): path for path in _images_in(masks, MASK_SUFFIXES)}
+    drawn = _by_stem(masks, MASK_SUFFIXES)
     if not drawn:
-        lossy = " (JPEG changes class numbers)" if next(_images_in(masks, IMAGE_SUFFIXES), None) else ""
+        lossy = " (JPEG changes class numbers)" if names_in(masks, IMAGE_SUFFIXES) else ""
         raise ConfigError(
             f"data: folder {masks.parent.name}/{masks.name} holds no PNG masks{lossy}; store masks as PNG files"
         )
@@ -98,12 +100,9 @@ def find_folders(source: Path) -> tuple[Path, Path] | None:
     return next(((source, masks) for masks in (*swapped, *beside) if masks.is_dir()), None)
 
 
-def _images_in(folder: Path, suffixes: frozenset[str]) -> Iterator[Path]:
-    return (path for path in sorted(folder.rglob("*")) if path.suffix.lower() in suffixes and path.is_file())
-
-
-def _stem(path: Path, folder: Path) -> str:
-    return path.relative_to(folder).with_suffix("").as_posix()
+def _by_stem(folder: Path, suffixes: AbstractSet[str]) -> dict[str, Path]:
+    """Return the images of a folder by their names without suffix."""
+    return {name.rpartition(".")[0]: folder / name for name in names_in(folder, suffixes)}
 
 
 def _addition(stems: Sequence[str], masks: Sequence[str] | dict[str, Path]) -> str:
@@ -156,7 +155,7 @@ def read_masked(pairs: Pairs, folder: Path, reading: Reading, report: Reporter) 
         return _read_pair(picture, masks[picture], values, reading)
 
     arrays, files, broken = decode(pairs.pictures, Decoding(key, lambda _: read, USABLE, reading.skip_bad, report))
-    names = {picture: picture.relative_to(folder).as_posix() for picture in pairs.pictures}
+    names = dict(zip(pairs.pictures, names_below(pairs.pictures, folder), strict=True))
     return Labelled(
         arrays["inputs"], arrays["labels"], values.names or _numbers(np.asarray(arrays["present"].any(0)), values, folder),
         tuple(names[file] for file in files), tuple(f"{names[file]} ({reason})" for file, reason in broken.items()),

@@ -93,7 +93,7 @@ def _thumbnails(pictures: Pictures) -> Floats:
     across = np.repeat(_areas(width), channels, axis=1).T / np.float32(channels)
     thumbnails = np.empty((len(rows), len(down), across.shape[1]), np.float32)
     for at in range(0, len(rows), BLOCK):
-        block = values[rows[at : at + BLOCK]][:, ::stride, ::stride]
+        block = values[:, ::stride, ::stride][rows[at : at + BLOCK]]
         lines = block.reshape(-1, width * channels).astype(np.float32) @ across
         thumbnails[at : at + BLOCK] = down @ lines.reshape(len(block), height, -1)
     return thumbnails

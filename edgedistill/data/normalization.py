@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from edgedistill.data.dataset import Dataset
 
 SAMPLES: Final = 256
+FEWEST, LARGEST = 16, 1 << 23
+"""At least this many samples, and otherwise at most this many values are read."""
+
 FARTHEST: Final = 20.0
 """The largest mean and deviation of inputs that are plausible; fitting ones are about 0 and 1, images in [0, 1] are smaller."""
 
@@ -27,7 +30,9 @@ def find_misfits(dataset: Dataset, views: ViewSettings) -> Iterator[Finding]:
     from edgedistill.data.views import plain_views
 
     train = dataset.train
-    some = np.linspace(0, len(train) - 1, min(SAMPLES, len(train))).astype(np.int64)
+    largest = max(max(1, values[0].size) for values in train.inputs.values())
+    count = min(SAMPLES, len(train), max(FEWEST, LARGEST // largest))
+    some = np.linspace(0, len(train) - 1, count).astype(np.int64)
     batch = plain_views(train, dataset.record, views).batch(some, some * 0)
     for record in dataset.record.inputs:
         given = views.inputs.get(record.name, Normalization())

@@ -23,6 +23,9 @@ from edgedistill.records.finding import Finding
 from edgedistill.records.stages import KindName
 
 SAMPLES: Final = 500
+FEWEST, LARGEST = 32, 1 << 22
+"""At least this many samples, and otherwise at most about this many values are read."""
+
 LAGS: Final = 4
 SHORTEST: Final = 8
 """Shorter axes are no sides of images, and too short for signals."""
@@ -196,4 +199,5 @@ def _share_of_position(inputs: Array) -> float:
 
 
 def _step(inputs: Array) -> int:
-    return max(1, len(inputs) // SAMPLES)
+    """Return the step from one of about SAMPLES samples to the next, of fewer if samples are large."""
+    return max(1, len(inputs) // min(SAMPLES, max(FEWEST, LARGEST * len(inputs) // max(1, inputs.size))))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -14,7 +15,7 @@ import numpy.typing as npt
 from edgedistill.data.audio import rate_of_clips, read_clips, wav_files
 from edgedistill.data.decoding import Decoding, Read, decode
 from edgedistill.data.dense import TASKS, dense_files, read_dense
-from edgedistill.data.files import CLIPS, IMAGES, Broken, readable
+from edgedistill.data.files import CLIPS, IMAGES, Broken, names_below, names_in, readable
 from edgedistill.data.images import IMAGE_SUFFIXES, decode_image, image_files, mode_of_files
 from edgedistill.data.reading import Labelled, Reading
 from edgedistill.errors import ConfigError
@@ -88,7 +89,8 @@ def fingerprint_source(text: str, folder: Path, hash_file: Callable[[Path], str]
         files = [[os.path.relpath(file, path), hash_file(file)] for file in dense_files(path, folder, reading)]
         return hash_of([DENSE, files])
     if path.is_dir():
-        files = [[p.relative_to(path).as_posix(), hash_file(p)] for p in wav_files(path) or image_files(path)]
+        found = wav_files(path) or image_files(path)
+        files = [[name, hash_file(file)] for name, file in zip(names_below(found, path), found, strict=True)]
         return hash_of([FOLDERS, files])
     return hash_file(path)
 
@@ -195,12 +197,10 @@ def _from_wav_folder(folder: Path, reading: Reading) -> Source:
 
 def _of_files(inputs: Array, files: Sequence[Path], folder: Path, broken: Broken) -> Source:
     """Return the source of a folder: the inputs of its readable files, and what is left out."""
-    names = {file: file.relative_to(folder).as_posix() for file in (*files, *broken)}
-    left_out = tuple(f"{names[file]} ({reason})" for file, reason in broken.items())
+    names, wrong = names_below(files, folder), names_below(broken, folder)
+    left_out = tuple(f"{name} ({reason})" for name, reason in zip(wrong, broken.values(), strict=True))
     labels, classes = _by_folder(files, folder)
-    return Source(
-        {SINGLE: inputs}, labels, classes, tuple(names[file] for file in files), left_out, _others(folder, names)
-    )
+    return Source({SINGLE: inputs}, labels, classes, tuple(names), left_out, _others(folder, {*names, *wrong}))
 
 
 def is_sample(name: str) -> bool:
@@ -208,26 +208,23 @@ def is_sample(name: str) -> bool:
     return Path(name).suffix.lower() in IMAGE_SUFFIXES | {".wav"}
 
 
-def _others(folder: Path, files: Mapping[Path, str]) -> tuple[str, ...]:
-    """Return the files below a folder that are none of `files`; hidden files are not counted."""
-    paths = (path for path in folder.rglob("*") if path not in files and path.is_file())
-    names = (path.relative_to(folder) for path in paths)
-    return tuple(
-        sorted(name.as_posix() for name in names if not any(part.startswith((".", "__")) for part in name.parts))
-    )
+def _others(folder: Path, used: AbstractSet[str]) -> tuple[str, ...]:
+    """Return the names of the files below a folder that are not used; hidden files are not counted."""
+    others = (name for name in names_in(folder) if name not in used)
+    return tuple(name for name in others if not any(part.startswith((".", "__")) for part in name.split("/")))
 
 
 def _by_folder(files: Sequence[Path], folder: Path) -> tuple[Array, tuple[str, ...]]:
     """Return the labels of files, and the classes, which are the names of the files' folders."""
     check_class_folders(files, folder)
-    names = [p.relative_to(folder).parts[0] for p in files]
+    names = [name.partition("/")[0] for name in names_below(files, folder)]
     classes, labels = np.unique(names, return_inverse=True)
     return labels.astype(np.int64), tuple(map(str, classes))
 
 
 def check_class_folders(files: Sequence[Path], folder: Path) -> None:
     """Raise ConfigError if a class folder has none of the files; hidden folders are not classes."""
-    full = {p.relative_to(folder).parts[0] for p in files}
+    full = {name.partition("/")[0] for name in names_below(files, folder)}
     inside = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith((".", "__")))
     empty = [name for name in inside if name not in full]
     if empty:

@@ -7,6 +7,7 @@ from typing import Final
 
 import numpy as np
 
+from edgedistill.data.checks import samples_at_once
 from edgedistill.data.dataset import Split
 from edgedistill.data.kinds import kind_of
 from edgedistill.data.sources import Array
@@ -16,7 +17,6 @@ from edgedistill.records.stages import InputRecord
 PROBES: Final = 16
 """Only samples with one value at this many places are searched whole."""
 
-BLOCK: Final = 1024
 SAMPLES: Final = 2000
 EXAMPLES: Final = 3
 NOTEWORTHY: Final = 0.01
@@ -45,8 +45,9 @@ def _are_constant(values: Array, rows: Array) -> Array:
     places = np.unravel_index(np.linspace(0, values[0].size - 1, PROBES).astype(int), values.shape[1:])
     probes = values[(rows[:, None], *places)]
     candidates = np.flatnonzero((probes == probes[:, :1]).all(1))
-    for start in range(0, len(candidates), BLOCK):
-        some = candidates[start : start + BLOCK]
+    step = samples_at_once(values)
+    for start in range(0, len(candidates), step):
+        some = candidates[start : start + step]
         flat = values[rows[some]].reshape(len(some), -1)
         found[some] = (flat == flat[:, :1]).all(1)
     return found
@@ -58,11 +59,12 @@ def find_constant_channels(train: Split, record: InputRecord) -> Iterator[Findin
     count = kind.channels(record.shape)
     if not kind.normalised or count == 1:
         return
-    flat = values.reshape(len(values), -1, count)
-    step = max(1, len(train) // SAMPLES)
-    first = flat[train.rows[0], 0]
-    suspects = np.flatnonzero((flat[train.rows[::step]] == first).all((0, 1)))
-    constant = [int(one) for one in suspects if (flat[train.rows, :, one] == first[one]).all()]
+    flat, block = values.reshape(len(values), -1, count), samples_at_once(values)
+    first = np.array(flat[train.rows[0], 0])
+    some = train.rows[:: max(1, len(train) // min(SAMPLES, block))]
+    suspects = np.flatnonzero((flat[some] == first).all((0, 1)))
+    blocks = [train.rows[start : start + block] for start in range(0, len(train), block)]
+    constant = [int(one) for one in suspects if all((flat[rows, :, one] == first[one]).all() for rows in blocks)]
     if constant:
         what = "values" if kind.name == "features" else "channels"
         shown = ", ".join(f"{one} ({first[one]:.4g})" for one in constant[:EXAMPLES])

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from edgedistill.data.boxes import Annotation, Annotations, Box, Oddities
+from edgedistill.data.files import names_in
 from edgedistill.data.images import IMAGE_SUFFIXES
 from edgedistill.data.reading import Reading
 from edgedistill.errors import ConfigError
@@ -96,9 +97,7 @@ def _place(file: Path, table: dict[str, Any], text: str) -> Path:
 
 def _pictures_in(place: Path) -> Iterator[Path]:
     if place.is_dir():
-        yield from (
-            path for path in sorted(place.rglob("*")) if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
-        )
+        yield from (place / name for name in names_in(place, IMAGE_SUFFIXES))
         return
     for line in place.read_text(encoding="utf-8").splitlines():
         if line.strip():

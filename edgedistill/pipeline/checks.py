@@ -145,9 +145,10 @@ def _check_tools(sources: Sources) -> Iterator[Finding]:
 def _find_data(sources: Sources) -> Iterator[Finding]:
     data, folder = sources.config.data, sources.config.folder
     splits: dict[SplitName, str | None] = {"train": data.train, "val": data.val, "test": data.test}
-    named = [(text, reading_of(data, split)) for split, text in splits.items() if text is not None]
-    for text, reading in dict(reversed(named)).items():
-        yield from attempt(partial(fingerprint_source, text, folder, sources.hash_file, reading), "data")
+    for split, text in splits.items():
+        if text is not None:
+            reading = reading_of(data, split)
+            yield from attempt(partial(fingerprint_source, text, folder, sources.hash_file, reading), "data")
 
 
 def _load_data(sources: Sources) -> Iterator[Finding]:

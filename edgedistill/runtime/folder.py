@@ -38,6 +38,7 @@ class Run:
         self.folder = folder
         self._manifest: dict[str, Any] = {"schema": SCHEMA, "name": folder.name, "stages": {}}
         self._hashes: dict[str, list[Any]] = {}
+        self._has_new_hashes = False
         path = folder / "manifest.json"
         if path.exists():
             try:
@@ -99,17 +100,22 @@ class Run:
     def save(self) -> None:
         """Write the manifest."""
         write_json(self.folder / "manifest.json", self._manifest)
-        write_json(self._memo, self._hashes)
+        if self._has_new_hashes:
+            write_json(self._memo, self._hashes)
+            self._has_new_hashes = False
 
     def file_hash(self, path: Path) -> str:
-        """Hash a file; the hash is cached by size and modification time, because data and caches can be large."""
+        """Hash a file; the hash is cached by size, modification time and inode, because data and caches can be large."""
         status = path.stat()
-        stamp = [status.st_size, status.st_mtime_ns]
-        name = str(path.resolve())
+        stamp = [status.st_size, status.st_mtime_ns, status.st_ino]
+        name = str(
+            path.absolute()
+        )  # resolving the links of 100,000 files takes seconds; the inode says which file it is
         known = self._hashes.get(name)
-        if known is None or known[:2] != stamp:
+        if known is None or known[:-1] != stamp:
             known = self._hashes[name] = [*stamp, sha256_of(path)]
-        return str(known[2])
+            self._has_new_hashes = True
+        return str(known[-1])
 
     def _intact(self, ref: FileRef) -> bool:
         path = self.path(ref)
