@@ -80,8 +80,8 @@ def describe_caches() -> Iterator[str]:
         state = "complete" if (manifest.parent / SEAL).exists() else "incomplete"
         if about["schema"] != SOFT_LABELS_SCHEMA:
             state = f"of an earlier version ({about['schema']}), which no run uses; delete it"
-        views, samples, classes, *size = about["shape"]
-        whole = f"{classes} classes" if not size else f"{classes} class maps of {'x'.join(map(str, size))}"
+        views, samples, classes, *sides = about["shape"]
+        whole = f"{classes} classes" if not sides else f"{classes} class maps of {'x'.join(map(str, sides))}"
         kept = f"the {about['top_k']} largest of {classes} logits" if "top_k" in about else whole
         yield f"{manifest.parent.name[:16]}  {views} views of {samples:,} samples, {kept}, {size:,} bytes, {state}"
 
