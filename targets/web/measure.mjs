@@ -14,8 +14,8 @@ const RUNTIMES = {
 // A worker could not be started beside others.
 class NotTogether extends Error {}
 
-export async function fetchBytes(url, onBytes) {
-  const answer = await fetch(url);
+export async function fetchBytes(url, signal, onBytes) {
+  const answer = await fetch(url, { signal });
   if (!answer.ok) throw new Error(`${url}: the server answered ${answer.status}`);
   const reader = answer.body.getReader();
   const parts = [];
@@ -41,6 +41,7 @@ export class Measuring {
   #plan;
   #workers = new Set();
   #stopped = false;
+  #downloads = new AbortController();
   #hidden = document.visibilityState === "hidden";
 
   // hooks: stage(text), note(text), progress(steps, latest), step(), checked(arm), samples(arm), failed(arm, text),
@@ -52,6 +53,7 @@ export class Measuring {
 
   stop() {
     this.#stopped = true;
+    this.#downloads.abort(new Error("stopped"));
     for (const worker of this.#workers) worker.end(new Error("stopped"));
   }
 
@@ -93,17 +95,18 @@ export class Measuring {
 
   async #download() {
     const runtime = RUNTIMES[this.#plan.arms[0].provider];
+    const { signal } = this.#downloads;
     this.#hooks.stage("downloads the engine");
     const report = (length) => this.#hooks.note(`downloads the engine, ${(length / 1e6).toFixed(1)} MB`);
-    this.engine = await fetchBytes(`runtime/${runtime.engine}`, report);
-    this.empty = new Uint8Array(await fetchBytes("null.onnx"));
+    this.engine = await fetchBytes(`runtime/${runtime.engine}`, signal, report);
+    this.empty = new Uint8Array(await fetchBytes("null.onnx", signal));
     const models = new Map();
     for (const arm of this.#plan.arms) {
       const { key, bytes } = arm.about;
       if (!models.has(key)) {
         const report = (length) => this.#hooks.note(`downloads ${key}, ${Math.round((100 * length) / bytes)} %`);
-        const model = await fetchBytes(`models/${key}.onnx`, report);
-        models.set(key, { model, content: await fetchBytes(`requests/${key}.bin`) });
+        const model = await fetchBytes(`models/${key}.onnx`, signal, report);
+        models.set(key, { model, content: await fetchBytes(`requests/${key}.bin`, signal) });
       }
       Object.assign(arm, models.get(key));
     }

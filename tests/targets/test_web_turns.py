@@ -97,3 +97,28 @@ def test_models_that_do_not_fit_into_memory_together_are_named() -> None:
     words = javascript(f"turns.tooLarge({arms}, 14e6, 2e9)", 10)
     assert words == "10 models would need 1000 MB of memory together, and this page uses at most 500 MB"
     assert javascript(f"turns.tooLarge({arms}, 14e6, 1e6)", 1) is None
+
+
+STOP = """
+import { createServer } from "node:http";
+import { Measuring } from "MEASURE";
+const server = createServer((request, answer) => answer.write("the first bytes")); // the rest never comes
+await new Promise((ready) => server.listen(0, "127.0.0.1", ready));
+globalThis.document = { visibilityState: "visible", addEventListener() {}, removeEventListener() {} };
+const page = `http://127.0.0.1:${server.address().port}/`;
+const whole = globalThis.fetch;
+globalThis.fetch = (url, options) => whole(new URL(url, page), options); // node has no page that a URL is relative to
+const hooks = { stage() {}, note: () => measuring.stop() };
+const measuring = new Measuring({ arms: [{ provider: "wasm" }] }, hooks);
+console.log(await measuring.run().catch((error) => error.message));
+process.exit(0);
+"""
+
+
+def test_stop_also_ends_a_download() -> None:
+    if shutil.which("node") is None:
+        pytest.skip("there is no node")
+    script = STOP.replace("MEASURE", (TARGETS / "web" / "measure.mjs").as_uri())
+    command = ["node", "--input-type=module", "--eval", script]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == "stopped\n"
