@@ -79,7 +79,8 @@ class EngineChoice:
 
     def _agreement(self, outputs: Tensors, reference: Tensors) -> float:
         ours, theirs = (split_outputs(one, self.interface.output).main.numpy() for one in (outputs, reference))
-        return self.task.agreement(ours, theirs)
+        size = self.interface.kind.spatial(self.interface.first.shape)
+        return self.task.agreement(*(self.task.answers(one, size, self.interface.values) for one in (ours, theirs)))
 
 
 def openvino_predictor(model: nn.Module, sample: Tensors, precision: str) -> Predict:
