@@ -13,6 +13,7 @@ import click
 
 from edgedistill.cli.cache import cache
 from edgedistill.cli.card import card, replay
+from edgedistill.cli.check import check
 from edgedistill.cli.compare import compare
 from edgedistill.cli.doctor import doctor, targets
 from edgedistill.cli.file import bench, export, lint, quantize
@@ -51,7 +52,7 @@ def cli(context: click.Context, *, kit_folders: tuple[Path, ...], quiet: bool, v
 for _command in (
     *(run, demo, report, *map(stage_command, STAGE_HELP)),
     *(quantize, export, bench, lint),
-    *(init, search, compare, card, replay, serve, bundle, mobile, cache, targets, doctor),
+    *(init, search, compare, card, replay, check, serve, bundle, mobile, cache, targets, doctor),
 ):
     cli.add_command(_command)
 

@@ -104,13 +104,21 @@ class Resizing(NamedTuple):
         from PIL import Image
 
         place = self.place(*image.size)
-        resized = image.resize(place.size, filter_, place.box)
+        resized = _resized(image, place, filter_)
         if place.size == (self.width, self.height):
             return resized
         colour: Any = (border,) * 3 if image.mode == "RGB" else border
         canvas = Image.new(image.mode, (self.width, self.height), colour)
         canvas.paste(resized, place.corner)
         return canvas
+
+
+def _resized(image: Image.Image, place: Placement, filter_: Image.Resampling) -> Image.Image:
+    """Return a part of an image resized, first along rows, then along columns: from version 13 on, Pillow takes the cheaper order."""
+    left, top, right, bottom = place.box
+    width, height = place.size
+    narrow = image.resize((width, image.height), filter_, (left, 0, right, image.height))
+    return narrow.resize((width, height), filter_, (0, top, width, bottom))
 
 
 def _centred(width: int, height: int, ratio: float) -> tuple[float, float, float, float]:

@@ -67,13 +67,14 @@ class DataSettings(Record):
     def reading(self, split: SplitName) -> Reading:
         """Return how the source of a split is read."""
         return Reading(
-            task=self.task, split=split, resizing=self._resizing, seconds=self.seconds, classes=self.classes,
+            task=self.task, split=split, resizing=self.resizing, seconds=self.seconds, classes=self.classes,
             void=255 if self.void is None else self.void, images=self.images, skip_bad=self.skip_bad,
             content=next(source.sha256 for source in self.sources if source.split == split),
         )  # fmt: skip
 
     @property
-    def _resizing(self) -> Resizing | None:
+    def resizing(self) -> Resizing | None:
+        """How images are resized; None for data that stays as it is."""
         if self.size is None:
             return None
         width, height = self.size if isinstance(self.size, tuple) else (self.size, self.size)

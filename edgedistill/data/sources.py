@@ -28,8 +28,9 @@ Array = npt.NDArray[Any]
 Arrays = dict[str, Array]
 """Arrays by input name, in the order in which models take them."""
 SINGLE = "input"
-FOLDERS = 2
-"""How folders of classes are read; part of their hash. 1 read images without EXIF rotation, 16 bits, colour of any image, and alpha."""
+FOLDERS = 3
+"""How folders of classes are read; part of their hash. 1 read images without EXIF rotation, 16 bits, colour of any image, and
+alpha; 2 resized in an order of the axes that depended on the version of Pillow."""
 DENSE = "dense/1"
 """How pictures with masks and boxes are read; part of their hash."""
 PLAIN: Final = Reading()

@@ -84,6 +84,11 @@ def examine(address: str = "local") -> Examined:
     return Examined.model_validate(_object(_wait(_run(parse_address(address), call, _silent))))
 
 
+def call_harness(address: str, call: HarnessCall) -> dict[str, Any]:
+    """Run one harness command on a device and return its JSON object."""
+    return _object(_wait(_run(parse_address(address), call, _silent)))
+
+
 def compile_model(work: Compilation) -> dict[str, Any]:
     """Compile a model and return entry, files, extras (names in `out`), engine and facts."""
     (made,) = compile_models([work], _silent)

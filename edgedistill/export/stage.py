@@ -27,6 +27,7 @@ from edgedistill.distill.predictors import (
 )
 from edgedistill.distill.student import score_trials
 from edgedistill.export.baked import Baking, examples_of, record_input
+from edgedistill.export.contract import contract_of
 from edgedistill.export.forms import Variant, answers_of, in_form, variants
 from edgedistill.export.lint.report import findings_for, in_lines, require_clean
 from edgedistill.export.onnx_export import export_onnx, save_onnx
@@ -43,6 +44,7 @@ from edgedistill.models.teacher_view import TeacherView
 from edgedistill.quantize.calibration import example_input
 from edgedistill.quantize.stage import load_quantized
 from edgedistill.records.base import Encoding, FileRef
+from edgedistill.records.contract import KEY as CONTRACT
 from edgedistill.records.stages import JOIN, ExportRecord, OnnxModel, TrialScore
 from edgedistill.runtime.files import atomic_path
 from edgedistill.stages.stage import Workspace
@@ -150,6 +152,7 @@ class _Exporter:
                 "float32_nodes": kept,
                 "warnings": warnings,
                 "signature": signature_of(model),
+                "contract": contract_of(self.settings, record),
             }
         )
         annotate(model, _metadata(self.settings, record))
@@ -238,6 +241,7 @@ def _metadata(settings: ExportSettings, model: OnnxModel) -> dict[str, str]:
         "edgedistill.output": "scores" if baking.scores else "logits",
         "edgedistill.float32_nodes": json.dumps(model.float32_nodes),
         "edgedistill.lineage": json.dumps(lineage | {model.name: model.parent}),
+        **({} if model.contract is None else {CONTRACT: model.contract.model_dump_json(by_alias=True)}),
     }
 
 

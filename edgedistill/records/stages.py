@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from edgedistill.records import stage_names
 from edgedistill.records.base import Activations, Encoding, FileRef, Record, Scheme, Weights
+from edgedistill.records.contract import Contract
 from edgedistill.records.finding import Finding
 from edgedistill.records.signature import Signature
 
@@ -308,7 +309,7 @@ class OnnxModel(Record):
 
     `output` names the labelled output, "a+b" for two side by side, and `threshold` is the value above which a label is predicted. `float32_nodes` are the
     nodes of a float16 model that stay in float32 because float16 would overflow; `warnings` are the warnings of the linter
-    for the kits of its targets.
+    for the kits of its targets. `contract` says how pictures become its input, and its outputs answers; None for a teacher's file.
     """
 
     name: str
@@ -324,6 +325,7 @@ class OnnxModel(Record):
     output: str | None = None
     threshold: float | None = None
     signature: Signature | None = None
+    contract: Contract | None = None
     parent: str
 
     @property

@@ -13,12 +13,14 @@ import sys
 from pathlib import Path
 from typing import Any, Dict, List, Tuple, Union
 
+import answers
 import bench
 import child
 import energy
 import examine
 import facts
 import job
+import loading
 import process
 import workers
 from kit import EngineError, engine_errors, load_engine
@@ -67,6 +69,11 @@ def _parser() -> argparse.ArgumentParser:
     measure = verbs.add_parser("bench", help="check and measure the arms of a job")
     measure.add_argument("job", type=Path)
     measure.set_defaults(run=_bench)
+    reply = verbs.add_parser("answer", help="answer pictures with a compiled model as its contract says")
+    reply.add_argument(
+        "spec", type=Path, help="JSON: kit, kit_dir, entry, precision, threads, contract, pictures (.npz), out (.npz)"
+    )
+    reply.set_defaults(run=_answer)
     joules = verbs.add_parser("energy", help="compute energy per inference from a recorded power log")
     joules.add_argument("--source", choices=sorted(energy.LOGS), required=True)
     joules.add_argument("--log", type=Path, required=True)
@@ -130,6 +137,23 @@ def _check(arguments: argparse.Namespace) -> Answer:
 def _bench(arguments: argparse.Namespace) -> Answer:
     results = bench.run(job.read_job(arguments.job))
     return results, 5 if any("error" in result for result in results) else 0
+
+
+def _answer(arguments: argparse.Namespace) -> Answer:
+    spec = json.loads(arguments.spec.read_text(encoding="utf-8"))
+    engine = load_engine(spec["kit"], Path(spec["kit_dir"]))
+    with engine_errors(spec["kit"]):
+        engine.describe()
+        session = loading.load_session(engine, spec)
+    pictures = list(loading.recorded(Path(spec["pictures"])).values())
+    answered = answers.answer_all(session, pictures, spec["contract"], spec["kit"])
+    Path(spec["out"]).parent.mkdir(parents=True, exist_ok=True)
+    arrays = {}
+    for number, one in enumerate(answered):
+        arrays.update({f"{number}.request": one.request, f"{number}.answer": one.answer})
+        arrays.update({f"{number}.output.{name}": values for name, values in one.outputs.items()})
+    loading.store(Path(spec["out"]), arrays)
+    return {"nanoseconds": [one.nanoseconds for one in answered]}, 0
 
 
 def _worker(arguments: argparse.Namespace) -> Answer:

@@ -6,6 +6,7 @@ The contract is the JSON object of edgedistill's records/contract.py. A picture 
 
 from __future__ import annotations
 
+import math
 from typing import Any, Dict, NamedTuple, Tuple
 
 import numpy as np
@@ -96,32 +97,37 @@ def resized(picture: np.ndarray, size: Tuple[int, int], box: Tuple[float, float,
     """Return the part `box` of a picture resized to `size` (width, height), as Pillow does it with BILINEAR."""
     left, top, right, bottom = (float(np.float32(edge)) for edge in box)  # Pillow reads the edges in float32
     height, width = picture.shape[:2]
-    planes = picture.reshape(height, width, -1).astype(np.float64)
+    planes = picture.reshape(height, width, -1)
     if size[0] != width or left != 0 or right != width:
-        planes = _rounded(np.einsum("xi,yic->yxc", _weights(width, (left, right), size[0]), planes, optimize=True))
+        planes = _along_rows(planes.transpose(1, 0, 2), (left, right), size[0]).transpose(1, 0, 2)
     if size[1] != height or top != 0 or bottom != height:
-        planes = _rounded(np.einsum("yi,ixc->yxc", _weights(height, (top, bottom), size[1]), planes, optimize=True))
-    return planes.astype(np.uint8).reshape((size[1], size[0], *picture.shape[2:]))
+        planes = _along_rows(planes, (top, bottom), size[1])
+    return np.asarray(planes, order="C").reshape((size[1], size[0], *picture.shape[2:]))
 
 
-def _rounded(sums: np.ndarray) -> np.ndarray:
-    """Return sums of pixels times integer weights as pixels; the sums are integers below 2^53, so that float64 is exact."""
-    pixels: np.ndarray = np.clip(np.floor((sums + (1 << (BITS - 1))) / (1 << BITS)), 0, 255)
-    return pixels
+def _along_rows(planes: np.ndarray, part: Tuple[float, float], wanted: int) -> np.ndarray:
+    """Return `wanted` rows, weighted sums of rows (n, ...) of uint8; 255 times the weights' sum of 2^22 fits in int32."""
+    rows, weights = _weights(len(planes), part, wanted)
+    sums = np.full((wanted, *planes.shape[1:]), 1 << (BITS - 1), np.int32)
+    for tap in range(weights.shape[1]):
+        sums += planes[rows[:, tap]].astype(np.int32) * weights[:, tap, None, None]
+    found: np.ndarray = np.clip(sums >> BITS, 0, 255).astype(np.uint8)
+    return found
 
 
-def _weights(size: int, part: Tuple[float, float], wanted: int) -> np.ndarray:
-    """Return the weight of each of `size` pixels in each of `wanted` pixels (wanted, size): a triangle filter, in units of 2^-22."""
+def _weights(size: int, part: Tuple[float, float], wanted: int) -> Tuple[np.ndarray, np.ndarray]:
+    """Return the rows that each of `wanted` rows is made of (wanted, taps), and their weights in units of 2^-22: a triangle filter."""
     scale = (part[1] - part[0]) / wanted
     support = max(scale, 1.0)
-    weights = np.zeros((wanted, size))
+    taps = 2 * math.ceil(support) + 1
+    rows, weights = np.zeros((wanted, taps), np.int64), np.zeros((wanted, taps), np.int32)
     for i in range(wanted):
         centre = part[0] + (i + 0.5) * scale
         first, last = max(int(centre - support + 0.5), 0), min(int(centre + support + 0.5), size)
         near = np.maximum(1 - np.abs((np.arange(first, last) - centre + 0.5) * (1.0 / support)), 0)
-        weights[i, first:last] = near / near.sum()
-    rounded: np.ndarray = np.floor(weights * (1 << BITS) + 0.5)
-    return rounded
+        rows[i, : last - first] = np.arange(first, last)
+        weights[i, : last - first] = np.floor(near / near.sum() * (1 << BITS) + 0.5)
+    return rows, weights
 
 
 def _centred(width: int, height: int, ratio: float) -> Tuple[float, float, float, float]:

@@ -1,0 +1,136 @@
+"""The command `check`: raw files through torch, through every artifact, and through an app, and where they part."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from edgedistill.check.artifacts import Compiled, Timing, answer_pictures
+from edgedistill.check.differences import Difference, compare_passes
+from edgedistill.check.reference import Pass, Reference
+from edgedistill.errors import ConfigError, ParityError
+from edgedistill.kits.kits import Kit
+from edgedistill.records.base import Record
+from edgedistill.records.contract import Contract
+from edgedistill.records.stages import CompileRecord, ExportRecord, OnnxModel
+from edgedistill.runtime.folder import Run, read_settings, require_record
+from edgedistill.runtime.progress import Reporter
+
+WORDS = {
+    "input": "the input of the model differs: decoding, resizing, colours or scaling",
+    "outputs": "the input is the same, but the model's outputs differ: the engine or its precision",
+    "answer": "the outputs are the same, but the answers differ: decoding, thresholds, suppression or classes",
+}
+
+
+class Checked(Record):
+    """An artifact beside torch: the differences of every picture, and what a picture took."""
+
+    target: str
+    kit: str
+    device: str
+    precision: str
+    differences: tuple[Difference, ...]
+    timing: Timing
+
+    @property
+    def parting(self) -> Difference | None:
+        """The first picture that is beyond the limits, or None."""
+        return next((one for one in self.differences if one.parts is not None), None)
+
+
+class CheckResult(Record):
+    """The result of a check, schema edgedistill.check/1."""
+
+    schema_: Literal["edgedistill.check/1"] = Field(default="edgedistill.check/1", serialization_alias="schema")
+    run: str
+    contract: Contract
+    pictures: tuple[str, ...]
+    artifacts: tuple[Checked, ...]
+
+
+def check_run(run: Run, files: Sequence[Path], code: Path, kits: Mapping[str, Kit], report: Reporter) -> CheckResult:
+    """Answer picture files with the float student in torch and with every artifact of the student, and compare each step."""
+    reference = Reference(run, _float_student(run), code)
+    wanted = [reference.answer(file) for file in files]
+    checked = []
+    compiled = list(_compiled(run, kits))
+    with report.track("check", len(compiled)) as advance:
+        for one in compiled:
+            checked.append(_checked(run, one, files, wanted))
+            advance(1, f"{one.artifact.target} {one.artifact.precision}")
+    return CheckResult(
+        run=run.folder.name, contract=reference.contract, pictures=tuple(map(str, files)), artifacts=tuple(checked)
+    )
+
+
+def _float_student(run: Run) -> OnnxModel:
+    models = require_record(run, ExportRecord).models
+    found = next((one for one in models if one.name == "student" and one.precision == "fp32"), None)
+    if found is None or found.contract is None:
+        raise ConfigError(f"{run.folder}: was exported by an older version; run 'edgedistill export CONFIG' again")
+    return found
+
+
+def _compiled(run: Run, kits: Mapping[str, Kit]) -> Iterator[Compiled]:
+    """Yield the artifacts of the student; raises ConfigError for a run that was not compiled, or a kit that is not here."""
+    models = {one.file.sha256: one for one in require_record(run, ExportRecord).models}
+    threads = {one["target"]["name"]: one["target"]["threads"] for one in read_settings(run, CompileRecord)["targets"]}
+    for artifact in require_record(run, CompileRecord).artifacts:
+        model = models[artifact.parent]
+        if artifact.name != "student" or model.contract is None:
+            continue
+        if artifact.kit not in kits:
+            raise ConfigError(f"{run.folder}: no kit '{artifact.kit}' here; name its folder with --targets")
+        yield Compiled(
+            artifact=artifact, kit=kits[artifact.kit], threads=threads[artifact.target], contract=model.contract
+        )
+
+
+def _checked(run: Run, one: Compiled, files: Sequence[Path], wanted: Sequence[Pass]) -> Checked:
+    passes, timing = answer_pictures(run, one, files)
+    artifact, task = one.artifact, one.contract.task
+    differences = [
+        compare_passes(file.name, ours, theirs, artifact.precision, task)
+        for file, ours, theirs in zip(files, wanted, passes, strict=True)
+    ]
+    return Checked(
+        target=artifact.target, kit=artifact.kit, device=artifact.device, precision=artifact.precision,
+        differences=tuple(differences), timing=timing,
+    )  # fmt: skip
+
+
+def lines(result: CheckResult) -> Iterator[str]:
+    """Yield the result for a person."""
+    yield f"{len(result.pictures)} picture(s), each step beside the float student in torch"
+    for one in result.artifacts:
+        parting = one.parting
+        verdict = (
+            "same answers" if parting is None else f"parts at {parting.picture}: {WORDS[parting.parts or 'input']}"
+        )
+        if parting is None and one.precision == "int8":
+            verdict = "same input; the answers of int8 differ by its rounding"
+        yield f"{one.target}: {one.kit} {one.precision} on {one.device}: {verdict}"
+        yield from (f"  {each.picture}: {_described(each)}" for each in one.differences)
+        took = one.timing
+        yield (
+            f"  median of a picture: {took.total_ms:.2f} ms = preprocessing {took.preprocess_ms:.2f} + network {took.network_ms:.2f} + "
+            f"postprocessing {took.postprocess_ms:.2f}"
+        )
+
+
+def _described(one: Difference) -> str:
+    return f"input within {one.input:.2g}, outputs within {one.outputs:.2g}, {one.answer}"
+
+
+def require_same(result: CheckResult) -> None:
+    """Raise ParityError if an artifact parts from torch."""
+    parted = [one for one in result.artifacts if one.parting is not None]
+    if parted:
+        names = ", ".join(f"{one.target} {one.precision}" for one in parted)
+        raise ParityError(
+            f"check: {len(parted)} of {len(result.artifacts)} artifacts part from torch: {names}; do not deploy them"
+        )

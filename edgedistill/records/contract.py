@@ -1,0 +1,62 @@
+"""The contract of a model: how a picture file becomes its input, and how its outputs become answers.
+
+It travels with the model: in the metadata of the ONNX file, in the run folder, and to every device. targets/harness/picture.py and
+answers.py carry it out in numpy.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+from pydantic import Field
+
+from edgedistill.records.base import Record
+
+KEY: Final = "edgedistill.contract"
+"""The key of the contract in the metadata of an ONNX file."""
+
+
+class PictureRules(Record):
+    """How a picture becomes an input, in this order.
+
+    The file is decoded to 8 bits, upright (EXIF), over white where it is transparent, to `colour`. It is resized to `width` x
+    `height` by `rule` with borders of the grey level `padding`; with no rule, it must have that size. For an input of type
+    float32, values are divided by `divide_by`, then (x - mean) / std; None means no change. Then comes the `layout`.
+    """
+
+    width: int
+    height: int
+    rule: Literal["crop", "letterbox", "letterbox-corner", "stretch"] | None
+    padding: int
+    colour: Literal["rgb", "grey"]
+    dtype: Literal["uint8", "float32"]
+    layout: Literal["NHWC", "NHW", "NCHW"]
+    divide_by: float
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
+
+
+class DetectionRules(Record):
+    """How scores and boxes become detections: score floor, the overlap (IoU) that suppresses a box of the same class, and the most boxes."""
+
+    floor: float = 0.001
+    overlap: float = 0.6
+    limit: int = 100
+
+
+class Contract(Record):
+    """The contract of one model; `picture` is None, with a `reason`, if the model does not take pictures from files.
+
+    `output` is the labelled output, "scores+boxes" for two; `probabilities` is whether it holds probabilities already.
+    """
+
+    schema_: Literal["edgedistill.contract/1"] = Field(default="edgedistill.contract/1", alias="schema")
+    task: str
+    classes: tuple[str, ...]
+    input: str
+    picture: PictureRules | None
+    reason: str | None = None
+    output: str
+    probabilities: bool
+    threshold: float | None = None
+    detection: DetectionRules | None = None
