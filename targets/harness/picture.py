@@ -117,7 +117,7 @@ def _along_rows(planes: np.ndarray, part: Tuple[float, float], wanted: int) -> n
 
 def _weights(size: int, part: Tuple[float, float], wanted: int) -> Tuple[np.ndarray, np.ndarray]:
     """Return the rows that each of `wanted` rows is made of (wanted, taps), and their weights in units of 2^-22: a triangle filter."""
-    scale = (part[1] - part[0]) / wanted
+    scale = float(np.float32(part[1] - part[0])) / wanted  # Pillow subtracts in float32
     support = max(scale, 1.0)
     taps = 2 * math.ceil(support) + 1
     rows, weights = np.zeros((wanted, taps), np.int64), np.zeros((wanted, taps), np.int32)
