@@ -48,13 +48,30 @@ def test_losses_have_a_gradient_and_a_teacher_of_another_resolution(loss: str) -
     assert gradient.abs().max() > 0
 
 
+def weighted(maps: torch.Tensor, masks: torch.Tensor) -> float:
+    """Return the mean cross-entropy of pixels with the weights of ENet, section 5.2, class by class."""
+    negative = -torch.log_softmax(maps.double(), 1).gather(1, masks.long()[:, None])[:, 0].numpy()
+    chosen = [negative[masks.numpy() == number] for number in range(maps.shape[1])]
+    weights = [1 / np.log(1.02 + len(one) / negative.size) for one in chosen]
+    parts = [(weight * one.sum(), weight * len(one)) for weight, one in zip(weights, chosen, strict=True)]
+    return sum(part[0] for part in parts) / sum(part[1] for part in parts)
+
+
+def test_rare_classes_weigh_more() -> None:
+    masks = torch.zeros(1, 6, 8, dtype=torch.uint8)
+    masks[0, 0, 0] = 1
+    maps = torch.zeros(1, 4, 6, 8, requires_grad=True)
+    (gradient,) = torch.autograd.grad(TASK.label_loss(TrainingConfig())(maps, Batch({}, masks)), maps)
+    assert gradient[0, 1, 0, 0] / gradient[0, 0, 5, 5] > 10
+
+
 def test_void_pixels_count_for_nothing_and_a_batch_of_them_costs_nothing() -> None:
     loss = TASK.label_loss(TrainingConfig())
     masks = torch.from_numpy(MASKS)
     half = masks.clone()
     half[:, :6] = 255
     resized = torch.nn.functional.interpolate(MAPS, (12, 16), mode="bilinear")
-    wanted = torch.nn.functional.cross_entropy(resized[:, :, 6:], masks[:, 6:].long())
+    wanted = weighted(resized[:, :, 6:], masks[:, 6:])
     assert float(loss(MAPS, Batch({}, half))) == pytest.approx(float(wanted), rel=1e-5)
     assert float(loss(MAPS, Batch({}, torch.full_like(masks, 255)))) == 0
 
@@ -64,7 +81,7 @@ def test_of_large_masks_the_loss_reads_every_nth_pixel(every: int) -> None:
     masks = torch.from_numpy(RNG.integers(0, 4, (3, 6 * 2 * every + 1, 8 * 2 * every)).astype(np.uint8))
     whole = torch.nn.functional.interpolate(MAPS, tuple(masks.shape[1:]), mode="bilinear", align_corners=False)
     some = (slice(every // 2, None, every),) * 2
-    wanted = torch.nn.functional.cross_entropy(whole[:, :, some[0], some[1]], masks[:, some[0], some[1]].long())
+    wanted = weighted(whole[:, :, some[0], some[1]], masks[:, some[0], some[1]])
     maps = MAPS.clone().requires_grad_()
     value = TASK.label_loss(TrainingConfig())(maps, Batch({}, masks))
     assert float(value.detach()) == pytest.approx(float(wanted), rel=1e-5)
