@@ -36,7 +36,8 @@ WITH_DATA: Final[Only] = {
     "--data",
     type=FILE,
     metavar="PATH",
-    help="Training data: a folder CLASS/IMAGE.png or CLASS/CLIP.wav, a folder with train/ and test/, or an .npz file.",
+    help="Training data: a folder CLASS/IMAGE.png or CLASS/CLIP.wav, a folder with train/ and test/, or an .npz file. With boxes: a COCO .json, "
+    "a YOLO .yaml, or a Pascal VOC folder. With masks: a folder with images/ and masks/.",
 )
 @option(
     "--test",

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from edgedistill.data.boxes import Annotation, Annotations, Box, Oddities
+from edgedistill.data.files import names_in
 from edgedistill.data.reading import Reading
 from edgedistill.errors import ConfigError
 
@@ -89,18 +90,22 @@ def _pictures(
 
 
 def _root(file: Path, images: Path | None, names: list[str], reading: Reading) -> Path:
-    """Return the folder of the pictures: the given one, that of the file, or one of the usual places beside and below it."""
+    """Return the folder of the pictures: the given one, that of the file, a usual one beside it, or the only one below it that has them."""
     if not names:
         raise ConfigError(f"data: {file.name} lists no images")
     bases = [file.parent, file.parent.parent] if images is None else [images]
     places = [place for base in bases for place in (base, base / "images", *_folders(base, reading.split))]
     found = next((place for place in places if any((place / name).is_file() for name in names[:TRIED])), None)
+    if found is None and images is None:
+        ending = f"/{names[0]}"
+        below = [name for name in names_in(file.parent) if name.endswith(ending)]
+        found = file.parent / below[0].removesuffix(ending) if len(below) == 1 else None
     if found is None:
         advice = (
             "set data.images to the folder of the pictures" if images is None else f"data.images is '{reading.images}'"
         )
         raise ConfigError(
-            f"data: {file.name} lists {names[0]}, which is not in {places[0]} or a folder there; {advice}"
+            f"data: {file.name} lists {names[0]}, which is not in {places[0]} or one folder below it; {advice}"
         )
     return found
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from edgedistill.data.boxes import Annotations, read_boxed
 from edgedistill.data.coco import read_coco
-from edgedistill.data.masks import find_pairs, read_masked
+from edgedistill.data.masks import find_pairs, names_of, read_masked
 from edgedistill.data.reading import Labelled, Reading
 from edgedistill.data.voc import is_voc, read_voc
-from edgedistill.data.yolo import read_yolo
+from edgedistill.data.yolo import SUFFIXES, read_yolo
 from edgedistill.errors import ConfigError
 from edgedistill.runtime.progress import Reporter
 
@@ -24,6 +24,22 @@ def read_dense(path: Path, folder: Path, reading: Reading, report: Reporter) -> 
     if reading.task == "segmentation":
         return read_masked(find_pairs(path), path, reading, report)
     return read_boxed(_annotations(path, folder, reading), reading, report)
+
+
+class Pictures(NamedTuple):
+    """The pictures of a source of masks or boxes, and the names of the classes, None if only reading the masks tells."""
+
+    files: tuple[Path, ...]
+    classes: tuple[str, ...] | None
+
+
+def find_pictures(path: Path, folder: Path, reading: Reading) -> Pictures:
+    """Return the pictures of a source of masks or boxes; raises ConfigError as `read_dense` does."""
+    if reading.task == "segmentation":
+        pairs = find_pairs(path)
+        return Pictures(pairs.pictures, names_of(pairs, reading))
+    found = _annotations(path, folder, reading)
+    return Pictures(tuple(one.picture for one in found.pictures), found.classes)
 
 
 def dense_files(path: Path, folder: Path, reading: Reading) -> tuple[Path, ...]:
@@ -43,7 +59,7 @@ def _annotations(path: Path, folder: Path, reading: Reading) -> Annotations:
         raise ConfigError(
             f"data.images: only applies to a COCO .json, but data.{reading.split} is {path.name}; remove the key"
         )
-    if file.suffix in (".yaml", ".yml"):
+    if file.suffix in SUFFIXES:
         return read_yolo(file, reading)
     if is_voc(file):
         return read_voc(file, reading)

@@ -26,18 +26,13 @@ from edgedistill.data.files import names_below, names_in
 from edgedistill.data.images import IMAGE_SUFFIXES, open_image
 from edgedistill.data.reading import Labelled, Reading
 from edgedistill.errors import ConfigError
+from edgedistill.records.masks import INVALID, VOID
 from edgedistill.runtime.progress import Reporter
 
 if TYPE_CHECKING:
     from PIL import Image
 
 Array = npt.NDArray[Any]
-VOID: Final = 255
-"""The label of pixels that count for nothing."""
-
-LARGEST: Final = 254
-"""The largest number of classes."""
-
 USABLE: Final = ("a picture with a usable mask", "pictures with usable masks", "repair")
 PICTURE_FOLDERS: Final = ("images", "image", "imgs", "img", "JPEGImages", "leftImg8bit")
 MASK_FOLDERS: Final = ("masks", "mask", "labels", "label", "annotations", "SegmentationClass", "gtFine")
@@ -131,7 +126,7 @@ class Values(NamedTuple):
 
     def check(self, counts: Sequence[int]) -> None:
         """Raise ValueError if a mask with `counts` (256,) pixels of each value has one that is neither a class nor void."""
-        classes = LARGEST if self.names is None else len(self.names)
+        classes = INVALID if self.names is None else len(self.names)
         present = np.flatnonzero(counts)
         wrong = present[(self.table[present] >= classes) & (self.table[present] != VOID)]
         if len(wrong):
@@ -147,7 +142,7 @@ def read_masked(pairs: Pairs, folder: Path, reading: Reading, report: Reporter) 
     Raises ConfigError that names the pictures without a usable mask, unless `reading` asks to leave them out, and for masks that
     hold a single class.
     """
-    values = Values(reading.void, _names(pairs, reading))
+    values = Values(reading.void, names_of(pairs, reading))
     masks = dict(zip(pairs.pictures, pairs.masks, strict=True))
     key = ["masks", reading.content, values, reading.resizing]
 
@@ -195,11 +190,11 @@ def _open_mask(file: Path) -> Image.Image:
             f"mask {file.name} has mode {mode}; expected a palette or grey image with a class number in each pixel"
         )
     if values.size and int(values.max()) > VOID:
-        raise ValueError(f"mask {file.name} holds the value {values.max()}; the largest class number is {LARGEST - 1}")
+        raise ValueError(f"mask {file.name} holds the value {values.max()}; the largest class number is {INVALID - 1}")
     return Image.fromarray(values.astype(np.uint8))
 
 
-def _names(pairs: Pairs, reading: Reading) -> tuple[str, ...] | None:
+def names_of(pairs: Pairs, reading: Reading) -> tuple[str, ...] | None:
     """Return the names of the classes: those of the configuration, or those of the class file without the name of void."""
     if reading.classes is not None or pairs.class_file is None:
         return reading.classes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -13,34 +14,39 @@ import numpy as np
 from edgedistill.config.schema import MelConfig
 from edgedistill.data.audio import clip_headers, read_clips, wav_files
 from edgedistill.data.checks import check_count, check_input, check_varied
+from edgedistill.data.dense import find_pictures
 from edgedistill.data.files import CLIPS, IMAGES, Broken, readable
 from edgedistill.data.geometry import Resizing
 from edgedistill.data.images import image_files, mode_of, read_headers, read_images
 from edgedistill.data.kinds import KINDS, Kind, guess_kind
+from edgedistill.data.places import TEST_NAMES, TRAIN_NAMES, VAL_NAMES, Places, find_places
+from edgedistill.data.reading import Reading
 from edgedistill.data.recognition import recognise
 from edgedistill.data.sources import Array, check_class_folders, is_sample, load_source
 from edgedistill.errors import ConfigError
 from edgedistill.records.base import Record
+from edgedistill.records.masks import VOID
 from edgedistill.records.stages import KindName
 from edgedistill.tasks.class_labels import read_class_labels
 from edgedistill.tasks.table import find_task
 from edgedistill.tasks.task import Labels
 
-TRAIN_NAMES: Final = ("train", "training")
-TEST_NAMES: Final = ("test", "testing")
-VAL_NAMES: Final = ("val", "valid", "validation")
-"""Names of folders and files that hold a split; without a test set, the validation set is used as the test set."""
-
-SAMPLES, WAVEFORMS = 2000, 200
-"""Mean and standard deviation are estimated from at most this many evenly spaced samples, or audio clips."""
+SAMPLES, WAVEFORMS, DENSE_SAMPLES = 2000, 200, 100
+"""Mean and standard deviation are estimated from at most this many evenly spaced samples, audio clips, or large pictures."""
 
 LARGEST_SIDE = 96
 """Larger images are resized to this side, in pixels: a network then trains within hours without a GPU."""
 
+LONGEST = {"detection": 416, "segmentation": 480}
+"""Larger pictures with boxes or masks are resized to this longer side."""
+
+STRIDE = 32
+"""The sides of resized pictures are multiples of this, so that the grids of all strides of a network fit them."""
+
 FEWEST = 4
 """The smallest number of samples per class: fewer cannot be split into training, validation and test sets."""
 
-DataForm = Literal["images", "audio", "signals", "tokens"]
+DataForm = Literal["images", "audio", "signals", "tokens", "boxes", "masks"]
 FORMS: Final[dict[KindName, DataForm]] = {"image": "images", "signal": "signals", "tokens": "tokens"}
 
 
@@ -93,6 +99,8 @@ def profile_data(data: Path, folder: Path, choices: Choices = NO_CHOICES) -> Dat
     """
     if not data.exists():
         raise ConfigError(f"{data}: no such file or folder")
+    if (places := find_places(data)) is not None:
+        return _dense(places, folder, choices)
     train, others = _splits(data)
     others |= {} if choices.test is None else {"test": choices.test}
     if "test" not in others and "val" in others:
@@ -108,6 +116,44 @@ def profile_data(data: Path, folder: Path, choices: Choices = NO_CHOICES) -> Dat
     if clips := wav_files(train):
         return _audio(train, clips, keys)
     return _images(train, keys)
+
+
+def _dense(places: Places, folder: Path, choices: Choices) -> DataProfile:
+    """Describe pictures with boxes or masks."""
+    if choices.kind is not None or choices.task is not None:
+        raise ConfigError(
+            f"{places.sources['train']}: --kind and --task only apply to an .npz file; this data has the task {places.task}"
+        )
+    sources = places.sources | ({} if choices.test is None else {"test": choices.test})
+    if "test" not in sources and "val" in sources:
+        sources = {"train": sources["train"], "test": sources["val"]}
+    found = find_pictures(sources["train"], folder, Reading(task=places.task))
+    headers = read_headers(found.files, {})
+    if not headers:
+        raise ConfigError(f"{sources['train']}: none of {len(found.files):,} pictures can be read")
+    sizes = Counter((header.width, header.height) for header in headers)
+    (width, height), size = sizes.most_common(1)[0][0], _dense_size(sizes.most_common(1)[0][0], LONGEST[places.task])
+    pixels = read_images(_sampled(found.files, DENSE_SAMPLES), Resizing(*size, "stretch"), "RGB", {})
+    keys: dict[str, Any] = {"task": places.task, **{split: _relative(path, folder) for split, path in sources.items()}}
+    keys |= {"skip_bad": True} if choices.skip_bad else {}
+    keys |= {"size": list(size), "resize": "letterbox"} | _statistics(pixels.reshape(len(pixels), -1, 3), 255)
+    keys |= {"void": VOID} if places.task == "segmentation" else {}
+    form: DataForm = "boxes" if places.task == "detection" else "masks"
+    others = f" and {len(sizes) - 1} other sizes" if len(sizes) > 1 else ""
+    classes = "" if found.classes is None else f", {len(found.classes)} classes"
+    return DataProfile(
+        form=form, summary=f"{len(found.files):,} pictures of {width}\u00d7{height}{others} with {form}{classes}", keys=keys,
+        train=len(found.files), classes=0 if found.classes is None else len(found.classes), fewest=len(found.files), side=min(size),
+    )  # fmt: skip
+
+
+def _dense_size(size: tuple[int, int], longest: int) -> tuple[int, int]:
+    """Return the size to which pictures are resized: their own if it is small, otherwise with a longer side of `longest`."""
+    scale = longest / max(size)
+    if scale >= 1:
+        return size
+    width, height = (max(STRIDE, STRIDE * math.ceil(side * scale / STRIDE - 0.25)) for side in size)
+    return width, height
 
 
 def _splits(data: Path) -> tuple[Path, dict[str, Path]]:

@@ -39,9 +39,16 @@ MODELS: Final[dict[DataForm, Models]] = {
     "images": Models(("zoo:resnet20", 1.0), ("zoo:mlperf-resnet8", 1.0), "sgd", 0.1, ("crop:4",)),
     "audio": Models(("zoo:resnet20", 1.0), ("zoo:ds-cnn", 1.0), "sgd", 0.1, ()),
     "signals": Models(("zoo:cnn1d", 2.0), ("zoo:cnn1d", 0.75), "adamw", 0.002, ()),
+    "boxes": Models(("zoo:detector", 1.0), ("zoo:detector", 0.5), "adamw", 0.002, ("flip", "scale:0.5", "colour:0.3")),
+    "masks": Models(
+        ("zoo:segmenter", 2.0), ("zoo:segmenter", 1.0), "adamw", 0.003, ("flip", "scale:0.5", "colour:0.3")
+    ),
     "tokens": Models(("zoo:transformer", 2.0), ("zoo:transformer", 0.5), "adamw", 0.001, ()),
 }
 LARGE_IMAGES: Final = Models(("zoo:mobilenetv1", 1.0), ("zoo:mobilenetv1", 0.25), "sgd", 0.05, ("crop:8",))
+DENSE: Final = frozenset({"boxes", "masks"})
+"""Forms whose labels are many for each sample, so that they train for more epochs, in smaller batches, with a moving average."""
+
 TINY_IMAGES: Final = MODELS["images"]._replace(augment=("crop:1",))
 
 
@@ -52,7 +59,8 @@ def render_config(profile: DataProfile, options: InitOptions) -> str:
 
 def _lines(profile: DataProfile, options: InitOptions) -> Iterator[str]:
     models, epochs, batch = _models(profile), options.epochs or _epochs(profile), _batch_size(profile)
-    training = {"epochs": epochs, "batch_size": batch, "optimizer": models.optimizer, "lr": models.lr}
+    training: dict[str, Any] = {"epochs": epochs, "batch_size": batch, "optimizer": models.optimizer, "lr": models.lr}
+    training |= {"ema": 0.98} if profile.form in DENSE else {}
     yield "# Next: edgedistill run edgedistill.toml --dry-run, then without --dry-run. All keys: edgedistill init FOLDER"
     yield _key("name", options.name)
     data = _data(profile, models)
@@ -61,7 +69,8 @@ def _lines(profile: DataProfile, options: InitOptions) -> Iterator[str]:
         "teacher", 'trained first; weights = "FILE" loads a trained teacher instead', _model(models.teacher) | training
     )
     yield from _section("student", "width multiplies the number of channels", _model(models.student))
-    loss = {"loss": "mse"} if profile.is_regression else {"temperature": 4.0}
+    loss: dict[str, Any] = {"loss": "mse"} if profile.is_regression else {"temperature": 4.0}
+    loss = {} if profile.form in DENSE else loss
     views = 8 if models.augment else 1
     yield from _section("distill", "", loss | training | {"views": views})
     yield from _section(
@@ -92,13 +101,16 @@ def _data(profile: DataProfile, models: Models) -> dict[str, Any]:
     if "test" not in keys:
         keys["test_fraction"] = _fraction(0.2, samples, profile.classes)
         samples = round(samples * (1 - keys["test_fraction"]))
-    keys["val_fraction"] = _fraction(0.1, samples, profile.classes)
+    if "val" not in keys:
+        keys["val_fraction"] = _fraction(0.1, samples, profile.classes)
     return keys | ({"augment": list(models.augment)} if models.augment else {})
 
 
 def _max_drop(profile: DataProfile, data: Mapping[str, Any]) -> float:
     """Return half a point, or more if one validation sample is more: rounded up to a tenth of a point."""
-    samples = profile.train * (1 - data.get("test_fraction", 0.0)) * data["val_fraction"]
+    if profile.form in DENSE:
+        return 0.5
+    samples = profile.train * (1 - data.get("test_fraction", 0.0)) * data.get("val_fraction", 0.1)
     return max(0.5, math.ceil(1000 / max(1, math.floor(samples))) / 10)
 
 
@@ -108,13 +120,15 @@ def _fraction(usual: float, samples: int, classes: int) -> float:
 
 
 def _epochs(profile: DataProfile) -> int:
-    """Return the epochs that show about 200,000 samples in total, at least 10 and at most 60."""
+    """Return the epochs that show about 200,000 samples in total, at least 10 and at most 60; 30,000, 30 and 150 for boxes and masks."""
+    if profile.form in DENSE:
+        return max(30, min(150, round(30_000 / profile.train)))
     return max(10, min(60, round(200_000 / profile.train)))
 
 
 def _batch_size(profile: DataProfile) -> int:
-    """Return a power of two from 8 to 128 that gives at least eight batches per epoch."""
-    return 2 ** max(3, min(7, int(math.log2(max(1, profile.train / 8)))))
+    """Return a power of two from 8 to 128, or 16 for boxes and masks, that gives at least eight batches per epoch."""
+    return 2 ** max(3, min(4 if profile.form in DENSE else 7, int(math.log2(max(1, profile.train / 8)))))
 
 
 def _model(model: tuple[str, float]) -> dict[str, Any]:

@@ -14,9 +14,10 @@ from typing import Any, Final
 from edgedistill.data.boxes import Annotation, Annotations, Box, Oddities
 from edgedistill.data.files import names_in
 from edgedistill.data.images import IMAGE_SUFFIXES
-from edgedistill.data.reading import Reading
+from edgedistill.data.reading import Reading, SplitName
 from edgedistill.errors import ConfigError
 
+SUFFIXES: Final = (".yaml", ".yml")
 VALUES: Final = 5
 """The numbers of a line with a box."""
 
@@ -42,6 +43,27 @@ def read_yolo(file: Path, reading: Reading) -> Annotations:
     for labels in _lonely(read):
         oddities.add("missing picture", f"{labels.parent.name}/{labels.name}")
     return Annotations(tuple(annotations), classes, file.parent, (file, *read), oddities)
+
+
+def is_yolo(file: Path) -> bool:
+    """Return whether a file is the .yaml of a dataset in this format."""
+    if file.suffix not in SUFFIXES or not file.is_file():
+        return False
+    try:
+        return any(_table(file).get(key) for key in ("train", "val", "test"))
+    except ConfigError:
+        return False
+
+
+def splits_of(file: Path) -> list[SplitName]:
+    """Return the splits that a .yaml has."""
+    table = _table(file)
+    splits: tuple[SplitName, ...] = ("train", "val", "test")
+    return [split for split in splits if _given(table, split)]
+
+
+def _given(table: dict[str, Any], split: str) -> Any:
+    return table.get(split) or table.get("validation" if split == "val" else split)
 
 
 def _table(file: Path) -> dict[str, Any]:
@@ -72,7 +94,7 @@ def _names(file: Path, table: dict[str, Any]) -> tuple[str, ...]:
 
 def _pictures(file: Path, table: dict[str, Any], split: str) -> list[Path]:
     """Return the pictures of a split: of a folder, of a .txt that lists them, or of several of these."""
-    given = table.get(split, table.get("validation" if split == "val" else split))
+    given = _given(table, split)
     if not given:
         held = ", ".join(key for key in ("train", "val", "test") if table.get(key)) or "none"
         raise ConfigError(

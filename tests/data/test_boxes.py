@@ -1,6 +1,7 @@
 """Boxes in COCO, YOLO and Pascal VOC files become the same labels, and what is wrong with them is counted."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,10 @@ import pytest
 from PIL import Image
 
 from edgedistill.data.geometry import Resizing
+from edgedistill.data.profile import profile_data
 from edgedistill.data.reading import Reading
 from edgedistill.data.sources import Source, load_source
+from edgedistill.data.template import InitOptions, render_config
 from edgedistill.errors import ConfigError
 from tests.support.learning import only
 
@@ -155,6 +158,8 @@ def test_pictures_that_are_missing_or_of_another_size(tmp_path: Path) -> None:
     ):
         read(tmp_path, "boxes.json", images="photos")
     assert read(tmp_path, "boxes.json", images="photos", skip_bad=True).files == ("a.png",)
+    assert read(tmp_path, "boxes.json", skip_bad=True).files == ("a.png",)  # the only folder below with a.png
+    pictures(tmp_path / "other")
     with pytest.raises(ConfigError, match=r"boxes.json lists a.png, which is not in .*; set data.images to the folder"):
         read(tmp_path, "boxes.json")
 
@@ -219,6 +224,28 @@ def test_voc_names_what_is_missing(tmp_path: Path) -> None:
     (tmp_path / "VOC" / "ImageSets" / "Main" / "train.txt").write_text("a\nnone\n")
     with pytest.raises(ConfigError, match=r"train\.txt lists 1 pictures without an annotation, first none\.xml"):
         read(tmp_path, "VOC")
+
+
+def test_init_finds_the_form_and_the_splits(tmp_path: Path) -> None:
+    (coco(tmp_path / "coco") / "boxes.json").rename(tmp_path / "coco" / "set_train2017.json")
+    shutil.copy(tmp_path / "coco" / "set_train2017.json", tmp_path / "coco" / "set_val2017.json")
+    yolo(tmp_path / "yolo", val="images/train")
+    voc(tmp_path / "voc")
+    shutil.copytree(tmp_path / "voc" / "VOC" / "Annotations", tmp_path / "beside" / "train")
+    pictures(tmp_path / "beside" / "train")
+    found = {
+        "coco": {"train": "coco/set_train2017.json", "test": "coco/set_val2017.json"},
+        "yolo": {"train": "yolo/data.yaml", "test": "yolo/data.yaml"},
+        "voc/VOC": {"train": "voc/VOC"},
+        "beside": {"train": "beside/train"},
+    }
+    for data, sources in found.items():
+        profile = profile_data(tmp_path / data, tmp_path)
+        assert profile.keys | {"task": "detection", "size": [20, 16]} | sources == profile.keys
+        assert ("test" in profile.keys) == ("test" in sources)
+        assert profile.summary == "3 pictures of 20\u00d716 with boxes, 2 classes"
+        assert 'model = "zoo:detector"' in render_config(profile, InitOptions(name="x", kits={"ort": ("fp32",)}))
+    assert profile_data(tmp_path / "coco" / "set_train2017.json", tmp_path).keys["train"] == "coco/set_train2017.json"
 
 
 @pytest.mark.slow

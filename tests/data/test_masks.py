@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from edgedistill.data.geometry import Resizing
+from edgedistill.data.profile import Choices, profile_data
 from edgedistill.data.reading import Reading
 from edgedistill.data.settings import data_settings
 from edgedistill.data.sources import Source, load_source
@@ -140,6 +141,20 @@ def test_the_fingerprint_covers_pictures_masks_and_resizing(tmp_path: Path) -> N
 def test_keys_that_do_not_apply_are_refused(tmp_path: Path, keys: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         config_of(tmp_path, data={"train": "train"} | keys)
+
+
+def test_init_finds_the_form_and_the_splits(tmp_path: Path) -> None:
+    for split in ("train", "valid"):
+        put(tmp_path / "one" / split, "images/{}.png", "masks/{}.png", np.tile(MASK, (300, 200)), 1)
+        put(tmp_path / "two", f"images/{split}/{{}}.png", f"labels/{split}/{{}}.png")
+    found = profile_data(tmp_path / "one", tmp_path)
+    assert found.keys | {"task": "segmentation", "train": "one/train", "test": "one/valid", "void": 255} == found.keys
+    assert (found.summary, found.keys["size"]) == ("1 pictures of 600\u00d7600 with masks", [480, 480])
+    assert profile_data(tmp_path / "two", tmp_path).keys["test"] == "two/images/valid"
+    with pytest.raises(
+        ConfigError, match=r"--kind and --task only apply to an \.npz file; this data has the task segmentation"
+    ):
+        profile_data(tmp_path / "one", tmp_path, Choices(kind="image"))
 
 
 @pytest.mark.slow
