@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from edgedistill.data.sources import Array
 from edgedistill.distill.blocks import DIGEST_BYTES, block_count, blocks_of, find_damage
+from edgedistill.distill.cells import cell_entry_type
 from edgedistill.errors import ConfigError
 from edgedistill.records.stages import SOFT_LABELS_SCHEMA, DataRecord
 from edgedistill.runtime import processes
@@ -41,14 +42,22 @@ ENGINES: Final = frozenset({"torch", "openvino", "onnxruntime", "recorded"})
 SAFE_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 MOST_WHOLE, KEPT = 2000, 32
 """The largest number of classes for which the default keeps all logits of a view, and the number kept for more classes."""
+KEPT_CELLS: Final = 256
+"""The cells of a detector that the default keeps of a view."""
 TEMPERATURES: Final = (1.0, 2.0, 4.0, 8.0)
 """The temperatures at which the sum of the remaining logits is stored."""
 
 
 def stored_logits(data: DataRecord, views: int, top_k: int | None) -> int:
-    """Return the number of logits of a view that soft labels keep, 0 for all; `top_k` is the key of the configuration, or None."""
-    if not find_task(data.task).keeps_top_k or views == 0:
+    """Return the number of logits, or cells of a detector, that soft labels keep of a view, 0 for all.
+
+    `top_k` is the key of the configuration, or None.
+    """
+    task = find_task(data.task)
+    if not task.keeps_top_k or views == 0:
         return 0
+    if task.is_dense:
+        return KEPT_CELLS if top_k is None else top_k
     if top_k is None:
         return KEPT if len(data.classes) > MOST_WHOLE else 0
     return top_k
@@ -116,13 +125,14 @@ def link_or_copy(source: Path, target: Path) -> None:
 class Cache:
     """A cache: its folder, fingerprint, shape (views, samples, ...), and the number of logits that it keeps, 0 for all.
 
-    The last axes are those of the labelled output of a sample: (classes,) or, for class maps, (classes, height, width).
+    `classes` is the number of classes. The last axes are those of the labelled output of a sample: (classes,) or, for class maps, (classes, height, width).
     """
 
     folder: Path
     fingerprint: str
     shape: tuple[int, ...]
     top_k: int = 0
+    classes: int = 0
 
     @contextmanager
     def locked(self, report: Reporter) -> Iterator[None]:
@@ -240,9 +250,11 @@ class Cache:
 
     def _entries(self) -> tuple[npt.DTypeLike, tuple[int, ...]]:
         """Return the type and the shape of logits.npy."""
-        if self.top_k:
-            return entry_type(self.shape[2], self.top_k), self.shape[:2]
-        return np.float16, self.shape
+        if not self.top_k:
+            return np.float16, self.shape
+        sample = self.shape[2:]
+        kept = entry_type(sample[0], self.top_k) if len(sample) == 1 else cell_entry_type(sample, self.top_k)
+        return kept, self.shape[:2]
 
     def open(self) -> tuple[np.memmap, np.memmap]:
         """Memory-map logits and checksums of blocks for writing; blocks of an earlier call with the same fingerprint are kept."""

@@ -75,7 +75,7 @@ class _AnyAnswers:
 
     def take(self, positions: Array, _: Array, __: Tensors) -> TeacherLogits:
         count = len(positions)
-        if not self.kept:
+        if not self.kept or len(self.shape) > 1:
             return TeacherLogits(torch.randn(count, *self.shape))
         return TeacherLogits(torch.randn(count, self.kept + 1), torch.arange(self.kept).expand(count, -1))
 

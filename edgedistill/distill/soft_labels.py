@@ -19,6 +19,7 @@ from edgedistill.data.sources import Array
 from edgedistill.data.views import Views, training_views
 from edgedistill.distill.blocks import blocks_of, checksum
 from edgedistill.distill.cache import KIND, Cache, link_or_copy, stored_logits
+from edgedistill.distill.cells import pack_cells, unpack_cells
 from edgedistill.distill.loading import Ask, answers_of, load_teacher, teacher_predictor
 from edgedistill.distill.predictors import Answer, ask_in_batches, batch_size, mean_predictor, scorer_of
 from edgedistill.distill.probabilities import MESSAGE, are_probabilities, log_probabilities
@@ -45,13 +46,14 @@ RECORDED = "recorded"
 class SoftLabels:
     """Logits (views, samples, classes) in float16, samples in the order of the training split, or top-k entries.
 
-    Top-k entries (views, samples) are read at `temperature`, one of TEMPERATURES. `others` are the teacher's other outputs
+    Top-k entries (views, samples) are read at `temperature`, one of TEMPERATURES; those of a detector have `cells` cells. `others` are the teacher's other outputs
     (views, samples, ...).
     """
 
     logits: Array
     temperature: float = 1.0
     others: dict[str, Array] = field(default_factory=dict)
+    cells: int = 0
 
     def take(self, positions: Array, views: Array, _: Tensors) -> TeacherLogits:
         """Return the logits of samples in their views."""
@@ -59,6 +61,8 @@ class SoftLabels:
         others = {
             name: torch.from_numpy(kept[views, positions].astype(np.float32)) for name, kept in self.others.items()
         }
+        if self.cells and entries.dtype.names:
+            return TeacherLogits(unpack_cells(entries, self.cells), None, others)
         if entries.dtype.names:
             logits, classes = unpack(entries, self.temperature)
             return TeacherLogits(logits, classes, others)
@@ -216,7 +220,7 @@ def _is_usable(settings: SoftLabelSettings, workspace: Workspace, cache: Cache) 
 def cache_of(record: SoftLabelsRecord) -> Cache:
     """Return the cache of soft labels, which may not exist."""
     shape = (record.views, record.samples, *(record.shape or (record.classes,)))
-    return Cache(caches_folder(KIND) / record.fingerprint, record.fingerprint, shape, record.top_k)
+    return Cache(caches_folder(KIND) / record.fingerprint, record.fingerprint, shape, record.top_k, record.classes)
 
 
 def _mean_accuracy(settings: SoftLabelSettings, workspace: Workspace) -> float | None:
@@ -329,7 +333,9 @@ def store_soft_labels(cache: Cache, logits: Array) -> Path:
 def _entries(cache: Cache, answer: Tensor, samples: int) -> Array:
     """Check a teacher's logits and convert them to entries of the cache."""
     _check(answer.numpy(), samples, cache.shape[2:])
-    return pack(answer, cache.top_k) if cache.top_k else answer.numpy()
+    if not cache.top_k:
+        return answer.numpy()
+    return pack(answer, cache.top_k) if answer.ndim == 2 else pack_cells(answer, cache.classes, cache.top_k)
 
 
 def _check(answer: Array, samples: int, shape: tuple[int, ...]) -> None:
@@ -350,4 +356,5 @@ def load_soft_labels(workspace: Workspace, record: SoftLabelsRecord, temperature
     """Memory-map the logits and other outputs of a finished cache; `temperature` applies to top-k entries."""
     assert record.logits is not None
     others = {name: np.load(workspace.path(file), mmap_mode="r") for name, file in record.outputs.items()}
-    return SoftLabels(np.load(workspace.path(record.logits), mmap_mode="r"), temperature, others)
+    cells = record.shape[0] if record.shape is not None and record.top_k else 0
+    return SoftLabels(np.load(workspace.path(record.logits), mmap_mode="r"), temperature, others, cells)

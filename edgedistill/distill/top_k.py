@@ -14,8 +14,10 @@ from torch import Tensor
 from edgedistill.config.training import DistillConfig
 from edgedistill.data.sources import Array
 from edgedistill.distill.cache import TEMPERATURES, entry_type, stored_logits
+from edgedistill.distill.cells import cell_deviation
 from edgedistill.errors import ConfigError
 from edgedistill.records.stages import DataRecord
+from edgedistill.tasks.table import find_task
 
 
 def pack(answer: Tensor, top_k: int) -> Array:
@@ -44,6 +46,8 @@ def deviation(answer: Tensor, entries: Array) -> float:
     """Return the largest difference between a teacher's logits (B, classes) and cached logits or top-k entries (B,)."""
     if not entries.dtype.names:
         return float(np.abs(answer.numpy() - entries.astype(np.float32)).max())
+    if "cells" in entries.dtype.names:
+        return cell_deviation(answer, entries)
     classes = torch.from_numpy(entries["classes"].astype(np.int64))
     logits = answer.gather(1, classes).numpy() - entries["logits"].astype(np.float32)
     others = _others(answer, classes).numpy() - entries["others"]
@@ -53,7 +57,7 @@ def deviation(answer: Tensor, entries: Array) -> float:
 def check_top_k(data: DataRecord, plan: DistillConfig) -> None:
     """Raise ConfigError for a plan that needs more logits than the soft labels keep."""
     classes, kept = len(data.classes), stored_logits(data, plan.views, plan.top_k)
-    if not kept:
+    if not kept or find_task(data.task).is_dense:
         return
     if kept >= classes:
         raise ConfigError(f"distill.top_k: {kept} keeps all of the {classes} classes; remove the key")

@@ -87,16 +87,16 @@ def _view_bytes(settings: DistillPlan, student: nn.Module) -> int:
     """Return the bytes of the labelled output of a view in the cache of soft labels: those of the student's."""
     from edgedistill.data.views import plain_views
     from edgedistill.distill.cache import entry_type, stored_logits
+    from edgedistill.distill.cells import cell_entry_type
     from edgedistill.distill.predictors import labelled_shape
 
     classes, plan = len(settings.data.classes), settings.distill
     kept = stored_logits(settings.data, plan.views, plan.top_k)
-    if kept:
-        return entry_type(classes, kept).itemsize
     if not settings.task.is_dense:
-        return HALF_BYTES * classes
+        return entry_type(classes, kept).itemsize if kept else HALF_BYTES * classes
     views = plain_views(settings.dataset().train, settings.data, settings.views)
-    return HALF_BYTES * math.prod(labelled_shape(student, views, settings.data.output))
+    shape = labelled_shape(student, views, settings.data.output)
+    return cell_entry_type(shape, kept).itemsize if kept else HALF_BYTES * math.prod(shape)
 
 
 def space_of(config: Config, sizes: Sizes, views: int) -> dict[str, Space]:

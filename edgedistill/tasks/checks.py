@@ -20,7 +20,7 @@ def misfits(config: Config) -> Iterator[str]:
         fitting = " or ".join(f"'{name}'" for name in task.losses)
         yield f"distill.loss: '{config.distill.loss}' does not fit data.task '{task.name}'; set loss = {fitting}"
     if config.distill.top_k and not task.keeps_top_k:
-        yield f"distill.top_k: only applies to classification, but data.task is '{task.name}'; remove the key"
+        yield f"distill.top_k: only applies to classification and detection, but data.task is '{task.name}'; remove the key"
     if "scores" in config.export.bake and not task.has_scores:
         yield f"export.bake: data.task '{task.name}' has no scores; remove 'scores'"
     plans = (*config.teachers, config.distill)

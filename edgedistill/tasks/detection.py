@@ -39,7 +39,7 @@ class Detection:
     is_proportion: ClassVar[bool] = False
     has_scores: ClassVar[bool] = False
     has_softmax: ClassVar[bool] = False
-    keeps_top_k: ClassVar[bool] = False
+    keeps_top_k: ClassVar[bool] = True
     smooths_labels: ClassVar[bool] = False
     needs_labels: ClassVar[bool] = True
     finetuning_loss: ClassVar[str] = "kd"

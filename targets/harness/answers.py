@@ -97,10 +97,8 @@ def _mask(outputs: List[np.ndarray], contract: Dict[str, Any], _decoded: np.ndar
 def _boxes(outputs: List[np.ndarray], contract: Dict[str, Any], decoded: np.ndarray) -> np.ndarray:
     """Return detections (K, 6): class, score, and x1 y1 x2 y2 in pixels of the picture, clipped to it."""
     rules, limits = contract["picture"], contract["detection"]
-    found = detections.detect(
-        outputs[0], outputs[1],
-        detections.Rules(rules["height"], rules["width"], limits["floor"], limits["overlap"], limits["limit"]),
-    )  # fmt: skip
+    wanted = detections.Rules(limits["floor"], limits["overlap"], limits["limit"])
+    found = detections.detect(outputs[0], outputs[1], wanted)
     found = found[found[:, 0] >= 0]
     height, width = decoded.shape[:2]
     if rules["rule"] is not None:
