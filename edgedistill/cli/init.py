@@ -55,10 +55,11 @@ WITH_DATA: Final[Only] = {
 )
 @option(
     "--task",
-    type=click.Choice(["classification", "regression", "multi-label"]),
+    type=click.Choice(["classification", "regression", "multi-label", "detection", "segmentation"]),
     only=WITH_DATA,
     metavar="TASK",
-    help="The task of an .npz file: classification, regression or multi-label.  [default: told by the labels]",
+    help="The task of an .npz file: classification, regression or multi-label; detection or segmentation if a folder has boxes and masks.  "
+    "[default: told by the labels]",
 )
 @option(
     "--target",
@@ -274,5 +275,6 @@ def _options(options: dict[str, Any], kits: dict[str, Kit]) -> InitOptions:
 def _name(profile: DataProfile, folder: Path) -> str:
     """Return a name for the run, from the path of the training data."""
     path = (folder / profile.keys["train"]).resolve()
-    stem = path.parent.name if path.stem in ("train", "training") else path.stem
+    plain = path.stem not in ("train", "training") and path.suffix not in (".json", ".yaml", ".yml", ".txt")
+    stem = path.stem if plain else path.parent.parent.name if path.parent.name == "train" else path.parent.name
     return re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._") or "my-model"

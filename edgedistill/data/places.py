@@ -28,13 +28,11 @@ class Places(NamedTuple):
     sources: dict[SplitName, Path]
 
 
-def find_places(data: Path) -> Places | None:
-    """Return the places of data with boxes or masks, or None for data of another form."""
-    for task, find in (("detection", _coco), ("detection", _yolo), ("detection", _voc), ("segmentation", _masks)):
-        sources = find(data)
-        if "train" in sources:
-            return Places(task, sources)
-    return None
+def find_places(data: Path, task: str | None = None) -> Places | None:
+    """Return the places of data with boxes or masks, of one task if given; None for data of another form."""
+    forms = (("detection", _coco), ("detection", _yolo), ("detection", _voc), ("segmentation", _masks))
+    found = (Places(own, find(data)) for own, find in forms if task in (None, own))
+    return next((places for places in found if "train" in places.sources), None)
 
 
 def _coco(data: Path) -> dict[SplitName, Path]:

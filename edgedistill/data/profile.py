@@ -99,7 +99,7 @@ def profile_data(data: Path, folder: Path, choices: Choices = NO_CHOICES) -> Dat
     """
     if not data.exists():
         raise ConfigError(f"{data}: no such file or folder")
-    if (places := find_places(data)) is not None:
+    if (places := find_places(data, choices.task)) is not None:
         return _dense(places, folder, choices)
     train, others = _splits(data)
     others |= {} if choices.test is None else {"test": choices.test}
@@ -120,9 +120,9 @@ def profile_data(data: Path, folder: Path, choices: Choices = NO_CHOICES) -> Dat
 
 def _dense(places: Places, folder: Path, choices: Choices) -> DataProfile:
     """Describe pictures with boxes or masks."""
-    if choices.kind is not None or choices.task is not None:
+    if choices.kind is not None:
         raise ConfigError(
-            f"{places.sources['train']}: --kind and --task only apply to an .npz file; this data has the task {places.task}"
+            f"{places.sources['train']}: --kind only applies to an .npz file; these are pictures with the task {places.task}"
         )
     sources = places.sources | ({} if choices.test is None else {"test": choices.test})
     if "test" not in sources and "val" in sources:

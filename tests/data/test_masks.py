@@ -152,7 +152,7 @@ def test_init_finds_the_form_and_the_splits(tmp_path: Path) -> None:
     assert (found.summary, found.keys["size"]) == ("1 pictures of 600\u00d7600 with masks", [480, 480])
     assert profile_data(tmp_path / "two", tmp_path).keys["test"] == "two/images/valid"
     with pytest.raises(
-        ConfigError, match=r"--kind and --task only apply to an \.npz file; this data has the task segmentation"
+        ConfigError, match=r"--kind only applies to an \.npz file; these are pictures with the task segmentation"
     ):
         profile_data(tmp_path / "one", tmp_path, Choices(kind="image"))
 
