@@ -6,15 +6,13 @@ from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from edgedistill.data.contents import Contents, Keys
 from edgedistill.data.dataset import Split
-from edgedistill.data.near_duplicates import Index, Pictures, index_pictures, near_copies
+from edgedistill.data.near_duplicates import Index, index_pictures, near_copies
 from edgedistill.data.sources import Array
 from edgedistill.records.finding import Finding
-from edgedistill.records.stages import KindName
 
-Keys = npt.NDArray[np.int64]
 Pairs = dict[int, tuple[Split, int]]
 """By the position of a sample, the split and the position of its copy."""
 
@@ -25,28 +23,29 @@ EXAMPLES: Final = 3
 
 
 class Known(NamedTuple):
-    """The training set, a hash of each sample, and an index of its pictures, if its single input is pictures."""
+    """Samples that copies are looked for of: their split, their hashes, and an index of their pictures, if they are pictures."""
 
     split: Split
     keys: Keys
     pictures: Index | None
 
 
-def know(train: Split, kinds: Sequence[KindName]) -> Known:
-    """Return what copies of training samples are searched with; `kinds` are the kinds of the inputs."""
-    return Known(train, _digests(train), index_pictures(_pictures(train)) if list(kinds) == ["image"] else None)
+def know(split: Split, contents: Contents) -> Known:
+    """Return what copies of the samples of a split are searched with."""
+    thumbnails = contents.thumbnails
+    return Known(split, contents.keys, None if thumbnails is None else index_pictures(thumbnails))
 
 
-def find_copies(name: str, split: Split, known: Sequence[Known]) -> Iterator[Finding]:
+def find_copies(name: str, split: Split, contents: Contents, known: Sequence[Known]) -> Iterator[Finding]:
     """Yield a finding for samples of a split that are identical to known samples, and for nearly identical pictures."""
-    keys = _digests(split)
+    keys = contents.keys
     exact: Pairs = {}
     near: Pairs = {}
     for one in known:
         at, order = np.flatnonzero(np.isin(keys, one.keys)), np.argsort(one.keys, kind="stable")
         _add(exact, at, order[np.searchsorted(one.keys[order], keys[at])], one)
-        if one.pictures is not None:
-            _add(near, *near_copies(_pictures(split), one.pictures), one)
+        if one.pictures is not None and contents.thumbnails is not None:
+            _add(near, *near_copies(contents.thumbnails, one.pictures), one)
     where = "training samples" if len(known) == 1 else "training or validation samples"
     yield from _copies(name, f"identical to {where}", split, exact)
     near = {at: other for at, other in near.items() if at not in exact}
@@ -56,18 +55,6 @@ def find_copies(name: str, split: Split, known: Sequence[Known]) -> Iterator[Fin
 def _add(pairs: Pairs, positions: Array, partners: Array, known: Known) -> None:
     for at, other in zip(positions.tolist(), partners.tolist(), strict=True):
         pairs.setdefault(at, (known.split, other))
-
-
-def _digests(split: Split) -> Keys:
-    """Return a 64-bit hash of the content of each sample; equal hashes mean identical samples, in this process only."""
-    arrays = list(split.inputs.values())
-    hashes = (hash(tuple(values[row].tobytes() for values in arrays)) for row in split.rows)
-    return np.fromiter(hashes, np.int64, len(split))
-
-
-def _pictures(split: Split) -> Pictures:
-    (values,) = split.inputs.values()
-    return Pictures(values, split.rows)
 
 
 def _copies(name: str, how: str, split: Split, pairs: Pairs) -> Iterator[Finding]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 
+from edgedistill.data.contents import Contents, contents_of
 from edgedistill.data.dataset import Dataset
 from edgedistill.data.duplicates import find_conflicts, find_copies, know
 from edgedistill.data.files import listed
@@ -18,12 +19,15 @@ from edgedistill.tasks.table import find_task
 @lru_cache(maxsize=1)
 def examine(dataset: Dataset) -> tuple[Finding, ...]:
     """Return what is wrong or odd about a data set, whatever is built on it; errors first."""
+    splits = {"train": dataset.train, "val": dataset.val, "test": dataset.test}
+    kinds = [one.kind for one in dataset.record.inputs]
+    contents = {name: contents_of(split, kinds) for name, split in splits.items()}
     found = [
         *_examine_files(dataset),
         *find_class_gaps(dataset),
         *find_small_splits(dataset),
-        *_examine_values(dataset),
-        *_examine_samples(dataset),
+        *_examine_values(dataset, contents),
+        *_examine_samples(dataset, contents),
     ]
     order = ("error", "warning", "note")
     return tuple(sorted(found, key=lambda one: order.index(one.severity)))
@@ -46,20 +50,19 @@ def _examine_files(dataset: Dataset) -> Iterator[Finding]:
             yield Finding(severity="note", subject=f"data.{split}", text=text)
 
 
-def _examine_values(dataset: Dataset) -> Iterator[Finding]:
+def _examine_values(dataset: Dataset, contents: Mapping[str, Contents]) -> Iterator[Finding]:
     for name, split in (("train", dataset.train), ("val", dataset.val), ("test", dataset.test)):
-        yield from find_constant_samples(name, split)
+        yield from find_constant_samples(name, split, contents[name])
     for record in dataset.record.inputs:
         yield from find_constant_channels(dataset.train, record)
 
 
-def _examine_samples(dataset: Dataset) -> Iterator[Finding]:
+def _examine_samples(dataset: Dataset, contents: Mapping[str, Contents]) -> Iterator[Finding]:
     """Yield what the content of whole samples shows: copies, and classes whose samples are all identical."""
     record = dataset.record
-    kinds = [one.kind for one in record.inputs]
-    train = know(dataset.train, kinds)
-    yield from find_copies("val", dataset.val, [train])
-    yield from find_copies("test", dataset.test, [train, know(dataset.val, kinds)])
+    train, val = (know(split, contents[name]) for name, split in (("train", dataset.train), ("val", dataset.val)))
+    yield from find_copies("val", dataset.val, contents["val"], [train])
+    yield from find_copies("test", dataset.test, contents["test"], [train, val])
     classes = find_task(record.task).strata(dataset.train.labels)
     if classes is not None:
         yield from find_conflicts(train, classes, record.classes)

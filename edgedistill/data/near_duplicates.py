@@ -35,16 +35,8 @@ LEAST: Final = 0.98
 FLAT: Final = 0.02
 """Thumbnails whose details are below this share of the usual size of details are not compared."""
 
-BLOCK: Final = 1024
 BITS, BANDS, TRIES = 24, 8, 4
 """A picture is compared with at most `TRIES` training pictures that share its hash, for each of the hashes."""
-
-
-class Pictures(NamedTuple):
-    """Pictures of a split: some `rows` of `values` (N, H, W) or (N, H, W, C)."""
-
-    values: Array
-    rows: Array
 
 
 class Index(NamedTuple):
@@ -55,20 +47,17 @@ class Index(NamedTuple):
     tables: tuple[tuple[Array, Hashes], ...]
 
 
-def index_pictures(train: Pictures) -> Index | None:
-    """Return an index of training pictures; None if the pictures are too small to compare."""
-    if min(train.values.shape[1:3]) < SMALLEST:
-        return None
-    thumbnails = _thumbnails(train)
+def index_pictures(thumbnails: Floats) -> Index:
+    """Return an index of training pictures by their thumbnails."""
     mean = thumbnails.mean(0)
     details = _details(thumbnails - mean)
     orders = ((np.argsort(hashes, kind="stable"), hashes) for hashes in _hashes(details))
     return Index(details, mean, tuple((order, hashes[order]) for order, hashes in orders))
 
 
-def near_copies(split: Pictures, index: Index) -> tuple[Array, Array]:
+def near_copies(thumbnails: Floats, index: Index) -> tuple[Array, Array]:
     """Return the positions of the pictures that are nearly identical to a training picture, and the positions of the latter."""
-    details = _details(_thumbnails(split) - index.mean)
+    details = _details(thumbnails - index.mean)
     best, partner = np.zeros(len(details), np.float32), np.zeros(len(details), np.int64)
     for hashes, (order, known) in zip(_hashes(details), index.tables, strict=True):
         start = np.searchsorted(known, hashes)
@@ -83,19 +72,20 @@ def near_copies(split: Pictures, index: Index) -> tuple[Array, Array]:
     return found, partner[found]
 
 
-def _thumbnails(pictures: Pictures) -> Floats:
-    """Return grey thumbnails (N, height, width): the means of equal areas."""
-    values, rows = pictures
-    stride = max(1, min(values.shape[1:3]) // LARGEST)
-    height, width = (len(range(0, side, stride)) for side in values.shape[1:3])
-    channels = values[0, 0, 0].size
-    down = _areas(height)
+def thumbnails_of(pictures: Array) -> Floats | None:
+    """Return grey thumbnails (N, height, width), the means of equal areas, of pictures (N, H, W) or (N, H, W, C).
+
+    Returns None if the pictures are too small to compare.
+    """
+    if min(pictures.shape[1:3]) < SMALLEST:
+        return None
+    stride = max(1, min(pictures.shape[1:3]) // LARGEST)
+    some = pictures[:, ::stride, ::stride]
+    height, width = some.shape[1:3]
+    channels = some[0, 0, 0].size
     across = np.repeat(_areas(width), channels, axis=1).T / np.float32(channels)
-    thumbnails = np.empty((len(rows), len(down), across.shape[1]), np.float32)
-    for at in range(0, len(rows), BLOCK):
-        block = values[:, ::stride, ::stride][rows[at : at + BLOCK]]
-        lines = block.reshape(-1, width * channels).astype(np.float32) @ across
-        thumbnails[at : at + BLOCK] = down @ lines.reshape(len(block), height, -1)
+    lines = some.reshape(-1, width * channels).astype(np.float32) @ across
+    thumbnails: Floats = _areas(height) @ lines.reshape(len(some), height, -1)
     return thumbnails
 
 

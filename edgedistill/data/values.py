@@ -8,14 +8,12 @@ from typing import Final
 import numpy as np
 
 from edgedistill.data.checks import samples_at_once
+from edgedistill.data.contents import Contents
 from edgedistill.data.dataset import Split
 from edgedistill.data.kinds import kind_of
 from edgedistill.data.sources import Array
 from edgedistill.records.finding import Finding
 from edgedistill.records.stages import InputRecord
-
-PROBES: Final = 16
-"""Only samples with one value at this many places are searched whole."""
 
 SAMPLES: Final = 2000
 EXAMPLES: Final = 3
@@ -23,12 +21,9 @@ NOTEWORTHY: Final = 0.01
 """The share of samples from which on constant samples are a warning."""
 
 
-def find_constant_samples(name: str, split: Split) -> Iterator[Finding]:
+def find_constant_samples(name: str, split: Split, contents: Contents) -> Iterator[Finding]:
     """Yield a finding if every value of some samples is the same, as in black pictures and silent clips."""
-    constant = np.ones(len(split), bool)
-    for values in split.inputs.values():
-        constant &= _are_constant(values, split.rows)
-    at = np.flatnonzero(constant)
+    at = np.flatnonzero(contents.are_constant)
     if len(at) and next(iter(split.inputs.values()))[0].size > 1:
         share = len(at) / len(split)
         shown = ", ".join(split.name_of(int(one)) for one in at[:EXAMPLES])
@@ -37,20 +32,6 @@ def find_constant_samples(name: str, split: Split) -> Iterator[Finding]:
             text=f"{len(at):,} of {len(split):,} samples ({100 * share:.3g} %) hold one value everywhere, as a black picture does "
             f"(for example {shown}); remove them, or check how they were made",
         )  # fmt: skip
-
-
-def _are_constant(values: Array, rows: Array) -> Array:
-    """Return which of the rows hold one value everywhere."""
-    found = np.zeros(len(rows), bool)
-    places = np.unravel_index(np.linspace(0, values[0].size - 1, PROBES).astype(int), values.shape[1:])
-    probes = values[(rows[:, None], *places)]
-    candidates = np.flatnonzero((probes == probes[:, :1]).all(1))
-    step = samples_at_once(values)
-    for start in range(0, len(candidates), step):
-        some = candidates[start : start + step]
-        flat = values[rows[some]].reshape(len(some), -1)
-        found[some] = (flat == flat[:, :1]).all(1)
-    return found
 
 
 def find_constant_channels(train: Split, record: InputRecord) -> Iterator[Finding]:
