@@ -80,7 +80,11 @@ def _compiled(run: Run, kits: Mapping[str, Kit]) -> Iterator[Compiled]:
     models = {one.file.sha256: one for one in require_record(run, ExportRecord).models}
     threads = {one["target"]["name"]: one["target"]["threads"] for one in read_settings(run, CompileRecord)["targets"]}
     for artifact in require_record(run, CompileRecord).artifacts:
-        model = models[artifact.parent]
+        model = models.get(artifact.parent)
+        if model is None:
+            raise ConfigError(
+                f"{run.folder}: was compiled before its last export; run 'edgedistill compile CONFIG' again"
+            )
         if artifact.name != "student" or model.contract is None:
             continue
         if artifact.kit not in kits:

@@ -6,12 +6,13 @@ Unused rows have class -1. targets/harness/ and edgedistill/tasks/ contain the s
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 
 COLUMNS = 6
+BLOCK = 128
+"""The boxes whose overlaps are computed at once; few, because the first of them often fill the limit."""
 CONFIDENT = 0.3
 """Only detections of at least this score count for agreement."""
 SAME_PLACE = 0.5
@@ -60,23 +61,34 @@ def detect(scores: np.ndarray, boxes: np.ndarray, rules: Rules) -> np.ndarray:
     cells, classes = np.nonzero((scores > rules.floor) & has_area[:, None])
     order = np.argsort(-scores[cells, classes], kind="stable")
     cells, classes = cells[order], classes[order]
-    kept = list(_unsuppressed(boxes[cells], classes, rules))
+    kept = _unsuppressed(boxes[cells], classes, rules)
     found[: len(kept), 0] = classes[kept]
     found[: len(kept), 1] = scores[cells[kept], classes[kept]]
     found[: len(kept), 2:] = boxes[cells[kept]]
     return found
 
 
-def _unsuppressed(boxes: np.ndarray, classes: np.ndarray, rules: Rules) -> Iterator[int]:
-    """Yield the indices of at most `limit` boxes (K, 4), the best first, that no better box of their class suppresses."""
-    left = np.arange(len(boxes))
-    for _ in range(rules.limit):
-        if not len(left):
-            return
-        best, left = left[0], left[1:]
-        yield int(best)
-        covered = (classes[left] == classes[best]) & (ious(boxes[best : best + 1], boxes[left])[0] > rules.overlap)
-        left = left[~covered]
+def _unsuppressed(boxes: np.ndarray, classes: np.ndarray, rules: Rules) -> np.ndarray:
+    """Return the indices of at most `limit` boxes (K, 4), the best first, that no better box of their class suppresses."""
+    kept = np.zeros(0, np.int64)
+    for start in range(0, len(boxes), BLOCK):
+        block = np.arange(start, min(start + BLOCK, len(boxes)))
+        block = block[~_covered(boxes, classes, (block, kept), rules).any(axis=1)]
+        covered, is_free = _covered(boxes, classes, (block, block), rules), np.ones(len(block), bool)
+        for place in range(len(block)):
+            if is_free[place]:
+                is_free[place + 1 :] &= ~covered[place, place + 1 :]
+        kept = np.concatenate([kept, block[is_free]])
+        if len(kept) >= rules.limit:
+            break
+    return kept[: rules.limit]
+
+
+def _covered(boxes: np.ndarray, classes: np.ndarray, pairs: tuple[np.ndarray, np.ndarray], rules: Rules) -> np.ndarray:
+    """Return which of two lists of boxes overlap too much to be kept both: bool (K, L)."""
+    ours, theirs = pairs
+    covered: np.ndarray = ious(boxes[ours], boxes[theirs]) > rules.overlap
+    return covered & (classes[ours][:, None] == classes[theirs])
 
 
 def ious(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
