@@ -41,6 +41,30 @@ class Residual(nn.Module):
         return functional.relu(x + self.pointwise(self.depthwise(x)))
 
 
+class InvertedResidual(nn.Module):
+    """MobileNetV2's block (Sandler et al. 2018): expand by a factor, 3x3 depthwise, project without ReLU, and add if shapes allow.
+
+    The depthwise convolution has the stride and the dilation.
+    """
+
+    def __init__(self, channels: int, out: int, expansion: int, stride: int = 1, dilation: int = 1) -> None:
+        super().__init__()
+        middle = channels * expansion
+        self.expand = conv_bn_relu(channels, middle, (1, 1), (1, 1))
+        self.depthwise = nn.Sequential(
+            nn.Conv2d(middle, middle, 3, stride, dilation, dilation, groups=middle, bias=False),
+            nn.BatchNorm2d(middle),
+            nn.ReLU(inplace=True),
+        )
+        self.project = nn.Sequential(nn.Conv2d(middle, out, 1, bias=False), nn.BatchNorm2d(out))
+        self.adds = stride == 1 and channels == out
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) to (B, out, ceil(H / stride), ceil(W / stride))."""
+        y: Tensor = self.project(self.depthwise(self.expand(x)))
+        return x + y if self.adds else y
+
+
 class SeparableNet(nn.Module):
     """A stem convolution, separable blocks, mean over positions, and a dense layer."""
 

@@ -1,35 +1,30 @@
-"""A small network for semantic segmentation: a separable encoder of five stages, and a decoder that adds their features.
+"""A small network for semantic segmentation: inverted residuals up to stride 16, and class maps of three strides, added.
 
-The form is that of U-Net (Ronneberger et al. 2015) with the additions of FPN (Lin et al. 2017) in place of concatenations. It holds
-convolutions, batch normalisation, ReLU, additions and nearest-neighbour upsampling only, which all engines run in int8.
+The form is that of LR-ASPP (Howard et al., "Searching for MobileNetV3", 2019, section 6.4) with ReLU and without the attention gate:
+it holds convolutions, batch normalisation, ReLU, additions and bilinear upsampling only.
 """
 
 from __future__ import annotations
 
+from typing import Final
+
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edgedistill.models.depthwise import Residual, conv_bn_relu, separable
+from edgedistill.models.depthwise import InvertedResidual, conv_bn_relu
 from edgedistill.models.scale import repeats
+
+DILATIONS: Final = (1, 1, 2, 2, 4)
+"""Of the blocks of stride 16: the last sees an area of about 400 pixels."""
 
 
 class Segmenter(nn.Module):
-    """An encoder whose stages each halve the size, and a decoder with `features` channels up to stride 4."""
+    """Stages of stride 2, 4, 8 and 16; the last three give class maps, which are upsampled to stride 4 and added."""
 
-    def __init__(
-        self, channels: int, sizes: tuple[int, ...], blocks: tuple[int, ...], features: int, classes: int
-    ) -> None:
+    def __init__(self, stages: list[nn.Module], sizes: tuple[int, ...], classes: int) -> None:
         super().__init__()
-        before = (channels, *sizes)
-        self.stages = nn.ModuleList(
-            nn.Sequential(_reduce(before[i], size), *(Residual(size) for _ in range(blocks[i])))
-            for i, size in enumerate(sizes)
-        )
-        self.lateral = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(size, features, 1, bias=False), nn.BatchNorm2d(features)) for size in sizes[1:]
-        )
-        self.mix = nn.ModuleList(separable(features, features, 1) for _ in sizes[1:])
-        self.classes = nn.Conv2d(features, classes, 1)
+        self.stages = nn.ModuleList(stages)
+        self.classes = nn.ModuleList(nn.Conv2d(size, classes, 1) for size in sizes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to logits (B, classes, h, w), h = ceil(H / 4) and w = ceil(W / 4)."""
@@ -37,21 +32,39 @@ class Segmenter(nn.Module):
         for stage in self.stages:
             x = stage(x)
             features.append(x)
-        y = functional.relu(self.lateral[-1](features[-1]))
-        for i in range(len(features) - 3, -1, -1):
-            upsampled = functional.interpolate(y, size=features[i + 1].shape[2:], mode="nearest")
-            y = self.mix[i + 1](functional.relu(self.lateral[i](features[i + 1]) + upsampled))
-        logits: Tensor = self.classes(self.mix[0](y))
+        logits: Tensor = self.classes[-1](features[-1])
+        for classes, finer in zip(self.classes[-2::-1], features[-2:0:-1], strict=True):
+            logits = classes(finer) + functional.interpolate(
+                logits, size=finer.shape[2:], mode="bilinear", align_corners=False
+            )
         return logits
 
 
-def _reduce(channels: int, out: int) -> nn.Module:
-    """Build a convolution of stride 2: dense for few channels, separable for many."""
-    return conv_bn_relu(channels, out, (3, 3), (2, 2)) if channels < 64 else separable(channels, out, 2)
-
-
 def segmenter(classes: int, channels: int, width: float, depth: float) -> nn.Module:
-    """Build a segmenter of (16, 32, 64, 128, 192) * width channels, for images of 64 pixels or more."""
-    sizes = tuple(max(8, round(base * width)) for base in (16, 32, 64, 128, 192))
-    blocks = (0, *(repeats(base, depth) for base in (1, 3, 4, 4)))
-    return Segmenter(channels, sizes, blocks, max(8, round(48 * width)), classes)
+    """Build a segmenter of (16, 24, 48, 96) * width channels, for images of 64 pixels or more.
+
+    `depth` multiplies the residual blocks of the strides 4, 8 and 16: 1, 2 and 5.
+    """
+    stem, quarter, eighth, sixteenth, context = (max(8, round(base * width)) for base in (16, 24, 48, 96, 64))
+    deep = repeats(len(DILATIONS), depth)
+    stages: list[nn.Module] = [
+        conv_bn_relu(channels, stem, (3, 3), (2, 2)),
+        nn.Sequential(
+            InvertedResidual(stem, quarter, 3, 2),
+            *(InvertedResidual(quarter, quarter, 3) for _ in range(repeats(1, depth))),
+        ),
+        nn.Sequential(
+            InvertedResidual(quarter, eighth, 3, 2),
+            *(InvertedResidual(eighth, eighth, 3) for _ in range(repeats(2, depth))),
+        ),
+        nn.Sequential(
+            InvertedResidual(eighth, sixteenth, 4, 2),
+            *(
+                InvertedResidual(sixteenth, sixteenth, 3, dilation=DILATIONS[i * len(DILATIONS) // deep])
+                for i in range(deep)
+            ),
+            conv_bn_relu(sixteenth, 2 * context, (1, 1), (1, 1)),
+            conv_bn_relu(2 * context, context, (1, 1), (1, 1)),
+        ),
+    ]
+    return Segmenter(stages, (quarter, eighth, context), classes)
