@@ -60,7 +60,7 @@ class AccuracyDrop(Record):
     """Baseline accuracy minus candidate accuracy, in percentage points; above 0 the candidate is less accurate.
 
     `paired`: the interval uses the answers of both models to the same samples; otherwise it treats the two as independent.
-    When paired, `only_baseline` and `only_candidate` count the samples that only one model classified correctly, and `p_value`
+    When paired by correct answers, `only_baseline` and `only_candidate` count the samples that only one model classified correctly, and `p_value`
     is that of McNemar's exact test.
     """
 
@@ -272,6 +272,15 @@ def paired_drop(baseline: np.ndarray, candidate: np.ndarray, confidence: float =
     p_value = float(stats.binomtest(only_b, only_b + only_c).pvalue) if only_b + only_c else 1.0
     drop = drop_in(pairs, len(baseline), confidence)
     return drop.model_copy(update={"only_baseline": only_b, "only_candidate": only_c, "p_value": p_value})
+
+
+def resampled_drop(drop: float, resampled: np.ndarray) -> AccuracyDrop:
+    """Compare two models on the same samples by the percentiles of their drop (R,) in each bootstrap resample (Efron 1979)."""
+    known = resampled[np.isfinite(resampled)]
+    low, high = np.quantile(known, [0.025, 0.975]) if len(known) else (-1.0, 1.0)
+    low, high = min(float(low), drop), max(float(high), drop)
+    verdict: AccuracyVerdict = "lower" if low > 0 else "higher" if high < 0 else "no difference seen"
+    return AccuracyDrop(points=100 * drop, ci95_points=(100 * low, 100 * high), verdict=verdict, paired=True)
 
 
 def drop_in(pairs: Pairs, n: int, confidence: float = 0.95) -> AccuracyDrop:

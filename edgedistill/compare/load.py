@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -9,7 +10,7 @@ import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from pydantic import ValidationError
@@ -27,12 +28,20 @@ BUNDLE_SCHEMA = "edgedistill.measurements/1"
 """The output of a bundle: several measurements in one file."""
 
 
+class Resampled(NamedTuple):
+    """A metric of resampled test samples (R,); models with equal `labels`, a hash, have the same samples in each resample."""
+
+    values: np.ndarray
+    labels: str
+
+
 @dataclass(frozen=True, eq=False)
 class LoadedMeasurement:
     """A measurement with its label in a comparison and the file it came from.
 
     `correct` (bool) and `labels` (int), both arrays (samples,), are None where the answers per test sample are not known:
     which samples the model classified correctly, and their classes. `class_names` is empty where the names are not known.
+    `resampled` is the metric of resampled test samples, where the raw samples have it.
     """
 
     label: str
@@ -41,6 +50,7 @@ class LoadedMeasurement:
     correct: np.ndarray | None = None
     labels: np.ndarray | None = None
     class_names: tuple[str, ...] = ()
+    resampled: Resampled | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,6 +127,13 @@ def correct_answers(file: Path, measurement: Measurement) -> tuple[np.ndarray, n
     return (correct, labels) if agrees else None
 
 
+def _resampled(file: Path, measurement: Measurement) -> Resampled | None:
+    arrays = read_samples(file, measurement, ("resampled", "labels"))
+    if arrays is None or measurement.accuracy is None:
+        return None
+    return Resampled(arrays["resampled"], hashlib.sha256(arrays["labels"].tobytes()).hexdigest())
+
+
 def _load(path: Path) -> MeasurementSet:
     if path.is_file():
         return MeasurementSet(path.stem, tuple(_result(table, path) for table in _tables_in(path)))
@@ -144,7 +161,15 @@ def read_result(path: Path) -> LoadedMeasurement:
 def _result(table: Any, path: Path) -> LoadedMeasurement:
     measurement = _measurement(table, path)
     correct, labels = correct_answers(path, measurement) or (None, None)
-    return LoadedMeasurement(describe_model(measurement), measurement, path, correct, labels, _class_names(path))
+    return LoadedMeasurement(
+        describe_model(measurement),
+        measurement,
+        path,
+        correct,
+        labels,
+        _class_names(path),
+        _resampled(path, measurement),
+    )
 
 
 def _class_names(path: Path) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ from edgedistill.statistics import (
     Speedup,
     accuracy_drop,
     paired_drop,
+    resampled_drop,
     speedup,
     worst_class,
 )
@@ -158,6 +159,9 @@ def _accuracy(baseline: LoadedMeasurement, candidate: LoadedMeasurement) -> tupl
         return None, {"accuracy_drop": f"accuracy of the {'baseline' if a is None else 'candidate'} was not measured"}
     if a.metric != b.metric:
         return None, {"accuracy_drop": f"the metrics differ: {a.metric} vs {b.metric}"}
+    one, other = baseline.resampled, candidate.resampled
+    if one is not None and other is not None and one.labels == other.labels:
+        return resampled_drop(a.value - b.value, one.values - other.values), {}
     if not same_samples(baseline, candidate):
         return accuracy_drop(a, b), {}
     assert baseline.correct is not None

@@ -2,6 +2,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -15,6 +16,7 @@ from edgedistill.compare.comparison import (
     to_json,
 )
 from edgedistill.compare.load import LoadedMeasurement, MeasurementSet, describe_model, load_results, load_run
+from edgedistill.compare.rows import candidate_row
 from edgedistill.compare.table import render_table
 from edgedistill.config.schema import Budget
 from edgedistill.errors import ConfigError, IncomparableError
@@ -354,3 +356,33 @@ def test_modes_of_the_device_are_noted_with_both_p50s_where_they_differ_visibly(
 
 def test_processes_that_disagree_are_noted():
     assert "the processes disagree" in text_of(summarise_run(run_of(replace(STUDENT, spread=0.3))))
+
+
+@pytest.mark.parametrize("same_labels", [True, False])
+def test_metrics_of_the_same_resampled_samples_are_paired(tmp_path: Path, same_labels: bool) -> None:
+    """Two detectors whose AP differs by 0.3 points in nearly every resample, although either interval is 8 points wide."""
+    rng = np.random.default_rng(0)
+    level = 0.40 + 0.02 * rng.standard_normal(400)
+    for fake, drop in ((STUDENT, 0.0), (INT8, 0.003)):
+        accuracy = {"metric": "coco_ap", "value": 0.40 - drop, "ci95": [0.36, 0.44], "n": 72}
+        path = write_measurement(tmp_path, changed(fake, accuracy=accuracy))
+        resampled = level - drop + 0.0005 * rng.standard_normal(400)
+        labels = np.full((72, 3, 7), 0.0 if same_labels else drop, np.float32)
+        np.savez(path.with_suffix(".npz"), outputs=np.zeros((72, 100, 6)), labels=labels, resampled=resampled)
+    first, second = (load_results([tmp_path / name])[0].results[0] for name in sorted_names(tmp_path))
+    drop = candidate_row(second, first).accuracy_drop
+    assert drop is not None
+    assert drop.points == pytest.approx(0.3)
+    assert drop.paired is same_labels
+    low, high = drop.ci95_points
+    if same_labels:
+        assert (low, high) == (pytest.approx(0.3 - 0.139, abs=0.03), pytest.approx(0.3 + 0.139, abs=0.03))
+        assert drop.verdict == "lower"
+    else:
+        assert high - low > 8
+        assert drop.verdict == "no difference seen"
+
+
+def sorted_names(folder: Path) -> list[str]:
+    """Return the measurement files of the float and the int8 student."""
+    return sorted((path.name for path in folder.glob("*.json")), key=lambda name: "int8" in name)

@@ -15,6 +15,7 @@ from edgedistill.errors import ConfigError
 from edgedistill.losses.batch import Batch
 from edgedistill.losses.cells import BINS, cells_of
 from edgedistill.losses.detection import box_kd, class_kd, detection_loss
+from edgedistill.tasks import coco
 from edgedistill.tasks.detection import TASK
 from edgedistill.tasks.task import Labels
 
@@ -135,6 +136,9 @@ def test_the_host_completes_a_measurement_by_the_metric_that_devices_lack(tmp_pa
     assert json.loads(file.read_text()) == json.loads(json.dumps(completed))
     accuracy = completed["accuracy"]
     assert accuracy["value"] == TASK.score(arrays["outputs"], labels)
+    with np.load(tmp_path / "pc.npz") as stored:
+        np.testing.assert_array_equal(stored["outputs"], arrays["outputs"])
+        assert coco.interval(stored["resampled"]) == pytest.approx(tuple(accuracy["ci95"]), abs=1e-9)
     assert accuracy["ci95"][0] <= accuracy["value"] <= accuracy["ci95"][1]
     assert (accuracy["metric"], accuracy["n"]) == ("coco_ap", 4)
     assert "accuracy" not in completed["reasons"]
