@@ -43,16 +43,13 @@ class Segmenter(nn.Module):
 def segmenter(classes: int, channels: int, width: float, depth: float) -> nn.Module:
     """Build a segmenter of (16, 24, 48, 96) * width channels, for images of 64 pixels or more.
 
-    `depth` multiplies the residual blocks of the strides 4, 8 and 16: 1, 2 and 5.
+    `depth` multiplies the residual blocks of the strides 8 and 16: 2 and 5.
     """
     stem, quarter, eighth, sixteenth, context = (max(8, round(base * width)) for base in (16, 24, 48, 96, 64))
     deep = repeats(len(DILATIONS), depth)
     stages: list[nn.Module] = [
         conv_bn_relu(channels, stem, (3, 3), (2, 2)),
-        nn.Sequential(
-            InvertedResidual(stem, quarter, 3, 2),
-            *(InvertedResidual(quarter, quarter, 3) for _ in range(repeats(1, depth))),
-        ),
+        conv_bn_relu(stem, quarter, (3, 3), (2, 2)),
         nn.Sequential(
             InvertedResidual(quarter, eighth, 3, 2),
             *(InvertedResidual(eighth, eighth, 3) for _ in range(repeats(2, depth))),
