@@ -106,7 +106,7 @@ def data_settings(sources: Sources) -> DataSettings:
     data, folder = sources.config.data, sources.config.folder
     texts: dict[SplitName, str | None] = {"train": data.train, "test": data.test, "val": data.val}
     refs = [
-        SourceRef(split=split, sha256=_fingerprint(sources, split, text), text=text, folder=folder)
+        SourceRef(split=split, sha256=fingerprint_of(sources, split, text), text=text, folder=folder)
         for split, text in texts.items()
         if text is not None
     ]
@@ -130,9 +130,13 @@ def _resizing(data: DataConfig) -> dict[str, Any]:
     return {"size": size, "resize": rule, "padding": data.padding if rule.startswith("letterbox") else None}
 
 
-def _fingerprint(sources: Sources, split: SplitName, text: str) -> str:
-    config = sources.config
-    return fingerprint_source(text, config.folder, sources.hash_file, reading_of(config.data, split))
+def fingerprint_of(sources: Sources, split: SplitName, text: str) -> str:
+    """Return the hash of a source, which is computed once; raises ConfigError for a missing source."""
+    config, reading = sources.config, reading_of(sources.config.data, split)
+    if (text, reading) not in sources.fingerprints:
+        found = fingerprint_source(text, config.folder, sources.hash_file, reading)
+        sources.fingerprints[text, reading] = found
+    return sources.fingerprints[text, reading]
 
 
 def reading_of(data: DataConfig, split: SplitName) -> Reading:

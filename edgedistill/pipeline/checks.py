@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
+from dataclasses import replace
 from functools import cache, partial
 from itertools import islice
 from pathlib import Path
@@ -16,9 +17,8 @@ from edgedistill.config.schema import Config, TargetConfig
 from edgedistill.data.dataset import Dataset, check_mel, check_views, load_dataset
 from edgedistill.data.examination import examine as examine_data
 from edgedistill.data.reading import SplitName
-from edgedistill.data.settings import check_input_names, data_settings, reading_of, view_settings
+from edgedistill.data.settings import check_input_names, data_settings, fingerprint_of, view_settings
 from edgedistill.data.sizes import find_coarse_limit
-from edgedistill.data.sources import fingerprint_source
 from edgedistill.deploy.devices.address import parse_address
 from edgedistill.errors import ConfigError, DeviceError
 from edgedistill.kits.kits import FLOAT16_OPSET, Kit, find_kit
@@ -143,12 +143,11 @@ def _check_tools(sources: Sources) -> Iterator[Finding]:
 
 
 def _find_data(sources: Sources) -> Iterator[Finding]:
-    data, folder = sources.config.data, sources.config.folder
+    data = sources.config.data
     splits: dict[SplitName, str | None] = {"train": data.train, "val": data.val, "test": data.test}
     for split, text in splits.items():
         if text is not None:
-            reading = reading_of(data, split)
-            yield from attempt(partial(fingerprint_source, text, folder, sources.hash_file, reading), "data")
+            yield from attempt(partial(fingerprint_of, sources, split, text), "data")
 
 
 def _load_data(sources: Sources) -> Iterator[Finding]:
@@ -234,7 +233,7 @@ def _find_loss(sources: Sources) -> Iterator[Finding]:
 def with_data(sources: Sources) -> Sources:
     """Return sources in which the data stage has run."""
     record = dataset_of(sources).record
-    return Sources(sources.config, sources.kits, Records({DataRecord.stage: record}), sources.hash_file)
+    return replace(sources, records=Records({DataRecord.stage: record}))
 
 
 def _sample(sources: Sources) -> Tensors:

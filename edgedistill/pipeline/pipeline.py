@@ -78,6 +78,7 @@ class Pipeline:
         self.run, self.report = run, report
         self.kits = kits_for(self.config, kits)
         self._made: dict[str, StageRecord] = {}
+        self._fingerprints: dict[Any, str] = {}
 
     @property
     def records(self) -> Records:
@@ -87,7 +88,7 @@ class Pipeline:
     @property
     def sources(self) -> Sources:
         """The inputs for declaring the settings of stages."""
-        return Sources(self.config, self.kits, self.records, self.run.file_hash, self.report)
+        return Sources(self.config, self.kits, self.records, self.run.file_hash, self.report, self._fingerprints)
 
     def execute(self, plan: Plan) -> Records:
         """Run the unfinished stages and return all records. Nothing is written before all checks pass."""

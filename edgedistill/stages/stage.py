@@ -8,7 +8,7 @@ cannot depend on a value that is missing from its key.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar, get_args
 
@@ -48,13 +48,18 @@ class Records:
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """The inputs for declaring settings: the configuration, the kits, the records of earlier stages, and what reports progress."""
+    """The inputs for declaring settings: the configuration, the kits, the records of earlier stages, and what reports progress.
+
+    `fingerprints` are those of the sources of data that are known so far: listing 100,000 files takes seconds, and settings are
+    declared many times in a run.
+    """
 
     config: Config
     kits: Mapping[str, Kit]
     records: Records
     hash_file: Callable[[Path], str]
     report: Reporter = QUIET
+    fingerprints: dict[Any, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
