@@ -8,6 +8,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from edgedistill.check.app import AppFinding, check_app
 from edgedistill.check.artifacts import Compiled, Timing, answer_pictures
 from edgedistill.check.differences import Difference, compare_passes
 from edgedistill.check.reference import Pass, Reference
@@ -50,12 +51,28 @@ class CheckResult(Record):
     contract: Contract
     pictures: tuple[str, ...]
     artifacts: tuple[Checked, ...]
+    app: tuple[AppFinding, ...] = ()
 
 
-def check_run(run: Run, files: Sequence[Path], code: Path, kits: Mapping[str, Kit], report: Reporter) -> CheckResult:
-    """Answer picture files with the float student in torch and with every artifact of the student, and compare each step."""
-    reference = Reference(run, _float_student(run), code)
+class CheckOptions(Record):
+    """What to check: picture files, the folder of the user's modules, and an app's arrays, if there are any."""
+
+    files: tuple[Path, ...]
+    code: Path
+    app: Path | None = None
+
+
+def check_run(run: Run, options: CheckOptions, kits: Mapping[str, Kit], report: Reporter) -> CheckResult:
+    """Answer picture files with the float student in torch and with every artifact of the student, and compare each step.
+
+    What an app made of the files is compared too. Raises ConfigError for two files of one name, which results could not tell apart.
+    """
+    files = options.files
+    if len({file.name for file in files}) < len(files):
+        raise ConfigError("check: two picture files have the same name; rename one of them")
+    reference = Reference(run, _float_student(run), options.code)
     wanted = [reference.answer(file) for file in files]
+    app = () if options.app is None else check_app(options.app, files, reference.contract, wanted)
     checked = []
     compiled = list(_compiled(run, kits))
     with report.track("check", len(compiled)) as advance:
@@ -63,7 +80,11 @@ def check_run(run: Run, files: Sequence[Path], code: Path, kits: Mapping[str, Ki
             checked.append(_checked(run, one, files, wanted))
             advance(1, f"{one.artifact.target} {one.artifact.precision}")
     return CheckResult(
-        run=run.folder.name, contract=reference.contract, pictures=tuple(map(str, files)), artifacts=tuple(checked)
+        run=run.folder.name,
+        contract=reference.contract,
+        pictures=tuple(map(str, files)),
+        artifacts=tuple(checked),
+        app=app,
     )
 
 
@@ -125,16 +146,24 @@ def lines(result: CheckResult) -> Iterator[str]:
             f"postprocessing {took.postprocess_ms:.2f}"
         )
 
+    for finding in result.app:
+        yield f"app, {finding.picture}, {finding.step}: {finding.fault or 'as in training'}"
+
 
 def _described(one: Difference) -> str:
     return f"input within {one.input:.2g}, outputs within {one.outputs:.2g}, {one.answer}"
 
 
 def require_same(result: CheckResult) -> None:
-    """Raise ParityError if an artifact parts from torch."""
+    """Raise ParityError if an artifact or the app parts from torch."""
     parted = [one for one in result.artifacts if one.parting is not None]
     if parted:
         names = ", ".join(f"{one.target} {one.precision}" for one in parted)
         raise ParityError(
             f"check: {len(parted)} of {len(result.artifacts)} artifacts part from torch: {names}; do not deploy them"
+        )
+    if faults := [finding for finding in result.app if finding.fault is not None]:
+        first = faults[0]
+        raise ParityError(
+            f"check: the app differs from training in {len(faults)} step(s), first {first.picture}, {first.step}: {first.fault}"
         )

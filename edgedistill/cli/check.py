@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -15,15 +16,18 @@ from edgedistill.cli.options import AS_JSON, FILE, Command, option, require_run,
 @option(
     "--code", type=FILE, default=".", show_default=True, metavar="DIR", help="The folder of your own model's module."
 )
+@option("--app", type=FILE, metavar="FILE.npz",
+        help="What your app made of the pictures: arrays 'photo.jpg/input' and 'photo.jpg/answer'.")  # fmt: skip
 @AS_JSON
 @click.pass_context
-def check(context: click.Context, run_folder: Path, pictures: tuple[Path, ...], code: Path, *, as_json: bool) -> None:
+def check(context: click.Context, /, run_folder: Path, pictures: tuple[Path, ...], *, as_json: bool, **given: Any) -> None:
     """Answer raw picture files with the student of RUN in torch and in every artifact, and say where they part.
 
-    The steps are the model's input, its outputs, and the answers: classes, masks, or boxes in pixels of the picture. Exit code 4:
-    an artifact gives other answers than torch.
+    The steps are the model's input, its outputs, and the answers: classes, masks, or boxes in pixels of the picture. With
+    --app, the arrays of your app are compared as well, and the likely fault is named. Exit code 4: an artifact gives other answers
+    than torch, or the app differs.
     """
-    from edgedistill.check.command import check_run, lines, require_same
+    from edgedistill.check.command import CheckOptions, check_run, lines, require_same
     from edgedistill.errors import ConfigError
     from edgedistill.runtime.folder import Run
 
@@ -32,7 +36,8 @@ def check(context: click.Context, run_folder: Path, pictures: tuple[Path, ...], 
         if not picture.is_file():
             raise ConfigError(f"{picture}: no such file; name picture files")
     kits, report = surroundings(context)
-    result = check_run(Run(run_folder), pictures, code.resolve(), kits, report)
+    options = CheckOptions(files=pictures, code=given["code"].resolve(), app=given["app"])
+    result = check_run(Run(run_folder), options, kits, report)
     if as_json:
         click.echo(result.model_dump_json(indent=2, by_alias=True))
     else:
