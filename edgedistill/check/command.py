@@ -12,6 +12,7 @@ from edgedistill.check.app import AppFinding, check_app
 from edgedistill.check.artifacts import Compiled, Timing, answer_pictures
 from edgedistill.check.differences import Difference, compare_passes
 from edgedistill.check.reference import Pass, Reference
+from edgedistill.data.images import open_image
 from edgedistill.errors import ConfigError, ParityError
 from edgedistill.kits.kits import Kit
 from edgedistill.records.base import Record
@@ -71,6 +72,8 @@ def check_run(run: Run, options: CheckOptions, kits: Mapping[str, Kit], report: 
     if len({file.name for file in files}) < len(files):
         raise ConfigError("check: two picture files have the same name; rename one of them")
     reference = Reference(run, _float_student(run), options.code)
+    for file in files:
+        _require_picture(file)
     wanted = [reference.answer(file) for file in files]
     app = () if options.app is None else check_app(options.app, files, reference.contract, wanted)
     checked = []
@@ -86,6 +89,15 @@ def check_run(run: Run, options: CheckOptions, kits: Mapping[str, Kit], report: 
         artifacts=tuple(checked),
         app=app,
     )
+
+
+def _require_picture(file: Path) -> None:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        open_image(file, "RGB")
+    except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise ConfigError(f"{file}: is not a readable picture: {error}") from None
 
 
 def _float_student(run: Run) -> OnnxModel:

@@ -20,7 +20,9 @@ from edgedistill.cli.options import AS_JSON, FILE, Command, option, require_run,
         help="What your app made of the pictures: arrays 'photo.jpg/input' and 'photo.jpg/answer'.")  # fmt: skip
 @AS_JSON
 @click.pass_context
-def check(context: click.Context, /, run_folder: Path, pictures: tuple[Path, ...], *, as_json: bool, **given: Any) -> None:
+def check(
+    context: click.Context, /, run_folder: Path, pictures: tuple[Path, ...], *, as_json: bool, **given: Any
+) -> None:
     """Answer raw picture files with the student of RUN in torch and in every artifact, and say where they part.
 
     The steps are the model's input, its outputs, and the answers: classes, masks, or boxes in pixels of the picture. With
