@@ -142,7 +142,7 @@ def test_names_are_those_of_the_configuration_or_of_the_file(tmp_path) -> None:
     [
         ({"distill": {"loss": "dkd"}}, r"^distill\.loss: 'dkd' does not fit data\.task 'multi-label'; set loss = 'kd' or 'mse'$"),
         ({"distill": {"label_smoothing": 0.1}}, r"^label_smoothing: only applies to classification, but data\.task is 'multi-label'"),
-        ({"distill": {"top_k": 5}}, r"^distill\.top_k: only applies to classification, but data\.task is 'multi-label'"),
+        ({"distill": {"top_k": 5}}, r"^distill\.top_k: only applies to classification and detection, but data\.task is 'multi-label'"),
     ],
 )  # fmt: skip
 def test_keys_that_are_for_classes_are_refused(tmp_path, tables: dict, message: str) -> None:
