@@ -42,6 +42,7 @@ ODDITIES: Final[dict[str, tuple[Severity, str]]] = {
     "unknown picture": ("warning", "boxes left out because their picture is not in the list of pictures"),
     "missing picture": ("warning", "annotated pictures left out because the file does not exist"),
     "cropped": ("note", "boxes left out because the crop to data.size cuts them off"),
+    "listed twice": ("warning", "pictures that are listed twice, whose boxes are put together"),
     "without boxes": ("note", "pictures without boxes, which are used as such"),
     "sparse numbers": (
         "note",
@@ -111,7 +112,8 @@ def read_boxed(found: Annotations, reading: Reading, report: Reporter) -> Labell
     Raises ConfigError that names the pictures that cannot be read or have another size than annotated, unless `reading` asks to leave
     them out, and if no picture has a box.
     """
-    annotations = {one.picture: one for one in found.pictures}
+    oddities = Oddities({kind: list(places) for kind, places in found.oddities.items()})
+    annotations = _by_picture(found, oddities)
     key = ["boxes", reading.content, reading.resizing]
 
     def read(picture: Path) -> Sample:
@@ -119,7 +121,6 @@ def read_boxed(found: Annotations, reading: Reading, report: Reporter) -> Labell
 
     arrays, files, broken = decode(list(annotations), Decoding(key, lambda _: read, USABLE, reading.skip_bad, report))
     names = {picture: _name(picture, found.root) for picture in annotations}
-    oddities = Oddities({kind: list(places) for kind, places in found.oddities.items()})
     rows: list[Array] = []
     for file, (width, height) in zip(files, arrays["size"].tolist(), strict=True):
         boxes = list(_clean(annotations[file], (width, height), names[file], oddities))
@@ -137,6 +138,17 @@ def read_boxed(found: Annotations, reading: Reading, report: Reporter) -> Labell
         tuple(f"{names[file]} ({reason})" for file, reason in broken.items()),
         findings=oddities.findings(f"data.{reading.split}"),
     )  # fmt: skip
+
+
+def _by_picture(found: Annotations, oddities: Oddities) -> dict[Path, Annotation]:
+    """Return the annotation of each picture; boxes of a picture that is listed twice are put together."""
+    annotations: dict[Path, Annotation] = {}
+    for one in found.pictures:
+        if (first := annotations.get(one.picture)) is not None:
+            oddities.add("listed twice", _name(one.picture, found.root))
+            one = one._replace(boxes=(*first.boxes, *one.boxes))  # noqa: PLW2901
+        annotations[one.picture] = one
+    return annotations
 
 
 def _name(picture: Path, root: Path) -> str:

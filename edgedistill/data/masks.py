@@ -198,7 +198,7 @@ def names_of(pairs: Pairs, reading: Reading) -> tuple[str, ...] | None:
     """Return the names of the classes: those of the configuration, or those of the class file without the name of void."""
     if reading.classes is not None or pairs.class_file is None:
         return reading.classes
-    lines = pairs.class_file.read_text(encoding="utf-8-sig").splitlines()
+    lines = pairs.class_file.read_text(encoding="utf-8-sig", errors="replace").splitlines()
     names = [line.strip() for line in lines if line.strip()]
     return tuple(name for value, name in enumerate(names) if value != reading.void)
 

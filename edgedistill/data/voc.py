@@ -91,7 +91,9 @@ def _chosen(source: Path, root: Path, folder: Path, reading: Reading) -> list[Pa
     lists = _list_of(source, root, reading)
     if not lists:
         return sorted(folder.glob("*.xml"))
-    names = [line.split()[0] for line in lists[0].read_text(encoding="utf-8").splitlines() if line.strip()]
+    names = [
+        line.split()[0] for line in lists[0].read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()
+    ]
     files = [folder / f"{name}.xml" for name in dict.fromkeys(names)]
     absent = [file.name for file in files if not file.is_file()]
     if absent or not files:

@@ -121,7 +121,7 @@ def _pictures_in(place: Path) -> Iterator[Path]:
     if place.is_dir():
         yield from (place / name for name in names_in(place, IMAGE_SUFFIXES))
         return
-    for line in place.read_text(encoding="utf-8").splitlines():
+    for line in place.read_text(encoding="utf-8", errors="replace").splitlines():
         if line.strip():
             yield place.parent / line.strip()
 
@@ -143,7 +143,7 @@ def _lonely(read: list[Path]) -> list[Path]:
 
 
 def _boxes(labels: Path, numbers: dict[int, int], oddities: Oddities, *, keypoints: bool) -> Iterator[Box]:
-    for place, line in enumerate(labels.read_text(encoding="utf-8").splitlines(), 1):
+    for place, line in enumerate(labels.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
         if not line.strip():
             continue
         try:

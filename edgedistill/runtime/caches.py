@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from edgedistill.errors import ConfigError
+
 
 def caches_folder(kind: str) -> Path:
     """Return the folder of the caches of a kind, in EDGEDISTILL_CACHE or in the XDG cache folder of the user."""
@@ -18,9 +20,18 @@ def caches_folder(kind: str) -> Path:
 
 @contextmanager
 def locked(folder: Path, wait: Callable[[], None]) -> Iterator[None]:
-    """Create a folder and hold its lock; calls `wait` first if another process holds it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
+    """Create a folder and hold its lock; calls `wait` first if another process holds it.
+
+    Raises ConfigError for a folder that cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        opened = (folder / ".lock").open("w")
+    except OSError as error:
+        raise ConfigError(
+            f"{folder}: the cache cannot be written: {error.strerror}; set EDGEDISTILL_CACHE to a folder that can be written"
+        ) from None
+    with opened as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -164,6 +164,18 @@ def test_pictures_that_are_missing_or_of_another_size(tmp_path: Path) -> None:
         read(tmp_path, "boxes.json")
 
 
+def test_boxes_of_a_picture_that_is_listed_twice_are_put_together(tmp_path: Path) -> None:
+    tables = json.loads((coco(tmp_path) / "boxes.json").read_text())
+    tables["images"].append({"id": 9, "file_name": "b.png"})
+    tables["annotations"] += [{"image_id": 9, "category_id": 1, "bbox": bbox} for bbox in ([5, 5, 2, 3], [0, 0, 4, 4])]
+    (tmp_path / "boxes.json").write_text(json.dumps(tables))
+    found = read(tmp_path, "boxes.json", images="photos")
+    assert found.labels[1, :, 0].tolist() == [1, 0, 0]
+    assert "warning: data.train: pictures that are listed twice, whose boxes are put together: 1, first b.png" in texts(
+        found
+    )
+
+
 def test_files_that_are_not_coco_are_refused(tmp_path: Path) -> None:
     for changes, message in (
         ({"categories": 3}, "it has no list 'categories'"),

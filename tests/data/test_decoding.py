@@ -102,6 +102,15 @@ def test_grey_test_images_are_read_in_colour_as_the_training_images_are(tmp_path
     np.testing.assert_array_equal(only(dataset.test.inputs), pixels(tmp_path / "test")[..., None].repeat(3, 3))
 
 
+def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    folder = put(tmp_path / "set", 2)
+    (tmp_path / "cache").write_text("not a folder")
+    with pytest.raises(
+        ConfigError, match=r"the cache cannot be written: .*; set EDGEDISTILL_CACHE to a folder that can"
+    ):
+        read(folder)
+
+
 @pytest.mark.slow
 def test_a_killed_decoding_starts_again(tmp_path: Path, cache: Path) -> None:
     folder = put(tmp_path / "set", 400)
