@@ -5,7 +5,9 @@ The verdicts are the product's own. The slower models are MLPerf Tiny's ResNet-8
 come nearest to the wanted ratios when they are calibrated; their true ratio is that of all comparisons together.
 
     python benchmarks/latency/aa.py benchmarks/latency/aa/ort.json [--comparisons 100] [--neighbour] [--kit ort] [--pixels 32]
-        [--processes 5] [--seconds 1] [--slower 1.02 1.05]
+        [--processes 5] [--seconds 1] [--slower 1.02 1.05] [--continue]
+
+With --continue, a series that was interrupted goes on, with the same models and the next seeds.
 """
 
 import argparse
@@ -43,23 +45,43 @@ def main():
     )
     parser.add_argument("--slower", type=float, nargs="+", default=[1.02, 1.05])
     parser.add_argument("--neighbour", action="store_true", help="another program works in random bursts on all CPUs")
+    parser.add_argument("--continue", action="store_true", dest="continues", help="go on with the series in the result")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         arms = {n: arm(f"extra {n}", exported(n, options, folder), options.kit, "fp32") for n in (0, *CHANNELS)}
-        ratios = calibrated(arms, folder, options.seconds)
-        chosen = [nearest(ratios, wanted) for wanted in options.slower]
-        found = {key: value for key, value in vars(options).items() if key not in ("result", "comparisons")}
-        found |= {"calibration": ratios, "extra_channels": chosen, "comparisons": []}
+        found = continued(options) if options.continues else begun(options, arms, folder)
+        chosen = found["extra_channels"]
         compared = [arms[0] | {"name": "base"}, arms[0] | {"name": "same"}]
         compared += [arms[n] | {"name": f"{wanted:g}"} for n, wanted in zip(chosen, options.slower, strict=True)]
         options.result.parent.mkdir(exist_ok=True)
         with neighbour() if options.neighbour else contextlib.nullcontext():
-            for number in range(options.comparisons):
+            for number in range(len(found["comparisons"]), options.comparisons):
                 found["comparisons"].append(comparison(compared, options, folder, number))
                 options.result.write_text(as_json(summed_up(found)), encoding="utf-8")
                 sys.stderr.write(f"{number + 1}/{options.comparisons} {json.dumps(found['comparisons'][-1])}\n")
     print(json.dumps({key: found[key] for key in ("of", "called_different", "found", "true_ratios")}, indent=1))
+
+
+def begun(options: argparse.Namespace, arms: dict[int, dict], folder: Path) -> dict:
+    """Choose the slower models, and return a series without comparisons."""
+    ratios = calibrated(arms, folder, options.seconds)
+    chosen = [nearest(ratios, wanted) for wanted in options.slower]
+    return settings_of(options) | {"calibration": ratios, "extra_channels": chosen, "comparisons": []}
+
+
+def continued(options: argparse.Namespace) -> dict:
+    """Return the series in the result; the options must be the same."""
+    found = json.loads(options.result.read_text(encoding="utf-8"))
+    other = {key: value for key, value in settings_of(options).items() if found[key] != value}
+    if other:
+        raise SystemExit(f"{options.result}: the series there has other options than {other}")
+    return found | {"calibration": {int(n): ratio for n, ratio in found["calibration"].items()}}
+
+
+def settings_of(options: argparse.Namespace) -> dict:
+    """Return the options that decide what is measured."""
+    return {key: value for key, value in vars(options).items() if key not in ("result", "comparisons", "continues")}
 
 
 def exported(extra: int, options: argparse.Namespace, folder: Path) -> Path:
