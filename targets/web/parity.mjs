@@ -13,7 +13,7 @@ export function typed(dtype, buffer, offset, length) {
 // Compares every recorded output. `agreement` is the smallest: of the output that the metric reads the share of equal top-1 answers,
 // of the others 1 - squared error / variance. It is null for metrics that only the server computes, and where no output varies.
 export function parity({ requests, metric, output }, content, outputs) {
-  const judged = output ?? requests.outputs[0].name;
+  const judged = (output ?? requests.outputs[0].name).split("+");
   let largest = 0;
   let smallest = null;
   for (const block of requests.outputs) {
@@ -22,7 +22,7 @@ export function parity({ requests, metric, output }, content, outputs) {
     const wanted = Array.from(typed(block.dtype, content, block.offset, block.bytes), Number);
     const most = difference(got, wanted);
     largest = Math.max(largest, most);
-    const agreement = block.name === judged ? sameAnswer(got, wanted, requests.count) : fidelity(got, wanted);
+    const agreement = judged.includes(block.name) ? sameAnswer(got, wanted, requests.count) : fidelity(got, wanted);
     const known = varies(wanted, requests.count) ? agreement : reproduced(wanted, most);
     if (known !== null) smallest = Math.min(smallest ?? 1, known);
   }
