@@ -1,0 +1,146 @@
+"""Detectors and segmenters from pictures to the device: a whole run of each, `check` on a photo, and the page in a browser."""
+
+import asyncio
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.serve.conftest import runtime, serve  # noqa: F401 - fixtures
+from tests.support.browser import CHROMIUM, chromium
+from tests.support.command import edgedistill
+from tests.support.serving import Served
+
+pytestmark = pytest.mark.slow
+CONFIG = """
+name = "{task}"
+[data]
+task = "{task}"
+train = "train{source}"
+val = "val{source}"
+test = "test{source}"
+size = [64, 48]
+augment = ["flip"]
+[teacher]
+model = "zoo:{model}"
+width = 0.5
+epochs = 4
+optimizer = "adamw"
+lr = 0.003
+batch_size = 8
+engine = "torch"
+[student]
+model = "zoo:{model}"
+width = 0.25
+[distill]
+epochs = 6
+optimizer = "adamw"
+lr = 0.003
+batch_size = 8
+views = 1
+control = true
+[quantize]
+mode = "ptq"
+samples = 16
+[export]
+bake = ["normalize"]
+[[target]]
+name = "pc"
+kit = "ort"
+[[target]]
+name = "cpu"
+kit = "openvino"
+[bench]
+processes = 1
+seconds = 0.05
+"""
+KINDS = {"detection": ("/boxes.json", "detector", "coco_ap"), "segmentation": ("", "segmenter", "miou")}
+
+
+def draw(folder: Path, rng: np.random.Generator, count: int) -> None:
+    """Draw pictures of several sizes with a red or a blue square, their masks, and their boxes as COCO has them."""
+    images, boxes = [], []
+    for part in ("images", "masks"):
+        (folder / part).mkdir(parents=True)
+    for i in range(count):
+        width, height, side = (int(x) for x in rng.integers([70, 50, 14], [130, 90, 30]))
+        x, y, kind = int(rng.integers(width - side)), int(rng.integers(height - side)), int(rng.integers(2))
+        picture = rng.integers(90, 160, (height, width, 3)).astype(np.uint8)
+        mask = np.zeros((height, width), np.uint8)
+        picture[y : y + side, x : x + side] = [[250, 20, 20], [20, 20, 250]][kind]
+        mask[y : y + side, x : x + side] = kind + 1
+        Image.fromarray(picture).save(folder / "images" / f"{i}.png")
+        Image.fromarray(mask).save(folder / "masks" / f"{i}.png")
+        images.append({"id": i, "file_name": f"images/{i}.png", "width": width, "height": height})
+        boxes.append(
+            {"id": i, "image_id": i, "category_id": kind + 1, "bbox": [x, y, side, side], "area": side**2, "iscrowd": 0}
+        )
+    kinds = [{"id": 1, "name": "red"}, {"id": 2, "name": "blue"}]
+    table = {"images": images, "annotations": boxes, "categories": kinds}
+    (folder / "boxes.json").write_text(json.dumps(table))
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """Return a task and the folder of a whole run of it."""
+    task, folder, rng = request.param, tmp_path_factory.mktemp(request.param), np.random.default_rng(0)
+    for split, count in (("train", 40), ("val", 8), ("test", 8)):
+        draw(folder / split, rng, count)
+    source, model, _ = KINDS[task]
+    (folder / "edgedistill.toml").write_text(CONFIG.format(task=task, source=source, model=model))
+    done = edgedistill("run", "edgedistill.toml", "--run-dir", "made", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return task, folder
+
+
+def test_every_engine_is_scored_and_agrees_with_torch(made: tuple[str, Path]) -> None:
+    task, folder = made
+    found = [json.loads(path.read_text()) for path in sorted((folder / "made" / "measurements").glob("*.json"))]
+    assert len(found) == 6
+    for one in found:
+        assert one["accuracy"]["metric"] == KINDS[task][2]
+        assert 0 <= one["accuracy"]["value"] <= 1
+        assert one["accuracy"]["n"] == 8
+        assert one["parity"]["agreement"] is None or one["parity"]["agreement"] > 0.98
+        assert one["latency_ns"]["p50"] > 0
+    assert (folder / "made" / "report.html").stat().st_size > 10_000
+
+
+def test_photos_of_other_sizes_get_the_same_answers_everywhere(made: tuple[str, Path]) -> None:
+    _, folder = made
+    done = edgedistill("check", "made", "test/images/0.png", "test/images/1.png", "--json", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert {(one["target"], one["precision"]) for one in result["artifacts"]} == {
+        ("pc", "fp32"), ("pc", "int8"), ("cpu", "fp32"), ("cpu", "int8"),
+    }  # fmt: skip
+    assert all(one["input"] == 0 for artifact in result["artifacts"] for one in artifact["differences"])
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
+def test_the_page_measures_it(made: tuple[str, Path], serve: Callable[..., Served], tmp_path: Path) -> None:  # noqa: F811 - a fixture
+    task, folder = made
+    run = Path(shutil.copytree(folder / "made", tmp_path / "run"))
+    shutil.rmtree(run / "measurements")
+    served = serve(run, "--http")
+
+    async def visit() -> tuple[str, list[str]]:
+        async with chromium() as page:
+            await page.open(served.links[0])
+            await page.until("document.getElementById('form')?.hidden === false")
+            await page.evaluate("document.querySelector('#effort option').value = '1x0.05'")
+            await page.evaluate("document.getElementById('start').click()")
+            await page.until("document.body.dataset.state === 'done'", 300)
+            return await page.evaluate("document.getElementById('trouble').textContent"), page.problems
+
+    trouble, problems = asyncio.run(visit())
+    assert (trouble, problems) == ("", [])
+    assert served.end() == 0
+    found = [json.loads(path.read_text()) for path in (run / "measurements").glob("browser-*.json")]
+    assert {one["precision"]["requested"] for one in found} == {"fp32", "int8"}
+    for one in found:
+        assert one["parity"]["agreement"] is None or one["parity"]["agreement"] > 0.98, task
