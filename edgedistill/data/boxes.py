@@ -158,8 +158,8 @@ def _name(picture: Path, root: Path) -> str:
 def _read(annotation: Annotation, reading: Reading) -> Sample:
     """Read a picture in the input, and its own size; raises ValueError if the annotation states another size."""
     image = open_image(annotation.picture, "RGB")
-    if annotation.size not in (None, image.size):
-        own, stated = ("x".join(map(str, size)) for size in (image.size, annotation.size or ()))
+    if annotation.size is not None and annotation.size != image.size:
+        own, stated = ("x".join(map(str, size)) for size in (image.size, annotation.size))
         raise ValueError(f"is {own} after EXIF rotation, but its annotation says {stated}")
     resized = image if reading.resizing is None else reading.resizing.apply(image)
     return {"inputs": np.asarray(resized), "size": np.array(image.size)}

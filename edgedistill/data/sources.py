@@ -31,7 +31,7 @@ SINGLE = "input"
 FOLDERS = 3
 """How folders of classes are read; part of their hash. 1 read images without EXIF rotation, 16 bits, colour of any image, and
 alpha; 2 resized in an order of the axes that depended on the version of Pillow."""
-DENSE = "dense/1"
+DENSE = "dense/2"
 """How pictures with masks and boxes are read; part of their hash."""
 PLAIN: Final = Reading()
 PREFIX = "input."

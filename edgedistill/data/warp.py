@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch.nn.functional import interpolate
 
-from edgedistill.data.masks import VOID
 from edgedistill.data.placement import Placement
 from edgedistill.data.sources import Array
+from edgedistill.records.masks import VOID
 
 VISIBLE: Final = 0.2
 """The least share of a box that must be on the canvas; less of an object can hardly be recognised."""
