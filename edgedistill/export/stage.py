@@ -44,8 +44,9 @@ from edgedistill.models.teacher_view import TeacherView
 from edgedistill.quantize.calibration import example_input
 from edgedistill.quantize.stage import load_quantized
 from edgedistill.records.base import Encoding, FileRef
+from edgedistill.records.contract import JOIN
 from edgedistill.records.contract import KEY as CONTRACT
-from edgedistill.records.stages import JOIN, ExportRecord, OnnxModel, TrialScore
+from edgedistill.records.stages import ExportRecord, OnnxModel, TrialScore
 from edgedistill.runtime.files import atomic_path
 from edgedistill.stages.stage import Workspace
 

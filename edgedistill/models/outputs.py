@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from edgedistill.errors import ConfigError
 from edgedistill.losses.batch import Tensors
-from edgedistill.records.stages import JOIN
+from edgedistill.records.contract import JOIN
 from edgedistill.runtime.user_code import user_code
 
 SINGLE: Final = "logits"

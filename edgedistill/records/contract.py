@@ -12,6 +12,9 @@ from pydantic import Field
 
 from edgedistill.records.base import Record
 
+JOIN: Final = "+"
+"""Between the names of outputs that are the labelled output together, side by side along their last axis: "scores+boxes"."""
+
 KEY: Final = "edgedistill.contract"
 """The key of the contract in the metadata of an ONNX file."""
 

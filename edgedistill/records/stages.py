@@ -284,10 +284,8 @@ class Parity(Record):
 
     For classification that is the fraction of equal top-1 answers, for regression R2, for embedding the mean cosine, for
     multi-label the fraction of equal answers. For a model with several outputs it is the smallest value of `outputs`;
-    for outputs without labels the value is 1 - squared error / variance.
-
-    Outputs that are the same for all samples have no agreement: the value is None if they are reproduced within 1 % or 0.01, and
-    0 otherwise. `reason` says which outputs these are.
+    for outputs without labels the value is 1 - squared error / variance. Outputs that are the same for all samples have no
+    agreement, with a `reason`: the value is None if they are reproduced within 1 % or 0.01, and 0 otherwise.
     """
 
     max_abs_diff: float
@@ -300,16 +298,12 @@ class Parity(Record):
         return self.agreement is None or self.agreement >= least
 
 
-JOIN: Final = "+"
-"""Between the names of outputs that are the labelled output together, side by side along their last axis: "scores+boxes"."""
-
-
 class OnnxModel(Record):
     """One exported model; `name` is teacher or student; `io` holds recorded inputs and outputs, the outputs under `expected`.
 
-    `output` names the labelled output, "a+b" for two side by side, and `threshold` is the value above which a label is predicted. `float32_nodes` are the
-    nodes of a float16 model that stay in float32 because float16 would overflow; `warnings` are the warnings of the linter
-    for the kits of its targets. `contract` says how pictures become its input, and its outputs answers; None for a teacher's file.
+    `output` names the labelled output, "a+b" for two side by side, and `threshold` is the value above which a label is
+    predicted. `float32_nodes` are the nodes of a float16 model that stay in float32 because float16 would overflow; `warnings`
+    are those of the linter for the kits of its targets. `contract` is None for a teacher's file.
     """
 
     name: str

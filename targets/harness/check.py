@@ -18,8 +18,8 @@ JOIN = "+"
 class Criteria(NamedTuple):
     """How the outputs of a model are judged; an arm of a job has fields of the same names.
 
-    `output` is the output that the metric and the labels refer to, by default the model's first, "a+b" for two side by side; `expected` is the key of the
-    recorded outputs; `threshold` is the score above which a multi-label model predicts a label.
+    `output` is the output that the metric and the labels refer to, by default the model's first, "a+b" for two side by side;
+    `expected` is the key of the recorded outputs; `threshold` is the score above which a multi-label model predicts a label.
     """
 
     kit: str
