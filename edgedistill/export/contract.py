@@ -6,6 +6,7 @@ from edgedistill.data.preprocess import FULL_SCALE
 from edgedistill.export.settings import ExportSettings
 from edgedistill.records.contract import Contract, DetectionRules, PictureRules
 from edgedistill.records.stages import InputRecord, OnnxModel
+from edgedistill.tasks.detections import RULES
 
 
 def contract_of(settings: ExportSettings, model: OnnxModel) -> Contract:
@@ -18,7 +19,7 @@ def contract_of(settings: ExportSettings, model: OnnxModel) -> Contract:
         task=task.name, classes=settings.data.classes, input=first.name,
         picture=None if reason else _picture_rules(settings, first), reason=reason, output=output,
         probabilities="scores" in settings.export.bake, threshold=model.threshold,
-        detection=DetectionRules() if task.name == "detection" else None,
+        detection=DetectionRules(**RULES._asdict()) if task.name == "detection" else None,
     )  # fmt: skip
 
 

@@ -42,9 +42,9 @@ class PictureRules(Record):
 class DetectionRules(Record):
     """How scores and boxes become detections: score floor, the overlap (IoU) that suppresses a box of the same class, and the most boxes."""
 
-    floor: float = 0.001
-    overlap: float = 0.6
-    limit: int = 100
+    floor: float
+    overlap: float
+    limit: int
 
 
 class Contract(Record):

@@ -12,11 +12,10 @@ import detections
 import maps
 import numpy as np
 import picture
+from check import JOIN
 from kit import EngineError, Session, engine_errors
 
 Arrays = Dict[str, np.ndarray]
-JOIN = "+"
-"""Between the names of outputs that the contract reads together."""
 
 
 class Answered(NamedTuple):

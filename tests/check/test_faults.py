@@ -13,6 +13,7 @@ from PIL import Image
 from edgedistill.check.answer_faults import name_answer_fault
 from edgedistill.check.input_faults import name_input_fault
 from edgedistill.records.contract import Contract, DetectionRules, PictureRules
+from edgedistill.tasks import detections as suppression
 
 MEAN, STD = np.array([0.4, 0.5, 0.6]), np.array([0.2, 0.25, 0.3])
 RULES = PictureRules(
@@ -21,7 +22,7 @@ RULES = PictureRules(
 )  # fmt: skip
 CONTRACT = Contract(
     task="detection", classes=("cell", "platelet", "white"), input="input", picture=RULES, output="scores+boxes",
-    probabilities=True, detection=DetectionRules(),
+    probabilities=True, detection=DetectionRules(**suppression.RULES._asdict()),
 )  # fmt: skip
 SIZE = (160, 96)
 
