@@ -51,7 +51,7 @@ WITH_DATA: Final[Only] = {
     type=click.Choice(["image", "signal", "tokens"]),
     only=WITH_DATA,
     metavar="KIND",
-    help="The inputs of an .npz file: image, signal or tokens.  [default: told by their values]",
+    help="The inputs of an .npz file: image, signal or tokens.  [default: chosen by their values]",
 )
 @option(
     "--task",
@@ -59,7 +59,7 @@ WITH_DATA: Final[Only] = {
     only=WITH_DATA,
     metavar="TASK",
     help="The task of an .npz file: classification, regression or multi-label; detection or segmentation if a folder has boxes and masks.  "
-    "[default: told by the labels]",
+    "[default: chosen by the labels]",
 )
 @option(
     "--target",

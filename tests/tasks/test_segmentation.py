@@ -1,4 +1,4 @@
-"""Segmentation: masks, losses on class maps, and what is told about labels."""
+"""Segmentation: masks, losses on class maps, and errors in labels."""
 
 import math
 
