@@ -23,7 +23,7 @@ from edgedistill.cli.options import AS_JSON, FILE, Command, option, require_run,
 def check(
     context: click.Context, /, run_folder: Path, pictures: tuple[Path, ...], *, as_json: bool, **given: Any
 ) -> None:
-    """Answer raw picture files with the student of RUN in torch and in every artifact, and say where they part.
+    """Answer picture files in torch and in every artifact of RUN, and say where they part.
 
     The steps are the model's input, its outputs, and the answers: classes, masks, or boxes in pixels of the picture. With
     --app, the arrays of your app are compared as well, and the likely fault is named. Exit code 4: an artifact gives other answers
