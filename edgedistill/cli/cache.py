@@ -55,7 +55,7 @@ def verify(context: click.Context, config: Path, samples: int, run_dir: Path | N
 
 @cache.command("list", cls=Command)
 def list_caches() -> None:
-    """List the caches of decoded images, soft labels and control students, with size and completeness."""
+    """List the caches of images, soft labels and control students, with their sizes."""
     from edgedistill.data.decoding import describe_decoded
     from edgedistill.distill.cache import describe_caches, describe_controls
 
