@@ -79,7 +79,7 @@ def demo_of(version: Path) -> list[str]:
 
 
 def prepared(versions: dict[str, Path], scratch: Path) -> dict[str, Path]:
-    """Run each version's demo with one epoch, in a folder of its own; return the folders."""
+    """Run each version's demo with one epoch, each in another folder, and return the folders."""
     for name, version in versions.items():
         (scratch / name).mkdir()
         run([*demo_of(version), *SHORT], scratch / name, os.environ | {"PYTHONPATH": str(version)})

@@ -2,8 +2,8 @@
 
 python benchmarks/pictures/run.py [--pictures 100000] [--side 224] [--folder FOLDER]     writes result.json beside this file
 
-Each measurement is a process of its own: "first" decodes into an empty cache and examines the data, "again" continues in the same run
-folder, whose data stage is done. Anonymous memory is what the process needs; mapped files are page cache, which the system takes back.
+Each measurement runs in a new process: "first" decodes into an empty cache and examines the data, "again" continues in the same run
+folder, whose data stage is done. Anonymous memory is what the process needs; mapped files are page cache, which the system frees when it needs memory.
 """
 
 from __future__ import annotations

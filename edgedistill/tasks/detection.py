@@ -6,7 +6,6 @@ pixels instead. Either way the answers are detections after non-maximum suppress
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
@@ -15,36 +14,28 @@ import numpy as np
 from edgedistill.config.training import FEATURE_LOSSES, DistillConfig, TrainingConfig
 from edgedistill.errors import ConfigError
 from edgedistill.tasks import coco, detections
-from edgedistill.tasks.task import Array, Labels
+from edgedistill.tasks.task import Array, DenseTask, Labels
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from edgedistill.losses.batch import Batch, OutputLoss
+    from edgedistill.losses.batch import OutputLoss
 
 COLUMNS: Final = 7
 """Class, x1, y1, x2, y2, area, crowd."""
 
 
-class Detection:
+class Detection(DenseTask):
     """The task of finding objects: a box, a class and a score for each."""
 
     name: ClassVar[str] = "detection"
     output: ClassVar[str | None] = "classes+boxes"
     exported_output: ClassVar[str | None] = "scores+boxes"
-    is_dense: ClassVar[bool] = True
     metric: ClassVar[str] = "coco_ap"
     metric_title: ClassVar[str] = "AP"
     losses: ClassVar[tuple[str, ...]] = ("kd", *FEATURE_LOSSES)
-    is_proportion: ClassVar[bool] = False
-    has_scores: ClassVar[bool] = False
-    has_softmax: ClassVar[bool] = False
     keeps_top_k: ClassVar[bool] = True
     smooths_labels: ClassVar[bool] = False
-    needs_labels: ClassVar[bool] = True
-    finetuning_loss: ClassVar[str] = "kd"
-    chance_floor: ClassVar[float] = -math.inf
-    threshold: ClassVar[float | None] = None
 
     def read_labels(self, labels: Sequence[Labels], given: tuple[str, ...] | None) -> tuple[Labels, ...]:  # noqa: ARG002 - the protocol's signature
         """Return boxes (N, M, 7), float32; raises ConfigError for labels of another shape or type."""
@@ -70,14 +61,6 @@ class Detection:
                 )
         return names
 
-    def collate(self, labels: Array) -> Array:
-        """Return the boxes unchanged."""
-        return labels
-
-    def strata(self, labels: Array) -> Array | None:  # noqa: ARG002 - the protocol's signature
-        """Return None: an image has no single class."""
-        return None
-
     def counts(self, labels: Array, values: int) -> Array:
         """Return the number of images that show each class."""
         return np.array([(labels[..., 0] == kind).any(1).sum() for kind in range(values)])
@@ -96,10 +79,6 @@ class Detection:
         if own is not None:
             return weighted(plan, self.label_loss(plan), custom_term(plan.loss, own, self.mixed_labels))
         return weighted(plan, self.label_loss(plan), on_teacher(plan.temperature))
-
-    def mixed_labels(self, batch: Batch, outputs: int) -> Tensor:  # noqa: ARG002 - the protocol's signature
-        """Return the boxes (B, M, 7): images are not mixed."""
-        return batch.labels
 
     def example_labels(self, outputs: Tensor) -> Tensor:
         """Return a box of the first class in the corner of each image."""
@@ -142,23 +121,11 @@ class Detection:
         """Return the fraction of confident detections that have a partner in the other model's."""
         return detections.agreement(answers, reference)
 
-    def match_outputs(self, outputs: Array, labels: Array) -> Array:  # noqa: ARG002 - the protocol's signature
-        """Return the outputs in their order: the order of classes is not searched."""
-        return np.arange(outputs.shape[-1])
-
-    def scores(self, outputs: Array) -> Array:
-        """Return the outputs unchanged: exported files contain scores."""
-        return outputs
-
     def exported(self, model: nn.Module, size: tuple[int, ...]) -> nn.Module:
         """Return the model with scores and boxes in pixels as its outputs."""
         from edgedistill.losses.decoding import Decoded
 
         return Decoded(model, size[0], size[1])
-
-    def score_module(self) -> nn.Module | None:
-        """Return None: exported files contain scores."""
-        return None
 
     def describe_answer(self, *, scores: bool) -> str:  # noqa: ARG002 - the protocol's signature
         """Explain how scores and boxes become detections."""

@@ -15,36 +15,28 @@ import numpy as np
 from edgedistill.config.training import FEATURE_LOSSES, MAP_LOSSES, DistillConfig, TrainingConfig
 from edgedistill.errors import ConfigError
 from edgedistill.records.masks import INVALID, VOID
-from edgedistill.tasks.task import Array, Labels
+from edgedistill.tasks.task import Array, DenseTask, Labels
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from edgedistill.losses.batch import Batch, OutputLoss
+    from edgedistill.losses.batch import OutputLoss
 
 PIXELS: Final = 1 << 24
 """About the number of logits that are resized at once."""
 
 
-class Segmentation:
+class Segmentation(DenseTask):
     """The task of assigning one of several classes to each pixel."""
 
     name: ClassVar[str] = "segmentation"
     output: ClassVar[str | None] = None
     exported_output: ClassVar[str | None] = None
-    is_dense: ClassVar[bool] = True
     metric: ClassVar[str] = "miou"
     metric_title: ClassVar[str] = "mIoU"
     losses: ClassVar[tuple[str, ...]] = (*MAP_LOSSES, *FEATURE_LOSSES)
-    is_proportion: ClassVar[bool] = False
-    has_scores: ClassVar[bool] = False
-    has_softmax: ClassVar[bool] = False
     keeps_top_k: ClassVar[bool] = False
     smooths_labels: ClassVar[bool] = True
-    needs_labels: ClassVar[bool] = True
-    finetuning_loss: ClassVar[str] = "kd"
-    chance_floor: ClassVar[float] = -math.inf
-    threshold: ClassVar[float | None] = None
 
     def read_labels(self, labels: Sequence[Labels], given: tuple[str, ...] | None) -> tuple[Labels, ...]:  # noqa: ARG002 - the protocol's signature
         """Return masks (N, H, W), uint8; raises ConfigError for labels of another shape or type."""
@@ -73,14 +65,6 @@ class Segmentation:
             raise ConfigError(f"data.classes: {len(names)} class(es); masks have 2 to {INVALID} classes")
         return names
 
-    def collate(self, labels: Array) -> Array:
-        """Return the masks unchanged."""
-        return labels
-
-    def strata(self, labels: Array) -> Array | None:  # noqa: ARG002 - the protocol's signature
-        """Return None: an image has no single class."""
-        return None
-
     def counts(self, labels: Array, values: int) -> Array:
         """Return the number of images that show each class."""
         return np.sum([_classes_in(mask)[:values] for mask in labels], axis=0)
@@ -101,10 +85,6 @@ class Segmentation:
         return weighted(
             plan, self.label_loss(plan), map_term(plan, MAP_TERMS["kd" if plan.uses_features else plan.loss])
         )
-
-    def mixed_labels(self, batch: Batch, outputs: int) -> Tensor:  # noqa: ARG002 - the protocol's signature
-        """Return the masks (B, H, W): images are not mixed."""
-        return batch.labels
 
     def example_labels(self, outputs: Tensor) -> Tensor:
         """Return the class with the highest logit at each place."""
@@ -148,21 +128,9 @@ class Segmentation:
         """Return the fraction of pixels with the same class."""
         return float((answers == reference).mean())
 
-    def match_outputs(self, outputs: Array, labels: Array) -> Array:  # noqa: ARG002 - the protocol's signature
-        """Return the outputs in their order: the order of class maps is not searched."""
-        return np.arange(outputs.shape[1])
-
-    def scores(self, outputs: Array) -> Array:
-        """Return the class maps unchanged."""
-        return outputs
-
     def exported(self, model: nn.Module, size: tuple[int, ...]) -> nn.Module:  # noqa: ARG002 - the protocol's signature
         """Return the model, whose class maps are resized outside the file."""
         return model
-
-    def score_module(self) -> nn.Module | None:
-        """Return None: class maps have no scores."""
-        return None
 
     def describe_answer(self, *, scores: bool) -> str:  # noqa: ARG002 - the protocol's signature
         """Explain how class maps become the class of each pixel."""

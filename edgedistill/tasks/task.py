@@ -9,6 +9,7 @@ Metrics take *answers*: the labelled outputs themselves, or what is left of larg
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
@@ -171,6 +172,43 @@ class VectorTask:
     def invalid(self, answers: Array) -> Array:
         """Return where outputs are NaN or infinity."""
         return ~np.isfinite(answers)
+
+
+class DenseTask:
+    """A task whose labels belong to places in an image: masks or boxes."""
+
+    is_dense: ClassVar[bool] = True
+    is_proportion: ClassVar[bool] = False
+    has_scores: ClassVar[bool] = False
+    has_softmax: ClassVar[bool] = False
+    needs_labels: ClassVar[bool] = True
+    finetuning_loss: ClassVar[str] = "kd"
+    chance_floor: ClassVar[float] = -math.inf
+    threshold: ClassVar[float | None] = None
+
+    def collate(self, labels: Array) -> Array:
+        """Return the labels unchanged."""
+        return labels
+
+    def strata(self, labels: Array) -> Array | None:  # noqa: ARG002 - the protocol's signature
+        """Return None: an image has no single class."""
+        return None
+
+    def mixed_labels(self, batch: Batch, outputs: int) -> Tensor:  # noqa: ARG002 - the protocol's signature
+        """Return the labels (B, ...): images are not mixed."""
+        return batch.labels
+
+    def match_outputs(self, outputs: Array, labels: Array) -> Array:  # noqa: ARG002 - the protocol's signature
+        """Return the outputs in their order: no other order is searched."""
+        return np.arange(outputs.shape[1])
+
+    def scores(self, outputs: Array) -> Array:
+        """Return the outputs unchanged."""
+        return outputs
+
+    def score_module(self) -> nn.Module | None:
+        """Return None: no scores are added to exported files."""
+        return None
 
 
 def values_of(labels: Array) -> Array:
