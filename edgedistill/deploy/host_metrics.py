@@ -1,42 +1,66 @@
-"""Metrics that the host computes from what a device answered, because their libraries are not on devices."""
+"""What the host computes from what a device answered: COCO's metrics, whose library is not on devices, and the details of masks."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from edgedistill.runtime.files import atomic_path, write_atomic
-from edgedistill.tasks import coco
+from edgedistill.tasks.details import detection_findings, segmentation_findings
 from edgedistill.tasks.detection import TASK as DETECTION
+from edgedistill.tasks.resampling import interval
+from edgedistill.tasks.segmentation import TASK as SEGMENTATION
+from edgedistill.tasks.segmentation import confusions_of
+
+Arrays = dict[str, np.ndarray]
 
 
 def with_host_metric(file: Path, metric: str | None, table: dict[str, Any]) -> dict[str, Any]:
-    """Return a measurement's table with the metric that the host computes, and write it to the measurement's file.
+    """Return a measurement's table with what the host computes for its metric, and write it to the measurement's file.
 
-    The device's answers and the labels are in the raw samples beside the file, which gain the array `resampled`: the metric of
-    resampled images. Other metrics leave the table as it is.
+    The device's answers and the labels are in the raw samples beside the file, which gain `resampled`, the metric of resampled
+    pictures, and what the details are computed from. Other metrics, and answers without labels, leave the table as it is.
     """
     samples = file.with_suffix(".npz")
-    if metric != DETECTION.metric or table["accuracy"] is not None or not samples.is_file():
+    if metric not in COMPLETED or not samples.is_file():
         return table
     with np.load(samples, allow_pickle=False) as archive:
         arrays = {name: archive[name] for name in archive.files}
     if "labels" not in arrays:
         return table
-    detections, labels = arrays["outputs"], arrays["labels"]
-    value, classes = (
-        DETECTION.score(detections, labels),
-        int(max(detections[..., 0].max(), labels[..., 0].max(), 0)) + 1,
-    )
-    resampled = coco.resampled_ap(detections, labels, classes)[:, 0]
-    low, high = coco.interval(resampled)
-    accuracy = {"metric": metric, "value": value, "ci95": [min(low, value), max(high, value)], "n": len(labels)}
+    completed, more = COMPLETED[metric](table, arrays)
     with atomic_path(samples) as scratch, scratch.open("wb") as archive_file:
-        np.savez_compressed(archive_file, allow_pickle=False, **arrays, resampled=resampled)
-    reasons = {key: why for key, why in table["reasons"].items() if key != "accuracy"}
-    completed = table | {"accuracy": accuracy, "reasons": reasons}
+        np.savez_compressed(archive_file, allow_pickle=False, **arrays, **more)
     write_atomic(file, (json.dumps(completed, indent=2, allow_nan=False) + "\n").encode())
     return completed
+
+
+def _with_boxes(table: dict[str, Any], arrays: Arrays) -> tuple[dict[str, Any], Arrays]:
+    """Return the table with AP and its details, and the arrays `resampled` and `matched`."""
+    detections, labels = arrays["outputs"], arrays["labels"]
+    value, found = DETECTION.score(detections, labels), detection_findings(detections, labels)
+    accuracy = {"metric": DETECTION.metric, "value": value, "ci95": interval(value, found.resampled), "n": len(labels)}
+    reasons = {key: why for key, why in table["reasons"].items() if key != "accuracy"}
+    completed = table | {"accuracy": accuracy, "reasons": reasons, "details": found.details.model_dump(mode="json")}
+    return completed, {"resampled": found.resampled, "matched": found.matched}
+
+
+def _with_masks(table: dict[str, Any], arrays: Arrays) -> tuple[dict[str, Any], Arrays]:
+    """Return the table with the details of the mean IoU, and the arrays `resampled` and `confusions`."""
+    maps, labels = arrays["outputs"], arrays["labels"]
+    maps = maps.reshape((len(maps), *maps.shape[-3:])).astype(np.float32)
+    answers = SEGMENTATION.answers(maps, labels.shape[1:], maps.shape[1])
+    confusions = confusions_of(answers, labels, maps.shape[1])
+    found = segmentation_findings(confusions)
+    details = found.details.model_dump(mode="json")
+    return table | {"details": details}, {"resampled": found.resampled, "confusions": confusions}
+
+
+COMPLETED: Final[dict[str, Callable[[dict[str, Any], Arrays], tuple[dict[str, Any], Arrays]]]] = {
+    DETECTION.metric: _with_boxes,
+    SEGMENTATION.metric: _with_masks,
+}

@@ -3,7 +3,7 @@
 Names include units. `None` means not measured; `Measurement.reasons` gives the reason for each such field.
 
 History: version 1 is the first; these optional fields were added later: engine_latency_ns, throughput, layers,
-settings, soak, environment, browser, and more of memory_bytes, energy_uj and processes. In version 2, processes of several
+settings, soak, environment, browser, details, and more of memory_bytes, energy_uj and processes. In version 2, processes of several
 models take turns in bursts, which `duet` describes; files of version 1 are read too.
 """
 
@@ -14,6 +14,7 @@ from typing import Literal
 from pydantic import ConfigDict, Field
 
 from edgedistill.records.base import Record
+from edgedistill.records.details import Details
 from edgedistill.records.stages import Engine, Parity
 
 
@@ -289,7 +290,8 @@ class Measurement(Record):
     """One model on one device with one engine: schema edgedistill.measurement/2.
 
     `latency_ns` times the call that runs an inference; `engine_latency_ns` is the time according to the engine's own clock,
-    where it has one. `throughput_per_s` is that of a single stream, `throughput` that of the best number of streams.
+    where it has one. `throughput_per_s` is that of a single stream, `throughput` that of the best number of streams. `details`
+    are those of the accuracy of boxes and masks.
     """
 
     schema_: Literal["edgedistill.measurement/1", "edgedistill.measurement/2"] = Field(alias="schema")
@@ -321,6 +323,7 @@ class Measurement(Record):
     environment: Environment | None = None
     browser: Browser | None = None
     duet: Duet | None = None
+    details: Details | None = Field(default=None, discriminator="kind")
 
     model_config = ConfigDict(frozen=True, extra="forbid", serialize_by_alias=True)
 

@@ -6,143 +6,105 @@ are unused. The areas are in pixels of the original image, and only the recall b
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from edgedistill.tasks.matches import SIZES
+from edgedistill.tasks.resampling import RESAMPLES, resampled_rows
+
 Array = npt.NDArray[Any]
-RESAMPLES: Final = 400
-ALL: Final = "all"
-SIZES: Final = {ALL: (0, 1e10), "small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, 1e10)}
-"""The areas of COCO's sizes, in pixels of the original image."""
-
-
-class OperatingPoint(NamedTuple):
-    """A score threshold, the mean F1 over classes at an IoU of 0.5 of the detections from it on, and the recall of each class.
-
-    The recall of a class without labels is None.
-    """
-
-    threshold: float
-    f1: float
-    recall: tuple[float | None, ...]
+ALL = [[0, 1e10]]
+"""The areas of all boxes."""
+BY_SIZE = [*ALL, *(list(area) for area in SIZES.values())]
 
 
 class CocoScores(NamedTuple):
-    """COCO's metrics: AP (over IoU thresholds 0.5 to 0.95), AP50, and recall of 100 detections by size and in `ALL`.
+    """COCO's metrics: AP (over IoU thresholds 0.5 to 0.95), AP50, and the average recall of 100 detections.
 
-    `class_ap` and `class_ap50` are those of each class. A value without labels to judge by is None; without any, AP is 0.
+    `size_recall` (3,) is that by size, `class_ap` and `class_ap50` (classes,) are those of each class; all may have a first axis of
+    resampled images. A value without labels to judge by is NaN.
     """
 
-    ap: float
-    ap50: float
-    recall: dict[str, float | None]
-    class_ap: tuple[float | None, ...]
-    class_ap50: tuple[float | None, ...]
-    operating_point: OperatingPoint
+    ap: Array
+    ap50: Array
+    recall: Array
+    size_recall: Array
+    class_ap: Array
+    class_ap50: Array
 
 
 def coco_scores(detections: Array, labels: Array, classes: int) -> CocoScores:
     """Return COCO's metrics of detections."""
-    evaluator = _evaluator(detections, labels, classes, tuple(SIZES))
-    evaluator.accumulate()
-    precision, recall = (
-        evaluator.eval["precision"],
-        evaluator.eval["recall"],
-    )  # (T, R, classes, sizes, 1), (T, classes, ...)
-    return CocoScores(
-        ap=_mean(precision[:, :, :, 0]) or 0.0,
-        ap50=_mean(precision[0, :, :, 0]) or 0.0,
-        recall={name: _mean(recall[:, :, place]) for place, name in enumerate(SIZES)},
-        class_ap=tuple(_mean(precision[:, :, kind, 0]) for kind in range(classes)),
-        class_ap50=tuple(_mean(precision[0, :, kind, 0]) for kind in range(classes)),
-        operating_point=operating_point(detections, labels, classes),
-    )
+    return _scores(_evaluator(detections, labels, classes, BY_SIZE))
+
+
+def resampled_scores(detections: Array, labels: Array, classes: int, resamples: int = RESAMPLES) -> CocoScores:
+    """Return the metrics of resampled images (Efron 1979), with a first axis of `resamples`; each image is evaluated once."""
+    evaluator, count = _evaluator(detections, labels, classes, BY_SIZE), len(labels)
+    images: Array = np.empty(classes * len(BY_SIZE) * count, object)
+    images[:] = evaluator._evalImgs_cpp  # noqa: SLF001 - the library resamples nothing itself; its list is by class, size and image
+    images = images.reshape(-1, count)
+    values = []
+    for rows in resampled_rows(count, resamples):
+        evaluator._evalImgs_cpp = images[:, rows].ravel().tolist()  # noqa: SLF001 - as above
+        values.append(_scores(evaluator))
+    return CocoScores(*(np.stack(each) for each in zip(*values, strict=True)))
 
 
 def average_precision(detections: Array, labels: Array, classes: int) -> float:
     """Return AP over IoU thresholds 0.5 to 0.95; 0 without labels."""
-    evaluator = _evaluator(detections, labels, classes, (ALL,))
+    evaluator = _evaluator(detections, labels, classes, ALL)
     evaluator.accumulate()
-    return _mean(evaluator.eval["precision"]) or 0.0
+    return float(np.nan_to_num(_mean(evaluator.eval["precision"])))
 
 
-def resampled_ap(detections: Array, labels: Array, classes: int, resamples: int = RESAMPLES) -> Array:
-    """Return AP and AP50 (resamples, 2) of resampled images (Efron 1979), NaN where no image with labels was drawn.
-
-    Each image is evaluated once. The draws only depend on the number of images, so that the differences of two models on the same
-    images are paired.
-    """
-    evaluator, count = _evaluator(detections, labels, classes, (ALL,)), len(labels)
-    images: Array = np.empty(classes * count, object)
-    images[:] = evaluator._evalImgs_cpp  # noqa: SLF001 - the library resamples nothing itself; its list is by class, then by image
-    images = images.reshape(classes, count)
-    rng, values = np.random.Generator(np.random.Philox(key=0)), []
-    for _ in range(resamples):
-        evaluator._evalImgs_cpp = images[:, rng.integers(0, count, count)].ravel().tolist()  # noqa: SLF001 - as above
-        evaluator.accumulate()
-        precision = evaluator.eval["precision"]
-        values.append([_mean(part) for part in (precision, precision[0])])
-    return np.array(values, dtype=float)
-
-
-def interval(resampled: Array) -> tuple[float, float]:
-    """Return the 2.5 % and 97.5 % percentiles of values (resamples,), without NaN."""
-    known = resampled[np.isfinite(resampled)]
-    low, high = np.quantile(known, [0.025, 0.975]) if len(known) else (0.0, 1.0)
-    return float(low), float(high)
-
-
-def operating_point(detections: Array, labels: Array, classes: int, threshold: float | None = None) -> OperatingPoint:
-    """Return the score threshold of the best mean F1 over the classes that have labels, or F1 and recall at a `threshold`.
-
-    COCO's matching at an IoU of 0.5 decides which detections are right; those on crowds are neither right nor wrong.
-    """
-    evaluator = _evaluator(detections, labels, classes, (ALL,), overlaps=(0.5,))
+def match(detections: Array, labels: Array, classes: int) -> Array:
+    """Return the row of the label that each detection (N, K) found at an IoU of 0.5, as COCO matches them, or -1."""
+    evaluator = _evaluator(detections, labels, classes, ALL, overlaps=(0.5,))
     evaluator.accumulate()
-    kinds, scores = detections[detections[..., 0] >= 0][:, :2].T
-    boxes = labels[labels[..., 0] >= 0]
     pairs = [pair.split("_") for pair in evaluator.eval["matched"]]
     found, of = np.array(pairs, dtype=int).reshape(-1, 2).T - 1
-    is_crowd = boxes[of, 6] > 0
-    is_right, counts_for = np.zeros(len(kinds), bool), np.ones(len(kinds), bool)
-    is_right[found[~is_crowd]], counts_for[found[is_crowd]] = True, False
-    thresholds = np.unique(scores) if threshold is None else np.array([threshold])
-    counts = np.bincount(boxes[boxes[:, 6] == 0, 0].astype(int), minlength=classes)
-    if not len(thresholds) or not counts.any():
-        return OperatingPoint(1.0, 0.0, tuple(0.0 if count else None for count in counts))
-    right, given = (
-        np.array([_at_least(scores[chosen & (kinds == kind)], thresholds) for kind in range(classes)])
-        for chosen in (is_right, counts_for)
-    )
-    f1 = (2 * right / np.maximum(given + counts[:, None], 1))[counts > 0].mean(0)
-    best = int(f1.argmax())
-    recall = (right[kind, best] / counts[kind] if counts[kind] else None for kind in range(classes))
-    return OperatingPoint(float(thresholds[best]), float(f1[best]), tuple(recall))
+    image, place = np.nonzero(detections[..., 0] >= 0)
+    _, row = np.nonzero(labels[..., 0] >= 0)
+    matched = np.full(detections.shape[:2], -1, np.int32)
+    matched[image[found], place[found]] = row[of]
+    return matched
 
 
-def _at_least(scores: Array, thresholds: Array) -> Array:
-    """Return how many scores are at least each threshold."""
-    return len(scores) - np.searchsorted(np.sort(scores), thresholds)
+def _scores(evaluator: Any) -> CocoScores:
+    evaluator.accumulate()
+    # (IoU, recall, classes, sizes, 1) and (IoU, classes, sizes, 1)
+    precision, recall = evaluator.eval["precision"][..., 0], evaluator.eval["recall"][..., 0]
+    return CocoScores(
+        ap=_mean(precision[..., 0]), ap50=_mean(precision[0, ..., 0]), recall=_mean(recall[..., 0]),
+        size_recall=_mean(recall[..., 1:], kept=2), class_ap=_mean(precision[..., 0], kept=2),
+        class_ap50=_mean(precision[0, ..., 0], kept=1),
+    )  # fmt: skip
 
 
-def _mean(values: Array) -> float | None:
-    """Return the mean of the values that are known; COCO's mark for those without labels is -1."""
-    known = values[values > -1]
-    return float(known.mean()) if known.size else None
+def _mean(values: Array, kept: int | None = None) -> Array:
+    """Return the mean of the values that are known, for each place on the axis `kept`; COCO's mark for those without labels is -1."""
+    axes = tuple(axis for axis in range(values.ndim) if axis != kept)
+    is_known = values > -1
+    count = is_known.sum(axes)
+    found: Array = np.where(count > 0, np.where(is_known, values, 0).sum(axes) / np.maximum(count, 1), np.nan)
+    return found
 
 
 def _evaluator(
-    detections: Array, labels: Array, classes: int, sizes: tuple[str, ...], overlaps: tuple[float, ...] = ()
+    detections: Array, labels: Array, classes: int, areas: list[list[float]], overlaps: tuple[float, ...] = ()
 ) -> Any:
     """Return COCO's evaluator with every image evaluated, for 100 detections per image, and 10 IoU thresholds by default."""
     from faster_coco_eval import COCO, COCOeval_faster
 
     truth = COCO(_annotations(labels, classes))
-    evaluator = COCOeval_faster(truth, truth.loadRes(_results(detections)), "bbox", separate_eval=True)
+    evaluator = COCOeval_faster(
+        truth, truth.loadRes(_results(detections)), "bbox", separate_eval=True, extra_calc=False
+    )
     evaluator.params.maxDets = [100]
-    evaluator.params.areaRng, evaluator.params.areaRngLbl = [list(SIZES[name]) for name in sizes], list(sizes)
+    evaluator.params.areaRng, evaluator.params.areaRngLbl = areas, [str(area) for area in areas]
     if overlaps:
         evaluator.params.iouThrs = np.array(overlaps)
     evaluator.evaluate()

@@ -121,8 +121,7 @@ class Segmentation(DenseTask):
     def score(self, answers: Array, labels: Array) -> float:
         """Return the intersection over union of answers and masks (N, H, W), averaged over the classes that occur in the masks."""
         classes = max(int(labels[labels != VOID].max(initial=0)), int(answers[answers < INVALID].max(initial=0))) + 1
-        each = [_confusion(ours, wanted, classes) for ours, wanted in zip(answers, labels, strict=True)]
-        return mean_iou(np.sum(each, axis=0))
+        return mean_iou(confusions_of(answers, labels, classes).sum(0))
 
     def agreement(self, answers: Array, reference: Array) -> float:
         """Return the fraction of pixels with the same class."""
@@ -152,8 +151,12 @@ def mean_iou(confusion: Array) -> float:
     return float((hits[there] / (wanted + answered - hits)[there]).mean()) if there.any() else math.nan
 
 
+def confusions_of(answers: Array, labels: Array, classes: int) -> Array:
+    """Return the confusion matrix of each image (N, C, C + 1), rows by label; the last column counts invalid answers."""
+    return np.stack([_confusion(ours, wanted, classes) for ours, wanted in zip(answers, labels, strict=True)])
+
+
 def _confusion(answers: Array, labels: Array, classes: int) -> Array:
-    """Return the confusion matrix (C, C + 1) of an image; the last column counts invalid answers."""
     known = labels != VOID
     pairs = labels[known].astype(np.int64) * (classes + 1) + np.minimum(answers[known], classes)
     return np.bincount(pairs, minlength=classes * (classes + 1)).reshape(classes, classes + 1)

@@ -7,6 +7,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from edgedistill.tasks import coco
+from edgedistill.tasks.matches import best_threshold, class_recall, f1_at, matches_of, resampled_thresholds, size_recall
+from edgedistill.tasks.resampling import interval, resampled_counts, resampled_rows
 
 CLASSES = 3
 
@@ -61,12 +63,11 @@ def test_the_metrics_are_those_of_pycocotools(crowds):
     found, wanted = coco.coco_scores(detections, labels, CLASSES), reference(detections, labels)
     assert found.ap == pytest.approx(wanted.stats[0], abs=1e-9)
     assert found.ap50 == pytest.approx(wanted.stats[1], abs=1e-9)
-    assert coco.average_precision(detections, labels, CLASSES) == found.ap
-    recall = [found.recall[name] for name in ("all", "small", "medium", "large")]
-    assert recall == pytest.approx(wanted.stats[8:12].tolist(), abs=1e-9)
+    assert coco.average_precision(detections, labels, CLASSES) == pytest.approx(found.ap)
+    assert [found.recall, *found.size_recall] == pytest.approx(wanted.stats[8:12].tolist(), abs=1e-9)
     precision = wanted.eval["precision"][:, :, :, 0, 2]
-    assert found.class_ap == pytest.approx(precision.mean((0, 1)).tolist(), abs=1e-9)
-    assert found.class_ap50 == pytest.approx(precision[0].mean(0).tolist(), abs=1e-9)
+    assert found.class_ap.tolist() == pytest.approx(precision.mean((0, 1)).tolist(), abs=1e-9)
+    assert found.class_ap50.tolist() == pytest.approx(precision[0].mean(0).tolist(), abs=1e-9)
     assert 0.2 < found.ap < found.ap50 < 1
 
 
@@ -87,34 +88,51 @@ def test_the_operating_point_has_the_best_f1_of_pycocotools_matches(crowds):
             f1.append(2 * right / (given + boxes))
             recall.append(right / boxes)
         best = max(best, (float(np.mean(f1)), -threshold, recall))
-    found = coco.operating_point(detections, labels, CLASSES)
-    assert (found.f1, found.threshold, list(found.recall)) == (
-        pytest.approx(best[0]),
-        pytest.approx(-best[1]),
-        pytest.approx(best[2]),
-    )
+    found = matched(detections, labels)
+    threshold = best_threshold(found, CLASSES)
+    assert threshold == pytest.approx(-best[1])
+    assert f1_at(found, CLASSES, threshold) == pytest.approx(best[0])
+    assert class_recall(found, CLASSES, threshold).values.tolist() == pytest.approx(best[2])
+
+
+def matched(detections, labels):
+    return matches_of(detections, labels, coco.match(detections, labels, CLASSES))
 
 
 def test_a_threshold_of_another_model_has_its_own_recall():
     detections, labels = problem(1)
-    best = coco.operating_point(detections, labels, CLASSES)
-    assert coco.operating_point(detections, labels, CLASSES, best.threshold) == best
-    halved = detections * np.array([1, 0.5, 1, 1, 1, 1], np.float32)
-    assert coco.operating_point(halved, labels, CLASSES).f1 == best.f1
-    at = coco.operating_point(halved, labels, CLASSES, best.threshold)
-    assert at.threshold == best.threshold
-    assert sum(at.recall) < sum(best.recall)
+    usual, halved = matched(detections, labels), matched(detections * np.float32([1, 0.5, 1, 1, 1, 1]), labels)
+    threshold = best_threshold(usual, CLASSES)
+    assert best_threshold(halved, CLASSES) == pytest.approx(threshold / 2)
+    assert f1_at(halved, CLASSES, threshold / 2) == f1_at(usual, CLASSES, threshold)
+    assert (class_recall(halved, CLASSES, threshold).values < class_recall(usual, CLASSES, threshold).values).all()
+    sizes = size_recall(usual, threshold)
+    assert sizes.boxes.sum() == class_recall(usual, CLASSES, threshold).boxes.sum()
+    assert (sizes.boxes.sum(0) > 0).all()
+
+
+def test_resampled_thresholds_and_figures_are_those_of_the_copies():
+    detections, labels = problem(3, images=6, found=12)
+    whole, rows = matched(detections, labels), resampled_rows(6, 8)
+    counts = resampled_counts(6, 8)
+    thresholds = resampled_thresholds(whole, CLASSES, counts)
+    recall, f1 = class_recall(whole, CLASSES, 0.5).resampled(counts), f1_at(whole, CLASSES, 0.5, counts)
+    for number, chosen in enumerate(rows):
+        copies = matched(detections[chosen], labels[chosen])
+        best = best_threshold(copies, CLASSES)
+        assert f1_at(copies, CLASSES, thresholds[number]) == pytest.approx(f1_at(copies, CLASSES, best))
+        assert recall[number] == pytest.approx(class_recall(copies, CLASSES, 0.5).values)
+        assert f1[number] == pytest.approx(f1_at(copies, CLASSES, 0.5))
 
 
 def test_resampled_images_have_the_ap_of_their_copies():
     detections, labels = problem(2, images=6)
-    resampled = coco.resampled_ap(detections, labels, CLASSES, resamples=8)
-    rng = np.random.Generator(np.random.Philox(key=0))
-    for found in resampled:
-        rows = rng.integers(0, 6, 6)
+    resampled = coco.resampled_scores(detections, labels, CLASSES, resamples=8)
+    for number, rows in enumerate(resampled_rows(6, 8)):
         wanted = coco.coco_scores(detections[rows], labels[rows], CLASSES)
-        assert found.tolist() == pytest.approx([wanted.ap, wanted.ap50], abs=0.002)  # equal scores are ordered by image
-    low, high = coco.interval(resampled[:, 0])
+        for found, value in zip(resampled, wanted, strict=True):  # equal scores are ordered by image
+            assert found[number] == pytest.approx(value, abs=0.004, nan_ok=True)
+    low, high = interval(coco.average_precision(detections, labels, CLASSES), resampled.ap)
     assert low < coco.average_precision(detections, labels, CLASSES) < high
 
 
@@ -123,12 +141,20 @@ def test_perfect_missing_and_unlabelled_detections():
     perfect = np.concatenate([labels[..., :1], np.full((*labels.shape[:2], 1), 0.9), labels[..., 1:5]], 2)
     found = coco.coco_scores(perfect, labels, CLASSES)
     assert (found.ap, found.ap50) == (pytest.approx(1), pytest.approx(1))
-    assert found.operating_point == (pytest.approx(0.9), 1, (1, 1, 1))
+    best = matched(perfect, labels)
+    assert best_threshold(best, CLASSES) == pytest.approx(0.9)
+    assert f1_at(best, CLASSES, 0.9) == 1
+    assert class_recall(best, CLASSES, 0.9).values.tolist() == [1, 1, 1]
     none = np.zeros((len(labels), 100, 6), np.float32)
     none[..., 0] = -1
     missing = coco.coco_scores(none, labels, CLASSES)
-    assert (missing.ap, missing.ap50, missing.recall["all"]) == (0, 0, 0)
-    assert missing.operating_point == (1, 0, (0, 0, 0))
-    without = coco.coco_scores(perfect, np.full_like(labels, -1), CLASSES)
-    assert (without.ap, without.recall["all"], without.class_ap) == (0, None, (None, None, None))
-    assert np.isnan(coco.resampled_ap(perfect, np.full_like(labels, -1), CLASSES, 2)).all()
+    assert (missing.ap, missing.ap50, missing.recall) == (0, 0, 0)
+    assert best_threshold(matched(none, labels), CLASSES) == 1
+    assert f1_at(matched(none, labels), CLASSES, 1.0) == 0
+    unlabelled = np.full_like(labels, -1)
+    assert coco.average_precision(perfect, unlabelled, CLASSES) == 0
+    for value in (
+        *coco.coco_scores(perfect, unlabelled, CLASSES),
+        *coco.resampled_scores(perfect, unlabelled, CLASSES, 2),
+    ):
+        assert np.isnan(value).all()

@@ -15,8 +15,10 @@ from edgedistill.errors import ConfigError
 from edgedistill.losses.batch import Batch
 from edgedistill.losses.cells import BINS, cells_of
 from edgedistill.losses.detection import box_kd, class_kd, detection_loss
-from edgedistill.tasks import coco
+from edgedistill.records.details import DetectionDetails
 from edgedistill.tasks.detection import TASK
+from edgedistill.tasks.matches import f1_at, matches_of
+from edgedistill.tasks.resampling import interval
 from edgedistill.tasks.task import Labels
 
 SIZE, CLASSES = (64, 96), 3
@@ -138,7 +140,13 @@ def test_the_host_completes_a_measurement_by_the_metric_that_devices_lack(tmp_pa
     assert accuracy["value"] == TASK.score(arrays["outputs"], labels)
     with np.load(tmp_path / "pc.npz") as stored:
         np.testing.assert_array_equal(stored["outputs"], arrays["outputs"])
-        assert coco.interval(stored["resampled"]) == pytest.approx(tuple(accuracy["ci95"]), abs=1e-9)
+        assert interval(accuracy["value"], stored["resampled"]) == pytest.approx(tuple(accuracy["ci95"]), abs=1e-9)
+        matches = matches_of(stored["outputs"], stored["labels"], stored["matched"])
+    details = DetectionDetails.model_validate(completed["details"])
+    assert f1_at(matches, CLASSES, details.threshold.value) == pytest.approx(details.f1.value)
+    assert [one.boxes for one in details.classes] == [4, 4, 0]
+    assert details.classes[2].ap is None
+    assert [one.boxes for one in details.sizes] == [8, 0, 0]
     assert accuracy["ci95"][0] <= accuracy["value"] <= accuracy["ci95"][1]
     assert (accuracy["metric"], accuracy["n"]) == ("coco_ap", 4)
     assert "accuracy" not in completed["reasons"]

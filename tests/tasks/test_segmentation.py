@@ -1,15 +1,21 @@
 """Segmentation: masks, losses on class maps, and errors in labels."""
 
 import math
+from pathlib import Path
 
+import maps
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import jaccard_score, recall_score
 
 from edgedistill.config.training import MAP_LOSSES, DistillConfig, TrainingConfig
+from edgedistill.deploy.host_metrics import with_host_metric
 from edgedistill.errors import ConfigError
 from edgedistill.losses.batch import Batch
 from edgedistill.losses.terms import cwd
+from edgedistill.records.details import SegmentationDetails
+from edgedistill.tasks.resampling import resampled_counts
 from edgedistill.tasks.segmentation import TASK
 from edgedistill.tasks.task import Labels
 
@@ -106,3 +112,27 @@ def test_the_metric_of_the_masks_themselves_is_perfect_and_without_labels_unknow
     assert math.isnan(TASK.score(MASKS, np.full_like(MASKS, 255)))
     assert TASK.fits((4, 6, 8), 4)
     assert not TASK.fits((6, 8), 4)
+
+
+def test_the_details_of_a_measurement_are_those_of_scikit_learn(tmp_path: Path) -> None:
+    masks = MASKS.copy()
+    masks[0, :3] = 255
+    masks[masks == 3] = 0
+    np.savez(tmp_path / "pc.npz", outputs=MAPS.numpy()[:, None], labels=masks)
+    table = {"accuracy": {"value": 0.5}, "reasons": {}}
+    completed = with_host_metric(tmp_path / "pc.json", "miou", table)
+    details = SegmentationDetails.model_validate(completed["details"])
+    answers, known = TASK.answers(MAPS.numpy(), (12, 16), 4), masks != 255
+    wanted = jaccard_score(masks[known], answers[known], average=None, labels=[0, 1, 2])
+    assert [one.iou.value for one in details.classes[:3]] == pytest.approx(wanted)
+    assert details.classes[3].iou is None
+    assert details.pixel_accuracy.value == pytest.approx((masks == answers)[known].mean())
+    recall = recall_score(masks[known], answers[known], average=None, labels=[0, 1, 2])
+    assert [one.recall.value for one in details.classes[:3]] == pytest.approx(recall)
+    assert sum(one.pixels for one in details.classes) == known.sum()
+    for one in details.classes[:3]:
+        assert one.iou.ci95[0] <= one.iou.value <= one.iou.ci95[1]
+    with np.load(tmp_path / "pc.npz") as stored:
+        np.testing.assert_array_equal(stored["confusions"], maps.confusions(MAPS.numpy(), masks))
+        first = resampled_counts(3)[0]
+        assert stored["resampled"][0] == maps.mean_iou((first[:, None, None] * stored["confusions"]).sum(0))
