@@ -10,15 +10,15 @@ from pydantic import BeforeValidator, PlainSerializer
 from edgedistill.records.base import Record
 from edgedistill.runtime.user_code import is_function
 
-Source = Literal["zoo", "timm", "function", "onnx", "logits"]
+Source = Literal["zoo", "timm", "hf", "function", "onnx", "logits"]
 FILES: dict[str, Source] = {".onnx": "onnx", ".npy": "logits"}
 
 
 class ModelSpec(Record):
     """A model by name: `text` is the text in the configuration; `name` is the architecture, the function or the file.
 
-    `source` is "zoo" or "timm" for architectures, "function" for package.module:function, "onnx" for an ONNX file, and "logits"
-    for a .npy file of saved outputs.
+    `source` is "zoo" or "timm" for architectures, "hf" for a Hugging Face folder, "function" for package.module:function, "onnx" for
+    an ONNX file, and "logits" for a .npy file of saved outputs.
     """
 
     text: str
@@ -36,7 +36,9 @@ class ModelSpec(Record):
 
 
 def parse_model_spec(text: str) -> ModelSpec:
-    """Parse zoo:NAME, timm:NAME, package.module:function, FILE.onnx or FILE.npy; raises ValueError for anything else."""
+    """Parse zoo:NAME, timm:NAME, hf:FOLDER, package.module:function, FILE.onnx or FILE.npy; raises ValueError for anything else."""
+    if text.startswith("hf:") and text != "hf:":
+        return ModelSpec(text=text, source="hf", name=_folder(text.removeprefix("hf:")))
     suffix = Path(text).suffix
     if suffix in FILES:
         return ModelSpec(text=text, source=FILES[suffix], name=text)
@@ -48,7 +50,19 @@ def parse_model_spec(text: str) -> ModelSpec:
     if is_function(text):
         return ModelSpec(text=text, source="function", name=text)
     raise ValueError(
-        f"'{text}' is not a model: write zoo:NAME, timm:NAME, package.module:function, FILE.onnx or FILE.npy"
+        f"'{text}' is not a model: write zoo:NAME, timm:NAME, hf:FOLDER, package.module:function, FILE.onnx or FILE.npy"
+    )
+
+
+def _folder(name: str) -> str:
+    """Return the folder of an hf: model; raises ValueError for a model on the hub, which edgedistill does not download."""
+    repository, at, revision = name.partition("@")
+    if not at:
+        return name
+    place = repository.rpartition("/")[2]
+    raise ValueError(
+        f"hf:{name} is not downloaded by edgedistill; run: hf download {repository} --revision {revision} --local-dir {place} "
+        f"config.json model.safetensors tokenizer.json; then write hf:{place}"
     )
 
 

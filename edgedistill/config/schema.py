@@ -29,6 +29,10 @@ from edgedistill.records.base import Activations, Record, Scheme, Weights
 from edgedistill.records.stages import KindName
 
 Level = Annotated[int, Field(ge=0, le=255)]
+Column = str | Annotated[int, Field(ge=0)]
+"""A column of a table of texts: its name in the header, or its number from 0 on in a table without a header."""
+TABLES = (".tsv", ".csv", ".jsonl", ".tsv.gz", ".csv.gz", ".jsonl.gz")
+"""The ends of the names of tables of texts."""
 ResizeRule = Literal["crop", "letterbox", "letterbox-corner", "stretch"]
 
 
@@ -93,6 +97,9 @@ class DataConfig(Record):
 
     For data with several inputs, `inputs` has a table per input, with `kind`, `mean` and `std`. For models with several
     outputs, `output` names the labelled output, by default the first.
+
+    Tables of texts (.tsv, .csv, .jsonl) name their columns: `text`, one or two, `label`, and `score` of pairs of sentences.
+    `tokenizer` is a tokenizer.json or its folder, by default that of the hf: model; longer texts are cut to `max_length` tokens.
     """
 
     train: str
@@ -114,6 +121,11 @@ class DataConfig(Record):
     mel: MelConfig | None = None
     classes: tuple[str, ...] | None = None
     dimensions: Annotated[int, Field(ge=2)] | None = None
+    text: Column | Annotated[tuple[Column, ...], Field(min_length=1, max_length=2)] | None = None
+    label: Column | None = None
+    score: Column | None = None
+    tokenizer: str | None = None
+    max_length: Annotated[int, Field(ge=3)] = 128
     augment: tuple[str, ...] = ()
     mean: tuple[float, ...] | None = None
     std: tuple[Positive, ...] | None = None
@@ -137,6 +149,35 @@ class DataConfig(Record):
         if "padding" in self.model_fields_set and not (self.resizing or "").startswith("letterbox"):
             raise ValueError("padding only applies to resize 'letterbox' and 'letterbox-corner'; remove the key")
         return self
+
+    @model_validator(mode="after")
+    def _text_keys_apply(self) -> DataConfig:
+        if not self.is_text:
+            for key in ("label", "score", "tokenizer", "max_length"):
+                if key in self.model_fields_set:
+                    raise ValueError(f"{key} only applies to texts; remove the key, or set kind = 'text'")
+            return self
+        if self.kind not in (None, "text"):
+            raise ValueError(f"kind is '{self.kind}', but this is a table of texts; remove the key")
+        if self.train.endswith(TABLES) and self.text is None:
+            raise ValueError(f"text names the column of the texts in {self.train}, for example text = 'sentence'")
+        if self.score is not None and self.task != "sentence-embedding":
+            raise ValueError(f"score only applies to task 'sentence-embedding'; the task is '{self.task}'")
+        if self.task == "sentence-embedding" and self.label is not None:
+            raise ValueError(
+                "label does not apply to task 'sentence-embedding'; name the column of the scores as score"
+            )
+        return self
+
+    @property
+    def is_text(self) -> bool:
+        """Whether the samples are texts: tables of texts, or folders of .txt files with kind = "text"."""
+        return self.kind == "text" or self.text is not None or self.train.endswith(TABLES)
+
+    @property
+    def texts(self) -> tuple[Column, ...]:
+        """The columns of the texts; empty for folders of .txt files."""
+        return () if self.text is None else self.text if isinstance(self.text, tuple) else (self.text,)
 
     @property
     def resizing(self) -> ResizeRule | None:
@@ -279,6 +320,10 @@ class Config(Record):
         if self.student.prune is not None and not self.teacher.model.is_module:
             raise ValueError(
                 f"student.prune: needs a torch teacher, but {self.teacher.model} is not a torch model; set student.model"
+            )
+        if self.student.layers is not None and self.teacher.model.source != "hf":
+            raise ValueError(
+                f"student.layers: keeps layers of a teacher hf:FOLDER, but the teacher is {self.teacher.model}; set student.model"
             )
         if self.student.prune is not None and self.teacher.view_keys:
             key = next(iter(self.teacher.view_keys))

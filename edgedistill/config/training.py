@@ -6,7 +6,8 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from edgedistill.config.model_spec import Spec
+from edgedistill.config.encoder import Pooling
+from edgedistill.config.model_spec import ModelSpec, Spec
 from edgedistill.errors import nearest
 from edgedistill.records.base import Record
 from edgedistill.runtime.user_code import is_function
@@ -44,7 +45,8 @@ class TeacherConfig(TrainingConfig):
 
     `width` and `depth` multiply the channels and blocks of an architecture; `weight` is the weight of this teacher in the mean
     of several teachers. `mean`, `std`, `size` (of images, square) and `channels` (their order) are what the teacher was trained
-    with, by default those of the data, and `classes` names the teacher's outputs in its order.
+    with, by default those of the data, and `classes` names the teacher's outputs in its order. `pooling` is that of an hf: model,
+    by default what its folder says, or the mean.
     """
 
     model: Spec
@@ -53,11 +55,17 @@ class TeacherConfig(TrainingConfig):
     depth: Positive = 1.0
     weight: Positive = 1.0
     engine: Literal["auto", "torch", "openvino"] = "auto"
+    pooling: Pooling | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[Positive, ...] | None = None
     size: Count | None = None
     channels: Literal["rgb", "bgr"] = "rgb"
     classes: tuple[str, ...] | None = None
+
+    @model_validator(mode="after")
+    def _pooling_applies(self) -> TeacherConfig:
+        require_encoder(self.model, self.pooling)
+        return self
 
     @property
     def view_keys(self) -> dict[str, Any]:
@@ -67,8 +75,18 @@ class TeacherConfig(TrainingConfig):
         }
 
 
+def require_encoder(model: ModelSpec | None, pooling: Pooling | None) -> None:
+    """Raise ValueError for a pooling of a model that is no hf: model."""
+    if pooling is not None and (model is None or model.source != "hf"):
+        raise ValueError("pooling only applies to models hf:FOLDER; remove the key")
+
+
 class StudentConfig(Record):
-    """The student: a model, untrained, or the first teacher with the fraction `prune` of its channels removed.
+    """The student: a model, untrained, or the first teacher without a part of its channels (`prune`) or of its layers (`layers`).
+
+    `layers` is a number of layers to keep of a transformer, spread evenly from the first to the last, or the numbers of these
+    layers, counted from 0; the student starts with their weights, and with the teacher's embeddings. A student hf:FOLDER starts with
+    the weights in the folder; `pooling` is as for a teacher.
 
     Channels are removed from each group of layers that share them, rounded up; half the channels leave a quarter of the
     parameters of most convolutional networks, half of those of CIFAR ResNets, whose trunk stays, and three quarters of
@@ -79,19 +97,26 @@ class StudentConfig(Record):
     width: Positive = 1.0
     depth: Positive = 1.0
     prune: Annotated[float, Field(gt=0, lt=1)] | None = None
+    layers: Count | Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] | None = None
+    pooling: Pooling | None = None
 
     @model_validator(mode="after")
     def _is_one_thing(self) -> StudentConfig:
-        if (self.model is None) == (self.prune is None):
+        require_encoder(self.model, self.pooling)
+        if [self.model, self.prune, self.layers].count(None) != 2:
             raise ValueError(
-                "set either model, for example 'zoo:mlperf-resnet8', or prune, for example 0.5 to prune the teacher"
+                "set one of model, for example 'zoo:mlperf-resnet8', prune, for example 0.5 to prune the teacher, and layers, for "
+                "example 3 to keep three layers of a transformer"
             )
+        if isinstance(self.layers, tuple) and list(self.layers) != sorted(set(self.layers)):
+            raise ValueError(f"layers is {list(self.layers)}; list each layer once, in rising order, from 0 on")
         if self.model is not None and not self.model.is_module:
             raise ValueError(
                 f"model '{self.model}' is a file, which cannot be trained; name zoo:NAME, or your function"
             )
-        if self.prune is not None and (self.width, self.depth) != (1.0, 1.0):
-            raise ValueError("prune takes the teacher's width and depth; remove width and depth from [student]")
+        if self.model is None and (self.width, self.depth) != (1.0, 1.0):
+            key = "prune" if self.layers is None else "layers"
+            raise ValueError(f"{key} takes the teacher's width and depth; remove width and depth from [student]")
         return self
 
 

@@ -16,6 +16,7 @@ from edgedistill.data.kinds import KINDS, guess_kind, kind_of
 from edgedistill.data.reading import SplitName
 from edgedistill.data.settings import DataSettings, ViewSettings
 from edgedistill.data.sources import SINGLE, Array, Arrays, Source, load_source, rate_of
+from edgedistill.data.text import IDS, same_length
 from edgedistill.errors import ConfigError
 from edgedistill.records.stages import DataRecord, InputRecord
 from edgedistill.runtime.progress import QUIET, Reporter
@@ -125,13 +126,17 @@ def _load_sources(settings: DataSettings, report: Reporter) -> dict[SplitName, S
     train = load_source(first.text, first.folder, settings.reading("train"), report)
     colour = train.files is not None and next(iter(train.inputs.values())).shape[-1:] == (3,)
     classes = settings.classes or (train.classes if settings.task in TASKS else None)
-    return {
+    named = {
         source.split: train if source is first else load_source(
             source.text, source.folder,
             settings.reading(source.split)._replace(is_colour=colour, classes=classes), report,
         )
         for source in settings.sources
     }  # fmt: skip
+    if train.vocabulary is None:
+        return named
+    padded = same_length([source.inputs for source in named.values()])
+    return {split: named[split]._replace(inputs=inputs) for split, inputs in zip(named, padded, strict=True)}
 
 
 def _with_targets(dataset: Dataset, path: Path) -> Dataset:
@@ -150,6 +155,9 @@ def _describe_inputs(settings: DataSettings, named: dict[SplitName, Source]) -> 
 
 def _describe(settings: DataSettings, name: str, named: dict[SplitName, Source]) -> InputRecord:
     train, kind = named["train"].inputs[name], settings.kinds.get(name)
+    if named["train"].vocabulary is not None:
+        vocabulary = named["train"].vocabulary if name == IDS else 2
+        return InputRecord(name=name, kind="text", dtype=train.dtype.name, shape=train.shape[1:], vocabulary=vocabulary)
     known = kind or guess_kind(train)
     for split, source in named.items():
         check_input(_place(settings, split, name), source.inputs[name], known, is_given=kind is not None)
@@ -193,21 +201,27 @@ def _are_labelled(settings: DataSettings, labels: list[Labels]) -> bool:
                 f"data.{without}: has no labels, but data.{having} has labels; label every split, or none"
             )
     if first.are_given:
-        if settings.dimensions is not None:
+        if settings.dimensions is not None and not find_task(settings.task).scores_pairs:
             raise ConfigError(
                 "data.dimensions: only applies to data without labels; this data has labels, so remove the key"
             )
+        if find_task(settings.task).scores_pairs:
+            _require_dimensions(settings)
         return True
     if find_task(settings.task).needs_labels:
         raise ConfigError(
             f"data.train: has no labels (no array 'labels'), but task '{settings.task}' needs labels; only task 'embedding' "
             "trains without labels, from the teacher's outputs"
         )
+    _require_dimensions(settings)
+    return False
+
+
+def _require_dimensions(settings: DataSettings) -> None:
     if settings.dimensions is None:
         raise ConfigError(
             "data.dimensions: required for data without labels: the number of values in the teacher's output, for example 128"
         )
-    return False
 
 
 def check_views(views: ViewSettings, record: DataRecord) -> None:
@@ -266,12 +280,16 @@ def _whole(settings: DataSettings, source: Source) -> Split:
 def _split(settings: DataSettings, whole: Split, name: Literal["test", "val"]) -> tuple[Split, Split]:
     from sklearn.model_selection import train_test_split
 
-    key = f"{name}_fraction"
+    key, task = f"{name}_fraction", find_task(settings.task)
+    units, members = np.unique(task.units(whole.labels), return_inverse=True)
     try:
-        fit, held = train_test_split(
-            np.arange(len(whole)), test_size=getattr(settings, key), random_state=settings.seed % 2**32,
-            stratify=find_task(settings.task).strata(whole.labels),
-        )  # fmt: skip
+        fit, _ = train_test_split(
+            units,
+            test_size=getattr(settings, key),
+            random_state=settings.seed % 2**32,
+            stratify=task.strata(whole.labels),
+        )
     except ValueError as error:
         raise ConfigError(f"data.{key}: train cannot be split by class: {error}; set data.{name}") from None
-    return whole.take(np.sort(fit)), whole.take(np.sort(held))
+    chosen = np.isin(units, fit)[members]
+    return whole.take(np.flatnonzero(chosen)), whole.take(np.flatnonzero(~chosen))

@@ -23,7 +23,8 @@ class Kind:
 
     `layouts` are the shapes of a data set, for messages. Models take inputs with `has_channels` channels first; `normalised`
     inputs are normalised by mean and deviation. Networks of `is_picture` inputs train faster in channels-last order; only
-    `is_waveform` inputs can become log-mel pictures.
+    `is_waveform` inputs can become log-mel pictures. The length of samples of a kind that `varies` is that of the longest in a
+    batch.
     """
 
     name: KindName
@@ -33,6 +34,7 @@ class Kind:
     normalised: bool
     is_picture: bool = False
     is_waveform: bool = False
+    varies: bool = False
 
     @property
     def axes(self) -> int:
@@ -65,9 +67,11 @@ class Kind:
         """Raise ConfigError for inputs that are not of this kind."""
         if inputs.ndim not in self.ranks():
             raise ConfigError(f"{where}: inputs have shape {inputs.shape}; {self.name} data is {self.layouts}")
-        if self.name == "tokens" and (not np.issubdtype(inputs.dtype, np.integer) or inputs.min() < 0):
+        if self.has_channels or self.normalised:
+            return
+        if not np.issubdtype(inputs.dtype, np.integer) or inputs.min() < 0:
             raise ConfigError(f"{where}: tokens must be integers from 0 on")
-        if self.name == "tokens" and inputs.max() > LARGEST_TOKEN:
+        if inputs.max() > LARGEST_TOKEN:
             raise ConfigError(
                 f"{where}: a token is {inputs.max()}, and a model has a row of weights for each number up to that; number the "
                 "tokens that occur from 0 on"
@@ -94,6 +98,7 @@ KINDS: Final[dict[KindName, Kind]] = {
             is_waveform=True,
         ),
         Kind("tokens", ("position",), "(N, T)", has_channels=False, normalised=False),
+        Kind("text", ("position",), "(N, T)", has_channels=False, normalised=False, varies=True),
         Kind("features", ("value",), "(N, D)", has_channels=False, normalised=True),
     )
 }

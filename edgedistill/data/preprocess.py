@@ -22,13 +22,14 @@ class Preprocess(nn.Module):
     """Preprocess one input: channels first, division by full scale, optional log-mel spectrogram, then (x - mean) / std.
 
     Images (B, H, W[, C]) become float32 (B, C, H, W), signals (B, T[, C]) become (B, C, T) or, with `mel`, spectrograms
-    (B, 1, frames, bins); features (B, D) become float32, and tokens int64.
+    (B, 1, frames, bins); features (B, D) become float32, and tokens, and the masks of texts, int64.
     """
 
     def __init__(self, record: InputRecord, normalization: Normalization, mel: MelConfig | None = None) -> None:
         super().__init__()
         kind = kind_of(record)
         self.is_number, self.has_channels = not kind.normalised, kind.has_channels
+        self.varies = kind.varies
         self.full_rank = kind.is_full(record.shape)
         self.mel = None if mel is None else LogMel(mel)
         self.scale = FULL_SCALE.get(record.dtype, 1.0)

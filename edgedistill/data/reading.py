@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 import numpy.typing as npt
 
 from edgedistill.data.geometry import Resizing
+from edgedistill.data.text import TextSettings
 from edgedistill.records.finding import Finding
 
 Array = npt.NDArray[Any]
@@ -17,7 +18,8 @@ class Reading(NamedTuple):
     """What the configuration says about reading a source, apart from its place; the keys are those of [data].
 
     `classes` are the names that the configuration gives, or those of the training source. `split` is the key of the source, and
-    `content` the hash of its content, None if it is not known. Grey images of an `is_colour` source are read as colour.
+    `content` the hash of its content, None if it is not known. Grey images of an `is_colour` source are read as colour. `text` is how
+    texts are read, None for other data.
     """
 
     task: str = "classification"
@@ -30,6 +32,7 @@ class Reading(NamedTuple):
     skip_bad: bool = False
     content: str | None = None
     is_colour: bool = False
+    text: TextSettings | None = None
 
 
 class Labelled(NamedTuple):

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field
 
+from edgedistill.config.encoder import read_encoder_config
 from edgedistill.config.schema import Config, DataConfig, MelConfig, ResizeRule
 from edgedistill.data.geometry import Resizing
 from edgedistill.data.reading import Reading, SplitName
 from edgedistill.data.sources import SINGLE, fingerprint_source
+from edgedistill.data.text import PAIRED, TextSettings, tokenizer_file
 from edgedistill.errors import ConfigError
-from edgedistill.records.base import Record
+from edgedistill.records.base import GrownRecord, Record
 from edgedistill.records.stages import DataRecord, InputRecord, KindName
 from edgedistill.runtime.files import hash_of
 from edgedistill.stages.stage import Sources
@@ -27,15 +29,13 @@ class SourceRef(Record):
     folder: Path = Field(exclude=True)
 
 
-LATER: Final[dict[str, Any]] = {"resize": "crop", "padding": None, "void": None, "images": None}
-"""Settings that were added later: with these values they are not in the fingerprint, which stays as it was."""
-
-
-class DataSettings(Record):
+class DataSettings(GrownRecord):
     """The settings that determine samples, labels and splits; `kinds` are the kinds in the configuration.
 
     `size` is the side of a square, or (width, height). Settings that do not apply to the data are None.
     """
+
+    later: ClassVar[frozenset[str]] = frozenset({"resize", "padding", "void", "images", "text"})
 
     seed: int
     sources: tuple[SourceRef, ...]
@@ -53,11 +53,7 @@ class DataSettings(Record):
     val_fraction: float
     test_fraction: float | None
     skip_bad: bool = False
-
-    @model_serializer(mode="wrap")
-    def _without_later(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        table: dict[str, Any] = dump(self)
-        return {key: value for key, value in table.items() if key not in LATER or value != LATER[key]}
+    text: TextSettings | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -69,7 +65,7 @@ class DataSettings(Record):
         return Reading(
             task=self.task, split=split, resizing=self.resizing, seconds=self.seconds, classes=self.classes,
             void=255 if self.void is None else self.void, images=self.images, skip_bad=self.skip_bad,
-            content=next(source.sha256 for source in self.sources if source.split == split),
+            content=next(source.sha256 for source in self.sources if source.split == split), text=self.text,
         )  # fmt: skip
 
     @property
@@ -111,14 +107,31 @@ def data_settings(sources: Sources) -> DataSettings:
         if text is not None
     ]
     kinds: dict[str, KindName] = {name: one.kind for name, one in data.inputs.items() if one.kind is not None}
-    single = "signal" if data.kind is None and data.mel is not None else data.kind
+    single = None if data.is_text else "signal" if data.kind is None and data.mel is not None else data.kind
     return DataSettings(
         seed=sources.config.seed, sources=tuple(refs), kinds=kinds | ({SINGLE: single} if single else {}),
-        seconds=data.seconds, classes=data.classes, task=data.task, output=data.output, dimensions=data.dimensions,
+        seconds=data.seconds, classes=data.classes, task=data.task, output=data.output, dimensions=_dimensions(sources.config),
         val_fraction=data.val_fraction, test_fraction=None if data.test else data.test_fraction,
         skip_bad=data.skip_bad, images=data.images, void=data.void if data.task == "segmentation" else None,
-        **_resizing(data),
+        text=_text(sources) if data.is_text else None, **_resizing(data),
     )  # fmt: skip
+
+
+def _text(sources: Sources) -> TextSettings:
+    data, file = sources.config.data, tokenizer_file(sources.config)
+    return TextSettings(
+        columns=data.texts, label=data.label, score=data.score, tokenizer=sources.hash_file(file),
+        max_length=data.max_length, file=file,
+    )  # fmt: skip
+
+
+def _dimensions(config: Config) -> int | None:
+    """Return the number of values in the teacher's output: as configured or, of sentence embeddings, the size of an hf: teacher."""
+    data, model = config.data, config.teacher.model
+    embeds = data.is_text and data.label is None and data.task in ("embedding", PAIRED)
+    if data.dimensions is not None or not embeds or model.source != "hf":
+        return data.dimensions
+    return read_encoder_config(config.path(model.name)).hidden
 
 
 def _resizing(data: DataConfig) -> dict[str, Any]:
@@ -165,7 +178,9 @@ def check_input_names(config: Config, record: DataRecord) -> None:
         if name not in names:
             raise ConfigError(f"data.inputs.{name}: the data has no such input; it has: {', '.join(sorted(names))}")
     data = config.data
-    if len(names) > 1 and (data.mean is not None or data.std is not None or data.kind is not None):
+    if data.is_text and (data.mean is not None or data.std is not None):
+        raise ConfigError("data: mean and std do not apply to texts; remove the keys")
+    if len(names) > 1 and not data.is_text and (data.mean is not None or data.std is not None or data.kind is not None):
         raise ConfigError(
             f"data: with several inputs ({', '.join(sorted(names))}) kind, mean and std belong in [data.inputs.NAME]"
         )

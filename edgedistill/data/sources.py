@@ -1,4 +1,4 @@
-"""Load samples from .npz files, folders of images or WAV files, and `package.module:function`."""
+"""Load samples from .npz files, tables of texts, folders of images, WAV files or texts, and `package.module:function`."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from edgedistill.data.dense import TASKS, dense_files, read_dense
 from edgedistill.data.files import CLIPS, IMAGES, Broken, names_below, names_in, readable
 from edgedistill.data.images import IMAGE_SUFFIXES, decode_image, image_files, mode_of_files
 from edgedistill.data.reading import Labelled, Reading
+from edgedistill.data.text import TextSettings, cut_finding, read_texts, text_files, tokenize
 from edgedistill.errors import ConfigError
 from edgedistill.records.finding import Finding
 from edgedistill.runtime.files import hash_of, sha256_of
@@ -43,7 +44,7 @@ class Source(NamedTuple):
 
     `files` are the files of the samples, CLASS/FILE, if the source is a folder; `left_out` are those that cannot be read, each
     with the reason, and `ignored` are the other files in the folder. `findings` say what is odd about the labels and how it was
-    handled.
+    handled. `vocabulary` is the number of different tokens that the tokenizer of texts can give.
     """
 
     inputs: Arrays
@@ -53,6 +54,7 @@ class Source(NamedTuple):
     left_out: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
     findings: tuple[Finding, ...] = ()
+    vocabulary: int | None = None
 
     @property
     def is_labelled(self) -> bool:
@@ -70,6 +72,8 @@ def load_source(text: str, folder: Path, reading: Reading = PLAIN, report: Repor
     path = _existing(text, folder)
     if path.suffix == ".npz":
         return _from_npz(path)
+    if reading.text is not None:
+        return _of_texts(path, reading, reading.text)
     if reading.content is None:
         reading = reading._replace(content=fingerprint_source(text, folder, sha256_of, reading))
     if reading.task in TASKS:
@@ -77,7 +81,7 @@ def load_source(text: str, folder: Path, reading: Reading = PLAIN, report: Repor
     if path.is_dir():
         return _from_wav_folder(path, reading) if wav_files(path) else _from_folder(path, reading, report)
     raise ConfigError(
-        f"data: '{text}' is neither an .npz file, a folder of images or WAV files, nor package.module:function"
+        f"data: '{text}' is neither an .npz file, a folder of images or WAV files, a table of texts, nor package.module:function"
     )
 
 
@@ -90,7 +94,7 @@ def fingerprint_source(text: str, folder: Path, hash_file: Callable[[Path], str]
         files = [[os.path.relpath(file, path), hash_file(file)] for file in dense_files(path, folder, reading)]
         return hash_of([DENSE, files])
     if path.is_dir():
-        found = wav_files(path) or image_files(path)
+        found = wav_files(path) or image_files(path) or text_files(path)
         files = [[name, hash_file(file)] for name, file in zip(names_below(found, path), found, strict=True)]
         return hash_of([FOLDERS, files])
     return hash_file(path)
@@ -167,6 +171,15 @@ def _memory_mapped(path: Path, member: str) -> Array | None:
         if dtype.hasobject:
             return None
         return np.memmap(path, dtype, "r", file.tell(), shape, "F" if fortran else "C")
+
+
+def _of_texts(path: Path, reading: Reading, settings: TextSettings) -> Source:
+    texts = read_texts(path, settings, reading.task)
+    tokens = tokenize(texts.texts, settings)
+    findings = tuple(cut_finding(reading.split, tokens.cut, len(texts.texts), settings))
+    return Source(
+        tokens.inputs, texts.labels, texts.classes, texts.files, findings=findings, vocabulary=tokens.vocabulary
+    )
 
 
 def _of_labelled(read: Labelled) -> Source:

@@ -22,6 +22,7 @@ from edgedistill.data.placement import Key, Placement, parts_of, place
 from edgedistill.data.preprocess import Preprocess, preprocessors
 from edgedistill.data.settings import ViewSettings
 from edgedistill.data.sources import Array
+from edgedistill.data.text import MASK
 from edgedistill.data.warp import are_dense, move_boxes, warp_masks, warp_pictures
 from edgedistill.losses.batch import Tensors
 from edgedistill.records.stages import DataRecord
@@ -43,7 +44,7 @@ class Views:
 
     `preprocess` and `ops` are by input; an operation has the same random numbers for every input of a sample. Shares are
     drawn from beta(alpha, alpha), where alpha is `mixup`; 0 means no mixup. `moves`, by input too, place pictures before `ops`, on
-    canvases of the value `padding`; labels that are masks or boxes are moved along.
+    canvases of the value `padding`; labels that are masks or boxes are moved along. Texts are as long as the longest of their batch.
     """
 
     split: Split
@@ -90,10 +91,14 @@ class Views:
         return Mix(partners, betaincinv(self.mixup, self.mixup, uniform(bits)).astype(np.float32))
 
     def _unmixed(self, positions: Array, views: Array) -> Tensors:
-        return {
+        inputs = {
             name: self._input(name, self._placed(name, positions, views), self.split.rows[positions], views)
             for name in self.split.inputs
         }
+        if not any(one.varies for one in self.preprocess.values()):
+            return inputs
+        longest = int(inputs[MASK].sum(1).max())
+        return {name: values[:, :longest].contiguous() for name, values in inputs.items()}
 
     def _placed(self, name: str, positions: Array, views: Array) -> Array:
         """Return raw samples (B, ...) of an input, as their placements show them."""

@@ -10,10 +10,12 @@ from torch import nn
 
 from edgedistill.distill.predictors import Answer, Predict, onnx_predictor, split_outputs, torch_predictor
 from edgedistill.losses.batch import Tensors
-from edgedistill.models.build import build_model, load_weights
+from edgedistill.models.build import build_model
+from edgedistill.models.encoder import keep_layers
 from edgedistill.models.interface import Interface
 from edgedistill.models.prune import prune_channels, unprunable
 from edgedistill.models.source import ModelSource, StudentSource
+from edgedistill.models.weights import load_weights
 from edgedistill.runtime import processes
 from edgedistill.runtime.files import atomic_path
 
@@ -32,13 +34,15 @@ def build_student(
 ) -> nn.Module:
     """Build the untrained student; the architecture of a pruned teacher does not depend on weights.
 
-    A pruned student inherits the weights of `teacher`; without `teacher`, its weights are untrained.
+    A student that is a part of its teacher inherits the weights of `teacher`; without `teacher`, those are as the teacher is built.
     """
     if source.model is not None:
         return build_model(source.model, interface, seed)
     assert source.teacher is not None
-    assert source.prune is not None
     whole = build_model(source.teacher, interface, seed) if teacher is None else teacher
+    if source.layers is not None:
+        return keep_layers(whole, source.layers)
+    assert source.prune is not None
     return prune_channels(whole, interface, source.prune, _unpruned_layers(_Pruning(source, interface, seed)))
 
 

@@ -170,14 +170,15 @@ class _Trainer:
         return scorer_of(self.settings, self.data.val)
 
     def _start(self, name: str, seed: int) -> nn.Module:
-        """Return the initial student: untrained, or pruned with inherited weights."""
+        """Return the initial student: as it is built, or a part of the teacher with inherited weights."""
         settings = self.settings
         if settings.student.model is not None:
             return build_student(settings.student, settings.interface, seed)
         teacher = self._teacher()
         before = count_parameters(teacher)
         student = build_student(settings.student, settings.interface, settings.seed, teacher)
-        self.workspace.report.info(f"{name}: pruned from {before:,} to {count_parameters(student):,} parameters")
+        what = "pruned" if settings.student.layers is None else f"{settings.student.title},"
+        self.workspace.report.info(f"{name}: {what} from {before:,} to {count_parameters(student):,} parameters")
         return student
 
     def _teacher(self) -> nn.Module:

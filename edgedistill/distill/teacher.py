@@ -23,9 +23,10 @@ from edgedistill.distill.tracking import TrackingFolder
 from edgedistill.distill.training import Resume, Training, fit
 from edgedistill.errors import ConfigError
 from edgedistill.losses.batch import Tensors
-from edgedistill.models.build import build_model, count_parameters, load_weights
+from edgedistill.models.build import build_model, count_parameters
 from edgedistill.models.source import ModelSource
 from edgedistill.models.teacher_view import TeacherView, check_view
+from edgedistill.models.weights import load_weights
 from edgedistill.records.finding import Finding
 from edgedistill.records.stages import Epoch, TeacherRecord, TrainedModel
 from edgedistill.runtime import processes
@@ -155,7 +156,8 @@ def _torch_teacher(settings: TeacherSettings, workspace: Workspace, number: int,
 
     history: tuple[Epoch, ...] = ()
     if plan.source.weights is not None:
-        load_weights(model, plan.source.weights.path)
+        for note in load_weights(model, plan.source.weights.path):
+            workspace.report.info(f"{label}: {note}")
         answers = scorer.answers(torch_predictor(model, plan.training.precision))
         accuracy = scorer.score_answers(answers) if settings.data.labelled else None
         shown = f"validation {settings.task.metric_title}"

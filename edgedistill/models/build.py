@@ -1,28 +1,32 @@
-"""Build models by name (`zoo:NAME`, `timm:NAME`, `package.module:function`) and load their weights."""
+"""Build models by name: `zoo:NAME`, `timm:NAME`, `hf:FOLDER`, `package.module:function`."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parameter import is_lazy
 
+from edgedistill.config.encoder import WEIGHTS, read_encoder_config
 from edgedistill.config.model_spec import ModelSpec
+from edgedistill.data.text import IDS, MASK
 from edgedistill.errors import ConfigError, nearest
 from edgedistill.models.depthwise import ds_cnn, mobilenetv1
 from edgedistill.models.detector import detector
+from edgedistill.models.encoder import Encoder
 from edgedistill.models.interface import Interface
 from edgedistill.models.layout import arrange
 from edgedistill.models.outputs import fit_outputs
 from edgedistill.models.resnet import mlperf_resnet8, resnet20, resnet32, resnet44, resnet56
 from edgedistill.models.segmenter import segmenter
 from edgedistill.models.sequence import cnn1d, transformer
-from edgedistill.models.source import ModelSource
+from edgedistill.models.source import EncoderFolder, ModelSource
+from edgedistill.models.weights import load_weights
 from edgedistill.runtime.user_code import user_code
+from edgedistill.tasks.table import find_task
 
 
 class Architecture(NamedTuple):
@@ -88,6 +92,8 @@ def _build(source: ModelSource, interface: Interface) -> nn.Module:
     spec, scale = source.spec, {"width": source.width, "depth": source.depth}
     if spec.source == "timm":
         return _timm(spec.name, interface, scale)
+    if source.encoder is not None:
+        return _encoder(source, source.encoder, interface, scale)
     if spec.source == "zoo":
         return _from_zoo(spec, interface, scale)
     if source.code is None:
@@ -95,6 +101,27 @@ def _build(source: ModelSource, interface: Interface) -> nn.Module:
     model = _call(spec, source.code.load(), interface, scale)
     if not isinstance(model, nn.Module):
         raise ConfigError(f"model '{spec}' returned {type(model).__name__}; expected a torch.nn.Module")
+    return model
+
+
+def _encoder(source: ModelSource, folder: EncoderFolder, interface: Interface, scale: dict[str, float]) -> nn.Module:
+    """Build an encoder with the weights of its folder; a head that the folder lacks is untrained."""
+    config, needs_head = read_encoder_config(folder.path), find_task(interface.task).needs_labels
+    first, where = interface.first, f"model '{source.spec}'"
+    _refuse_scale(str(source.spec), scale)
+    if [one.name for one in interface.inputs][:2] != [IDS, MASK]:
+        raise ConfigError(f"{where} takes texts; this is {interface.kind.name} data")
+    if (first.vocabulary or 0) > config.vocabulary:
+        raise ConfigError(
+            f"{where} has embeddings of {config.vocabulary:,} tokens, but the tokenizer has {first.vocabulary:,}; set data.tokenizer "
+            "to the tokenizer of this model"
+        )
+    if first.shape[0] > config.positions:
+        raise ConfigError(f"{where} takes at most {config.positions} tokens; lower data.max_length")
+    if not needs_head and interface.values != config.hidden:
+        raise ConfigError(f"{where} gives {config.hidden} values; set data.dimensions = {config.hidden}")
+    model = Encoder(config, folder.pooling, interface.values if needs_head else None, normalize=not needs_head)
+    load_weights(model, folder.path / WEIGHTS, ("classifier.",) if not config.classifies else ())
     return model
 
 
@@ -172,47 +199,6 @@ def _timm(name: str, interface: Interface, scale: dict[str, float]) -> nn.Module
         name, pretrained=False, num_classes=interface.values, in_chans=interface.channels
     )
     return model
-
-
-def load_weights(model: nn.Module, path: Path) -> None:
-    """Load a state dict from .safetensors, or from .pt or .pth with weights_only; raises ConfigError for any mismatch."""
-    state = read_state(path)
-    expected = model.state_dict()
-    problems = [f"has no '{key}'" for key in expected if key not in state and not key.endswith("num_batches_tracked")]
-    problems += [f"has '{key}', which the model lacks{nearest(key, expected)}" for key in state if key not in expected]
-    problems += [
-        f"'{key}' is {tuple(state[key].shape)}, the model's is {tuple(value.shape)}"
-        for key, value in expected.items()
-        if key in state and state[key].shape != value.shape
-    ]
-    if problems:
-        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise ConfigError(f"weights {path.name}: {problems[0]}{more}; check that the weights belong to this model")
-    model.load_state_dict(state, strict=False)  # only num_batches_tracked may be absent, as checked above
-
-
-def read_state(path: Path) -> dict[str, Tensor]:
-    """Read a state dict without running code from the file."""
-    import pickle
-
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    if not path.is_file():
-        raise ConfigError(f"weights {path.name}: no such file (looked for {path})")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except SafetensorError as error:
-        raise ConfigError(f"weights {path.name}: not readable: {error}") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"weights {path.name}: not a plain state dict ({reason}); save model.state_dict()") from None
-    state = state.get("state_dict", state) if isinstance(state, dict) else state
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ConfigError(f"weights {path.name}: not a state dict; save model.state_dict()")
-    return {key.removeprefix("module."): value for key, value in state.items()}
 
 
 def count_parameters(model: nn.Module) -> int:

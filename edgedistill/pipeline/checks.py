@@ -180,7 +180,7 @@ def _check_views(sources: Sources) -> Iterator[Finding]:
     yield from attempt(partial(check_views, views, dataset.record), "data")
     plain = views.model_copy(update={"inputs": {}})
     yield from attempt(partial(training_views, dataset.train, dataset.record, plain), "data.augment")
-    if not dataset.record.labelled:
+    if not dataset.record.labelled or find_task(dataset.record.task).scores_pairs:
         yield from map(partial(finding, subject="data"), _label_keys(config))
 
 
@@ -196,18 +196,21 @@ def _check_mel(sources: Sources) -> Iterator[Finding]:
 
 
 def _label_keys(config: Config) -> Iterator[str]:
-    """Yield a message for each key that needs labels."""
+    """Yield a message for each key that needs labels that models learn."""
+    lacks = (
+        "the scores of pairs are not learnt" if find_task(config.data.task).scores_pairs else "the data has no labels"
+    )
     if config.distill.hard_weight:
-        yield f"distill.hard_weight: is {config.distill.hard_weight:g}, but the data has no labels; set it to 0"
+        yield f"distill.hard_weight: is {config.distill.hard_weight:g}, but {lacks}; set it to 0"
     if config.distill.control:
-        yield "distill.control: a control learns from labels alone, but the data has no labels; set control = false"
+        yield f"distill.control: a control learns from labels alone, but {lacks}; set control = false"
     for teacher in config.teachers:
         if teacher.model.source == "logits":
             yield (
                 f"teacher.model: {teacher.model} only holds outputs for training samples; without labels, models are compared with "
                 "the teacher's outputs on the test set, so name the teacher model itself"
             )
-        if teacher.model.is_module and teacher.weights is None:
+        if teacher.model.is_module and teacher.weights is None and teacher.model.source != "hf":
             yield f"teacher.weights: the data has no labels to train {teacher.model} on; name a file of weights"
 
 

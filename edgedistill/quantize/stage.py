@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from edgedistill.config.schema import QuantizeConfig
 from edgedistill.distill.loading import load_student, save_model
-from edgedistill.models.build import load_weights
+from edgedistill.models.weights import load_weights
 from edgedistill.quantize.escalate import Escalation, choose
 from edgedistill.quantize.prepare import Prepared, layer_report, prepare
 from edgedistill.quantize.settings import QuantizeSettings

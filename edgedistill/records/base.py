@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 Encoding = Literal["s8-f32", "u8-f32", "u8-i32", "s8-i32", "s8-f16"]
 """Activation type and bias type of an int8 ONNX model: signed with zero point 0, or unsigned with zero point 128.
@@ -31,6 +31,18 @@ class Record(BaseModel):
     """A frozen value; unknown fields are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class GrownRecord(Record):
+    """A record whose `later` fields were added later: with their default they are not written, so that hashes stay as they were."""
+
+    later: ClassVar[frozenset[str]]
+
+    @model_serializer(mode="wrap")
+    def _without_later(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        table: dict[str, Any] = dump(self)
+        defaults = {key: type(self).model_fields[key].default for key in self.later}
+        return {key: value for key, value in table.items() if key not in defaults or value != defaults[key]}
 
 
 class Scheme(Record):

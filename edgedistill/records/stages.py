@@ -24,8 +24,8 @@ class StageRecord(Record):
     findings: tuple[Finding, ...] = ()
 
 
-KindName = Literal["image", "signal", "tokens", "features"]
-"""The kinds of input: images, time series, token numbers, or unordered values."""
+KindName = Literal["image", "signal", "tokens", "features", "text"]
+"""The kinds of input: images, time series, token numbers, unordered values, or the token numbers and masks of texts."""
 
 
 class InputRecord(Record):

@@ -84,13 +84,13 @@ def parse_function(text: str) -> FunctionName | None:
     """Read package.module:function; None for anything else, such as a path or zoo:NAME."""
     module, colon, function = text.partition(":")
     parts = [*module.split("."), function]
-    if not colon or module in ("zoo", "timm") or not all(part.isidentifier() for part in parts):
+    if not colon or module in ("zoo", "timm", "hf") or not all(part.isidentifier() for part in parts):
         return None
     return FunctionName(module, function)
 
 
 def is_function(text: str) -> bool:
-    """Return whether a text is package.module:function, not a path, zoo:NAME or timm:NAME."""
+    """Return whether a text is package.module:function, not a path, zoo:NAME, timm:NAME or hf:FOLDER."""
     return parse_function(text) is not None
 
 

@@ -16,6 +16,10 @@ def misfits(config: Config) -> Iterator[str]:
         yield (
             f"data.dimensions: only applies to data without labels, but task '{task.name}' needs labels; remove the key"
         )
+    if "normalize" in config.export.bake and config.data.is_text:
+        yield "export.bake: texts are not normalised; remove 'normalize'"
+    if config.data.augment and config.data.is_text:
+        yield "data.augment: texts are not augmented; remove the key"
     if config.distill.loss not in task.losses and not is_function(config.distill.loss):
         fitting = " or ".join(f"'{name}'" for name in task.losses)
         yield f"distill.loss: '{config.distill.loss}' does not fit data.task '{task.name}'; set loss = {fitting}"

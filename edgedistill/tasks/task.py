@@ -74,6 +74,8 @@ class Task(Protocol):
     """The least metric that an answer without knowledge of the inputs reaches: 0 for R², the score of the mean; -inf for none."""
     threshold: ClassVar[float | None]
     """The output value above which a label applies; None for tasks without independent labels."""
+    scores_pairs: ClassVar[bool]
+    """Whether labels are scores of pairs of samples, which no loss reads; models learn from the teacher's outputs alone."""
 
     def read_labels(self, labels: Sequence[Labels], given: tuple[str, ...] | None) -> tuple[Labels, ...]:
         """Return the labels of all splits, train first, in the form that the other methods take.
@@ -93,6 +95,9 @@ class Task(Protocol):
 
     def strata(self, labels: Array) -> Array | None:
         """Return the classes for a stratified split, or None."""
+
+    def units(self, labels: Array) -> Array:
+        """Return the number of the unit (N,) of each sample: units are not parted by a split."""
 
     def counts(self, labels: Array, values: int) -> Array | None:
         """Return the number of samples of each of `values` classes or labels, or None for labels that are numbers."""
@@ -152,6 +157,11 @@ class VectorTask:
     output: ClassVar[str | None] = None
     exported_output: ClassVar[str | None] = None
     is_dense: ClassVar[bool] = False
+    scores_pairs: ClassVar[bool] = False
+
+    def units(self, labels: Array) -> Array:
+        """Return that each sample is a unit."""
+        return np.arange(len(labels))
 
     def exported(self, model: nn.Module, size: tuple[int, ...]) -> nn.Module:  # noqa: ARG002 - the protocol's signature
         """Return the model."""
@@ -185,6 +195,11 @@ class DenseTask:
     finetuning_loss: ClassVar[str] = "kd"
     chance_floor: ClassVar[float] = -math.inf
     threshold: ClassVar[float | None] = None
+    scores_pairs: ClassVar[bool] = False
+
+    def units(self, labels: Array) -> Array:
+        """Return that each sample is a unit."""
+        return np.arange(len(labels))
 
     def collate(self, labels: Array) -> Array:
         """Return the labels unchanged."""

@@ -70,8 +70,8 @@ def test_one_table_or_several() -> None:
         ([RESNET, {"modle": "x"}], None, r"unknown key 'teacher\.1\.modle'; perhaps 'model'\?"),
         ([], None, "teacher: tuple should have at least 1 item"),
         ([RESNET, RESNET | {"weight": 0}], None, r"teacher\.1\.weight: input should be greater than 0"),
-        (RESNET, {"width": 0.5}, "student: set either model"),
-        (RESNET, {"model": "zoo:resnet20", "prune": 0.5}, "student: set either model"),
+        (RESNET, {"width": 0.5}, "student: set one of model"),
+        (RESNET, {"model": "zoo:resnet20", "prune": 0.5}, "student: set one of model"),
         (RESNET, {"prune": 0.5, "depth": 0.5}, "student: prune takes the teacher's width and depth"),
         (RESNET, {"prune": 1.0}, r"student\.prune: input should be less than 1"),
         (

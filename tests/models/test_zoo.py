@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from edgedistill.errors import ConfigError
-from edgedistill.models.build import build_model, count_parameters, load_weights, zoo_for
+from edgedistill.models.build import build_model, count_parameters, zoo_for
 from edgedistill.models.interface import Interface
 from edgedistill.models.resnet import same_padding
+from edgedistill.models.weights import load_weights
 from tests.support.learning import config_of, interface
 from tests.support.learning import model as named
 

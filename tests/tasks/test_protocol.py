@@ -24,12 +24,13 @@ RAW = {
 """Labels of three classes, values or labels, as a user stores them."""
 
 
-VECTORS = [name for name in task_names() if not find_task(name).is_dense]
-"""The tasks whose labelled output is (N, D); the others have tests of their own."""
+VECTORS = [name for name in task_names() if not find_task(name).is_dense and not find_task(name).scores_pairs]
+"""The tasks whose labels and labelled output are those of single samples, (N, D); the others have tests of their own."""
 
 
 def test_the_tasks_are_the_files_of_the_folder() -> None:
-    assert task_names() == ("classification", "detection", "embedding", "multi-label", "regression", "segmentation")
+    names = "classification detection embedding multi-label regression segmentation sentence-embedding"
+    assert task_names() == tuple(names.split())
     with pytest.raises(ConfigError, match=r"^data\.task: no task 'multilabel'; perhaps 'multi-label'\?"):
         find_task("multilabel")
 

@@ -1,0 +1,52 @@
+"""Tiny encoders and tokenizers in the form of a Hugging Face folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from edgedistill.config.encoder import read_encoder_config
+from edgedistill.models.encoder import Encoder
+
+SIZES = {
+    "model_type": "bert", "vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2,
+    "intermediate_size": 32, "max_position_embeddings": 24, "type_vocab_size": 2, "hidden_act": "gelu",
+}  # fmt: skip
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+WORDS = (
+    "a", "cat", "dog", "bird", "man", "woman", "sits", "runs", "sings", "eats", "on", "the", "mat", "road", "roof", "cake",
+)  # fmt: skip
+
+
+def write_encoder(folder: Path, **sizes: object) -> Path:
+    """Write an encoder with arbitrary weights: config.json and model.safetensors."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(SIZES | sizes))
+    state = Encoder(read_encoder_config(folder), "mean", None, normalize=False).state_dict()
+    save_file(
+        {key: _weights(place, value) for place, (key, value) in enumerate(state.items())}, folder / "model.safetensors"
+    )
+    return folder
+
+
+def _weights(place: int, like: torch.Tensor) -> torch.Tensor:
+    """Return weights between -0.6 and 0.6 that are the same with every version of every library."""
+    waves = torch.sin(torch.arange(like.numel(), dtype=torch.float64) * 12.9898 + place * 78.233) * 43758.5453
+    return (1.2 * (waves - waves.floor()) - 0.6).reshape(like.shape).float()
+
+
+def write_tokenizer(folder: Path) -> Path:
+    """Write a tokenizer of a few words, with BERT's special tokens: tokenizer.json."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    folder.mkdir(parents=True, exist_ok=True)
+    table = {word: number for number, word in enumerate((*SPECIAL, *WORDS))}
+    tokenizer = Tokenizer(models.WordLevel(table, "[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    tokenizer.enable_padding(length=20)  # as many published files have it
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
