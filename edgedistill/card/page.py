@@ -54,7 +54,8 @@ def _summary(card: Card) -> str:
 def _data(card: Card) -> str:
     data = card.data
     outputs = find_task(data.task).describe_outputs(len(data.classes))
-    split = f"{data.train} training, {data.val} validation and {data.test} test samples"
+    without = f"{data.unlabelled} more for distillation without labels, " if data.unlabelled else ""
+    split = f"{data.train} training, {without}{data.val} validation and {data.test} test samples"
     return f"{data.summary}, {outputs}; {split}; fingerprint {data.fingerprint}."
 
 

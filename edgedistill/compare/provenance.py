@@ -58,6 +58,13 @@ def control_gain(student: StudentRecord | None, export: ExportRecord | None, dat
         return None
     if export is None or not export.scores or data is None:
         return "The gain from distillation is not known yet: the export stage scores the student and its control on the test set."
+    with_labels = (
+        f" The control had the {data.train} samples with labels only, for as many steps." if data.unlabelled else ""
+    )
+    return f"{_measured_gain(export, data)}{with_labels}"
+
+
+def _measured_gain(export: ExportRecord, data: DataRecord) -> str:
     pairs = [(score.student, score.control) for score in export.scores if score.control is not None]
     metric = find_task(data.task)
     if len(pairs) > 1:
@@ -105,7 +112,8 @@ def summary(record: Record | None) -> str:
 
 @summary.register
 def _data(record: DataRecord) -> str:
-    split = f"{record.train} train, {record.val} validation, {record.test} test"
+    without = f"{record.unlabelled} without labels, " if record.unlabelled else ""
+    split = f"{record.train} train, {without}{record.val} validation, {record.test} test"
     outputs = find_task(record.task).describe_outputs(len(record.classes))
     reference = "" if record.labelled else "; no labels, so models are compared with the teacher's outputs"
     return f"{record.summary}, {outputs}; {split}{reference}"

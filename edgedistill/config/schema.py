@@ -26,7 +26,7 @@ from edgedistill.config.training import (
     TeacherConfig,
 )
 from edgedistill.records.base import Activations, Record, Scheme, Weights
-from edgedistill.records.stages import KindName
+from edgedistill.records.stages import KindName, SplitName
 
 Level = Annotated[int, Field(ge=0, le=255)]
 Column = str | Annotated[int, Field(ge=0)]
@@ -86,6 +86,8 @@ class InputConfig(Record):
 class DataConfig(Record):
     """The data; without `test` and `val`, `test_fraction` and then `val_fraction` of the training samples are split off.
 
+    `unlabelled` are samples without labels, beside those of `train`: the student also learns the teacher's outputs for them.
+
     `size`, [width, height] or the side of a square, resizes the images of a folder by the rule `resize`; the border of a letterbox
     has the grey level `padding`. `void` is the value of masks for pixels that count for nothing, and `images` is the folder of
     the pictures of a COCO file. The clips of a folder of WAV files are cut or padded to `seconds`. With `skip_bad`, files of a
@@ -105,6 +107,7 @@ class DataConfig(Record):
     train: str
     test: str | None = None
     val: str | None = None
+    unlabelled: str | None = None
     test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
     kind: KindName | None = None
@@ -178,6 +181,13 @@ class DataConfig(Record):
     def texts(self) -> tuple[Column, ...]:
         """The columns of the texts; empty for folders of .txt files."""
         return () if self.text is None else self.text if isinstance(self.text, tuple) else (self.text,)
+
+    @property
+    def sources(self) -> dict[SplitName, str]:
+        """The sources by their keys; without those that are not given."""
+        given: dict[SplitName, str | None]
+        given = {"train": self.train, "test": self.test, "val": self.val, "unlabelled": self.unlabelled}
+        return {key: text for key, text in given.items() if text is not None}
 
     @property
     def resizing(self) -> ResizeRule | None:

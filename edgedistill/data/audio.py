@@ -27,9 +27,9 @@ class Clip(NamedTuple):
     length: int
 
 
-def wav_files(folder: Path) -> list[Path]:
-    """Return the WAV files in the class folders of a folder."""
-    return [folder / name for name in names_in(folder, {".wav"}) if "/" in name]
+def wav_files(folder: Path, *, in_classes: bool = True) -> list[Path]:
+    """Return the WAV files in the class folders of a folder, or all WAV files below it."""
+    return [folder / name for name in names_in(folder, {".wav"}) if "/" in name or not in_classes]
 
 
 def clip_headers(files: Sequence[Path], broken: Broken) -> list[Clip]:

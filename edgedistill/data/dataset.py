@@ -13,12 +13,12 @@ import numpy as np
 from edgedistill.data.checks import check_count, check_input, check_varied
 from edgedistill.data.dense import TASKS
 from edgedistill.data.kinds import KINDS, guess_kind, kind_of
-from edgedistill.data.reading import SplitName
+from edgedistill.data.rows import join, pick
 from edgedistill.data.settings import DataSettings, ViewSettings
 from edgedistill.data.sources import SINGLE, Array, Arrays, Source, load_source, rate_of
 from edgedistill.data.text import IDS, same_length
 from edgedistill.errors import ConfigError
-from edgedistill.records.stages import DataRecord, InputRecord
+from edgedistill.records.stages import DataRecord, InputRecord, SplitName
 from edgedistill.runtime.progress import QUIET, Reporter
 from edgedistill.tasks.class_labels import describe_numbers
 from edgedistill.tasks.table import find_task
@@ -30,13 +30,14 @@ class Split:
     """Some rows of a source: `rows` are indices into the arrays of `inputs` and identify samples; `labels` are the labels of `rows`.
 
     Labels have the type that the task needs: class numbers (N,), int64, or values (N, D), float32; without labels D is 0.
-    `files` are the files of all rows of `inputs`, if the source is a folder.
+    `files` are the files of all rows of `inputs`, if the source is a folder. The last `unlabelled` samples have no label.
     """
 
     inputs: Arrays
     rows: Array
     labels: Array
     files: tuple[str, ...] | None = None
+    unlabelled: int = 0
 
     def __len__(self) -> int:
         """Count the samples."""
@@ -44,11 +45,26 @@ class Split:
 
     def first(self, count: int) -> Split:
         """Return the first `count` samples."""
-        return replace(self, rows=self.rows[:count], labels=self.labels[:count])
+        return self.take(np.arange(min(count, len(self))))
 
     def take(self, positions: Array) -> Split:
         """Return the samples at these positions."""
-        return replace(self, rows=self.rows[positions], labels=self.labels[positions])
+        is_large = self.labels.ndim == 3 and self.labels.dtype == np.uint8  # masks, which can be larger than memory
+        labels = pick(self.labels, positions) if is_large else self.labels[positions]
+        return replace(self, rows=self.rows[positions], labels=labels)
+
+    @property
+    def labelled(self) -> int:
+        """The number of samples with labels, which come first."""
+        return len(self) - self.unlabelled
+
+    def pools(self, positions: Array) -> tuple[Array, Array]:
+        """Return the start and the size, each (B,), of the samples that those at `positions` (B,) may be mixed with.
+
+        Samples with labels are only mixed with such samples, because a part without a label would spoil the label of the whole.
+        """
+        has_label = positions < self.labelled
+        return np.where(has_label, 0, self.labelled), np.where(has_label, self.labelled, self.unlabelled)
 
     def name_of(self, position: int) -> str:
         """Return the name of a sample for messages: its file, or its number in the source."""
@@ -60,7 +76,8 @@ class Split:
 class Dataset:
     """The three splits and their description; `note` is a line for the user about labels that were numbered anew.
 
-    `sources` are the sources by split. A data set is only equal to itself, so that what is computed from it can be cached.
+    `unlabelled` are the samples without labels for distillation, None without such samples. `sources` are the sources by split.
+    A data set is only equal to itself, so that what is computed from it can be cached.
     """
 
     record: DataRecord
@@ -69,6 +86,19 @@ class Dataset:
     test: Split
     sources: Mapping[SplitName, Source]
     note: str | None = None
+    unlabelled: Split | None = None
+
+    @property
+    def distilled(self) -> Split:
+        """The samples that a student is distilled on: the training samples, and after them those without labels."""
+        train, others = self.train, self.unlabelled
+        if others is None:
+            return train
+        inputs = {name: join([values, others.inputs[name]]) for name, values in train.inputs.items()}
+        known = len(next(iter(train.inputs.values())))
+        files = None if train.files is None or others.files is None else (*train.files, *others.files)
+        rows = np.concatenate([train.rows, known + others.rows])
+        return Split(inputs, rows, join([train.labels, others.labels]), files, len(others))
 
 
 def load_dataset(settings: DataSettings, targets: Path | None = None, report: Reporter = QUIET) -> Dataset:
@@ -98,8 +128,10 @@ class _Key:
 @lru_cache(maxsize=1)
 def _load(key: _Key) -> Dataset:
     settings = key.settings
-    named = _load_sources(settings, key.report)
-    inputs = _describe_inputs(settings, named)
+    everything = _load_sources(settings, key.report)
+    inputs = _describe_inputs(settings, everything)
+    named = dict(everything)
+    named.pop("unlabelled", None)
     labels = [Labels(split, source.labels, source.classes) for split, source in named.items()]
     labelled = _are_labelled(settings, labels)
     task = find_task(settings.task)
@@ -112,12 +144,16 @@ def _load(key: _Key) -> Dataset:
     for split, source in named.items():
         check_varied(_place(settings, split), source.inputs.values())
     train, val, test = _splits(settings, named)
+    unlabelled = _without_labels(settings, everything.get("unlabelled"), train)
     record = DataRecord(
         inputs=inputs, classes=classes, task=settings.task, output=settings.output or task.output, labelled=labelled,
         train=len(train), val=len(val), test=len(test), fingerprint=key.fingerprint,
-        left_out={split: source.left_out for split, source in named.items() if source.left_out},
+        unlabelled=0 if unlabelled is None else len(unlabelled),
+        left_out={split: source.left_out for split, source in everything.items() if source.left_out},
     )  # fmt: skip
-    return Dataset(record, train, val, test, named, describe_numbers(labels[0], read[0]))
+    return Dataset(
+        record, train, val, test, everything | named, describe_numbers(labels[0], read[0]), unlabelled
+    )  # fmt: skip
 
 
 def _load_sources(settings: DataSettings, report: Reporter) -> dict[SplitName, Source]:
@@ -200,6 +236,8 @@ def _are_labelled(settings: DataSettings, labels: list[Labels]) -> bool:
             raise ConfigError(
                 f"data.{without}: has no labels, but data.{having} has labels; label every split, or none"
             )
+    if not first.are_given and any(source.split == "unlabelled" for source in settings.sources):
+        raise ConfigError("data.unlabelled: data.train has no labels either; put all samples into data.train")
     if first.are_given:
         if settings.dimensions is not None and not find_task(settings.task).scores_pairs:
             raise ConfigError(
@@ -270,6 +308,15 @@ def _splits(settings: DataSettings, named: dict[SplitName, Source]) -> tuple[Spl
         return fit, _whole(settings, val), held
     fit, valid = _split(settings, fit, "val")
     return fit, valid, held
+
+
+def _without_labels(settings: DataSettings, source: Source | None, train: Split) -> Split | None:
+    """Return the samples of data.unlabelled, with stand-ins for labels that have the type of those of the training set."""
+    if source is None:
+        return None
+    count = len(next(iter(source.inputs.values())))
+    stand_ins = find_task(settings.task).no_labels(train.labels, count)
+    return Split(source.inputs, np.arange(count), stand_ins, source.files, count)
 
 
 def _whole(settings: DataSettings, source: Source) -> Split:

@@ -38,6 +38,33 @@ def know(split: Split, contents: Contents) -> Known:
 
 def find_copies(name: str, split: Split, contents: Contents, known: Sequence[Known]) -> Iterator[Finding]:
     """Yield a finding for samples of a split that are identical to known samples, and for nearly identical pictures."""
+    exact, near = _pairs(contents, known)
+    where = "training samples" if len(known) == 1 else "training or validation samples"
+    yield from _copies(name, f"identical to {where}", split, exact)
+    yield from _copies(name, f"nearly identical to {where}", split, near)
+
+
+def find_overlap(split: Split, contents: Contents, train: Known, held: Sequence[Known]) -> Iterator[Finding]:
+    """Yield an error for samples without labels that are identical to validation or test samples, `held`, and warn of near copies.
+
+    Copies of training samples are a note: they add nothing.
+    """
+    exact, near = _pairs(contents, held)
+    if exact:
+        yield Finding(
+            severity="error", subject="data.unlabelled",
+            text=f"{len(exact):,} of {len(split):,} samples are identical to validation or test samples (for example "
+            f"{_shown(split, exact)}), so a student would learn the teacher's answers to them; remove them from data.unlabelled",
+        )  # fmt: skip
+    yield from _copies("unlabelled", "nearly identical to validation or test samples", split, near)
+    again, _ = _pairs(contents, [train._replace(pictures=None)])
+    if again:
+        text = f"{len(again):,} of {len(split):,} samples are identical to training samples (for example {_shown(split, again)})"
+        yield Finding(severity="note", subject="data.unlabelled", text=text)
+
+
+def _pairs(contents: Contents, known: Sequence[Known]) -> tuple[Pairs, Pairs]:
+    """Return the samples that are identical to known samples, and the others that are nearly identical to one."""
     keys = contents.keys
     exact: Pairs = {}
     near: Pairs = {}
@@ -46,10 +73,7 @@ def find_copies(name: str, split: Split, contents: Contents, known: Sequence[Kno
         _add(exact, at, order[np.searchsorted(one.keys[order], keys[at])], one)
         if one.pictures is not None and contents.thumbnails is not None:
             _add(near, *near_copies(contents.thumbnails, one.pictures), one)
-    where = "training samples" if len(known) == 1 else "training or validation samples"
-    yield from _copies(name, f"identical to {where}", split, exact)
-    near = {at: other for at, other in near.items() if at not in exact}
-    yield from _copies(name, f"nearly identical to {where}", split, near)
+    return exact, {at: other for at, other in near.items() if at not in exact}
 
 
 def _add(pairs: Pairs, positions: Array, partners: Array, known: Known) -> None:
@@ -61,14 +85,17 @@ def _copies(name: str, how: str, split: Split, pairs: Pairs) -> Iterator[Finding
     if not pairs:
         return
     share = len(pairs) / len(split)
-    shown = [
-        f"{split.name_of(at)} and {theirs.name_of(other)}" for at, (theirs, other) in sorted(pairs.items())[:EXAMPLES]
-    ]
     yield Finding(
         severity="warning" if share >= NOTEWORTHY else "note", subject=f"data.{name}",
-        text=f"{len(pairs):,} of {len(split):,} samples ({100 * share:.3g} %) are {how} (for example {', '.join(shown)}), so a "
+        text=f"{len(pairs):,} of {len(split):,} samples ({100 * share:.3g} %) are {how} (for example {_shown(split, pairs)}), so a "
         "model can know their answers; remove them from one of the two sets",
     )  # fmt: skip
+
+
+def _shown(split: Split, pairs: Pairs) -> str:
+    """Return the first pairs in words."""
+    first = sorted(pairs.items())[:EXAMPLES]
+    return ", ".join(f"{split.name_of(at)} and {theirs.name_of(other)}" for at, (theirs, other) in first)
 
 
 def find_conflicts(known: Known, classes: Array, titles: tuple[str, ...]) -> Iterator[Finding]:

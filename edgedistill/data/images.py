@@ -36,9 +36,9 @@ class Header(NamedTuple):
     is_colour: bool
 
 
-def image_files(folder: Path) -> list[Path]:
-    """Return the images in the class folders of a folder."""
-    return [folder / name for name in names_in(folder, IMAGE_SUFFIXES) if "/" in name]
+def image_files(folder: Path, *, in_classes: bool = True) -> list[Path]:
+    """Return the images in the class folders of a folder, or all images below it."""
+    return [folder / name for name in names_in(folder, IMAGE_SUFFIXES) if "/" in name or not in_classes]
 
 
 def read_headers(files: Sequence[Path], broken: Broken) -> list[Header]:

@@ -5,7 +5,7 @@ together, so that pixels are interpolated at most once; without a change of scal
 the pictures.
 
 A mosaic (YOLOv4, Bochkovskiy et al. 2020) shows four pictures around a point of the canvas, at their own scale. The other three are
-any samples of the split, drawn from the hash of (seed, sample, view).
+any samples of the split that the first may be mixed with, drawn from the hash of (seed, sample, view).
 """
 
 from __future__ import annotations
@@ -58,6 +58,13 @@ class Key(NamedTuple):
         return hash_view(self.seed, self.samples, self.views, stream + self.parts * PART_STREAM)
 
 
+class Pools(NamedTuple):
+    """The samples that may be the other pictures of a mosaic, for each of B views: the first of them, and how many they are."""
+
+    starts: Array
+    sizes: Array
+
+
 class Tiles(NamedTuple):
     """The part of a canvas for each of P pictures: `areas` (P, 2, 2) as in Placement."""
 
@@ -72,11 +79,11 @@ def parts_of(ops: tuple[Op, ...]) -> int:
     return 4 if any(op.name == "mosaic" for op in ops) else 1
 
 
-def place(ops: tuple[Op, ...], key: Key, positions: Array, split_size: int, shape: tuple[int, int]) -> Placement:
-    """Place the samples at `positions` (B,) of a split of `split_size` pictures of `shape` (H, W) in the views of `key`."""
+def place(ops: tuple[Op, ...], key: Key, positions: Array, pools: Pools, shape: tuple[int, int]) -> Placement:
+    """Place the samples at `positions` (B,) of a split of pictures of `shape` (H, W) in the views of `key`."""
     size = np.array(shape)
     mosaic = next((op for op in ops if op.name == "mosaic"), None)
-    tiles = _single(positions, size) if mosaic is None else _mosaics(mosaic, key, positions, split_size, size)
+    tiles = _single(positions, size) if mosaic is None else _mosaics(mosaic, key, positions, pools, size)
     own = Key(key.seed, key.samples[tiles.canvases], key.views[tiles.canvases], tiles.parts)
     mirrored, factors, shifts = _draw(ops, own, size)
     bits, room = own.bits(POSITION_STREAM), tiles.areas[..., 1] - tiles.areas[..., 0]
@@ -91,7 +98,7 @@ def _single(positions: Array, size: Array) -> Tiles:
     return Tiles(every, every * 0, positions, np.tile(np.stack([size * 0, size], -1), (len(positions), 1, 1)))
 
 
-def _mosaics(mosaic: Op, key: Key, positions: Array, split_size: int, size: Array) -> Tiles:
+def _mosaics(mosaic: Op, key: Key, positions: Array, pools: Pools, size: Array) -> Tiles:
     """Return the tiles of views; those that are mosaics have four, around a point in the middle half of the canvas."""
     bits = key.bits(mosaic.stream)
     counts = np.where(uniform(bits) < mosaic.amount, 4, 1)
@@ -102,9 +109,8 @@ def _mosaics(mosaic: Op, key: Key, positions: Array, split_size: int, size: Arra
     is_second = np.stack([parts // 2, parts % 2], -1) == 1
     edges = np.stack([np.where(is_second, middle, 0), np.where(is_second, size, middle)], -1)
     edges[(counts == 1)[canvases]] = np.stack([size * 0, size], -1)
-    return Tiles(
-        canvases, parts, np.where(parts == 0, positions[canvases], (drawn * split_size).astype(np.int64)), edges
-    )
+    others = pools.starts[canvases] + (drawn * pools.sizes[canvases]).astype(np.int64)
+    return Tiles(canvases, parts, np.where(parts == 0, positions[canvases], others), edges)
 
 
 def _draw(ops: tuple[Op, ...], key: Key, size: Array) -> tuple[npt.NDArray[np.bool_], Floats, Floats]:

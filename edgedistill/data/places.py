@@ -9,9 +9,9 @@ from typing import Final, NamedTuple
 from edgedistill.data.dense import COCO_NAMES
 from edgedistill.data.files import names_in
 from edgedistill.data.masks import MASK_SUFFIXES, find_folders
-from edgedistill.data.reading import SplitName
 from edgedistill.data.voc import SETS, is_voc
 from edgedistill.data.yolo import is_yolo, splits_of
+from edgedistill.records.stages import SplitName
 
 TRAIN_NAMES: Final = ("train", "training")
 TEST_NAMES: Final = ("test", "testing")

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy.typing as npt
 
 from edgedistill.data.geometry import Resizing
 from edgedistill.data.text import TextSettings
 from edgedistill.records.finding import Finding
+from edgedistill.records.stages import SplitName
 
 Array = npt.NDArray[Any]
-SplitName = Literal["train", "test", "val"]
 
 
 class Reading(NamedTuple):
@@ -33,6 +33,11 @@ class Reading(NamedTuple):
     content: str | None = None
     is_colour: bool = False
     text: TextSettings | None = None
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether labels are read with the samples."""
+        return self.split != "unlabelled"
 
 
 class Labelled(NamedTuple):

@@ -10,12 +10,12 @@ from pydantic import Field
 from edgedistill.config.encoder import read_encoder_config
 from edgedistill.config.schema import Config, DataConfig, MelConfig, ResizeRule
 from edgedistill.data.geometry import Resizing
-from edgedistill.data.reading import Reading, SplitName
+from edgedistill.data.reading import Reading
 from edgedistill.data.sources import SINGLE, fingerprint_source
 from edgedistill.data.text import PAIRED, TextSettings, tokenizer_file
 from edgedistill.errors import ConfigError
 from edgedistill.records.base import GrownRecord, Record
-from edgedistill.records.stages import DataRecord, InputRecord, KindName
+from edgedistill.records.stages import DataRecord, InputRecord, KindName, SplitName
 from edgedistill.runtime.files import hash_of
 from edgedistill.stages.stage import Sources
 
@@ -62,10 +62,13 @@ class DataSettings(GrownRecord):
 
     def reading(self, split: SplitName) -> Reading:
         """Return how the source of a split is read."""
+        text = self.text
+        if split == "unlabelled" and text is not None:
+            text = text.model_copy(update={"label": None, "score": None})
         return Reading(
             task=self.task, split=split, resizing=self.resizing, seconds=self.seconds, classes=self.classes,
             void=255 if self.void is None else self.void, images=self.images, skip_bad=self.skip_bad,
-            content=next(source.sha256 for source in self.sources if source.split == split), text=self.text,
+            content=next(source.sha256 for source in self.sources if source.split == split), text=text,
         )  # fmt: skip
 
     @property
@@ -100,11 +103,9 @@ class ViewSettings(Record):
 def data_settings(sources: Sources) -> DataSettings:
     """Declare the settings of the data; raises ConfigError for a missing source."""
     data, folder = sources.config.data, sources.config.folder
-    texts: dict[SplitName, str | None] = {"train": data.train, "test": data.test, "val": data.val}
     refs = [
         SourceRef(split=split, sha256=fingerprint_of(sources, split, text), text=text, folder=folder)
-        for split, text in texts.items()
-        if text is not None
+        for split, text in data.sources.items()
     ]
     kinds: dict[str, KindName] = {name: one.kind for name, one in data.inputs.items() if one.kind is not None}
     single = None if data.is_text else "signal" if data.kind is None and data.mel is not None else data.kind

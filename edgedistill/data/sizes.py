@@ -36,6 +36,18 @@ COARSE: Final = 5.0
 """A validation or test set that is less precise than this, in percentage points, is a warning."""
 
 
+def count_unlabelled(dataset: Dataset) -> Iterator[Finding]:
+    """Yield a note of how many samples have no labels, and which models learn from them."""
+    record = dataset.record
+    if record.unlabelled:
+        text = (
+            f"{record.unlabelled:,} samples without labels beside {record.train:,} training samples: the student learns the teacher's "
+            "outputs for all of them, and int8 is fine-tuned on all of them; teachers that are trained, the control and the ranges of "
+            "int8 have the training samples only"
+        )
+        yield Finding(severity="note", subject="data.unlabelled", text=text)
+
+
 def find_class_gaps(dataset: Dataset) -> Iterator[Finding]:
     """Yield findings for classes that a split lacks, and for classes with few training samples."""
     names, task = dataset.record.classes, find_task(dataset.record.task)

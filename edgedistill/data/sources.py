@@ -17,6 +17,7 @@ from edgedistill.data.decoding import Decoding, Read, decode
 from edgedistill.data.dense import TASKS, dense_files, read_dense
 from edgedistill.data.files import CLIPS, IMAGES, Broken, names_below, names_in, readable
 from edgedistill.data.images import IMAGE_SUFFIXES, decode_image, image_files, mode_of_files
+from edgedistill.data.masks import find_folders
 from edgedistill.data.reading import Labelled, Reading
 from edgedistill.data.text import TextSettings, cut_finding, read_texts, text_files, tokenize
 from edgedistill.errors import ConfigError
@@ -67,6 +68,11 @@ def load_source(text: str, folder: Path, reading: Reading = PLAIN, report: Repor
 
     Raises ConfigError that names the missing or malformed part.
     """
+    source = _load(text, folder, reading, report)
+    return source if reading.has_labels else _without_labels(source)
+
+
+def _load(text: str, folder: Path, reading: Reading, report: Reporter) -> Source:
     if is_function(text):
         return _from_function(text, folder)
     path = _existing(text, folder)
@@ -76,10 +82,11 @@ def load_source(text: str, folder: Path, reading: Reading = PLAIN, report: Repor
         return _of_texts(path, reading, reading.text)
     if reading.content is None:
         reading = reading._replace(content=fingerprint_source(text, folder, sha256_of, reading))
-    if reading.task in TASKS:
+    if reading.task in TASKS and reading.has_labels:
         return _of_labelled(read_dense(path, folder, reading, report))
     if path.is_dir():
-        return _from_wav_folder(path, reading) if wav_files(path) else _from_folder(path, reading, report)
+        has_clips = bool(wav_files(path, in_classes=reading.has_labels))
+        return _from_wav_folder(path, reading) if has_clips else _from_folder(path, reading, report)
     raise ConfigError(
         f"data: '{text}' is neither an .npz file, a folder of images or WAV files, a table of texts, nor package.module:function"
     )
@@ -90,11 +97,15 @@ def fingerprint_source(text: str, folder: Path, hash_file: Callable[[Path], str]
     if is_function(text):
         return hash_of([text, code_ref(text, folder).sha256])
     path = _existing(text, folder)
-    if reading.task in TASKS and path.suffix != ".npz":
+    if reading.task in TASKS and reading.has_labels and path.suffix != ".npz":
         files = [[os.path.relpath(file, path), hash_file(file)] for file in dense_files(path, folder, reading)]
         return hash_of([DENSE, files])
     if path.is_dir():
-        found = wav_files(path) or image_files(path) or text_files(path)
+        found = (
+            wav_files(path, in_classes=reading.has_labels)
+            or image_files(path, in_classes=reading.has_labels)
+            or text_files(path)
+        )
         files = [[name, hash_file(file)] for name, file in zip(names_below(found, path), found, strict=True)]
         return hash_of([FOLDERS, files])
     return hash_file(path)
@@ -127,6 +138,15 @@ def _from_function(text: str, folder: Path) -> Source:
     if not inputs:
         raise ConfigError(f"data: '{text}' returned no inputs; return an array, or a dictionary of arrays by name")
     return Source(inputs, _no_labels(inputs) if result[1] is None else np.asarray(result[1]), classes)
+
+
+def _without_labels(source: Source) -> Source:
+    """Return a source without its labels, and a finding if it had labels."""
+    findings = source.findings
+    if source.is_labelled:
+        text = "the source has labels, which are not read"
+        findings = (*findings, Finding(severity="note", subject="data.unlabelled", text=text))
+    return source._replace(labels=_no_labels(source.inputs), classes=None, findings=findings)
 
 
 def _no_labels(inputs: Arrays) -> Array:
@@ -188,10 +208,13 @@ def _of_labelled(read: Labelled) -> Source:
 
 
 def _from_folder(folder: Path, reading: Reading, report: Reporter) -> Source:
-    files = image_files(folder)
+    files = image_files(folder, in_classes=reading.has_labels)
     if not files:
+        expected = f"{folder.name}/CLASS/IMAGE.png" if reading.has_labels else f"{folder.name}/IMAGE.png"
+        raise ConfigError(f"data: folder {folder.name} holds no images or WAV files; expected {expected}")
+    if not reading.has_labels and (masked := find_folders(folder)) is not None and masked[0] != folder:
         raise ConfigError(
-            f"data: folder {folder.name} holds no images or WAV files; expected {folder.name}/CLASS/IMAGE.png"
+            f"data.unlabelled: folder {folder.name} holds masks beside the images; name the folder of the images, {masked[0].name}"
         )
 
     def prepare(broken: Broken) -> Read:
@@ -200,21 +223,25 @@ def _from_folder(folder: Path, reading: Reading, report: Reporter) -> Source:
 
     key = ["images", reading.content, reading.is_colour, reading.resizing]
     found = decode(files, Decoding(key, prepare, IMAGES, reading.skip_bad, report))
-    return _of_files(found.arrays["inputs"], found.files, folder, found.broken)
+    return _of_files(found.arrays["inputs"], found.files, folder, found.broken, reading)
 
 
 def _from_wav_folder(folder: Path, reading: Reading) -> Source:
-    files, broken = wav_files(folder), Broken()
+    files, broken = wav_files(folder, in_classes=reading.has_labels), Broken()
     clips = read_clips(files, reading.seconds, broken)
-    return _of_files(clips, readable(files, broken, CLIPS, skip_bad=reading.skip_bad), folder, broken)
+    readable_files = readable(files, broken, CLIPS, skip_bad=reading.skip_bad)
+    return _of_files(clips, readable_files, folder, broken, reading)
 
 
-def _of_files(inputs: Array, files: Sequence[Path], folder: Path, broken: Broken) -> Source:
+def _of_files(inputs: Array, files: Sequence[Path], folder: Path, broken: Broken, reading: Reading) -> Source:
     """Return the source of a folder: the inputs of its readable files, and what is left out."""
     names, wrong = names_below(files, folder), names_below(broken, folder)
     left_out = tuple(f"{name} ({reason})" for name, reason in zip(wrong, broken.values(), strict=True))
+    others = _others(folder, {*names, *wrong})
+    if not reading.has_labels:
+        return Source({SINGLE: inputs}, _no_labels({SINGLE: inputs}), None, tuple(names), left_out, others)
     labels, classes = _by_folder(files, folder)
-    return Source({SINGLE: inputs}, labels, classes, tuple(names), left_out, _others(folder, {*names, *wrong}))
+    return Source({SINGLE: inputs}, labels, classes, tuple(names), left_out, others)
 
 
 def is_sample(name: str) -> bool:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from edgedistill.data.augment import Op, augment, hash_view, parse_augment, splitmix64, uniform
 from edgedistill.data.dataset import Split
-from edgedistill.data.placement import Key, Placement, parts_of, place
+from edgedistill.data.placement import Key, Placement, Pools, parts_of, place
 from edgedistill.data.preprocess import Preprocess, preprocessors
 from edgedistill.data.settings import ViewSettings
 from edgedistill.data.sources import Array
@@ -80,14 +80,15 @@ class Views:
     def mix(self, positions: Array, views: Array) -> Mix | None:
         """Return the mixture of the samples at positions (B,) in their views (B,); None without mixup.
 
-        A partner is any sample of the split, in its view of the same number; shares are float32.
+        A partner is any sample of the split that it may be mixed with, in its view of the same number; shares are float32.
         """
         if not self.mixup:
             return None
         from scipy.special import betaincinv
 
         bits = hash_view(self.seed, self.split.rows[positions], views, MIX_STREAM)
-        partners = (uniform(splitmix64(bits)) * len(self.split)).astype(np.int64)
+        starts, sizes = self.split.pools(positions)
+        partners = starts + (uniform(splitmix64(bits)) * sizes).astype(np.int64)
         return Mix(partners, betaincinv(self.mixup, self.mixup, uniform(bits)).astype(np.float32))
 
     def _unmixed(self, positions: Array, views: Array) -> Tensors:
@@ -112,7 +113,7 @@ class Views:
     def _placement(self, name: str, positions: Array, views: Array) -> Placement:
         key = Key(self.seed, self.split.rows[positions], views, np.zeros_like(positions))
         shape = self.split.inputs[name].shape
-        return place(self.moves[name], key, positions, len(self.split), (shape[1], shape[2]))
+        return place(self.moves[name], key, positions, Pools(*self.split.pools(positions)), (shape[1], shape[2]))
 
     def _input(self, name: str, raw: Array, rows: Array, views: Array) -> Tensor:
         raw, ops = np.ascontiguousarray(raw), self.ops.get(name, ())

@@ -14,8 +14,9 @@ from typing import Any, Final
 from edgedistill.data.boxes import Annotation, Annotations, Box, Oddities
 from edgedistill.data.files import names_in
 from edgedistill.data.images import IMAGE_SUFFIXES
-from edgedistill.data.reading import Reading, SplitName
+from edgedistill.data.reading import Reading
 from edgedistill.errors import ConfigError
+from edgedistill.records.stages import SplitName
 
 SUFFIXES: Final = (".yaml", ".yml")
 VALUES: Final = 5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain, count, islice
 from typing import Protocol
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 
 from edgedistill.data.sources import Array
 from edgedistill.data.views import Views
-from edgedistill.distill.training import TeacherLogits
+from edgedistill.distill.training import Feed, TeacherLogits
 from edgedistill.errors import ConfigError
 from edgedistill.losses.batch import Batch, Tensors
 from edgedistill.runtime import processes
@@ -45,7 +46,10 @@ class TrainingFeed:
 
     def epoch(self, number: int) -> Iterator[Batch]:
         """Yield the batches of an epoch; `number` counts from 0."""
-        order = np.random.Generator(np.random.Philox(key=[self.seed, number])).permutation(len(self.views.split))
+        split = self.views.split
+        order = mixed_order(
+            np.random.Generator(np.random.Philox(key=[self.seed, number])), split.labelled, split.unlabelled
+        )
         for i in range(len(self)):
             positions = order[i * self.batch_size : (i + 1) * self.batch_size][
                 processes.rank() :: processes.world_size()
@@ -60,6 +64,8 @@ class TrainingFeed:
     def _batch(self, positions: Array, views: Array) -> Batch:
         inputs = self.views.batch(positions, views)
         batch = Batch(inputs, self.views.labels(positions, views))
+        if self.views.split.unlabelled:
+            batch = batch._replace(is_labelled=torch.from_numpy(positions < self.views.split.labelled))
         if self.teacher is not None:
             answer = self.teacher.take(positions, views, inputs)
             batch = batch._replace(
@@ -70,3 +76,33 @@ class TrainingFeed:
             return batch
         partner_labels = self.views.labels(mix.partners, views)
         return batch._replace(partner_labels=partner_labels, share=torch.from_numpy(mix.shares))
+
+
+class ContinuedFeed:
+    """The batches of a feed, epoch after epoch, counted as epochs of `steps` batches: it trains for as many steps as a longer feed."""
+
+    def __init__(self, feed: Feed, steps: int) -> None:
+        self._feed, self._steps = feed, steps
+
+    def __len__(self) -> int:
+        """Count the batches of an epoch."""
+        return self._steps
+
+    def epoch(self, number: int) -> Iterator[Batch]:
+        """Yield the batches of an epoch; `number` counts from 0."""
+        first, skipped = divmod(number * self._steps, len(self._feed))
+        batches = chain.from_iterable(self._feed.epoch(own) for own in count(first))
+        return islice(batches, skipped, skipped + self._steps)
+
+
+def mixed_order(random: np.random.Generator, labelled: int, unlabelled: int) -> Array:
+    """Return the positions of all samples, each once: those with labels, which come first in a split, spread evenly.
+
+    Any stretch of the order has the share of samples with labels that the whole has, to within one sample.
+    """
+    known = random.permutation(labelled)
+    if not unlabelled:
+        return known
+    others = labelled + random.permutation(unlabelled)
+    places = [(np.arange(size) + 0.5) / size for size in (labelled, unlabelled)]
+    return np.concatenate([known, others])[np.argsort(np.concatenate(places), kind="stable")]

@@ -94,8 +94,8 @@ class Teachers:
         return self.settings.teacher
 
     def views(self) -> Views:
-        """Return the augmented views of the training data."""
-        return training_views(self.settings.dataset().train, self.settings.data, self.settings.views)
+        """Return the augmented views of the samples that a student is distilled on."""
+        return training_views(self.settings.dataset().distilled, self.settings.data, self.settings.views)
 
     def online(self, precision: str | None = None) -> Ask:
         """Return the teachers without a cache: torch models run in torch, ONNX models in ONNX Runtime.
@@ -159,7 +159,7 @@ class Teachers:
 def make_soft_labels(settings: SoftLabelSettings, workspace: Workspace) -> SoftLabelsRecord:
     """Cache the teacher's logits for the training views; with 0 views the teacher runs during training."""
     record = SoftLabelsRecord(
-        fingerprint=workspace.key, views=settings.view_count, samples=settings.data.train,
+        fingerprint=workspace.key, views=settings.view_count, samples=settings.data.distilled,
         classes=len(settings.data.classes), top_k=stored_logits(settings.data, settings.view_count, settings.top_k), logits=None, engine=None,
         val_accuracy=_mean_accuracy(settings, workspace), targets=_targets(settings, workspace),
         parent=settings.teacher.file.sha256,

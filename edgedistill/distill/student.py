@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from torch import nn
 
+from edgedistill.data.dataset import Split
 from edgedistill.data.views import training_views
 from edgedistill.distill.cache import link_or_copy
 from edgedistill.distill.controls import shared_control
 from edgedistill.distill.features import FeatureTeacher, feature_loss, feature_student
-from edgedistill.distill.feed import TeacherAnswers, TrainingFeed
+from edgedistill.distill.feed import ContinuedFeed, TeacherAnswers, TrainingFeed
 from edgedistill.distill.first_batch import Tried, try_model
 from edgedistill.distill.loading import build_student, load_student, load_teacher, save_model
 from edgedistill.distill.losses import all_outputs_loss, check_outputs, main_loss
@@ -45,6 +46,11 @@ class Teaching(NamedTuple):
     loss: Loss
     answers: TeacherAnswers | None
     features: FeatureTeacher | None
+
+    @property
+    def has_teacher(self) -> bool:
+        """Whether the loss needs a teacher."""
+        return self.answers is not None or self.features is not None
 
 
 def make_student(settings: DistillSettings, workspace: Workspace) -> StudentRecord:
@@ -105,16 +111,16 @@ class _Trainer:
         def validate(candidate: nn.Module) -> float:
             return scorer.score(torch_predictor(candidate, plan.precision))
 
-        feed = TrainingFeed(
-            training_views(self.data.train, settings.data, settings.views), plan.batch_size, teaching.answers, plan.views,
-            seed,
-        )  # fmt: skip
+        feed = self._feed(self.data.distilled, teaching.answers, seed)
+        steps = len(feed)
+        if not teaching.has_teacher:
+            feed = self._feed(self.data.train, None, seed)
         learner = model  # a feature loss trains a wrapper with regressors; only the student is saved
         if teaching.features is not None:
             first = np.zeros(1, np.int64)
             learner = feature_student(plan, model, teaching.features, feed.views.batch(first, first), seed)
         training = Training(
-            name, plan, feed, teaching.loss, validate, Resume(folder / f"{role}-{seed}-resume.pt", self.workspace.key),
+            name, plan, ContinuedFeed(feed, steps), teaching.loss, validate, Resume(folder / f"{role}-{seed}-resume.pt", self.workspace.key),
             seed, settings.task.metric_title, TrackingFolder(settings.tracking, self.workspace.root / "tracking"),
         )  # fmt: skip
         history = fit(learner, training, self.workspace.report)
@@ -125,8 +131,16 @@ class _Trainer:
             parent=settings.soft_labels.fingerprint if role == "student" else settings.data.fingerprint,
         )  # fmt: skip
 
+    def _feed(self, split: Split, answers: TeacherAnswers | None, seed: int) -> TrainingFeed:
+        views = training_views(split, self.settings.data, self.settings.views)
+        plan = self.settings.distill
+        return TrainingFeed(views, plan.batch_size, answers, plan.views, seed)
+
     def control(self, seed: int) -> TrainedModel:
-        """Return the control: the same student without the teacher, on the same views in the same order."""
+        """Return the control: the same student without the teacher, on the same views in the same order.
+
+        With data.unlabelled, it trains on the samples with labels alone, for as many steps as the student.
+        """
         settings = self.settings
         loss = main_loss(settings.task.label_loss(settings.distill), settings.data.output)
         plain, weights = Teaching(loss, None, None), self._weights("control", seed)
@@ -238,7 +252,11 @@ def _try_loss(settings: DistillPlan, student: nn.Module, sample: Tensors) -> Non
         shape = split_outputs(run(student.eval(), sample), settings.data.output).main.shape[1:]
     logits = torch.randn(2, 16, *shape, generator=generator)
     labels = settings.task.example_labels(logits[1])
-    batch = Batch(sample, labels, logits[1])
+    inputs = {name: values[torch.arange(16) % len(values)] for name, values in sample.items()}
+    batch = Batch(inputs, labels, logits[1])
+    if settings.data.unlabelled:
+        labels[8:] = torch.from_numpy(np.array(settings.task.no_labels(labels.numpy(), 8)))
+        batch = batch._replace(is_labelled=torch.arange(16) < 8)
     if any(spec.startswith("mixup") for spec in settings.views.augment):
         batch = batch._replace(partner_labels=labels.roll(1, 0), share=torch.linspace(0, 1, 16))
     own = None if settings.loss is None else settings.loss.load()

@@ -82,7 +82,7 @@ def _examine_file(settings: TeacherSettings, workspace: Workspace, number: int, 
             workspace.report.info(f"{label}: {source.spec.text}, validation {metric} {accuracy:.2%}")
         _examine(settings, workspace, number, answers)
         return accuracy
-    rows, samples = data.train.rows, len(next(iter(data.train.inputs.values())))
+    rows, samples = data.train.rows, recorded_samples(settings)
     answers = load_logits(source, settings, 1, samples)[rows]
     score = settings.task.score(answers, data.train.labels)
     workspace.report.info(f"{label}: {source.spec.text}, {metric} {score:.2%} on the training samples that it is for")
@@ -107,7 +107,7 @@ def examine_loaded(settings: TeacherSettings, number: int, samples: int) -> list
         return []
     split = whole.take(np.sort(np.random.default_rng(0).permutation(len(whole))[:samples]))
     if source.spec.source == "logits":
-        answers = load_logits(source, settings, 1, len(next(iter(whole.inputs.values()))))[split.rows]
+        answers = load_logits(source, settings, 1, recorded_samples(settings))[split.rows]
     else:
         predict = teacher_predictor(source, settings.interface, settings.seed, file.path, plan.training.precision)
         answers = scorer_of(settings, split).answers(predict)
@@ -215,8 +215,13 @@ def check_teacher(settings: TeacherSettings, number: int, sample: Tensors) -> li
     return []
 
 
-def load_logits(source: ModelSource, settings: LearningSettings, views: int, train_samples: int) -> Array:
-    """Read a file of saved logits (samples of data.train, classes).
+def recorded_samples(settings: LearningSettings) -> int:
+    """Return the number of samples that a file of saved logits has: all of data.train, and then those of data.unlabelled."""
+    return len(next(iter(settings.dataset().distilled.inputs.values())))
+
+
+def load_logits(source: ModelSource, settings: LearningSettings, views: int, samples: int) -> Array:
+    """Read a file of saved logits (samples of data.train and then of data.unlabelled, classes).
 
     Saved logits belong to one view of each sample, so augmentation or several views raise ConfigError.
     """
@@ -227,7 +232,7 @@ def load_logits(source: ModelSource, settings: LearningSettings, views: int, tra
     except ValueError as error:
         raise ConfigError(f"teacher.model: {path.name} is not a readable .npy file: {error}") from None
     view, interface = source.view or TeacherView(), settings.interface
-    expected = (train_samples, view.interface(interface).values)
+    expected = (samples, view.interface(interface).values)
     if not isinstance(logits, np.ndarray) or logits.shape != expected:
         raise ConfigError(f"teacher.model: {path.name} has shape {getattr(logits, 'shape', '?')}; expected {expected}")
     if settings.views.augment or views != 1:

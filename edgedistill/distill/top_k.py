@@ -61,7 +61,7 @@ def check_top_k(data: DataRecord, plan: DistillConfig) -> None:
         return
     if kept >= classes:
         raise ConfigError(f"distill.top_k: {kept} keeps all of the {classes} classes; remove the key")
-    whole = 2 * plan.views * data.train * classes
+    whole = 2 * plan.views * data.distilled * classes
     instead = f"set distill.top_k = 0 to keep all, in {whole:,} bytes, or views = 0 to run the teacher during training"
     keep = f"soft labels keep the {kept} largest of {classes:,} logits"
     if plan.loss != "kd" or plan.standardize:

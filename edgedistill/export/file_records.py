@@ -13,7 +13,7 @@ from edgedistill.graphs.random_inputs import Shapes
 from edgedistill.kits.kits import Kit
 from edgedistill.quantize.placement import FLOAT_RESULT, is_int8
 from edgedistill.records.base import Activations, Encoding, Record, Scheme, Weights
-from edgedistill.records.stages import Parity
+from edgedistill.records.parity import Parity
 from edgedistill.statistics import ClassDrop
 
 SCHEMA: Final = "edgedistill.onnx/1"

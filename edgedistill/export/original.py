@@ -37,7 +37,7 @@ from edgedistill.graphs.reference import Reference, RefusedError
 from edgedistill.graphs.run import Arrays
 from edgedistill.graphs.slim import simplify
 from edgedistill.quantize.placement import is_int8
-from edgedistill.records.stages import Parity
+from edgedistill.records.parity import Parity
 from edgedistill.runtime.files import sha256_of
 from edgedistill.runtime.progress import Advance, Reporter
 from edgedistill.statistics import ClassDrop, drops_by_class, worst_class

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from edgedistill.errors import ParityError
 from edgedistill.graphs.run import Arrays
 from edgedistill.records.contract import JOIN
-from edgedistill.records.stages import OutputParity, Parity
+from edgedistill.records.parity import OutputParity, Parity
 from edgedistill.tasks.chance import is_constant, rounding
 from edgedistill.tasks.classification import TASK as CLASSIFICATION
 

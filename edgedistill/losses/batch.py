@@ -16,7 +16,8 @@ class Batch(NamedTuple):
 
     `teacher_logits` (B, D) is the labelled output, `teacher_outputs` (B, ...) are the other outputs. With `teacher_classes`
     (B, K), the first K logits belong to these classes, and the last logit to all others together. With mixup, an input is
-    `share` (B,) times the sample of `labels` plus 1 - `share` times the sample of `partner_labels`.
+    `share` (B,) times the sample of `labels` plus 1 - `share` times the sample of `partner_labels`. `is_labelled` (B,) is which
+    samples have labels, None if all have; the labels of the others are stand-ins.
     """
 
     inputs: Tensors
@@ -26,6 +27,7 @@ class Batch(NamedTuple):
     partner_labels: Tensor | None = None
     share: Tensor | None = None
     teacher_outputs: Tensors | None = None
+    is_labelled: Tensor | None = None
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Batch:
         """Return the batch with `change` applied to each tensor."""

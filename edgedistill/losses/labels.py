@@ -48,11 +48,12 @@ def mixed_values(batch: Batch) -> Tensor:
 
 
 def mixed_classes(batch: Batch, classes: int) -> Tensor:
-    """Return class numbers (B,) or, with mixup, the shares (B, classes) of classes."""
+    """Return class numbers (B,) or, with mixup, the shares (B, classes) of classes, which are 0 for samples without labels."""
     if batch.share is None or batch.partner_labels is None:
         return batch.labels
     own, partner = (
-        functional.one_hot(labels, classes).to(batch.share) for labels in (batch.labels, batch.partner_labels)
+        functional.one_hot(labels.clamp_min(0), classes).to(batch.share) * (labels >= 0)[:, None]
+        for labels in (batch.labels, batch.partner_labels)
     )
     mixed: Tensor = batch.share[:, None] * own + (1 - batch.share[:, None]) * partner
     return mixed

@@ -37,12 +37,20 @@ VALUE_TERMS: Final[dict[str, Term]] = {
 
 
 def weighted(plan: DistillConfig, on_labels: OutputLoss, on_teacher: OutputLoss) -> OutputLoss:
-    """Return hard_weight * the loss on labels + (1 - hard_weight) * the term on the teacher's logits."""
+    """Return hard_weight * the loss on labels + (1 - hard_weight) * the term on the teacher's logits.
+
+    The loss on labels is that of the samples with labels, so that it has the same weight however few they are.
+    """
     hard, soft = plan.hard_weight, 1 - plan.hard_weight
 
     def loss(logits: Tensor, batch: Batch) -> Tensor:
         distilled = soft * on_teacher(logits, batch)
-        return distilled + hard * on_labels(logits, batch) if hard else distilled
+        known = batch.is_labelled
+        if not hard or (known is not None and not known.any()):
+            return distilled
+        if known is None or known.all():
+            return distilled + hard * on_labels(logits, batch)
+        return distilled + hard * on_labels(logits[known], batch.map(lambda tensor: tensor[known]))
 
     return loss
 

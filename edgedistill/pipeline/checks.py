@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Final
 from edgedistill.config.schema import Config, TargetConfig
 from edgedistill.data.dataset import Dataset, check_mel, check_views, load_dataset
 from edgedistill.data.examination import examine as examine_data
-from edgedistill.data.reading import SplitName
 from edgedistill.data.settings import check_input_names, data_settings, fingerprint_of, view_settings
 from edgedistill.data.sizes import find_coarse_limit
 from edgedistill.deploy.devices.address import parse_address
@@ -144,8 +143,7 @@ def _check_tools(sources: Sources) -> Iterator[Finding]:
 
 def _find_data(sources: Sources) -> Iterator[Finding]:
     data = sources.config.data
-    splits: dict[SplitName, str | None] = {"train": data.train, "val": data.val, "test": data.test}
-    for split, text in splits.items():
+    for split, text in data.sources.items():
         if text is not None:
             yield from attempt(partial(fingerprint_of, sources, split, text), "data")
 
@@ -266,13 +264,12 @@ def _check_teachers(sources: Sources) -> Iterator[Finding]:
 
 def _check_teacher(sources: Sources, settings: TeacherSettings, number: int) -> list[Finding]:
     from edgedistill.distill.settings import distinct_views
-    from edgedistill.distill.teacher import check_teacher, load_logits
+    from edgedistill.distill.teacher import check_teacher, load_logits, recorded_samples
 
     said = check_teacher(settings, number, _sample(sources))
     source = settings.teachers[number].source
     if source.spec.source == "logits":
-        samples = len(next(iter(dataset_of(sources).train.inputs.values())))
-        load_logits(source, settings, distinct_views(sources.config).views, samples)
+        load_logits(source, settings, distinct_views(sources.config).views, recorded_samples(settings))
     return said
 
 

@@ -187,7 +187,7 @@ def teacher_taken(settings: TeacherSettings, config: Config) -> Taken:
 
 def soft_labels_taken(plan: DistillPlan, paces: Sequence[Pace]) -> Taken:
     """Estimate the forward passes of the teachers on all views."""
-    passes = plan.distill.views * plan.data.train
+    passes = plan.distill.views * plan.data.distilled
     each = sum(pace.seconds for pace in paces)
     in_torch = any(one.engine != "torch" and one.source.spec.is_module for one in plan.teachers)
     words = (
@@ -209,11 +209,11 @@ def teacher_passes(plan: DistillPlan) -> list[Pace]:
 def distill_taken(plan: DistillPlan, pace: Paces, teachers: Sequence[Pace]) -> Taken:
     """Estimate the training of the students and, with `control`, of the controls; `teachers` run in training, if any."""
     distill, data = plan.distill, plan.data
-    epoch = training_seconds(pace, data.train, data.val, distill.batch_size)
-    online = data.train * sum(one.seconds for one in teachers)
+    epoch = training_seconds(pace, data.distilled, data.val, distill.batch_size)
+    online = data.distilled * sum(one.seconds for one in teachers)
     students = distill.seeds * (1 + distill.control)
     seconds = distill.epochs * (students * epoch + distill.seeds * online)
-    words = f"{students} {'students' if students > 1 else 'student'}, {distill.epochs} epochs of {step_words(data.train, distill.batch_size)}"
+    words = f"{students} {'students' if students > 1 else 'student'}, {distill.epochs} epochs of {step_words(data.distilled, distill.batch_size)}"
     return Taken(seconds, most([pace.step, *teachers]), words)
 
 
@@ -226,7 +226,7 @@ def quantize_taken(plan: DistillPlan, config: Config, pace: Paces) -> Taken:
     post = forward * (data.val * (1 + FAKE_INT8) + min(quantize.samples, data.train) * FAKE_INT8)
     if quantize.mode == "ptq":
         return Taken(post, None, f"post-training int8 on {min(quantize.samples, data.train)} samples")
-    step = data.train * (pace.step.seconds * FAKE_INT8 + forward) + data.val * forward * FAKE_INT8
+    step = data.distilled * (pace.step.seconds * FAKE_INT8 + forward) + data.val * forward * FAKE_INT8
     tuned = post + quantize.epochs * step
     if quantize.mode == "qat":
         return Taken(tuned, None, f"{quantize.epochs} epochs of fine-tuning in rounded arithmetic")

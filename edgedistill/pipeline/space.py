@@ -108,7 +108,7 @@ def space_of(config: Config, sizes: Sizes, views: int) -> dict[str, Space]:
     ]
     models = distill.seeds * (1 + distill.control)
     scratch = (models + 1) * _checkpoint(student, distill)
-    labels = views * sizes.data.train * sizes.view
+    labels = views * sizes.data.distilled * sizes.view
     return {
         TEACHER: Space(sum(size for _, size in teachers), 0, 2 * max(state for state, _ in teachers)),
         SOFT_LABELS: Space(0, labels, 0),

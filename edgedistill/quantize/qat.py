@@ -1,7 +1,8 @@
 """Quantization-aware training: fine-tune a prepared student on the float student's outputs (Jacob et al. 2018).
 
 The forward pass rounds, and the activation scales are trained with the weights (LSQ, Esser et al. 2020). The teacher is
-the float student on the same view of each sample, so that the rounding error is all there is to learn.
+the float student on the same view of each sample, so that the rounding error is all there is to learn. Labels are not read, so
+the samples of data.unlabelled take part.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def finetune(
     def validate(candidate: nn.Module) -> float:
         return scorer.score(torch_predictor(candidate, "fp32"))
 
-    views = training_views(settings.dataset().train, settings.data, settings.views)
+    views = training_views(settings.dataset().distilled, settings.data, settings.views)
     teacher = OnlineTeacher(answers_of(torch_predictor(student, "fp32"), output))
     feed = TrainingFeed(views, plan.batch_size, teacher, 0, settings.seed)
     loss = all_outputs_loss(plan, settings.task.distillation_loss(plan, None), output)

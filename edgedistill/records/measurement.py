@@ -15,7 +15,8 @@ from pydantic import ConfigDict, Field
 
 from edgedistill.records.base import Record
 from edgedistill.records.details import Details
-from edgedistill.records.stages import Engine, Parity
+from edgedistill.records.parity import Parity
+from edgedistill.records.stages import Engine
 
 
 class ModelIdentity(Record):

@@ -13,6 +13,7 @@ from edgedistill.records import stage_names
 from edgedistill.records.base import Activations, Encoding, FileRef, Record, Scheme, Weights
 from edgedistill.records.contract import Contract
 from edgedistill.records.finding import Finding
+from edgedistill.records.parity import Parity
 from edgedistill.records.signature import Signature
 
 
@@ -24,6 +25,8 @@ class StageRecord(Record):
     findings: tuple[Finding, ...] = ()
 
 
+SplitName = Literal["train", "test", "val", "unlabelled"]
+"""The keys of [data] that name sources."""
 KindName = Literal["image", "signal", "tokens", "features", "text"]
 """The kinds of input: images, time series, token numbers, unordered values, or the token numbers and masks of texts."""
 
@@ -44,7 +47,7 @@ class DataRecord(StageRecord):
     `classes` names the values of the labelled output: the classes or, for regression and embedding, the values. If the data
     has no labels, validation and test samples are labelled with the teacher's outputs. `output` names the labelled output of
     models with several outputs; None means the first. `left_out` are the files of each split that could not be read, if the
-    configuration asks to leave them out.
+    configuration asks to leave them out. `unlabelled` is the number of samples without labels beside the training samples.
     """
 
     stage: ClassVar[str] = stage_names.DATA
@@ -57,6 +60,7 @@ class DataRecord(StageRecord):
     train: int
     val: int
     test: int
+    unlabelled: int = 0
     fingerprint: str
     left_out: dict[str, tuple[str, ...]] = Field(default_factory=dict)
 
@@ -69,6 +73,11 @@ class DataRecord(StageRecord):
         keys = ("kind", "dtype", "shape", "vocabulary")
         rest = {key: value for key, value in table.items() if key not in keys}
         return rest | {"inputs": [{key: table.get(key) for key in keys}]}
+
+    @property
+    def distilled(self) -> int:
+        """The number of samples that a student is distilled on."""
+        return self.train + self.unlabelled
 
     @property
     def summary(self) -> str:
@@ -270,32 +279,6 @@ class QuantizedRecord(StageRecord):
     def scheme(self) -> Scheme:
         """The integers of the model."""
         return Scheme(activations=self.activations, weights=self.weights)
-
-
-class OutputParity(Record):
-    """Agreement of two forms of one model on one output; see Parity."""
-
-    max_abs_diff: float
-    agreement: float | None
-
-
-class Parity(Record):
-    """Agreement of two forms of one model: `agreement` is the metric of one form, with the outputs of the other as labels.
-
-    For classification that is the fraction of equal top-1 answers, for regression R2, for embedding the mean cosine, for
-    multi-label the fraction of equal answers. For a model with several outputs it is the smallest value of `outputs`;
-    for outputs without labels the value is 1 - squared error / variance. Outputs that are the same for all samples have no
-    agreement, with a `reason`: the value is None if they are reproduced within 1 % or 0.01, and 0 otherwise.
-    """
-
-    max_abs_diff: float
-    agreement: float | None
-    outputs: dict[str, OutputParity] = Field(default_factory=dict)
-    reason: str | None = None
-
-    def holds(self, least: float) -> bool:
-        """Return whether the agreement is at least a limit; True if there is no agreement to judge."""
-        return self.agreement is None or self.agreement >= least
 
 
 class OnnxModel(Record):

@@ -60,10 +60,12 @@ def chance_of(task: Task, answers: Array, labels: Array) -> Chance | None:
 
     Of large answers, such as the classes of all pixels, the first samples are enough.
     """
-    if len(labels) < FEWEST or bool((labels == labels[:1]).all()):
+    if len(labels) < FEWEST:
         return None
     count = max(FEWEST, VALUES // max(1, labels[0].size))
     answers, labels = answers[:count], labels[:count]
+    if bool((labels == labels[:1]).all()):
+        return None
     rng = np.random.default_rng(0)
     scores = [task.score(answers, labels[rng.permutation(len(labels))]) for _ in range(SHUFFLES)]
     mean, luck = float(np.mean(scores)), LUCK * float(np.std(scores))

@@ -23,6 +23,8 @@ def misfits(config: Config) -> Iterator[str]:
     if config.distill.loss not in task.losses and not is_function(config.distill.loss):
         fitting = " or ".join(f"'{name}'" for name in task.losses)
         yield f"distill.loss: '{config.distill.loss}' does not fit data.task '{task.name}'; set loss = {fitting}"
+    if config.distill.loss == "dkd" and config.data.unlabelled is not None:
+        yield "distill.loss: 'dkd' needs the label of each sample, and those of data.unlabelled have none; set loss = 'kd', 'dist', 'ls' or 'mse'"
     if config.distill.top_k and not task.keeps_top_k:
         yield f"distill.top_k: only applies to classification and detection, but data.task is '{task.name}'; remove the key"
     if "scores" in config.export.bake and not task.has_scores:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import numpy as np
 
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from edgedistill.losses.batch import Batch, OutputLoss
+
+
+NO_CLASS: Final = -100
+"""The class number of samples without labels, which torch's cross-entropy ignores."""
 
 
 class Classification(VectorTask):
@@ -59,6 +63,10 @@ class Classification(VectorTask):
     def collate(self, labels: Array) -> Array:
         """Return class numbers (N,), int64."""
         return labels.astype(np.int64)
+
+    def no_labels(self, labels: Array, count: int) -> Array:
+        """Return NO_CLASS for each sample."""
+        return np.full(count, NO_CLASS, labels.dtype)
 
     def strata(self, labels: Array) -> Array:
         """Return the classes."""

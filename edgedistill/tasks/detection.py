@@ -61,6 +61,10 @@ class Detection(DenseTask):
                 )
         return names
 
+    def no_labels(self, labels: Array, count: int) -> Array:
+        """Return a row without a box for each image."""
+        return np.broadcast_to(np.array([-1, *[0] * (COLUMNS - 1)], np.float32), (count, *labels.shape[1:]))
+
     def counts(self, labels: Array, values: int) -> Array:
         """Return the number of images that show each class."""
         return np.array([(labels[..., 0] == kind).any(1).sum() for kind in range(values)])

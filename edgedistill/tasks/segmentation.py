@@ -65,6 +65,10 @@ class Segmentation(DenseTask):
             raise ConfigError(f"data.classes: {len(names)} class(es); masks have 2 to {INVALID} classes")
         return names
 
+    def no_labels(self, labels: Array, count: int) -> Array:
+        """Return masks of void, which take no memory."""
+        return np.broadcast_to(np.uint8(VOID), (count, *labels.shape[1:]))
+
     def counts(self, labels: Array, values: int) -> Array:
         """Return the number of images that show each class."""
         return np.sum([_classes_in(mask)[:values] for mask in labels], axis=0)
@@ -120,7 +124,8 @@ class Segmentation(DenseTask):
 
     def score(self, answers: Array, labels: Array) -> float:
         """Return the intersection over union of answers and masks (N, H, W), averaged over the classes that occur in the masks."""
-        classes = max(int(labels[labels != VOID].max(initial=0)), int(answers[answers < INVALID].max(initial=0))) + 1
+        largest = max(int(mask[mask != VOID].max(initial=0)) for mask in labels)
+        classes = max(largest, int(answers[answers < INVALID].max(initial=0))) + 1
         return mean_iou(confusions_of(answers, labels, classes).sum(0))
 
     def agreement(self, answers: Array, reference: Array) -> float:

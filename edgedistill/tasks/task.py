@@ -93,6 +93,9 @@ class Task(Protocol):
     def collate(self, labels: Array) -> Array:
         """Convert checked labels to the type that losses take."""
 
+    def no_labels(self, labels: Array, count: int) -> Array:
+        """Return stand-ins for the labels of `count` samples without labels, in the type and shape of `labels`."""
+
     def strata(self, labels: Array) -> Array | None:
         """Return the classes for a stratified split, or None."""
 
@@ -162,6 +165,10 @@ class VectorTask:
     def units(self, labels: Array) -> Array:
         """Return that each sample is a unit."""
         return np.arange(len(labels))
+
+    def no_labels(self, labels: Array, count: int) -> Array:
+        """Return NaN for each value."""
+        return np.full((count, *labels.shape[1:]), np.nan, labels.dtype)
 
     def exported(self, model: nn.Module, size: tuple[int, ...]) -> nn.Module:  # noqa: ARG002 - the protocol's signature
         """Return the model."""

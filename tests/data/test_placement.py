@@ -13,7 +13,7 @@ from scipy.ndimage import maximum_filter, minimum_filter
 
 from edgedistill.data.augment import Op, augment, parse_augment
 from edgedistill.data.dataset import Split
-from edgedistill.data.placement import Key, place
+from edgedistill.data.placement import Key, Pools, place
 from edgedistill.data.preprocess import Preprocess
 from edgedistill.data.settings import Normalization
 from edgedistill.data.views import Views
@@ -36,6 +36,11 @@ def views_of(specs: tuple[str, ...], pictures: np.ndarray, labels: np.ndarray, s
     split = Split({"input": pictures}, np.arange(len(pictures)), labels)
     preprocess = {"input": Preprocess(RECORD, Normalization(mean=(0.0,) * 3, std=(1 / 255,) * 3))}
     return Views(split, preprocess, plan.ops, seed, plan.mixup, plan.moves)
+
+
+def everything(count: int) -> Pools:
+    """Return that any of `count` samples may be mixed with any other."""
+    return Pools(np.zeros(count, int), np.full(count, count))
 
 
 def squares() -> tuple[np.ndarray, np.ndarray]:
@@ -112,7 +117,7 @@ def test_the_pixels_of_a_mask_move_as_those_of_the_picture(specs: tuple[str, ...
 
 def test_a_mirrored_view_mirrored_again_is_the_sample() -> None:
     key = Key(0, np.arange(SAMPLES), np.arange(SAMPLES), np.zeros(SAMPLES, int))
-    drawn = place((Op("flip", 0, 2, 0),), key, np.arange(SAMPLES), SAMPLES, (HEIGHT, WIDTH))
+    drawn = place((Op("flip", 0, 2, 0),), key, np.arange(SAMPLES), everything(SAMPLES), (HEIGHT, WIDTH))
     mirrored = drawn._replace(mirrored=np.ones(SAMPLES, bool))
     pictures, boxes = np.random.default_rng(0).integers(0, 256, (SAMPLES, HEIGHT, WIDTH, 3), np.uint8), SQUARES[1]
     once = warp_pictures(pictures, drawn.positions, mirrored, 0)
@@ -127,7 +132,7 @@ def test_a_mirrored_view_mirrored_again_is_the_sample() -> None:
 
 def test_a_box_is_clipped_and_dropped_where_too_little_is_left() -> None:
     key = Key(0, np.zeros(1, int), np.zeros(1, int), np.zeros(1, int))
-    one = place((), key, np.zeros(1, int), 1, (HEIGHT, WIDTH))
+    one = place((), key, np.zeros(1, int), everything(1), (HEIGHT, WIDTH))
     halved = one._replace(windows=np.array([[[0, HEIGHT], [20, WIDTH]]]), areas=np.array([[[0, HEIGHT // 2], [0, 22]]]))
     rows = [(2, 10, 8, 30, 20, 300, 1), (1, 10, 0, 20 + 10 * VISIBLE, 40, 90, 0), (0, 12, 0, 24, 9, 60, 0)]
     (moved,) = move_boxes(np.array([rows], np.float32), halved, 1)
@@ -141,7 +146,7 @@ def test_scales_and_windows_have_the_asked_ranges() -> None:
     key = Key(3, np.arange(count), np.zeros(count, int), np.zeros(count, int))
 
     def drawn(name: str, amount: float) -> tuple[np.ndarray, np.ndarray]:
-        placed = place((Op(name, amount, 2, 0),), key, np.arange(count), count, (HEIGHT, WIDTH))  # type: ignore[arg-type]
+        placed = place((Op(name, amount, 2, 0),), key, np.arange(count), everything(count), (HEIGHT, WIDTH))  # type: ignore[arg-type]
         sides, shown = (np.diff(one)[..., 0] for one in (placed.windows, placed.areas))
         return sides, shown
 
@@ -170,7 +175,7 @@ def test_scales_and_windows_have_the_asked_ranges() -> None:
 def test_mosaics_have_their_share_and_four_different_pictures_that_cover_the_canvas() -> None:
     count = 2000
     key = Key(3, np.arange(count), np.zeros(count, int), np.zeros(count, int))
-    placed = place((Op("mosaic", 0.3, 2, 0),), key, np.arange(count), count, (HEIGHT, WIDTH))
+    placed = place((Op("mosaic", 0.3, 2, 0),), key, np.arange(count), everything(count), (HEIGHT, WIDTH))
     counts = np.bincount(placed.canvases)
     assert set(counts) == {1, 4}
     assert abs((counts == 4).mean() - 0.3) < 0.04

@@ -23,6 +23,7 @@ task = "{task}"
 train = "train{source}"
 val = "val{source}"
 test = "test{source}"
+unlabelled = "more/images"
 size = [64, 48]
 augment = ["flip"]
 [teacher]
@@ -88,7 +89,7 @@ def draw(folder: Path, rng: np.random.Generator, count: int) -> None:
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     """Return a task and the folder of a whole run of it."""
     task, folder, rng = request.param, tmp_path_factory.mktemp(request.param), np.random.default_rng(0)
-    for split, count in (("train", 40), ("val", 8), ("test", 8)):
+    for split, count in (("train", 40), ("val", 8), ("test", 8), ("more", 20)):
         draw(folder / split, rng, count)
     source, model, _ = KINDS[task]
     (folder / "edgedistill.toml").write_text(CONFIG.format(task=task, source=source, model=model))
@@ -108,6 +109,12 @@ def test_every_engine_is_scored_and_agrees_with_torch(made: tuple[str, Path]) ->
         assert one["parity"]["agreement"] is None or one["parity"]["agreement"] > 0.98
         assert one["latency_ns"]["p50"] > 0
     assert (folder / "made" / "report.html").stat().st_size > 10_000
+
+
+def test_pictures_without_labels_have_soft_labels(made: tuple[str, Path]) -> None:
+    stages = json.loads((made[1] / "made" / "manifest.json").read_text())["stages"]
+    assert stages["data"]["record"]["unlabelled"] == 20
+    assert stages["soft_labels"]["record"]["samples"] == 60
 
 
 def test_photos_of_other_sizes_get_the_same_answers_everywhere(made: tuple[str, Path]) -> None:
