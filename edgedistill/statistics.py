@@ -97,8 +97,9 @@ class Pairs(NamedTuple):
 class ClassDrop(Record):
     """One class, or one slice of the data: `baseline` and `candidate` are the fractions of its `n` test samples that each model classified correctly.
 
-    `points` is how many percentage points lower the candidate is. The intervals of all classes hold jointly with 95 %
-    confidence (Bonferroni), because a reader looks for the worst class.
+    For boxes they are the fractions of `n` boxes that each found, for masks the IoU of a class that `n` pictures show. `points` is how
+    many percentage points lower the candidate is. The intervals of all classes hold jointly with 95 % confidence (Bonferroni),
+    because a reader looks for the worst class.
     """
 
     name: str

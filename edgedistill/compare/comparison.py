@@ -16,7 +16,15 @@ from edgedistill.compare.advice import advise
 from edgedistill.compare.budget import check_budget
 from edgedistill.compare.load import LoadedMeasurement, MeasurementSet, describe_model
 from edgedistill.compare.recommendation import choose, recommend
-from edgedistill.compare.rows import Group, baseline_row, candidate_row, describe_itself, unequal_conditions
+from edgedistill.compare.rows import (
+    Group,
+    Row,
+    baseline_row,
+    candidate_row,
+    describe_itself,
+    unequal_conditions,
+    with_operating_point,
+)
 from edgedistill.config.schema import Budget
 from edgedistill.errors import ConfigError, IncomparableError
 from edgedistill.records.base import Record
@@ -220,7 +228,7 @@ def _group(title: str, baseline: LoadedMeasurement, candidates: Sequence[LoadedM
                 f"{candidate.label} and {baseline.label} were measured under different conditions: {'; '.join(differing)}. "
                 "Measure both on one device under the same conditions"
             )
-    rows = [candidate_row(candidate, baseline) for candidate in candidates]
+    rows = [with_operating_point(candidate_row(one, baseline), one, baseline) for one in candidates]
     answer = "\n".join(f"{row.label}: {row.verdict}" for row in rows)
     return Group(
         title=title,
@@ -261,7 +269,7 @@ def _target_group(results: Sequence[LoadedMeasurement], budget: Budget) -> Group
     teachers = [result for result in results if result.measurement.model.name == "teacher"]
     teacher = min(teachers, key=lambda one: one.measurement.precision.requested != "fp32", default=None)
     rows = [] if teacher is None else [baseline_row(teacher)]
-    rows += [candidate_row(result, teacher) for result in results if result is not teacher]
+    rows += [_run_row(result, teacher, results) for result in results if result is not teacher]
     rows = [row.model_copy(update={"budget": check_budget(row.measurement, budget)}) for row in rows]
     chosen = choose(rows)
     return Group(
@@ -271,3 +279,12 @@ def _target_group(results: Sequence[LoadedMeasurement], budget: Budget) -> Group
         answer=recommend(results[0].measurement.target, rows),
         chosen=None if chosen is None else chosen.label,
     )
+
+
+def _run_row(result: LoadedMeasurement, teacher: LoadedMeasurement | None, results: Sequence[LoadedMeasurement]) -> Row:
+    """Return the row of a model of a run, with the operating point beside that of its float32 form."""
+    row, model = candidate_row(result, teacher), result.measurement.model.name
+    floats = [
+        one for one in results if one.measurement.model.name == model and one.measurement.precision.requested == "fp32"
+    ]
+    return row if not floats or result in floats else with_operating_point(row, result, floats[0])

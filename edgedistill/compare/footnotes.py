@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from edgedistill.compare import formatting
-from edgedistill.compare.per_class import hidden
-from edgedistill.compare.rows import Group, Row, describe_class
+from edgedistill.compare.per_class import hidden, mean_points
+from edgedistill.compare.rows import Group, Row, describe_class, describe_operating_point
 from edgedistill.records.measurement import Measurement, Soak
 from edgedistill.statistics import DUET_NOISE, MINIMUM_PROCESSES, NOISE_FLOOR
 
@@ -18,6 +18,9 @@ DISAGREEMENT = 1.1
 """When the p50s of processes differ by more than this factor, the machine and not the model caused the difference."""
 VISIBLE = 1.02
 """A footnote has the p50 of the undisturbed mode where the p50 as measured is larger by more than this factor."""
+
+VISIBLE_SHIFT = 0.03
+"""A footnote has the operating point of a detector if its score threshold certainly moved by more than this."""
 
 
 class Footnotes:
@@ -86,6 +89,7 @@ def _footnotes_of_row(row: Row, baseline: str | None) -> Iterator[tuple[str, str
     if m.parity is not None and m.parity.agreement is None:
         yield "label", f"agreement with the exported model not judged: the output: {m.parity.reason}"
     yield from _classes(row)
+    yield from _operating_point(row)
     yield from _energy(m)
     yield from _speedup(row, baseline)
 
@@ -149,14 +153,26 @@ def _speedup(row: Row, baseline: str | None) -> Iterator[tuple[str, str]]:
 
 def _classes(row: Row) -> Iterator[tuple[str, str]]:
     """Yield the classes whose accuracy certainly dropped more than the mean."""
-    if row.accuracy_drop is None:
+    if row.accuracy_drop is None or row.measurement.accuracy is None:
         return
-    lost = hidden(row.classes, row.accuracy_drop.points)
+    what = formatting.class_metric(row.measurement.accuracy.metric).strip()
+    points = mean_points(row.classes) if what else row.accuracy_drop.points
+    lost = hidden(row.classes, points)
     if lost:
         named = ", ".join(f"class {describe_class(drop)}" for drop in lost[:3])
         more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
-        mean = formatting.signed(-row.accuracy_drop.points)
-        yield "accuracy", f"{named}{more}; mean of all classes {mean} points"
+        of_them = f"{what} of " if what else ""
+        yield "accuracy", f"{of_them}{named}{more}; mean of all classes {formatting.signed(-points)} points"
+
+
+def _operating_point(row: Row) -> Iterator[tuple[str, str]]:
+    """Yield the operating point if it certainly moved, or recall at the other model's threshold certainly dropped."""
+    change = row.operating_point
+    if change is None:
+        return
+    moved = abs(change.shift) > VISIBLE_SHIFT and not change.shift_ci95[0] <= 0 <= change.shift_ci95[1]
+    if moved or change.ci95_points[0] > 0:
+        yield "accuracy", describe_operating_point(change)
 
 
 def _budget(row: Row) -> Iterator[tuple[str, str]]:

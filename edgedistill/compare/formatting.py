@@ -71,6 +71,11 @@ def metric_word(metric: str) -> str:
     return METRICS.get(metric, UNKNOWN)[2]
 
 
+def class_metric(metric: str) -> str:
+    """Return the words for the metric of a class where it is not that of the whole, with a space before: " recall", " IoU"."""
+    return {"coco_ap": " recall", "miou": " IoU"}.get(metric, "")
+
+
 def within_sentence(name: str) -> str:
     """Return the name of a metric as it is written within a sentence: "accuracy" for "Accuracy"."""
     return {title: word for _, title, word in (*METRICS.values(), UNKNOWN)}[name]

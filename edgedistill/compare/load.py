@@ -18,10 +18,12 @@ from pydantic import ValidationError
 from edgedistill.config.schema import Budget
 from edgedistill.errors import ConfigError
 from edgedistill.records.base import explain_validation
+from edgedistill.records.details import DetectionDetails, SegmentationDetails
 from edgedistill.records.finding import Finding
 from edgedistill.records.measurement import Measurement
 from edgedistill.records.stages import STAGE_RECORDS, BenchRecord, DataRecord, ReportRecord
 from edgedistill.runtime.folder import Run, read_record, read_settings
+from edgedistill.tasks.matches import Matches, matches_of
 
 MEASUREMENT_SCHEMAS = ("edgedistill.measurement/1", "edgedistill.measurement/2")
 BUNDLE_SCHEMA = "edgedistill.measurements/1"
@@ -41,7 +43,8 @@ class LoadedMeasurement:
 
     `correct` (bool) and `labels` (int), both arrays (samples,), are None where the answers per test sample are not known:
     which samples the model classified correctly, and their classes. `class_names` is empty where the names are not known.
-    `resampled` is the metric of resampled test samples, where the raw samples have it.
+    `resampled` is the metric of resampled test samples, `matches` are the boxes that a detector found, and `confusions` (pictures, C,
+    C + 1) the confusion matrices of masks, where the raw samples have them.
     """
 
     label: str
@@ -51,6 +54,8 @@ class LoadedMeasurement:
     labels: np.ndarray | None = None
     class_names: tuple[str, ...] = ()
     resampled: Resampled | None = None
+    matches: Matches | None = None
+    confusions: np.ndarray | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,6 +139,20 @@ def _resampled(file: Path, measurement: Measurement) -> Resampled | None:
     return Resampled(arrays["resampled"], hashlib.sha256(arrays["labels"].tobytes()).hexdigest())
 
 
+def _matches(file: Path, measurement: Measurement) -> Matches | None:
+    if not isinstance(measurement.details, DetectionDetails):
+        return None
+    arrays = read_samples(file, measurement, ("outputs", "labels", "matched"))
+    return None if arrays is None else matches_of(arrays["outputs"], arrays["labels"], arrays["matched"])
+
+
+def _confusions(file: Path, measurement: Measurement) -> np.ndarray | None:
+    if not isinstance(measurement.details, SegmentationDetails):
+        return None
+    arrays = read_samples(file, measurement, ("confusions",))
+    return None if arrays is None else arrays["confusions"]
+
+
 def _load(path: Path) -> MeasurementSet:
     if path.is_file():
         return MeasurementSet(path.stem, tuple(_result(table, path) for table in _tables_in(path)))
@@ -169,6 +188,8 @@ def _result(table: Any, path: Path) -> LoadedMeasurement:
         labels,
         _class_names(path),
         _resampled(path, measurement),
+        _matches(path, measurement),
+        _confusions(path, measurement),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from edgedistill.compare.comparison import Comparison
+from edgedistill.compare.detail_table import detail_table
 from edgedistill.compare.footnotes import footnotes_of
 from edgedistill.compare.rows import Group
 from edgedistill.compare.table import COLUMNS, capitalised, cells, headings
@@ -40,6 +41,7 @@ def _group_lines(group: Group) -> Iterator[str]:
     for row in group.rows:
         yield table_row(map(escape, cells(row, footnotes)))
     yield ""
+    yield from _detail_lines(group)
     for text in group.answer.splitlines():
         yield f"- {escape(text)}"
     yield ""
@@ -48,6 +50,15 @@ def _group_lines(group: Group) -> Iterator[str]:
         for mark, text in listed:
             yield f"- {mark} {escape(text)}"
         yield from ("", "</details>", "")
+
+
+def _detail_lines(group: Group) -> Iterator[str]:
+    found = detail_table(group)
+    if found is not None:
+        rule = ["---"] * 2 + ["---:"] * (len(found.headings) - 2)
+        yield from (table_row(map(escape, found.headings)), table_row(rule))
+        yield from (table_row(map(escape, row)) for row in found.rows)
+        yield from ("", escape(found.note), "")
 
 
 def table_row(columns: Iterable[str]) -> str:

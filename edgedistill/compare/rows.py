@@ -9,7 +9,8 @@ from pydantic import Field
 from edgedistill.compare import formatting
 from edgedistill.compare.budget import BudgetCheck
 from edgedistill.compare.load import LoadedMeasurement
-from edgedistill.compare.per_class import class_drops, same_samples
+from edgedistill.compare.operating import OperatingChange, operating_change
+from edgedistill.compare.per_class import class_drops, same_samples, size_drops
 from edgedistill.deploy.again import caches_of
 from edgedistill.records.base import Record
 from edgedistill.records.measurement import Measurement
@@ -30,7 +31,9 @@ class Row(Record):
     """A measurement beside its baseline; `reasons` says by field why a comparison is null.
 
     `verdict` is the comparison in words. `differs` lists differences that do not prevent a comparison, such as the engine.
-    `classes` is empty where the answers per test sample are not known.
+    `classes` is empty where the answers per test sample are not known, `sizes` also for models other than detectors. `operating_point`
+    compares a detector with its float32 form on the same target, or with the baseline where that is of another run. `class_names` are
+    those of the numbers in `measurement.details`, where they are known.
     """
 
     label: str
@@ -45,6 +48,9 @@ class Row(Record):
     reasons: dict[str, str] = Field(default_factory=dict)
     verdict: str = ""
     classes: tuple[ClassDrop, ...] = ()
+    sizes: tuple[ClassDrop, ...] = ()
+    operating_point: OperatingChange | None = None
+    class_names: tuple[str, ...] = ()
 
 
 class Group(Record):
@@ -70,7 +76,7 @@ def metric_of(rows: Iterable[Row]) -> tuple[str, str]:
 
 def baseline_row(baseline: LoadedMeasurement) -> Row:
     """Return the row of a baseline."""
-    return Row(label=baseline.label, measurement=baseline.measurement, is_baseline=True)
+    return Row(label=baseline.label, measurement=baseline.measurement, is_baseline=True, class_names=_names(baseline))
 
 
 def candidate_row(candidate: LoadedMeasurement, baseline: LoadedMeasurement | None) -> Row:
@@ -79,7 +85,14 @@ def candidate_row(candidate: LoadedMeasurement, baseline: LoadedMeasurement | No
     if baseline is None:
         reasons = {"speedup": "the teacher was not measured on this target"}
         verdict = describe_speed(None, reasons)
-        return Row(label=label, measurement=measurement, is_baseline=False, reasons=reasons, verdict=verdict)
+        return Row(
+            label=label,
+            measurement=measurement,
+            is_baseline=False,
+            reasons=reasons,
+            verdict=verdict,
+            class_names=_names(candidate),
+        )
     reasons = {}
     if differing := unequal_conditions(baseline.measurement, measurement):
         reasons["speedup"] = f"conditions differ from {baseline.label}: {'; '.join(differing)}"
@@ -103,7 +116,21 @@ def candidate_row(candidate: LoadedMeasurement, baseline: LoadedMeasurement | No
         reasons=reasons | reasons_drop | reasons_energy,
         verdict=f"{describe_speed(speed, reasons)}; {accuracy}",
         classes=classes,
+        sizes=size_drops(baseline, candidate),
+        class_names=_names(candidate),
     )
+
+
+def _names(one: LoadedMeasurement) -> tuple[str, ...]:
+    return () if one.measurement.details is None else one.class_names
+
+
+def with_operating_point(row: Row, candidate: LoadedMeasurement, reference: LoadedMeasurement) -> Row:
+    """Return the row of a candidate with its operating point beside that of a reference."""
+    change = operating_change(reference, candidate)
+    if isinstance(change, str):
+        return row.model_copy(update={"reasons": row.reasons | {"operating_point": change}})
+    return row.model_copy(update={"operating_point": change})
 
 
 def unequal_conditions(baseline: Measurement, candidate: Measurement) -> tuple[str, ...]:
@@ -228,12 +255,19 @@ def describe_accuracy(
     lost = worst_class(classes)
     if lost is None or lost.points <= 0:
         return text
-    return f"{text}; worst of {len(classes)} classes: {describe_class(lost)}"
+    return f"{text}; worst{formatting.class_metric(metric)} of {len(classes)} classes: {describe_class(lost)}"
 
 
 def describe_class(lost: ClassDrop) -> str:
     """Describe the drop of one class: "'deer' 3.2 points lower [0.4, 6.1]"."""
     return f"'{lost.name}' {_change(lost.points, lost.ci95_points)}"
+
+
+def describe_operating_point(change: OperatingChange) -> str:
+    """Describe an operating point: "best F1 at a score of 0.41, of student fp32 at 0.44, where recall is 2.1 points lower [0.8, 3.5]"."""
+    before, after = change.thresholds
+    moved = _change(change.points, change.ci95_points)
+    return f"best F1 at a score of {after:.2f}, of {change.reference} at {before:.2f}, where recall is {moved}"
 
 
 def _change(points: float, interval: tuple[float, float]) -> str:

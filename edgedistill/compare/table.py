@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from edgedistill.compare import formatting
+from edgedistill.compare.detail_table import detail_table
 from edgedistill.compare.footnotes import Footnotes, describe_precision, footnotes_of
 from edgedistill.compare.rows import Group, Row, metric_of
 from edgedistill.records.finding import Finding
@@ -27,7 +28,7 @@ def render_table(
     parts: list[Text | Padding | Table] = [Text(str(one), style="bold") for one in findings]
     for group in groups:
         footnotes = footnotes_of(group)
-        parts += [Text(group.title, style="bold"), _table(group, footnotes)]
+        parts += [Text(group.title, style="bold"), _table(group, footnotes), *_details(group)]
         parts += [
             Padding(Text(f"{mark} {text}", style="dim"), (0, 0, 0, 2), expand=False)
             for mark, text in footnotes.listed()
@@ -58,6 +59,19 @@ def _table(group: Group, footnotes: Footnotes) -> Table:
     for row in group.rows:
         table.add_row(*(Text(cell) for cell in cells(row, footnotes)))
     return table
+
+
+def _details(group: Group) -> list[Table | Text]:
+    """Return the table of details with its note; empty where no model has details."""
+    found = detail_table(group)
+    if found is None:
+        return []
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", pad_edge=False)
+    for place, heading in enumerate(found.headings):
+        table.add_column(heading, justify="left" if place < 2 else "right")
+    for cells_of_row in found.rows:
+        table.add_row(*(Text(cell) for cell in cells_of_row))
+    return [Text(), table, Text(f"  {found.note}", style="dim")]
 
 
 def cells(row: Row, footnotes: Footnotes) -> list[str]:

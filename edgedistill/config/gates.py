@@ -7,6 +7,11 @@
 
 `p95_ms > +5%` fails when the p95 rises by more than 5 % over the baseline's, `p95_ms > 5` when it exceeds 5 ms. Changes of an
 accuracy are in percentage points, as is `accuracy < -0.5`; its own value is a fraction or a percentage, `accuracy < 88%`.
+
+`worst_class` is the class with the largest drop: of the accuracy of classes, of the recall of boxes at the score threshold of each
+model's best F1, or of the IoU of masks. `worst_size` is that of small, medium and large boxes. Two metrics compare a detector with
+its float32 form, or with the same model of another run: `threshold_shift` is how far the threshold of the best F1 moved, and
+`recall_at_threshold` the change of recall at the threshold of the other.
 """
 
 from __future__ import annotations
@@ -22,8 +27,13 @@ from edgedistill.records.base import Record
 
 LOWER_IS_BETTER: Final = (
     "p50_ms", "p90_ms", "p95_ms", "p99_ms", "load_ms", "first_inference_ms", "size_bytes", "memory_bytes", "energy_mj",
+    "threshold_shift",
 )  # fmt: skip
-HIGHER_IS_BETTER: Final = ("accuracy", "worst_class")
+HIGHER_IS_BETTER: Final = ("accuracy", "worst_class", "worst_size", "recall_at_threshold")
+ONLY_CHANGES: Final = ("worst_class", "worst_size", "recall_at_threshold")
+"""Metrics that are a change from another model."""
+OPERATING: Final = ("threshold_shift", "recall_at_threshold")
+"""Metrics that compare the operating points of detectors."""
 METRICS: Final = (*LOWER_IS_BETTER, *HIGHER_IS_BETTER)
 
 _METRIC = re.compile(r"\s*([A-Za-z_][A-Za-z0-9_]*)?")
@@ -106,6 +116,10 @@ def _with_limit(text: str, metric: str, start: int) -> Gate:
         raise _error(
             text, match.start("percent"), f"changes of {metric} are in percentage points; write {sign}{number}"
         )
+    if metric == "threshold_shift" and (sign or percent):
+        raise _error(
+            text, match.start("sign" if sign else "percent"), "a shift is a difference of scores, such as 0.03"
+        )
     if sign is None:
         value = _own_value(text, metric, match)
     canonical = f"{metric} {'<' if metric in HIGHER_IS_BETTER else '>'} {sign or ''}{number}{percent or ''}"
@@ -115,8 +129,8 @@ def _with_limit(text: str, metric: str, start: int) -> Gate:
 
 def _own_value(text: str, metric: str, match: re.Match[str]) -> float:
     value, place = float(match.group("number")), match.start("number")
-    if metric == "worst_class":
-        raise _error(text, place, "worst_class is a change from the baseline; give it a sign, such as -3")
+    if metric in ONLY_CHANGES:
+        raise _error(text, place, f"{metric} is a change; give it a sign, such as -3")
     if value == 0:
         raise _error(text, place, "a limit of 0 needs a sign: +0 means any increase over the baseline")
     if metric != "accuracy":

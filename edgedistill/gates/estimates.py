@@ -11,8 +11,9 @@ from collections.abc import Callable, Sequence
 from statistics import fmean
 from typing import Final
 
+from edgedistill.compare.operating import OperatingChange
 from edgedistill.compare.rows import Row, least_change
-from edgedistill.config.gates import Gate
+from edgedistill.config.gates import OPERATING, Gate
 from edgedistill.records.base import Record
 from edgedistill.records.measurement import Measurement, ProcessSample
 from edgedistill.statistics import (
@@ -29,7 +30,7 @@ from edgedistill.statistics import (
 MEDIAN: Final = "p50_ms"
 OTHER_PERCENTILES: Final = ("p90_ms", "p95_ms", "p99_ms")
 
-EXACT: Final = ("size_bytes", "accuracy", "worst_class")
+EXACT: Final = ("size_bytes", "accuracy", "worst_class", "worst_size", *OPERATING)
 """Metrics that are the same in each measurement of a model."""
 
 
@@ -57,8 +58,10 @@ def estimate(gate: Gate, row: Row, baseline: Row | None) -> Estimate:
     try:
         if gate.metric == "accuracy":
             return _accuracy_change(row) if gate.is_change else _accuracy(row)
-        if gate.metric == "worst_class":
-            return _worst_class_change(row)
+        if gate.metric in ("worst_class", "worst_size"):
+            return _worst_change(gate.metric, row)
+        if gate.metric in OPERATING:
+            return _operating(gate.metric, row)
         if not gate.is_change:
             return _level(gate.metric, row.measurement)
         return _change(gate, baseline, row)
@@ -95,13 +98,35 @@ def _accuracy_change(row: Row) -> Estimate:
     return Estimate(value=-drop.points, interval=(-high, -low), n=n, of="test samples")
 
 
-def _worst_class_change(row: Row) -> Estimate:
-    """Return the change of the worst class; the intervals hold jointly, so their lowest ends bound the worst class."""
-    if not row.classes:
+def _worst_change(metric: str, row: Row) -> Estimate:
+    """Return the change of the worst class or size; the intervals hold jointly, so their lowest ends bound the worst."""
+    drops, of = (row.classes, "samples of a class") if metric == "worst_class" else (row.sizes, "boxes of a size")
+    if metric == "worst_size" and not drops and row.classes:
+        raise Unknown("only detectors have recall by the size of boxes")
+    if not drops:
         raise Unknown("the answers per test sample are not recorded for both models, or belong to different samples")
-    low, high = (min(-drop.ci95_points[end] for drop in row.classes) for end in (1, 0))
-    value = min(-drop.points for drop in row.classes)
-    return Estimate(value=value, interval=(low, high), n=min(drop.n for drop in row.classes), of="samples of a class")
+    low, high = (min(-drop.ci95_points[end] for drop in drops) for end in (1, 0))
+    value = min(-drop.points for drop in drops)
+    return Estimate(value=value, interval=(low, high), n=min(drop.n for drop in drops), of=of)
+
+
+def _operating(metric: str, row: Row) -> Estimate:
+    change = row.operating_point
+    if change is None:
+        reason = "only detectors that were scored on labels, beside their float32 form, have an operating point"
+        raise Unknown(row.reasons.get("operating_point", reason))
+    if metric == "threshold_shift":
+        return _shift(change)
+    low, high = change.ci95_points
+    return Estimate(value=-change.points, interval=(-high, -low), n=change.pictures, of="test pictures")
+
+
+def _shift(change: OperatingChange) -> Estimate:
+    """Return the absolute shift of the best threshold."""
+    low, high = change.shift_ci95
+    least = 0.0 if low <= 0 <= high else min(abs(low), abs(high))
+    interval = (least, max(abs(low), abs(high)))
+    return Estimate(value=abs(change.shift), interval=interval, n=change.pictures, of="test pictures")
 
 
 def _level(metric: str, m: Measurement) -> Estimate:

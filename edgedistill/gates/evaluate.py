@@ -19,7 +19,7 @@ from edgedistill.compare import formatting
 from edgedistill.compare.comparison import Comparison, Decision, GateOutcome, compare_runs, summarise_run
 from edgedistill.compare.load import load_results, load_run
 from edgedistill.compare.rows import Group, Row
-from edgedistill.config.gates import Gate
+from edgedistill.config.gates import HIGHER_IS_BETTER, OPERATING, Gate
 from edgedistill.config.schema import Budget
 from edgedistill.errors import ConfigError, GateError, IncomparableError, UndecidedError
 from edgedistill.gates.estimates import Estimate, change_of_itself, estimate
@@ -34,9 +34,16 @@ def apply_gates(comparison: Comparison, gates: Sequence[Gate]) -> Comparison:
     Raises IncomparableError where a gate limits a change and conditions differ, ConfigError where there is no candidate.
     """
     outcomes = tuple(_outcomes(comparison, gates))
-    if gates and not outcomes:
+    has_candidates = comparison.missing or any(not row.is_baseline for group in comparison.groups for row in group.rows)
+    if gates and not has_candidates:
         raise ConfigError(
             "the gates have nothing to check: there is no candidate; name a second run or measurement file"
+        )
+    checked = {outcome.gate for outcome in outcomes}
+    if idle := [gate.text for gate in gates if gate.text not in checked]:
+        raise ConfigError(
+            f"gate '{idle[0]}' has nothing to check: it compares an int8 or float16 model with its float32 form, and only float32 "
+            "models were measured"
         )
     return comparison.model_copy(update={"gates": outcomes})
 
@@ -81,7 +88,7 @@ def _outcomes(comparison: Comparison, gates: Sequence[Gate]) -> Iterator[GateOut
         baseline = next((row for row in group.rows if row.is_baseline), None)
         for row in group.rows:
             if not row.is_baseline:
-                yield from (_outcome(group, gate, row, baseline) for gate in gates)
+                yield from (_outcome(group, gate, row, baseline) for gate in gates if _applies(gate, row))
     for missing in comparison.missing:
         yield from (
             GateOutcome(
@@ -91,8 +98,15 @@ def _outcomes(comparison: Comparison, gates: Sequence[Gate]) -> Iterator[GateOut
         )
 
 
+def _applies(gate: Gate, row: Row) -> bool:
+    """Tell whether a gate is about a row: a float32 model has no other form to compare its operating point with."""
+    is_known = row.operating_point is not None or "operating_point" in row.reasons
+    return gate.metric not in OPERATING or is_known or row.measurement.precision.requested != "fp32"
+
+
 def _outcome(group: Group, gate: Gate, row: Row, baseline: Row | None) -> GateOutcome:
-    if gate.is_change and baseline is not None and row.speedup is None:
+    is_of_time = gate.is_change and gate.metric not in OPERATING
+    if is_of_time and baseline is not None and row.speedup is None:
         raise IncomparableError(f"gate '{gate.text}': {row.label}: {row.reasons['speedup']}")
     least = None if group.itself is None or baseline is None else change_of_itself(gate, group.itself, baseline)
     decision, words, value = check_gate(gate, row, baseline, least)
@@ -179,7 +193,7 @@ def _number(gate: Gate, value: float) -> str:
     value += 0.0  # -0.0 would be written with its sign
     if gate.is_relative:
         return f"{100 * value:+.1f}%"
-    if gate.metric in ("accuracy", "worst_class"):
+    if gate.metric in HIGHER_IS_BETTER:
         return f"{value:+.1f} points" if gate.is_change else f"{100 * value:.1f}%"
     digits = f"{value:.0f}" if gate.metric.endswith("_bytes") else formatting.significant(value)
     return f"+{digits}" if gate.is_change and value >= 0 else digits

@@ -34,6 +34,9 @@ spaces = st.text(" \t", max_size=3)
         ("accuracy < .88", "accuracy", 0.88, False, False),
         ("worst_class < -3", "worst_class", -3.0, True, False),
         ("accuracy < -0", "accuracy", 0.0, True, False),
+        ("worst_size < -3", "worst_size", -3.0, True, False),
+        ("threshold_shift > 0.03", "threshold_shift", 0.03, False, False),
+        ("recall_at_threshold < -2", "recall_at_threshold", -2.0, True, False),
     ],
 )
 def test_what_gates_mean(text, metric, limit, is_change, is_relative):
@@ -63,6 +66,9 @@ def test_what_gates_mean(text, metric, limit, is_change, is_relative):
         ("accuracy < -0.5%", 16, "percentage points"),
         ("accuracy < 88", 12, "a fraction up to 1"),
         ("worst_class < 3", 15, "give it a sign"),
+        ("threshold_shift > +0.03", 19, "a shift is a difference of scores, such as 0.03"),
+        ("threshold_shift > 3%", 20, "a shift is a difference of scores, such as 0.03"),
+        ("recall_at_threshold > -2", 21, "higher is better"),
     ],
 )
 def test_a_mistake_has_its_column(text, column, words):
@@ -74,7 +80,13 @@ def test_a_mistake_has_its_column(text, column, words):
 
 
 @settings(deadline=None)
-@given(st.sampled_from(LOWER_IS_BETTER), st.sampled_from("+-"), numbers, st.booleans(), st.tuples(*[spaces] * 3))
+@given(
+    st.sampled_from([one for one in LOWER_IS_BETTER if one != "threshold_shift"]),
+    st.sampled_from("+-"),
+    numbers,
+    st.booleans(),
+    st.tuples(*[spaces] * 3),
+)
 def test_spaces_do_not_matter_and_what_is_shown_reads_the_same(metric, sign, number, percent, between):
     a, b, c = between
     gate = parse_gate(f"{a}{metric}{b}>{c}{sign}{number}{'%' if percent else ''}")

@@ -1,0 +1,66 @@
+"""What AP and mIoU are made of, as a small table: one row a model, for the terminal, Markdown and notebooks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from edgedistill.compare import formatting
+from edgedistill.compare.rows import Group, Row
+from edgedistill.records.details import DetectionDetails, Figure, SegmentationDetails
+
+
+class DetailTable(NamedTuple):
+    """Headings and rows of text; the first two columns name the model and its precision. `note` explains the columns."""
+
+    headings: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str
+
+
+def detail_table(group: Group) -> DetailTable | None:
+    """Return the details of the models of a group, or None where no model has details."""
+    known = [row for row in group.rows if row.measurement.details is not None]
+    if not known:
+        return None
+    if isinstance(known[0].measurement.details, DetectionDetails):
+        sizes = known[0].measurement.details.sizes
+        headings = ("model", "precision", "AP50", "AR", *(one.name for one in sizes), "best F1", "at score", "recall")
+        note = "%; AR by size of box; recall at the score of the best F1"
+    else:
+        headings, note = ("model", "precision", "pixels", "worst class", "IoU"), "%; pixels: those of the right class"
+    return DetailTable(headings, tuple((*_name(row), *_cells(row)) for row in known), note)
+
+
+def _name(row: Row) -> tuple[str, str]:
+    precision = row.measurement.precision.requested
+    return row.label.removesuffix(f" {precision}"), precision
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    details = row.measurement.details
+    if isinstance(details, DetectionDetails):
+        sizes = (_figure(one.average_recall) for one in details.sizes)
+        threshold = f"{details.threshold.value:.2f}"
+        return (
+            _figure(details.ap50),
+            _figure(details.average_recall),
+            *sizes,
+            _figure(details.f1),
+            threshold,
+            _figure(details.recall),
+        )
+    assert isinstance(details, SegmentationDetails)
+    return (_figure(details.pixel_accuracy), *_worst(details, row.class_names))
+
+
+def _worst(details: SegmentationDetails, names: Sequence[str]) -> tuple[str, str]:
+    known = [(one.iou.value, one.number) for one in details.classes if one.iou is not None]
+    if not known:
+        return formatting.DASH, formatting.DASH
+    value, number = min(known)
+    return names[number] if number < len(names) else str(number), formatting.percent(value)
+
+
+def _figure(figure: Figure | None) -> str:
+    return formatting.DASH if figure is None else formatting.percent(figure.value)
