@@ -19,11 +19,13 @@ from edgedistill.deploy.harness import Compilation, compile_model
 from edgedistill.errors import ConfigError
 from edgedistill.graphs.pair_sums import MARK
 from edgedistill.graphs.run import run_onnx
-from edgedistill.kits.kits import Kit
+from edgedistill.kits.kits import Kit, targets_folder
 from edgedistill.kits.scheme import overflows_on
+from edgedistill.mobile.contract_code import contract_code
 from edgedistill.mobile.readme import readme
 from edgedistill.mobile.usability import Usability, check_usability
 from edgedistill.records.base import Encoding, Record
+from edgedistill.records.contract import Contract
 from edgedistill.records.stages import DataRecord, ExportRecord, InputRecord, OnnxModel, QuantizedRecord
 from edgedistill.runtime.files import sha256_of, write_atomic, write_json
 from edgedistill.runtime.folder import Run, read_settings, require_record
@@ -76,7 +78,10 @@ class Preprocessing(Record):
 
 
 class Mobile(Record):
-    """The manifest of the folder, schema edgedistill.mobile/1; `probabilities` is whether the model contains the softmax."""
+    """The manifest of the folder, schema edgedistill.mobile/1; `probabilities` is whether the model contains the softmax.
+
+    `contract` is None for models that were exported before models had contracts.
+    """
 
     schema_: Literal["edgedistill.mobile/1"] = Field(default="edgedistill.mobile/1", serialization_alias="schema")
     name: str
@@ -87,6 +92,7 @@ class Mobile(Record):
     outputs: tuple[Tensor, ...]
     preprocessing: Preprocessing
     probabilities: bool
+    contract: Contract | None = None
     models: tuple[MobileModel, ...]
     made_with: str
 
@@ -99,7 +105,7 @@ def write_mobile(run: Run, kit: Kit, folder: Path) -> Mobile:
     if folder.exists() and any(folder.iterdir()) and not (folder / "mobile.json").is_file():
         raise ConfigError(f"{folder}: is not empty and was not written by this command; choose another folder")
     models = _students(run, kit)
-    _require_one_tensor(models[-1])
+    _require_one_input(models[-1])
     made = tuple(_write_model(run, kit, model, folder) for model in models)
     _write_operators([folder / model.file for model in made], folder / OPERATORS)
     _write_examples(run, models[-1], folder)
@@ -109,20 +115,23 @@ def write_mobile(run: Run, kit: Kit, folder: Path) -> Mobile:
         name=run.folder.name, kind=data.inputs[0].kind, task=data.task, classes=data.classes,
         inputs=tuple(map(_tensor, source.graph.input)), outputs=tuple(map(_tensor, source.graph.output)),
         preprocessing=_preprocessing(run, data.inputs[0]), models=made,
-        probabilities="scores" in read_settings(run, ExportRecord)["export"]["bake"], made_with=f"onnxruntime {_version()}",
+        contract=models[-1].contract, probabilities="scores" in read_settings(run, ExportRecord)["export"]["bake"], made_with=f"onnxruntime {_version()}",
     )  # fmt: skip
+    if mobile.contract is not None and mobile.contract.picture is not None:
+        for name, text in contract_code(mobile.contract, targets_folder() / "mobile").items():
+            write_atomic(folder / name, text)
     write_atomic(folder / "README.md", readme(mobile.model_dump(), EXAMPLES))
     write_atomic(folder / "mobile.json", mobile.model_dump_json(indent=2, by_alias=True) + "\n")
     return mobile
 
 
-def _require_one_tensor(model: OnnxModel) -> None:
+def _require_one_input(model: OnnxModel) -> None:
     """Raise ConfigError for a model that the README and its code cannot describe."""
     signature = model.signature
-    if signature is not None and (len(signature.inputs), len(signature.outputs)) != (1, 1):
+    if signature is not None and len(signature.inputs) != 1:
         raise ConfigError(
-            f"the student has {len(signature.inputs)} inputs and {len(signature.outputs)} outputs; this command describes "
-            "models of one input and one output to app developers: take the .ort files from the run's artifacts/ instead"
+            f"the student has {len(signature.inputs)} inputs, and this command only describes models of one input to app "
+            "developers; use the .ort files in the run's artifacts/ instead"
         )
 
 

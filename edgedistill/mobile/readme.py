@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 from importlib.resources import files
 from typing import Any, Final, NamedTuple
 
 from edgedistill.data.kinds import KINDS
 from edgedistill.errors import ConfigError
+from edgedistill.records.contract import JOIN
 from edgedistill.tasks.table import find_task
 
 
@@ -44,13 +46,58 @@ def readme(mobile: dict[str, Any], examples: int) -> str:
         )
     count = math.prod(given["shape"])
     code = CODE[given["dtype"]]
+    contract = mobile["contract"]
+    pictures = contract is not None and contract["picture"] is not None
     text = template.render(
-        m=mobile, given=given, answer=mobile["outputs"][0], count=count, bytes=count * code.bytes, examples=examples,
+        m=mobile, given=given, bytes=count * code.bytes, examples=examples,
         allocate=code.allocate.format(n=count, bytes=count * code.bytes), code=code, best=mobile["models"][-1],
-        shape=_shape, steps=_steps(mobile), axes=_axes(mobile),
+        shape=_shape, steps=_steps(mobile), axes=_axes(mobile), variable=_variable, pictures=pictures,
+        colour=pictures and contract["picture"]["colour"] == "rgb", answer_code=_answer_code(mobile) if pictures else None,
         meaning=find_task(mobile["task"]).describe_answer(scores=mobile["probabilities"]),
     )  # fmt: skip
     return text.rstrip() + "\n"
+
+
+def _variable(output: str) -> str:
+    """Return the name of a variable for an output: letters, digits and underscores."""
+    name = re.sub(r"\W", "_", output, flags=re.ASCII)
+    return name if name[:1].isalpha() else f"output_{name}"
+
+
+def _answer_code(mobile: dict[str, Any]) -> dict[str, str]:
+    """Return the lines of Kotlin and Swift that turn outputs into answers, as Markdown; empty where outputs are the answers."""
+    task, names = mobile["task"], [_variable(name) for name in mobile["contract"]["output"].split(JOIN)]
+    if task == "detection":
+        return {
+            "kotlin": _block("kotlin", "val found = detectionsOf(", [*map(_kotlin_floats, names), "bitmap.width, bitmap.height, Contract.rules, Contract.limits"]),
+            "swift": _block("swift", "let found = detectionsOf(", [f"scores: {_swift_floats(names[0])}", f"boxes: {_swift_floats(names[1])}", "width: width, height: height, Contract.rules, Contract.limits"]),
+        }  # fmt: skip
+    if task == "segmentation":
+        height, width = mobile["outputs"][0]["shape"][-2:]
+        return {
+            "kotlin": _block("kotlin", "val mask = classesOf(", [_kotlin_floats(names[0]), f"{width}, {height}, Contract.rules"]),
+            "swift": _block("swift", "let mask = classesOf(", [_swift_floats(names[0]), f"mapWidth: {width}, mapHeight: {height}, Contract.rules"]),
+        }  # fmt: skip
+    function = {"classification": "softmax", "multi-label": "sigmoid"}.get(task)
+    if function is None or mobile["probabilities"]:
+        return {"kotlin": "", "swift": ""}
+    return {
+        "kotlin": _block("kotlin", f"val probabilities = {function}(", [_kotlin_floats(names[0])]),
+        "swift": _block("swift", f"let probabilities = {function}(", [_swift_floats(names[0])]),
+    }
+
+
+def _block(language: str, call: str, arguments: list[str]) -> str:
+    lines = ",\n    ".join(arguments)
+    return f"```{language}\n{call}\n    {lines}\n)\n```"
+
+
+def _kotlin_floats(buffer: str) -> str:
+    return f"FloatArray({buffer}.remaining()).also({buffer}::get)"
+
+
+def _swift_floats(data: str) -> str:
+    return f"{data}.withUnsafeBytes {{ Array($0.bindMemory(to: Float.self)) }}"
 
 
 def _shape(shape: tuple[int, ...]) -> str:

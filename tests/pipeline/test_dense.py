@@ -151,3 +151,17 @@ def test_the_page_measures_it(made: tuple[str, Path], serve: Callable[..., Serve
     assert {one["precision"]["requested"] for one in found} == {"fp32", "int8"}
     for one in found:
         assert one["parity"]["agreement"] is None or one["parity"]["agreement"] > 0.98, task
+
+
+def test_an_app_gets_the_contract(made: tuple[str, Path]) -> None:
+    task, folder = made
+    done = edgedistill("mobile", "made", "-o", "app", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    readme = (folder / "app" / "README.md").read_text()
+    call = {"detection": "detectionsOf(", "segmentation": "classesOf("}[task]
+    assert readme.count(call) == 2
+    assert "bytesOf(picture, Contract.rules)" in readme
+    kotlin, swift = ((folder / "app" / name).read_text() for name in ("Contract.kt", "Contract.swift"))
+    assert 'PictureRules(64, 48, "letterbox", 114, 3, 1.0f, null, null)' in kotlin
+    assert "width: 64, height: 48, rule: .letterbox, padding: 114, channels: 3" in swift
+    assert json.loads((folder / "app" / "mobile.json").read_text())["contract"]["task"] == task
