@@ -37,16 +37,17 @@ class TrainingConfig(Record):
         return self.lr if self.lr is not None else {"sgd": 0.1, "adamw": 1e-3}[self.optimizer]
 
 
-VIEW_KEYS: Final = ("mean", "std", "size", "channels", "classes")
+VIEW_KEYS: Final = ("mean", "std", "size", "channels", "classes", "decode")
 
 
 class TeacherConfig(TrainingConfig):
     """A teacher, which is trained unless `weights` is set; `engine` computes the soft labels, by default the faster engine.
 
     `width` and `depth` multiply the channels and blocks of an architecture; `weight` is the weight of this teacher in the mean
-    of several teachers. `mean`, `std`, `size` (of images, square) and `channels` (their order) are what the teacher was trained
-    with, by default those of the data, and `classes` names the teacher's outputs in its order. `pooling` is that of an hf: model,
-    by default what its folder says, or the mean.
+    of several teachers. `mean`, `std`, `size` (of images, a side or width and height) and `channels` (their order) are what the
+    teacher was trained with, by default those of the data, and `classes` names the teacher's outputs in its order. `decode` is the
+    form of the outputs of a detector from an ONNX file, by default recognised. `pooling` is that of an hf: model, by default what
+    its folder says, or the mean.
     """
 
     model: Spec
@@ -58,9 +59,10 @@ class TeacherConfig(TrainingConfig):
     pooling: Pooling | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[Positive, ...] | None = None
-    size: Count | None = None
+    size: Count | tuple[Count, Count] | None = None
     channels: Literal["rgb", "bgr"] = "rgb"
     classes: tuple[str, ...] | None = None
+    decode: str | None = None
 
     @model_validator(mode="after")
     def _pooling_applies(self) -> TeacherConfig:

@@ -91,7 +91,9 @@ def describe_caches() -> Iterator[str]:
             state = f"of an earlier version ({about['schema']}), which no run uses; delete it"
         views, samples, classes, *sides = about["shape"]
         whole = f"{classes} classes" if not sides else f"{classes} class maps of {'x'.join(map(str, sides))}"
-        kept = f"the {about['top_k']} largest of {classes} logits" if "top_k" in about else whole
+        if len(sides) == 1:
+            whole = f"{about['top_k']} of {classes} cells" if "top_k" in about else f"{classes} detections"
+        kept = f"the {about['top_k']} largest of {classes} logits" if "top_k" in about and not sides else whole
         yield f"{manifest.parent.name[:16]}  {views} views of {samples:,} samples, {kept}, {size:,} bytes, {state}"
 
 

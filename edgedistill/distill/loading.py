@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
+from edgedistill.distill.detector_teacher import detector_teacher
 from edgedistill.distill.predictors import Answer, Predict, onnx_predictor, split_outputs, torch_predictor
 from edgedistill.losses.batch import Tensors
 from edgedistill.models.build import build_model
@@ -18,6 +19,7 @@ from edgedistill.models.source import ModelSource, StudentSource
 from edgedistill.models.weights import load_weights
 from edgedistill.runtime import processes
 from edgedistill.runtime.files import atomic_path
+from edgedistill.tasks.table import find_task
 
 Ask = Callable[[Tensors], Answer]
 
@@ -84,8 +86,13 @@ def teacher_predictor(source: ModelSource, interface: Interface, seed: int, file
 
 
 def onnx_teacher(source: ModelSource, interface: Interface, file: Path) -> Predict:
-    """Return a teacher's ONNX file as a function from the student's inputs to outputs in the data's order of classes."""
+    """Return a teacher's ONNX file as a function from the student's inputs to outputs in the data's order of classes.
+
+    A detector gives detections.
+    """
     view = source.view
+    if find_task(interface.task).finds_objects:
+        return detector_teacher(file, view, interface)
     if view is None:
         return onnx_predictor(file, interface)
     predict = onnx_predictor(file, view.interface(interface))

@@ -21,9 +21,9 @@ from edgedistill.data.views import Views, plain_views, training_views
 from edgedistill.distill.cache import stored_logits
 from edgedistill.distill.features import FeatureTeacher, feature_loss, feature_student
 from edgedistill.distill.feed import TrainingFeed
-from edgedistill.distill.loading import build_student
+from edgedistill.distill.loading import build_student, onnx_teacher
 from edgedistill.distill.losses import all_outputs_loss, main_loss
-from edgedistill.distill.predictors import Predict, batch_size, labelled_shape, onnx_predictor, torch_predictor
+from edgedistill.distill.predictors import Predict, batch_size, labelled_shape, torch_predictor
 from edgedistill.distill.settings import DistillPlan, LearningSettings, TeacherSettings
 from edgedistill.distill.teacher import build_teacher
 from edgedistill.distill.training import Feed, Resume, TeacherLogits, Training, time_epoch
@@ -130,7 +130,7 @@ def pace_soft_labels(settings: DistillPlan, number: int) -> Pace:
     views = training_views(settings.dataset().train, settings.data, settings.views)
     if teacher.source.spec.source == "onnx":
         assert teacher.source.file is not None
-        return pace_forward(onnx_predictor(teacher.source.file.path, settings.interface), views)
+        return pace_forward(onnx_teacher(teacher.source, settings.interface, teacher.source.file.path), views)
     model = build_model(teacher.source, settings.interface, settings.seed).eval()
     return pace_forward(torch_predictor(model, teacher.precision), views)
 

@@ -27,12 +27,15 @@ from edgedistill.models.interface import Interface
 from edgedistill.models.outputs import labelled_names, main_name, run
 from edgedistill.records.stages import InputRecord
 from edgedistill.tasks.chance import Problem, find_problem
+from edgedistill.tasks.table import find_task
 from edgedistill.tasks.task import Task
 
 Predict = Callable[[Tensors], Tensors]
 """From model inputs (B, ...) by name to outputs (B, ...) by name, float32."""
 BATCH = 256
 """The most samples that a model answers at once."""
+ANSWERS = "answers"
+"""The output of a teacher that gives answers, such as detections, in place of the labelled output."""
 VALUES = 1 << 23
 """About the most input values that a model answers at once: 53 images of 224 pixels, whose activations fit in memory."""
 
@@ -47,8 +50,11 @@ class Answer(NamedTuple):
 def split_outputs(outputs: Tensors, wanted: str | None) -> Answer:
     """Split outputs into the labelled output and the others; `wanted` is the key [data] output.
 
-    Outputs that `wanted` joins, as in "a+b", are put side by side along their last axis.
+    Outputs that `wanted` joins, as in "a+b", are put side by side along their last axis. Answers take the place of the labelled
+    output.
     """
+    if ANSWERS in outputs:
+        return Answer(outputs[ANSWERS], {})
     names = labelled_names(tuple(outputs), wanted)
     main = outputs[names[0]] if len(names) == 1 else torch.cat([outputs[name] for name in names], -1)
     return Answer(main, {name: value for name, value in outputs.items() if name not in names})
@@ -76,6 +82,8 @@ class Scorer:
 
     def answers_in(self, outputs: Mapping[str, Tensor | Array]) -> Array:
         """Return the answers in the outputs (B, ...) of a model."""
+        if ANSWERS in outputs:
+            return np.asarray(outputs[ANSWERS])
         main = split_outputs({name: torch.as_tensor(value) for name, value in outputs.items()}, self.output).main
         return self.task.answers(main.numpy(), spatial_size(self.views), self.values)
 
@@ -175,8 +183,10 @@ def onnx_feeds(path: Path, session: Any, interface: Interface) -> list[OnnxInput
 def _check_answer(path: Path, session: Any, interface: Interface) -> None:
     outputs = {output.name: output.shape for output in session.get_outputs()}
     answer = outputs[main_name(tuple(outputs), interface.output, f"teacher {path.name}")]
-    if len(answer) != 2 or (isinstance(answer[1], int) and answer[1] != interface.values):
-        raise ConfigError(f"teacher {path.name}: outputs {answer}; expected logits (N, {interface.values})")
+    axes = 4 if find_task(interface.task).is_dense else 2
+    if len(answer) != axes or (isinstance(answer[1], int) and answer[1] != interface.values):
+        places = ", height, width" if axes == 4 else ""
+        raise ConfigError(f"teacher {path.name}: outputs {answer}; expected logits (N, {interface.values}{places})")
 
 
 def open_session(path: Path) -> Any:

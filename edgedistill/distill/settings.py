@@ -116,6 +116,11 @@ class DistillSettings(DistillPlan, LabelledSettings):
     teacher: TeacherRecord
 
 
+def gives_detections(settings: SoftLabelSettings | DistillPlan) -> bool:
+    """Return whether the teacher is a detector from an ONNX file, whose soft labels are detections."""
+    return settings.task.finds_objects and settings.teachers[0].source.spec.source == "onnx"
+
+
 def learning(sources: Sources) -> dict[str, Any]:
     """Declare the data and its views."""
     return {

@@ -24,7 +24,7 @@ from edgedistill.distill.loading import Ask, answers_of, load_teacher, teacher_p
 from edgedistill.distill.predictors import Answer, ask_in_batches, batch_size, mean_predictor, scorer_of
 from edgedistill.distill.probabilities import MESSAGE, are_probabilities, log_probabilities
 from edgedistill.distill.recompute import MAIN, differing, recompute
-from edgedistill.distill.settings import SoftLabelSettings
+from edgedistill.distill.settings import SoftLabelSettings, gives_detections
 from edgedistill.distill.teacher import load_logits
 from edgedistill.distill.teacher_engine import EngineChoice, openvino_predictor
 from edgedistill.distill.top_k import pack, unpack
@@ -97,6 +97,11 @@ class Teachers:
         """Return the augmented views of the samples that a student is distilled on."""
         return training_views(self.settings.dataset().distilled, self.settings.data, self.settings.views)
 
+    def first_answer(self) -> Answer:
+        """Return the teachers' answer for one view."""
+        first = np.zeros(1, np.int64)
+        return self.online()(self.views().batch(first, first))
+
     def online(self, precision: str | None = None) -> Ask:
         """Return the teachers without a cache: torch models run in torch, ONNX models in ONNX Runtime.
 
@@ -167,7 +172,9 @@ def make_soft_labels(settings: SoftLabelSettings, workspace: Workspace) -> SoftL
     if record.views == 0:
         return record
     if settings.task.is_dense:
-        record = record.model_copy(update={"shape": _shape_of_answers(settings, workspace)})
+        found = Teachers(settings, workspace).first_answer()
+        whole = {"top_k": 0} if gives_detections(settings) else {}
+        record = record.model_copy(update={"shape": tuple(found.main.shape[1:])} | whole)
     cache = cache_of(record)
     kept = workspace.folder("soft_labels")
     with cache.locked(workspace.report):
@@ -184,12 +191,6 @@ def make_soft_labels(settings: SoftLabelSettings, workspace: Workspace) -> SoftL
     return record.model_copy(
         update={"logits": workspace.describe(kept / "logits.npy"), "engine": engine, "outputs": outputs}
     )
-
-
-def _shape_of_answers(settings: SoftLabelSettings, workspace: Workspace) -> tuple[int, ...]:
-    """Return the shape of the teachers' labelled output for a sample."""
-    teachers, first = Teachers(settings, workspace), np.zeros(1, np.int64)
-    return tuple(teachers.online()(teachers.views().batch(first, first)).main.shape[1:])
 
 
 def _is_usable(settings: SoftLabelSettings, workspace: Workspace, cache: Cache) -> bool:

@@ -20,7 +20,13 @@ from edgedistill.distill.first_batch import Tried, try_model
 from edgedistill.distill.loading import build_student, load_student, load_teacher, save_model
 from edgedistill.distill.losses import all_outputs_loss, check_outputs, main_loss
 from edgedistill.distill.predictors import Scorer, scorer_of, split_outputs, torch_predictor
-from edgedistill.distill.settings import DistillPlan, DistillSettings, LearningSettings, SoftLabelSettings
+from edgedistill.distill.settings import (
+    DistillPlan,
+    DistillSettings,
+    LearningSettings,
+    SoftLabelSettings,
+    gives_detections,
+)
 from edgedistill.distill.soft_labels import OnlineTeacher, Teachers, load_soft_labels
 from edgedistill.distill.top_k import check_top_k
 from edgedistill.distill.tracking import TrackingFolder
@@ -230,6 +236,10 @@ def check_distillation(settings: DistillPlan, student: nn.Module, sample: Tensor
             return
         _check_other_outputs(settings, (student, teacher), sample)
     check_top_k(settings.data, plan)
+    if plan.top_k is not None and gives_detections(settings):
+        raise ConfigError(
+            "distill.top_k: the teacher is an ONNX detector, whose detections are all kept; remove the key"
+        )
     if plan.loss == "cosine" and settings.interface.values < 2:
         raise ConfigError("distill.loss: 'cosine' compares vectors, but labels have one value; set loss = 'mse'")
     _try_loss(settings, student, sample)

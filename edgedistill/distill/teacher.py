@@ -12,6 +12,7 @@ from torch import nn
 from edgedistill.data.dataset import Split
 from edgedistill.data.sources import Array
 from edgedistill.data.views import training_views
+from edgedistill.distill.detector_teacher import DetectorTeacher
 from edgedistill.distill.feed import TrainingFeed
 from edgedistill.distill.first_batch import Tried, try_model
 from edgedistill.distill.loading import onnx_teacher, save_model, teacher_predictor
@@ -75,8 +76,10 @@ def _examine_file(settings: TeacherSettings, workspace: Workspace, number: int, 
     source, data = settings.teachers[number].source, settings.dataset()
     label, metric = teacher_label(number), settings.task.metric_title
     if source.spec.source == "onnx":
-        scorer = scorer_of(settings, data.val)
-        answers = scorer.answers(onnx_teacher(source, settings.interface, file))
+        scorer, predict = scorer_of(settings, data.val), onnx_teacher(source, settings.interface, file)
+        answers = scorer.answers(predict)
+        if isinstance(predict, DetectorTeacher):
+            workspace.report.info(f"{label}: {predict.describe()}")
         accuracy = scorer.score_answers(answers) if settings.data.labelled else None
         if accuracy is not None:
             workspace.report.info(f"{label}: {source.spec.text}, validation {metric} {accuracy:.2%}")
@@ -195,6 +198,10 @@ def check_teacher(settings: TeacherSettings, number: int, sample: Tensors) -> li
         raise ConfigError(
             f"teacher.model: {source.spec} cannot be combined with other teachers, because it holds saved logits; "
             "average the logits yourself, or name the models"
+        )
+    if len(settings.teachers) > 1 and settings.task.finds_objects and source.spec.source == "onnx":
+        raise ConfigError(
+            f"teacher.model: {source.spec} gives detections, which cannot be averaged with other teachers; keep one [[teacher]]"
         )
     if source.view is not None:
         check_view(source.view, settings.interface, has_inputs=source.spec.source != "logits")

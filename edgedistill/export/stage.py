@@ -15,7 +15,8 @@ from edgedistill.data.dataset import Split
 from edgedistill.data.preprocess import FULL_SCALE
 from edgedistill.data.sources import Array, Arrays
 from edgedistill.data.views import plain_views
-from edgedistill.distill.loading import load_student, load_teacher
+from edgedistill.distill.detector_teacher import PROBED, DetectorTeacher
+from edgedistill.distill.loading import load_student, load_teacher, onnx_teacher
 from edgedistill.distill.predictors import (
     OnnxInputFeed,
     onnx_feeds,
@@ -49,6 +50,7 @@ from edgedistill.records.contract import KEY as CONTRACT
 from edgedistill.records.stages import ExportRecord, OnnxModel, TrialScore
 from edgedistill.runtime.files import atomic_path
 from edgedistill.stages.stage import Workspace
+from edgedistill.tasks.detector_forms import decoder_array, requests_of
 
 PARITY_REQUESTS = 256
 RANGE_REQUESTS = 256
@@ -191,8 +193,9 @@ class _Exporter:
         feeds = onnx_feeds(source, open_session(source), view.interface(settings.interface))
         inputs = {feed.entry: record_input(self.views, feed.input, _seen_by(view, feed)) for feed in feeds}
         model = read_sound_onnx(source)
+        detector = onnx_teacher(settings.teacher_source, settings.interface, source)
         columns = view.columns(settings.interface)
-        if columns is not None:
+        if columns is not None and not isinstance(detector, DetectorTeacher):
             output = main_name(tuple(one.name for one in model.graph.output), settings.data.output, source.name)
             select_columns(model, output, columns)
         fix_shapes(model, {name: values.shape[1:] for name, values in inputs.items()})
@@ -204,11 +207,14 @@ class _Exporter:
         answers = run_onnx(path, inputs)
         arrays: dict[str, Array] = {f"input.{name}": values for name, values in inputs.items()}
         arrays |= {"labels": self.test.labels}
+        if isinstance(detector, DetectorTeacher):
+            arrays |= decoder_array(detector.decoder(requests_of(answers, PROBED)))
         arrays |= {f"expected.teacher-fp32.{name}": values for name, values in answers.items()}
         return OnnxModel(
             name="teacher", precision="fp32", encoding=None, opset=opset_of(model), file=self.workspace.describe(path),
             io=self._write_npz(self.folder / "io-teacher.npz", arrays), expected="teacher-fp32", parity=None,
-            warnings=warnings, output=main_name(tuple(answers), settings.data.output, path.name),
+            warnings=warnings,
+            output=None if isinstance(detector, DetectorTeacher) else main_name(tuple(answers), settings.data.output, path.name),
             signature=signature_of(model), parent=teacher.file.sha256,
         )  # fmt: skip
 

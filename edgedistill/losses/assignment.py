@@ -31,8 +31,12 @@ class Targets(NamedTuple):
 
 
 @torch.no_grad()
-def assign(scores: Tensor, boxes: Tensor, labels: Tensor, cells: Cells) -> Targets:
-    """Assign labels (B, M, 7) to cells by the scores (B, A, C) and the boxes (B, A, 4) that a model gives them now."""
+def assign(scores: Tensor, boxes: Tensor, labels: Tensor, cells: Cells, weights: Tensor | None = None) -> Targets:
+    """Assign labels (B, M, 7) to cells by the scores (B, A, C) and the boxes (B, A, 4) that a model gives them now.
+
+    The quality of a label's cells is multiplied by its weight (B, M), by default 1; a cell that several boxes chose learns the one
+    of the largest product of overlap and weight.
+    """
     kinds, truth, is_crowd = labels[..., 0].long(), labels[..., 1:5], labels[..., 6] > 0
     is_box = (kinds >= 0) & ~is_crowd
     image, row, cell = _candidates(truth, is_box, cells)
@@ -43,15 +47,14 @@ def assign(scores: Tensor, boxes: Tensor, labels: Tensor, cells: Cells) -> Targe
     alignment[image, row, cell] = own**SCORE_POWER * overlap[image, row, cell] ** OVERLAP_POWER
     least = alignment.topk(min(CELLS_PER_BOX, len(cells.strides)), 2)[0][..., -1:]
     chosen = (alignment >= least) & (alignment > 0)
-    covered, owner = torch.where(chosen, overlap, 0.0).max(
-        1
-    )  # a cell that several boxes chose learns what it covers best
+    weights = torch.ones_like(overlap[..., 0]) if weights is None else weights
+    covered, owner = torch.where(chosen, overlap * weights[..., None], 0.0).max(1)
     image, cell = torch.nonzero(covered > 0, as_tuple=True)
     row = owner[image, cell]
     shape = kinds.shape
     strongest, widest = (_highest(values[image, row, cell], image, row, shape) for values in (alignment, overlap))
     quality = torch.zeros_like(covered)
-    quality[image, cell] = alignment[image, row, cell] / strongest[image, row] * widest[image, row]
+    quality[image, cell] = alignment[image, row, cell] / strongest[image, row] * (widest * weights)[image, row]
     targets = torch.zeros_like(scores)
     targets[image, cell, kinds[image, row]] = quality[image, cell]
     return Targets(

@@ -20,6 +20,8 @@ FOCUS: Final = 2.0
 OVERLAP_WEIGHT: Final = 2.0
 DISTRIBUTION_WEIGHT: Final = 0.25
 """The exponent of the quality focal loss, and the weights of the box losses, all as in GFL."""
+LEAST_SCORE: Final = 0.05
+"""A teacher's detections with lower scores are not learned, because most of them are no objects."""
 
 
 def on_boxes(outputs: Tensor, batch: Batch) -> Tensor:
@@ -28,15 +30,33 @@ def on_boxes(outputs: Tensor, batch: Batch) -> Tensor:
 
 
 def on_teacher(temperature: float) -> OutputLoss:
-    """Return the distillation of scores plus that of box distributions, which are softened by a temperature."""
+    """Return the distillation of scores plus that of box distributions, which are softened by a temperature.
+
+    A teacher from an ONNX file gives detections, which are learned as labels with weights.
+    """
 
     def loss(student: Tensor, batch: Batch) -> Tensor:
         assert batch.teacher_logits is not None
         classes = student.shape[2] - 4 * BINS
+        if batch.teacher_logits.shape[2] != student.shape[2]:
+            return on_detections(student, batch.teacher_logits, size_of(batch))
         scores = class_kd(student, batch.teacher_logits, classes)
         return scores + box_kd(student, batch.teacher_logits, classes, temperature)
 
     return loss
+
+
+def on_detections(outputs: Tensor, found: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return the loss on a teacher's detections (B, K, 6): class, score, x1, y1, x2, y2, the highest scores first.
+
+    They are labels of which the scores are the weights: the target of a cell is the quality of its box times the score.
+    """
+    count = max(int((found[..., 1] >= LEAST_SCORE).sum(1).max()), 1)
+    found = found[:, :count]
+    kinds = torch.where(found[..., 1:2] >= LEAST_SCORE, found[..., :1], -1.0)
+    sides = found[..., 4:] - found[..., 2:4]
+    labels = torch.cat((kinds, found[..., 2:], sides.prod(2, keepdim=True), torch.zeros_like(kinds)), 2)
+    return detection_loss(outputs, labels, size, outputs.shape[2] - 4 * BINS, found[..., 1])
 
 
 def size_of(batch: Batch) -> tuple[int, int]:
@@ -45,16 +65,18 @@ def size_of(batch: Batch) -> tuple[int, int]:
     return height, width
 
 
-def detection_loss(outputs: Tensor, labels: Tensor, size: tuple[int, int], classes: int) -> Tensor:
+def detection_loss(
+    outputs: Tensor, labels: Tensor, size: tuple[int, int], classes: int, weights: Tensor | None = None
+) -> Tensor:
     """Return the loss on labels: quality focal loss + 2 * GIoU loss + 0.25 * distribution focal loss (GFL, Li et al. 2020).
 
     Each is a sum over the batch, the box losses weighted by the quality of each cell's box, divided by the sum of qualities
-    (TOOD, Feng et al. 2021). `size` is the height and width of the inputs.
+    (TOOD, Feng et al. 2021). `size` is the height and width of the inputs; `weights` (B, M) of the labels are 1 by default.
     """
     logits, distributions = outputs[..., :classes], outputs[..., classes:]
     cells = cells_of(*size).to(outputs)
     boxes = decode_boxes(distributions, cells)
-    targets = assign(logits.detach().sigmoid(), boxes.detach(), labels, cells)
+    targets = assign(logits.detach().sigmoid(), boxes.detach(), labels, cells, weights)
     total = quality_focal(logits, targets).sum()
     learning = targets.quality > 0
     if learning.any():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import SerializerFunctionWrapHandler, model_serializer
 
 from edgedistill.data.settings import Normalization
 from edgedistill.errors import ConfigError, nearest
@@ -16,18 +18,33 @@ if TYPE_CHECKING:  # a finished run is printed without torch
 
 
 class TeacherView(Record):
-    """The keys `mean`, `std`, `size`, `channels` and `classes` of a [teacher] table; None means as the data has it.
+    """The keys `mean`, `std`, `size`, `channels`, `classes` and `decode` of a [teacher] table; None means as the data has it.
 
     A teacher gets the student's inputs: of the same view, with the same mixup. They are converted in front of the teacher, so
-    `data` is the normalization to undo. `classes` names the teacher's outputs in its own order.
+    `data` is the normalization to undo. `size` is the side of a square, or width and height. `classes` names the teacher's outputs
+    in its own order, and `decode` the form of a detector's outputs.
     """
 
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
-    size: int | None = None
+    size: int | tuple[int, int] | None = None
     channels: Literal["rgb", "bgr"] = "rgb"
     classes: tuple[str, ...] | None = None
+    decode: str | None = None
     data: Normalization = Normalization()
+
+    @model_serializer(mode="wrap")
+    def _without_decode(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out `decode` without a value: the key was added later, and the fingerprint stays as it was."""
+        table: dict[str, Any] = dump(self)
+        return {key: value for key, value in table.items() if key != "decode" or value is not None}
+
+    @property
+    def sides(self) -> tuple[int, int] | None:
+        """The height and width of the teacher's input, if it has a size."""
+        if self.size is None:
+            return None
+        return (self.size, self.size) if isinstance(self.size, int) else (self.size[1], self.size[0])
 
     @property
     def converts_inputs(self) -> bool:
@@ -37,9 +54,9 @@ class TeacherView(Record):
     def interface(self, interface: Interface) -> Interface:
         """Return the interface of the teacher itself, for the interface of the data."""
         inputs = interface.inputs
-        if self.size is not None:
+        if self.sides is not None:
             first = inputs[0]
-            inputs = (first.model_copy(update={"shape": (self.size, self.size, *first.shape[2:])}), *inputs[1:])
+            inputs = (first.model_copy(update={"shape": (*self.sides, *first.shape[2:])}), *inputs[1:])
         names = self.classes or interface.classes
         values = len(self.classes) if self.classes else interface.values
         return interface.model_copy(update={"inputs": inputs, "values": values, "classes": names})
@@ -62,11 +79,11 @@ class TeacherView(Record):
             offset = [(old - new) / by for old, new, by in zip(mean, new_mean, new_std, strict=True)]
             shape = (1, channels, *(1,) * (x.ndim - 2))
             x = x * x.new_tensor(factor).reshape(shape) + x.new_tensor(offset).reshape(shape)
-        if self.size is not None and x.shape[-2:] != (self.size, self.size):
+        if self.sides is not None and tuple(x.shape[-2:]) != self.sides:
             from torch.nn import functional
 
-            shrinks = self.size < max(x.shape[-2:])
-            x = functional.interpolate(x, (self.size, self.size), mode="bilinear", antialias=shrinks)
+            shrinks = any(new < old for new, old in zip(self.sides, x.shape[-2:], strict=True))
+            x = functional.interpolate(x, self.sides, mode="bilinear", antialias=shrinks)
         return x
 
     def columns(self, interface: Interface) -> list[int] | None:
@@ -116,6 +133,10 @@ def check_view(view: TeacherView, interface: Interface, *, has_inputs: bool) -> 
             raise ConfigError(
                 f"teacher.{key}: only applies to images, but the data is {interface.kind.name}; remove the key"
             )
+    if view.decode is not None and interface.task != "detection":
+        raise ConfigError(
+            f"teacher.decode: only applies to detectors, but the task is {interface.task}; remove the key"
+        )
     _check_channels(view, interface)
     _check_classes(view.classes, interface)
 

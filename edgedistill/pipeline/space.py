@@ -89,11 +89,15 @@ def _view_bytes(settings: DistillPlan, student: nn.Module) -> int:
     from edgedistill.distill.cache import entry_type, stored_logits
     from edgedistill.distill.cells import cell_entry_type
     from edgedistill.distill.predictors import labelled_shape
+    from edgedistill.distill.settings import gives_detections
+    from edgedistill.tasks.detections import COLUMNS, RULES
 
     classes, plan = len(settings.data.classes), settings.distill
     kept = stored_logits(settings.data, plan.views, plan.top_k)
     if not settings.task.is_dense:
         return entry_type(classes, kept).itemsize if kept else HALF_BYTES * classes
+    if gives_detections(settings):
+        return HALF_BYTES * RULES.limit * COLUMNS
     views = plain_views(settings.dataset().train, settings.data, settings.views)
     shape = labelled_shape(student, views, settings.data.output)
     return cell_entry_type(shape, kept).itemsize if kept else HALF_BYTES * math.prod(shape)

@@ -31,6 +31,7 @@ class Detection(DenseTask):
     name: ClassVar[str] = "detection"
     output: ClassVar[str | None] = "classes+boxes"
     exported_output: ClassVar[str | None] = "scores+boxes"
+    finds_objects: ClassVar[bool] = True
     metric: ClassVar[str] = "coco_ap"
     metric_title: ClassVar[str] = "AP"
     losses: ClassVar[tuple[str, ...]] = ("kd", *FEATURE_LOSSES)

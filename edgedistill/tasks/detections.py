@@ -34,6 +34,8 @@ class Rules(NamedTuple):
 
 
 RULES = Rules()
+FINAL = Rules(overlap=1.0)
+"""The rules for a model that suppresses boxes itself."""
 
 
 def detect_all(outputs: np.ndarray, rules: Rules = RULES) -> np.ndarray:

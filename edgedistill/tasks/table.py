@@ -10,7 +10,20 @@ from edgedistill.errors import ConfigError, nearest
 from edgedistill.tasks.task import Task
 
 SHARED = frozenset(
-    {"__init__", "table", "task", "values", "checks", "class_labels", "chance", "match", "detections", "coco"}
+    {
+        "__init__",
+        "table",
+        "task",
+        "values",
+        "checks",
+        "class_labels",
+        "chance",
+        "match",
+        "detections",
+        "decoders",
+        "detector_forms",
+        "coco",
+    }
 )
 """The modules in this folder that are not tasks."""
 

@@ -50,6 +50,8 @@ class Task(Protocol):
     """The labelled output of exported files, if `exported` changes it; None for that of the model."""
     is_dense: ClassVar[bool]
     """Whether labels belong to places in an image, so that augmentation moves them."""
+    finds_objects: ClassVar[bool]
+    """Whether answers are detections, so that the outputs of a teacher from an ONNX file are decoded to detections."""
     metric: ClassVar[str]
     """The name of the metric in measurements, which the device computes."""
     metric_title: ClassVar[str]
@@ -160,6 +162,7 @@ class VectorTask:
     output: ClassVar[str | None] = None
     exported_output: ClassVar[str | None] = None
     is_dense: ClassVar[bool] = False
+    finds_objects: ClassVar[bool] = False
     scores_pairs: ClassVar[bool] = False
 
     def units(self, labels: Array) -> Array:
@@ -195,6 +198,7 @@ class DenseTask:
     """A task whose labels belong to places in an image: masks or boxes."""
 
     is_dense: ClassVar[bool] = True
+    finds_objects: ClassVar[bool] = False
     is_proportion: ClassVar[bool] = False
     has_scores: ClassVar[bool] = False
     has_softmax: ClassVar[bool] = False

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 import metrics
 import numpy as np
+from decoders import Decoder, decode, decoder_of
+from detections import FINAL, RULES, detect
 from job import Arm
 from kit import EngineError, OwnProgram, Session, engine_errors
 
 Arrays = Dict[str, np.ndarray]
 JOIN = "+"
 """Between the names of outputs that the metric reads side by side, along their last axis."""
+DECODER = "decoder"
+"""The recorded array with one text, JSON, that says how a detector's outputs become detections; without it, they are scores and boxes."""
 
 
 class Criteria(NamedTuple):
@@ -67,15 +72,18 @@ def _stacked(outputs: List[np.ndarray], name: str, kit: str) -> np.ndarray:
 def compare(outputs: Arrays, recorded: Arrays, criteria: Criteria) -> Tuple[Dict[str, Any], Arrays]:
     """Return accuracy and parity, each with the reason where it is missing, and the arrays to store."""
     reasons = dict(criteria.reasons)
-    judged = _side_by_side(outputs, _judged(outputs, criteria))
-    arrays = {"outputs": judged if criteria.metric is None else metrics.kept(criteria.metric, judged, criteria.kit)}
+    decoder = decoder_of(json.loads(str(recorded[DECODER][0]))) if DECODER in recorded else None
+    judged = _values(outputs, _judged(outputs, criteria, decoder), decoder)
+    arrays = {
+        "outputs": judged if criteria.metric is None else metrics.kept(_rule(criteria, decoder), judged, criteria.kit)
+    }
     accuracy, parity = None, None
     if criteria.metric is None:
         reasons.setdefault("accuracy", "the job names no metric")
     elif "labels" not in recorded:
         reasons.setdefault("accuracy", "no labels were recorded with the inputs")
     else:
-        accuracy = metrics.accuracy(criteria.metric, judged, recorded["labels"], criteria.kit)
+        accuracy = metrics.accuracy(_rule(criteria, decoder), judged, recorded["labels"], criteria.kit)
         if accuracy is None:
             reasons.setdefault(
                 "accuracy", f"edgedistill computes {criteria.metric} on the host, from what the device detected"
@@ -85,13 +93,15 @@ def compare(outputs: Arrays, recorded: Arrays, criteria: Criteria) -> Tuple[Dict
         reasons.setdefault("parity", "no expected outputs were recorded")
     else:
         expected = _expected(recorded, criteria.expected, criteria.kit)
-        parity = parity_of(outputs, expected, criteria)
+        parity = parity_of(outputs, expected, criteria, decoder)
     return {"accuracy": accuracy, "parity": parity, "reasons": reasons}, arrays
 
 
-def _judged(outputs: Arrays, criteria: Criteria) -> List[str]:
-    """Return the names of the outputs that the metric reads side by side: one, or those that the job joins with "+"."""
+def _judged(outputs: Arrays, criteria: Criteria, decoder: Optional[Decoder]) -> List[str]:
+    """Return the names of the outputs that the metric reads: those of the decoder, or one, or those that the job joins with "+"."""
     names = [next(iter(outputs))] if criteria.output is None else criteria.output.split(JOIN)
+    if decoder is not None:
+        names = list(decoder.outputs)
     for name in names:
         if name not in outputs:
             raise EngineError(
@@ -100,19 +110,30 @@ def _judged(outputs: Arrays, criteria: Criteria) -> List[str]:
     return names
 
 
-def _side_by_side(outputs: Arrays, names: List[str]) -> np.ndarray:
-    """Return outputs (N, ..., D) joined along their last axis."""
+def _rule(criteria: Criteria, decoder: Optional[Decoder]) -> str:
+    """Return the name of the metric whose rules apply to the values that are judged."""
+    return "detections" if decoder is not None else criteria.metric or "top1"
+
+
+def _values(outputs: Arrays, names: List[str], decoder: Optional[Decoder]) -> np.ndarray:
+    """Return outputs (N, ..., D) joined along their last axis, or the detections (N, 100, 6) in them."""
+    if decoder is not None:
+        rules = FINAL if decoder.suppressed else RULES
+        requests = ({name: outputs[name][i] for name in names} for i in range(len(outputs[names[0]])))
+        return np.stack([detect(*decode(one, decoder), rules) for one in requests])
     joined: np.ndarray = np.concatenate([outputs[name] for name in names], axis=-1)
     return joined
 
 
-def parity_of(outputs: Arrays, expected: Arrays, criteria: Criteria) -> Dict[str, Any]:
+def parity_of(
+    outputs: Arrays, expected: Arrays, criteria: Criteria, decoder: Optional[Decoder] = None
+) -> Dict[str, Any]:
     """Return the largest difference and the smallest agreement over all recorded outputs, and those of each if several.
 
     The agreement of the metric's output follows the metric's rule, or top-1 without a metric; the others have their fidelity.
     An output that is the same for all requests has no agreement: None if it is reproduced, 0 otherwise.
     """
-    kit, judged = criteria.kit, _judged(outputs, criteria)
+    kit, judged = criteria.kit, _judged(outputs, criteria, decoder)
     for name in judged:
         if name not in expected:
             raise EngineError(
@@ -132,8 +153,8 @@ def parity_of(outputs: Arrays, expected: Arrays, criteria: Criteria) -> Dict[str
             reasons[name] = reason
             agreement: Optional[float] = metrics.reproduced(wanted, difference)
         elif name in judged:
-            metric, ours = criteria.metric or "top1", _side_by_side(outputs, judged)
-            agreement = metrics.agreement(metric, ours, _side_by_side(expected, judged), kit, criteria.threshold)
+            ours, theirs = (_values(one, judged, decoder) for one in (outputs, expected))
+            agreement = metrics.agreement(_rule(criteria, decoder), ours, theirs, kit, criteria.threshold)
         else:
             agreement = metrics.fidelity(outputs[name], wanted)
         largest = max(largest, difference)

@@ -290,4 +290,5 @@ METRICS: Dict[str, Metric] = {
     "mean_ap": Metric(_both(mean_ap, _mean_ap_interval), same_side),
     "miou": Metric(miou, lambda got, wanted, _threshold: maps.same_class(got, wanted)),
     "coco_ap": Metric(None, same_detections, _detections),
+    "detections": Metric(None, lambda got, wanted, _threshold: detections.agreement(got, wanted)),
 }

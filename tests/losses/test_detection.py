@@ -6,13 +6,16 @@ from torch.distributions import Bernoulli, Categorical, kl_divergence
 from torch.nn import functional
 
 from edgedistill.losses.assignment import Targets, assign
+from edgedistill.losses.batch import Batch
 from edgedistill.losses.cells import BINS, cells_of, decode_boxes, generalised_overlaps, overlaps
 from edgedistill.losses.detection import (
+    LEAST_SCORE,
     box_kd,
     class_kd,
     detection_loss,
     distances,
     distribution_focal,
+    on_teacher,
     quality_focal,
 )
 
@@ -208,3 +211,46 @@ def test_localisation_distillation_is_a_divergence_of_distributions():
     wanted = heat**2 * (weight * kl_divergence(*shares).mean(2)).sum() / weight.sum()
     assert box_kd(student, teacher, CLASSES, heat).item() == pytest.approx(wanted.item(), rel=1e-4)
     assert box_kd(teacher, teacher, CLASSES, heat).item() == pytest.approx(0, abs=1e-6)
+
+
+def found_by_teacher(*rows):
+    """Return detections (1, K, 6) of rows (class, score, x1, y1, x2, y2), with an unused row."""
+    return torch.tensor([[*[list(map(float, row)) for row in rows], [-1.0] + 5 * [0.0]]])
+
+
+def on_found(values, found):
+    return on_teacher(4.0)(values, Batch({"input": torch.zeros(1, 3, HEIGHT, WIDTH)}, torch.zeros(1, 1, 7), found))
+
+
+def test_a_certain_detection_is_learned_as_a_label():
+    values, boxes = outputs(), ((1, 10, 12, 60, 50), (2, 70, 20, 120, 90))
+    certain = found_by_teacher(*((kind, 1.0, *box) for kind, *box in boxes))
+    wanted = detection_loss(values, labels_of(*boxes), (HEIGHT, WIDTH), CLASSES)
+    assert on_found(values, certain).item() == pytest.approx(wanted.item(), rel=1e-6)
+
+
+def test_the_target_of_a_cell_is_the_quality_of_its_box_times_the_teacher_s_score():
+    scores, boxes = decoded(outputs())
+    labels, weights = labels_of((1, 10, 12, 60, 50), (2, 70, 20, 120, 90)), torch.tensor([[0.4, 0.7, 0.0]])
+    plain, weighted = assign(scores, boxes, labels, CELLS), assign(scores, boxes, labels, CELLS, weights)
+    for kind, weight in ((1, 0.4), (2, 0.7)):
+        torch.testing.assert_close(weighted.scores[..., kind], weight * plain.scores[..., kind])
+    assert weighted.quality.max() <= 0.7
+
+
+def test_a_cell_of_two_boxes_learns_the_one_of_the_higher_score():
+    scores, boxes = decoded(outputs())
+    twice = labels_of((1, 10, 12, 60, 50), (2, 10, 12, 60, 50))
+    targets = assign(scores, boxes, twice, CELLS, torch.tensor([[0.2, 0.9, 0.0]]))
+    both = (assign(scores, boxes, twice, CELLS).quality > 0) & (targets.scores[..., 2] > 0)
+    assert both.any()
+    assert (targets.scores[both][:, 1] == 0).all()
+
+
+def test_detections_of_low_scores_and_none_at_all_are_background():
+    values = outputs()
+    low = on_found(values, found_by_teacher((1, LEAST_SCORE / 2, 10, 12, 60, 50)))
+    background = detection_loss(values, labels_of(), (HEIGHT, WIDTH), CLASSES)
+    assert low.item() == pytest.approx(background.item(), rel=1e-6)
+    certain = found_by_teacher((1, 0.9, 10, 12, 60, 50), (1, LEAST_SCORE / 2, 70, 20, 120, 90))
+    assert on_found(values, certain).item() == pytest.approx(on_found(values, certain[:, :1]).item(), rel=1e-6)

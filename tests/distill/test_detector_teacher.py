@@ -1,0 +1,170 @@
+"""Detectors from ONNX files as teachers: what they see, and their detections in the classes and pixels of the data."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from PIL import Image
+
+from edgedistill.data.settings import Normalization
+from edgedistill.distill.detector_teacher import DetectorTeacher, detector_teacher
+from edgedistill.distill.loading import answers_of
+from edgedistill.distill.predictors import onnx_predictor
+from edgedistill.errors import ConfigError
+from edgedistill.models.interface import Interface
+from edgedistill.models.teacher_view import TeacherView, check_view
+from tests.support.command import edgedistill
+from tests.support.learning import interface
+from tests.support.small_onnx import text_model
+from tests.support.square_finder import HEIGHT, KINDS, WIDTH, draw_squares, square_finder
+
+MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)
+THREE = ("green", "blue", "red")
+ENLARGED = TeacherView(
+    std=(1 / 255,) * 3, mean=(0.0,) * 3, size=(2 * WIDTH, 2 * HEIGHT), classes=THREE, data=Normalization(mean=MEAN, std=STD)
+)  # fmt: skip
+
+
+def face(names: tuple[str, ...] = KINDS) -> Interface:
+    """Return the interface of data with pictures of squares."""
+    return interface("image", (HEIGHT, WIDTH, 3), len(names), task="detection").model_copy(update={"classes": names})
+
+
+def saved(model: onnx.ModelProto, folder: Path) -> Path:
+    onnx.save(model, folder / "finder.onnx")
+    return folder / "finder.onnx"
+
+
+def pictures(folder: Path) -> tuple[dict[str, torch.Tensor], list[list[tuple[str, list[int]]]]]:
+    """Return pictures as the student sees them, and the names and corners of the squares in each."""
+    draw_squares(folder / "data", 6)
+    table = json.loads((folder / "data" / "boxes.json").read_text())
+    raw = [np.asarray(Image.open(folder / "data" / one["file_name"])) / 255 for one in table["images"]]
+    seen = (np.stack(raw) - MEAN) / STD
+    squares: list[list[tuple[str, list[int]]]] = [[] for _ in raw]
+    for one in table["annotations"]:
+        x, y, width, height = one["bbox"]
+        squares[one["image_id"]].append((KINDS[one["category_id"] - 1], [x, y, x + width, y + height]))
+    return {"input": torch.from_numpy(seen.astype(np.float32)).movedim(-1, 1)}, squares
+
+
+def test_detections_have_the_data_s_classes_and_the_pixels_of_the_student_s_input(tmp_path: Path) -> None:
+    file = saved(square_finder("yolo", 2, THREE), tmp_path)
+    teacher = detector_teacher(file, ENLARGED, face())
+    inputs, squares = pictures(tmp_path)
+    answer = answers_of(teacher, "classes+boxes")(inputs)
+    assert answer.main.shape == (6, 100, 6)
+    assert not answer.others
+    for found, wanted in zip(answer.main.numpy(), squares, strict=True):
+        certain = found[found[:, 1] > 0.8]
+        assert sorted((KINDS[int(row[0])], row[2:].tolist()) for row in certain) == sorted(wanted)
+    assert teacher.describe() == (
+        "yolo: scores, boxes are centres and sizes in pixels; 1 of 3 classes are not in the data and are left out: green"
+    )
+
+
+def test_the_file_of_an_exported_student_is_a_teacher_too(tmp_path: Path) -> None:
+    teacher = detector_teacher(saved(square_finder("scores+boxes", unit=1.0), tmp_path), None, face())
+    inputs, squares = pictures(tmp_path)
+    raw = inputs["input"] * torch.tensor(STD).view(3, 1, 1) + torch.tensor(MEAN).view(3, 1, 1)
+    found = teacher({"input": raw})["answers"].numpy()
+    assert (found[..., 1] > 0.8).sum() == sum(map(len, squares))
+    assert teacher.describe() == "scores+boxes: scores, boxes are corners in pixels"
+
+
+def test_a_detector_that_does_not_fit_is_refused_in_words(tmp_path: Path) -> None:
+    inputs, _ = pictures(tmp_path)
+    file = saved(square_finder("yolo", 2, THREE), tmp_path)
+    wrong = detector_teacher(file, ENLARGED.model_copy(update={"classes": (*THREE, "grey", "white")}), face())
+    with pytest.raises(
+        ConfigError, match=r"teacher finder\.onnx: no known form of outputs for 5 classes: y \(1, 7, 35\)"
+    ):
+        wrong(inputs)
+    with pytest.raises(
+        ConfigError, match=r"finder\.onnx: takes tensor\(float\) of shape \[1, 3, 96, 128\], but this data is"
+    ):
+        detector_teacher(file, TeacherView(classes=THREE), face())
+    with pytest.raises(ConfigError, match=r"teacher\.classes: has no class 'red', which the data has"):
+        check_view(TeacherView(classes=("green", "blue")), face(), has_inputs=True)
+    with pytest.raises(
+        ConfigError, match=r"teacher\.decode: only applies to detectors, but the task is classification"
+    ):
+        check_view(TeacherView(decode="yolo"), interface("image", (4, 4, 3), 3), has_inputs=True)
+
+
+def test_a_segmenter_from_a_file_gives_class_maps_in_the_data_s_order(tmp_path: Path) -> None:
+    maps = text_model(
+        "(float[n, 3, 8, 8] x) => (float[n, 3, 4, 4] y) { y = AveragePool <kernel_shape = [2, 2], strides = [2, 2]> (x) }"
+    )
+    onnx.save(maps, tmp_path / "maps.onnx")
+    names = interface("image", (8, 8, 3), 2, task="segmentation").model_copy(update={"classes": ("road", "sky")})
+    view = TeacherView(classes=("sky", "tree", "road"))
+    x = torch.rand(2, 3, 8, 8)
+    found = view.outputs(
+        onnx_predictor(tmp_path / "maps.onnx", view.interface(names))(view.inputs({"input": x})), names
+    )
+    torch.testing.assert_close(found["y"], torch.nn.functional.avg_pool2d(x, 2)[:, [2, 0]])
+    with pytest.raises(ConfigError, match=r"outputs \['n', 3, 4, 4\]; expected logits \(N, 2, height, width\)"):
+        onnx_predictor(tmp_path / "maps.onnx", names)
+
+
+CONFIG = """
+name = "squares"
+[data]
+task = "detection"
+train = "train/boxes.json"
+val = "val/boxes.json"
+test = "val/boxes.json"
+size = [64, 48]
+augment = ["flip"]
+[teacher]
+model = "finder.onnx"
+std = [0.00392156862745098, 0.00392156862745098, 0.00392156862745098]
+size = [128, 96]
+classes = ["green", "blue", "red"]
+[student]
+model = "zoo:detector"
+width = 0.25
+[distill]
+epochs = 8
+optimizer = "adamw"
+lr = 0.005
+batch_size = 8
+views = 2
+hard_weight = 0.0
+[[target]]
+name = "pc"
+kit = "ort"
+"""
+
+
+@pytest.mark.slow
+def test_a_student_learns_from_detections_alone_and_bad_teachers_are_named(tmp_path: Path) -> None:
+    saved(square_finder("yolo", 2, THREE), tmp_path)
+    for split, seed in (("train", 0), ("val", 1)):
+        draw_squares(tmp_path / split, 40, seed)
+    (tmp_path / "edgedistill.toml").write_text(CONFIG)
+    done = edgedistill("run", "edgedistill.toml", "--until", "distill", "--run-dir", "made", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "1 of 3 classes are not in the data and are left out: green" in done.stderr
+    logits = np.load(tmp_path / "made" / "soft_labels" / "logits.npy")
+    assert (logits.shape, logits.dtype) == ((2, 40, 100, 6), np.float16)
+    record = json.loads((tmp_path / "made" / "student" / "metrics.json").read_text())
+    assert record["student"]["val_accuracy"] > 0.5
+    assert edgedistill("cache", "verify", "edgedistill.toml", "--run-dir", "made", cwd=tmp_path).returncode == 0
+    exchanged = ("--set", 'teacher.classes=["green", "red", "blue"]', "--run-dir", "other")
+    refused = edgedistill("run", "edgedistill.toml", "--until", "teacher", *exchanged, cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "is no better than chance" in refused.stderr
+
+
+def test_the_teacher_is_a_function_of_its_inputs(tmp_path: Path) -> None:
+    teacher = detector_teacher(saved(square_finder("yolo", 2, THREE), tmp_path), ENLARGED, face())
+    assert isinstance(teacher, DetectorTeacher)
+    inputs, _ = pictures(tmp_path)
+    whole = teacher(inputs)["answers"]
+    alone = torch.cat([teacher({"input": inputs["input"][place : place + 1]})["answers"] for place in range(6)])
+    torch.testing.assert_close(alone, whole, rtol=0, atol=0)
