@@ -9,22 +9,10 @@ from pathlib import Path
 from edgedistill.errors import ConfigError, nearest
 from edgedistill.tasks.task import Task
 
-SHARED = frozenset(
-    {
-        "__init__",
-        "table",
-        "task",
-        "values",
-        "checks",
-        "class_labels",
-        "chance",
-        "match",
-        "detections",
-        "decoders",
-        "detector_forms",
-        "coco",
-    }
-)
+SHARED = frozenset({
+    "__init__", "table", "task", "values", "checks", "class_labels", "chance", "match", "matches", "detections", "decoders",
+    "detector_forms", "coco", "details", "resampling",
+})  # fmt: skip
 """The modules in this folder that are not tasks."""
 
 
