@@ -15,13 +15,15 @@ from pydantic import ValidationError
 from edgedistill.records.measurement import Measurement
 from edgedistill.serve.board import Board, Progress
 from edgedistill.serve.offer import Offer
+from edgedistill.serve.pictures import Sample, as_png
 from edgedistill.serve.runtime import WebKit, page_folder
 from edgedistill.serve.store import keep
 from edgedistill.serve.upload import MOST_BYTES, UploadError, read_upload
 
 PAGE = (
     "index.html", "style.css", "page.mjs", "measure.mjs", "turns.mjs", "fresh.mjs", "worker.mjs", "parity.mjs", "stats.mjs",
-    "constants.mjs", "plot.mjs", "device.mjs", "null.onnx",
+    "constants.mjs", "plot.mjs", "device.mjs", "null.onnx", "downloads.mjs", "try.mjs", "live.mjs", "sources.mjs", "show.mjs", "draw.mjs", "frames.mjs",
+    "picture.mjs", "answers.mjs", "detections.mjs", "maps.mjs",
 )  # fmt: skip
 """The files of the page; no other file of its folder is served."""
 
@@ -48,11 +50,12 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """The served content: the models of a run, the folder of the runtime, and a callback for each measurement."""
+    """The served content: a run's models and a few test pictures, the folder of the runtime, and a callback for each measurement."""
 
     run_folder: Path
     kit: WebKit
     offers: tuple[Offer, ...]
+    samples: tuple[Sample, ...]
     runtime: Path
     token: str
     notify: Callable[[str, Measurement | None], None]
@@ -77,6 +80,8 @@ class Server:
             web.get(f"{root}/runtime/{{name}}", self._runtime),
             web.get(f"{root}/models/{{key}}.onnx", self._model),
             web.get(f"{root}/requests/{{key}}.bin", self._requests),
+            web.get(f"{root}/pictures/{{number:[0-9][0-9]?}}.png", self._picture),
+            web.get(f"{root}/masks/{{number:[0-9][0-9]?}}.png", self._mask),
             web.get(f"{root}/api/run", self._run),
             web.get(f"{root}/api/events", self._events),
             web.post(f"{root}/api/progress", self._progress),
@@ -123,11 +128,27 @@ class Server:
             raise web.HTTPNotFound
         return offer
 
+    async def _picture(self, request: web.Request) -> web.StreamResponse:
+        return web.Response(body=as_png(self._sample(request).pixels), content_type="image/png")
+
+    async def _mask(self, request: web.Request) -> web.StreamResponse:
+        mask = self._sample(request).mask
+        if mask is None:
+            raise web.HTTPNotFound
+        return web.Response(body=as_png(mask), content_type="image/png")
+
+    def _sample(self, request: web.Request) -> Sample:
+        number = int(request.match_info["number"])
+        if number >= len(self.site.samples):
+            raise web.HTTPNotFound
+        return self.site.samples[number]
+
     async def _run(self, _request: web.Request) -> web.Response:
         runtime = self.site.kit.runtime
         return web.json_response({
             "run": self.site.run_folder.resolve().name, "runtime": f"{runtime.package} {runtime.version}",
-            "models": [one.summary.model_dump(mode="json") for one in self.site.offers],
+            "models": [one.summary.model_dump(mode="json", by_alias=True) for one in self.site.offers],
+            "pictures": [one.label.model_dump(mode="json") for one in self.site.samples],
         })  # fmt: skip
 
     async def _events(self, request: web.Request) -> web.StreamResponse:

@@ -24,7 +24,8 @@ from edgedistill.runtime.progress import Reporter
 from edgedistill.serve.app import Server, Site
 from edgedistill.serve.certificate import server_context
 from edgedistill.serve.links import lan_address, name_of, qr_code
-from edgedistill.serve.offer import offers
+from edgedistill.serve.offer import Offer, offers
+from edgedistill.serve.pictures import Sample, samples_of
 from edgedistill.serve.runtime import read_web_kit, runtime_folder
 
 TOKEN_BYTES = 16
@@ -83,13 +84,21 @@ def serve(run_folder: Path, options: ServeOptions, report: Reporter) -> None:
     models = offers(Run(run_folder), kit, options.encodings)
     runtime = runtime_folder(kit.runtime, options.runtime, report.info)
     reception = Reception(report, options.count)
-    site = Site(run_folder, kit, models, runtime, secrets.token_urlsafe(TOKEN_BYTES), reception.notify)
+    site = Site(
+        run_folder, kit, models, _samples(models), runtime, secrets.token_urlsafe(TOKEN_BYTES), reception.notify
+    )
     asyncio.run(_serve(site, options, reception))
     report.info(
         f"{reception.kept} measurements in {run_folder / 'measurements'}; next: edgedistill compare {run_folder}"
     )
     if reception.disagreeing:
         raise ParityError("\n".join(reception.disagreeing))
+
+
+def _samples(models: tuple[Offer, ...]) -> tuple[Sample, ...]:
+    """Return test pictures for the first model that takes pictures; the forms of a student share them."""
+    found = ((model.io, model.summary.contract) for model in models)
+    return next((made for io, contract in found if contract is not None and (made := samples_of(io, contract))), ())
 
 
 async def _serve(site: Site, options: ServeOptions, reception: Reception) -> None:

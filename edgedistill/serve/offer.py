@@ -12,6 +12,7 @@ import numpy as np
 from edgedistill.deploy.stage import MIN_AGREEMENT
 from edgedistill.errors import ConfigError
 from edgedistill.records.base import Record
+from edgedistill.records.contract import Contract
 from edgedistill.records.measurement import ModelIdentity
 from edgedistill.records.stages import DataRecord, ExportRecord, OnnxModel
 from edgedistill.runtime.folder import Run, read_lineage, require_record, require_unchanged
@@ -44,7 +45,7 @@ class Requests(Record):
 
 
 class ModelSummary(Record):
-    """The description of a model that a page receives."""
+    """The description of a model that a page receives; without a contract, the page only measures it."""
 
     key: str
     title: str
@@ -57,6 +58,7 @@ class ModelSummary(Record):
     output: str | None
     min_agreement: float
     requests: Requests
+    contract: Contract | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +116,7 @@ def _offer(run: Run, model: OnnxModel, suffix: str) -> Offer:
     summary = ModelSummary(
         key=f"{model.name}-{model.precision}{suffix}", title=f"{model.name} {model.precision}{suffix.replace('-', ' ', 1)}", name=model.name, precision=model.precision, encoding=model.encoding,
         sha256=model.file.sha256, bytes=model.file.bytes, metric=find_task(require_record(run, DataRecord).task).metric, min_agreement=MIN_AGREEMENT[model.precision],
-        output=model.judged_output, requests=layout,
+        output=model.judged_output, requests=layout, contract=model.contract,
     )  # fmt: skip
     identity = ModelIdentity(name=f"{model.name}{suffix}", sha256=model.file.sha256, lineage=read_lineage(run, model))
     return Offer(summary, path, content, identity, io, model.expected, model.threshold)

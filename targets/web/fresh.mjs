@@ -14,14 +14,14 @@ export class Fresh {
   }
 
   // Sends a message and returns the answer. A worker without a message for two minutes has failed without an error event.
-  ask(message, onProgress = () => {}) {
+  ask(message, onProgress = () => {}, transfer = []) {
     let timer;
     return new Promise((resolve, reject) => {
       if (this.#failure) throw this.#failure;
       this.#reject = reject;
       const wait = () => {
         clearTimeout(timer);
-        const error = new Stalled(`two workers did not respond for ${STALLED_MS / 1000} s; the device may be out of memory`);
+        const error = new Stalled(`the worker did not respond for ${STALLED_MS / 1000} s; the device may be out of memory`);
         timer = setTimeout(() => reject(error), STALLED_MS);
       };
       wait();
@@ -31,7 +31,7 @@ export class Fresh {
         else if (data.error) reject(new Error(data.error));
         else resolve(data);
       };
-      this.#worker.postMessage(message);
+      this.#worker.postMessage(message, transfer);
     }).finally(() => clearTimeout(timer));
   }
 

@@ -1,40 +1,14 @@
 // The order of work: download, check each model once, time all of them in turns in fresh workers, soak, and send.
 
 import { randomId } from "./device.mjs";
+import { engineFor, fetchBytes, RUNTIMES } from "./downloads.mjs";
 import { Fresh, Stalled } from "./fresh.mjs";
 import { parity } from "./parity.mjs";
 import { ratioOf } from "./stats.mjs";
 import { burstsFor, MOST_SAMPLES, orders, roundsFor, tooLarge } from "./turns.mjs";
 
-const RUNTIMES = {
-  wasm: { bundle: "ort.wasm.bundle.min.mjs", engine: "ort-wasm-simd-threaded.wasm" },
-  webgpu: { bundle: "ort.webgpu.bundle.min.mjs", engine: "ort-wasm-simd-threaded.asyncify.wasm" },
-};
-
 // A worker could not be started beside others.
 class NotTogether extends Error {}
-
-export async function fetchBytes(url, signal, onBytes) {
-  const answer = await fetch(url, { signal });
-  if (!answer.ok) throw new Error(`${url}: the server answered ${answer.status}`);
-  const reader = answer.body.getReader();
-  const parts = [];
-  let length = 0;
-  for (;;) {
-    const { done, value } = await reader.read();
-    if (done) break;
-    parts.push(value);
-    length += value.length;
-    onBytes?.(length);
-  }
-  const whole = new Uint8Array(length);
-  let offset = 0;
-  for (const part of parts) {
-    whole.set(part, offset);
-    offset += part.length;
-  }
-  return whole.buffer;
-}
 
 export class Measuring {
   #hooks;
@@ -94,12 +68,9 @@ export class Measuring {
   }
 
   async #download() {
-    const runtime = RUNTIMES[this.#plan.arms[0].provider];
     const { signal } = this.#downloads;
     this.#hooks.stage("downloads the engine");
-    const report = (length) => this.#hooks.note(`downloads the engine, ${(length / 1e6).toFixed(1)} MB`);
-    this.engine = await fetchBytes(`runtime/${runtime.engine}`, signal, report);
-    this.empty = new Uint8Array(await fetchBytes("null.onnx", signal));
+    Object.assign(this, await engineFor(this.#plan.arms[0].provider, signal, (text) => this.#hooks.note(text)));
     const models = new Map();
     for (const arm of this.#plan.arms) {
       const { key, bytes } = arm.about;

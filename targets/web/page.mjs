@@ -5,6 +5,7 @@ import { describe, deviceId, savedName, saveName, suggestedName } from "./device
 import { Measuring, nameOf, ratios } from "./measure.mjs";
 import { plot, short } from "./plot.mjs";
 import { compare, median } from "./stats.mjs";
+import { offerTrying, stopTrying } from "./try.mjs";
 
 const byId = (id) => document.getElementById(id);
 const id = deviceId();
@@ -35,6 +36,7 @@ async function begin() {
   showThreads();
   showProviders();
   showFacts();
+  offerTrying(run, placesToTry());
   byId("form").hidden = false;
   byId("form").addEventListener("change", estimate);
   estimate();
@@ -53,9 +55,23 @@ function canThread() {
   return about.isolated && about.shared_memory;
 }
 
+function threadCounts() {
+  return [1, 2, 4, 8].filter((count) => count <= (canThread() ? about.cores : 1));
+}
+
+const threadsIn = (count) => `${count} thread${count > 1 ? "s" : ""}`;
+
+// Where a model can be tried: first with up to four threads, as most phones have as many fast cores.
+function placesToTry() {
+  const counts = threadCounts();
+  const first = Math.min(4, counts.at(-1));
+  const sorted = [first, ...counts.filter((count) => count !== first)];
+  const places = sorted.map((threads) => ({ title: `CPU, ${threadsIn(threads)}`, provider: "wasm", threads }));
+  return about.gpu === null ? places : [...places, { title: "GPU (WebGPU)", provider: "webgpu", threads: 1 }];
+}
+
 function showThreads() {
-  const most = canThread() ? about.cores : 1;
-  const counts = [1, 2, 4, 8].filter((count) => count <= most);
+  const counts = threadCounts();
   for (const count of counts) {
     const box = node("input", { type: "checkbox", name: "threads", value: count, checked: count === 1 || count === Math.min(4, counts.at(-1)) });
     byId("threads").append(node("label", {}, box, String(count)));
@@ -96,7 +112,7 @@ function plan() {
   const [processes, seconds] = byId("effort").value.split("x").map(Number);
   const arms = models.flatMap((model) => threads.map((count) => ({
     about: model, threads: count, provider, processes: [], turns: [],
-    title: `${model.title}, ${provider === "webgpu" ? "GPU" : `${count} thread${count > 1 ? "s" : ""}`}`,
+    title: `${model.title}, ${provider === "webgpu" ? "GPU" : threadsIn(count)}`,
   })));
   const device = {
     id, name: byId("name").value.trim(), platform: about.platform, arch: about.arch, browser: about.browser,
@@ -119,6 +135,8 @@ async function start(event) {
   if (!made.arms.length) return trouble("Choose at least one model and one number of threads.");
   trouble("");
   saveName(made.device.name);
+  stopTrying(); // the camera and its model would slow down what is measured
+  byId("try").hidden = true;
   byId("form").hidden = true;
   byId("cards").replaceChildren();
   byId("comparisons").hidden = true;
@@ -136,6 +154,7 @@ async function start(event) {
     measuring = null;
     byId("working").hidden = true;
     byId("form").hidden = false;
+    byId("try").hidden = false;
     byId("start").textContent = "Measure again";
     document.body.dataset.state = "done";
   }
@@ -276,7 +295,7 @@ function follow() {
 
 function row(one) {
   const agrees = one.agreement === null ? "" : `, agrees on ${(100 * one.agreement).toFixed(1)} %`;
-  const threads = `${one.threads} thread${one.threads > 1 ? "s" : ""}`;
+  const threads = threadsIn(one.threads);
   const where = `${one.target}, ${one.native ? `${threads}, ${one.engine}` : "in a browser"}${agrees}`;
   const numbers = [short(one.p50_ms), one.p95_ms === null ? "–" : short(one.p95_ms)];
   return node("tr", {}, node("th", { scope: "row" }, `${one.model} ${one.precision}`, node("small", {}, where)), ...numbers.map((text) => node("td", { className: "number" }, text)));

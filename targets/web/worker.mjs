@@ -1,5 +1,5 @@
-// One job in a fresh worker: load the engine and the model, then check it, time it in turns with other workers, or soak it. The engine fixes its number of
-// threads when it starts, and its heap never shrinks, so that no worker is used twice.
+// One job in a fresh worker: load the engine and the model, then check it, time it in turns with other workers, soak it, or answer pictures.
+// The engine fixes its number of threads when it starts, and its heap never shrinks, so that no worker is used twice.
 
 import { BURSTS, SOAK, WARM_UP } from "./constants.mjs";
 import { typed } from "./parity.mjs";
@@ -209,11 +209,17 @@ function throttled() {
   };
 }
 
-const TASKS = { check, turns, soak };
+// From now on, each message is a picture, which gets its answer.
+async function live(_session, _requests, job, engine) {
+  const { answerPicture } = await import("./frames.mjs");
+  self.onmessage = ({ data: picture }) => answer(() => answerPicture(engine, job.contract, picture));
+}
+
+const TASKS = { check, turns, soak, live };
 
 async function run(job) {
   const { ort, session, loadNs } = await start(job);
-  const result = await TASKS[job.task](session, feeds(ort, job), job);
+  const result = await TASKS[job.task](session, feeds(ort, job), job, { ort, session });
   return { result, load_ns: loadNs, threads: job.provider === "wasm" ? 1 + spawned : 1 };
 }
 

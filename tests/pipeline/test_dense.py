@@ -1,10 +1,12 @@
 """Detectors and segmenters from pictures to the device: a whole run of each, `check` on a photo, and the page in a browser."""
 
 import asyncio
+import base64
 import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from PIL import Image
 from tests.serve.conftest import runtime, serve  # noqa: F401 - fixtures
 from tests.support.browser import CHROMIUM, chromium
 from tests.support.command import edgedistill
+from tests.support.film import camera, write_film
 from tests.support.serving import Served
 
 pytestmark = pytest.mark.slow
@@ -128,7 +131,10 @@ def test_photos_of_other_sizes_get_the_same_answers_everywhere(made: tuple[str, 
     assert all(one["input"] == 0 for artifact in result["artifacts"] for one in artifact["differences"])
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
+with_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
+
+
+@with_chromium
 def test_the_page_measures_it(made: tuple[str, Path], serve: Callable[..., Served], tmp_path: Path) -> None:  # noqa: F811 - a fixture
     task, folder = made
     run = Path(shutil.copytree(folder / "made", tmp_path / "run"))
@@ -165,3 +171,114 @@ def test_an_app_gets_the_contract(made: tuple[str, Path]) -> None:
     assert 'PictureRules(64, 48, "letterbox", 114, 3, 1.0f, null, null)' in kotlin
     assert "width: 64, height: 48, rule: .letterbox, padding: 114, channels: 3" in swift
     assert json.loads((folder / "app" / "mobile.json").read_text())["contract"]["task"] == task
+
+
+PASSES = """(async () => {
+    const { Live } = await import("./live.mjs");
+    const { prepare } = await import("./picture.mjs");
+    const { decode, pixelsOf } = await import("./sources.mjs");
+    const text = (array) => btoa(Array.from(new Uint8Array(array.buffer), (byte) => String.fromCharCode(byte)).join(""));
+    const [model] = (await (await fetch("api/run")).json()).models;
+    const live = new Live(model, { provider: "wasm", threads: 1 }, () => {});
+    const found = {};
+    for (const [name, content] of Object.entries(FILES)) {
+        const image = await decode(new Blob([Uint8Array.from(atob(content), (one) => one.charCodeAt(0))]));
+        const picture = pixelsOf(image, image.width, image.height);
+        const input = prepare(picture, model.contract.picture);
+        const { answer } = await live.answer(picture);
+        found[name] = { input: text(input.data), shape: input.shape, answer: model.contract.task === "detection" ? answer : Array.from(answer) };
+    }
+    live.end();
+    return found;
+})()"""
+"""What the page's own modules make of files."""
+
+
+@with_chromium
+def test_the_page_gives_photos_the_answers_of_torch(made: tuple[str, Path], serve: Callable[..., Served]) -> None:  # noqa: F811 - a fixture
+    task, folder = made
+    files = [folder / "test" / "images" / f"{i}.png" for i in range(3)]
+    turned = folder / "turned.png"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.open(files[0]).save(turned, exif=exif)
+    files.append(turned)
+    served = serve(folder / "made", "--http")
+    given = json.dumps({path.name: base64.b64encode(path.read_bytes()).decode() for path in files})
+
+    async def visit() -> dict[str, Any]:
+        async with chromium() as page:
+            await page.open(served.links[0])
+            await page.until("document.getElementById('form')?.hidden === false")
+            found: dict[str, Any] = await page.evaluate(PASSES.replace("FILES", given))
+            return found
+
+    found = asyncio.run(visit())
+    arrays = {}
+    for name, one in found.items():
+        arrays[f"{name}/input"] = np.frombuffer(base64.b64decode(one["input"]), np.uint8).reshape(one["shape"])
+        whole = np.array(one["answer"], np.float64)
+        arrays[f"{name}/answer"] = (
+            whole.reshape(-1, 6) if task == "detection" else whole.reshape(48, 64).astype(np.uint8)
+        )
+    np.savez(folder / "page.npz", **arrays)
+    checked = edgedistill("check", "made", *map(str, files), "--app", "page.npz", "--json", cwd=folder)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    findings = json.loads(checked.stdout)["app"]
+    assert len(findings) == 8
+    assert all(one["fault"] is None for one in findings)
+
+
+def shapes(count: int) -> list[np.ndarray]:
+    """Return frames in which a red square moves over noise."""
+    rng, frames = np.random.default_rng(0), []
+    for i in range(count):
+        frame = rng.integers(90, 160, (240, 320, 3)).astype(np.uint8)
+        frame[80:160, 20 * i : 20 * i + 80] = [250, 20, 20]
+        frames.append(frame)
+    return frames
+
+
+@with_chromium
+def test_the_page_shows_answers_over_the_camera(
+    made: tuple[str, Path],
+    serve: Callable[..., Served],  # noqa: F811 - a fixture
+    tmp_path: Path,
+) -> None:
+    task, folder = made
+    served = serve(folder / "made", "--http")
+
+    async def visit() -> tuple[dict[str, Any], list[str]]:
+        async with chromium(*camera(write_film(tmp_path / "film.y4m", shapes(10)))) as page:
+            await page.screen(390)
+            await page.open(served.links[0])
+            await page.until("document.getElementById('form')?.hidden === false")
+            await page.evaluate("document.getElementById('least').value = '0.05'")
+            await page.evaluate("document.getElementById('use-camera').click()")
+            await page.until("document.getElementById('rate-name').textContent === 'frames per second'")
+            return await page.evaluate(SEEN), page.problems
+
+    seen, problems = asyncio.run(visit())
+    assert problems == []
+    assert seen["size"] == [320, 240]
+    assert seen["red"] > 2000
+    assert seen["drawn"] > 100
+    assert {entry.rstrip("0123456789. %") for entry in seen["answer"]} <= {"red", "blue", "background"}
+    assert len(seen["answer"]) > 0, task
+    assert all(float(text.removesuffix(" ms")) > 0 for text in seen["times"])
+
+
+SEEN = """(() => {
+    const pixels = (id) => {
+        const canvas = document.getElementById(id);
+        return canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+    };
+    const frame = pixels("frame");
+    let [red, drawn] = [0, 0];
+    for (let i = 0; i < frame.data.length; i += 4) red += frame.data[i] > 200 && frame.data[i + 1] < 80 && frame.data[i + 2] < 80;
+    for (const [i, value] of pixels("overlay").data.entries()) drawn += i % 4 === 3 && value > 0;
+    return {
+        size: [frame.width, frame.height], red, drawn, answer: [...document.querySelectorAll("#answer li")].map((one) => one.textContent),
+        times: [...document.querySelectorAll("#times dd")].map((one) => one.textContent),
+    };
+})()"""

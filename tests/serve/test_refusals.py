@@ -77,7 +77,8 @@ def test_nothing_else_of_the_disk(served: Served, folder: Path) -> None:
         "../manifest.json", "..%2fmanifest.json", "%2e%2e/%2e%2e/etc/passwd", "models/../../manifest.json", "target.toml",
         "assemble.py", "models/..%2f..%2fmanifest.onnx", "models/student-fp32", "models/io.onnx", "runtime/../target.toml",
         "runtime/..%2f..%2ftarget.toml", "runtime/ort.wasm.bundle.min.mjs.gz", "requests/x.bin", "/etc/passwd", "%00",
-        "models/student-fp32.onnx%00", "..\\manifest.json", f"../{token}/../../etc/passwd",
+        "models/student-fp32.onnx%00", "..\\manifest.json", "pictures/12.png",
+        "pictures/999.png", "pictures/-1.png", "masks/0.png", f"../{token}/../../etc/passwd",
     )  # fmt: skip
     for path in paths:
         status, answer = raw(served.links[0], f"/{token}/{path}")
@@ -86,6 +87,8 @@ def test_nothing_else_of_the_disk(served: Served, folder: Path) -> None:
         assert b"root:" not in answer
     status, answer = raw(served.links[0], f"/{token}/models/student-fp32.onnx")
     assert (status, answer.partition(b"\r\n\r\n")[2]) == (200, (folder / "onnx" / "student-fp32.onnx").read_bytes())
+    status, answer = raw(served.links[0], f"/{token}/pictures/11.png")
+    assert (status, answer.partition(b"\r\n\r\n")[2][:4]) == (200, b"\x89PNG")
 
 
 def test_every_answer_isolates_the_page(served: Served) -> None:

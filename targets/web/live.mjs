@@ -1,0 +1,41 @@
+// A model that answers pictures in a worker, one after the other.
+
+import { engineFor, fetchBytes, RUNTIMES } from "./downloads.mjs";
+import { Fresh } from "./fresh.mjs";
+
+export class Live {
+  #worker = new Fresh();
+  #loaded;
+  #last = Promise.resolve();
+
+  // `model` is one of api/run; `place` is { provider, threads }; `report` takes a text.
+  constructor(model, place, report) {
+    this.model = model;
+    this.#loaded = this.#load(place, report);
+    this.#loaded.catch(() => {}); // answer() reports it
+  }
+
+  async #load(place, report) {
+    const downloads = await engineFor(place.provider, undefined, report);
+    report("downloads the model");
+    const file = await fetchBytes(`models/${this.model.key}.onnx`);
+    report("loads the model");
+    await this.#worker.ask({
+      task: "live", model: file, contract: this.model.contract, requests: { count: 0, inputs: [], outputs: [] }, ...place, ...downloads,
+      bundle: RUNTIMES[place.provider].bundle,
+    });
+    report("");
+  }
+
+  // Returns the answer for a picture, whose pixels are handed over, and the milliseconds of each step.
+  async answer({ data, width, height }) {
+    const before = this.#last;
+    const mine = this.#loaded.then(() => before).then(() => this.#worker.ask({ data, width, height }, undefined, [data.buffer]));
+    this.#last = mine.catch(() => {});
+    return mine;
+  }
+
+  end() {
+    this.#worker.end();
+  }
+}
