@@ -99,7 +99,7 @@ function legend(entries, names) {
   return entries.map(([kind, text]) => {
     const chip = piece("chip");
     chip.style.background = css(colourOf(kind));
-    const made = item(chip, names[kind], piece("note", text));
+    const made = item(chip, `${names[kind]} `, piece("note", text));
     made.className = "entry";
     return made;
   });

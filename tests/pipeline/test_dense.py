@@ -263,8 +263,8 @@ def test_the_page_shows_answers_over_the_camera(
     assert seen["size"] == [320, 240]
     assert seen["red"] > 2000
     assert seen["drawn"] > 100
-    assert {entry.rstrip("0123456789. %") for entry in seen["answer"]} <= {"red", "blue", "background"}
-    assert len(seen["answer"]) > 0, task
+    assert {entry.split()[0] for entry in seen["answer"]} <= {"red", "blue", "0", "1", "2"}, task
+    assert seen["answer"]
     assert all(float(text.removesuffix(" ms")) > 0 for text in seen["times"])
 
 
