@@ -110,15 +110,15 @@ function percent(share) {
 }
 
 // Shows the medians of the milliseconds of each step, and the frames per second of a camera, whose own rate is `frameRate`; for a single
-// picture, whose times have no `at`, the time of all steps.
+// picture, whose times have no `at`, the sum of the steps.
 export function showTimes(times, frameRate) {
   if (!times.length) return;
   byId("times").hidden = false;
-  for (const step of STEPS) byId(step).textContent = `${short(median(times.map((one) => one[step])))} ms`;
+  const medians = STEPS.map((step) => median(times.map((one) => one[step])));
+  for (const [i, step] of STEPS.entries()) byId(step).textContent = `${short(medians[i])} ms`;
   const span = times.at(-1).at - times[0].at;
   const moves = times.length > 1 && span > 0;
   byId("rate-name").textContent = moves ? "frames per second" : "in all";
-  const all = median(times.map((one) => STEPS.reduce((sum, step) => sum + one[step], 0)));
-  byId("rate").textContent = moves ? (((times.length - 1) / span) * 1000).toFixed(1) : `${short(all)} ms`;
+  byId("rate").textContent = moves ? (((times.length - 1) / span) * 1000).toFixed(1) : `${short(medians.reduce((sum, ms) => sum + ms, 0))} ms`;
   byId("times-note").textContent = moves && frameRate ? `The camera gives at most ${Math.round(frameRate)} frames per second.` : "";
 }
