@@ -11,8 +11,9 @@ export class Live {
   // `model` is one of api/run; `place` is { provider, threads }; `report` takes a text.
   constructor(model, place, report) {
     this.model = model;
+    this.failed = false;
     this.#loaded = this.#load(place, report);
-    this.#loaded.catch(() => {}); // answer() reports it
+    this.#loaded.catch(() => (this.failed = true)); // answer() reports it
   }
 
   async #load(place, report) {

@@ -13,7 +13,7 @@ export function prepare(picture, rules) {
 export function place(picture, rules) {
   const { width, height, rule, padding } = rules;
   if (rule === null && (picture.width !== width || picture.height !== height)) {
-    throw new Error(`the picture is ${picture.width}x${picture.height}; the model takes ${width}x${height}, and its contract has no rule for resizing`);
+    throw new Error(`the picture is ${picture.width}x${picture.height}; the model takes ${width}x${height}, and its contract has no rule for resizing; set data.size and run again`);
   }
   const pixels = rules.colour === "grey" ? grey(picture) : picture;
   const { size, box, corner } = placeOf(picture.width, picture.height, rules);

@@ -39,15 +39,21 @@ export function offerTrying(given, places) {
   byId("try-model").append(...models.map((model) => new Option(model.title, model.key)));
   byId("try-place").append(...places.map(({ title, provider, threads }) => new Option(title, JSON.stringify({ provider, threads }))));
   byId("use-test").hidden = run.pictures.length === 0;
-  const noCamera = whyNoCamera();
-  byId("use-camera").disabled = noCamera !== null;
-  byId("no-camera").textContent = noCamera ?? "";
+  const reason = whyOneSize(models[0].contract.picture) ?? whyNoCamera();
+  byId("use-camera").disabled = reason !== null;
+  byId("no-camera").textContent = reason ?? "";
   listen();
+}
+
+// Why a model takes pictures of one size only, or null; the forms of a student have the same rules.
+function whyOneSize({ rule, width, height }) {
+  if (rule !== null) return null;
+  return `No camera: this model takes only pictures of ${width}x${height} pixels. With data.size, the run would say how others are resized.`;
 }
 
 function listen() {
   for (const [name, use] of Object.entries(sources)) byId(`use-${name}`).addEventListener("click", use);
-  for (const id of ["try-model", "try-place"]) byId(id).addEventListener("change", () => again && begin(again));
+  for (const id of ["try-model", "try-place"]) byId(id).addEventListener("change", () => !camera && again && begin(again)); // film() asks for the model again
   byId("photo").addEventListener("change", () => {
     const [file] = byId("photo").files;
     if (file) begin((current) => photo(file, current));
@@ -99,14 +105,25 @@ async function begin(open) {
   try {
     await open(current);
   } catch (error) {
-    if (current()) say(error.message, true);
+    if (!current()) return;
+    release();
+    say(error.message, true);
   }
+}
+
+// Removes the answer of the picture before.
+function blank() {
+  shown = null;
+  clear(byId("overlay"));
+  byId("answer").replaceChildren();
+  byId("times").hidden = true;
+  byId("times-note").textContent = "";
 }
 
 // Returns the chosen model; its answers wait until it is loaded.
 function model() {
   const wanted = `${byId("try-model").value} ${byId("try-place").value}`;
-  if (key !== wanted) {
+  if (key !== wanted || live.failed) {
     live?.end();
     const about = run.models.find(({ key: name }) => name === byId("try-model").value);
     live = new Live(about, JSON.parse(byId("try-place").value), say);
@@ -154,11 +171,8 @@ async function photo(file, current) {
 
 async function still(kind, image, label, current) {
   const size = { width: image.width, height: image.height };
-  shown = null;
   show(kind, image, size);
-  clear(byId("overlay"));
-  byId("answer").replaceChildren();
-  byId("times").hidden = true;
+  blank();
   const times = [];
   const chosen = model();
   for (let i = 0; i < STILL && current(); i++) {
@@ -182,13 +196,17 @@ async function film(current) {
   if (!current()) return opened.close();
   camera = opened;
   byId("camera-next").hidden = (await camera.next()) === null;
-  const chosen = model();
-  const recent = [];
+  let chosen = null;
+  let recent = [];
   while (current()) {
+    if (chosen !== model()) [chosen, recent] = [model(), []];
     const { picture, ms: reading, image } = await opened.frame();
     if (!current()) return;
     const size = { width: picture.width, height: picture.height };
-    if (!recent.length) show("camera", image, size); // while the model is loaded
+    if (!recent.length) {
+      show("camera", image, size); // while the model is loaded
+      blank();
+    }
     const { answer, ms } = await chosen.answer(picture);
     if (!current()) return;
     show("camera", image, size); // the frame of this answer: no box lags behind

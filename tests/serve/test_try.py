@@ -36,7 +36,7 @@ def folder(run: Path, tmp_path: Path) -> Path:
     """A run whose data was resized by a rule: the digits have none."""
     copied = Path(shutil.copytree(run, tmp_path / "digits"))
     manifest = json.loads((copied / "manifest.json").read_text())
-    for model in manifest["stages"]["export"]["models"]:
+    for model in manifest["stages"]["export"]["record"]["models"]:
         if model["contract"]:
             model["contract"]["picture"]["rule"] = "crop"
     (copied / "manifest.json").write_text(json.dumps(manifest))
@@ -98,15 +98,15 @@ def test_a_classifier_answers_the_test_set_a_photo_and_the_camera(
     assert seen["after"] is False
 
 
-def test_plain_http_has_no_camera_and_says_why(run: Path, serve: Callable[..., Served]) -> None:
-    served = serve(run, "--http")
-    link = served.links[0].replace(
-        "127.0.0.1", "phone.test"
-    )  # a name that browsers do not trust as they do this machine
+@pytest.mark.parametrize("resizes", [True, False])
+def test_why_there_is_no_camera(run: Path, folder: Path, serve: Callable[..., Served], *, resizes: bool) -> None:
+    """Plain HTTP, or a model whose contract has no rule for pictures of other sizes."""
+    served = serve(folder if resizes else run, "--http")
+    host = "phone.test" if resizes else "127.0.0.1"  # a name that browsers do not trust as they do this machine
 
     async def visit() -> tuple[bool, str, str]:
         async with chromium("--host-resolver-rules=MAP phone.test 127.0.0.1") as page:
-            await page.open(link)
+            await page.open(served.links[0].replace("127.0.0.1", host))
             await page.until(READY)
             disabled = await page.evaluate("document.getElementById('use-camera').disabled")
             why = await page.evaluate(text("no-camera"))
@@ -116,5 +116,5 @@ def test_plain_http_has_no_camera_and_says_why(run: Path, serve: Callable[..., S
 
     disabled, why, network = asyncio.run(visit())
     assert disabled
-    assert why.startswith("The camera needs HTTPS")
+    assert why.startswith("The camera needs HTTPS" if resizes else "No camera: this model takes only pictures of 8x8")
     assert network.endswith(" ms")
