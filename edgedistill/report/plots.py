@@ -91,7 +91,7 @@ def accuracy_against(cost: Cost, rows: Sequence[Row], name: str) -> str | None:
         _front(axes, points)
         metric = metric_of(row for row, _ in shown)[1]
         axes.set_ylabel(f"{metric} on the test set, %")
-        _legend(figure)
+        place_legend(figure)
         described = "; ".join(
             f"{row.label}: {formatting.significant(x)} {cost.unit}, {y:.1f} %"
             for (row, _), (x, y) in zip(shown, points, strict=True)
@@ -139,7 +139,7 @@ def latency_distribution(samples: Mapping[str, Sequence[np.ndarray]], labels: Se
         axes.set_xlabel("latency, ms (log)")
         axes.set_ylabel("fraction of inferences")
         axes.set_ylim(0, 1.02)
-        _legend(figure)
+        place_legend(figure)
         return to_svg(figure, name, "Distribution of latency", "; ".join(medians))
 
 
@@ -157,7 +157,7 @@ def training_curves(models: Mapping[str, TrainedModel], metric: str, name: str) 
             axes.plot(x, y, color=looks[label].colour, linestyle=looks[label].dashes, linewidth=1.6, label=label)
         axes.set_xlabel("epoch")
         axes.set_ylabel(f"{metric} on validation, %")
-        _legend(figure)
+        place_legend(figure)
         last = "; ".join(f"{label}: {curve[-1][1]:.1f} % after epoch {curve[-1][0]}" for label, curve in curves.items())
         return to_svg(figure, name, f"{metric} on validation during training", last)
 
@@ -211,9 +211,11 @@ def _log_ticks(axes: Axes) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
 
 
-def _legend(figure: Figure) -> None:
+def place_legend(figure: Figure, columns: int = 3) -> None:
     """Place the legend above the axes, where it cannot cover a point."""
-    figure.legend(loc="outside upper left", ncols=3, frameon=False, handlelength=2.4, columnspacing=1.4, borderpad=0.1)
+    figure.legend(
+        loc="outside upper left", ncols=columns, frameon=False, handlelength=2.4, columnspacing=1.4, borderpad=0.1
+    )
 
 
 def _ecdf(axes: Axes, latencies: np.ndarray, look: Look, label: str | None) -> None:

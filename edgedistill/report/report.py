@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +31,14 @@ from edgedistill.records.stages import (
     TeacherRecord,
     TrainedModel,
 )
+from edgedistill.report.answers import AnswersView, answers_view, recorded_inputs
+from edgedistill.report.images import Inputs
 from edgedistill.report.plots import ENERGY, LATENCY, accuracy_against, latency_distribution, training_curves
 from edgedistill.runtime.files import write_atomic
 from edgedistill.runtime.folder import Run, read_record
 from edgedistill.tasks.table import find_task
 
-TEMPLATE = "template.html.j2"
+TEMPLATE = "report.html.j2"
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,7 @@ def render_report(run_folder: Path, budgets: dict[str, Budget] | None = None) ->
     metric = formatting.metric_heading([find_task(data.task).metric] if data else [])[1]
     return _environment().get_template(TEMPLATE).render(
         _measured(comparison, [result]),
+        answers=_answers_of_run(comparison, result, recorded_inputs(run, data, export)),
         name=result.name,
         student=student,
         quantized=read_record(run, QuantizedRecord),
@@ -98,7 +102,7 @@ def render_report(run_folder: Path, budgets: dict[str, Budget] | None = None) ->
 def render_comparison(comparison: Comparison, sets: Sequence[MeasurementSet]) -> str:
     """Render a comparison of runs or measurement files as the same page, without the sections about the stages of a run."""
     return _environment().get_template(TEMPLATE).render(
-        _measured(comparison, sets), name=" → ".join(one.name for one in sets), student=None, quantized=None, exported=None,
+        _measured(comparison, sets), answers=_answers(comparison, sets), name=" → ".join(one.name for one in sets), student=None, quantized=None, exported=None,
         outdated=(), missing=(), training_plot=None, metric="", gain=None, provenance=(), install=None,
     )  # fmt: skip
 
@@ -113,14 +117,28 @@ def _measured(comparison: Comparison, sets: Sequence[MeasurementSet]) -> dict[st
     }
 
 
+def _answers_of_run(comparison: Comparison, result: MeasurementSet, inputs: Inputs | None) -> list[AnswersView]:
+    """Return the answers on the first target that has any: other targets answer almost the same."""
+    loaded = {id(one.measurement): one for one in result.results}
+    views = (answers_view(group, loaded, inputs, f"answers-{i}") for i, group in enumerate(comparison.groups))
+    return list(islice((view for view in views if view is not None), 1))
+
+
+def _answers(comparison: Comparison, sets: Sequence[MeasurementSet]) -> list[AnswersView]:
+    """Return the answers of every group; the pictures are in the run folders only."""
+    loaded = {id(one.measurement): one for result in sets for one in result.results}
+    views = [answers_view(group, loaded, None, f"answers-{i}") for i, group in enumerate(comparison.groups)]
+    return [view for view in views if view is not None]
+
+
 def _environment() -> Environment:
-    source = resources.files("edgedistill.report")
+    sources = resources.files("edgedistill.report").joinpath("templates").iterdir()
     environment = Environment(
         autoescape=select_autoescape(default=True, default_for_string=True),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        loader=DictLoader({TEMPLATE: source.joinpath(TEMPLATE).read_text(encoding="utf-8")}),
+        loader=DictLoader({source.name: source.read_text(encoding="utf-8") for source in sources}),
     )
     environment.globals.update(
         formatting=formatting, describe_precision=describe_precision, describe_soak=describe_soak, methods=METHODS

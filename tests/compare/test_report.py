@@ -242,6 +242,11 @@ def test_how_to_install_is_without_build_tags(run):
     assert "torch 2.13.0+cpu" in text
 
 
+def test_a_run_without_its_test_inputs_shows_no_pictures(page):
+    assert "Confusions" in page
+    assert "Where the models differ most" not in page
+
+
 def test_write_report(run):
     path = write_report(run)
     assert path == run / "report.html"

@@ -111,7 +111,10 @@ def test_every_engine_is_scored_and_agrees_with_torch(made: tuple[str, Path]) ->
         assert one["accuracy"]["n"] == 8
         assert one["parity"]["agreement"] is None or one["parity"]["agreement"] > 0.98
         assert one["latency_ns"]["p50"] > 0
-    assert (folder / "made" / "report.html").stat().st_size > 10_000
+        assert one["details"]["kind"] == task
+    report = (folder / "made" / "report.html").read_text()
+    assert report.count("Test sample") == report.count('<figure class="sample">') > 0
+    assert ("Precision and recall" in report) == (task == "detection")
 
 
 def test_pictures_without_labels_have_soft_labels(made: tuple[str, Path]) -> None:

@@ -1,0 +1,80 @@
+"""Test pictures and masks as data URIs for the report."""
+
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from PIL import Image
+
+from edgedistill.records.contract import PictureRules
+from edgedistill.records.masks import VOID
+
+SIDE: Final = 320
+"""The longer side of an embedded picture is at most this many pixels."""
+TINY: Final = 64
+"""Pictures of at most this many pixels a side are embedded as PNG and drawn with hard edges."""
+COLOURS: Final = (
+    "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#8c564b", "#7f7f7f", "#bcbd22", "#17becf", "#9467bd",
+)  # fmt: skip
+"""Of classes of masks, after Okabe and Ito (2008) and more; they repeat."""
+
+
+class Inputs:
+    """The recorded test inputs of a run as pictures; `rules` say how pictures became inputs, None for pictures in uint8."""
+
+    def __init__(self, file: Path, rules: PictureRules | None) -> None:
+        self._rules = rules
+        with np.load(file, allow_pickle=False) as archive:
+            names = [name for name in archive.files if name.startswith("input.")]
+            self._values = archive[names[0]] if len(names) == 1 else np.zeros(0)
+
+    def picture(self, number: int) -> np.ndarray | None:
+        """Return the picture of a sample, uint8 (H, W, 3) or (H, W), or None for inputs that are no pictures."""
+        if number >= len(self._values):
+            return None
+        values = self._values[number].reshape(self._values.shape[2:])
+        if values.dtype != np.uint8:
+            values = _undone(values, self._rules) if self._rules is not None else values
+        if values.ndim == 3 and values.shape[2] == 1:
+            values = values[:, :, 0]
+        is_picture = values.dtype == np.uint8 and (values.ndim == 2 or (values.ndim == 3 and values.shape[2] == 3))
+        return values if is_picture else None
+
+
+def fitting_size(width: int, height: int) -> tuple[int, int]:
+    """Return the size in which a picture is embedded."""
+    scale = min(1.0, SIDE / max(width, height))
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def picture_uri(picture: np.ndarray) -> str:
+    """Return a picture as a data URI: JPEG, or PNG if it is tiny."""
+    image = Image.fromarray(picture)
+    small = image.resize(fitting_size(*image.size), Image.Resampling.LANCZOS)
+    return image_uri(small, "PNG") if max(image.size) <= TINY else image_uri(small, "JPEG", quality=78, optimize=True)
+
+
+def image_uri(image: Image.Image, form: str, **how: Any) -> str:
+    """Return an image as a data URI; `how` are Pillow's options for the format."""
+    buffer = io.BytesIO()
+    image.save(buffer, form, **how)
+    return f"data:image/{form.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _undone(values: np.ndarray, rules: PictureRules) -> np.ndarray:
+    """Return a normalised input in uint8 (H, W, C), as the contract turned it into numbers."""
+    moved = values.transpose(1, 2, 0) if rules.layout == "NCHW" else values
+    plain = moved.astype(np.float64) * np.array(rules.std or 1.0) + np.array(rules.mean or 0.0)
+    return np.clip(np.rint(plain * rules.divide_by), 0, 255).astype(np.uint8)
+
+
+def mask_uri(mask: np.ndarray) -> str:
+    """Return a mask as a palette PNG, void transparent."""
+    image = Image.fromarray(mask)
+    colours = [bytes.fromhex(COLOURS[i % len(COLOURS)][1:]) for i in range(VOID)]
+    image.putpalette(b"".join(colours) + b"\0\0\0")
+    return image_uri(image, "PNG", transparency=VOID, optimize=True)

@@ -1,0 +1,125 @@
+"""The answers in the report: figures by class, confusion matrices, and the pictures on which models differ most."""
+
+import base64
+import io
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import picture
+import pytest
+from PIL import Image
+from sklearn.metrics import confusion_matrix
+
+from edgedistill.compare.load import load_run
+from edgedistill.records.contract import PictureRules
+from edgedistill.report.cards import BYTES, MOST, cards
+from edgedistill.report.differences import Boxes, Masks
+from edgedistill.report.images import Inputs
+from edgedistill.report.report import render_report
+from edgedistill.report.tables import confusion_of, detection_confusion
+from edgedistill.tasks.matches import matches_of
+from tests.compare.test_report import Page
+from tests.support.compare_builders import write_run
+
+RULES = PictureRules(
+    width=24, height=16, rule="stretch", padding=0, colour="rgb", dtype="float32", layout="NCHW", divide_by=255.0,
+    mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of a classifier with small pictures as its test inputs."""
+    folder = write_run(tmp_path_factory.mktemp("runs") / "pictures")
+    pictures = np.random.default_rng(0).integers(0, 256, (1000, 1, 12, 10, 3)).astype(np.uint8)
+    (folder / "onnx").mkdir()
+    np.savez(folder / "onnx" / "student-io.npz", **{"input.input": pictures})
+    return folder
+
+
+def test_a_classifier_shows_samples_classes_and_confusions(run: Path) -> None:
+    text = render_report(run)
+    parsed = Page(text)
+    assert len(parsed.ids) == len(set(parsed.ids))
+    assert all(address.startswith(("data:", "#")) for address in parsed.fetched)
+    assert text.count('alt="test sample ') == MOST
+    uri = re.findall(r'<img src="data:image/png;base64,([^"]+)"', text)[0]
+    number = int(re.findall(r'alt="test sample (\d+)"', text)[0])
+    with np.load(run / "onnx" / "student-io.npz") as archive:
+        wanted = archive["input.input"][number, 0]
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(base64.b64decode(uri)))), wanted)
+    for words in ("Accuracy by class", "Confusions", "Where the models differ most", "By the largest difference"):
+        assert words in text
+    one = load_run(run).results[0]
+    answers = np.load(one.file.with_suffix(".npz"))["outputs"][:, 0].argmax(1)
+    found = confusion_of(one, one.class_names)
+    assert found.rows == tuple("abcdefghij")
+    np.testing.assert_array_equal(found.counts, confusion_matrix(one.labels, answers))
+
+
+def test_a_matrix_of_many_classes_is_a_list_of_its_largest_entries(run: Path) -> None:
+    one = load_run(run).results[0]
+    found = confusion_of(
+        replace(one, labels=np.where(one.labels == 3, 7, one.labels)), tuple(f"kind {i}" for i in range(40))
+    )
+    assert found.rows == ()
+    label, answer, count, share = found.largest[0]
+    assert (label, answer) == ("kind 7", "kind 3")
+    assert count > 50
+    assert share == pytest.approx(count / ((one.labels == 3) | (one.labels == 7)).sum())
+
+
+def test_inputs_become_pictures_again(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(1).integers(0, 256, (16, 24, 3)).astype(np.uint8)
+    contract = {"picture": RULES.model_dump()}
+    np.savez(tmp_path / "io.npz", **{"input.x": picture.prepare(pixels, contract)[None]})
+    np.testing.assert_array_equal(Inputs(tmp_path / "io.npz", RULES).picture(0), pixels)
+    assert Inputs(tmp_path / "io.npz", None).picture(0) is None
+    assert Inputs(tmp_path / "io.npz", RULES).picture(1) is None
+
+
+def boxes(*rows: tuple[float, ...]) -> np.ndarray:
+    """Detections of one picture: class, score, x1, y1, x2, y2."""
+    return np.array([rows], np.float32)
+
+
+LABELS = np.array([[[0, 0, 0, 10, 10, 100, 0], [1, 20, 20, 30, 30, 100, 0], [1, 50, 50, 60, 60, 100, 0]]], np.float32)
+FOUND = boxes((0, 0.9, 0, 0, 10, 10), (0, 0.8, 20, 20, 30, 31), (1, 0.7, 80, 80, 90, 90), (1, 0.2, 50, 50, 60, 60))
+MATCHED = np.array([[0, -1, -1, 2]])
+
+
+def test_boxes_are_confused_with_other_classes_and_with_nothing() -> None:
+    matches = matches_of(FOUND, LABELS, MATCHED)
+    assert detection_confusion(matches, FOUND, LABELS, 0.5, 2).tolist() == [[1, 0, 0], [1, 0, 1], [0, 1, 0]]
+    assert detection_confusion(matches, FOUND, LABELS, 0.1, 2).tolist() == [[1, 0, 0], [1, 1, 0], [0, 1, 0]]
+
+
+def test_pictures_of_boxes_show_right_wrong_and_missed_ones() -> None:
+    other = FOUND.copy()
+    other[0, 1:, 0] = -1
+    found = Boxes(("float", "int8"), (FOUND, other), (MATCHED, MATCHED), LABELS)
+    assert found.order().tolist() == [0]
+    assert Boxes(("float", "int8"), (FOUND, FOUND), (MATCHED, MATCHED), LABELS).order().tolist() == []
+    label, first, second = found.panels(0, ("cat", "dog"))
+    assert [one.kind for one in label.boxes] == ["true"] * 3
+    assert [one.kind for one in first.boxes] == ["right", "wrong", "wrong", "right", "missed"]
+    assert (first.boxes[1].text, first.text) == ("cat 0.80", "2 right, 2 wrong, 1 missed")
+    assert second.text == "1 right, 0 wrong, 2 missed"
+    assert (second.boxes[0].x, second.boxes[0].width) == (0, 10)
+
+
+def test_pictures_are_bounded_in_bytes(tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    np.savez(tmp_path / "io.npz", **{"input.x": rng.integers(0, 256, (5, 1, 200, 320, 3)).astype(np.uint8)})
+    maps = rng.normal(size=(2, 5, 4, 200, 320)).astype(np.float32)
+    labels = rng.integers(0, 4, (5, 200, 320)).astype(np.uint8)
+    labels[:, :20] = 255
+    found = Masks(("float", "int8"), tuple(maps), labels)
+    chosen = cards(found, Inputs(tmp_path / "io.npz", None), ())
+    assert 0 < len(chosen) < 5
+    assert sum(one.bytes for one in chosen) <= BYTES
+    mask = Image.open(io.BytesIO(base64.b64decode(chosen[0].panels[2].mask.partition(",")[2])))
+    number = chosen[0].number
+    np.testing.assert_array_equal(np.asarray(mask), np.where(labels[number] == 255, 255, maps[0, number].argmax(0)))
