@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgedistill.data.decoding import Decoding, Sample, decode
-from edgedistill.data.images import open_image
+from edgedistill.data.images import Opener, itself, open_image
 from edgedistill.data.reading import Labelled, Reading
 from edgedistill.errors import ConfigError
 from edgedistill.records.finding import Finding, Severity
@@ -96,7 +96,7 @@ class Annotation(NamedTuple):
 class Annotations(NamedTuple):
     """The annotated pictures of a source, which exist, and the names of the classes.
 
-    `root` is the folder that the names of pictures are relative to, `files` are the files of annotations.
+    `root` is the folder that the names of pictures are relative to, `files` are the files of annotations. `opener` opens a picture.
     """
 
     pictures: tuple[Annotation, ...]
@@ -104,6 +104,7 @@ class Annotations(NamedTuple):
     root: Path
     files: tuple[Path, ...]
     oddities: Oddities
+    opener: Opener = itself
 
 
 def read_boxed(found: Annotations, reading: Reading, report: Reporter) -> Labelled:
@@ -117,7 +118,7 @@ def read_boxed(found: Annotations, reading: Reading, report: Reporter) -> Labell
     key = ["boxes", reading.content, reading.resizing]
 
     def read(picture: Path) -> Sample:
-        return _read(annotations[picture], reading)
+        return _read(annotations[picture], reading, found.opener)
 
     arrays, files, broken = decode(list(annotations), Decoding(key, lambda _: read, USABLE, reading.skip_bad, report))
     names = {picture: _name(picture, found.root) for picture in annotations}
@@ -155,9 +156,9 @@ def _name(picture: Path, root: Path) -> str:
     return picture.relative_to(root).as_posix() if picture.is_relative_to(root) else picture.as_posix()
 
 
-def _read(annotation: Annotation, reading: Reading) -> Sample:
+def _read(annotation: Annotation, reading: Reading, opener: Opener) -> Sample:
     """Read a picture in the input, and its own size; raises ValueError if the annotation states another size."""
-    image = open_image(annotation.picture, "RGB")
+    image = open_image(annotation.picture, "RGB", opener)
     if annotation.size is not None and annotation.size != image.size:
         own, stated = ("x".join(map(str, size)) for size in (image.size, annotation.size))
         raise ValueError(f"is {own} after EXIF rotation, but its annotation says {stated}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 T = TypeVar("T")
+Opener = Callable[[Path], "Path | BinaryIO"]
+"""What Pillow opens for the path of an image: the path itself, or the content of a member of an archive that the path names."""
+
 IMAGE_SUFFIXES: Final = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 GREY_MODES: Final = frozenset({"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N", "F"})
 BACKGROUND: Final = "white"
@@ -41,9 +44,14 @@ def image_files(folder: Path, *, in_classes: bool = True) -> list[Path]:
     return [folder / name for name in names_in(folder, IMAGE_SUFFIXES) if "/" in name or not in_classes]
 
 
-def read_headers(files: Sequence[Path], broken: Broken) -> list[Header]:
+def itself(file: Path) -> Path:
+    """Return a path, which Pillow opens."""
+    return file
+
+
+def read_headers(files: Sequence[Path], broken: Broken, opener: Opener = itself) -> list[Header]:
     """Read the headers of images; files that are not images are put into `broken`."""
-    return [header for _, header in _each(_read_header, files, broken)]
+    return [header for _, header in _each(lambda file: _read_header(opener(file)), files, broken)]
 
 
 def mode_of(headers: Sequence[Header]) -> str:
@@ -51,17 +59,20 @@ def mode_of(headers: Sequence[Header]) -> str:
     return "RGB" if any(header.is_colour for header in headers) else "L"
 
 
-def mode_of_files(files: Sequence[Path], broken: Broken) -> str:
+def mode_of_files(files: Sequence[Path], broken: Broken, opener: Opener = itself) -> str:
     """Return the mode in which to read files, as `mode_of`; reads headers up to the first with colour."""
-    return "RGB" if any(header.is_colour for _, header in _each(_read_header, files, broken)) else "L"
+    headers = _each(lambda file: _read_header(opener(file)), files, broken)
+    return "RGB" if any(header.is_colour for _, header in headers) else "L"
 
 
-def read_images(files: Sequence[Path], resizing: Resizing | None, mode: str, broken: Broken) -> Array:
+def read_images(
+    files: Sequence[Path], resizing: Resizing | None, mode: str, broken: Broken, opener: Opener = itself
+) -> Array:
     """Read images in one mode, L or RGB, resized if `resizing` says how.
 
     Unreadable files are put into `broken`. Raises ConfigError for images of several sizes that are not resized.
     """
-    images = dict(_each(lambda file: decode_image(file, resizing, mode), files, broken))
+    images = dict(_each(lambda file: decode_image(file, resizing, mode, opener), files, broken))
     for file, image in images.items():
         require_alike(file, image, *next(iter(images.items())))
     return np.stack(list(images.values())) if images else np.empty(0, np.uint8)
@@ -76,17 +87,17 @@ def require_alike(file: Path, image: Array, first: Path, other: Array) -> None:
         )
 
 
-def decode_image(file: Path, resizing: Resizing | None, mode: str) -> Array:
+def decode_image(file: Path, resizing: Resizing | None, mode: str, opener: Opener = itself) -> Array:
     """Read an image (H, W) or (H, W, 3), uint8, resized if `resizing` says how."""
-    image = open_image(file, mode)
+    image = open_image(file, mode, opener)
     return np.asarray(image if resizing is None else resizing.apply(image))
 
 
-def open_image(file: Path, mode: str) -> Image.Image:
+def open_image(file: Path, mode: str, opener: Opener = itself) -> Image.Image:
     """Read an upright image of 8 bits, L or RGB, over white where it is transparent."""
     from PIL import Image, ImageOps
 
-    with Image.open(file) as opened:
+    with Image.open(opener(file)) as opened:
         return _over_background(_as_8_bits(ImageOps.exif_transpose(opened), file)).convert(mode)
 
 
@@ -101,7 +112,7 @@ def image_errors() -> tuple[type[Exception], ...]:
     return (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 
 
-def _read_header(file: Path) -> Header:
+def _read_header(file: Path | BinaryIO) -> Header:
     from PIL import Image, ImageOps
 
     with Image.open(file) as image:

@@ -41,14 +41,14 @@ class Reading(NamedTuple):
 
 
 class Labelled(NamedTuple):
-    """Pictures (N, H, W, 3), uint8, with masks or boxes as labels; `files` are their names, and `left_out` those of unusable ones.
+    """Pictures (N, H, W[, 3]), uint8, with labels (N, ...); `files` are their names, and `left_out` those of unusable ones.
 
     Each name in `left_out` has its reason. `findings` say what is odd about the labels and how it was handled.
     """
 
     inputs: Array
     labels: Array
-    classes: tuple[str, ...]
+    classes: tuple[str, ...] | None
     files: tuple[str, ...]
     left_out: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()

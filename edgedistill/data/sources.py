@@ -19,6 +19,8 @@ from edgedistill.data.files import CLIPS, IMAGES, Broken, names_below, names_in,
 from edgedistill.data.images import IMAGE_SUFFIXES, decode_image, image_files, mode_of_files
 from edgedistill.data.masks import find_folders
 from edgedistill.data.reading import Labelled, Reading
+from edgedistill.data.shard_reading import read_shards
+from edgedistill.data.shards import find_shards, hash_shards
 from edgedistill.data.text import TextSettings, cut_finding, read_texts, text_files, tokenize
 from edgedistill.errors import ConfigError
 from edgedistill.records.finding import Finding
@@ -75,20 +77,23 @@ def load_source(text: str, folder: Path, reading: Reading = PLAIN, report: Repor
 def _load(text: str, folder: Path, reading: Reading, report: Reporter) -> Source:
     if is_function(text):
         return _from_function(text, folder)
-    path = _existing(text, folder)
+    shards = find_shards(text, folder, reading.split)
+    path = _existing(text, folder) if shards is None else shards.root
     if path.suffix == ".npz":
         return _from_npz(path)
     if reading.text is not None:
         return _of_texts(path, reading, reading.text)
     if reading.content is None:
         reading = reading._replace(content=fingerprint_source(text, folder, sha256_of, reading))
+    if shards is not None:
+        return _of_labelled(read_shards(shards, reading, report))
     if reading.task in TASKS and reading.has_labels:
         return _of_labelled(read_dense(path, folder, reading, report))
     if path.is_dir():
         has_clips = bool(wav_files(path, in_classes=reading.has_labels))
         return _from_wav_folder(path, reading) if has_clips else _from_folder(path, reading, report)
     raise ConfigError(
-        f"data: '{text}' is neither an .npz file, a folder of images or WAV files, a table of texts, nor package.module:function"
+        f"data: '{text}' is neither an .npz file, a folder of images or WAV files, .tar or .parquet shards, a table of texts, nor package.module:function"
     )
 
 
@@ -96,6 +101,8 @@ def fingerprint_source(text: str, folder: Path, hash_file: Callable[[Path], str]
     """Hash a source without loading it: its file contents, or the modules of its function."""
     if is_function(text):
         return hash_of([text, code_ref(text, folder).sha256])
+    if (shards := find_shards(text, folder, reading.split)) is not None:
+        return hash_shards(shards, hash_file)
     path = _existing(text, folder)
     if reading.task in TASKS and reading.has_labels and path.suffix != ".npz":
         files = [[os.path.relpath(file, path), hash_file(file)] for file in dense_files(path, folder, reading)]
