@@ -57,7 +57,8 @@ def verify(context: click.Context, config: Path, samples: int, run_dir: Path | N
 def list_caches() -> None:
     """List the caches of images, soft labels and control students, with their sizes."""
     from edgedistill.data.decoding import describe_decoded
+    from edgedistill.data.webdataset import describe_lists
     from edgedistill.distill.cache import describe_caches, describe_controls
 
-    for line in (*describe_caches(), describe_controls(), *describe_decoded()):
+    for line in (*describe_caches(), describe_controls(), *describe_decoded(), describe_lists()):
         click.echo(line)

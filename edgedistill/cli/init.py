@@ -14,7 +14,7 @@ from edgedistill.cli.options import FILE, Command, Condition, Only, is_given, op
 from edgedistill.errors import ConfigError
 
 if TYPE_CHECKING:
-    from edgedistill.data.profile import DataProfile
+    from edgedistill.data.description import DataProfile
     from edgedistill.data.template import InitOptions
     from edgedistill.kits.kits import Kit
 

@@ -236,6 +236,11 @@ def _box_classes(tables: Tables, objects: Sequence[list[dict[str, Any]]], readin
     return tuple(map(str, range(max((int(one) for one in categories), default=-1) + 1)))
 
 
+def has_boxes(shards: Shards) -> bool:
+    """Return whether shards have a column of boxes."""
+    return shards.are_tables and OBJECTS in Tables(shards, "train").schema.names
+
+
 def _boxes(
     objects: Sequence[dict[str, Any]], own: Sequence[str], classes: Sequence[str], place: tuple[str, Oddities]
 ) -> Iterator[Box]:

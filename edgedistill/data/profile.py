@@ -5,28 +5,31 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
 from edgedistill.config.schema import MelConfig
 from edgedistill.data.audio import clip_headers, read_clips, wav_files
 from edgedistill.data.checks import check_count, check_input, check_varied
-from edgedistill.data.dense import find_pictures
+from edgedistill.data.dense import Pictures, find_pictures
+from edgedistill.data.description import FEWEST, FORMS, DataForm, DataProfile, profile_of, statistics
 from edgedistill.data.files import CLIPS, IMAGES, Broken, readable
 from edgedistill.data.geometry import Resizing
-from edgedistill.data.images import image_files, mode_of, read_headers, read_images
+from edgedistill.data.images import Opener, image_files, itself, mode_of, read_headers, read_images
 from edgedistill.data.kinds import KINDS, Kind, guess_kind
+from edgedistill.data.parquet import has_boxes
 from edgedistill.data.places import TEST_NAMES, TRAIN_NAMES, VAL_NAMES, Places, find_places
 from edgedistill.data.reading import Reading
 from edgedistill.data.recognition import recognise
+from edgedistill.data.shard_reading import list_boxed, list_pictures
+from edgedistill.data.shards import find_shard_splits, find_shards
 from edgedistill.data.sources import Array, check_class_folders, is_sample, load_source
 from edgedistill.errors import ConfigError
-from edgedistill.records.base import Record
 from edgedistill.records.masks import VOID
-from edgedistill.records.stages import KindName
+from edgedistill.records.stages import KindName, SplitName
 from edgedistill.tasks.class_labels import read_class_labels
 from edgedistill.tasks.table import find_task
 from edgedistill.tasks.task import Labels
@@ -42,34 +45,6 @@ LONGEST = {"detection": 416, "segmentation": 480}
 
 STRIDE = 32
 """The sides of resized pictures are multiples of this, so that the grids of all strides of a network fit them."""
-
-FEWEST = 4
-"""The smallest number of samples per class: fewer cannot be split into training, validation and test sets."""
-
-DataForm = Literal["images", "audio", "signals", "tokens", "boxes", "masks"]
-FORMS: Final[dict[KindName, DataForm]] = {"image": "images", "signal": "signals", "tokens": "tokens"}
-
-
-class DataProfile(Record):
-    """A description of training data.
-
-    `summary` is one line for the user; `keys` are the keys of [data]; `train` is the number of training samples; `fewest`
-    is the number of samples in the smallest class. `side` is the smaller side of an image after resizing, in pixels, or
-    the number of bins of a log-mel spectrogram.
-    """
-
-    form: DataForm
-    summary: str
-    keys: dict[str, Any]
-    train: int
-    classes: int
-    fewest: int
-    side: int
-
-    @property
-    def is_regression(self) -> bool:
-        """Whether the labels are values, not classes."""
-        return self.keys.get("task") == "regression"
 
 
 class UnknownKindError(ConfigError):
@@ -99,6 +74,8 @@ def profile_data(data: Path, folder: Path, choices: Choices = NO_CHOICES) -> Dat
     """
     if not data.exists():
         raise ConfigError(f"{data}: no such file or folder")
+    if splits := find_shard_splits(data):
+        return _packed(splits, folder, choices)
     if (places := find_places(data, choices.task)) is not None:
         return _dense(places, folder, choices)
     train, others = _splits(data)
@@ -118,6 +95,24 @@ def profile_data(data: Path, folder: Path, choices: Choices = NO_CHOICES) -> Dat
     return _images(train, keys)
 
 
+def _packed(splits: dict[SplitName, Path], folder: Path, choices: Choices) -> DataProfile:
+    """Describe the pictures in shards, of which some are looked at."""
+    shards = find_shards(_relative(splits["train"], folder), folder)
+    assert shards is not None
+    if has_boxes(shards):
+        return _dense(Places("detection", splits), folder, choices)
+    splits |= {} if choices.test is None else {"test": choices.test}
+    if "test" not in splits and "val" in splits:
+        splits = {"train": splits["train"], "test": splits["val"]}
+    keys: dict[str, Any] = {split: _relative(path, folder) for split, path in splits.items()}
+    keys |= {"skip_bad": True} if choices.skip_bad else {}
+    listing = list_pictures(shards, Reading())
+    files = readable(listing.files, listing.broken, IMAGES, skip_bad=choices.skip_bad)
+    labels = Labels("train", listing.labels_of(files, Reading()), listing.classes)
+    class_of = dict(zip(files, _class_names(labels), strict=True))
+    return _pictures(_Pictures(files, _sampled(files), listing.opener), keys, class_of.__getitem__)
+
+
 def _dense(places: Places, folder: Path, choices: Choices) -> DataProfile:
     """Describe pictures with boxes or masks."""
     if choices.kind is not None:
@@ -127,16 +122,23 @@ def _dense(places: Places, folder: Path, choices: Choices) -> DataProfile:
     sources = places.sources | ({} if choices.test is None else {"test": choices.test})
     if "test" not in sources and "val" in sources:
         sources = {"train": sources["train"], "test": sources["val"]}
-    found = find_pictures(sources["train"], folder, Reading(task=places.task))
-    headers = read_headers(found.files, {})
+    shards = find_shards(_relative(sources["train"], folder), folder)
+    reading = Reading(task=places.task)
+    opener: Opener = itself
+    if shards is None:
+        found = find_pictures(sources["train"], folder, reading)
+    else:
+        boxed = list_boxed(shards, reading)
+        found, opener = Pictures(tuple(one.picture for one in boxed.pictures), boxed.classes), boxed.opener
+    headers = read_headers(found.files, {}, opener)
     if not headers:
         raise ConfigError(f"{sources['train']}: none of {len(found.files):,} pictures can be read")
     sizes = Counter((header.width, header.height) for header in headers)
     (width, height), size = sizes.most_common(1)[0][0], _dense_size(sizes.most_common(1)[0][0], LONGEST[places.task])
-    pixels = read_images(_sampled(found.files, DENSE_SAMPLES), Resizing(*size, "stretch"), "RGB", {})
+    pixels = read_images(_sampled(found.files, DENSE_SAMPLES), Resizing(*size, "stretch"), "RGB", {}, opener)
     keys: dict[str, Any] = {"task": places.task, **{split: _relative(path, folder) for split, path in sources.items()}}
     keys |= {"skip_bad": True} if choices.skip_bad else {}
-    keys |= {"size": list(size), "resize": "letterbox"} | _statistics(pixels.reshape(len(pixels), -1, 3), 255)
+    keys |= {"size": list(size), "resize": "letterbox"} | statistics(pixels.reshape(len(pixels), -1, 3), 255)
     keys |= {"void": VOID} if places.task == "segmentation" else {}
     form: DataForm = "boxes" if places.task == "detection" else "masks"
     others = f" and {len(sizes) - 1} other sizes" if len(sizes) > 1 else ""
@@ -187,9 +189,22 @@ def _images(folder: Path, keys: dict[str, Any]) -> DataProfile:
         hint = f"{loose[0]} is not in a class folder; " if loose else ""
         raise ConfigError(f"{folder}: {hint}expected {folder.name}/CLASS/IMAGE.png or {folder.name}/CLASS/CLIP.wav")
     check_class_folders(files, folder)
+    return _pictures(_Pictures(files, files), keys, lambda file: file.relative_to(folder).parts[0])
+
+
+class _Pictures(NamedTuple):
+    """The pictures of training data, those whose headers are read, and what opens them."""
+
+    files: Sequence[Path]
+    read: Sequence[Path]
+    opener: Opener = itself
+
+
+def _pictures(pictures: _Pictures, keys: dict[str, Any], class_of: Callable[[Path], str]) -> DataProfile:
+    """Describe pictures with classes."""
     broken: Broken = {}
-    headers = read_headers(files, broken)
-    files = readable(files, broken, IMAGES, skip_bad="skip_bad" in keys)
+    headers = read_headers(pictures.read, broken, pictures.opener)
+    files = readable(pictures.files, broken, IMAGES, skip_bad="skip_bad" in keys)
     sizes = Counter((header.width, header.height) for header in headers)
     width, height = sizes.most_common(1)[0][0]
     side = min(width, height)
@@ -197,13 +212,13 @@ def _images(folder: Path, keys: dict[str, Any]) -> DataProfile:
         side = keys["size"] = min(side, LARGEST_SIDE)
     mode = mode_of(headers)
     resizing = Resizing(side, side) if "size" in keys else None
-    pixels = read_images(_sampled(files), resizing, mode, broken)
+    pixels = read_images(_sampled(files), resizing, mode, broken, pictures.opener)
     files = readable(files, broken, IMAGES, skip_bad="skip_bad" in keys)
-    check_varied(str(folder), [pixels])
-    keys |= _statistics(pixels.reshape(len(pixels), -1, 1 if mode == "L" else 3), 255)
+    check_varied(keys["train"], [pixels])
+    keys |= statistics(pixels.reshape(len(pixels), -1, 1 if mode == "L" else 3), 255)
     others = f" and {len(sizes) - 1} other sizes" if len(sizes) > 1 else ""
     summary = f"{len(files):,} images of {width}\u00d7{height}{others}, {'grey' if mode == 'L' else 'colour'}"
-    return _profile("images", summary, keys, side, _names(files, folder))
+    return profile_of("images", summary, keys, side, [class_of(file) for file in files])
 
 
 def _audio(folder: Path, files: Sequence[Path], keys: dict[str, Any]) -> DataProfile:
@@ -226,7 +241,7 @@ def _audio(folder: Path, files: Sequence[Path], keys: dict[str, Any]) -> DataPro
     summary = (
         f"{len(files):,} clips of {lengths[0] / rate:.3g} to {lengths[-1] / rate:.3g} s, {rate} samples per second"
     )
-    return _profile("audio", summary, keys, mel.bins, _names(files, folder))
+    return profile_of("audio", summary, keys, mel.bins, _names(files, folder))
 
 
 def _mel_statistics(clips: Array, mel: MelConfig) -> dict[str, Any]:
@@ -263,11 +278,11 @@ def _arrays(file: Path, keys: dict[str, Any], choices: Choices) -> DataProfile:
     if kind.normalised:
         some = np.asarray(inputs[:: max(1, len(inputs) // SAMPLES)])
         scale = {"uint8": 255, "int16": 32768}.get(inputs.dtype.name, 1)
-        keys |= _statistics(some.reshape(len(some), -1, kind.channels(inputs.shape[1:])), scale)
+        keys |= statistics(some.reshape(len(some), -1, kind.channels(inputs.shape[1:])), scale)
     summary = _summary(inputs, kind)
     if names and labels.dtype.kind == "f" and choices.task is None:
         summary += "; the labels are whole numbers and taken as classes (--task regression if they are values)"
-    return _profile(FORMS[kind.name], summary, keys, min(inputs.shape[1:3]), names, len(inputs))
+    return profile_of(FORMS[kind.name], summary, keys, min(inputs.shape[1:3]), names, len(inputs))
 
 
 def _kind(file: Path, inputs: Array, given: KindName | None) -> Kind:
@@ -337,31 +352,6 @@ def _class_names(labels: Labels) -> list[str]:
     (read,) = read_class_labels([labels], None)
     classes = find_task("classification").names([read], None, None)
     return [classes[number] for number in read.values]
-
-
-def _profile(
-    form: DataForm, summary: str, keys: dict[str, Any], side: int, names: Sequence[str], count: int | None = None
-) -> DataProfile:
-    classes = Counter(names)
-    few = min(classes, key=lambda name: classes[name], default=None)
-    if few is not None and classes[few] < FEWEST:
-        raise ConfigError(f"data: class '{few}' has {classes[few]} samples; each class needs at least {FEWEST}")
-    described = (
-        f"{summary}; {len(classes)} classes of {min(classes.values())} to {max(classes.values())}"
-        if classes
-        else summary
-    )
-    return DataProfile(
-        form=form, summary=described, keys=keys, train=len(names) if count is None else count, classes=len(classes),
-        fewest=min(classes.values(), default=0), side=side,
-    )  # fmt: skip
-
-
-def _statistics(values: Array, scale: int) -> dict[str, Any]:
-    """Return the mean and standard deviation per channel of samples (N, positions, channels), as [data] mean and std."""
-    flat = values.reshape(-1, values.shape[-1]).astype(np.float64) / scale
-    mean, std = flat.mean(axis=0), np.maximum(flat.std(axis=0), 1e-3)
-    return {"mean": [float(f"{x:.3g}") for x in mean], "std": [float(f"{x:.3g}") for x in std]}
 
 
 def _names(files: Sequence[Path], folder: Path) -> list[str]:

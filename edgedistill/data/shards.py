@@ -72,7 +72,7 @@ def find_shards(text: str, folder: Path, split: SplitName = "train") -> Shards |
         raise ConfigError(
             f"data.{split}: {text} is compressed, so that its members cannot be read in place; decompress it to .tar"
         )
-    path = folder / text
+    path = (folder / text).resolve()
     if path.is_dir():
         files = _in_folder(path, split)
     elif not text.endswith(SUFFIXES):
@@ -90,16 +90,16 @@ def find_shards(text: str, folder: Path, split: SplitName = "train") -> Shards |
 def _matching(text: str, folder: Path, split: SplitName) -> list[Path]:
     names = list(_expand(text))
     if len(names) > 1:
-        files = [folder / name for name in names]
+        files = [(folder / name).resolve() for name in names]
         if missing := [file.name for file in files if not file.is_file()]:
             raise ConfigError(
                 f"data.{split}: {text}: {len(missing):,} of {len(files):,} shards do not exist: {listed(missing, 3)}"
             )
         return files
-    found = [Path(name) for name in sorted(glob.glob(str(folder / text)))]  # noqa: PTH207 - Path.glob refuses absolute patterns
+    found = [Path(name) for name in sorted(glob.glob(str((folder / text).resolve())))]  # noqa: PTH207 - Path.glob refuses absolute patterns
     if not found:
         raise ConfigError(
-            f"data.{split}: {text}: no such file, and no file matches it (looked in {(folder / text).parent})"
+            f"data.{split}: {text}: no such file, and no file matches it (looked in {(folder / text).resolve().parent})"
         )
     return found
 
@@ -140,6 +140,29 @@ def _in_folder(folder: Path, split: SplitName) -> list[Path]:
 
 def _begins(path: Path, names: Sequence[str]) -> bool:
     return any(re.match(rf"{name}(?![a-z])", path.name) for name in names)
+
+
+def find_shard_splits(data: Path) -> dict[SplitName, Path]:
+    """Return the shards of each split in a folder, in its folder `data`, or beside a file: patterns of names that begin with the split.
+
+    Shards that are not named by splits are all for training. Empty for data of another form.
+    """
+    if data.is_file():
+        return {"train": data} if data.suffix in SUFFIXES else {}
+    for folder in (data, data / "data"):
+        found = find_shards(folder.name, folder.parent) if folder.is_dir() else None
+        if found is None:
+            continue
+        suffix = found.files[0].suffix
+        named = {
+            split: next(
+                (name for name in names if any(_begins(file, [name]) for file in folder.glob(f"*{suffix}"))), None
+            )
+            for split, names in NAMES.items()
+        }
+        splits = {split: folder / f"{name}*{suffix}" for split, name in named.items() if name is not None}
+        return splits or {"train": folder}
+    return {}
 
 
 def hash_shards(shards: Shards, hash_file: Callable[[Path], str]) -> str:

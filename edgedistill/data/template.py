@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 from edgedistill.config.schema import Budget
-from edgedistill.data.profile import DataForm, DataProfile
+from edgedistill.data.description import DataForm, DataProfile
 from edgedistill.records.base import Record
 
 

@@ -56,11 +56,14 @@ class Entry(NamedTuple):
 
 def tar_samples(shards: Shards, reading: Reading) -> Samples:
     """Return the samples of .tar files. The list of samples is cached by their content, so that headers are read once."""
-    kept = caches_folder("shards") / f"{hash_of([SCHEMA, reading.content, reading.has_labels])}.json"
-    index = _read_index(kept)
+    kept = None
+    if reading.content is not None:
+        kept = caches_folder("shards") / f"{hash_of([SCHEMA, reading.content, reading.has_labels])}.json"
+    index = None if kept is None else _read_index(kept)
     if index is None:
         index = [_index(file, has_labels=reading.has_labels) for file in shards.files]
-        write_atomic(kept, json.dumps(index))
+        if kept is not None:
+            write_atomic(kept, json.dumps(index))
     entries = [(file, Entry(*entry)) for file, (found, _) in zip(shards.files, index, strict=True) for entry in found]
     if not entries:
         raise ConfigError(
@@ -78,6 +81,13 @@ def tar_samples(shards: Shards, reading: Reading) -> Samples:
         read,
         ignored=tuple(f"{file.name}/{name}" for file, (_, others) in zip(shards.files, index, strict=True) for name in others),
     )  # fmt: skip
+
+
+def describe_lists() -> str:
+    """Return a line with the number and the size of the cached lists of samples."""
+    folder = caches_folder("shards")
+    sizes = [path.stat().st_size for path in folder.glob("*.json")]
+    return f"{len(sizes)} lists of the samples in shards in {folder}, {sum(sizes):,} bytes"
 
 
 def _read_index(path: Path) -> list[tuple[list[Any], list[str]]] | None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from edgedistill.data.dataset import load_dataset
+from edgedistill.data.profile import profile_data
 from edgedistill.data.reading import Reading
 from edgedistill.data.settings import data_settings
 from edgedistill.data.sources import load_source
@@ -86,6 +87,13 @@ def test_boxes_are_those_of_the_column_objects(tmp_path: Path) -> None:
     test = load_source("test.parquet", tmp_path, Reading(task="detection", classes=KINDS))
     assert test.labels[0, 0].tolist() == [2, 1, 2, 5, 5, 7, 0]
     assert "boxes left out because their class is not in the list of classes: 1" in str(test.findings[0])
+    found = profile_data(tmp_path, tmp_path / "job")
+    assert (found.form, found.train, found.classes) == ("boxes", 2, 3)
+    assert (found.keys["task"], found.keys["train"], found.keys["test"]) == (
+        "detection",
+        "../train*.parquet",
+        "../test*.parquet",
+    )
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,10 @@ from PIL import Image
 
 from edgedistill.data.dataset import Dataset, load_dataset
 from edgedistill.data.examination import examine
+from edgedistill.data.profile import profile_data
 from edgedistill.data.reading import Reading
 from edgedistill.data.settings import data_settings
-from edgedistill.data.shards import find_shards
+from edgedistill.data.shards import find_shard_splits, find_shards
 from edgedistill.data.sources import fingerprint_source, load_source
 from edgedistill.data.webdataset import NAME
 from edgedistill.errors import ConfigError
@@ -119,7 +120,7 @@ def test_what_is_wrong_with_a_sample_is_told_or_left_out(tmp_path: Path) -> None
     assert sorted(source.ignored) == ["a.tar/README", "a.tar/link.png", "a.tar/notes.cls"]
     reasons = dict(one.rstrip(")").split(" (", 1) for one in source.left_out)
     assert reasons["a.tar/1.png"] == "has no label: no member with the ending .cls, .json or .txt"
-    assert reasons["a.tar/../3.png"] == reasons["a.tar//etc/4.png"] == "its name leads out of the archive"
+    assert reasons["a.tar/../3.png"] == reasons["a.tar/etc/4.png"] == "its name leads out of the archive"
     assert reasons["a.tar/5.png"].startswith("its .json holds no label")
     assert reasons["a.tar/6.png"] == "the sample has 2 pictures"
     assert reasons["a.tar/8.png"] == "its .cls is not UTF-8"
@@ -164,3 +165,18 @@ def test_shards_can_hold_the_samples_without_labels(tmp_path: Path) -> None:
     assert (len(data.distilled), data.record.unlabelled) == (24, 12)
     assert np.array_equal(data.distilled.inputs["input"][12:], PIXELS)
     assert not [one for one in examine(data) if "labels, which are not read" in one.text]
+
+
+def test_init_finds_shards_and_their_splits(tmp_path: Path) -> None:
+    for split in ("test", "valid", "train"):
+        shards(tmp_path / "made", "txt")
+        (tmp_path / "data").mkdir(exist_ok=True)
+        for file in (tmp_path / "made").iterdir():
+            file.rename(tmp_path / "data" / file.name.replace("train", split))
+    found = profile_data(tmp_path / "data", tmp_path / "job")
+    assert (found.train, found.classes, found.fewest, found.side) == (12, 3, 4, 6)
+    assert {key: found.keys[key] for key in ("train", "val", "test")} == {
+        "train": "../data/train*.tar", "val": "../data/valid*.tar", "test": "../data/test*.tar",
+    }  # fmt: skip
+    assert found.keys["mean"] == pytest.approx(PIXELS.mean((0, 1, 2)) / 255, abs=1e-3)
+    assert find_shard_splits(tmp_path / "data" / "test-000001.tar") == {"train": tmp_path / "data" / "test-000001.tar"}
