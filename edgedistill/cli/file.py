@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from edgedistill.compare.comparison import Comparison
     from edgedistill.deploy.bench_plan import BenchPlan
     from edgedistill.deploy.onnx_file import BenchOptions
+    from edgedistill.export.detector_file import DetectorOptions
     from edgedistill.export.file_plan import FilePlan
     from edgedistill.export.file_records import FileOptions, FileResult
     from edgedistill.graphs.random_inputs import Shapes
@@ -58,7 +59,7 @@ def key(name: str, value: str = "VALUE") -> Only:
 
 pipeline_options = options(set_option(NO_KEYS), skip_bad_option(NO_FOLDERS), from_option(NO_STAGES), DRY_RUN, AS_JSON)
 form_options = options(
-    option("--data", type=FILE, metavar="FILE.npz", help="Real inputs, and labels if any.",
+    option("--data", type=FILE, metavar="FILE", help="Real inputs, and labels if any: an .npz, or pictures with boxes.",
            only={ONNX: "set data.train in {model_or_config} instead"}),
     option("--target", "kit_names", multiple=True, metavar="KIT", help="A kit that will run the file. Repeatable.",
            only={ONNX: "add a [[target]] to {model_or_config} instead"}),
@@ -72,6 +73,16 @@ form_options = options(
     run_dir_option({CONFIG: "use -o FILE instead"}),
 )  # fmt: skip
 """The options that say what an ONNX file is written for."""
+DATA: Final = Condition("with --data FILE", lambda given: given["data"] is not None)
+NO_FORMS: Final[Only] = {ONNX: "remove it: the task of {model_or_config} says how outputs are read",
+                         DATA: "add --data FILE, or remove it"}  # fmt: skip
+detector_options = options(
+    option("--decode", metavar="FORM", help="The form of a detector's outputs, e.g. yolo; auto finds it.", only=NO_FORMS),
+    option("--classes", type=FILE, metavar="FILE", help="The names of a detector's classes in its order, one a line.", only=NO_FORMS),
+    option("--view", "views", multiple=True, metavar="KEY=VALUE",
+           help="How pictures become inputs: mean, std, channels, resize, padding. Repeatable.", only=NO_FORMS),
+)  # fmt: skip
+"""The options that say how a detector of any origin is used."""
 
 
 @click.command(cls=Command)
@@ -87,12 +98,13 @@ form_options = options(
         only=key("quantize.weights"))  # fmt: skip
 @option("--no-ranking", is_flag=True, help="Do not rank layers by the error that each one causes alone.",
         only={ONNX: "set quantize.mode = \"ptq\" in {model_or_config} instead, which ranks no layers"})  # fmt: skip
-@option("--test", type=FILE, metavar="FILE.npz", help="Real inputs that measure errors, instead of those of --data.",
+@option("--test", type=FILE, metavar="FILE", help="Real inputs that measure errors, instead of those of --data.",
         only={ONNX: "set data.test in {model_or_config} instead"})  # fmt: skip
 @option("--max-class-drop", type=click.FloatRange(0), metavar="POINTS", help="Refuse a file in which a class or slice certainly loses more accuracy.",
         only={ONNX: "set gate.fail_if = [\"worst_class < -POINTS\"] in {model_or_config} instead"})  # fmt: skip
 @option("--force", is_flag=True, help="Write the int8 file even if it loses a channel of an output, a class or a slice.",
         only={ONNX: "remove it: gates in {model_or_config} decide"})  # fmt: skip
+@detector_options
 @pipeline_options
 @click.pass_context
 def quantize(
@@ -110,6 +122,7 @@ def quantize(
 
     integers = {name: options[name] or "auto" for name in ("activations", "weights")}
     integers["max_class_drop"] = options["max_class_drop"]
+    integers["detector"] = _detector(options)
     order = _order(context, model_or_config, options, test=options["test"], force=options["force"], **integers)
     ranking = not options["no_ranking"]
     if options["dry_run"]:
@@ -158,6 +171,14 @@ def _order(context: click.Context, model: Path, options: dict[str, Any], **more:
     return FileOptions(model=model, kits=chosen, shapes=parse_shapes(options["shapes"]), **given, **more)
 
 
+def _detector(options: dict[str, Any]) -> DetectorOptions:
+    from edgedistill.data.pictures import parse_view
+    from edgedistill.export.detector_file import DetectorOptions, read_names
+
+    names = () if options["classes"] is None else read_names(options["classes"])
+    return DetectorOptions(decode=options["decode"], classes=names, view=parse_view(options["views"]))
+
+
 def _show(result: FileResult | FilePlan | BenchPlan, *, as_json: bool) -> None:
     for line in [result.to_json()] if as_json else result.lines():
         click.echo(line)
@@ -168,6 +189,9 @@ def _show(result: FileResult | FilePlan | BenchPlan, *, as_json: bool) -> None:
 @click.argument("candidates", type=FILE, nargs=-1, metavar="[MODEL]...")
 @option("--target", "kit_names", multiple=True, metavar="KIT", help="A kit to measure with. Repeatable.",
         only={ONNX: "add a [[target]] to {model_or_config} instead"})  # fmt: skip
+@option("--data", type=FILE, metavar="FILE", help="Real inputs, and labels if any: an .npz, or pictures with boxes.",
+        only={ONNX: "set data.test in {model_or_config} instead"})  # fmt: skip
+@detector_options
 @option("--device", default="local", show_default=True, metavar="URL", help="The device: ssh://user@host, adb://serial.",
         only=key("target.NAME.device", "URL"))  # fmt: skip
 @option("--shape", "shapes", multiple=True, metavar="NAME=1x3x224x224", help="The shape of a dynamic input. Repeatable.",
@@ -256,10 +280,11 @@ def _measure(
     context: click.Context, models: dict[str, Path], kits: list[Kit], shapes: Shapes, options: dict[str, Any]
 ) -> None:
     """Measure ONNX files on kits, and print the comparison; raises DeviceError if a kit failed."""
-    from edgedistill.deploy.onnx_file import bench_on_kits, prepare_models
+    from edgedistill.deploy.onnx_file import BenchData, bench_on_kits, prepare_models
 
     how, report = _bench_options(options), surroundings(context)[1]
-    prepared = prepare_models(models, options["run_dir"] / "onnx", shapes)
+    data = None if options["data"] is None else BenchData(path=options["data"], detector=_detector(options))
+    prepared = prepare_models(models, options["run_dir"] / "onnx", shapes, data)
     for one in prepared:
         for choice in one.choices:
             report.info(f"{one.name}: {choice}" if len(prepared) > 1 else choice)

@@ -15,9 +15,14 @@ from edgedistill.errors import ConfigError, nearest
 LARGEST = 1e18
 """The largest plausible size of a value: the square of a value above about 1.8e19 overflows float32."""
 
+BOX_COLUMNS = 7
+
 
 class Samples(NamedTuple):
-    """Requests (R, *input shape) by input name, optional labels (R,), and with labels optional names of slices (R,), str."""
+    """Requests (R, *input shape) by input name, optional labels, and with labels of classes optional names of slices (R,), str.
+
+    Labels are classes (R,) or boxes (R, M, 7): class, x1, y1, x2, y2 in pixels of the input, area, crowd; unused rows have class -1.
+    """
 
     requests: dict[str, Array]
     labels: Array | None
@@ -32,8 +37,8 @@ def read_samples(path: Path, model: onnx.ModelProto) -> Samples:
     """Read samples for a model.
 
     The array of an input has the name of the input, or "input." and the name, or "inputs" if the model has one input; it has
-    one sample per row (N, ...), or one request per row (R, 1, ...). "labels" are class numbers, and "slices" name a part of the
-    data for each sample, for example the camera or the light.
+    one sample per row (N, ...), or one request per row (R, 1, ...). "labels" are class numbers or boxes, and "slices" name a part
+    of the data for each sample, for example the camera or the light.
 
     Raises:
         ConfigError: an array is missing, its type or rank differs from the input, a value is not finite or above 1e18, the
@@ -56,14 +61,23 @@ def read_samples(path: Path, model: onnx.ModelProto) -> Samples:
     labels = arrays.get("labels")
     if labels is not None:
         counts["labels"] = len(labels)
-        if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
-            raise ConfigError(f"{path}: labels are {labels.dtype}{labels.shape}; expected class numbers (N,)")
+        _require_labels(path, labels)
     slices = _slices(path, arrays)
     if slices is not None:
         counts["slices"] = len(slices)
     if len(set(counts.values())) > 1 or not all(counts.values()):
         raise ConfigError(f"{path}: every array needs the same number of samples, at least one; there are {counts}")
     return Samples(requests, labels, slices)
+
+
+def _require_labels(path: Path, labels: Array) -> None:
+    """Raise ConfigError for labels that are neither class numbers nor boxes."""
+    are_classes = labels.ndim == 1 and np.issubdtype(labels.dtype, np.integer)
+    if not are_classes and not (labels.ndim == 3 and labels.shape[2] == BOX_COLUMNS and labels.dtype.kind == "f"):
+        raise ConfigError(
+            f"{path}: labels are {labels.dtype}{labels.shape}; expected class numbers (N,), or boxes, float (N, M, {BOX_COLUMNS}): "
+            "class, x1, y1, x2, y2, area, crowd"
+        )
 
 
 def _slices(path: Path, arrays: dict[str, Array]) -> Array | None:
@@ -101,22 +115,17 @@ def _requests(path: Path, arrays: dict[str, Array], value: onnx.ValueInfoProto, 
     return (array if array.ndim > rank else array[:, None]).astype(dtype)
 
 
-def read_test_samples(path: Path, model: onnx.ModelProto, data: Path) -> Samples:
-    """Read samples that measure errors, and that differ from the file `data`, which the model is calibrated with.
-
-    Raises:
-        ConfigError: as `read_samples`, or both are the same file, or the sizes of an input differ.
-    """
-    if path.resolve() == data.resolve():
+def require_test_samples(test: tuple[Path, Samples], data: tuple[Path, Samples]) -> None:
+    """Raise ConfigError for test samples that are those which the model is calibrated with, or of another size."""
+    (path, tested), (other, calibrated) = test, data
+    if path.resolve() == other.resolve():
         raise ConfigError(f"{path}: is the file of --data; give --test samples that the model is not calibrated with")
-    tested, calibrated = read_samples(path, model), read_samples(data, model)
     for name, values in tested.requests.items():
         if values.shape[1:] != calibrated.requests[name].shape[1:]:
             raise ConfigError(
-                f"{path}: samples for '{name}' have shape {values.shape[1:]}, those of {data} have shape "
+                f"{path}: samples for '{name}' have shape {values.shape[1:]}, those of {other} have shape "
                 f"{calibrated.requests[name].shape[1:]}; store samples of the same size in both files"
             )
-    return tested
 
 
 def _require_plausible(path: Path, name: str, array: Array) -> None:

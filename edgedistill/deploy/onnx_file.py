@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from edgedistill.deploy.devices.address import artifact_folder, parse_address
 from edgedistill.deploy.devices.transport import Progress
 from edgedistill.deploy.harness import Compilation, compile_models, run_bench
 from edgedistill.errors import ConfigError, DeviceError
+from edgedistill.export.detector_file import (
+    PROBED,
+    DetectorOptions,
+    FileSamples,
+    find_detector,
+    picture_size,
+    read_data,
+)
 from edgedistill.graphs.random_inputs import Shapes, random_inputs
 from edgedistill.graphs.read import fix_shapes, is_quantized, read_sound_onnx
 from edgedistill.graphs.reference import Reference, RefusedError
@@ -18,10 +26,14 @@ from edgedistill.records.base import Record
 from edgedistill.records.bench_job import Arm, BenchJob
 from edgedistill.records.measurement import Measurement, ModelIdentity
 from edgedistill.runtime.files import sha256_of
+from edgedistill.tasks.detection import TASK as DETECTION
+from edgedistill.tasks.detector_forms import decoder_array, requests_of
 
 if TYPE_CHECKING:
     import numpy as np
     import onnx
+
+    from edgedistill.data.requests import Samples
 
 REQUESTS = 8
 
@@ -45,11 +57,18 @@ class BenchOptions(Record):
     passes: tuple[str, ...] = ("null_model", "throughput", "layers", "energy")
 
 
+class BenchData(Record):
+    """Real inputs to measure with, and how a detector's outputs are read."""
+
+    path: Path
+    detector: DetectorOptions = DetectorOptions()
+
+
 class PreparedModel(Record):
     """An ONNX file ready to be measured; `choices` says what was decided for the user, one line each.
 
     `model` has fixed shapes and no external data; `sha256` is the file's as given; `expected` its key in `io`;
-    `precision` is int8 for a file with quantized operators.
+    `precision` is int8 for a file with quantized operators, and `metric` compares its outputs with labels.
     """
 
     name: str
@@ -61,17 +80,20 @@ class PreparedModel(Record):
     io: Path
     expected: str | None
     reasons: dict[str, str]
+    metric: str | None = None
 
 
-def prepare_models(models: Mapping[str, Path], folder: Path, shapes: Shapes) -> list[PreparedModel]:
-    """Prepare ONNX files by name; several files are prepared in separate folders.
+def prepare_models(
+    models: Mapping[str, Path], folder: Path, shapes: Shapes, data: BenchData | None = None
+) -> list[PreparedModel]:
+    """Prepare ONNX files by name, with random inputs or `data`; several files are prepared in separate folders.
 
     Each model gets the shapes of the inputs that it has; raises ConfigError for the name of an input that no model has.
     """
     prepared = []
     for name, model in models.items():
         place = folder if len(models) == 1 else folder / name
-        prepared.append(prepare_onnx(model, place, shapes_for(model, models.values(), shapes)))
+        prepared.append(prepare_onnx(model, place, shapes_for(model, models.values(), shapes), data))
     return [one.model_copy(update={"name": name}) for one, name in zip(prepared, models, strict=True)]
 
 
@@ -84,32 +106,52 @@ def shapes_for(model: Path, models: Collection[Path], shapes: Shapes) -> Shapes:
     return {name: shape for name, shape in shapes.items() if name in inputs[model] or name not in known}
 
 
-def prepare_onnx(model: Path, folder: Path, shapes: Shapes) -> PreparedModel:
+def prepare_onnx(model: Path, folder: Path, shapes: Shapes, data: BenchData | None = None) -> PreparedModel:
     """Write a fixed-shape copy and recorded inputs into `folder`; `shapes` overrides the inputs' shapes by name.
 
-    Raises ConfigError for a file that is no ONNX model, an unknown input name, or shapes that the model cannot take.
+    Raises ConfigError for a file that is no ONNX model, an unknown input name, shapes that the model cannot take, or data that does
+    not fit the model.
     """
     fixed, io = folder / f"{model.stem}.onnx", folder / "io.npz"
     if fixed.resolve() == model.resolve():
         raise ConfigError(f"{model}: its fixed-shape copy would replace it; use another folder than {folder}")
     graph = read_sound_onnx(model)
-    resolved, choices = fix_shapes(graph, shapes)
+    samples, about = (None, FileSamples()) if data is None else read_data(data.path, graph, data.detector, shapes)
+    given = {} if samples is None else {name: values.shape[1:] for name, values in samples.requests.items()}
+    resolved, choices = fix_shapes(graph, shapes | given)
     folder.mkdir(parents=True, exist_ok=True)
     _write(graph, fixed)
-    inputs = random_inputs(graph, resolved, REQUESTS)
+    inputs = random_inputs(graph, resolved, REQUESTS) if samples is None else samples.requests
     expected, problem = _reference(fixed, inputs)
-    _save_io(io, inputs, model.stem, expected)
+    judged = _Judged() if samples is None or data is None else _judged(samples, about, data, expected)
+    _save_io(io, inputs, model.stem, expected, judged.arrays)
+    reason = "the inputs are random" if samples is None else "the inputs have no labels"
     return PreparedModel(
-        name=model.stem,
-        model=fixed,
-        sha256=sha256_of(model),
-        shapes=resolved,
-        choices=(*choices, *_remarks(expected)),
-        precision="int8" if is_quantized(graph) else "fp32",
-        io=io,
-        expected=model.stem if expected else None,
-        reasons={"parity": problem} if problem else {},
-    )
+        name=model.stem, model=fixed, sha256=sha256_of(model), shapes=resolved,
+        choices=(*choices, *about.remarks, *judged.remarks, *_remarks(expected, "random inputs" if samples is None else "inputs")),
+        precision="int8" if is_quantized(graph) else "fp32", io=io, expected=model.stem if expected else None,
+        reasons=({} if "labels" in judged.arrays else {"accuracy": reason}) | ({"parity": problem} if problem else {}),
+        metric=judged.metric,
+    )  # fmt: skip
+
+
+class _Judged(NamedTuple):
+    """How outputs are judged: the metric, arrays beside the inputs, and remarks for the user."""
+
+    metric: str | None = None
+    arrays: dict[str, np.ndarray] = {}  # noqa: RUF012 - never changed
+    remarks: tuple[str, ...] = ()
+
+
+def _judged(samples: Samples, about: FileSamples, data: BenchData, expected: dict[str, np.ndarray]) -> _Judged:
+    """Return how outputs for samples are judged: those of a detector by its detections, others by classes if there are labels."""
+    labels = {} if samples.labels is None else {"labels": samples.labels}
+    if data.detector.decode is None and (samples.labels is None or samples.labels.ndim == 1):
+        return _Judged("top1" if labels else None, labels)
+    if not expected:
+        return _Judged(None, {}, ("the outputs are not read as detections, because ONNX Runtime refuses the model",))
+    found = find_detector(requests_of(expected, PROBED), about, data.detector, picture_size(samples))
+    return _Judged(DETECTION.metric, labels | decoder_array(found.decoder), (f"outputs, {found.text}",))
 
 
 def bench_onnx(
@@ -171,7 +213,7 @@ def _arm(name: str, prepared: PreparedModel, work: Compilation, made: dict[str, 
         precision=work.precision, threads=work.threads, entry=str(work.out / made["entry"]),
         files=tuple(str(file) for file in files), size_bytes=sum(file.stat().st_size for file in files),
         model=ModelIdentity(name=prepared.name, sha256=prepared.sha256, lineage={FIXED_SHAPES: sha256_of(prepared.model)}), io=str(prepared.io.resolve()),
-        expected=prepared.expected, metric=None, reasons={"accuracy": "the inputs are random", **prepared.reasons},
+        expected=prepared.expected, metric=prepared.metric, reasons=prepared.reasons,
     )  # fmt: skip
 
 
@@ -190,31 +232,34 @@ def _reference(model: Path, inputs: dict[str, np.ndarray]) -> tuple[dict[str, np
 
     try:
         reference = Reference(model)
-        answers = [reference.run({name: array[i] for name, array in inputs.items()}) for i in range(REQUESTS)]
+        count = len(next(iter(inputs.values())))
+        answers = [reference.run({name: array[i] for name, array in inputs.items()}) for i in range(count)]
     except RefusedError as error:
         return {}, f"ONNX Runtime, which computes the outputs to compare with, refuses the model: {error}"
     return {name: np.stack([answer[name] for answer in answers]) for name in answers[0]}, None
 
 
-def _remarks(expected: dict[str, np.ndarray]) -> Iterator[str]:
-    """Yield a warning for each reference output that no comparison can judge."""
+def _remarks(expected: dict[str, np.ndarray], kind: str) -> Iterator[str]:
+    """Yield a warning for each reference output that no comparison can judge; `kind` says what the inputs are."""
     import numpy as np
 
     from edgedistill.tasks.chance import is_constant
 
     for name, values in expected.items():
         if not np.isfinite(values).all():
-            yield f"warning: output '{name}' has NaN or infinity for {REQUESTS} random inputs; check the weights and the input shapes"
+            yield f"warning: output '{name}' has NaN or infinity for {len(values)} {kind}; check the weights and the input shapes"
         elif is_constant(values):
             yield (
-                f"warning: output '{name}' is the same for {REQUESTS} random inputs, so agreement says nothing about it; check the "
+                f"warning: output '{name}' is the same for {len(values)} {kind}, so agreement says nothing about it; check the "
                 "model, or measure it in a run with real data"
             )
 
 
-def _save_io(path: Path, inputs: dict[str, np.ndarray], key: str, expected: dict[str, np.ndarray]) -> None:
+def _save_io(
+    path: Path, inputs: dict[str, np.ndarray], key: str, expected: dict[str, np.ndarray], more: dict[str, np.ndarray]
+) -> None:
     import numpy as np
 
     arrays: dict[str, Any] = {f"input.{name}": array for name, array in inputs.items()}
-    arrays |= {f"expected.{key}.{name}": array for name, array in expected.items()}
+    arrays |= {f"expected.{key}.{name}": array for name, array in expected.items()} | more
     np.savez(path, **arrays)

@@ -9,7 +9,8 @@ from typing import Final, Literal
 
 import onnx
 
-from edgedistill.data.requests import read_samples, read_test_samples
+from edgedistill.data.requests import Samples, require_test_samples
+from edgedistill.export.detector_file import DetectorOptions, read_data
 from edgedistill.export.file_forms import (
     PER_CHANNEL_OPSET,
     choose_integers,
@@ -105,7 +106,8 @@ def plan_quantize(order: FileOptions, skip: tuple[str, ...], *, ranking: bool = 
     model = read_sound_onnx(order.model)
     require_float(order, model)
     if order.test is not None and order.data is not None:
-        read_test_samples(order.test, model, order.data)
+        both = [(path, _samples(order, path, model)) for path in (order.test, order.data)]
+        require_test_samples(both[0], both[1])
     scheme, reason = choose_integers(order)
     taking = order.for_activations(scheme.activations)
     variants = variants_of(taking, "int8", max(opset_of(model), PER_CHANNEL_OPSET), scheme.activations)
@@ -126,6 +128,10 @@ def plan_export(order: FileOptions, precision: str) -> FilePlan:
     return _plan(order, "export", precision, model, variants)
 
 
+def _samples(order: FileOptions, path: Path, model: onnx.ModelProto) -> Samples:
+    return read_data(path, model, order.detector or DetectorOptions(), order.shapes)[0]
+
+
 def _plan(
     order: FileOptions,
     command: Literal["quantize", "export"],
@@ -133,7 +139,7 @@ def _plan(
     model: onnx.ModelProto,
     variants: list[Variant],
 ) -> FilePlan:
-    samples = None if order.data is None else read_samples(order.data, model)
+    samples = None if order.data is None else _samples(order, order.data, model)
     given = {} if samples is None else {name: tuple(array.shape[1:]) for name, array in samples.requests.items()}
     shapes, choices = fix_shapes(model, order.shapes | given)
     paths = [output_path(order, variant, alone=len(variants) == 1) for variant in variants]

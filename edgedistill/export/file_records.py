@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, Literal
 
+from edgedistill.export.detector_file import DetectionScores, DetectorOptions
 from edgedistill.export.parity import percent
 from edgedistill.graphs.random_inputs import Shapes
 from edgedistill.kits.kits import Kit
@@ -26,7 +27,8 @@ class FileOptions(Record):
 
     `test` has samples that measure errors, instead of those in `data`. `force` writes an int8 file even if a channel of an output is lost.
     `activations` and `weights` are the integers of an int8 file; "auto" chooses them for the kits. No int8 file
-    is written in which a class certainly loses more than `max_class_drop` points of accuracy.
+    is written in which a class certainly loses more than `max_class_drop` points of accuracy. `detector` says how a detector's
+    outputs are read.
     """
 
     model: Path
@@ -40,6 +42,7 @@ class FileOptions(Record):
     activations: Literal["auto"] | Activations = "auto"
     weights: Literal["auto"] | Weights = "auto"
     max_class_drop: float | None = None
+    detector: DetectorOptions | None = None
 
     def for_activations(self, activations: Activations) -> FileOptions:
         """Return the options with only those encodings of the kits that support these activations."""
@@ -95,6 +98,7 @@ class WrittenFile(Record):
     outputs: dict[str, OutputError]
     worst_class: ClassDrop | None = None
     worst_slice: ClassDrop | None = None
+    detection: DetectionScores | None = None
     float32_nodes: tuple[str, ...]
     warnings: tuple[str, ...]
 
@@ -106,7 +110,8 @@ class FileResult(Record):
     file that they are from if it is not the one to calibrate with; `classifies` is true
     if the first output has a score for each class; `accuracy` is the original model's. `sensitivity` maps each layer to
     the error with only that layer in int8, the largest first. `scheme` has the integers of files that this command
-    quantized, and `scheme_reason` says why.
+    quantized, and `scheme_reason` says why. `detector` is the form of a detector's outputs in words, and `detection` has the
+    metrics of its detections.
     """
 
     model: Path
@@ -122,6 +127,8 @@ class FileResult(Record):
     forced: bool = False
     scheme: Scheme | None = None
     scheme_reason: str | None = None
+    detector: str | None = None
+    detection: DetectionScores | None = None
     files: tuple[WrittenFile, ...]
 
     def to_json(self) -> str:
@@ -142,6 +149,10 @@ class FileResult(Record):
         kind = "random inputs" if self.random else f"inputs of {self.test}" if self.test else "inputs"
         if self.accuracy is not None:
             yield f"{self.model}: accuracy {self.accuracy:.2%} on {self.samples:,} {kind}"
+        if self.detector is not None:
+            yield f"outputs, {self.detector}"
+        if self.detection is not None and self.detection.ap is not None:
+            yield f"{self.model}: {_boxes(self.detection)} on {self.samples:,} {kind}"
         for one in self.files:
             yield from self._file_lines(one, kind)
         if self.sensitivity:
@@ -154,6 +165,8 @@ class FileResult(Record):
             yield f"  accuracy {one.accuracy:.2%}, {100 * (one.accuracy - self.accuracy):+.2f} points"
             for part, worst in (("class", one.worst_class), ("slice", one.worst_slice)):
                 yield from _part_lines(part, worst, 100 * (self.accuracy - one.accuracy))
+        if one.detection is not None:
+            yield from _detection_lines(one.detection, self.detection)
         same = f"same class as the original model {percent(one.parity.agreement)}, " if self.classifies else ""
         yield from _not_judged(one)
         error = (
@@ -167,6 +180,21 @@ class FileResult(Record):
         if found.lost and self.forced:
             yield f"  --force: written although {found.where(output)} is lost"
         yield from (f"  {warning}" for warning in one.warnings)
+
+
+def _detection_lines(one: DetectionScores, original: DetectionScores | None) -> Iterator[str]:
+    """Yield what became of the original model's detections."""
+    if one.ap is not None and original is not None and original.ap is not None:
+        moved = (one.threshold or 0) - (original.threshold or 0)
+        yield f"  {_boxes(one)}: AP {100 * (one.ap - original.ap):+.2f} points, threshold {moved:+.3f}"
+    yield f"  {one.agreement:.2%} of {one.confident:,} confident detections of the original model agree"
+
+
+def _boxes(one: DetectionScores) -> str:
+    assert one.ap is not None
+    assert one.ap50 is not None
+    assert one.best_f1 is not None
+    return f"AP {one.ap:.2%}, AP50 {one.ap50:.2%}, best F1 {one.best_f1:.2%} from a score of {one.threshold:.3f}"
 
 
 def _not_judged(one: WrittenFile) -> Iterator[str]:

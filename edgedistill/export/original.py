@@ -9,9 +9,20 @@ from typing import NamedTuple
 import numpy as np
 import onnx
 
-from edgedistill.data.requests import Samples, read_samples, read_test_samples
+from edgedistill.data.requests import Samples, require_test_samples
 from edgedistill.data.sources import Array
 from edgedistill.errors import ConfigError, ParityError
+from edgedistill.export.detector_file import (
+    PROBED,
+    DetectionScores,
+    DetectorOptions,
+    FileDetector,
+    FileSamples,
+    find_detector,
+    picture_size,
+    read_data,
+    require_detections,
+)
 from edgedistill.export.file_forms import output_path, require_inputs
 from edgedistill.export.file_records import FileOptions, FileResult, OutputError, WrittenFile, worst_output
 from edgedistill.export.forms import Variant, comparable, in_form
@@ -42,6 +53,7 @@ from edgedistill.runtime.files import sha256_of
 from edgedistill.runtime.progress import Advance, Reporter
 from edgedistill.statistics import ClassDrop, drops_by_class, worst_class
 from edgedistill.tasks.classification import TASK as CLASSIFICATION
+from edgedistill.tasks.detector_forms import requests_of
 
 CALIBRATION = 512
 """The largest number of calibration samples."""
@@ -69,6 +81,7 @@ class Converted(NamedTuple):
     accuracy: float | None
     worst_class: ClassDrop | None
     worst_slice: ClassDrop | None
+    detection: DetectionScores | None
 
 
 class Original:
@@ -77,20 +90,49 @@ class Original:
     def __init__(self, order: FileOptions, report: Reporter | None) -> None:
         self.order, self.report = order, report or Reporter(quiet=True)
         self.model = read_sound_onnx(order.model)
-        samples = None if order.data is None else read_samples(order.data, self.model)
+        samples, about = (None, FileSamples()) if order.data is None else self._read(order.data)
         shapes = {} if samples is None else {name: tuple(array.shape[1:]) for name, array in samples.requests.items()}
         fixed, choices = fix_shapes(self.model, order.shapes | shapes)
-        self.choices = tuple(choices)
+        self.choices = (*choices, *about.remarks)
         self.samples = self.calibration = samples or Samples(random_inputs(self.model, fixed, RANDOM), None)
         if order.test is not None and order.data is not None:
-            self.samples = read_test_samples(order.test, self.model, order.data)
+            self.samples, _ = self._read(order.test)
+            require_test_samples((order.test, self.samples), (order.data, self.calibration))
         self.outputs = self.answers(self.model, "the original model")
+        self.detector = self._find_detector(about)
+        self.detections = None if self.detector is None else self.detector.detections(self._named(self.outputs))
         self.probabilities = outputs_of(self.model, PROBABILITIES)
-        if self.samples.labels is not None and not has_row(self.outputs[0].shape):
+        if self.has_classes and not has_row(self.outputs[0].shape):
             shape = "x".join(map(str, self.outputs[0].shape[1:]))
             raise ConfigError(
                 f"{order.test or order.data}: has labels, but the model's first output, {shape}, has no score per class"
             )
+
+    def _read(self, path: Path) -> tuple[Samples, FileSamples]:
+        return read_data(path, self.model, self.order.detector or DetectorOptions(), self.order.shapes, self.report)
+
+    def _find_detector(self, about: FileSamples) -> FileDetector | None:
+        """Return how to read the outputs if the model is used as a detector: boxes are labelled, or the user says so."""
+        options, labels = self.order.detector or DetectorOptions(), self.samples.labels
+        if options.decode is None and (labels is None or labels.ndim == 1):
+            return None
+        probed = self._named([output[:PROBED] for output in self.outputs])
+        return find_detector(requests_of(probed, PROBED), about, options, picture_size(self.samples))
+
+    def _named(self, outputs: list[Array]) -> dict[str, Array]:
+        return dict(zip([output.name for output in self.model.graph.output], outputs, strict=True))
+
+    def detection_scores(self, outputs: list[Array] | None = None) -> DetectionScores | None:
+        """Return the metrics of a form's outputs for all samples, by default of the original model's; None for no detector."""
+        if self.detector is None or self.detections is None:
+            return None
+        found = self.detections if outputs is None else self.detector.detections(self._named(outputs))
+        return self.detector.scores(found, self.detections, self.samples.labels)
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether the labels of the samples are classes."""
+        return self.samples.labels is not None and self.samples.labels.ndim == 1
 
     @property
     def classifies(self) -> bool:
@@ -99,7 +141,7 @@ class Original:
         A detector's offsets, an embedding and the values of a regression have no largest value that means anything.
         """
         is_softmax = self.model.graph.output[0].name in outputs_of(self.model, CLASSES)
-        return self.samples.labels is not None or (is_softmax and has_row(self.outputs[0].shape))
+        return self.has_classes or (is_softmax and has_row(self.outputs[0].shape))
 
     @property
     def everything(self) -> Array:
@@ -147,7 +189,17 @@ class Original:
         self._require(parity, variant, path)
         errors, accuracy = self.output_errors(outputs), self.accuracy(outputs[0])
         return Converted(
-            path, variant, model, kept, warnings, error, parity, errors, accuracy, *self.worst_parts(outputs[0])
+            path,
+            variant,
+            model,
+            kept,
+            warnings,
+            error,
+            parity,
+            errors,
+            accuracy,
+            *self.worst_parts(outputs[0]),
+            self.detection_scores(outputs),
         )
 
     def save(self, one: Converted) -> WrittenFile:
@@ -156,7 +208,8 @@ class Original:
         return WrittenFile(
             file=one.path, precision=one.variant.precision, encoding=one.variant.encoding, opset=one.variant.opset,
             size_bytes=one.path.stat().st_size, accuracy=one.accuracy, parity=one.parity, error=one.error,
-            outputs=one.outputs, worst_class=one.worst_class, worst_slice=one.worst_slice, float32_nodes=one.float32_nodes, warnings=one.warnings,
+            outputs=one.outputs, worst_class=one.worst_class, worst_slice=one.worst_slice, detection=one.detection,
+            float32_nodes=one.float32_nodes, warnings=one.warnings,
         )  # fmt: skip
 
     def lost_much(self, one: Converted) -> bool:
@@ -176,6 +229,10 @@ class Original:
         for part, worst in (("class", one.worst_class), ("slice", one.worst_slice)):
             require_part(one.path.name, part, worst, self.order.max_class_drop)
         judged = dict(one.outputs)
+        if one.detection is not None:
+            require_detections(one.path.name, one.detection)
+        if self.detector is not None and self.detector.decoder.suppressed:  # the rows of detections change their order
+            judged = {name: found for name, found in judged.items() if name not in self.detector.decoder.outputs}
         if one.accuracy is not None and not self.lost_much(one):
             del judged[self.model.graph.output[0].name]
         layer = layer_before(
@@ -217,12 +274,14 @@ class Original:
     def accuracy(self, output: Array) -> float | None:
         """Return top-1 accuracy, or None without labels."""
         labels = self.samples.labels
-        return None if labels is None else CLASSIFICATION.score(output.reshape(len(output), -1), labels)
+        return (
+            None if labels is None or labels.ndim > 1 else CLASSIFICATION.score(output.reshape(len(output), -1), labels)
+        )
 
     def worst_parts(self, output: Array) -> tuple[ClassDrop | None, ClassDrop | None]:
         """Return the class and the slice that lost most accuracy; None without labels, and without slices."""
         labels, slices = self.samples.labels, self.samples.slices
-        if labels is None:
+        if labels is None or labels.ndim > 1:
             return None, None
         ours, theirs = (np.reshape(one, (len(one), -1)).argmax(1) == labels for one in (output, self.outputs[0]))
         by_class = worst_class(drops_by_class(labels, theirs, ours))
@@ -236,7 +295,8 @@ class Original:
         return FileResult(
             model=self.order.model, sha256=sha256_of(self.order.model), samples=len(self.outputs[0]),
             random=self.order.data is None, test=self.order.test, classifies=self.classifies, accuracy=self.accuracy(self.outputs[0]), choices=self.choices, layers=layers,
-            sensitivity=sensitivity, forced=self.order.force, files=tuple(files),
+            sensitivity=sensitivity, forced=self.order.force, files=tuple(files), detection=self.detection_scores(),
+            detector=None if self.detector is None else self.detector.text,
         )  # fmt: skip
 
 
