@@ -4,18 +4,19 @@
 export function classMap(data, maps, { width, height }) {
   const down = shares(maps.height, height);
   const { low, high, share } = shares(maps.width, width);
+  const { classes } = maps;
   const found = new Uint8Array(width * height);
-  const row = new Float32Array(maps.width);
-  const best = new Float32Array(width);
-  for (let y = 0; y < height; y++) {
-    best.fill(-Infinity);
-    for (let kind = 0; kind < maps.classes; kind++) {
-      blend(row, data, kind * maps.height * maps.width, down, y);
-      for (let x = 0; x < width; x++) {
-        const value = row[low[x]] * (1 - share[x]) + row[high[x]] * share[x];
-        if (value > best[x]) {
-          best[x] = value;
-          found[y * width + x] = kind;
+  const row = new Float32Array(maps.width * classes);
+  for (let y = 0, to = 0; y < height; y++) {
+    blend(row, data, maps, [down.low[y], down.high[y], down.share[y]]);
+    for (let x = 0; x < width; x++, to++) {
+      const [left, right, part] = [low[x] * classes, high[x] * classes, share[x]];
+      let best = -Infinity;
+      for (let kind = 0; kind < classes; kind++) {
+        const value = row[left + kind] * (1 - part) + row[right + kind] * part;
+        if (value > best) {
+          best = value;
+          found[to] = kind;
         }
       }
     }
@@ -23,11 +24,13 @@ export function classMap(data, maps, { width, height }) {
   return found;
 }
 
-// Writes row `y` of one map, a sum of two of its rows.
-function blend(row, data, begin, down, y) {
-  const above = begin + down.low[y] * row.length;
-  const below = begin + down.high[y] * row.length;
-  for (let x = 0; x < row.length; x++) row[x] = data[above + x] * (1 - down.share[y]) + data[below + x] * down.share[y];
+// Writes a row of all maps (w, classes), so that the classes of a place lie together: a sum of two of their rows.
+function blend(row, data, { classes, height, width }, [low, high, share]) {
+  for (let kind = 0; kind < classes; kind++) {
+    const above = (kind * height + low) * width;
+    const below = (kind * height + high) * width;
+    for (let x = 0; x < width; x++) row[x * classes + kind] = data[above + x] * (1 - share) + data[below + x] * share;
+  }
 }
 
 // Returns, for each of `wanted` places, the two of `size` values that it is made of, and the share of the second.

@@ -76,10 +76,9 @@ function values({ answer, label, contract }) {
 function boxes({ answer, label, size, contract }, { least, labels }) {
   const shown = labels && label?.boxes ? label.boxes.map(([kind, ...box]) => [kind, null, ...box]) : answer.filter(([, score]) => score >= least);
   drawBoxes(byId("overlay"), shown, contract.classes, size);
-  const counts = new Map();
-  for (const [kind] of shown) counts.set(kind, (counts.get(kind) ?? 0) + 1);
+  const counts = contract.classes.map((_, kind) => [kind, shown.filter(([other]) => other === kind).length]);
   if (!shown.length) return [item(labels && label?.boxes ? "No boxes in the labels." : `Nothing with a score of at least ${least.toFixed(2)}.`)];
-  return legend([...counts].map(([kind, count]) => [kind, String(count)]), contract.classes);
+  return legend(counts.filter(([, count]) => count > 0), contract.classes);
 }
 
 function masks({ answer, label, size, contract }, { labels }) {
@@ -92,9 +91,10 @@ function masks({ answer, label, size, contract }, { labels }) {
     for (let x = corner[0]; x < corner[0] + part[0]; x++) counts[mask[y * rules.width + x]] += 1;
   }
   const present = contract.classes.map((_, kind) => [kind, counts[kind] / (part[0] * part[1])]).filter(([, share]) => share > 0.0005);
-  return legend(present.sort((one, other) => other[1] - one[1]).map(([kind, share]) => [kind, percent(share)]), contract.classes);
+  return legend(present.map(([kind, share]) => [kind, percent(share)]), contract.classes);
 }
 
+// In the order of the classes, so that entries keep their places from frame to frame.
 function legend(entries, names) {
   return entries.map(([kind, text]) => {
     const chip = piece("chip");
