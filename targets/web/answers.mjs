@@ -18,8 +18,9 @@ const ANSWERS = {
 // [class, score, x1, y1, x2, y2] in pixels of the picture.
 export function answerOf(outputs, contract, size) {
   const labelled = contract.output.split("+").map((name) => {
-    if (outputs[name] === undefined) throw new Error(`the contract names output '${name}', but the model has ${Object.keys(outputs).join(", ")}`);
-    return outputs[name];
+    const found = outputs[name];
+    if (found === undefined) throw new Error(`the contract names output '${name}', but the model has ${Object.keys(outputs).join(", ")}`);
+    return found;
   });
   return ANSWERS[contract.task](labelled, contract, size);
 }

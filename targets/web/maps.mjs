@@ -1,6 +1,7 @@
 // Class maps of a segmenter, as in targets/harness/maps.py.
 
-// Returns the class of each pixel, bytes (height, width), of maps (classes, h, w): resized bilinearly, corners not aligned, as torch's interpolate does it.
+// Returns the class of each pixel, bytes (height, width), of maps (classes, h, w): resized bilinearly, corners not aligned, as torch's
+// interpolate does it.
 export function classMap(data, maps, { width, height }) {
   const down = shares(maps.height, height);
   const { low, high, share } = shares(maps.width, width);
