@@ -50,6 +50,7 @@ METRICS: Final = {
     "top1": ("acc. %", "Accuracy", "accuracy"),
     "r2": ("R² %", "R²", "R²"),
     "cosine": ("cos. %", "Cosine", "cosine"),
+    "spearman": ("Spear. %", "Spearman", "Spearman's correlation"),
     "mean_ap": ("mAP %", "Mean AP", "mean AP"),
     "coco_ap": ("AP %", "AP", "AP"),
     "miou": ("mIoU %", "mIoU", "mIoU"),

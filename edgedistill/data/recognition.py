@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgedistill.data.dataset import Dataset
-from edgedistill.data.kinds import guess_kind
+from edgedistill.data.kinds import guess_kind, kind_of
 from edgedistill.data.sources import Array
 from edgedistill.records.finding import Finding
 from edgedistill.records.stages import KindName
@@ -62,7 +62,7 @@ def find_doubts(dataset: Dataset, given: Mapping[str, KindName]) -> Iterator[Fin
     """Yield a finding for inputs without a given kind whose values speak against the kind that their shape stands for."""
     for record in dataset.record.inputs:
         found = recognise(dataset.train.inputs[record.name])
-        if record.name in given or found.kind == record.kind:
+        if record.name in given or found.kind == record.kind or kind_of(record).varies:
             continue
         prefix = "data" if len(dataset.record.inputs) == 1 else f"data.inputs.{record.name}"
         kinds = dict.fromkeys((record.kind, *((found.kind,) if found.kind else found.possible)))

@@ -89,6 +89,7 @@ def write_bundle(run: Run, kit: Kit, precisions: tuple[str, ...], path: Path) ->
         sources |= {
             _model_path(model): require_unchanged(run, model.file),
             _io_path(model): require_unchanged(run, model.io),
+            **_tokenizer(run, model),
         }
     models = tuple(_bundled(kit, model) for model in chosen)
     return pack(run.folder.name, kit, _job(run, kit, chosen), models, sources, path)
@@ -193,6 +194,17 @@ def _model_path(model: OnnxModel) -> str:
 
 def _io_path(model: OnnxModel) -> str:
     return f"io/{Path(model.io.path).name}"
+
+
+def _tokenizer(run: Run, model: OnnxModel) -> dict[str, Path]:
+    """Return the tokenizer of a model of texts, by its name in the bundle; raises ConfigError if the file has changed."""
+    text = None if model.contract is None else model.contract.text
+    if text is None:
+        return {}
+    path = run.folder / Path(model.file.path).with_name(text.tokenizer)
+    if not path.is_file() or sha256_of(path) != text.sha256:
+        raise ConfigError(f"{path}: is missing or has changed; run 'edgedistill export CONFIG --from export' again")
+    return {f"models/{text.tokenizer}": path}
 
 
 def _packed(path: Path) -> PackedFile:

@@ -36,6 +36,8 @@ BATCH = 256
 """The most samples that a model answers at once."""
 ANSWERS = "answers"
 """The output of a teacher that gives answers, such as detections, in place of the labelled output."""
+TEXTS = 32
+"""The most texts that a model answers at once: all are padded to the longest of them."""
 VALUES = 1 << 23
 """About the most input values that a model answers at once: 53 images of 224 pixels, whose activations fit in memory."""
 
@@ -243,7 +245,8 @@ def ask_in_batches(ask: Callable[[Tensors], Answer], views: Views, positions: Ar
 def batch_size(views: Views) -> int:
     """Return the number of samples that a model answers at once: BATCH, or fewer of large inputs."""
     values = sum(math.prod(one.shape[1:]) for one in views.split.inputs.values())
-    return max(1, min(BATCH, VALUES // values))
+    most = TEXTS if any(one.varies for one in views.preprocess.values()) else BATCH
+    return max(1, min(most, VALUES // values))
 
 
 def spatial_size(views: Views) -> tuple[int, ...]:

@@ -42,6 +42,10 @@ class EngineChoice:
         convert the model.
         """
         wanted, precision = requested
+        if self.interface.kind.varies:
+            if wanted == "openvino":
+                raise ConfigError("teacher.engine: texts vary in length, which only torch is used for; remove the key")
+            return "torch"
         if wanted == "torch" or (wanted == "auto" and torch.cuda.is_available()):
             return "torch"
         by_torch = torch_predictor(model, precision)

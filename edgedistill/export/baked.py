@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from edgedistill.data.dataset import Split
+from edgedistill.data.kinds import kind_of
 from edgedistill.data.preprocess import preprocessors
 from edgedistill.data.settings import ViewSettings
 from edgedistill.data.sources import Array, Arrays
+from edgedistill.data.text import MASK
 from edgedistill.data.views import Views, plain_views
 from edgedistill.distill.predictors import batches_of
 from edgedistill.models.outputs import SINGLE, named_outputs
@@ -59,7 +61,9 @@ class Baking:
         }
 
     def inputs(self, split: Split) -> Arrays:
-        """Return a split's inputs in the form that the file takes, one request each: (N, 1, ...)."""
+        """Return a split's inputs in the form that the file takes, one request each: (N, 1, ...); texts are padded."""
+        if kind_of(self.data.inputs[0]).varies:
+            return {name: values[split.rows][:, None].astype(np.int64) for name, values in split.inputs.items()}
         if self.normalizes:
             return {name: np.ascontiguousarray(values[split.rows])[:, None] for name, values in split.inputs.items()}
         views = plain_views(split, self.data, self.views)
@@ -91,6 +95,20 @@ class _Baked(nn.Module):
             outputs[self.main] = self.score(outputs[self.main])
         values = tuple(outputs.values())
         return values if len(values) > 1 else values[0]
+
+
+def lengths_of(inputs: Arrays) -> Array:
+    """Return the length (N,) of each of the padded requests of texts."""
+    return np.asarray(inputs[MASK].sum((1, 2)), np.int64)
+
+
+def at_their_length(inputs: Arrays) -> dict[str, list[Array]]:
+    """Return padded requests of texts without their padding."""
+    lengths = lengths_of(inputs)
+    return {
+        name: [value[:, :length] for value, length in zip(values, lengths, strict=True)]
+        for name, values in inputs.items()
+    }
 
 
 def examples_of(inputs: Arrays) -> tuple[Tensor, ...]:

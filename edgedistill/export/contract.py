@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from edgedistill.config.encoder import TOKENIZER
 from edgedistill.data.preprocess import FULL_SCALE
+from edgedistill.data.text import TYPES, TextSettings
 from edgedistill.export.settings import ExportSettings
-from edgedistill.records.contract import Contract, DetectionRules, PictureRules
+from edgedistill.records.contract import Contract, DetectionRules, PictureRules, TextRules
 from edgedistill.records.stages import InputRecord, OnnxModel
 from edgedistill.tasks.detections import RULES
 
@@ -20,12 +22,27 @@ def contract_of(settings: ExportSettings, model: OnnxModel) -> Contract:
         picture=None if reason else _picture_rules(settings, first), reason=reason, output=output,
         probabilities="scores" in settings.export.bake, threshold=model.threshold,
         detection=DetectionRules(**RULES._asdict()) if task.name == "detection" else None,
+        text=None if settings.source.text is None else _text_rules(settings, settings.source.text, model.name),
+    )  # fmt: skip
+
+
+def _text_rules(settings: ExportSettings, text: TextSettings, name: str) -> TextRules:
+    student = settings.student.model or settings.student.teacher
+    source = settings.teacher_source if name == "teacher" else student
+    encoder = None if source is None else source.encoder
+    names = [one.name for one in settings.data.inputs]
+    return TextRules(
+        tokenizer=TOKENIZER, sha256=text.tokenizer, max_length=text.max_length, texts=2 if TYPES in names else 1,
+        pooling=None if encoder is None else encoder.pooling,
+        normalized=encoder is not None and not settings.task.needs_labels,
     )  # fmt: skip
 
 
 def _why_no_pictures(settings: ExportSettings) -> str | None:
     """Return why a model does not take pictures from files, or None."""
     first = settings.data.inputs[0]
+    if first.kind == "text":
+        return "the model takes texts"
     if len(settings.data.inputs) > 1:
         return "the model has several inputs"
     if first.kind != "image" or settings.views.mel is not None:

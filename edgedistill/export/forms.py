@@ -11,7 +11,7 @@ from onnx import TensorProto
 from edgedistill.export.settings import ExportTarget
 from edgedistill.graphs.encodings import encode
 from edgedistill.graphs.float16 import emulated, float32_nodes, to_float16
-from edgedistill.graphs.run import Arrays, run_onnx
+from edgedistill.graphs.run import Arrays, Requests, run_onnx
 from edgedistill.kits.kits import Kit
 from edgedistill.records.base import Encoding
 
@@ -74,7 +74,7 @@ def comparable(model: onnx.ModelProto) -> onnx.ModelProto:
     return emulated(model) if half else model
 
 
-def answers_of(model: onnx.ModelProto, requests: Arrays) -> Arrays:
+def answers_of(model: onnx.ModelProto, requests: Requests) -> Arrays:
     """Return a model's outputs as `run_onnx` does; a float16 model rounds every result, as engines do."""
     shown = comparable(model)
     if shown is not model:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 import logging
 import warnings
@@ -37,8 +38,11 @@ def export_onnx(
     opset: int,
     input_names: Sequence[str] = ("input",),
     output_names: Sequence[str] = ("logits",),
+    length: str | None = None,
 ) -> onnx.ModelProto:
     """Export a module for inputs of exactly the examples' shapes; the prepared models in it become int8.
+
+    With `length`, the last axis of each input varies, and has this name.
 
     Int8 weights are stored as int8, scales and zero points are written out, biases are float. The encoding is "s8-f32",
     or "u8-f32" for unsigned activations.
@@ -50,6 +54,7 @@ def export_onnx(
         opset: the version of the ONNX operator set that the file declares.
         input_names: the names of the graph's inputs, in the order of the examples.
         output_names: the names of the graph's outputs; several outputs that the model itself names keep these names.
+        length: the name of the last axis of all inputs if it varies, otherwise None.
 
     Raises:
         ConfigError: the opset cannot be exported, or not with the same answers; a prepared model is not calibrated; or
@@ -65,7 +70,7 @@ def export_onnx(
         raise ConfigError(f"{len(examples)} inputs have {len(input_names)} names: name each input")
     deployed = convert(model)
     written_names = _names_in_order(returns_of(deployed, examples), output_names, type(model).__name__)
-    exported = _exported(deployed, examples, requested, (input_names, written_names))
+    exported = _exported(deployed, examples, requested, (input_names, written_names), length)
     written = opset_of(exported)
     if written != requested:
         raise ConfigError(
@@ -107,7 +112,11 @@ def _order_outputs(graph: onnx.GraphProto, names: Sequence[str]) -> None:
 
 
 def _exported(
-    model: nn.Module, examples: tuple[Tensor, ...], opset: int, names: tuple[Sequence[str], Sequence[str]]
+    model: nn.Module,
+    examples: tuple[Tensor, ...],
+    opset: int,
+    names: tuple[Sequence[str], Sequence[str]],
+    length: str | None,
 ) -> onnx.ModelProto:
     with _quiet(), returning_tensors(model):
         program = torch.onnx.export(
@@ -120,11 +129,20 @@ def _exported(
             input_names=[f"input.{place}" for place in range(len(names[0]))],
             output_names=[f"output.{place}" for place in range(len(names[1]))],
             custom_translation_table=_translations(),
+            dynamic_shapes=None if length is None else _varying(model, examples, length),
         )
     assert program is not None
     exported = program.model_proto
     _name_ends(exported.graph, names)
     return exported
+
+
+def _varying(model: nn.Module, examples: tuple[Tensor, ...], length: str) -> tuple[Any, ...]:
+    """Return shapes for torch.export in which the last axis of each input varies; `forward(*inputs)` takes them as one tuple."""
+    axis = torch.export.Dim(length, min=2)
+    shapes = tuple({example.ndim - 1: axis} for example in examples)
+    kinds = [parameter.kind for parameter in inspect.signature(model.forward).parameters.values()]
+    return (shapes,) if kinds[:1] == [inspect.Parameter.VAR_POSITIONAL] else shapes
 
 
 def _name_ends(graph: onnx.GraphProto, names: tuple[Sequence[str], Sequence[str]]) -> None:
@@ -172,6 +190,7 @@ def _quiet() -> Iterator[None]:
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated", category=FutureWarning)
+        warnings.filterwarnings("ignore", message=".*The axis name: .* will not be used", category=UserWarning)
         warnings.filterwarnings("ignore", message=".*_flat_weights.*assigned during export", category=UserWarning)
         try:
             for logger in loggers:

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 from torch import Tensor, nn
 
+from edgedistill.config.encoder import TOKENIZER
 from edgedistill.data.dataset import Split
 from edgedistill.data.preprocess import FULL_SCALE
 from edgedistill.data.sources import Array, Arrays
@@ -27,7 +28,7 @@ from edgedistill.distill.predictors import (
     torch_predictor,
 )
 from edgedistill.distill.student import score_trials
-from edgedistill.export.baked import Baking, examples_of, record_input
+from edgedistill.export.baked import Baking, at_their_length, examples_of, lengths_of, record_input
 from edgedistill.export.contract import contract_of
 from edgedistill.export.forms import Variant, answers_of, in_form, variants
 from edgedistill.export.lint.report import findings_for, in_lines, require_clean
@@ -48,12 +49,15 @@ from edgedistill.records.base import Encoding, FileRef
 from edgedistill.records.contract import JOIN
 from edgedistill.records.contract import KEY as CONTRACT
 from edgedistill.records.stages import ExportRecord, OnnxModel, TrialScore
-from edgedistill.runtime.files import atomic_path
+from edgedistill.runtime.files import atomic_path, write_atomic
 from edgedistill.stages.stage import Workspace
 from edgedistill.tasks.detector_forms import decoder_array, requests_of
 
 PARITY_REQUESTS = 256
 RANGE_REQUESTS = 256
+TEACHER = "teacher-fp32"
+"""The key of the teacher's expected outputs."""
+
 _NO_FILE = FileRef(path="", sha256="", bytes=0)
 
 
@@ -109,6 +113,11 @@ class _Exporter:
         self.expected: dict[str, Arrays] = {}
         self.models: list[OnnxModel] = []
 
+    @property
+    def length(self) -> str | None:
+        """The name of the axis of the inputs that varies, or None."""
+        return "length" if self.settings.interface.kind.varies else None
+
     @cached_property
     def ranging(self) -> Arrays:
         """Validation inputs, as requests, that show the range float16 must cover."""
@@ -130,7 +139,7 @@ class _Exporter:
         for variant in variants(settings.targets, settings.kits, source, settings.export.opset):
             if variant.opset not in exported:
                 exported[variant.opset] = export_onnx(
-                    module, examples, variant.opset, tuple(self.inputs), tuple(names.values())
+                    module, examples, variant.opset, tuple(self.inputs), tuple(names.values()), self.length
                 )
             record = OnnxModel(
                 name=name, precision=variant.precision, encoding=variant.encoding, opset=variant.opset, file=_NO_FILE,
@@ -144,7 +153,8 @@ class _Exporter:
         path = self.folder / file_name(record.name, record.precision, record.encoding)
         model, kept = in_form(source, variant, self.ranging)
         some = {name: values[:PARITY_REQUESTS] for name, values in self.inputs.items()}
-        got = {name: values[:, 0] for name, values in answers_of(model, some).items()}
+        requests = some if self.length is None else at_their_length(some)
+        got = {name: values[:, 0] for name, values in answers_of(model, requests).items()}
         expected = {name: values[:PARITY_REQUESTS] for name, values in self.expected[record.expected].items()}
         parity = compare_all(expected, got, record.output, self._agreement)
         require_all(parity, expected, record.precision, path.name)
@@ -175,11 +185,16 @@ class _Exporter:
         return task.agreement(*(task.answers(one, size, values) for one in (got, expected)))
 
     def finish(self) -> tuple[OnnxModel, ...]:
-        """Write io.npz and return the models."""
+        """Write io.npz, and the tokenizer of texts beside the models, and return the models."""
         arrays = {f"input.{name}": values for name, values in self.inputs.items()} | {"labels": self.test.labels}
+        arrays |= {} if self.length is None else {"lengths": lengths_of(self.inputs)}
+        if self.settings.task.scores_pairs and TEACHER in self.expected:
+            (arrays["teacher"],) = self.expected[TEACHER].values()
         for key, outputs in self.expected.items():
             arrays |= {f"expected.{key}.{name}": values[:, None] for name, values in outputs.items()}
         io = self._write_npz(self.folder / "io.npz", arrays)
+        if self.settings.source.text is not None:
+            write_atomic(self.folder / TOKENIZER, self.settings.source.text.file.read_bytes())
         return tuple(model.model_copy(update={"io": io}) for model in self.models)
 
     def onnx_teacher(self) -> OnnxModel:
@@ -209,10 +224,10 @@ class _Exporter:
         arrays |= {"labels": self.test.labels}
         if isinstance(detector, DetectorTeacher):
             arrays |= decoder_array(detector.decoder(requests_of(answers, PROBED)))
-        arrays |= {f"expected.teacher-fp32.{name}": values for name, values in answers.items()}
+        arrays |= {f"expected.{TEACHER}.{name}": values for name, values in answers.items()}
         return OnnxModel(
             name="teacher", precision="fp32", encoding=None, opset=opset_of(model), file=self.workspace.describe(path),
-            io=self._write_npz(self.folder / "io-teacher.npz", arrays), expected="teacher-fp32", parity=None,
+            io=self._write_npz(self.folder / "io-teacher.npz", arrays), expected=TEACHER, parity=None,
             warnings=warnings,
             output=None if isinstance(detector, DetectorTeacher) else main_name(tuple(answers), settings.data.output, path.name),
             signature=signature_of(model), parent=teacher.file.sha256,

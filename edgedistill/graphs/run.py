@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +12,16 @@ from edgedistill.errors import ConfigError
 from edgedistill.graphs.reference import Reference
 
 Arrays = dict[str, NDArray[np.generic]]
+Requests = Mapping[str, NDArray[np.generic] | Sequence[NDArray[np.generic]]]
+"""For each input R requests: an array (R, *the input's shape), or a list of arrays where shapes vary."""
 
 
-def run_onnx(model: Path | bytes, requests: Arrays, *, optimise: bool = False) -> Arrays:
+def run_onnx(model: Path | bytes, requests: Requests, *, optimise: bool = False) -> Arrays:
     """Return each output of a model for R requests, stacked as (R, *output shape).
 
     Args:
         model: the file or its content.
-        requests: for each input, an array of shape (R, *the input's shape).
+        requests: for each input, an array of shape (R, *the input's shape), or a list of arrays.
         optimise: let ONNX Runtime rewrite the graph; otherwise each node is computed as written in the file.
 
     Raises:
@@ -29,7 +31,7 @@ def run_onnx(model: Path | bytes, requests: Arrays, *, optimise: bool = False) -
     return {name: np.stack([answer[name] for answer in answers]) for name in answers[0]}
 
 
-def run_each(model: Path | bytes, requests: Arrays, *, optimise: bool = False) -> Iterator[Arrays]:
+def run_each(model: Path | bytes, requests: Requests, *, optimise: bool = False) -> Iterator[Arrays]:
     """Yield the outputs of a model for each request; parameters and errors are those of `run_onnx`."""
     reference = Reference(model, optimise=optimise, threads=1)
     counts = {name: len(values) for name, values in requests.items()}

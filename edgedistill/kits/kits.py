@@ -55,7 +55,7 @@ class Kit(Record):
 
     `encoding` is the fastest int8 encoding by architecture; `opset` is the highest supported opset; `form` describes other
     versions of the engine; `unsupported` names operators, domains of operators and tensor types that the engine rejects;
-    `rules` overrides the severity of rules of `edgedistill lint`.
+    `rules` overrides the severity of rules of `edgedistill lint`. Only kits with `lengths` run models whose inputs vary in length.
     """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
@@ -68,6 +68,7 @@ class Kit(Record):
     encoding: dict[str, Encoding]
     form: tuple[Form, ...] = ()
     unsupported: tuple[str, ...] = ()
+    lengths: bool = False
     rules: dict[str, Severity] = Field(default_factory=dict)
     folder: Path = Field(exclude=True)
 

@@ -13,16 +13,16 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from edgedistill.config.schema import Config, TargetConfig
+from edgedistill.config.schema import Config
 from edgedistill.data.dataset import Dataset, check_mel, check_views, load_dataset
 from edgedistill.data.examination import examine as examine_data
 from edgedistill.data.settings import check_input_names, data_settings, fingerprint_of, view_settings
 from edgedistill.data.sizes import find_coarse_limit
-from edgedistill.deploy.devices.address import parse_address
-from edgedistill.errors import ConfigError, DeviceError
-from edgedistill.kits.kits import FLOAT16_OPSET, Kit, find_kit
+from edgedistill.errors import DeviceError
+from edgedistill.kits.kits import Kit
 from edgedistill.kits.scheme import with_scheme
 from edgedistill.pipeline.run_checks import Check, attempt, examine, finding, found_by
+from edgedistill.pipeline.target_checks import check_target
 from edgedistill.records.finding import Finding
 from edgedistill.records.stage_names import (
     BENCH,
@@ -79,44 +79,7 @@ def _conflicts(sources: Sources) -> Iterator[Finding]:
     config = sources.config
     yield from map(partial(finding, subject="data.task"), misfits(config))
     for target in config.target:
-        yield from attempt(partial(_check_target, sources, target), f"target '{target.name}'")
-
-
-def _check_target(sources: Sources, target: TargetConfig) -> None:
-    config = sources.config
-    kit = find_kit(target.kit, dict(sources.kits))
-    for precision in target.precisions:
-        if precision not in kit.precisions:
-            raise ConfigError(
-                f"target '{target.name}': kit '{kit.name}' has no precision '{precision}'; "
-                f"it has {', '.join(kit.precisions)}"
-            )
-    wants_int8 = "int8" in target.precisions
-    _check_opset(config, kit, wants_int8=wants_int8)
-    try:
-        parse_address(target.device)
-    except ConfigError as error:
-        raise ConfigError(f"target '{target.name}': {error}") from None
-    if wants_int8 and config.quantize.mode == "none":
-        raise ConfigError(f"target '{target.name}' includes int8, but quantize.mode is 'none'; set it to 'auto'")
-    if wants_int8 and config.quantize.activations != "auto":
-        kit.for_activations(config.quantize.activations)
-
-
-def _check_opset(config: Config, kit: Kit, *, wants_int8: bool) -> None:
-    opset = config.export.opset
-    if opset is None:
-        return
-    if opset > kit.opset:
-        raise ConfigError(
-            f"export.opset: opset {opset} is too new for kit '{kit.name}', which supports at most opset {kit.opset}"
-        )
-    halves = [form for form in kit.form if form.encoding == "s8-f16" and wants_int8]
-    if halves and opset < FLOAT16_OPSET:
-        raise ConfigError(
-            f"export.opset: opset {opset} is too old for kit '{kit.name}': from version {halves[0].since} on it takes int8 with float16 "
-            f"scales, which need opset {FLOAT16_OPSET}; remove the key"
-        )
+        yield from attempt(partial(check_target, sources, target), f"target '{target.name}'")
 
 
 def kits_for(config: Config, kits: Mapping[str, Kit]) -> dict[str, Kit]:
@@ -195,9 +158,8 @@ def _check_mel(sources: Sources) -> Iterator[Finding]:
 
 def _label_keys(config: Config) -> Iterator[str]:
     """Yield a message for each key that needs labels that models learn."""
-    lacks = (
-        "the scores of pairs are not learnt" if find_task(config.data.task).scores_pairs else "the data has no labels"
-    )
+    pairs = find_task(config.data.task).scores_pairs
+    lacks = "the scores of pairs are not learnt" if pairs else "the data has no labels"
     if config.distill.hard_weight:
         yield f"distill.hard_weight: is {config.distill.hard_weight:g}, but {lacks}; set it to 0"
     if config.distill.control:
@@ -332,7 +294,7 @@ def _reach_targets(sources: Sources) -> Iterator[Finding]:
     from edgedistill.deploy.reach import unreached
 
     if processes.is_main_process():
-        sound = [one for one in sources.config.target if not list(attempt(partial(_check_target, sources, one), ""))]
+        sound = [one for one in sources.config.target if not list(attempt(partial(check_target, sources, one), ""))]
         yield from unreached(sound, sources.kits)
 
 

@@ -1,4 +1,4 @@
-"""The contract of a model: how a picture file becomes its input, and how its outputs become answers.
+"""The contract of a model: how a picture file or a text becomes its input, and how its outputs become answers.
 
 It travels with the model: in the metadata of the ONNX file, in the run folder, and to every device. targets/harness/picture.py and
 answers.py carry it out in numpy.
@@ -47,6 +47,23 @@ class DetectionRules(Record):
     limit: int
 
 
+class TextRules(Record):
+    """How a text becomes the inputs, and the vectors of its tokens one.
+
+    The text, or the `texts` of a pair, are tokenized by the `tokenizer`, a file of Hugging Face's tokenizers that lies beside the model
+    and has the hash `sha256`, and cut to `max_length` tokens. There is no padding: the inputs `input_ids`, `attention_mask` and, for
+    pairs, `token_type_ids` are (1, tokens), int64. `pooling` is None for models that are no encoders of a Hugging Face folder;
+    embeddings have length 1 if `normalized`. The pooling is part of the model.
+    """
+
+    tokenizer: str
+    sha256: str
+    max_length: int
+    texts: int
+    pooling: str | None
+    normalized: bool
+
+
 class Contract(Record):
     """The contract of one model; `picture` is None, with a `reason`, if the model does not take pictures from files.
 
@@ -63,3 +80,4 @@ class Contract(Record):
     probabilities: bool
     threshold: float | None = None
     detection: DetectionRules | None = None
+    text: TextRules | None = None

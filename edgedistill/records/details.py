@@ -1,6 +1,6 @@
-"""What a metric of boxes or masks is made of: figures by class and by size, and the best operating point of a detector.
+"""What a metric is made of: figures of boxes and masks by class and by size, and how near vectors of sentences are to the teacher's.
 
-The host computes them from what the device answered for the test set. Each figure has its 95 % interval by bootstrap over
+The host computes those of boxes and masks from what the device answered for the test set. Each figure has its 95 % interval by bootstrap over
 pictures (Efron 1979).
 """
 
@@ -77,5 +77,12 @@ class SegmentationDetails(Record):
     classes: tuple[MaskClass, ...]
 
 
-Details = DetectionDetails | SegmentationDetails
+class PairDetails(Record):
+    """The details of Spearman's correlation on pairs: the mean cosine of the vectors to those of the teacher."""
+
+    kind: Literal["pairs"] = "pairs"
+    teacher_cosine: Figure
+
+
+Details = DetectionDetails | SegmentationDetails | PairDetails
 """The details of a metric; `kind` tells them apart."""

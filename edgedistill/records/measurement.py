@@ -287,12 +287,21 @@ class Browser(Record):
     hidden: bool
 
 
+class Longest(Record):
+    """The latency at the longest of requests of several lengths: `p50_ns` is the median of `n` inferences of one process."""
+
+    length: int
+    p50_ns: float
+    n: int
+
+
 class Measurement(Record):
     """One model on one device with one engine: schema edgedistill.measurement/2.
 
     `latency_ns` times the call that runs an inference; `engine_latency_ns` is the time according to the engine's own clock,
     where it has one. `throughput_per_s` is that of a single stream, `throughput` that of the best number of streams. `details`
-    are those of the accuracy of boxes and masks.
+    are those of the accuracy of boxes, masks and pairs. Requests of several lengths, as of texts, are timed at their own length, and
+    `longest` is the longest of them.
     """
 
     schema_: Literal["edgedistill.measurement/1", "edgedistill.measurement/2"] = Field(alias="schema")
@@ -325,6 +334,7 @@ class Measurement(Record):
     browser: Browser | None = None
     duet: Duet | None = None
     details: Details | None = Field(default=None, discriminator="kind")
+    longest: Longest | None = None
 
     model_config = ConfigDict(frozen=True, extra="forbid", serialize_by_alias=True)
 

@@ -80,6 +80,8 @@ def offers(run: Run, kit: WebKit, encodings: tuple[str, ...] = ()) -> tuple[Offe
     Raises ConfigError when nothing suitable was exported, or an exported file has changed.
     """
     export = require_record(run, ExportRecord)
+    if any(model.contract is not None and model.contract.text is not None for model in export.models):
+        raise ConfigError(f"{run.folder}: holds models of texts, which the page does not run yet")
     selected = list(chosen(export.models, kit, encodings))
     lacking = [encoding for encoding in encodings if encoding not in {model.encoding for model in selected}]
     if lacking:

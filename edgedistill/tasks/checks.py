@@ -18,6 +18,8 @@ def misfits(config: Config) -> Iterator[str]:
         )
     if "normalize" in config.export.bake and config.data.is_text:
         yield "export.bake: texts are not normalised; remove 'normalize'"
+    if config.quantize.mode != "none" and config.data.is_text:
+        yield "quantize.mode: models of texts are not quantized; set mode = 'none', and precisions = ['fp32'] in [[target]]"
     if config.data.augment and config.data.is_text:
         yield "data.augment: texts are not augmented; remove the key"
     if config.distill.loss not in task.losses and not is_function(config.distill.loss):

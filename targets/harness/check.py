@@ -40,16 +40,15 @@ class Criteria(NamedTuple):
         return cls(*(getattr(arm, field) for field in cls._fields))
 
 
-def infer_all(session: Session, inputs: Arrays, kit: str) -> Tuple[Arrays, int]:
+def infer_all(session: Session, requests: List[Arrays], kit: str) -> Tuple[Arrays, int]:
     """Run every request and return the outputs, stacked, and the fastest inference in nanoseconds."""
-    count = min((len(array) for array in inputs.values()), default=0)
-    if count == 0:
+    if not requests:
         raise EngineError(f"{kit}: no requests were recorded")
     collected: Dict[str, List[np.ndarray]] = {}
     fastest_ns = 1 << 62
     with engine_errors(kit):
-        for i in range(count):
-            session.set({name: np.asarray(array[i], order="C") for name, array in inputs.items()})
+        for request in requests:
+            session.set(request)
             begin = time.perf_counter_ns()
             session.infer()
             took_ns = session.engine_ns() if isinstance(session, OwnProgram) else time.perf_counter_ns() - begin
@@ -77,7 +76,7 @@ def compare(outputs: Arrays, recorded: Arrays, criteria: Criteria) -> Tuple[Dict
     arrays = {
         "outputs": judged if criteria.metric is None else metrics.kept(_rule(criteria, decoder), judged, criteria.kit)
     }
-    accuracy, parity = None, None
+    accuracy, parity, details = None, None, None
     if criteria.metric is None:
         reasons.setdefault("accuracy", "the job names no metric")
     elif "labels" not in recorded:
@@ -89,12 +88,13 @@ def compare(outputs: Arrays, recorded: Arrays, criteria: Criteria) -> Tuple[Dict
                 "accuracy", f"edgedistill computes {criteria.metric} on the host, from what the device detected"
             )
         arrays["labels"] = recorded["labels"]
+        details = metrics.details(criteria.metric, judged, recorded, criteria.kit)
     if criteria.expected is None:
         reasons.setdefault("parity", "no expected outputs were recorded")
     else:
         expected = _expected(recorded, criteria.expected, criteria.kit)
         parity = parity_of(outputs, expected, criteria, decoder)
-    return {"accuracy": accuracy, "parity": parity, "reasons": reasons}, arrays
+    return {"accuracy": accuracy, "parity": parity, "details": details, "reasons": reasons}, arrays
 
 
 def _judged(outputs: Arrays, criteria: Criteria, decoder: Optional[Decoder]) -> List[str]:

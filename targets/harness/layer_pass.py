@@ -28,7 +28,7 @@ def run(spec: Dict[str, Any]) -> Dict[str, Any]:
     with engine_errors(spec["kit"]):
         plain = engine.load(Path(spec["entry"]), spec["precision"], spec["threads"])
         profiled = engine.profile(Path(spec["entry"]), spec["precision"], spec["threads"])
-        requests = loading.split(loading.inputs_for(plain, head, spec["kit"]))
+        requests = loading.requests_for(plain, head, spec["kit"])
         plain_ns = _timed(plain, requests, spec["window"])
         profiled_ns = _timed(profiled, requests, spec["window"])
         layers: List[Dict[str, Any]] = profiled.layers()

@@ -11,6 +11,8 @@ import process
 from kit import Engine, EngineError, Session, engine_errors, load_engine
 
 Request = Dict[str, np.ndarray]
+LENGTHS = "lengths"
+"""The recorded array (N,) with the length of the last axis of each request, where requests of several lengths are padded."""
 
 
 class Loaded(NamedTuple):
@@ -40,7 +42,7 @@ def load(spec: Dict[str, Any]) -> Loaded:
         session = load_session(engine, spec)
         load_ns = time.perf_counter_ns() - begin
     load_peak = process.peak_bytes() if resettable else None
-    return Loaded(session, split(inputs_for(session, head, spec["kit"])), load_ns, baseline, load_peak)
+    return Loaded(session, requests_for(session, head, spec["kit"]), load_ns, baseline, load_peak)
 
 
 def load_session(engine: Engine, spec: Dict[str, Any]) -> Session:
@@ -64,6 +66,16 @@ def store(path: Path, arrays: Dict[str, np.ndarray]) -> None:
     write(path, **arrays)
 
 
+def requests_for(session: Session, arrays: Dict[str, np.ndarray], kit: str) -> List[Request]:
+    """Return the recorded requests as single contiguous arrays, as engines require, each at its own length."""
+    inputs = inputs_for(session, arrays, kit)
+    count = min((len(array) for array in inputs.values()), default=0)
+    requests = [{name: np.asarray(array[i]) for name, array in inputs.items()} for i in range(count)]
+    for request, length in zip(requests, arrays.get(LENGTHS, ())):
+        request.update({name: array[..., :length] for name, array in request.items()})
+    return [{name: np.asarray(array, order="C") for name, array in request.items()} for request in requests]
+
+
 def inputs_for(session: Session, arrays: Dict[str, np.ndarray], kit: str) -> Request:
     """Return the recorded inputs that the compiled model has."""
     missing = [name for name in session.inputs if f"input.{name}" not in arrays]
@@ -73,9 +85,3 @@ def inputs_for(session: Session, arrays: Dict[str, np.ndarray], kit: str) -> Req
             f"{kit}: the model needs input '{missing[0]}', but the recorded inputs are: {', '.join(held)}"
         )
     return {name: arrays[f"input.{name}"] for name in session.inputs}
-
-
-def split(inputs: Request) -> List[Request]:
-    """Split the arrays into single contiguous requests, as engines require."""
-    count = min((len(array) for array in inputs.values()), default=0)
-    return [{name: np.asarray(array[i], order="C") for name, array in inputs.items()} for i in range(count)]

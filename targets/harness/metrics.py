@@ -24,11 +24,13 @@ class Metric(NamedTuple):
 
     `measure(outputs, labels)` is the metric and its 95 % interval, None if the host computes it from what `kept(outputs)` keeps of
     the outputs; `agreement(got, wanted, threshold)` is the agreement of two forms of a model, from recorded outputs alone.
+    `count(labels)` is the number of what the metric is an average over.
     """
 
     measure: Optional[Callable[[np.ndarray, np.ndarray], Tuple[float, stats.Interval]]]
     agreement: Callable[[np.ndarray, np.ndarray, float], float]
     kept: Callable[[np.ndarray], np.ndarray] = np.asarray
+    count: Callable[[np.ndarray], int] = len
 
 
 def accuracy(metric: str, outputs: np.ndarray, labels: np.ndarray, kit: str) -> Optional[Dict[str, Any]]:
@@ -40,7 +42,18 @@ def accuracy(metric: str, outputs: np.ndarray, labels: np.ndarray, kit: str) -> 
         value, interval = measure(outputs, labels)
     except ValueError as error:
         raise EngineError(f"{kit}: {error}") from None
-    return {"metric": metric, "value": value, "ci95": interval, "n": len(labels)}
+    return {"metric": metric, "value": value, "ci95": interval, "n": METRICS[metric].count(labels)}
+
+
+def details(metric: str, outputs: np.ndarray, recorded: Dict[str, np.ndarray], kit: str) -> Optional[Dict[str, Any]]:
+    """Return, beside the correlation on pairs, the mean cosine to the teacher's recorded vectors; None for other metrics."""
+    if metric != "spearman" or TEACHER not in recorded:
+        return None
+    try:
+        value, interval = cosine(outputs, recorded[TEACHER]), _cosine_interval(outputs, recorded[TEACHER])
+    except ValueError as error:
+        raise EngineError(f"{kit}: {error}") from None
+    return {"kind": "pairs", "teacher_cosine": {"value": value, "ci95": interval}}
 
 
 def kept(metric: str, outputs: np.ndarray, kit: str) -> np.ndarray:
@@ -149,6 +162,54 @@ def _cosine_interval(outputs: np.ndarray, labels: np.ndarray) -> stats.Interval:
     value = float(cosines.mean())
     half = stats.t975(len(cosines) - 1) * float(cosines.std(ddof=1)) / math.sqrt(len(cosines))
     return max(-1.0, value - half), min(1.0, value + half)
+
+
+# --- spearman: pairs of vectors -------------------------------------------------------------------------------------------------
+
+TEACHER = "teacher"
+"""The recorded array (N, D) with the teacher's vectors."""
+
+
+def spearman(outputs: np.ndarray, labels: np.ndarray) -> Tuple[float, stats.Interval]:
+    """Return Spearman's rank correlation of the cosines of pairs with their scores, and its interval over pairs.
+
+    A label is (number of the pair, score); a pair are the two requests of one number. Scores that are NaN are not counted.
+    """
+    cosines, scores = _pairs(outputs, labels)
+    value = _spearman(cosines, scores)
+    return value, _percentiles(value, [_spearman(cosines[rows], scores[rows]) for rows in _resamples(len(scores))])
+
+
+def _pairs(outputs: np.ndarray, labels: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+    """Return the cosines and the scores of the pairs of which both requests are there."""
+    first, second = _members(labels)
+    vectors = _flat(outputs)
+    if len(vectors) != len(labels):
+        raise ValueError(f"{len(vectors)} outputs cannot be compared with {len(labels)} labels")
+    return _cosines(vectors[first], vectors[second]), labels[first, 1].astype(np.float64)
+
+
+def _members(labels: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+    if labels.ndim != 2 or labels.shape[1] != 2:
+        raise ValueError(f"spearman needs (number of the pair, score) as labels; they have shape {labels.shape}")
+    order = np.argsort(labels[:, 0], kind="stable")
+    same = np.flatnonzero(labels[order[1:], 0] == labels[order[:-1], 0])
+    first, second = order[same], order[same + 1]
+    known = ~np.isnan(labels[first, 1])
+    return first[known], second[known]
+
+
+def _spearman(values: np.ndarray, scores: np.ndarray) -> float:
+    ours, theirs = (ranks - ranks.mean() for ranks in (_ranks(values), _ranks(scores)))
+    spread = math.sqrt(float((ours**2).sum() * (theirs**2).sum()))
+    return float((ours * theirs).sum()) / spread if spread else 0.0
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """Return the rank of each value, the mean rank for equal values."""
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ranks: np.ndarray = (counts.cumsum() - (counts - 1) / 2)[place]
+    return ranks
 
 
 # --- mean_ap: several labels at once ---------------------------------------------------------------------------------------------
@@ -287,6 +348,7 @@ METRICS: Dict[str, Metric] = {
     "top1": Metric(_both(top1, _top1_interval), same_answer),
     "r2": Metric(_both(r2, _r2_interval), _as_labels(r2)),
     "cosine": Metric(_both(cosine, _cosine_interval), _as_labels(cosine)),
+    "spearman": Metric(spearman, _as_labels(cosine), count=lambda labels: len(_members(labels)[0])),
     "mean_ap": Metric(_both(mean_ap, _mean_ap_interval), same_side),
     "miou": Metric(miou, lambda got, wanted, _threshold: maps.same_class(got, wanted)),
     "coco_ap": Metric(None, same_detections, _detections),

@@ -94,6 +94,8 @@ def measurement(arm: Arm, checked: Dict[str, Any], processes: List[ProcessResult
         **more.fields(arm.watts, latency["mean"]),
         "accuracy": checked["accuracy"],
         "parity": checked["parity"],
+        "details": checked.get("details"),
+        "longest": checked.get("longest"),
         "size_bytes": arm.size_bytes,
         "contaminated": contaminated,
         "samples": f"{arm.name}.npz",

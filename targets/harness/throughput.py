@@ -73,7 +73,7 @@ class Stream:
             os.sched_setaffinity(0, mine)
         with engine_errors(self._kit):
             session = loading.load_session(engine, spec)
-            requests = loading.split(loading.inputs_for(session, head, self._kit))
+            requests = loading.requests_for(session, head, self._kit)
             sampling.warm_up(session, requests, spec["window"])
         return session, requests
 

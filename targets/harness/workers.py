@@ -11,6 +11,7 @@ import energy_pass
 import facts
 import layer_pass
 import loading
+import longest
 import null_model
 import numpy as np
 import process
@@ -52,11 +53,14 @@ def _check(spec: Spec) -> Dict[str, Any]:
     refuse_downgrade(spec["kit"], spec["precision"], executed)
     recorded = {name: array[: spec["first"]] for name, array in loading.recorded(Path(spec["io"])).items()}
     inputs = loading.inputs_for(session, recorded, spec["kit"])
-    outputs, fastest_ns = check.infer_all(session, inputs, spec["kit"])
+    outputs, fastest_ns = check.infer_all(session, loading.requests_for(session, recorded, spec["kit"]), spec["kit"])
     criteria = check.Criteria(**{field: spec[field] for field in check.Criteria._fields})
     answer, arrays = check.compare(outputs, recorded, criteria)
     loading.store(Path(spec["arrays"]), arrays)
     head = {f"input.{name}": array[: spec["head_requests"]] for name, array in inputs.items()}
+    if loading.LENGTHS in recorded:
+        head[loading.LENGTHS] = recorded[loading.LENGTHS][: spec["head_requests"]]
+        answer["longest"] = longest.time_longest(session, recorded, spec["kit"])
     loading.store(Path(spec["head"]), head)
     if remark:
         answer["reasons"]["precision.executed"] = remark

@@ -77,16 +77,29 @@ class Session:
         self._request = compiled.create_infer_request()
         self.inputs = [_name(port) for port in compiled.inputs]
         self.infer = self._request.infer
-        # Views of the request's own tensors: exchanging the tensors would cost every inference 2 us more.
-        self._views = {name: self._request.get_tensor(name).data for name in self.inputs}
+        # Views of the request's own tensors: exchanging the tensors would cost every inference 2 us more. Inputs whose shape varies
+        # have no tensor yet.
+        fixed = [_name(port) for port in compiled.inputs if port.partial_shape.is_static]
+        self._views = {name: self._request.get_tensor(name).data for name in fixed}
 
     def set(self, feed: Dict[str, np.ndarray]) -> None:
         """Copy one request, in the model's types and shapes, into the input tensors."""
         for name, array in feed.items():
+            if name not in self._views:
+                self._request.set_tensor(name, self._tensor(array))
+                continue
             view = self._views[name]
             if view.shape != array.shape or view.dtype != array.dtype:
                 raise ValueError(f"input '{name}' is {view.dtype} {view.shape}, not {array.dtype} {array.shape}")
             np.copyto(view, array)
+
+    @staticmethod
+    def _tensor(array: np.ndarray) -> Any:
+        import openvino
+
+        return openvino.Tensor(
+            array, shared_memory=True
+        )  # the harness keeps the array alive until the next request is set
 
     def outputs(self) -> Dict[str, np.ndarray]:
         """Return the outputs of the last inference."""

@@ -6,15 +6,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from edgedistill.config.schema import Config
 from edgedistill.data.examination import examine
 from edgedistill.data.settings import view_settings
 from edgedistill.data.views import plain_views
+from edgedistill.distill.teacher_engine import EngineChoice
 from edgedistill.errors import ConfigError
+from edgedistill.runtime.progress import QUIET
 from edgedistill.tasks.table import find_task
 from tests.support.encoders import write_encoder, write_tokenizer
-from tests.support.learning import checked, config_of, loaded
+from tests.support.learning import checked, config_of, interface, loaded
 
 pytest.importorskip("tokenizers", reason="the optional package tokenizers is not installed")
 
@@ -190,6 +193,29 @@ def test_pairs_need_scores_and_no_loss_on_labels(tmp_path: Path) -> None:
         loaded(config)
     with pytest.raises(ConfigError, match=r"hard_weight: is 0\.1, but the scores of pairs are not learnt; set it to 0"):
         checked(pairs(tmp_path).model_copy(update={"distill": config.distill.model_copy(update={"hard_weight": 0.1})}))
+
+
+def test_what_does_not_run_texts_is_refused(tmp_path: Path) -> None:
+    config = pairs(tmp_path)
+    for keys, message in (
+        ({"quantize": config.quantize.model_copy(update={"mode": "auto"})}, r"models of texts are not quantized"),
+        (
+            {"target": (config.target[0].model_copy(update={"kit": "tensorrt"}),)},
+            r"kit 'tensorrt' does not run models of",
+        ),
+        (
+            {"target": (config.target[0].model_copy(update={"device": "adb://1"}),)},
+            r"kit 'ort' on a phone does not run",
+        ),
+        ({"export": config.export.model_copy(update={"bake": ("normalize",)})}, r"texts are not normalised"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            checked(config.model_copy(update=keys))
+    teacher = config.teachers[0].model_copy(update={"engine": "openvino"})
+    with pytest.raises(ConfigError, match=r"teacher\.engine: texts vary in length"):
+        EngineChoice(find_task("embedding"), interface("text", (9,)), QUIET).choose(
+            (teacher.engine, "fp32"), torch.nn.Identity(), {}, 1
+        )
 
 
 def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path) -> None:

@@ -48,6 +48,23 @@ def test_one_value_is_not_an_agreement_by_argmax() -> None:
     assert metrics.agreement("r2", noise, WANTED[:, :, 0], "kit") < 0
 
 
+def test_the_correlation_of_pairs_is_scipys_and_its_details_are_the_cosines_to_the_teacher() -> None:
+    labels = np.stack([np.arange(400) // 2, np.repeat(RNG.integers(0, 6, 200), 2)], 1).astype(np.float32)
+    labels[:2, 1], labels[-1, 0] = np.nan, 1000  # a pair without a score, and one of which a half is missing
+    unit = GOT[:, 0] / np.linalg.norm(GOT[:, 0], axis=1, keepdims=True)
+    cosines, scores = (unit[::2] * unit[1::2]).sum(1)[1:-1], labels[2:-2:2, 1]
+    found = metrics.accuracy("spearman", GOT, labels, "kit")
+    assert (found["metric"], found["n"]) == ("spearman", 198)
+    assert found["value"] == pytest.approx(stats.spearmanr(cosines, scores).statistic, abs=1e-9)
+    assert found["value"] == pytest.approx(find_task("sentence-embedding").score(GOT[:, 0], labels), abs=1e-9)
+    assert found["ci95"][0] < found["value"] < found["ci95"][1]
+    details = metrics.details("spearman", GOT, {"teacher": WANTED[:, 0]}, "kit")
+    assert details["teacher_cosine"]["value"] == pytest.approx(find_task("embedding").score(GOT[:, 0], WANTED[:, 0]))
+    assert metrics.details("spearman", GOT, {}, "kit") is None
+    with pytest.raises(EngineError, match="they have shape"):
+        metrics.accuracy("spearman", GOT, labels[:, 0], "kit")
+
+
 def test_cosine_is_within_its_range_and_knows_one_sample_bounds_nothing() -> None:
     assert metrics.accuracy("cosine", WANTED, WANTED[:, 0], "kit")["ci95"] == pytest.approx((1, 1))
     assert metrics.accuracy("cosine", GOT[:1], WANTED[:1, 0], "kit")["ci95"] == (-1, 1)
