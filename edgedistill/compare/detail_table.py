@@ -1,4 +1,4 @@
-"""What AP and mIoU are made of, as a small table: one row a model, for the terminal, Markdown and notebooks."""
+"""What is beside a metric, as a small table: one row a model, for the terminal, Markdown and notebooks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from edgedistill.compare import formatting
 from edgedistill.compare.rows import Group, Row
-from edgedistill.records.details import DetectionDetails, Figure, SegmentationDetails
+from edgedistill.records.details import DetectionDetails, Figure, PairDetails, SegmentationDetails
+from edgedistill.records.measurement import Longest
 
 
 class DetailTable(NamedTuple):
@@ -27,6 +28,9 @@ def detail_table(group: Group) -> DetailTable | None:
         sizes = known[0].measurement.details.sizes
         headings = ("model", "precision", "AP50", "AR", *(one.name for one in sizes), "best F1", "at score", "recall")
         note = "%; AR by size of box; recall at the score of the best F1"
+    elif isinstance(known[0].measurement.details, PairDetails):
+        headings = ("model", "precision", "cosine", "longest", "p50 ms")
+        note = "cosine to the teacher's vectors in %; the number of tokens of the longest text, and the median latency at it"
     else:
         headings, note = ("model", "precision", "pixels", "worst class", "IoU"), "%; pixels: those of the right class"
     return DetailTable(headings, tuple((*_name(row), *_cells(row)) for row in known), note)
@@ -50,8 +54,16 @@ def _cells(row: Row) -> tuple[str, ...]:
             threshold,
             _figure(details.recall),
         )
+    if isinstance(details, PairDetails):
+        return (_figure(details.teacher_cosine), *_longest(row.measurement.longest))
     assert isinstance(details, SegmentationDetails)
     return (_figure(details.pixel_accuracy), *_worst(details, row.class_names))
+
+
+def _longest(longest: Longest | None) -> tuple[str, str]:
+    if longest is None:
+        return formatting.DASH, formatting.DASH
+    return str(longest.length), formatting.milliseconds(longest.p50_ns)
 
 
 def _worst(details: SegmentationDetails, names: Sequence[str]) -> tuple[str, str]:
