@@ -120,7 +120,8 @@ def test_a_classifier_of_texts_starts_from_the_encoder(tmp_path: Path) -> None:
     kept = load_file(tmp_path / "encoder" / "model.safetensors")
     teacher = load_file(run / "teacher" / "model.safetensors")
     name = "embeddings.position_embeddings.weight"
-    assert torch.equal(teacher[name][12:], kept[name][12:])  # no text is that long, so these were not trained
+    # No text is that long, so only the weight decay changed these.
+    torch.testing.assert_close(teacher[name][12:], kept[name][12:], rtol=1e-3, atol=0)
     assert teacher["classifier.weight"].shape == (2, 16)
     student = onnx.load(run / "onnx" / "student-fp32.onnx")
     assert [value.name for value in student.graph.input] == ["input_ids", "attention_mask"]
