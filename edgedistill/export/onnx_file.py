@@ -21,9 +21,12 @@ from edgedistill.graphs.opset import opset_of
 from edgedistill.quantize.onnx_file import quantize_onnx
 from edgedistill.quantize.placement import is_int8
 from edgedistill.quantize.ranges import Ranges
+from edgedistill.quantize.smoothing import smoothed
 from edgedistill.records.base import Scheme
 from edgedistill.runtime.progress import Reporter
 
+SMOOTHED = 32
+"""The number of samples that show the largest value of each channel."""
 RANKED = 8
 """The number of samples for the ranking of layers: more do not change which layers lose most."""
 
@@ -52,9 +55,11 @@ def quantize_file(
     scheme, reason = choose_integers(order)
     original = Original(order.for_activations(scheme.activations), report)
     require_float(order, original.model)
-    source = original.simplified(PER_CHANNEL_OPSET)
     few = original.calibration.first(CALIBRATION)
     check_varied(str(order.data), few.values())
+    source, moved = smoothed(original.simplified(PER_CHANNEL_OPSET), original.calibration.first(SMOOTHED))
+    if moved:
+        original.choices += (f"outlier channels of {moved} normalisations are moved into the weights behind them",)
     with original.report.track("samples for calibration", count(few)) as advance:
         canonical_int8, layers = quantize_onnx(source, few, skip, ranges, scheme, advance)
     variants = variants_of(original.order, "int8", opset_of(canonical_int8), activations_of(canonical_int8))

@@ -73,17 +73,18 @@ def encode(model: onnx.ModelProto, encoding: Encoding, float32: Collection[str] 
                 f"opset {opset_of(model)}: float16 scales need opset {FLOAT16_OPSET} or newer; export in that opset"
             )
         return to_float16(result, float32)
-    if encoding == ("u8-f32" if unsigned else "s8-f32"):
+    if encoding == "s8-f32":
         return result
-    if encoding == "u8-f32":
+    if encoding == "u8-f32" and not unsigned:
         _write_unsigned_where_nonnegative(graph)
-    else:
+    elif encoding != "u8-f32":
         _write_int32_biases(graph)
         _protect_float_layers(graph)
         bounds = _clip_integers(graph)
         if encoding == "u8-i32":
             _write_unsigned(graph, bounds)
             _separate_weight_zero_points(graph)
+    _gather_integers(graph)
     drop_unread(graph)
     graph.ClearField("value_info")
     return result
@@ -164,6 +165,36 @@ def _outputs(node: onnx.NodeProto, weight: NDArray[np.generic]) -> int:
     if node.op_type == "ConvTranspose":
         return weight.shape[1] * attributes.get("group", 1)
     return weight.shape[1] if node.op_type == "Gemm" and not attributes.get("transB", 0) else weight.shape[0]
+
+
+def _gather_integers(graph: onnx.GraphProto) -> None:
+    """Dequantize the rows that an embedding takes, not its whole table in every inference.
+
+    TensorRT, which has no Gather of integers that become floats behind it, keeps the order and stores the table in float.
+    """
+    with Edits(graph) as edits:
+        index = edits.index
+        for dequantizer in [node for node in graph.node if node.op_type == "DequantizeLinear"]:
+            readers = index.users.get(dequantizer.output[0], ())
+            by_row = [node for node in readers if node.op_type == "Gather" and node.input[0] == dequantizer.output[0]]
+            if (
+                dequantizer.input[0] not in index.stored
+                or not by_row
+                or len(by_row) < index.readers[dequantizer.output[0]]
+            ):
+                continue
+            edits.remove(dequantizer)
+            for gather in by_row:
+                rows = edits.names.new(f"{gather.output[0]}_int8")
+                restore = onnx.helper.make_node(
+                    "DequantizeLinear",
+                    [rows, *dequantizer.input[1:]],
+                    [gather.output[0]],
+                    name=f"{rows}_restored",
+                    axis=-1,
+                )
+                gather.input[0], gather.output[0] = dequantizer.input[0], rows
+                edits.insert_after(gather, restore)
 
 
 def _biased(graph: onnx.GraphProto, index: Index) -> list[tuple[onnx.NodeProto, int, onnx.NodeProto]]:

@@ -66,7 +66,8 @@ def quantize_onnx(
     result.CopyFrom(model)
     described = OnnxGraph(result)
     placement = place(described.graph, skip)
-    if not placement.layers:
+    layers = [name for name in placement.layers if described.nodes[name].op_type != "Gather"]
+    if not layers:
         reasons = "; ".join(sorted(set(placement.report.values()))) or "the model has no convolution or dense layer"
         raise ConfigError(f"no layer can be quantized: {reasons}")
     channels = last_results(model, described.graph, placement)
@@ -78,7 +79,8 @@ def quantize_onnx(
     roundings = {name: _rounding(one, ranges, unsigned=name in unsigned) for name, one in histograms.items()}
     with Edits(result.graph) as edits:
         scales = _insert(described, edits, placement, roundings)
-        for layer in placement.layers:
+        _store_tables(edits, [described.nodes[name] for name in placement.layers if name not in layers])
+        for layer in layers:
             is_last = layer not in inside and layer not in placement.results
             form = _WeightForm(is_last=is_last, narrow=scheme.weights == "narrow")
             _quantize_parameters(described, edits, described.nodes[layer], scales[layer], form)
@@ -180,6 +182,28 @@ def _quantize_parameters(
     if adds is not None and bias is not None:
         rounded = fake_quantize_bias(bias, rows, step, least, narrow=narrow).numpy()
         adds.node.input[adds.place] = edits.store(f"{layer.name}_bias_rounded", rounded)
+
+
+def _store_tables(edits: Edits, gathers: list[onnx.NodeProto]) -> None:
+    """Store the tables of embeddings as int8 with a scale for each column; a table that several read is stored once."""
+    restored: dict[str, str] = {}
+    for gather in gathers:
+        name = gather.input[0]
+        if name not in restored:
+            table = edits.index.value(name)
+            assert table is not None
+            integers, steps = quantized_weight(torch.tensor(table.T.copy()), None, narrow=False)
+            values = {
+                "int8": np.ascontiguousarray(integers.numpy().T),
+                "scale": steps.numpy(),
+                "zero": np.zeros(steps.shape, np.int8),
+            }
+            stored = [edits.store(f"{name}_{part}", value) for part, value in values.items()]
+            restored[name] = edits.names.new(f"{name}_rounded")
+            edits.insert_before(
+                gather, helper.make_node("DequantizeLinear", stored, [restored[name]], name=restored[name], axis=1)
+            )
+        gather.input[0] = restored[name]
 
 
 def _stored_bias(described: OnnxGraph, layer: onnx.NodeProto, channels: int) -> torch.Tensor | None:

@@ -35,6 +35,8 @@ FLOAT_ONLY: Final = {
     "ConvTranspose": "TensorRT runs a quantized transposed convolution in float",
     **dict.fromkeys(("LSTM", "GRU", "RNN"), "no placement for recurrent layers"),
 }
+TABLE: Final = 10_000
+"""The least number of values of an embedding whose table becomes int8; below, the size does not count."""
 SWISH_FLOOR: Final = -8.0
 """Below this value, x * sigmoid(x) is constant to within an int8 step."""
 
@@ -99,6 +101,8 @@ class OnnxGraph:
         )  # fmt: skip
 
     def _kind(self, node: onnx.NodeProto) -> OperationKind:
+        if self._is_embedding(node):
+            return OperationKind.EMBEDDING
         stored = [name in self.index.stored for name in node.input]
         kind = KINDS.get(node.op_type, OperationKind.OTHER)
         if kind is OperationKind.DENSE and not self._is_layer(node):
@@ -115,11 +119,20 @@ class OnnxGraph:
     def _is_layer(self, node: onnx.NodeProto) -> bool:
         """Return whether a node is a layer, and not a product of two activations."""
         product = node.op_type in {"Gemm", "MatMul"} and not any(name in self.index.stored for name in node.input[:2])
-        return (node.op_type in WEIGHTED and not product) or node.op_type in FLOAT_ONLY
+        return (node.op_type in WEIGHTED and not product) or node.op_type in FLOAT_ONLY or self._is_embedding(node)
+
+    def _is_embedding(self, node: onnx.NodeProto) -> bool:
+        """Return whether a node takes computed rows of a large stored table that nothing else reads."""
+        table = self.index.stored.get(node.input[0]) if node.op_type == "Gather" else None
+        if table is None or len(table.dims) != 2 or node.input[1] in self.index.stored:
+            return False
+        is_float = onnx.helper.tensor_dtype_to_np_dtype(table.data_type) == np.float32
+        by_row = all(one.op_type == "Gather" and not _axis(one) for one in self.index.users[node.input[0]])
+        return is_float and by_row and table.dims[0] * table.dims[1] >= TABLE
 
     def _float_reason(self, node: onnx.NodeProto) -> str | None:
-        if node.op_type in FLOAT_ONLY:
-            return FLOAT_ONLY[node.op_type]
+        if node.op_type in FLOAT_ONLY or self._is_embedding(node):
+            return FLOAT_ONLY.get(node.op_type)
         weight = self.index.stored.get(node.input[1])
         if weight is None or node.input[0] in self.index.stored:
             return COMPUTED
@@ -175,6 +188,10 @@ class OnnxGraph:
             return False
         pads, *filling = [np.asarray(value, np.float64) for value in values]
         return bool((pads >= 0).all()) and not any(value.any() for value in filling)
+
+
+def _axis(node: onnx.NodeProto) -> int:
+    return next((entry.i for entry in node.attribute if entry.name == "axis"), 0)
 
 
 def _value(attribute: onnx.AttributeProto) -> Any:

@@ -10,6 +10,7 @@ TensorRT and ONNX Runtime both run this placement in integers.
 - In a file, `float_results` takes back the rounding of a last layer whose channels share no scale.
 - Slices, zero padding, max pooling and reshapes keep values on the int8 grid. The tensor after such an operation is
   quantized again with the same scale, which changes nothing.
+- The table of an embedding is stored in int8 and read in float: it is most of the size of a small encoder.
 - Transposed convolutions and squeeze-excite stay in float. Layer norm, softmax and attention do too: they are not
   layers here.
 
@@ -38,6 +39,8 @@ class OperationKind(Enum):
     CONVOLUTION = auto()
     DENSE = auto()
     """A matrix product with a stored weight, including its bias."""
+    EMBEDDING = auto()
+    """The rows of a stored table that integers choose; its result is not rounded again."""
     CLIP = auto()
     GATE = auto()
     """A sigmoid, exact or piecewise linear: its values are from 0 to 1, and squeeze-excite multiplies by it."""
@@ -160,6 +163,8 @@ def place(graph: Graph, skip: tuple[str, ...]) -> Placement:
             sources[one.name] = one.name
         elif one.kind in KEEPS_GRID and one.inputs and one.inputs[0] in sources:
             sources[one.name] = sources[one.inputs[0]]
+        if one.kind is OperationKind.EMBEDDING:
+            continue
         if one.name in chosen:
             read, results = 1, _results(graph, one)
         elif _is_residual(graph, one, sources):

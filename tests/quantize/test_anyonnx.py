@@ -184,3 +184,36 @@ def test_every_family_runs_in_integers_from_its_float_file(family, tmp_path):
     kernels = kernels_of(encoded, tmp_path)
     assert kernels["QLinearConv"] + kernels["QGemm"] == list(layers.values()).count("int8")
     assert [finding.rule for finding in lint(result).findings if finding.severity == "error"] == []
+
+
+EMBEDDING = "(int64[1, 6] i) => (float[1, 6, 8] y) { e = Gather(t, i) y = MatMul(e, w) }"
+
+
+def embedding(rows: int) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
+    model = text_model(EMBEDDING, 17, t=weights(rows, 32) * np.logspace(-2, 0, 32, dtype=np.float32), w=weights(32, 8))
+    name_nodes(model.graph)
+    return model, {"i": RNG.integers(0, rows, (32, 1, 6))}
+
+
+def test_a_large_table_is_stored_in_int8_and_only_its_rows_are_dequantized():
+    model, requests = embedding(1000)
+    result, layers = quantize_onnx(model, requests)
+    assert layers == {"e": "int8", "y": "int8"}
+    assert kinds(result, "e") == ["DequantizeLinear", "stored"]
+    assert len(serialized(result)) < len(serialized(model)) / 3
+    wanted = run_onnx(serialized(model), requests)["y"]
+    for encoding in ("s8-f32", "u8-f32", "s8-i32", "u8-i32"):
+        encoded = encode(result, encoding)
+        onnx.checker.check_model(encoded, full_check=True)
+        got = run_onnx(serialized(encoded), requests)["y"]
+        assert ((got - wanted) ** 2).mean() < 1e-3 * wanted.var(), encoding
+        # TensorRT reads Q/DQ around layers only, and folds the table to float.
+        assert kinds(encoded, "e")[0] == ("DequantizeLinear" if encoding == "s8-f32" else "stored")
+    assert [finding.rule for finding in lint(encode(result, "u8-i32")).findings if finding.severity == "error"] == []
+
+
+def test_a_small_table_and_a_skipped_one_stay_in_float():
+    model, requests = embedding(100)
+    assert quantize_onnx(model, requests)[1] == {"y": "int8"}
+    model, requests = embedding(1000)
+    assert quantize_onnx(model, requests, skip=("e",))[1] == {"e": "float: skipped", "y": "int8"}

@@ -102,8 +102,13 @@ class View:
 
     @cached_property
     def heads(self) -> list[onnx.NodeProto]:
-        """The roundings of activations, each by its first node: a DequantizeLinear only where no other comes before it."""
-        activations = [node for node in self.roundings if not self.is_stored(node.input[0])]
+        """The roundings of activations, each by its first node: a DequantizeLinear only where no other comes before it.
+
+        Rows of a stored table are no activations: their scales may differ.
+        """
+        activations = [
+            node for node in self.roundings if not self.is_stored(node.input[0]) and not self._is_row(node.input[0])
+        ]
         return [
             node
             for node in activations
@@ -145,6 +150,11 @@ class View:
                 return False
             name = node.input[0]
         return True
+
+    def _is_row(self, name: str) -> bool:
+        """Return whether a tensor has rows that a Gather takes from a stored one."""
+        node = self.index.producer.get(name)
+        return node is not None and node.op_type == "Gather" and self.is_stored(node.input[0])
 
     def dequantizer_of_weight(self, layer: WeightedLayer) -> onnx.NodeProto | None:
         """Return the DequantizeLinear of a layer's weight, also if it is before a transposition."""
