@@ -55,9 +55,10 @@ def quantize_file(
     scheme, reason = choose_integers(order)
     original = Original(order.for_activations(scheme.activations), report)
     require_float(order, original.model)
+    source = original.simplified(PER_CHANNEL_OPSET)
     few = original.calibration.first(CALIBRATION)
     check_varied(str(order.data), few.values())
-    source, moved = smoothed(original.simplified(PER_CHANNEL_OPSET), original.calibration.first(SMOOTHED))
+    source, moved = smoothed(source, original.calibration.first(SMOOTHED))
     if moved:
         original.choices += (f"outlier channels of {moved} normalisations are moved into the weights behind them",)
     with original.report.track("samples for calibration", count(few)) as advance:
