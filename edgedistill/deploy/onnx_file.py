@@ -21,6 +21,7 @@ from edgedistill.export.detector_file import (
 from edgedistill.graphs.random_inputs import Shapes, random_inputs
 from edgedistill.graphs.read import fix_shapes, is_quantized, read_sound_onnx
 from edgedistill.graphs.reference import Reference, RefusedError
+from edgedistill.graphs.run import stacked
 from edgedistill.kits.kits import Kit
 from edgedistill.records.base import Record
 from edgedistill.records.bench_job import Arm, BenchJob
@@ -228,15 +229,13 @@ def _write(graph: onnx.ModelProto, path: Path) -> None:
 
 def _reference(model: Path, inputs: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], str | None]:
     """Return outputs of the graph as written, or why ONNX Runtime, which computes them, refuses the model."""
-    import numpy as np
-
     try:
         reference = Reference(model)
         count = len(next(iter(inputs.values())))
         answers = [reference.run({name: array[i] for name, array in inputs.items()}) for i in range(count)]
     except RefusedError as error:
         return {}, f"ONNX Runtime, which computes the outputs to compare with, refuses the model: {error}"
-    return {name: np.stack([answer[name] for answer in answers]) for name in answers[0]}, None
+    return stacked(answers), None
 
 
 def _remarks(expected: dict[str, np.ndarray], kind: str) -> Iterator[str]:

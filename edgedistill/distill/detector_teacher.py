@@ -19,7 +19,7 @@ from edgedistill.models.interface import Interface
 from edgedistill.models.teacher_view import TeacherView
 from edgedistill.tasks.decoders import Decoder, decode
 from edgedistill.tasks.detections import FINAL, RULES, detect
-from edgedistill.tasks.detector_forms import describe_decoder, object_names, recognise
+from edgedistill.tasks.detector_forms import NothingFoundError, describe_decoder, object_names, recognise
 
 PROBED = 8
 """The samples of the first batch that decide which form the outputs have."""
@@ -49,7 +49,11 @@ class DetectorTeacher:
     def __call__(self, inputs: Tensors) -> Tensors:
         """Return the detections (B, 100, 6) of inputs (B, ...)."""
         answers = list(self._answers(self.view.inputs(inputs)))
-        decoder = self.decoder(answers)
+        try:
+            decoder = self.decoder(answers)
+        except NothingFoundError:  # the next batch may decide
+            nothing = detect(np.zeros((0, 1), np.float32), np.zeros((0, 4), np.float32), RULES)
+            return {ANSWERS: torch.from_numpy(np.stack([nothing] * len(answers)))}
         rules = FINAL if decoder.suppressed else RULES
         return {ANSWERS: torch.from_numpy(np.stack([detect(*decode(one, decoder), rules) for one in answers]))}
 
@@ -70,11 +74,16 @@ class DetectorTeacher:
                 raise ConfigError(f"teacher {self.file}: fails on a sample in ONNX Runtime: {error}") from None
 
     def decoder(self, answers: Sequence[Mapping[str, Array]]) -> Decoder:
-        """Return the decoder, which the outputs of the first samples decide; raises ConfigError for outputs of no known form."""
+        """Return the decoder, which the outputs of the first samples decide.
+
+        Raises ConfigError for outputs of no known form, and NothingFoundError if the samples do not decide.
+        """
         if not self.found:
             own, size = spatial_of(self.view.interface(self.interface)), spatial_of(self.interface)
             try:
                 form, decoder = recognise(answers[:PROBED], self.names, own, self.view.decode)
+            except NothingFoundError:
+                raise
             except ConfigError as error:
                 raise ConfigError(f"teacher {self.file}: {error}; set teacher.classes or teacher.decode") from None
             objects = object_names(self.names)
@@ -85,7 +94,7 @@ class DetectorTeacher:
 
     def describe(self) -> str:
         """Describe the form of the outputs, and the classes that are left out because the data does not have them."""
-        form = describe_decoder(*self.found[0]) if self.found else "outputs of an unknown form"
+        form = describe_decoder(*self.found[0]) if self.found else "it finds nothing"
         others = [name for name in object_names(self.names) if name not in self.interface.classes]
         if not others:
             return form

@@ -187,6 +187,9 @@ def _detection_lines(one: DetectionScores, original: DetectionScores | None) -> 
     if one.ap is not None and original is not None and original.ap is not None:
         moved = (one.threshold or 0) - (original.threshold or 0)
         yield f"  {_boxes(one)}: AP {100 * (one.ap - original.ap):+.2f} points, threshold {moved:+.3f}"
+    if not one.confident:
+        yield "  the original model has no confident detection, so their agreement says nothing; give inputs with objects"
+        return
     yield f"  {one.agreement:.2%} of {one.confident:,} confident detections of the original model agree"
 
 

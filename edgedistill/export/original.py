@@ -45,7 +45,7 @@ from edgedistill.graphs.opset import opset_of, to_opset
 from edgedistill.graphs.random_inputs import random_inputs
 from edgedistill.graphs.read import fix_shapes, is_quantized, read_sound_onnx
 from edgedistill.graphs.reference import Reference, RefusedError
-from edgedistill.graphs.run import Arrays
+from edgedistill.graphs.run import Arrays, stacked
 from edgedistill.graphs.slim import simplify
 from edgedistill.quantize.placement import is_int8
 from edgedistill.records.parity import Parity
@@ -313,7 +313,7 @@ def answers_for(path: Path, model: onnx.ModelProto, requests: Arrays, advance: A
         raise ConfigError(
             f"{path}: ONNX Runtime, which computes the outputs to compare, refuses the model: {error}"
         ) from None
-    return {name: np.stack([answer[name] for answer in answers]) for name in answers[0]}
+    return stacked(answers)
 
 
 def count(requests: Arrays) -> int:

@@ -39,7 +39,7 @@ from edgedistill.graphs.columns import select_columns
 from edgedistill.graphs.metadata import annotate
 from edgedistill.graphs.opset import opset_of
 from edgedistill.graphs.read import fix_shapes, read_sound_onnx
-from edgedistill.graphs.run import run_onnx
+from edgedistill.graphs.run import ShapeError, run_onnx
 from edgedistill.graphs.signature import signature_of
 from edgedistill.models.outputs import labelled_names, main_name
 from edgedistill.models.teacher_view import TeacherView
@@ -51,7 +51,7 @@ from edgedistill.records.contract import KEY as CONTRACT
 from edgedistill.records.stages import ExportRecord, OnnxModel, TrialScore
 from edgedistill.runtime.files import atomic_path, write_atomic
 from edgedistill.stages.stage import Workspace
-from edgedistill.tasks.detector_forms import decoder_array, requests_of
+from edgedistill.tasks.detector_forms import NothingFoundError, decoder_array, requests_of
 
 PARITY_REQUESTS = 256
 RANGE_REQUESTS = 256
@@ -79,7 +79,7 @@ def export_models(settings: ExportSettings, workspace: Workspace) -> ExportRecor
         exporter.add("student", "int8", int8, quantized.file.sha256)
     models = exporter.finish()
     if teacher.form == "onnx":
-        models = (exporter.onnx_teacher(), *models)
+        models = (*exporter.onnx_teacher(), *models)
     named = {workspace.path(model.file) for model in models}
     for path in [path for path in workspace.folder("onnx").glob("*.onnx") if path not in named]:
         path.unlink()  # left by an earlier export of another student
@@ -197,7 +197,15 @@ class _Exporter:
             write_atomic(self.folder / TOKENIZER, self.settings.source.text.file.read_bytes())
         return tuple(model.model_copy(update={"io": io}) for model in self.models)
 
-    def onnx_teacher(self) -> OnnxModel:
+    def onnx_teacher(self) -> tuple[OnnxModel, ...]:
+        """Return a teacher's ONNX file, or nothing for a detector that no engine can measure, and say why."""
+        try:
+            return (self._onnx_teacher(),)
+        except (ShapeError, NothingFoundError) as error:
+            self.workspace.report.info(f"export: the teacher is not measured: {error}")
+            return ()
+
+    def _onnx_teacher(self) -> OnnxModel:
         """Copy a teacher's ONNX file with the batch size fixed to 1, and record its outputs in ONNX Runtime.
 
         The linter's findings are only reported, because the file is the user's. An engine that refuses the file has no

@@ -16,6 +16,10 @@ Requests = Mapping[str, NDArray[np.generic] | Sequence[NDArray[np.generic]]]
 """For each input R requests: an array (R, *the input's shape), or a list of arrays where shapes vary."""
 
 
+class ShapeError(ConfigError):
+    """An output of a model changes its shape from request to request."""
+
+
 def run_onnx(model: Path | bytes, requests: Requests, *, optimise: bool = False) -> Arrays:
     """Return each output of a model for R requests, stacked as (R, *output shape).
 
@@ -25,9 +29,21 @@ def run_onnx(model: Path | bytes, requests: Requests, *, optimise: bool = False)
         optimise: let ONNX Runtime rewrite the graph; otherwise each node is computed as written in the file.
 
     Raises:
-        ConfigError: ONNX Runtime refuses the model or a request, or the inputs have different numbers of requests.
+        ConfigError: ONNX Runtime refuses the model or a request, the shape of an output changes, or the inputs have different
+            numbers of requests.
     """
-    answers = list(run_each(model, requests, optimise=optimise))
+    return stacked(list(run_each(model, requests, optimise=optimise)))
+
+
+def stacked(answers: Sequence[Arrays]) -> Arrays:
+    """Return the outputs of R requests as arrays (R, *output shape); raises ShapeError for an output whose shape changes."""
+    for name in answers[0]:
+        shapes = sorted({answer[name].shape for answer in answers})
+        if len(shapes) > 1:
+            raise ShapeError(
+                f"the shape of output '{name}' changes from request to request ({shapes[0]}, {shapes[1]}); export the model with "
+                "outputs of fixed shapes"
+            )
     return {name: np.stack([answer[name] for answer in answers]) for name in answers[0]}
 
 

@@ -26,6 +26,10 @@ STRIDES: Final = ((8, 16, 32), (8, 16, 32, 64), (8, 16, 32, 64, 128), (16, 32), 
 """The strides of levels that are recognised."""
 
 
+class NothingFoundError(ConfigError):
+    """A detector that suppresses boxes itself found nothing, so that the unit of its boxes is not known."""
+
+
 class Outputs(NamedTuple):
     """The outputs of a few requests by name, the number of the model's classes (with a background that has a name), and the input's size."""
 
@@ -77,7 +81,8 @@ def recognise(
 ) -> tuple[str, Decoder]:
     """Return the form and the decoder of outputs of a few requests, for a detector of classes with `names`.
 
-    `size` is the height and width of the input, `wanted` a key of FORMS. Raises ConfigError for outputs of no known form or several.
+    `size` is the height and width of the input, `wanted` a key of FORMS. Raises ConfigError for outputs of no known form or several,
+    and NothingFoundError.
     """
     if wanted is not None and wanted not in FORMS:
         raise ConfigError(f"decode: no form '{wanted}'{nearest(wanted, FORMS)} The forms are: {', '.join(FORMS)}")
@@ -306,7 +311,7 @@ def _are_numbers(values: Array, classes: int) -> bool:
 
 def _final(outputs: Outputs, layout: str, names: Sequence[str], boxes: Array, kind: str) -> Decoder:
     if not boxes.any():
-        raise ConfigError(
+        raise NothingFoundError(
             f"the detector finds nothing in the first {len(outputs.answers)} inputs, so the unit of its boxes is unknown; give inputs "
             "in which it finds something, and check their mean, std and channels"
         )

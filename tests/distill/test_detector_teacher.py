@@ -14,6 +14,7 @@ from edgedistill.distill.detector_teacher import DetectorTeacher, detector_teach
 from edgedistill.distill.loading import answers_of
 from edgedistill.distill.predictors import onnx_predictor
 from edgedistill.errors import ConfigError
+from edgedistill.graphs.run import ShapeError, run_onnx
 from edgedistill.models.interface import Interface
 from edgedistill.models.teacher_view import TeacherView, check_view
 from tests.support.command import edgedistill
@@ -73,6 +74,23 @@ def test_the_file_of_an_exported_student_is_a_teacher_too(tmp_path: Path) -> Non
     found = teacher({"input": raw})["answers"].numpy()
     assert (found[..., 1] > 0.8).sum() == sum(map(len, squares))
     assert teacher.describe() == "scores+boxes: scores, boxes are corners in pixels"
+
+
+def test_a_detector_that_returns_as_many_rows_as_it_finds(tmp_path: Path) -> None:
+    file = saved(square_finder("rows", 2, THREE), tmp_path)
+    teacher = detector_teacher(file, ENLARGED, face())
+    inputs, squares = pictures(tmp_path)
+    nothing = teacher({"input": torch.zeros(2, 3, HEIGHT, WIDTH)})["answers"]
+    assert (nothing[..., 0] == -1).all()
+    assert teacher.describe().startswith("it finds nothing")
+    found = teacher(inputs)["answers"]
+    assert (found[..., 0] >= 0).sum() == sum(map(len, squares))
+    assert teacher.describe().startswith("rows: scores, boxes are corners in pixels, suppression is part of the model")
+    seen = ENLARGED.inputs(inputs)["input"].numpy()[:, None]
+    with pytest.raises(
+        ShapeError, match=r"the shape of output 'rows' changes from request to request \(\(1, 1, 6\), \(1, 2, 6\)\)"
+    ):
+        run_onnx(file, {"x": seen})
 
 
 def test_a_detector_that_does_not_fit_is_refused_in_words(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def draw_squares(folder: Path, count: int, seed: int = 0) -> None:
 def square_finder(form: str, scale: int = 1, names: tuple[str, ...] = KINDS, unit: float = 255.0) -> onnx.ModelProto:
     """Return a detector for pictures that are `scale` times as large, of a form "yolo", "scores+boxes" or "rows".
 
-    Its scores are high where the mean colour of a square is that of a class. The input is RGB, with white at `unit`.
+    With "rows", only detections with scores above 0.5 are returned, so that their number changes. Its scores are high where the mean colour of a square is that of a class. The input is RGB, with white at `unit`.
     """
     side, step, height, width = SIDE * scale, 8 * scale, HEIGHT * scale, WIDTH * scale
     rows, columns = (height - side) // step + 1, (width - side) // step + 1
@@ -53,6 +53,13 @@ def square_finder(form: str, scale: int = 1, names: tuple[str, ...] = KINDS, uni
             "float[1, {cells}, {classes}] scores, float[1, {cells}, 4] boxes",
             "scores = Transpose <perm = [0, 2, 1]> (s) boxes = Add (given, moved)",
             {"given": corners},
+        ),
+        "rows": (
+            "float[1, n, 6] rows",
+            ("t = Transpose <perm = [0, 2, 1]> (s) best = ReduceMax <keepdims = 1> (t, last) kind = ArgMax <axis = 2, keepdims = 1> (t) "
+            "number = Cast <to = 1> (kind) all = Concat <axis = 2> (given, best, number) flat = Reshape (best, minus) "
+            "keep = Greater (flat, half) rows = Compress <axis = 1> (all, keep)"),
+            {"given": corners, "last": np.array([2]), "minus": np.array([-1]), "half": np.array(0.5, np.float32)},
         ),
     }  # fmt: skip
     outputs, end, more = ends[form]
