@@ -1,4 +1,4 @@
-"""What is beside a metric, as a small table: one row a model, for the terminal, Markdown and notebooks."""
+"""What is beside a metric, and what a picture takes, as small tables: one row a model, for the terminal, Markdown and notebooks."""
 
 from __future__ import annotations
 
@@ -19,8 +19,30 @@ class DetailTable(NamedTuple):
     note: str
 
 
-def detail_table(group: Group) -> DetailTable | None:
-    """Return the details of the models of a group, or None where no model has details."""
+def detail_tables(group: Group) -> tuple[DetailTable, ...]:
+    """Return what is beside the metric of boxes, masks and pairs, and the time of whole pictures, where they are known."""
+    return tuple(table for table in (_of_accuracy(group), picture_table(group)) if table is not None)
+
+
+def picture_table(group: Group) -> DetailTable | None:
+    """Return the time of whole pictures, or None where no model has it."""
+    known = [row for row in group.rows if row.measurement.pictures is not None]
+    if not known:
+        return None
+    headings = ("model", "precision", "picture ms", "before", "network", "after")
+    sizes = dict.fromkeys(size for row in known if row.measurement.pictures for size in row.measurement.pictures.sizes)
+    note = f"pictures of {', '.join(f'{width}x{height}' for width, height in sizes)} pixels; before: to the input, after: to the answer"
+    return DetailTable(headings, tuple((*_name(row), *_times(row)) for row in known), note)
+
+
+def _times(row: Row) -> tuple[str, ...]:
+    took = row.measurement.pictures
+    assert took is not None
+    each = (took.total_ns, took.preprocess_ns, took.network_ns, took.postprocess_ns)
+    return tuple(formatting.milliseconds(nanoseconds) for nanoseconds in each)
+
+
+def _of_accuracy(group: Group) -> DetailTable | None:
     known = [row for row in group.rows if row.measurement.details is not None]
     if not known:
         return None

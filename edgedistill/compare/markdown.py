@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from edgedistill.compare.comparison import Comparison
-from edgedistill.compare.detail_table import detail_table
+from edgedistill.compare.detail_table import detail_tables
 from edgedistill.compare.footnotes import footnotes_of
 from edgedistill.compare.rows import Group
 from edgedistill.compare.table import COLUMNS, capitalised, cells, headings
@@ -53,8 +53,7 @@ def _group_lines(group: Group) -> Iterator[str]:
 
 
 def _detail_lines(group: Group) -> Iterator[str]:
-    found = detail_table(group)
-    if found is not None:
+    for found in detail_tables(group):
         rule = ["---"] * 2 + ["---:"] * (len(found.headings) - 2)
         yield from (table_row(map(escape, found.headings)), table_row(rule))
         yield from (table_row(map(escape, row)) for row in found.rows)

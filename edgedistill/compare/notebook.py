@@ -7,7 +7,7 @@ from html import escape
 
 from rich.console import Console
 
-from edgedistill.compare.detail_table import detail_table
+from edgedistill.compare.detail_table import detail_tables
 from edgedistill.compare.footnotes import footnotes_of
 from edgedistill.compare.rows import Group
 from edgedistill.compare.table import capitalised, cells, headings, render_table
@@ -40,8 +40,7 @@ def _lines(group: Group) -> Iterator[str]:
     for row in group.rows:
         yield f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in cells(row, footnotes))}</tr>"
     yield "</tbody></table>"
-    details = detail_table(group)
-    if details is not None:
+    for details in detail_tables(group):
         heading = "".join(f"<th>{escape(text)}</th>" for text in details.headings)
         rows = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in details.rows)
         yield f"<table><thead><tr>{heading}</tr></thead><tbody>{rows}</tbody></table><div><small>{escape(details.note)}</small></div>"

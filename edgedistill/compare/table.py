@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from edgedistill.compare import formatting
-from edgedistill.compare.detail_table import detail_table
+from edgedistill.compare.detail_table import detail_tables
 from edgedistill.compare.footnotes import Footnotes, describe_precision, footnotes_of
 from edgedistill.compare.rows import Group, Row, metric_of
 from edgedistill.records.finding import Finding
@@ -61,17 +61,17 @@ def _table(group: Group, footnotes: Footnotes) -> Table:
     return table
 
 
-def _details(group: Group) -> list[Table | Text]:
-    """Return the table of details with its note; empty where no model has details."""
-    found = detail_table(group)
-    if found is None:
-        return []
-    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", pad_edge=False)
-    for place, heading in enumerate(found.headings):
-        table.add_column(heading, justify="left" if place < 2 else "right")
-    for cells_of_row in found.rows:
-        table.add_row(*(Text(cell) for cell in cells_of_row))
-    return [Text(), table, Text(f"  {found.note}", style="dim")]
+def _details(group: Group) -> list[Table | Text | Padding]:
+    """Return the tables of details, each with its note; empty where no model has details."""
+    parts: list[Table | Text | Padding] = []
+    for found in detail_tables(group):
+        table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", pad_edge=False)
+        for place, heading in enumerate(found.headings):
+            table.add_column(heading, justify="left" if place < 2 else "right")
+        for cells_of_row in found.rows:
+            table.add_row(*(Text(cell) for cell in cells_of_row))
+        parts += [Text(), table, Padding(Text(found.note, style="dim"), (0, 0, 0, 2), expand=False)]
+    return parts
 
 
 def cells(row: Row, footnotes: Footnotes) -> list[str]:

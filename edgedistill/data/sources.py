@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from edgedistill.data.audio import rate_of_clips, read_clips, wav_files
 from edgedistill.data.decoding import Decoding, Read, decode
-from edgedistill.data.dense import TASKS, dense_files, read_dense
+from edgedistill.data.dense import TASKS, dense_files, find_pictures, read_dense
 from edgedistill.data.files import CLIPS, IMAGES, Broken, names_below, names_in, readable
 from edgedistill.data.images import IMAGE_SUFFIXES, decode_image, image_files, mode_of_files
 from edgedistill.data.masks import find_folders
@@ -116,6 +116,16 @@ def fingerprint_source(text: str, folder: Path, hash_file: Callable[[Path], str]
         files = [[name, hash_file(file)] for name, file in zip(names_below(found, path), found, strict=True)]
         return hash_of([FOLDERS, files])
     return hash_file(path)
+
+
+def picture_files(text: str, folder: Path, reading: Reading) -> tuple[Path, ...]:
+    """Return the picture files of a source; none for arrays, audio and texts."""
+    path = None if is_function(text) else _existing(text, folder)
+    if path is None or path.suffix == ".npz" or reading.text is not None:
+        return ()
+    if reading.task in TASKS and reading.has_labels:
+        return find_pictures(path, folder, reading).files
+    return tuple(image_files(path, in_classes=reading.has_labels)) if path.is_dir() else ()
 
 
 def rate_of(text: str, folder: Path) -> int | None:

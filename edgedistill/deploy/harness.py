@@ -190,9 +190,16 @@ def _placed(arm: Arm, number: int, folder: Path, sends: dict[str, Path]) -> Arm:
     kit, io = f"kits/{arm.kit}", f"io/{number}.npz"
     entry = folder / arm.entry
     sends |= {kit: folder / arm.kit_dir, io: folder / arm.io}
+    pictures = None
+    if arm.pictures is not None:  # the arms of a run share them
+        sent = (name for name, path in sends.items() if path == folder / str(arm.pictures))
+        pictures = next(sent, f"pictures/{number}.npz")
+        sends[pictures] = folder / arm.pictures
     for file in arm.files or (arm.entry,):
         sends[f"models/{number}/{(folder / file).relative_to(entry.parent).as_posix()}"] = folder / file
-    return arm.model_copy(update={"kit_dir": kit, "io": io, "entry": f"models/{number}/{entry.name}"})
+    return arm.model_copy(
+        update={"kit_dir": kit, "io": io, "entry": f"models/{number}/{entry.name}", "pictures": pictures}
+    )
 
 
 def _needs(kits: Sequence[Kit]) -> dict[str, Path]:

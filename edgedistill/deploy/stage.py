@@ -126,6 +126,7 @@ def _arm(settings: BenchSettings, name: str, artifact: Artifact) -> Arm:
         model=ModelIdentity(name=model.name, sha256=model.file.sha256, lineage=lineage), io=model.io.path,
         expected=model.expected, metric=find_task(settings.data.task).metric,
         output=model.judged_output, threshold=model.threshold,
+        contract=model.contract, pictures=None if settings.export.pictures is None else settings.export.pictures.path,
         watts=settings.bench.watts if one.target.watts is None else one.target.watts,
     )  # fmt: skip
 

@@ -33,6 +33,7 @@ from edgedistill.export.contract import contract_of
 from edgedistill.export.forms import Variant, answers_of, in_form, variants
 from edgedistill.export.lint.report import findings_for, in_lines, require_clean
 from edgedistill.export.onnx_export import export_onnx, save_onnx
+from edgedistill.export.original_pictures import write_pictures
 from edgedistill.export.parity import compare_all, percent, require_all
 from edgedistill.export.settings import ExportSettings
 from edgedistill.graphs.columns import select_columns
@@ -83,7 +84,8 @@ def export_models(settings: ExportSettings, workspace: Workspace) -> ExportRecor
     named = {workspace.path(model.file) for model in models}
     for path in [path for path in workspace.folder("onnx").glob("*.onnx") if path not in named]:
         path.unlink()  # left by an earlier export of another student
-    return ExportRecord(models=models, scores=_scores(settings, workspace, data.test))
+    pictures = write_pictures(settings, workspace, models[-1], data)
+    return ExportRecord(models=models, scores=_scores(settings, workspace, data.test), pictures=pictures)
 
 
 def _student(settings: ExportSettings, weights: Path) -> nn.Module:

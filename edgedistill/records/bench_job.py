@@ -7,6 +7,7 @@ from typing import Any, Final, Literal
 from pydantic import Field
 
 from edgedistill.records.base import Record
+from edgedistill.records.contract import Contract
 from edgedistill.records.measurement import ModelIdentity
 
 SCHEMA: Final = "edgedistill.job/1"
@@ -17,7 +18,8 @@ class Arm(Record):
 
     `expected` is the key of the recorded outputs in `io`. `metric` compares the output named `output`, by default the first,
     with the labels; a score above `threshold` predicts a label of a multi-label model. `reasons` has, by field, the reason that
-    a value is not measured. `watts` is the power that the user gave, for an estimate of energy.
+    a value is not measured. `watts` is the power that the user gave, for an estimate of energy. `pictures` is a file of decoded
+    pictures, which become inputs and answers as `contract` says.
     """
 
     name: str
@@ -38,6 +40,8 @@ class Arm(Record):
     threshold: float | None = None
     reasons: dict[str, str] = Field(default_factory=dict)
     watts: float | None = None
+    contract: Contract | None = None
+    pictures: str | None = None
 
 
 class BenchJob(Record):
@@ -66,6 +70,6 @@ class BenchJob(Record):
 
 
 def _arm_table(arm: Arm) -> dict[str, Any]:
-    table = arm.model_dump(mode="json", exclude={"files"})
-    optional = ("output", "threshold")
+    table = arm.model_dump(mode="json", by_alias=True, exclude={"files"})
+    optional = ("output", "threshold", "contract", "pictures")
     return {key: value for key, value in table.items() if key not in optional or value is not None}

@@ -3,7 +3,7 @@
 Names include units. `None` means not measured; `Measurement.reasons` gives the reason for each such field.
 
 History: version 1 is the first; these optional fields were added later: engine_latency_ns, throughput, layers,
-settings, soak, environment, browser, details, and more of memory_bytes, energy_uj and processes. In version 2, processes of several
+settings, soak, environment, browser, details, pictures, and more of memory_bytes, energy_uj and processes. In version 2, processes of several
 models take turns in bursts, which `duet` describes; files of version 1 are read too.
 """
 
@@ -179,6 +179,20 @@ class LayerProfile(Record):
     plain_ns: float
 
 
+class PictureTiming(Record):
+    """The median nanoseconds of a decoded picture: preprocessing, network and postprocessing as the contract says, and all three.
+
+    `n` pictures were timed, of these `sizes` in pixels, (width, height); the median of all three is not the sum of the medians.
+    """
+
+    preprocess_ns: float
+    network_ns: float
+    postprocess_ns: float
+    total_ns: float
+    n: int
+    sizes: tuple[tuple[int, int], ...]
+
+
 class SensorRange(Record):
     """The first, last and largest value of a sensor in a series; None where the sensor gave no value."""
 
@@ -300,7 +314,7 @@ class Measurement(Record):
 
     `latency_ns` times the call that runs an inference; `engine_latency_ns` is the time according to the engine's own clock,
     where it has one. `throughput_per_s` is that of a single stream, `throughput` that of the best number of streams. `details`
-    are those of the accuracy of boxes, masks and pairs. Requests of several lengths, as of texts, are timed at their own length, and
+    are those of the accuracy of boxes, masks and pairs, `pictures` the time of whole pictures. Requests of several lengths, as of texts, are timed at their own length, and
     `longest` is the longest of them.
     """
 
@@ -333,6 +347,7 @@ class Measurement(Record):
     environment: Environment | None = None
     browser: Browser | None = None
     duet: Duet | None = None
+    pictures: PictureTiming | None = None
     details: Details | None = Field(default=None, discriminator="kind")
     longest: Longest | None = None
 

@@ -321,12 +321,16 @@ class TrialScore(Record):
 
 
 class ExportRecord(StageRecord):
-    """The exported models and, with controls or several seeds, the test score of each trial."""
+    """The exported models and, with controls or several seeds, the test score of each trial.
+
+    `pictures` holds a few decoded pictures of the test set in their original size, None if the models take no pictures.
+    """
 
     stage: ClassVar[str] = stage_names.EXPORT
 
     models: tuple[OnnxModel, ...]
     scores: tuple[TrialScore, ...] = ()
+    pictures: FileRef | None = None
 
 
 class Engine(Record):

@@ -80,7 +80,7 @@ class Classes:
         found = [Panel("label", _name(label, names), "")]
         for model, values in zip(self._models, self._probabilities, strict=True):
             best = int(values[number].argmax())
-            text = f"{_name(best, names)} {100 * values[number, best]:.0f} %"
+            text = f"{_name(best, names)} {100 * values[number, best]:.0f}\u00a0%"
             found.append(Panel(model, text, "right" if best == label else "wrong"))
         return tuple(found)
 

@@ -10,6 +10,7 @@ from typing import Any, Final
 import numpy as np
 from PIL import Image
 
+from edgedistill.data.shown import picture_of
 from edgedistill.records.contract import PictureRules
 from edgedistill.records.masks import VOID
 
@@ -36,9 +37,9 @@ class Inputs:
         """Return the picture of a sample, uint8 (H, W, 3) or (H, W), or None for inputs that are no pictures."""
         if number >= len(self._values):
             return None
-        values = self._values[number].reshape(self._values.shape[2:])
-        if values.dtype != np.uint8:
-            values = _undone(values, self._rules) if self._rules is not None else values
+        if self._rules is not None:
+            return picture_of(self._values[number], self._rules)
+        values = self._values[number][0]
         if values.ndim == 3 and values.shape[2] == 1:
             values = values[:, :, 0]
         is_picture = values.dtype == np.uint8 and (values.ndim == 2 or (values.ndim == 3 and values.shape[2] == 3))
@@ -63,13 +64,6 @@ def image_uri(image: Image.Image, form: str, **how: Any) -> str:
     buffer = io.BytesIO()
     image.save(buffer, form, **how)
     return f"data:image/{form.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
-def _undone(values: np.ndarray, rules: PictureRules) -> np.ndarray:
-    """Return a normalised input in uint8 (H, W, C), as the contract turned it into numbers."""
-    moved = values.transpose(1, 2, 0) if rules.layout == "NCHW" else values
-    plain = moved.astype(np.float64) * np.array(rules.std or 1.0) + np.array(rules.mean or 0.0)
-    return np.clip(np.rint(plain * rules.divide_by), 0, 255).astype(np.uint8)
 
 
 def mask_uri(mask: np.ndarray) -> str:

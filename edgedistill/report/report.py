@@ -16,6 +16,7 @@ from markupsafe import Markup
 
 from edgedistill.compare import formatting
 from edgedistill.compare.comparison import Comparison, summarise_run
+from edgedistill.compare.detail_table import DetailTable, picture_table
 from edgedistill.compare.footnotes import Footnotes, describe_precision, describe_soak, footnotes_of
 from edgedistill.compare.load import MeasurementSet, load_run, read_samples
 from edgedistill.compare.provenance import METHODS, SUMMARISED, control_gain, outdated, summary
@@ -53,6 +54,7 @@ class GroupView:
     missing_samples: tuple[str, ...]
     is_paired: bool
     metric: str
+    pictures: DetailTable | None
 
 
 @dataclass(frozen=True)
@@ -167,6 +169,7 @@ def _group_view(group: Group, files: dict[int, Path | None], index: int) -> Grou
         missing_samples=missing,
         is_paired=any(row.accuracy_drop.paired for row in group.rows if row.accuracy_drop is not None),
         metric=metric_of(group.rows)[1],
+        pictures=picture_table(group),
     )
 
 

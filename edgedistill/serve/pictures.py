@@ -11,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from edgedistill.data.shown import picture_of
 from edgedistill.records.base import Record
 from edgedistill.records.contract import Contract, PictureRules
 
@@ -60,17 +61,6 @@ def as_png(pixels: Array) -> bytes:
 def _sample(request: Array, label: Array, rules: PictureRules, task: str) -> Sample:
     made = LABELS[task](label)
     return Sample(picture_of(request, rules), made, label if made.mask else None)
-
-
-def picture_of(request: Array, rules: PictureRules) -> Array:
-    """Return the picture of a request (1, ...): what becomes this request by the rules."""
-    values = request[0]
-    if rules.dtype == "float32":
-        values = values.transpose(1, 2, 0) if rules.layout == "NCHW" else values
-        values = values * np.array(1.0 if rules.std is None else rules.std)
-        values = (values + np.array(0.0 if rules.mean is None else rules.mean)) * rules.divide_by
-    pixels: Array = np.rint(values).clip(0, 255).astype(np.uint8)
-    return pixels.reshape(rules.height, rules.width) if rules.colour == "grey" else pixels
 
 
 def _class(label: Array) -> Label:

@@ -127,6 +127,7 @@ def _extra(spec: Dict[str, Any], table: Dict[str, Any]) -> Extra:
     more.reasons = {
         "throughput": NOT_SUPPORTED,
         "layers": NOT_SUPPORTED,
+        "pictures": NOT_SUPPORTED,
         "soak": NOT_SUPPORTED,
         "memory_bytes.net": NOT_SUPPORTED,
     }

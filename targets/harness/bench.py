@@ -216,6 +216,9 @@ class Trial:
         if "layers" in self.job.passes:
             with self._reason_for("layers"):
                 self.extra.layers = passes.layers(spec, self.scratch, self.job.seconds)
+        if "pictures" in self.job.passes:
+            with self._reason_for("pictures"):
+                self.extra.pictures = passes.pictures(spec, self.scratch, self.arm, self.job.seconds)
         if "energy" in self.job.passes:
             with self._reason_for("energy_uj"):
                 self.extra.energy = passes.metered(spec, self.scratch, self.job, runs_on)

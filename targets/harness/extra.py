@@ -1,4 +1,4 @@
-"""The parts of a measurement beside latency: memory, energy, throughput, layers, the sustained run, the device's state."""
+"""The parts of a measurement beside latency: memory, energy, throughput, layers, pictures, the sustained run, the device's state."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ class Extra:
         self.null_bytes: Optional[int] = None
         self.throughput: Optional[Dict[str, Any]] = None
         self.layers: Optional[Dict[str, Any]] = None
+        self.pictures: Optional[Dict[str, Any]] = None
         self.energy: Optional[Dict[str, Any]] = None
         self.soak: Optional[Dict[str, Any]] = None
         self.duet: Optional[Dict[str, Any]] = None
@@ -35,6 +36,7 @@ class Extra:
             "energy_uj": None if energy is None else {key: energy[key] for key in energy if key != "reason"},
             "throughput": self.throughput,
             "layers": self.layers,
+            "pictures": self.pictures,
             "soak": self.soak,
             "environment": self.environment,
             "duet": self.duet,

@@ -10,7 +10,7 @@ from metrics import METRICS
 
 SCHEMA = "edgedistill.job/1"
 CACHES = ("warm", "cold")
-PASSES = ("null_model", "throughput", "layers", "energy")
+PASSES = ("null_model", "throughput", "layers", "energy", "pictures")
 
 
 class JobError(Exception):
@@ -23,6 +23,7 @@ class Arm(NamedTuple):
     `reasons` lists the fields that cannot be measured, with the reason for each. `watts` is the user's power figure, for an
     estimate where no source measures power. `output` names the output that the metric and the labels refer to, by default the
     model's first; `threshold` is the score above which a multi-label model predicts a label: 0 for logits, 0.5 for probabilities.
+    `contract` says how a picture becomes the input and outputs become answers; `pictures` is a file of decoded pictures.
     """
 
     name: str
@@ -42,9 +43,18 @@ class Arm(NamedTuple):
     watts: Optional[float]
     output: Optional[str]
     threshold: float
+    contract: Optional[Dict[str, Any]]
+    pictures: Optional[Path]
 
 
-OPTIONAL: Dict[str, Any] = {"reasons": {}, "watts": None, "output": None, "threshold": 0.0}
+OPTIONAL: Dict[str, Any] = {
+    "reasons": {},
+    "watts": None,
+    "output": None,
+    "threshold": 0.0,
+    "contract": None,
+    "pictures": None,
+}
 """The optional keys of an arm."""
 
 
@@ -53,7 +63,7 @@ class Job(NamedTuple):
 
     The other keys are optional. `caches` is "warm", or "cold" to write over the CPU's caches before each inference.
     `soak_seconds` of sustained inference follow, if above 0; `meter` is a CSV file that an external meter writes meanwhile;
-    `passes` are those beside latency: memory of a null model, throughput, layers, energy. If `requests` is set, only that
+    `passes` are those beside latency: memory of a null model, throughput, layers, energy, whole pictures. If `requests` is set, only that
     number of the recorded requests is checked.
     """
 
@@ -138,6 +148,6 @@ def read_arm(table: Dict[str, Any], folder: Path) -> Arm:
         raise ValueError(
             f"arm '{values['name']}': a name becomes a file name, so it must not contain '/' or begin with '.'"
         )
-    for key in ("kit_dir", "entry", "io"):
-        values[key] = folder / values[key]
+    for key in ("kit_dir", "entry", "io", "pictures"):
+        values[key] = None if values[key] is None else folder / values[key]
     return Arm(**values)

@@ -1,4 +1,4 @@
-"""The passes beside latency, each in separate processes: a null model's memory, throughput, layers, energy, a soak."""
+"""The passes beside latency, each in separate processes: a null model's memory, throughput, layers, pictures, energy, a soak."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import soak
 from child import Member, run_worker
 from constants import ENERGY, SOAK
-from job import Job
+from job import Arm, Job
 from kit import EngineError
 
 START_S = 600.0
@@ -61,6 +61,14 @@ def throughput(spec: Spec, scratch: Path, seconds: float) -> Dict[str, Any]:
 def layers(spec: Spec, scratch: Path, seconds: float) -> Dict[str, Any]:
     """Return the time of each layer, from a process with the engine's profiler on."""
     return run_worker(dict(spec, task="layers", window=min(1.0, seconds / 4)), scratch, 4 * START_S)
+
+
+def pictures(spec: Spec, scratch: Path, arm: Arm, seconds: float) -> Dict[str, Any]:
+    """Return the time of whole pictures, from a separate process; raises EngineError with the reason where there are none."""
+    if arm.contract is None or arm.pictures is None:
+        raise EngineError("not measured: the job has no pictures with a contract")
+    spec = dict(spec, contract=arm.contract, pictures=str(arm.pictures))
+    return run_worker(dict(spec, task="pictures", window=min(1.0, seconds / 4)), scratch, START_S)
 
 
 def metered(spec: Spec, scratch: Path, job: Job, runs_on: str) -> Dict[str, Any]:

@@ -14,6 +14,7 @@ import loading
 import longest
 import null_model
 import numpy as np
+import picture_pass
 import process
 import sampling
 import soak
@@ -171,6 +172,7 @@ TASKS: Dict[str, Callable[[Spec], Dict[str, Any]]] = {
     "null": _null,
     "throughput": throughput.run,
     "layers": layer_pass.run,
+    "pictures": picture_pass.run,
     "energy": energy_pass.run,
     "soak": soak.run,
 }

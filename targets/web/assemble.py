@@ -29,6 +29,7 @@ UNKNOWN = {
     "preempted": "a browser does not report when other work interrupted an inference; all samples are kept",
     "layers": "not measured: the page does not time single layers",
     "throughput": "not measured: the page runs one request at a time",
+    "pictures": "not measured: the page times the network alone; its camera view shows the time of each step",
 }
 NOT_READ = ("affinity", "peak_bytes", "baseline_bytes", "load_peak_bytes", "steady_bytes", "device_bytes", "wait_ns", "others", "stolen", "siblings_busy")  # fmt: skip
 

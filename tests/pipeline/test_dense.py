@@ -112,8 +112,11 @@ def test_every_engine_is_scored_and_agrees_with_torch(made: tuple[str, Path]) ->
         assert one["parity"]["agreement"] is None or one["parity"]["agreement"] > 0.98
         assert one["latency_ns"]["p50"] > 0
         assert one["details"]["kind"] == task
+        assert one["pictures"]["total_ns"] > one["pictures"]["preprocess_ns"] > 0
+        assert all(70 <= width < 130 for width, _ in one["pictures"]["sizes"])
     report = (folder / "made" / "report.html").read_text()
     assert report.count("Test sample") == report.count('<figure class="sample">') > 0
+    assert "A whole picture" in report
     assert ("Precision and recall" in report) == (task == "detection")
 
 

@@ -11,7 +11,7 @@ from edgedistill.records.bench_job import BenchJob
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TARGETS = REPOSITORY / "targets"
-ALL_PASSES = ("null_model", "throughput", "layers", "energy")
+ALL_PASSES = ("null_model", "throughput", "layers", "energy", "pictures")
 """The passes of a job that names none; jobs of tests take only latency, unless they name others."""
 SCRIPTED = REPOSITORY / "tests" / "targets" / "kits" / "scripted"
 

@@ -8,6 +8,7 @@ import null_model
 import numpy as np
 import onnx
 import onnxruntime
+import picture_pass
 import pytest
 import soak
 import throughput
@@ -54,6 +55,8 @@ def test_an_engine_that_takes_no_null_model_leaves_the_increment_and_a_reason(tm
     assert measured.memory_bytes.increment >= 0
     assert measured.memory_bytes.load_peak <= measured.memory_bytes.peak
     assert measured.reasons["memory_bytes.net"].startswith("the null model failed: scripted: ")
+    assert measured.pictures is None
+    assert measured.reasons["pictures"] == "not measured: the job has no pictures with a contract"
 
 
 # --- throughput --------------------------------------------------------------------------------------------------------
@@ -236,3 +239,39 @@ def test_examine_tells_what_would_disturb():
     }  # fmt: skip
     assert set(found["energy"]) == {"cpu", "gpu"}
     assert json.dumps(found, allow_nan=False)
+
+
+# --- whole pictures ----------------------------------------------------------------------------------------------------
+
+CONTRACT = {
+    "task": "classification", "classes": ["a", "b", "c"], "input": "x", "output": "y", "probabilities": False,
+    "reason": None, "threshold": None, "detection": None,
+    "picture": {
+        "width": 3, "height": 1, "rule": "stretch", "padding": 0, "colour": "grey", "dtype": "float32", "layout": "NHW",
+        "divide_by": 255.0, "mean": None, "std": None,
+    },
+}  # fmt: skip
+
+
+def test_whole_pictures_are_timed_in_steps(tmp_path):
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "pictures.npz", a=rng.integers(0, 255, (20, 30), np.uint8), b=np.zeros((8, 9), np.uint8))
+    job = {"passes": ["pictures"]}
+    measured, _ = measure(tmp_path, job=job, contract=CONTRACT, pictures="pictures.npz")
+    took = measured.pictures
+    assert took.sizes == ((30, 20), (9, 8))
+    assert took.n >= picture_pass.FEWEST
+    assert min(took.preprocess_ns, took.network_ns, took.postprocess_ns) > 0
+    assert took.total_ns >= max(took.preprocess_ns, took.network_ns, took.postprocess_ns)
+
+
+def test_the_times_of_pictures_are_medians():
+    found = picture_pass.summary(np.array([[1, 20, 3], [2, 10, 4], [9, 30, 5]]), [[4, 3]])
+    assert found == {
+        "preprocess_ns": 2,
+        "network_ns": 20,
+        "postprocess_ns": 4,
+        "total_ns": 24,
+        "n": 3,
+        "sizes": [[4, 3]],
+    }
