@@ -119,9 +119,11 @@ def fingerprint_source(text: str, folder: Path, hash_file: Callable[[Path], str]
 
 
 def picture_files(text: str, folder: Path, reading: Reading) -> tuple[Path, ...]:
-    """Return the picture files of a source; none for arrays, audio and texts."""
-    path = None if is_function(text) else _existing(text, folder)
-    if path is None or path.suffix == ".npz" or reading.text is not None:
+    """Return the picture files of a source; none for arrays, shards, audio and texts."""
+    if is_function(text) or reading.text is not None or find_shards(text, folder, reading.split) is not None:
+        return ()
+    path = _existing(text, folder)
+    if path.suffix == ".npz":
         return ()
     if reading.task in TASKS and reading.has_labels:
         return find_pictures(path, folder, reading).files

@@ -6,6 +6,7 @@ The contract is the JSON object of edgedistill's records/contract.py. A picture 
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any, Dict, NamedTuple, Tuple
 
@@ -115,6 +116,7 @@ def _along_rows(planes: np.ndarray, part: Tuple[float, float], wanted: int) -> n
     return found
 
 
+@functools.lru_cache(maxsize=16)  # the pictures of a camera have one size
 def _weights(size: int, part: Tuple[float, float], wanted: int) -> Tuple[np.ndarray, np.ndarray]:
     """Return the rows that each of `wanted` rows is made of (wanted, taps), and their weights in units of 2^-22: a triangle filter."""
     scale = float(np.float32(part[1] - part[0])) / wanted  # Pillow subtracts in float32
