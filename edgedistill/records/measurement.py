@@ -314,8 +314,8 @@ class Measurement(Record):
 
     `latency_ns` times the call that runs an inference; `engine_latency_ns` is the time according to the engine's own clock,
     where it has one. `throughput_per_s` is that of a single stream, `throughput` that of the best number of streams. `details`
-    are those of the accuracy of boxes, masks and pairs, `pictures` the time of whole pictures. Requests of several lengths, as of texts, are timed at their own length, and
-    `longest` is the longest of them.
+    are those of the accuracy of boxes, masks and pairs, `pictures` the time of whole pictures. Requests of several lengths,
+    as of texts, are timed at their own length, and `longest` is the longest of them.
     """
 
     schema_: Literal["edgedistill.measurement/1", "edgedistill.measurement/2"] = Field(alias="schema")
