@@ -58,11 +58,14 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_each_stage_has_figures_or_a_reason_and_nothing_is_written(folder: Path) -> None:
-    before = sorted(folder.rglob("*"))
+def test_each_stage_has_figures_or_a_reason_and_only_hashes_are_written(folder: Path) -> None:
+    before = set(folder.rglob("*"))
     found = diagnose(folder / "config.toml", (), folder / "run", find_kits(()), Reporter(quiet=True))
     assert found.errors == 0
-    assert sorted(folder.rglob("*")) == before
+    written = [path for path in set(folder.rglob("*")) - before if path.is_file()]
+    assert [path.parent for path in written] == [folder / "cache" / "hashes"]
+    kept = json.loads(written[0].read_text())
+    assert {Path(name).name for name in kept} >= {"train.npz", "test.npz"}
     stages = {one.stage: one for one in found.stages}
     assert tuple(stages) == STAGE_NAMES
     for one in found.stages:

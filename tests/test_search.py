@@ -258,8 +258,6 @@ def test_finalists_are_ranked_by_a_short_training_from_one_teacher(config, tmp_p
     assert made.exit_code == 0, made.output
     artifacts = json.loads(made.stdout)["stages"]["compile"]["artifacts"]
     sizes = {(one["target"], one["precision"]): one["size_bytes"] for one in artifacts if one["name"] == "student"}
-    for one in best[
-        "measured"
-    ]:  # untrained it was as large as it is now, but for the metadata of a run, such as the contract
-        assert one["size_bytes"] == pytest.approx(sizes[one["target"], one["precision"]], rel=0.03, abs=2_500)
+    for one in best["measured"]:  # untrained it was as large as it is now
+        assert one["size_bytes"] == pytest.approx(sizes[one["target"], one["precision"]], abs=200)
     assert len({teacher.stat().st_ino for teacher in teachers}) == 1  # taken over, not trained again

@@ -5,14 +5,15 @@ from __future__ import annotations
 from edgedistill.config.encoder import TOKENIZER
 from edgedistill.data.preprocess import FULL_SCALE
 from edgedistill.data.text import TYPES, TextSettings
-from edgedistill.export.settings import ExportSettings
+from edgedistill.export.settings import FileSettings
+from edgedistill.models.source import ModelSource
 from edgedistill.records.contract import Contract, DetectionRules, PictureRules, TextRules
 from edgedistill.records.stages import InputRecord, OnnxModel
 from edgedistill.tasks.detections import RULES
 
 
-def contract_of(settings: ExportSettings, model: OnnxModel) -> Contract:
-    """Return the contract of a model that takes the samples of the data."""
+def contract_of(settings: FileSettings, model: OnnxModel, source: ModelSource | None) -> Contract:
+    """Return the contract of a model that takes the samples of the data; `source` is where the model comes from."""
     first, task = settings.data.inputs[0], settings.task
     reason = _why_no_pictures(settings)
     output = model.output
@@ -22,13 +23,11 @@ def contract_of(settings: ExportSettings, model: OnnxModel) -> Contract:
         picture=None if reason else _picture_rules(settings, first), reason=reason, output=output,
         probabilities="scores" in settings.export.bake, threshold=model.threshold,
         detection=DetectionRules(**RULES._asdict()) if task.name == "detection" else None,
-        text=None if settings.source.text is None else _text_rules(settings, settings.source.text, model.name),
+        text=None if settings.source.text is None else _text_rules(settings, settings.source.text, source),
     )  # fmt: skip
 
 
-def _text_rules(settings: ExportSettings, text: TextSettings, name: str) -> TextRules:
-    student = settings.student.model or settings.student.teacher
-    source = settings.teacher_source if name == "teacher" else student
+def _text_rules(settings: FileSettings, text: TextSettings, source: ModelSource | None) -> TextRules:
     encoder = None if source is None else source.encoder
     names = [one.name for one in settings.data.inputs]
     return TextRules(
@@ -38,7 +37,7 @@ def _text_rules(settings: ExportSettings, text: TextSettings, name: str) -> Text
     )  # fmt: skip
 
 
-def _why_no_pictures(settings: ExportSettings) -> str | None:
+def _why_no_pictures(settings: FileSettings) -> str | None:
     """Return why a model does not take pictures from files, or None."""
     first = settings.data.inputs[0]
     if first.kind == "text":
@@ -54,7 +53,7 @@ def _why_no_pictures(settings: ExportSettings) -> str | None:
     return None
 
 
-def _picture_rules(settings: ExportSettings, first: InputRecord) -> PictureRules:
+def _picture_rules(settings: FileSettings, first: InputRecord) -> PictureRules:
     resizing, normalization = settings.source.resizing, settings.views.inputs.get(first.name)
     baked, grey = "normalize" in settings.export.bake, len(first.shape) == 2
     outside = None if baked else normalization

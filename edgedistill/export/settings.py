@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edgedistill.config.schema import ExportConfig, TargetConfig
-from edgedistill.distill.settings import LabelledSettings, learning
+from edgedistill.distill.settings import LabelledSettings, LearningSettings, learning
 from edgedistill.kits.kits import Kit
 from edgedistill.models.source import ModelSource, StudentSource, student_source, teacher_source
 from edgedistill.records.base import Record
@@ -23,16 +23,21 @@ class ExportTarget(Record):
         return frozenset({"fp32", *self.precisions})
 
 
-class ExportSettings(LabelledSettings):
-    """The settings of the export stage; `name` is the run's name, which the files' metadata contain."""
+class FileSettings(LearningSettings):
+    """The settings that decide what files say about themselves: `name` is the run's name."""
 
     name: str
+    export: ExportConfig
+
+
+class ExportSettings(FileSettings, LabelledSettings):
+    """The settings of the export stage."""
+
     teacher: TeacherRecord
     teacher_source: ModelSource
     float_student: StudentRecord
     student: StudentSource
     quantized: QuantizedRecord
-    export: ExportConfig
     targets: tuple[ExportTarget, ...]
     kits: dict[str, Kit]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +12,6 @@ from torch import Tensor, nn
 
 from edgedistill.config.encoder import TOKENIZER
 from edgedistill.data.dataset import Split
-from edgedistill.data.preprocess import FULL_SCALE
 from edgedistill.data.sources import Array, Arrays
 from edgedistill.data.views import plain_views
 from edgedistill.distill.detector_teacher import PROBED, DetectorTeacher
@@ -30,6 +28,7 @@ from edgedistill.distill.predictors import (
 from edgedistill.distill.student import score_trials
 from edgedistill.export.baked import Baking, at_their_length, examples_of, lengths_of, record_input
 from edgedistill.export.contract import contract_of
+from edgedistill.export.description import describe_file
 from edgedistill.export.forms import Variant, answers_of, in_form, variants
 from edgedistill.export.lint.report import findings_for, in_lines, require_clean
 from edgedistill.export.onnx_export import export_onnx, save_onnx
@@ -43,12 +42,12 @@ from edgedistill.graphs.read import fix_shapes, read_sound_onnx
 from edgedistill.graphs.run import ShapeError, run_onnx
 from edgedistill.graphs.signature import signature_of
 from edgedistill.models.outputs import labelled_names, main_name
+from edgedistill.models.source import ModelSource
 from edgedistill.models.teacher_view import TeacherView
 from edgedistill.quantize.calibration import example_input
 from edgedistill.quantize.stage import load_quantized
-from edgedistill.records.base import Encoding, FileRef
+from edgedistill.records.base import NO_FILE, Encoding, FileRef
 from edgedistill.records.contract import JOIN
-from edgedistill.records.contract import KEY as CONTRACT
 from edgedistill.records.stages import ExportRecord, OnnxModel, TrialScore
 from edgedistill.runtime.files import atomic_path, write_atomic
 from edgedistill.stages.stage import Workspace
@@ -58,8 +57,6 @@ PARITY_REQUESTS = 256
 RANGE_REQUESTS = 256
 TEACHER = "teacher-fp32"
 """The key of the teacher's expected outputs."""
-
-_NO_FILE = FileRef(path="", sha256="", bytes=0)
 
 
 def export_models(settings: ExportSettings, workspace: Workspace) -> ExportRecord:
@@ -144,8 +141,8 @@ class _Exporter:
                     module, examples, variant.opset, tuple(self.inputs), tuple(names.values()), self.length
                 )
             record = OnnxModel(
-                name=name, precision=variant.precision, encoding=variant.encoding, opset=variant.opset, file=_NO_FILE,
-                io=_NO_FILE, expected=key, parity=None, output=JOIN.join(names[one] for one in labelled), threshold=self.baking.threshold, parent=parent,
+                name=name, precision=variant.precision, encoding=variant.encoding, opset=variant.opset, file=NO_FILE,
+                io=NO_FILE, expected=key, parity=None, output=JOIN.join(names[one] for one in labelled), threshold=self.baking.threshold, parent=parent,
             )  # fmt: skip
             self._check_and_keep(exported[variant.opset], variant, record)
 
@@ -167,10 +164,11 @@ class _Exporter:
                 "float32_nodes": kept,
                 "warnings": warnings,
                 "signature": signature_of(model),
-                "contract": contract_of(self.settings, record),
+                "contract": contract_of(self.settings, record, self._source_of(record.name)),
             }
         )
-        annotate(model, _metadata(self.settings, record))
+        lineage = self.settings.teacher.lineage if record.name == "student" else {}
+        annotate(model, describe_file(self.settings, record, lineage | {record.name: record.parent}))
         save_onnx(model, path)
         file = self.workspace.describe(path)
         self.workspace.report.info(
@@ -180,6 +178,10 @@ class _Exporter:
         )
         self._show(path.name, warnings)
         self.models.append(record.model_copy(update={"file": file}))
+
+    def _source_of(self, name: str) -> ModelSource | None:
+        student = self.settings.student
+        return self.settings.teacher_source if name == "teacher" else student.model or student.teacher
 
     def _agreement(self, got: Array, expected: Array) -> float:
         """Return the agreement of the labelled outputs (N, ...) of two forms of a model."""
@@ -256,37 +258,3 @@ class _Exporter:
 def _seen_by(view: TeacherView, feed: OnnxInputFeed) -> Callable[[Tensor], Array]:
     """Return the function from a batch of the student's input to the teacher's, in the layout of the file."""
     return lambda x: feed.arrange(view.inputs({feed.input: x})[feed.input] if view.converts_inputs else x)
-
-
-def _metadata(settings: ExportSettings, model: OnnxModel) -> dict[str, str]:
-    data, views = settings.data, settings.views
-    baking = Baking(data, views, settings.export.bake)
-    lineage = {"data": data.fingerprint}
-    if model.name == "student":
-        lineage |= settings.teacher.lineage
-    described = [_preprocessing(settings, number, baked=baking.normalizes) for number in range(len(data.inputs))]
-    return {
-        "edgedistill.name": f"{settings.name}/{model.name}-{model.precision}",
-        "edgedistill.encoding": model.encoding or "float",
-        "edgedistill.labels": json.dumps(data.classes),
-        "edgedistill.preprocessing": json.dumps(described[0] if len(described) == 1 else described),
-        "edgedistill.output": "scores" if baking.scores else "logits",
-        "edgedistill.float32_nodes": json.dumps(model.float32_nodes),
-        "edgedistill.lineage": json.dumps(lineage | {model.name: model.parent}),
-        **({} if model.contract is None else {CONTRACT: model.contract.model_dump_json(by_alias=True)}),
-    }
-
-
-def _preprocessing(settings: ExportSettings, number: int, *, baked: bool) -> dict[str, object]:
-    """Describe the preprocessing of an input outside the file."""
-    one, views = settings.data.inputs[number], settings.views
-    normalization = views.inputs.get(one.name)
-    named = {"name": one.name} if len(settings.data.inputs) > 1 else {}
-    return named | {
-        "kind": one.kind, "dtype": one.dtype, "shape": list(one.shape),
-        "layout": "as the data" if baked else "channels first",
-        "divide_by": 1 if baked else FULL_SCALE.get(one.dtype, 1),
-        "mel": None if baked or views.mel is None else views.mel.model_dump(),
-        "mean": None if baked or normalization is None else normalization.mean,
-        "std": None if baked or normalization is None else normalization.std,
-    }  # fmt: skip

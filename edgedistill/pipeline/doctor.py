@@ -70,6 +70,7 @@ def diagnose(
             stages = estimate(with_data(sources), steps, loading_s, advance)
         else:
             stages = not_estimated(steps, BROKEN)
+    run.save_hashes()
     return Diagnosis(
         config=path, run_folder=run.folder, findings=examined.findings, stages=stages,
         seconds=round(time.monotonic() - start, 3),

@@ -113,7 +113,9 @@ class Pipeline:
     def dry_run(self, plan: Plan) -> list[Step]:
         """Return for each stage whether it is cached or would run."""
         done = self._take_finished(plan)
-        return [self._step(plan, place, done) for place in range(len(plan.stages))]
+        steps = [self._step(plan, place, done) for place in range(len(plan.stages))]
+        self.run.save_hashes()
+        return steps
 
     def _step(self, plan: Plan, place: int, done: int) -> Step:
         """Describe the stage at `place` when `done` stages are finished."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
@@ -58,6 +58,10 @@ class FileRef(Record):
     path: str
     sha256: str
     bytes: int
+
+
+NO_FILE: Final = FileRef(path="", sha256="", bytes=0)
+"""A file that is not written yet."""
 
 
 def explain_validation(error: ValidationError, origin: Path) -> str:

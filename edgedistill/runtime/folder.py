@@ -24,6 +24,7 @@ from edgedistill.records.stages import (
     StudentRecord,
     TeacherRecord,
 )
+from edgedistill.runtime.caches import caches_folder
 from edgedistill.runtime.files import hash_of, sha256_of, write_json
 
 R = TypeVar("R", bound=Record)
@@ -32,12 +33,14 @@ SCHEMA, FIRST_SCHEMA = "edgedistill.run/2", "edgedistill.run/1"
 
 
 class Run:
-    """A run folder; `manifest.json` holds for each finished stage its key, record, configuration, versions and seconds."""
+    """A run folder; `manifest.json` holds for each finished stage its key, record, configuration, versions and seconds.
+
+    The hashes of files, also of the data, are in the cache folder, so that what only examines a run can keep them.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._manifest: dict[str, Any] = {"schema": SCHEMA, "name": folder.name, "stages": {}}
-        self._hashes: dict[str, list[Any]] = {}
         self._has_new_hashes = False
         path = folder / "manifest.json"
         if path.exists():
@@ -48,12 +51,11 @@ class Run:
             if not isinstance(manifest, dict) or manifest.get("schema") not in (SCHEMA, FIRST_SCHEMA):
                 raise ConfigError(f"{path}: is not a {SCHEMA} manifest; use another --run-dir")
             self._manifest = _upgraded(manifest) if manifest["schema"] == FIRST_SCHEMA else manifest
-        if self._memo.exists():
-            self._hashes = json.loads(self._memo.read_text(encoding="utf-8"))
+        self._hashes = _read_hashes(self._memo)
 
     @property
     def _memo(self) -> Path:
-        return self.folder / ".hashes.json"  # beside the manifest, since it holds paths of this machine
+        return caches_folder("hashes") / f"{hash_of(str(self.folder.resolve()))}.json"
 
     @property
     def stages(self) -> dict[str, Any]:
@@ -100,6 +102,10 @@ class Run:
     def save(self) -> None:
         """Write the manifest."""
         write_json(self.folder / "manifest.json", self._manifest)
+        self.save_hashes()
+
+    def save_hashes(self) -> None:
+        """Write the hashes of files that were hashed, so that they are not hashed again while they do not change."""
         if self._has_new_hashes:
             write_json(self._memo, self._hashes)
             self._has_new_hashes = False
@@ -120,6 +126,15 @@ class Run:
     def _intact(self, ref: FileRef) -> bool:
         path = self.path(ref)
         return path.is_file() and path.stat().st_size == ref.bytes and self.file_hash(path) == ref.sha256
+
+
+def _read_hashes(path: Path) -> dict[str, list[Any]]:
+    """Return size, modification time, inode and hash by path; empty if there is no such file, or a damaged one."""
+    try:
+        hashes = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return hashes if isinstance(hashes, dict) else {}
 
 
 def _upgraded(manifest: dict[str, Any]) -> dict[str, Any]:

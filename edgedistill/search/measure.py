@@ -22,12 +22,19 @@ from edgedistill.distill.loading import build_student
 from edgedistill.distill.predictors import spatial_size
 from edgedistill.distill.student import check_student
 from edgedistill.export.baked import Baking, examples_of
+from edgedistill.export.contract import contract_of
+from edgedistill.export.description import describe_file
 from edgedistill.export.forms import Variant, in_form
 from edgedistill.export.onnx_export import export_onnx, save_onnx
+from edgedistill.graphs.metadata import annotate
 from edgedistill.kits.kits import Form
 from edgedistill.models.outputs import labelled_names, run
+from edgedistill.models.source import StudentSource
 from edgedistill.quantize.prepare import calibrate, prepare
+from edgedistill.records.base import NO_FILE
+from edgedistill.records.contract import JOIN
 from edgedistill.records.measurement import Measurement
+from edgedistill.records.stages import OnnxModel
 from edgedistill.runtime.progress import Reporter
 from edgedistill.search.records import Candidate, SearchOptions, TargetResult
 from edgedistill.search.settings import SearchSettings
@@ -61,7 +68,9 @@ class StudentBench:
         calibrate(prepared, [inputs])
         forms = {"fp32": model, "fp16": model, "int8": prepared}
         folder = self.folder / folder_name(title)
-        measured = tuple(one for target in settings.targets for one in self._on_target(_Forms(forms, target, folder)))
+        measured = tuple(
+            one for target in settings.targets for one in self._on_target(_Forms(forms, source, target, folder))
+        )
         candidate = Candidate(name=title, student=plan, parameters=parameters, measured=measured)
         shown = ", ".join(_shown(candidate.best_on(target.name)) for target in settings.targets)
         self.report.log_step(f"search: {title}: {shown}")
@@ -82,7 +91,7 @@ class StudentBench:
         for precision in target.precisions:
             place = forms.folder / f"{target.name}-{precision}"
             place.mkdir(parents=True, exist_ok=True)
-            save_onnx(self._exported(forms.models[precision], precision, form), place / "student.onnx")
+            save_onnx(self._exported(forms, precision, form), place / "student.onnx")
             ready = prepare_onnx(place / "student.onnx", place / "onnx", {})
             models.append(ready.model_copy(update={"precision": precision}))
         measured = bench_on_kits(models, [kit], bench_options, forms.folder / target.name, self.report.debug)
@@ -94,11 +103,11 @@ class StudentBench:
             else:
                 yield check_limits(limits, found, result)
 
-    def _exported(self, model: nn.Module, precision: str, form: Form) -> onnx.ModelProto:
+    def _exported(self, forms: _Forms, precision: str, form: Form) -> onnx.ModelProto:
         requests = self.baking.inputs(self.settings.dataset().val.first(CALIBRATION))
         batch = plain_views(self.settings.dataset().val.first(1), self.settings.data, self.settings.views)
         first = np.zeros(1, np.int64)
-        whole = self.settings.task.exported(model, spatial_size(batch))
+        whole = self.settings.task.exported(forms.models[precision], spatial_size(batch))
         with torch.no_grad():
             outputs = run(whole, batch.batch(first, first))
         wanted = self.settings.task.exported_output or self.settings.data.output
@@ -107,13 +116,29 @@ class StudentBench:
         module = self.baking.module(whole, names, labelled[0]).eval()
         written = export_onnx(module, examples_of(requests), opset, tuple(requests), tuple(names.values()))
         variant = Variant(precision, form.encoding if precision == "int8" else None, opset)
-        return in_form(written, variant, requests)[0]
+        formed, kept = in_form(written, variant, requests)
+        record = OnnxModel(
+            name="student", precision=precision, encoding=variant.encoding, opset=opset, file=NO_FILE, io=NO_FILE, expected=None,
+            parity=None, float32_nodes=kept, output=JOIN.join(names[one] for one in labelled), threshold=self.baking.threshold, parent="",
+        )  # fmt: skip
+        record = record.model_copy(
+            update={"contract": contract_of(self.settings, record, forms.source.model or forms.source.teacher)}
+        )
+        annotate(formed, describe_file(self.settings, record, self._lineage))
+        return formed
+
+    @property
+    def _lineage(self) -> dict[str, str]:
+        """Hashes in place of those of the teachers and the student, which are not made yet, so that a file has its final size."""
+        others = (f"teacher{number}" for number in range(2, self.settings.teachers + 1))
+        return dict.fromkeys(("teacher", *others, "student"), self.settings.data.fingerprint)
 
 
 class _Forms(NamedTuple):
-    """A student in each precision, the target to measure it on, and the folder for its files."""
+    """A student in each precision and its source, the target to measure it on, and the folder for its files."""
 
     models: Mapping[str, nn.Module]
+    source: StudentSource
     target: TargetConfig
     folder: Path
 

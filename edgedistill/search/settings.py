@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from edgedistill.config.model_spec import parse_model_spec
-from edgedistill.config.schema import ExportConfig, QuantizeConfig, TargetConfig
+from edgedistill.config.schema import QuantizeConfig, TargetConfig
 from edgedistill.config.training import StudentConfig
-from edgedistill.distill.settings import LearningSettings, learning
+from edgedistill.distill.settings import learning
 from edgedistill.errors import ConfigError
+from edgedistill.export.settings import FileSettings
 from edgedistill.kits.kits import Kit
 from edgedistill.models.source import ModelSource, StudentSource, teacher_source
 from edgedistill.runtime.user_code import code_ref
@@ -19,13 +20,13 @@ PRUNE = "prune"
 """The family of students that are the pruned teacher."""
 
 
-class SearchSettings(LearningSettings):
-    """The settings of a search; `own` is the student of the configuration, `folder` the folder of user code."""
+class SearchSettings(FileSettings):
+    """The settings of a search; `own` is the student of the configuration, `teachers` their number, `folder` that of user code."""
 
     own: StudentConfig
     teacher: ModelSource
+    teachers: int
     quantize: QuantizeConfig
-    export: ExportConfig
     targets: tuple[TargetConfig, ...]
     kits: dict[str, Kit]
     folder: Path
@@ -59,7 +60,7 @@ def declare_search(sources: Sources) -> SearchSettings:
     config, kits = sources.config, sources.kits
     return SearchSettings(
         **learning(sources), own=config.student, teacher=teacher_source(config, 0, sources.hash_file),
-        quantize=config.quantize, export=config.export, targets=config.target, kits=_kits(config.target, kits),
+        name=config.name, teachers=len(config.teachers), quantize=config.quantize, export=config.export, targets=config.target, kits=_kits(config.target, kits),
         folder=config.folder,
     )  # fmt: skip
 

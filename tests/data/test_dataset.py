@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import numpy as np
@@ -169,3 +170,15 @@ def test_the_fingerprint_follows_content_not_time(folder: Path) -> None:
     write(folder, "train.npz", np.zeros((60, 6, 5, 3), np.uint8), np.arange(60) % 3)
     assert fingerprint_data(data_config(folder)) != first
     assert fingerprint_data(data_config(folder, val_fraction=0.3)) != fingerprint_data(data_config(folder))
+
+
+def test_a_file_is_not_hashed_again_by_the_next_command(folder: Path) -> None:
+    path = folder / "large.bin"
+    path.write_bytes(b"abc")
+    run, status = Run(folder / "run"), path.stat()
+    first = run.file_hash(path)
+    run.save_hashes()
+    path.write_bytes(b"xyz")  # which nothing but reading the file shows
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert Run(folder / "run").file_hash(path) == first
+    assert Run(folder / "another").file_hash(path) != first
