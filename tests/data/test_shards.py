@@ -1,6 +1,7 @@
 """Shards of pictures are read where they lie, with the labels that folders would give, and nothing in them leads elsewhere."""
 
 import json
+import sys
 import tarfile
 from io import BytesIO
 from pathlib import Path
@@ -180,3 +181,10 @@ def test_init_finds_shards_and_their_splits(tmp_path: Path) -> None:
     }  # fmt: skip
     assert found.keys["mean"] == pytest.approx(PIXELS.mean((0, 1, 2)) / 255, abs=1e-3)
     assert find_shard_splits(tmp_path / "data" / "test-000001.tar") == {"train": tmp_path / "data" / "test-000001.tar"}
+
+
+def test_parquet_without_pyarrow_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.parquet").write_bytes(b"PAR1")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ConfigError, match=r"needs the package pyarrow; run: pip install 'edgedistill\[parquet\]'"):
+        load_source("a.parquet", tmp_path)
