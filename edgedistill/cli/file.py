@@ -90,8 +90,9 @@ detector_options = options(
 @form_options
 @option("--skip", multiple=True, metavar="NODE", help="A layer to leave in float. Repeatable.",
         only=key("quantize.skip", "[...]"))  # fmt: skip
-@option("--activations", type=click.Choice(["auto", "signed", "unsigned"]),
-        help="unsigned: finer steps after a ReLU; not for TensorRT.  [default: auto, unsigned where every target takes it]",
+@option("--activations", type=click.Choice(["auto", "signed", "unsigned", "dynamic"]),
+        help="unsigned: finer steps after a ReLU; not for TensorRT. dynamic: dense layers find the range of their input in each inference; only for "
+        "an ONNX file, for ort.  [default: auto, unsigned where every target takes it]",
         only=key("quantize.activations"))  # fmt: skip
 @option("--weights", type=click.Choice(["auto", "full", "narrow"]),
         help="narrow: no sum overflows on x86 without VNNI.  [default: auto, narrow if this machine needs it]",

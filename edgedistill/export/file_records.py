@@ -26,8 +26,8 @@ class FileOptions(Record):
     """The options of a command on an ONNX file: the model, real inputs, kits, the architecture, and the output path.
 
     `test` has samples that measure errors, instead of those in `data`. `force` writes an int8 file even if a channel of an output is lost.
-    `activations` and `weights` are the integers of an int8 file; "auto" chooses them for the kits. No int8 file
-    is written in which a class certainly loses more than `max_class_drop` points of accuracy. `detector` says how a detector's
+    `activations` and `weights` are the integers of an int8 file; "auto" chooses them for the kits. With "dynamic" activations, dense
+    layers choose the scale of their input in each inference, and the others have what "auto" chooses. No int8 file is written in which a class certainly loses more than `max_class_drop` points of accuracy. `detector` says how a detector's
     outputs are read.
     """
 
@@ -39,7 +39,7 @@ class FileOptions(Record):
     shapes: Shapes
     output: Path | None = None
     force: bool = False
-    activations: Literal["auto"] | Activations = "auto"
+    activations: Literal["auto", "dynamic"] | Activations = "auto"
     weights: Literal["auto"] | Weights = "auto"
     max_class_drop: float | None = None
     detector: DetectorOptions | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import onnx
 
 from edgedistill.data.checks import check_varied
+from edgedistill.errors import ConfigError
 from edgedistill.export.file_forms import (
     PER_CHANNEL_OPSET,
     choose_integers,
@@ -16,6 +17,7 @@ from edgedistill.export.file_forms import (
 from edgedistill.export.file_records import FileOptions, FileResult
 from edgedistill.export.original import CALIBRATION, Original, answers_for, count
 from edgedistill.graphs.canonical import canonical
+from edgedistill.graphs.dynamic import with_dynamic_inputs
 from edgedistill.graphs.encodings import activations_of
 from edgedistill.graphs.opset import opset_of
 from edgedistill.quantize.onnx_file import quantize_onnx
@@ -63,6 +65,13 @@ def quantize_file(
         original.choices += (f"outlier channels of {moved} normalisations are moved into the weights behind them",)
     with original.report.track("samples for calibration", count(few)) as advance:
         canonical_int8, layers = quantize_onnx(source, few, skip, ranges, scheme, advance)
+    if order.activations == "dynamic":
+        canonical_int8, count_of_dynamic = with_dynamic_inputs(canonical_int8)
+        if not count_of_dynamic:
+            raise ConfigError(
+                f"{order.model}: no dense layer is in int8, so none has dynamic activations; leave out --activations dynamic"
+            )
+        original.choices += (f"{count_of_dynamic} dense layers choose the scale of their input in each inference",)
     variants = variants_of(original.order, "int8", opset_of(canonical_int8), activations_of(canonical_int8))
     made = original.convert(canonical_int8, variants)
     sensitivity = _sensitivity(original, source, layers, scheme) if ranking else {}

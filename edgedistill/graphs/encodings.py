@@ -104,7 +104,7 @@ def activations_of(model: onnx.ModelProto) -> Activations:
 
 def _require_canonical(graph: onnx.GraphProto) -> None:
     index = Index.of(graph)
-    if all(node.op_type != "QuantizeLinear" for node in graph.node):
+    if all(node.op_type not in {"QuantizeLinear", "MatMulInteger"} for node in graph.node):
         raise ConfigError("the model has no QuantizeLinear: an encoding is chosen for int8 models only")
     for node in graph.node:
         if node.op_type not in {"QuantizeLinear", "DequantizeLinear"}:

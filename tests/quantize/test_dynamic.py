@@ -1,0 +1,108 @@
+"""Dynamic activations: dense layers in integers, with a scale that each inference finds."""
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner
+from onnxruntime.quantization import QuantType, quantize_dynamic
+
+from edgedistill.cli.main import cli
+from edgedistill.export.lint.report import lint
+from edgedistill.export.onnx_export import serialized
+from edgedistill.graphs.dynamic import with_dynamic_inputs
+from edgedistill.graphs.encodings import encode
+from edgedistill.graphs.index import name_nodes
+from edgedistill.graphs.run import run_onnx
+from edgedistill.quantize.onnx_file import quantize_onnx
+from tests.support.kernels import kernels_of
+from tests.support.small_onnx import requests_for, text_model
+
+RNG = np.random.default_rng(0)
+BODY = (
+    "(float[1, 16, 32] x) => (float[1, 16, 8] y) { h = MatMul(x, w) a = Add(h, b) g = Sigmoid(a) s = Mul(a, g)"
+    " l = LayerNormalization(s, n, b) k = MatMul(l, v) y = Add(k, c) }"
+)
+
+
+def model() -> onnx.ModelProto:
+    shapes = {"w": (32, 64), "b": (64,), "n": (64,), "v": (64, 8), "c": (8,)}
+    made = text_model(
+        BODY, 17, **{name: RNG.normal(0, 0.3, shape).astype(np.float32) for name, shape in shapes.items()}
+    )
+    name_nodes(made.graph)
+    return made
+
+
+def error(candidate: bytes, wanted: np.ndarray, requests: dict[str, np.ndarray]) -> float:
+    (got,) = run_onnx(candidate, requests).values()
+    return float(((got - wanted) ** 2).mean() / wanted.var())
+
+
+def test_dense_layers_run_as_one_integer_kernel_and_are_as_exact_as_those_of_onnx_runtime(tmp_path):
+    source = model()
+    calibration, requests = requests_for(source, 8), requests_for(source, 8, size=4.0, seed=1)
+    (wanted,) = run_onnx(serialized(source), requests).values()
+    static, _ = quantize_onnx(source, calibration)
+    dynamic, layers = with_dynamic_inputs(static)
+    assert layers == 2
+    made = encode(dynamic, "u8-i32")
+    onnx.checker.check_model(made, full_check=True)
+    kinds = {node.op_type for node in made.graph.node}
+    assert kinds.isdisjoint({"QuantizeLinear", "DequantizeLinear", "Gemm", "MatMul"})
+    onnx.save(source, str(tmp_path / "float.onnx"))
+    quantize_dynamic(tmp_path / "float.onnx", tmp_path / "peer.onnx", per_channel=True, weight_type=QuantType.QInt8)
+    peer = error((tmp_path / "peer.onnx").read_bytes(), wanted, requests)
+    assert error(serialized(made), wanted, requests) <= 1.01 * peer
+    # The inputs are four times as large as those of the calibration: static ranges clip them.
+    assert error(serialized(encode(static, "u8-i32")), wanted, requests) > 4 * peer
+    fused = kernels_of(made, tmp_path)
+    assert fused["DynamicQuantizeMatMul"] + fused["MatMulIntegerToFloat"] == layers
+
+
+def test_convolutions_keep_their_static_scales():
+    stored = {"w": RNG.normal(0, 0.3, (4, 3, 3, 3)), "v": RNG.normal(0, 0.3, (16, 5))}
+    graph = "(float[1, 3, 4, 4] x) => (float[1, 5] y) { c = Conv<pads=[0,0,0,0]>(x, w) r = Relu(c) f = Flatten(r) y = MatMul(f, v) }"
+    source = text_model(graph, 17, **{name: value.astype(np.float32) for name, value in stored.items()})
+    name_nodes(source.graph)
+    requests = requests_for(source, 16)
+    made, layers = with_dynamic_inputs(quantize_onnx(source, requests)[0])
+    assert layers == 1
+    assert [node.op_type for node in made.graph.node].count("QuantizeLinear") >= 1
+    encoded = encode(made, "u8-i32")
+    assert [finding.rule for finding in lint(encoded).findings if finding.severity == "error"] == []
+    assert error(serialized(encoded), run_onnx(serialized(source), requests)["y"], requests) < 0.01
+
+
+@pytest.fixture
+def files(tmp_path):
+    source = model()
+    onnx.save(source, str(tmp_path / "m.onnx"))
+    np.savez(tmp_path / "data.npz", x=requests_for(source, 16)["x"])
+    return tmp_path
+
+
+def test_the_command_writes_them_for_onnx_runtime_and_refuses_tensorrt(files):
+    def quantize(kit):
+        words = [
+            "quantize",
+            "m.onnx",
+            "--data",
+            "data.npz",
+            "--target",
+            kit,
+            "--activations",
+            "dynamic",
+            "--no-ranking",
+            "-o",
+            f"{kit}.onnx",
+        ]
+        return CliRunner().invoke(
+            cli, [str(files / word) if word.endswith((".onnx", ".npz")) else word for word in words]
+        )
+
+    done = quantize("ort")
+    assert done.exit_code == 0, done.output + str(done.exception)
+    assert "2 dense layers choose the scale of their input in each inference" in done.output
+    done = quantize("tensorrt")
+    assert "DynamicQuantizeLinear is not supported" in str(done.exception)
+    assert not (files / "tensorrt.onnx").exists()
