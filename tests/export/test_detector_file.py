@@ -105,7 +105,7 @@ def test_a_device_reads_the_decoder_beside_the_pictures(finder: Path, tmp_path: 
 
 @pytest.mark.slow
 def test_both_commands_on_files(finder: Path) -> None:
-    pictures = ("--data", "data", "--view", "std=0.00392156862745098")
+    pictures = ("--data", "data/boxes.json", "--view", "std=0.00392156862745098")
     done = edgedistill("quantize", finder.name, *pictures, "--json", cwd=finder.parent)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["files"][0]["detection"]["ap"] == 1.0
