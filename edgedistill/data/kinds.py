@@ -14,6 +14,8 @@ from edgedistill.records.stages import InputRecord, KindName
 Array = npt.NDArray[Any]
 
 
+FULL_SCALE: Final = {"uint8": 255.0, "int16": 32768.0}
+"""The divisor of raw values by type: images are then in [0, 1], waveforms in [-1, 1); other types are not divided."""
 LARGEST_TOKEN: Final = 9_999_999
 
 

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from edgedistill.config.schema import ResizeRule
 from edgedistill.data.geometry import Resizing
-from edgedistill.data.preprocess import FULL_SCALE
+from edgedistill.data.kinds import FULL_SCALE
 from edgedistill.data.reading import Reading
 from edgedistill.data.requests import Samples
 from edgedistill.data.sources import SINGLE, load_source

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from edgedistill.config.schema import MelConfig
-from edgedistill.data.kinds import kind_of
+from edgedistill.data.kinds import FULL_SCALE, kind_of
 from edgedistill.data.mel import LogMel
 from edgedistill.data.settings import Normalization, ViewSettings
 from edgedistill.records.stages import DataRecord, InputRecord
-
-FULL_SCALE: Final = {"uint8": 255.0, "int16": 32768.0}
-"""The divisor of raw values by type: images are then in [0, 1], waveforms in [-1, 1); other types are not divided."""
 
 
 class Preprocess(nn.Module):

@@ -15,8 +15,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from edgedistill.data.dataset import Split
-from edgedistill.data.kinds import kind_of
-from edgedistill.data.preprocess import FULL_SCALE
+from edgedistill.data.kinds import FULL_SCALE, kind_of
 from edgedistill.data.sources import Array
 from edgedistill.distill.predictors import Predict, scorer_of
 from edgedistill.distill.settings import LearningSettings

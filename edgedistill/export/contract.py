@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edgedistill.config.encoder import TOKENIZER
-from edgedistill.data.preprocess import FULL_SCALE
+from edgedistill.data.kinds import FULL_SCALE
 from edgedistill.data.text import TYPES, TextSettings
 from edgedistill.export.settings import FileSettings
 from edgedistill.models.source import ModelSource

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from edgedistill.data.preprocess import FULL_SCALE
+from edgedistill.data.kinds import FULL_SCALE
 from edgedistill.export.baked import Baking
 from edgedistill.export.settings import FileSettings
 from edgedistill.records.contract import KEY as CONTRACT

@@ -19,11 +19,12 @@ from tests.support.small_onnx import text_model
 
 ONNX, CONFIG = "net.onnx", "demo.toml"
 UNREAD = {
-    "quantize": {ONNX: {"--set", "--skip-bad", "--from", "--run-dir", "--arch"},
-                 CONFIG: {"--data", "--target", "--arch", "--shape", "-o", "--skip", "--activations", "--weights", "--max-class-drop", "--no-ranking", "--test", "--force"}},
+    "quantize": {ONNX: {"--set", "--skip-bad", "--from", "--run-dir", "--arch", "--decode", "--classes", "--view"},
+                 CONFIG: {"--decode", "--classes", "--view", "--data", "--target", "--arch", "--shape", "-o", "--skip", "--activations", "--weights", "--max-class-drop", "--no-ranking", "--test", "--force"}},
     "export": {ONNX: {"--set", "--skip-bad", "--from", "--run-dir", "--arch"},
                CONFIG: {"--data", "--target", "--arch", "--shape", "-o", "--precision"}},
-    "bench": {ONNX: {"--set", "--skip-bad", "--from"}, CONFIG: {"--target", "--device", "--shape", "--threads"}},
+    "bench": {ONNX: {"--set", "--skip-bad", "--from", "--decode", "--classes", "--view"},
+              CONFIG: {"--data", "--decode", "--classes", "--view", "--target", "--device", "--shape", "--threads"}},
     "lint": {ONNX: {"--arch", "-o"}},
     "init": {"folder": {"--test", "--target", "--device", "--p95-ms", "--size-bytes", "--accuracy", "--epochs", "--skip-bad", "--name", "--kind", "--task"}},
     "compare": {"run": {"--junit", "--processes", "--seconds"}},

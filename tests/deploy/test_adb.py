@@ -150,7 +150,7 @@ def test_a_phone_is_measured(phone, runner, models, tmp_path):
     assert float32.accuracy.value == 1.0
     assert float32.latency_ns.n == sum(process.n_clean for process in float32.processes)
     assert len(float32.processes) == 2
-    assert all(process.bursts >= 4 and process.lead_n >= process.bursts for process in float32.processes)
+    assert all(process.bursts >= 1 and process.lead_n >= process.bursts for process in float32.processes)
     assert float32.duet.id == int8.duet.id
     assert float32.duet.caches == "warm"
     (ratios,) = float32.duet.ratios.values()
