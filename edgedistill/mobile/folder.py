@@ -235,7 +235,7 @@ def _without_paths(text: str) -> Iterator[str]:
 
 
 def _preprocessing(run: Run, one: InputRecord) -> Preprocessing:
-    from edgedistill.data.preprocess import FULL_SCALE
+    from edgedistill.data.kinds import FULL_SCALE
 
     settings = read_settings(run, ExportRecord)
     views = settings["views"]
