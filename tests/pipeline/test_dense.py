@@ -32,19 +32,19 @@ augment = ["flip"]
 [teacher]
 model = "zoo:{model}"
 width = 0.5
-epochs = 4
+epochs = 15
 optimizer = "adamw"
 lr = 0.003
-batch_size = 8
+batch_size = 4
 engine = "torch"
 [student]
 model = "zoo:{model}"
 width = 0.25
 [distill]
-epochs = 6
+epochs = 12
 optimizer = "adamw"
 lr = 0.003
-batch_size = 8
+batch_size = 4
 views = 1
 control = true
 [quantize]
@@ -107,7 +107,7 @@ def test_every_engine_is_scored_and_agrees_with_torch(made: tuple[str, Path]) ->
     assert len(found) == 6
     for one in found:
         assert one["accuracy"]["metric"] == KINDS[task][2]
-        assert 0 <= one["accuracy"]["value"] <= 1
+        assert 0.02 < one["accuracy"]["value"] <= 1
         assert one["accuracy"]["n"] == 8
         assert one["parity"]["agreement"] is None or one["parity"]["agreement"] > 0.98
         assert one["latency_ns"]["p50"] > 0
@@ -115,8 +115,7 @@ def test_every_engine_is_scored_and_agrees_with_torch(made: tuple[str, Path]) ->
         assert one["pictures"]["total_ns"] > one["pictures"]["preprocess_ns"] > 0
         assert all(70 <= width < 130 for width, _ in one["pictures"]["sizes"])
     report = (folder / "made" / "report.html").read_text()
-    assert "Answers on the test set" in report
-    assert report.count("Test sample") == report.count('<figure class="sample">')  # none if all models answer alike
+    assert report.count("Test sample") == report.count('<figure class="sample">') > 0
     assert "A whole picture" in report
     assert ("Precision and recall" in report) == (task == "detection")
 
