@@ -264,10 +264,10 @@ def describe_class(lost: ClassDrop) -> str:
 
 
 def describe_operating_point(change: OperatingChange) -> str:
-    """Describe an operating point: "best F1 at a score of 0.41, of student fp32 at 0.44, where recall is 2.1 points lower [0.8, 3.5]"."""
+    """Describe an operating point: "best F1 at a score of 0.41 (student fp32: 0.44); at 0.44, recall is 2.1 points lower [0.8, 3.5]"."""
     before, after = change.thresholds
     moved = _change(change.points, change.ci95_points)
-    return f"best F1 at a score of {after:.2f}, of {change.reference} at {before:.2f}, where recall is {moved}"
+    return f"best F1 at a score of {after:.2f} ({change.reference}: {before:.2f}); at {before:.2f}, recall is {moved}"
 
 
 def _change(points: float, interval: tuple[float, float]) -> str:

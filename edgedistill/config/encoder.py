@@ -52,8 +52,8 @@ def read_encoder_config(folder: Path) -> EncoderConfig:
     kind = table.get("model_type")
     if kind not in NAMES:
         raise ConfigError(
-            f"model 'hf:{folder.name}': {CONFIG} has model_type '{kind}'; edgedistill builds {' and '.join(NAMES)}; for another "
-            "encoder, name a function of your own: package.module:function"
+            f"model 'hf:{folder.name}': {CONFIG} has model_type '{kind}'; edgedistill supports {' and '.join(NAMES)}; for another "
+            "encoder, name a function that builds it: package.module:function"
         )
     names = NAMES[kind] | {"vocabulary": "vocab_size", "positions": "max_position_embeddings"}
     if missing := [name for name in names.values() if name not in table]:
@@ -71,9 +71,9 @@ def _require_plain(folder: Path, table: dict[str, Any], activation: str) -> None
     """Raise ConfigError for variants of the architecture that would give other outputs."""
     position = table.get("position_embedding_type", "absolute")
     if activation != "gelu":
-        raise ConfigError(f"model 'hf:{folder.name}': the activation '{activation}' is not built; only 'gelu' is")
+        raise ConfigError(f"model 'hf:{folder.name}': the activation '{activation}' is not supported; only 'gelu' is")
     if position != "absolute":
-        raise ConfigError(f"model 'hf:{folder.name}': positions are '{position}'; only 'absolute' ones are built")
+        raise ConfigError(f"model 'hf:{folder.name}': positions are '{position}'; only 'absolute' ones are supported")
 
 
 def _pooling(folder: Path) -> Pooling | None:
@@ -85,7 +85,7 @@ def _pooling(folder: Path) -> Pooling | None:
     known: dict[str, Pooling] = {"mean_tokens": "mean", "cls_token": "cls"}
     if len(modes) != 1 or modes[0] not in known:
         raise ConfigError(
-            f"model 'hf:{folder.name}': 1_Pooling/{CONFIG} asks for {' and '.join(modes) or 'no pooling'}; mean and cls are built"
+            f"model 'hf:{folder.name}': 1_Pooling/{CONFIG} asks for {' and '.join(modes) or 'no pooling'}; mean and cls are supported"
         )
     return known[modes[0]]
 

@@ -23,7 +23,10 @@ PER_CHANNEL_OPSET = 13
 def choose_integers(order: FileOptions) -> Choice:
     """Return the integers of an int8 file for the kits of an order, and the reasons."""
     sites = [Site(kit, order.arch or usual_arch(kit)) for kit in order.kits]
-    return choose_scheme("auto" if order.activations == "dynamic" else order.activations, order.weights, sites)
+    if order.activations != "dynamic":
+        return choose_scheme(order.activations, order.weights, sites)
+    choice = choose_scheme("auto", order.weights, sites)
+    return Choice(choice.scheme, f"dynamic inputs of dense layers (as set); other layers: {choice.reason}")
 
 
 def require_calibration(order: FileOptions) -> None:

@@ -183,7 +183,7 @@ class FileResult(Record):
 
 
 def _detection_lines(one: DetectionScores, original: DetectionScores | None) -> Iterator[str]:
-    """Yield what became of the original model's detections."""
+    """Yield lines that compare a file's detections with those of the original model: AP and threshold, and how many agree."""
     if one.ap is not None and original is not None and original.ap is not None:
         moved = (one.threshold or 0) - (original.threshold or 0)
         yield f"  {_boxes(one)}: AP {100 * (one.ap - original.ap):+.2f} points, threshold {moved:+.3f}"

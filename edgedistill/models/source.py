@@ -123,7 +123,7 @@ def _source(plan: TeacherConfig | StudentConfig, config: Config, hash_file: Hash
 
 
 def _encoder(spec: ModelSpec, pooling: Pooling | None, folder: Path, hash_file: HashFile) -> EncoderFolder:
-    """Declare a Hugging Face folder; raises ConfigError for a missing file, or sizes of an encoder that is not built."""
+    """Declare a Hugging Face folder; raises ConfigError for a missing file, or sizes of an encoder that is not supported."""
     config = read_encoder_config(folder)
     weights = _file(folder / WEIGHTS, f"{spec}/{WEIGHTS}", "model", hash_file)
     usual: Pooling = "pooler" if config.classifies else config.pooling or "mean"

@@ -128,8 +128,8 @@ def test_kept_layers_are_spread_from_the_first_to_the_last(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"model_type": "gpt2"}, r"model_type 'gpt2'; edgedistill builds bert and distilbert"),
-        ({"hidden_act": "relu"}, r"the activation 'relu' is not built"),
+        ({"model_type": "gpt2"}, r"model_type 'gpt2'; edgedistill supports bert and distilbert"),
+        ({"hidden_act": "relu"}, r"the activation 'relu' is not supported"),
         ({"position_embedding_type": "relative_key"}, r"positions are 'relative_key'"),
         ({"vocab_size": None}, r"config\.json has no 'vocab_size'"),
     ],

@@ -103,6 +103,7 @@ def test_the_command_writes_them_for_onnx_runtime_and_refuses_tensorrt(files):
     done = quantize("ort")
     assert done.exit_code == 0, done.output + str(done.exception)
     assert "2 dense layers choose the scale of their input in each inference" in done.output
+    assert "int8: dynamic inputs of dense layers (as set); other layers: unsigned activations" in done.output
     done = quantize("tensorrt")
     assert "DynamicQuantizeLinear is not supported" in str(done.exception)
     assert not (files / "tensorrt.onnx").exists()
