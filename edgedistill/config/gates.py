@@ -60,10 +60,12 @@ class Gate(Record):
 
 
 class GateConfig(Record):
-    """The table [gate]: gates on the comparison of a run with `baseline`, a run folder, by default with its own teacher."""
+    """Gates on the comparison of a run with an earlier one or with its own teacher."""
 
     fail_if: tuple[str, ...] = ()
+    """Conditions that must not be true, for example "p95_ms > +5%"; `run` and `bench` exit with 3 if one is."""
     baseline: str | None = None
+    """The run or measurement file to compare with; the default is the teacher of this run."""
 
     @field_validator("fail_if")
     @classmethod

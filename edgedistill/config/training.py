@@ -21,15 +21,25 @@ class TrainingConfig(Record):
     """Training settings: the same keys for the teacher and the student."""
 
     epochs: Count = 30
+    """Epochs of the training."""
     batch_size: Count = 128
+    """Samples in a batch."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
+    """SGD with momentum, or AdamW."""
     lr: Positive | None = None
+    """Peak learning rate; the default is 0.1 for SGD and 0.001 for AdamW."""
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    """Weight decay of the optimizer."""
     schedule: Literal["onecycle", "cosine"] = "onecycle"
+    """How the learning rate changes: one cycle (rises, then falls), or a cosine from the peak."""
     label_smoothing: Fraction = 0.0
+    """Share of each label that is spread over all classes."""
     ema: Fraction = 0.0
+    """Decay of a moving average of the weights, which then is the model; 0 is none, 0.999 is usual."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """bf16 is autocast; auto takes it where this machine has it in hardware."""
     accumulate: Count = 1
+    """Batches whose gradients are added before a step."""
 
     @property
     def peak_lr(self) -> float:
@@ -41,28 +51,37 @@ VIEW_KEYS: Final = ("mean", "std", "size", "channels", "classes", "decode")
 
 
 class TeacherConfig(TrainingConfig):
-    """A teacher, which is trained unless `weights` is set; `engine` computes the soft labels, by default the faster engine.
+    """A teacher, which is trained first unless `weights` is set; with several [[teacher]] tables, their outputs are averaged.
 
-    `width` and `depth` multiply the channels and blocks of an architecture; `weight` is the weight of this teacher in the mean
-    of several teachers. `mean`, `std`, `size` (of images, a side or width and height) and `channels` (their order) are what the
-    teacher was trained with, by default those of the data, and `classes` names the teacher's outputs in its order. `decode` is the
-    form of the outputs of a detector from an ONNX file, by default recognised. `pooling` is that of an hf: model, by default what
-    its folder says, or the mean.
+    `mean`, `std`, `size`, `channels` and `classes` are what the teacher was trained with; the student sees the samples as [data] says.
     """
 
     model: Spec
+    """zoo:NAME, timm:NAME, hf:FOLDER, "package.module:function", teacher.onnx, or logits.npy with saved outputs."""
     weights: str | None = None
+    """A .safetensors or .pt; without weights, the teacher is trained first."""
     width: Positive = 1.0
+    """Multiplies the channels of a zoo network."""
     depth: Positive = 1.0
+    """Multiplies the blocks of a zoo network."""
     weight: Positive = 1.0
+    """Weight of this teacher in the mean of several teachers."""
     engine: Literal["auto", "torch", "openvino"] = "auto"
+    """What computes the soft labels; auto takes the faster one on this machine."""
     pooling: Pooling | None = None
+    """How an hf: model makes one vector of those of the tokens; the default is what its folder says, or mean."""
     mean: tuple[float, ...] | None = None
+    """Mean of each channel that the teacher was trained with; the default is that of `[data]`."""
     std: tuple[Positive, ...] | None = None
+    """Standard deviation of each channel that the teacher was trained with."""
     size: Count | tuple[Count, Count] | None = None
+    """Size of the teacher's images, a side or [width, height]; views are resized to it."""
     channels: Literal["rgb", "bgr"] = "rgb"
+    """Order of the colours that the teacher was trained with."""
     classes: tuple[str, ...] | None = None
+    """Names of the teacher's outputs, in its order."""
     decode: str | None = None
+    """Form of the outputs of a detector from an ONNX file; by default it is recognised."""
 
     @model_validator(mode="after")
     def _pooling_applies(self) -> TeacherConfig:
@@ -86,9 +105,8 @@ def require_encoder(model: ModelSpec | None, pooling: Pooling | None) -> None:
 class StudentConfig(Record):
     """The student: a model, untrained, or the first teacher without a part of its channels (`prune`) or of its layers (`layers`).
 
-    `layers` is a number of layers to keep of a transformer, spread evenly from the first to the last, or the numbers of these
-    layers, counted from 0; the student starts with their weights, and with the teacher's embeddings. A student hf:FOLDER starts with
-    the weights in the folder; `pooling` is as for a teacher.
+    With `layers` = a number, the layers to keep are spread evenly from the first to the last; a list has their numbers, counted from 0.
+    The student starts with their weights, and with the teacher's embeddings.
 
     Channels are removed from each group of layers that share them, rounded up; half the channels leave a quarter of the
     parameters of most convolutional networks, half of those of CIFAR ResNets, whose trunk stays, and three quarters of
@@ -96,11 +114,17 @@ class StudentConfig(Record):
     """
 
     model: Spec | None = None
+    """zoo:NAME, timm:NAME, hf:FOLDER or "package.module:function"; untrained, but hf: brings weights."""
     width: Positive = 1.0
+    """Multiplies the channels of a zoo network."""
     depth: Positive = 1.0
+    """Multiplies the blocks of a zoo network."""
     prune: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Instead of `model`: the first teacher without this fraction of its channels."""
     layers: Count | Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] | None = None
+    """Instead of `model`: a teacher hf:FOLDER with this number of its layers, or with the layers of these numbers."""
     pooling: Pooling | None = None
+    """As for a teacher."""
 
     @model_validator(mode="after")
     def _is_one_thing(self) -> StudentConfig:
@@ -149,26 +173,39 @@ class DistillConfig(TrainingConfig):
     of layers is added. A `loss` of package.module:function is a user function. Values and vectors use mse instead of
     cross-entropy or, with the loss cosine, cosine. In models with several outputs, the outputs without labels learn the
     teacher's output of the same name; their loss is the squared difference over the mean square of the teacher's output,
-    times `other_weight`. `other_outputs` names these outputs, by default all outputs of the teacher. The soft labels keep the
-    `top_k` largest logits of each view and the sum of the others; 0 keeps all logits, which is the default up to 2,000
-    classes, and 32 is the default for more.
+    times `other_weight`.
     """
 
     loss: str = "kd"
+    """kd, dkd, dist, ls, mse or cosine on outputs, cwd on maps, hint, at, rkd or cwd-features on layers, or "package.module:function"."""
     temperature: Positive = 4.0
+    """Softening of teacher and student outputs."""
     hard_weight: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Weight of the loss on labels; the teacher has the rest."""
     standardize: bool = False
+    """Compare z-scores of the logits; loss ls is kd with this."""
     dkd_alpha: Annotated[float, Field(ge=0)] = 1.0
+    """dkd: weight of the target class."""
     dkd_beta: Annotated[float, Field(ge=0)] = 2.0
+    """dkd: weight of the other classes."""
     feature_weight: Positive | None = None
+    """Weight of the losses on layers; the default is 1 for hint and rkd, 10 for at, 5 for cwd-features."""
     student_layers: tuple[str, ...] = ()
+    """Module paths of the student's layers, for losses on layers."""
     teacher_layers: tuple[str, ...] = ()
+    """Module paths of the teacher's layers, one for each of the student's."""
     other_outputs: tuple[str, ...] | None = None
+    """Outputs without labels that the student learns from the teacher; the default is all of the teacher's."""
     other_weight: Annotated[float, Field(ge=0)] = 1.0
+    """Weight of the loss of these outputs."""
     views: Annotated[int, Field(ge=0)] = 8
+    """Augmented views of each sample with cached soft labels; 0 runs the teacher in every epoch."""
     top_k: Annotated[int, Field(ge=0)] | None = None
+    """Logits stored for each view; 0 stores all. The default is all up to 2,000 classes, and 32 above."""
     control: bool = False
+    """Also train the same student without the teacher, to show what the teacher is worth."""
     seeds: Count = 1
+    """Trainings of each student; several give the gain an interval, and the best on validation data is used."""
 
     @property
     def uses_features(self) -> bool:

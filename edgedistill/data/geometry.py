@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from edgedistill.config.schema import ResizeRule
+from edgedistill.config.data import ResizeRule
 
 if TYPE_CHECKING:
     from PIL import Image

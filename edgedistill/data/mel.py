@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edgedistill.config.schema import MelConfig
+from edgedistill.config.data import MelConfig
 from edgedistill.data.sources import Array
 from edgedistill.errors import ConfigError
 

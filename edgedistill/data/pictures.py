@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from pydantic import ValidationError
 
-from edgedistill.config.schema import ResizeRule
+from edgedistill.config.data import ResizeRule
 from edgedistill.data.geometry import Resizing
 from edgedistill.data.kinds import FULL_SCALE
 from edgedistill.data.reading import Reading

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edgedistill.config.schema import MelConfig
+from edgedistill.config.data import MelConfig
 from edgedistill.data.kinds import FULL_SCALE, kind_of
 from edgedistill.data.mel import LogMel
 from edgedistill.data.settings import Normalization, ViewSettings

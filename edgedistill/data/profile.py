@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from edgedistill.config.schema import MelConfig
+from edgedistill.config.data import MelConfig
 from edgedistill.data.audio import clip_headers, read_clips, wav_files
 from edgedistill.data.checks import check_count, check_input, check_varied
 from edgedistill.data.dense import Pictures, find_pictures

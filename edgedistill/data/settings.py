@@ -7,8 +7,9 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
+from edgedistill.config.data import DataConfig, MelConfig, ResizeRule
 from edgedistill.config.encoder import read_encoder_config
-from edgedistill.config.schema import Config, DataConfig, MelConfig, ResizeRule
+from edgedistill.config.schema import Config
 from edgedistill.data.geometry import Resizing
 from edgedistill.data.reading import Reading
 from edgedistill.data.sources import SINGLE, fingerprint_source

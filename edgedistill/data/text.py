@@ -17,8 +17,9 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
+from edgedistill.config.data import Column
 from edgedistill.config.encoder import TOKENIZER
-from edgedistill.config.schema import Column, Config
+from edgedistill.config.schema import Config
 from edgedistill.data.files import names_below, names_in
 from edgedistill.errors import ConfigError, nearest
 from edgedistill.records.base import Record

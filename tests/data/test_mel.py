@@ -7,7 +7,8 @@ import scipy.signal
 import torch
 from torch import nn
 
-from edgedistill.config.schema import Config, MelConfig
+from edgedistill.config.data import MelConfig
+from edgedistill.config.schema import Config
 from edgedistill.data.mel import LogMel, frames_of, mel_filters
 from edgedistill.data.preprocess import Preprocess, preprocessors
 from edgedistill.data.settings import Normalization, ViewSettings, model_inputs, view_settings

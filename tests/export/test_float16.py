@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, numpy_helper
 
-from edgedistill.config.schema import MelConfig
+from edgedistill.config.data import MelConfig
 from edgedistill.data.preprocess import Preprocess
 from edgedistill.data.settings import Normalization
 from edgedistill.errors import ConfigError
