@@ -123,6 +123,13 @@ class Views:
             x: Tensor = self.preprocess[name](torch.from_numpy(np.ascontiguousarray(raw)))
         return x
 
+    def lengths(self, positions: Array) -> Array | None:
+        """Return the number of tokens of the samples at positions (B,); None if all samples have the same shape."""
+        if not any(one.varies for one in self.preprocess.values()):
+            return None
+        found: Array = self.split.inputs[MASK][self.split.rows[positions]].sum(1)
+        return found
+
     def view_of(self, positions: Array, epoch: int, count: int) -> Array:
         """Return the view of each sample in an epoch, out of `count` views; one epoch contains all views."""
         start = hash_view(self.seed, self.split.rows[positions], np.zeros_like(positions), VIEW_STREAM)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import chain, count, islice
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 import torch
@@ -15,6 +15,9 @@ from edgedistill.distill.training import Feed, TeacherLogits
 from edgedistill.errors import ConfigError
 from edgedistill.losses.batch import Batch, Tensors
 from edgedistill.runtime import processes
+
+PACK: Final = 16
+"""The batches of an epoch among which texts are sorted by length."""
 
 
 class TeacherAnswers(Protocol):
@@ -27,7 +30,8 @@ class TeacherAnswers(Protocol):
 class TrainingFeed:
     """Batches of augmented views with labels; with `view_count` 0 every epoch has new views.
 
-    `seed` determines the order. Each process takes every `processes.world_size()`th sample of a batch.
+    `seed` determines the order. Each process takes every `processes.world_size()`th sample of a batch. Batches have texts of similar
+    length, unless some texts are unlabelled.
     """
 
     def __init__(
@@ -47,9 +51,11 @@ class TrainingFeed:
     def epoch(self, number: int) -> Iterator[Batch]:
         """Yield the batches of an epoch; `number` counts from 0."""
         split = self.views.split
-        order = mixed_order(
-            np.random.Generator(np.random.Philox(key=[self.seed, number])), split.labelled, split.unlabelled
-        )
+        random = np.random.Generator(np.random.Philox(key=[self.seed, number]))
+        order = mixed_order(random, split.labelled, split.unlabelled)[: len(self) * self.batch_size]
+        lengths = None if split.unlabelled else self.views.lengths(order)
+        if lengths is not None:
+            order = order[alike_order(random, lengths, self.batch_size)]
         for i in range(len(self)):
             positions = order[i * self.batch_size : (i + 1) * self.batch_size][
                 processes.rank() :: processes.world_size()
@@ -93,6 +99,17 @@ class ContinuedFeed:
         first, skipped = divmod(number * self._steps, len(self._feed))
         batches = chain.from_iterable(self._feed.epoch(own) for own in count(first))
         return islice(batches, skipped, skipped + self._steps)
+
+
+def alike_order(random: np.random.Generator, lengths: Array, batch_size: int) -> Array:
+    """Return an order in which the texts of a batch have similar lengths (N,), so that few tokens are padding.
+
+    PACK batches at a time are sorted by length, and then all batches are shuffled. N is a multiple of `batch_size`.
+    """
+    pack = PACK * batch_size
+    parts = [start + np.argsort(lengths[start : start + pack], kind="stable") for start in range(0, len(lengths), pack)]
+    batches = np.concatenate(parts).reshape(-1, batch_size)
+    return batches[random.permutation(len(batches))].ravel()
 
 
 def mixed_order(random: np.random.Generator, labelled: int, unlabelled: int) -> Array:

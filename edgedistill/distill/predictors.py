@@ -80,7 +80,8 @@ class Scorer:
 
     def answers(self, predict: Predict) -> Array:
         """Return the answers (N, ...) of a model for every sample, without augmentation."""
-        return np.concatenate([self.answers_in(predict(inputs)) for inputs in batches_of(self.views)])
+        places, batches = alike_batches(self.views)
+        return np.concatenate([self.answers_in(predict(inputs)) for inputs in batches])[places]
 
     def answers_in(self, outputs: Mapping[str, Tensor | Array]) -> Array:
         """Return the answers in the outputs (B, ...) of a model."""
@@ -222,8 +223,9 @@ def input_arrangement(path: Path, shape: list[Any], dtype: str, one: InputRecord
 
 def predict_all(predict: Predict, views: Views) -> dict[str, Array]:
     """Return all outputs (N, ...), float32, for every sample of a split, without augmentation."""
-    answers = [predict(inputs) for inputs in batches_of(views)]
-    return {name: np.concatenate([answer[name].numpy() for answer in answers]) for name in answers[0]}
+    places, batches = alike_batches(views)
+    answers = [predict(inputs) for inputs in batches]
+    return {name: np.concatenate([answer[name].numpy() for answer in answers])[places] for name in answers[0]}
 
 
 def batches_of(views: Views, positions: Array | None = None, view: int = 0) -> Iterator[Tensors]:
@@ -235,11 +237,24 @@ def batches_of(views: Views, positions: Array | None = None, view: int = 0) -> I
         yield views.batch(block, np.full_like(block, view))
 
 
+def alike_batches(
+    views: Views, positions: Array | None = None, view: int = 0
+) -> tuple[Array | slice, Iterator[Tensors]]:
+    """Return the samples of `batches_of` in batches of similar length, so that few tokens are padding, and their places there."""
+    every = np.arange(len(views.split)) if positions is None else positions
+    lengths = views.lengths(every)
+    if lengths is None:
+        return slice(None), batches_of(views, every, view)
+    order = np.argsort(lengths, kind="stable")
+    return np.argsort(order), batches_of(views, every[order], view)
+
+
 def ask_in_batches(ask: Callable[[Tensors], Answer], views: Views, positions: Array, view: int) -> Answer:
     """Return a teacher's outputs for the samples at positions (B,) in a view, asked in batches that fit in memory."""
-    answers = [ask(inputs) for inputs in batches_of(views, positions, view)]
-    others = {name: torch.cat([answer.others[name] for answer in answers]) for name in answers[0].others}
-    return Answer(torch.cat([answer.main for answer in answers]), others)
+    places, batches = alike_batches(views, positions, view)
+    answers = [ask(inputs) for inputs in batches]
+    others = {name: torch.cat([answer.others[name] for answer in answers])[places] for name in answers[0].others}
+    return Answer(torch.cat([answer.main for answer in answers])[places], others)
 
 
 def batch_size(views: Views) -> int:

@@ -12,6 +12,8 @@ from edgedistill.config.schema import Config
 from edgedistill.data.examination import examine
 from edgedistill.data.settings import view_settings
 from edgedistill.data.views import plain_views
+from edgedistill.distill.feed import TrainingFeed, alike_order
+from edgedistill.distill.predictors import Answer, ask_in_batches
 from edgedistill.distill.teacher_engine import EngineChoice
 from edgedistill.errors import ConfigError
 from edgedistill.runtime.progress import QUIET
@@ -73,6 +75,26 @@ def test_a_batch_is_as_long_as_its_longest_text(tmp_path: Path) -> None:
         "attention_mask": (2, 6),
     }
     assert batch["attention_mask"].sum(1).tolist() == [5, 6]
+
+
+def test_texts_of_similar_length_are_batched_together(tmp_path: Path) -> None:
+    config = written(tmp_path)
+    dataset = loaded(config)
+    views = plain_views(dataset.train, dataset.record, view_settings(config))
+    lengths = views.lengths(np.arange(len(views.split)))
+    assert lengths is not None
+    whole = views.batch(np.arange(len(lengths)), np.zeros(len(lengths), np.int64))
+    answer = ask_in_batches(
+        lambda inputs: Answer(inputs["input_ids"].sum(1)[:, None], {}), views, np.arange(len(lengths)), 0
+    )
+    assert torch.equal(answer.main[:, 0], whole["input_ids"].sum(1))  # in the order of the samples
+    batches = [batch.inputs["attention_mask"] for batch in TrainingFeed(views, 2, None, 1, 0).epoch(0)]
+    assert sum(mask.numel() - int(mask.sum()) for mask in batches) <= 4
+    random = np.random.default_rng(0)
+    many = random.integers(3, 40, 640)
+    order = alike_order(random, many, 32)
+    assert np.array_equal(np.sort(order), np.arange(640))
+    assert np.ptp(many[order].reshape(-1, 32), axis=1).max() <= 10
 
 
 def test_forms_of_tables_give_the_same(tmp_path: Path) -> None:
