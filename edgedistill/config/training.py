@@ -150,7 +150,7 @@ CLASS_LOSSES: Final = ("kd", "dkd", "dist", "ls", "mse")
 VALUE_LOSSES: Final = ("mse", "cosine")
 LOGIT_LOSSES: Final = tuple(dict.fromkeys((*CLASS_LOSSES, *VALUE_LOSSES)))
 MAP_LOSSES: Final = ("kd", "cwd", "mse")
-FEATURE_LOSSES: Final = ("hint", "at", "rkd", "cwd-features")
+FEATURE_LOSSES: Final = ("hint", "at", "rkd", "cwd-features", "relations")
 LOSSES: Final = tuple(dict.fromkeys((*LOGIT_LOSSES, *MAP_LOSSES, *FEATURE_LOSSES)))
 """All losses; each task takes some of them."""
 SOFTENED: Final = frozenset({"kd", "dkd", "ls", *FEATURE_LOSSES})
@@ -159,6 +159,7 @@ READ_BY: Final[dict[str, frozenset[str]]] = {
     "standardize": SOFTENED,
     "dkd_alpha": frozenset({"dkd"}),
     "dkd_beta": frozenset({"dkd"}),
+    "relation_heads": frozenset({"relations"}),
     "feature_weight": frozenset(FEATURE_LOSSES),
     "student_layers": frozenset(FEATURE_LOSSES),
     "teacher_layers": frozenset(FEATURE_LOSSES),
@@ -169,8 +170,9 @@ READ_BY: Final[dict[str, frozenset[str]]] = {
 class DistillConfig(TrainingConfig):
     """The loss is hard_weight * cross-entropy + (1 - hard_weight) * the term `loss`.
 
-    With the feature losses hint, at, rkd and cwd-features the term is kd, and feature_weight * the sum of the feature terms over the pairs
-    of layers is added. A `loss` of package.module:function is a user function. Values and vectors use mse instead of
+    With the feature losses hint, at, rkd, cwd-features and relations the term is kd, or mse for values and vectors, and feature_weight *
+    the sum of the feature terms over the pairs of layers is added; `relation_heads` is the number of parts into which relations splits
+    the channels of a layer. A `loss` of package.module:function is a user function. Values and vectors use mse instead of
     cross-entropy or, with the loss cosine, cosine. In models with several outputs, the outputs without labels learn the
     teacher's output of the same name; their loss is the squared difference over the mean square of the teacher's output,
     times `other_weight`.
@@ -188,6 +190,7 @@ class DistillConfig(TrainingConfig):
     """dkd: weight of the target class."""
     dkd_beta: Annotated[float, Field(ge=0)] = 2.0
     """dkd: weight of the other classes."""
+    relation_heads: Count = 12
     feature_weight: Positive | None = None
     """Weight of the losses on layers; the default is 1 for hint and rkd, 10 for at, 5 for cwd-features."""
     student_layers: tuple[str, ...] = ()
@@ -221,7 +224,7 @@ class DistillConfig(TrainingConfig):
         """
         if self.feature_weight is not None:
             return self.feature_weight
-        return {"hint": 1.0, "at": 10.0, "rkd": 1.0, "cwd-features": 5.0}[self.loss]
+        return {"hint": 1.0, "at": 10.0, "rkd": 1.0, "cwd-features": 5.0, "relations": 1.0}[self.loss]
 
     @field_validator("loss")
     @classmethod

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from edgedistill.config.training import DistillConfig
+from edgedistill.data.text import MASK
 from edgedistill.distill.predictors import split_outputs
 from edgedistill.distill.training import uses_bf16
 from edgedistill.errors import ConfigError
@@ -19,7 +20,7 @@ from edgedistill.models.outputs import as_float, call, named_outputs
 
 SAME_CHANNELS: Final = ("hint", "cwd-features")
 """The losses that need as many channels of the student as of the teacher."""
-SPATIAL_LOSSES: Final = ("at", "cwd-features")
+SPATIAL_LOSSES: Final = ("at", "cwd-features", "relations")
 LISTED = 24  # layers in an error message
 BY_POSITIONS: Final = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 SPATIAL: Final = (*BY_POSITIONS, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.GroupNorm)
@@ -134,7 +135,8 @@ def feature_student(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for pair, x, y in zip(names, ours.features, theirs.features, strict=True):
-            _check_pair(plan.loss, pair, x, y)
+            _check_pair(plan, pair, x, y)
+            _check_tokens(plan.loss, pair, (x, y), sample.get(MASK))
             regressors.append(regressor(x, y) if plan.loss in SAME_CHANNELS else nn.Identity())
     return FeatureStudent(student, plan.student_layers, regressors)
 
@@ -146,14 +148,15 @@ def _shown(shapes: dict[str, tuple[int, ...]]) -> str:
 def feature_loss(plan: DistillConfig, on_outputs: Loss, teacher: FeatureTeacher, output: str | None) -> Loss:
     """Return the loss on outputs + feature_weight * the sum of the feature terms over the pairs of layers.
 
-    The loss runs the teacher, for its outputs and features together.
+    The loss runs the teacher, for its outputs and features together. Padding of texts does not count in features of tokens.
     """
     term, weight = FEATURE_TERMS[plan.loss], plan.feature_scale
 
     def loss(answer: WithFeatures, batch: Batch) -> Tensor:
         theirs = teacher(batch.inputs)
         pairs = zip(answer.features, theirs.features, strict=True)
-        on_features = torch.stack([term(student, teacher, plan.temperature) for student, teacher in pairs]).sum()
+        mask = batch.inputs.get(MASK)
+        on_features = torch.stack([term(*pair, plan, _kept_tokens(pair, mask)) for pair in pairs]).sum()
         main, others = split_outputs(named_outputs(theirs.returned), output)
         return (
             on_outputs(answer.returned, batch._replace(teacher_logits=main, teacher_outputs=others))
@@ -161,6 +164,11 @@ def feature_loss(plan: DistillConfig, on_outputs: Loss, teacher: FeatureTeacher,
         )
 
     return loss
+
+
+def _kept_tokens(features: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor | None:
+    """Return which positions of features are tokens (B, T), or None where none is padding: in pictures, signals and vectors."""
+    return None if mask is None or all(one.ndim == 2 for one in features) else mask.bool()
 
 
 def regressor(student: Tensor, teacher: Tensor) -> nn.Module:
@@ -172,7 +180,8 @@ def regressor(student: Tensor, teacher: Tensor) -> nn.Module:
     return BY_POSITIONS[student.ndim - 3](student.shape[1], teacher.shape[1], 1)
 
 
-def _check_pair(loss: str, names: tuple[str, str], student: Tensor, teacher: Tensor) -> None:
+def _check_pair(plan: DistillConfig, names: tuple[str, str], student: Tensor, teacher: Tensor) -> None:
+    loss, heads = plan.loss, plan.relation_heads
     pair = f"'{names[0]}' {tuple(student.shape)} and '{names[1]}' {tuple(teacher.shape)}"
     if loss != "rkd" and student.ndim != teacher.ndim:
         raise ConfigError(
@@ -186,6 +195,20 @@ def _check_pair(loss: str, names: tuple[str, str], student: Tensor, teacher: Ten
         raise ConfigError(
             f"distill: loss '{loss}' compares spatial maps, but {pair} are not maps; name layers before pooling"
         )
+    if loss == "relations" and (student.shape[1] % heads or teacher.shape[1] % heads):
+        raise ConfigError(
+            f"distill.relation_heads: {heads} does not divide the channels of {pair}; set a common divisor"
+        )
+
+
+def _check_tokens(loss: str, names: tuple[str, str], features: tuple[Tensor, Tensor], mask: Tensor | None) -> None:
+    """Raise ConfigError for features of texts whose positions are not the tokens, because padding could not be left out."""
+    for name, feature in zip(names, features, strict=True):
+        if mask is not None and feature.ndim != 2 and feature.shape[2:] != mask.shape[1:]:
+            raise ConfigError(
+                f"distill: loss '{loss}' leaves padding out, but the positions of '{name}' {tuple(feature.shape)} are not the "
+                f"{mask.shape[1]} tokens; name a layer that returns (B, tokens, channels), or one behind the pooling"
+            )
 
 
 def check_layers(model: nn.Module, layers: tuple[str, ...], key: str) -> None:

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from edgedistill.config.training import DistillConfig
+
 
 def kd(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
     """Return T^2 * KL(softmax(teacher / T) || softmax(student / T)), averaged over the batch.
@@ -101,38 +103,49 @@ def cosine(student: Tensor, teacher: Tensor) -> Tensor:
     return (1 - functional.cosine_similarity(student, teacher, 1, SHORTEST)).mean()
 
 
-def hint(student: Tensor, teacher: Tensor) -> Tensor:
+def hint(student: Tensor, teacher: Tensor, kept: Tensor | None = None) -> Tensor:
     """Return the mean squared difference over all elements of two features (B, C, ...) with the same number of channels.
 
     Sizes are matched by `same_positions`. FitNets (Romero et al. 2015, equation 3) take half the sum; the mean does not
-    depend on the size of the layer.
+    depend on the size of the layer. `kept` (B, T) are the positions that count, True for tokens and False for padding.
     """
-    return functional.mse_loss(*same_positions(student, teacher))
+    ours, theirs = same_positions(student, teacher)
+    if kept is None:
+        return functional.mse_loss(ours, theirs)
+    return ((ours - theirs).square().mean(1) * kept).sum() / kept.sum()
 
 
-def at(student: Tensor, teacher: Tensor) -> Tensor:
+def at(student: Tensor, teacher: Tensor, kept: Tensor | None = None) -> Tensor:
     """Return the squared distance of two attention maps, averaged over the batch; the value is between 0 and 2.
 
     A map is the sum of squares over channels of (B, C, ...), matched by `same_positions` and scaled to length 1 per
     sample (Zagoruyko and Komodakis 2017, equation 2). The authors' code has the mean over positions in place of the
-    sum, with a weight of 1000: that is 1000 / positions here, 16 for maps of 8x8.
+    sum, with a weight of 1000: that is 1000 / positions here, 16 for maps of 8x8. `kept` is as for `hint`.
     """
     maps = same_positions(student.square().sum(1, keepdim=True), teacher.square().sum(1, keepdim=True))
-    ours, theirs = (functional.normalize(attention.flatten(1), dim=1) for attention in maps)
+    counted = maps if kept is None else tuple(attention * kept[:, None] for attention in maps)
+    ours, theirs = (functional.normalize(attention.flatten(1), dim=1) for attention in counted)
     return (ours - theirs).square().sum(1).mean()
 
 
-def rkd(student: Tensor, teacher: Tensor) -> Tensor:
+def rkd(student: Tensor, teacher: Tensor, kept: Tensor | None = None) -> Tensor:
     """Return 25 * the Huber loss of distances + 50 * that of angles among the samples of a batch.
 
     Features (B, C, ...) are averaged over positions; their channels may differ. Distances are relative to their mean
     over pairs of different samples; angles are the cosines at each sample between pairs of other samples. Both losses
     are means over all pairs or triples, as in the authors' code (Park et al. 2019, equations 4 to 9). Triples need memory
-    for B^3 numbers.
+    for B^3 numbers. `kept` is as for `hint`.
     """
-    ours, theirs = (x.flatten(2).mean(2) if x.ndim > 2 else x for x in (student, teacher))
+    ours, theirs = (_averaged(x, kept) for x in (student, teacher))
     distances = functional.smooth_l1_loss(relative_distances(ours), relative_distances(theirs))
     return 25 * distances + 50 * functional.smooth_l1_loss(angles(ours), angles(theirs))
+
+
+def _averaged(x: Tensor, kept: Tensor | None) -> Tensor:
+    """Return the mean (B, C) over the positions of a feature (B, C, ...)."""
+    if x.ndim == 2:
+        return x
+    return x.flatten(2).mean(2) if kept is None else (x * kept[:, None]).sum(2) / kept.sum(1, keepdim=True)
 
 
 def relative_distances(x: Tensor) -> Tensor:
@@ -152,16 +165,41 @@ def angles(x: Tensor) -> Tensor:
     return unit @ unit.transpose(1, 2)
 
 
-def cwd(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+def cwd(student: Tensor, teacher: Tensor, temperature: float, kept: Tensor | None = None) -> Tensor:
     """Return T^2 / C * the sum over channels of KL(teacher || student), averaged over the batch (Shu et al. 2021, equation 4).
 
     Each channel of (B, C, ...) is a distribution over its positions: the softmax of its values over T. Sizes are matched by
-    `same_positions`.
+    `same_positions`. `kept` is as for `hint`.
     """
     count = student.shape[0] * student.shape[1]
-    pair = same_positions(student, teacher)
-    ours, theirs = (functional.log_softmax(x.flatten(2) / temperature, 2) for x in pair)
+    pair = (x.flatten(2) / temperature for x in same_positions(student, teacher))
+    padding = None if kept is None else ~kept[:, None]
+    ours, theirs = (_log_softmax(x, padding) for x in pair)
     return functional.kl_div(ours, theirs, reduction="sum", log_target=True) * temperature**2 / count
+
+
+def relations(student: Tensor, teacher: Tensor, heads: int, kept: Tensor | None = None) -> Tensor:
+    """Return KL(teacher || student) of the relations among positions, averaged over relation heads, positions and the batch.
+
+    The channels of (B, C, ...) are split among `heads`, whatever their number in student and teacher. A relation is the softmax
+    over all positions of their scaled dot products with one position: of queries, keys or values, these are the relations of
+    MiniLMv2 (Wang et al. 2021, equations 6 to 10), and those of values the value relation of MiniLM (Wang et al. 2020, equation
+    8). Sizes are matched by `same_positions`. `kept` is as for `hint`.
+    """
+    pair = (x.reshape(len(x), heads, x.shape[1] // heads, -1) for x in same_positions(student, teacher))
+    scores = (x.transpose(2, 3) @ x / x.shape[2] ** 0.5 for x in pair)
+    padding = None if kept is None else ~kept[:, None, None]
+    ours, theirs = (_log_softmax(x, padding) for x in scores)
+    divergence = (theirs.exp() * (theirs - ours)).sum(3).mean(1)
+    if kept is None:
+        return divergence.mean()
+    return ((divergence * kept).sum(1) / kept.sum(1)).mean()
+
+
+def _log_softmax(x: Tensor, padding: Tensor | None) -> Tensor:
+    """Return the logarithm of the softmax over the last axis, in which padding has a weight of 0."""
+    # The logarithm of 0 would be minus infinity, whose difference in a divergence is not a number.
+    return functional.log_softmax(x if padding is None else x.masked_fill(padding, -1e4), -1)
 
 
 def same_positions(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
@@ -201,10 +239,12 @@ POOL_BY_AXES: Final[dict[int, Callable[..., Tensor]]] = {
     2: functional.adaptive_avg_pool2d,
     3: functional.adaptive_avg_pool3d,
 }
-FEATURE_TERMS: Final[dict[str, Callable[[Tensor, Tensor, float], Tensor]]] = {
-    "hint": lambda student, teacher, _: hint(student, teacher),
-    "at": lambda student, teacher, _: at(student, teacher),
-    "rkd": lambda student, teacher, _: rkd(student, teacher),
-    "cwd-features": cwd,
+FeatureTerm = Callable[[Tensor, Tensor, DistillConfig, "Tensor | None"], Tensor]
+"""A function from the student's and the teacher's feature (B, C, ...), the plan and the positions that count, or None, to a scalar."""
+FEATURE_TERMS: Final[dict[str, FeatureTerm]] = {
+    "hint": lambda student, teacher, _, kept: hint(student, teacher, kept),
+    "at": lambda student, teacher, _, kept: at(student, teacher, kept),
+    "rkd": lambda student, teacher, _, kept: rkd(student, teacher, kept),
+    "cwd-features": lambda student, teacher, plan, kept: cwd(student, teacher, plan.temperature, kept),
+    "relations": lambda student, teacher, plan, kept: relations(student, teacher, plan.relation_heads, kept),
 }
-"""Functions from the student's and the teacher's features and the temperature to a scalar."""

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from edgedistill.config.schema import Config
 from edgedistill.runtime.user_code import is_function
 from edgedistill.tasks.table import find_task
+from edgedistill.tasks.task import Task
 
 
 def misfits(config: Config) -> Iterator[str]:
@@ -22,11 +23,7 @@ def misfits(config: Config) -> Iterator[str]:
         yield "quantize.mode: models of texts are not quantized; set mode = 'none', and precisions = ['fp32'] in [[target]]"
     if config.data.augment and config.data.is_text:
         yield "data.augment: texts are not augmented; remove the key"
-    if config.distill.loss not in task.losses and not is_function(config.distill.loss):
-        fitting = " or ".join(f"'{name}'" for name in task.losses)
-        yield f"distill.loss: '{config.distill.loss}' does not fit data.task '{task.name}'; set loss = {fitting}"
-    if config.distill.loss == "dkd" and config.data.unlabelled is not None:
-        yield "distill.loss: 'dkd' needs the label of each sample, and those of data.unlabelled have none; set loss = 'kd', 'dist', 'ls' or 'mse'"
+    yield from _of_loss(config, task)
     if config.distill.top_k and not task.keeps_top_k:
         yield f"distill.top_k: only applies to classification and detection, but data.task is '{task.name}'; remove the key"
     if "scores" in config.export.bake and not task.has_scores:
@@ -34,3 +31,17 @@ def misfits(config: Config) -> Iterator[str]:
     plans = (*config.teachers, config.distill)
     if any(plan.label_smoothing for plan in plans) and not task.smooths_labels:
         yield f"label_smoothing: only applies to classification, but data.task is '{task.name}'; remove the key"
+
+
+def _of_loss(config: Config, task: Task) -> Iterator[str]:
+    plan = config.distill
+    if plan.loss not in task.losses and not is_function(plan.loss):
+        fitting = " or ".join(f"'{name}'" for name in task.losses)
+        yield f"distill.loss: '{plan.loss}' does not fit data.task '{task.name}'; set loss = {fitting}"
+    if plan.loss == "dkd" and config.data.unlabelled is not None:
+        yield "distill.loss: 'dkd' needs the label of each sample, and those of data.unlabelled have none; set loss = 'kd', 'dist', 'ls' or 'mse'"
+    if not plan.uses_features or "kd" in task.losses:
+        return
+    for key in ("standardize",) if plan.loss == "cwd-features" else ("standardize", "temperature"):
+        if getattr(plan, key) != type(plan).model_fields[key].default:
+            yield f"distill.{key}: only applies to logits, but data.task '{task.name}' compares outputs by mse; remove the key"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from edgedistill.config.training import VALUE_LOSSES, DistillConfig, TrainingConfig
+from edgedistill.config.training import FEATURE_LOSSES, VALUE_LOSSES, DistillConfig, TrainingConfig
 from edgedistill.errors import ConfigError
 from edgedistill.tasks.match import match_values
 from edgedistill.tasks.task import Array, Labels, VectorTask, is_finite, values_of
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 
 class ValueTask(VectorTask):
-    """A task with finite numbers (N,) or (N, D) as labels, and mse or cosine as loss."""
+    """A task with finite numbers (N,) or (N, D) as labels, and mse, cosine or feature losses."""
 
     name: ClassVar[str]
-    losses: ClassVar[tuple[str, ...]] = VALUE_LOSSES
+    losses: ClassVar[tuple[str, ...]] = (*VALUE_LOSSES, *FEATURE_LOSSES)
     is_proportion: ClassVar[bool] = False
     has_scores: ClassVar[bool] = False
     has_softmax: ClassVar[bool] = False
@@ -81,12 +81,14 @@ class ValueTask(VectorTask):
         return on_values(cosine if isinstance(plan, DistillConfig) and plan.loss == "cosine" else mse)
 
     def distillation_loss(self, plan: DistillConfig, own: Any) -> OutputLoss:
-        """Return the weighted sum of the loss on labels and the plan's term."""
+        """Return the weighted sum of the loss on labels and the plan's term, mse for a feature loss."""
         from edgedistill.losses.logits import VALUE_TERMS, custom_term, teacher_term, weighted
 
         if own is not None:
             return weighted(plan, self.label_loss(plan), custom_term(plan.loss, own, self.mixed_labels))
-        return weighted(plan, self.label_loss(plan), teacher_term(plan, VALUE_TERMS[plan.loss]))
+        return weighted(
+            plan, self.label_loss(plan), teacher_term(plan, VALUE_TERMS["mse" if plan.uses_features else plan.loss])
+        )
 
     def mixed_labels(self, batch: Batch, outputs: int) -> Tensor:  # noqa: ARG002 - the protocol's signature
         """Return values (B, D), mixed like inputs."""

@@ -65,7 +65,8 @@ def loss_of(keys: DistillConfig, frozen: FeatureTeacher) -> Loss:
 
 
 def plan(**keys: object) -> DistillConfig:
-    return DistillConfig.model_validate(PAIR | {"loss": "hint"} | keys)
+    own = {"relation_heads": 4} if keys.get("loss") == "relations" else {}
+    return DistillConfig.model_validate(PAIR | {"loss": "hint"} | own | keys)
 
 
 def test_an_answer_is_the_logits_and_what_the_named_layers_gave() -> None:
@@ -302,6 +303,7 @@ EACH_LOSS = [
 @pytest.mark.parametrize("loss", EACH_LOSS)
 def test_every_loss_trains_a_student(folder: Path, loss: str) -> None:
     own = {"temperature": 1.0} if loss == "dist" else PAIR if loss in FEATURE_LOSSES else {}
+    own = own | ({"relation_heads": 4} if loss == "relations" else {})
     stages = distilled(folder, {"loss": loss, "control": loss == "hint"} | own)
     record, control = (stages["distill"]["record"][name] for name in ("student", "control"))
     assert record["parent"] == stages["soft_labels"]["key"]

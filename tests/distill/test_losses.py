@@ -390,12 +390,14 @@ def test_features_of_other_sizes_meet_at_the_smaller(axes: int) -> None:
 @pytest.mark.parametrize("name", FEATURE_LOSSES)
 def test_feature_losses_of_the_teachers_own_features_are_nothing_and_batches_are_averaged(name: str) -> None:
     term, (student, teacher) = FEATURE_TERMS[name], FEATURES
-    assert value(term, teacher, teacher, 2.0) == pytest.approx(0, abs=1e-12)
+    own = {"relation_heads": 3} if name == "relations" else {}
+    rest = DistillConfig(loss=name, temperature=2.0, views=0, student_layers=("a",), teacher_layers=("b",), **own), None
+    assert value(term, teacher, teacher, *rest) == pytest.approx(0, abs=1e-12)
     order = RNG.permutation(5)
-    assert value(term, student[order], teacher[order], 2.0) == pytest.approx(value(term, student, teacher, 2.0))
+    assert value(term, student[order], teacher[order], *rest) == pytest.approx(value(term, student, teacher, *rest))
     if name != "rkd":  # a batch twice over has pairs at no distance, which the mean of distances counts
         twice = [np.concatenate([x, x]) for x in FEATURES]
-        assert value(term, *twice, 2.0) == pytest.approx(value(term, student, teacher, 2.0))
+        assert value(term, *twice, *rest) == pytest.approx(value(term, student, teacher, *rest))
 
 
 def test_the_tables_hold_every_loss_of_the_configuration() -> None:
