@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from edgedistill.config.encoder import Pooling
 from edgedistill.config.model_spec import ModelSpec, Spec
 from edgedistill.errors import nearest
-from edgedistill.records.base import Record
+from edgedistill.records.base import GrownRecord, Record
 from edgedistill.runtime.user_code import is_function
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -167,19 +167,20 @@ READ_BY: Final[dict[str, frozenset[str]]] = {
 """The losses that use a key; with other losses the key would have no effect, so setting it is an error."""
 
 
-class DistillConfig(TrainingConfig):
+class DistillConfig(TrainingConfig, GrownRecord):
     """The loss is hard_weight * cross-entropy + (1 - hard_weight) * the term `loss`.
 
     With the feature losses hint, at, rkd, cwd-features and relations the term is kd, or mse for values and vectors, and feature_weight *
-    the sum of the feature terms over the pairs of layers is added; `relation_heads` is the number of parts into which relations splits
-    the channels of a layer. A `loss` of package.module:function is a user function. Values and vectors use mse instead of
-    cross-entropy or, with the loss cosine, cosine. In models with several outputs, the outputs without labels learn the
-    teacher's output of the same name; their loss is the squared difference over the mean square of the teacher's output,
+    the sum of the feature terms over the pairs of layers is added. A `loss` of package.module:function is a user function. Values and
+    vectors use mse instead of cross-entropy or, with the loss cosine, cosine. In models with several outputs, the outputs without labels
+    learn the teacher's output of the same name; their loss is the squared difference over the mean square of the teacher's output,
     times `other_weight`.
     """
 
+    later: ClassVar[frozenset[str]] = frozenset({"relation_heads"})
+
     loss: str = "kd"
-    """kd, dkd, dist, ls, mse or cosine on outputs, cwd on maps, hint, at, rkd or cwd-features on layers, or "package.module:function"."""
+    """kd, dkd, dist, ls, mse or cosine on outputs, cwd on maps, hint, at, rkd, cwd-features or relations on layers, or your own function."""
     temperature: Positive = 4.0
     """Softening of teacher and student outputs."""
     hard_weight: Annotated[float, Field(ge=0, le=1)] = 0.1
@@ -191,8 +192,9 @@ class DistillConfig(TrainingConfig):
     dkd_beta: Annotated[float, Field(ge=0)] = 2.0
     """dkd: weight of the other classes."""
     relation_heads: Count = 12
+    """relations: number of parts into which the channels of a layer are split."""
     feature_weight: Positive | None = None
-    """Weight of the losses on layers; the default is 1 for hint and rkd, 10 for at, 5 for cwd-features."""
+    """Weight of the losses on layers; the default is 1 for hint, rkd and relations, 10 for at, 5 for cwd-features."""
     student_layers: tuple[str, ...] = ()
     """Module paths of the student's layers, for losses on layers."""
     teacher_layers: tuple[str, ...] = ()

@@ -163,5 +163,7 @@ def test_labels_that_do_not_fit_the_task_are_refused(tmp_path: Path, labels: obj
 def test_a_loss_for_classes_is_refused_for_values(tmp_path: Path) -> None:
     data = {"train": "d.npz", "test": "d.npz", "task": "regression"}
     config = config_of(tmp_path, data=data, distill={"loss": "dkd"}, target=[{"name": "pc", "kit": "ort"}])
-    with pytest.raises(ConfigError, match=r"'dkd' does not fit data\.task 'regression'; set loss = 'mse' or 'cosine' or 'hint'"):
+    with pytest.raises(
+        ConfigError, match=r"'dkd' does not fit data\.task 'regression'; set loss = 'mse' or 'cosine' or 'hint'"
+    ):
         checked(config)
