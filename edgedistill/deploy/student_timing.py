@@ -21,7 +21,8 @@ from edgedistill.deploy.identity import ask_device, form_on
 from edgedistill.errors import DeviceError
 from edgedistill.export.baked import examples_of
 from edgedistill.export.forms import Variant, in_form
-from edgedistill.export.onnx_export import export_onnx, save_onnx
+from edgedistill.export.onnx_export import export_onnx
+from edgedistill.graphs.write import save_onnx
 from edgedistill.quantize.outputs import returns_of
 from edgedistill.quantize.settings import Int8Target
 from edgedistill.quantize.timers import KEPT, StudentForm

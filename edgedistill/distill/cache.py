@@ -23,7 +23,6 @@ import numpy.typing as npt
 
 from edgedistill.data.sources import Array
 from edgedistill.distill.blocks import DIGEST_BYTES, block_count, blocks_of, find_damage
-from edgedistill.distill.cells import cell_entry_type
 from edgedistill.errors import ConfigError
 from edgedistill.records.stages import SOFT_LABELS_SCHEMA, DataRecord
 from edgedistill.runtime import processes
@@ -73,6 +72,16 @@ def entry_type(classes: int, top_k: int) -> np.dtype:
     return np.dtype([
         ("classes", number, (top_k,)), ("logits", np.float16, (top_k,)), ("others", np.float32, (len(TEMPERATURES),)),
     ])  # fmt: skip
+
+
+def cell_entry_type(shape: tuple[int, ...], kept: int) -> np.dtype:
+    """Return the type of an entry for outputs (A, D): the numbers of the kept cells, their values, and the mean of the others."""
+    cells, values = shape
+    number: npt.DTypeLike = np.uint16 if cells <= 1 << 16 else np.uint32
+    count = min(kept, cells)
+    return np.dtype(
+        [("cells", number, (count,)), ("values", np.float16, (count, values)), ("rest", np.float16, (values,))]
+    )
 
 
 def describe_caches() -> Iterator[str]:

@@ -7,21 +7,11 @@ their scores, and that of scores barely depends on how far below the floor a cel
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from edgedistill.data.sources import Array
-
-
-def cell_entry_type(shape: tuple[int, ...], kept: int) -> np.dtype:
-    """Return the type of an entry for outputs (A, D): the numbers of the kept cells, their values, and the mean of the others."""
-    cells, values = shape
-    number: npt.DTypeLike = np.uint16 if cells <= 1 << 16 else np.uint32
-    count = min(kept, cells)
-    return np.dtype(
-        [("cells", number, (count,)), ("values", np.float16, (count, values)), ("rest", np.float16, (values,))]
-    )
+from edgedistill.distill.cache import cell_entry_type
 
 
 def pack_cells(answer: Tensor, classes: int, kept: int) -> Array:

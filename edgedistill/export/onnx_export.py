@@ -8,7 +8,6 @@ import io
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, Final
 
 import onnx
@@ -24,7 +23,6 @@ from edgedistill.graphs.slim import slim
 from edgedistill.graphs.stored import all_nodes
 from edgedistill.quantize.convert import convert
 from edgedistill.quantize.outputs import Outputs, returning_tensors, returns_of
-from edgedistill.runtime.files import write_atomic
 
 # torch writes opset 18 and converts upwards; for other opsets, it writes 18 without an error. Per-channel weights begin
 # with 13.
@@ -81,16 +79,6 @@ def export_onnx(
     _order_outputs(result.graph, output_names)
     onnx.checker.check_model(result, full_check=True)
     return to_opset(result, opset, {name: one.numpy()[None] for name, one in zip(input_names, examples, strict=True)})
-
-
-def save_onnx(model: onnx.ModelProto, path: Path) -> None:
-    """Write a model with its weights as one file, atomically."""
-    write_atomic(path, serialized(model))
-
-
-def serialized(model: onnx.ModelProto) -> bytes:
-    """Return the file content of a model, the same bytes for the same model."""
-    return bytes(model.SerializeToString(deterministic=True))
 
 
 def _names_in_order(outputs: Outputs, names: Sequence[str], owner: str) -> Sequence[str]:

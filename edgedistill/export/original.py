@@ -27,7 +27,6 @@ from edgedistill.export.file_forms import output_path, require_inputs
 from edgedistill.export.file_records import FileOptions, FileResult, OutputError, WrittenFile, worst_output
 from edgedistill.export.forms import Variant, comparable, in_form
 from edgedistill.export.lint.report import require_clean
-from edgedistill.export.onnx_export import save_onnx
 from edgedistill.export.output_errors import (
     CLASSES,
     PROBABILITIES,
@@ -47,6 +46,7 @@ from edgedistill.graphs.read import fix_shapes, is_quantized, read_sound_onnx
 from edgedistill.graphs.reference import Reference, RefusedError
 from edgedistill.graphs.run import Arrays, stacked
 from edgedistill.graphs.slim import simplify
+from edgedistill.graphs.write import save_onnx
 from edgedistill.quantize.placement import is_int8
 from edgedistill.records.parity import Parity
 from edgedistill.runtime.files import sha256_of

@@ -31,7 +31,7 @@ from edgedistill.export.contract import contract_of
 from edgedistill.export.description import describe_file
 from edgedistill.export.forms import Variant, answers_of, in_form, variants
 from edgedistill.export.lint.report import findings_for, in_lines, require_clean
-from edgedistill.export.onnx_export import export_onnx, save_onnx
+from edgedistill.export.onnx_export import export_onnx
 from edgedistill.export.original_pictures import write_pictures
 from edgedistill.export.parity import compare_all, percent, require_all
 from edgedistill.export.settings import ExportSettings
@@ -41,6 +41,7 @@ from edgedistill.graphs.opset import opset_of
 from edgedistill.graphs.read import fix_shapes, read_sound_onnx
 from edgedistill.graphs.run import ShapeError, run_onnx
 from edgedistill.graphs.signature import signature_of
+from edgedistill.graphs.write import save_onnx
 from edgedistill.models.outputs import labelled_names, main_name
 from edgedistill.models.source import ModelSource
 from edgedistill.models.teacher_view import TeacherView

@@ -86,8 +86,7 @@ def _state_bytes(model: object) -> int:
 def _view_bytes(settings: DistillPlan, student: nn.Module) -> int:
     """Return the bytes of the labelled output of a view in the cache of soft labels: those of the student's."""
     from edgedistill.data.views import plain_views
-    from edgedistill.distill.cache import entry_type, stored_logits
-    from edgedistill.distill.cells import cell_entry_type
+    from edgedistill.distill.cache import cell_entry_type, entry_type, stored_logits
     from edgedistill.distill.predictors import labelled_shape
     from edgedistill.distill.settings import gives_detections
     from edgedistill.tasks.detections import COLUMNS, RULES

@@ -6,18 +6,18 @@ from typing import Final, NamedTuple
 
 import numpy as np
 import onnx
-import torch
 from onnx import TensorProto, helper
 
+from edgedistill.data.sources import Array
 from edgedistill.errors import ConfigError
 from edgedistill.graphs.canonical import canonical
 from edgedistill.graphs.index import Edits
 from edgedistill.graphs.run import Arrays, run_each
-from edgedistill.quantize.fake_quant import HIGHEST, UNSIGNED, fake_quantize_bias, least_scale, quantized_weight
 from edgedistill.quantize.float_results import ChannelRanges, last_results, leading_to_quantized, leave_in_float
 from edgedistill.quantize.onnx_graph import OnnxGraph
 from edgedistill.quantize.placement import Graph, Placement, place
 from edgedistill.quantize.ranges import MagnitudeHistogram, Ranges
+from edgedistill.quantize.rounding import HIGHEST, UNSIGNED, least_scale, quantized_weight, rounded_bias, weight_scale
 from edgedistill.records.base import Scheme
 from edgedistill.runtime.progress import Advance
 
@@ -111,9 +111,8 @@ def _histograms(
     floors = {name: graph.floor(name) for name in histograms}
     for request, answer in enumerate(run_each(watching.SerializeToString(), requests)):
         for name, histogram in histograms.items():
-            value = torch.from_numpy(requests[name][request] if name in requests else answer[name])
-            floor = floors[name]
-            histogram.update(value if floor is None else value.clamp_min(floor))
+            value, floor = requests[name][request] if name in requests else answer[name], floors[name]
+            histogram.update(value if floor is None else np.maximum(value, np.float32(floor)))
         for name, ranges in channels.items():
             ranges.update(answer[name])
         if advance is not None:
@@ -166,21 +165,20 @@ def _quantize_parameters(
         for written in [entry for entry in layer.attribute if entry.name == "transB"]:
             layer.attribute.remove(written)
         layer.attribute.append(helper.make_attribute("transB", 1))
-    rows = torch.tensor(np.ascontiguousarray(stored.T if axis else stored))
+    rows = np.ascontiguousarray(stored.T if axis else stored)
     bias = _stored_bias(described, layer, len(rows))
-    step = torch.tensor(scale)
-    least = least_scale(rows, bias, step) if form.is_last else None
+    least = least_scale(rows, bias, scale) if form.is_last else None
     narrow = form.narrow and not _is_depthwise(layer, rows)
     weight, steps = quantized_weight(rows, least, narrow=narrow)
-    integers = np.ascontiguousarray(weight.numpy().T if axis else weight.numpy())
-    values = {"int8": integers, "scale": steps.numpy(), "zero": np.zeros(steps.shape, np.int8)}
+    integers = np.ascontiguousarray(weight.T if axis else weight)
+    values = {"int8": integers, "scale": steps, "zero": np.zeros(steps.shape, np.int8)}
     names = [edits.store(f"{layer.name}_weight_{part}", value) for part, value in values.items()]
     restored = edits.names.new(f"{layer.name}_weight_rounded")
     edits.insert_before(layer, helper.make_node("DequantizeLinear", names, [restored], name=restored, axis=axis))
     layer.input[1] = restored
     adds = described.bias(layer)
     if adds is not None and bias is not None:
-        rounded = fake_quantize_bias(bias, rows, step, least, narrow=narrow).numpy()
+        rounded = rounded_bias(bias, scale * weight_scale(rows, least, narrow=narrow))
         adds.node.input[adds.place] = edits.store(f"{layer.name}_bias_rounded", rounded)
 
 
@@ -192,10 +190,10 @@ def _store_tables(edits: Edits, gathers: list[onnx.NodeProto]) -> None:
         if name not in restored:
             table = edits.index.value(name)
             assert table is not None
-            integers, steps = quantized_weight(torch.tensor(table.T.copy()), None, narrow=False)
+            integers, steps = quantized_weight(np.ascontiguousarray(table.T))
             values = {
-                "int8": np.ascontiguousarray(integers.numpy().T),
-                "scale": steps.numpy(),
+                "int8": np.ascontiguousarray(integers.T),
+                "scale": steps,
                 "zero": np.zeros(steps.shape, np.int8),
             }
             stored = [edits.store(f"{name}_{part}", value) for part, value in values.items()]
@@ -206,14 +204,14 @@ def _store_tables(edits: Edits, gathers: list[onnx.NodeProto]) -> None:
         gather.input[0] = restored[name]
 
 
-def _stored_bias(described: OnnxGraph, layer: onnx.NodeProto, channels: int) -> torch.Tensor | None:
+def _stored_bias(described: OnnxGraph, layer: onnx.NodeProto, channels: int) -> Array | None:
     """Return a layer's stored bias if it has one value for each channel."""
     adds = described.bias(layer)
     bias = None if adds is None else described.index.value(adds.node.input[adds.place])
-    return None if bias is None or bias.shape != (channels,) else torch.tensor(bias)
+    return None if bias is None or bias.shape != (channels,) else bias
 
 
-def _is_depthwise(layer: onnx.NodeProto, rows: torch.Tensor) -> bool:
+def _is_depthwise(layer: onnx.NodeProto, rows: Array) -> bool:
     """Return whether a layer is a convolution of each channel alone; kernels add no pairs of its products in 16 bits."""
     groups = next((attribute.i for attribute in layer.attribute if attribute.name == "group"), 1)
     return layer.op_type == "Conv" and groups != 1 and rows.shape[1] == 1

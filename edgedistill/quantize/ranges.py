@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
-import torch
-from torch import Tensor
+import numpy as np
+import numpy.typing as npt
 
 from edgedistill.errors import ConfigError
 
@@ -21,15 +21,15 @@ class MagnitudeHistogram:
     """Counts of |x| in equal bins; the bins grow by doubling, so the counts do not depend on the order of batches."""
 
     def __init__(self) -> None:
-        self.counts = torch.zeros(BINS, dtype=torch.float64)
+        self.counts = np.zeros(BINS)
         self.limit = 0.0
         self.largest = 0.0
         self.lowest = math.inf
 
-    def update(self, values: Tensor) -> None:
-        """Count a tensor of any shape."""
-        flat = values.detach().flatten().float()
-        lowest, highest = (float(end) for end in flat.aminmax())
+    def update(self, values: npt.NDArray[Any]) -> None:
+        """Count the values of an array of any shape."""
+        flat = values.reshape(-1)
+        lowest, highest = float(flat.min()), float(flat.max())
         largest = max(abs(lowest), abs(highest))
         if not math.isfinite(largest):
             raise ConfigError(
@@ -40,8 +40,8 @@ class MagnitudeHistogram:
         self.largest = max(self.largest, largest)
         self.lowest = min(self.lowest, lowest)
         if self.limit > 0:
-            for part in torch.split(flat, CACHED):
-                self.counts += self._count(part).cpu()
+            for start in range(0, len(flat), CACHED):
+                self.counts += self._count(flat[start : start + CACHED])
 
     def bound(self, ranges: Ranges, levels: int) -> float:
         """Return the magnitude of the largest of `levels` steps; 1 if all values are zero."""
@@ -49,24 +49,24 @@ class MagnitudeHistogram:
             return 1.0
         return self.largest if ranges == "minmax" else self._least_error(levels)
 
-    def _count(self, values: Tensor) -> Tensor:
-        """Return the counts (BINS,); the limit is a power of two, so the division is exact; `bincount` is faster than `histc`."""
-        bins = (values.abs() / self.limit * BINS).int().clamp_(max=BINS - 1)  # the last bin includes its upper edge
-        return torch.bincount(bins, minlength=BINS)
+    def _count(self, values: npt.NDArray[Any]) -> npt.NDArray[np.intp]:
+        """Return the counts (BINS,); the limit is a power of two, so the product is exact."""
+        bins = (np.abs(values) * np.float32(BINS / self.limit)).astype(np.intp)
+        return np.bincount(np.minimum(bins, BINS - 1), minlength=BINS)  # the last bin includes its upper edge
 
     def _grow(self, largest: float) -> None:
         if self.limit == 0:
             # A power of two, so that every order of batches ends with the same bins.
             self.limit = 2.0 ** math.ceil(math.log2(largest))
         while self.limit < largest:
-            self.counts = torch.cat([self.counts.reshape(-1, 2).sum(1), torch.zeros(BINS // 2, dtype=torch.float64)])
+            self.counts = np.concatenate([self.counts.reshape(-1, 2).sum(1), np.zeros(BINS // 2)])
             self.limit *= 2
 
     def _least_error(self, levels: int) -> float:
         """Return the bound with the least squared rounding and clipping error, computed at the bins' centres."""
-        centres = (torch.arange(BINS, dtype=torch.float64) + 0.5) * (self.limit / BINS)
-        bounds = self.largest * torch.linspace(1 / CANDIDATES, 1, CANDIDATES, dtype=torch.float64)
-        steps = (bounds / levels).unsqueeze(1)
-        rounded = (centres / steps).round().clamp(max=levels) * steps
-        errors = ((rounded - centres) ** 2 * self.counts).sum(1)
+        centres = (np.arange(BINS) + 0.5) * (self.limit / BINS)
+        bounds = self.largest * np.linspace(1 / CANDIDATES, 1, CANDIDATES)
+        steps = (bounds / levels)[:, None]
+        rounded = np.minimum(np.round(centres / steps), levels) * steps
+        errors = (rounded - centres) ** 2 @ self.counts
         return float(bounds[errors.argmin()])

@@ -25,8 +25,9 @@ from edgedistill.export.baked import Baking, examples_of
 from edgedistill.export.contract import contract_of
 from edgedistill.export.description import describe_file
 from edgedistill.export.forms import Variant, in_form
-from edgedistill.export.onnx_export import export_onnx, save_onnx
+from edgedistill.export.onnx_export import export_onnx
 from edgedistill.graphs.metadata import annotate
+from edgedistill.graphs.write import save_onnx
 from edgedistill.kits.kits import Form
 from edgedistill.models.outputs import labelled_names, run
 from edgedistill.models.source import StudentSource

@@ -9,10 +9,11 @@ import torch
 from torch import nn
 
 from edgedistill.errors import ConfigError
-from edgedistill.export.onnx_export import export_onnx, serialized
+from edgedistill.export.onnx_export import export_onnx
 from edgedistill.export.parity import compare_outputs, require_parity
 from edgedistill.graphs.encodings import encode
 from edgedistill.graphs.run import run_onnx
+from edgedistill.graphs.write import serialized
 from tests.support.families import EACH_FAMILY, case, quantized_layers
 from tests.support.kernels import kernels_of
 

@@ -14,11 +14,12 @@ from edgedistill.config.data import MelConfig
 from edgedistill.data.preprocess import Preprocess
 from edgedistill.data.settings import Normalization
 from edgedistill.errors import ConfigError
-from edgedistill.export.onnx_export import export_onnx, serialized
+from edgedistill.export.onnx_export import export_onnx
 from edgedistill.export.parity import compare_outputs, require_parity
 from edgedistill.graphs.float16 import HEADROOM, LARGEST, emulated, float32_nodes, to_float16
 from edgedistill.graphs.opset import to_opset
 from edgedistill.graphs.run import run_onnx
+from edgedistill.graphs.write import serialized
 from edgedistill.records.stages import InputRecord
 from tests.support.families import EACH_FAMILY, case
 from tests.support.small_onnx import requests_for, text_model

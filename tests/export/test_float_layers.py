@@ -4,9 +4,9 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from edgedistill.export.onnx_export import serialized
 from edgedistill.graphs.encodings import encode
 from edgedistill.graphs.run import run_onnx
+from edgedistill.graphs.write import serialized
 from tests.support.small_onnx import requests_for, text_model
 
 LAYERS = {

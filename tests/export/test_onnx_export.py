@@ -6,9 +6,10 @@ from onnx import numpy_helper
 from torch import nn
 
 from edgedistill.errors import ConfigError
-from edgedistill.export.onnx_export import export_onnx, save_onnx, serialized
+from edgedistill.export.onnx_export import export_onnx
 from edgedistill.graphs.metadata import annotate, metadata_of
 from edgedistill.graphs.run import run_onnx
+from edgedistill.graphs.write import save_onnx, serialized
 from edgedistill.quantize.prepare import calibrate, prepare
 
 

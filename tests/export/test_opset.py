@@ -6,9 +6,9 @@ import pytest
 from onnx import numpy_helper
 
 from edgedistill.errors import ConfigError
-from edgedistill.export.onnx_export import serialized
 from edgedistill.graphs.opset import _require_same, opset_of, to_opset
 from edgedistill.graphs.run import run_onnx
+from edgedistill.graphs.write import serialized
 from tests.support.families import EACH_FAMILY, case
 from tests.support.small_onnx import requests_for, text_model
 

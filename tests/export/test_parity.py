@@ -4,9 +4,10 @@ import torch
 from torch import nn
 
 from edgedistill.errors import ConfigError, ParityError
-from edgedistill.export.onnx_export import export_onnx, save_onnx
+from edgedistill.export.onnx_export import export_onnx
 from edgedistill.export.parity import compare_all, compare_file, compare_outputs, percent, require_all, require_parity
 from edgedistill.graphs.run import run_onnx
+from edgedistill.graphs.write import save_onnx
 from edgedistill.tasks.table import find_task
 
 SCORES = np.eye(4, dtype=np.float32)[[0, 1, 2, 3] * 250][:, None]

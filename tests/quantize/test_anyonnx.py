@@ -7,11 +7,11 @@ from onnx import numpy_helper
 
 from edgedistill.errors import ConfigError
 from edgedistill.export.lint.report import lint
-from edgedistill.export.onnx_export import serialized
 from edgedistill.export.parity import compare_outputs
 from edgedistill.graphs.encodings import encode
 from edgedistill.graphs.index import name_nodes
 from edgedistill.graphs.run import run_onnx
+from edgedistill.graphs.write import serialized
 from edgedistill.quantize.onnx_file import quantize_onnx
 from tests.support.families import EACH_FAMILY, case
 from tests.support.kernels import kernels_of

@@ -8,11 +8,11 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from edgedistill.cli.main import cli
 from edgedistill.export.lint.report import lint
-from edgedistill.export.onnx_export import serialized
 from edgedistill.graphs.dynamic import with_dynamic_inputs
 from edgedistill.graphs.encodings import encode
 from edgedistill.graphs.index import name_nodes
 from edgedistill.graphs.run import run_onnx
+from edgedistill.graphs.write import serialized
 from edgedistill.quantize.onnx_file import quantize_onnx
 from tests.support.kernels import kernels_of
 from tests.support.small_onnx import requests_for, text_model

@@ -9,10 +9,11 @@ import torch
 from torch import nn
 
 from edgedistill.export.lint.report import lint
-from edgedistill.export.onnx_export import export_onnx, serialized
+from edgedistill.export.onnx_export import export_onnx
 from edgedistill.graphs.encodings import encode
 from edgedistill.graphs.index import name_nodes
 from edgedistill.graphs.run import run_onnx
+from edgedistill.graphs.write import serialized
 from edgedistill.kits.kits import find_kits
 from edgedistill.quantize.capture import capture
 from edgedistill.quantize.fx_graph import graph_of

@@ -4,9 +4,9 @@ import numpy as np
 import onnx
 import pytest
 
-from edgedistill.export.onnx_export import serialized
 from edgedistill.graphs.index import name_nodes
 from edgedistill.graphs.run import run_onnx
+from edgedistill.graphs.write import serialized
 from edgedistill.quantize.onnx_file import quantize_onnx
 from edgedistill.quantize.smoothing import smoothed
 from tests.support.small_onnx import requests_for, text_model

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
-from edgedistill.export.onnx_export import export_onnx, serialized
+from edgedistill.export.onnx_export import export_onnx
 from edgedistill.export.parity import compare_outputs, require_parity
 from edgedistill.graphs.run import run_onnx
+from edgedistill.graphs.write import serialized
 from edgedistill.quantize.prepare import calibrate, prepare
 from tests.support.families import train
 

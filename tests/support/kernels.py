@@ -6,8 +6,8 @@ from pathlib import Path
 import onnx
 import onnxruntime
 
-from edgedistill.export.onnx_export import serialized
 from edgedistill.graphs.reference import EXACT_PRODUCTS
+from edgedistill.graphs.write import serialized
 
 ERRORS_ONLY = 3
 

@@ -8,8 +8,8 @@ import openvino
 import pair_sums
 import pytest
 
-from edgedistill.export.onnx_export import serialized
 from edgedistill.export.parity import compare_outputs
+from edgedistill.graphs.write import serialized
 from tests.support.families import case
 from tests.support.jobs import TARGETS
 from tests.support.small_onnx import text_model
