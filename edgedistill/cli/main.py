@@ -70,6 +70,14 @@ def main() -> None:
     except EdgedistillError as error:
         click.echo(f"edgedistill: {error}", err=True)
         sys.exit(error.exit_code)
+    except ModuleNotFoundError as error:
+        from edgedistill.runtime.extras import missing_package
+
+        missing = missing_package(error)
+        if missing is None:
+            raise
+        click.echo(f"edgedistill: {missing}", err=True)
+        sys.exit(missing.exit_code)
     except BrokenPipeError:
         os.dup2(
             os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
