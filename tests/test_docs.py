@@ -1,5 +1,7 @@
 """The documents: each is a user's session, and every command of it is run as it is written, in a folder of its own.
 
+The session of FIRST comes before all others: they begin with the run that it makes.
+
 A block of `sh` is run by bash, one of `python` by Python; a second word after the language is the file that the block goes
 into, or one of NOT_HERE, whose commands need what no test machine has.
 """
@@ -22,42 +24,23 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from edgedistill.cli.main import cli
+from tests.architecture import picture
 from tests.support.browser import CHROMIUM, chromium
 from tests.support.sshd import SSHD, Sshd
 
 ROOT = Path(__file__).resolve().parents[1]
 
-DOCUMENTS = sorted(path.stem for path in (ROOT / "docs").glob("*.md") if path.stem != "commands")
+FIRST = "photos-to-phone"
+GENERATED = {"commands", "configuration", "python", "zoo"}
+DOCUMENTS = sorted(path.stem for path in (ROOT / "docs").glob("*.md") if path.stem not in GENERATED)
+TO_READ = {"index", "concepts", "measured", "faq", "comparison"}
+"""Documents without a session."""
 NEED_MODELS = {"foreign-detectors", "text"}
 """Documents whose commands need a published model, which is not here; other tests run the same commands with small models."""
 NOT_HERE = {"on-a-jetson", "with-a-phone"}
 """Commands for devices: the kit and the adb transport have tests of their own, with what stands in for a device."""
 BROWSER = "with-a-browser"
 BLOCK = re.compile(r"^```(\w+)(?: (\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-FLOWERS = """
-name = "flowers"
-[data]
-train = "photos"
-test_fraction = 0.2
-[teacher]
-model = "zoo:resnet20"
-width = 0.5
-epochs = 4
-[student]
-model = "zoo:mlperf-resnet8"
-width = 0.5
-[distill]
-epochs = 4
-views = 2
-[quantize]
-mode = "ptq"
-[[target]]
-name = "pc"
-kit = "ort"
-[bench]
-processes = 3
-seconds = 0.3
-"""
 
 
 @dataclass(frozen=True)
@@ -102,14 +85,20 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]) -> Path:
-    """What the documents begin with: pictures, and two finished runs."""
+    """What the documents begin with: pictures, and two finished runs, made by the first blocks of FIRST."""
     folder = tmp_path_factory.mktemp("home")
     photos(folder / "photos")
-    (folder / "flowers.toml").write_text(FLOWERS)
-    done = session(["edgedistill", "run", "flowers.toml"], folder, environment)
-    assert done.returncode == 0, done.stderr
+    for block in blocks(FIRST)[: beginning(FIRST)]:
+        perform(block, folder, environment)
     shutil.copytree(folder / "runs" / "flowers", folder / "runs" / "released")
     return folder
+
+
+def beginning(name: str) -> int:
+    """Return the number of blocks of FIRST up to its first run, which are not repeated; 0 for other documents."""
+    if name != FIRST:
+        return 0
+    return 1 + next(i for i, block in enumerate(blocks(name)) if block.text.startswith("edgedistill run "))
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +124,7 @@ def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in DOCUMENTS if name not in NEED_MODELS])
+@pytest.mark.parametrize("name", [name for name in DOCUMENTS if name not in NEED_MODELS | TO_READ])
 def test_a_document_does_as_it_says(
     name: str, home: Path, environment: dict[str, str], tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
@@ -144,7 +133,7 @@ def test_a_document_does_as_it_says(
         environment = environment | device | {"PATH": f"{device['PATH']}{os.pathsep}{environment['PATH']}"}
     folder = Path(shutil.copytree(home, tmp_path / "session"))
     ran = 0
-    for block in blocks(name):
+    for block in blocks(name)[beginning(name) :]:
         ran += perform(block, folder, environment)
     assert ran > 0
 
@@ -200,7 +189,7 @@ def visit(command: str, folder: Path, environment: dict[str, str]) -> None:
 def test_what_is_not_run_is_only_for_devices_and_published_models() -> None:
     assert {
         name for name in DOCUMENTS if not any(block.language in {"sh", "python"} for block in blocks(name))
-    } == NEED_MODELS
+    } == NEED_MODELS | TO_READ
     words = {block.word for name in DOCUMENTS for block in blocks(name) if block.language == "sh" and block.word}
     assert {word for word in words if "." not in word} <= NOT_HERE | {BROWSER}
 
@@ -211,6 +200,27 @@ def test_the_help_texts_are_those_of_the_commands() -> None:
     assert done.returncode == 0, done.stderr
     written = (ROOT / "docs" / "commands.md").read_text()
     assert written.split() == done.stdout.split(), "write it again: python tests/help_texts.py > docs/commands.md"
+
+
+@pytest.mark.slow
+def test_the_reference_pages_are_those_of_the_code(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "tests" / "reference_pages.py")]
+    done = subprocess.run([*command, str(tmp_path)], capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    written = {path.name: path.read_text() for path in tmp_path.glob("*.md")}
+    assert set(written) == {f"{name}.md" for name in GENERATED - {"commands"}}
+    for name, text in written.items():
+        assert (ROOT / "docs" / name).read_text() == text, "write it again: python tests/reference_pages.py"
+
+
+def test_the_picture_is_that_of_its_source() -> None:
+    assert (ROOT / "docs" / "architecture.svg").read_text() == picture()
+
+
+def test_the_site_has_every_page() -> None:
+    config = (ROOT / "docs" / "zensical.toml").read_text()
+    named = re.findall(r'= "([\w-]+)\.md"', config)
+    assert sorted(named) == sorted({*DOCUMENTS, *GENERATED}), "add the page to nav in docs/zensical.toml"
 
 
 COMMANDS = [
