@@ -1,8 +1,9 @@
-"""What a Hugging Face folder says about its encoder: sizes in config.json, pooling in 1_Pooling/config.json."""
+"""What a Hugging Face folder says about its encoder of texts: sizes in config.json, pooling in 1_Pooling/config.json."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -48,23 +49,28 @@ class EncoderConfig(Record):
 
 def read_encoder_config(folder: Path) -> EncoderConfig:
     """Read the sizes of a BERT or DistilBERT encoder from a Hugging Face folder; raises ConfigError for anything else."""
-    table = _table(folder, CONFIG)
+    table = read_table(folder, CONFIG)
     kind = table.get("model_type")
     if kind not in NAMES:
         raise ConfigError(
-            f"model 'hf:{folder.name}': {CONFIG} has model_type '{kind}'; edgedistill supports {' and '.join(NAMES)}; for another "
-            "encoder, name a function that builds it: package.module:function"
+            f"model 'hf:{folder.name}': {CONFIG} has model_type '{kind}'; edgedistill supports {' and '.join(NAMES)} for texts, vit "
+            "and deit for images; for another model, name a function that builds it: package.module:function"
         )
     names = NAMES[kind] | {"vocabulary": "vocab_size", "positions": "max_position_embeddings"}
-    if missing := [name for name in names.values() if name not in table]:
-        raise ConfigError(f"model 'hf:{folder.name}': {CONFIG} has no '{missing[0]}'; download the folder again")
-    values = {ours: table[theirs] for ours, theirs in names.items()}
+    values = required_values(folder, table, names)
     _require_plain(folder, table, values.pop("activation"))
     architectures = " ".join(table.get("architectures") or ())
     return EncoderConfig(
         model_type=kind, epsilon=table.get("layer_norm_eps", 1e-12), pooling=_pooling(folder),
         classifies="ForSequenceClassification" in architectures, **values,
     )  # fmt: skip
+
+
+def required_values(folder: Path, table: dict[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """Return the values of config.json under the names of this package; raises ConfigError for a missing one."""
+    if missing := [name for name in names.values() if name not in table]:
+        raise ConfigError(f"model 'hf:{folder.name}': {CONFIG} has no '{missing[0]}'; download the folder again")
+    return {ours: table[theirs] for ours, theirs in names.items()}
 
 
 def _require_plain(folder: Path, table: dict[str, Any], activation: str) -> None:
@@ -80,7 +86,7 @@ def _pooling(folder: Path) -> Pooling | None:
     """Return the pooling of a sentence-transformers folder, None for other folders."""
     if not (folder / "1_Pooling" / CONFIG).is_file():
         return None
-    table = _table(folder, f"1_Pooling/{CONFIG}")
+    table = read_table(folder, f"1_Pooling/{CONFIG}")
     modes = [key.removeprefix("pooling_mode_") for key, value in table.items() if value is True and "mode_" in key]
     known: dict[str, Pooling] = {"mean_tokens": "mean", "cls_token": "cls"}
     if len(modes) != 1 or modes[0] not in known:
@@ -90,13 +96,14 @@ def _pooling(folder: Path) -> Pooling | None:
     return known[modes[0]]
 
 
-def _table(folder: Path, name: str) -> dict[str, Any]:
+def read_table(folder: Path, name: str) -> dict[str, Any]:
+    """Read a JSON file of a Hugging Face folder; raises ConfigError for a file that is missing, or no object."""
     try:
         table = json.loads((folder / name).read_bytes())
     except OSError as error:
         raise ConfigError(
-            f"model 'hf:{folder.name}': {folder / name}: {error.strerror}; a Hugging Face folder has {CONFIG}, {WEIGHTS} and "
-            f"{TOKENIZER}"
+            f"model 'hf:{folder.name}': {folder / name}: {error.strerror}; a Hugging Face folder has {CONFIG}, {WEIGHTS} and, "
+            f"for texts, {TOKENIZER}"
         ) from None
     except ValueError as error:
         raise ConfigError(f"model 'hf:{folder.name}': {name} is not JSON: {error}") from None

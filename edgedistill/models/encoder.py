@@ -45,15 +45,16 @@ class Embeddings(nn.Module):
 class SelfAttention(nn.Module):
     """Scaled dot-product attention of several heads (Vaswani et al. 2017)."""
 
-    def __init__(self, hidden: int, heads: int) -> None:
+    def __init__(self, hidden: int, heads: int, *, bias: bool = True) -> None:
         super().__init__()
         self.heads = heads
-        self.query, self.key, self.value = (nn.Linear(hidden, hidden) for _ in range(3))
+        self.query, self.key, self.value = (nn.Linear(hidden, hidden, bias) for _ in range(3))
 
-    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """Map (B, T, hidden) to (B, T, hidden); `bias` (B, 1, 1, T) is added to the scores."""
         query, key, value = (self._by_head(layer(x)) for layer in (self.query, self.key, self.value))
-        scores = query @ key.transpose(2, 3) * (1 / math.sqrt(query.shape[3])) + bias
+        scores = query @ key.transpose(2, 3) * (1 / math.sqrt(query.shape[3]))
+        scores = scores if bias is None else scores + bias
         return (scores.softmax(3) @ value).transpose(1, 2).flatten(2)
 
     def _by_head(self, x: Tensor) -> Tensor:
@@ -92,7 +93,20 @@ class Layer(nn.Module):
         return y
 
 
-class Encoder(nn.Module):
+class LayerStack(nn.Module):
+    """A transformer whose layers are `encoder.layer`, of which a student can keep some."""
+
+    encoder: nn.ModuleDict
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        """The layers, in their order."""
+        kept = self.encoder["layer"]
+        assert isinstance(kept, nn.ModuleList)
+        return kept
+
+
+class Encoder(LayerStack):
     """An encoder of sentences with its pooling and, with `classes`, a classifier; embeddings have length 1 with `normalize`."""
 
     def __init__(self, config: EncoderConfig, pooling: Pooling, classes: int | None, *, normalize: bool) -> None:
@@ -103,13 +117,6 @@ class Encoder(nn.Module):
         self.pooler = nn.ModuleDict({"dense": nn.Linear(config.hidden, config.hidden)}) if pooling == "pooler" else None
         self.classifier = None if classes is None else nn.Linear(config.hidden, classes)
         self.apply(_initialise)
-
-    @property
-    def layers(self) -> nn.ModuleList:
-        """The layers, in their order."""
-        kept = self.encoder["layer"]
-        assert isinstance(kept, nn.ModuleList)
-        return kept
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
         """Map token numbers, masks (1 for tokens, 0 for padding) and types, (B, T), int64, to vectors or logits (B, D)."""
@@ -148,8 +155,8 @@ def spread(count: int, total: int) -> tuple[int, ...]:
 
 
 def keep_layers(model: nn.Module, wanted: int | Sequence[int]) -> nn.Module:
-    """Return a copy of an encoder with some of its layers, the embeddings and the head; raises ConfigError for layers it lacks."""
-    if not isinstance(model, Encoder):
+    """Return a copy of a transformer with some of its layers, the embeddings and the head; raises ConfigError for layers it lacks."""
+    if not isinstance(model, LayerStack):
         raise ConfigError(f"student.layers: {type(model).__name__} has no layers to keep; set student.model")
     total = len(model.layers)
     if isinstance(wanted, int):
