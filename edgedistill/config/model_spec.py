@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BeforeValidator, PlainSerializer
 
@@ -11,13 +12,15 @@ from edgedistill.records.base import Record
 from edgedistill.runtime.user_code import is_function
 
 Source = Literal["zoo", "timm", "hf", "function", "onnx", "logits"]
+HUB: Final = re.compile(r"([\w.-]+/[\w.-]+)@([\w./-]+)")
+"""A repository of the Hugging Face hub, ORG/NAME, and a revision of it."""
 FILES: dict[str, Source] = {".onnx": "onnx", ".npy": "logits"}
 
 
 class ModelSpec(Record):
     """A model by name: `text` is the text in the configuration; `name` is the architecture, the function or the file.
 
-    `source` is "zoo" or "timm" for architectures, "hf" for a Hugging Face folder, "function" for package.module:function, "onnx" for
+    `source` is "zoo" or "timm" for architectures, "hf" for a Hugging Face folder or hub repository, "function" for package.module:function, "onnx" for
     an ONNX file, and "logits" for a .npy file of saved outputs.
     """
 
@@ -30,15 +33,21 @@ class ModelSpec(Record):
         """Whether the model is a torch module, which has layers and weights."""
         return self.source not in FILES.values()
 
+    @property
+    def hub(self) -> tuple[str, str] | None:
+        """The repository ORG/NAME of the Hugging Face hub and its revision, None for a model from elsewhere."""
+        found = HUB.fullmatch(self.name) if self.source == "hf" else None
+        return None if found is None else (found[1], found[2])
+
     def __str__(self) -> str:
         """Return the text in the configuration."""
         return self.text
 
 
 def parse_model_spec(text: str) -> ModelSpec:
-    """Parse zoo:NAME, timm:NAME, hf:FOLDER, package.module:function, FILE.onnx or FILE.npy; raises ValueError for anything else."""
+    """Parse zoo:NAME, timm:NAME, hf:FOLDER, hf:ORG/NAME@REVISION, package.module:function, FILE.onnx or FILE.npy; raises ValueError for anything else."""
     if text.startswith("hf:") and text != "hf:":
-        return ModelSpec(text=text, source="hf", name=_folder(text.removeprefix("hf:")))
+        return _hugging_face(text, text.removeprefix("hf:"))
     suffix = Path(text).suffix
     if suffix in FILES:
         return ModelSpec(text=text, source=FILES[suffix], name=text)
@@ -54,16 +63,11 @@ def parse_model_spec(text: str) -> ModelSpec:
     )
 
 
-def _folder(name: str) -> str:
-    """Return the folder of an hf: model; raises ValueError for a model on the hub, which edgedistill does not download."""
-    repository, at, revision = name.partition("@")
-    if not at:
-        return name
-    place = repository.rpartition("/")[2]
-    raise ValueError(
-        f"hf:{name} is not downloaded by edgedistill; run: hf download {repository} --revision {revision} --local-dir {place} "
-        f"config.json model.safetensors tokenizer.json; then write hf:{place}"
-    )
+def _hugging_face(text: str, name: str) -> ModelSpec:
+    """Return a folder, or a model of the hub; raises ValueError for a name with @ that is not ORG/NAME@REVISION."""
+    if "@" in name and not HUB.fullmatch(name):
+        raise ValueError(f"'{text}' is not a model: write hf:FOLDER, or hf:ORG/NAME@REVISION with a commit or a tag")
+    return ModelSpec(text=text, source="hf", name=name)
 
 
 def _parsed(value: Any) -> Any:

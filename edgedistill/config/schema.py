@@ -12,6 +12,7 @@ from pydantic import Field, ValidatorFunctionWrapHandler, WrapValidator, model_v
 
 from edgedistill.config.data import DataConfig
 from edgedistill.config.gates import GateConfig
+from edgedistill.config.model_spec import ModelSpec
 from edgedistill.config.training import (
     Count,
     DistillConfig,
@@ -209,3 +210,11 @@ class Config(Record):
     def path(self, text: str) -> Path:
         """Resolve a path relative to the folder of the configuration."""
         return (self.folder / text).resolve()
+
+    def model_folder(self, spec: ModelSpec) -> Path:
+        """Return the folder of a model hf:FOLDER or hf:ORG/NAME@REVISION, which is downloaded if it is not here yet."""
+        if spec.hub is None:
+            return self.path(spec.name)
+        from edgedistill.runtime.hub import hub_folder
+
+        return hub_folder(*spec.hub)

@@ -46,11 +46,6 @@ class VitConfig(Record):
         """The number of tokens before those of patches: the class token and, for a DeiT, the distillation token."""
         return 2 if self.model_type == "deit" else 1
 
-    @property
-    def names_classes(self) -> bool:
-        """Whether the labels are names of classes, and not LABEL_0, LABEL_1, ..., which stand for missing names."""
-        return self.labels != _numbered(len(self.labels))
-
     def grid(self, image: tuple[int, int]) -> tuple[int, int]:
         """Return the rows and columns of patches of an image (height, width); pixels beyond the last whole patch are left out."""
         return image[0] // self.patch[0], image[1] // self.patch[1]
@@ -64,6 +59,11 @@ class ImagePreprocessing(Record):
     size: tuple[int, int] | None
 
 
+def is_vit(folder: Path) -> bool:
+    """Return whether the model of a Hugging Face folder is a vision transformer."""
+    return read_table(folder, CONFIG).get("model_type") in TYPES
+
+
 def read_vit_config(folder: Path) -> VitConfig:
     """Read the sizes of a ViT or DeiT from a Hugging Face folder; raises ConfigError for variants that are not supported."""
     table = read_table(folder, CONFIG)
@@ -71,26 +71,35 @@ def read_vit_config(folder: Path) -> VitConfig:
     activation = values.pop("activation")
     if activation != "gelu":
         raise ConfigError(f"model 'hf:{folder.name}': the activation '{activation}' is not supported; only 'gelu' is")
-    sides = {key: _pair(values.pop(key)) for key in ("image", "patch")}
+    image, patch = (_pair(values.pop(key)) for key in ("image", "patch"))
     architecture = next(iter(table.get("architectures") or ()), "")
     classifies = architecture.endswith(HEADS)
     return VitConfig(
         model_type=table["model_type"], epsilon=table.get("layer_norm_eps", 1e-12), bias=table.get("qkv_bias", True),
         labels=_labels(table) if classifies else (), heads_out=2 if architecture.endswith("WithTeacher") else 1,
-        **values, **sides,
+        image=image, patch=patch, **values,
     )  # fmt: skip
 
 
 def _labels(table: dict[str, Any]) -> tuple[str, ...]:
-    """Return the names of the outputs; a config.json without them has two outputs, as `transformers` writes it."""
+    """Return the names of the outputs; a config.json without them has two outputs, as `transformers` writes it.
+
+    Names that several outputs have, such as ImageNet's two "crane", get the numbers of the outputs.
+    """
     named = table.get("id2label")
     if not named:
         return _numbered(table.get("num_labels", 2))
-    return tuple(str(named[key]) for key in sorted(named, key=int))
+    names = [str(named[key]) for key in sorted(named, key=int)]
+    return tuple(name if names.count(name) == 1 else f"{name} ({number})" for number, name in enumerate(names))
 
 
 def _numbered(count: int) -> tuple[str, ...]:
     return tuple(f"LABEL_{number}" for number in range(count))
+
+
+def fits_classes(labels: tuple[str, ...], classes: tuple[str, ...]) -> bool:
+    """Return whether outputs are those of classes in their order: they have the same names, or none (LABEL_0, LABEL_1, ...)."""
+    return labels in (classes, _numbered(len(classes)))
 
 
 def _pair(value: Any) -> tuple[int, int]:

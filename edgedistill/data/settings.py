@@ -133,7 +133,7 @@ def _dimensions(config: Config) -> int | None:
     embeds = data.is_text and data.label is None and data.task in ("embedding", PAIRED)
     if data.dimensions is not None or not embeds or model.source != "hf":
         return data.dimensions
-    return read_encoder_config(config.path(model.name)).hidden
+    return read_encoder_config(config.model_folder(model)).hidden
 
 
 def _resizing(data: DataConfig) -> dict[str, Any]:

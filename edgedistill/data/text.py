@@ -79,12 +79,12 @@ class Tokens(NamedTuple):
 def tokenizer_file(config: Config) -> Path:
     """Return the tokenizer of a configuration: that of [data], or that of a model hf:FOLDER; raises ConfigError if there is none."""
     data, models = config.data, [one.model for one in config.teachers] + [config.student.model]
-    folders = [one.name for one in models if one is not None and one.source == "hf"]
-    if data.tokenizer is None and not folders:
+    named = [one for one in models if one is not None and one.source == "hf"]
+    if data.tokenizer is None and not named:
         raise ConfigError(
             f"data.tokenizer: names no tokenizer for the texts; set it to a {TOKENIZER}, or to the folder that has it"
         )
-    path = config.path(data.tokenizer if data.tokenizer is not None else folders[0])
+    path = config.model_folder(named[0]) if data.tokenizer is None else config.path(data.tokenizer)
     path = path / TOKENIZER if path.is_dir() else path
     if not path.is_file():
         raise ConfigError(f"data.tokenizer: {path.name}: no such file (looked for {path})")

@@ -13,6 +13,7 @@ from edgedistill.distill.predictors import Answer, Predict, onnx_predictor, spli
 from edgedistill.losses.batch import Tensors
 from edgedistill.models.build import build_model
 from edgedistill.models.encoder import keep_layers
+from edgedistill.models.folder import take_weights
 from edgedistill.models.interface import Interface
 from edgedistill.models.prune import prune_channels, unprunable
 from edgedistill.models.source import ModelSource, StudentSource
@@ -41,11 +42,21 @@ def build_student(
     if source.model is not None:
         return build_model(source.model, interface, seed)
     assert source.teacher is not None
-    whole = build_model(source.teacher, interface, seed) if teacher is None else teacher
+    whole = _whole(source.teacher, interface, seed, teacher)
     if source.layers is not None:
         return keep_layers(whole, source.layers)
     assert source.prune is not None
     return prune_channels(whole, interface, source.prune, _unpruned_layers(_Pruning(source, interface, seed)))
+
+
+def _whole(source: ModelSource, interface: Interface, seed: int, teacher: nn.Module | None) -> nn.Module:
+    """Return the teacher that a student is a part of, which sees the samples as the student does."""
+    if source.view is None:
+        return build_model(source, interface, seed) if teacher is None else teacher
+    model = build_model(source.model_copy(update={"view": None}), interface, seed)
+    if teacher is not None:
+        take_weights(model, teacher, source.view, interface)
+    return model
 
 
 def load_student(source: StudentSource, interface: Interface, seed: int, weights: Path) -> nn.Module:

@@ -131,7 +131,10 @@ def learning(sources: Sources) -> dict[str, Any]:
 def declare_teacher(sources: Sources) -> TeacherSettings:
     """Declare the settings of the teacher stage."""
     plans = tuple(
-        TeacherPlan(source=teacher_source(sources.config, number, sources.hash_file), training=_training(plan))
+        TeacherPlan(
+            source=teacher_source(sources.config, number, sources.hash_file, sources.records[DataRecord].classes),
+            training=_training(plan),
+        )
         for number, plan in enumerate(sources.config.teachers)
     )
     return TeacherSettings(**learning(sources), teachers=plans, tracking=tracking_of(sources.config))
@@ -150,7 +153,7 @@ def declare_plan(sources: Sources) -> DistillPlan:
     """Declare the settings for distilling the student, which can be checked before the teacher is trained."""
     config = sources.config
     return DistillPlan(
-        **learning(sources), teachers=soft_label_teachers(sources), student=student_source(config, sources.hash_file),
+        **learning(sources), teachers=soft_label_teachers(sources), student=student_source(config, sources.hash_file, sources.records[DataRecord].classes),
         distill=distinct_views(config), loss=custom_loss(config), tracking=tracking_of(config),
     )  # fmt: skip
 
@@ -169,7 +172,7 @@ def soft_label_teachers(sources: Sources) -> tuple[SoftLabelTeacher, ...]:
     """Declare the teachers for soft labels."""
     return tuple(
         SoftLabelTeacher(
-            source=teacher_source(sources.config, number, sources.hash_file), precision=plan.precision,
+            source=teacher_source(sources.config, number, sources.hash_file, sources.records[DataRecord].classes), precision=plan.precision,
             engine=plan.engine, weight=plan.weight,
         )
         for number, plan in enumerate(sources.config.teachers)

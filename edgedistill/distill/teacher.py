@@ -25,6 +25,8 @@ from edgedistill.distill.training import Resume, Training, fit
 from edgedistill.errors import ConfigError
 from edgedistill.losses.batch import Tensors
 from edgedistill.models.build import build_model, count_parameters
+from edgedistill.models.folder import load_folder
+from edgedistill.models.interface import Interface
 from edgedistill.models.source import ModelSource
 from edgedistill.models.teacher_view import TeacherView, check_view
 from edgedistill.models.weights import load_weights
@@ -168,6 +170,8 @@ def _torch_teacher(settings: TeacherSettings, workspace: Workspace, number: int,
         workspace.report.info(f"{label}: {plan.source.weights.name} loaded, {result}")
         _examine(settings, workspace, number, answers)
     else:
+        for note in _folder_notes(model, plan.source, settings.interface):
+            workspace.report.info(f"{label}: {note}")
         feed = TrainingFeed(
             training_views(settings.dataset().train, settings.data, settings.views), plan.training.batch_size, None, 0,
             settings.seed,
@@ -189,6 +193,13 @@ def _torch_teacher(settings: TeacherSettings, workspace: Workspace, number: int,
         spec=plan.source.spec.text, form="torch", file=workspace.describe(saved), parameters=count_parameters(model),
         val_accuracy=accuracy, history=history, parent=settings.data.fingerprint,
     )  # fmt: skip
+
+
+def _folder_notes(model: nn.Module, source: ModelSource, interface: Interface) -> list[str]:
+    """Return what a teacher that is trained starts with of its Hugging Face folder; nothing for other teachers."""
+    if source.encoder is None:
+        return []
+    return load_folder(model, source, interface if source.view is None else source.view.interface(interface))
 
 
 def check_teacher(settings: TeacherSettings, number: int, sample: Tensors) -> list[Finding]:

@@ -7,7 +7,7 @@ from edgedistill.distill.settings import LabelledSettings, LearningSettings, lea
 from edgedistill.kits.kits import Kit
 from edgedistill.models.source import ModelSource, StudentSource, student_source, teacher_source
 from edgedistill.records.base import Record
-from edgedistill.records.stages import QuantizedRecord, SoftLabelsRecord, StudentRecord, TeacherRecord
+from edgedistill.records.stages import DataRecord, QuantizedRecord, SoftLabelsRecord, StudentRecord, TeacherRecord
 from edgedistill.stages.stage import Sources
 
 
@@ -57,8 +57,8 @@ def declare_export(sources: Sources) -> ExportSettings:
     targets = _targets(config.target)
     return ExportSettings(
         **learning(sources), soft_labels=sources.records[SoftLabelsRecord], name=config.name,
-        teacher=sources.records[TeacherRecord], teacher_source=teacher_source(config, 0, sources.hash_file),
-        float_student=sources.records[StudentRecord], student=student_source(config, sources.hash_file),
+        teacher=sources.records[TeacherRecord], teacher_source=teacher_source(config, 0, sources.hash_file, sources.records[DataRecord].classes),
+        float_student=sources.records[StudentRecord], student=student_source(config, sources.hash_file, sources.records[DataRecord].classes),
         quantized=sources.records[QuantizedRecord], export=config.export, targets=targets,
         kits={target.kit: sources.kits[target.kit] for target in targets},
     )  # fmt: skip

@@ -10,23 +10,19 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from edgedistill.config.encoder import WEIGHTS, read_encoder_config
 from edgedistill.config.model_spec import ModelSpec
-from edgedistill.data.text import IDS, MASK
 from edgedistill.errors import ConfigError, nearest
 from edgedistill.models.depthwise import ds_cnn, mobilenetv1
 from edgedistill.models.detector import detector
-from edgedistill.models.encoder import Encoder
+from edgedistill.models.folder import build_folder
 from edgedistill.models.interface import Interface
 from edgedistill.models.layout import arrange
 from edgedistill.models.outputs import fit_outputs
 from edgedistill.models.resnet import mlperf_resnet8, resnet20, resnet32, resnet44, resnet56
 from edgedistill.models.segmenter import segmenter
 from edgedistill.models.sequence import cnn1d, transformer
-from edgedistill.models.source import EncoderFolder, ModelSource
-from edgedistill.models.weights import load_weights
+from edgedistill.models.source import ModelSource
 from edgedistill.runtime.user_code import user_code
-from edgedistill.tasks.table import find_task
 
 
 class Architecture(NamedTuple):
@@ -93,7 +89,8 @@ def _build(source: ModelSource, interface: Interface) -> nn.Module:
     if spec.source == "timm":
         return _timm(spec.name, interface, scale)
     if source.encoder is not None:
-        return _encoder(source, source.encoder, interface, scale)
+        _refuse_scale(str(spec), scale)
+        return build_folder(source, source.encoder, interface)
     if spec.source == "zoo":
         return _from_zoo(spec, interface, scale)
     if source.code is None:
@@ -101,27 +98,6 @@ def _build(source: ModelSource, interface: Interface) -> nn.Module:
     model = _call(spec, source.code.load(), interface, scale)
     if not isinstance(model, nn.Module):
         raise ConfigError(f"model '{spec}' returned {type(model).__name__}; expected a torch.nn.Module")
-    return model
-
-
-def _encoder(source: ModelSource, folder: EncoderFolder, interface: Interface, scale: dict[str, float]) -> nn.Module:
-    """Build an encoder with the weights of its folder; a head that the folder lacks is untrained."""
-    config, needs_head = read_encoder_config(folder.path), find_task(interface.task).needs_labels
-    first, where = interface.first, f"model '{source.spec}'"
-    _refuse_scale(str(source.spec), scale)
-    if [one.name for one in interface.inputs][:2] != [IDS, MASK]:
-        raise ConfigError(f"{where} takes texts; this is {interface.kind.name} data")
-    if (first.vocabulary or 0) > config.vocabulary:
-        raise ConfigError(
-            f"{where} has embeddings of {config.vocabulary:,} tokens, but the tokenizer has {first.vocabulary:,}; set data.tokenizer "
-            "to the tokenizer of this model"
-        )
-    if first.shape[0] > config.positions:
-        raise ConfigError(f"{where} takes at most {config.positions} tokens; lower data.max_length")
-    if not needs_head and interface.values != config.hidden:
-        raise ConfigError(f"{where} gives {config.hidden} values; set data.dimensions = {config.hidden}")
-    model = Encoder(config, folder.pooling, interface.values if needs_head else None, normalize=not needs_head)
-    load_weights(model, folder.path / WEIGHTS, ("classifier.",) if not config.classifies else ())
     return model
 
 

@@ -94,9 +94,10 @@ class Layer(nn.Module):
 
 
 class LayerStack(nn.Module):
-    """A transformer whose layers are `encoder.layer`, of which a student can keep some."""
+    """A transformer whose layers are `encoder.layer`, of which a student can keep some; `heads` are the names of its classifiers."""
 
     encoder: nn.ModuleDict
+    heads: tuple[str, ...]
 
     @property
     def layers(self) -> nn.ModuleList:
@@ -116,6 +117,7 @@ class Encoder(LayerStack):
         self.encoder = nn.ModuleDict({"layer": nn.ModuleList(Layer(config) for _ in range(config.layers))})
         self.pooler = nn.ModuleDict({"dense": nn.Linear(config.hidden, config.hidden)}) if pooling == "pooler" else None
         self.classifier = None if classes is None else nn.Linear(config.hidden, classes)
+        self.heads = () if classes is None else ("classifier",)
         self.apply(_initialise)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:

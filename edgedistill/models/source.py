@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -12,6 +12,7 @@ from edgedistill.config.encoder import CONFIG, WEIGHTS, Pooling, read_encoder_co
 from edgedistill.config.model_spec import ModelSpec, Spec
 from edgedistill.config.schema import Config
 from edgedistill.config.training import StudentConfig, TeacherConfig
+from edgedistill.config.vit import fits_classes, is_vit, read_preprocessing, read_vit_config
 from edgedistill.data.settings import data_normalization
 from edgedistill.errors import ConfigError
 from edgedistill.models.teacher_view import TeacherView
@@ -21,6 +22,7 @@ from edgedistill.runtime.user_code import CodeRef, code_ref
 from edgedistill.tasks.table import find_task
 
 HashFile = Callable[[Path], str]
+Classes = tuple[str, ...] | None
 
 
 class ModelFile(Record):
@@ -31,11 +33,17 @@ class ModelFile(Record):
     path: Path = Field(exclude=True)
 
 
-class EncoderFolder(Record):
-    """A Hugging Face folder with an encoder: the hash of its sizes and weights, and the pooling of its outputs."""
+class EncoderFolder(GrownRecord):
+    """A Hugging Face folder with an encoder: the hash of its sizes and weights, and how texts are pooled, None for images.
+
+    `commit` is that of a model of the hub.
+    """
+
+    later: ClassVar[frozenset[str]] = frozenset({"commit"})
 
     sha256: str
-    pooling: Pooling
+    pooling: Pooling | None
+    commit: str | None = None
     path: Path = Field(exclude=True)
 
 
@@ -79,12 +87,12 @@ class StudentSource(GrownRecord):
         return f"{self.teacher.spec.text} pruned by {self.prune}"
 
 
-def teacher_source(config: Config, number: int, hash_file: HashFile) -> ModelSource:
-    """Declare a teacher; raises ConfigError for missing code or files."""
+def teacher_source(config: Config, number: int, hash_file: HashFile, classes: Classes = None) -> ModelSource:
+    """Declare a teacher for data with `classes`, None before the data is read; raises ConfigError for missing code or files."""
     plan = config.teachers[number]
     source = _source(plan, config, hash_file)
-    source = source.model_copy(update={"view": _teacher_view(config, number)})
-    if source.encoder is not None and plan.weights is None and _is_complete(source.encoder, config.data.task):
+    source = source.model_copy(update={"view": _teacher_view(config, plan, source.encoder, classes)})
+    if source.encoder is not None and plan.weights is None and _is_complete(source, config.data.task, classes):
         file = _file(source.encoder.path / WEIGHTS, f"{source.spec}/{WEIGHTS}", "model", hash_file)
         return source.model_copy(update={"weights": file})
     if not plan.model.is_module:
@@ -99,17 +107,33 @@ def teacher_source(config: Config, number: int, hash_file: HashFile) -> ModelSou
     return source.model_copy(update={"weights": _file(config.path(plan.weights), plan.weights, "weights", hash_file)})
 
 
-def _teacher_view(config: Config, number: int) -> TeacherView | None:
+def _teacher_view(
+    config: Config, plan: TeacherConfig, encoder: EncoderFolder | None, classes: Classes
+) -> TeacherView | None:
     """Return the teacher's own view of the samples, or None if it sees what the student sees."""
-    keys = config.teachers[number].view_keys
+    keys = plan.view_keys
+    if encoder is not None and is_vit(encoder.path):
+        keys = _folder_view(config, encoder.path, classes if plan.weights is None else None) | keys
     return TeacherView(**keys, data=data_normalization(config)) if keys else None
 
 
-def student_source(config: Config, hash_file: HashFile) -> StudentSource:
+def _folder_view(config: Config, folder: Path, classes: Classes) -> dict[str, Any]:
+    """Return what preprocessor_config.json says of images where [data] differs, and the labels if they name all `classes`."""
+    found, data = read_preprocessing(folder), data_normalization(config)
+    side = config.data.size
+    seen = {"mean": data.mean, "std": data.std, "size": (side, side) if isinstance(side, int) else side}
+    keys = {} if found is None else {key: value for key, value in found if value not in (None, seen[key])}
+    labels = read_vit_config(folder).labels
+    if classes and classes != labels and set(classes) <= set(labels):
+        keys["classes"] = labels
+    return keys
+
+
+def student_source(config: Config, hash_file: HashFile, classes: Classes = None) -> StudentSource:
     """Declare the student; raises ConfigError for missing code."""
     plan = config.student
     if plan.model is None:
-        teacher = teacher_source(config, 0, hash_file)
+        teacher = teacher_source(config, 0, hash_file, classes)
         return StudentSource(model=None, prune=plan.prune, teacher=teacher, layers=plan.layers)
     return StudentSource(model=_source(plan, config, hash_file), prune=None, teacher=None)
 
@@ -118,23 +142,36 @@ def _source(plan: TeacherConfig | StudentConfig, config: Config, hash_file: Hash
     spec = plan.model
     assert spec is not None
     code = code_ref(spec.name, config.folder) if spec.source == "function" else None
-    encoder = _encoder(spec, plan.pooling, config.path(spec.name), hash_file) if spec.source == "hf" else None
+    encoder = _encoder(spec, plan.pooling, config.model_folder(spec), hash_file) if spec.source == "hf" else None
     return ModelSource(spec=spec, width=plan.width, depth=plan.depth, code=code, encoder=encoder)
 
 
 def _encoder(spec: ModelSpec, pooling: Pooling | None, folder: Path, hash_file: HashFile) -> EncoderFolder:
     """Declare a Hugging Face folder; raises ConfigError for a missing file, or sizes of an encoder that is not supported."""
-    config = read_encoder_config(folder)
+    if is_vit(folder):
+        read_vit_config(folder)
+        if pooling is not None:
+            raise ConfigError(f"pooling does not apply to images: {spec} takes its class token; remove the key")
+    else:
+        config = read_encoder_config(folder)
+        pooling = pooling or ("pooler" if config.classifies else config.pooling or "mean")
     weights = _file(folder / WEIGHTS, f"{spec}/{WEIGHTS}", "model", hash_file)
-    usual: Pooling = "pooler" if config.classifies else config.pooling or "mean"
     return EncoderFolder(
-        sha256=hash_of([hash_file(folder / CONFIG), weights.sha256]), pooling=pooling or usual, path=folder
-    )
+        sha256=hash_of([hash_file(folder / CONFIG), weights.sha256]), pooling=pooling,
+        commit=folder.parent.name if spec.hub else None, path=folder,
+    )  # fmt: skip
 
 
-def _is_complete(encoder: EncoderFolder, task: str) -> bool:
+def _is_complete(source: ModelSource, task: str, classes: Classes) -> bool:
     """Return whether a folder has all weights for a task: an encoder without a classifier has those of embeddings."""
-    return read_encoder_config(encoder.path).classifies or not find_task(task).needs_labels
+    assert source.encoder is not None
+    if not find_task(task).needs_labels:
+        return True
+    if not is_vit(source.encoder.path):
+        return read_encoder_config(source.encoder.path).classifies
+    labels = read_vit_config(source.encoder.path).labels
+    named = source.view is not None and source.view.classes is not None
+    return bool(labels) and (named or classes is None or fits_classes(labels, classes))
 
 
 def _file(path: Path, name: str, key: str, hash_file: HashFile) -> ModelFile:

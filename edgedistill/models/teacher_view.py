@@ -68,16 +68,21 @@ class TeacherView(Record):
         ((name, x),) = inputs.items()
         return {name: self._converted(x)}
 
-    def _converted(self, x: Tensor) -> Tensor:
-        channels = x.shape[1]
+    def scaling(self, channels: int) -> tuple[list[float], list[float]]:
+        """Return the factor and the offset of each channel, in the teacher's order, that convert to its mean and std."""
         mean, std = self.data.mean or (0.0,) * channels, self.data.std or (1.0,) * channels
         if self.channels == "bgr":
-            x, mean, std = x.flip(1), mean[::-1], std[::-1]
+            mean, std = mean[::-1], std[::-1]
+        new_mean, new_std = self.mean or mean, self.std or std
+        factor = [old / new for old, new in zip(std, new_std, strict=True)]
+        return factor, [(old - new) / by for old, new, by in zip(mean, new_mean, new_std, strict=True)]
+
+    def _converted(self, x: Tensor) -> Tensor:
+        if self.channels == "bgr":
+            x = x.flip(1)
         if self.mean is not None or self.std is not None:
-            new_mean, new_std = self.mean or mean, self.std or std
-            factor = [old / new for old, new in zip(std, new_std, strict=True)]
-            offset = [(old - new) / by for old, new, by in zip(mean, new_mean, new_std, strict=True)]
-            shape = (1, channels, *(1,) * (x.ndim - 2))
+            factor, offset = self.scaling(x.shape[1])
+            shape = (1, x.shape[1], *(1,) * (x.ndim - 2))
             x = x * x.new_tensor(factor).reshape(shape) + x.new_tensor(offset).reshape(shape)
         if self.sides is not None and tuple(x.shape[-2:]) != self.sides:
             from torch.nn import functional

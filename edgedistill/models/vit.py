@@ -18,6 +18,7 @@ from edgedistill.config.vit import VitConfig
 from edgedistill.models.encoder import LayerStack, SelfAttention
 
 POSITIONS: Final = "embeddings.position_embeddings"
+PROJECTION: Final = "embeddings.patch_embeddings.projection"
 SPARE: Final = re.compile(r"^(pooler\.|decoder\.|embeddings\.mask_token$)")
 """The weights of other uses of a ViT, such as the reconstruction of masked patches."""
 
@@ -38,7 +39,20 @@ class Embeddings(nn.Module):
         """Map images (B, C, H, W) to (B, tokens, hidden)."""
         patches = self.patch_embeddings["projection"](x).flatten(2).transpose(1, 2)
         own = [self.cls_token] if self.distillation_token is None else [self.cls_token, self.distillation_token]
-        return torch.cat([*(token.expand(len(x), -1, -1) for token in own), patches], 1) + self.position_embeddings
+        return torch.cat([*(token.expand(x.shape[0], -1, -1) for token in own), patches], 1) + self.position_embeddings
+
+
+class Dense(nn.Module):
+    """A dense layer, one level below the names of its block."""
+
+    def __init__(self, values: int, hidden: int) -> None:
+        super().__init__()
+        self.dense = nn.Linear(values, hidden)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, T, values) to (B, T, hidden)."""
+        y: Tensor = self.dense(x)
+        return y
 
 
 class Layer(nn.Module):
@@ -48,16 +62,16 @@ class Layer(nn.Module):
         super().__init__()
         hidden, inner, epsilon = config.hidden, config.intermediate, config.epsilon
         self.attention = nn.ModuleDict(
-            {"attention": SelfAttention(hidden, config.heads, bias=config.bias), "output": _dense(hidden, hidden)}
+            {"attention": SelfAttention(hidden, config.heads, bias=config.bias), "output": Dense(hidden, hidden)}
         )
-        self.intermediate, self.output = _dense(hidden, inner), _dense(inner, hidden)
+        self.intermediate, self.output = Dense(hidden, inner), Dense(inner, hidden)
         self.layernorm_before, self.layernorm_after = nn.LayerNorm(hidden, epsilon), nn.LayerNorm(hidden, epsilon)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, T, hidden) to (B, T, hidden)."""
-        x = x + self.attention["output"]["dense"](self.attention["attention"](self.layernorm_before(x)))
-        inner = functional.gelu(self.intermediate["dense"](self.layernorm_after(x)))
-        y: Tensor = x + self.output["dense"](inner)
+        x = x + self.attention["output"](self.attention["attention"](self.layernorm_before(x)))
+        inner = functional.gelu(self.intermediate(self.layernorm_after(x)))
+        y: Tensor = x + self.output(inner)
         return y
 
 
@@ -93,10 +107,6 @@ def head_names(config: VitConfig) -> tuple[str, ...]:
     return ("classifier",) if config.heads_out == 1 else ("cls_classifier", "distillation_classifier")
 
 
-def _dense(values: int, hidden: int) -> nn.ModuleDict:
-    return nn.ModuleDict({"dense": nn.Linear(values, hidden)})
-
-
 def _initialise(module: nn.Module) -> None:
     """Draw weights as ViT does: normal with a deviation of 0.02, cut at two deviations."""
     if isinstance(module, (nn.Linear, nn.Conv2d)):
@@ -117,7 +127,8 @@ def published_vit(state: Mapping[str, Tensor], model: Vit) -> tuple[dict[str, Te
         notes.append(f"left out, because the model has no such layers: {', '.join(spare)}")
     positions, config = kept.get(POSITIONS), model.config
     before, after = config.grid(config.image), config.grid(model.image)
-    if positions is not None and before != after and positions.shape[1] == config.tokens + before[0] * before[1]:
+    trained = (1, config.tokens + before[0] * before[1], config.hidden)
+    if positions is not None and positions.shape == trained != expected[POSITIONS].shape:
         kept[POSITIONS] = resized_positions(positions, config.tokens, before, after)
         notes.append(
             f"position embeddings resized from {before[0]}x{before[1]} to {after[0]}x{after[1]} patches (bicubic), for images of "
@@ -131,6 +142,8 @@ def resized_positions(positions: Tensor, tokens: int, before: tuple[int, int], a
 
     Those of the first `tokens` tokens stay. Corners of pixels are not aligned, as in `transformers` (interpolate_pos_encoding).
     """
+    if before == after:
+        return positions
     own, patches = positions[:, :tokens], positions[:, tokens:]
     grid = patches.reshape(1, *before, -1).permute(0, 3, 1, 2)
     resized = functional.interpolate(grid.float(), after, mode="bicubic", align_corners=False)

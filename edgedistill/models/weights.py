@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from edgedistill.errors import ConfigError, nearest
 from edgedistill.models.encoder import Encoder, published
+from edgedistill.models.vit import Vit, published_vit
 
-PREFIXES: Final = ("module.", "_orig_mod.", "model.", "net.", "bert.", "distilbert.")
+PREFIXES: Final = ("module.", "_orig_mod.", "model.", "net.", "bert.", "distilbert.", "vit.", "deit.")
 """What DataParallel, torch.compile, Lightning and Hugging Face put before the names of all weights, or of those of the encoder."""
 
 NESTED: Final = ("state_dict", "model_state_dict")
@@ -36,6 +37,9 @@ def load_weights(
     if isinstance(model, Encoder):
         state, spare = published(state, model)
         notes += [f"left out, because the model has no such layers: {', '.join(spare)}"] if spare else []
+    if isinstance(model, Vit):
+        state, changes = published_vit(state, model)
+        notes += changes
     left_out = dict(_left_out(state, expected, head or {}))
     notes += [f"left out and trained anew: {', '.join(left_out.values())}"] if left_out else []
     state = {key: value for key, value in state.items() if key not in left_out}

@@ -248,7 +248,7 @@ def _check_student(sources: Sources) -> Iterator[Finding]:
     from edgedistill.models.source import student_source
 
     settings = LearningSettings(**learning(with_data(sources)))
-    student = student_source(sources.config, sources.hash_file)
+    student = student_source(sources.config, sources.hash_file, settings.data.classes)
     yield from found_by(partial(check_student, settings, student, _sample(sources)), "student")
 
 

@@ -7,7 +7,7 @@ from edgedistill.distill.settings import LabelledSettings, learning
 from edgedistill.kits.kits import Kit
 from edgedistill.models.source import StudentSource, student_source
 from edgedistill.records.base import Record
-from edgedistill.records.stages import SoftLabelsRecord, StudentRecord
+from edgedistill.records.stages import DataRecord, SoftLabelsRecord, StudentRecord
 from edgedistill.stages.stage import Sources
 
 
@@ -54,7 +54,7 @@ def declare_quantization(sources: Sources) -> QuantizeSettings:
     )
     return QuantizeSettings(
         **learning(sources), soft_labels=sources.records[SoftLabelsRecord], float_student=sources.records[StudentRecord],
-        student=student_source(config, sources.hash_file), quantize=plan,
+        student=student_source(config, sources.hash_file, sources.records[DataRecord].classes), quantize=plan,
         finetuning=finetuning if plan.mode in ("qat", "auto") else None,
         targets=_int8_targets(sources) if plan.mode == "auto" else (),
     )  # fmt: skip

@@ -7,7 +7,7 @@ from typing import Final
 from edgedistill.errors import ConfigError
 
 EXTRAS: Final = {
-    "accelerate": "train", "onnxscript": "train", "sklearn": "train", "torch": "train", "torch_pruning": "train",
+    "accelerate": "train", "huggingface_hub": "train", "onnxscript": "train", "sklearn": "train", "torch": "train", "torch_pruning": "train",
     "openvino": "openvino", "asyncssh": "ssh", "aiohttp": "serve", "cryptography": "serve", "segno": "serve",
     "tokenizers": "text", "pyarrow": "parquet", "timm": "timm",
 }  # fmt: skip

@@ -13,6 +13,7 @@ from edgedistill.errors import ConfigError
 from edgedistill.export.settings import FileSettings
 from edgedistill.kits.kits import Kit
 from edgedistill.models.source import ModelSource, StudentSource, teacher_source
+from edgedistill.records.stages import DataRecord
 from edgedistill.runtime.user_code import code_ref
 from edgedistill.stages.stage import Sources
 
@@ -59,7 +60,7 @@ def declare_search(sources: Sources) -> SearchSettings:
     """Declare the settings of a search; the data stage must be finished."""
     config, kits = sources.config, sources.kits
     return SearchSettings(
-        **learning(sources), own=config.student, teacher=teacher_source(config, 0, sources.hash_file),
+        **learning(sources), own=config.student, teacher=teacher_source(config, 0, sources.hash_file, sources.records[DataRecord].classes),
         name=config.name, teachers=len(config.teachers), quantize=config.quantize, export=config.export, targets=config.target, kits=_kits(config.target, kits),
         folder=config.folder,
     )  # fmt: skip

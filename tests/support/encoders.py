@@ -57,6 +57,11 @@ def write_vit(folder: Path, **keys: object) -> Path:
     return folder
 
 
+def images(side: int, count: int = 2) -> torch.Tensor:
+    """Return images (N, 3, side, side) with values between -1.2 and 1.2."""
+    return _weights(7, torch.zeros(count, 3, side, side)) * 2
+
+
 def _weights(place: int, like: torch.Tensor) -> torch.Tensor:
     """Return weights between -0.6 and 0.6 that are the same with every version of every library."""
     waves = torch.sin(torch.arange(like.numel(), dtype=torch.float64) * 12.9898 + place * 78.233) * 43758.5453
