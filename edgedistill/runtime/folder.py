@@ -33,7 +33,7 @@ SCHEMA, FIRST_SCHEMA = "edgedistill.run/2", "edgedistill.run/1"
 
 
 class Run:
-    """A run folder; `manifest.json` holds for each finished stage its key, record, configuration, versions and seconds.
+    """A run folder; `manifest.json` holds for each finished stage its key, record, settings, versions and seconds, and the configuration.
 
     The hashes of files, also of the data, are in the cache folder, so that what only examines a run can keep them.
     """
@@ -62,6 +62,16 @@ class Run:
         """The finished stages by name, in the order in which they finished."""
         stages: dict[str, Any] = self._manifest["stages"]
         return stages
+
+    @property
+    def configuration(self) -> str | None:
+        """The configuration of the last run that executed a stage, as TOML; None for runs of versions that did not record it."""
+        text = self._manifest.get("configuration")
+        return text if isinstance(text, str) else None
+
+    def configure(self, text: str) -> None:
+        """Record the configuration; `finish` writes it."""
+        self._manifest["configuration"] = text
 
     @contextmanager
     def locked(self) -> Iterator[None]:
