@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
@@ -20,7 +20,8 @@ MARGIN = 1.25
 """The cost axis goes beyond the outermost ends of intervals by this factor."""
 COLOURS = (*SERIES[1:], SERIES[0])
 """Of the targets."""
-FILLS = ("full", "none", "left", "right")
+Fill = Literal["full", "none", "left", "right"]
+FILLS: tuple[Fill, ...] = ("full", "none", "left", "right")
 """Targets beyond the number of colours have markers that are filled in another way."""
 
 
@@ -157,7 +158,7 @@ def _points(cost: Cost, rows: Sequence[Row], unit: formatting.Unit) -> list[Poin
     return points
 
 
-def _draw(axes: Axes, point: Point, look: Look, gid: str, fill: str = "full") -> None:
+def _draw(axes: Axes, point: Point, look: Look, gid: str, fill: Fill = "full") -> None:
     """Draw the two intervals with their caps, and the marker on top."""
     (x, left, right), (y, low, high) = point.cost, point.accuracy
     common = {"color": look.colour, "linewidth": 1.0, "markersize": 5, "linestyle": "solid"}
@@ -173,7 +174,7 @@ def _draw(axes: Axes, point: Point, look: Look, gid: str, fill: str = "full") ->
         markersize=6.5,
         label=point.row.label,
         gid=f"{gid}-tip",
-    )  # type: ignore[call-overload]
+    )
 
 
 def _limits(axes: Axes, points: Sequence[Point], label: str) -> str:
