@@ -25,7 +25,7 @@ from edgedistill.records.stages import (
     TeacherRecord,
 )
 from edgedistill.runtime.caches import caches_folder
-from edgedistill.runtime.files import hash_of, sha256_of, write_json
+from edgedistill.runtime.files import hash_of, remove_parts, sha256_of, write_json
 
 R = TypeVar("R", bound=Record)
 S = TypeVar("S", bound=StageRecord)
@@ -84,6 +84,7 @@ class Run:
                 raise ConfigError(
                     f"{self.folder}: another edgedistill process is using this run folder; wait for it to finish, or use --run-dir"
                 ) from None
+            remove_parts(self.folder)
             yield
 
     def ref(self, path: Path) -> FileRef:
