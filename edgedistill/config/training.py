@@ -106,7 +106,8 @@ class StudentConfig(Record):
     """The student: a model, untrained, or the first teacher without a part of its channels (`prune`) or of its layers (`layers`).
 
     With `layers` = a number, the layers to keep are spread evenly from the first to the last; a list has their numbers, counted from 0.
-    The student starts with their weights, and with the teacher's embeddings.
+    The student starts with their weights, and with the teacher's embeddings. With `layers`, a `width` below 1 keeps this fraction of the
+    attention heads of each layer, rounded, and as many hidden and intermediate units: those that weigh most, with their weights.
 
     Channels are removed from each group of layers that share them, rounded up; half the channels leave a quarter of the
     parameters of most convolutional networks, half of those of CIFAR ResNets, whose trunk stays, and three quarters of
@@ -116,7 +117,7 @@ class StudentConfig(Record):
     model: Spec | None = None
     """zoo:NAME, timm:NAME, hf:FOLDER or "package.module:function"; untrained, but hf: brings weights."""
     width: Positive = 1.0
-    """Multiplies the channels of a zoo network."""
+    """Multiplies the channels of a zoo network, or the heads and units of an encoder with `layers`."""
     depth: Positive = 1.0
     """Multiplies the blocks of a zoo network."""
     prune: Annotated[float, Field(gt=0, lt=1)] | None = None
@@ -140,9 +141,10 @@ class StudentConfig(Record):
             raise ValueError(
                 f"model '{self.model}' is a file, which cannot be trained; name zoo:NAME, or your function"
             )
-        if self.model is None and (self.width, self.depth) != (1.0, 1.0):
-            key = "prune" if self.layers is None else "layers"
-            raise ValueError(f"{key} takes the teacher's width and depth; remove width and depth from [student]")
+        if self.prune is not None and (self.width, self.depth) != (1.0, 1.0):
+            raise ValueError("prune takes the teacher's width and depth; remove width and depth from [student]")
+        if self.layers is not None and (self.width > 1 or self.depth != 1):
+            raise ValueError("layers takes a width up to 1, and no depth, because the student is a part of the teacher")
         return self
 
 

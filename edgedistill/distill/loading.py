@@ -12,9 +12,9 @@ from edgedistill.distill.detector_teacher import detector_teacher
 from edgedistill.distill.predictors import Answer, Predict, onnx_predictor, split_outputs, torch_predictor
 from edgedistill.losses.batch import Tensors
 from edgedistill.models.build import build_model
-from edgedistill.models.encoder import keep_layers
 from edgedistill.models.folder import take_weights
 from edgedistill.models.interface import Interface
+from edgedistill.models.narrow import part_of_transformer
 from edgedistill.models.prune import prune_channels, unprunable
 from edgedistill.models.source import ModelSource, StudentSource
 from edgedistill.models.weights import load_weights
@@ -44,7 +44,7 @@ def build_student(
     assert source.teacher is not None
     whole = _whole(source.teacher, interface, seed, teacher)
     if source.layers is not None:
-        return keep_layers(whole, source.layers)
+        return part_of_transformer(whole, source.layers, source.width)
     assert source.prune is not None
     return prune_channels(whole, interface, source.prune, _unpruned_layers(_Pruning(source, interface, seed)))
 

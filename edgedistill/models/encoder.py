@@ -108,7 +108,10 @@ class LayerStack(nn.Module):
 
 
 class Encoder(LayerStack):
-    """An encoder of sentences with its pooling and, with `classes`, a classifier; embeddings have length 1 with `normalize`."""
+    """An encoder of sentences with its pooling and, with `classes`, a classifier; embeddings have length 1 with `normalize`.
+
+    `projection` is the dense layer behind the pooling of an encoder that is narrower than its vectors.
+    """
 
     def __init__(self, config: EncoderConfig, pooling: Pooling, classes: int | None, *, normalize: bool) -> None:
         super().__init__()
@@ -118,6 +121,7 @@ class Encoder(LayerStack):
         self.pooler = nn.ModuleDict({"dense": nn.Linear(config.hidden, config.hidden)}) if pooling == "pooler" else None
         self.classifier = None if classes is None else nn.Linear(config.hidden, classes)
         self.heads = () if classes is None else ("classifier",)
+        self.projection: nn.Linear | None = None
         self.apply(_initialise)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
@@ -131,6 +135,7 @@ class Encoder(LayerStack):
         if self.classifier is not None:
             y: Tensor = self.classifier(x)
             return y
+        x = x if self.projection is None else self.projection(x)
         return functional.normalize(x, dim=1) if self.normalize else x
 
     def _pooled(self, x: Tensor, kept: Tensor) -> Tensor:
@@ -156,14 +161,12 @@ def spread(count: int, total: int) -> tuple[int, ...]:
     return tuple(place * (total - 1) // max(1, count - 1) for place in range(count))
 
 
-def keep_layers(model: nn.Module, wanted: int | Sequence[int]) -> nn.Module:
+def keep_layers(model: LayerStack, wanted: int | Sequence[int]) -> LayerStack:
     """Return a copy of a transformer with some of its layers, the embeddings and the head; raises ConfigError for layers it lacks."""
-    if not isinstance(model, LayerStack):
-        raise ConfigError(f"student.layers: {type(model).__name__} has no layers to keep; set student.model")
     total = len(model.layers)
     if isinstance(wanted, int):
-        if wanted >= total:
-            raise ConfigError(f"student.layers: {wanted} of {total} layers leave nothing out; keep fewer")
+        if wanted > total:
+            raise ConfigError(f"student.layers: {wanted} layers; the teacher has {total}; keep fewer")
         wanted = spread(wanted, total)
     if wanted[-1] >= total:
         raise ConfigError(

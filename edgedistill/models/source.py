@@ -66,14 +66,18 @@ class ModelSource(GrownRecord):
 
 
 class StudentSource(GrownRecord):
-    """The student: a model, or the first teacher without the fraction `prune` of its channels, or with `layers` of its layers."""
+    """The student: a model, or the first teacher without the fraction `prune` of its channels, or with `layers` of its layers.
 
-    later: ClassVar[frozenset[str]] = frozenset({"layers"})
+    `width` is the fraction of the heads and units that a student with `layers` keeps.
+    """
+
+    later: ClassVar[frozenset[str]] = frozenset({"layers", "width"})
 
     model: ModelSource | None
     prune: float | None
     teacher: ModelSource | None
     layers: int | tuple[int, ...] | None = None
+    width: float = 1.0
 
     @property
     def title(self) -> str:
@@ -83,7 +87,8 @@ class StudentSource(GrownRecord):
         assert self.teacher is not None
         if self.layers is not None:
             kept = f"{self.layers} layers" if isinstance(self.layers, int) else f"layers {list(self.layers)}"
-            return f"{kept} of {self.teacher.spec.text}"
+            narrower = "" if self.width == 1 else f" at width {self.width:g}"
+            return f"{kept} of {self.teacher.spec.text}{narrower}"
         return f"{self.teacher.spec.text} pruned by {self.prune}"
 
 
@@ -134,7 +139,7 @@ def student_source(config: Config, hash_file: HashFile, classes: Classes = None)
     plan = config.student
     if plan.model is None:
         teacher = teacher_source(config, 0, hash_file, classes)
-        return StudentSource(model=None, prune=plan.prune, teacher=teacher, layers=plan.layers)
+        return StudentSource(model=None, prune=plan.prune, teacher=teacher, layers=plan.layers, width=plan.width)
     return StudentSource(model=_source(plan, config, hash_file), prune=None, teacher=None)
 
 

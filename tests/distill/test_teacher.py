@@ -73,6 +73,7 @@ def test_one_table_or_several() -> None:
         (RESNET, {"width": 0.5}, "student: set one of model"),
         (RESNET, {"model": "zoo:resnet20", "prune": 0.5}, "student: set one of model"),
         (RESNET, {"prune": 0.5, "depth": 0.5}, "student: prune takes the teacher's width and depth"),
+        (RESNET, {"layers": 3, "width": 2.0}, "student: layers takes a width up to 1, and no depth"),
         (RESNET, {"prune": 1.0}, r"student\.prune: input should be less than 1"),
         (
             {"model": "teacher.onnx"},

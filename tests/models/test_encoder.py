@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from edgedistill.config.encoder import EncoderConfig, read_encoder_config
 from edgedistill.errors import ConfigError
 from edgedistill.models.encoder import Encoder, keep_layers, spread
+from edgedistill.models.narrow import part_of_transformer
 from edgedistill.models.weights import load_weights
 from tests.support.encoders import SIZES, write_encoder
 
@@ -119,7 +120,11 @@ def test_kept_layers_are_spread_from_the_first_to_the_last(tmp_path: Path) -> No
     torch.testing.assert_close(part.embeddings.state_dict(), whole.embeddings.state_dict())
     torch.testing.assert_close(keep_layers(whole, (1,)).layers[0].state_dict(), whole.layers[1].state_dict())
     with pytest.raises(ConfigError, match="3 of 3 layers leave nothing out"):
-        keep_layers(whole, 3)
+        part_of_transformer(whole, 3, 1.0)
+    with pytest.raises(ConfigError, match="4 layers; the teacher has 3"):
+        part_of_transformer(whole, 4, 0.5)
+    with pytest.raises(ConfigError, match="Linear has no layers to keep"):
+        part_of_transformer(torch.nn.Linear(1, 1), 1, 1.0)
     with pytest.raises(ConfigError, match="there is no layer 5; the teacher has the layers 0 to 2"):
         keep_layers(whole, (0, 5))
 

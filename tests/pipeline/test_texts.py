@@ -101,6 +101,22 @@ def test_sentence_embeddings_from_texts_to_measured_files_and_a_bundle(tmp_path:
     assert answer["check"]["accuracy"]["metric"] == "spearman"
 
 
+def test_a_narrower_student_learns_relations_and_is_exported(tmp_path: Path) -> None:
+    layer = "encoder.layer.{}.attention.self.{}"
+    pairs = [[layer.format(number, part) for part in ("query", "key", "value")] for number in (0, 1)]
+    relations = f'loss = "relations"\nrelation_heads = 4\nviews = 0\nhard_weight = 0\nstudent_layers = {pairs[0]}\nteacher_layers = {pairs[1]}'
+    config = written(tmp_path, PAIRS | {"distill": relations}, ("ort",))
+    done = edgedistill("run", config, "--set", "student.width=0.5", "--until", "export", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    run = tmp_path / "runs" / "texts"
+    student = load_file(run / "student" / "model.safetensors")
+    assert student["projection.weight"].shape == (16, 8)
+    assert student["encoder.layer.0.attention.self.query.weight"].shape == (8, 8)
+    settings = json.loads((run / "manifest.json").read_text())["stages"]["distill"]["config"]["student"]
+    assert (settings["layers"], settings["width"]) == (1, 0.5)
+    lengths_agree(onnx.load(run / "onnx" / "student-fp32.onnx"))
+
+
 def lengths_agree(model: onnx.ModelProto) -> None:
     """Check that padding changes no vector, for several lengths."""
     for length in (2, 5, 9, 20):
