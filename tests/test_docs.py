@@ -2,8 +2,8 @@
 
 The session of FIRST comes before all others: they begin with the run that it makes.
 
-A block of `sh` is run by bash, one of `python` by Python; a second word after the language is the file that the block goes
-into, or one of NOT_HERE, whose commands need what no test machine has.
+A block of `sh` is run by bash, one of `python` by Python. The title of a block is the file that it goes into, or one of NOT_HERE,
+whose commands need what no test machine has.
 """
 
 import asyncio
@@ -37,26 +37,28 @@ TO_READ = {"index", "concepts", "measured", "faq", "comparison"}
 """Documents without a session."""
 NEED_MODELS = {"foreign-detectors", "text"}
 """Documents whose commands need a published model, which is not here; other tests run the same commands with small models."""
-NOT_HERE = {"on-a-jetson", "with-a-phone"}
+NOT_HERE = {"on a Jetson", "with a phone"}
 """Commands for devices: the kit and the adb transport have tests of their own, with what stands in for a device."""
-BROWSER = "with-a-browser"
-BLOCK = re.compile(r"^```(\w+)(?: (\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BROWSER = "with a browser"
+BLOCK = re.compile(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block: its language, its second word, and its text."""
+    """A fenced block: its language, its title, and its text."""
 
     language: str
-    word: str | None
+    title: str | None
     text: str
 
 
 def blocks(name: str) -> list[Block]:
     text = (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
     found = [Block(*parts) for parts in BLOCK.findall(text)]
-    assert len(found) == len(re.findall(r"^```\w", text, re.MULTILINE))
-    return [Block(block.language, block.word or None, block.text) for block in found]
+    assert len(found) == len(re.findall(r"^```\w", text, re.MULTILINE)), (
+        f'{name}: begin blocks as ```sh or ```sh title="FILE"'
+    )
+    return [Block(block.language, block.title or None, block.text) for block in found]
 
 
 def photos(folder: Path) -> None:
@@ -140,13 +142,13 @@ def test_a_document_does_as_it_says(
 
 def perform(block: Block, folder: Path, environment: dict[str, str]) -> int:
     """Write a block's file, or run it; return how many were run."""
-    if block.word in NOT_HERE:
+    if block.title in NOT_HERE:
         return 0
-    if block.word == BROWSER:
+    if block.title == BROWSER:
         visit(block.text, folder, environment)
         return 1
-    if block.word is not None:
-        path = folder / block.word
+    if block.title is not None:
+        path = folder / block.title
         assert path.resolve().is_relative_to(folder.resolve())
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(block.text, encoding="utf-8")
@@ -190,8 +192,8 @@ def test_what_is_not_run_is_only_for_devices_and_published_models() -> None:
     assert {
         name for name in DOCUMENTS if not any(block.language in {"sh", "python"} for block in blocks(name))
     } == NEED_MODELS | TO_READ
-    words = {block.word for name in DOCUMENTS for block in blocks(name) if block.language == "sh" and block.word}
-    assert {word for word in words if "." not in word} <= NOT_HERE | {BROWSER}
+    titles = {block.title for name in DOCUMENTS for block in blocks(name) if block.language == "sh" and block.title}
+    assert {title for title in titles if "." not in title} <= NOT_HERE | {BROWSER}
 
 
 def test_the_help_texts_are_those_of_the_commands() -> None:

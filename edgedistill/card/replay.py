@@ -12,7 +12,6 @@ inference was too slow.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, Literal
@@ -35,6 +34,7 @@ from edgedistill.gates.evaluate import check_gate, decide
 from edgedistill.kits.kits import Kit, find_kit
 from edgedistill.records.base import Record
 from edgedistill.records.measurement import Accuracy, Measurement
+from edgedistill.runtime.scratch import scratch_folder
 from edgedistill.statistics import DUET_NOISE, MINIMUM_PROCESSES, duet_ratios, speedup_of, speedup_of_ratios
 
 SCHEMA: Literal["edgedistill.replay/1"] = "edgedistill.replay/1"
@@ -92,8 +92,8 @@ def replay(card: Card, path: Path, options: ReplayOptions, kits: dict[str, Kit],
         processes=options.processes or len(published[0].processes),
         seconds=options.seconds or seconds_of(published[0]), passes=("null_model", "energy"),
     )  # fmt: skip
-    with tempfile.TemporaryDirectory(prefix="edgedistill-replay-") as folder:
-        *repeated, again = [new for _, new in measure_again([*models, models[0]], how, Path(folder), progress)]
+    with scratch_folder() as folder:
+        *repeated, again = [new for _, new in measure_again([*models, models[0]], how, folder, progress)]
     return Replay(
         card=card.sha256,
         device=options.device,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from edgedistill.records.base import Record
 from edgedistill.records.contract import Contract
 from edgedistill.records.stages import Artifact
 from edgedistill.runtime.folder import Run
+from edgedistill.runtime.scratch import scratch_folder
 
 TIMEOUT_S = 600.0
 
@@ -44,8 +44,7 @@ class Timing(Record):
 def answer_pictures(run: Run, compiled: Compiled, files: Sequence[Path]) -> tuple[list[Pass], Timing]:
     """Answer picture files with a compiled model on its device; raises DeviceError if the engine or the device fails."""
     rules, artifact = rules_of(compiled.contract), compiled.artifact
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
+    with scratch_folder() as folder:
         pictures = {f"{i:06}": np.asarray(open_image(file, MODES[rules.colour])) for i, file in enumerate(files)}
         np.savez(folder / "pictures.npz", allow_pickle=False, **pictures)
         answered = call_harness(artifact.device, _call(run, compiled, folder))

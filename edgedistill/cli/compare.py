@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -63,11 +62,12 @@ def compare(context: click.Context, /, baseline: Path, candidates: tuple[Path, .
     from edgedistill.compare.again import measure_pairs, sets_of
     from edgedistill.compare.comparison import compare_pairs
     from edgedistill.deploy.again import AgainOptions
+    from edgedistill.runtime.scratch import scratch_folder
 
     kits, report = surroundings(context)
     how = AgainOptions(processes=options["processes"], seconds=options["seconds"], passes=("energy",))
-    with tempfile.TemporaryDirectory(prefix="edgedistill-compare-") as folder:
-        pairing = measure_pairs(sets, how, kits, Path(folder), report.info)
+    with scratch_folder() as folder:
+        pairing = measure_pairs(sets, how, kits, folder, report.info)
         _show(compare_pairs(pairing), sets_of(pairing), gates, options)
 
 

@@ -6,6 +6,7 @@ Only click is imported at first, so that `--help` is fast; each command imports 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from edgedistill.cli.run import STAGE_HELP, demo, report, run, stage_command
 from edgedistill.cli.search import search
 from edgedistill.cli.serve import serve
 from edgedistill.errors import EdgedistillError
+from edgedistill.runtime.signals import end_as_interrupted, received
 from edgedistill.runtime.version import VERSION
 
 
@@ -59,30 +61,36 @@ for _command in (
 
 def main() -> None:
     """Run the command line; an error of the user is one message and an exit code, never a traceback."""
+    end_as_interrupted()
     try:
         cli(standalone_mode=False)
     except click.exceptions.Abort:
-        click.echo("edgedistill: interrupted; run the same command again to continue", err=True)
-        sys.exit(130)
+        number = received()
+        click.echo(
+            f"edgedistill: interrupted by {signal.Signals(number).name}; run the same command again to continue",
+            err=True,
+        )
+        sys.exit(128 + number)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
     except EdgedistillError as error:
         click.echo(f"edgedistill: {error}", err=True)
         sys.exit(error.exit_code)
-    except ModuleNotFoundError as error:
-        from edgedistill.runtime.extras import missing_package
-
-        missing = missing_package(error)
-        if missing is None:
-            raise
-        click.echo(f"edgedistill: {missing}", err=True)
-        sys.exit(missing.exit_code)
     except BrokenPipeError:
         os.dup2(
             os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
         )  # keeps Python from reporting the broken pipe again at exit
         sys.exit(141)
+    except Exception as error:  # noqa: BLE001 - the one place where an unexpected error becomes text
+        from edgedistill.runtime.failures import bug_report, failure_of
+
+        failure = failure_of(error)
+        if failure is None:
+            click.echo(bug_report(error), err=True)
+            sys.exit(1)
+        click.echo(f"edgedistill: {failure}", err=True)
+        sys.exit(failure.exit_code)
 
 
 if __name__ == "__main__":

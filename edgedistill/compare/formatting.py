@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, NamedTuple
 
 DASH = "—"
 """Stands in a table for a value that is not known."""
@@ -23,6 +23,46 @@ def significant(value: float, digits: int = 3) -> str:
 def milliseconds(nanoseconds: float) -> str:
     """Format a latency in milliseconds, without the unit."""
     return significant(nanoseconds / 1e6)
+
+
+class Unit(NamedTuple):
+    """A unit for all values of a column or an axis: its name, and how many base units it is."""
+
+    name: str
+    scale: float
+
+    def text(self, value: float) -> str:
+        """Format a value given in base units, without the unit."""
+        return significant(value / self.scale)
+
+
+def time_unit(nanoseconds: Iterable[float]) -> Unit:
+    """Return the unit of a column of latencies: microseconds if one is below a millisecond and none above 10."""
+    return _unit(nanoseconds, Unit("µs", 1e3), Unit("ms", 1e6))
+
+
+def size_unit(counts: Iterable[float]) -> Unit:
+    """Return the unit of a column of file sizes: kB if one is below a megabyte and none above 10."""
+    return _unit(counts, Unit("kB", 1e3), Unit("MB", 1e6))
+
+
+def energy_unit(microjoules: Iterable[float]) -> Unit:
+    """Return the unit of a column of energies: µJ if one is below a millijoule and none above 10."""
+    return _unit(microjoules, Unit("µJ", 1), Unit("mJ", 1e3))
+
+
+def _unit(values: Iterable[float], small: Unit, large: Unit) -> Unit:
+    known = list(values)
+    is_small = bool(known) and min(known) < large.scale and max(known) <= 10 * large.scale
+    return small if is_small else large
+
+
+def duration(nanoseconds: float) -> str:
+    """Format a latency with its unit: 44.6 µs, 7.98 ms, 1.20 s."""
+    for unit, scale in (("s", 1e9), ("ms", 1e6)):
+        if nanoseconds >= scale * 0.9995:
+            return f"{significant(nanoseconds / scale)} {unit}"
+    return f"{significant(nanoseconds / 1e3)} µs"
 
 
 def megabytes(count: float) -> str:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 import weakref
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
@@ -29,6 +28,7 @@ from edgedistill.quantize.timers import KEPT, StudentForm
 from edgedistill.records.bench_job import Arm, BenchJob
 from edgedistill.records.measurement import Measurement, ModelIdentity
 from edgedistill.runtime.files import hash_of, sha256_of, versions_of, write_json
+from edgedistill.runtime.scratch import scratch_folder
 from edgedistill.stages.stage import Workspace
 
 SETS, SECONDS = 3, 0.1
@@ -46,8 +46,9 @@ class StudentBench:
 
     def __init__(self, requests: Arrays, workspace: Workspace) -> None:
         self._requests, self._workspace = requests, workspace
-        self._scratch = Path(tempfile.mkdtemp(prefix="edgedistill-")).resolve()
-        weakref.finalize(self, shutil.rmtree, self._scratch, ignore_errors=True)
+        stack = ExitStack()
+        self._scratch = stack.enter_context(scratch_folder()).resolve()
+        weakref.finalize(self, stack.close)
         self._exported: dict[tuple[str, int], onnx.ModelProto] = {}
         self._works: dict[tuple[str, str], Compilation] = {}
         self._arms: dict[tuple[str, str], Arm] = {}

@@ -8,9 +8,7 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 from importlib.metadata import packages_distributions, version
-from pathlib import Path
 from typing import Any, Final, Literal
 
 import onnx
@@ -19,6 +17,7 @@ from edgedistill.errors import ConfigError
 from edgedistill.export.lint.report import Finding, Report
 from edgedistill.export.lint.view import View, label
 from edgedistill.records.base import Record
+from edgedistill.runtime.scratch import scratch_folder
 
 MODULE: Final = "tensorrt_rtx"
 INSTALL: Final = "python3 -m pip install 'edgedistill[trt-check]'"
@@ -189,8 +188,8 @@ def _in_words(refusal: str, names: dict[str, str]) -> str:
 
 def _build(model: onnx.ModelProto) -> dict[str, Any]:
     """Run the compiler on a model and return its result; a crash or a timeout counts as a refusal."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
+    with scratch_folder() as folder:
+        path = folder / "model.onnx"
         path.write_bytes(model.SerializeToString())
         command = [sys.executable, "-m", "edgedistill.export.trt_build", path.name, CAPABILITY]
         try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import platform
 import re
-import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -29,6 +28,7 @@ from edgedistill.records.contract import Contract
 from edgedistill.records.stages import DataRecord, ExportRecord, InputRecord, OnnxModel, QuantizedRecord
 from edgedistill.runtime.files import sha256_of, write_atomic, write_json
 from edgedistill.runtime.folder import Run, read_settings, require_record
+from edgedistill.runtime.scratch import scratch_folder
 
 ARCH = "aarch64"
 OPERATORS = "required_operators_and_types.config"
@@ -160,10 +160,10 @@ def _students(run: Run, kit: Kit) -> list[OnnxModel]:
 
 def _write_model(run: Run, kit: Kit, model: OnnxModel, folder: Path) -> MobileModel:
     source, name = run.path(model.file), f"student-{model.precision}"
-    with tempfile.TemporaryDirectory(prefix="edgedistill-") as scratch:
-        work = Compilation(kit=kit, model=source, precision=model.precision, threads=1, out=Path(scratch))
+    with scratch_folder() as scratch:
+        work = Compilation(kit=kit, model=source, precision=model.precision, threads=1, out=scratch)
         made = compile_model(work)
-        graph = (Path(scratch) / next(extra for extra in made["extras"] if extra.startswith("mobile/"))).read_bytes()
+        graph = (scratch / next(extra for extra in made["extras"] if extra.startswith("mobile/"))).read_bytes()
     write_atomic(folder / f"{name}.ort", graph)
     write_atomic(folder / f"{name}.onnx", source.read_bytes())
     reason = _incomparable(source, model.encoding)
@@ -222,10 +222,10 @@ def _write_operators(graphs: Sequence[Path], path: Path) -> None:
     from onnxruntime.tools.ort_format_model import create_config_from_models
 
     logging.getLogger("ort_format_model.utils").setLevel(logging.WARNING)  # or it prints where the scratch file is
-    with tempfile.TemporaryDirectory(prefix="edgedistill-") as scratch, warnings.catch_warnings():
+    with scratch_folder() as scratch, warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)  # it leaves files open
-        create_config_from_models(list(graphs), Path(scratch) / OPERATORS, True)  # noqa: FBT003 - ONNX Runtime's own
-        text = (Path(scratch) / OPERATORS).read_text(encoding="utf-8")
+        create_config_from_models(list(graphs), scratch / OPERATORS, True)  # noqa: FBT003 - ONNX Runtime's own
+        text = (scratch / OPERATORS).read_text(encoding="utf-8")
     write_atomic(path, "\n".join(_without_paths(text)) + "\n")
 
 

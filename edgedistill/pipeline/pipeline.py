@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from edgedistill.config.schema import Config
+from edgedistill.config.writing import to_toml
 from edgedistill.data.stages import DATA
 from edgedistill.deploy.stages import BENCH, COMPILE, TIMERS
 from edgedistill.distill.stages import DISTILL, SOFT_LABELS, TEACHER
@@ -75,6 +76,7 @@ class Pipeline:
     def __init__(self, config: Config, run: Run, kits: Mapping[str, Kit], report: Reporter) -> None:
         check_config(config, kits)
         self.config, self.scheme_reason = with_scheme(config, kits)
+        self._given = config
         self.run, self.report = run, report
         self.kits = kits_for(self.config, kits)
         self._made: dict[str, StageRecord] = {}
@@ -105,6 +107,7 @@ class Pipeline:
                 self.report.info(f"quantize: {self.scheme_reason}")
             processes.barrier()  # before the first of them writes
             with self.run.locked() if processes.is_main_process() else nullcontext():
+                self.run.configure(to_toml(self._given))
                 for stage in stages[done:]:
                     if processes.is_main_process() or stage.shared:
                         self._run_stage(stage, fresh=plan.is_fresh(stage))

@@ -11,7 +11,7 @@ from edgedistill.compare.load import LoadedMeasurement
 from edgedistill.compare.rows import Group, describe_operating_point
 from edgedistill.records.measurement import Measurement
 from edgedistill.records.stages import DataRecord, ExportRecord
-from edgedistill.report.cards import Card, cards
+from edgedistill.report.cards import BYTES, FIRST, LATER, Card, Limits, cards
 from edgedistill.report.curves import precision_recall_plots
 from edgedistill.report.differences import differences_of
 from edgedistill.report.images import COLOURS, Inputs
@@ -37,14 +37,38 @@ class AnswersView:
     metric: str
 
 
-def answers_view(
-    group: Group, loaded: Mapping[int, LoadedMeasurement], inputs: Inputs | None, name: str
-) -> AnswersView | None:
-    """Return the answers of a group's models, or None where they are not recorded.
+def answers_views(
+    groups: Sequence[Group], loaded: Mapping[int, LoadedMeasurement], inputs: Inputs | None
+) -> list[AnswersView]:
+    """Return the answers of each group that has any, the samples of all groups within one limit of bytes.
 
-    `loaded` has the measurements by the identity of their record; `inputs` are the pictures of the test set, if there are any.
-    `name` makes the ids of plots unique in the page.
+    `loaded` has the measurements by the identity of their record; `inputs` are the samples of the test set, if they can be shown.
     """
+    views: list[AnswersView] = []
+    left = BYTES
+    shown: dict[int, Card] = {}
+    for place, group in enumerate(groups):
+        view = _view(group, loaded, f"answers-{place}")
+        if view is None:
+            continue
+        models, names, answers = view
+        differences = differences_of(models) if inputs is not None and len(models) > 1 else None
+        most = FIRST if not views else LATER
+        made = (
+            ()
+            if differences is None or inputs is None
+            else cards(differences, inputs, names, Limits(most, left, shown))
+        )
+        left -= sum(one.bytes for one in made)
+        shown |= {one.number: one for one in made if one.picture is not None}
+        views.append(replace(answers, cards=made))
+    return views
+
+
+def _view(
+    group: Group, loaded: Mapping[int, LoadedMeasurement], name: str
+) -> tuple[list[LoadedMeasurement], Sequence[str], AnswersView] | None:
+    """Return the models of a group that have comparable answers, the names of the classes, and the answers without samples."""
     shown = [
         replace(loaded[id(row.measurement)], label=row.label) for row in group.rows if id(row.measurement) in loaded
     ]
@@ -52,29 +76,29 @@ def answers_view(
     if not shown:
         return None
     names = next((one.class_names for one in shown if one.class_names), ())
-    differences = differences_of(shown) if inputs is not None and len(shown) > 1 else None
     accuracy = shown[0].measurement.accuracy
     assert accuracy is not None
-    return AnswersView(
+    points = (
+        f"{row.label}: {describe_operating_point(row.operating_point)}" for row in group.rows if row.operating_point
+    )
+    view = AnswersView(
         title=group.title, models=tuple(one.label for one in shown), tables=figure_tables(shown, names),
-        operating_points=tuple(
-            f"{row.label}: {describe_operating_point(row.operating_point)}" for row in group.rows if row.operating_point
-        ),
+        operating_points=tuple(points),
         confusions=tuple(found for one in shown if (found := confusion_of(one, names)) is not None),
         curves=tuple((Markup(svg), caption) for svg, caption in precision_recall_plots(shown, names, f"{name}-pr")),  # noqa: S704 - drawn by svg.py, which escapes text
-        cards=() if differences is None or inputs is None else cards(differences, inputs, names),
-        legend=_legend(shown, names), metric=accuracy.metric,
+        cards=(), legend=_legend(shown, names), metric=accuracy.metric,
     )  # fmt: skip
+    return shown, names, view
 
 
 def recorded_inputs(run: Run, data: DataRecord | None, export: ExportRecord | None) -> Inputs | None:
-    """Return the recorded test inputs of a run whose samples are pictures, or None."""
-    if data is None or export is None or len(data.inputs) != 1 or data.inputs[0].kind != "image":
+    """Return the recorded test inputs of a run whose samples are pictures or texts, or None."""
+    if data is None or export is None or any(one.kind not in ("image", "text") for one in data.inputs):
         return None
     model = next((one for one in export.models if one.name == "student" and one.precision == "fp32"), None)
     if model is None or not run.path(model.io).is_file():
         return None
-    return Inputs(run.path(model.io), None if model.contract is None else model.contract.picture)
+    return Inputs(run.path(model.io), model.contract)
 
 
 def _has_answers(one: LoadedMeasurement) -> bool:

@@ -1,31 +1,37 @@
-"""The test pictures on which models differ most, with what each answered: bounded in number and bytes.
+"""The test samples on which models differ most, with what each answered: bounded in number and bytes.
 
-Each picture is embedded once; boxes and masks are drawn over it.
+Each picture is embedded once in the page; boxes and masks are drawn over it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
-
-import numpy as np
 
 from edgedistill.report.differences import Differences, Panel
 from edgedistill.report.images import TINY, Inputs, picture_uri
 
-MOST: Final = 8
+FIRST: Final = 8
+"""Samples of the first target."""
+LATER: Final = 4
+"""Samples of each other target, whose models answer almost the same."""
 BYTES: Final = 400_000
-"""All pictures and masks together; base64 included."""
+"""All pictures and masks of a page together; base64 included."""
 
 
 class Card(NamedTuple):
-    """A test sample: its number, the data URI of its picture, if it has one, its size in pixels, and a panel for each model."""
+    """A test sample: its number, its text, or the data URI of its picture and its size in pixels, and a panel for each model.
+
+    `picture` is None, and `is_repeated` is true, if another card of the page has the picture.
+    """
 
     number: int
     picture: str | None
     width: int
     height: int
     panels: tuple[Panel, ...]
+    text: str | None = None
+    is_repeated: bool = False
 
     @property
     def is_tiny(self) -> bool:
@@ -38,20 +44,31 @@ class Card(NamedTuple):
         return len(self.picture or "") + sum(len(one.mask or "") for one in self.panels)
 
 
-def cards(differences: Differences, inputs: Inputs, names: Sequence[str]) -> tuple[Card, ...]:
+class Limits(NamedTuple):
+    """At most this many cards and bytes, and the cards by number whose pictures the page has already."""
+
+    most: int
+    bytes: int
+    shown: Mapping[int, Card]
+
+
+def cards(differences: Differences, inputs: Inputs, names: Sequence[str], limits: Limits) -> tuple[Card, ...]:
     """Return a card for each of the samples on which models of one test set differ most, the largest difference first."""
     chosen, used = [], 0
-    for number in differences.order()[:MOST].tolist():
-        card = _card(number, inputs.picture(number), differences.panels(number, names))
+    for number in differences.order()[: limits.most].tolist():
+        card = _card(number, inputs, differences.panels(number, names), limits.shown)
         used += card.bytes
-        if used > BYTES:
+        if used > limits.bytes:
             break
         chosen.append(card)
     return tuple(chosen)
 
 
-def _card(number: int, picture: np.ndarray | None, panels: tuple[Panel, ...]) -> Card:
+def _card(number: int, inputs: Inputs, panels: tuple[Panel, ...], shown: Mapping[int, Card]) -> Card:
+    if number in shown:
+        return shown[number]._replace(picture=None, panels=panels, is_repeated=True)
+    picture = inputs.picture(number)
     if picture is None:
-        return Card(number, None, 0, 0, panels)
+        return Card(number, None, 0, 0, panels, inputs.text(number))
     height, width = picture.shape[:2]
     return Card(number, picture_uri(picture), width, height, panels)

@@ -1,4 +1,4 @@
-"""Test pictures and masks as data URIs for the report."""
+"""Test samples for the report: texts, and pictures and masks as data URIs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ import numpy as np
 from PIL import Image
 
 from edgedistill.data.shown import picture_of
-from edgedistill.records.contract import PictureRules
+from edgedistill.data.text import IDS, MASK, load_tokenizer
+from edgedistill.errors import ConfigError
+from edgedistill.records.contract import Contract
 from edgedistill.records.masks import VOID
 
 SIDE: Final = 320
@@ -25,12 +27,14 @@ COLOURS: Final = (
 
 
 class Inputs:
-    """The recorded test inputs of a run as pictures; `rules` say how pictures became inputs, None for pictures in uint8."""
+    """The recorded test inputs of a run as pictures or texts; `contract` says how these became inputs, None for pictures in uint8."""
 
-    def __init__(self, file: Path, rules: PictureRules | None) -> None:
-        self._rules = rules
+    def __init__(self, file: Path, contract: Contract | None) -> None:
+        self._rules = None if contract is None else contract.picture
+        self._tokenizer = None if contract is None or contract.text is None else file.parent / contract.text.tokenizer
         with np.load(file, allow_pickle=False) as archive:
             names = [name for name in archive.files if name.startswith("input.")]
+            self._tokens = {name: archive[f"input.{name}"] for name in (IDS, MASK) if f"input.{name}" in names}
             self._values = archive[names[0]] if len(names) == 1 else np.zeros(0)
 
     def picture(self, number: int) -> np.ndarray | None:
@@ -44,6 +48,17 @@ class Inputs:
             values = values[:, :, 0]
         is_picture = values.dtype == np.uint8 and (values.ndim == 2 or (values.ndim == 3 and values.shape[2] == 3))
         return values if is_picture else None
+
+    def text(self, number: int) -> str | None:
+        """Return the text of a sample as the tokenizer reads it, or None for inputs that are no texts, or without its package."""
+        if self._tokenizer is None or not self._tokenizer.is_file() or set(self._tokens) != {IDS, MASK}:
+            return None
+        try:
+            tokenizer = load_tokenizer(self._tokenizer)
+        except ConfigError:
+            return None
+        ids, mask = (self._tokens[name][number].reshape(-1) for name in (IDS, MASK))
+        return str(tokenizer.decode(ids[mask != 0].tolist()))
 
 
 def fitting_size(width: int, height: int) -> tuple[int, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -46,26 +47,39 @@ def style() -> Any:
     return rc_context(_STYLE)
 
 
-def new_axes(width: float = 4.5, height: float = 3.1) -> tuple[Figure, Axes]:
+def new_axes(width: float = 3.7, height: float = 3.0) -> tuple[Figure, Axes]:
     """Start a figure, in inches: small enough that its text is readable at the width of a phone."""
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.add_subplot()
 
 
-def to_svg(figure: Figure, name: str, title: str, description: str) -> str:
-    """Draw a figure as an SVG element; `name` makes its ids unique in the page."""
+def to_svg(
+    figure: Figure, name: str, title: str, description: str, tips: Mapping[str, Sequence[str]] | None = None
+) -> str:
+    """Draw a figure as an SVG element; `name` makes its ids unique in the page.
+
+    Artists whose gid is m0, m1, ... or t0, t1, ... get it as their class, by which the page highlights them. Those whose gid ends with
+    "-tip" also get the next of the tooltips that `tips` has for this class.
+    """
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     # A style element in an inline SVG applies to the whole page; the page has this rule, for its figures only.
     text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", text, flags=re.DOTALL)
+    waiting = {key: iter(texts) for key, texts in (tips or {}).items()}
+    text = re.sub(r'<g id="([mt]\d+)(-tip)?">', lambda found: _grouped(found, waiting), text)
     text = re.sub(r'\bid="', f'id="{name}-', text)
     text = re.sub(r'(?:xlink:)?href="#', f'href="#{name}-', text)
     text = text.replace("url(#", f"url(#{name}-")
     for colour, replacement in _PAGE_COLOURS.items():
         text = text.replace(colour, replacement)
     return _labelled(text, name, title, description)
+
+
+def _grouped(found: re.Match[str], waiting: Mapping[str, Iterator[str]]) -> str:
+    tip = next(waiting.get(found[1], iter(())), None) if found[2] else None
+    return f'<g class="series {found[1]}">' + ("" if tip is None else f"<title>{escape(tip)}</title>")
 
 
 def _labelled(text: str, name: str, title: str, description: str) -> str:

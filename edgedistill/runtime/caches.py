@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from edgedistill.errors import ConfigError
+from edgedistill.runtime.files import remove_parts
 
 
 def caches_folder(kind: str) -> Path:
@@ -37,4 +38,5 @@ def locked(folder: Path, wait: Callable[[], None]) -> Iterator[None]:
         except BlockingIOError:
             wait()
             fcntl.flock(lock, fcntl.LOCK_EX)
+        remove_parts(folder)
         yield

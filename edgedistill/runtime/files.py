@@ -15,6 +15,8 @@ from typing import IO, Any, Final
 
 from edgedistill.records.base import Record
 
+PART: Final = ".part-"
+"""In the name of a file that is being written."""
 SEAL_BYTES: Final = 32
 """The size of the SHA-256 at the start of a sealed file."""
 
@@ -30,7 +32,7 @@ def write_atomic(path: Path, data: bytes | str) -> None:
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path that replaces `path` if the block succeeds, and is deleted otherwise."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}{PART}", suffix=path.suffix)
     os.close(handle)
     scratch = Path(name)
     try:
@@ -41,8 +43,24 @@ def atomic_path(path: Path) -> Iterator[Path]:
         os.umask(umask)
         scratch.chmod(0o666 & ~umask)
         scratch.replace(path)
+        _flush_folder(path.parent)
     finally:
         scratch.unlink(missing_ok=True)
+
+
+def _flush_folder(folder: Path) -> None:
+    """Write a folder's list of names to the disk, so that a new name survives a loss of power."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove the unfinished files of killed processes from a folder, which this process has locked, and from those in it."""
+    for path in folder.rglob(f".*{PART}*"):
+        path.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Record | dict[str, Any]) -> None:

@@ -25,7 +25,7 @@ from edgedistill.records.stages import (
     TeacherRecord,
 )
 from edgedistill.runtime.caches import caches_folder
-from edgedistill.runtime.files import hash_of, sha256_of, write_json
+from edgedistill.runtime.files import hash_of, remove_parts, sha256_of, write_json
 
 R = TypeVar("R", bound=Record)
 S = TypeVar("S", bound=StageRecord)
@@ -33,7 +33,7 @@ SCHEMA, FIRST_SCHEMA = "edgedistill.run/2", "edgedistill.run/1"
 
 
 class Run:
-    """A run folder; `manifest.json` holds for each finished stage its key, record, configuration, versions and seconds.
+    """A run folder; `manifest.json` holds for each finished stage its key, record, settings, versions and seconds, and the configuration.
 
     The hashes of files, also of the data, are in the cache folder, so that what only examines a run can keep them.
     """
@@ -63,6 +63,16 @@ class Run:
         stages: dict[str, Any] = self._manifest["stages"]
         return stages
 
+    @property
+    def configuration(self) -> str | None:
+        """The configuration of the last run that executed a stage, as TOML; None for runs of versions that did not record it."""
+        text = self._manifest.get("configuration")
+        return text if isinstance(text, str) else None
+
+    def configure(self, text: str) -> None:
+        """Record the configuration; `finish` writes it."""
+        self._manifest["configuration"] = text
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the lock of this run folder; raise ConfigError if another process holds it."""
@@ -74,6 +84,7 @@ class Run:
                 raise ConfigError(
                     f"{self.folder}: another edgedistill process is using this run folder; wait for it to finish, or use --run-dir"
                 ) from None
+            remove_parts(self.folder)
             yield
 
     def ref(self, path: Path) -> FileRef:

@@ -7,7 +7,6 @@ import secrets
 import signal
 import ssl
 import sys
-import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -21,6 +20,8 @@ from edgedistill.errors import ConfigError, ParityError
 from edgedistill.records.measurement import Latency, Measurement
 from edgedistill.runtime.folder import Run
 from edgedistill.runtime.progress import Reporter
+from edgedistill.runtime.scratch import scratch_folder
+from edgedistill.runtime.signals import ENDING
 from edgedistill.serve.app import Server, Site
 from edgedistill.serve.certificate import server_context
 from edgedistill.serve.links import lan_address, name_of, qr_code
@@ -102,10 +103,10 @@ def _samples(models: tuple[Offer, ...]) -> tuple[Sample, ...]:
 
 
 async def _serve(site: Site, options: ServeOptions, reception: Reception) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, *ENDING):
         asyncio.get_running_loop().add_signal_handler(number, reception.done.set)
-    with tempfile.TemporaryDirectory() as folder:
-        async with _listening(Server(site), options, Path(folder)) as links:
+    with scratch_folder() as folder:
+        async with _listening(Server(site), options, folder) as links:
             _print_links(links, reception.report)
             await reception.done.wait()
             await asyncio.sleep(LAST_WORDS_S if reception.kept else 0)

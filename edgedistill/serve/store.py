@@ -7,7 +7,6 @@ import json
 import os
 import re
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from edgedistill.errors import ConfigError
 from edgedistill.kits.kits import targets_folder
 from edgedistill.records.measurement import Measurement
 from edgedistill.runtime.files import write_atomic
+from edgedistill.runtime.scratch import scratch_folder
 from edgedistill.serve.offer import Offer
 from edgedistill.serve.runtime import WebKit, page_folder
 from edgedistill.serve.upload import Upload, UploadError
@@ -34,8 +34,7 @@ async def keep(
     Raises UploadError when the upload gives no valid measurement, and RuntimeError when the process fails.
     """
     name = file_name(upload)
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
+    with scratch_folder() as folder:
         (folder / "spec.json").write_text(json.dumps(_spec(folder, kit, upload, offer, name)), encoding="utf-8")
         np.savez(folder / "outputs.npz", allow_pickle=False, **outputs)
         await _assemble(folder)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -17,6 +19,7 @@ import process
 from kit import EngineError
 from turns import MARK
 
+SMALL_DISK = 1 << 20
 ENTRY = ""  # the folder or zip that Python was started with; set by __main__
 
 
@@ -157,11 +160,18 @@ def _answer(kit: str, code: int, out: str, err: str) -> Dict[str, Any]:
     try:
         answer: Dict[str, Any] = json.loads(out.rsplit("\n", 1)[-1])  # an engine may have printed before
     except ValueError:
-        said = err.rsplit("\n", 1)[-1] or "nothing"
-        raise EngineError(f"{kit}: the process ended with exit code {code} and said: {said}") from None
+        last = err.rsplit("\n", 1)[-1] or _why_silent()
+        raise EngineError(f"{kit}: the process ended with exit code {code}: {last}") from None
     if code != 0:
         raise EngineError(answer["error"])
     return answer
+
+
+def _why_silent() -> str:
+    folder = tempfile.gettempdir()
+    if shutil.disk_usage(folder).free < SMALL_DISK:
+        return f"the disk of the temporary folder {folder} is full; free some space, or set TMPDIR to another folder"
+    return "it wrote no message"
 
 
 def _signal_name(number: int) -> str:

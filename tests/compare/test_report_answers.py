@@ -13,8 +13,8 @@ from PIL import Image
 from sklearn.metrics import confusion_matrix
 
 from edgedistill.compare.load import load_run
-from edgedistill.records.contract import PictureRules
-from edgedistill.report.cards import BYTES, MOST, cards
+from edgedistill.records.contract import Contract, PictureRules
+from edgedistill.report.cards import BYTES, FIRST, Limits, cards
 from edgedistill.report.differences import Boxes, Masks
 from edgedistill.report.images import Inputs
 from edgedistill.report.report import render_report
@@ -44,13 +44,17 @@ def test_a_classifier_shows_samples_classes_and_confusions(run: Path) -> None:
     parsed = Page(text)
     assert len(parsed.ids) == len(set(parsed.ids))
     assert all(address.startswith(("data:", "#")) for address in parsed.fetched)
-    assert text.count('alt="test sample ') == MOST
-    uri = re.findall(r'<img src="data:image/png;base64,([^"]+)"', text)[0]
-    number = int(re.findall(r'alt="test sample (\d+)"', text)[0])
+    assert text.count('aria-label="test sample ') == FIRST
+    number, uri = re.findall(r'<image id="picture-(\d+)" href="data:image/png;base64,([^"]+)"', text)[0]
     with np.load(run / "onnx" / "student-io.npz") as archive:
-        wanted = archive["input.input"][number, 0]
+        wanted = archive["input.input"][int(number), 0]
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(base64.b64decode(uri)))), wanted)
-    for words in ("Accuracy by class", "Confusions", "Where the models differ most", "By the largest difference"):
+    for words in (
+        "Accuracy by class",
+        "Confusion matrix",
+        "Where the models disagree most",
+        "differ most; ✗ marks a wrong answer",
+    ):
         assert words in text
     one = load_run(run).results[0]
     answers = np.load(one.file.with_suffix(".npz"))["outputs"][:, 0].argmax(1)
@@ -73,11 +77,13 @@ def test_a_matrix_of_many_classes_is_a_list_of_its_largest_entries(run: Path) ->
 
 def test_inputs_become_pictures_again(tmp_path: Path) -> None:
     pixels = np.random.default_rng(1).integers(0, 256, (16, 24, 3)).astype(np.uint8)
-    contract = {"picture": RULES.model_dump()}
-    np.savez(tmp_path / "io.npz", **{"input.x": picture.prepare(pixels, contract)[None]})
-    np.testing.assert_array_equal(Inputs(tmp_path / "io.npz", RULES).picture(0), pixels)
+    contract = Contract(
+        task="classification", classes=(), input="x", picture=RULES, output="logits", probabilities=False
+    )
+    np.savez(tmp_path / "io.npz", **{"input.x": picture.prepare(pixels, contract.model_dump())[None]})
+    np.testing.assert_array_equal(Inputs(tmp_path / "io.npz", contract).picture(0), pixels)
     assert Inputs(tmp_path / "io.npz", None).picture(0) is None
-    assert Inputs(tmp_path / "io.npz", RULES).picture(1) is None
+    assert Inputs(tmp_path / "io.npz", contract).picture(1) is None
 
 
 def boxes(*rows: tuple[float, ...]) -> np.ndarray:
@@ -117,7 +123,7 @@ def test_pictures_are_bounded_in_bytes(tmp_path: Path) -> None:
     labels = rng.integers(0, 4, (5, 200, 320)).astype(np.uint8)
     labels[:, :20] = 255
     found = Masks(("float", "int8"), tuple(maps), labels)
-    chosen = cards(found, Inputs(tmp_path / "io.npz", None), ())
+    chosen = cards(found, Inputs(tmp_path / "io.npz", None), (), Limits(FIRST, BYTES, {}))
     assert 0 < len(chosen) < 5
     assert sum(one.bytes for one in chosen) <= BYTES
     mask = Image.open(io.BytesIO(base64.b64decode(chosen[0].panels[2].mask.partition(",")[2])))

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 from edgedistill.deploy.devices import adb, phone
@@ -19,6 +17,7 @@ from edgedistill.deploy.devices.local import run_here
 from edgedistill.deploy.devices.transport import Finished, HarnessCall, LinkError, Progress
 from edgedistill.errors import DeviceError
 from edgedistill.kits.kits import read_kit
+from edgedistill.runtime.scratch import scratch_folder
 
 EMULATED = "{} emulates this processor: times, memory and energy would be those of the emulator"
 FINE, USAGE, FAILED = 0, 2, 5
@@ -100,8 +99,7 @@ async def _measure(ready: Ready, call: HarnessCall, progress: Progress) -> Finis
             f"{ready.phone.address.text}: the runner is from another version of edgedistill; build it again with "
             "targets/android/build.sh"
         )
-    with tempfile.TemporaryDirectory(prefix="edgedistill-") as scratch:
-        work = Path(scratch)
+    with scratch_folder() as work:
         arms = [
             PhoneArm(_placed(table, call), work / str(i), f"{ready.phone.work}/{i}")
             for i, table in enumerate(job["arms"])

@@ -16,6 +16,7 @@ from typing import IO
 
 from edgedistill.deploy.devices.address import Address
 from edgedistill.deploy.devices.transport import Finished, HarnessCall, Progress
+from edgedistill.runtime.scratch import scratch_folder
 
 GRACE_S = 3.0
 
@@ -43,8 +44,7 @@ async def run_here(_address: Address, call: HarnessCall, progress: Progress) -> 
 @contextmanager
 def _work_folder(call: HarnessCall) -> Iterator[Path]:
     """Yield a work folder with links to the files of a call, under the names that the call uses."""
-    with tempfile.TemporaryDirectory(prefix="edgedistill-") as scratch:
-        work = Path(scratch)
+    with scratch_folder() as work:
         for name, path in (*call.sends.items(), *call.returns.items()):
             (work / name).parent.mkdir(parents=True, exist_ok=True)
             (work / name).symlink_to(path.resolve())
