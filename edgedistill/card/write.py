@@ -86,10 +86,11 @@ def _origin(run: Run) -> Origin:
     trained, teacher = require_record(run, StudentRecord), require_record(run, TeacherRecord)
     student, quantized = trained.student, require_record(run, QuantizedRecord)
     method = "not quantized" if quantized.mode == "none" else METHODS[quantized.mode]
+    forms = "".join(f", {kit}: {METHODS[form]}" for kit, form in quantized.forms.items())
     floats = f", {len(quantized.skip)} layers in float" if quantized.skip else ""
     return Origin(
         student=student.spec, parameters=student.parameters, teacher=", ".join(one.spec for one in teacher.teachers),
-        quantized=method + floats,
+        quantized=method + forms + floats,
         distillation=control_gain(trained, require_record(run, ExportRecord), require_record(run, DataRecord)),
     )  # fmt: skip
 

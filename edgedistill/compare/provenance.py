@@ -34,6 +34,9 @@ METHODS = {
     "mixed": "post-training, sensitive layers in float",
     "qat": "fine-tuned (QAT)",
     "mixed-qat": "fine-tuned (QAT), sensitive layers in float",
+    "static": "activations with static scales",
+    "dynamic": "activations whose scale each inference finds",
+    "weights": "weights alone",
 }
 """The quantization methods in words."""
 
@@ -162,7 +165,8 @@ def _quantize(record: QuantizedRecord) -> str:
     shown = "not measured on validation" if accuracy is None else f"{formatting.percent(accuracy)} % on validation"
     tried = f", after {len(record.steps)} tries" if len(record.steps) > 1 else ""
     unpaid = "; int8 does not pay" if record.outcome == "does not pay" else ""
-    return f"{METHODS[record.mode]}{tried}, {record.calibration_samples} calibration samples, {shown}{unpaid}"
+    forms = "".join(f", {kit}: {METHODS[method]}" for kit, method in record.forms.items())
+    return f"{METHODS[record.mode]}{forms}{tried}, {record.calibration_samples} calibration samples, {shown}{unpaid}"
 
 
 @summary.register

@@ -16,6 +16,7 @@ from edgedistill.deploy.devices.transport import folder_files
 from edgedistill.deploy.stage import MIN_AGREEMENT
 from edgedistill.errors import ConfigError
 from edgedistill.kits.kits import Kit, targets_folder
+from edgedistill.kits.scheme import with_form
 from edgedistill.records.base import Encoding, Record
 from edgedistill.records.bench_job import Arm, BenchJob
 from edgedistill.records.measurement import ModelIdentity
@@ -115,9 +116,9 @@ def pack(
 
 
 def _kit_of(quantized: QuantizedRecord, kit: Kit, precisions: tuple[str, ...]) -> Kit:
-    """Return the kit with the encodings for the run's int8 activations; there must be one if int8 is requested."""
+    """Return the kit with the encodings for the run's int8 model; there must be one for its activations if int8 is requested."""
     try:
-        return kit.for_activations(quantized.activations)
+        return with_form(kit.for_activations(quantized.activations), quantized)
     except ConfigError:
         if "int8" in precisions:
             raise

@@ -10,6 +10,7 @@ from pydantic import Field
 from edgedistill.config.schema import BenchConfig, Budget, TargetConfig
 from edgedistill.deploy.identity import form_on, identify_device
 from edgedistill.kits.kits import Kit, targets_folder
+from edgedistill.kits.scheme import with_form
 from edgedistill.records.base import Record
 from edgedistill.records.stages import (
     CompileRecord,
@@ -63,7 +64,8 @@ class BenchSettings(CompileSettings):
 
 def declare_compilation(sources: Sources) -> CompileSettings:
     """Declare what decides the artifacts; raises DeviceError for a device that cannot be reached or lacks its engine."""
-    targets = tuple(_target(target, sources.kits[target.kit]) for target in sources.config.target)
+    quantized = sources.records[QuantizedRecord]
+    targets = tuple(_target(target, with_form(sources.kits[target.kit], quantized)) for target in sources.config.target)
     engines = versions_of(tuple(sorted({one.kit.package for one in targets})))
     return CompileSettings(export=sources.records[ExportRecord], targets=targets, engines=engines)
 

@@ -10,10 +10,10 @@ from edgedistill.records.stages import BenchRecord, CompileRecord
 from edgedistill.stages.stage import Stage, Workspace
 
 if TYPE_CHECKING:
-    import numpy as np
+    from edgedistill.graphs.run import Requests
 
 
-def _time_students(requests: dict[str, np.ndarray], workspace: Workspace) -> StudentTimer:
+def _time_students(requests: Requests, workspace: Workspace) -> StudentTimer:
     from edgedistill.deploy.student_timing import StudentBench
 
     return StudentBench(requests, workspace)

@@ -14,13 +14,14 @@ import onnx
 from pydantic import ValidationError
 from torch import nn
 
-from edgedistill.data.sources import Arrays
 from edgedistill.deploy.harness import Compilation, compile_models, run_bench
 from edgedistill.deploy.identity import ask_device, form_on
 from edgedistill.errors import DeviceError
-from edgedistill.export.baked import examples_of
+from edgedistill.export.baked import examples_of, recorded
 from edgedistill.export.forms import Variant, in_form
 from edgedistill.export.onnx_export import export_onnx
+from edgedistill.graphs.opset import opset_of, to_opset
+from edgedistill.graphs.run import Requests
 from edgedistill.graphs.write import save_onnx
 from edgedistill.quantize.outputs import returns_of
 from edgedistill.quantize.settings import Int8Target
@@ -38,13 +39,13 @@ CONDITIONS: Final = ("id", "arch", "cpu", "kernel", "python", "engine", "governo
 
 
 class StudentBench:
-    """Times forms of one student on inputs (R, 1, ...); a form is exported and compiled once.
+    """Times forms of one student on inputs by name, arrays (R, 1, ...) or texts of several lengths; a form is compiled once.
 
     The measurements are kept in the run folder, and taken from there if the same files are to be measured in the same
     conditions: a stage that is repeated decides by the same figures, and makes the same student.
     """
 
-    def __init__(self, requests: Arrays, workspace: Workspace) -> None:
+    def __init__(self, requests: Requests, workspace: Workspace) -> None:
         self._requests, self._workspace = requests, workspace
         stack = ExitStack()
         self._scratch = stack.enter_context(scratch_folder()).resolve()
@@ -79,7 +80,7 @@ class StudentBench:
     def _compile(self, target: Int8Target, forms: Sequence[StudentForm], folder: Path) -> None:
         works = [self._works[target.name, form.name] for form in forms]
         io = folder / "io.npz"
-        np.savez(io, **{f"input.{name}": values for name, values in self._requests.items()})  # type: ignore[arg-type]
+        np.savez(io, **recorded(self._requests))  # type: ignore[arg-type]
         for form, work, made in zip(forms, works, compile_models(works, _quiet), strict=True):
             if isinstance(made, DeviceError):
                 raise made
@@ -101,7 +102,7 @@ class StudentBench:
         key = form.name, taken.opset
         if key not in self._exported:
             self._exported[key] = self._export(form.model, taken.opset)
-        variant = Variant(precision, taken.encoding if form.int8 else None, taken.opset)
+        variant = Variant(precision, (form.encoding or taken.encoding) if form.int8 else None, taken.opset)
         model = folder / "student.onnx"
         folder.mkdir(parents=True, exist_ok=True)
         save_onnx(in_form(self._exported[key], variant, self._requests)[0], model)
@@ -110,8 +111,10 @@ class StudentBench:
             address=target.device,
         )  # fmt: skip
 
-    def _export(self, model: nn.Module, opset: int) -> onnx.ModelProto:
-        examples = examples_of(self._requests)
+    def _export(self, model: nn.Module | onnx.ModelProto, opset: int) -> onnx.ModelProto:
+        if isinstance(model, onnx.ModelProto):
+            return to_opset(model, min(opset, opset_of(model)), self._requests)
+        examples = examples_of({name: np.asarray(values) for name, values in self._requests.items()})
         return export_onnx(model, examples, opset, tuple(self._requests), returns_of(model, examples).names)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import onnx
 
 from edgedistill.errors import ConfigError
-from edgedistill.export.file_records import FileOptions
+from edgedistill.export.file_records import DYNAMIC, FileOptions
 from edgedistill.export.forms import Variant, is_half
 from edgedistill.export.lint.report import usual_arch
 from edgedistill.graphs.integer_forms import require_int8_q_dq
@@ -67,7 +67,8 @@ def variants_of(order: FileOptions, precision: str, opset: int, activations: Act
     """Return the files to write for a model of an opset: one per encoding of the kits, in an opset they take."""
     wanted: dict[Encoding | None, int] = {}
     if not order.kits:
-        own: Encoding = "u8-f32" if activations == "unsigned" else "s8-f32"
+        static: Encoding = "u8-f32" if activations == "unsigned" else "s8-f32"
+        own = DYNAMIC if order.activations == "dynamic" else static
         wanted[own if precision == "int8" else None] = opset
     for kit in order.kits:
         if precision not in kit.precisions:

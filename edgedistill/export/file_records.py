@@ -18,6 +18,8 @@ from edgedistill.records.parity import Parity
 from edgedistill.statistics import ClassDrop
 
 SCHEMA: Final = "edgedistill.onnx/1"
+DYNAMIC: Final[Encoding] = "dyn-i32"
+"""The encoding of a file whose dense layers find the scale of their input in each inference."""
 SHOWN: Final = 3
 """The number of sensitive layers that a person is shown."""
 
@@ -45,8 +47,11 @@ class FileOptions(Record):
     detector: DetectorOptions | None = None
 
     def for_activations(self, activations: Activations) -> FileOptions:
-        """Return the options with only those encodings of the kits that support these activations."""
-        return self.model_copy(update={"kits": tuple(kit.for_activations(activations) for kit in self.kits)})
+        """Return the options with only those encodings of the kits that support these activations, or dynamic ones if they are set."""
+        kits = tuple(kit.for_activations(activations) for kit in self.kits)
+        if self.activations == "dynamic":
+            kits = tuple(kit.with_encoding(DYNAMIC) for kit in kits)
+        return self.model_copy(update={"kits": kits})
 
 
 class OutputError(Record):

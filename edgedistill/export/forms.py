@@ -45,7 +45,7 @@ def variants(targets: Sequence[ExportTarget], kits: Mapping[str, Kit], source: s
     ]
 
 
-def in_form(model: onnx.ModelProto, variant: Variant, requests: Arrays) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+def in_form(model: onnx.ModelProto, variant: Variant, requests: Requests) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     """Convert an fp32 model, or a canonical int8 model, to a variant; return it and the names of nodes left in float32.
 
     Args:

@@ -66,12 +66,12 @@ def quantize_file(
     with original.report.track("samples for calibration", count(few)) as advance:
         canonical_int8, layers = quantize_onnx(source, few, skip, ranges, scheme, advance)
     if order.activations == "dynamic":
-        canonical_int8, count_of_dynamic = with_dynamic_inputs(canonical_int8)
-        if not count_of_dynamic:
+        dynamic = with_dynamic_inputs(canonical_int8)[1]
+        if not dynamic:
             raise ConfigError(
                 f"{order.model}: no dense layer is in int8, so none has dynamic activations; leave out --activations dynamic"
             )
-        original.choices += (f"{count_of_dynamic} dense layers choose the scale of their input in each inference",)
+        original.choices += (f"{dynamic} dense layers choose the scale of their input in each inference",)
     variants = variants_of(original.order, "int8", opset_of(canonical_int8), activations_of(canonical_int8))
     made = original.convert(canonical_int8, variants)
     sensitivity = _sensitivity(original, source, layers, scheme) if ranking else {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from edgedistill.config.schema import ExportConfig, TargetConfig
 from edgedistill.distill.settings import LabelledSettings, LearningSettings, learning
 from edgedistill.kits.kits import Kit
+from edgedistill.kits.scheme import with_form
 from edgedistill.models.source import ModelSource, StudentSource, student_source, teacher_source
 from edgedistill.records.base import Record
 from edgedistill.records.stages import DataRecord, QuantizedRecord, SoftLabelsRecord, StudentRecord, TeacherRecord
@@ -54,13 +55,13 @@ class ExportSettings(FileSettings, LabelledSettings):
 def declare_export(sources: Sources) -> ExportSettings:
     """Return the settings that determine the exported models."""
     config = sources.config
-    targets = _targets(config.target)
+    targets, quantized = _targets(config.target), sources.records[QuantizedRecord]
     return ExportSettings(
         **learning(sources), soft_labels=sources.records[SoftLabelsRecord], name=config.name,
         teacher=sources.records[TeacherRecord], teacher_source=teacher_source(config, 0, sources.hash_file, sources.records[DataRecord].classes),
         float_student=sources.records[StudentRecord], student=student_source(config, sources.hash_file, sources.records[DataRecord].classes),
-        quantized=sources.records[QuantizedRecord], export=config.export, targets=targets,
-        kits={target.kit: sources.kits[target.kit] for target in targets},
+        quantized=quantized, export=config.export, targets=targets,
+        kits={target.kit: with_form(sources.kits[target.kit], quantized) for target in targets},
     )  # fmt: skip
 
 

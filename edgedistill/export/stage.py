@@ -36,8 +36,9 @@ from edgedistill.export.original_pictures import write_pictures
 from edgedistill.export.parity import compare_all, percent, require_all
 from edgedistill.export.settings import ExportSettings
 from edgedistill.graphs.columns import select_columns
+from edgedistill.graphs.encodings import REWRITES
 from edgedistill.graphs.metadata import annotate
-from edgedistill.graphs.opset import opset_of
+from edgedistill.graphs.opset import opset_of, to_opset
 from edgedistill.graphs.read import fix_shapes, read_sound_onnx
 from edgedistill.graphs.run import ShapeError, run_onnx
 from edgedistill.graphs.signature import signature_of
@@ -70,7 +71,9 @@ def export_models(settings: ExportSettings, workspace: Workspace) -> ExportRecor
         model = load_teacher(settings.teacher_source, settings.interface, settings.seed, path)
         exporter.add("teacher", "fp32", model, teacher.file.sha256)
     exporter.add("student", "fp32", _student(settings, workspace.path(student.file)), student.file.sha256)
-    if quantized.file is not None:
+    if quantized.file is not None and quantized.is_graph:
+        exporter.add_int8_graph(onnx.load(str(workspace.path(quantized.file))), quantized.file.sha256)
+    elif quantized.file is not None:
         example = example_input(plain_views(data.train, settings.data, settings.views))
         int8 = load_quantized(
             _student(settings, workspace.path(student.file)), example, quantized, workspace.path(quantized.file)
@@ -94,6 +97,10 @@ def _scores(settings: ExportSettings, workspace: Workspace, test: Split) -> tupl
     """Score the trials' float models on the test set."""
     trials, scorer = settings.float_student.trials, scorer_of(settings, test)
     return score_trials(trials, lambda one: _student(settings, workspace.path(one.file)), scorer)
+
+
+def _same(model: onnx.ModelProto) -> onnx.ModelProto:
+    return model
 
 
 def file_name(name: str, precision: str, encoding: Encoding | None) -> str:
@@ -147,6 +154,24 @@ class _Exporter:
             )  # fmt: skip
             self._check_and_keep(exported[variant.opset], variant, record)
 
+    def add_int8_graph(self, int8: onnx.ModelProto, parent: str) -> None:
+        """Write a canonical int8 graph in each form of the targets, and check each against the graph as it was judged."""
+        settings, student = self.settings, next(model for model in self.models if model.name == "student")
+        requests = self.inputs if self.length is None else at_their_length(self.inputs)
+        for variant in variants(settings.targets, settings.kits, "int8", settings.export.opset):
+            assert variant.encoding is not None
+            form = variant.encoding if variant.encoding in REWRITES else "static"
+            key, judged = f"student-int8-{form}", REWRITES.get(variant.encoding, _same)(int8)
+            if key not in self.expected:
+                self.expected[key] = {name: values[:, 0] for name, values in answers_of(judged, requests).items()}
+            record = student.model_copy(
+                update={
+                    "precision": "int8", "encoding": variant.encoding, "opset": variant.opset, "file": NO_FILE,
+                    "expected": key, "parent": parent,
+                }
+            )  # fmt: skip
+            self._check_and_keep(to_opset(int8, variant.opset, requests), variant, record)
+
     def _check_and_keep(self, source: onnx.ModelProto, variant: Variant, record: OnnxModel) -> None:
         assert record.expected is not None
         assert record.output is not None
@@ -173,12 +198,15 @@ class _Exporter:
         save_onnx(model, path)
         file = self.workspace.describe(path)
         self.workspace.report.info(
-            f"export: {path.name}, {file.bytes:,} bytes, agreement with torch "
+            f"export: {path.name}, {file.bytes:,} bytes, agreement with {self._reference(record)} "
             f"{percent(parity.agreement)}, maximum difference {parity.max_abs_diff:.2g}"
             + (f"; left in float32: {', '.join(kept)}" if kept else "")
         )
         self._show(path.name, warnings)
         self.models.append(record.model_copy(update={"file": file}))
+
+    def _reference(self, record: OnnxModel) -> str:
+        return "the int8 graph" if record.precision == "int8" and self.settings.quantized.is_graph else "torch"
 
     def _source_of(self, name: str) -> ModelSource | None:
         student = self.settings.student

@@ -1,4 +1,4 @@
-"""Dynamic activations: dense layers of an int8 model choose the scale of their input in each inference.
+"""Int8 models without static scales of activations: dense layers choose the scale in each inference, or compute in float.
 
 The weights are those of the model with static scales. DynamicQuantizeLinear finds the range of the input, and MatMulInteger multiplies the
 integers; ONNX Runtime runs both, with the bias, as one kernel. No range of the calibration is left that another input could exceed, for the
@@ -37,6 +37,24 @@ def with_dynamic_inputs(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
     _drop_unread_roundings(result.graph)
     drop_unread(result.graph)
     return result, len(layers)
+
+
+def with_float_inputs(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy of a canonical int8 model in which only weights are int8, and no activation is rounded."""
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    with Edits(result.graph) as edits:
+        index = edits.index
+        for restored in [node for node in result.graph.node if node.op_type == "DequantizeLinear"]:
+            quantizer = index.producer.get(restored.input[0])
+            if quantizer is None or quantizer.op_type != "QuantizeLinear":
+                continue
+            for reader in index.users.get(restored.output[0], ()):
+                reader.input[:] = [quantizer.input[0] if name == restored.output[0] else name for name in reader.input]
+            edits.remove(restored)
+    _drop_unread_roundings(result.graph)
+    drop_unread(result.graph)
+    return result
 
 
 def _quantizer(index: Index, layer: onnx.NodeProto) -> onnx.NodeProto | None:

@@ -6,6 +6,7 @@ so a ReLU between the two becomes a clip of the integers after QuantizeLinear, w
 OpenVINO on x86 multiplies unsigned integers directly, and signed ones at extra cost, so ReLU outputs are unsigned.
 A model that was quantized with unsigned activations has u8-f32 as its canonical form, and no signed form. In u8-f32 a
 QuantizeLinear performs the ReLU itself, at no cost.
+OpenVINO restores int8 weights inside its float kernels, and ONNX Runtime has a kernel for dense layers with dynamic inputs.
 A strongly typed engine (TensorRT 10 optionally, 11 always) computes in the types of the file, so the float parts and the
 scales must be float16 in the file.
 """
@@ -13,7 +14,8 @@ scales must be float16 in the file.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from typing import Final
 
 import numpy as np
 import onnx
@@ -21,6 +23,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from edgedistill.errors import ConfigError
+from edgedistill.graphs.dynamic import with_dynamic_inputs, with_float_inputs
 from edgedistill.graphs.float16 import to_float16
 from edgedistill.graphs.index import Edits, Index, Names, drop_unread, lift_constants
 from edgedistill.graphs.metadata import annotate
@@ -36,13 +39,17 @@ PROTECTED = {"Conv", "ConvTranspose", "Gemm"}
 SHIFT = 128
 INT32 = np.iinfo(np.int32)
 Integers = type[np.int8] | type[np.uint8]
+REWRITES: Final[dict[Encoding, Callable[[onnx.ModelProto], onnx.ModelProto]]] = {
+    "dyn-i32": lambda model: with_dynamic_inputs(model)[0], "w8-f32": with_float_inputs,
+}  # fmt: skip
+"""What removes static scales of activations."""
 
 
 def encode(model: onnx.ModelProto, encoding: Encoding, float32: Collection[str] = ()) -> onnx.ModelProto:
     """Return a copy of a canonical int8 model ("s8-f32" or, with unsigned activations, "u8-f32") in another encoding.
 
-    Weights and activations represent the same numbers in every encoding, and an int32 bias is within half a step of the
-    float bias. In s8-f16 the integer weights are the same; scales and biases are rounded to float16, with a relative error
+    Weights and static activations represent the same numbers in every encoding, and an int32 bias is within half a step of the
+    float bias. In dyn-i32 and w8-f32 the weights are the same, but activations are not rounded to the static scales. In s8-f16 the integer weights are the same; scales and biases are rounded to float16, with a relative error
     of at most 1/2048 from 2**-14 on; and an activation that is computed in float16 may be rounded to the next step.
 
     Args:
@@ -67,6 +74,9 @@ def encode(model: onnx.ModelProto, encoding: Encoding, float32: Collection[str] 
             f"the model has unsigned activations, but encoding {encoding} needs signed ones: quantize the model with "
             "activations = 'signed'"
         )
+    if encoding in REWRITES:
+        result = REWRITES[encoding](result)
+        graph = result.graph
     if encoding == "s8-f16":
         if opset_of(model) < FLOAT16_OPSET:
             raise ConfigError(
@@ -77,11 +87,11 @@ def encode(model: onnx.ModelProto, encoding: Encoding, float32: Collection[str] 
         return result
     if encoding == "u8-f32" and not unsigned:
         _write_unsigned_where_nonnegative(graph)
-    elif encoding != "u8-f32":
+    elif encoding.endswith("i32"):
         _write_int32_biases(graph)
         _protect_float_layers(graph)
         bounds = _clip_integers(graph)
-        if encoding == "u8-i32":
+        if encoding != "s8-i32":
             _write_unsigned(graph, bounds)
             _separate_weight_zero_points(graph)
     _gather_integers(graph)
@@ -104,7 +114,7 @@ def activations_of(model: onnx.ModelProto) -> Activations:
 
 def _require_canonical(graph: onnx.GraphProto) -> None:
     index = Index.of(graph)
-    if all(node.op_type not in {"QuantizeLinear", "MatMulInteger"} for node in graph.node):
+    if all(node.op_type != "QuantizeLinear" for node in graph.node):
         raise ConfigError("the model has no QuantizeLinear: an encoding is chosen for int8 models only")
     for node in graph.node:
         if node.op_type not in {"QuantizeLinear", "DequantizeLinear"}:

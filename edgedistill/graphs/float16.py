@@ -19,7 +19,7 @@ from onnx import TensorProto, defs
 from edgedistill.errors import ConfigError
 from edgedistill.graphs.index import Edits, Index, Names, drop_unread, lift_constants, name_nodes
 from edgedistill.graphs.opset import opset_of
-from edgedistill.graphs.run import Arrays, run_each
+from edgedistill.graphs.run import Requests, run_each
 from edgedistill.graphs.watch import watched
 
 LARGEST = float(np.finfo(np.float16).max)
@@ -32,7 +32,7 @@ STAYS_FLOAT32: Final = {("Resize", 2)}
 """Inputs that are float32 in every model: (operator, input index)."""
 
 
-def float32_nodes(model: onnx.ModelProto, requests: Arrays) -> tuple[str, ...]:
+def float32_nodes(model: onnx.ModelProto, requests: Requests) -> tuple[str, ...]:
     """Return the names of the nodes that must stay in float32, in the order of the graph.
 
     These nodes read or write a tensor that, on these requests, has a value above a quarter of the largest float16 number or
@@ -108,7 +108,7 @@ def _unfit_stored(graph: onnx.GraphProto) -> Iterator[str]:
                 yield tensor.name
 
 
-def _unfit_computed(model: onnx.ModelProto, requests: Arrays) -> Iterator[str]:
+def _unfit_computed(model: onnx.ModelProto, requests: Requests) -> Iterator[str]:
     largest: dict[str, float] = defaultdict(float)
     error: dict[str, float] = defaultdict(float)
     answers = run_each(watched(model).SerializeToString(), requests)

@@ -16,7 +16,7 @@ from onnx import defs, helper
 
 from edgedistill.errors import ConfigError
 from edgedistill.graphs.index import Edits, Index, drop_unread, lift_constants
-from edgedistill.graphs.run import Arrays, run_each
+from edgedistill.graphs.run import Requests, run_each
 from edgedistill.graphs.watch import watched
 
 # Two kernels of ONNX Runtime for one operator may add in another order (AveragePool before and from opset 19 on).
@@ -37,7 +37,7 @@ def oldest_ir(imports: Iterable[onnx.OperatorSetIdProto]) -> int:
     return version
 
 
-def to_opset(model: onnx.ModelProto, opset: int, requests: Arrays) -> onnx.ModelProto:
+def to_opset(model: onnx.ModelProto, opset: int, requests: Requests) -> onnx.ModelProto:
     """Return a copy of a model in another opset; raise if any tensor differs on the first of `requests`.
 
     Args:
@@ -174,7 +174,7 @@ REWRITES: Final[dict[str, Callable[[Edits, Sizes, onnx.NodeProto], None]]] = {
 """The rewrites of operators; all other operators differ between opsets only in types and attributes."""
 
 
-def _require_same(before: onnx.ModelProto, after: onnx.ModelProto, requests: Arrays) -> None:
+def _require_same(before: onnx.ModelProto, after: onnx.ModelProto, requests: Requests) -> None:
     """Raise for the first tensor that differs between the two models; equal tensors have equal names."""
     first, second = (next(run_each(watched(model).SerializeToString(), requests)) for model in (before, after))
     producer = Index.of(after.graph).producer

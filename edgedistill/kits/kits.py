@@ -53,7 +53,7 @@ class Form(Record):
 class Kit(Record):
     """One deployment target: the engine's Python module and pip package, and the models that the engine supports.
 
-    `encoding` is the fastest int8 encoding by architecture; `opset` is the highest supported opset; `form` describes other
+    `encoding` is the fastest int8 encoding by architecture, and `alternatives` are faster ones for some transformers; `opset` is the highest supported opset; `form` describes other
     versions of the engine; `unsupported` names operators, domains of operators and tensor types that the engine rejects;
     `rules` overrides the severity of rules of `edgedistill lint`. Only kits with `lengths` run models whose inputs vary in length.
     """
@@ -66,6 +66,7 @@ class Kit(Record):
     opset: Annotated[int, Field(ge=7)]
     install: str
     encoding: dict[str, Encoding]
+    alternatives: tuple[Encoding, ...] = ()
     form: tuple[Form, ...] = ()
     unsupported: tuple[str, ...] = ()
     lengths: bool = False
@@ -110,6 +111,11 @@ class Kit(Record):
         encoding = {arch: own if own in unsigned else unsigned[0] for arch, own in self.encoding.items()}
         forms = tuple(form for form in self.form if form.encoding.startswith("u8"))
         return self.model_copy(update={"encoding": encoding, "form": forms})
+
+    def with_encoding(self, encoding: Encoding) -> Kit:
+        """Return the kit limited to one encoding, on every architecture and in every version of the engine."""
+        rules = self.rules | ({"float-input": "off"} if encoding == "w8-f32" else {})
+        return self.model_copy(update={"encoding": dict.fromkeys(self.encoding, encoding), "form": (), "rules": rules})
 
     def _forms(self, arch: str) -> tuple[Form, ...]:
         return Form(since="0", encoding=self.encoding_for(arch), opset=self.opset), *self.form

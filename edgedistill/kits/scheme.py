@@ -9,8 +9,11 @@ from typing import Final, Literal, NamedTuple
 
 from edgedistill.config.schema import Config, QuantizeConfig
 from edgedistill.kits.kits import ARCHITECTURES, Kit
-from edgedistill.records.base import Activations, Scheme, Weights
+from edgedistill.records.base import Activations, Encoding, Scheme, Weights
+from edgedistill.records.stages import QuantizedRecord, QuantizeMethod
 
+FORMS: Final[dict[QuantizeMethod, Encoding]] = {"dynamic": "dyn-i32", "weights": "w8-f32"}
+"""The encodings of the forms of a transformer without static scales of activations."""
 X86: Final = "x86_64"
 VNNI: Final = frozenset({"avx512_vnni", "avx_vnni"})
 
@@ -69,6 +72,12 @@ def with_scheme(config: Config, kits: Mapping[str, Kit]) -> tuple[Config, str | 
     choice = choose_scheme(quantize.activations, quantize.weights, sites)
     known = quantize.model_copy(update=choice.scheme.model_dump())
     return config.model_copy(update={"quantize": known}), choice.reason if targets else None
+
+
+def with_form(kit: Kit, quantized: QuantizedRecord) -> Kit:
+    """Return a kit limited to the encoding of the form that a transformer has for it; the kit itself for static scales."""
+    encoding = FORMS.get(quantized.forms.get(kit.name, "static"))
+    return kit if encoding is None else kit.with_encoding(encoding)
 
 
 def overflows_on(arch: str | None) -> bool:

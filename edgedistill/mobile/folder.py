@@ -19,7 +19,7 @@ from edgedistill.errors import ConfigError
 from edgedistill.graphs.pair_sums import MARK
 from edgedistill.graphs.run import run_onnx
 from edgedistill.kits.kits import Kit, targets_folder
-from edgedistill.kits.scheme import overflows_on
+from edgedistill.kits.scheme import overflows_on, with_form
 from edgedistill.mobile.contract_code import contract_code
 from edgedistill.mobile.readme import readme
 from edgedistill.mobile.usability import Usability, check_usability
@@ -138,14 +138,14 @@ def _require_one_input(model: OnnxModel) -> None:
 def _students(run: Run, kit: Kit) -> list[OnnxModel]:
     """Return the student in each of the kit's precisions, int8 in the encoding for phones; float first."""
     models = require_record(run, ExportRecord).models
-    quantized_as = require_record(run, QuantizedRecord).activations
-    encoding = kit.for_activations(quantized_as).encoding_for(ARCH)
+    quantized = require_record(run, QuantizedRecord)
+    encoding = with_form(kit.for_activations(quantized.activations), quantized).encoding_for(ARCH)
     students = [
         model for model in models
         if model.name == "student" and model.precision in kit.precisions and model.encoding in (None, encoding)
     ]  # fmt: skip
-    quantized = any(model.precision == "int8" for model in models)
-    if not students or (quantized and all(model.precision != "int8" for model in students)):
+    has_int8 = any(model.precision == "int8" for model in models)
+    if not students or (has_int8 and all(model.precision != "int8" for model in students)):
         raise ConfigError(
             f"{run.folder}: no student was exported in encoding {encoding}, which phones need; add a [[target]] with "
             f"kit = '{kit.name}' to the configuration, and run 'edgedistill export' again"

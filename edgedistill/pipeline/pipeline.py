@@ -14,13 +14,14 @@ from edgedistill.data.stages import DATA
 from edgedistill.deploy.stages import BENCH, COMPILE, TIMERS
 from edgedistill.distill.stages import DISTILL, SOFT_LABELS, TEACHER
 from edgedistill.errors import ConfigError, nearest
-from edgedistill.export.stages import EXPORT
+from edgedistill.export.stages import EXPORT, GRAPHS
 from edgedistill.kits.kits import Kit
 from edgedistill.kits.scheme import with_scheme
 from edgedistill.pipeline.checks import CHECKS, check_config, disk_check, kits_for
 from edgedistill.pipeline.run_checks import examine
 from edgedistill.pipeline.staleness import explain_stale
 from edgedistill.quantize.stages import quantize_stage
+from edgedistill.quantize.timers import Services
 from edgedistill.records.base import Record
 from edgedistill.records.stage_names import STAGE_NAMES
 from edgedistill.records.stages import QuantizedRecord, StageRecord
@@ -32,7 +33,7 @@ from edgedistill.runtime.progress import Reporter
 from edgedistill.stages.stage import Records, Sources, Stage, identities_of, key_of, settings_of, workspace_of
 
 STAGES: Final[tuple[Stage[Any, Any], ...]] = (
-    DATA, TEACHER, SOFT_LABELS, DISTILL, quantize_stage(TIMERS), EXPORT, COMPILE, BENCH, REPORT,
+    DATA, TEACHER, SOFT_LABELS, DISTILL, quantize_stage(Services(TIMERS, GRAPHS)), EXPORT, COMPILE, BENCH, REPORT,
 )  # fmt: skip
 """The stages, in their order."""
 

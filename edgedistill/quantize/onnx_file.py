@@ -12,7 +12,7 @@ from edgedistill.data.sources import Array
 from edgedistill.errors import ConfigError
 from edgedistill.graphs.canonical import canonical
 from edgedistill.graphs.index import Edits
-from edgedistill.graphs.run import Arrays, run_each
+from edgedistill.graphs.run import Requests, run_each
 from edgedistill.quantize.float_results import ChannelRanges, last_results, leading_to_quantized, leave_in_float
 from edgedistill.quantize.onnx_graph import OnnxGraph
 from edgedistill.quantize.placement import Graph, Placement, place
@@ -40,7 +40,7 @@ class _WeightForm(NamedTuple):
 
 def quantize_onnx(
     model: onnx.ModelProto,
-    requests: Arrays,
+    requests: Requests,
     skip: tuple[str, ...] = (),
     ranges: Ranges = "mse",
     scheme: Scheme = SIGNED,
@@ -97,7 +97,7 @@ def _histograms(
     graph: Graph,
     placement: Placement,
     channels: dict[str, ChannelRanges],
-    requests: Arrays,
+    requests: Requests,
     advance: Advance | None,
 ) -> dict[str, MagnitudeHistogram]:
     """Run the float model, return the magnitudes of each tensor to quantize, and fill the ranges of `channels`."""

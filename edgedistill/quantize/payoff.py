@@ -24,16 +24,28 @@ class SpeedKept(NamedTuple):
 
 def int8_speed(timer: StudentTimer, target: Int8Target, student: StudentForm, int8: StudentForm) -> Int8Speed:
     """Compare int8 with the float student on a target; a reason takes the place of what cannot be measured."""
+    return int8_speeds(timer, target, student, [int8])[0]
+
+
+def int8_speeds(
+    timer: StudentTimer, target: Int8Target, student: StudentForm, forms: Sequence[StudentForm]
+) -> list[Int8Speed]:
+    """Compare forms in int8 with the float student on a target, all in turns; reasons take the place of what cannot be measured."""
     if target.float_precision is None:
-        return Int8Speed(target=target.name, reason="the target takes int8 only")
-    measured = _measured(timer, target, (student, int8))
+        return [Int8Speed(target=target.name, reason="the target takes int8 only")] * len(forms)
+    measured = _measured(timer, target, (student, *forms))
     if isinstance(measured, str):
-        return Int8Speed(target=target.name, compared_with=target.float_precision, reason=measured)
-    before, after = measured
-    found = speedup(before, after)
+        return [Int8Speed(target=target.name, compared_with=target.float_precision, reason=measured)] * len(forms)
+    return [_compared(target, measured[0], one) for one in measured[1:]]
+
+
+def _compared(target: Int8Target, before: Measurement, after: Measurement) -> Int8Speed:
+    found, slow, fast = speedup(before, after), before.longest, after.longest
     return Int8Speed(
         target=target.name, compared_with=target.float_precision, latency_ratio=1 / found.value,
         ci95=None if found.ci95 is None else (1 / found.ci95[1], 1 / found.ci95[0]),
+        longest=None if slow is None else slow.length,
+        longest_ratio=None if slow is None or fast is None else fast.p50_ns / slow.p50_ns,
         size_ratio=after.size_bytes / before.size_bytes, verdict=found.verdict,
     )  # fmt: skip
 
@@ -48,8 +60,10 @@ def describe(speed: Int8Speed) -> str:
     if speed.latency_ratio is None:
         return f"{speed.target}: the speed of int8 is not known: {speed.reason}"
     interval = "" if speed.ci95 is None else f" ({speed.ci95[0]:.2f} to {speed.ci95[1]:.2f})"
+    form = "" if speed.method is None else f", {speed.method},"
+    longest = "" if speed.longest is None else f" ({speed.longest_ratio:.2f} times at {speed.longest} tokens)"
     return (
-        f"{speed.target}: int8 takes {speed.latency_ratio:.2f}{interval} times the {speed.compared_with} latency "
+        f"{speed.target}: int8{form} takes {speed.latency_ratio:.2f}{interval} times the {speed.compared_with} latency{longest} "
         f"and {speed.size_ratio:.2f} times the size"
     )
 

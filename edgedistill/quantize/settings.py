@@ -29,19 +29,32 @@ class Int8Target(Record):
     float_precision: str | None
 
 
+class GraphPlan(Record):
+    """How a student is exported to be quantized as a graph: the parts of [export] bake, and an opset that all int8 targets take."""
+
+    bake: tuple[str, ...]
+    opset: int
+
+
 class QuantizeSettings(LabelledSettings):
-    """The settings of the quantize stage; without a mode that may need them, `finetuning` is None and `targets` is empty."""
+    """The settings of the quantize stage; without a mode that may need them, `finetuning` and `graph` are None and `targets` is empty."""
 
     float_student: StudentRecord
     student: StudentSource
     quantize: QuantizeConfig
     finetuning: Finetuning | None
     targets: tuple[Int8Target, ...]
+    graph: GraphPlan | None = None
 
     @property
     def enabled(self) -> bool:
         """Whether the stage quantizes the student."""
         return self.quantize.mode != "none"
+
+    @property
+    def varies(self) -> bool:
+        """Whether inputs vary in length, as texts do."""
+        return self.interface.kind.varies
 
 
 def declare_quantization(sources: Sources) -> QuantizeSettings:
@@ -52,11 +65,12 @@ def declare_quantization(sources: Sources) -> QuantizeSettings:
     finetuning = Finetuning(
         batch_size=distill.batch_size, temperature=distill.temperature, accumulate=distill.accumulate
     )
+    measured = plan.mode == "auto" or (plan.mode == "ptq" and config.data.is_text)
     return QuantizeSettings(
         **learning(sources), soft_labels=sources.records[SoftLabelsRecord], float_student=sources.records[StudentRecord],
         student=student_source(config, sources.hash_file, sources.records[DataRecord].classes), quantize=plan,
         finetuning=finetuning if plan.mode in ("qat", "auto") else None,
-        targets=_int8_targets(sources) if plan.mode == "auto" else (),
+        targets=_int8_targets(sources) if measured else (), graph=_graph_plan(sources) if measured else None,
     )  # fmt: skip
 
 
@@ -68,6 +82,13 @@ def _plan(config: Config) -> QuantizeConfig:
     if plan.mode == "ptq":
         return plan.model_copy(update={key: QuantizeConfig.model_fields[key].default for key in unread})
     return plan
+
+
+def _graph_plan(sources: Sources) -> GraphPlan:
+    """Return how to export a student as a graph."""
+    export = sources.config.export
+    forms = (form for target in _int8_targets(sources) for form in target.kit.forms())
+    return GraphPlan(bake=export.bake, opset=export.opset or min(form.opset for form in forms))
 
 
 def _int8_targets(sources: Sources) -> tuple[Int8Target, ...]:

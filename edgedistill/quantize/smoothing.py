@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from edgedistill.graphs.index import Edits, Index
-from edgedistill.graphs.run import Arrays, run_each
+from edgedistill.graphs.run import Requests, run_each
 
 Values = NDArray[np.float32]
 DENSE: Final = frozenset({"Gemm", "MatMul"})
@@ -38,7 +38,7 @@ class Site:
     layers: tuple[onnx.NodeProto, ...]
 
 
-def smoothed(model: onnx.ModelProto, requests: Arrays) -> tuple[onnx.ModelProto, int]:
+def smoothed(model: onnx.ModelProto, requests: Requests) -> tuple[onnx.ModelProto, int]:
     """Return a copy of a float model with moved outliers, and the number of normalisations that were changed.
 
     `requests` are real inputs (R, *the input's shape) by name, which show the largest value of each channel.
@@ -132,7 +132,7 @@ def _rows(index: Index, layer: onnx.NodeProto) -> Values:
     return values.T if _integer(layer, "transB") else values
 
 
-def _largest(model: onnx.ModelProto, names: list[str], requests: Arrays) -> dict[str, NDArray[np.float64]]:
+def _largest(model: onnx.ModelProto, names: list[str], requests: Requests) -> dict[str, NDArray[np.float64]]:
     """Return the largest magnitude of each channel, the last axis, of tensors."""
     watching = onnx.ModelProto()
     watching.CopyFrom(model)

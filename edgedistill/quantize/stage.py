@@ -13,7 +13,8 @@ from edgedistill.models.weights import load_weights
 from edgedistill.quantize.escalate import Escalation, choose
 from edgedistill.quantize.prepare import Prepared, layer_report, prepare
 from edgedistill.quantize.settings import QuantizeSettings
-from edgedistill.quantize.timers import Timers
+from edgedistill.quantize.timers import Services
+from edgedistill.quantize.transformer import is_transformer, quantize_transformer
 from edgedistill.quantize.usefulness import require_useful
 from edgedistill.records.finding import Finding
 from edgedistill.records.stages import Int8Speed, QuantizedRecord, QuantizeStep
@@ -21,8 +22,11 @@ from edgedistill.runtime import processes
 from edgedistill.stages.stage import Workspace
 
 
-def quantize_student(settings: QuantizeSettings, workspace: Workspace, timers: Timers) -> QuantizedRecord:
-    """Quantize the student in the configured mode if any target has int8; `timers` measure on the targets."""
+def quantize_student(settings: QuantizeSettings, workspace: Workspace, services: Services) -> QuantizedRecord:
+    """Quantize the student in the configured mode if any target has int8.
+
+    A transformer gets the fastest form that holds; "auto" tries the other methods after that, if the inputs have one shape.
+    """
     student = settings.float_student.student
     if not settings.enabled:
         return QuantizedRecord(
@@ -31,7 +35,13 @@ def quantize_student(settings: QuantizeSettings, workspace: Workspace, timers: T
         )  # fmt: skip
     quantize = settings.quantize
     model = load_student(settings.student, settings.interface, settings.seed, workspace.path(student.file))
-    escalation = Escalation(settings, workspace, model, timers)
+    earlier: tuple[QuantizeStep, ...] = ()
+    if settings.graph is not None and (settings.varies or is_transformer(model)):
+        record = quantize_transformer(settings, workspace, model, services)
+        if settings.varies or record.holds or record.outcome == "does not pay":
+            return record
+        earlier = record.steps
+    escalation = Escalation(settings, workspace, model, services.timers)
     attempts = list(escalation.attempts())
     kept = choose(attempts, quantize.mode)
     findings = require_useful(settings, workspace, model, kept.model)
@@ -48,7 +58,7 @@ def quantize_student(settings: QuantizeSettings, workspace: Workspace, timers: T
         layers=layer_report(kept.model), activations=quantize.scheme.activations,
         weights=quantize.scheme.weights, skip=kept.step.float_layers,
         max_drop=quantize.max_drop, holds=kept.step.holds, outcome="does not pay" if escalation.does_not_pay else kept.step.verdict,
-        speeds=escalation.speeds, seconds=escalation.seconds, steps=tuple(one.step for one in attempts),
+        speeds=escalation.speeds, seconds=escalation.seconds, steps=(*earlier, *(one.step for one in attempts)),
         sensitivity=escalation.sensitivity, parent=student.file.sha256, findings=findings,
     )  # fmt: skip
 

@@ -9,16 +9,16 @@ from edgedistill.records.stages import QuantizedRecord
 from edgedistill.stages.stage import Stage, Workspace
 
 if TYPE_CHECKING:
-    from edgedistill.quantize.timers import Timers
+    from edgedistill.quantize.timers import Services
 
 
-def quantize_stage(timers: Timers) -> Stage[QuantizeSettings, QuantizedRecord]:
-    """Return the stage; `timers`, which measure on devices, come from a package above this one."""
+def quantize_stage(services: Services) -> Stage[QuantizeSettings, QuantizedRecord]:
+    """Return the stage; `services`, which measure on devices and export graphs, come from packages above this one."""
 
     def make(settings: QuantizeSettings, workspace: Workspace) -> QuantizedRecord:
         from edgedistill.quantize.stage import quantize_student
 
-        return quantize_student(settings, workspace, timers)
+        return quantize_student(settings, workspace, services)
 
     return Stage(
         record=QuantizedRecord, settings=QuantizeSettings, declare=declare_quantization, make=make,

@@ -1,4 +1,4 @@
-"""The measurements that quantization takes from a package above this one: of forms of a student, and of single layers."""
+"""What quantization takes from packages above this one: measurements of forms of a student and of layers, and the student as a graph."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    import numpy as np
+    import onnx
     from torch import nn
 
-    from edgedistill.quantize.settings import Int8Target
+    from edgedistill.data.dataset import Split
+    from edgedistill.graphs.run import Requests
+    from edgedistill.quantize.settings import Int8Target, QuantizeSettings
+    from edgedistill.records.base import Encoding
     from edgedistill.records.measurement import Measurement
     from edgedistill.stages.stage import Workspace
 
@@ -18,11 +21,15 @@ KEPT: Final = "quantized/timings"
 
 
 class StudentForm(NamedTuple):
-    """A form of the student to measure: the float student, or an int8 one; `name` is unique among the forms."""
+    """A form of the student to measure: the float student, or an int8 one; `name` is unique among the forms.
+
+    A graph is a float model, or an int8 model in its canonical encoding. `encoding` is the one to measure, None for that of the kit.
+    """
 
     name: str
-    model: nn.Module
+    model: nn.Module | onnx.ModelProto
     int8: bool
+    encoding: Encoding | None = None
 
 
 class StudentTimer(Protocol):
@@ -32,5 +39,28 @@ class StudentTimer(Protocol):
         """Return one measurement for each form; raises EdgedistillError if one of them cannot be measured."""
 
 
-Timers = Callable[["dict[str, np.ndarray]", "Workspace"], StudentTimer]
-"""Makes a timer from inputs (R, 1, ...) by name; it keeps what it measures in the folder KEPT of the run."""
+Timers = Callable[["Requests", "Workspace"], StudentTimer]
+"""Makes a timer from inputs by name: arrays (R, 1, ...), or lists of arrays of several lengths. It keeps what it measures in the folder
+KEPT of the run."""
+
+
+class StudentGraph(Protocol):
+    """The float student as an ONNX model, as the export stage writes it."""
+
+    @property
+    def model(self) -> onnx.ModelProto:
+        """The model, whose nodes have names; the length of texts varies."""
+
+    def requests(self, split: Split) -> Requests:
+        """Return the samples of a split as inputs of the model: arrays (N, 1, ...), or texts at their own length."""
+
+
+Graphs = Callable[["QuantizeSettings", "nn.Module"], StudentGraph]
+"""Exports a student as a graph."""
+
+
+class Services(NamedTuple):
+    """What the quantize stage takes from packages above it."""
+
+    timers: Timers
+    graphs: Graphs

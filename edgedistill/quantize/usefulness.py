@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from torch import nn
 
+from edgedistill.data.sources import Array
 from edgedistill.distill.predictors import scorer_of, torch_predictor
 from edgedistill.errors import AccuracyError
 from edgedistill.quantize.settings import QuantizeSettings
 from edgedistill.records.finding import Finding
 from edgedistill.records.stages import QuantizedRecord
 from edgedistill.stages.stage import Workspace
+from edgedistill.tasks.chance import Problem, find_problem
+from edgedistill.tasks.task import Task
 
 
 def require_useful(
@@ -23,12 +26,25 @@ def require_useful(
     problem = scorer.problem(torch_predictor(int8, "fp32"))
     if problem is None:
         return ()
+    finding = _shared(problem, scorer.problem(torch_predictor(model, "fp32")))
+    workspace.report.info(str(finding))
+    return (finding,)
+
+
+def judge_usefulness(task: Task, int8: Array, floats: Array, labels: Array) -> Finding | None:
+    """Return what is wrong with an int8 student's answers (N, ...) if those of the float student have the same problem.
+
+    Raises AccuracyError if int8 alone made them constant, not finite, or no better than chance.
+    """
+    problem = find_problem(task, int8, labels)
+    return None if problem is None else _shared(problem, find_problem(task, floats, labels))
+
+
+def _shared(problem: Problem, of_float: Problem | None) -> Finding:
     text = f"the int8 student {problem.text}"
-    if scorer.problem(torch_predictor(model, "fp32")) is None:
+    if of_float is None:
         raise AccuracyError(
             f'quantize: {text}, and the float student is useful; set [quantize] mode = "auto", keep layers in float with skip, '
             'calibrate with more samples, or deploy the float model (mode = "none")'
         )
-    finding = Finding(severity="warning", subject=QuantizedRecord.stage, text=f"{text}; so is the float student")
-    workspace.report.info(str(finding))
-    return (finding,)
+    return Finding(severity="warning", subject=QuantizedRecord.stage, text=f"{text}; so is the float student")

@@ -7,13 +7,16 @@ from typing import Any, ClassVar, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
-Encoding = Literal["s8-f32", "u8-f32", "u8-i32", "s8-i32", "s8-f16"]
+Encoding = Literal["s8-f32", "u8-f32", "u8-i32", "s8-i32", "s8-f16", "dyn-i32", "w8-f32"]
 """Activation type and bias type of an int8 ONNX model: signed with zero point 0, or unsigned with zero point 128.
 
 In u8-f32, activations that are never negative are unsigned with zero point 0, and the others are signed. In u8-i32 the
 same holds for models quantized with unsigned activations, but the others have zero point 128.
 
 In s8-f16 all float values are float16: biases, scales, and the computation between int8 layers.
+
+In dyn-i32 dense layers find the scale of their input in each inference, and the other layers are as in u8-i32. In w8-f32 only
+weights are int8: layers compute in float. These two give other outputs than the encodings with static scales.
 """
 
 Activations = Literal["signed", "unsigned"]

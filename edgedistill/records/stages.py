@@ -198,8 +198,11 @@ class LayerSensitivity(Record):
         return None if self.fp32_us is None or self.int8_us is None else self.fp32_us - self.int8_us
 
 
-QuantizeMethod = Literal["ptq", "mixed", "qat", "mixed-qat"]
-"""Post-training quantization or quantization-aware training; in the mixed methods, sensitive layers stay in float."""
+QuantizeMethod = Literal["ptq", "mixed", "qat", "mixed-qat", "static", "dynamic", "weights"]
+"""Post-training quantization, or quantization-aware training; in the mixed methods, sensitive layers stay in float.
+
+A transformer has activations of static or dynamic scales after training, or only its weights are int8.
+"""
 
 
 LimitVerdict = Literal["holds", "exceeds", "cannot tell"]
@@ -232,24 +235,28 @@ class QuantizeStep(Record):
 
 
 class Int8Speed(Record):
-    """Post-training int8 beside the float student on a target, before anything more is tried.
+    """Post-training int8 beside the float student on a target, before anything more is tried; `method` is the form of a transformer.
 
-    `latency_ratio` and `size_ratio` are int8 over `compared_with`: a ratio of 2 is half the speed. The verdict "slower" is beyond
-    the interval and the noise of a bench; None, with `reason`, if nothing was measured.
+    `latency_ratio` and `size_ratio` are int8 over `compared_with`: a ratio of 2 is half the speed; `longest_ratio` is that of the longest
+    input, of `longest` tokens, if lengths vary. "slower" is beyond the interval and the noise of a bench; None, with `reason`, if not measured.
     """
 
     target: str
+    method: QuantizeMethod | None = None
     compared_with: str | None = None
     latency_ratio: float | None = None
     ci95: tuple[float, float] | None = None
+    longest: int | None = None
+    longest_ratio: float | None = None
     size_ratio: float | None = None
     verdict: Literal["faster", "slower", "no difference seen", "cannot tell"] | None = None
     reason: str | None = None
 
 
 class QuantizedRecord(StageRecord):
-    """The quantized student, as fake-quantized weights and scales; `val_accuracy` is measured in torch.
+    """The quantized student, as fake-quantized weights and scales or, for a transformer, as a canonical int8 ONNX model.
 
+    `forms` has the form of a transformer for each kit. `val_accuracy` is measured on the host.
     `activations` and `weights` are the integers that the scales are for. `skip` names the modules that stay in float, `steps` are all
     attempts in order, and `holds` is that of the chosen one. `outcome` is its verdict, or "does not pay" if "auto" stopped because
     int8 is slower on every target in `speeds`, which is empty if "auto" did not ask. `seconds`: "speed" and "ranking".
@@ -265,6 +272,7 @@ class QuantizedRecord(StageRecord):
     layers: dict[str, str] = Field(default_factory=dict)
     activations: Activations = "signed"
     weights: Weights = "full"
+    forms: dict[str, QuantizeMethod] = Field(default_factory=dict)
     skip: tuple[str, ...] = ()
     max_drop: float | None = None
     holds: bool | None = None
@@ -279,6 +287,11 @@ class QuantizedRecord(StageRecord):
     def scheme(self) -> Scheme:
         """The integers of the model."""
         return Scheme(activations=self.activations, weights=self.weights)
+
+    @property
+    def is_graph(self) -> bool:
+        """Whether the file is an ONNX model, and not the weights of a module."""
+        return self.file is not None and self.file.path.endswith(".onnx")
 
 
 class OnnxModel(Record):

@@ -19,8 +19,11 @@ def misfits(config: Config) -> Iterator[str]:
         )
     if "normalize" in config.export.bake and config.data.is_text:
         yield "export.bake: texts are not normalised; remove 'normalize'"
-    if config.quantize.mode != "none" and config.data.is_text:
-        yield "quantize.mode: models of texts are not quantized; set mode = 'none', and precisions = ['fp32'] in [[target]]"
+    if config.quantize.mode == "qat" and config.data.is_text:
+        yield (
+            "quantize.mode: 'qat' fine-tunes rounded models of inputs of one length, and texts have many; set mode = 'auto', which chooses "
+            "among forms after training"
+        )
     if config.data.augment and config.data.is_text:
         yield "data.augment: texts are not augmented; remove the key"
     yield from _of_loss(config, task)

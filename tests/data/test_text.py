@@ -220,7 +220,10 @@ def test_pairs_need_scores_and_no_loss_on_labels(tmp_path: Path) -> None:
 def test_what_does_not_run_texts_is_refused(tmp_path: Path) -> None:
     config = pairs(tmp_path)
     for keys, message in (
-        ({"quantize": config.quantize.model_copy(update={"mode": "auto"})}, r"models of texts are not quantized"),
+        (
+            {"quantize": config.quantize.model_copy(update={"mode": "qat"})},
+            r"quantize.mode: 'qat' fine-tunes rounded models of inputs of one length",
+        ),
         (
             {"target": (config.target[0].model_copy(update={"kit": "tensorrt"}),)},
             r"kit 'tensorrt' does not run models of",

@@ -34,13 +34,16 @@ batch_size = 32
 optimizer = "adamw"
 lr = 0.001
 [quantize]
-mode = "none"
+mode = "{mode}"
+max_drop = 100
+samples = 16
 {targets}
 [bench]
 processes = 1
 seconds = 0.1
 """
-TARGET = '[[target]]\nname = "{0}"\nkit = "{0}"\nprecisions = ["fp32"]\n'
+TARGET = '[[target]]\nname = "{0}"\nkit = "{0}"\nprecisions = {1}\n'
+FLOAT, BOTH = ["fp32"], ["fp32", "int8"]
 PAIRS = {
     "data": 'train = "train.csv"\nval = "test.csv"\ntest = "test.csv"\ntask = "sentence-embedding"\ntext = ["one", "two"]\nscore = "score"',
     "teacher": "", "distill": 'loss = "mse"\nhard_weight = 0',
@@ -53,7 +56,7 @@ SUBJECTS = ("a cat", "the dog", "a bird", "the man", "a woman")
 VERBS = ("sits", "runs", "sings", "eats cake", "runs on the road", "sits on the mat", "sings on the roof")
 
 
-def written(folder: Path, keys: dict[str, str], kits: tuple[str, ...]) -> Path:
+def written(folder: Path, keys: dict[str, str], kits: dict[str, list[str]]) -> Path:
     write_tokenizer(write_encoder(folder / "encoder", num_hidden_layers=2))
     rng = np.random.default_rng(0)
     sentences = [f"{subject} {verb}" for subject in SUBJECTS for verb in VERBS]
@@ -65,12 +68,13 @@ def written(folder: Path, keys: dict[str, str], kits: tuple[str, ...]) -> Path:
         (folder / f"{name}.csv").write_text("one,two,score\n" + "\n".join(rows))
     kinds = [f"{one}\t{'person' if 'man' in one else 'animal'}" for one in sentences * 3]
     (folder / "kinds.tsv").write_text("text\tkind\n" + "\n".join(kinds))
-    (folder / "run.toml").write_text(CONFIG.format(**keys, targets="".join(map(TARGET.format, kits))))
+    targets = "".join(TARGET.format(kit, json.dumps(precisions)) for kit, precisions in kits.items())
+    (folder / "run.toml").write_text(CONFIG.format(**keys, mode="auto", targets=targets))
     return folder / "run.toml"
 
 
 def test_sentence_embeddings_from_texts_to_measured_files_and_a_bundle(tmp_path: Path) -> None:
-    config = written(tmp_path, PAIRS, ("ort", "openvino"))
+    config = written(tmp_path, PAIRS, {"ort": BOTH, "openvino": FLOAT})
     done = edgedistill("run", config, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("cosine") == 4  # the heading and the note of both kits
@@ -84,6 +88,11 @@ def test_sentence_embeddings_from_texts_to_measured_files_and_a_bundle(tmp_path:
         assert teacher["details"]["teacher_cosine"]["value"] == pytest.approx(1)
         assert student["parity"]["agreement"] == pytest.approx(1)
         assert student["longest"]["length"] == 8
+    int8 = json.loads((run / "measurements" / "local-ort-int8.json").read_text())
+    assert (int8["accuracy"]["metric"], int8["accuracy"]["n"], int8["longest"]["length"]) == ("spearman", 40, 8)
+    assert int8["parity"]["agreement"] > 0.99
+    assert int8["precision"]["executed"]["int8"] > int8["precision"]["executed"].get("fp32", 0)
+    forms_are_recorded(run, "ort", "dynamic")
     model = onnx.load(run / "onnx" / "student-fp32.onnx")
     nodes = [node.op_type for node in model.graph.node]
     assert nodes.count("LayerNormalization") == 3
@@ -97,8 +106,20 @@ def test_sentence_embeddings_from_texts_to_measured_files_and_a_bundle(tmp_path:
     done = subprocess.run(
         [sys.executable, "texts.pyz", "check"], cwd=tmp_path, capture_output=True, text=True, check=True
     )
-    (answer,) = json.loads(done.stdout)["checks"]
-    assert answer["check"]["accuracy"]["metric"] == "spearman"
+    answers = json.loads(done.stdout)["checks"]
+    assert [answer["check"]["accuracy"]["metric"] for answer in answers] == ["spearman", "spearman"]
+
+
+def forms_are_recorded(run: Path, kit: str, other: str) -> None:
+    """Check that the form of a kit is the one with the least of the recorded ratios, and that its file is exported."""
+    quantized = json.loads((run / "manifest.json").read_text())["stages"]["quantize"]["record"]
+    assert [step["method"] for step in quantized["steps"]] == ["static", other]
+    costs = {one["method"]: one["latency_ratio"] * one["longest_ratio"] for one in quantized["speeds"]}
+    assert quantized["forms"] == {kit: min(costs, key=lambda method: costs[method])}
+    (file,) = (run / "onnx").glob("student-int8*.onnx")
+    kinds = {node.op_type for node in onnx.load(file).graph.node}
+    assert ("QuantizeLinear" in kinds) == (quantized["forms"][kit] == "static")
+    assert ("DynamicQuantizeLinear" in kinds) == (quantized["forms"][kit] == "dynamic")
 
 
 def test_a_narrower_student_learns_relations_and_is_exported(tmp_path: Path) -> None:
@@ -130,7 +151,7 @@ def lengths_agree(model: onnx.ModelProto) -> None:
 
 
 def test_a_classifier_of_texts_starts_from_the_encoder(tmp_path: Path) -> None:
-    done = edgedistill("run", written(tmp_path, CLASSES, ("ort",)), "--until", "export", cwd=tmp_path)
+    done = edgedistill("run", written(tmp_path, CLASSES, {"openvino": BOTH}), "--until", "export", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     run = tmp_path / "runs" / "texts"
     kept = load_file(tmp_path / "encoder" / "model.safetensors")
@@ -143,6 +164,7 @@ def test_a_classifier_of_texts_starts_from_the_encoder(tmp_path: Path) -> None:
     assert [value.name for value in student.graph.input] == ["input_ids", "attention_mask"]
     described = {entry.key: entry.value for entry in student.metadata_props}
     assert json.loads(described["edgedistill.contract"])["text"]["normalized"] is False
+    forms_are_recorded(run, "openvino", "weights")
     with np.load(run / "onnx" / "io.npz") as io:
         assert io["expected.student-fp32.logits"].shape == (21, 1, 2)
         assert set(io["labels"]) == {0, 1}

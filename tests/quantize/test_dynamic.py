@@ -43,9 +43,9 @@ def test_dense_layers_run_as_one_integer_kernel_and_are_as_exact_as_those_of_onn
     calibration, requests = requests_for(source, 8), requests_for(source, 8, size=4.0, seed=1)
     (wanted,) = run_onnx(serialized(source), requests).values()
     static, _ = quantize_onnx(source, calibration)
-    dynamic, layers = with_dynamic_inputs(static)
+    layers = with_dynamic_inputs(static)[1]
     assert layers == 2
-    made = encode(dynamic, "u8-i32")
+    made = encode(static, "dyn-i32")
     onnx.checker.check_model(made, full_check=True)
     kinds = {node.op_type for node in made.graph.node}
     assert kinds.isdisjoint({"QuantizeLinear", "DequantizeLinear", "Gemm", "MatMul"})
@@ -65,12 +65,24 @@ def test_convolutions_keep_their_static_scales():
     source = text_model(graph, 17, **{name: value.astype(np.float32) for name, value in stored.items()})
     name_nodes(source.graph)
     requests = requests_for(source, 16)
-    made, layers = with_dynamic_inputs(quantize_onnx(source, requests)[0])
-    assert layers == 1
-    assert [node.op_type for node in made.graph.node].count("QuantizeLinear") >= 1
-    encoded = encode(made, "u8-i32")
+    encoded = encode(quantize_onnx(source, requests)[0], "dyn-i32")
+    kinds = [node.op_type for node in encoded.graph.node]
+    assert (kinds.count("MatMulInteger"), kinds.count("Conv")) == (1, 1)
+    assert kinds.count("QuantizeLinear") >= 1
     assert [finding.rule for finding in lint(encoded).findings if finding.severity == "error"] == []
     assert error(serialized(encoded), run_onnx(serialized(source), requests)["y"], requests) < 0.01
+
+
+def test_only_weights_are_int8_and_no_activation_is_rounded():
+    source = model()
+    calibration, requests = requests_for(source, 8), requests_for(source, 8, size=4.0, seed=1)
+    (wanted,) = run_onnx(serialized(source), requests).values()
+    static, _ = quantize_onnx(source, calibration)
+    made = encode(static, "w8-f32")
+    onnx.checker.check_model(made, full_check=True)
+    kinds = [node.op_type for node in made.graph.node]
+    assert (kinds.count("QuantizeLinear"), kinds.count("DequantizeLinear"), kinds.count("MatMul")) == (0, 2, 2)
+    assert error(serialized(made), wanted, requests) < error(serialized(encode(static, "dyn-i32")), wanted, requests)
 
 
 @pytest.fixture

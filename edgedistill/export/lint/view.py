@@ -25,6 +25,7 @@ MOVES_FOR_SOME = {"Concat", "Div", "Flatten", "Gather", "Mul", "Split"}
 
 ACTIVATIONS: Final[dict[Encoding, tuple[str, ...]]] = {
     "s8-f32": ("int8",), "u8-f32": ("int8", "uint8"), "u8-i32": ("uint8",), "s8-i32": ("int8",), "s8-f16": ("int8",),
+    "dyn-i32": ("uint8",), "w8-f32": ("int8",),
 }  # fmt: skip
 
 
