@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from pydantic import Field
 
@@ -19,6 +19,11 @@ from edgedistill.runtime.user_code import CodeRef, code_ref, is_function
 from edgedistill.stages.stage import Sources, Workspace
 from edgedistill.tasks.table import find_task
 from edgedistill.tasks.task import Task
+
+TORCH: Final = ("edgedistill", "torch", "numpy")
+"""The packages whose versions can change what is trained."""
+SOFT_LABEL_PACKAGES: Final = (*TORCH, "onnxruntime")
+"""The packages whose versions can change soft labels."""
 
 
 class LearningSettings(Record):

@@ -8,6 +8,7 @@ its cache.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -25,7 +26,8 @@ from edgedistill.distill.predictors import Answer, ask_in_batches, batch_size, m
 from edgedistill.distill.probabilities import MESSAGE, are_probabilities, log_probabilities
 from edgedistill.distill.recompute import MAIN, differing, recompute
 from edgedistill.distill.settings import SoftLabelSettings, gives_detections
-from edgedistill.distill.teacher import load_logits
+from edgedistill.distill.several_teachers import parts_of, store_mean
+from edgedistill.distill.teacher import load_logits, teacher_label
 from edgedistill.distill.teacher_engine import EngineChoice, openvino_predictor
 from edgedistill.distill.top_k import pack, unpack
 from edgedistill.distill.training import TeacherLogits
@@ -142,7 +144,7 @@ class Teachers:
         """Return a teacher that answers with logits, also if its model ends in a softmax; its first batch decides."""
         if not are_probabilities(self.settings.task, ask(_first_batch(self.views())).main):
             return ask
-        label = f"teacher {number + 1}" if number else "teacher"
+        label = teacher_label(number)
         self.workspace.report.info(f"{label}: {MESSAGE}")
 
         def answer(inputs: Tensors) -> Answer:
@@ -178,10 +180,7 @@ def make_soft_labels(settings: SoftLabelSettings, workspace: Workspace) -> SoftL
     cache = cache_of(record)
     kept = workspace.folder("soft_labels")
     with cache.locked(workspace.report):
-        if processes.broadcast_from_rank0(processes.is_main_process() and _is_usable(settings, workspace, cache)):
-            workspace.report.info("soft labels: taken from the cache")
-        else:
-            fill_cache(settings, workspace, cache)
+        _make_cache(settings, workspace, cache)
         if processes.is_main_process():
             for path in (cache.folder / "manifest.json", cache.folder / "logits.npy", *cache.output_files()):
                 link_or_copy(path, kept / path.name)
@@ -191,6 +190,28 @@ def make_soft_labels(settings: SoftLabelSettings, workspace: Workspace) -> SoftL
     return record.model_copy(
         update={"logits": workspace.describe(kept / "logits.npy"), "engine": engine, "outputs": outputs}
     )
+
+
+def _make_cache(settings: SoftLabelSettings, workspace: Workspace, cache: Cache) -> None:
+    """Fill a cache, unless it is complete and right; the caller holds its lock."""
+    if processes.broadcast_from_rank0(processes.is_main_process() and _is_usable(settings, workspace, cache)):
+        workspace.report.info("soft labels: taken from the cache")
+    elif parts := parts_of(settings, cache):
+        for number, (own, part) in enumerate(parts):
+            workspace.report.info(f"soft labels: of {teacher_label(number)}, {own.teachers[0].source.spec}")
+            with part.locked(workspace.report):
+                _make_cache(own, replace(workspace, key=part.fingerprint), part)
+        _fill_with_mean(cache, [part for _, part in parts], [teacher.weight for teacher in settings.teachers])
+    else:
+        fill_cache(settings, workspace, cache)
+
+
+def _fill_with_mean(cache: Cache, parts: Sequence[Cache], weights: Sequence[float]) -> None:
+    if processes.is_main_process():
+        engines = [part.engines() or RECORDED for part in parts]
+        write_atomic(cache.folder / "engine", " ".join(engines))
+        store_mean(cache, parts, weights)
+    processes.barrier()
 
 
 def _is_usable(settings: SoftLabelSettings, workspace: Workspace, cache: Cache) -> bool:

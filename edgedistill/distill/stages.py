@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from edgedistill.distill.settings import (
+    SOFT_LABEL_PACKAGES,
+    TORCH,
     DistillSettings,
     SoftLabelSettings,
     TeacherSettings,
@@ -14,8 +16,6 @@ from edgedistill.distill.settings import (
 )
 from edgedistill.records.stages import SoftLabelsRecord, StudentRecord, TeacherRecord
 from edgedistill.stages.stage import Stage, Workspace
-
-TORCH: Final = ("edgedistill", "torch", "numpy")
 
 
 def _make_teachers(settings: TeacherSettings, workspace: Workspace) -> TeacherRecord:
@@ -42,7 +42,7 @@ TEACHER: Final = Stage(
 )  # fmt: skip
 SOFT_LABELS: Final = Stage(
     record=SoftLabelsRecord, settings=SoftLabelSettings, declare=declare_soft_labels, make=_make_soft_labels,
-    packages=(*TORCH, "onnxruntime"), shared=True,
+    packages=SOFT_LABEL_PACKAGES, shared=True,
 )  # fmt: skip
 DISTILL: Final = Stage(
     record=StudentRecord, settings=DistillSettings, declare=declare_distillation, make=_make_student,

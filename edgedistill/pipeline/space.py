@@ -111,7 +111,8 @@ def space_of(config: Config, sizes: Sizes, views: int) -> dict[str, Space]:
     ]
     models = distill.seeds * (1 + distill.control)
     scratch = (models + 1) * _checkpoint(student, distill)
-    labels = views * sizes.data.distilled * sizes.view
+    caches = len(teachers) + 1 if len(teachers) > 1 else 1  # one of each of several teachers, and their mean
+    labels = views * sizes.data.distilled * sizes.view * caches
     return {
         TEACHER: Space(sum(size for _, size in teachers), 0, 2 * max(state for state, _ in teachers)),
         SOFT_LABELS: Space(0, labels, 0),

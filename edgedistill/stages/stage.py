@@ -132,8 +132,17 @@ def identities_of(stage: Stage[Any, Any], records: Records) -> dict[str, str]:
 
 def key_of(stage: Stage[Any, Any], settings: Record, records: Records) -> str:
     """Return the key of a stage: the hash of its settings, the records it reads, and its package versions."""
-    parents = identities_of(stage, records)
-    return hash_of([stage.name, settings_of(settings), parents, versions_of(stage.packages)])
+    return _key(stage.name, settings, identities_of(stage, records), stage.packages)
+
+
+def key_of_changed(kind: type[StageRecord], settings: Record, packages: tuple[str, ...]) -> str:
+    """Return the key that the stage of a record has for changed settings, which hold the records that it reads."""
+    held = [one for name in type(settings).model_fields if isinstance(one := getattr(settings, name), StageRecord)]
+    return _key(kind.stage, settings, {one.stage: identity(one) for one in held}, packages)
+
+
+def _key(name: str, settings: Record, parents: Mapping[str, str], packages: tuple[str, ...]) -> str:
+    return hash_of([name, settings_of(settings), parents, versions_of(packages)])
 
 
 def workspace_of(run: Run, key: str, report: Reporter, *, fresh: bool = False) -> Workspace:

@@ -108,6 +108,21 @@ def test_each_teacher_sees_images_as_its_folder_says(finished: Path) -> None:
     np.testing.assert_allclose(logits, 0.25 * first + 0.75 * second, rtol=0, atol=2e-3)
 
 
+def test_each_teacher_has_a_cache_which_another_weight_takes_again(finished: Path) -> None:
+    with np.load(finished / "train.npz") as file:
+        first, second = expected(finished, file["inputs"])
+    kept = {path.parent.name: np.load(path)[0] for path in (finished / "cache" / "soft_labels").glob("*/logits.npy")}
+    assert len(kept) == 3
+    for own in (first, second):
+        assert sum(np.allclose(one, own, rtol=0, atol=2e-3) for one in kept.values()) == 1
+    changed = ("--set", "teacher.1.weight=1", "--run-dir", "even", "--until", "soft_labels")
+    done = edgedistill("run", "run.toml", *changed, cwd=finished)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("soft labels: taken from the cache") == 2
+    mean = np.load(finished / "even" / "soft_labels" / "logits.npy")[0]
+    np.testing.assert_allclose(mean, (first + second) / 2, rtol=0, atol=2e-3)
+
+
 def test_the_student_keeps_a_layer_of_the_first_teacher_and_is_exported_in_int8(finished: Path) -> None:
     run = finished / "runs" / "vits"
     kept, made = load_file(finished / "vit" / "model.safetensors"), load_file(run / "student" / "model.safetensors")
