@@ -35,7 +35,7 @@ GENERATED = {"commands", "configuration", "python", "zoo"}
 DOCUMENTS = sorted(path.stem for path in (ROOT / "docs").glob("*.md") if path.stem not in GENERATED)
 TO_READ = {"index", "concepts", "measured", "faq", "comparison"}
 """Documents without a session."""
-NEED_MODELS = {"foreign-detectors", "text"}
+NEED_MODELS = {"foreign-detectors", "text", "vision-transformers"}
 """Documents whose commands need a published model, which is not here; other tests run the same commands with small models."""
 NOT_HERE = {"on a Jetson", "with a phone"}
 """Commands for devices: the kit and the adb transport have tests of their own, with what stands in for a device."""

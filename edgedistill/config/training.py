@@ -53,11 +53,12 @@ VIEW_KEYS: Final = ("mean", "std", "size", "channels", "classes", "decode")
 class TeacherConfig(TrainingConfig):
     """A teacher, which is trained first unless `weights` is set; with several [[teacher]] tables, their outputs are averaged.
 
-    `mean`, `std`, `size`, `channels` and `classes` are what the teacher was trained with; the student sees the samples as [data] says.
+    `mean`, `std`, `size`, `channels` and `classes` are what the teacher was trained with, each teacher by itself; the student sees
+    the samples as [data] says. A vision transformer hf:FOLDER has them from preprocessor_config.json and config.json by default.
     """
 
     model: Spec
-    """zoo:NAME, timm:NAME, hf:FOLDER, "package.module:function", teacher.onnx, or logits.npy with saved outputs."""
+    """zoo:NAME, timm:NAME, hf:FOLDER, hf:ORG/NAME@REVISION, "package.module:function", teacher.onnx, or logits.npy with saved outputs."""
     weights: str | None = None
     """A .safetensors or .pt; without weights, the teacher is trained first."""
     width: Positive = 1.0

@@ -161,11 +161,23 @@ def _refuse_scale(spec: str, scale: dict[str, float]) -> None:
             raise ConfigError(f"model '{spec}' takes no {key}; remove the key")
 
 
-def _timm(name: str, interface: Interface, scale: dict[str, float]) -> nn.Module:
+def _import_timm(name: str) -> Any:
+    """Import timm; raises ConfigError that names what is missing, which can be the torchvision that timm imports."""
     try:
         import timm
-    except ImportError as error:
-        raise ConfigError(f"model 'timm:{name}': {error}; run: pip install 'edgedistill[timm]'") from None
+    except (ImportError, RuntimeError) as error:  # a torchvision of another torch raises RuntimeError
+        install = "run: pip install 'edgedistill[timm]'"
+        if getattr(error, "name", None) != "timm":
+            install = (
+                f"timm needs the torchvision that was built for torch {torch.__version__}: install torchvision from the same place as "
+                "torch, with the same --index-url"
+            )
+        raise ConfigError(f"model 'timm:{name}': {str(error).splitlines()[0]}; {install}") from None
+    return timm
+
+
+def _timm(name: str, interface: Interface, scale: dict[str, float]) -> nn.Module:
+    timm = _import_timm(name)
     _refuse_scale(f"timm:{name}", scale)
     if len(interface.inputs) > 1:
         raise ConfigError(f"model 'timm:{name}' takes one input, but the data has {len(interface.inputs)}")

@@ -1,3 +1,4 @@
+import importlib.util
 import re
 from pathlib import Path
 
@@ -149,6 +150,19 @@ def test_timm_models_take_the_data() -> None:
     assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
     with pytest.raises(ConfigError, match="no such model; perhaps"):
         build_model(named("timm:mobilenetv3_smal_050"), CIFAR, 0)
+
+
+def test_what_timm_lacks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if importlib.util.find_spec("timm") is None:
+        with pytest.raises(ConfigError, match=r"No module named 'timm'; run: pip install 'edgedistill\[timm\]'"):
+            build_model(named("timm:resnet18"), CIFAR, 0)
+    if importlib.util.find_spec("torchvision") is None:
+        (tmp_path / "timm.py").write_text("import torchvision")  # as timm does
+        monkeypatch.syspath_prepend(tmp_path)
+        with pytest.raises(
+            ConfigError, match="No module named 'torchvision'; timm needs the torchvision that was built for"
+        ):
+            build_model(named("timm:resnet18"), CIFAR, 0)
 
 
 class ExecutedError(Exception):
