@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-REPOSITORY = HERE.parents[1]
+DATA = Path(os.environ.get("EDGEDISTILL_DATA", HERE.parents[2] / "shared" / "data"))
 CONFIG = """
 name = "{name}"
 [data]
@@ -38,7 +38,7 @@ epochs = {epochs}
 seeds = {seeds}
 batch_size = 64
 optimizer = "adamw"
-lr = 0.0003
+lr = 0.001
 weight_decay = 0.01
 precision = "fp32"
 [quantize]
@@ -58,9 +58,13 @@ seconds = 2
 
 
 def pairs(split):
-    folder = Path(os.environ.get("EDGEDISTILL_DATA", REPOSITORY.parent / "shared" / "data"))
-    with (folder / "text" / "stsb" / f"stsb-en-{split}.csv").open(encoding="utf-8", newline="") as file:
+    with (DATA / "text" / "stsb" / f"stsb-en-{split}.csv").open(encoding="utf-8", newline="") as file:
         return list(csv.reader(file))
+
+
+def held_out():
+    """Return the sentences of the validation and test pairs."""
+    return {sentence for split in ("dev", "test") for row in pairs(split) for sentence in row[:2]}
 
 
 def write_table(path, rows):
@@ -69,12 +73,11 @@ def write_table(path, rows):
 
 
 def write_data(out):
-    held = {"val": pairs("dev"), "test": pairs("test")}
-    known = {sentence for rows in held.values() for row in rows for sentence in row[:2]}
+    known = held_out()
     sentences = [one for one in dict.fromkeys(text for row in pairs("train") for text in row[:2]) if one not in known]
     write_table(out / "train.csv", [(one, two, "") for one, two in zip(sentences[::2], sentences[1::2], strict=False)])
-    for name, rows in held.items():
-        write_table(out / f"{name}.csv", rows)
+    for name, split in (("val", "dev"), ("test", "test")):
+        write_table(out / f"{name}.csv", pairs(split))
 
 
 def results(run):
