@@ -49,7 +49,7 @@ def narrow_encoder(model: Encoder, width: float) -> Encoder:
     layers = [layer for layer in result.layers if isinstance(layer, Layer)]
     heads, hidden = _attention(layers[0]).heads, result.embeddings.LayerNorm.weight.numel()
     kept = round(heads * width)
-    if not 0 < kept < heads:
+    if not is_narrower(model, width):
         raise ConfigError(
             f"student.width: {width} of {heads} heads are {kept}; set a width from {1 / heads:.3g} to {(heads - 1) / heads:.3g}"
         )
@@ -59,6 +59,14 @@ def narrow_encoder(model: Encoder, width: float) -> Encoder:
         _narrow_layer(layer, units, kept)
     _narrow_head(result, units, hidden)
     return result
+
+
+def is_narrower(model: Encoder, width: float) -> bool:
+    """Return whether a width leaves a head, but not all of them."""
+    layer = model.layers[0]
+    assert isinstance(layer, Layer)
+    heads = _attention(layer).heads
+    return 0 < round(heads * width) < heads
 
 
 def _weights_of_units(model: Encoder, layers: list[Layer]) -> Tensor:

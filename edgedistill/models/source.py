@@ -86,7 +86,8 @@ class StudentSource(GrownRecord):
             return self.model.spec.text
         assert self.teacher is not None
         if self.layers is not None:
-            kept = f"{self.layers} layers" if isinstance(self.layers, int) else f"layers {list(self.layers)}"
+            count = f"{self.layers} layer{'' if self.layers == 1 else 's'}"
+            kept = count if isinstance(self.layers, int) else f"layers {list(self.layers)}"
             narrower = "" if self.width == 1 else f" at width {self.width:g}"
             return f"{kept} of {self.teacher.spec.text}{narrower}"
         return f"{self.teacher.spec.text} pruned by {self.prune}"

@@ -8,10 +8,13 @@ from edgedistill.config.training import StudentConfig
 from edgedistill.distill.loading import build_student
 from edgedistill.errors import ConfigError
 from edgedistill.models.build import build_model, count_parameters, zoo_for
+from edgedistill.models.encoder import Encoder, LayerStack
+from edgedistill.models.narrow import is_narrower
 from edgedistill.search.records import SearchOptions
-from edgedistill.search.settings import PRUNE, SearchSettings
+from edgedistill.search.settings import LAYERS, PARTS, PRUNE, SearchSettings
 
 WIDTHS: Final = (0.125, 0.1875, 0.25, 0.375, 0.5, 0.75, 1.0, 1.5, 2.0)
+NARROWED: Final = (0.25, 0.5, 0.75)
 PRUNED: Final = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
 Sizes = list[tuple[StudentConfig, int]]
 """Students of a family, each with its number of parameters, the smallest first."""
@@ -36,13 +39,14 @@ def find_sizes(settings: SearchSettings, options: SearchOptions) -> tuple[dict[s
 
 
 def _families(settings: SearchSettings) -> list[str]:
-    """Return the user's own student, the zoo models that take the data, and "prune" if the teacher is a torch module."""
+    """Return the user's own student, the zoo models that take the data, and the parts of a teacher that is a torch module."""
     own = settings.own.model
     named = [own.text] if own is not None and own.source != "zoo" else []
     if len(settings.data.inputs) == 1:
         kind = settings.interface.first.kind
         named += [f"zoo:{name}" for name, one in zoo_for(settings.interface.task).items() if kind in one.kinds]
-    return named + ([PRUNE] if settings.teacher.spec.is_module else [])
+    parts = PARTS if settings.teacher.spec.source == "hf" else (PRUNE,)
+    return named + ([*parts] if settings.teacher.spec.is_module else [])
 
 
 def _teacher_parameters(settings: SearchSettings) -> float:
@@ -56,16 +60,33 @@ def _sizes(settings: SearchSettings, family: str, most: float) -> Sizes:
     """Return a family's sizes with fewer than `most` parameters, each with its number of parameters, the smallest first."""
     plain = settings.plan(family)
     if plain is None:
-        plans = [StudentConfig(prune=part) for part in PRUNED]
+        plans = _parts(settings, family)
     else:
         widths = WIDTHS if _has_width(settings, plain) else (1.0,)
         plans = [plain.model_copy(update={"width": width}) for width in widths]
+    if not plans:
+        raise ConfigError(f"{settings.teacher.spec.text} has one layer, or layers of one head, so none can be left out")
     counted = [(_count(settings, plan), plan) for plan in plans]
     sizes = sorted({count: plan for count, plan in counted if count < most}.items())
     if not sizes:
         smallest = min(count for count, _ in counted)
         raise ConfigError(f"even the smallest size has {smallest:,} parameters; the teacher has {most:,.0f}")
     return [(plan, count) for count, plan in sizes]
+
+
+def _parts(settings: SearchSettings, family: str) -> list[StudentConfig]:
+    """Return students that are parts of the teacher: without channels, with fewer layers, or with all layers made narrower."""
+    if family == PRUNE:
+        return [StudentConfig(prune=part) for part in PRUNED]
+    teacher = build_model(settings.teacher, settings.interface, settings.seed)
+    if not isinstance(teacher, LayerStack):
+        raise ConfigError(f"{settings.teacher.spec.text} has no layers to keep; name a teacher hf:FOLDER")
+    total = len(teacher.layers)
+    if family == LAYERS:
+        return [StudentConfig(layers=count) for count in range(1, total)]
+    if not isinstance(teacher, Encoder):
+        raise ConfigError(f"{settings.teacher.spec.text} is no encoder of texts; only those are made narrower")
+    return [StudentConfig(layers=total, width=width) for width in NARROWED if is_narrower(teacher, width)]
 
 
 def _count(settings: SearchSettings, plan: StudentConfig) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
 from edgedistill.config.model_spec import parse_model_spec
 from edgedistill.config.schema import QuantizeConfig, TargetConfig
@@ -17,8 +18,10 @@ from edgedistill.records.stages import DataRecord
 from edgedistill.runtime.user_code import code_ref
 from edgedistill.stages.stage import Sources
 
-PRUNE = "prune"
-"""The family of students that are the pruned teacher."""
+PRUNE, LAYERS, WIDTH = "prune", "layers", "width"
+"""The families of students that are the pruned teacher, some layers of it, and all of its layers made narrower."""
+PARTS: Final = (PRUNE, LAYERS, WIDTH)
+"""The families of students that are a part of the teacher."""
 
 
 class SearchSettings(FileSettings):
@@ -35,18 +38,21 @@ class SearchSettings(FileSettings):
     def student(self, plan: StudentConfig) -> StudentSource:
         """Return the source of a student."""
         if plan.model is None:
-            return StudentSource(model=None, prune=plan.prune, teacher=self.teacher)
+            return StudentSource(
+                model=None, prune=plan.prune, teacher=self.teacher, layers=plan.layers, width=plan.width
+            )
         code = code_ref(plan.model.name, self.folder) if plan.model.source == "function" else None
         model = ModelSource(spec=plan.model, width=plan.width, depth=plan.depth, code=code)
         return StudentSource(model=model, prune=None, teacher=None)
 
     def title(self, plan: StudentConfig) -> str:
         """Return the title of a student, with its width."""
-        return self.student(plan).title + (f" x{plan.width:g}" if plan.width != 1 else "")
+        is_wider = plan.model is not None and plan.width != 1
+        return self.student(plan).title + (f" x{plan.width:g}" if is_wider else "")
 
     def plan(self, family: str) -> StudentConfig | None:
-        """Return the student of a family at width 1, or None for pruned teachers; raises ConfigError for an unknown family."""
-        if family == PRUNE:
+        """Return the student of a family at width 1, or None for parts of the teacher; raises ConfigError for an unknown family."""
+        if family in PARTS:
             return None
         if self.own.model is not None and self.own.model.text == family:
             return self.own

@@ -17,9 +17,12 @@ from edgedistill.distill.predictors import Answer, ask_in_batches
 from edgedistill.distill.teacher_engine import EngineChoice
 from edgedistill.errors import ConfigError
 from edgedistill.runtime.progress import QUIET
+from edgedistill.search.families import find_sizes
+from edgedistill.search.records import SearchOptions
+from edgedistill.search.settings import declare_search
 from edgedistill.tasks.table import find_task
 from tests.support.encoders import write_encoder, write_tokenizer
-from tests.support.learning import checked, config_of, interface, loaded
+from tests.support.learning import checked, config_of, interface, loaded, sources_of
 
 pytest.importorskip("tokenizers", reason="the optional package tokenizers is not installed")
 
@@ -248,3 +251,16 @@ def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path) -> None:
     write_encoder(tmp_path / "tok", vocab_size=19)
     with pytest.raises(ConfigError, match=r"embeddings of 19 tokens, but the tokenizer has 20; set data\.tokenizer"):
         checked(config)
+
+
+def test_a_search_tries_fewer_layers_and_narrower_ones(tmp_path: Path) -> None:
+    config = pairs(tmp_path)
+    settings = declare_search(sources_of(config, loaded(config).record))
+    sizes, left_out = find_sizes(settings, SearchOptions(models=("layers", "width")))
+    titles = {family: [settings.title(plan) for plan, _ in found] for family, found in sizes.items()}
+    assert titles == {
+        "layers": ["1 layer of hf:tok", "2 layers of hf:tok"],
+        "width": ["3 layers of hf:tok at width 0.5"],  # of two heads
+    }
+    assert left_out == []
+    assert sizes["layers"][0][1] > sizes["width"][0][1]
