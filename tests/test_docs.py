@@ -26,6 +26,7 @@ from sklearn.datasets import load_digits
 from edgedistill.cli.main import cli
 from tests.architecture import picture
 from tests.support.browser import CHROMIUM, chromium
+from tests.support.command import edgedistill
 from tests.support.sshd import SSHD, Sshd
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -153,10 +154,32 @@ def perform(block: Block, folder: Path, environment: dict[str, str]) -> int:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(block.text, encoding="utf-8")
         return 0
-    script = {"sh": ["bash", "-euo", "pipefail", "-c"], "python": [sys.executable, "-c"]}[block.language]
-    done = session([*script, block.text], folder, environment)
-    assert done.returncode == 0, f"{block.text}\n{done.stdout}\n{done.stderr}"
-    return 1
+    parts = lines(block.text) if block.language == "sh" else [block.text]
+    for part in parts:
+        done = result_of(block.language, part, folder, environment)
+        assert done.returncode == 0, f"{part}\n{done.stdout}\n{done.stderr}"
+    return len(parts)
+
+
+def lines(text: str) -> list[str]:
+    """Return the lines of a shell session, without comments; a line that ends with a backslash goes on."""
+    joined = text.replace("\\\n", " ").splitlines()
+    return [line for line in joined if line.strip() and not line.startswith("#")]
+
+
+def result_of(language: str, text: str, folder: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """Run a line of a shell session, or a Python program.
+
+    A line that is only a command of edgedistill is run by a process that has already imported what commands import.
+    """
+    if language == "python":
+        return session([sys.executable, "-c", text], folder, environment)
+    words = shlex.shlex(text, posix=True, punctuation_chars="();<>|&")
+    words.whitespace_split = True
+    command, *arguments = words
+    if command == "edgedistill" and not {">", "<", "|", "||", "&&", ";"} & set(arguments):
+        return edgedistill(*arguments, cwd=folder, **environment)
+    return session(["bash", "-euo", "pipefail", "-c", text], folder, environment)
 
 
 def visit(command: str, folder: Path, environment: dict[str, str]) -> None:
