@@ -12,7 +12,8 @@ from edgedistill.distill.losses import main_loss
 from edgedistill.errors import ConfigError
 from edgedistill.losses.batch import Batch
 from edgedistill.losses.terms import FEATURE_TERMS, relations
-from edgedistill.models.encoder import Encoder, keep_layers
+from edgedistill.models.encoder import Encoder
+from edgedistill.models.narrow import part_of_transformer
 from edgedistill.models.weights import load_weights
 from edgedistill.tasks.table import find_task
 from tests.support.encoders import write_encoder
@@ -81,7 +82,7 @@ def inputs_of(length: int) -> dict[str, torch.Tensor]:
 def loss_at(teacher: Encoder, plan: DistillConfig, length: int) -> torch.Tensor:
     frozen = FeatureTeacher(teacher, plan.teacher_layers, "fp32")
     inputs, task = inputs_of(length), find_task("sentence-embedding")
-    learner = feature_student(plan, keep_layers(teacher, 1), frozen, inputs, 0).train()
+    learner = feature_student(plan, part_of_transformer(teacher, 1, 0.5), frozen, inputs, 0).train()
     loss = feature_loss(plan, main_loss(task.distillation_loss(plan, None), None), frozen, None)
     value = loss(learner(*inputs.values()), Batch(inputs, torch.zeros(2, 2)))
     value.backward()
@@ -96,7 +97,7 @@ QUERIES = {
 
 
 @pytest.mark.parametrize("loss", FEATURE_LOSSES)
-def test_encoders_learn_from_layers_whatever_the_padding(teacher: Encoder, loss: str) -> None:
+def test_narrower_encoders_learn_from_layers_whatever_the_padding(teacher: Encoder, loss: str) -> None:
     plan = plan_of(loss, **(QUERIES if loss == "relations" else {}))
     short = loss_at(teacher, plan, 5)
     assert short > 0
@@ -105,7 +106,7 @@ def test_encoders_learn_from_layers_whatever_the_padding(teacher: Encoder, loss:
 
 def test_heads_that_do_not_divide_the_channels_are_refused(teacher: Encoder) -> None:
     with pytest.raises(
-        ConfigError, match=r"relation_heads: 3 does not divide the channels of 'encoder\.layer\.0' \(2, 16, 5\)"
+        ConfigError, match=r"relation_heads: 3 does not divide the channels of 'encoder\.layer\.0' \(2, 8, 5\)"
     ):
         loss_at(teacher, plan_of("relations", relation_heads=3), 5)
 
