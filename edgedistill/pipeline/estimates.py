@@ -131,7 +131,7 @@ class _Takes:
         """Return what a stage takes, or why it is not known."""
         known: dict[str, Callable[[], Taken | str]] = {
             DATA: lambda: Taken(self.loading_s, resident_bytes(), "the data was loaded once"),
-            TEACHER: lambda: teacher_taken(self.teachers, self.config),
+            TEACHER: lambda: teacher_taken(self.teachers),
             SOFT_LABELS: lambda: soft_labels_taken(self.plan, self._passes),
             DISTILL: lambda: distill_taken(self.plan, self._student, self._online),
             QUANTIZE: lambda: quantize_taken(self.plan, self.config, self._student),
@@ -163,7 +163,7 @@ class _Takes:
         return self._passes if self.plan.distill.views == 0 and not self.plan.distill.uses_features else []
 
 
-def teacher_taken(settings: TeacherSettings, config: Config) -> Taken:
+def teacher_taken(settings: TeacherSettings) -> Taken:
     """Estimate the training of the teachers, or their loading and validation."""
     from edgedistill.distill.pace import pace_teacher_training
 
@@ -173,7 +173,7 @@ def teacher_taken(settings: TeacherSettings, config: Config) -> Taken:
             words.append("a file is copied")
             continue
         pace = pace_teacher_training(settings, number)
-        if config.teachers[number].weights is not None:
+        if plan.source.weights is not None:
             seconds += settings.data.val * pace.forward.seconds
             peaks.append(pace.forward)
             words.append("one validation")
