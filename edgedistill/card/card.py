@@ -8,23 +8,28 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import ConfigDict, Field, ValidationError
 
 from edgedistill.errors import ConfigError
 from edgedistill.records.base import Encoding, FileRef, Record, explain_validation
+from edgedistill.records.contract import Contract
 from edgedistill.records.measurement import Measurement
-from edgedistill.records.stages import (
-    DataRecord,
-)
+from edgedistill.records.signature import Signature
+from edgedistill.records.stages import DataRecord
 from edgedistill.runtime.files import hash_of, sha256_of
 
 SCHEMA: Literal["edgedistill.card/1"] = "edgedistill.card/1"
 
+NOT_QUANTIZED: Final = "not quantized"
+
 
 class CardModel(Record):
-    """One model of the student; `file`, and `io` with its recorded inputs and labels, are relative to the card."""
+    """One model of the student; `file`, and `io` with its recorded inputs and labels, are relative to the card.
+
+    `contract`, `signature` and `preprocessing`, the JSON in the file's metadata, are None in cards of earlier versions.
+    """
 
     precision: str
     encoding: Encoding | None
@@ -34,6 +39,9 @@ class CardModel(Record):
     expected: str | None
     output: str | None = None
     threshold: float | None = None
+    contract: Contract | None = None
+    signature: Signature | None = None
+    preprocessing: str | None = None
 
 
 class Origin(Record):
@@ -49,7 +57,8 @@ class Origin(Record):
 class Card(Record):
     """A published student; `license` is None where none was stated.
 
-    `measurements` are the student's, without layers, and `verdicts` compare them with the teacher. `sha256` covers all other fields.
+    `measurements` are the student's, without layers, and `verdicts` compare them with the teacher. `bargain` says what
+    the recommended model, by its hash, loses and gains against the teacher. `sha256` covers all other fields.
     """
 
     schema_: Literal["edgedistill.card/1"] = Field(alias="schema", default=SCHEMA)
@@ -65,11 +74,19 @@ class Card(Record):
     verdicts: tuple[str, ...]
     limits: tuple[str, ...]
     versions: dict[str, str]
+    bargain: str | None = None
+    recommended: str | None = None
+    tokenizer: FileRef | None = None
     sha256: str
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", serialize_by_alias=True, validate_by_name=True, validate_by_alias=True
     )
+
+    @property
+    def preferred(self) -> CardModel:
+        """The model to use: the recommended one, otherwise the first."""
+        return next((model for model in self.models if model.file.sha256 == self.recommended), self.models[0])
 
     def model_of(self, measurement: Measurement) -> CardModel:
         """Return the model that was measured."""

@@ -7,13 +7,16 @@ import shutil
 from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 
-from edgedistill.card.card import SCHEMA, Card, CardModel, Origin, seal
+from edgedistill.card.bargain import describe_bargain
+from edgedistill.card.card import NOT_QUANTIZED, SCHEMA, Card, CardModel, Origin, seal
 from edgedistill.card.page import render_card
 from edgedistill.compare.comparison import Comparison, summarise_run
 from edgedistill.compare.footnotes import footnotes_of
 from edgedistill.compare.load import MeasurementSet, load_run
 from edgedistill.compare.provenance import METHODS, control_gain
+from edgedistill.compare.rows import Group, Row
 from edgedistill.errors import ConfigError
+from edgedistill.records.base import FileRef
 from edgedistill.records.measurement import Measurement
 from edgedistill.records.stages import (
     DataRecord,
@@ -40,25 +43,29 @@ def write_card(run_folder: Path, out: Path | None = None, model_license: str | N
     measured = _measured(measurements, {model.file.sha256 for model in export.models})
     used = [model for model in export.models if model.file.sha256 in {m.model.sha256 for m in measured}]
     sources = {ref.path: run.path(ref) for model in used for ref in (model.file, model.io)}
+    tokenizer = _tokenizer(run, used, is_copied=out is not None)
     models = [_model(run, model, is_copied=out is not None) for model in used]
-    card = _card(run, (models, measured), summarise_run(measurements), model_license)
+    card = _card(run, (models, measured, tokenizer), summarise_run(measurements), model_license)
     folder = run_folder if out is None else out
     folder.mkdir(parents=True, exist_ok=True)
     if out is not None:
         for source in sources.values():
             shutil.copyfile(source, out / source.name)
+        if tokenizer is not None:
+            shutil.copyfile(run.path(used[0].file).parent / tokenizer.path, out / tokenizer.path)
     write_atomic(folder / "card.json", card.model_dump_json(indent=2) + "\n")
     write_atomic(folder / "card.md", render_card(card))
     return folder / "card.json"
 
 
 def _card(
-    run: Run, made: tuple[list[CardModel], list[Measurement]], comparison: Comparison,
+    run: Run, made: tuple[list[CardModel], list[Measurement], FileRef | None], comparison: Comparison,
     model_license: str | None,
 ) -> Card:  # fmt: skip
-    models, measured = made
+    models, measured, tokenizer = made
     data = require_record(run, DataRecord)
     notes, verdicts = _notes_and_verdicts(comparison, measured)
+    best = _recommended(comparison, measured)
     table = {
         "schema": SCHEMA, "name": run.folder.resolve().name, "created": max(m.created for m in measured),
         "edgedistill": VERSION, "license": model_license, "origin": _origin(run).model_dump(),
@@ -66,6 +73,9 @@ def _card(
         "models": [model.model_dump(mode="json") for model in models],
         "measurements": [_without_layers(m).model_dump(mode="json") for m in measured],
         "verdicts": verdicts, "limits": [*_limits(data, measured, model_license), *notes], "versions": _versions(run),
+        "bargain": None if best is None else describe_bargain(*best),
+        "recommended": None if best is None else best[1].measurement.model.sha256,
+        "tokenizer": None if tokenizer is None else tokenizer.model_dump(mode="json"),
     }  # fmt: skip
     return Card.model_validate_json(json.dumps(table | {"sha256": seal(table)}))
 
@@ -78,14 +88,39 @@ def _model(run: Run, model: OnnxModel, *, is_copied: bool) -> CardModel:
         placed.append(ref.model_copy(update={"path": path.name}) if is_copied else ref)
     return CardModel(
         precision=model.precision, encoding=model.encoding, opset=model.opset, file=placed[0], io=placed[1],
-        expected=model.expected, output=model.judged_output, threshold=model.threshold,
+        expected=model.expected, output=model.judged_output, threshold=model.threshold, contract=model.contract,
+        signature=model.signature, preprocessing=_preprocessing(run, model),
     )  # fmt: skip
+
+
+def _preprocessing(run: Run, model: OnnxModel) -> str | None:
+    """Return the JSON of the preprocessing in the metadata of a model's file; None for files of other programs."""
+    import onnx
+
+    from edgedistill.graphs.metadata import metadata_of
+
+    return metadata_of(onnx.load(str(run.path(model.file)), load_external_data=False)).get("edgedistill.preprocessing")
+
+
+def _tokenizer(run: Run, models: Sequence[OnnxModel], *, is_copied: bool) -> FileRef | None:
+    """Return the tokenizer of models of texts, which lies beside them; None for other models."""
+    first = models[0]
+    if first.contract is None or first.contract.text is None:
+        return None
+    ref = run.ref(run.path(first.file).parent / first.contract.text.tokenizer)
+    return ref.model_copy(update={"path": first.contract.text.tokenizer}) if is_copied else ref
+
+
+def _recommended(comparison: Comparison, measured: Sequence[Measurement]) -> tuple[Group, Row] | None:
+    """Return the recommended row of the first target that has one, with its group."""
+    found = ((group, row) for group in comparison.groups for row in group.rows if row.label == group.chosen)
+    return next((one for one in found if one[1].measurement in measured), None)
 
 
 def _origin(run: Run) -> Origin:
     trained, teacher = require_record(run, StudentRecord), require_record(run, TeacherRecord)
     student, quantized = trained.student, require_record(run, QuantizedRecord)
-    method = "not quantized" if quantized.mode == "none" else METHODS[quantized.mode]
+    method = NOT_QUANTIZED if quantized.mode == "none" else METHODS[quantized.mode]
     forms = "".join(f", {kit}: {METHODS[form]}" for kit, form in quantized.forms.items())
     floats = f", {len(quantized.skip)} layers in float" if quantized.skip else ""
     return Origin(
@@ -115,16 +150,22 @@ def _without_layers(m: Measurement) -> Measurement:
 
 
 def _notes_and_verdicts(comparison: Comparison, measured: Sequence[Measurement]) -> tuple[list[str], list[str]]:
-    """Return the footnotes and the verdicts of the measured rows, each with the name of its row."""
-    notes, verdicts = [], []
+    """Return the footnotes, each with the rows that it is about, and the verdicts of the measured rows."""
+    notes: dict[str, list[str]] = {}
+    verdicts = []
     for group in comparison.groups:
         footnotes = footnotes_of(group)
         for row in group.rows:
             if row.measurement in measured:
                 where = f"{row.label} on {row.measurement.target}"
-                notes += [f"{where}: {text}" for text in footnotes.of(row)]
+                for text in footnotes.of(row):
+                    notes.setdefault(text, []).append(where)
                 verdicts += [f"{where}, compared with {group.baseline}: {row.verdict}"] if group.baseline else []
-    return notes, verdicts
+    rows = [
+        f"{'all measurements' if len(where) == len(measured) > 1 else ', '.join(where)}: {text}"
+        for text, where in notes.items()
+    ]
+    return rows, verdicts
 
 
 def _limits(data: DataRecord, measured: Sequence[Measurement], model_license: str | None) -> Iterator[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from edgedistill.records.base import Record
 
@@ -81,3 +81,7 @@ class Contract(Record):
     threshold: float | None = None
     detection: DetectionRules | None = None
     text: TextRules | None = None
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", serialize_by_alias=True, validate_by_name=True, validate_by_alias=True
+    )

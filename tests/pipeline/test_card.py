@@ -5,11 +5,19 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import detections
+import numpy as np
+import picture
 import pytest
+import yaml
+from PIL import Image
 
 from edgedistill.card.card import Card, read_card, require_file, seal
 from edgedistill.card.replay import ReplayedValue, ReplayOptions, check_values
+from edgedistill.card.usage import detection_code, picture_code
+from edgedistill.data.shown import picture_of
 from edgedistill.errors import ConfigError
+from edgedistill.records.contract import DetectionRules, PictureRules
 from tests.support.command import edgedistill
 from tests.support.compare_builders import INT8 as BUILT_INT8
 from tests.support.compare_builders import STUDENT, Fake, as_arm, in_turns, measurement, measurement_table
@@ -48,6 +56,81 @@ def test_a_card_says_what_was_made_of_what_and_what_it_does(published: Path) -> 
     assert f"n = {measurement.accuracy.n}" in page
     assert "not measured: no energy counter" in page
     assert (published / "card.json").stat().st_size + (published / "card.md").stat().st_size < 40_000
+
+
+def code_of(page: str) -> str:
+    return page.partition("```python\n")[2].partition("```")[0]
+
+
+def test_the_page_has_metadata_for_the_hub_and_says_first_what_was_lost(finished: Path, published: Path) -> None:
+    page, card = (published / "card.md").read_text(), read_card(published / "card.json")
+    _, front, body = page.split("---\n", 2)
+    metadata = yaml.safe_load(front)
+    assert (metadata["license"], metadata["library_name"]) == ("mit", "onnx")
+    assert metadata["pipeline_tag"] == "image-classification"
+    (model,) = metadata["model-index"]
+    values = [metric["value"] for metric in model["results"][0]["metrics"]]
+    assert values == [pytest.approx(one.accuracy.value, abs=1e-6) for one in card.measurements]
+    assert "datasets" not in metadata
+    title, first, *_ = [line for line in body.splitlines() if line]
+    assert title == f"# {card.name}"
+    teacher = json.loads((finished / "runs/digits/measurements/local-ort-teacher-fp32.json").read_text())
+    assert first.startswith(f"Against its teacher (accuracy {100 * teacher['accuracy']['value']:.1f} %), the student ")
+
+
+def test_the_usage_runs_as_printed_and_answers_as_the_model_was_recorded(
+    published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, card = shutil.copytree(published, tmp_path / "used"), read_card(published / "card.json")
+    model = card.preferred
+    with np.load(folder / model.io.path) as recorded:
+        request, labels = recorded["input.input"][0], recorded["labels"]
+        expected = recorded[f"expected.{model.expected}.logits"][0]
+    Image.fromarray(picture_of(request, model.contract.picture)).save(folder / "picture.jpg", "PNG")
+    monkeypatch.chdir(folder)
+    exec(code_of((folder / "card.md").read_text()), {})
+    name, probability = capsys.readouterr().out.split()
+    wanted = np.exp(expected - expected.max()).reshape(-1)
+    assert name == card.data.classes[int(wanted.argmax())]
+    assert float(probability) == pytest.approx(wanted.max() / wanted.sum(), abs=0.02)
+    assert len(labels) == card.data.test
+
+
+RULES = PictureRules(
+    width=24, height=16, rule="crop", padding=114, colour="rgb", dtype="float32", layout="NCHW", divide_by=255.0,
+    mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("rule", ["crop", "letterbox", "letterbox-corner", "stretch"])
+@pytest.mark.parametrize("size", [(40, 31), (17, 50), (24, 16)])
+def test_the_code_reads_pictures_as_devices_do(tmp_path: Path, rule: str, size: tuple[int, int]) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (*size[::-1], 3)).astype(np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "picture.png")
+    raw = {"dtype": "uint8", "layout": "NHWC", "divide_by": 1.0, "mean": None, "std": None}
+    for rules in (RULES.model_copy(update={"rule": rule}), RULES.model_copy(update={"rule": rule, **raw})):
+        names: dict = {}
+        exec("\n".join(["import numpy as np", "from PIL import Image, ImageOps", *picture_code(rules)]), names)
+        wanted = picture.prepare(pixels, {"picture": rules.model_dump()})
+        found = names["read"](tmp_path / "picture.png")
+        assert found.dtype == wanted.dtype
+        level = 1.0 if rules.std is None else 1 / 255 / min(rules.std)  # Pillow resizes tall pictures in another order
+        np.testing.assert_allclose(found.astype(float), wanted.astype(float), atol=1.01 * level)
+
+
+def test_the_code_finds_the_boxes_that_devices_find() -> None:
+    rng = np.random.default_rng(1)
+    corners = rng.uniform(0, 60, (40, 2))
+    boxes = np.concatenate([corners, corners + rng.uniform(5, 40, (40, 2))], 1).astype(np.float32)
+    scores = rng.uniform(0, 1, (40, 3)).astype(np.float32)
+    rules = DetectionRules(floor=0.001, overlap=0.5, limit=20)
+    names: dict = {}
+    exec("\n".join(["import numpy as np", *detection_code(rules, 0.4)]), names)
+    wanted = detections.detect(scores, boxes, detections.Rules(0.4, rules.overlap, rules.limit))
+    wanted = wanted[wanted[:, 0] >= 0]
+    found = names["detections"](scores, boxes)
+    assert 5 < len(found) <= 20
+    np.testing.assert_array_equal([[kind, *boxes[place]] for place, kind in found], np.delete(wanted, 1, axis=1))
 
 
 def test_a_card_written_into_its_run_names_the_files_there(copied: Path) -> None:
