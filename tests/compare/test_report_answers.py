@@ -2,7 +2,9 @@
 
 import base64
 import io
+import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,15 +15,16 @@ from PIL import Image
 from sklearn.metrics import confusion_matrix
 
 from edgedistill.compare.load import load_run
-from edgedistill.records.contract import Contract, PictureRules
-from edgedistill.report.cards import BYTES, FIRST, Limits, cards
+from edgedistill.records.contract import Contract, PictureRules, TextRules
+from edgedistill.report.cards import BYTES, FIRST, LATER, Limits, cards
 from edgedistill.report.differences import Boxes, Masks
 from edgedistill.report.images import Inputs
 from edgedistill.report.report import render_report
 from edgedistill.report.tables import confusion_of, detection_confusion
 from edgedistill.tasks.matches import matches_of
 from tests.compare.test_report import Page
-from tests.support.compare_builders import write_run
+from tests.support.compare_builders import RUN, write_measurement, write_run
+from tests.support.encoders import write_tokenizer
 
 RULES = PictureRules(
     width=24, height=16, rule="stretch", padding=0, colour="rgb", dtype="float32", layout="NCHW", divide_by=255.0,
@@ -129,3 +132,52 @@ def test_pictures_are_bounded_in_bytes(tmp_path: Path) -> None:
     mask = Image.open(io.BytesIO(base64.b64decode(chosen[0].panels[2].mask.partition(",")[2])))
     number = chosen[0].number
     np.testing.assert_array_equal(np.asarray(mask), np.where(labels[number] == 255, 255, maps[0, number].argmax(0)))
+
+
+def test_texts_on_which_models_disagree_are_shown(run: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tokenizers", reason="the optional package tokenizers is not installed")
+    folder = Path(shutil.copytree(run, tmp_path / "texts"))
+    (folder / "onnx" / "student-io.npz").unlink()
+    ids = np.zeros((1000, 1, 6), np.int64)
+    mask = np.zeros((1000, 1, 6), np.int64)
+    ids[:, 0, :4], mask[:, 0, :4] = (2, 5, 10, 3), 1  # [CLS] cat sits [SEP], then padding
+    np.savez(folder / "onnx" / "student-io.npz", **{"input.input_ids": ids, "input.attention_mask": mask})
+    write_tokenizer(folder / "onnx")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    text = {
+        "tokenizer": "tokenizer.json",
+        "sha256": "0" * 64,
+        "max_length": 8,
+        "texts": 1,
+        "pooling": None,
+        "normalized": False,
+    }
+    contract = Contract(
+        task="classification",
+        classes=(),
+        input="input_ids",
+        picture=None,
+        output="logits",
+        probabilities=False,
+        text=TextRules(**text),
+    )
+    for model in manifest["stages"]["export"]["record"]["models"]:
+        model["contract"] = contract.model_dump(mode="json")
+    manifest["stages"]["data"]["record"]["kind"] = "text"
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    page = render_report(folder)
+    Page(page)
+    assert page.count("<blockquote>[CLS] cat sits [SEP]</blockquote>") == FIRST
+
+
+def test_targets_share_pictures_within_one_limit(run: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(run, tmp_path / "targets"))
+    for fake in RUN:
+        write_measurement(folder / "measurements", replace(fake, target="board", kit="ort"))
+    page = render_report(folder)
+    parsed = Page(page)
+    assert len(parsed.ids) == len(set(parsed.ids))
+    assert page.count('aria-label="test sample ') == FIRST + LATER
+    assert page.count('<image id="picture-') == FIRST  # the second target differs on the same samples
+    assert 'id="all-targets"' in page
+    assert "on all targets" in page
