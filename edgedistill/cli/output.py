@@ -34,6 +34,19 @@ def show_pipeline(pipeline: Pipeline, *, as_json: bool) -> None:
         return
     for name in records:
         click.echo(f"{name:12} done, in {pipeline.run.folder}")
+    _show_gain(pipeline)
+
+
+def _show_gain(pipeline: Pipeline) -> None:
+    """Print what the teacher and the start of the student were worth, if the run has scored its controls."""
+    from edgedistill.compare.provenance import control_gain
+    from edgedistill.records.stages import DataRecord, ExportRecord, StudentRecord
+
+    records = pipeline.records
+    export = records.get(ExportRecord)
+    gain = None if export is None else control_gain(records.get(StudentRecord), export, records.get(DataRecord))
+    if gain is not None:
+        click.echo(gain)
 
 
 def show_plan(steps: Sequence[Step], *, as_json: bool) -> None:
@@ -115,6 +128,8 @@ def _show_measured(pipeline: Pipeline, *, as_json: bool) -> None:
         "json" if as_json else None,
     )
     print_comparison(comparison, form)
+    if not as_json:
+        _show_gain(pipeline)
     show_outcomes(comparison.gates, form)
     if pipeline.records.get(ReportRecord) is not None and not as_json:
         click.echo(f"Report: {pipeline.run.folder / 'report.html'}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from functools import singledispatch
+from typing import NamedTuple
 
 from scipy.stats import t as student_t
 
@@ -22,6 +23,7 @@ from edgedistill.records.stages import (
     TeacherRecord,
     TrainedModel,
 )
+from edgedistill.records.trial_score import Gain
 from edgedistill.runtime.folder import Run, identity, read_record
 from edgedistill.statistics import accuracy_drop, wilson
 from edgedistill.tasks.table import find_task
@@ -55,8 +57,23 @@ def outdated(run: Run) -> tuple[str, ...]:
     return tuple(stale)
 
 
+class Control(NamedTuple):
+    """What a control shows: the subject of a sentence, what the control is, and the metrics of students and controls, by seed.
+
+    `gain` is the paired gain of a single seed, None where the run did not record it.
+    """
+
+    subject: str
+    other: str
+    pairs: tuple[tuple[float, float], ...]
+    gain: Gain | None
+
+
 def control_gain(student: StudentRecord | None, export: ExportRecord | None, data: DataRecord | None) -> str | None:
-    """Describe the gain over the control, the same student trained without the teacher; None without a control."""
+    """Describe the gain over the control, the same student trained without the teacher, and that of the weights of the start.
+
+    None without a control.
+    """
     if student is None or student.control is None:
         return None
     if export is None or not export.scores or data is None:
@@ -64,46 +81,65 @@ def control_gain(student: StudentRecord | None, export: ExportRecord | None, dat
     with_labels = (
         f" The control had the {data.train} samples with labels only, for as many steps." if data.unlabelled else ""
     )
-    return f"{_measured_gain(export, data)}{with_labels}"
+    gain = f"{_measured_gain(_teacher_control(export), data)}{with_labels}"
+    start = _start_control(student, export)
+    return gain if start is None else f"{gain} {_measured_gain(start, data)}"
 
 
-def _measured_gain(export: ExportRecord, data: DataRecord) -> str:
-    pairs = [(score.student, score.control) for score in export.scores if score.control is not None]
-    metric = find_task(data.task)
-    if len(pairs) > 1:
-        return _gain_over_seeds([score - control for score, control in pairs], metric.metric_title)
-    ((score, control),) = pairs
-    points = formatting.signed(100 * (score - control))
-    if not metric.is_proportion:
-        return (
-            f"Distillation changed {metric.metric_title} on the test set by {points} points (one seed, so no interval)."
-        )
+def _teacher_control(export: ExportRecord) -> Control:
+    scores = export.scores
+    pairs = tuple((one.student, one.control) for one in scores if one.control is not None)
+    return Control("Distillation", "without the teacher", pairs, scores[0].over_control if len(scores) == 1 else None)
+
+
+def _start_control(student: StudentRecord, export: ExportRecord) -> Control | None:
+    """Return the control of the weights that the student starts with, or None."""
+    scores = export.scores
+    pairs = tuple((one.student, one.scratch) for one in scores if one.scratch is not None)
+    gain = scores[0].over_scratch if len(scores) == 1 else None
+    return Control(f"The start from {student.start}", "from scratch, with the teacher", pairs, gain) if pairs else None
+
+
+def _measured_gain(control: Control, data: DataRecord) -> str:
+    task = find_task(data.task)
+    if len(control.pairs) > 1:
+        return _gain_over_seeds(control, task.metric_title)
+    if control.gain is not None:
+        gain = control.gain
+        basis = f"{_interval(*gain.ci95_points)} from {gain.n} test samples, paired, one seed each"
+        return _describe_gain(control, (gain.points, *gain.ci95_points), task.metric_title, basis)
+    ((score, other),) = control.pairs
+    points = formatting.signed(100 * (score - other))
+    if not task.is_proportion:
+        return f"{control.subject} changed {task.metric_title} on the test set by {points} points (one seed, so no interval)."
     n = data.test
-    drop = accuracy_drop(wilson(score, n), wilson(control, n))
-    low, high = drop.ci95_points
-    basis = (
-        f"95\u00a0% interval {formatting.signed(low)} to {formatting.signed(high)} from {n} test samples, one seed each"
-    )
-    return _describe_gain(drop.points, low, high, metric.metric_title, basis)
+    drop = accuracy_drop(wilson(score, n), wilson(other, n))
+    basis = f"{_interval(*drop.ci95_points)} from {n} test samples, one seed each"
+    return _describe_gain(control, (drop.points, *drop.ci95_points), task.metric_title, basis)
 
 
-def _gain_over_seeds(gains: list[float], shown: str) -> str:
+def _gain_over_seeds(control: Control, shown: str) -> str:
     """Describe the mean gain with its Student-t interval, which covers other seeds but not other test sets."""
-    points = [100 * gain for gain in gains]
+    points = [100 * (score - other) for score, other in control.pairs]
     centre = statistics.fmean(points)
     half = float(student_t.ppf(0.975, len(points) - 1)) * statistics.stdev(points) / len(points) ** 0.5
-    low, high = centre - half, centre + half
-    basis = f"95\u00a0% interval {formatting.signed(low)} to {formatting.signed(high)} over {len(points)} seeds"
-    return _describe_gain(centre, low, high, shown, basis)
+    basis = f"{_interval(centre - half, centre + half)} over {len(points)} seeds"
+    return _describe_gain(control, (centre, centre - half, centre + half), shown, basis)
 
 
-def _describe_gain(points: float, low: float, high: float, shown: str, basis: str) -> str:
-    against = f"points of {shown} on the test set over the same student without the teacher ({basis})."
+def _interval(low: float, high: float) -> str:
+    return f"95\u00a0% interval {formatting.signed(low)} to {formatting.signed(high)}"
+
+
+def _describe_gain(control: Control, gain: tuple[float, float, float], shown: str, basis: str) -> str:
+    """Describe a gain in points, with its interval."""
+    points, low, high = gain
+    against = f"points of {shown} on the test set over the same student {control.other} ({basis})."
     if low > 0:
-        return f"Distillation gained {points:.1f} {against}"
+        return f"{control.subject} gained {points:.1f} {against}"
     if high < 0:
-        return f"Distillation did not help: {formatting.signed(points)} {against}"
-    return f"Distillation did not clearly help: {formatting.signed(points)} {against}"
+        return f"{control.subject} did not help: {formatting.signed(points)} {against}"
+    return f"{control.subject} did not clearly help: {formatting.signed(points)} {against}"
 
 
 @singledispatch
@@ -153,8 +189,10 @@ def _soft_labels(record: SoftLabelsRecord) -> str:
 
 @summary.register
 def _student(record: StudentRecord) -> str:
+    start = "" if record.start is None else f", started from {record.start}"
     control = "" if record.control is None else f"; control without the teacher: {_model(record.control)}"
-    return _model(record.student) + control
+    scratch = "" if record.scratch is None else f"; from scratch: {_model(record.scratch)}"
+    return f"{_model(record.student)}{start}{control}{scratch}"
 
 
 @summary.register

@@ -103,6 +103,10 @@ def require_encoder(model: ModelSpec | None, pooling: Pooling | None) -> None:
         raise ValueError("pooling only applies to models hf:FOLDER; remove the key")
 
 
+START_KEYS: Final = ("freeze", "freeze_epochs", "lr_scale")
+"""The keys of [student] for how the weights that a student starts with learn."""
+
+
 class StudentConfig(Record):
     """The student: a model, untrained, or the first teacher without a part of its channels (`prune`) or of its layers (`layers`).
 
@@ -127,6 +131,14 @@ class StudentConfig(Record):
     """Instead of `model`: a teacher hf:FOLDER with this number of its layers, or with the layers of these numbers."""
     pooling: Pooling | None = None
     """As for a teacher."""
+    weights: str | None = None
+    """What the student starts with: the run folder of an earlier student of the same `model`, or a .safetensors, .pt or .ckpt file."""
+    freeze: Literal["backbone"] | tuple[str, ...] = ()
+    """What does not learn, with its batch norm statistics: "backbone" (all but the head), or a list of names of modules or weights."""
+    freeze_epochs: Count | None = None
+    """Epochs after which what is frozen learns too; the default is never."""
+    lr_scale: Positive = 1.0
+    """Multiplies the learning rate of all but the head."""
 
     @model_validator(mode="after")
     def _is_one_thing(self) -> StudentConfig:
@@ -146,6 +158,22 @@ class StudentConfig(Record):
             raise ValueError("prune takes the teacher's width and depth; remove width and depth from [student]")
         if self.layers is not None and (self.width > 1 or self.depth != 1):
             raise ValueError("layers takes a width up to 1, and no depth, because the student is a part of the teacher")
+        return self
+
+    @model_validator(mode="after")
+    def _start_applies(self) -> StudentConfig:
+        if self.weights is not None and self.model is None:
+            raise ValueError(
+                "weights belong to a model; set model to that of the earlier run, without prune and layers"
+            )
+        if self.weights is None and (self.model is None or self.model.source != "hf"):
+            for key in START_KEYS:
+                if key in self.model_fields_set:
+                    raise ValueError(
+                        f"{key} only applies to a student that starts with weights; set weights, or remove {key}"
+                    )
+        if self.freeze_epochs is not None and not self.freeze:
+            raise ValueError('freeze_epochs only applies with freeze, for example freeze = "backbone"')
         return self
 
 

@@ -114,6 +114,16 @@ class DistillPlan(LearningSettings):
     loss: CodeRef | None
     tracking: Tracking = Field(exclude=True)
 
+    @property
+    def trains_from_scratch(self) -> bool:
+        """Whether the same student is also trained without the weights that it starts with, as a second control."""
+        return self.distill.control and self.student.weights is not None
+
+    @property
+    def students(self) -> int:
+        """The number of students that are trained, with controls."""
+        return self.distill.seeds * (1 + self.distill.control + self.trains_from_scratch)
+
 
 class DistillSettings(DistillPlan, LabelledSettings):
     """The settings of the distill stage."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -16,6 +16,7 @@ from edgedistill.distill.cache import link_or_copy
 from edgedistill.distill.controls import shared_control
 from edgedistill.distill.features import FeatureTeacher, feature_loss, feature_student
 from edgedistill.distill.feed import ContinuedFeed, TeacherAnswers, TrainingFeed
+from edgedistill.distill.fine_tuning import fine_tuning
 from edgedistill.distill.first_batch import Tried, try_model
 from edgedistill.distill.loading import build_student, load_student, load_teacher, save_model
 from edgedistill.distill.losses import all_outputs_loss, check_outputs, main_loss
@@ -36,8 +37,9 @@ from edgedistill.losses.batch import Batch, Loss, Tensors
 from edgedistill.models.build import build_model, count_parameters
 from edgedistill.models.outputs import run
 from edgedistill.models.source import StudentSource
+from edgedistill.models.transfer import load_start
 from edgedistill.records.finding import Finding
-from edgedistill.records.stages import StudentRecord, TrainedModel, Trial, TrialScore
+from edgedistill.records.stages import StudentRecord, TrainedModel, Trial
 from edgedistill.runtime import processes
 from edgedistill.runtime.files import write_json
 from edgedistill.stages.stage import Workspace
@@ -59,22 +61,40 @@ class Teaching(NamedTuple):
         return self.answers is not None or self.features is not None
 
 
+class Arm(NamedTuple):
+    """One of the models that are compared: its role, what it is built from, and what teaches it."""
+
+    role: str
+    student: StudentSource
+    teaching: Teaching
+
+
+TITLES: Final = {"student": "student", "control": "control", "scratch": "student from scratch"}
+"""What the models that are compared are called in messages, by their roles."""
+
+
 def make_student(settings: DistillSettings, workspace: Workspace) -> StudentRecord:
-    """Distil the student for each seed and, with `control`, train the same student without the teacher."""
+    """Distil the student for each seed and, with `control`, train the same student without the teacher and without its start."""
     trainer = _Trainer(settings, workspace)
     folder, trials = workspace.folder("student"), []
     teaching = trainer.teaching()
+    from_scratch = Arm("scratch", settings.student.model_copy(update={"start": None}), teaching)
     for seed in range(settings.seed, settings.seed + settings.distill.seeds):
-        student = trainer.train("student", seed, teaching)
+        student = trainer.train(Arm("student", settings.student, teaching), seed)
         control = trainer.control(seed) if settings.distill.control else None
-        trials.append(Trial(seed=seed, student=student, control=control))
+        scratch = trainer.train(from_scratch, seed) if settings.trains_from_scratch else None
+        trials.append(Trial(seed=seed, student=student, control=control, scratch=scratch))
     best = max(trials, key=lambda trial: trial.student.val_accuracy or 0.0)
     findings = trainer.examine(trials, best)
     if processes.is_main_process():
         link_or_copy(workspace.path(best.student.file), folder / "model.safetensors")
     processes.barrier()
     student = best.student.model_copy(update={"file": workspace.describe(folder / "model.safetensors")})
-    record = StudentRecord(student=student, control=best.control, trials=tuple(trials), findings=findings)
+    weights = settings.student.weights
+    record = StudentRecord(
+        student=student, control=best.control, scratch=best.scratch, start=None if weights is None else weights.name,
+        trials=tuple(trials), findings=findings,
+    )  # fmt: skip
     if processes.is_main_process():
         write_json(folder / "metrics.json", record)
         for state in folder.glob(
@@ -107,11 +127,12 @@ class _Trainer:
             )
         return Teaching(loss, load_soft_labels(self.workspace, settings.soft_labels, plan.temperature), None)
 
-    def train(self, role: str, seed: int, teaching: Teaching) -> TrainedModel:
+    def train(self, arm: Arm, seed: int) -> TrainedModel:
         """Train a student from a seed and save it."""
         settings, plan, folder = self.settings, self.settings.distill, self.workspace.folder("student")
-        name = role if plan.seeds == 1 else f"{role}, seed {seed}"
-        model = self._start(name, seed)
+        role, source, teaching = arm
+        name = TITLES[role] if plan.seeds == 1 else f"{TITLES[role]}, seed {seed}"
+        model = self._start(name, source, seed)
         scorer = self._scorer()
 
         def validate(candidate: nn.Module) -> float:
@@ -128,13 +149,14 @@ class _Trainer:
         training = Training(
             name, plan, ContinuedFeed(feed, steps), teaching.loss, validate, Resume(folder / f"{role}-{seed}-resume.pt", self.workspace.key),
             seed, settings.task.metric_title, TrackingFolder(settings.tracking, self.workspace.root / "tracking"),
+            fine_tuning(model, source, settings.interface),
         )  # fmt: skip
         history = fit(learner, training, self.workspace.report)
         saved = save_model(model, self._weights(role, seed))
         return TrainedModel(
             spec=settings.student.title, form="torch", file=self.workspace.describe(saved),
             parameters=count_parameters(model), val_accuracy=max(epoch.val_accuracy for epoch in history), history=history,
-            parent=settings.soft_labels.fingerprint if role == "student" else settings.data.fingerprint,
+            parent=settings.soft_labels.fingerprint if teaching.has_teacher else settings.data.fingerprint,
         )  # fmt: skip
 
     def _feed(self, split: Split, answers: TeacherAnswers | None, seed: int) -> TrainingFeed:
@@ -149,8 +171,8 @@ class _Trainer:
         """
         settings = self.settings
         loss = main_loss(settings.task.label_loss(settings.distill), settings.data.output)
-        plain, weights = Teaching(loss, None, None), self._weights("control", seed)
-        return shared_control(settings, self.workspace, seed, weights, lambda: self.train("control", seed, plain))
+        arm, weights = Arm("control", settings.student, Teaching(loss, None, None)), self._weights("control", seed)
+        return shared_control(settings, self.workspace, seed, weights, lambda: self.train(arm, seed))
 
     def examine(self, trials: Sequence[Trial], best: Trial) -> tuple[Finding, ...]:
         """Return and print what is wrong with the outputs of trained models on validation data.
@@ -160,12 +182,12 @@ class _Trainer:
         """
         findings = []
         for trial in trials:
-            for role, trained in (("student", trial.student), ("control", trial.control)):
+            for role, trained in (("student", trial.student), ("control", trial.control), ("scratch", trial.scratch)):
                 problem = None if trained is None else self._problem(trained)
                 if problem is None:
                     continue
                 seed = "" if len(trials) == 1 else f" of seed {trial.seed}"
-                text = f"the {role}{seed} {problem.text}"
+                text = f"the {TITLES[role]}{seed} {problem.text}"
                 if trained is best.student and problem.kind != "chance":
                     raise AccuracyError(f"distill: {text}, so it answers nothing; {ADVICE}")
                 findings.append(
@@ -182,22 +204,26 @@ class _Trainer:
 
     def _advice(self, role: str) -> str:
         accuracy = self.settings.teacher.val_accuracy
-        if role == "control":
-            return "what distillation gains over it says little"
+        if role != "student":
+            worth = "distillation gains" if role == "control" else "the start gains"
+            return f"what {worth} over it says little"
         return ADVICE if accuracy is None else f"the teacher has {accuracy:.2%}: {ADVICE}"
 
     def _scorer(self) -> Scorer:
         return scorer_of(self.settings, self.data.val)
 
-    def _start(self, name: str, seed: int) -> nn.Module:
-        """Return the initial student: as it is built, or a part of the teacher with inherited weights."""
+    def _start(self, name: str, source: StudentSource, seed: int) -> nn.Module:
+        """Return the initial student: as it is built, with the weights of its start, or a part of the teacher with inherited weights."""
         settings = self.settings
-        if settings.student.model is not None:
-            return build_student(settings.student, settings.interface, seed)
+        if source.model is not None:
+            student = build_student(source, settings.interface, seed)
+            for note in load_start(student, source, settings.interface):
+                self.workspace.report.info(f"{name}: starts with {note}")
+            return student
         teacher = self._teacher()
         before = count_parameters(teacher)
-        student = build_student(settings.student, settings.interface, settings.seed, teacher)
-        what = "pruned" if settings.student.layers is None else f"{settings.student.title},"
+        student = build_student(source, settings.interface, settings.seed, teacher)
+        what = "pruned" if source.layers is None else f"{source.title},"
         self.workspace.report.info(f"{name}: {what} from {before:,} to {count_parameters(student):,} parameters")
         return student
 
@@ -220,8 +246,10 @@ def _soft_label_settings(settings: DistillSettings) -> SoftLabelSettings:
 
 
 def check_student(settings: LearningSettings, student: StudentSource, sample: Tensors) -> list[Finding]:
-    """Run a batch through the untrained student; raises ConfigError if it cannot be trained on the data."""
+    """Run a batch through the untrained student; raises ConfigError if it cannot be trained on the data, or start as it should."""
     model = build_student(student, settings.interface, settings.seed)
+    load_start(model, student, settings.interface)
+    fine_tuning(model, student, settings.interface)
     return try_model(Tried(f"student.model: {student.title}", model, trains=True), settings, sample)
 
 
@@ -271,23 +299,3 @@ def _try_loss(settings: DistillPlan, student: nn.Module, sample: Tensors) -> Non
         batch = batch._replace(partner_labels=labels.roll(1, 0), share=torch.linspace(0, 1, 16))
     own = None if settings.loss is None else settings.loss.load()
     settings.task.distillation_loss(settings.distill, own)(logits[0].requires_grad_(), batch)
-
-
-def score_trials(
-    trials: tuple[Trial, ...], load: Callable[[TrainedModel], nn.Module], scorer: Scorer
-) -> tuple[TrialScore, ...]:
-    """Score the float models of all trials on the test set, if there are controls or several seeds."""
-    if len(trials) == 1 and trials[0].control is None:
-        return ()
-
-    def score(trained: TrainedModel) -> float:
-        return scorer.score(torch_predictor(load(trained), "fp32"))
-
-    return tuple(
-        TrialScore(
-            seed=trial.seed,
-            student=score(trial.student),
-            control=None if trial.control is None else score(trial.control),
-        )
-        for trial in trials
-    )

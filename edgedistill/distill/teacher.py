@@ -252,9 +252,17 @@ def load_logits(source: ModelSource, settings: LearningSettings, views: int, sam
     view, interface = source.view or TeacherView(), settings.interface
     expected = (samples, view.interface(interface).values)
     if not isinstance(logits, np.ndarray) or logits.shape != expected:
-        raise ConfigError(f"teacher.model: {path.name} has shape {getattr(logits, 'shape', '?')}; expected {expected}")
+        shape = getattr(logits, "shape", "?")
+        rows = "" if shape[:1] == expected[:1] else _expected_rows(settings.data.unlabelled, samples)
+        raise ConfigError(f"teacher.model: {path.name} has shape {shape}; expected {expected}{rows}")
     if settings.views.augment or views != 1:
         raise ConfigError(
             "teacher.model: saved logits belong to inputs without augmentation; set data.augment = [] and distill.views = 1"
         )
     return logits if (columns := view.columns(interface)) is None else logits[:, columns]
+
+
+def _expected_rows(unlabelled: int, samples: int) -> str:
+    """Say which samples the rows of saved outputs are for."""
+    more = f", and then one for each of the {unlabelled:,} samples of data.unlabelled" if unlabelled else ""
+    return f": a row for each of the {samples - unlabelled:,} samples of data.train, in their order{more}"

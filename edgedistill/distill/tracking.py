@@ -34,17 +34,21 @@ def check_trackers(trackers: Iterable[str]) -> None:
 
 
 @contextmanager
-def tracked(place: TrackingFolder | None, label: str, plan: TrainingConfig) -> Iterator[Any]:
-    """Yield an accelerator whose trackers have started a run named `label`, with the values of the plan as parameters."""
-    from accelerate import Accelerator
+def tracked(place: TrackingFolder | None, label: str, plan: TrainingConfig, *, varies: bool = False) -> Iterator[Any]:
+    """Yield an accelerator whose trackers have started a run named `label`, with the values of the plan as parameters.
 
+    `varies` is whether the weights that learn change in the training: processes then find out in each step which ones do.
+    """
+    from accelerate import Accelerator, DistributedDataParallelKwargs
+
+    handlers = [DistributedDataParallelKwargs(find_unused_parameters=True)] if varies else None
     if place is None or not place.tracking.trackers:
-        yield Accelerator()
+        yield Accelerator(kwargs_handlers=handlers)
         return
     tracking = place.tracking
     check_trackers(tracking.trackers)
     folder = place.folder / label.replace(" ", "-")
-    accelerator = Accelerator(log_with=list(tracking.trackers), project_dir=str(folder))
+    accelerator = Accelerator(log_with=list(tracking.trackers), project_dir=str(folder), kwargs_handlers=handlers)
     plain = {key: value for key, value in plan.model_dump().items() if isinstance(value, (bool, int, float, str))}
     names = {"mlflow": {"run_name": label}} if "mlflow" in tracking.trackers else {}
     accelerator.init_trackers(tracking.project, config=plain, init_kwargs=names)

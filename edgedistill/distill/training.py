@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from edgedistill.config.training import TrainingConfig
+from edgedistill.distill.fine_tuning import FineTuning
 from edgedistill.distill.tracking import TrackingFolder, log_epoch, tracked
 from edgedistill.errors import EdgedistillError
 from edgedistill.losses.batch import Batch, Loss, Tensors
@@ -69,7 +70,10 @@ def uses_bf16(precision: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """The arguments of a training besides the model; `validate` returns the metric of a model (1 is perfect)."""
+    """The arguments of a training besides the model; `validate` returns the metric of a model (1 is perfect).
+
+    `tuning` is None if all weights learn alike.
+    """
 
     label: str
     plan: TrainingConfig
@@ -80,6 +84,7 @@ class Training:
     seed: int
     metric: str = "accuracy"
     tracking: TrackingFolder | None = None
+    tuning: FineTuning | None = None
 
 
 def fit(model: nn.Module, training: Training, report: Reporter) -> tuple[Epoch, ...]:
@@ -89,8 +94,14 @@ def fit(model: nn.Module, training: Training, report: Reporter) -> tuple[Epoch, 
     epoch; a training with the same key resumes from it and ends with the same weights, bit for bit, as without an
     interruption. Raises EdgedistillError if the loss is not finite.
     """
-    with tracked(training.tracking, training.label, training.plan) as accelerator:
-        return _fit(model, training, report, accelerator)
+    tuning = training.tuning
+    thaws = tuning is not None and tuning.thaws
+    try:
+        with tracked(training.tracking, training.label, training.plan, varies=thaws) as accelerator:
+            return _fit(model, training, report, accelerator)
+    finally:
+        if tuning is not None:
+            tuning.release()
 
 
 def _fit(model: nn.Module, training: Training, report: Reporter, accelerator: Any) -> tuple[Epoch, ...]:
@@ -119,7 +130,9 @@ def _fit(model: nn.Module, training: Training, report: Reporter, accelerator: An
 def _begin(model: nn.Module, training: Training, accelerator: Any) -> _State:
     """Return the state of a training before its first epoch."""
     plan = training.plan
-    optimizer = build_optimizer(model, plan)
+    optimizer = build_optimizer(model, plan, training.tuning)
+    if training.tuning is not None and not training.tuning.thaws:
+        training.tuning.apply(0)  # before the processes agree on which weights they share the gradients of
     scheduler = build_schedule(optimizer, plan, len(training.feed))
     wrapped, prepared_optimizer = accelerator.prepare(model, optimizer)
     ema = AveragedModel(model, multi_avg_fn=warmed_average(plan.ema), use_buffers=True) if plan.ema else None
@@ -158,6 +171,8 @@ def _train_epoch(state: _State, training: Training, number: int, accelerator: An
     # Dropout only depends on the epoch and the process.
     torch.manual_seed((training.seed + number * 0x9E3779B9 + processes.rank() * 0x85EBCA6B) % 2**63)
     state.wrapped.train()
+    if training.tuning is not None:
+        training.tuning.apply(number)
     total = torch.zeros((), dtype=torch.float64)
     count = 0
     for batch in training.feed.epoch(number):
@@ -215,26 +230,36 @@ def warmed_average(ema: float) -> Callable[[Weights, Weights, Tensor | int], Non
     return update
 
 
-def build_optimizer(model: nn.Module, plan: TrainingConfig) -> torch.optim.Optimizer:
+def build_optimizer(model: nn.Module, plan: TrainingConfig, tuning: FineTuning | None = None) -> torch.optim.Optimizer:
     """Build SGD with Nesterov momentum or AdamW, without weight decay for norms and biases (He et al. 2019, "Bag of Tricks").
 
     AdamW changes every parameter by about its learning rate, independent of its size. The learning rate of a scalar, such as
     the scale of a quantizer, is therefore relative to its size.
     """
+    slow, scale = (frozenset[int](), 1.0) if tuning is None else (tuning.slow, tuning.scale)
     trainable = [p for p in model.parameters() if p.requires_grad]
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": plan.weight_decay},
-        {"params": [p for p in trainable if p.ndim == 1], "weight_decay": 0.0},
-    ]
-    scalars = [p for p in trainable if p.ndim == 0]
+    groups = _groups([p for p in trainable if id(p) not in slow], plan, 1.0)
+    groups += _groups([p for p in trainable if id(p) in slow], plan, scale) if slow else []
     if plan.optimizer == "adamw":
-        groups += [
-            {"params": [p], "weight_decay": 0.0, "lr": plan.peak_lr * abs(float(p.detach())) or plan.peak_lr}
-            for p in scalars
-        ]
         return torch.optim.AdamW(groups, lr=plan.peak_lr)
-    groups += [{"params": scalars, "weight_decay": 0.0}] if scalars else []
     return torch.optim.SGD(groups, lr=plan.peak_lr, momentum=0.9, nesterov=True)
+
+
+def _groups(parameters: list[nn.Parameter], plan: TrainingConfig, scale: float) -> list[dict[str, Any]]:
+    """Return groups of parameters with their weight decay, at `scale` times the learning rate of the plan."""
+    rate = plan.peak_lr * scale
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": plan.weight_decay, "lr": rate},
+        {"params": [p for p in parameters if p.ndim == 1], "weight_decay": 0.0, "lr": rate},
+    ]
+    scalars = [p for p in parameters if p.ndim == 0]
+    if plan.optimizer == "adamw":
+        sizes = [abs(float(p.detach())) for p in scalars]
+        return groups + [
+            {"params": [p], "weight_decay": 0.0, "lr": rate * size or rate}
+            for p, size in zip(scalars, sizes, strict=True)
+        ]
+    return groups + ([{"params": scalars, "weight_decay": 0.0, "lr": rate}] if scalars else [])
 
 
 def build_schedule(optimizer: torch.optim.Optimizer, plan: TrainingConfig, steps_per_epoch: int) -> LRScheduler:

@@ -25,7 +25,7 @@ from edgedistill.distill.predictors import (
     spatial_size,
     torch_predictor,
 )
-from edgedistill.distill.student import score_trials
+from edgedistill.distill.trial_scores import score_trials
 from edgedistill.export.baked import Baking, at_their_length, examples_of, lengths_of, record_input
 from edgedistill.export.contract import contract_of
 from edgedistill.export.description import describe_file
@@ -50,7 +50,8 @@ from edgedistill.quantize.calibration import example_input
 from edgedistill.quantize.stage import load_quantized
 from edgedistill.records.base import NO_FILE, Encoding, FileRef
 from edgedistill.records.contract import JOIN
-from edgedistill.records.stages import ExportRecord, OnnxModel, TrialScore
+from edgedistill.records.stages import ExportRecord, OnnxModel
+from edgedistill.records.trial_score import TrialScore
 from edgedistill.runtime.files import atomic_path, write_atomic
 from edgedistill.stages.stage import Workspace
 from edgedistill.tasks.detector_forms import NothingFoundError, decoder_array, requests_of

@@ -36,18 +36,18 @@ def load_folder(model: nn.Module, source: ModelSource, interface: Interface) -> 
     assert source.encoder is not None
     path = source.encoder.path / WEIGHTS
     if isinstance(model, Vit):
-        return load_weights(model, path, head=_left_out(model, source, interface))
+        names = tuple(f"{name}.{part}" for name in model.heads for part in ("weight", "bias"))
+        return load_weights(model, path, head=names, reason=_misfit(model, source, interface))
     classifies = read_encoder_config(source.encoder.path).classifies
     return load_weights(model, path, () if classifies else ("classifier.",))
 
 
-def _left_out(model: Vit, source: ModelSource, interface: Interface) -> dict[str, str]:
-    """Return the names of the weights of the head, each with the reason why those of the folder do not fit, which may be empty."""
+def _misfit(model: Vit, source: ModelSource, interface: Interface) -> str:
+    """Return why the head of the folder does not fit, empty if it does."""
     named = source.view is not None and source.view.classes is not None
-    reason = (
-        "" if named or fits_classes(model.config.labels, interface.classes) else f"for {_shown(model.config.labels)}"
-    )
-    return {f"{name}.{part}": reason for name in model.heads for part in ("weight", "bias")}
+    if named or fits_classes(model.config.labels, interface.classes):
+        return ""
+    return f"for {_shown(model.config.labels)}"
 
 
 def _shown(labels: tuple[str, ...]) -> str:

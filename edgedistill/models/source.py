@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,22 +14,15 @@ from edgedistill.config.training import StudentConfig, TeacherConfig
 from edgedistill.config.vit import fits_classes, is_vit, read_preprocessing, read_vit_config
 from edgedistill.data.settings import data_normalization
 from edgedistill.errors import ConfigError
+from edgedistill.models.model_file import HashFile, ModelFile, model_file
+from edgedistill.models.start import Start, start_of
 from edgedistill.models.teacher_view import TeacherView
 from edgedistill.records.base import GrownRecord, Record
 from edgedistill.runtime.files import hash_of
 from edgedistill.runtime.user_code import CodeRef, code_ref
 from edgedistill.tasks.table import find_task
 
-HashFile = Callable[[Path], str]
 Classes = tuple[str, ...] | None
-
-
-class ModelFile(Record):
-    """A file named in a configuration, and the hash of its content."""
-
-    sha256: str
-    name: str
-    path: Path = Field(exclude=True)
 
 
 class EncoderFolder(GrownRecord):
@@ -68,16 +60,23 @@ class ModelSource(GrownRecord):
 class StudentSource(GrownRecord):
     """The student: a model, or the first teacher without the fraction `prune` of its channels, or with `layers` of its layers.
 
-    `width` is the fraction of the heads and units that a student with `layers` keeps.
+    `width` is the fraction of the heads and units that a student with `layers` keeps. `start` is None for a student that starts as its
+    model is built.
     """
 
-    later: ClassVar[frozenset[str]] = frozenset({"layers", "width"})
+    later: ClassVar[frozenset[str]] = frozenset({"layers", "width", "start"})
 
     model: ModelSource | None
     prune: float | None
     teacher: ModelSource | None
     layers: int | tuple[int, ...] | None = None
     width: float = 1.0
+    start: Start | None = None
+
+    @property
+    def weights(self) -> ModelFile | None:
+        """The weights that the student starts with, None if it starts untrained or with those that its model brings."""
+        return None if self.start is None else self.start.weights
 
     @property
     def title(self) -> str:
@@ -99,18 +98,20 @@ def teacher_source(config: Config, number: int, hash_file: HashFile, classes: Cl
     source = _source(plan, config, hash_file)
     source = source.model_copy(update={"view": _teacher_view(config, plan, source.encoder, classes)})
     if source.encoder is not None and plan.weights is None and _is_complete(source, config.data.task, classes):
-        file = _file(source.encoder.path / WEIGHTS, f"{source.spec}/{WEIGHTS}", "model", hash_file)
+        file = model_file(source.encoder.path / WEIGHTS, f"{source.spec}/{WEIGHTS}", "teacher.model", hash_file)
         return source.model_copy(update={"weights": file})
     if not plan.model.is_module:
         if plan.weights is not None:
             suffix = Path(plan.model.name).suffix
             raise ConfigError(f"teacher.weights: a teacher from {suffix} has its own weights; remove the key")
         return source.model_copy(
-            update={"file": _file(config.path(plan.model.name), plan.model.name, "model", hash_file)}
+            update={"file": model_file(config.path(plan.model.name), plan.model.name, "teacher.model", hash_file)}
         )
     if plan.weights is None:
         return source
-    return source.model_copy(update={"weights": _file(config.path(plan.weights), plan.weights, "weights", hash_file)})
+    return source.model_copy(
+        update={"weights": model_file(config.path(plan.weights), plan.weights, "teacher.weights", hash_file)}
+    )
 
 
 def _teacher_view(
@@ -136,12 +137,13 @@ def _folder_view(config: Config, folder: Path, classes: Classes) -> dict[str, An
 
 
 def student_source(config: Config, hash_file: HashFile, classes: Classes = None) -> StudentSource:
-    """Declare the student; raises ConfigError for missing code."""
+    """Declare the student; raises ConfigError for missing code or weights."""
     plan = config.student
     if plan.model is None:
         teacher = teacher_source(config, 0, hash_file, classes)
         return StudentSource(model=None, prune=plan.prune, teacher=teacher, layers=plan.layers, width=plan.width)
-    return StudentSource(model=_source(plan, config, hash_file), prune=None, teacher=None)
+    source = _source(plan, config, hash_file)
+    return StudentSource(model=source, prune=None, teacher=None, start=start_of(config, hash_file))
 
 
 def _source(plan: TeacherConfig | StudentConfig, config: Config, hash_file: HashFile) -> ModelSource:
@@ -161,7 +163,7 @@ def _encoder(spec: ModelSpec, pooling: Pooling | None, folder: Path, hash_file: 
     else:
         config = read_encoder_config(folder)
         pooling = pooling or ("pooler" if config.classifies else config.pooling or "mean")
-    weights = _file(folder / WEIGHTS, f"{spec}/{WEIGHTS}", "model", hash_file)
+    weights = model_file(folder / WEIGHTS, f"{spec}/{WEIGHTS}", "teacher.model", hash_file)
     return EncoderFolder(
         sha256=hash_of([hash_file(folder / CONFIG), weights.sha256]), pooling=pooling,
         commit=folder.parent.name if spec.hub else None, path=folder,
@@ -178,9 +180,3 @@ def _is_complete(source: ModelSource, task: str, classes: Classes) -> bool:
     labels = read_vit_config(source.encoder.path).labels
     named = source.view is not None and source.view.classes is not None
     return bool(labels) and (named or classes is None or fits_classes(labels, classes))
-
-
-def _file(path: Path, name: str, key: str, hash_file: HashFile) -> ModelFile:
-    if not path.is_file():
-        raise ConfigError(f"teacher.{key}: {name}: no such file (looked for {path})")
-    return ModelFile(sha256=hash_file(path), name=name, path=path)

@@ -24,13 +24,13 @@ SHOWN: Final = 3
 
 
 def load_weights(
-    model: nn.Module, path: Path, untrained: tuple[str, ...] = (), head: Mapping[str, str] | None = None
+    model: nn.Module, path: Path, untrained: tuple[str, ...] = (), head: tuple[str, ...] = (), reason: str = ""
 ) -> list[str]:
     """Load a state dict from .safetensors, or from .pt or .pth with weights_only, and return what was changed or left out.
 
     Prefixes of wrappers are removed, and the names of published encoders are translated. Weights whose names begin with one of
-    `untrained` may be missing: they stay as they are. So do those that `head` names if they are missing, have another shape, or have
-    a reason, which is not empty, to be left out. Raises ConfigError for any other mismatch.
+    `untrained` may be missing: they stay as they are. So do those that `head` names if they are missing or have another shape, and
+    in any case with a `reason` why the head in the file does not fit. Raises ConfigError for any other mismatch.
     """
     expected = model.state_dict()
     state, notes = _without_prefixes(*read_state(path), expected, path)
@@ -40,8 +40,9 @@ def load_weights(
     if isinstance(model, Vit):
         state, changes = published_vit(state, model)
         notes += changes
-    left_out = dict(_left_out(state, expected, head or {}))
-    notes += [f"left out and trained anew: {', '.join(left_out.values())}"] if left_out else []
+    left_out = dict(_left_out(state, expected, head, is_forced=bool(reason)))
+    why = f", because it is {reason}" if reason else ""
+    notes += [f"head left out and trained anew{why}: {', '.join(left_out.values())}"] if left_out else []
     state = {key: value for key, value in state.items() if key not in left_out}
     problems = list(_mismatches(state, expected, (*untrained, *left_out)))
     if problems:
@@ -53,17 +54,17 @@ def load_weights(
 
 
 def _left_out(
-    state: Mapping[str, Tensor], expected: Mapping[str, Tensor], head: Mapping[str, str]
+    state: Mapping[str, Tensor], expected: Mapping[str, Tensor], head: tuple[str, ...], *, is_forced: bool
 ) -> Iterator[tuple[str, str]]:
-    """Yield the names of a head's weights that are not loaded, each with a text that has the reason."""
-    for name, reason in head.items():
+    """Yield the names of a head's weights that are not loaded, each with its shapes as text."""
+    for name in head:
         wanted = tuple(expected[name].shape)
         if name not in state:
             yield name, f"'{name}' {wanted}, which the file lacks"
         elif state[name].shape != expected[name].shape:
             yield name, f"'{name}', which is {tuple(state[name].shape)} in the file and {wanted} in the model"
-        elif reason:
-            yield name, f"'{name}' {wanted}, {reason}"
+        elif is_forced:
+            yield name, f"'{name}' {wanted}"
 
 
 def _mismatches(

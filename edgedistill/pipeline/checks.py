@@ -18,7 +18,7 @@ from edgedistill.data.dataset import Dataset, check_mel, check_views, load_datas
 from edgedistill.data.examination import examine as examine_data
 from edgedistill.data.settings import check_input_names, data_settings, fingerprint_of, view_settings
 from edgedistill.data.sizes import find_coarse_limit
-from edgedistill.errors import DeviceError
+from edgedistill.errors import ConfigError, DeviceError
 from edgedistill.kits.kits import Kit
 from edgedistill.kits.scheme import with_scheme
 from edgedistill.pipeline.run_checks import Check, attempt, examine, finding, found_by
@@ -57,6 +57,15 @@ def check_config(config: Config, kits: Mapping[str, Kit]) -> None:
     """Raise ConfigError for keys that conflict, and for targets whose kit, precision or device does not exist."""
     sources = Sources(config, kits, Records({}), lambda _: "")
     examine(CHECKS[:1], sources, frozenset(STAGE_NAMES)).require()
+
+
+def check_own_folder(config: Config, folder: Path) -> None:
+    """Raise ConfigError if the student starts with weights in the run's own folder, which the run replaces."""
+    weights = config.student.weights
+    if weights is not None and config.path(weights).is_relative_to(folder.resolve()):
+        raise ConfigError(
+            f"student.weights: {weights} is in the folder of this run, which would replace it; set another name, or use --run-dir"
+        )
 
 
 def examine_config(config: Config, kits: Mapping[str, Kit], report: Reporter) -> None:
@@ -252,6 +261,17 @@ def _check_student(sources: Sources) -> Iterator[Finding]:
     yield from found_by(partial(check_student, settings, student, _sample(sources)), "student")
 
 
+def _check_start(sources: Sources) -> Iterator[Finding]:
+    """Yield how the inputs of an earlier run, whose student this one starts with, differ from those of this run."""
+    from edgedistill.models.start import find_differences
+
+    config = sources.config
+    name = config.student.weights
+    if name is not None and config.path(name).is_dir():
+        record = dataset_of(sources).record
+        yield from find_differences(config.path(name), name, record, view_settings(config))
+
+
 def _check_distillation(sources: Sources) -> Iterator[Finding]:
     from edgedistill.distill.loading import build_student
     from edgedistill.distill.settings import declare_plan
@@ -341,6 +361,7 @@ CHECKS: Final = (
     Check("loss", _find_loss, LEARNING),
     Check("teachers and data", _check_teachers, LEARNING, needs=("mel", "teacher")),
     Check("student and data", _check_student, LEARNING, needs=("mel", "student")),
+    Check("start", _check_start, frozenset({DISTILL}), needs=("views", "student and data")),
     Check(
         "distillation",
         _check_distillation,

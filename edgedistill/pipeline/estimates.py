@@ -211,7 +211,7 @@ def distill_taken(plan: DistillPlan, pace: Paces, teachers: Sequence[Pace]) -> T
     distill, data = plan.distill, plan.data
     epoch = training_seconds(pace, data.distilled, data.val, distill.batch_size)
     online = data.distilled * sum(one.seconds for one in teachers)
-    students = distill.seeds * (1 + distill.control)
+    students = plan.students
     seconds = distill.epochs * (students * epoch + distill.seeds * online)
     words = f"{students} {'students' if students > 1 else 'student'}, {distill.epochs} epochs of {step_words(data.distilled, distill.batch_size)}"
     return Taken(seconds, most([pace.step, *teachers]), words)

@@ -17,7 +17,7 @@ from edgedistill.errors import ConfigError, nearest
 from edgedistill.export.stages import EXPORT, GRAPHS
 from edgedistill.kits.kits import Kit
 from edgedistill.kits.scheme import with_scheme
-from edgedistill.pipeline.checks import CHECKS, check_config, disk_check, kits_for
+from edgedistill.pipeline.checks import CHECKS, check_config, check_own_folder, disk_check, kits_for
 from edgedistill.pipeline.run_checks import examine
 from edgedistill.pipeline.staleness import explain_stale
 from edgedistill.quantize.stages import quantize_stage
@@ -76,6 +76,7 @@ class Pipeline:
 
     def __init__(self, config: Config, run: Run, kits: Mapping[str, Kit], report: Reporter) -> None:
         check_config(config, kits)
+        check_own_folder(config, run.folder)
         self.config, self.scheme_reason = with_scheme(config, kits)
         self._given = config
         self.run, self.report = run, report

@@ -50,12 +50,13 @@ class Space:
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """What decides the space: the data, the bytes of each teacher and of the student, and of a view's soft labels."""
+    """What decides the space: the data, the bytes of each teacher, of a student and of a view's soft labels, and the number of students."""
 
     data: DataRecord
     teachers: tuple[int, ...]
     student: int
     view: int
+    students: int
 
 
 def sizes_of(settings: DistillPlan) -> Sizes:
@@ -64,7 +65,7 @@ def sizes_of(settings: DistillPlan) -> Sizes:
 
     student = build_student(settings.student, settings.interface, settings.seed)
     teachers = tuple(_teacher_bytes(settings, number) for number in range(len(settings.teachers)))
-    return Sizes(settings.data, teachers, _state_bytes(student), _view_bytes(settings, student))
+    return Sizes(settings.data, teachers, _state_bytes(student), _view_bytes(settings, student), settings.students)
 
 
 def _teacher_bytes(settings: DistillPlan, number: int) -> int:
@@ -109,7 +110,7 @@ def space_of(config: Config, sizes: Sizes, views: int) -> dict[str, Space]:
         (0 if plan.weights or not plan.model.is_module else _checkpoint(size, plan), size)
         for plan, size in zip(config.teachers, sizes.teachers, strict=True)
     ]
-    models = distill.seeds * (1 + distill.control)
+    models = sizes.students
     scratch = (models + 1) * _checkpoint(student, distill)
     caches = len(teachers) + 1 if len(teachers) > 1 else 1  # one of each of several teachers, and their mean
     labels = views * sizes.data.distilled * sizes.view * caches

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Final, NamedTuple
-
-import numpy as np
-from scipy import stats
+from typing import NamedTuple
 
 from edgedistill.data.sources import Array
 from edgedistill.records.stages import LimitVerdict
-from edgedistill.statistics import Pairs, drop_in, limit_verdict, samples_to_tell
+from edgedistill.statistics import limit_verdict, samples_to_tell
+from edgedistill.tasks.paired import paired_drop_of
 from edgedistill.tasks.task import Task
-
-GROUPS: Final = 20
-"""The groups of the jackknife: few, because a ranking metric of thousands of samples takes a second."""
 
 
 class Drop(NamedTuple):
@@ -49,19 +44,13 @@ class Judge(NamedTuple):
     """The largest accepted drop in points."""
 
     def drop_of(self, answers: Array) -> Drop:
-        """Return the drop of a model with these outputs (N, D).
-
-        A fraction of correct samples has Newcombe's paired interval (1998, method 10). Other metrics have a Student interval
-        with the standard error of the delete-a-group jackknife (Kott 2001), which leaves out the same samples of both models.
-        """
-        if self.task.is_proportion:
-            pairs = Pairs.of(self._correct(self.floats), self._correct(answers))
-            drop = drop_in(pairs, len(self.labels))
-            return self._judged(drop.points, drop.ci95_points, samples_to_tell(pairs, self.limit))
-        points, half = self._points(answers, slice(None)), self._half_width(answers)
-        gap = abs(points - self.limit)
+        """Return the drop of a model with these outputs (N, D), with the interval of `paired_drop_of`."""
+        points, interval, pairs = paired_drop_of(self.task, self.floats, answers, self.labels)
+        if pairs is not None:
+            return self._judged(points, interval, samples_to_tell(pairs, self.limit))
+        gap, half = abs(points - self.limit), interval[1] - points
         needed = math.ceil(len(self.labels) * (half / gap) ** 2) if gap else None
-        return self._judged(points, (points - half, points + half), needed)
+        return self._judged(points, interval, needed)
 
     def accepts(self, drop: Drop) -> bool:
         """Return whether the measured drop is within the limit; one sample is the least that a fraction can drop."""
@@ -73,23 +62,6 @@ class Judge(NamedTuple):
         if verdict != "cannot tell" or needed is None:
             return Drop(points, interval, len(self.labels), verdict, None)
         return Drop(points, interval, len(self.labels), verdict, _rounded(needed))
-
-    def _correct(self, outputs: Array) -> Array:
-        rows = (slice(i, i + 1) for i in range(len(self.labels)))
-        return np.array([self.task.score(outputs[row], self.labels[row]) == 1 for row in rows])
-
-    def _points(self, answers: Array, rows: Array | slice) -> float:
-        labels = self.labels[rows]
-        return 100 * (self.task.score(self.floats[rows], labels) - self.task.score(answers[rows], labels))
-
-    def _half_width(self, answers: Array) -> float:
-        n = len(self.labels)
-        groups = min(GROUPS, n)
-        if groups < 2:
-            return 100.0
-        member = np.random.Generator(np.random.Philox(key=0)).permutation(n) % groups
-        without = [self._points(answers, member != group) for group in range(groups)]
-        return float(stats.t.ppf(0.975, groups - 1) * math.sqrt((groups - 1) * np.var(without)))
 
 
 def _rounded(samples: int) -> int:

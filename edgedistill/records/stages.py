@@ -15,6 +15,7 @@ from edgedistill.records.contract import Contract
 from edgedistill.records.finding import Finding
 from edgedistill.records.parity import Parity
 from edgedistill.records.signature import Signature
+from edgedistill.records.trial_score import TrialScore
 
 
 class StageRecord(Record):
@@ -158,20 +159,30 @@ class SoftLabelsRecord(StageRecord):
 
 
 class Trial(Record):
-    """The student of one seed and, if requested, its control: the same student trained without the teacher."""
+    """The student of one seed and, if requested, its controls.
+
+    `control` is the same student trained without the teacher; `scratch` is the same student trained without the weights that it
+    starts with, None if it starts without any.
+    """
 
     seed: int
     student: TrainedModel
     control: TrainedModel | None
+    scratch: TrainedModel | None = None
 
 
 class StudentRecord(StageRecord):
-    """The distilled student of the seed with the best validation metric, its control, and the trials of all seeds."""
+    """The distilled student of the seed with the best validation metric, its controls, and the trials of all seeds.
+
+    `start` is the name of the weights that the student starts with, None without any.
+    """
 
     stage: ClassVar[str] = stage_names.DISTILL
 
     student: TrainedModel
     control: TrainedModel | None
+    scratch: TrainedModel | None = None
+    start: str | None = None
     trials: tuple[Trial, ...] = ()
 
 
@@ -323,14 +334,6 @@ class OnnxModel(Record):
         """The name of the labelled output if the model has several outputs, otherwise None."""
         several = self.signature is not None and len(self.signature.outputs) > 1
         return self.output if several else None
-
-
-class TrialScore(Record):
-    """The metric of the float models of one seed on the test set; 1 is perfect."""
-
-    seed: int
-    student: float
-    control: float | None
 
 
 class ExportRecord(StageRecord):

@@ -156,7 +156,7 @@ def _trained(teacher: TeacherRecord | None, student: StudentRecord | None) -> di
     teachers = () if teacher is None else teacher.teachers
     models: dict[str, TrainedModel | None] = {_teacher_name(number): model for number, model in enumerate(teachers)}
     if student is not None:
-        models |= {"student": student.student, "control": student.control}
+        models |= {"student": student.student, "control": student.control, "from scratch": student.scratch}
     return {label: model for label, model in models.items() if model is not None}
 
 

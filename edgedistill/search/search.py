@@ -49,6 +49,8 @@ def search(pipeline: Pipeline, options: SearchOptions) -> SearchResult:
             "search measures latency, which other processes would disturb; run it without accelerate launch"
         )
     settings = declare_search(pipeline.sources)
+    if pipeline.config.student.weights is not None:
+        pipeline.report.info("search: all students start untrained, because student.weights fits one size only")
     for target in settings.targets:  # fails before the first measurement if a device cannot be reached
         form_on(settings.kits[target.kit], target.device)
     folder = pipeline.run.folder / "search"

@@ -8,7 +8,7 @@ from typing import Final
 
 from edgedistill.config.model_spec import parse_model_spec
 from edgedistill.config.schema import QuantizeConfig, TargetConfig
-from edgedistill.config.training import StudentConfig
+from edgedistill.config.training import START_KEYS, StudentConfig
 from edgedistill.distill.settings import learning
 from edgedistill.errors import ConfigError
 from edgedistill.export.settings import FileSettings
@@ -22,6 +22,10 @@ PRUNE, LAYERS, WIDTH = "prune", "layers", "width"
 """The families of students that are the pruned teacher, some layers of it, and all of its layers made narrower."""
 PARTS: Final = (PRUNE, LAYERS, WIDTH)
 """The families of students that are a part of the teacher."""
+
+
+WITHOUT_START: Final = {key: StudentConfig.model_fields[key].default for key in ("weights", *START_KEYS)}
+"""The keys of a student that starts untrained: weights fit one size only."""
 
 
 class SearchSettings(FileSettings):
@@ -65,8 +69,9 @@ class SearchSettings(FileSettings):
 def declare_search(sources: Sources) -> SearchSettings:
     """Declare the settings of a search; the data stage must be finished."""
     config, kits = sources.config, sources.kits
+    own = config.student.model_copy(update=WITHOUT_START)
     return SearchSettings(
-        **learning(sources), own=config.student, teacher=teacher_source(config, 0, sources.hash_file, sources.records[DataRecord].classes),
+        **learning(sources), own=own, teacher=teacher_source(config, 0, sources.hash_file, sources.records[DataRecord].classes),
         name=config.name, teachers=len(config.teachers), quantize=config.quantize, export=config.export, targets=config.target, kits=_kits(config.target, kits),
         folder=config.folder,
     )  # fmt: skip

@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel
 
 from edgedistill.config.training import TrainingConfig
+from edgedistill.distill.fine_tuning import FineTuning
 from edgedistill.distill.training import (
     Resume,
     Training,
@@ -87,6 +89,69 @@ def test_a_broken_training_ends_where_an_unbroken_one_does(tmp_path: Path, plan:
     assert len(history) == 8
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def tuned(model: nn.Module, epochs: int | None, scale: float = 1.0) -> FineTuning:
+    """Freeze the first layer and its batch norm, and let all but the last layer learn at `scale` times the rate."""
+    first, norm, *_ = model
+    frozen = (*first.parameters(), *norm.parameters())
+    return FineTuning(frozen, (norm,), epochs, frozenset(map(id, frozen)), scale)
+
+
+def states_of(model: nn.Module, folder: Path, feed: Rings, epochs: int | None, total: int) -> tuple[list[bool], ...]:
+    """Train, and return for each epoch which of the first layer, its norm's statistics, and the last layer changed."""
+    before, changed = copy.deepcopy(model.state_dict()), []
+
+    def validate(trained: nn.Module) -> float:
+        now = trained.state_dict()
+        names = ("0.weight", "1.weight", "1.running_mean", "1.num_batches_tracked", "4.weight")
+        changed.append([not torch.equal(now[name], before[name]) for name in names])
+        before.update(copy.deepcopy(now))
+        return accuracy(trained)
+
+    plan = dataclasses.replace(training(folder, feed, epochs=total), validate=validate, tuning=tuned(model, epochs))
+    fit(model, plan, QUIET)
+    return tuple(changed)
+
+
+def test_what_is_frozen_keeps_weights_and_statistics_until_it_is_released(tmp_path: Path) -> None:
+    frozen, free = [False, False, False, False, True], [True] * 5
+    assert states_of(network(), tmp_path / "always", Rings(), None, 3) == (frozen, frozen, frozen)
+    assert states_of(network(), tmp_path / "later", Rings(), 2, 4) == (frozen, frozen, free, free)
+
+
+@pytest.mark.parametrize("stop_in", [1, 4])
+@pytest.mark.parametrize("plan", [{}, {"optimizer": "adamw", "lr": 0.05}])
+def test_a_broken_training_with_frozen_weights_ends_where_an_unbroken_one_does(
+    tmp_path: Path, plan: dict[str, object], stop_in: int
+) -> None:
+    def trained(folder: Path, feed: Rings) -> nn.Module:
+        model = network()
+        fit(model, dataclasses.replace(training(folder, feed, epochs=6, **plan), tuning=tuned(model, 2, 0.2)), QUIET)
+        return model
+
+    whole = trained(tmp_path / "whole", Rings())
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path / "broken", Rings(stop_in=stop_in))
+    resumed = trained(tmp_path / "broken", Rings())
+    assert all(parameter.requires_grad for parameter in resumed.parameters())
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("schedule", ["onecycle", "cosine"])
+def test_the_rate_of_the_start_is_scaled_throughout_the_schedule(optimizer: str, schedule: str) -> None:
+    model = network()
+    plan = TrainingConfig(epochs=2, lr=0.1, optimizer=optimizer, schedule=schedule)
+    built = build_optimizer(model, plan, tuned(model, None, 0.25))
+    slow = {id(one) for one in tuned(model, None).frozen}
+    scheduler = build_schedule(built, plan, 5)
+    for _ in range(10):
+        rates = {id(one) in slow: group["lr"] for group in built.param_groups for one in group["params"]}
+        assert rates[True] == pytest.approx(0.25 * rates[False])
+        built.step()
+        scheduler.step()
 
 
 def test_a_slow_average_keeps_the_accuracy_of_a_short_training(tmp_path: Path) -> None:

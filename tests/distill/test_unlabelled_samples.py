@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from PIL import Image
@@ -18,12 +19,17 @@ from edgedistill.data.settings import Normalization, data_settings
 from edgedistill.data.views import Views
 from edgedistill.distill.feed import ContinuedFeed, TrainingFeed, mixed_order
 from edgedistill.errors import ConfigError
+from edgedistill.kits.kits import find_kits
 from edgedistill.losses.batch import Batch
 from edgedistill.losses.labels import mixed_classes
+from edgedistill.pipeline.pipeline import Plan, run_pipeline
 from edgedistill.records.stages import InputRecord
+from edgedistill.runtime.folder import Run
+from edgedistill.runtime.progress import Reporter
 from edgedistill.tasks.table import find_task
 from tests.support.command import edgedistill
 from tests.support.learning import checked, config_of, sources_of
+from tests.support.small_onnx import text_model
 
 RNG = np.random.default_rng(0)
 RECORD = InputRecord(kind="image", dtype="uint8", shape=(16, 16, 3))
@@ -154,13 +160,59 @@ def test_overlap_with_validation_and_test_samples_is_refused(tmp_path: Path, mon
     assert found[1][1].startswith("1 of 11 samples (9.09 %) are nearly identical to validation or test samples")
 
 
+ROWS = "a row for each of the 12 samples of data.train, in their order, and then one for each of the 9 samples of data.unlabelled"
+WEIGHT = RNG.standard_normal((2, 768)).astype(np.float32)
+
+
+def write_teachers(folder: Path) -> None:
+    """Write one linear classifier of pictures (16, 16, 3) as a function with weights, an ONNX file, and a file of its outputs."""
+    (folder / "own.py").write_text(
+        "from torch import nn\ndef linear():\n    return nn.Sequential(nn.Flatten(), nn.Linear(768, 2, bias=False))\n"
+    )
+    torch.save({"1.weight": torch.from_numpy(WEIGHT)}, folder / "linear.pt")
+    graph = "(float[N, 3, 16, 16] x) => (float[N, 2] logits) { flat = Flatten (x) logits = MatMul (flat, w) }"
+    onnx.save(text_model(graph, w=WEIGHT.T.copy()), folder / "linear.onnx")
+    np.save(
+        folder / "linear.npy",
+        outputs_of(np.concatenate([np.load(folder / "train.npz")["inputs"], np.load(folder / "more.npz")["inputs"]])),
+    )
+
+
+def outputs_of(pictures: np.ndarray) -> np.ndarray:
+    return (pictures.transpose(0, 3, 1, 2).reshape(len(pictures), -1) / np.float32(255)) @ WEIGHT.T
+
+
+@pytest.mark.parametrize(
+    "teacher",
+    [
+        {"model": "own:linear", "weights": "linear.pt", "engine": "torch"},
+        {"model": "linear.onnx"},
+        {"model": "linear.npy"},
+    ],
+)
+def test_soft_labels_have_the_training_samples_and_then_those_without_labels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, teacher: dict[str, str]
+) -> None:
+    monkeypatch.setenv("EDGEDISTILL_CACHE", str(tmp_path / "cache"))
+    loose = folder_of(tmp_path)
+    np.savez(tmp_path / "more.npz", inputs=loose)
+    write_teachers(tmp_path)
+    data = DATA | {"unlabelled": "more.npz"}
+    config = config_of(tmp_path, data=data, teacher=teacher, distill={"views": 1})
+    run_pipeline(config, Run(tmp_path / "run"), find_kits(()), Reporter(quiet=True), Plan("soft_labels"))
+    kept = np.load(tmp_path / "run" / "soft_labels" / "logits.npy")
+    expected = outputs_of(np.concatenate([np.load(tmp_path / "train.npz")["inputs"], loose]))
+    assert kept.shape == (1, 21, 2)
+    np.testing.assert_allclose(kept[0], expected, rtol=2e-3, atol=0.02)  # float16
+
+
 def test_what_cannot_be_used_without_labels_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EDGEDISTILL_CACHE", str(tmp_path / "cache"))
     folder_of(tmp_path)
     with pytest.raises(ConfigError, match=r"distill.loss: 'dkd' needs the label of each sample"):
         checked(config_of(tmp_path, data=DATA, distill={"loss": "dkd"}))
     np.save(tmp_path / "logits.npy", np.zeros((12, 2), np.float32))
-    with pytest.raises(ConfigError, match=r"logits.npy has shape \(12, 2\); expected \(21, 2\)"):
+    with pytest.raises(ConfigError, match=rf"logits\.npy has shape \(12, 2\); expected \(21, 2\): {ROWS}"):
         checked(config_of(tmp_path, data=DATA, teacher={"model": "logits.npy"}, distill={"views": 1}))
     for split in ("train", "val", "test"):
         np.savez(tmp_path / f"{split}.npz", inputs=np.load(tmp_path / f"{split}.npz")["inputs"])

@@ -67,10 +67,10 @@ def test_a_head_of_another_size_is_left_out_and_reported(tmp_path: Path) -> None
     torch.save(source.state_dict(), tmp_path / "three.pt")
     with pytest.raises(ConfigError, match=r"'fc\.weight' is \(3, 5\), the model's is \(7, 5\); 'fc\.bias' is \(3,\)"):
         load_weights(model, tmp_path / "three.pt")
-    notes = load_weights(model, tmp_path / "three.pt", head={"fc.weight": "", "fc.bias": ""})
+    notes = load_weights(model, tmp_path / "three.pt", head=("fc.weight", "fc.bias"))
     (note,) = notes
     assert note == (
-        "weights three.pt: left out and trained anew: 'fc.weight', which is (3, 5) in the file and (7, 5) in the model, "
+        "weights three.pt: head left out and trained anew: 'fc.weight', which is (3, 5) in the file and (7, 5) in the model, "
         "'fc.bias', which is (3,) in the file and (7,) in the model"
     )
     torch.testing.assert_close(model.fc.weight, before)
@@ -83,8 +83,10 @@ def test_a_head_for_other_classes_or_that_is_missing_is_left_out(tmp_path: Path)
     state = source.state_dict()
     del state["fc.bias"]
     torch.save(state, tmp_path / "three.pt")
-    notes = load_weights(model, tmp_path / "three.pt", head={"fc.weight": "for other classes", "fc.bias": ""})
-    assert notes[0].endswith("'fc.weight' (3, 5), for other classes, 'fc.bias' (3,), which the file lacks")
+    notes = load_weights(model, tmp_path / "three.pt", head=("fc.weight", "fc.bias"), reason="for other classes")
+    assert notes == [
+        "weights three.pt: head left out and trained anew, because it is for other classes: 'fc.weight' (3, 5), 'fc.bias' (3,), which the file lacks"
+    ]
     torch.testing.assert_close(model.fc.weight, before)
 
 
