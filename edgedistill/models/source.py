@@ -17,7 +17,7 @@ from edgedistill.errors import ConfigError
 from edgedistill.models.model_file import HashFile, ModelFile, model_file
 from edgedistill.models.start import Start, start_of
 from edgedistill.models.teacher_view import TeacherView
-from edgedistill.records.base import GrownRecord, Record
+from edgedistill.records.base import GrownRecord
 from edgedistill.runtime.files import hash_of
 from edgedistill.runtime.user_code import CodeRef, code_ref
 from edgedistill.tasks.table import find_task
