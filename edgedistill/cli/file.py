@@ -90,9 +90,9 @@ detector_options = options(
 @form_options
 @option("--skip", multiple=True, metavar="NODE", help="A layer to leave in float. Repeatable.",
         only=key("quantize.skip", "[...]"))  # fmt: skip
-@option("--activations", type=click.Choice(["auto", "signed", "unsigned", "dynamic"]),
-        help="unsigned: finer steps after a ReLU; not for TensorRT. dynamic: dense layers find the range of their input in each inference; only for "
-        "an ONNX file, for ort.  [default: auto, unsigned where every target takes it]",
+@option("--activations", type=click.Choice(["auto", "signed", "unsigned", "dynamic", "float"]),
+        help="unsigned: finer steps after a ReLU; not for TensorRT. For ONNX files also dynamic: dense layers find the range of their input in "
+        "each inference, for ort; and float: only weights are int8.  [default: auto: unsigned if every target takes it; of a transformer the fastest]",
         only=key("quantize.activations"))  # fmt: skip
 @option("--weights", type=click.Choice(["auto", "full", "narrow"]),
         help="narrow: no sum overflows on x86 without VNNI.  [default: auto, narrow if this machine needs it]",
@@ -118,6 +118,7 @@ def quantize(
     if not is_onnx(context.params):
         run_config(context, model_or_config, "quantize", options)
         return
+    from edgedistill.deploy.stages import TIMERS
     from edgedistill.export.file_plan import plan_quantize
     from edgedistill.export.onnx_file import quantize_file
 
@@ -130,7 +131,7 @@ def quantize(
         _show(plan_quantize(order, skip, ranking=ranking), as_json=options["as_json"])
         return
     report = surroundings(context)[1]
-    made = quantize_file(order, skip, report=report, ranking=ranking)
+    made = quantize_file(order, skip, report=report, ranking=ranking, timers=TIMERS)
     _show(made, as_json=options["as_json"])
 
 

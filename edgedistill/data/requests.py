@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,12 +22,19 @@ BOX_COLUMNS = 7
 class Samples(NamedTuple):
     """Requests (R, *input shape) by input name, optional labels, and with labels of classes optional names of slices (R,), str.
 
+    Requests of several lengths are arrays of objects (R,), each an array of its own length.
+
     Labels are classes (R,) or boxes (R, M, 7): class, x1, y1, x2, y2 in pixels of the input, area, crowd; unused rows have class -1.
     """
 
     requests: dict[str, Array]
     labels: Array | None
     slices: Array | None = None
+
+    @property
+    def varies(self) -> bool:
+        """Whether the requests have several lengths."""
+        return any(values.dtype == object for values in self.requests.values())
 
     def first(self, count: int) -> dict[str, Array]:
         """Return the first `count` requests."""
@@ -38,7 +46,8 @@ def read_samples(path: Path, model: onnx.ModelProto) -> Samples:
 
     The array of an input has the name of the input, or "input." and the name, or "inputs" if the model has one input; it has
     one sample per row (N, ...), or one request per row (R, 1, ...). "labels" are class numbers or boxes, and "slices" name a part
-    of the data for each sample, for example the camera or the light.
+    of the data for each sample, for example the camera or the light. "lengths" (N,) are the lengths of samples whose last axis is padded
+    to that of the longest, for a model whose inputs vary in length.
 
     Raises:
         ConfigError: an array is missing, its type or rank differs from the input, a value is not finite or above 1e18, the
@@ -65,9 +74,26 @@ def read_samples(path: Path, model: onnx.ModelProto) -> Samples:
     slices = _slices(path, arrays)
     if slices is not None:
         counts["slices"] = len(slices)
+    if "lengths" in arrays and "lengths" not in requests:
+        counts["lengths"] = len(arrays["lengths"])
     if len(set(counts.values())) > 1 or not all(counts.values()):
         raise ConfigError(f"{path}: every array needs the same number of samples, at least one; there are {counts}")
-    return Samples(requests, labels, slices)
+    return Samples(_unpadded(arrays, inputs, requests), labels, slices)
+
+
+def _unpadded(
+    arrays: dict[str, Array], inputs: Sequence[onnx.ValueInfoProto], requests: dict[str, Array]
+) -> dict[str, Array]:
+    """Return the requests at their own length, if the data has lengths and the last axis of each input varies."""
+    lengths = arrays.get("lengths")
+    axes = [value.type.tensor_type.shape.dim[-1:] for value in inputs]
+    if lengths is None or not all(len(axis) and not axis[0].HasField("dim_value") for axis in axes):
+        return requests
+    found = {name: np.empty(len(values), object) for name, values in requests.items()}
+    for name, values in requests.items():
+        for row, (value, length) in enumerate(zip(values, lengths, strict=True)):
+            found[name][row] = value[..., : int(length)]
+    return found
 
 
 def _require_labels(path: Path, labels: Array) -> None:

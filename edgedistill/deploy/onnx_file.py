@@ -18,10 +18,11 @@ from edgedistill.export.detector_file import (
     picture_size,
     read_data,
 )
+from edgedistill.export.file_forms import fix_file_shapes
 from edgedistill.graphs.random_inputs import Shapes, random_inputs
-from edgedistill.graphs.read import fix_shapes, is_quantized, read_sound_onnx
+from edgedistill.graphs.read import is_quantized, read_sound_onnx
 from edgedistill.graphs.reference import Reference, RefusedError
-from edgedistill.graphs.run import stacked
+from edgedistill.graphs.run import recorded, stacked
 from edgedistill.kits.kits import Kit
 from edgedistill.records.base import Record
 from edgedistill.records.bench_job import Arm, BenchJob
@@ -118,8 +119,7 @@ def prepare_onnx(model: Path, folder: Path, shapes: Shapes, data: BenchData | No
         raise ConfigError(f"{model}: its fixed-shape copy would replace it; use another folder than {folder}")
     graph = read_sound_onnx(model)
     samples, about = (None, FileSamples()) if data is None else read_data(data.path, graph, data.detector, shapes)
-    given = {} if samples is None else {name: values.shape[1:] for name, values in samples.requests.items()}
-    resolved, choices = fix_shapes(graph, shapes | given)
+    resolved, choices = fix_file_shapes(graph, shapes, samples)
     folder.mkdir(parents=True, exist_ok=True)
     _write(graph, fixed)
     inputs = random_inputs(graph, resolved, REQUESTS) if samples is None else samples.requests
@@ -259,6 +259,6 @@ def _save_io(
 ) -> None:
     import numpy as np
 
-    arrays: dict[str, Any] = {f"input.{name}": array for name, array in inputs.items()}
+    arrays: dict[str, Any] = recorded(inputs)
     arrays |= {f"expected.{key}.{name}": array for name, array in expected.items()} | more
     np.savez(path, **arrays)

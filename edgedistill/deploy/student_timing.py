@@ -7,23 +7,19 @@ import weakref
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import onnx
 from pydantic import ValidationError
-from torch import nn
 
 from edgedistill.deploy.harness import Compilation, compile_models, run_bench
 from edgedistill.deploy.identity import ask_device, form_on
 from edgedistill.errors import DeviceError
-from edgedistill.export.baked import examples_of, recorded
 from edgedistill.export.forms import Variant, in_form
-from edgedistill.export.onnx_export import export_onnx
 from edgedistill.graphs.opset import opset_of, to_opset
-from edgedistill.graphs.run import Requests
+from edgedistill.graphs.run import Requests, recorded
 from edgedistill.graphs.write import save_onnx
-from edgedistill.quantize.outputs import returns_of
 from edgedistill.quantize.settings import Int8Target
 from edgedistill.quantize.timers import KEPT, StudentForm
 from edgedistill.records.bench_job import Arm, BenchJob
@@ -31,6 +27,9 @@ from edgedistill.records.measurement import Measurement, ModelIdentity
 from edgedistill.runtime.files import hash_of, sha256_of, versions_of, write_json
 from edgedistill.runtime.scratch import scratch_folder
 from edgedistill.stages.stage import Workspace
+
+if TYPE_CHECKING:
+    from torch import nn
 
 SETS, SECONDS = 3, 0.1
 """As few sets of processes as give an interval: the question is which form is faster, and bench measures by how much."""
@@ -114,6 +113,10 @@ class StudentBench:
     def _export(self, model: nn.Module | onnx.ModelProto, opset: int) -> onnx.ModelProto:
         if isinstance(model, onnx.ModelProto):
             return to_opset(model, min(opset, opset_of(model)), self._requests)
+        from edgedistill.export.baked import examples_of
+        from edgedistill.export.onnx_export import export_onnx
+        from edgedistill.quantize.outputs import returns_of
+
         examples = examples_of({name: np.asarray(values) for name, values in self._requests.items()})
         return export_onnx(model, examples, opset, tuple(self._requests), returns_of(model, examples).names)
 

@@ -17,7 +17,6 @@ from edgedistill.data.sources import Array, Arrays
 from edgedistill.data.text import MASK
 from edgedistill.data.views import Views, plain_views
 from edgedistill.distill.predictors import batches_of
-from edgedistill.graphs.run import Requests
 from edgedistill.models.outputs import SINGLE, named_outputs
 from edgedistill.records.stages import DataRecord
 from edgedistill.tasks.table import find_task
@@ -110,20 +109,6 @@ def at_their_length(inputs: Arrays) -> dict[str, list[Array]]:
         name: [value[:, :length] for value, length in zip(values, lengths, strict=True)]
         for name, values in inputs.items()
     }
-
-
-def recorded(requests: Requests) -> dict[str, Array]:
-    """Return requests as arrays for a file: those of several lengths are padded with 0, and `lengths` (R,) has their lengths."""
-    if all(isinstance(values, np.ndarray) for values in requests.values()):
-        return {f"input.{name}": np.asarray(values) for name, values in requests.items()}
-    lengths = np.array([values.shape[-1] for values in next(iter(requests.values()))])
-    padded = {
-        name: np.stack(
-            [np.pad(one, [*[(0, 0)] * (one.ndim - 1), (0, lengths.max() - one.shape[-1])]) for one in values]
-        )
-        for name, values in requests.items()
-    }
-    return {f"input.{name}": values for name, values in padded.items()} | {"lengths": lengths}
 
 
 def examples_of(inputs: Arrays) -> tuple[Tensor, ...]:

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import onnx
 
+from edgedistill.data.requests import Samples
 from edgedistill.errors import ConfigError
-from edgedistill.export.file_records import DYNAMIC, FileOptions
+from edgedistill.export.file_records import ENCODED, FileOptions
 from edgedistill.export.forms import Variant, is_half
 from edgedistill.export.lint.report import usual_arch
 from edgedistill.graphs.integer_forms import require_int8_q_dq
-from edgedistill.graphs.read import is_quantized
+from edgedistill.graphs.random_inputs import Shapes
+from edgedistill.graphs.read import fix_shapes, is_quantized
 from edgedistill.kits.kits import FLOAT16_OPSET
 from edgedistill.kits.scheme import Choice, Site, choose_scheme
 from edgedistill.records.base import Activations, Encoding
@@ -23,6 +25,9 @@ PER_CHANNEL_OPSET = 13
 def choose_integers(order: FileOptions) -> Choice:
     """Return the integers of an int8 file for the kits of an order, and the reasons."""
     sites = [Site(kit, order.arch or usual_arch(kit)) for kit in order.kits]
+    if order.activations == "float":
+        choice = choose_scheme("auto", order.weights, sites)
+        return Choice(choice.scheme, f"float activations (as set), {choice.scheme.weights} weights")
     if order.activations != "dynamic":
         return choose_scheme(order.activations, order.weights, sites)
     choice = choose_scheme("auto", order.weights, sites)
@@ -55,6 +60,14 @@ def require_exportable(order: FileOptions, model: onnx.ModelProto, precision: st
     )
 
 
+def fix_file_shapes(model: onnx.ModelProto, shapes: Shapes, samples: Samples | None) -> tuple[Shapes, list[str]]:
+    """Write fixed shapes of inputs into a model, as `fix_shapes` does, unless samples have several lengths: then axes vary as before."""
+    if samples is not None and samples.varies:
+        return {}, ["samples keep their own lengths, and the length of inputs varies"]
+    given = {} if samples is None else {name: tuple(array.shape[1:]) for name, array in samples.requests.items()}
+    return fix_shapes(model, shapes | given)
+
+
 def require_inputs(order: FileOptions, variants: list[Variant]) -> None:
     """Raise ConfigError for a file in float16 without real inputs."""
     if order.data is None and any(is_half(variant) for variant in variants):
@@ -68,7 +81,7 @@ def variants_of(order: FileOptions, precision: str, opset: int, activations: Act
     wanted: dict[Encoding | None, int] = {}
     if not order.kits:
         static: Encoding = "u8-f32" if activations == "unsigned" else "s8-f32"
-        own = DYNAMIC if order.activations == "dynamic" else static
+        own = ENCODED.get(order.activations, static)
         wanted[own if precision == "int8" else None] = opset
     for kit in order.kits:
         if precision not in kit.precisions:

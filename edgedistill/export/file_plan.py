@@ -14,6 +14,7 @@ from edgedistill.export.detector_file import DetectorOptions, read_data
 from edgedistill.export.file_forms import (
     PER_CHANNEL_OPSET,
     choose_integers,
+    fix_file_shapes,
     output_path,
     require_calibration,
     require_exportable,
@@ -27,7 +28,7 @@ from edgedistill.graphs.canonical import canonical
 from edgedistill.graphs.encodings import activations_of
 from edgedistill.graphs.opset import opset_of
 from edgedistill.graphs.random_inputs import Shapes
-from edgedistill.graphs.read import fix_shapes, read_sound_onnx
+from edgedistill.graphs.read import read_sound_onnx
 from edgedistill.records.base import Activations, Encoding, Record, Weights
 from edgedistill.runtime.files import sha256_of
 
@@ -140,8 +141,7 @@ def _plan(
     variants: list[Variant],
 ) -> FilePlan:
     samples = None if order.data is None else _samples(order, order.data, model)
-    given = {} if samples is None else {name: tuple(array.shape[1:]) for name, array in samples.requests.items()}
-    shapes, choices = fix_shapes(model, order.shapes | given)
+    shapes, choices = fix_file_shapes(model, order.shapes, samples)
     paths = [output_path(order, variant, alone=len(variants) == 1) for variant in variants]
     return FilePlan(
         command=command, model=order.model, sha256=sha256_of(order.model), shapes=shapes, choices=tuple(choices),

@@ -18,8 +18,8 @@ from edgedistill.records.parity import Parity
 from edgedistill.statistics import ClassDrop
 
 SCHEMA: Final = "edgedistill.onnx/1"
-DYNAMIC: Final[Encoding] = "dyn-i32"
-"""The encoding of a file whose dense layers find the scale of their input in each inference."""
+ENCODED: Final[dict[str, Encoding]] = {"dynamic": "dyn-i32", "float": "w8-f32"}
+"""The encodings of files without static scales of activations, by --activations."""
 SHOWN: Final = 3
 """The number of sensitive layers that a person is shown."""
 
@@ -29,7 +29,7 @@ class FileOptions(Record):
 
     `test` has samples that measure errors, instead of those in `data`. `force` writes an int8 file even if a channel of an output is lost.
     `activations` and `weights` are the integers of an int8 file; "auto" chooses them for the kits. With "dynamic" activations, dense
-    layers choose the scale of their input in each inference, and the others have what "auto" chooses. No int8 file is written in which a class certainly loses more than `max_class_drop` points of accuracy. `detector` says how a detector's
+    layers choose the scale of their input in each inference, and the others have what "auto" chooses; with "float" ones, only weights are int8. No int8 file is written in which a class certainly loses more than `max_class_drop` points of accuracy. `detector` says how a detector's
     outputs are read.
     """
 
@@ -41,16 +41,16 @@ class FileOptions(Record):
     shapes: Shapes
     output: Path | None = None
     force: bool = False
-    activations: Literal["auto", "dynamic"] | Activations = "auto"
+    activations: Literal["auto", "dynamic", "float"] | Activations = "auto"
     weights: Literal["auto"] | Weights = "auto"
     max_class_drop: float | None = None
     detector: DetectorOptions | None = None
 
     def for_activations(self, activations: Activations) -> FileOptions:
-        """Return the options with only those encodings of the kits that support these activations, or dynamic ones if they are set."""
+        """Return the options with only those encodings of the kits that support these activations, or for dynamic or float ones if those are set."""
         kits = tuple(kit.for_activations(activations) for kit in self.kits)
-        if self.activations == "dynamic":
-            kits = tuple(kit.with_encoding(DYNAMIC) for kit in kits)
+        if self.activations in ENCODED:
+            kits = tuple(kit.with_encoding(ENCODED[self.activations]) for kit in kits)
         return self.model_copy(update={"kits": kits})
 
 

@@ -6,6 +6,7 @@ import onnx
 
 from edgedistill.data.checks import check_varied
 from edgedistill.errors import ConfigError
+from edgedistill.export.file_choice import fastest_forms, measures_forms
 from edgedistill.export.file_forms import (
     PER_CHANNEL_OPSET,
     choose_integers,
@@ -24,6 +25,7 @@ from edgedistill.quantize.onnx_file import quantize_onnx
 from edgedistill.quantize.placement import is_int8
 from edgedistill.quantize.ranges import Ranges
 from edgedistill.quantize.smoothing import smoothed
+from edgedistill.quantize.timers import Timers
 from edgedistill.records.base import Scheme
 from edgedistill.runtime.progress import Reporter
 
@@ -40,9 +42,11 @@ def quantize_file(
     report: Reporter | None = None,
     *,
     ranking: bool = True,
+    timers: Timers | None = None,
 ) -> FileResult:
     """Quantize a float model after training; write it in each form of the kits, or in the canonical form without kits.
 
+    With `timers`, a kit gets the fastest form of a transformer, if the order leaves the activations open.
     The layers are ranked by their error alone, which takes one quantization with few samples for each layer;
     `ranking=False` skips the ranking.
 
@@ -66,12 +70,11 @@ def quantize_file(
     with original.report.track("samples for calibration", count(few)) as advance:
         canonical_int8, layers = quantize_onnx(source, few, skip, ranges, scheme, advance)
     if order.activations == "dynamic":
-        dynamic = with_dynamic_inputs(canonical_int8)[1]
-        if not dynamic:
-            raise ConfigError(
-                f"{order.model}: no dense layer is in int8, so none has dynamic activations; leave out --activations dynamic"
-            )
-        original.choices += (f"{dynamic} dense layers choose the scale of their input in each inference",)
+        original.choices += (_dynamic_layers(order, canonical_int8),)
+    if moved and timers is not None and measures_forms(order):
+        fastest = fastest_forms(original, source, canonical_int8, timers)
+        original.order = original.order.model_copy(update={"kits": fastest.kits})
+        original.choices += fastest.lines
     variants = variants_of(original.order, "int8", opset_of(canonical_int8), activations_of(canonical_int8))
     made = original.convert(canonical_int8, variants)
     sensitivity = _sensitivity(original, source, layers, scheme) if ranking else {}
@@ -81,6 +84,16 @@ def quantize_file(
     made_files = [original.save(one) for one in made]
     result = original.result(made_files, layers, sensitivity)
     return result.model_copy(update={"scheme": scheme, "scheme_reason": reason})
+
+
+def _dynamic_layers(order: FileOptions, int8: onnx.ModelProto) -> str:
+    """Return how many layers have dynamic activations; raises ConfigError if none has."""
+    count_of_layers = with_dynamic_inputs(int8)[1]
+    if not count_of_layers:
+        raise ConfigError(
+            f"{order.model}: no dense layer is in int8, so none has dynamic activations; leave out --activations dynamic"
+        )
+    return f"{count_of_layers} dense layers choose the scale of their input in each inference"
 
 
 def _sensitivity(

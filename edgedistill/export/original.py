@@ -23,7 +23,7 @@ from edgedistill.export.detector_file import (
     read_data,
     require_detections,
 )
-from edgedistill.export.file_forms import output_path, require_inputs
+from edgedistill.export.file_forms import fix_file_shapes, output_path, require_inputs
 from edgedistill.export.file_records import FileOptions, FileResult, OutputError, WrittenFile, worst_output
 from edgedistill.export.forms import Variant, comparable, in_form
 from edgedistill.export.lint.report import require_clean
@@ -42,7 +42,7 @@ from edgedistill.graphs.index import lift_constants, name_nodes
 from edgedistill.graphs.metadata import annotate, metadata_of
 from edgedistill.graphs.opset import opset_of, to_opset
 from edgedistill.graphs.random_inputs import random_inputs
-from edgedistill.graphs.read import fix_shapes, is_quantized, read_sound_onnx
+from edgedistill.graphs.read import is_quantized, read_sound_onnx
 from edgedistill.graphs.reference import Reference, RefusedError
 from edgedistill.graphs.run import Arrays, stacked
 from edgedistill.graphs.slim import simplify
@@ -91,8 +91,7 @@ class Original:
         self.order, self.report = order, report or Reporter(quiet=True)
         self.model = read_sound_onnx(order.model)
         samples, about = (None, FileSamples()) if order.data is None else self._read(order.data)
-        shapes = {} if samples is None else {name: tuple(array.shape[1:]) for name, array in samples.requests.items()}
-        fixed, choices = fix_shapes(self.model, order.shapes | shapes)
+        fixed, choices = fix_file_shapes(self.model, order.shapes, samples)
         self.choices = (*choices, *about.remarks)
         self.samples = self.calibration = samples or Samples(random_inputs(self.model, fixed, RANDOM), None)
         if order.test is not None and order.data is not None:

@@ -55,3 +55,19 @@ def run_each(model: Path | bytes, requests: Requests, *, optimise: bool = False)
         raise ConfigError(f"every input needs the same number of requests, at least one; there are {counts}")
     for request in range(next(iter(counts.values()))):
         yield reference.run({name: values[request] for name, values in requests.items()})
+
+
+def recorded(requests: Requests) -> dict[str, NDArray[np.generic]]:
+    """Return requests as arrays for a file: those of several lengths are padded with 0, and `lengths` (R,) has their lengths."""
+    first = next(iter(requests.values()))
+    if isinstance(first, np.ndarray) and first.dtype != object:
+        return {f"input.{name}": np.asarray(values) for name, values in requests.items()}
+    lengths = np.array([values.shape[-1] for values in first])
+    padded = {
+        f"input.{name}": np.stack([_padded(one, lengths.max()) for one in values]) for name, values in requests.items()
+    }
+    return padded | {"lengths": lengths}
+
+
+def _padded(values: NDArray[np.generic], length: int) -> NDArray[np.generic]:
+    return np.pad(values, [*[(0, 0)] * (values.ndim - 1), (0, length - values.shape[-1])])

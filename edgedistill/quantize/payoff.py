@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from edgedistill.errors import EdgedistillError
+from edgedistill.graphs.run import Requests
+from edgedistill.kits.scheme import FORMS
 from edgedistill.quantize.settings import Int8Target
 from edgedistill.quantize.timers import StudentForm, StudentTimer
 from edgedistill.records.measurement import Measurement
-from edgedistill.records.stages import Int8Speed
+from edgedistill.records.stages import Int8Speed, QuantizeMethod
 from edgedistill.statistics import duet_ratios, ratio_of_means, speedup
+
+if TYPE_CHECKING:
+    import onnx
 
 
 class SpeedKept(NamedTuple):
@@ -39,6 +45,24 @@ def int8_speeds(
     return [_compared(target, measured[0], one) for one in measured[1:]]
 
 
+def form_speeds(
+    timer: StudentTimer, target: Int8Target, source: onnx.ModelProto, int8: onnx.ModelProto
+) -> list[Int8Speed]:
+    """Compare the forms of a canonical int8 graph that a target's kit runs with the float graph, all in turns."""
+    methods: list[QuantizeMethod] = [one for one, encoding in FORMS.items() if encoding in target.kit.alternatives]
+    student = StudentForm("float", source, int8=False)
+    forms = [StudentForm(one, int8, int8=True, encoding=FORMS.get(one)) for one in ("static", *methods)]
+    speeds = int8_speeds(timer, target, student, forms)
+    return [speed.model_copy(update={"method": form.name}) for form, speed in zip(forms, speeds, strict=True)]
+
+
+def spread_rows(requests: Requests, count: int) -> np.ndarray:
+    """Return the positions (count,) of requests from the shortest to the longest, with about as many between each two of them."""
+    lengths = [one.shape[-1] for one in next(iter(requests.values()))]
+    order = np.argsort(lengths, kind="stable")
+    return np.asarray(order[np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(int)])
+
+
 def _compared(target: Int8Target, before: Measurement, after: Measurement) -> Int8Speed:
     found, slow, fast = speedup(before, after), before.longest, after.longest
     return Int8Speed(
@@ -53,6 +77,12 @@ def _compared(target: Int8Target, before: Measurement, after: Measurement) -> In
 def does_not_pay(speeds: Sequence[Int8Speed]) -> bool:
     """Return whether int8 is slower on every target; a target that was not measured may be faster."""
     return bool(speeds) and all(one.verdict == "slower" for one in speeds)
+
+
+def cost(speeds: Sequence[Int8Speed]) -> float:
+    """Return the geometric mean of the latencies over those of the float student, typical and longest; 1 if they are not known."""
+    ratios = [ratio for one in speeds for ratio in (one.latency_ratio, one.longest_ratio) if ratio is not None]
+    return math.exp(float(np.mean(np.log(ratios)))) if ratios else 1.0
 
 
 def describe(speed: Int8Speed) -> str:

@@ -6,9 +6,8 @@ normalisations, and the tables of embeddings are int8.
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
@@ -27,9 +26,9 @@ from edgedistill.quantize import payoff
 from edgedistill.quantize.calibration import calibration_rows
 from edgedistill.quantize.drops import Judge
 from edgedistill.quantize.onnx_file import quantize_onnx
-from edgedistill.quantize.settings import Int8Target, QuantizeSettings
+from edgedistill.quantize.settings import QuantizeSettings
 from edgedistill.quantize.smoothing import smoothed
-from edgedistill.quantize.timers import Services, StudentForm, StudentTimer
+from edgedistill.quantize.timers import Services
 from edgedistill.quantize.usefulness import judge_usefulness
 from edgedistill.records.finding import Finding
 from edgedistill.records.stages import Int8Speed, QuantizedRecord, QuantizeMethod, QuantizeStep
@@ -176,28 +175,17 @@ class _Transformer:
         timer = self._timers(self._graph.requests(self._val.take(self._timed_rows())), self.workspace)
         with report.track("int8 against float", len(self._targets)) as advance:
             for target in self._targets.values():
-                found += self._speeds_on(timer, target)
+                found += payoff.form_speeds(timer, target, self._graph.model, self._int8[0])
                 advance(1, target.name)
         for one in found:
             report.info(f"quantize: {payoff.describe(one)}")
         self.seconds["speed"] = round(time.monotonic() - start, 3)
         return found
 
-    def _speeds_on(self, timer: StudentTimer, target: Int8Target) -> Iterator[Int8Speed]:
-        methods = [one for one in self._methods if one == "static" or FORMS[one] in target.kit.alternatives]
-        student = StudentForm("float", self._graph.model, int8=False)
-        forms = [StudentForm(one, self._int8[0], int8=True, encoding=FORMS.get(one)) for one in methods]
-        for method, speed in zip(methods, payoff.int8_speeds(timer, target, student, forms), strict=True):
-            yield speed.model_copy(update={"method": method})
-
     def _timed_rows(self) -> Array:
         """Return the positions of validation samples to time forms with."""
         count = min(TIMED, len(self._val))
-        if not self.settings.varies:
-            return np.arange(count)
-        lengths = [one.shape[-1] for one in next(iter(self._graph.requests(self._val).values()))]
-        order = np.argsort(lengths, kind="stable")
-        return np.asarray(order[np.linspace(0, len(order) - 1, count).round().astype(int)])
+        return payoff.spread_rows(self._graph.requests(self._val), count) if self.settings.varies else np.arange(count)
 
     def _choice(self, kit: str, forms: Sequence[GraphForm], speeds: Sequence[Int8Speed]) -> GraphForm:
         """Return the fastest form within max_drop on the targets of a kit; static scales if no speed is known."""
@@ -206,7 +194,7 @@ class _Transformer:
         held = [form for form in taken if form.step.holds]
         if not held:
             return max(taken, key=lambda form: form.step.val_accuracy)
-        return min(held, key=lambda form: _cost([one for one in own if one.method == form.method]))
+        return min(held, key=lambda form: payoff.cost([one for one in own if one.method == form.method]))
 
     def _unpaid(self, chosen: dict[str, GraphForm], speeds: Sequence[Int8Speed]) -> list[list[Int8Speed]]:
         """Return the speeds of the forms on each target where the chosen form is not faster than float."""
@@ -235,12 +223,6 @@ class _Transformer:
                 "float model"
             )  # fmt: skip
             self.workspace.report.info(f"quantize: {kit} gets {form.method}{lost}")
-
-
-def _cost(speeds: Sequence[Int8Speed]) -> float:
-    """Return the geometric mean of the latencies over those of the float student, typical and longest; 1 if they are not known."""
-    ratios = [ratio for one in speeds for ratio in (one.latency_ratio, one.longest_ratio) if ratio is not None]
-    return math.exp(float(np.mean(np.log(ratios)))) if ratios else 1.0
 
 
 def _warning(unpaid: Sequence[Sequence[Int8Speed]], *, does_not_pay: bool) -> Finding:

@@ -1,5 +1,7 @@
 """Dynamic activations: dense layers in integers, with a scale that each inference finds."""
 
+import re
+
 import numpy as np
 import onnx
 import pytest
@@ -119,3 +121,49 @@ def test_the_command_writes_them_for_onnx_runtime_and_refuses_tensorrt(files):
     done = quantize("tensorrt")
     assert "DynamicQuantizeLinear is not supported" in str(done.exception)
     assert not (files / "tensorrt.onnx").exists()
+
+
+TEXTS = (
+    "(int64[1, T] ids) => (float[1, 8] y) { e = Gather(t, ids) l = LayerNormalization(e, n, b) k = MatMul(l, v) a = Add(k, c)"
+    " y = ReduceMean<axes=[1], keepdims=0>(a) }"
+)
+
+
+@pytest.fixture
+def texts(tmp_path):
+    shapes = {"t": (50, 64), "b": (64,), "n": (64,), "v": (64, 8), "c": (8,)}
+    source = text_model(
+        TEXTS, 17, **{name: RNG.normal(0, 0.3, shape).astype(np.float32) for name, shape in shapes.items()}
+    )
+    onnx.save(source, str(tmp_path / "m.onnx"))
+    lengths = np.arange(12) % 5 + 2
+    ids = np.where(np.arange(6) < lengths[:, None], RNG.integers(1, 50, (12, 6)), 0)
+    np.savez(tmp_path / "data.npz", ids=ids, lengths=lengths)
+    return tmp_path
+
+
+def quantized(folder, *words):
+    given = ["m.onnx", "--data", "data.npz", "--no-ranking", "-o", "out.onnx", *words]
+    paths = [str(folder / word) if word.endswith((".onnx", ".npz")) else word for word in given]
+    done = CliRunner().invoke(cli, ["quantize", *paths])
+    assert done.exit_code == 0, done.output + str(done.exception)
+    assert "samples keep their own lengths" in done.output
+    made = onnx.load(folder / "out.onnx")
+    for length in (1, 9):
+        requests = {"ids": np.full((1, 1, length), 7)}
+        wanted, got = (run_onnx(folder / name, requests)["y"] for name in ("m.onnx", "out.onnx"))
+        np.testing.assert_allclose(got, wanted, atol=0.1)
+    return done.output, {node.op_type for node in made.graph.node}
+
+
+def test_samples_of_several_lengths_leave_the_length_open_and_float_activations_round_weights_alone(texts):
+    _, kinds = quantized(texts, "--target", "openvino", "--activations", "float")
+    assert ("QuantizeLinear" in kinds, "DequantizeLinear" in kinds) == (False, True)
+
+
+@pytest.mark.slow
+def test_the_fastest_form_of_a_transformer_is_measured_unless_one_is_chosen(texts):
+    output, kinds = quantized(texts, "--target", "ort")
+    for form in ("static", "dynamic"):
+        assert re.search(rf"ort: int8, {form}, takes [0-9.]+ .*times at 6 tokens", output)
+    assert ("DynamicQuantizeLinear" in kinds) != ("QuantizeLinear" in kinds)
