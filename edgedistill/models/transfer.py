@@ -8,6 +8,7 @@ from torch import nn
 
 from edgedistill.errors import ConfigError, nearest
 from edgedistill.models.build import build_model
+from edgedistill.models.folder import load_folder
 from edgedistill.models.interface import Interface
 from edgedistill.models.source import StudentSource
 from edgedistill.models.start import KEY, Start
@@ -33,14 +34,16 @@ def find_head(source: StudentSource, interface: Interface) -> tuple[str, ...]:
 
 
 def load_start(model: nn.Module, source: StudentSource, interface: Interface) -> list[str]:
-    """Load the weights that a student starts with, and return what was changed or left out.
+    """Load the weights that a student starts with, those of its Hugging Face folder too, and return what was changed or left out.
 
     The head is left out if it has another size, or if the earlier run had another task or other classes. Raises ConfigError for
     any other mismatch.
     """
     start = source.start
     if start is None or start.weights is None:
-        return []
+        if source.model is None or source.model.encoder is None:
+            return []
+        return load_folder(model, source.model, interface)
     names, reason = find_head(source, interface), _reason(start, interface)
     try:
         notes = load_weights(model, start.weights.path, head=names, reason=reason)

@@ -13,6 +13,7 @@ from edgedistill.errors import ConfigError
 from edgedistill.models.build import build_model
 from edgedistill.models.folder import load_folder
 from edgedistill.models.source import ModelSource, student_source, teacher_source
+from edgedistill.models.transfer import load_start
 from edgedistill.models.vit import Vit
 from edgedistill.models.weights import load_weights
 from edgedistill.runtime.files import sha256_of
@@ -166,6 +167,14 @@ def test_a_student_with_layers_of_a_vit_starts_from_what_its_teacher_computes(tm
     with torch.no_grad():
         torch.testing.assert_close(student(seen), teacher(seen), rtol=0, atol=1e-5)
         assert student(seen).std() > 0.01
+
+
+def test_a_student_of_a_folder_says_what_it_starts_with(tmp_path: Path) -> None:
+    write_vit(tmp_path / "vit")
+    config = config_of(tmp_path, data=DATA, student={"model": "hf:vit"})
+    source = student_source(config, sha256_of, CLASSES)
+    notes = load_start(build_student(source, FACE, 0), source, FACE)
+    assert "head left out and trained anew, because it is for the classes ant, bee, cat" in notes[-1]
 
 
 @pytest.mark.parametrize(
