@@ -38,6 +38,7 @@ class LayerTable:
     """The layers of a model on a target in execution order; `note` says how they were measured, and is all there is without `rows`."""
 
     label: str
+    engine: str
     rows: tuple[TimedLayer, ...]
     note: str
 
@@ -52,7 +53,10 @@ def _table(row: Row, profile: LayerProfile, run: Run | None) -> LayerTable:
     engine, count = m.device.engine.name, len(profile.layers)
     whole, plain = sum(layer.ns for layer in profile.layers), min(profile.plain_ns, m.latency_ns.p50)
     if whole > DROWNED * plain:
-        return LayerTable(row.label, (), _drowned(engine, whole, plain))
+        added, times = formatting.duration(whole), formatting.times(whole / plain)
+        return LayerTable(
+            row.label, engine, (), f"{row.label} {added}, {times} the {formatting.duration(plain)} without the profiler"
+        )
     sums = f"The layers add up to {formatting.duration(whole)}; an inference without the profiler takes {formatting.duration(plain)}."
     own = profiler_ns([layer.ns for layer in profile.layers], plain)
     left = whole - own * count
@@ -71,15 +75,7 @@ def _table(row: Row, profile: LayerProfile, run: Run | None) -> LayerTable:
     )
     rest = f" {count - len(listed)} layers below 1 % are not listed." if len(listed) < count else ""
     return LayerTable(
-        row.label, listed, f"Measured by the profiler of {engine}, in execution order. {sums}{removed}{rest}"
-    )
-
-
-def _drowned(engine: str, whole: float, plain: float) -> str:
-    times = formatting.times(whole / plain)
-    return (
-        f"not shown, because the profiler of {engine} is too coarse for this model: its layers add up to {formatting.duration(whole)}, "
-        f"{times} the {formatting.duration(plain)} of an inference without the profiler"
+        row.label, engine, listed, f"Measured by the profiler of {engine}, in execution order. {sums}{removed}{rest}"
     )
 
 
