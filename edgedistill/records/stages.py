@@ -159,11 +159,7 @@ class SoftLabelsRecord(StageRecord):
 
 
 class Trial(Record):
-    """The student of one seed and, if requested, its controls.
-
-    `control` is the same student trained without the teacher; `scratch` is the same student trained without the weights that it
-    starts with, None if it starts without any.
-    """
+    """The student of a seed and its controls: trained without the teacher, and without the weights that the student starts with."""
 
     seed: int
     student: TrainedModel
@@ -172,10 +168,7 @@ class Trial(Record):
 
 
 class StudentRecord(StageRecord):
-    """The distilled student of the seed with the best validation metric, its controls, and the trials of all seeds.
-
-    `start` is the name of the weights that the student starts with, None without any.
-    """
+    """The student of the seed with the best validation metric, its controls, the name of its start, and the trials of all seeds."""
 
     stage: ClassVar[str] = stage_names.DISTILL
 
