@@ -19,6 +19,7 @@ from torch import nn
 from edgedistill.data.dataset import Split
 from edgedistill.data.sources import Array
 from edgedistill.distill.predictors import Scorer, scorer_of, torch_predictor
+from edgedistill.errors import ConfigError
 from edgedistill.graphs.encodings import encode
 from edgedistill.graphs.run import run_each, stacked
 from edgedistill.kits.scheme import FORMS
@@ -146,7 +147,7 @@ class _Transformer:
     def _judged(self, method: QuantizeMethod) -> GraphForm:
         """Run a form on the validation data, and compare it with the float student."""
         int8, start, report = self._int8[0], time.monotonic(), self.workspace.report
-        model = encode(int8, FORMS[method]) if method in FORMS else int8
+        model = encode(int8, FORMS[method]) if method in FORMS else _fast(int8)
         outputs = []
         with report.track(f"validation samples, {method}", len(self._val)) as advance:
             for one in run_each(model.SerializeToString(), self._graph.requests(self._val), optimise=True):
@@ -223,6 +224,14 @@ class _Transformer:
                 "float model"
             )  # fmt: skip
             self.workspace.report.info(f"quantize: {kit} gets {form.method}{lost}")
+
+
+def _fast(int8: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a canonical graph in the encoding that ONNX Runtime has integer kernels for here, if its biases fit."""
+    try:
+        return encode(int8, "u8-i32")
+    except ConfigError:
+        return int8
 
 
 def _warning(unpaid: Sequence[Sequence[Int8Speed]], *, does_not_pay: bool) -> Finding:
