@@ -29,6 +29,12 @@ NOISE_FLOOR = 0.03
 DUET_NOISE = 0.005
 """The same for models that took turns: beyond it, two files of one model may differ by where the linker and loader put them."""
 
+SAME_SPEED = 0.1
+"""Two models are said not to differ in speed only if the whole interval is within this relative difference."""
+
+SAME_POINTS = 1.0
+"""Two models are said not to differ in accuracy only if the whole interval is within these percentage points."""
+
 MINIMUM_PROCESSES = 3
 """With fewer processes, the variance of their p50s cannot be estimated."""
 
@@ -39,12 +45,13 @@ MOST_SAMPLES = 10_000_000
 """No larger number of samples is named: with so many, two models differ less than a limit is exact."""
 
 SpeedVerdict = Literal["faster", "slower", "no difference seen", "cannot tell"]
-AccuracyVerdict = Literal["lower", "higher", "no difference seen"]
+AccuracyVerdict = Literal["lower", "higher", "no difference seen", "cannot tell"]
 
 
 class Speedup(Record):
     """Baseline latency divided by candidate latency; above 1 the candidate is faster.
 
+    The verdict is "cannot tell" if there is no interval, or if it includes both no difference and one beyond SAME_SPEED.
     In a duet, `value` is the geometric mean of the ratios of processes that took turns. Otherwise it is the ratio of p50s, both
     trimmed geometric means over processes.
     """
@@ -220,7 +227,25 @@ def _speed_verdict(difference: float, interval: tuple[float, float] | None, nois
         return "faster"
     if interval[1] < 0 and difference < -floor:
         return "slower"
-    return "no difference seen"
+    return "no difference seen" if max(-interval[0], interval[1]) <= math.log1p(SAME_SPEED) else "cannot tell"
+
+
+def _accuracy_verdict(low: float, high: float) -> AccuracyVerdict:
+    """Judge a drop by its interval in percentage points."""
+    if low > 0:
+        return "lower"
+    if high < 0:
+        return "higher"
+    return "no difference seen" if max(-low, high) <= SAME_POINTS else "cannot tell"
+
+
+def times_more(value: float, interval: tuple[float, float], same: float) -> float:
+    """Return how many times as many samples would tell whether a difference is real or smaller than `same`.
+
+    The width of an interval falls with the square root of their number. All arguments are in one unit, a speedup as a logarithm.
+    """
+    half = (interval[1] - interval[0]) / 2
+    return (half / max(abs(value), same - abs(value))) ** 2
 
 
 def drops_by_class(
@@ -257,10 +282,10 @@ def accuracy_drop(baseline: Accuracy, candidate: Accuracy, correlation: float | 
     drop, phi = baseline.value - candidate.value, correlation or 0.0
     low = drop - _combined(baseline.value - low_b, high_c - candidate.value, phi)
     high = drop + _combined(high_b - baseline.value, candidate.value - low_c, phi)
-    verdict: AccuracyVerdict = "lower" if low > 0 else "higher" if high < 0 else "no difference seen"
     return AccuracyDrop(
-        points=100 * drop, ci95_points=(100 * low, 100 * high), verdict=verdict, paired=correlation is not None
-    )
+        points=100 * drop, ci95_points=(100 * low, 100 * high), verdict=_accuracy_verdict(100 * low, 100 * high),
+        paired=correlation is not None,
+    )  # fmt: skip
 
 
 def paired_drop(baseline: np.ndarray, candidate: np.ndarray, confidence: float = 0.95) -> AccuracyDrop:
@@ -280,7 +305,7 @@ def resampled_drop(drop: float, resampled: np.ndarray) -> AccuracyDrop:
     known = resampled[np.isfinite(resampled)]
     low, high = np.quantile(known, [0.025, 0.975]) if len(known) else (-1.0, 1.0)
     low, high = min(float(low), drop), max(float(high), drop)
-    verdict: AccuracyVerdict = "lower" if low > 0 else "higher" if high < 0 else "no difference seen"
+    verdict = _accuracy_verdict(100 * low, 100 * high)
     return AccuracyDrop(points=100 * drop, ci95_points=(100 * low, 100 * high), verdict=verdict, paired=True)
 
 

@@ -25,6 +25,7 @@ from edgedistill.compare.rows import (
     unequal_conditions,
     with_operating_point,
 )
+from edgedistill.compare.visitors import describe_visitor, is_visitor, newest, visitor_name, with_ways
 from edgedistill.config.schema import Budget
 from edgedistill.errors import ConfigError, IncomparableError
 from edgedistill.records.base import Record
@@ -37,19 +38,27 @@ Decision = Literal["pass", "fail", "undecided"]
 
 
 class GateOutcome(Record):
-    """The decision of a gate for one candidate: `value` and `interval` in the unit of the gate, `found` in words.
+    """The decision of a gate for one candidate on a device, `target`: `value` and `interval` in the unit of the gate, `found` in words.
 
     `least_change` is the smallest change that the device can tell, in the same unit, where the baseline was measured twice.
     """
 
     gate: str
     group: str
+    target: str = ""
     candidate: str
     decision: Decision
     found: str
     value: float | None = None
     interval: tuple[float, float] | None = None
     least_change: float | None = None
+
+    @property
+    def who(self) -> str:
+        """What was checked: the model, its run if there are several, and the device."""
+        model, is_of_runs, _ = self.group.partition(" — ")
+        named = f"{self.candidate}, {model}" if is_of_runs else self.candidate
+        return f"{named} on {self.target}" if self.target else named
 
 
 class Comparison(Record):
@@ -138,9 +147,10 @@ def pair_runs(given: Sequence[MeasurementSet]) -> Pairing:
         present = [(name, index[key]) for name, index in indexes.items() if key in index]
         absent = [name for name, index in indexes.items() if key not in index]
         if absent:
-            left_out.append(f"{' '.join(key)}: not measured in {', '.join(absent)}")
+            left_out.append(f"{_name(key)}: not measured in {', '.join(absent)}")
+        visited = any(is_visitor(index[key].measurement) for index in indexes.values() if key in index)
         if runs[0].name not in absent:
-            missing += [f"{name} {' '.join(key)}" for name in absent]
+            missing += [] if visited else [f"{name}, {_name(key)}" for name in absent]
             pairs += [Pair(tuple(present))] if len(present) > 1 else []
     if not pairs:
         raise IncomparableError("the runs have no model, device and precision in common:\n  " + "\n  ".join(left_out))
@@ -178,24 +188,39 @@ def _findings(runs: Sequence[MeasurementSet]) -> tuple[Finding, ...]:
 
 
 def summarise_run(run: MeasurementSet, budgets: Mapping[str, Budget] | None = None) -> Comparison:
-    """Compare the models on each target with the teacher there; `budgets` by target name replace those of the run."""
+    """Compare the models on each target with the teacher there, the targets in the order of the configuration, then each visitor.
+
+    `budgets` by target name replace those of the run.
+    """
     limits = run.budgets if budgets is None else budgets
-    by_target: dict[tuple[str, str, str], list[LoadedMeasurement]] = {}
+    by_target: dict[tuple[str, ...], list[LoadedMeasurement]] = {}
+    by_visitor: dict[str, list[LoadedMeasurement]] = {}
     for one in run.results:
         m = one.measurement
-        by_target.setdefault((m.target, m.kit, m.device.id), []).append(one)
-    return Comparison(
-        groups=tuple(
-            _target_group(with_distinct_labels(measured), limits.get(target, Budget()))
-            for (target, _, _), measured in by_target.items()
-        ),
-        findings=run.findings,
-    )
+        if is_visitor(m):
+            by_visitor.setdefault(m.device.id, []).append(one)
+        else:
+            by_target.setdefault((m.target, m.kit, m.device.id), []).append(one)
+    order = list(limits)
+    own = sorted(by_target.items(), key=lambda item: order.index(item[0][0]) if item[0][0] in order else len(order))
+    groups = [_target_group(with_distinct_labels(measured), limits.get(key[0], Budget())) for key, measured in own]
+    visits = [newest(measured) for measured in by_visitor.values()]
+    visits.sort(key=lambda measured: measured[-1].measurement.created)
+    groups += [_target_group(with_ways(measured), Budget()) for measured in visits]
+    return Comparison(groups=tuple(groups), findings=run.findings)
 
 
 def to_json(comparison: Comparison) -> str:
     """Write a comparison as indented JSON that includes every measurement."""
     return comparison.model_dump_json(indent=2)
+
+
+def where(measurement: Measurement) -> str:
+    """Name a device in few words: its target, and its address if it is not this machine."""
+    if is_visitor(measurement):
+        return f"{visitor_name(measurement)} (browser)"
+    address = measurement.device.address
+    return measurement.target if address == "local" else f"{measurement.target} ({address})"
 
 
 def describe_target(measurement: Measurement) -> str:
@@ -232,6 +257,7 @@ def _group(title: str, baseline: LoadedMeasurement, candidates: Sequence[LoadedM
     answer = "\n".join(f"{row.label}: {row.verdict}" for row in rows)
     return Group(
         title=title,
+        target=where(baseline.measurement),
         baseline=baseline.label,
         rows=(baseline_row(baseline), *rows),
         answer=answer or f"{baseline.label}: measured without a candidate",
@@ -249,9 +275,16 @@ def _pair_group(pair: Pair) -> Group:
 
 
 def _keyed(run: MeasurementSet) -> Iterator[tuple[tuple[str, ...], LoadedMeasurement]]:
-    for result in run.results:
+    own = [result for result in run.results if not is_visitor(result.measurement)]
+    for result in (*own, *newest(result for result in run.results if is_visitor(result.measurement))):
         m = result.measurement
         yield (m.device.address, m.kit, m.model.name, m.precision.requested), result
+
+
+def _name(key: tuple[str, ...]) -> str:
+    """Name a model and where it was measured: "student int8 with ort on ssh://pi@board"."""
+    address, kit, model, precision = key
+    return f"{model} {precision} with {kit}{'' if address == 'local' else f' on {address}'}"
 
 
 def _index(run: MeasurementSet) -> dict[tuple[str, ...], LoadedMeasurement]:
@@ -259,26 +292,40 @@ def _index(run: MeasurementSet) -> dict[tuple[str, ...], LoadedMeasurement]:
     for key, result in _keyed(run):
         if key in index:
             raise ConfigError(
-                f"{result.file}: {run.name} has two measurements of {' '.join(key)}; give one of the two files instead"
+                f"{result.file}: {run.name} has two measurements of {_name(key)}; give one of the two files instead"
             )
         index[key] = result
     return index
 
 
 def _target_group(results: Sequence[LoadedMeasurement], budget: Budget) -> Group:
-    teachers = [result for result in results if result.measurement.model.name == "teacher"]
-    teacher = min(teachers, key=lambda one: one.measurement.precision.requested != "fp32", default=None)
-    rows = [] if teacher is None else [baseline_row(teacher)]
-    rows += [_run_row(result, teacher, results) for result in results if result is not teacher]
+    first = results[0].measurement
+    teachers = {}
+    rows: list[Row] = []
+    for target in dict.fromkeys(one.measurement.target for one in results):  # a visitor ran models in several ways
+        measured = [one for one in results if one.measurement.target == target]
+        teachers[target] = _teacher(measured)
+        rows += _rows(measured, teachers[target])
     rows = [row.model_copy(update={"budget": check_budget(row.measurement, budget)}) for row in rows]
-    chosen = choose(rows)
+    chosen, teacher = choose(rows), next((one for one in teachers.values() if one is not None), None)
     return Group(
-        title=describe_target(results[0].measurement),
+        title=describe_visitor(results) if is_visitor(first) else describe_target(first),
+        target=where(first),
         baseline=None if teacher is None else teacher.label,
         rows=tuple(rows),
-        answer=recommend(results[0].measurement.target, rows),
+        answer=recommend(visitor_name(first) if is_visitor(first) else first.target, rows, budget),
         chosen=None if chosen is None else chosen.label,
     )
+
+
+def _teacher(results: Sequence[LoadedMeasurement]) -> LoadedMeasurement | None:
+    teachers = [result for result in results if result.measurement.model.name == "teacher"]
+    return min(teachers, key=lambda one: one.measurement.precision.requested != "fp32", default=None)
+
+
+def _rows(results: Sequence[LoadedMeasurement], teacher: LoadedMeasurement | None) -> list[Row]:
+    rows = [] if teacher is None else [baseline_row(teacher)]
+    return rows + [_run_row(result, teacher, results) for result in results if result is not teacher]
 
 
 def _run_row(result: LoadedMeasurement, teacher: LoadedMeasurement | None, results: Sequence[LoadedMeasurement]) -> Row:

@@ -29,17 +29,18 @@ def picture_table(group: Group) -> DetailTable | None:
     known = [row for row in group.rows if row.measurement.pictures is not None]
     if not known:
         return None
-    headings = ("model", "precision", "picture ms", "before", "network", "after")
+    unit = formatting.time_unit(row.measurement.pictures.total_ns for row in known if row.measurement.pictures)
+    headings = ("model", "precision", *(f"{part} {unit.name}" for part in ("picture", "before", "network", "after")))
     sizes = dict.fromkeys(size for row in known if row.measurement.pictures for size in row.measurement.pictures.sizes)
     note = f"pictures of {', '.join(f'{width}x{height}' for width, height in sizes)} pixels; before: to the input, after: to the answer"
-    return DetailTable(headings, tuple((*_name(row), *_times(row)) for row in known), note)
+    return DetailTable(headings, tuple((*_name(row), *_times(row, unit)) for row in known), note)
 
 
-def _times(row: Row) -> tuple[str, ...]:
+def _times(row: Row, unit: formatting.Unit) -> tuple[str, ...]:
     took = row.measurement.pictures
     assert took is not None
     each = (took.total_ns, took.preprocess_ns, took.network_ns, took.postprocess_ns)
-    return tuple(formatting.milliseconds(nanoseconds) for nanoseconds in each)
+    return tuple(unit.text(nanoseconds) for nanoseconds in each)
 
 
 def _of_accuracy(group: Group) -> DetailTable | None:

@@ -1,17 +1,24 @@
-"""Footnotes of a table: why a value is missing or doubtful. Equal reasons share a footnote."""
+"""Footnotes of a table: why a value is missing or doubtful. Equal reasons share a footnote, and all doubts of latencies one."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 
 from edgedistill.compare import formatting
 from edgedistill.compare.per_class import hidden, mean_points
 from edgedistill.compare.rows import Group, Row, describe_class, describe_operating_point
 from edgedistill.records.measurement import Measurement, Soak
-from edgedistill.statistics import DUET_NOISE, MINIMUM_PROCESSES, NOISE_FLOOR
+from edgedistill.statistics import MINIMUM_PROCESSES, SAME_SPEED
 
 DOUBTS = ("latency_ns", "processes", "throttled", "drift", "siblings", "stolen")
 """The keys of `Measurement.reasons` that cast doubt on latencies that were measured."""
+
+CAUSES = {
+    "latency_ns": "too few undisturbed inferences", "processes": "a warm-up did not become steady", "throttled": "the device throttled",
+    "drift": "latency drifted within processes", "siblings": "the other hardware thread of a core was busy",
+    "stolen": "the host of the virtual machine took CPU time",
+}  # fmt: skip
+"""The doubts in few words, by the key of `Measurement.reasons`."""
 
 MARKS = "¹²³⁴⁵⁶⁷⁸⁹"
 DISAGREEMENT = 1.1
@@ -24,39 +31,112 @@ VISIBLE_SHIFT = 0.03
 
 
 class Footnotes:
-    """Footnotes in the order of their first use; the marks of a cell point to them."""
+    """Footnotes in the order of their first use; the marks of a cell point to them. One without a mark is about a hidden column."""
 
-    def __init__(self) -> None:
+    def __init__(self, hidden: Collection[str] = ()) -> None:
+        self._hidden = hidden
         self._texts: list[str] = []
-        self._cells: dict[tuple[str, str], list[int]] = {}
+        self._marked: list[str] = []
+        self._cells: dict[tuple[str, str], list[str]] = {}
 
     def add(self, row: Row, cell: str, text: str) -> None:
         """Add a footnote to a cell of a row."""
         if text not in self._texts:
             self._texts.append(text)
-        self._cells.setdefault((row.label, cell), []).append(self._texts.index(text))
+        if cell not in self._hidden and text not in self._marked:
+            self._marked.append(text)
+        texts = self._cells.setdefault((row.label, cell), [])
+        if text not in texts:
+            texts.append(text)
 
     def marks(self, row: Row, cell: str) -> str:
         """Return the marks of a cell's footnotes."""
-        return "".join(_mark(index) for index in self._cells.get((row.label, cell), ()))
+        return "".join(self._mark(text) for text in self._cells.get((row.label, cell), ()))
 
     def of(self, row: Row) -> list[str]:
         """Return the footnotes of a row, without repetition."""
-        used = (index for (label, _), indexes in self._cells.items() if label == row.label for index in indexes)
-        return [self._texts[index] for index in dict.fromkeys(used)]
+        used = (text for (label, _), texts in self._cells.items() if label == row.label for text in texts)
+        return list(dict.fromkeys(used))
 
     def listed(self) -> list[tuple[str, str]]:
-        """Return each mark and its text."""
-        return [(_mark(index), text) for index, text in enumerate(self._texts)]
+        """Return each mark and its text, those without a mark last."""
+        rest = [text for text in self._texts if text not in self._marked]
+        return [(self._mark(text), text) for text in (*self._marked, *rest)]
+
+    def _mark(self, text: str) -> str:
+        return _mark(self._marked.index(text)) if text in self._marked else ""
 
 
-def footnotes_of(group: Group) -> Footnotes:
-    """Collect the footnotes of a group in reading order."""
-    footnotes = Footnotes()
+def footnotes_of(group: Group, hidden: Collection[str] = ()) -> Footnotes:
+    """Collect the footnotes of a group in reading order; those about a column in `hidden` have no mark."""
+    footnotes, shaky = Footnotes(hidden), shaky_line(group)
     for row in group.rows:
+        if shaky is not None and any(doubts(row.measurement)):
+            footnotes.add(row, "label", shaky)
         for cell, text in _footnotes_of_row(row, group.baseline):
             footnotes.add(row, cell, text)
+        if shaky is not None and row.speedup is not None and _is_doubtful(group, row):
+            footnotes.add(row, "speedup", shaky)
     return footnotes
+
+
+def _is_doubtful(group: Group, row: Row) -> bool:
+    """Tell whether the baseline of a ratio is in doubt."""
+    bases = [one.measurement for one in group.rows if one.is_baseline]
+    return any(base.target == row.measurement.target and any(doubts(base)) for base in bases)
+
+
+def shaky_line(group: Group) -> str | None:
+    """Say in one line why the latencies of a table may not be those of the models alone; None where nothing disturbed them."""
+    causes: dict[str, list[Row]] = {}
+    for row in group.rows:
+        for cause in _causes(row.measurement):
+            causes.setdefault(cause, []).append(row)
+    if not causes:
+        return None
+    shares = [_interrupted(row.measurement) for row in causes.get(INTERRUPTED, ())]
+    texts = [
+        f"{cause}{_share(shares) if cause == INTERRUPTED else ''}{_which(rows, group)}"
+        for cause, rows in causes.items()
+    ]
+    return f"shaky figures: {'; '.join(texts)}; measure again on an idle machine"
+
+
+INTERRUPTED = "other programs interrupted"
+
+
+def _causes(m: Measurement) -> Iterator[str]:
+    if m.contaminated:
+        yield INTERRUPTED
+    yield from (words for field, words in CAUSES.items() if field in m.reasons)
+    if _two_states(m):
+        yield "the device ran at two speeds"
+    elif _disagree(m):
+        yield "the processes disagree"
+
+
+def _share(shares: Sequence[float]) -> str:
+    low, high = (f"{100 * share:.0f}" for share in (min(shares), max(shares)))
+    return f" {low if low == high else f'{low} to {high}'} % of the inferences"
+
+
+def _which(rows: Sequence[Row], group: Group) -> str:
+    """Name the models that a cause is about, unless it is about all of them."""
+    return "" if len(rows) == len(group.rows) else f" ({', '.join(row.label for row in rows)})"
+
+
+def _interrupted(m: Measurement) -> float:
+    return 1 - sum(one.n_clean for one in m.processes) / sum(one.n for one in m.processes)
+
+
+def _two_states(m: Measurement) -> bool:
+    calm = m.latency_ns.undisturbed
+    return calm is not None and m.latency_ns.p50 > VISIBLE * calm.p50
+
+
+def _disagree(m: Measurement) -> bool:
+    p50s = [process.p50_ns for process in m.processes]
+    return max(p50s) > DISAGREEMENT * min(p50s)
 
 
 def describe_precision(m: Measurement) -> str:
@@ -69,23 +149,21 @@ def describe_precision(m: Measurement) -> str:
 
 def _footnotes_of_row(row: Row, baseline: str | None) -> Iterator[tuple[str, str]]:
     m = row.measurement
-    for text in doubts(m):
-        yield "label", text
     if m.soak is not None:
         yield "label", describe_soak(m.soak)
     yield from _budget(row)
     if row.differs:
         yield "label", f"differs from {baseline}: {'; '.join(row.differs)}"
     if m.precision.executed is None:
-        yield "precision", f"executed precision not known: {m.reason_for('precision.executed')}"
+        yield "precision", f"which layers ran in which precision is not known: {m.reason_for('precision.executed')}"
     elif set(m.precision.executed) > {m.precision.requested} or m.precision.requested not in m.precision.executed:
-        ran = ", ".join(f"{count} in {name}" for name, count in m.precision.executed.items())
-        yield "precision", f"weighted layers: {ran or 'none'}"
+        ran = ", ".join(f"{count} in {name}" for name, count in sorted(m.precision.executed.items(), key=_by_count))
+        yield "precision", f"layers with weights: {ran or 'none'}"
     if m.precision.executed is not None and "precision.executed" in m.reasons:
         yield "precision", m.reasons["precision.executed"]
     for field in ("accuracy", "latency_ns.p95", "memory_bytes", "energy_uj"):
         if _is_null(m, field):
-            yield field, f"{_name_of(field)}: {m.reason_for(field)}"
+            yield field, f"{_name_of(field)} not measured: {m.reason_for(field)}"
     if m.parity is not None and m.parity.agreement is None:
         yield "label", f"agreement with the exported model not judged: the output: {m.parity.reason}"
     yield from _classes(row)
@@ -97,27 +175,23 @@ def _footnotes_of_row(row: Row, baseline: str | None) -> Iterator[tuple[str, str
 def doubts(m: Measurement) -> Iterator[str]:
     """Yield why the measured latencies may not be those of the model alone."""
     if m.contaminated:
-        yield f"disturbed by other processes: {m.reason_for('contaminated')}; measure again on an idle machine"
-    for field in DOUBTS:
-        if field in m.reasons:
-            yield m.reasons[field]
+        yield f"other programs disturbed it: {m.reason_for('contaminated')}"
+    yield from (m.reasons[field] for field in DOUBTS if field in m.reasons)
     calm = m.latency_ns.undisturbed
-    if calm is not None and m.latency_ns.p50 > VISIBLE * calm.p50:
+    if calm is not None and _two_states(m):
         yield (
-            f"p50 {formatting.milliseconds(calm.p50)} ms, undisturbed {calm.share:.0%} of the time; "
-            f"{formatting.milliseconds(m.latency_ns.p50)} ms as measured"
+            f"p50 {formatting.duration(calm.p50)}, undisturbed {calm.share:.0%} of the time; "
+            f"{formatting.duration(m.latency_ns.p50)} as measured"
         )
-        return
-    p50s = [process.p50_ns for process in m.processes]
-    if max(p50s) > DISAGREEMENT * min(p50s):
-        low, high = formatting.milliseconds(min(p50s)), formatting.milliseconds(max(p50s))
-        yield f"the processes disagree: their p50s range from {low} to {high} ms"
+    elif _disagree(m):
+        p50s = [process.p50_ns for process in m.processes]
+        yield f"the processes disagree: their p50s range from {formatting.duration(min(p50s))} to {formatting.duration(max(p50s))}"
 
 
 def describe_soak(run: Soak) -> str:
     """Describe a sustained run: whether latency rose, when, and which clock or throttle counter explains it."""
-    start, end = formatting.milliseconds(run.p50_start_ns), formatting.milliseconds(run.p50_end_ns)
-    text = f"sustained run of {run.seconds / 60:.3g} min: p50 {start} ms at the start, {end} ms at the end"
+    start, end = formatting.duration(run.p50_start_ns), formatting.duration(run.p50_end_ns)
+    text = f"sustained run of {run.seconds / 60:.3g} min: p50 {start} at the start, {end} at the end"
     if run.slowed_after_s is not None:
         why = run.throttling or "no readable clock or throttle counter explains it"
         return f"{text}, slower after {run.slowed_after_s:.0f} s: {why}"
@@ -139,16 +213,13 @@ def _speedup(row: Row, baseline: str | None) -> Iterator[tuple[str, str]]:
     if row.speedup is None:
         yield "speedup", f"speedup: {row.reasons['speedup']}"
         return
-    if row.speedup.duet:
-        yield "speedup", f"measured in turns with {baseline}: the median ratio of neighbouring bursts"
-    if row.speedup.verdict == "cannot tell":
+    if row.speedup.ci95 is None:
         yield "speedup", f"speedup undecided: an interval needs {MINIMUM_PROCESSES} processes per side"
+    elif row.speedup.verdict == "cannot tell":
+        low, high = (formatting.times(end) for end in row.speedup.ci95)
+        yield "speedup", f"cannot tell whether it is faster than {baseline}: {low} to {high}"
     elif row.speedup.verdict == "no difference seen":
-        noise = DUET_NOISE if row.speedup.duet else NOISE_FLOOR
-        yield (
-            "speedup",
-            f"no difference from {baseline} seen: the interval includes 1, or the change is below {100 * noise:g}%",
-        )
+        yield "speedup", f"no difference from {baseline} seen: any difference is below {100 * SAME_SPEED:g} %"
 
 
 def _classes(row: Row) -> Iterator[tuple[str, str]]:
@@ -189,6 +260,10 @@ def _is_null(m: Measurement, field: str) -> bool:
     for part in field.split("."):
         value = getattr(value, part)
     return value is None
+
+
+def _by_count(item: tuple[str, int]) -> int:
+    return -item[1]
 
 
 def _name_of(field: str) -> str:

@@ -137,16 +137,10 @@ def finely(ratio: float) -> str:
     return f"{ratio:.3f}x" if ratio < 1.95 else f"{significant(ratio)}x"
 
 
-def points(drop: float, metric: str) -> str:
-    """Describe a drop in percentage points: how much lower or higher a metric is."""
-    if abs(drop) < 0.05:
-        return f"same {metric_word(metric)}"
-    return f"{abs(drop):.1f} points {'lower' if drop > 0 else 'higher'}"
-
-
 def signed(value: float) -> str:
-    """Format a number with its sign, one decimal, and a minus sign (not a hyphen)."""
-    return f"{value:+.1f}".replace("-", "\u2212")
+    """Format a number with its sign, one decimal, and a minus sign (not a hyphen); 0.0 has no sign."""
+    text = f"{value:+.1f}".replace("-", "\u2212")
+    return text if text[1:] != "0.0" else "0.0"
 
 
 def rounded_up(count: float) -> str:

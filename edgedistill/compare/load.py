@@ -16,6 +16,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from edgedistill.config.schema import Budget
+from edgedistill.deploy.stage import OF_PAGES
 from edgedistill.errors import ConfigError
 from edgedistill.records.base import explain_validation
 from edgedistill.records.details import DetectionDetails, SegmentationDetails
@@ -160,9 +161,20 @@ def _load(path: Path) -> MeasurementSet:
         raise ConfigError(f"{path}: no such run folder or measurement file")
     is_run = (path / "manifest.json").is_file()
     measured = path / "measurements"
-    files = tuple(sorted((measured if is_run or measured.is_dir() else path).glob("*.json")))
+    files = _published(path) if is_run and not measured.is_dir() else _files(measured if measured.is_dir() else path)
     budgets, findings = (_budgets(Run(path)), _warnings(Run(path))) if is_run else ({}, ())
     return MeasurementSet(path.resolve().name, tuple(read_result(file) for file in files), budgets, findings)
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.json"))
+
+
+def _published(folder: Path) -> list[Path]:
+    """Return the measurement files of a run that was published without subfolders, as in a repository."""
+    record = read_record(Run(folder), BenchRecord)
+    names = () if record is None else [Path(one.path).name for one in record.measurements]
+    return [path for path in _files(folder) if path.name in names or path.name.startswith(OF_PAGES)]
 
 
 def _warnings(run: Run) -> tuple[Finding, ...]:
@@ -195,10 +207,9 @@ def _result(table: Any, path: Path) -> LoadedMeasurement:
 
 def _class_names(path: Path) -> tuple[str, ...]:
     """Return the class names of the run that contains a measurement file; empty where there is no run."""
-    folder = path.resolve().parent.parent
-    if not (folder / "manifest.json").is_file():
-        return ()
-    data = read_record(Run(folder), DataRecord)
+    folders = path.resolve().parents[:2]
+    folder = next((one for one in reversed(folders) if (one / "manifest.json").is_file()), None)
+    data = None if folder is None else read_record(Run(folder), DataRecord)
     return () if data is None else data.classes
 
 

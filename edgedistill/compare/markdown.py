@@ -8,7 +8,7 @@ from edgedistill.compare.comparison import Comparison
 from edgedistill.compare.detail_table import detail_tables
 from edgedistill.compare.footnotes import footnotes_of
 from edgedistill.compare.rows import Group
-from edgedistill.compare.table import COLUMNS, capitalised, cells, headings
+from edgedistill.compare.table import TEXTS, capitalised, cells, headings, hidden_in
 
 
 def to_markdown(comparison: Comparison) -> str:
@@ -22,7 +22,7 @@ def _lines(comparison: Comparison) -> Iterator[str]:
     if comparison.gates:
         yield from ("| gate | model | outcome | value |", "|---|---|---|---|")
         for outcome in comparison.gates:
-            model, value = escape(outcome.candidate), escape(outcome.found)
+            model, value = escape(outcome.who), escape(outcome.found)
             yield table_row((f"`{outcome.gate}`", model, f"**{outcome.decision}**", value))
         yield ""
     for group in comparison.groups:
@@ -35,11 +35,11 @@ def _lines(comparison: Comparison) -> Iterator[str]:
 
 
 def _group_lines(group: Group) -> Iterator[str]:
-    footnotes = footnotes_of(group)
-    rule = ["---"] * 2 + ["---:"] * (len(COLUMNS) - 2)
-    yield from (f"**{escape(group.title)}**", "", table_row(map(escape, headings(group))), table_row(rule))
-    for row in group.rows:
-        yield table_row(map(escape, cells(row, footnotes)))
+    footnotes, titles = footnotes_of(group, hidden_in(group)), headings(group)
+    rule = ["---"] * TEXTS + ["---:"] * (len(titles) - TEXTS)
+    yield from (f"**{escape(group.title)}**", "", table_row(map(escape, titles)), table_row(rule))
+    for row in cells(group, footnotes):
+        yield table_row(map(escape, row))
     yield ""
     yield from _detail_lines(group)
     for text in group.answer.splitlines():
@@ -48,13 +48,13 @@ def _group_lines(group: Group) -> Iterator[str]:
     if listed := footnotes.listed():
         yield from ("<details><summary>Notes</summary>", "")
         for mark, text in listed:
-            yield f"- {mark} {escape(text)}"
+            yield f"- {mark} {escape(text)}" if mark else f"- {escape(text)}"
         yield from ("", "</details>", "")
 
 
 def _detail_lines(group: Group) -> Iterator[str]:
     for found in detail_tables(group):
-        rule = ["---"] * 2 + ["---:"] * (len(found.headings) - 2)
+        rule = ["---"] * TEXTS + ["---:"] * (len(found.headings) - TEXTS)
         yield from (table_row(map(escape, found.headings)), table_row(rule))
         yield from (table_row(map(escape, row)) for row in found.rows)
         yield from ("", escape(found.note), "")

@@ -10,7 +10,7 @@ from rich.console import Console
 from edgedistill.compare.detail_table import detail_tables
 from edgedistill.compare.footnotes import footnotes_of
 from edgedistill.compare.rows import Group
-from edgedistill.compare.table import capitalised, cells, headings, render_table
+from edgedistill.compare.table import capitalised, cells, headings, hidden_in, render_table
 from edgedistill.records.finding import Finding
 
 WIDTH = 80
@@ -33,12 +33,12 @@ def to_html(groups: Sequence[Group], advice: str | None = None) -> str:
 
 
 def _lines(group: Group) -> Iterator[str]:
-    footnotes = footnotes_of(group)
+    footnotes = footnotes_of(group, hidden_in(group))
     heading = "".join(f"<th>{escape(text)}</th>" for text in headings(group))
     yield f"<p><b>{escape(group.title)}</b></p>"
     yield f"<table><thead><tr>{heading}</tr></thead><tbody>"
-    for row in group.rows:
-        yield f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in cells(row, footnotes))}</tr>"
+    for row in cells(group, footnotes):
+        yield f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>"
     yield "</tbody></table>"
     for details in detail_tables(group):
         heading = "".join(f"<th>{escape(text)}</th>" for text in details.headings)

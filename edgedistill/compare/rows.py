@@ -16,6 +16,7 @@ from edgedistill.records.base import Record
 from edgedistill.records.measurement import Measurement
 from edgedistill.statistics import (
     MINIMUM_PROCESSES,
+    SAME_POINTS,
     AccuracyDrop,
     ClassDrop,
     Speedup,
@@ -23,6 +24,7 @@ from edgedistill.statistics import (
     paired_drop,
     resampled_drop,
     speedup,
+    times_more,
     worst_class,
 )
 
@@ -56,16 +58,23 @@ class Row(Record):
 class Group(Record):
     """Rows with one target and one baseline.
 
-    `baseline` and `chosen`, the model to ship, are labels of rows, or None. `answer` is the conclusion in words. `itself`
-    compares the baseline with a second measurement of it, where one was made in turns with the rows: an A/A comparison.
+    `target` names the device, `baseline` and `chosen`, the model to ship, are labels of rows, or None. `answer` is the conclusion
+    in words. `itself` compares the baseline with a second measurement of it, where one was made in turns with the rows: an A/A
+    comparison. A device that opened the page has a baseline for each way to run a model, and `baseline` is the first.
     """
 
     title: str
+    target: str = ""
     baseline: str | None
     rows: tuple[Row, ...]
     answer: str
     chosen: str | None = None
     itself: Row | None = None
+
+    @property
+    def is_visitor(self) -> bool:
+        """Whether the device is no target of the configuration, but opened the page."""
+        return any(row.measurement.browser is not None for row in self.rows)
 
 
 def metric_of(rows: Iterable[Row]) -> tuple[str, str]:
@@ -250,8 +259,8 @@ def describe_accuracy(
         return f"{name} not comparable: {reasons['accuracy_drop']}"
     test = "" if drop.p_value is None else f", McNemar p {_probability(drop.p_value)}"
     text = f"{name} {_change(drop.points, drop.ci95_points)}{test}"
-    if drop.verdict == "no difference seen":
-        text += ", no difference seen"
+    if drop.verdict in ("no difference seen", "cannot tell"):
+        text += f", {drop.verdict}"
     lost = worst_class(classes)
     if lost is None or lost.points <= 0:
         return text
@@ -259,27 +268,36 @@ def describe_accuracy(
 
 
 def describe_class(lost: ClassDrop) -> str:
-    """Describe the drop of one class: "'deer' 3.2 points lower [0.4, 6.1]"."""
+    """Describe the drop of one class: "'deer' \u22123.2 points [\u22126.1, \u22120.4]"."""
     return f"'{lost.name}' {_change(lost.points, lost.ci95_points)}"
 
 
 def describe_operating_point(change: OperatingChange) -> str:
-    """Describe an operating point: "best F1 at a score of 0.41 (student fp32: 0.44); at 0.44, recall is 2.1 points lower [0.8, 3.5]"."""
+    """Describe an operating point: "best F1 at a score of 0.41 (student fp32: 0.44); at 0.44, recall \u22122.1 points [\u22123.5, \u22120.8]"."""
     before, after = change.thresholds
     moved = _change(change.points, change.ci95_points)
-    return f"best F1 at a score of {after:.2f} ({change.reference}: {before:.2f}); at {before:.2f}, recall is {moved}"
+    return f"best F1 at a score of {after:.2f} ({change.reference}: {before:.2f}); at {before:.2f}, recall {moved}"
 
 
-def _change(points: float, interval: tuple[float, float]) -> str:
-    """Write a drop and its interval as positive numbers, followed by "lower" or "higher"."""
-    low, high = interval if points >= 0 else (-interval[1], -interval[0])
-    text = f"{abs(points):.1f} points {'lower' if points >= 0 else 'higher'}" if abs(points) >= 0.05 else "the same"
-    return f"{text} {_interval((low, high), 1)}"
+def samples_that_tell(drop: AccuracyDrop, n: int) -> str:
+    """Return about how many test samples would tell whether a drop is real, in words: "1,300"."""
+    low, high = drop.ci95_points
+    return formatting.rounded_up(max(n + 1, n * times_more(drop.points, (low, high), SAME_POINTS)))
+
+
+def _change(drop: float, interval: tuple[float, float]) -> str:
+    """Write the drop of a metric as its change: "\u22128.3 points [\u22129.1, \u22127.5]"."""
+    low, high = interval
+    return f"{formatting.signed(-drop)} points {_interval((-high, -low), 1)}"
 
 
 def _interval(interval: tuple[float, float], decimals: int) -> str:
-    low, high = (f"{value:.{decimals}f}".replace("-", "\u2212") for value in interval)
-    return f"[{low}, {high}]"
+    return f"[{describe_interval(interval, decimals, ', ')}]"
+
+
+def describe_interval(interval: tuple[float, float], decimals: int, between: str) -> str:
+    """Write the ends of an interval with a minus sign (not a hyphen)."""
+    return between.join(f"{value + 0.0:.{decimals}f}".replace("-", "\u2212") for value in interval)
 
 
 def _probability(value: float) -> str:

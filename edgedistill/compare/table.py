@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from rich.console import Group as Stack
 from rich.padding import Padding
@@ -16,9 +17,16 @@ from edgedistill.compare.rows import Group, Row, metric_of
 from edgedistill.records.finding import Finding
 from edgedistill.records.measurement import Measurement
 
-METRIC = ""
-"""Stands in COLUMNS for the column whose heading is the metric of the rows."""
-COLUMNS = ("model", "precision", METRIC, "size", "p50 ms", "p95 ms", "mem. MB", "energy", "speedup")
+TEXTS = 2
+"""The columns at the left that hold text."""
+
+
+class Column(NamedTuple):
+    """A column of the table: its heading with its unit, the key of its footnotes, and what it shows of a row."""
+
+    heading: str
+    cell: str
+    show: Callable[[Row], str]
 
 
 def render_table(
@@ -27,10 +35,10 @@ def render_table(
     """Render the warnings, the rows, the footnotes and the answer of every group, what was left out, and what would decide."""
     parts: list[Text | Padding | Table] = [Text(str(one), style="bold") for one in findings]
     for group in groups:
-        footnotes = footnotes_of(group)
+        footnotes = footnotes_of(group, hidden_in(group))
         parts += [Text(group.title, style="bold"), _table(group, footnotes), *_details(group)]
         parts += [
-            Padding(Text(f"{mark} {text}", style="dim"), (0, 0, 0, 2), expand=False)
+            Padding(Text(f"{mark} {text}".lstrip(), style="dim"), (0, 0, 0, 2), expand=False)
             for mark, text in footnotes.listed()
         ]
         parts += [Text(group.answer), Text()]
@@ -46,18 +54,48 @@ def capitalised(sentence: str) -> str:
     return sentence[:1].upper() + sentence[1:]
 
 
+def columns(group: Group) -> list[Column]:
+    """Return the columns of a group, each in one unit; without energy where no model has it."""
+    rows = [row.measurement for row in group.rows]
+    time = formatting.time_unit(m.latency_ns.p50 for m in rows)
+    size = formatting.size_unit(m.size_bytes for m in rows)
+    energy = formatting.energy_unit(m.energy_uj.per_inference for m in rows if m.energy_uj is not None)
+    found = [
+        Column("model", "label", lambda row: row.label.removesuffix(f" {row.measurement.precision.requested}")),
+        Column("precision", "precision", lambda row: describe_precision(row.measurement)),
+        Column(metric_of(group.rows)[0], "accuracy", lambda row: _accuracy(row.measurement)),
+        Column(f"size {size.name}", "size_bytes", lambda row: size.text(row.measurement.size_bytes)),
+        Column(f"p50 {time.name}", "latency_ns.p50", lambda row: time.text(row.measurement.latency_ns.p50)),
+        Column(f"p95 {time.name}", "latency_ns.p95", lambda row: _known(row.measurement.latency_ns.p95, time)),
+        Column("mem. MB", "memory_bytes", lambda row: _memory(row.measurement)),
+        Column(f"energy {energy.name}", "energy_uj", lambda row: _energy(row.measurement, energy)),
+        Column("speedup", "speedup", _speedup),
+    ]  # fmt: skip
+    return [one for one in found if one.cell not in hidden_in(group)]
+
+
+def hidden_in(group: Group) -> tuple[str, ...]:
+    """Return the keys of columns that are left out, because no row of a group has a value."""
+    return () if any(row.measurement.energy_uj is not None for row in group.rows) else ("energy_uj",)
+
+
 def headings(group: Group) -> list[str]:
-    """Return the headings of a group's columns, in the order of COLUMNS."""
-    return [metric_of(group.rows)[0] if column == METRIC else column for column in COLUMNS]
+    """Return the headings of a group's columns."""
+    return [column.heading for column in columns(group)]
+
+
+def cells(group: Group, footnotes: Footnotes) -> list[list[str]]:
+    """Return the rows of a group as text, each cell with the marks of its footnotes."""
+    return [[column.show(row) + footnotes.marks(row, column.cell) for column in columns(group)] for row in group.rows]
 
 
 def _table(group: Group, footnotes: Footnotes) -> Table:
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", pad_edge=False)
-    for column, heading in zip(COLUMNS, headings(group), strict=True):
-        is_text = column in COLUMNS[:2]
+    for place, heading in enumerate(headings(group)):
+        is_text = place < TEXTS
         table.add_column(heading, justify="left" if is_text else "right", overflow="fold", no_wrap=not is_text)
-    for row in group.rows:
-        table.add_row(*(Text(cell) for cell in cells(row, footnotes)))
+    for row in cells(group, footnotes):
+        table.add_row(*(Text(cell) for cell in row))
     return table
 
 
@@ -74,23 +112,12 @@ def _details(group: Group) -> list[Table | Text | Padding]:
     return parts
 
 
-def cells(row: Row, footnotes: Footnotes) -> list[str]:
-    """Return the cells of a row with the marks of their footnotes, in the order of COLUMNS."""
-    m = row.measurement
-    p95 = formatting.DASH if m.latency_ns.p95 is None else formatting.milliseconds(m.latency_ns.p95)
-    memory = formatting.DASH if m.memory_bytes is None else formatting.megabytes(m.memory_bytes.peak)
-    name = row.label.removesuffix(f" {m.precision.requested}")
-    return [
-        name + footnotes.marks(row, "label"),
-        describe_precision(m) + footnotes.marks(row, "precision"),
-        _accuracy(m) + footnotes.marks(row, "accuracy"),
-        formatting.size(m.size_bytes),
-        formatting.milliseconds(m.latency_ns.p50),
-        p95 + footnotes.marks(row, "latency_ns.p95"),
-        memory + footnotes.marks(row, "memory_bytes"),
-        _energy(m) + footnotes.marks(row, "energy_uj"),
-        _speedup(row) + footnotes.marks(row, "speedup"),
-    ]
+def _known(value: float | None, unit: formatting.Unit) -> str:
+    return formatting.DASH if value is None else unit.text(value)
+
+
+def _memory(m: Measurement) -> str:
+    return formatting.DASH if m.memory_bytes is None else formatting.megabytes(m.memory_bytes.peak)
 
 
 def _accuracy(m: Measurement) -> str:
@@ -100,10 +127,10 @@ def _accuracy(m: Measurement) -> str:
     return f"{formatting.percent(value)}±{formatting.percent(max(high - value, value - low))}"
 
 
-def _energy(m: Measurement) -> str:
+def _energy(m: Measurement, unit: formatting.Unit) -> str:
     if m.energy_uj is None:
         return formatting.DASH
-    text = formatting.energy(m.energy_uj.per_inference)
+    text = unit.text(m.energy_uj.per_inference)
     return f"~{text}" if m.energy_uj.provenance == "estimated" else text
 
 

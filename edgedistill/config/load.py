@@ -18,17 +18,21 @@ else:
     import tomli as tomllib
 
 
+FILE_NAME = "edgedistill.toml"
+
+
 def load_config(path: Path, overrides: tuple[str, ...] = ()) -> Config:
     """Read a configuration, apply KEY=VALUE overrides (dotted keys, TOML values), and check it.
 
+    A folder stands for the edgedistill.toml in it.
     Raises ConfigError that names the file, the key and, for a misspelt key, the nearest match.
     """
+    if path.is_dir():
+        path = path / FILE_NAME
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; 'edgedistill init' writes one") from None
-    except IsADirectoryError:
-        raise ConfigError(f"{path}: is a folder; give the path of the .toml file in it") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
     return parse_text(text, path, overrides)

@@ -6,7 +6,7 @@ Paths in a configuration are relative to its own folder.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, ValidatorFunctionWrapHandler, WrapValidator, model_validator
 
@@ -21,7 +21,7 @@ from edgedistill.config.training import (
     StudentConfig,
     TeacherConfig,
 )
-from edgedistill.records.base import Activations, Record, Scheme, Weights
+from edgedistill.records.base import Activations, GrownRecord, Record, Scheme, Weights
 
 
 class QuantizeConfig(Record):
@@ -66,8 +66,10 @@ class ExportConfig(Record):
     """ONNX opset of the files; the default is the highest that every target supports."""
 
 
-class Budget(Record):
+class Budget(GrownRecord):
     """Limits for a model on a target."""
+
+    later: ClassVar[frozenset[str]] = frozenset({"accuracy_drop"})
 
     p95_ms: Positive | None = None
     """Limit of the 95th percentile of the latency, in milliseconds."""
@@ -79,6 +81,8 @@ class Budget(Record):
     """Limit of the energy per inference, in millijoules."""
     accuracy: Fraction | None = None
     """Least value of the metric, as a fraction."""
+    accuracy_drop: Positive | None = None
+    """Loss against the teacher, in percentage points, from which on a student is not recommended; 3 if it is not set."""
 
 
 class TargetConfig(Record):

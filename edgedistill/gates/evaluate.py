@@ -28,13 +28,19 @@ WORTH_TRYING = 50
 """The largest number of processes that is suggested; more would mean that the value is practically at its limit."""
 
 
-def apply_gates(comparison: Comparison, gates: Sequence[Gate]) -> Comparison:
+def apply_gates(comparison: Comparison, gates: Sequence[Gate], *, phones: bool = False) -> Comparison:
     """Return the comparison with the outcome of every gate for every candidate.
 
+    Devices that opened the page are left out unless `phones`: their visits must not change what a build decides.
     Raises IncomparableError where a gate limits a change and conditions differ, ConfigError where there is no candidate.
     """
-    outcomes = tuple(_outcomes(comparison, gates))
-    has_candidates = comparison.missing or any(not row.is_baseline for group in comparison.groups for row in group.rows)
+    groups = [group for group in comparison.groups if phones or not group.is_visitor]
+    outcomes = (*(one for group in groups for one in _outcomes(group, gates)), *_of_missing(comparison.missing, gates))
+    has_candidates = comparison.missing or any(not row.is_baseline for group in groups for row in group.rows)
+    if gates and not groups and comparison.groups:
+        raise ConfigError(
+            "the gates have nothing to check: only devices that opened the page were measured; add --phones to check these"
+        )
     if gates and not has_candidates:
         raise ConfigError(
             "the gates have nothing to check: there is no candidate; name a second run or measurement file"
@@ -77,23 +83,23 @@ def require_passed(outcomes: Sequence[GateOutcome]) -> None:
 
 
 def log_line(outcome: GateOutcome) -> str:
-    """Write an outcome as one line: "gate FAIL p95_ms > +5%: after, student int8: +10.2% [+9.1%, +11.4%]"."""
-    model, is_of_runs, _ = outcome.group.partition(" — ")
-    who = f"{outcome.candidate}, {model}" if is_of_runs else outcome.candidate
-    return f"gate {outcome.decision.upper()} {outcome.gate}: {who}: {outcome.found}"
+    """Write an outcome as one line: "gate FAIL p95_ms > +5%: student int8 on pi: +10.2% [+9.1%, +11.4%]"."""
+    return f"gate {outcome.decision.upper()} {outcome.gate}: {outcome.who}: {outcome.found}"
 
 
-def _outcomes(comparison: Comparison, gates: Sequence[Gate]) -> Iterator[GateOutcome]:
-    for group in comparison.groups:
-        baseline = next((row for row in group.rows if row.is_baseline), None)
-        for row in group.rows:
-            if not row.is_baseline:
-                yield from (_outcome(group, gate, row, baseline) for gate in gates if _applies(gate, row))
-    for missing in comparison.missing:
+def _outcomes(group: Group, gates: Sequence[Gate]) -> Iterator[GateOutcome]:
+    baselines = [row for row in group.rows if row.is_baseline]
+    for row in group.rows:
+        # a device that opened the page has a baseline for each way to run a model
+        fit = [one for one in baselines if not group.is_visitor or one.measurement.target == row.measurement.target]
+        if not row.is_baseline:
+            yield from (_outcome(group, gate, row, next(iter(fit), None)) for gate in gates if _applies(gate, row))
+
+
+def _of_missing(missing: Sequence[str], gates: Sequence[Gate]) -> Iterator[GateOutcome]:
+    for name in missing:
         yield from (
-            GateOutcome(
-                gate=gate.text, group=missing, candidate=missing, decision="undecided", found="was not measured"
-            )
+            GateOutcome(gate=gate.text, group=name, candidate=name, decision="undecided", found="was not measured")
             for gate in gates
         )
 
@@ -111,7 +117,7 @@ def _outcome(group: Group, gate: Gate, row: Row, baseline: Row | None) -> GateOu
     least = None if group.itself is None or baseline is None else change_of_itself(gate, group.itself, baseline)
     decision, words, value = check_gate(gate, row, baseline, least)
     return GateOutcome(
-        gate=gate.text, group=group.title, candidate=row.label, decision=decision, found=words, value=value.value,
+        gate=gate.text, group=group.title, target=group.target, candidate=row.label, decision=decision, found=words, value=value.value,
         interval=value.interval, least_change=least,
     )  # fmt: skip
 

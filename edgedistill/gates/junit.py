@@ -35,7 +35,7 @@ def _add_suite(root: ET.Element, number: int, group: str, outcomes: Sequence[Gat
     })  # fmt: skip
     ET.SubElement(suite, "properties")
     for outcome in outcomes:
-        name = f"{outcome.candidate}: {outcome.gate}"
+        name = f"{outcome.who}: {outcome.gate}"
         case = ET.SubElement(suite, "testcase", {"name": _text(name), "classname": "edgedistill.gate", "time": "0"})
         element = {"fail": "failure", "undecided": "error"}.get(outcome.decision)
         if element:

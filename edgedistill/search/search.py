@@ -84,7 +84,9 @@ def search(pipeline: Pipeline, options: SearchOptions) -> SearchResult:
 
 def require_budget(config: Config) -> None:
     """Raise ConfigError unless some target has a limit that can be checked before training."""
-    limits = [target.budget.model_dump(exclude={"accuracy"}, exclude_none=True) for target in config.target]
+    limits = [
+        target.budget.model_dump(exclude={"accuracy", "accuracy_drop"}, exclude_none=True) for target in config.target
+    ]
     if not any(limits):
         raise ConfigError(
             "search: no [[target]] has a limit of latency, size, memory or energy; add one, for example "

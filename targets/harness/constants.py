@@ -58,10 +58,11 @@ class Bursts(NamedTuple):
 class Duet(NamedTuple):
     """A difference of models that took turns is real above the fraction `noise`, and if its interval excludes 0.
 
-    The interval needs `least_sets`; `t975` has the 97.5 % points of Student's t for 1, 2, ... degrees of freedom.
+    There is none if the whole interval is within the fraction `same`. The interval needs `least_sets`; `t975` has the 97.5 % points of Student's t for 1, 2, ... degrees of freedom.
     """
 
     noise: float
+    same: float
     least_sets: int
     t975: List[float]
 

@@ -272,11 +272,11 @@ function comparison(arm, other) {
 
 function sentence(title, other, { ratio, ci95, verdict }) {
   const times = (value) => value.toFixed(3);
-  if (verdict === "cannot tell") return `${title}: ${times(ratio)} times as long as ${other}; an interval needs ${DUET.least_sets} workers of each in turns.`;
+  if (ci95 === null) return `${title}: ${times(ratio)} times as long as ${other}; an interval needs ${DUET.least_sets} workers of each in turns.`;
   const interval = (low, high) => `(95 % interval ${times(low)} to ${times(high)})`;
   if (verdict === "faster") return `${title}: ${times(1 / ratio)} times as fast as ${other} ${interval(1 / ci95[1], 1 / ci95[0])}.`;
   const words = `${title}: ${times(ratio)} times as long as ${other} ${interval(...ci95)}`;
-  return verdict === "slower" ? `${words}.` : `${words}: no difference seen.`;
+  return verdict === "slower" ? `${words}.` : verdict === "cannot tell" ? `${words}: this cannot tell; measure longer.` : `${words}: no difference seen.`;
 }
 
 function p50(arm) {

@@ -36,6 +36,7 @@ export function compare(ratios) {
   const variance = logs.reduce((sum, value) => sum + (value - mean) ** 2, 0) / (logs.length - 1);
   const half = DUET.t975[Math.min(logs.length - 1, DUET.t975.length) - 1] * Math.sqrt(variance / logs.length);
   const differs = Math.abs(mean) > Math.max(half, Math.log1p(DUET.noise));
-  const verdict = differs ? (mean > 0 ? "slower" : "faster") : "no difference seen";
+  const isSame = Math.abs(mean) + half <= Math.log1p(DUET.same);
+  const verdict = differs ? (mean > 0 ? "slower" : "faster") : isSame ? "no difference seen" : "cannot tell";
   return { ratio: Math.exp(mean), ci95: [Math.exp(mean - half), Math.exp(mean + half)], verdict };
 }

@@ -11,7 +11,7 @@ import pytest
 import turns
 from constants import BURSTS, DUET, SAMPLING
 
-from edgedistill.statistics import DUET_NOISE, MINIMUM_PROCESSES, speedup_of_ratios
+from edgedistill.statistics import DUET_NOISE, MINIMUM_PROCESSES, SAME_SPEED, speedup_of_ratios
 from tests.support.jobs import TARGETS
 
 MODULES = "\n".join(
@@ -31,9 +31,9 @@ def javascript(expression: str, given: Any = None) -> Any:
 def test_the_page_decides_as_compare_does() -> None:
     rng = np.random.default_rng(0)
     given = [np.exp(rng.normal(mean, 0.004, n)).tolist() for mean in (0, 0.02, -0.02) for n in (2, 3, 5, 20)]
-    given += [[1.004] * 5, [1.006] * 5, [0.994] * 5]
+    given += [[1.004] * 5, [1.006] * 5, [0.994] * 5, [0.9, 1.0, 1.2], [0.97, 1.0, 1.03]]
     opposite = {"faster": "slower", "slower": "faster"}
-    assert (DUET.noise, DUET.least_sets) == (DUET_NOISE, MINIMUM_PROCESSES)
+    assert (DUET.noise, DUET.same, DUET.least_sets) == (DUET_NOISE, SAME_SPEED, MINIMUM_PROCESSES)
     for ratios, found in zip(given, javascript("given.map(stats.compare)", given), strict=True):
         wanted = speedup_of_ratios(ratios)  # the ratio of the one to the other, as a speedup of the other
         assert found["ratio"] == pytest.approx(wanted.value)
