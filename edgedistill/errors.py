@@ -61,8 +61,11 @@ class UndecidedError(EdgedistillError):
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """Return "; perhaps 'x'?" for the known word closest to a misspelt one, or the whole list when none is close."""
-    words = sorted(known)
+    """Return "; perhaps 'x'?" for the known word closest to a misspelt one, or the whole list when none is close.
+
+    A tuple or list keeps its order, as that of stages.
+    """
+    words = list(known) if isinstance(known, (tuple, list)) else sorted(known)
     close = difflib.get_close_matches(word, words, n=3, cutoff=0.6)
     close.sort(key=lambda one: (-difflib.SequenceMatcher(None, one, word).ratio(), sorted(one) != sorted(word)))
     return f"; perhaps '{close[0]}'?" if close else f"; known are: {', '.join(words)}"

@@ -46,7 +46,8 @@ def test_speedup_matches_scipys_interval_of_trimmed_means_on_logs(before, after,
         ([100, 101, 99], [50, 51, 49], "faster"),
         ([50, 51, 49], [100, 101, 99], "slower"),
         ([100.0, 100.1, 99.9], [98.0, 98.1, 97.9], "no difference seen"),  # real, and below the noise floor
-        ([100, 160, 70], [80, 130, 60], "no difference seen"),  # large, and uncertain
+        ([100, 104, 97], [99, 103, 98], "no difference seen"),  # whatever the difference is, it is small
+        ([100, 160, 70], [80, 130, 60], "cannot tell"),  # large, and uncertain
         ([100, 100], [50, 50, 50], "cannot tell"),
         ([100, 100, 100], [50], "cannot tell"),
         ([100, 100, 100], [50, 50, 50], "faster"),  # no spread at all is no error
@@ -55,7 +56,7 @@ def test_speedup_matches_scipys_interval_of_trimmed_means_on_logs(before, after,
 def test_verdicts(before, after, verdict):
     found = speedup_of(before, after)
     assert found.verdict == verdict
-    assert (found.ci95 is None) == (verdict == "cannot tell")
+    assert (found.ci95 is None) == (min(len(before), len(after)) < 3)
 
 
 def test_one_process_that_other_work_slowed_does_not_hide_a_difference():
@@ -77,7 +78,7 @@ def simulated(rng, ratio, disturbed):
 def test_a_model_5_percent_slower_is_found_and_the_same_one_is_not(disturbed, at_least):
     rng = np.random.default_rng(7)
     found = sum(simulated(rng, 1.05, disturbed) == "slower" for _ in range(400))
-    alarms = sum(simulated(rng, 1.0, disturbed) != "no difference seen" for _ in range(400))
+    alarms = sum(simulated(rng, 1.0, disturbed) in ("faster", "slower") for _ in range(400))
     assert found >= at_least * 400
     assert alarms <= 0.02 * 400
 
@@ -88,7 +89,7 @@ def test_a_model_is_as_fast_as_itself(values):
     found = speedup_of(values, values)
     assert found.value == 1
     assert found.ci95[0] <= 1 <= found.ci95[1]
-    assert found.verdict == "no difference seen"
+    assert found.verdict == ("no difference seen" if found.ci95[1] <= 1.1 else "cannot tell")
 
 
 @settings(deadline=None)  # this machine is shared

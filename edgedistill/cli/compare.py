@@ -9,7 +9,7 @@ import click
 
 from edgedistill.cli.file import PROCESSES, SECONDS
 from edgedistill.cli.options import AS_JSON, FILE, Command, Condition, option, surroundings
-from edgedistill.cli.output import print_comparison, show_outcomes
+from edgedistill.cli.output import print_comparison, show_doubts, show_outcomes
 from edgedistill.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -28,6 +28,10 @@ GATES: Final = Condition("with gates", lambda given: bool(given["texts"] or give
 @option("--fail-if", "texts", multiple=True, metavar="EXPR",
         help="A gate, e.g. 'p95_ms > +5%' or 'accuracy < -0.5'. Repeatable.")  # fmt: skip
 @option("--config", type=FILE, metavar="CONFIG", help="Also check the gates in [gate] of this configuration.")
+@option("--phones", is_flag=True, help="Also check the gates on phones and other devices that opened the page.",
+        only={GATES: "add a gate with --fail-if, for example 'p95_ms > +5%'"})  # fmt: skip
+@option("--details", is_flag=True, help="Also print what disturbed each model.",
+        only={NOT_JSON: "remove it: the JSON has all details"})  # fmt: skip
 @option("--again", is_flag=True, help="Measure both sides again, in turns on their device, and the baseline twice.")
 @option("--processes", metavar="N", type=click.IntRange(1), default=PROCESSES, show_default=True,
         help="Fresh processes per model.", only={AGAIN: "add --again, or remove it"})  # fmt: skip
@@ -44,7 +48,7 @@ def compare(context: click.Context, /, baseline: Path, candidates: tuple[Path, .
     """Compare run folders or measurement files with a BASELINE.
 
     A single run is compared with its teacher. With --again, the models of both sides take turns on the device, so that what
-    disturbs the device disturbs both.
+    disturbs the device disturbs both. The folder of a published result is a run folder too.
 
     Exit code 3: a gate failed. Exit code 6: a gate could not be decided.
     """
@@ -55,18 +59,18 @@ def compare(context: click.Context, /, baseline: Path, candidates: tuple[Path, .
     if not options["again"]:
         _show(_compared(sets, gates), sets, gates, options)
         return
-    if not candidates:
-        raise ConfigError(
-            f"{baseline}: --again needs a run or measurement file to compare with; name it after {baseline}"
-        )
-    from edgedistill.compare.again import measure_pairs, sets_of
-    from edgedistill.compare.comparison import compare_pairs
+    from edgedistill.compare.again import measure_pairs, measure_run, sets_of
+    from edgedistill.compare.comparison import compare_pairs, summarise_run
     from edgedistill.deploy.again import AgainOptions
     from edgedistill.runtime.scratch import scratch_folder
 
     kits, report = surroundings(context)
     how = AgainOptions(processes=options["processes"], seconds=options["seconds"], passes=("energy",))
     with scratch_folder() as folder:
+        if not candidates:
+            again = measure_run(sets[0], how, kits, folder, report.info)
+            _show(summarise_run(again), (again,), gates, options)
+            return
         pairing = measure_pairs(sets, how, kits, folder, report.info)
         _show(compare_pairs(pairing), sets_of(pairing), gates, options)
 
@@ -79,8 +83,10 @@ def _show(
 
     form = "json" if options["as_json"] else "markdown" if options["markdown"] else None
     html, junit = options["html"], options["junit"]
-    comparison = apply_gates(comparison, gates)
+    comparison = apply_gates(comparison, gates, phones=options["phones"])
     print_comparison(comparison, form)
+    if options["details"]:
+        show_doubts(comparison)
     show_outcomes(comparison.gates, form)
     if html is not None:
         from edgedistill.report.report import render_comparison
@@ -108,9 +114,12 @@ def _gates(texts: tuple[str, ...], config: Path | None) -> tuple[Gate, ...]:
 
 def _compared(sets: tuple[MeasurementSet, ...], gates: tuple[Gate, ...]) -> Comparison:
     """Compare results of the same device; without gates, list results of different devices side by side."""
+    from edgedistill.compare.advice import advise_run
     from edgedistill.compare.comparison import compare_runs, have_counterparts, side_by_side, summarise_run
 
     first, *others = sets
     if not others:
-        return summarise_run(first)
+        found = summarise_run(first)
+        advice = None if first.path is None else advise_run(found.groups, first.path)
+        return found.model_copy(update={"advice": advice})
     return compare_runs(first, others) if gates or have_counterparts(sets) else side_by_side(sets)

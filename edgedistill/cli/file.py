@@ -189,7 +189,8 @@ def _show(result: FileResult | FilePlan | BenchPlan, *, as_json: bool) -> None:
 @click.command(cls=Command)
 @click.argument("model_or_config", type=FILE)
 @click.argument("candidates", type=FILE, nargs=-1, metavar="[MODEL]...")
-@option("--target", "kit_names", multiple=True, metavar="KIT", help="A kit to measure with. Repeatable.",
+@option("--target", "kit_names", multiple=True, metavar="KIT",
+        help="A kit to measure with. Repeatable.  [default: every kit whose engine is installed]",
         only={ONNX: "add a [[target]] to {model_or_config} instead"})  # fmt: skip
 @option("--data", type=FILE, metavar="FILE", help="Real inputs, and labels if any: an .npz, or pictures with boxes.",
         only={ONNX: "set data.test in {model_or_config} instead"})  # fmt: skip
@@ -215,7 +216,7 @@ def _show(result: FileResult | FilePlan | BenchPlan, *, as_json: bool) -> None:
 @pipeline_options
 @click.pass_context
 def bench(context: click.Context, /, model_or_config: Path, candidates: tuple[Path, ...], **options: Any) -> None:
-    """Measure the models of a configuration, or .onnx files with --target KIT.
+    """Measure the models of a configuration, or .onnx files.
 
     Several .onnx files are measured in turns, and compared with the first. With a configuration, runs the earlier stages
     first if needed.
@@ -239,20 +240,33 @@ def bench_overrides(options: dict[str, Any]) -> tuple[str, ...]:
 def _bench_files(context: click.Context, given: tuple[Path, ...], options: dict[str, Any]) -> None:
     from edgedistill.deploy.bench_plan import plan_bench
     from edgedistill.graphs.shapes import parse_shapes
-    from edgedistill.kits.kits import find_kit
 
-    kits, _ = surroundings(context)
-    if not options["kit_names"]:
-        raise ConfigError(f"{given[0]}: choose a kit with --target; the kits are {', '.join(sorted(kits))}")
     if others := [path for path in given if path.suffix.lower() != ".onnx"]:
         raise ConfigError(f"{others[0]}: not an .onnx file; {given[0]} is compared only with .onnx files")
     models = _named(given)
-    chosen = [find_kit(name, kits) for name in dict.fromkeys(options["kit_names"])]
+    chosen = _chosen_kits(context, options)
     folder, shapes = options["run_dir"] or Path("runs") / "-".join(models), parse_shapes(options["shapes"])
     if options["dry_run"]:
         _show(plan_bench(models, chosen, _bench_options(options), folder, shapes), as_json=options["as_json"])
         return
     _measure(context, models, chosen, shapes, options | {"run_dir": folder})
+
+
+def _chosen_kits(context: click.Context, options: dict[str, Any]) -> list[Kit]:
+    """Return the kits of --target, or all whose engines the device has."""
+    from edgedistill.deploy.devices.address import parse_address
+    from edgedistill.deploy.identity import installed
+    from edgedistill.kits.kits import find_kit
+
+    kits, report = surroundings(context)
+    if options["kit_names"]:
+        return list({kit.name: kit for kit in (find_kit(name, kits) for name in options["kit_names"])}.values())
+    address = parse_address(options["device"]).text
+    found = installed(kits.values(), address)
+    if not found:
+        raise DeviceError(f"{options['device']}: has no engine; 'edgedistill doctor' says how to install one")
+    report.info(f"engines: {', '.join(kit.name for kit in found)}, all that are installed; choose with --target")
+    return list(found)
 
 
 def _named(given: tuple[Path, ...]) -> dict[str, Path]:

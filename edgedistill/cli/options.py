@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from edgedistill.kits.kits import Kit
     from edgedistill.runtime.progress import Reporter
 
+STAGES: Final = f"{', '.join(STAGE_NAMES[:-1])} or {STAGE_NAMES[-1]}"
+"""The names of the stages in their order, in words."""
 FILE = click.Path(path_type=Path)
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -145,11 +147,7 @@ def set_option(only: Only | None = None) -> Decorator:
 
 def from_option(only: Only | None = None) -> Decorator:
     """Declare --from."""
-    *names, last = STAGE_NAMES
-    return stage_option(
-        "--from", "start", only=only,
-        help=f"Run this stage and all later stages again: {', '.join(names)} or {last}.",
-    )  # fmt: skip
+    return stage_option("--from", "start", only=only, help=f"Run this stage and all later stages again: {STAGES}.")
 
 
 def skip_bad_option(only: Only | None = None) -> Decorator:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
+
+from edgedistill.records.stage_names import BENCH
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -71,6 +75,8 @@ def show_diagnosis(diagnosis: Diagnosis) -> None:
     from rich.markup import escape
     from rich.table import Table
 
+    from edgedistill.runtime.progress import in_words
+
     console = Console(highlight=False)
     found = Table.grid(padding=(0, 1))
     for one in diagnosis.findings:
@@ -85,7 +91,7 @@ def show_diagnosis(diagnosis: Diagnosis) -> None:
     known = [one.seconds for one in diagnosis.stages if one.seconds is not None]
     if any(not one.cached for one in diagnosis.stages) and known:
         more = ", and the stages without a figure" if any(one.seconds is None for one in diagnosis.stages) else ""
-        console.print(f"in all about {_duration(sum(known))}{more}; examined in {_duration(diagnosis.seconds)}")
+        console.print(f"in all about {in_words(sum(known))}{more}; examined in {in_words(diagnosis.seconds)}")
 
 
 def _stages_table(stages: Sequence[Estimate]) -> Table:
@@ -93,6 +99,7 @@ def _stages_table(stages: Sequence[Estimate]) -> Table:
     from rich.table import Table
 
     from edgedistill.compare.formatting import DASH, size
+    from edgedistill.runtime.progress import in_words
 
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", pad_edge=False)
     for name in ("stage", "", "about", "last run", "disk", "memory"):
@@ -100,21 +107,13 @@ def _stages_table(stages: Sequence[Estimate]) -> Table:
     table.add_column("from")
     for one in stages:
         if one.cached:
-            last = "" if one.last_seconds is None else _duration(one.last_seconds)
+            last = "" if one.last_seconds is None else in_words(one.last_seconds)
             table.add_row(one.stage, "cached", "", last, "", "", "")
             continue
-        about, last = (DASH if value is None else _duration(value) for value in (one.seconds, one.last_seconds))
+        about, last = (DASH if value is None else in_words(value) for value in (one.seconds, one.last_seconds))
         bytes_ = (DASH if value is None else size(value) for value in (one.disk_bytes, one.memory_bytes))
         table.add_row(one.stage, "to run", about, last, *bytes_, escape(one.basis or one.reasons.get("seconds", "")))
     return table
-
-
-def _duration(seconds: float) -> str:
-    """Format a duration: 3.2 s, 45 s, 12 min, 3.4 h."""
-    for unit, scale in (("h", 3600), ("min", 60)):
-        if seconds >= 2 * scale:
-            return f"{seconds / scale:.{1 if seconds < 10 * scale else 0}f} {unit}"
-    return f"{seconds:.2g} s" if seconds < 100 else f"{seconds:.0f} s"
 
 
 def _show_measured(pipeline: Pipeline, *, as_json: bool) -> None:
@@ -131,9 +130,25 @@ def _show_measured(pipeline: Pipeline, *, as_json: bool) -> None:
     if not as_json:
         _show_gain(pipeline)
     show_outcomes(comparison.gates, form)
-    if pipeline.records.get(ReportRecord) is not None and not as_json:
-        click.echo(f"Report: {pipeline.run.folder / 'report.html'}")
+    if not as_json:
+        if pipeline.records.get(ReportRecord) is not None:
+            click.echo(f"Report: {pipeline.run.folder / 'report.html'}")
+        for line in _repeat_lines(comparison, is_new=BENCH in pipeline.executed):
+            click.echo(line)
     require_passed(comparison.gates)
+
+
+def _repeat_lines(comparison: Comparison, *, is_new: bool) -> Iterator[str]:
+    """Yield when figures were measured, if not now, and the command that measures them again, if they are old or shaky."""
+    from edgedistill.compare.footnotes import shaky_line
+
+    own = [group for group in comparison.groups if not group.is_visitor]
+    times = sorted(row.measurement.created for group in own for row in group.rows)
+    again = f"{shlex.join(['edgedistill', *sys.argv[1:]])} --from {BENCH}"
+    if times and not is_new:
+        yield f"Measured {times[0][:10]} {times[0][11:16]} UTC, not now. To measure again: {again}"
+    elif any(shaky_line(group) is not None for group in own):
+        yield f"To measure again, on an idle machine: {again}"
 
 
 def print_comparison(comparison: Comparison, form: str | None = None) -> None:
@@ -149,6 +164,16 @@ def print_comparison(comparison: Comparison, form: str | None = None) -> None:
 
     table = render_table(comparison.groups, comparison.left_out, comparison.findings, comparison.advice)
     Console(highlight=False).print(table)
+
+
+def show_doubts(comparison: Comparison) -> None:
+    """Print what disturbed each model, a line for each doubt."""
+    from edgedistill.compare.footnotes import doubts
+
+    for group in comparison.groups:
+        for row in group.rows:
+            for text in doubts(row.measurement):
+                click.echo(f"{group.target}, {row.label}: {text}")
 
 
 def show_outcomes(outcomes: Sequence[GateOutcome], form: str | None) -> None:

@@ -10,7 +10,9 @@ import click
 from edgedistill.cli.options import (
     AS_JSON,
     FILE,
+    STAGES,
     Command,
+    from_option,
     option,
     overrides_of,
     require_run,
@@ -32,11 +34,11 @@ STAGE_HELP: Final = {
 
 @click.command(cls=Command)
 @click.argument("config", type=FILE)
-@stage_option("--until", default=REPORT, show_default=True, help="Stop after this stage.")
+@stage_option("--until", default=REPORT, show_default=True, help=f"Stop after this stage: {STAGES}.")
 @run_options
 @click.pass_context
 def run(context: click.Context, /, config: Path, until: str, **options: Any) -> None:
-    """Run all stages of CONFIG, an edgedistill.toml; reuse stages that are up to date."""
+    """Run all stages of CONFIG, an edgedistill.toml or its folder; reuse stages that are up to date."""
     run_config(context, config, until, options)
 
 
@@ -73,23 +75,24 @@ def run_config(context: click.Context, path: Path, until: str, options: dict[str
 
 @click.command(cls=Command)
 @option("--run-dir", type=FILE, metavar="DIR", default=Path("runs/demo"), show_default=True, help="The run folder.")
+@from_option()
 @AS_JSON
 @click.pass_context
-def demo(context: click.Context, run_dir: Path, as_json: bool) -> None:  # noqa: FBT001 - click passes flags
-    """Run all stages on handwritten digits, in one or two minutes."""
+def demo(context: click.Context, run_dir: Path, start: str | None, as_json: bool) -> None:  # noqa: FBT001 - click passes flags
+    """Run all stages on handwritten digits, in one or two minutes; a second demo prints the first one's figures."""
     from edgedistill.config.load import load_config
     from edgedistill.pipeline.pipeline import Plan, run_pipeline
     from edgedistill.runtime.folder import Run
 
     kits, reporter = surroundings(context)
     config = load_config(Path(__file__).parents[1] / "config" / "demo.toml")
-    show_pipeline(run_pipeline(config, Run(run_dir), kits, reporter, Plan()), as_json=as_json)
+    show_pipeline(run_pipeline(config, Run(run_dir), kits, reporter, Plan(start=start)), as_json=as_json)
 
 
 @click.command(cls=Command)
 @click.argument("run_folder", metavar="RUN", type=FILE)
 def report(run_folder: Path) -> None:
-    """Write the HTML report of the run folder RUN again."""
+    """Write the HTML report of a run folder, or of a published result, again."""
     from edgedistill.report.report import write_report
 
     require_run(run_folder)

@@ -25,7 +25,12 @@ from edgedistill.cli.options import FILE, Command, option, surroundings
               help="onnxruntime-web from npm as a .tgz file or a folder, for use without a network.  [default: downloaded once]")  # fmt: skip
 @option("--encoding", "encodings", multiple=True, metavar="FORM",
               help="Serve int8 in this encoding, e.g. s8-i32. Repeat to compare encodings.")  # fmt: skip
-@option("--count", type=click.IntRange(1), metavar="N", help="Stop after N measurements.  [default: at Ctrl-C]")
+@option(
+    "--count",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Stop when N devices, and all that have begun, are done.  [default: at Ctrl-C]",
+)
 @click.pass_context
 def serve(context: click.Context, /, run_folder: Path, **options: Any) -> None:
     """Serve a page that measures the models of RUN in the browser of a phone.

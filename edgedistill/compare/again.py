@@ -32,6 +32,30 @@ def measure_pairs(
     return replace(pairing, pairs=tuple(pairs))
 
 
+def measure_run(
+    run: MeasurementSet, options: AgainOptions, kits: Mapping[str, Kit], folder: Path, progress: Progress
+) -> MeasurementSet:
+    """Measure the models of a run again, those of each target in turns; the new measurements are in `folder`.
+
+    Raises ConfigError for a model that is not at hand, and DeviceError when an engine fails.
+    """
+    targets: dict[tuple[str, ...], list[LoadedMeasurement]] = {}
+    for one in run.results:
+        m = one.measurement
+        if m.browser is None:
+            targets.setdefault((m.target, m.kit, m.device.id), []).append(one)
+    results: list[LoadedMeasurement] = []
+    for number, ones in enumerate(targets.values()):
+        models = [find_model(one.measurement, one.file, kits) for one in ones if one.file is not None]
+        new = measure_again(models, options, folder / str(number), progress)
+        results += [_read(path, one) for (path, _), one in zip(new, ones, strict=True)]
+    if not results:
+        raise ConfigError(
+            f"{run.name}: only devices that opened the page were measured, which cannot be started from here"
+        )
+    return replace(run, results=tuple(results))
+
+
 def sets_of(pairing: Pairing) -> tuple[MeasurementSet, ...]:
     """Return the measurements of a pairing as one set for each run."""
     names = dict.fromkeys(name for pair in pairing.pairs for name, _ in pair.members)

@@ -99,7 +99,7 @@ def shaky_line(group: Group) -> str | None:
         f"{cause}{_share(shares) if cause == INTERRUPTED else ''}{_which(rows, group)}"
         for cause, rows in causes.items()
     ]
-    return f"shaky figures: {'; '.join(texts)}; measure again on an idle machine"
+    return f"shaky figures: {'; '.join(texts)}; details: edgedistill compare RUN --details"
 
 
 INTERRUPTED = "other programs interrupted"

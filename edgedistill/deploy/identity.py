@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Final
@@ -53,3 +54,8 @@ def form_on(kit: Kit, address: str) -> Form:
 def ask_device(name: str, folder: Path, address: str) -> Probe:
     """Return what a device says of itself and of a kit's engine; asked once in a process. Raises DeviceError if it is not reached."""
     return probe(read_kit(folder).model_copy(update={"name": name}), address, ASK_TIMEOUT_S)
+
+
+def installed(kits: Iterable[Kit], address: str) -> tuple[Kit, ...]:
+    """Return the kits whose engines a device has; raises DeviceError if it cannot be reached."""
+    return tuple(kit for kit in kits if ask_device(kit.name, kit.folder, address).engine is not None)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
-from functools import partial
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +87,9 @@ def bench_artifacts(settings: BenchSettings, workspace: Workspace) -> BenchRecor
     )  # fmt: skip
     lines = bench.processes + 2 + (bench.soak_minutes > 0)  # check, processes, throughput, the sustained run
     with workspace.report.track("bench", len(artifacts) * lines) as advance:
-        results = dict(run_bench(job, workspace.root.resolve(), partial(_advance, workspace.report, advance)))
+        named = {name: f"{one.target}, {one.name} {one.precision}" for name, one in zip(names, artifacts, strict=True)}
+        voice = _Voice(workspace.report, advance, named, find_task(settings.data.task).metric_title)
+        results = dict(run_bench(job, workspace.root.resolve(), voice))
     failed = {name: result for name, result in results.items() if not isinstance(result, Measurement)}
     if failed:
         raise DeviceError("\n".join(f"{name}: {reason}" for name, reason in failed.items()))
@@ -105,9 +109,30 @@ def _model_of(path: Path) -> str | None:
         return None
 
 
-def _advance(report: Reporter, advance: Advance, line: str) -> None:
-    report.log_step(line)
-    advance(int(line.startswith("bench ")), line.removeprefix("bench "))
+@dataclass(frozen=True, slots=True)
+class _Voice:
+    """Reports the lines of devices in the configuration's words: `names` of models by those of the harness, and the metric."""
+
+    report: Reporter
+    advance: Advance
+    names: Mapping[str, str]
+    metric: str
+
+    def __call__(self, line: str) -> None:
+        """Report one line, such as "bench local-ort-int8 process 1/3 p50 0.037 ms"."""
+        word, _, rest = line.partition(" ")
+        name, _, what = rest.partition(" ")
+        is_step = word == "bench" and name in self.names
+        text = f"{self.names[name]}: {self._in_words(what)}" if is_step else line
+        self.report.log_step(f"bench: {text}" if is_step else line)
+        self.advance(int(is_step), text)
+
+    def _in_words(self, what: str) -> str:
+        if (found := re.fullmatch(r"check \S+ ([\d.]+)", what)) is not None:
+            return f"check, {self.metric} {float(found[1]):.2%}"
+        if (found := re.fullmatch(r"(process .*) p50 (0\.\d+) ms", what)) is not None:
+            return f"{found[1]}, p50 {1000 * float(found[2]):.0f} µs"
+        return what
 
 
 def _measurement_name(artifact: Artifact) -> str:

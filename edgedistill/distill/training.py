@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +25,7 @@ from edgedistill.models.outputs import as_float, call
 from edgedistill.records.stages import Epoch
 from edgedistill.runtime import processes
 from edgedistill.runtime.files import read_sealed, write_sealed
-from edgedistill.runtime.progress import Advance, Reporter
+from edgedistill.runtime.progress import Advance, Reporter, in_words
 
 
 class TeacherLogits(NamedTuple):
@@ -119,12 +119,19 @@ def _fit(model: nn.Module, training: Training, report: Reporter, accelerator: An
             if processes.is_main_process():
                 state.save(training.resume, history, best)
             summary = f"loss {epoch.loss:.4f}, validation {training.metric} {epoch.val_accuracy:.2%}"
-            report.log_step(f"{label}: epoch {number + 1}, {summary}")
+            report.log_step(f"{label}: epoch {number + 1} of {plan.epochs}, {summary}{_left(history, plan.epochs)}")
             advance(0, f"epoch {number + 1}, {summary}")
     report.info(f"{label}: {plan.epochs} epochs, best validation {training.metric} {best[0]:.2%}")
     model.load_state_dict(best[1])
     model.eval()
     return history
+
+
+def _left(history: Sequence[Epoch], epochs: int) -> str:
+    """Say how long the other epochs will take, by the last of them, which are of this process."""
+    recent = [epoch.seconds for epoch in history[-3:]]
+    seconds = (epochs - len(history)) * sum(recent) / len(recent)
+    return f", about {in_words(seconds)} left" if seconds >= 1 else ""
 
 
 def _begin(model: nn.Module, training: Training, accelerator: Any) -> _State:

@@ -28,6 +28,9 @@ ENTRY_POINTS = "edgedistill.targets"
 ARCHITECTURES = {"amd64": "x86_64", "arm64": "aarch64", "armv8l": "aarch64"}
 """The names that kits use for machine architectures, by other names of the same architecture in lower case."""
 
+ALIASES = {"onnxruntime": "ort", "onnx-runtime": "ort", "jetson": "tensorrt", "trt": "tensorrt"}
+"""Other names that people use for kits."""
+
 FLOAT16_OPSET = 19
 """The first opset whose QuantizeLinear takes float16."""
 
@@ -139,7 +142,9 @@ def find_kits(extra: tuple[Path, ...] = ()) -> dict[str, Kit]:
 
 
 def find_kit(name: str, kits: dict[str, Kit]) -> Kit:
-    """Return the kit of that name, or raise ConfigError with the nearest match."""
+    """Return the kit of that name or alias, or raise ConfigError with the nearest match."""
+    if name not in kits and ALIASES.get(name) in kits:
+        return kits[ALIASES[name]]
     if name not in kits:
         if (targets_folder() / name / "index.html").is_file():
             raise ConfigError(f"'{name}' is a page for browsers, not a kit; run 'edgedistill serve RUN' instead")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +11,7 @@ from pydantic import Field
 
 from edgedistill.config.schema import Config
 from edgedistill.errors import EdgedistillError
+from edgedistill.pipeline.opening import bench_time
 from edgedistill.pipeline.pipeline import Step
 from edgedistill.records.base import Record
 from edgedistill.records.stage_names import (
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 
 FAKE_INT8: Final = 3.0
 """How many times as long a pass of the student takes with every tensor rounded; 2.2 to 3.4 on CNNs and transformers."""
-STARTS_S, WITH_WARM_UP, WINDOWS, LONGEST_WINDOW_S = 0.4, 1.25, 7, 1.0
-"""Of a benchmark: the start of a process, its seconds with the warm-up, and the windows of throughput and layers, of a quarter of its seconds."""
 NOT_EXPORTED: Final = "not known before the export"
 NOT_COMPILED: Final = "depends on the engine: seconds on a PC, minutes with TensorRT"
 NOT_HERE: Final = "not known before the models are measured on the device"
@@ -127,6 +125,10 @@ class _Takes:
     teachers: TeacherSettings
     loading_s: float
 
+    def _bench(self) -> Taken:
+        seconds, words = bench_time(self.config)
+        return Taken(seconds, None, words)
+
     def of(self, stage: str) -> Taken | str:
         """Return what a stage takes, or why it is not known."""
         known: dict[str, Callable[[], Taken | str]] = {
@@ -137,7 +139,7 @@ class _Takes:
             QUANTIZE: lambda: quantize_taken(self.plan, self.config, self._student),
             EXPORT: lambda: NOT_EXPORTED,
             COMPILE: lambda: NOT_COMPILED,
-            BENCH: lambda: bench_taken(self.config),
+            BENCH: self._bench,
             REPORT: lambda: SMALL,
         }
         return known[stage]()
@@ -231,21 +233,6 @@ def quantize_taken(plan: DistillPlan, config: Config, pace: Paces) -> Taken:
     if quantize.mode == "qat":
         return Taken(tuned, None, f"{quantize.epochs} epochs of fine-tuning in rounded arithmetic")
     return Taken(tuned, None, f"{quantize.epochs} epochs of fine-tuning; {post:.2g} s if post-training int8 suffices")
-
-
-def bench_taken(config: Config) -> Taken:
-    """Estimate the benchmark from its processes, seconds, models and precisions; devices measure at the same time."""
-    bench, arms = config.bench, Counter[str]()
-    for target in config.target:
-        teacher = config.teacher.model.source != "logits"
-        arms[target.device] += len(target.precisions) + teacher
-    window = min(LONGEST_WINDOW_S, bench.seconds / 4)
-    each = bench.processes * (WITH_WARM_UP * bench.seconds + STARTS_S) + WINDOWS * window + 60 * bench.soak_minutes
-    most_arms = max(arms.values())
-    words = (
-        f"{most_arms} models on one device, {bench.processes} processes of {bench.seconds:g} s each, plus the test set"
-    )
-    return Taken(most_arms * each, None, words)
 
 
 def training_seconds(pace: Paces, train: int, val: int, batch: int) -> float:

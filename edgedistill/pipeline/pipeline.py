@@ -18,6 +18,7 @@ from edgedistill.export.stages import EXPORT, GRAPHS
 from edgedistill.kits.kits import Kit
 from edgedistill.kits.scheme import with_scheme
 from edgedistill.pipeline.checks import CHECKS, check_config, check_own_folder, disk_check, kits_for
+from edgedistill.pipeline.opening import opening
 from edgedistill.pipeline.run_checks import examine
 from edgedistill.pipeline.staleness import explain_stale
 from edgedistill.quantize.stages import quantize_stage
@@ -29,7 +30,7 @@ from edgedistill.report.stages import REPORT
 from edgedistill.runtime import processes
 from edgedistill.runtime.files import versions_of
 from edgedistill.runtime.folder import Run
-from edgedistill.runtime.progress import Reporter
+from edgedistill.runtime.progress import Reporter, in_words
 from edgedistill.stages.stage import Records, Sources, Stage, identities_of, key_of, settings_of, workspace_of
 
 STAGES: Final[tuple[Stage[Any, Any], ...]] = (
@@ -72,7 +73,7 @@ class Step:
 
 
 class Pipeline:
-    """A configuration with its run folder and kits."""
+    """A configuration with its run folder and kits; `executed` names the stages that were not taken from the folder."""
 
     def __init__(self, config: Config, run: Run, kits: Mapping[str, Kit], report: Reporter) -> None:
         check_config(config, kits)
@@ -81,6 +82,7 @@ class Pipeline:
         self._given = config
         self.run, self.report = run, report
         self.kits = kits_for(self.config, kits)
+        self.executed: list[str] = []
         self._made: dict[str, StageRecord] = {}
         self._fingerprints: dict[Any, str] = {}
 
@@ -156,13 +158,17 @@ class Pipeline:
         if kept is not None:
             self._made[stage.name] = kept
             return
+        if processes.is_main_process():
+            last = self.run.stages.get(stage.name)
+            self.report.info(opening(stage.name, self.config, None if last is None else last.get("seconds")))
         start = time.monotonic()
         record = stage.make(settings, workspace_of(self.run, key, self.report, fresh=fresh))
         seconds = time.monotonic() - start
         self._made[stage.name] = record
+        self.executed.append(stage.name)
         if processes.is_main_process():
             self.run.finish(stage.name, self._entry(stage, settings, record) | {"seconds": round(seconds, 3)})
-            self.report.info(f"{stage.name}: done in {seconds:.1f} s")
+            self.report.info(f"{stage.name}: done in {in_words(seconds)}")
 
     def _entry(self, stage: Stage[Any, Any], settings: Record, record: StageRecord) -> dict[str, Any]:
         """Return the manifest entry of a stage."""

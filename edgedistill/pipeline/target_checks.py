@@ -13,6 +13,8 @@ def check_target(sources: Sources, target: TargetConfig) -> None:
     """Raise ConfigError for a target whose kit, precision, opset or device cannot be as configured."""
     config = sources.config
     kit = find_kit(target.kit, dict(sources.kits))
+    if kit.name != target.kit:
+        raise ConfigError(f"target '{target.name}': unknown kit '{target.kit}'; write kit = \"{kit.name}\"")
     for precision in target.precisions:
         if precision not in kit.precisions:
             raise ConfigError(

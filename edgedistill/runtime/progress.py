@@ -14,6 +14,14 @@ PLAIN_INTERVAL_S = 5.0
 """Seconds without output after which the next step of tracked work prints a line, so a log pauses for less than 10 s."""
 
 
+def in_words(seconds: float) -> str:
+    """Write a duration: 3.2 s, 45 s, 12 min, 3.4 h."""
+    for unit, scale in (("h", 3600), ("min", 60)):
+        if seconds >= 2 * scale:
+            return f"{seconds / scale:.{1 if seconds < 10 * scale else 0}f} {unit}"
+    return f"{seconds:.2g} s" if seconds < 100 else f"{seconds:.0f} s"
+
+
 class Reporter:
     """Prints messages and progress; `quiet` prints nothing, `verbose` also prints debug messages and every step."""
 

@@ -19,6 +19,7 @@ from edgedistill.serve.pictures import Sample, as_png
 from edgedistill.serve.runtime import WebKit, page_folder
 from edgedistill.serve.store import keep
 from edgedistill.serve.upload import MOST_BYTES, UploadError, read_upload
+from edgedistill.serve.visits import Visits
 
 PAGE = (
     "index.html", "style.css", "page.mjs", "measure.mjs", "turns.mjs", "fresh.mjs", "worker.mjs", "parity.mjs", "stats.mjs",
@@ -58,6 +59,7 @@ class Site:
     samples: tuple[Sample, ...]
     runtime: Path
     token: str
+    visits: Visits
     notify: Callable[[str, Measurement | None], None]
 
 
@@ -162,6 +164,7 @@ class Server:
         await response.prepare(request)
         self._watching += 1
         self.board.enter(device)
+        self.site.visits.entered(device)
         try:
             while True:
                 await response.write(f"data: {self.board.state.model_dump_json()}\n\n".encode())
@@ -173,7 +176,8 @@ class Server:
             return response
         finally:
             self._watching -= 1
-            self.board.leave(device)
+            if self.board.leave(device):
+                self.site.visits.left(device)
 
     async def _progress(self, request: web.Request) -> web.Response:
         try:
@@ -181,6 +185,7 @@ class Server:
         except ValidationError as error:
             raise web.HTTPBadRequest(text=f"{error.errors(include_input=False)[0]['msg']}\n") from None
         self.board.progress(progress)
+        self.site.visits.progress(progress.device, progress.text)
         return web.Response(status=204)
 
     async def _measurement(self, request: web.Request) -> web.Response:
@@ -197,6 +202,7 @@ class Server:
             raise web.HTTPInternalServerError(text=f"{error}\n") from None
         self.board.reread()
         self.site.notify(f"{measurement.target}: {offer.summary.key}", measurement)
+        self.site.visits.sent(upload.device.id)
         return web.json_response(_answer(measurement, offer))
 
 

@@ -86,13 +86,15 @@ class Board:
         """Record that a device opened the page."""
         self._watchers[device] = self._watchers.get(device, 0) + 1
 
-    def leave(self, device: str) -> None:
-        """Record that a device closed the page or lost its connection."""
+    def leave(self, device: str) -> bool:
+        """Record that a device closed a page or lost its connection; return whether that was its last page."""
         self._watchers[device] -= 1
-        if self._watchers[device] == 0:
-            del self._watchers[device]
-            self._devices.pop(device, None)
-            self._wake()
+        if self._watchers[device] > 0:
+            return False
+        del self._watchers[device]
+        self._devices.pop(device, None)
+        self._wake()
+        return True
 
     async def change(self) -> None:
         """Wait until the state changes."""

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
+from edgedistill.compare.formatting import duration
 from edgedistill.deploy.stage import MIN_AGREEMENT
 from edgedistill.errors import ConfigError, ParityError
 from edgedistill.records.measurement import Latency, Measurement
@@ -28,6 +29,7 @@ from edgedistill.serve.links import lan_address, name_of, qr_code
 from edgedistill.serve.offer import Offer, offers
 from edgedistill.serve.pictures import Sample, samples_of
 from edgedistill.serve.runtime import read_web_kit, runtime_folder
+from edgedistill.serve.visits import Visits
 
 TOKEN_BYTES = 16
 SHUTDOWN_S = 2.0
@@ -37,7 +39,7 @@ LAST_WORDS_S = 0.5
 
 @dataclass(frozen=True, slots=True)
 class ServeOptions:
-    """Options of the server: it listens on `host`, None for the local network, and stops after `count` uploads."""
+    """Options of the server: it listens on `host`, None for the local network, and stops after `count` devices are done."""
 
     host: str | None = None
     port: int = 0
@@ -52,13 +54,12 @@ class Reception:
     """The measurements received so far, and an event that ends the server."""
 
     report: Reporter
-    count: int | None
     done: asyncio.Event = field(default_factory=asyncio.Event)
     kept: int = 0
     disagreeing: list[str] = field(default_factory=list)
 
     def notify(self, text: str, measurement: Measurement | None) -> None:
-        """Report an upload, and stop the server after the requested number of measurements."""
+        """Report an upload."""
         if measurement is None:
             self.report.info(text)
             return
@@ -68,12 +69,10 @@ class Reception:
             MIN_AGREEMENT[measurement.precision.requested]
         ):
             self.disagreeing.append(f"{text} agrees with the recorded outputs on {measurement.parity.agreement:.1%}")
-        if self.count is not None and self.kept >= self.count:
-            self.done.set()
 
 
 def serve(run_folder: Path, options: ServeOptions, report: Reporter) -> None:
-    """Serve a run's page until Ctrl-C, or until `count` measurements came in.
+    """Serve a run's page until Ctrl-C, or until `count` devices have sent measurements and no device is measuring.
 
     Raises ParityError at the end when the outputs of a device did not agree with the recorded outputs.
     """
@@ -84,16 +83,21 @@ def serve(run_folder: Path, options: ServeOptions, report: Reporter) -> None:
     kit = read_web_kit()
     models = offers(Run(run_folder), kit, options.encodings)
     runtime = runtime_folder(kit.runtime, options.runtime, report.info)
-    reception = Reception(report, options.count)
-    site = Site(
-        run_folder, kit, models, _samples(models), runtime, secrets.token_urlsafe(TOKEN_BYTES), reception.notify
-    )
+    reception = Reception(report)
+    visits = Visits(options.count, reception.done.set)
+    token = secrets.token_urlsafe(TOKEN_BYTES)
+    site = Site(run_folder, kit, models, _samples(models), runtime, token, visits, reception.notify)
     asyncio.run(_serve(site, options, reception))
     report.info(
-        f"{reception.kept} measurements in {run_folder / 'measurements'}; next: edgedistill compare {run_folder}"
+        f"{reception.kept} measurements of {_devices(len(visits.measured))} in {run_folder / 'measurements'}; next: "
+        f"edgedistill compare {run_folder}"
     )
     if reception.disagreeing:
         raise ParityError("\n".join(reception.disagreeing))
+
+
+def _devices(count: int) -> str:
+    return f"{count} device{'' if count == 1 else 's'}"
 
 
 def _samples(models: tuple[Offer, ...]) -> tuple[Sample, ...]:
@@ -172,8 +176,8 @@ def _describe(m: Measurement) -> str:
 
 
 def _p50(latency: Latency) -> str:
-    measured = f"p50 {latency.p50 / 1e6:.3g} ms"
+    measured = f"p50 {duration(latency.p50)}"
     if latency.undisturbed is None:
         return measured
     fast = latency.undisturbed
-    return f"p50 {fast.p50 / 1e6:.3g} ms, undisturbed {fast.share:.0%} of the time; {measured} as measured"
+    return f"p50 {duration(fast.p50)}, undisturbed {fast.share:.0%} of the time; {measured} as measured"

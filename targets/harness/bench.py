@@ -210,8 +210,9 @@ class Trial:
         if "throughput" in self.job.passes:
             with self._reason_for("throughput"):
                 self.extra.throughput = passes.throughput(spec, self.scratch, self.job.seconds)
+                many = self.extra.throughput["concurrency"]
                 self._say(
-                    f"throughput {self.extra.throughput['per_s']:.1f}/s with {self.extra.throughput['concurrency']} at once"
+                    f"throughput {self.extra.throughput['per_s']:.1f}/s, {'one' if many == 1 else many} at a time"
                 )
         if "layers" in self.job.passes:
             with self._reason_for("layers"):

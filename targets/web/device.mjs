@@ -2,6 +2,7 @@
 
 const ID = "edgedistill.device";
 const NAME = "edgedistill.name";
+const MEASURED = "edgedistill.measured.";
 
 // A random id that the browser stores, so that the device is recognised later; the id says nothing about the owner.
 export function deviceId() {
@@ -23,6 +24,15 @@ export function savedName() {
 
 export function saveName(name) {
   write(NAME, name);
+}
+
+// Whether this browser has measured a model, by the hash of its file.
+export function hasMeasured(sha256) {
+  return read(`${MEASURED}${sha256}`) !== null;
+}
+
+export function noteMeasured(sha256) {
+  write(`${MEASURED}${sha256}`, "1");
 }
 
 function read(key) {

@@ -1,7 +1,7 @@
 // The page: the form, the progress, and the results of this device and of other devices.
 
 import { DUET } from "./constants.mjs";
-import { describe, deviceId, savedName, saveName, suggestedName } from "./device.mjs";
+import { describe, deviceId, hasMeasured, noteMeasured, savedName, saveName, suggestedName } from "./device.mjs";
 import { Measuring, nameOf, ratios } from "./measure.mjs";
 import { plot, short } from "./plot.mjs";
 import { compare, median } from "./stats.mjs";
@@ -46,8 +46,11 @@ async function begin() {
 function showModels() {
   for (const model of run.models) {
     const size = model.bytes < 1e6 ? `${Math.ceil(model.bytes / 1000)} kB` : `${(model.bytes / 1e6).toFixed(1)} MB`;
-    const box = node("input", { type: "checkbox", name: "model", value: model.key, checked: model.name === "student" });
-    byId("models").append(node("label", {}, box, node("span", {}, model.title, " ", node("span", { className: "note" }, size))));
+    // Speedups on this device are against the teacher, so a device that has not measured it yet measures it too.
+    const checked = model.name === "student" || !hasMeasured(model.sha256);
+    const box = node("input", { type: "checkbox", name: "model", value: model.key, checked });
+    const note = model.name === "teacher" ? `${size}, the baseline of speedups` : size;
+    byId("models").append(node("label", {}, box, node("span", {}, model.title, " ", node("span", { className: "note" }, note))));
   }
 }
 
@@ -190,7 +193,10 @@ function hooks(made) {
     checked: (arm) => card(arm),
     samples: (arm) => card(arm),
     failed: (arm, text) => card(arm, text),
-    done: (arm, answer) => card(arm, null, answer),
+    done(arm, answer) {
+      noteMeasured(arm.about.sha256);
+      card(arm, null, answer);
+    },
   };
 }
 
