@@ -297,7 +297,10 @@ def paired_drop(baseline: np.ndarray, candidate: np.ndarray, confidence: float =
     only_b, only_c = int(pairs.only_baseline), int(pairs.only_candidate)
     p_value = float(stats.binomtest(only_b, only_b + only_c).pvalue) if only_b + only_c else 1.0
     drop = drop_in(pairs, len(baseline), confidence)
-    return drop.model_copy(update={"only_baseline": only_b, "only_candidate": only_c, "p_value": p_value})
+    counted: dict[str, object] = {"only_baseline": only_b, "only_candidate": only_c, "p_value": p_value}
+    if only_b == only_c == 0:
+        counted["verdict"] = "no difference seen"  # they agree on every sample, however few there are
+    return drop.model_copy(update=counted)
 
 
 def resampled_drop(drop: float, resampled: np.ndarray) -> AccuracyDrop:

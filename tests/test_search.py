@@ -124,7 +124,10 @@ def test_a_person_sees_a_table_and_the_section_to_paste(config):
     assert "over size" in text
     assert max(map(len, text.splitlines())) <= 80
     assert "mlperf-resnet8 x0.25" in text
-    assert 'largest that fits, for the configuration:\n[student]\nmodel = "zoo:mlperf-resnet8"\nwidth = 0.' in text
+    assert (
+        'largest of the sizes tried that fits, for the configuration:\n[student]\nmodel = "zoo:mlperf-resnet8"\nwidth = 0.'
+        in text
+    )
 
 
 @pytest.mark.slow

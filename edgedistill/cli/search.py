@@ -104,7 +104,11 @@ def _print(result: SearchResult) -> None:
     for line in (*_notes(result), *(f"left out: {text}" for text in result.left_out)):
         console.print(line, markup=False)
     if result.fitting:
-        best = f"best on validation after {result.epochs} epochs" if result.epochs else "largest that fits"
+        best = (
+            f"best on validation after {result.epochs} epochs"
+            if result.epochs
+            else "largest of the sizes tried that fits"
+        )
         console.print(f"\n{best}, for the configuration:\n{_section(result.fitting[0].student)}", markup=False)
 
 

@@ -14,7 +14,7 @@ DOUBTS = ("latency_ns", "processes", "throttled", "drift", "siblings", "stolen")
 """The keys of `Measurement.reasons` that cast doubt on latencies that were measured."""
 
 CAUSES = {
-    "latency_ns": "too few undisturbed inferences", "processes": "a warm-up did not become steady", "throttled": "the device throttled",
+    "latency_ns": "too few undisturbed inferences", "processes": "a warm-up did not become steady",
     "drift": "latency drifted within processes", "siblings": "the other hardware thread of a core was busy",
     "stolen": "the host of the virtual machine took CPU time",
 }  # fmt: skip
@@ -108,6 +108,8 @@ INTERRUPTED = "other programs interrupted"
 def _causes(m: Measurement) -> Iterator[str]:
     if m.contaminated:
         yield INTERRUPTED
+    if "throttled" in m.reasons:
+        yield m.reasons["throttled"]
     yield from (words for field, words in CAUSES.items() if field in m.reasons)
     if _two_states(m):
         yield "the device ran at two speeds"

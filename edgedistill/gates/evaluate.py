@@ -196,7 +196,10 @@ def _advice(gate: Gate, value: Estimate) -> str:
 
 def _number(gate: Gate, value: float) -> str:
     """Write a value in the form of its gate: a change with its sign, a relative change in percent."""
-    value += 0.0  # -0.0 would be written with its sign
+    return _digits(gate, value + 0.0).replace("-", "\u2212")  # -0.0 would be written with its sign
+
+
+def _digits(gate: Gate, value: float) -> str:
     if gate.is_relative:
         return f"{100 * value:+.1f}%"
     if gate.metric in HIGHER_IS_BETTER:

@@ -89,6 +89,21 @@ def _parts(settings: SearchSettings, family: str) -> list[StudentConfig]:
     return [StudentConfig(layers=total, width=width) for width in NARROWED if is_narrower(teacher, width)]
 
 
+def between(
+    settings: SearchSettings, smaller: tuple[StudentConfig, int], larger: tuple[StudentConfig, int]
+) -> tuple[StudentConfig, int] | None:
+    """Return a size halfway between two of a family, with its number of parameters; None if there is no other size there."""
+    (one, fewest), (other, most) = smaller, larger
+    if one.prune is not None and other.prune is not None:
+        plan = one.model_copy(update={"prune": round((one.prune + other.prune) / 2, 4)})
+    elif one.layers is None and one.width != other.width:  # whole heads of an encoder have no size in between
+        plan = one.model_copy(update={"width": round((one.width + other.width) / 2, 5)})
+    else:
+        return None
+    count = _count(settings, plan)
+    return (plan, count) if fewest < count < most else None
+
+
 def _count(settings: SearchSettings, plan: StudentConfig) -> int:
     return count_parameters(build_student(settings.student(plan), settings.interface, settings.seed))
 

@@ -2,7 +2,7 @@
 
 The latency, size and memory of a network do not depend on its weights. So the sizes of each family are tried untrained, by
 bisection: each is exported, quantized, compiled and measured as the pipeline does it. The result is the largest of each
-family that fits.
+family that fits, of the sizes that were tried.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from edgedistill.config.schema import Config
+from edgedistill.config.training import StudentConfig
 from edgedistill.deploy.identity import form_on
 from edgedistill.distill.cache import link_or_copy
 from edgedistill.errors import ConfigError, DeviceError, EdgedistillError
@@ -22,13 +23,17 @@ from edgedistill.records.stages import DataRecord, SoftLabelsRecord, StudentReco
 from edgedistill.runtime import processes
 from edgedistill.runtime.files import write_json
 from edgedistill.runtime.folder import Run
-from edgedistill.search.families import Sizes, find_sizes
+from edgedistill.search.families import Sizes, between, find_sizes
 from edgedistill.search.measure import StudentBench, folder_name
 from edgedistill.search.records import Candidate, SearchOptions, SearchResult
-from edgedistill.search.settings import declare_search
+from edgedistill.search.settings import SearchSettings, declare_search
 
 REUSED: Final = (DataRecord.stage, TeacherRecord.stage, SoftLabelsRecord.stage)
 """The stages of the search's own run that the run of each finalist reuses."""
+
+
+REFINEMENTS: Final = 2
+"""How many sizes are tried between the largest of the family's sizes that fits and the next."""
 
 
 def search(pipeline: Pipeline, options: SearchOptions) -> SearchResult:
@@ -95,18 +100,34 @@ def require_budget(config: Config) -> None:
 
 
 def _measure_sizes(bench: StudentBench, family: str, sizes: Sizes) -> list[Candidate]:
-    """Measure sizes by bisection for the largest that fits; return all measured candidates."""
+    """Measure sizes by bisection for the largest that fits, then sizes between it and the next; return all measured candidates."""
     tried: list[Candidate] = []
-    with bench.report.track(family, len(sizes).bit_length()) as advance:
+    with bench.report.track(family, len(sizes).bit_length() + REFINEMENTS) as advance:
 
-        def fits(index: int) -> bool:
-            tried.append(bench.measure(*sizes[index]))
+        def fits(size: tuple[StudentConfig, int]) -> bool:
+            tried.append(bench.measure(*size))
             advance(1, tried[-1].name)
             _require_answers(tried[-1])
             return tried[-1].fits
 
-        bisect(len(sizes), fits)
+        best = bisect(len(sizes), lambda index: fits(sizes[index]))
+        if best is not None and best + 1 < len(sizes):
+            _refine(bench.settings, sizes[best], sizes[best + 1], fits)
     return tried
+
+
+def _refine(
+    settings: SearchSettings,
+    low: tuple[StudentConfig, int],
+    high: tuple[StudentConfig, int],
+    fits: Callable[[tuple[StudentConfig, int]], bool],
+) -> None:
+    """Try sizes between the largest that fits and the smallest that does not, each halfway between the last two."""
+    for _ in range(REFINEMENTS):
+        middle = between(settings, low, high)
+        if middle is None:
+            return
+        low, high = (middle, high) if fits(middle) else (low, middle)
 
 
 def _require_answers(candidate: Candidate) -> None:

@@ -19,6 +19,7 @@ class Visits:
 
     count: int | None
     enough: Callable[[], None]
+    grace_s: float = GRACE_S
     measured: set[str] = field(default_factory=set)
     _busy: set[str] = field(default_factory=set)
     _absent: dict[str, asyncio.TimerHandle] = field(default_factory=dict)
@@ -44,7 +45,7 @@ class Visits:
     def left(self, device: str) -> None:
         """Record that a device closed the page or lost its connection."""
         if device in self._busy:
-            self._absent[device] = asyncio.get_running_loop().call_later(GRACE_S, self.progress, device, DONE)
+            self._absent[device] = asyncio.get_running_loop().call_later(self.grace_s, self.progress, device, DONE)
 
     def _check(self) -> None:
         if self.count is not None and len(self.measured - self._busy) >= self.count and not self._busy:

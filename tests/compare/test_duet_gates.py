@@ -79,7 +79,6 @@ def test_the_baseline_against_itself_is_shown():
         text = " ".join(shown.split())
         assert line in text
         assert verdict in text
-        assert "measured in turns with a: the median ratio of neighbouring bursts" in text
     table = json.loads(to_json(comparison))
     assert table["groups"][0]["rows"][1]["speedup"]["duet"] is True
     assert table["groups"][0]["itself"]["speedup"]["processes"] == [5, 5]
@@ -187,8 +186,6 @@ def test_both_sides_take_turns_under_equal_conditions(tmp_path):
     with pytest.raises(IncomparableError, match="a browser measured it, which cannot be started from here"):
         measure_pairs(load_results([file, file]), AgainOptions(processes=3, seconds=1), find_kits(), tmp_path, print)
     assert list(tmp_path.rglob("artifacts")) == []
-    result = CliRunner().invoke(cli, ["compare", "--again", str(one)])
-    assert "--again needs a run or measurement file to compare with" in str(result.exception)
     result = CliRunner().invoke(cli, ["compare", "--seconds", "1", str(one), str(other)])
     assert "--seconds only applies with --again" in str(result.exception)
 

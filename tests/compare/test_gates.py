@@ -151,9 +151,9 @@ def test_markdown_for_a_pull_request(tmp_path):
     assert result.returncode == 3
     lines = result.stdout.splitlines()
     assert lines[0] == "| gate | model | outcome | value |"
-    assert lines[2].startswith("| `p95_ms > +5%` | a\\_b\\|c | **fail** | +9.9% ")
+    assert lines[2].startswith("| `p95_ms > +5%` | a\\_b\\|c, student fp32 on pc | **fail** | +9.9% ")
     tables = [line.replace("\\|", "") for line in lines if line.startswith("|")]
-    assert {line.count("|") for line in tables} == {5, 10}
+    assert {line.count("|") for line in tables} == {5, 9}
     assert any(line.startswith("- a\\_b\\|c: slower, 0.9") for line in lines)
 
 
@@ -187,7 +187,7 @@ def test_what_a_candidate_lacks_is_not_passed(tmp_path):
     other = write_run(tmp_path / "other", (replace(TEACHER, seed=31), EQUAL))
     result = edgedistill("compare", base, other, "--fail-if", "size_bytes > +0%", cwd=tmp_path)
     assert result.returncode == 6
-    assert "gate UNDECIDED size_bytes > +0%: other local openvino student int8: was not measured" in result.stdout
+    assert "gate UNDECIDED size_bytes > +0%: other, student int8 with openvino: was not measured" in result.stdout
     assert edgedistill("compare", other, base, "--fail-if", "size_bytes > +0%", cwd=tmp_path).returncode == 0
 
 
@@ -210,7 +210,7 @@ def test_a_gate_of_runs_names_the_model_and_the_page_has_it(tmp_path):
     page = tmp_path / "page.html"
     result = edgedistill("compare", base, after, "--fail-if", "p95_ms > +5%", "--html", page, cwd=tmp_path)
     assert result.returncode == 3
-    assert "gate FAIL p95_ms > +5%: after, student fp32: +" in result.stdout
+    assert "gate FAIL p95_ms > +5%: after, student fp32 on pc: +" in result.stdout
     assert f"Report: {page}" in result.stdout
     text = page.read_text()
     assert text.count("<svg") >= 4

@@ -181,7 +181,7 @@ def test_what_was_disturbed_does_not_fail_unless_its_fastest_inference_was_too_s
     assert values((2.0, 2.0, 2.01), STUDENT, partly)[name].decision == "fail"
     spared = values((2.0, 2.0, 2.01), STUDENT, partly, disturbed=True)[name]
     assert spared.decision == "undecided"
-    assert "disturbed by other processes: 9 of 10 inferences were preempted" in spared.found
+    assert "other programs disturbed it: 9 of 10 inferences were preempted" in spared.found
 
 
 def test_what_was_published_holds_here(published: Path) -> None:

@@ -95,7 +95,7 @@ def test_mistakes_on_the_command_line(folder: Path) -> None:
     (folder / "config.toml").write_text(GOOD)
     for arguments, message in (
         (("run", "none.toml"), "no such file"),
-        (("run", "empty"), "is a folder; give the path of the .toml file in it"),
+        (("run", "empty"), "empty/edgedistill.toml: no such file; 'edgedistill init' writes one"),
         (("run", "config.toml", "--set", "distill.epoch=3"), "perhaps 'epochs'"),
         (("run", "config.toml", "--set", "distill"), "write KEY=VALUE"),
         (("run", "config.toml", "--from", "distil"), "--from: unknown stage 'distil'; perhaps 'distill'?"),

@@ -229,8 +229,8 @@ def test_compare_report_and_json(copied: Path) -> None:
 @pytest.mark.parametrize(
     ("gate", "processes", "code", "words"),
     [
-        ("size_bytes > +0%", 3, 0, "gate PASS size_bytes > +0%: student int8: -"),
-        ("size_bytes > 1000", 3, 3, "gate FAIL size_bytes > 1000: student fp32: "),
+        ("size_bytes > +0%", 3, 0, "gate PASS size_bytes > +0%: student int8 on pc: \u2212"),
+        ("size_bytes > 1000", 3, 3, "gate FAIL size_bytes > 1000: student fp32 on pc: "),
         pytest.param(
             "p95_ms > +5%", 1, 6, "an interval needs 3 processes, and 1 were measured", marks=pytest.mark.slow
         ),

@@ -76,7 +76,7 @@ def test_a_phone_opens_the_link_and_its_figures_join_the_run(
     ]  # fmt: skip
     assert shown["alone"] == ""
     assert served.end() == 0
-    assert served.said[-1].startswith("4 measurements in ")
+    assert served.said[-1].startswith("4 measurements of 1 device in ")
     found = measurements(folder)
     assert sorted(found) == ["fp32 1", "fp32 2", "int8 1", "int8 2"]
     for name, m in found.items():
@@ -290,7 +290,7 @@ def test_a_page_loads_few_bytes(run: Path, serve: Callable[..., Served], tmp_pat
 @with_firefox
 def test_firefox_runs_it_too(run: Path, serve: Callable[..., Served], tmp_path: Path) -> None:
     folder = copy(run, tmp_path)
-    served = serve(folder, "--count", "4")
+    served = serve(folder, "--count", "1")
 
     async def visit() -> dict:
         async with firefox() as page:

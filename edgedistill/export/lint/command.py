@@ -22,7 +22,7 @@ SCHEMA = "edgedistill.lint/1"
 class LintOptions(Record):
     """The options of lint: a model, the kits and architecture (None: the usual one) to check it for, and the actions.
 
-    `others` are kits whose findings are only counted, if `kits` is empty.
+    `others` are the kits to check it for if `kits` is empty; their warnings are only counted.
     """
 
     model: Path
@@ -43,7 +43,7 @@ class Repair(Record):
 
 
 class LintResult(Record):
-    """The reports on the model or, after a repair, on the repaired file: for the requested kits, and for others."""
+    """The reports on the model or, after a repair, on the repaired file: for the requested kits or, without any, for all others."""
 
     model: Path
     sha256: str
@@ -54,8 +54,8 @@ class LintResult(Record):
 
     @property
     def binding(self) -> tuple[Report, ...]:
-        """The reports that decide the exit code: those for the requested kits, and the compiler's if it ran."""
-        return self.reports if self.compiler is None else (*self.reports, self.compiler.report)
+        """The reports that decide the exit code: those for the kits, and the compiler's if it ran."""
+        return (*self.reports, *self.others, *(() if self.compiler is None else (self.compiler.report,)))
 
 
 def run_lint(options: LintOptions) -> LintResult:
@@ -98,10 +98,18 @@ def to_json(result: LintResult) -> str:
 
 def require_no_errors(result: LintResult) -> None:
     """Raise LintError (exit code 4) if a report has an error."""
-    if any(report.errors for report in result.binding):
-        raise LintError(
-            f"{result.model}: do not deploy this file before its errors are gone; --fix repairs what it can"
-        )
+    decisive = [one for one in result.binding if result.repair is None or one not in result.others]
+    failed = [
+        report for report in decisive if report.errors
+    ]  # a repair without a kit is of the faults for every engine
+    if not failed:
+        return
+    own = [report.kit for report in failed if report in result.others and report.kit is not None]
+    where = f" on {', '.join(own)}" if own and len(own) == len(failed) else ""
+    only = "; --target KIT checks for one kit" if own else ""
+    raise LintError(
+        f"{result.model}: do not deploy this file{where} before its errors are gone; --fix repairs what it can{only}"
+    )
 
 
 def _output(options: LintOptions) -> Path:

@@ -131,7 +131,7 @@ def summary(report: Report) -> str:
     """Return a report in one line."""
     whom = "every engine" if report.kit is None else f"{report.kit}, {report.arch}"
     if not report.findings:
-        return f"clean for {whom}"
+        return "passes the rules that all engines share" if report.kit is None else f"clean for {whom}"
     return f"{_count(report.errors, 'error')}, {_count(report.warnings, 'warning')} for {whom}"
 
 

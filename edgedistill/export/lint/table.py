@@ -18,16 +18,29 @@ STYLES = {"error": "bold red", "warning": "yellow"}
 
 
 def print_result(result: LintResult, console: Console) -> None:
-    """Print the repairs, the compiled precision of the layers, each report, and one line for every other kit."""
+    """Print the repairs, the compiled precision of the layers, and each report, for kits that were not requested its errors."""
     name = result.model.name
     if result.repair is not None:
         _print_repair(result.repair, console)
     if result.compiler is not None and result.compiler.products:
         _print_products(name, result.compiler, console)
     for report in result.binding:
-        _print_report(name, report, console)
-    for report in result.others:
-        console.print(Text(f"{name}: {summary(report)}"), soft_wrap=True)
+        if report in result.others:
+            _print_errors(name, report, result.reports, console)
+        else:
+            _print_report(name, report, console)
+
+
+def _print_errors(name: str, report: Report, earlier: tuple[Report, ...], console: Console) -> None:
+    """Print the errors for a kit that was not requested, one line for each rule, without those of earlier reports."""
+    known = {(one.rule, one.node) for other in earlier for one in other.findings}
+    errors = [one for one in report.findings if one.severity == "error" and (one.rule, one.node) not in known]
+    for rule, group in groupby(errors, key=lambda finding: finding.rule):
+        first, *more = group
+        count = f" and {len(more)} more" if more else ""
+        console.print(Text(f"{name}: error {rule} at {first.node}{count}: {first.message}"), soft_wrap=True)
+    fixes = f"; fixes: --target {report.kit}" if errors else ""
+    console.print(Text(f"{name}: {summary(report)}{fixes}"), soft_wrap=True)
 
 
 def _print_repair(repair: Repair, console: Console) -> None:
