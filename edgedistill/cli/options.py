@@ -95,6 +95,22 @@ def is_given(context: click.Context, name: str | None) -> bool:
     return name is not None and context.get_parameter_source(name) is not ParameterSource.DEFAULT
 
 
+def command_line(context: click.Context, without: str) -> list[str]:
+    """Return the words of the command that runs, as a user types them, except one option."""
+    words = (
+        ["edgedistill"] if context.parent is None else [*command_line(context.parent, without), str(context.info_name)]
+    )
+    for parameter in context.command.params:
+        given = context.params.get(str(parameter.name))
+        flag = max(parameter.opts, key=len)
+        if context.get_parameter_source(str(parameter.name)) is ParameterSource.COMMANDLINE and flag != without:
+            values = given if isinstance(given, tuple) else (given,)
+            is_flag = isinstance(parameter, click.Option) and parameter.is_flag
+            start = [flag] if isinstance(parameter, click.Option) else []
+            words += start if is_flag else [word for value in values for word in (*start, str(value))]
+    return words
+
+
 def _title(parameter: click.Parameter) -> str:
     titles = [condition.title for condition in parameter.only] if isinstance(parameter, Option) else []
     return titles[0] if titles else "Options"

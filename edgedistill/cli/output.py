@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import shlex
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
 
+from edgedistill.cli.options import command_line
 from edgedistill.records.stage_names import BENCH
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def _repeat_lines(comparison: Comparison, *, is_new: bool) -> Iterator[str]:
 
     own = [group for group in comparison.groups if not group.is_visitor]
     times = sorted(row.measurement.created for group in own for row in group.rows)
-    again = f"{shlex.join(['edgedistill', *sys.argv[1:]])} --from {BENCH}"
+    again = f"{shlex.join(command_line(click.get_current_context(), '--from'))} --from {BENCH}"
     if times and not is_new:
         yield f"Measured {times[0][:10]} {times[0][11:16]} UTC, not now. To measure again: {again}"
     elif any(shaky_line(group) is not None for group in own):

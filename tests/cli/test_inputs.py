@@ -27,7 +27,7 @@ UNREAD = {
               CONFIG: {"--data", "--decode", "--classes", "--view", "--target", "--device", "--shape", "--threads"}},
     "lint": {ONNX: {"--arch", "-o"}},
     "init": {"folder": {"--test", "--target", "--device", "--p95-ms", "--size-bytes", "--accuracy", "--epochs", "--skip-bad", "--name", "--kind", "--task"}},
-    "compare": {"run": {"--junit", "--processes", "--seconds"}},
+    "compare": {"run": {"--junit", "--phones", "--processes", "--seconds"}},
     "doctor": {CONFIG: {"--device"}},
 }  # fmt: skip
 """By command and input, the options that the command does not read for this input without another option."""

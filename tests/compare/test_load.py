@@ -1,10 +1,12 @@
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
 
 from edgedistill.compare.load import load_results, load_run
 from edgedistill.errors import ConfigError
+from edgedistill.report.report import render_report
 from tests.support.compare_builders import RUN, STUDENT, measurement_table, write_measurement, write_run
 
 
@@ -17,6 +19,18 @@ def test_a_run_a_folder_and_a_file(tmp_path):
     assert of_file.measurements == of_folder.measurements
     assert of_run.budgets["pc"].size_bytes == 400_000
     assert of_folder.budgets == {}
+
+
+def test_a_published_result_is_a_run_without_subfolders(tmp_path):
+    run, published = write_run(tmp_path / "run"), tmp_path / "result"
+    published.mkdir()
+    for path in (run / "manifest.json", *(run / "measurements").glob("*.json")):
+        shutil.copy(path, published)
+    (published / "search.json").write_text("{}")
+    (before,), (after,) = load_results([run]), load_results([published])
+    assert [one.label for one in after.results] == [one.label for one in before.results]
+    assert after.budgets == before.budgets
+    assert "student int8" in render_report(published)
 
 
 def test_budgets_wait_for_the_targets_to_match(tmp_path):

@@ -42,6 +42,15 @@ def test_all_errors_are_told_but_not_the_keys_that_a_misspelling_leaves_missing(
     ]
 
 
+def test_a_folder_stands_for_the_configuration_in_it(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"edgedistill\.toml: no such file; 'edgedistill init' writes one"):
+        load_config(tmp_path)
+    text = '[data]\ntrain = "a.npz"\ntest = "b.npz"\n[teacher]\nmodel = "zoo:resnet20"\n[student]\nmodel = "zoo:resnet20"\n'
+    (tmp_path / "edgedistill.toml").write_text(f'name = "x"\n{text}[[target]]\nname = "pc"\nkit = "ort"\n')
+    assert load_config(tmp_path).name == "x"
+    assert load_config(tmp_path).folder == tmp_path
+
+
 def test_all_wrong_overrides_are_told(tmp_path: Path) -> None:
     (tmp_path / "job.toml").write_text(FAULTS)
     with pytest.raises(ConfigError) as caught:

@@ -44,6 +44,11 @@ def test_the_harness_is_not_a_kit():
     assert (targets_folder() / "harness" / "__main__.py").is_file()
 
 
+def test_what_people_call_a_kit_is_understood():
+    kits = find_kits()
+    assert [find_kit(name, kits).name for name in ("onnxruntime", "jetson", "ort")] == ["ort", "tensorrt", "ort"]
+
+
 def test_a_misspelt_kit_gets_the_nearest_name():
     with pytest.raises(ConfigError, match=r"unknown kit 'openvno'; perhaps 'openvino'"):
         find_kit("openvno", find_kits())

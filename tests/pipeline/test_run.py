@@ -69,6 +69,10 @@ def test_the_same_command_again_only_prints(finished: Path) -> None:
     assert result.returncode == 0
     assert re.search(r"student\S* +int8 ", result.stdout), "a mark of a footnote may follow the name"
     assert "report.html" in result.stdout
+    assert re.search(
+        r"Measured 20\S+ \d\d:\d\d UTC, not now. To measure again: edgedistill run edgedistill.toml --from bench$",
+        result.stdout.strip(),
+    )
     assert result.stderr == ""
     assert {p: p.stat().st_mtime_ns for p in finished.rglob("*") if p.is_file()} == before
 
