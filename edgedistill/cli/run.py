@@ -38,7 +38,10 @@ STAGE_HELP: Final = {
 @run_options
 @click.pass_context
 def run(context: click.Context, /, config: Path, until: str, **options: Any) -> None:
-    """Run all stages of CONFIG, an edgedistill.toml or its folder; reuse stages that are up to date."""
+    """Run all stages of CONFIG, an edgedistill.toml or its folder.
+
+    Stages that are up to date are reused.
+    """
     run_config(context, config, until, options)
 
 
@@ -79,7 +82,10 @@ def run_config(context: click.Context, path: Path, until: str, options: dict[str
 @AS_JSON
 @click.pass_context
 def demo(context: click.Context, run_dir: Path, start: str | None, as_json: bool) -> None:  # noqa: FBT001 - click passes flags
-    """Run all stages on handwritten digits, in one or two minutes; a second demo prints the first one's figures."""
+    """Run all stages on handwritten digits, in one or two minutes.
+
+    A second demo prints the figures of the first; --from bench measures again.
+    """
     from edgedistill.config.load import load_config
     from edgedistill.pipeline.pipeline import Plan, run_pipeline
     from edgedistill.runtime.folder import Run

@@ -74,7 +74,7 @@ def test_values_tables_and_whole_lists(tmp_path: Path) -> None:
         ("target.pc.budget.p95=5", "unknown key 'target.pc.budget.p95'; perhaps 'p95_ms'?"),
         ("target.bord.threads=2", "no [[target]] has the name 'bord'; perhaps 'board'?"),
         ("target.2.threads=2", "there is no target.2; the indices of [[target]] are 0 to 1"),
-        ("target.-1.threads=2", "no [[target]] has the name '-1'; known are: board, pc"),
+        ("target.-1.threads=2", "no [[target]] has the name '-1'; known are: pc, board"),
         ("target.threads=2", "'target' is a list of tables; choose one of them: target.pc.threads"),
         ("target.pc=2", "'target.pc' is a table; set one key of it, for example target.pc.name"),
         ("target=2", "'target' is a list of tables; set one key of it, for example target.0.name"),
