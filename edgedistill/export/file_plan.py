@@ -11,6 +11,7 @@ import onnx
 
 from edgedistill.data.requests import Samples, require_test_samples
 from edgedistill.export.detector_file import DetectorOptions, read_data
+from edgedistill.export.file_choice import measures_forms
 from edgedistill.export.file_forms import (
     PER_CHANNEL_OPSET,
     choose_integers,
@@ -29,9 +30,13 @@ from edgedistill.graphs.encodings import activations_of
 from edgedistill.graphs.opset import opset_of
 from edgedistill.graphs.random_inputs import Shapes
 from edgedistill.graphs.read import read_sound_onnx
+from edgedistill.quantize.smoothing import has_normalisations
 from edgedistill.records.base import Activations, Encoding, Record, Weights
 from edgedistill.runtime.files import sha256_of
 
+FORMS_MEASURED: Final = (
+    "the forms of the transformer will be timed, and the fastest decides the encoding of a kit's file"
+)
 SCHEMA: Final = "edgedistill.file_plan/1"
 
 
@@ -113,8 +118,10 @@ def plan_quantize(order: FileOptions, skip: tuple[str, ...], *, ranking: bool = 
     taking = order.for_activations(scheme.activations)
     variants = variants_of(taking, "int8", max(opset_of(model), PER_CHANNEL_OPSET), scheme.activations)
     plan = _plan(order, "quantize", "int8", model, variants)
+    forms = (FORMS_MEASURED,) if measures_forms(order) and has_normalisations(model) else ()
     return plan.model_copy(
         update=scheme.model_dump()
+        | {"choices": (*plan.choices, *forms)}
         | {"scheme_reason": reason, "skip": skip, "ranking": ranking, "force": order.force, "test": order.test}
     )
 

@@ -56,6 +56,11 @@ def smoothed(model: onnx.ModelProto, requests: Requests) -> tuple[onnx.ModelProt
     return result, len(sites)
 
 
+def has_normalisations(model: onnx.ModelProto) -> bool:
+    """Return whether dense layers of a model read a normalisation, as those of transformers do."""
+    return next(_sites(Index.of(model.graph)), None) is not None
+
+
 def _sites(index: Index) -> Iterator[Site]:
     for name, node in index.producer.items():
         vectors = tuple(_vectors(index, node))

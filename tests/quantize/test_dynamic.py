@@ -161,6 +161,12 @@ def test_samples_of_several_lengths_leave_the_length_open_and_float_activations_
     assert ("QuantizeLinear" in kinds, "DequantizeLinear" in kinds) == (False, True)
 
 
+def test_a_dry_run_says_that_forms_will_be_timed(texts):
+    given = ["quantize", str(texts / "m.onnx"), "--data", str(texts / "data.npz"), "--target", "ort", "--dry-run"]
+    assert "the forms of the transformer will be timed" in CliRunner().invoke(cli, given).output
+    assert "will be timed" not in CliRunner().invoke(cli, [*given, "--activations", "dynamic"]).output
+
+
 @pytest.mark.slow
 def test_the_fastest_form_of_a_transformer_is_measured_unless_one_is_chosen(texts):
     output, kinds = quantized(texts, "--target", "ort")
