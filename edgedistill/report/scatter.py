@@ -124,12 +124,18 @@ def accuracy_across(groups: Sequence[Group], name: str) -> str | None:
 
 
 def target_names(groups: Sequence[Group]) -> list[str]:
-    """Return a short name for each group: its target, with a number where several groups have the same one."""
-    names = [group.rows[0].measurement.target for group in groups]
+    """Return a short name for each group: its target, in comparisons of runs the model too, with a number where names are equal."""
+    names = [_name_of(group) for group in groups]
     return [
         name if names.count(name) == 1 else f"{name} ({names[: place + 1].count(name)})"
         for place, name in enumerate(names)
     ]
+
+
+def _name_of(group: Group) -> str:
+    compared, dash, _ = group.title.partition(" \u2014 ")
+    target = group.rows[0].measurement.target
+    return f"{compared}, {target}" if dash else target
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

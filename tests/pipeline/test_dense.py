@@ -116,7 +116,7 @@ def test_every_engine_is_scored_and_agrees_with_torch(made: tuple[str, Path]) ->
         assert all(70 <= width < 130 for width, _ in one["pictures"]["sizes"])
     report = (folder / "made" / "report.html").read_text()
     assert report.count("Test sample") == report.count('<figure class="sample">') > 0
-    assert "A whole picture" in report
+    assert "Time of a whole picture" in report
     assert ("Precision and recall" in report) == (task == "detection")
 
 
