@@ -18,8 +18,7 @@ from edgedistill.report.svg import SERIES, new_axes, style, to_svg
 QUANTILES = np.linspace(0, 1, 201)
 SHOWN = 0.99
 """The latency axis ends at this quantile, because a single slow inference would squeeze all others into a corner."""
-TICKS: tuple[tuple[float, ...], ...] = ((1,), (1, 3), (1, 2, 5), (1, 2, 3, 5), (1, 1.5, 2, 3, 4, 5, 6, 8), tuple(np.arange(1, 10, 0.5)),
-         tuple(np.arange(1, 10, 0.2)))  # fmt: skip
+TICKS: tuple[tuple[float, ...], ...] = ((1,), (1, 3), (1, 2, 5))
 """The ticks within a decade, from few to many: the first that give three are used."""
 CHARACTERS_PER_INCH = 15
 """Of the legend, at most."""
@@ -105,18 +104,23 @@ def training_curves(models: Mapping[str, TrainedModel], metric: str, name: str) 
 
 
 def log_ticks(axes: Axes) -> None:
-    """Make the horizontal axis logarithmic, with three ticks or more that are round numbers."""
+    """Make the horizontal axis logarithmic, with ticks at round numbers."""
     axes.set_xscale("log")
-    low, high = axes.get_xlim()
+    ticks = round_ticks(*axes.get_xlim())
+    axes.xaxis.set_major_locator(FixedLocator(ticks))
+    axes.xaxis.set_major_formatter(FixedFormatter([f"{tick:,.6g}".replace(",", "\u202f") for tick in ticks]))
+    axes.xaxis.set_minor_locator(NullLocator())
+
+
+def round_ticks(low: float, high: float) -> list[float]:
+    """Return about three to five round numbers between two positive ones, for a logarithmic axis."""
     decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
     for steps in TICKS:
         ticks = [step * 10.0**decade for decade in decades for step in steps]
         ticks = [tick for tick in ticks if low <= tick <= high]
         if len(ticks) >= 3:
-            break
-    axes.xaxis.set_major_locator(FixedLocator(ticks))
-    axes.xaxis.set_major_formatter(FixedFormatter([f"{tick:,.6g}".replace(",", "\u202f") for tick in ticks]))
-    axes.xaxis.set_minor_locator(NullLocator())
+            return ticks
+    return [float(tick) for tick in MaxNLocator(4, steps=[1, 2, 5, 10]).tick_values(low, high) if low <= tick <= high]
 
 
 def place_legend(figure: Figure, columns: int = 3, handles: Sequence[Artist] | None = None) -> None:
