@@ -31,6 +31,7 @@ from edgedistill.records.measurement import ModelIdentity  # noqa: E402
 from edgedistill.serve.app import Server, Site  # noqa: E402
 from edgedistill.serve.offer import ModelSummary, Offer, pack_requests  # noqa: E402
 from edgedistill.serve.runtime import read_web_kit, runtime_folder  # noqa: E402
+from edgedistill.serve.visits import Visits  # noqa: E402
 from tests.support.browser import CHROMIUM, Page, chromium  # noqa: E402
 
 WANTED = 1.05
@@ -126,7 +127,17 @@ def offer(name: str, extra: int, folder: Path) -> Offer:
 async def served(offers: list[Offer], folder: Path) -> AsyncIterator[str]:
     """Serve models to this machine as `edgedistill serve` does, and yield the link."""
     kit = read_web_kit()
-    site = Site(folder, kit, tuple(offers), runtime_folder(kit.runtime, None, print), "benchmark", lambda *_: None)
+    site = Site(
+        folder,
+        kit,
+        tuple(offers),
+        (),
+        None,
+        (runtime_folder(kit.runtime, (), print),),
+        "benchmark",
+        Visits(None, lambda: None),
+        lambda *_: None,
+    )
     runner = web.AppRunner(Server(site).application(), access_log=None, shutdown_timeout=1)
     await runner.setup()
     try:

@@ -61,7 +61,7 @@ def sizes(run: Path) -> dict[str, dict[str, int]]:
     from edgedistill.serve.runtime import page_folder, read_web_kit, runtime_folder
 
     kit = read_web_kit()
-    runtime = runtime_folder(kit.runtime, None, print)
+    runtime = runtime_folder(kit.runtime, (), print)
     found = {name: (page_folder() / name).read_bytes() for name in PAGE}
     wire = {name: len(content) for name, content in found.items()}
     for name in ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"):

@@ -1,10 +1,11 @@
-"""Answer picture files with the compiled models of a run, each by the harness on its device."""
+"""Answer picture files and texts with the compiled models of a run, each by the harness on its device."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -33,7 +34,7 @@ class Compiled(Record):
 
 
 class Timing(Record):
-    """The median milliseconds of a picture: preprocessing, the network, postprocessing, and all of it."""
+    """The median milliseconds of a picture or text: preprocessing, the network, postprocessing, and all of it."""
 
     preprocess_ms: float
     network_ms: float
@@ -41,34 +42,69 @@ class Timing(Record):
     total_ms: float
 
 
-def answer_pictures(run: Run, compiled: Compiled, files: Sequence[Path]) -> tuple[list[Pass], Timing]:
+class Texts(NamedTuple):
+    """Texts, one or two for each sample, and their requests (inputs, tokens), for devices that cannot tokenize."""
+
+    texts: Sequence[tuple[str, ...]]
+    tokens: Sequence[Array]
+
+
+class Answered(NamedTuple):
+    """The passes of an artifact, what a sample took, and whether the device tokenized the texts."""
+
+    passes: list[Pass]
+    timing: Timing
+    tokenized: bool
+
+
+def answer_pictures(run: Run, compiled: Compiled, files: Sequence[Path]) -> Answered:
     """Answer picture files with a compiled model on its device; raises DeviceError if the engine or the device fails."""
-    rules, artifact = rules_of(compiled.contract), compiled.artifact
+    rules = rules_of(compiled.contract)
     with scratch_folder() as folder:
         pictures = {f"{i:06}": np.asarray(open_image(file, MODES[rules.colour])) for i, file in enumerate(files)}
         np.savez(folder / "pictures.npz", allow_pickle=False, **pictures)
-        answered = call_harness(artifact.device, _call(run, compiled, folder))
-        with np.load(folder / "answers" / "answers.npz", allow_pickle=False) as arrays:
-            passes = [_pass(arrays, number) for number in range(len(files))]
-    return passes, _timing(np.array(answered["nanoseconds"], np.float64))
+        sends = {"pictures.npz": folder / "pictures.npz"}
+        return _answered(run, compiled, folder, {"pictures": "pictures.npz"}, sends)
 
 
-def _call(run: Run, compiled: Compiled, folder: Path) -> HarnessCall:
+def answer_texts(run: Run, compiled: Compiled, texts: Texts, tokenizer: Path) -> Answered:
+    """Answer texts with a compiled model on its device, which tokenizes them if it has the package `tokenizers`.
+
+    Raises DeviceError if the engine or the device fails.
+    """
+    with scratch_folder() as folder:
+        tokens = {f"{i:06}": one for i, one in enumerate(texts.tokens)}
+        np.savez(folder / "tokens.npz", allow_pickle=False, **tokens)
+        name = f"tokenizer/{tokenizer.name}"
+        asked = {"texts": texts.texts, "tokens": "tokens.npz", "tokenizer": name}
+        return _answered(run, compiled, folder, asked, {"tokens.npz": folder / "tokens.npz", name: tokenizer})
+
+
+def _answered(
+    run: Run, compiled: Compiled, folder: Path, asked: Mapping[str, Any], sends: Mapping[str, Path]
+) -> Answered:
+    """Return the answers of the harness for what is `asked`, a part of its specification; `folder` is for the answers."""
+    found = call_harness(compiled.artifact.device, _call(run, compiled, folder, asked, sends))
+    with np.load(folder / "answers" / "answers.npz", allow_pickle=False) as arrays:
+        passes = [_pass(arrays, number) for number in range(len(found["nanoseconds"]))]
+    return Answered(passes, _timing(np.array(found["nanoseconds"], np.float64)), found["tokenized"])
+
+
+def _call(
+    run: Run, compiled: Compiled, folder: Path, asked: Mapping[str, Any], sends: Mapping[str, Path]
+) -> HarnessCall:
     artifact, kit = compiled.artifact, compiled.kit
     entry = run.folder / artifact.entry
     models = {f"model/{(run.folder / one.path).relative_to(entry.parent).as_posix()}": one for one in artifact.files}
     spec = {
         "kit": kit.name, "kit_dir": f"kits/{kit.name}", "entry": f"model/{entry.name}", "precision": artifact.precision,
         "threads": compiled.threads, "contract": compiled.contract.model_dump(mode="json", by_alias=True),
-        "pictures": "pictures.npz", "out": "answers/answers.npz",
+        "out": "answers/answers.npz", **asked,
     }  # fmt: skip
-    sends = {
-        "harness": targets_folder() / "harness",
-        f"kits/{kit.name}": kit.folder,
-        "pictures.npz": folder / "pictures.npz",
-    }
+    program = {"harness": targets_folder() / "harness", f"kits/{kit.name}": kit.folder}
+    files = {name: run.path(one) for name, one in models.items()}
     return HarnessCall(
-        ("answer", "spec.json"), sends | {name: run.path(one) for name, one in models.items()}, {"spec.json": json.dumps(spec)},
+        ("answer", "spec.json"), program | dict(sends) | files, {"spec.json": json.dumps(spec)},
         returns={"answers": folder / "answers"}, timeout_s=TIMEOUT_S,
     )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Where two passes of one picture part: at the model's input, at its outputs, or at the answers."""
+"""Where two passes of one picture or text part: at the model's input, at its outputs, or at the answers."""
 
 from __future__ import annotations
 
@@ -22,21 +22,23 @@ FEWEST_SAME: Final = 0.999
 CONFIDENT: Final = 0.05
 """Detections of lower scores in both passes are not compared: which of them are kept depends on the last digit."""
 SAME_PLACE: Final = 0.5
+VECTORS: Final = ("embedding", "sentence-embedding")
+"""The tasks whose answers are vectors."""
 
 Step = Literal["input", "outputs", "answer"]
 
 
 class Difference(Record):
-    """The differences of two passes of a picture; `parts` is the first step that is beyond the limits, None if none is."""
+    """The differences of two passes of a picture or text; `parts` is the first step beyond the limits, None if none is."""
 
-    picture: str
+    sample: str
     input: float
     outputs: float
     answer: str
     parts: Step | None
 
 
-def compare_passes(picture: str, wanted: Pass, got: Pass, precision: str, task: str) -> Difference:
+def compare_passes(sample: str, wanted: Pass, got: Pass, precision: str, task: str) -> Difference:
     """Compare the pass of an artifact with that of the reference; int8 is judged by its input only, and its answers are described."""
     request = _relative(wanted.request, got.request)
     outputs = max(_relative(wanted.outputs[name], got.outputs[name]) for name in wanted.outputs if name in got.outputs)
@@ -49,7 +51,7 @@ def compare_passes(picture: str, wanted: Pass, got: Pass, precision: str, task: 
         parts = "outputs"
     elif judged and not same:
         parts = "answer"
-    return Difference(picture=picture, input=request, outputs=outputs, answer=text, parts=parts)
+    return Difference(sample=sample, input=request, outputs=outputs, answer=text, parts=parts)
 
 
 def describe_answers(wanted: Array, got: Array, task: str) -> tuple[str, bool]:
@@ -68,7 +70,13 @@ def describe_answers(wanted: Array, got: Array, task: str) -> tuple[str, bool]:
         first, second = int(wanted.argmax()), int(got.argmax())
         named = f"class {first}" if first == second else f"class {first} and class {second}"
         return f"{named}, probabilities within {difference:.2g}", first == second and difference <= SCORES
-    return f"values within {difference:.2g}", difference <= SCORES * max(1.0, float(np.abs(wanted).max()))
+    words = f"cosine {_cosine(wanted, got):.6f}" if task in VECTORS else f"values within {difference:.2g}"
+    return words, difference <= SCORES * max(1.0, float(np.abs(wanted).max()))
+
+
+def _cosine(one: Array, other: Array) -> float:
+    lengths = float(np.linalg.norm(one) * np.linalg.norm(other))
+    return float((one.astype(np.float64) * other).sum()) / lengths if lengths else 0.0
 
 
 def _boxes(wanted: Array, got: Array) -> tuple[str, bool]:
@@ -105,8 +113,12 @@ def pair_detections(wanted: Array, got: Array) -> tuple[list[tuple[int, int]], i
 
 
 def _relative(wanted: Array, got: Array) -> float:
-    """Return the largest difference of two arrays, relative to the largest value if above 1; infinity for other shapes."""
+    """Return the largest difference of two arrays, relative to the largest value if above 1; infinity for other shapes.
+
+    Token numbers, which are int64, are names: their difference is not relative.
+    """
     if wanted.shape != got.shape:
         return float("inf")
     ours, theirs = wanted.astype(np.float64), got.astype(np.float64)
-    return float(np.abs(ours - theirs).max(initial=0)) / max(1.0, float(np.abs(ours).max(initial=0)))
+    largest = 1.0 if wanted.dtype == np.int64 else float(np.abs(ours).max(initial=0))
+    return float(np.abs(ours - theirs).max(initial=0)) / max(1.0, largest)

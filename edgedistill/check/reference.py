@@ -1,4 +1,4 @@
-"""Answer picture files as in training: decoded by Pillow, resized and normalised by the code of training, with the torch model."""
+"""Answer picture files and texts as in training: decoded, resized and tokenized by the code of training, with the torch model."""
 
 from __future__ import annotations
 
@@ -8,20 +8,25 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from edgedistill.config.encoder import CONFIG, WEIGHTS
+from edgedistill.config.model_spec import parse_model_spec
 from edgedistill.data.geometry import Resizing
 from edgedistill.data.images import decode_image, open_image
 from edgedistill.data.preprocess import preprocessors
 from edgedistill.data.settings import ViewSettings
 from edgedistill.data.sources import Array, Arrays
+from edgedistill.data.text import TextSettings, tokenize
 from edgedistill.distill.loading import load_student
 from edgedistill.distill.predictors import split_outputs, torch_predictor
 from edgedistill.errors import ConfigError
 from edgedistill.export.baked import Baking
+from edgedistill.losses.batch import Tensors
 from edgedistill.models.interface import interface_of
 from edgedistill.models.outputs import labelled_names
 from edgedistill.models.source import StudentSource
 from edgedistill.records.contract import Contract, PictureRules
 from edgedistill.records.stages import DataRecord, ExportRecord, OnnxModel, StudentRecord
+from edgedistill.runtime.files import hash_of, sha256_of
 from edgedistill.runtime.folder import Run, read_settings, require_record, require_unchanged
 from edgedistill.runtime.user_code import code_ref
 from edgedistill.tasks.table import find_task
@@ -30,9 +35,9 @@ MODES = {"rgb": "RGB", "grey": "L"}
 
 
 class Pass(NamedTuple):
-    """What a model made of a picture: its request (1, ...), its outputs (1, ...) by name, and the answer.
+    """What a model made of a picture or a text: its request, its outputs (1, ...) by name, and the answer.
 
-    The answer is the probabilities (C,) or values (D,), the mask (H, W) of the input, or detections (K, 6): class, score, and
+    The request is (1, ...), of texts the inputs below each other (inputs, tokens), int64. The answer is the probabilities (C,) or values (D,), the mask (H, W) of the input, or detections (K, 6): class, score, and
     corners in pixels of the picture.
     """
 
@@ -52,7 +57,7 @@ class Reference:
         self.interface = interface_of(self.data, self.views)
         self._baking = Baking(self.data, self.views, tuple(settings["export"]["bake"]))
         self._prepare = preprocessors(self.data, self.views)[self.contract.input]
-        source = StudentSource.model_validate(_with_code(settings["student"], code))
+        source = StudentSource.model_validate(_with_files(settings["student"], code))
         weights = require_unchanged(run, require_record(run, StudentRecord).student.file)
         student = load_student(source, self.interface, self.views.seed, weights)
         self._predict = torch_predictor(self.task.exported(student, self._size).eval(), "fp32")
@@ -71,18 +76,27 @@ class Reference:
                 "data.size that says how pictures are resized"
             )
         prepared = self._prepare(torch.from_numpy(np.array(pixels[None])))
-        raw = self._predict({self.contract.input: prepared})
+        request = pixels[None] if self._baking.normalizes else prepared.numpy()
+        outputs, found = self._answers({self.contract.input: prepared})
+        if self.contract.detection:
+            found = moved_to_picture(found, self.contract, open_image(file, "RGB").size)
+        return Pass(request, outputs, found)
+
+    def answer_text(self, texts: tuple[str, ...], settings: TextSettings) -> Pass:
+        """Answer a text, or a pair of texts."""
+        tokens = tokenize([texts], settings).inputs
+        inputs = {one.name: tokens[one.name].astype(np.int64) for one in self.data.inputs}
+        outputs, found = self._answers({name: torch.from_numpy(values) for name, values in inputs.items()})
+        return Pass(np.concatenate(list(inputs.values())), outputs, found)
+
+    def _answers(self, inputs: Tensors) -> tuple[Arrays, Array]:
+        """Return the outputs (1, ...) of the exported model, and the answer."""
+        raw = self._predict(inputs)
         wanted = self.task.exported_output or self.data.output
         labelled = labelled_names(tuple(raw), wanted)
         outputs = self._baking.expected({name: value.numpy() for name, value in raw.items()}, labelled[0])
-        request = pixels[None] if self._baking.normalizes else prepared.numpy()
-        return Pass(request, outputs, self._answer(split_outputs(raw, wanted).main.numpy(), file))
-
-    def _answer(self, labelled: Array, file: Path) -> Array:
-        found = self.task.scores(self.task.answers(labelled, self._size, self.interface.values))[0]
-        return (
-            moved_to_picture(found, self.contract, open_image(file, "RGB").size) if self.contract.detection else found
-        )
+        answers = self.task.answers(split_outputs(raw, wanted).main.numpy(), self._size, self.interface.values)
+        return outputs, self.task.scores(answers)[0]
 
 
 def rules_of(contract: Contract) -> PictureRules:
@@ -107,8 +121,8 @@ def moved_to_picture(found: Array, contract: Contract, size: tuple[int, int]) ->
     return kept
 
 
-def _with_code(table: Any, folder: Path) -> Any:
-    """Return the settings of a model with the folder of its user code; raises ConfigError if the code has changed."""
+def _with_files(table: Any, folder: Path) -> Any:
+    """Return the settings of a model with the places of its code and files; raises ConfigError if the code or an encoder has changed."""
     if not isinstance(table, dict):
         return table
     if table.keys() >= {"spec", "sha256"}:
@@ -118,4 +132,20 @@ def _with_code(table: Any, folder: Path) -> Any:
                 f"check: the code of '{table['spec']}' in {folder} is not that of the run; name its folder with --code, or run again"
             )
         return table | {"folder": folder}
-    return {key: _with_code(value, folder) for key, value in table.items()}
+    if table.keys() == {"sha256", "name"}:
+        return table | {"path": folder / table["name"].removeprefix("hf:")}
+    filled: dict[str, Any] = {key: _with_files(value, folder) for key, value in table.items()}
+    if filled.get("encoder") is not None:
+        filled["encoder"] |= {"path": _encoder_folder(filled["spec"], filled["encoder"]["sha256"], folder)}
+    return filled
+
+
+def _encoder_folder(spec: str, sha256: str, folder: Path) -> Path:
+    """Return the folder of a model hf:FOLDER; raises ConfigError if it is not the one of the run."""
+    path = folder / parse_model_spec(spec).name
+    files = [path / CONFIG, path / WEIGHTS]
+    if not all(file.is_file() for file in files) or hash_of([sha256_of(file) for file in files]) != sha256:
+        raise ConfigError(
+            f"check: {path} is not the folder '{spec}' of the run; name the folder of its configuration with --code, or run again"
+        )
+    return path

@@ -21,8 +21,9 @@ from edgedistill.cli.options import FILE, Command, option, surroundings
 @option(
     "--http", is_flag=True, help="Use plain HTTP: no certificate warning, but one thread, no WebGPU and a coarse timer."
 )
-@option("--runtime", type=FILE, metavar="PATH",
-              help="onnxruntime-web from npm as a .tgz file or a folder, for use without a network.  [default: downloaded once]")  # fmt: skip
+@option("--runtime", type=FILE, multiple=True, metavar="PATH",
+              help="onnxruntime-web from npm, and for texts @huggingface/tokenizers, each as a .tgz file or a folder, for use without a network. "
+              "Repeatable.  [default: downloaded once]")  # fmt: skip
 @option("--encoding", "encodings", multiple=True, metavar="FORM",
               help="Serve int8 in this encoding, e.g. s8-i32. Repeat to compare encodings.")  # fmt: skip
 @option(

@@ -29,7 +29,14 @@ from edgedistill.records.stages import (
     QuantizedRecord,
 )
 from edgedistill.runtime.files import atomic_path, sha256_of
-from edgedistill.runtime.folder import Run, read_lineage, read_settings, require_record, require_unchanged
+from edgedistill.runtime.folder import (
+    Run,
+    read_lineage,
+    read_settings,
+    require_record,
+    require_tokenizer,
+    require_unchanged,
+)
 from edgedistill.runtime.version import VERSION
 from edgedistill.tasks.table import find_task
 
@@ -90,8 +97,10 @@ def write_bundle(run: Run, kit: Kit, precisions: tuple[str, ...], path: Path) ->
         sources |= {
             _model_path(model): require_unchanged(run, model.file),
             _io_path(model): require_unchanged(run, model.io),
-            **_tokenizer(run, model),
         }
+        tokenizer = require_tokenizer(run, model)
+        if tokenizer is not None:
+            sources[f"models/{tokenizer.name}"] = tokenizer
     models = tuple(_bundled(kit, model) for model in chosen)
     return pack(run.folder.name, kit, _job(run, kit, chosen), models, sources, path)
 
@@ -180,7 +189,7 @@ def _arm(run: Run, kit: Kit, model: OnnxModel) -> Arm:
         size_bytes=model.file.bytes,
         model=ModelIdentity(name=model.name, sha256=model.file.sha256, lineage=read_lineage(run, model)),
         io=_io_path(model), expected=model.expected, output=model.judged_output, threshold=model.threshold,
-        metric=find_task(require_record(run, DataRecord).task).metric,
+        metric=find_task(require_record(run, DataRecord).task).metric, contract=model.contract,
     )  # fmt: skip
 
 
@@ -195,17 +204,6 @@ def _model_path(model: OnnxModel) -> str:
 
 def _io_path(model: OnnxModel) -> str:
     return f"io/{Path(model.io.path).name}"
-
-
-def _tokenizer(run: Run, model: OnnxModel) -> dict[str, Path]:
-    """Return the tokenizer of a model of texts, by its name in the bundle; raises ConfigError if the file has changed."""
-    text = None if model.contract is None else model.contract.text
-    if text is None:
-        return {}
-    path = run.folder / Path(model.file.path).with_name(text.tokenizer)
-    if not path.is_file() or sha256_of(path) != text.sha256:
-        raise ConfigError(f"{path}: is missing or has changed; run 'edgedistill export CONFIG --from export' again")
-    return {f"models/{text.tokenizer}": path}
 
 
 def _packed(path: Path) -> PackedFile:

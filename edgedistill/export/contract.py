@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgedistill.config.encoder import TOKENIZER
+from edgedistill.config.encoder import TOKENIZER, read_encoder_config
 from edgedistill.data.kinds import FULL_SCALE
 from edgedistill.data.text import TYPES, TextSettings
 from edgedistill.export.settings import FileSettings
@@ -29,9 +29,11 @@ def contract_of(settings: FileSettings, model: OnnxModel, source: ModelSource | 
 
 def _text_rules(settings: FileSettings, text: TextSettings, source: ModelSource | None) -> TextRules:
     encoder = None if source is None else source.encoder
+    positions = text.max_length if encoder is None else read_encoder_config(encoder.path).positions
     names = [one.name for one in settings.data.inputs]
     return TextRules(
-        tokenizer=TOKENIZER, sha256=text.tokenizer, max_length=text.max_length, texts=2 if TYPES in names else 1,
+        tokenizer=TOKENIZER, sha256=text.tokenizer, max_length=min(text.max_length, positions), texts=2 if TYPES in names else 1,
+        inputs=tuple(names),
         pooling=None if encoder is None else encoder.pooling,
         normalized=encoder is not None and not settings.task.needs_labels,
     )  # fmt: skip

@@ -51,15 +51,18 @@ class TextRules(Record):
     """How a text becomes the inputs, and the vectors of its tokens one.
 
     The text, or the `texts` of a pair, are tokenized by the `tokenizer`, a file of Hugging Face's tokenizers that lies beside the model
-    and has the hash `sha256`, and cut to `max_length` tokens. There is no padding: the inputs `input_ids`, `attention_mask` and, for
-    pairs, `token_type_ids` are (1, tokens), int64. `pooling` is None for models that are no encoders of a Hugging Face folder;
-    embeddings have length 1 if `normalized`. The pooling is part of the model.
+    and has the hash `sha256`. More than `max_length` tokens are cut off at the end, from the longer text of a pair first: this is
+    the `truncation` "longest_first" of that library. There is no padding: the `inputs`, `input_ids`, `attention_mask` and, for
+    pairs, `token_type_ids`, are (1, tokens), int64, and the mask is 1. `pooling` is None for models that are no encoders of a
+    Hugging Face folder; embeddings have length 1 if `normalized`. The pooling and the normalization are part of the model.
     """
 
     tokenizer: str
     sha256: str
     max_length: int
     texts: int
+    inputs: tuple[str, ...] = ("input_ids", "attention_mask")
+    truncation: Literal["longest_first"] = "longest_first"
     pooling: str | None
     normalized: bool
 

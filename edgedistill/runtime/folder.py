@@ -205,6 +205,17 @@ def require_unchanged(run: Run, file: FileRef) -> Path:
     return path
 
 
+def require_tokenizer(run: Run, model: OnnxModel) -> Path | None:
+    """Return the tokenizer of a model of texts, None for other models; raise ConfigError if the file is missing or was changed."""
+    text = None if model.contract is None else model.contract.text
+    if text is None:
+        return None
+    path = run.folder / Path(model.file.path).with_name(text.tokenizer)
+    if not path.is_file() or sha256_of(path) != text.sha256:
+        raise ConfigError(f"{path}: missing or changed since it was exported; run 'edgedistill export CONFIG' again")
+    return path
+
+
 def identity(record: Record) -> str:
     """Hash the content of a record; times and durations are excluded, because later stages do not depend on them."""
     if isinstance(record, DataRecord):

@@ -18,12 +18,14 @@ from edgedistill.serve.offer import Offer
 from edgedistill.serve.pictures import Sample, as_png
 from edgedistill.serve.runtime import WebKit, page_folder
 from edgedistill.serve.store import keep
+from edgedistill.serve.texts import Texts
 from edgedistill.serve.upload import MOST_BYTES, UploadError, read_upload
 from edgedistill.serve.visits import Visits
 
 PAGE = (
     "index.html", "style.css", "page.mjs", "measure.mjs", "turns.mjs", "fresh.mjs", "worker.mjs", "parity.mjs", "stats.mjs",
     "constants.mjs", "plot.mjs", "device.mjs", "null.onnx", "downloads.mjs", "try.mjs", "live.mjs", "sources.mjs", "show.mjs", "draw.mjs", "frames.mjs",
+    "tokens.mjs", "try_texts.mjs",
     "picture.mjs", "answers.mjs", "detections.mjs", "maps.mjs",
 )  # fmt: skip
 """The files of the page; no other file of its folder is served."""
@@ -39,7 +41,7 @@ HEADERS = {
 }
 TYPES = {
     ".html": "text/html; charset=utf-8", ".css": "text/css; charset=utf-8", ".mjs": "text/javascript; charset=utf-8",
-    ".wasm": "application/wasm", ".onnx": "application/octet-stream",
+    ".wasm": "application/wasm", ".onnx": "application/octet-stream", ".json": "application/json",
 }  # fmt: skip
 AT_ONCE = 2
 """The number of uploads that are processed at the same time."""
@@ -51,13 +53,14 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """The served content: a run's models and a few test pictures, the folder of the runtime, and a callback for each measurement."""
+    """The served content: a run's models, a few test pictures or texts, the folders of runtimes, and a callback for each measurement."""
 
     run_folder: Path
     kit: WebKit
     offers: tuple[Offer, ...]
     samples: tuple[Sample, ...]
-    runtime: Path
+    texts: Texts | None
+    runtimes: tuple[Path, ...]
     token: str
     visits: Visits
     notify: Callable[[str, Measurement | None], None]
@@ -82,6 +85,8 @@ class Server:
             web.get(f"{root}/runtime/{{name}}", self._runtime),
             web.get(f"{root}/models/{{key}}.onnx", self._model),
             web.get(f"{root}/requests/{{key}}.bin", self._requests),
+            web.get(f"{root}/tokenizer.json", self._tokenizer),
+            web.get(f"{root}/vectors/{{key}}.bin", self._vectors),
             web.get(f"{root}/pictures/{{number:[0-9][0-9]?}}.png", self._picture),
             web.get(f"{root}/masks/{{number:[0-9][0-9]?}}.png", self._mask),
             web.get(f"{root}/api/run", self._run),
@@ -114,9 +119,21 @@ class Server:
 
     async def _runtime(self, request: web.Request) -> web.StreamResponse:
         name = request.match_info["name"]
-        if name not in self.site.kit.runtime.files:
+        for runtime, folder in zip((self.site.kit.runtime, self.site.kit.tokenizer), self.site.runtimes, strict=False):
+            if name in runtime.files:
+                return _file(folder / name, "private, max-age=604800, immutable")
+        raise web.HTTPNotFound
+
+    async def _tokenizer(self, _request: web.Request) -> web.StreamResponse:
+        if self.site.texts is None:
             raise web.HTTPNotFound
-        return _file(self.site.runtime / name, "private, max-age=604800, immutable")
+        return _file(self.site.texts.tokenizer, "no-cache")
+
+    async def _vectors(self, request: web.Request) -> web.StreamResponse:
+        vectors = {} if self.site.texts is None else self.site.texts.vectors
+        if request.match_info["key"] not in vectors:
+            raise web.HTTPNotFound
+        return web.Response(body=vectors[request.match_info["key"]], content_type="application/octet-stream")
 
     async def _model(self, request: web.Request) -> web.StreamResponse:
         return _file(self._offer(request).path, "no-cache")
@@ -151,6 +168,7 @@ class Server:
             "run": self.site.run_folder.resolve().name, "runtime": f"{runtime.package} {runtime.version}",
             "models": [one.summary.model_dump(mode="json", by_alias=True) for one in self.site.offers],
             "pictures": [one.label.model_dump(mode="json") for one in self.site.samples],
+            "texts": [] if self.site.texts is None else [one.model_dump(mode="json") for one in self.site.texts.shown],
         })  # fmt: skip
 
     async def _events(self, request: web.Request) -> web.StreamResponse:

@@ -19,7 +19,8 @@ from edgedistill.compare.formatting import duration
 from edgedistill.deploy.stage import MIN_AGREEMENT
 from edgedistill.errors import ConfigError, ParityError
 from edgedistill.records.measurement import Latency, Measurement
-from edgedistill.runtime.folder import Run
+from edgedistill.records.stages import ExportRecord
+from edgedistill.runtime.folder import Run, require_record, require_tokenizer
 from edgedistill.runtime.progress import Reporter
 from edgedistill.runtime.scratch import scratch_folder
 from edgedistill.runtime.signals import ENDING
@@ -29,6 +30,7 @@ from edgedistill.serve.links import lan_address, name_of, qr_code
 from edgedistill.serve.offer import Offer, offers
 from edgedistill.serve.pictures import Sample, samples_of
 from edgedistill.serve.runtime import read_web_kit, runtime_folder
+from edgedistill.serve.texts import texts_of
 from edgedistill.serve.visits import Visits
 
 TOKEN_BYTES = 16
@@ -44,7 +46,7 @@ class ServeOptions:
     host: str | None = None
     port: int = 0
     http: bool = False
-    runtime: Path | None = None
+    runtime: tuple[Path, ...] = ()
     count: int | None = None
     encodings: tuple[str, ...] = ()
 
@@ -81,12 +83,19 @@ def serve(run_folder: Path, options: ServeOptions, report: Reporter) -> None:
             f"{run_folder}: not a run folder: it has no manifest.json; 'edgedistill run CONFIG' makes one"
         )
     kit = read_web_kit()
-    models = offers(Run(run_folder), kit, options.encodings)
-    runtime = runtime_folder(kit.runtime, options.runtime, report.info)
+    run = Run(run_folder)
+    models = offers(run, kit, options.encodings)
+    folders = [runtime_folder(kit.runtime, options.runtime, report.info)]
+    tokenizers = (require_tokenizer(run, model) for model in require_record(run, ExportRecord).models)
+    tokenizer = next((path for path in tokenizers if path is not None), None)
+    if tokenizer is not None:
+        folders.append(runtime_folder(kit.tokenizer, options.runtime, report.info))
     reception = Reception(report)
     visits = Visits(options.count, reception.done.set)
-    token = secrets.token_urlsafe(TOKEN_BYTES)
-    site = Site(run_folder, kit, models, _samples(models), runtime, token, visits, reception.notify)
+    site = Site(
+        run_folder, kit, models, _samples(models), None if tokenizer is None else texts_of(models, tokenizer),
+        tuple(folders), secrets.token_urlsafe(TOKEN_BYTES), visits, reception.notify,
+    )  # fmt: skip
     asyncio.run(_serve(site, options, reception))
     report.info(
         f"{reception.kept} measurements of {_devices(len(visits.measured))} in {run_folder / 'measurements'}; next: "

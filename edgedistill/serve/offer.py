@@ -36,12 +36,16 @@ class Block(Record):
 
 
 class Requests(Record):
-    """The layout of a file of requests: arrays of `count` requests each, one after another, little-endian."""
+    """The layout of a file of requests: arrays of `count` requests each, one after another, little-endian.
+
+    `lengths` are those of the requests along their last axis, of which the rest is padding; empty if all have the same length.
+    """
 
     count: int
     total: int
     inputs: tuple[Block, ...]
     outputs: tuple[Block, ...]
+    lengths: tuple[int, ...] = ()
 
 
 class ModelSummary(Record):
@@ -80,8 +84,6 @@ def offers(run: Run, kit: WebKit, encodings: tuple[str, ...] = ()) -> tuple[Offe
     Raises ConfigError when nothing suitable was exported, or an exported file has changed.
     """
     export = require_record(run, ExportRecord)
-    if any(model.contract is not None and model.contract.text is not None for model in export.models):
-        raise ConfigError(f"{run.folder}: holds models of texts, which the page does not run yet")
     selected = list(chosen(export.models, kit, encodings))
     lacking = [encoding for encoding in encodings if encoding not in {model.encoding for model in selected}]
     if lacking:
@@ -130,6 +132,7 @@ def pack_requests(io: Path, expected: str) -> tuple[Requests, bytes]:
         inputs = {name.removeprefix("input."): archive[name] for name in archive.files if name.startswith("input.")}
         prefix = f"expected.{expected}."
         outputs = {name.removeprefix(prefix): archive[name] for name in archive.files if name.startswith(prefix)}
+        lengths = archive["lengths"].tolist() if "lengths" in archive.files else []
     total = min(len(array) for array in (*inputs.values(), *outputs.values()))
     each = sum(array[:1].nbytes for array in (*inputs.values(), *outputs.values()))
     count = min(total, max(FEWEST_REQUESTS, MOST_REQUEST_BYTES // each))
@@ -151,5 +154,11 @@ def pack_requests(io: Path, expected: str) -> tuple[Requests, bytes]:
         )
         content += packed
     made = [Block.model_validate(block) for block in blocks]
-    layout = Requests(count=count, total=total, inputs=tuple(made[: len(inputs)]), outputs=tuple(made[len(inputs) :]))
+    layout = Requests(
+        count=count,
+        total=total,
+        inputs=tuple(made[: len(inputs)]),
+        outputs=tuple(made[len(inputs) :]),
+        lengths=tuple(lengths[:count]),
+    )
     return layout, bytes(content)

@@ -1,4 +1,4 @@
-"""The files of onnxruntime-web: pinned by hash, and downloaded once from npm or copied from the user's folder."""
+"""The files of onnxruntime-web and of the tokenizers: pinned by hash, and downloaded once from npm or copied from the user's folder."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import tarfile
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -32,7 +32,7 @@ TIMEOUT_S = 60.0
 
 
 class Runtime(Record):
-    """The npm package of the engine, and the hashes of the files that a page loads."""
+    """An npm package, and the hashes of the files that a page loads from its folder dist."""
 
     package: str
     version: str
@@ -43,7 +43,10 @@ class Runtime(Record):
 
 
 class WebKit(Record):
-    """The target for browsers: `encoding` lists the supported int8 encodings, the preferred first; `opset` is the highest."""
+    """The target for browsers: `encoding` lists the supported int8 encodings, the preferred first; `opset` is the highest.
+
+    `runtime` is the engine, and `tokenizer` turns texts into tokens.
+    """
 
     name: str
     title: str
@@ -51,6 +54,7 @@ class WebKit(Record):
     opset: int
     encoding: tuple[Encoding, ...]
     runtime: Runtime
+    tokenizer: Runtime
 
 
 def page_folder() -> Path:
@@ -67,18 +71,18 @@ def read_web_kit() -> WebKit:
         raise ConfigError(f"{path}: {error}; reinstall edgedistill") from None
 
 
-def runtime_folder(runtime: Runtime, given: Path | None, tell: Callable[[str], None]) -> Path:
+def runtime_folder(runtime: Runtime, given: Sequence[Path], tell: Callable[[str], None]) -> Path:
     """Return a folder with the files of the runtime, checked by hash, and gzipped copies of them.
 
     Args:
         runtime: the package, its version and hashes.
-        given: npm's package folder, its folder dist, or the .tgz, used if the cache lacks the files; None downloads them.
+        given: npm's package folders, their folders dist, or the .tgz files, used if the cache lacks the files; empty downloads them.
         tell: reports a download before it starts.
     """
-    kept = caches_folder("web") / f"{runtime.package}-{runtime.version}"
+    kept = _cache(runtime)
     if _is_whole(kept, runtime):
         return kept
-    if given is None:
+    if not given:
         tell(
             f"{runtime.package} {runtime.version} will be downloaded once from {runtime.url} ({runtime.bytes:,} bytes) to {kept}; "
             "without a network, use --runtime FILE.tgz with a file from 'npm pack'"
@@ -88,18 +92,35 @@ def runtime_folder(runtime: Runtime, given: Path | None, tell: Callable[[str], N
             _unpack(archive, kept, runtime)
         finally:
             archive.unlink()
-    elif given.is_file():
-        _unpack(given, kept, runtime)
+        return kept
+    place = next((one for one in given if _holds(one, runtime)), given[0])
+    if place.is_file():
+        _unpack(place, kept, runtime)
     else:
-        _copy(given, kept, runtime)
+        _copy(place, kept, runtime)
     return kept
+
+
+def _cache(runtime: Runtime) -> Path:
+    return caches_folder("web") / f"{runtime.package.replace('/', '-').removeprefix('@')}-{runtime.version}"
+
+
+def _holds(place: Path, runtime: Runtime) -> bool:
+    """Return whether a file or folder of the user is the package of a runtime, among those of several packages."""
+    if not place.is_file():
+        return any(path.is_file() for name in runtime.files for path in _places(place, name))
+    try:
+        with tarfile.open(place) as opened:
+            return any(DIST + name in opened.getnames() for name in runtime.files)
+    except (tarfile.TarError, OSError):
+        return False
 
 
 def describe_kit() -> str:
     """Describe the target for browsers in one line: its engine, and whether a download is needed."""
     kit = read_web_kit()
     runtime = kit.runtime
-    fetched = _is_whole(caches_folder("web") / f"{runtime.package}-{runtime.version}", runtime)
+    fetched = _is_whole(_cache(runtime), runtime)
     state = "" if fetched else f"; downloads {runtime.bytes:,} bytes once"
     return f"{kit.name:10} {', '.join(kit.precisions):12} {runtime.package} {runtime.version}, used by 'edgedistill serve RUN'{state}"
 

@@ -79,6 +79,14 @@ class SentSoak(Record):
     p95_ns: tuple[Latency, ...]
 
 
+class SentLongest(Record):
+    """The longest request: its length, the median latency at it in nanoseconds, and the number of inferences."""
+
+    length: Annotated[int, Field(ge=1, le=1 << 20)]
+    p50_ns: Latency
+    n: Annotated[int, Field(ge=1, le=MOST_SAMPLES)]
+
+
 class SentDuet(Record):
     """The models that took turns with this one: by name, this model's latency divided by the other's in each set."""
 
@@ -104,6 +112,7 @@ class Upload(Record):
     alone: Text | None
     outputs: dict[str, str]
     soak: SentSoak | None = None
+    longest: SentLongest | None = None
 
 
 def read_upload(body: bytes, offers: tuple[Offer, ...]) -> tuple[Upload, Offer, dict[str, np.ndarray]]:
@@ -119,6 +128,7 @@ def read_upload(body: bytes, offers: tuple[Offer, ...]) -> tuple[Upload, Offer, 
     if offer is None:
         raise UploadError(f"model: '{upload.model[:60]}' is not among: {', '.join(one.summary.key for one in offers)}")
     _require_consistent(upload)
+    _require_longest(upload, offer)
     return upload, offer, {name: _array(upload, offer, name) for name in _names(upload, offer)}
 
 
@@ -147,6 +157,13 @@ def _require_consistent(upload: Upload) -> None:
         lengths = {len(array) for array in (upload.soak.time_ns, upload.soak.n, upload.soak.p50_ns, upload.soak.p95_ns)}
         if len(lengths) > 1:
             raise UploadError("soak: time_ns, n, p50_ns and p95_ns differ in length")
+
+
+def _require_longest(upload: Upload, offer: Offer) -> None:
+    longest = max(offer.summary.requests.lengths, default=None)
+    found = None if upload.longest is None else upload.longest.length
+    if found != longest:
+        raise UploadError(f"longest: the longest request has length {longest}, not {found}")
 
 
 def _require_whole_bursts(i: int, process: SentProcess) -> None:

@@ -1,4 +1,4 @@
-"""Measure a model on a device without pip, from one file: python3 FILE.pyz probe|compile|check|bench.
+"""Measure a model on a device without pip, from one file: python3 FILE.pyz probe|compile|check|bench|answer.
 
 `edgedistill bundle` writes the file. The program verifies the file's content, compiles the model on this device, checks the
 model against recorded outputs, measures it, and prints one JSON value on stdout; progress goes to stderr. Exit codes:
@@ -63,7 +63,8 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog=name, description="Compile, check and measure the model in this file on this device."
     )
-    parser.add_argument("verb", choices=("probe", "compile", "check", "bench"))
+    parser.add_argument("verb", choices=("probe", "compile", "check", "bench", "answer"))
+    parser.add_argument("texts", nargs="*", metavar="TEXT", help="answer: the texts, or the two texts of a pair")
     parser.add_argument("--precision", action="append", help="only this precision; may be given several times")
     parser.add_argument(
         "--out",
@@ -81,7 +82,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--meter", metavar="CSV", help="CSV file that an external power meter writes during the measurement"
     )
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if bool(arguments.texts) != (arguments.verb == "answer"):
+        parser.error("answer needs texts, and no other verb takes them")
+    return arguments
 
 
 def unpack(archive: str, folder: str) -> Table:
@@ -155,6 +159,9 @@ class Bundle:
         compiled = [self.compiled(arms[model["name"]], arguments) for model in models]
         if arguments.verb == "compile":
             return {"schema": "edgedistill.artifacts/1", "artifacts": [artifact for _, artifact in compiled]}, 0
+        if arguments.verb == "answer":
+            answers = [self.answered(arm, arguments.texts) for arm, _ in compiled]
+            return {"schema": "edgedistill.answers/1", "answers": answers}, 0
         results = self.measured([arm for arm, _ in compiled], arguments)
         return self.judged(models, results, arguments.verb)
 
@@ -193,6 +200,28 @@ class Bundle:
         artifact = {"name": name, "precision": arm["precision"], "folder": folder, "size_bytes": size}
         artifact.update({key: made[key] for key in ("entry", "files", "extras", "engine")})
         return dict(arm, threads=threads, entry=os.path.join(folder, made["entry"]), size_bytes=size), artifact
+
+    def answered(self, arm: Table, texts: List[str]) -> Table:
+        """Answer texts with a compiled model; raises BundleError for a model that takes no texts."""
+        rules = (arm.get("contract") or {}).get("text")
+        if rules is None:
+            raise BundleError("answer: the model in this file takes no texts", DAMAGED)
+        if rules["texts"] > 1 and len(texts) != rules["texts"]:
+            raise BundleError(
+                "answer: the model takes {} texts at once, not {}".format(rules["texts"], len(texts)), DAMAGED
+            )
+        spec = {key: arm[key] for key in ("kit", "kit_dir", "entry", "precision", "threads", "contract")}
+        spec["texts"] = [texts] if rules["texts"] > 1 else [[text] for text in texts]
+        spec.update(tokenizer="models/{}".format(rules["tokenizer"]), out="answers.npz")
+        with open(os.path.join(self.work, "spec.json"), "w", encoding="utf-8") as file:
+            json.dump(spec, file)
+        self.harness("answer", "spec.json")
+        import numpy as np  # the harness has checked that numpy is here
+
+        with np.load(os.path.join(self.work, "answers.npz")) as arrays:
+            found = [arrays["{}.answer".format(i)].tolist() for i in range(len(spec["texts"]))]
+        classes = arm["contract"]["classes"] if arm["contract"]["task"] == "classification" else None
+        return {"name": arm["name"], "classes": classes, "texts": spec["texts"], "answers": found}
 
     def measured(self, arms: List[Table], arguments: argparse.Namespace) -> List[Table]:
         """Run the bundle's job with these arms and the options of the command line; return a result for each arm."""

@@ -22,8 +22,9 @@ import facts
 import job
 import loading
 import process
+import text
 import workers
-from kit import EngineError, engine_errors, load_engine
+from kit import EngineError, Session, engine_errors, load_engine
 
 Answer = Tuple[Union[Dict[str, Any], List[Dict[str, Any]]], int]
 """The JSON value that a verb prints, and the exit code."""
@@ -69,9 +70,12 @@ def _parser() -> argparse.ArgumentParser:
     measure = verbs.add_parser("bench", help="check and measure the arms of a job")
     measure.add_argument("job", type=Path)
     measure.set_defaults(run=_bench)
-    reply = verbs.add_parser("answer", help="answer pictures with a compiled model as its contract says")
+    reply = verbs.add_parser("answer", help="answer pictures or texts with a compiled model as its contract says")
     reply.add_argument(
-        "spec", type=Path, help="JSON: kit, kit_dir, entry, precision, threads, contract, pictures (.npz), out (.npz)"
+        "spec",
+        type=Path,
+        help="JSON: kit, kit_dir, entry, precision, threads, contract, out (.npz), and pictures (.npz), or texts with their tokenizer "
+        "and, for a device without tokenizers, their tokens (.npz)",
     )
     reply.set_defaults(run=_answer)
     joules = verbs.add_parser("energy", help="compute energy per inference from a recorded power log")
@@ -145,15 +149,33 @@ def _answer(arguments: argparse.Namespace) -> Answer:
     with engine_errors(spec["kit"]):
         engine.describe()
         session = loading.load_session(engine, spec)
-    pictures = list(loading.recorded(Path(spec["pictures"])).values())
-    answered = answers.answer_all(session, pictures, spec["contract"], spec["kit"])
+    if "texts" in spec:
+        answered, tokenized = _answer_texts(session, spec)
+    else:
+        pictures = list(loading.recorded(Path(spec["pictures"])).values())
+        answered, tokenized = answers.answer_all(session, pictures, spec["contract"], spec["kit"]), False
     Path(spec["out"]).parent.mkdir(parents=True, exist_ok=True)
     arrays = {}
     for number, one in enumerate(answered):
         arrays.update({f"{number}.request": one.request, f"{number}.answer": one.answer})
         arrays.update({f"{number}.output.{name}": values for name, values in one.outputs.items()})
     loading.store(Path(spec["out"]), arrays)
-    return {"nanoseconds": [one.nanoseconds for one in answered]}, 0
+    return {"nanoseconds": [one.nanoseconds for one in answered], "tokenized": tokenized}, 0
+
+
+def _answer_texts(session: Session, spec: Dict[str, Any]) -> Tuple[List[answers.Answered], bool]:
+    """Return the answers of texts, and whether they were tokenized here; tokens are used where `tokenizers` is not installed."""
+    contract, kit, tokens = spec["contract"], spec["kit"], spec.get("tokens")
+    if text.is_available():
+        try:
+            tokenizer = text.load(Path(spec["tokenizer"]), contract["text"])
+        except ValueError as error:
+            raise EngineError(f"{kit}: {error}") from None
+        return answers.answer_texts(session, spec["texts"], contract, kit, tokenizer), True
+    if tokens is None:
+        raise EngineError("texts need the package tokenizers on this device: python3 -m pip install tokenizers")
+    prepared = list(loading.recorded(Path(tokens)).values())
+    return answers.answer_texts(session, prepared, contract, kit, None), False
 
 
 def _worker(arguments: argparse.Namespace) -> Answer:

@@ -1,25 +1,31 @@
-"""Answer pictures with a compiled model as its contract says: preprocessing, inference and postprocessing, each timed.
+"""Answer pictures or texts with a compiled model as its contract says: preprocessing, inference and postprocessing, each timed.
 
-The contract is the JSON object of edgedistill's records/contract.py; the same files give the same answers as in training.
+The contract is the JSON object of edgedistill's records/contract.py; the same files and texts give the same answers as in training.
 """
 
 from __future__ import annotations
 
 import time
-from typing import Any, Callable, Dict, List, NamedTuple
+from typing import Any, Callable, Dict, List, NamedTuple, Sequence
 
 import detections
 import maps
 import numpy as np
 import picture
+import text
 from check import JOIN
 from kit import EngineError, Session, engine_errors
 
 Arrays = Dict[str, np.ndarray]
+Prepare = Callable[[Any], np.ndarray]
+"""From a sample to its request; raises ValueError for a sample that does not fit."""
 
 
 class Answered(NamedTuple):
-    """A picture's request (1, ...), the model's outputs, the answer, and the nanoseconds of the three steps."""
+    """A sample's request, the model's outputs, the answer, and the nanoseconds of the three steps.
+
+    The request of a picture is (1, ...), that of a text (inputs, tokens).
+    """
 
     request: np.ndarray
     outputs: Arrays
@@ -31,25 +37,46 @@ def answer_all(session: Session, pictures: List[np.ndarray], contract: Dict[str,
     """Answer decoded pictures, uint8 (h, w, 3) or (h, w), one after the other; raises EngineError for one that does not fit."""
     if contract["picture"] is None:
         raise EngineError(f"{kit}: the contract takes no pictures: {contract['reason']}")
-    return [_answer(session, one, contract, kit) for one in pictures]
+    return [
+        _answer(session, one, contract, kit, lambda decoded: picture.prepare(decoded, contract)) for one in pictures
+    ]
 
 
-def _answer(session: Session, decoded: np.ndarray, contract: Dict[str, Any], kit: str) -> Answered:
+def answer_texts(
+    session: Session, samples: Sequence[Any], contract: Dict[str, Any], kit: str, tokenizer: Any
+) -> List[Answered]:
+    """Answer texts, each a list of one or two; without a tokenizer, samples are their requests (inputs, tokens)."""
+    rules = contract.get("text")
+    if rules is None:
+        raise EngineError(f"{kit}: the contract takes no texts")
+    prepare: Prepare = (
+        (lambda request: request) if tokenizer is None else lambda texts: text.prepare(tokenizer, texts, rules)
+    )
+    return [_answer(session, one, contract, kit, prepare) for one in samples]
+
+
+def _answer(session: Session, sample: Any, contract: Dict[str, Any], kit: str, prepare: Prepare) -> Answered:
     begin = time.perf_counter_ns()
     try:
-        request = picture.prepare(decoded, contract)
+        request = prepare(sample)
     except ValueError as error:
         raise EngineError(f"{kit}: {error}") from None
     prepared = time.perf_counter_ns()
     with engine_errors(kit):
-        session.set({session.inputs[0]: request})
+        session.set(_inputs(session, request, contract))
         session.infer()
         outputs = {name: np.array(values) for name, values in session.outputs().items()}
     inferred = time.perf_counter_ns()
     labelled = _labelled(outputs, contract["output"], kit)
-    found = ANSWERS[contract["task"]](labelled, contract, decoded)
+    found = ANSWERS[contract["task"]](labelled, contract, sample)
     done = time.perf_counter_ns()
     return Answered(request, outputs, found, [prepared - begin, inferred - prepared, done - inferred])
+
+
+def _inputs(session: Session, request: np.ndarray, contract: Dict[str, Any]) -> Arrays:
+    if contract.get("text") is None:
+        return {session.inputs[0]: request}
+    return {name: array for name, array in text.inputs_of(request, contract["text"]).items() if name in session.inputs}
 
 
 def _labelled(outputs: Arrays, names: str, kit: str) -> List[np.ndarray]:
@@ -61,10 +88,10 @@ def _labelled(outputs: Arrays, names: str, kit: str) -> List[np.ndarray]:
     return [outputs[name][0] for name in names.split(JOIN)]
 
 
-# --- answers by task: functions of the labelled outputs of one request, the contract, and the decoded picture ---------------------
+# --- answers by task: functions of the labelled outputs of one request, the contract, and the sample -------------------------------
 
 
-def _probabilities(outputs: List[np.ndarray], contract: Dict[str, Any], _decoded: np.ndarray) -> np.ndarray:
+def _probabilities(outputs: List[np.ndarray], contract: Dict[str, Any], _sample: Any) -> np.ndarray:
     """Return the probability of each class (C,)."""
     logits = outputs[0].reshape(-1).astype(np.float64)
     if contract["probabilities"]:
@@ -74,19 +101,19 @@ def _probabilities(outputs: List[np.ndarray], contract: Dict[str, Any], _decoded
     return found
 
 
-def _independent(outputs: List[np.ndarray], contract: Dict[str, Any], _decoded: np.ndarray) -> np.ndarray:
+def _independent(outputs: List[np.ndarray], contract: Dict[str, Any], _sample: Any) -> np.ndarray:
     """Return the probability of each label (C,)."""
     logits = outputs[0].reshape(-1).astype(np.float64)
     found: np.ndarray = logits if contract["probabilities"] else 1 / (1 + np.exp(-logits))
     return found
 
 
-def _values(outputs: List[np.ndarray], _contract: Dict[str, Any], _decoded: np.ndarray) -> np.ndarray:
+def _values(outputs: List[np.ndarray], _contract: Dict[str, Any], _sample: Any) -> np.ndarray:
     """Return the predicted values (D,)."""
     return outputs[0].reshape(-1).astype(np.float64)
 
 
-def _mask(outputs: List[np.ndarray], contract: Dict[str, Any], _decoded: np.ndarray) -> np.ndarray:
+def _mask(outputs: List[np.ndarray], contract: Dict[str, Any], _decoded: Any) -> np.ndarray:
     """Return the class of each pixel of the input, uint8 (H, W)."""
     rules = contract["picture"]
     whole = maps.resized(outputs[0].astype(np.float32), (rules["height"], rules["width"]))
@@ -106,11 +133,12 @@ def _boxes(outputs: List[np.ndarray], contract: Dict[str, Any], decoded: np.ndar
     return found
 
 
-ANSWERS: Dict[str, Callable[[List[np.ndarray], Dict[str, Any], np.ndarray], np.ndarray]] = {
+ANSWERS: Dict[str, Callable[[List[np.ndarray], Dict[str, Any], Any], np.ndarray]] = {
     "classification": _probabilities,
     "multi-label": _independent,
     "regression": _values,
     "embedding": _values,
+    "sentence-embedding": _values,
     "segmentation": _mask,
     "detection": _boxes,
 }

@@ -65,6 +65,8 @@ def layers(spec: Spec, scratch: Path, seconds: float) -> Dict[str, Any]:
 
 def pictures(spec: Spec, scratch: Path, arm: Arm, seconds: float) -> Dict[str, Any]:
     """Return the time of whole pictures, from a separate process; raises EngineError with the reason where there are none."""
+    if arm.contract is not None and arm.contract["picture"] is None:
+        raise EngineError(f"not measured: {arm.contract['reason']}")
     if arm.contract is None or arm.pictures is None:
         raise EngineError("not measured: the job has no pictures with a contract")
     spec = dict(spec, contract=arm.contract, pictures=str(arm.pictures))

@@ -10,6 +10,7 @@ const ANSWERS = {
   "multi-label": independent,
   regression: values,
   embedding: values,
+  "sentence-embedding": values,
   segmentation: mask,
   detection: boxes,
 };

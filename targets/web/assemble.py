@@ -51,6 +51,7 @@ def main(spec_path: Path, arrays_path: Path) -> None:
         more.soak, more.arrays = _soaked(upload["soak"])
     measured = results.measurement(arm, checked, processes, more)
     measured["browser"] = upload["browser"]
+    measured["longest"] = upload["longest"]
     measured["throughput_per_s"] = _per_second(upload["processes"])
     check_file = arrays_path.with_name("check.npz")
     loading.store(check_file, kept)

@@ -38,3 +38,7 @@ export async function fetchBytes(url, signal, onBytes) {
   }
   return whole.buffer;
 }
+
+export async function fetchText(url) {
+  return new TextDecoder().decode(await fetchBytes(url));
+}

@@ -1,6 +1,6 @@
-// A model that answers pictures in a worker, one after the other.
+// A model that answers pictures or texts in a worker, one after the other.
 
-import { engineFor, fetchBytes, RUNTIMES } from "./downloads.mjs";
+import { engineFor, fetchBytes, fetchText, RUNTIMES } from "./downloads.mjs";
 import { Fresh } from "./fresh.mjs";
 
 export class Live {
@@ -20,18 +20,28 @@ export class Live {
     const downloads = await engineFor(place.provider, undefined, report);
     report("downloads the model");
     const file = await fetchBytes(`models/${this.model.key}.onnx`);
+    const tokenizer = this.model.contract.text ? await fetchText("tokenizer.json") : null;
     report("loads the model");
     await this.#worker.ask({
-      task: "live", model: file, contract: this.model.contract, requests: { count: 0, inputs: [], outputs: [] }, ...place, ...downloads,
+      task: "live", model: file, contract: this.model.contract, tokenizer, requests: { count: 0, inputs: [], outputs: [] }, ...place, ...downloads,
       bundle: RUNTIMES[place.provider].bundle,
     });
     report("");
   }
 
   // Returns the answer for a picture, whose pixels are handed over, and the milliseconds of each step.
-  async answer({ data, width, height }) {
+  answer({ data, width, height }) {
+    return this.#ask({ data, width, height }, [data.buffer]);
+  }
+
+  // Returns the answer for a text or a pair of texts, the number of tokens, and the milliseconds of each step.
+  answerTexts(texts) {
+    return this.#ask({ texts }, []);
+  }
+
+  async #ask(message, transfer) {
     const before = this.#last;
-    const mine = this.#loaded.then(() => before).then(() => this.#worker.ask({ data, width, height }, undefined, [data.buffer]));
+    const mine = this.#loaded.then(() => before).then(() => this.#worker.ask(message, undefined, transfer));
     this.#last = mine.catch(() => {});
     return mine;
   }

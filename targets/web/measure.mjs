@@ -131,8 +131,9 @@ export class Measuring {
       throw new Error(`the browser ran ${threads} threads, but ${arm.threads} were requested`);
     }
     arm.heap = heap_bytes;
-    arm.outputs = result;
-    arm.parity = parity(arm.about, arm.content, result);
+    arm.outputs = result.outputs;
+    arm.longest = result.longest;
+    arm.parity = parity(arm.about, arm.content, result.outputs);
     this.#hooks.checked(arm);
   }
 
@@ -234,7 +235,7 @@ export class Measuring {
 
   async #burst(member, round) {
     try {
-      const { result, heap_bytes } = await member.worker.ask({});
+      const { result, heap_bytes } = await member.worker.ask({ round });
       member.latencies.push(...result.latency_ns);
       member.leads.push(...result.lead_ns);
       member.bursts.push({ round, n: result.latency_ns.length, lead_n: result.lead_ns.length });
@@ -268,6 +269,7 @@ export class Measuring {
       alone: arm.alone ?? null,
       outputs: Object.fromEntries(Object.entries(arm.outputs).map(([name, bytes]) => [name, base64(bytes)])),
       soak: arm.soak ?? null,
+      longest: arm.longest,
     };
     const answer = await fetch("api/measurement", { method: "POST", body: JSON.stringify(body) });
     if (!answer.ok) throw new Error(`the server refused the measurement: ${(await answer.text()).trim() || answer.status}`);

@@ -18,13 +18,13 @@ const KINDS = {
 
 const byId = (id) => document.getElementById(id);
 
-function item(...children) {
+export function item(...children) {
   const made = document.createElement("li");
   made.append(...children);
   return made;
 }
 
-function piece(className, text = "") {
+export function piece(className, text = "") {
   return Object.assign(document.createElement("span"), { className, textContent: text });
 }
 

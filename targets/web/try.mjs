@@ -1,8 +1,9 @@
-// "Try it": a model answers a test picture, a photo or the camera, and the page draws the answers.
+// "Try it": a model answers a test picture, a photo or the camera, and the page draws the answers. try_texts.mjs is for texts.
 
 import { clear, drawFrame } from "./draw.mjs";
 import { Live } from "./live.mjs";
 import { showAnswer, showTimes } from "./show.mjs";
+import { offerTexts, stopTexts } from "./try_texts.mjs";
 import { Camera, decode, pixelsOf, whyNoCamera } from "./sources.mjs";
 
 const STILL = 5; // answers of a picture that does not move: the first one warms up, and the times are of the others
@@ -30,6 +31,7 @@ export function offerTrying(given, places) {
   run = given;
   const models = run.models.filter((model) => model.contract?.picture);
   byId("try").hidden = false;
+  if (run.models.some((model) => model.contract?.text)) return offerTexts(run, places);
   byId("try-parts").hidden = models.length === 0;
   if (!models.length) {
     const reason = run.models.find((model) => model.contract)?.contract.reason ?? "this run was exported by an older version, without a contract";
@@ -73,6 +75,7 @@ function listen() {
 // Ends the work and releases the camera and the model's memory; the last picture stays.
 export function stopTrying() {
   turn += 1;
+  stopTexts();
   release();
   live?.end();
   live = null;

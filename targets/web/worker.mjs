@@ -1,7 +1,7 @@
 // One job in a fresh worker: load the engine and the model, then check it, time it in turns with other workers, soak it, or answer pictures.
 // The engine fixes its number of threads when it starts, and its heap never shrinks, so that no worker is used twice.
 
-import { BURSTS, SOAK, WARM_UP } from "./constants.mjs";
+import { BURSTS, CHECK, SOAK, WARM_UP } from "./constants.mjs";
 import { typed } from "./parity.mjs";
 import { median, medianOnGrid, percentile } from "./stats.mjs";
 import { MOST_SAMPLES } from "./turns.mjs";
@@ -9,6 +9,7 @@ import { MOST_SAMPLES } from "./turns.mjs";
 const MOST_LOOPS = 100_000;
 const TICKS = 20; // a sample lasts at least this number of timer steps, so that the timer's resolution does not dominate it
 const NS = 1e6; // nanoseconds per millisecond
+const LONGEST = { ms: 1000, least: 30, most: 1000 }; // inferences of the longest request; a sixth as many are not timed before them
 
 const memories = [];
 let spawned = 0;
@@ -73,10 +74,17 @@ function feeds(ort, job) {
       job.requests.inputs.map((block) => {
         const size = block.bytes / job.requests.count;
         const bytes = job.content.slice(block.offset + i * size, block.offset + (i + 1) * size);
-        return [block.name, new ort.Tensor(block.dtype, typed(block.dtype, bytes, 0, bytes.byteLength), block.shape)];
+        const { data, shape } = unpadded(typed(block.dtype, bytes, 0, bytes.byteLength), block.shape, job.requests.lengths?.[i]);
+        return [block.name, new ort.Tensor(block.dtype, data, shape)];
       }),
     ),
   );
+}
+
+// Removes the padding of a request (1, length), of which all are as long as the longest.
+function unpadded(data, shape, length) {
+  if (length === undefined) return { data, shape };
+  return { data: data.subarray(0, length), shape: [...shape.slice(0, -1), length] };
 }
 
 async function check(session, requests, job) {
@@ -95,17 +103,32 @@ async function check(session, requests, job) {
     }
     progress({ done: (i + 1) / requests.length });
   }
-  return Object.fromEntries(job.requests.outputs.map((block, k) => [block.name, answers[k]]));
+  const outputs = Object.fromEntries(job.requests.outputs.map((block, k) => [block.name, answers[k]]));
+  return { outputs, longest: await longest(session, requests, job) };
 }
 
-// Returns a function that runs a number of inferences and returns the time of one.
-function sampler(session, requests) {
+// Returns the length of the longest request, the median latency at it, and the number of inferences; null if all have the same length.
+async function longest(session, requests, { requests: { lengths } }) {
+  if (!lengths?.length) return null;
+  const length = Math.max(...lengths);
+  const sample = sampler(session, [requests[lengths.indexOf(length)]]);
+  const latencies = [];
+  const begin = performance.now();
+  while (latencies.length < LONGEST.least || (latencies.length < LONGEST.most && performance.now() - begin < LONGEST.ms)) latencies.push(await sample(1));
+  const timed = latencies.slice(Math.floor(latencies.length / 6));
+  return { length, p50_ns: Math.max(1, median(timed)), n: timed.length };
+}
+
+// Returns a function that runs a number of inferences and returns the time of one; `startAt` chooses the next request.
+function sampler(session, all) {
+  const requests = all.slice(0, CHECK.timed_requests);
   let next = 0;
-  return async (loops) => {
+  const sample = async (loops) => {
     const begin = performance.now();
     for (let i = 0; i < loops; i++) await session.run(requests[next++ % requests.length]);
     return ((performance.now() - begin) * NS) / loops;
   };
+  return Object.assign(sample, { startAt: (request) => (next = request) });
 }
 
 // Warms up; from then on, each message asks for a burst.
@@ -114,7 +137,11 @@ async function turns(session, requests, job) {
   const sample = sampler(session, requests);
   const firstNs = await sample(1);
   const { loops, latencies, steady } = await settled(sample, job.seconds * 1000, step);
-  self.onmessage = () => answer(() => burst(() => sample(loops), (step * NS) / loops));
+  // Models that take turns start with the same request, which may be longer than others.
+  self.onmessage = ({ data: { round } }) => {
+    const start = () => sample.startAt(BURSTS.least * round);
+    answer(() => burst(() => sample(loops), start, (step * NS) / loops));
+  };
   return {
     warmup_ns: latencies, first_inference_ns: firstNs, steady, loops, timer_ns: step * NS,
     sample_ns: median(latencies.slice(-WARM_UP.window)) * loops,
@@ -122,8 +149,10 @@ async function turns(session, requests, job) {
 }
 
 // The first samples of a burst refill the caches, which the other workers used in the meantime.
-async function burst(sample, stepNs) {
+async function burst(sample, start, stepNs) {
+  start();
   const lead = await series(sample, 1000 * BURSTS.lead_s, 1);
+  start();
   const begin = performance.now();
   const latencies = await series(sample, 1000 * BURSTS.least_s, BURSTS.least);
   const wallNs = (performance.now() - begin) * NS;
@@ -209,9 +238,15 @@ function throttled() {
   };
 }
 
-// From now on, each message is a picture, which gets its answer.
+// From now on, each message is a picture or { texts }, which gets its answer.
 async function live(_session, _requests, job, engine) {
-  const { answerPicture } = await import("./frames.mjs");
+  const { answerPicture, answerTexts } = await import("./frames.mjs");
+  if (job.contract.text) {
+    const [library, { tokenizerOf }] = await Promise.all([import("./runtime/tokenizers.min.mjs"), import("./tokens.mjs")]);
+    const tokenize = tokenizerOf(library, JSON.parse(job.tokenizer), job.contract.text);
+    self.onmessage = ({ data: { texts } }) => answer(() => answerTexts(engine, job.contract, tokenize, texts));
+    return;
+  }
   self.onmessage = ({ data: picture }) => answer(() => answerPicture(engine, job.contract, picture));
 }
 

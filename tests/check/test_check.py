@@ -1,4 +1,4 @@
-"""`edgedistill check RUN IMAGE...`: raw files through torch and every artifact, and what a changed contract shows."""
+"""`edgedistill check RUN SAMPLE...`: raw files through torch and every artifact, and what a changed contract shows."""
 
 import json
 import shutil

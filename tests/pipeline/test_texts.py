@@ -1,80 +1,29 @@
 """Texts through the whole job: an encoder, a student with some of its layers, files of any length, both engines, a bundle."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from edgedistill.graphs.run import run_each
+from edgedistill.kits.kits import targets_folder
 from tests.support.command import edgedistill
-from tests.support.encoders import write_encoder, write_tokenizer
+from tests.support.text_runs import BOTH, CLASSES, FLOAT, PAIRS, write_texts
 
 pytest.importorskip("tokenizers", reason="the optional package tokenizers is not installed")
 pytestmark = pytest.mark.slow
 
-CONFIG = """
-name = "texts"
-[data]
-{data}
-[teacher]
-model = "hf:encoder"
-{teacher}
-[student]
-layers = 1
-[distill]
-{distill}
-epochs = 2
-batch_size = 32
-optimizer = "adamw"
-lr = 0.001
-[quantize]
-mode = "{mode}"
-max_drop = 100
-samples = 16
-{targets}
-[bench]
-processes = 1
-seconds = 0.1
-"""
-TARGET = '[[target]]\nname = "{0}"\nkit = "{0}"\nprecisions = {1}\n'
-FLOAT, BOTH = ["fp32"], ["fp32", "int8"]
-PAIRS = {
-    "data": 'train = "train.csv"\nval = "test.csv"\ntest = "test.csv"\ntask = "sentence-embedding"\ntext = ["one", "two"]\nscore = "score"',
-    "teacher": "", "distill": 'loss = "mse"\nhard_weight = 0',
-}  # fmt: skip
-CLASSES = {
-    "data": 'train = "kinds.tsv"\ntext = "text"\nlabel = "kind"',
-    "teacher": 'epochs = 2\nbatch_size = 16\noptimizer = "adamw"\nlr = 0.003', "distill": "control = false",
-}  # fmt: skip
-SUBJECTS = ("a cat", "the dog", "a bird", "the man", "a woman")
-VERBS = ("sits", "runs", "sings", "eats cake", "runs on the road", "sits on the mat", "sings on the roof")
-
-
-def written(folder: Path, keys: dict[str, str], kits: dict[str, list[str]]) -> Path:
-    write_tokenizer(write_encoder(folder / "encoder", num_hidden_layers=2))
-    rng = np.random.default_rng(0)
-    sentences = [f"{subject} {verb}" for subject in SUBJECTS for verb in VERBS]
-    for name, count in (("train", 60), ("test", 40)):
-        rows = []
-        for _ in range(count):
-            one, two = rng.choice(sentences, 2, replace=False)
-            rows.append(f"{one},{two},{len(set(one.split()) & set(two.split()))}")
-        (folder / f"{name}.csv").write_text("one,two,score\n" + "\n".join(rows))
-    kinds = [f"{one}\t{'person' if 'man' in one else 'animal'}" for one in sentences * 3]
-    (folder / "kinds.tsv").write_text("text\tkind\n" + "\n".join(kinds))
-    targets = "".join(TARGET.format(kit, json.dumps(precisions)) for kit, precisions in kits.items())
-    (folder / "run.toml").write_text(CONFIG.format(**keys, mode="auto", targets=targets))
-    return folder / "run.toml"
-
 
 def test_sentence_embeddings_from_texts_to_measured_files_and_a_bundle(tmp_path: Path) -> None:
-    config = written(tmp_path, PAIRS, {"ort": BOTH, "openvino": FLOAT})
+    config = write_texts(tmp_path, PAIRS, {"ort": BOTH, "openvino": FLOAT})
     done = edgedistill("run", config, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("cosine") == 4  # the heading and the note of both kits
@@ -99,7 +48,7 @@ def test_sentence_embeddings_from_texts_to_measured_files_and_a_bundle(tmp_path:
     assert {"Pow", "Sqrt"}.isdisjoint(nodes)
     described = {entry.key: entry.value for entry in model.metadata_props}
     rules = json.loads(described["edgedistill.contract"])["text"]
-    assert (rules["pooling"], rules["normalized"], rules["max_length"], rules["texts"]) == ("mean", True, 128, 1)
+    assert (rules["pooling"], rules["normalized"], rules["max_length"], rules["texts"]) == ("mean", True, 24, 1)
     assert (run / "onnx" / rules["tokenizer"]).read_bytes() == (tmp_path / "encoder" / "tokenizer.json").read_bytes()
     lengths_agree(model)
     edgedistill("bundle", run, "--target", "ort", "-o", "texts.pyz", cwd=tmp_path)
@@ -108,6 +57,61 @@ def test_sentence_embeddings_from_texts_to_measured_files_and_a_bundle(tmp_path:
     )
     answers = json.loads(done.stdout)["checks"]
     assert [answer["check"]["accuracy"]["metric"] for answer in answers] == ["spearman", "spearman"]
+    raw_texts_agree(tmp_path, run)
+    app_folder_agrees(tmp_path, run)
+
+
+def app_folder_agrees(folder: Path, run: Path) -> None:
+    """Check that the examples for app developers hold for the file and the tokenizer beside it."""
+    done = edgedistill("mobile", run, "-o", "app", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    samples = json.loads((folder / "app" / "examples" / "texts.json").read_text())["samples"]
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(folder / "app" / "tokenizer.json"))
+    tokenizer.no_padding()
+    session = onnxruntime.InferenceSession(str(folder / "app" / "student-fp32.ort"))
+    assert len(samples) == 8
+    for one in samples:
+        assert tokenizer.encode(*one["texts"]).ids == one["inputs"]["input_ids"]
+        (got,) = session.run(None, {name: np.array([ids]) for name, ids in one["inputs"].items()})
+        np.testing.assert_allclose(got.ravel(), one["outputs"]["logits"], rtol=0, atol=1e-5)
+    assert (
+        '"input_ids" to encoded.ids, "attention_mask" to encoded.attentionMask'
+        in (folder / "app" / "README.md").read_text()
+    )
+
+
+def raw_texts_agree(folder: Path, run: Path) -> None:
+    """Check that torch, both engines and the bundle make the same vector of a text, with and without `tokenizers` on the device."""
+    (folder / "texts.txt").write_text("a cat sits\nThe dog, é 😀 " + "runs " * 200)
+    done = edgedistill("check", run, "texts.txt", "--json", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    artifacts = json.loads(done.stdout)["artifacts"]
+    assert [(one["kit"], one["tokenized"]) for one in artifacts] == [("ort", True), ("openvino", True)]
+    assert all(one["outputs"] < 1e-5 for artifact in artifacts for one in artifact["differences"])
+    command, bare = [sys.executable, "texts.pyz", "answer", "a cat sits"], folder / "bare"
+    bundled = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+    (found,) = json.loads(bundled.stdout)["answers"]
+    (bare / "tokenizers").mkdir(parents=True)
+    (bare / "tokenizers" / "__init__.py").write_text("raise ImportError")  # as on a device without the package
+    environment = os.environ | {"PYTHONPATH": str(bare)}
+    refused = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, env=environment)
+    assert refused.returncode == 5
+    assert "texts need the package tokenizers on this device" in refused.stderr
+    np.savez(folder / "tokens.npz", one=np.array([[2, 4, 5, 10, 3], [1] * 5]))
+    contract = json.loads((run / "manifest.json").read_text())["stages"]["export"]["record"]["models"][-1]["contract"]
+    spec = {
+        "kit": "ort", "kit_dir": str(targets_folder() / "ort"), "entry": str(run / "onnx" / "student-fp32.onnx"),
+        "precision": "fp32", "threads": 1, "contract": contract, "texts": [["a cat sits"]], "tokenizer": "",
+        "tokens": str(folder / "tokens.npz"), "out": str(folder / "answers.npz"),
+    }  # fmt: skip
+    (folder / "spec.json").write_text(json.dumps(spec))
+    command = [sys.executable, str(targets_folder() / "harness"), "answer", "spec.json"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True, env=environment)
+    assert json.loads(done.stdout.splitlines()[-1])["tokenized"] is False
+    with np.load(folder / "answers.npz") as answers:
+        np.testing.assert_allclose(answers["0.answer"], found["answers"][0], rtol=0, atol=1e-6)
 
 
 def forms_are_recorded(run: Path, kit: str, other: str) -> None:
@@ -126,7 +130,7 @@ def test_a_narrower_student_learns_relations_and_is_exported(tmp_path: Path) -> 
     layer = "encoder.layer.{}.attention.self.{}"
     pairs = [[layer.format(number, part) for part in ("query", "key", "value")] for number in (0, 1)]
     relations = f'loss = "relations"\nrelation_heads = 4\nviews = 0\nhard_weight = 0\nstudent_layers = {pairs[0]}\nteacher_layers = {pairs[1]}'
-    config = written(tmp_path, PAIRS | {"distill": relations}, ("ort",))
+    config = write_texts(tmp_path, PAIRS | {"distill": relations}, {"ort": FLOAT})
     done = edgedistill("run", config, "--set", "student.width=0.5", "--until", "export", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     run = tmp_path / "runs" / "texts"
@@ -151,7 +155,7 @@ def lengths_agree(model: onnx.ModelProto) -> None:
 
 
 def test_a_classifier_of_texts_starts_from_the_encoder(tmp_path: Path) -> None:
-    done = edgedistill("run", written(tmp_path, CLASSES, {"openvino": BOTH}), "--until", "export", cwd=tmp_path)
+    done = edgedistill("run", write_texts(tmp_path, CLASSES, {"openvino": BOTH}), "--until", "export", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     run = tmp_path / "runs" / "texts"
     kept = load_file(tmp_path / "encoder" / "model.safetensors")

@@ -26,7 +26,8 @@ def run(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def runtime() -> Path:
     """The engine's files, fetched once on a machine."""
     try:
-        return runtime_folder(read_web_kit().runtime, None, print)
+        runtime_folder(read_web_kit().tokenizer, (), print)
+        return runtime_folder(read_web_kit().runtime, (), print)
     except ConfigError as error:
         if "fetched" in str(error) or "urlopen" in str(error) or "timed out" in str(error):
             pytest.skip(f"onnxruntime-web is not here, and npm cannot be reached: {error}")

@@ -41,16 +41,16 @@ def test_it_is_fetched_once_and_kept(cache: Path, tmp_path: Path) -> None:
     (tmp_path / "engine.tgz").write_bytes(tgz)
     said: list[str] = []
     runtime = wanted(tgz, (tmp_path / "engine.tgz").as_uri())
-    folder = runtime_folder(runtime, None, said.append)
+    folder = runtime_folder(runtime, (), said.append)
     assert {path.name for path in folder.iterdir()} == {"one.mjs", "one.mjs.gz", "two.wasm", "two.wasm.gz"}
     assert len(said) == 1
     assert f"({len(tgz):,} bytes)" in said[0]
     (tmp_path / "engine.tgz").unlink()
-    assert runtime_folder(runtime, None, said.append) == folder
+    assert runtime_folder(runtime, (), said.append) == folder
     assert len(said) == 1
     (folder / "one.mjs").write_bytes(b"altered")
     with pytest.raises(ConfigError, match=r"npm pack engine@1\.0"):
-        runtime_folder(runtime, None, said.append)
+        runtime_folder(runtime, (), said.append)
 
 
 def test_another_package_than_the_pinned_one_is_refused(cache: Path, tmp_path: Path) -> None:
@@ -58,9 +58,9 @@ def test_another_package_than_the_pinned_one_is_refused(cache: Path, tmp_path: P
     (tmp_path / "engine.tgz").write_bytes(other)
     runtime = wanted(package(CONTENT), (tmp_path / "engine.tgz").as_uri())
     with pytest.raises(ConfigError, match="SHA-512"):
-        runtime_folder(runtime, None, print)
+        runtime_folder(runtime, (), print)
     with pytest.raises(ConfigError, match=r"one\.mjs differs from the pinned file"):
-        runtime_folder(runtime, tmp_path / "engine.tgz", print)
+        runtime_folder(runtime, [tmp_path / "engine.tgz"], print)
     assert not list(cache.rglob("*.mjs"))
 
 
@@ -68,9 +68,9 @@ def test_a_users_own_archive(cache: Path, tmp_path: Path) -> None:
     runtime = wanted(package(CONTENT), "https://nowhere.invalid/engine.tgz")
     (tmp_path / "broken.tgz").write_bytes(b"no archive")
     with pytest.raises(ConfigError, match=r"broken\.tgz"):
-        runtime_folder(runtime, tmp_path / "broken.tgz", print)
+        runtime_folder(runtime, [tmp_path / "broken.tgz"], print)
     (tmp_path / "engine.tgz").write_bytes(package(CONTENT))
-    folder = runtime_folder(runtime, tmp_path / "engine.tgz", print)
+    folder = runtime_folder(runtime, [tmp_path / "engine.tgz"], print)
     assert (folder / "two.wasm").read_bytes() == CONTENT["two.wasm"]
     assert not list(tmp_path.rglob("evil"))
 
@@ -79,10 +79,10 @@ def test_a_users_own_folder(cache: Path, tmp_path: Path) -> None:
     runtime = wanted(package(CONTENT), "https://nowhere.invalid/engine.tgz")
     (tmp_path / "module" / "dist").mkdir(parents=True)
     with pytest.raises(ConfigError, match=r"has no one\.mjs"):
-        runtime_folder(runtime, tmp_path / "module", print)
+        runtime_folder(runtime, [tmp_path / "module"], print)
     for name, content in CONTENT.items():
         (tmp_path / "module" / "dist" / name).write_bytes(content)
-    folder = runtime_folder(runtime, tmp_path / "module", print)
+    folder = runtime_folder(runtime, [tmp_path / "module"], print)
     assert (folder / "one.mjs").read_bytes() == CONTENT["one.mjs"]
 
 

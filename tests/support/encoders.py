@@ -70,13 +70,16 @@ def _weights(place: int, like: torch.Tensor) -> torch.Tensor:
 
 def write_tokenizer(folder: Path) -> Path:
     """Write a tokenizer of a few words, with BERT's special tokens: tokenizer.json."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
     folder.mkdir(parents=True, exist_ok=True)
     table = {word: number for number, word in enumerate((*SPECIAL, *WORDS))}
-    tokenizer = Tokenizer(models.WordLevel(table, "[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = Tokenizer(models.WordPiece(table, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
     tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    tokenizer.add_special_tokens(list(SPECIAL))
     tokenizer.enable_padding(length=20)  # as many published files have it
     tokenizer.save(str(folder / "tokenizer.json"))
     return folder
