@@ -28,6 +28,7 @@ from edgedistill.records.contract import Contract, PictureRules
 from edgedistill.records.stages import DataRecord, ExportRecord, OnnxModel, StudentRecord
 from edgedistill.runtime.files import hash_of, sha256_of
 from edgedistill.runtime.folder import Run, read_settings, require_record, require_unchanged
+from edgedistill.runtime.hub import hub_folder
 from edgedistill.runtime.user_code import code_ref
 from edgedistill.tasks.table import find_task
 
@@ -142,7 +143,8 @@ def _with_files(table: Any, folder: Path) -> Any:
 
 def _encoder_folder(spec: str, sha256: str, folder: Path) -> Path:
     """Return the folder of a model hf:FOLDER; raises ConfigError if it is not the one of the run."""
-    path = folder / parse_model_spec(spec).name
+    found = parse_model_spec(spec)
+    path = folder / found.name if found.hub is None else hub_folder(*found.hub)
     files = [path / CONFIG, path / WEIGHTS]
     if not all(file.is_file() for file in files) or hash_of([sha256_of(file) for file in files]) != sha256:
         raise ConfigError(

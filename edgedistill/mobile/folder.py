@@ -22,12 +22,13 @@ from edgedistill.kits.kits import Kit, targets_folder
 from edgedistill.kits.scheme import overflows_on, with_form
 from edgedistill.mobile.contract_code import contract_code
 from edgedistill.mobile.readme import readme
+from edgedistill.mobile.texts import text_readme, write_text_files
 from edgedistill.mobile.usability import Usability, check_usability
 from edgedistill.records.base import Encoding, Record
 from edgedistill.records.contract import Contract
 from edgedistill.records.stages import DataRecord, ExportRecord, InputRecord, OnnxModel, QuantizedRecord
 from edgedistill.runtime.files import sha256_of, write_atomic, write_json
-from edgedistill.runtime.folder import Run, read_settings, require_record
+from edgedistill.runtime.folder import Run, read_settings, require_record, require_tokenizer
 from edgedistill.runtime.scratch import scratch_folder
 
 ARCH = "aarch64"
@@ -36,11 +37,11 @@ EXAMPLES = 8
 
 
 class Tensor(Record):
-    """An input or output of a model: its ONNX shape, batch first, and its numpy type."""
+    """An input or output of a model: its ONNX shape, batch first, with the names of axes that vary, and its numpy type."""
 
     name: str
     dtype: str
-    shape: tuple[int, ...]
+    shape: tuple[int | str, ...]
 
 
 class MobileModel(Record):
@@ -105,10 +106,11 @@ def write_mobile(run: Run, kit: Kit, folder: Path) -> Mobile:
     if folder.exists() and any(folder.iterdir()) and not (folder / "mobile.json").is_file():
         raise ConfigError(f"{folder}: is not empty and was not written by this command; choose another folder")
     models = _students(run, kit)
-    _require_one_input(models[-1])
+    tokenizer = require_tokenizer(run, models[-1])
+    if tokenizer is None:
+        _require_one_input(models[-1])
     made = tuple(_write_model(run, kit, model, folder) for model in models)
     _write_operators([folder / model.file for model in made], folder / OPERATORS)
-    _write_examples(run, models[-1], folder)
     source = onnx.load(run.path(models[-1].file))
     data = require_record(run, DataRecord)
     mobile = Mobile(
@@ -120,9 +122,22 @@ def write_mobile(run: Run, kit: Kit, folder: Path) -> Mobile:
     if mobile.contract is not None and mobile.contract.picture is not None:
         for name, text in contract_code(mobile.contract, targets_folder() / "mobile").items():
             write_atomic(folder / name, text)
-    write_atomic(folder / "README.md", readme(mobile.model_dump(), EXAMPLES))
+    if tokenizer is None:
+        _write_examples(run, models[-1], folder)
+        text = readme(mobile.model_dump(), EXAMPLES)
+    else:
+        text = _with_texts(run, models[-1], folder, tokenizer, mobile)
+    write_atomic(folder / "README.md", text)
     write_atomic(folder / "mobile.json", mobile.model_dump_json(indent=2, by_alias=True) + "\n")
     return mobile
+
+
+def _with_texts(run: Run, model: OnnxModel, folder: Path, tokenizer: Path, mobile: Mobile) -> str:
+    """Write what only models of texts have, and return the README."""
+    assert mobile.contract is not None
+    assert mobile.contract.text is not None
+    examples = write_text_files(folder, tokenizer, mobile.contract.text, *_recorded(run, model))
+    return text_readme(mobile.model_dump(), examples)
 
 
 def _require_one_input(model: OnnxModel) -> None:
@@ -250,7 +265,9 @@ def _preprocessing(run: Run, one: InputRecord) -> Preprocessing:
 def _tensor(value: onnx.ValueInfoProto) -> Tensor:
     kind = value.type.tensor_type
     dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).name
-    return Tensor(name=value.name, dtype=dtype, shape=tuple(axis.dim_value for axis in kind.shape.dim))
+    return Tensor(
+        name=value.name, dtype=dtype, shape=tuple(axis.dim_param or axis.dim_value for axis in kind.shape.dim)
+    )
 
 
 def _version() -> str:

@@ -51,14 +51,14 @@ def readme(mobile: dict[str, Any], examples: int) -> str:
     text = template.render(
         m=mobile, given=given, bytes=count * code.bytes, examples=examples,
         allocate=code.allocate.format(n=count, bytes=count * code.bytes), code=code, best=mobile["models"][-1],
-        shape=_shape, steps=_steps(mobile), axes=_axes(mobile), variable=_variable, pictures=pictures,
+        shape=shape_in_words, steps=_steps(mobile), axes=_axes(mobile), variable=variable_name, pictures=pictures,
         colour=pictures and contract["picture"]["colour"] == "rgb", answer_code=_answer_code(mobile) if pictures else None,
         meaning=find_task(mobile["task"]).describe_answer(scores=mobile["probabilities"]),
     )  # fmt: skip
     return text.rstrip() + "\n"
 
 
-def _variable(output: str) -> str:
+def variable_name(output: str) -> str:
     """Return the name of a variable for an output: letters, digits and underscores."""
     name = re.sub(r"\W", "_", output, flags=re.ASCII)
     return name if name[:1].isalpha() else f"output_{name}"
@@ -66,7 +66,7 @@ def _variable(output: str) -> str:
 
 def _answer_code(mobile: dict[str, Any]) -> dict[str, str]:
     """Return the lines of Kotlin and Swift that turn outputs into answers, as Markdown; empty where outputs are the answers."""
-    task, names = mobile["task"], [_variable(name) for name in mobile["contract"]["output"].split(JOIN)]
+    task, names = mobile["task"], [variable_name(name) for name in mobile["contract"]["output"].split(JOIN)]
     if task == "detection":
         return {
             "kotlin": _block("kotlin", "val found = detectionsOf(", [*map(_kotlin_floats, names), "bitmap.width, bitmap.height, Contract.rules, Contract.limits"]),
@@ -100,7 +100,8 @@ def _swift_floats(data: str) -> str:
     return f"{data}.withUnsafeBytes {{ Array($0.bindMemory(to: Float.self)) }}"
 
 
-def _shape(shape: tuple[int, ...]) -> str:
+def shape_in_words(shape: tuple[int | str, ...]) -> str:
+    """Return a shape as "1 x 3 x 96 x 96"."""
     return " x ".join(map(str, shape))
 
 
@@ -117,7 +118,7 @@ def _axes(mobile: dict[str, Any]) -> str:
 def _steps(mobile: dict[str, Any]) -> list[str]:
     """Return the preprocessing steps for a raw sample as sentences."""
     todo = mobile["preprocessing"]
-    sample = f"a sample is {todo['sample_dtype']}, {_shape(todo['sample_shape'])}, as in the training data"
+    sample = f"a sample is {todo['sample_dtype']}, {shape_in_words(todo['sample_shape'])}, as in the training data"
     kind = KINDS[mobile["kind"]]
     last = ", channels last" if kind.has_channels and kind.is_full(todo["sample_shape"]) else ""
     if not kind.normalised:
