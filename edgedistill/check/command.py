@@ -74,10 +74,10 @@ def check_run(run: Run, options: CheckOptions, kits: Mapping[str, Kit], report: 
 
     What an app made of pictures is compared too. Raises ConfigError for samples that the model does not take.
     """
-    student = _float_student(run)
+    student = float_student(run)
     reference, tokenizer = Reference(run, student, options.code), require_tokenizer(run, student)
     samples = _pictures(options, reference) if tokenizer is None else _texts(options, reference, tokenizer)
-    checked, compiled = [], list(_compiled(run, kits))
+    checked, compiled = [], list(compiled_students(run, kits))
     with report.track("check", len(compiled)) as advance:
         for one in compiled:
             checked.append(_checked(one, samples, samples.answer(run, one)))
@@ -141,7 +141,8 @@ def _require_picture(file: Path) -> None:
         raise ConfigError(f"{file}: is not a readable picture: {error}") from None
 
 
-def _float_student(run: Run) -> OnnxModel:
+def float_student(run: Run) -> OnnxModel:
+    """Return the exported float student; raises ConfigError for a run that was exported by an older version."""
     models = require_record(run, ExportRecord).models
     found = next((one for one in models if one.name == "student" and one.precision == "fp32"), None)
     if found is None or found.contract is None:
@@ -149,7 +150,7 @@ def _float_student(run: Run) -> OnnxModel:
     return found
 
 
-def _compiled(run: Run, kits: Mapping[str, Kit]) -> Iterator[Compiled]:
+def compiled_students(run: Run, kits: Mapping[str, Kit]) -> Iterator[Compiled]:
     """Yield the artifacts of the student; raises ConfigError for a run that was not compiled, or a kit that is not here."""
     models = {one.file.sha256: one for one in require_record(run, ExportRecord).models}
     threads = {one["target"]["name"]: one["target"]["threads"] for one in read_settings(run, CompileRecord)["targets"]}

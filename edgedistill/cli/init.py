@@ -37,7 +37,7 @@ WITH_DATA: Final[Only] = {
     type=FILE,
     metavar="PATH",
     help="Training data: a folder CLASS/IMAGE.png or CLASS/CLIP.wav, a folder with train/ and test/, or an .npz file. With boxes: a COCO .json, "
-    "a YOLO .yaml, or a Pascal VOC folder. With masks: a folder with images/ and masks/.",
+    "a YOLO .yaml, or a Pascal VOC folder. With masks: a folder with images/ and masks/. Texts: a .tsv, .csv or .jsonl, or a folder CLASS/TEXT.txt.",
 )
 @option(
     "--test",
@@ -60,6 +60,12 @@ WITH_DATA: Final[Only] = {
     metavar="TASK",
     help="The task of an .npz file: classification, regression or multi-label; detection or segmentation if a folder has boxes and masks.  "
     "[default: chosen by the labels]",
+)
+@option(
+    "--teacher",
+    only=WITH_DATA,
+    metavar="hf:FOLDER",
+    help="The encoder that texts start from, a Hugging Face folder; required for texts.",
 )
 @option(
     "--target",
@@ -125,9 +131,28 @@ def init(context: click.Context, /, folder: Path, data: Path | None, **options: 
         click.echo(f"{path} written. Edit [data], [teacher] and [student], then: edgedistill run {path}")
         return
     kits, _ = surroundings(context)
+    options |= _teacher(profile, options["teacher"], folder, asks=asks)
     if asks:
         options |= _ask_target(context, sorted(kits))
     _write(context, path, profile, _options(options | {"name": options["name"] or _name(profile, folder)}, kits))
+
+
+def _teacher(profile: DataProfile, given: str | None, folder: Path, *, asks: bool) -> dict[str, Any]:
+    """Return the teacher of texts, relative to the folder of the configuration, and its number of layers."""
+    if profile.form != "texts":
+        if given is not None:
+            raise ConfigError("--teacher only applies to texts; edit [teacher] of the configuration instead")
+        return {"layers": 0}
+    from edgedistill.config.encoder import read_encoder_config
+    from edgedistill.data.places import relative
+
+    if given is None and not asks:
+        raise ConfigError(
+            "texts need an encoder to start from: add --teacher hf:FOLDER, the Hugging Face folder of a BERT or DistilBERT"
+        )
+    given = given or click.prompt("Teacher: hf:FOLDER, the Hugging Face folder of an encoder")
+    place = Path(given.removeprefix("hf:"))
+    return {"teacher": f"hf:{relative(place, folder)}", "layers": read_encoder_config(place).layers}
 
 
 def _require_no_options(context: click.Context) -> None:
@@ -165,7 +190,7 @@ def _ask_data(folder: Path, options: dict[str, Any]) -> DataProfile | None:
     """Ask for data until the answer is usable, and print its summary; None for an empty answer."""
     while True:
         text = click.prompt(
-            "Data: a folder CLASS/IMAGE.png or CLASS/CLIP.wav, or an .npz file (empty: write a template)",
+            "Data: a folder CLASS/IMAGE.png or CLASS/CLIP.wav, an .npz file, or a table of texts (empty: write a template)",
             default="", show_default=False,
         )  # fmt: skip
         if not text:
@@ -268,7 +293,7 @@ def _options(options: dict[str, Any], kits: dict[str, Kit]) -> InitOptions:
     limits = {name: options[name] for name in ("p95_ms", "size_bytes", "accuracy")}
     return InitOptions(
         name=options["name"], kits=precisions, device=parse_address(options["device"]).text, epochs=options["epochs"],
-        budget=Budget(**limits),
+        budget=Budget(**limits), teacher=options["teacher"], layers=options["layers"],
     )  # fmt: skip
 
 

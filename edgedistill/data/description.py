@@ -17,7 +17,7 @@ Array = npt.NDArray[Any]
 FEWEST = 4
 """The smallest number of samples per class: fewer cannot be split into training, validation and test sets."""
 
-DataForm = Literal["images", "audio", "signals", "tokens", "boxes", "masks"]
+DataForm = Literal["images", "audio", "signals", "tokens", "boxes", "masks", "texts"]
 FORMS: Final[dict[KindName, DataForm]] = {"image": "images", "signal": "signals", "tokens": "tokens"}
 
 

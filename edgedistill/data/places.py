@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -100,3 +101,8 @@ def _folders(data: Path) -> dict[SplitName, Path]:
         split: next((data / name for name in names if (data / name).is_dir()), None) for split, names in NAMES.items()
     }
     return {split: path for split, path in found.items() if path is not None}
+
+
+def relative(path: Path, folder: Path) -> str:
+    """Return a path relative to `folder`, as a configuration there names it."""
+    return Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -21,12 +20,13 @@ from edgedistill.data.geometry import Resizing
 from edgedistill.data.images import Opener, image_files, itself, mode_of, read_headers, read_images
 from edgedistill.data.kinds import KINDS, Kind, guess_kind
 from edgedistill.data.parquet import has_boxes
-from edgedistill.data.places import TEST_NAMES, TRAIN_NAMES, VAL_NAMES, Places, find_places
+from edgedistill.data.places import TEST_NAMES, TRAIN_NAMES, VAL_NAMES, Places, find_places, relative
 from edgedistill.data.reading import Reading
 from edgedistill.data.recognition import recognise
 from edgedistill.data.shard_reading import list_boxed, list_pictures
 from edgedistill.data.shards import find_shard_splits, find_shards
 from edgedistill.data.sources import Array, check_class_folders, is_sample, load_source
+from edgedistill.data.text_profile import find_text_splits, profile_texts
 from edgedistill.errors import ConfigError
 from edgedistill.records.masks import VOID
 from edgedistill.records.stages import KindName, SplitName
@@ -78,11 +78,17 @@ def profile_data(data: Path, folder: Path, choices: Choices = NO_CHOICES) -> Dat
         return _packed(splits, folder, choices)
     if (places := find_places(data, choices.task)) is not None:
         return _dense(places, folder, choices)
+    if (texts := find_text_splits(data)) is not None:
+        if choices.kind is not None or choices.task is not None:
+            raise ConfigError(
+                f"{data}: --kind and --task only apply to an .npz file; edit [data] of the configuration instead"
+            )
+        return profile_texts(texts | ({} if choices.test is None else {"test": choices.test}), folder)
     train, others = _splits(data)
     others |= {} if choices.test is None else {"test": choices.test}
     if "test" not in others and "val" in others:
         others = {"test": others["val"]}
-    keys: dict[str, Any] = {key: _relative(path, folder) for key, path in ({"train": train} | others).items()}
+    keys: dict[str, Any] = {key: relative(path, folder) for key, path in ({"train": train} | others).items()}
     if train.is_file():
         return _arrays(train, keys, choices)
     if choices.kind is not None or choices.task is not None:
@@ -97,14 +103,14 @@ def profile_data(data: Path, folder: Path, choices: Choices = NO_CHOICES) -> Dat
 
 def _packed(splits: dict[SplitName, Path], folder: Path, choices: Choices) -> DataProfile:
     """Describe the pictures in shards, of which some are looked at."""
-    shards = find_shards(_relative(splits["train"], folder), folder)
+    shards = find_shards(relative(splits["train"], folder), folder)
     assert shards is not None
     if has_boxes(shards):
         return _dense(Places("detection", splits), folder, choices)
     splits |= {} if choices.test is None else {"test": choices.test}
     if "test" not in splits and "val" in splits:
         splits = {"train": splits["train"], "test": splits["val"]}
-    keys: dict[str, Any] = {split: _relative(path, folder) for split, path in splits.items()}
+    keys: dict[str, Any] = {split: relative(path, folder) for split, path in splits.items()}
     keys |= {"skip_bad": True} if choices.skip_bad else {}
     listing = list_pictures(shards, Reading())
     files = readable(listing.files, listing.broken, IMAGES, skip_bad=choices.skip_bad)
@@ -122,7 +128,7 @@ def _dense(places: Places, folder: Path, choices: Choices) -> DataProfile:
     sources = places.sources | ({} if choices.test is None else {"test": choices.test})
     if "test" not in sources and "val" in sources:
         sources = {"train": sources["train"], "test": sources["val"]}
-    shards = find_shards(_relative(sources["train"], folder), folder)
+    shards = find_shards(relative(sources["train"], folder), folder)
     reading = Reading(task=places.task)
     opener: Opener = itself
     if shards is None:
@@ -136,7 +142,7 @@ def _dense(places: Places, folder: Path, choices: Choices) -> DataProfile:
     sizes = Counter((header.width, header.height) for header in headers)
     (width, height), size = sizes.most_common(1)[0][0], _dense_size(sizes.most_common(1)[0][0], LONGEST[places.task])
     pixels = read_images(_sampled(found.files, DENSE_SAMPLES), Resizing(*size, "stretch"), "RGB", {}, opener)
-    keys: dict[str, Any] = {"task": places.task, **{split: _relative(path, folder) for split, path in sources.items()}}
+    keys: dict[str, Any] = {"task": places.task, **{split: relative(path, folder) for split, path in sources.items()}}
     keys |= {"skip_bad": True} if choices.skip_bad else {}
     keys |= {"size": list(size), "resize": "letterbox"} | statistics(pixels.reshape(len(pixels), -1, 3), 255)
     keys |= {"void": VOID} if places.task == "segmentation" else {}
@@ -162,7 +168,7 @@ def _splits(data: Path) -> tuple[Path, dict[str, Path]]:
     """Return the training set, and other splits by key; data without splits is all used for training."""
     if data.is_file():
         if data.suffix != ".npz":
-            raise ConfigError(f"{data}: not a folder or an .npz file")
+            raise ConfigError(f"{data}: not a folder, an .npz file or a table of texts (.tsv, .csv, .jsonl)")
         return data, _beside(data.parent) if data.stem in TRAIN_NAMES else {}
     train = next(_parts(data, TRAIN_NAMES), None)
     if train is not None:
@@ -360,8 +366,3 @@ def _names(files: Sequence[Path], folder: Path) -> list[str]:
 
 def _sampled(files: Sequence[Path], count: int = SAMPLES) -> Sequence[Path]:
     return files[:: max(1, len(files) // count)]
-
-
-def _relative(path: Path, folder: Path) -> str:
-    """Return a path relative to `folder`, as a configuration there names it."""
-    return Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix()

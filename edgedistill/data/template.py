@@ -13,13 +13,18 @@ from edgedistill.records.base import Record
 
 
 class InitOptions(Record):
-    """The choices of the user: a name, the kits to run on, each with its precisions, a device, a budget, and the epochs of training."""
+    """The choices of the user: a name, the kits to run on, each with its precisions, a device, a budget, and the epochs of training.
+
+    `teacher` is the encoder of texts, hf:FOLDER, and `layers` is the number of its layers.
+    """
 
     name: str
     kits: dict[str, tuple[str, ...]]
     device: str = "local"
     budget: Budget = Budget()
     epochs: int | None = None
+    teacher: str | None = None
+    layers: int = 0
 
 
 class Models(NamedTuple):
@@ -44,6 +49,7 @@ MODELS: Final[dict[DataForm, Models]] = {
         ("zoo:segmenter", 2.0), ("zoo:segmenter", 1.0), "adamw", 0.003, ("flip", "scale:0.5", "colour:0.3")
     ),
     "tokens": Models(("zoo:transformer", 2.0), ("zoo:transformer", 0.5), "adamw", 0.001, ()),
+    "texts": Models(("", 1.0), ("", 1.0), "adamw", 5e-5, ()),
 }
 LARGE_IMAGES: Final = Models(("zoo:mobilenetv1", 1.0), ("zoo:mobilenetv1", 0.25), "sgd", 0.05, ("crop:8",))
 DENSE: Final = frozenset({"boxes", "masks"})
@@ -65,6 +71,9 @@ def _lines(profile: DataProfile, options: InitOptions) -> Iterator[str]:
     yield _key("name", options.name)
     data = _data(profile, models)
     yield from _section("data", f"{profile.summary}; paths are relative to this file", data)
+    if profile.form == "texts":
+        yield from _of_texts(profile, options)
+        return
     yield from _section(
         "teacher", 'trained first; weights = "FILE" loads a trained teacher instead', _model(models.teacher) | training
     )
@@ -84,6 +93,29 @@ def _lines(profile: DataProfile, options: InitOptions) -> Iterator[str]:
         yield from _section(
             "[target]", "'edgedistill doctor' lists what is missing on the device", _target(options, kit)
         )
+    yield from _section("bench", "processes per model, seconds in each process", {"processes": 5, "seconds": 3})
+
+
+def _of_texts(profile: DataProfile, options: InitOptions) -> Iterator[str]:
+    """Yield the sections of an encoder of texts; encoders of vectors are trained as they are, others need labels first."""
+    has_labels = "label" in profile.keys or "kind" in profile.keys
+    training = {"epochs": 3, "batch_size": 32, "optimizer": "adamw", "lr": 5e-5}
+    comment = (
+        "trained first, from the weights in the folder" if has_labels else "its vectors are what the student learns"
+    )
+    yield from _section("teacher", comment, {"model": options.teacher} | (training if has_labels else {}))
+    yield from _section(
+        "student", f"layers of the teacher, which has {options.layers}", {"layers": max(1, options.layers // 2)}
+    )
+    loss = (
+        {} if has_labels and not profile.is_regression else {"loss": "mse"} | ({} if has_labels else {"hard_weight": 0})
+    )
+    epochs = options.epochs or max(3, min(20, round(30_000 / profile.train)))
+    yield from _section("distill", "", loss | training | {"epochs": epochs, "lr": 2e-4})
+    yield from _section("quantize", "models of texts stay in float", {"mode": "none"})
+    for kit in options.kits:
+        target = _target(options, kit) | {"precisions": ["fp32"]}
+        yield from _section("[target]", "'edgedistill doctor' lists what is missing on the device", target)
     yield from _section("bench", "processes per model, seconds in each process", {"processes": 5, "seconds": 3})
 
 

@@ -218,6 +218,17 @@ def _number(path: Path, line: int, key: str, value: Any) -> float:
         raise ConfigError(f"data.{key}: {path.name}, line {line}: '{value}' is not a number") from None
 
 
+def table_rows(path: Path, names: frozenset[str]) -> Iterator[dict[Any, Any]]:
+    """Yield the rows of a table by column; columns of .csv and .tsv have names if the first row has one of `names` in lower case.
+
+    Raises ConfigError that names the file and the line.
+    """
+    numbered = _Table(path, [0], None) if Path(path.name.removesuffix(".gz")).suffix != ".jsonl" else None
+    first = {} if numbered is None else next((row for _, row in numbered.rows()), {})
+    has_names = numbered is None or any(str(value).lower() in names for value in first.values())
+    yield from (row for _, row in _Table(path, [] if has_names else [0], None).rows())
+
+
 class _Table:
     """A table of texts; `wanted` are its columns, `optional` is one that may be missing."""
 
@@ -225,7 +236,7 @@ class _Table:
         self.path, self.wanted, self.optional = path, wanted, optional
         self.kind = Path(path.name.removesuffix(".gz")).suffix
         given = [*wanted, *([] if optional is None else [optional])]
-        self.has_header = isinstance(given[0], str)
+        self.has_header = not given or isinstance(given[0], str)
         if any(isinstance(column, str) != self.has_header for column in given):
             raise ConfigError("data.text: name all columns, or number all of them; a table with a header has names")
         if self.kind == ".jsonl" and not self.has_header:

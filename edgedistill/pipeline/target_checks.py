@@ -23,7 +23,10 @@ def check_target(sources: Sources, target: TargetConfig) -> None:
             )
     if config.data.is_text and (not kit.lengths or target.device.startswith("adb:")):
         where = f"kit '{kit.name}'" + (" on a phone" if kit.lengths else "")
-        raise ConfigError(f"target '{target.name}': {where} does not run models of texts, whose length varies")
+        instead = "measure it in its browser with 'edgedistill serve'" if kit.lengths else "use kit 'ort' or 'openvino'"
+        raise ConfigError(
+            f"target '{target.name}': {where} does not run models of texts, whose length varies; {instead}"
+        )
     wants_int8 = "int8" in target.precisions
     _check_opset(config, kit, wants_int8=wants_int8)
     try:

@@ -26,7 +26,7 @@ UNREAD = {
     "bench": {ONNX: {"--set", "--skip-bad", "--from", "--decode", "--classes", "--view"},
               CONFIG: {"--data", "--decode", "--classes", "--view", "--target", "--device", "--shape", "--threads"}},
     "lint": {ONNX: {"--arch", "-o"}},
-    "init": {"folder": {"--test", "--target", "--device", "--p95-ms", "--size-bytes", "--accuracy", "--epochs", "--skip-bad", "--name", "--kind", "--task"}},
+    "init": {"folder": {"--test", "--target", "--device", "--p95-ms", "--size-bytes", "--accuracy", "--epochs", "--skip-bad", "--name", "--kind", "--task", "--teacher"}},
     "compare": {"run": {"--junit", "--phones", "--processes", "--seconds"}},
     "doctor": {CONFIG: {"--device"}},
 }  # fmt: skip
