@@ -112,10 +112,14 @@ def _of_texts(profile: DataProfile, options: InitOptions) -> Iterator[str]:
     )
     epochs = options.epochs or max(3, min(20, round(30_000 / profile.train)))
     yield from _section("distill", "", loss | training | {"epochs": epochs, "lr": 2e-4})
-    yield from _section("quantize", "models of texts stay in float", {"mode": "none"})
+    drop = _max_drop(profile, profile.keys)
+    yield from _section(
+        "quantize", "max_drop: quality that int8 may lose, in percentage points", {"mode": "auto", "max_drop": drop}
+    )
     for kit in options.kits:
-        target = _target(options, kit) | {"precisions": ["fp32"]}
-        yield from _section("[target]", "'edgedistill doctor' lists what is missing on the device", target)
+        yield from _section(
+            "[target]", "'edgedistill doctor' lists what is missing on the device", _target(options, kit)
+        )
     yield from _section("bench", "processes per model, seconds in each process", {"processes": 5, "seconds": 3})
 
 

@@ -48,7 +48,7 @@ def test_splits_of_texts_and_a_configuration(tmp_path: Path) -> None:
     assert profile.summary == "25 rows with texts in column 'message', labels in column 'intent'; 2 classes of 12 to 13"
     options = InitOptions(name="texts", kits={"ort": ("fp32", "int8")}, teacher="hf:encoder", layers=6)
     config = parse_text(render_config(profile, options), tmp_path / "edgedistill.toml")
-    assert (config.student.layers, config.target[0].precisions) == (3, ("fp32",))
+    assert (config.student.layers, config.target[0].precisions) == (3, ("fp32", "int8"))
     assert str(config.teachers[0].model) == "hf:encoder"
 
 

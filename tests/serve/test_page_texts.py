@@ -14,7 +14,7 @@ from tests.support.browser import CHROMIUM, chromium
 from tests.support.command import edgedistill
 from tests.support.encoders import WORDS
 from tests.support.serving import Served
-from tests.support.text_runs import CLASSES, PAIRS, write_texts
+from tests.support.text_runs import CLASSES, FLOAT, PAIRS, write_texts
 
 pytest.importorskip("tokenizers", reason="the optional package tokenizers is not installed")
 pytestmark = [
@@ -31,7 +31,7 @@ TYPE = """(() => {{
 
 
 def exported(folder: Path, keys: dict[str, str]) -> Path:
-    done = edgedistill("run", write_texts(folder, keys, ("ort",)), "--until", "export", cwd=folder)
+    done = edgedistill("run", write_texts(folder, keys, {"ort": FLOAT}), "--until", "export", cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder / "runs" / "texts"
 

@@ -59,5 +59,7 @@ def write_texts(folder: Path, keys: dict[str, str], kits: dict[str, list[str]]) 
     kinds = [f"{one}\t{'person' if 'man' in one else 'animal'}" for one in sentences * 3]
     (folder / "kinds.tsv").write_text("text\tkind\n" + "\n".join(kinds))
     targets = "".join(TARGET.format(kit, json.dumps(precisions)) for kit, precisions in kits.items())
-    (folder / "run.toml").write_text(CONFIG.format(**keys, mode="auto" if BOTH in kits.values() else "none", targets=targets))
+    (folder / "run.toml").write_text(
+        CONFIG.format(**keys, mode="auto" if BOTH in kits.values() else "none", targets=targets)
+    )
     return folder / "run.toml"
