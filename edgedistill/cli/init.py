@@ -144,14 +144,22 @@ def _teacher(profile: DataProfile, given: str | None, folder: Path, *, asks: boo
             raise ConfigError("--teacher only applies to texts; edit [teacher] of the configuration instead")
         return {"layers": 0}
     from edgedistill.config.encoder import read_encoder_config
+    from edgedistill.config.model_spec import parse_model_spec
     from edgedistill.data.places import relative
+    from edgedistill.runtime.hub import hub_folder
 
     if given is None and not asks:
         raise ConfigError(
             "texts need an encoder to start from: add --teacher hf:FOLDER, the Hugging Face folder of a BERT or DistilBERT"
         )
     given = given or click.prompt("Teacher: hf:FOLDER, the Hugging Face folder of an encoder")
-    place = Path(given.removeprefix("hf:"))
+    try:
+        spec = parse_model_spec(f"hf:{given.removeprefix('hf:')}")
+    except ValueError as error:
+        raise ConfigError(f"--teacher: {error}") from None
+    if spec.hub is not None:
+        return {"teacher": spec.text, "layers": read_encoder_config(hub_folder(*spec.hub)).layers}
+    place = Path(spec.name)
     return {"teacher": f"hf:{relative(place, folder)}", "layers": read_encoder_config(place).layers}
 
 

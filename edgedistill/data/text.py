@@ -9,7 +9,7 @@ import csv
 import gzip
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -173,6 +173,13 @@ def load_tokenizer(file: Path) -> Any:
         raise ConfigError(f"data.tokenizer: {file.name} is not readable: {error}") from None
     tokenizer.no_padding()
     return tokenizer
+
+
+def parts_of(inputs: Mapping[str, Array]) -> list[Array]:
+    """Return the token numbers of each text of a sample, from its inputs (tokens,) without padding."""
+    if TYPES not in inputs:
+        return [inputs[IDS]]
+    return [inputs[IDS][inputs[TYPES] == number] for number in (0, 1)]
 
 
 def same_length(splits: Sequence[dict[str, Array]]) -> list[dict[str, Array]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from edgedistill.data.sources import Array
-from edgedistill.data.text import IDS, MASK, TYPES, load_tokenizer
+from edgedistill.data.text import IDS, MASK, TYPES, load_tokenizer, parts_of
 from edgedistill.mobile.readme import shape_in_words, variable_name
 from edgedistill.records.contract import TextRules
 from edgedistill.runtime.files import write_atomic, write_json
@@ -35,16 +35,15 @@ def _examples(tokenizer: Any, inputs: Mapping[str, Array], outputs: Mapping[str,
     """Yield samples whose texts, decoded from their tokens, have the same tokens again."""
     for row in range(len(inputs[IDS])):
         length = int(inputs[MASK][row].sum())
-        given = {name: values[row, 0, :length].tolist() for name, values in inputs.items()}
-        kinds = given.get(TYPES, [0] * length)
-        parts = [
-            [one for one, kind in zip(given[IDS], kinds, strict=True) if kind == wanted]
-            for wanted in sorted(set(kinds))
-        ]
-        texts = [tokenizer.decode(part) for part in parts]
-        if tokenizer.encode(*texts).ids == given[IDS]:
+        given = {name: values[row, 0, :length] for name, values in inputs.items()}
+        texts = [tokenizer.decode(part.tolist()) for part in parts_of(given)]
+        if tokenizer.encode(*texts).ids == given[IDS].tolist():
             answers = {name: values[row].ravel().tolist() for name, values in outputs.items()}
-            yield {"texts": texts, "inputs": given, "outputs": answers}
+            yield {
+                "texts": texts,
+                "inputs": {name: values.tolist() for name, values in given.items()},
+                "outputs": answers,
+            }
 
 
 def text_readme(mobile: dict[str, Any], examples: int) -> str:

@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from edgedistill.data.text import IDS, TYPES, load_tokenizer
+from edgedistill.data.text import IDS, TYPES, load_tokenizer, parts_of
 from edgedistill.records.base import Record
 from edgedistill.records.contract import Contract
 from edgedistill.serve.offer import Offer
@@ -54,18 +54,9 @@ def texts_of(models: tuple[Offer, ...], tokenizer: Path) -> Texts:
     shown = []
     for row in rows.tolist():
         kept = {name: values[row, : lengths[row]] for name, values in inputs.items()}
-        texts = tuple(decode(ids.tolist()) for ids in _parts(kept))
+        texts = tuple(decode(ids.tolist()) for ids in parts_of(kept))
         shown.append(ShownText(texts=texts, label=_label(contract, labels[row])))
     return Texts(tuple(shown), vectors, tokenizer)
-
-
-def _parts(inputs: dict[str, Array]) -> Iterator[Array]:
-    """Yield the tokens of each text of a sample."""
-    if TYPES not in inputs:
-        yield inputs[IDS]
-        return
-    for kind in (0, 1):
-        yield inputs[IDS][inputs[TYPES] == kind]
 
 
 def _label(contract: Contract, label: Array) -> Label:
