@@ -48,6 +48,7 @@ from edgedistill.models.source import ModelSource
 from edgedistill.models.teacher_view import TeacherView
 from edgedistill.quantize.calibration import example_input
 from edgedistill.quantize.stage import load_quantized
+from edgedistill.quantize.transformer import judged_graph
 from edgedistill.records.base import NO_FILE, Encoding, FileRef
 from edgedistill.records.contract import JOIN
 from edgedistill.records.stages import ExportRecord, OnnxModel
@@ -98,10 +99,6 @@ def _scores(settings: ExportSettings, workspace: Workspace, test: Split) -> tupl
     """Score the trials' float models on the test set."""
     trials, scorer = settings.float_student.trials, scorer_of(settings, test)
     return score_trials(trials, lambda one: _student(settings, workspace.path(one.file)), scorer)
-
-
-def _same(model: onnx.ModelProto) -> onnx.ModelProto:
-    return model
 
 
 def file_name(name: str, precision: str, encoding: Encoding | None) -> str:
@@ -161,10 +158,11 @@ class _Exporter:
         requests = self.inputs if self.length is None else at_their_length(self.inputs)
         for variant in variants(settings.targets, settings.kits, "int8", settings.export.opset):
             assert variant.encoding is not None
-            form = variant.encoding if variant.encoding in REWRITES else "static"
-            key, judged = f"student-int8-{form}", REWRITES.get(variant.encoding, _same)(int8)
+            form = variant.encoding if variant.encoding in REWRITES else None
+            key, judged = f"student-int8-{form or 'static'}", judged_graph(int8, form).SerializeToString()
             if key not in self.expected:
-                self.expected[key] = {name: values[:, 0] for name, values in answers_of(judged, requests).items()}
+                answers = run_onnx(judged, requests, optimise=True)
+                self.expected[key] = {name: values[:, 0] for name, values in answers.items()}
             record = student.model_copy(
                 update={
                     "precision": "int8", "encoding": variant.encoding, "opset": variant.opset, "file": NO_FILE,

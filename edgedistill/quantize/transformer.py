@@ -31,6 +31,7 @@ from edgedistill.quantize.settings import QuantizeSettings
 from edgedistill.quantize.smoothing import smoothed
 from edgedistill.quantize.timers import Services
 from edgedistill.quantize.usefulness import judge_usefulness
+from edgedistill.records.base import Encoding
 from edgedistill.records.finding import Finding
 from edgedistill.records.stages import Int8Speed, QuantizedRecord, QuantizeMethod, QuantizeStep
 from edgedistill.runtime import processes
@@ -68,6 +69,17 @@ def quantize_transformer(
     record = processes.broadcast_from_rank0(made)
     assert record is not None
     return record
+
+
+def judged_graph(int8: onnx.ModelProto, encoding: Encoding | None) -> onnx.ModelProto:
+    """Return the form of a canonical int8 graph that is judged on the host: an encoding without static scales, or static scales.
+
+    Static scales are in the encoding that ONNX Runtime has integer kernels for here, if biases fit.
+    """
+    try:
+        return encode(int8, encoding or "u8-i32")
+    except ConfigError:
+        return int8
 
 
 class _Transformer:
@@ -147,7 +159,7 @@ class _Transformer:
     def _judged(self, method: QuantizeMethod) -> GraphForm:
         """Run a form on the validation data, and compare it with the float student."""
         int8, start, report = self._int8[0], time.monotonic(), self.workspace.report
-        model = encode(int8, FORMS[method]) if method in FORMS else _fast(int8)
+        model = judged_graph(int8, FORMS.get(method))
         outputs = []
         with report.track(f"validation samples, {method}", len(self._val)) as advance:
             for one in run_each(model.SerializeToString(), self._graph.requests(self._val), optimise=True):
@@ -224,14 +236,6 @@ class _Transformer:
                 "float model"
             )  # fmt: skip
             self.workspace.report.info(f"quantize: {kit} gets {form.method}{lost}")
-
-
-def _fast(int8: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a canonical graph in the encoding that ONNX Runtime has integer kernels for here, if its biases fit."""
-    try:
-        return encode(int8, "u8-i32")
-    except ConfigError:
-        return int8
 
 
 def _warning(unpaid: Sequence[Sequence[Int8Speed]], *, does_not_pay: bool) -> Finding:
