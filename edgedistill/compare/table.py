@@ -76,7 +76,12 @@ def columns(group: Group) -> list[Column]:
 
 def hidden_in(group: Group) -> tuple[str, ...]:
     """Return the keys of columns that are left out, because no row of a group has a value."""
-    return () if any(row.measurement.energy_uj is not None for row in group.rows) else ("energy_uj",)
+    rows = [row.measurement for row in group.rows]
+    values: dict[str, list[object]] = {
+        "accuracy": [m.accuracy for m in rows], "memory_bytes": [m.memory_bytes for m in rows],
+        "energy_uj": [m.energy_uj for m in rows],
+    }  # fmt: skip
+    return tuple(cell for cell, found in values.items() if all(value is None for value in found))
 
 
 def headings(group: Group) -> list[str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 from edgedistill.deploy.devices.address import artifact_folder, parse_address
 from edgedistill.deploy.devices.transport import Progress
 from edgedistill.deploy.harness import Compilation, compile_models, run_bench
+from edgedistill.deploy.progress_words import Voice
 from edgedistill.errors import ConfigError, DeviceError
 from edgedistill.export.detector_file import (
     PROBED,
@@ -189,7 +190,12 @@ def bench_on_kits(
         meter=None if options.meter is None else str(options.meter.resolve()), passes=options.passes,
         caches=options.caches,
     )  # fmt: skip
-    measured = dict(run_bench(job, folder, progress)) if arms else {}
+    names = {
+        measurement_name(options.device, kit.name, variant): f"{model.name}, {kit.name}"
+        for model, variant, kit in places
+    }
+    voice = Voice(progress, names, "accuracy" if models[0].metric == "top1" else str(models[0].metric))
+    measured = dict(run_bench(job, folder, voice)) if arms else {}
     return [
         (model.name, kit.name, str(made) if isinstance(made, DeviceError) else measured[measurement_name(options.device, kit.name, variant)])
         for (model, variant, kit), _, made in compiled

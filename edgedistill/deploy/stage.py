@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from edgedistill.config.schema import TargetConfig
 from edgedistill.deploy.devices.address import artifact_folder, parse_address
 from edgedistill.deploy.harness import Compilation, compile_models, run_bench
+from edgedistill.deploy.progress_words import Voice
 from edgedistill.deploy.settings import BenchSettings, CompileSettings, TargetSettings
 from edgedistill.errors import DeviceError, ParityError
 from edgedistill.records.bench_job import Arm, BenchJob
 from edgedistill.records.lineage import lineage_of
 from edgedistill.records.measurement import Measurement, ModelIdentity
 from edgedistill.records.stages import Artifact, BenchRecord, CompileRecord, Engine, OnnxModel
-from edgedistill.runtime.progress import Advance, Reporter
 from edgedistill.stages.stage import Workspace
 from edgedistill.tasks.table import find_task
 
@@ -88,12 +85,13 @@ def bench_artifacts(settings: BenchSettings, workspace: Workspace) -> BenchRecor
     lines = bench.processes + 2 + (bench.soak_minutes > 0)  # check, processes, throughput, the sustained run
     with workspace.report.track("bench", len(artifacts) * lines) as advance:
         named = {name: f"{one.target}, {one.name} {one.precision}" for name, one in zip(names, artifacts, strict=True)}
-        voice = _Voice(workspace.report, advance, named, find_task(settings.data.task).metric_title)
+        metric = find_task(settings.data.task).metric_title
+        voice = Voice(workspace.report.log_step, named, metric, lambda text: advance(1, text))
         results = dict(run_bench(job, workspace.root.resolve(), voice))
     failed = {name: result for name, result in results.items() if not isinstance(result, Measurement)}
     if failed:
-        raise DeviceError("\n".join(f"{name}: {reason}" for name, reason in failed.items()))
-    _require_parity(results)
+        raise DeviceError("\n".join(f"{named[name]}: {reason}" for name, reason in failed.items()))
+    _require_parity({named[name]: measured for name, measured in results.items()})
     folder = workspace.root / "measurements"
     exported = {model.file.sha256 for model in settings.export.models}
     for path in [path for path in folder.iterdir() if path.is_file() and path.stem not in names]:
@@ -107,32 +105,6 @@ def _model_of(path: Path) -> str | None:
         return str(json.loads(path.read_text(encoding="utf-8"))["model"]["sha256"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-@dataclass(frozen=True, slots=True)
-class _Voice:
-    """Reports the lines of devices in the configuration's words: `names` of models by those of the harness, and the metric."""
-
-    report: Reporter
-    advance: Advance
-    names: Mapping[str, str]
-    metric: str
-
-    def __call__(self, line: str) -> None:
-        """Report one line, such as "bench local-ort-int8 process 1/3 p50 0.037 ms"."""
-        word, _, rest = line.partition(" ")
-        name, _, what = rest.partition(" ")
-        is_step = word == "bench" and name in self.names
-        text = f"{self.names[name]}: {self._in_words(what)}" if is_step else line
-        self.report.log_step(f"bench: {text}" if is_step else line)
-        self.advance(int(is_step), text)
-
-    def _in_words(self, what: str) -> str:
-        if (found := re.fullmatch(r"check \S+ ([\d.]+)", what)) is not None:
-            return f"check, {self.metric} {float(found[1]):.2%}"
-        if (found := re.fullmatch(r"(process .*) p50 (0\.\d+) ms", what)) is not None:
-            return f"{found[1]}, p50 {1000 * float(found[2]):.0f} µs"
-        return what
 
 
 def _measurement_name(artifact: Artifact) -> str:

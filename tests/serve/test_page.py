@@ -19,6 +19,8 @@ from tests.support.serving import Served
 READY = "document.getElementById('form')?.hidden === false"
 DONE = "document.body.dataset.state === 'done'"
 START = "document.getElementById('start').click()"
+TEACHER = """[...document.querySelectorAll('input[value="teacher-fp32"]')].map((box) => box.checked)"""
+NO_TEACHER = """document.querySelectorAll('input[value="teacher-fp32"]').forEach((box) => (box.checked = false))"""
 
 with_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
 with_firefox = pytest.mark.skipif(FIREFOX is None, reason="no Firefox here: apt-get install firefox-esr")
@@ -36,6 +38,8 @@ def measurements(run: Path) -> dict[str, dict]:
 async def measure(page, link: str, effort: str, *choices: str) -> dict:
     await page.open(link)
     await page.until(READY)
+    assert await page.evaluate(TEACHER) == [True]  # the baseline of this device, which has not measured it
+    await page.evaluate(NO_TEACHER)  # the tests look at the students only
     await page.evaluate(f"document.querySelector('#effort option').value = '{effort}'")
     for choice in choices:
         await page.evaluate(choice)
