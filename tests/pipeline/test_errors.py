@@ -100,7 +100,7 @@ def test_mistakes_on_the_command_line(folder: Path) -> None:
         (("run", "config.toml", "--set", "distill"), "write KEY=VALUE"),
         (("run", "config.toml", "--from", "distil"), "--from: unknown stage 'distil'; perhaps 'distill'?"),
         (("teacher", "config.toml", "--from", "bench"), "'bench' comes after 'teacher'"),
-        (("run", "config.toml", "--until", "tomorrow"), "--until: unknown stage 'tomorrow'; known are: bench"),
+        (("run", "config.toml", "--until", "tomorrow"), "--until: unknown stage 'tomorrow'; known are: data"),
         (("rum", "config.toml"), "No such command 'rum'"),
         (("bench", "not.onnx"), "--target"),
         (("bench", "not.onnx", "--target", "orb"), "perhaps 'ort'"),
