@@ -126,12 +126,16 @@ def round_ticks(low: float, high: float) -> list[float]:
 def place_legend(figure: Figure, columns: int = 3, handles: Sequence[Artist] | None = None) -> None:
     """Place the legend above the axes, where it cannot cover a point, in as many columns as fit."""
     given = figure.axes[0].get_legend_handles_labels()[0] if handles is None else list(handles)
-    longest = max(len(str(one.get_label())) for one in given)
-    fitting = int(figure.get_figwidth() * CHARACTERS_PER_INCH / (longest + 6))
+    labels = [str(one.get_label()) for one in given]
     figure.legend(
-        handles=given, loc="outside upper left", ncols=max(1, min(columns, fitting)), frameon=False, handlelength=1.7,
+        handles=given, loc="outside upper left", ncols=legend_columns(figure.get_figwidth(), labels, columns), frameon=False, handlelength=1.7,
         columnspacing=0.9, handletextpad=0.5, borderpad=0.1,
     )  # fmt: skip
+
+
+def legend_columns(width: float, labels: Sequence[str], most: int = 3) -> int:
+    """Return how many columns of a legend fit in a width, in inches."""
+    return max(1, min(most, int(width * CHARACTERS_PER_INCH / (max(map(len, labels)) + 6))))
 
 
 def _ecdf(axes: Axes, latencies: np.ndarray, look: Look, label: str | None, gid: str) -> None:

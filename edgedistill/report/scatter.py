@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, NamedTuple
 
@@ -11,11 +12,13 @@ from matplotlib.lines import Line2D
 from edgedistill.compare import formatting
 from edgedistill.compare.rows import Group, Row, metric_of
 from edgedistill.records.measurement import Measurement
-from edgedistill.report.plots import Look, log_ticks, looks_of, place_legend
+from edgedistill.report.plots import Look, legend_columns, log_ticks, looks_of, place_legend
 from edgedistill.report.svg import INK, SERIES, new_axes, style, to_svg
 
 Value = tuple[float, float, float]
 """A value with the ends of its interval."""
+WIDTH = 4.9
+"""Of the plot of all targets, in inches; it is taller where its legend has more rows."""
 MARGIN = 1.25
 """The cost axis goes beyond the outermost ends of intervals by this factor."""
 COLOURS = (*SERIES[1:], SERIES[0])
@@ -97,7 +100,8 @@ def accuracy_across(groups: Sequence[Group], name: str) -> str | None:
     models = looks_of(list(dict.fromkeys(row.label for row in rows)))
     names = target_names(groups)
     with style():
-        figure, axes = new_axes(4.9, 3.3)
+        labels = [*(names[place] for place, _ in found), *models]
+        figure, axes = new_axes(WIDTH, 2.8 + 0.2 * math.ceil(len(labels) / legend_columns(WIDTH, labels)))
         handles, tips = [], {}
         for place, points in found:
             line = Look(COLOURS[place % len(COLOURS)], "", "solid")
