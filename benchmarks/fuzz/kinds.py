@@ -1,5 +1,6 @@
 """The kinds of input that edgedistill reads: small sound files of each, and the function that reads them."""
 
+import contextlib
 import io
 import json
 import sys
@@ -58,7 +59,10 @@ def small_onnx(opset: int = 18) -> onnx.ModelProto:
         helper.make_node("Conv", ["x", "w"], ["c"], name="conv", pads=[1, 1, 1, 1]), helper.make_node("Relu", ["c"], ["r"], name="relu"),
         helper.make_node("GlobalAveragePool", ["r"], ["p"], name="pool"), helper.make_node("Flatten", ["p"], ["y"], name="flat"),
     ]  # fmt: skip
-    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in (("x", [1, 3, 8, 8]), ("y", [1, 4]))]
+    values = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+        for name, shape in (("x", [1, 3, 8, 8]), ("y", [1, 4]))
+    ]
     graph = helper.make_graph(nodes, "small", values[:1], values[1:], [weight])
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
 
@@ -94,11 +98,23 @@ def read_data(name: str, **settings: object) -> Callable[[Path], object]:
 def numpy_files() -> list[Files]:
     inputs, labels = RNG.integers(0, 255, (6, 8, 8, 3), dtype=np.uint8), np.arange(6) % 2
     classes = np.array(["a", "b"])
-    return [{"data.npz": arrays(inputs=inputs, labels=labels, classes=classes)}, {"data.npz": arrays(inputs=inputs, labels=labels)}]
+    return [
+        {"data.npz": arrays(inputs=inputs, labels=labels, classes=classes)},
+        {"data.npz": arrays(inputs=inputs, labels=labels)},
+    ]
 
 
 def picture_folders() -> list[Files]:
-    forms = (("png", "RGB"), ("jpeg", "RGB"), ("png", "L"), ("png", "RGBA"), ("gif", "P"), ("webp", "RGB"), ("tiff", "RGB"), ("bmp", "RGB"))
+    forms = (
+        ("png", "RGB"),
+        ("jpeg", "RGB"),
+        ("png", "L"),
+        ("png", "RGBA"),
+        ("gif", "P"),
+        ("webp", "RGB"),
+        ("tiff", "RGB"),
+        ("bmp", "RGB"),
+    )
     return [{f"data/a/1.{form}": picture(form, mode), "data/b/_2.png": picture()} for form, mode in forms]
 
 
@@ -118,12 +134,12 @@ def tar_shards() -> list[Files]:
 
 
 def parquet_shards() -> list[Files]:
-    import pyarrow
-    import pyarrow.parquet
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
     file = io.BytesIO()
     columns = {"image": [{"bytes": picture(), "path": None} for _ in range(4)], "label": [0, 1, 0, 1]}
-    pyarrow.parquet.write_table(pyarrow.table(columns), file)
+    pq.write_table(pa.table(columns), file)
     return [{"data.parquet": file.getvalue()}]
 
 
@@ -214,7 +230,7 @@ def read_tokenizer(folder: Path) -> object:
 
 
 def text_tables() -> list[Files]:
-    rows = b"text,label\nhello there,1\n\"quoted, with comma\",0\n"
+    rows = b'text,label\nhello there,1\n"quoted, with comma",0\n'
     lines = b'{"text": "hello", "label": 1}\n{"text": "there", "label": 0}\n'
     return [{"texts.csv": rows}, {"texts.tsv": rows.replace(b",", b"\t")}, {"texts.jsonl": lines}]
 
@@ -229,7 +245,9 @@ def read_table(folder: Path) -> object:
 
 @cache
 def results() -> list[Path]:
-    return [path for path in sorted((REPOSITORY / "benchmarks").glob("*/result/*.json")) if path.name != "manifest.json"][:12]
+    return [
+        path for path in sorted((REPOSITORY / "benchmarks").glob("*/result/*.json")) if path.name != "manifest.json"
+    ][:12]
 
 
 def measurements() -> list[Files]:
@@ -247,7 +265,9 @@ def compare_measurements(folder: Path) -> object:
 
 def run_folders() -> list[Files]:
     manifest = REPOSITORY / "benchmarks/cifar10/result/manifest.json"
-    return [{"manifest.json": manifest.read_bytes(), "measurements/one.json": path.read_bytes()} for path in results()[:4]]
+    return [
+        {"manifest.json": manifest.read_bytes(), "measurements/one.json": path.read_bytes()} for path in results()[:4]
+    ]
 
 
 def read_run(folder: Path) -> object:
@@ -274,7 +294,10 @@ def read_a_card(folder: Path) -> object:
 
 
 def kits() -> list[Files]:
-    return [{"kit/target.toml": path.read_bytes(), "kit/engine.py": b""} for path in sorted((REPOSITORY / "targets").glob("[!w]*/target.toml"))]
+    return [
+        {"kit/target.toml": path.read_bytes(), "kit/engine.py": b""}
+        for path in sorted((REPOSITORY / "targets").glob("[!w]*/target.toml"))
+    ]
 
 
 def read_a_kit(folder: Path) -> object:
@@ -284,7 +307,10 @@ def read_a_kit(folder: Path) -> object:
 
 
 def device_outputs() -> list[Files]:
-    answers = [{"engine": {"name": "onnxruntime", "version": "1"}, "facts": {}, "files": ["model.ort"]}, [{"name": "a", "error": "failed"}]]
+    answers = [
+        {"engine": {"name": "onnxruntime", "version": "1"}, "facts": {}, "files": ["model.ort"]},
+        [{"name": "a", "error": "failed"}],
+    ]
     answers += [[{"name": "one", "measurement": json.loads(path.read_bytes())}] for path in results()[:4]]
     return [{"out": json.dumps(one).encode()} for one in answers]
 
@@ -332,7 +358,11 @@ def read_an_upload(folder: Path) -> object:
 
 def energy_logs() -> list[Files]:
     recorded = REPOSITORY / "tests/targets/recorded"
-    return [{"log": path.read_bytes()} for path in sorted(recorded.rglob("*")) if path.is_file() and path.stat().st_size < 100_000]
+    return [
+        {"log": path.read_bytes()}
+        for path in sorted(recorded.rglob("*"))
+        if path.is_file() and path.stat().st_size < 100_000
+    ]
 
 
 def read_log(folder: Path) -> object:
@@ -341,10 +371,8 @@ def read_log(folder: Path) -> object:
 
     text = (folder / "log").read_bytes().decode("utf-8", "replace")
     for parse in energy.LOGS.values():
-        try:
+        with contextlib.suppress(KeyError, ValueError, TypeError, energy.NoSourceError):  # which the harness reports
             parse(text, 100)
-        except (KeyError, ValueError, TypeError, energy.NoSourceError):  # which the harness reports
-            continue
     return text
 
 

@@ -1,5 +1,6 @@
 """Damaged copies of a file: bytes that are flipped, cut, repeated or replaced, and values of JSON that are replaced."""
 
+import copy
 import io
 import json
 import random
@@ -55,15 +56,15 @@ def _replaced_value(content: bytes, rng: random.Random) -> bytes | None:
 def _replace(table: object, rng: random.Random) -> object:
     nodes = [(parent, key) for parent, key in _places(table)]
     if not nodes:
-        return rng.choice(VALUES)
+        return copy.deepcopy(rng.choice(VALUES))
     parent, key = rng.choice(nodes)
     change = rng.random()
     if change < 0.7:
-        parent[key] = rng.choice(VALUES)
+        parent[key] = copy.deepcopy(rng.choice(VALUES))
     elif change < 0.85:
         del parent[key]
     elif isinstance(parent, dict):
-        parent["unknown"] = rng.choice(VALUES)
+        parent["unknown"] = copy.deepcopy(rng.choice(VALUES))
     else:
         parent.insert(key, parent[key])
     return table

@@ -70,7 +70,10 @@ def judged(kind: str, folder: Path) -> tuple[str, str]:
             return "refused", str(failure_of(error))
         frames = traceback.extract_tb(error.__traceback__)
         ours = [frame for frame in frames if "/edgedistill/" in frame.filename] or frames
-        return "defect", f"{type(error).__name__} in {Path(ours[-1].filename).name}, {ours[-1].name}: {str(error)[:160]}"
+        return (
+            "defect",
+            f"{type(error).__name__} in {Path(ours[-1].filename).name}, {ours[-1].name}: {str(error)[:160]}",
+        )
     else:
         return "read", ""
     finally:
@@ -142,7 +145,10 @@ def main() -> int:
         causes = collections.Counter(text for outcome, text in found.values() if outcome == "defect")
         table[kind] = {"inputs": len(found), **{name: counts[name] for name in ("read", "refused", "defect")}}
         defects += counts["defect"]
-        print(f"{kind}: {len(found)} inputs, {counts['read']} read, {counts['refused']} refused, {counts['defect']} defects", flush=True)
+        print(
+            f"{kind}: {len(found)} inputs, {counts['read']} read, {counts['refused']} refused, {counts['defect']} defects",
+            flush=True,
+        )
         for text, count in causes.most_common():
             first = next(number for number, one in sorted(found.items()) if one == ("defect", text))
             print(f"  {count} times, first input {first}: {text}", flush=True)

@@ -97,7 +97,7 @@ def read_card(path: Path) -> Card:
     """Read a card; raise ConfigError where the file is not a card, or was altered after it was written."""
     try:
         table = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: cannot be read as a card: {error}") from None
     if not isinstance(table, dict) or table.get("schema") != SCHEMA:
         raise ConfigError(f"{path}: not a card: the schema is not '{SCHEMA}'; 'edgedistill card RUN' writes a card")

@@ -6,7 +6,6 @@ The app's arrays are in an .npz file, named after the picture: "photo.jpg/input"
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -22,6 +21,7 @@ from edgedistill.data.sources import Array
 from edgedistill.errors import ConfigError
 from edgedistill.records.base import Record
 from edgedistill.records.contract import Contract
+from edgedistill.runtime.arrays import read_arrays
 
 STEPS = ("input", "answer")
 
@@ -55,11 +55,7 @@ def check_app(path: Path, files: Sequence[Path], contract: Contract, wanted: Seq
 
 
 def _read(path: Path) -> dict[str, Array]:
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError, AttributeError) as error:
-        raise ConfigError(f"{path}: is not a readable .npz file: {error}") from None
+    return read_arrays(path, str(path))
 
 
 def _findings(file: Path, contract: Contract, right: Pass, arrays: Mapping[str, Array]) -> Iterator[AppFinding]:

@@ -6,7 +6,6 @@ import hashlib
 import json
 import math
 import os
-import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from edgedistill.records.details import DetectionDetails, SegmentationDetails
 from edgedistill.records.finding import Finding
 from edgedistill.records.measurement import Measurement
 from edgedistill.records.stages import STAGE_RECORDS, BenchRecord, DataRecord, ReportRecord
+from edgedistill.runtime.arrays import read_arrays
 from edgedistill.runtime.folder import Run, read_record, read_settings
 from edgedistill.tasks.matches import Matches, matches_of
 
@@ -111,10 +111,10 @@ def samples_path(file: Path, measurement: Measurement) -> Path:
 def read_samples(file: Path, measurement: Measurement, names: tuple[str, ...]) -> dict[str, np.ndarray] | None:
     """Read arrays of a measurement's raw samples; None when the archive or one of the arrays is missing."""
     try:
-        with np.load(samples_path(file, measurement), allow_pickle=False) as archive:
-            return {name: archive[name] for name in names}
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
+        arrays = read_arrays(samples_path(file, measurement), "samples", lambda name: name in names)
+    except ConfigError:
         return None
+    return arrays if len(arrays) == len(names) else None
 
 
 def correct_answers(file: Path, measurement: Measurement) -> tuple[np.ndarray, np.ndarray] | None:

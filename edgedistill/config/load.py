@@ -44,6 +44,8 @@ def parse_text(text: str, path: Path, overrides: tuple[str, ...] = ()) -> Config
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: its tables or lists are nested too deeply") from None
     wrong = [text for text in (_try_override(table, override) for override in overrides) if text is not None]
     if wrong:
         raise ConfigError("\n".join(wrong))

@@ -14,7 +14,7 @@ from edgedistill.data.files import Broken, names_in, read_each
 from edgedistill.errors import ConfigError
 
 Array = npt.NDArray[Any]
-ERRORS: Final = (wave.Error, EOFError, OSError)
+ERRORS: Final = (wave.Error, EOFError, OSError, RuntimeError)  # wave raises the last for chunks out of their places
 """What reading a file that is not a WAV file of PCM samples raises."""
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -64,7 +65,11 @@ class Tables:
     def column(self, name: str) -> list[Any]:
         """Return the values of a small column in all rows."""
         self.require_readable(name)
-        return [value for one in self._opened for value in one.read(columns=[name])[name].to_pylist()]
+        found: list[Any] = []
+        for file, one in zip(self.files, self._opened, strict=True):
+            with _whole(file):
+                found += one.read(columns=[name])[name].to_pylist()
+        return found
 
     def require_readable(self, name: str) -> None:
         """Raise ConfigError if a row group of a column is too large to be read; sizes are those of the data, not of the file."""
@@ -87,26 +92,35 @@ class Tables:
             with self._lock:
                 found = self._shared.get((number, group))
                 if found is None:
-                    found = self._shared[number, group] = self._opened[number].read_row_group(
-                        group, columns=[self.picture]
-                    )
+                    with _whole(self.files[number]):
+                        found = self._opened[number].read_row_group(group, columns=[self.picture])
+                    self._shared[number, group] = found
             self._mine.key, self._mine.table = (number, group), found
         return self._mine.table[0][row].as_py()
 
 
 def _open(file: Path) -> Any:
     try:
-        from pyarrow import ArrowException
         from pyarrow.parquet import ParquetFile
     except ImportError:
         raise ConfigError(
             f"data: {file.name} needs the package pyarrow; run: pip install 'edgedistill[parquet]'"
         ) from None
-    try:
+    with _whole(file):
         return ParquetFile(file)
+
+
+@contextmanager
+def _whole(file: Path) -> Iterator[None]:
+    """Turn what pyarrow raises for a damaged file into a ConfigError."""
+    from pyarrow import ArrowException
+
+    try:
+        yield
     except (ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
         raise ConfigError(
-            f"data: {file.name} is not a whole .parquet file: {error}; download it or make it again"
+            f"data: {file.name} is not a whole .parquet file: {reason}; download it or make it again"
         ) from None
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +11,7 @@ import onnx
 
 from edgedistill.data.sources import Array
 from edgedistill.errors import ConfigError, nearest
+from edgedistill.runtime.arrays import read_arrays
 
 LARGEST = 1e18
 """The largest plausible size of a value: the square of a value above about 1.8e19 overflows float32."""
@@ -55,13 +55,7 @@ def read_samples(path: Path, model: onnx.ModelProto) -> Samples:
     """
     if path.suffix != ".npz":
         raise ConfigError(f"{path}: samples for a model are read from an .npz file")
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror or error}") from None
-    except (ValueError, zipfile.BadZipFile, EOFError, AttributeError) as error:
-        raise ConfigError(f"{path}: is not a readable .npz file: {error}") from None
+    arrays = read_arrays(path, str(path))
     stored = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in stored]
     names = ["inputs"] if len(inputs) == 1 else []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from pathlib import Path
@@ -24,6 +23,7 @@ from edgedistill.data.shards import find_shards, hash_shards
 from edgedistill.data.text import TextSettings, cut_finding, read_texts, text_files, tokenize
 from edgedistill.errors import ConfigError
 from edgedistill.records.finding import Finding
+from edgedistill.runtime.arrays import array_names, read_arrays
 from edgedistill.runtime.files import hash_of, sha256_of
 from edgedistill.runtime.progress import QUIET, Reporter
 from edgedistill.runtime.user_code import code_ref, is_function, resolve_function, user_code
@@ -39,6 +39,7 @@ DENSE = "dense/2"
 """How pictures with masks and boxes are read; part of their hash."""
 PLAIN: Final = Reading()
 PREFIX = "input."
+NAMES = {"inputs", "labels", "classes"}
 """The name of a single input, and the prefix of the arrays of several inputs in an .npz file."""
 
 
@@ -173,43 +174,15 @@ def _no_labels(inputs: Arrays) -> Array:
 
 
 def _from_npz(path: Path) -> Source:
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            members = {name.removeprefix(PREFIX): name for name in archive.files if name.startswith(PREFIX)}
-            if "inputs" in archive.files:
-                members = {SINGLE: "inputs"} | members
-            if not members:
-                raise ConfigError(
-                    f"data: {path.name} has no array 'inputs', and none named 'input.NAME'; it holds "
-                    f"{', '.join(archive.files) or 'no arrays'}"
-                )
-            inputs = {name: _read(path, archive, member) for name, member in members.items()}
-            classes = tuple(map(str, archive["classes"])) if "classes" in archive.files else None
-            return Source(inputs, archive["labels"] if "labels" in archive.files else _no_labels(inputs), classes)
-    except (ValueError, zipfile.BadZipFile, EOFError) as error:
-        raise ConfigError(f"data: {path.name} is not a readable .npz file: {error}") from None
-
-
-def _read(path: Path, archive: Any, member: str) -> Array:
-    mapped = _memory_mapped(path, f"{member}.npy")
-    return np.asarray(archive[member]) if mapped is None else mapped
-
-
-def _memory_mapped(path: Path, member: str) -> Array | None:
-    """Memory-map an uncompressed member of an .npz file, for data larger than memory; returns None for a compressed member."""
-    with zipfile.ZipFile(path) as archive, path.open("rb") as file:
-        entry = archive.getinfo(member)
-        if entry.compress_type != zipfile.ZIP_STORED:
-            return None
-        file.seek(entry.header_offset + 26)  # the local header's name and extra lengths (APPNOTE.TXT 4.3.7)
-        name_length, extra_length = np.frombuffer(file.read(4), "<u2")
-        file.seek(entry.header_offset + 30 + int(name_length) + int(extra_length))
-        version = np.lib.format.read_magic(file)
-        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = read_header(file)
-        if dtype.hasobject:
-            return None
-        return np.memmap(path, dtype, "r", file.tell(), shape, "F" if fortran else "C")
+    arrays = read_arrays(path, f"data: {path.name}", lambda name: name in NAMES or name.startswith(PREFIX))
+    inputs = {SINGLE: arrays["inputs"]} if "inputs" in arrays else {}
+    inputs |= {name.removeprefix(PREFIX): array for name, array in arrays.items() if name.startswith(PREFIX)}
+    if not inputs:
+        raise ConfigError(
+            f"data: {path.name} has no array 'inputs', and none named 'input.NAME'; it holds {', '.join(array_names(path, path.name)) or 'no arrays'}"
+        )
+    classes = tuple(map(str, arrays["classes"])) if "classes" in arrays else None
+    return Source(inputs, np.array(arrays["labels"]) if "labels" in arrays else _no_labels(inputs), classes)
 
 
 def _of_texts(path: Path, reading: Reading, settings: TextSettings) -> Source:

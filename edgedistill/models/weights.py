@@ -102,8 +102,6 @@ def _without_prefixes(
 
 def read_state(path: Path) -> tuple[dict[str, Tensor], list[str]]:
     """Read a state dict without running code from the file, and return it with a note on where in the file it was."""
-    import pickle
-
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -115,8 +113,10 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], list[str]]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except SafetensorError as error:
         raise ConfigError(f"weights {path.name}: not readable: {error}") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        reason = str(error).splitlines()[0]
+    except OSError:
+        raise
+    except Exception as error:  # noqa: BLE001 - a damaged file lets torch raise whatever its parts do not agree on
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ConfigError(f"weights {path.name}: not a plain state dict ({reason}); save model.state_dict()") from None
     nested = next((key for key in NESTED if isinstance(content, dict) and isinstance(content.get(key), dict)), None)
     state = content if nested is None else content[nested]

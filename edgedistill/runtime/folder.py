@@ -46,10 +46,11 @@ class Run:
         if path.exists():
             try:
                 manifest = json.loads(path.read_text(encoding="utf-8"))
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise ConfigError(f"{path}: not JSON ({error}); move the run folder away to start again") from None
             if not isinstance(manifest, dict) or manifest.get("schema") not in (SCHEMA, FIRST_SCHEMA):
                 raise ConfigError(f"{path}: is not a {SCHEMA} manifest; use another --run-dir")
+            _require_stages(path, manifest.get("stages"))
             self._manifest = _upgraded(manifest) if manifest["schema"] == FIRST_SCHEMA else manifest
         self._hashes = _read_hashes(self._memo)
 
@@ -146,6 +147,21 @@ def _read_hashes(path: Path) -> dict[str, list[Any]]:
     except (OSError, ValueError):
         return {}
     return hashes if isinstance(hashes, dict) else {}
+
+
+def _require_stages(path: Path, stages: Any) -> None:
+    """Raise ConfigError for stages without the tables that a manifest has."""
+    entries = stages if isinstance(stages, dict) else {"stages": None}
+    tables = ("record", "config", "parents")
+    for name, entry in entries.items():
+        if (
+            not isinstance(entry, dict)
+            or not all(isinstance(entry.get(key, {}), dict) for key in tables)
+            or "record" not in entry
+        ):
+            raise ConfigError(
+                f"{path}: the entry of stage '{name}' is damaged; move the run folder away to start again"
+            )
 
 
 def _upgraded(manifest: dict[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,11 @@ def peak_bytes() -> int | None:
     return _status("VmHWM")
 
 
+def available_bytes() -> int | None:
+    """Return the memory that a process can take without swapping, or None on another system than Linux."""
+    return _field(Path("/proc/meminfo"), "MemAvailable")
+
+
 def reset_peak() -> None:
     """Let `peak_bytes` count from now on, where the system can."""
     try:
@@ -28,8 +33,13 @@ def reset_peak() -> None:
 
 
 def _status(field: str) -> int | None:
+    return _field(Path("/proc/self/status"), field)
+
+
+def _field(file: Path, field: str) -> int | None:
+    """Return the bytes of a line "FIELD: N kB"."""
     try:
-        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8").splitlines()
     except OSError:
         return None
     return next((1024 * int(line.split()[1]) for line in lines if line.startswith(f"{field}:")), None)

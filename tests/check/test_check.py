@@ -92,7 +92,7 @@ def test_files_that_cannot_be_checked_are_mistakes_with_a_next_step(
         (["missing.png"], "missing.png: no such file; name picture files"),
         (["text.png"], "text.png: is not a readable picture"),
         ([pictures[0], "--app", "app.npz"], "holds 'other.png/input', which is no array of a picture"),
-        ([pictures[0], "--app", "text.png"], "text.png: is not a readable .npz file"),
+        ([pictures[0], "--app", "text.png"], "text.png is not a readable .npz file"),
     ):
         done = edgedistill("check", run, *arguments, cwd=tmp_path)
         assert done.returncode == 2, (arguments, done.stderr)

@@ -67,7 +67,7 @@ def test_what_does_not_fit_is_refused_by_name(tmp_path, arrays, words):
 
 
 def test_a_file_that_is_none_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match=r"data\.npz: No such file"):
+    with pytest.raises(ConfigError, match=r"data\.npz: no such file"):
         read_samples(tmp_path / "data.npz", IMAGE)
     (tmp_path / "data.npz").write_bytes(b"PK\x03\x04 not really")
     with pytest.raises(ConfigError, match=r"not a readable \.npz file"):

@@ -1,0 +1,107 @@
+"""Archives of arrays that others made: a bomb, a header that lies, and damage are sentences before anything is inflated."""
+
+import io
+import json
+import zipfile
+
+import numpy as np
+import pytest
+
+from edgedistill.config.load import parse_text
+from edgedistill.errors import ConfigError
+from edgedistill.models.weights import read_state
+from edgedistill.runtime.arrays import array_names, read_arrays
+from edgedistill.runtime.folder import Run
+from edgedistill.runtime.memory import available_bytes
+
+
+def member(header: str, content: bytes = b"") -> bytes:
+    """Return an .npy file with a header of any content (NEP 1)."""
+    text = header.encode().ljust(117) + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + content
+
+
+def archive(path, compression=zipfile.ZIP_STORED, **members: bytes):
+    with zipfile.ZipFile(path, "w", compression) as file:
+        for name, content in members.items():
+            file.writestr(f"{name}.npy", content)
+    return path
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_arrays_of_any_form_are_read(tmp_path, save):
+    given = {
+        "a": np.arange(6).reshape(2, 3),
+        "b": np.array(["x", "yz"]),
+        "c": np.zeros((0, 4)),
+        "f": np.asfortranarray(np.eye(3)),
+    }
+    save(tmp_path / "data.npz", **given)
+    read = read_arrays(tmp_path / "data.npz", "data")
+    assert list(read) == array_names(tmp_path / "data.npz", "data") == list(given)
+    for name, array in given.items():
+        np.testing.assert_array_equal(read[name], array)
+
+
+def test_a_bomb_is_refused_by_what_it_declares(tmp_path):
+    free = available_bytes()
+    assert free is not None
+    path = archive(tmp_path / "data.npz", zipfile.ZIP_DEFLATED, inputs=bytes(1000))
+    content = bytearray(path.read_bytes())
+    sizes = content.rindex(b"PK\x01\x02") + 24  # of the central directory (APPNOTE.TXT 4.3.12): the size when inflated
+    content[sizes : sizes + 4] = (0xFFFFFFF0).to_bytes(4, "little")
+    path.write_bytes(content)
+    if free > 0xFFFFFFF0:
+        with pytest.raises(ConfigError, match="is not a readable"):
+            read_arrays(path, "data")
+    else:
+        with pytest.raises(ConfigError, match=r"declares 4\.3 GB of compressed arrays"):
+            read_arrays(path, "data")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (member("{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000,), }", b"1234"), "declares 4,000,000,000,000 bytes"),
+        (member("{'descr': '<f4', 'fortran_order': False, 'shape': (-3,), }"), "declares -12 bytes"),
+        (member("{'descr': '|O', 'fortran_order': False, 'shape': (1,), }", b"12345678"), "Python objects"),
+        (member("{'descr': '<f4', 'fortran_order': False, 'shape': ("), "is not a readable .npz file"),
+        (member("{'descr': '<f4', 'fortran_order': False, 'shape': ('x',), }"), "is not a readable .npz file"),
+        (b"no array", "is not a readable .npz file"),
+        (b"", "is not a readable .npz file"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_header_that_lies_is_refused(tmp_path, content, reason, compression):
+    with pytest.raises(ConfigError, match=reason):
+        read_arrays(archive(tmp_path / "data.npz", compression, inputs=content), "data: data.npz")
+
+
+def test_damage_inside_a_compressed_array_is_a_sentence(tmp_path):
+    file = io.BytesIO()
+    np.savez_compressed(file, inputs=np.random.default_rng(0).integers(0, 255, 5000, dtype=np.uint8))
+    content = bytearray(file.getvalue())
+    content[2000] ^= 0xFF
+    (tmp_path / "data.npz").write_bytes(content)
+    with pytest.raises(ConfigError, match=r"is not a readable \.npz file"):
+        read_arrays(tmp_path / "data.npz", "data: data.npz")
+
+
+def test_a_configuration_nested_too_deeply_is_named(tmp_path):
+    with pytest.raises(ConfigError, match="nested too deeply"):
+        parse_text(f"name = {'[' * 5000}", tmp_path / "edgedistill.toml")
+
+
+@pytest.mark.parametrize("stages", [None, [], {"data": 1}, {"data": {}}, {"data": {"record": {}, "config": 3}}])
+def test_a_manifest_with_damaged_stages_is_named(tmp_path, stages):
+    (tmp_path / "manifest.json").write_text(json.dumps({"schema": "edgedistill.run/2", "stages": stages}))
+    with pytest.raises(ConfigError, match=r"manifest\.json: the entry of stage .* is damaged"):
+        Run(tmp_path)
+
+
+def test_weights_that_torch_cannot_parse_are_named(tmp_path):
+    with zipfile.ZipFile(tmp_path / "weights.pt", "w") as file:
+        for name, content in (("data.pkl", b"\x80\x02}q\x00."), ("version", b"3\n"), ("byteorder", b"litt")):
+            file.writestr(f"weights/{name}", content)
+    with pytest.raises(ConfigError, match=r"weights weights\.pt: not a plain state dict"):
+        read_state(tmp_path / "weights.pt")
