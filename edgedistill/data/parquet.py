@@ -75,11 +75,14 @@ class Tables:
         """Raise ConfigError if a row group of a column is too large to be read; sizes are those of the data, not of the file."""
         for file, one in zip(self.files, self._opened, strict=True):
             for number in range(one.metadata.num_row_groups):
+                # pyarrow ends the process where a damaged file contradicts itself about a column, so that only large groups are looked into
                 group = one.metadata.row_group(number)
-                chunks = (group.column(at) for at in range(group.num_columns))
-                size = sum(
-                    chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema.split(".")[0] == name
-                )
+                size = group.total_byte_size
+                if size > LARGEST_GROUP:
+                    chunks = (group.column(at) for at in range(group.num_columns))
+                    size = sum(
+                        chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema.split(".")[0] == name
+                    )
                 if size > LARGEST_GROUP:
                     raise ConfigError(
                         f"data.{self.split}: column '{name}' of {file.name} has {size / 1e9:.1f} GB in row group {number}, which must be read "
