@@ -224,9 +224,12 @@ def tokenizers() -> list[Files]:
 
 
 def read_tokenizer(folder: Path) -> object:
-    from edgedistill.data.text import load_tokenizer
+    from edgedistill.data.text import TextSettings, tokenize
 
-    return load_tokenizer(folder / "tokenizer.json").encode("a b bc").ids
+    settings = TextSettings(
+        columns=(), label=None, score=None, tokenizer="", max_length=8, file=folder / "tokenizer.json"
+    )
+    return tokenize([("a b bc",), ("c",)], settings)
 
 
 def text_tables() -> list[Files]:

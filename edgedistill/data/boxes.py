@@ -46,7 +46,7 @@ ODDITIES: Final[dict[str, tuple[Severity, str]]] = {
     "without boxes": ("note", "pictures without boxes, which are used as such"),
     "sparse numbers": (
         "note",
-        "numbers missing among the class numbers of the file; the classes are numbered anew from 0",
+        "gaps among the class numbers of the file; the classes are numbered anew from 0",
     ),
     "difficult": (
         "note",

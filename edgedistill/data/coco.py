@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,7 +29,7 @@ def read_coco(file: Path, images: Path | None, reading: Reading) -> Annotations:
     try:
         tables = json.loads(file.read_bytes())
         return _annotations(file, tables, images, reading)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ConfigError(f"data: {file.name} is not a COCO file: {_explain(error)}") from None
 
 
@@ -56,8 +57,10 @@ def _annotations(file: Path, tables: dict[str, Any], images: Path | None, readin
 
 
 def _note_holes(ids: list[int], file: Path, oddities: Oddities) -> None:
-    for number in sorted(set(range(min(ids, default=0), max(ids, default=0))) - set(ids)):
-        oddities.add("sparse numbers", f"{file.name}, category {number}")
+    for before, after in pairwise(sorted(ids)):
+        if after - before > 1:
+            missing = f"{before + 1}" if after - before == 2 else f"{before + 1} to {after - 1}"
+            oddities.add("sparse numbers", f"{file.name}, category {missing}")
 
 
 def _boxes(

@@ -144,7 +144,10 @@ def tokenize(texts: Sequence[tuple[str, ...]], settings: TextSettings) -> Tokens
     encoded, cut = [], 0
     for start in range(0, len(texts), AT_ONCE):
         given = [text if len(text) > 1 else text[0] for text in texts[start : start + AT_ONCE]]
-        found = tokenizer.encode_batch(given)
+        try:
+            found = tokenizer.encode_batch(given)
+        except Exception as error:  # noqa: BLE001 - the package raises Exception itself
+            raise ConfigError(f"data.tokenizer: {settings.file.name} cannot encode the texts: {error}") from None
         encoded += [(np.array(one.ids, np.int32), np.array(one.type_ids, np.int8)) for one in found]
         cut += sum(bool(one.overflowing) for one in found)
     length = max(len(ids) for ids, _ in encoded)

@@ -83,7 +83,7 @@ def _names(file: Path, table: dict[str, Any]) -> tuple[str, ...]:
     """Return the names of the classes, which are a list, or a dictionary by number."""
     names = table["names"]
     if isinstance(names, dict):
-        if sorted(names) != list(range(len(names))):
+        if set(names) != set(range(len(names))):
             raise ConfigError(
                 f"data: {file.name}: the numbers of 'names' are not 0 to {len(names) - 1}; name every class"
             )

@@ -113,8 +113,6 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], list[str]]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except SafetensorError as error:
         raise ConfigError(f"weights {path.name}: not readable: {error}") from None
-    except OSError:
-        raise
     except Exception as error:  # noqa: BLE001 - a damaged file lets torch raise whatever its parts do not agree on
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ConfigError(f"weights {path.name}: not a plain state dict ({reason}); save model.state_dict()") from None

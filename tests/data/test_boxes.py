@@ -138,7 +138,7 @@ def test_dirty_boxes_are_counted_with_the_first(tmp_path: Path) -> None:
         "warning: data.train: boxes left out because their class is not in the list of classes: 1, first annotation 7, category 3",
         "warning: data.train: boxes left out because their picture is not in the list of pictures: 1, first annotation 8, image 9",
         "note: data.train: pictures without boxes, which are used as such: 1, first c.png",
-        "note: data.train: numbers missing among the class numbers of the file; the classes are numbered anew from 0: 6, first boxes.json, category 2",
+        "note: data.train: gaps among the class numbers of the file; the classes are numbered anew from 0: 1, first boxes.json, category 2 to 7",
     ]
     np.testing.assert_array_equal(found.labels[1, :2, 1:5], [[15, 10, 20, 13], [15, 5, 20, 8]])
     assert (found.labels[..., 0] >= 0).sum() == 4

@@ -24,6 +24,8 @@ def validity(view: View) -> Faults:
         onnx.checker.check_model(onnx.shape_inference.infer_shapes(view.model), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         yield MODEL, " ".join(str(error).split())[:300]
+    except UnicodeDecodeError:  # onnx cannot write its own message
+        yield MODEL, "a name in the model is not valid UTF-8"
 
 
 def opset(view: View) -> Faults:

@@ -1,4 +1,4 @@
-"""Archives of arrays that others made: a bomb, a header that lies, and damage are sentences before anything is inflated."""
+"""Files that others made: a bomb, a header that lies, and damage are sentences before anything is inflated."""
 
 import io
 import json
@@ -6,8 +6,12 @@ import zipfile
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from edgedistill.config.load import parse_text
+from edgedistill.data.coco import read_coco
+from edgedistill.data.reading import Reading
+from edgedistill.data.text import TextSettings, tokenize
 from edgedistill.errors import ConfigError
 from edgedistill.models.weights import read_state
 from edgedistill.runtime.arrays import array_names, read_arrays
@@ -105,3 +109,21 @@ def test_weights_that_torch_cannot_parse_are_named(tmp_path):
             file.writestr(f"weights/{name}", content)
     with pytest.raises(ConfigError, match=r"weights weights\.pt: not a plain state dict"):
         read_state(tmp_path / "weights.pt")
+
+
+def test_category_numbers_of_any_size_are_no_list_of_holes(tmp_path):
+    images = [{"id": 1, "file_name": "a.png"}]
+    table = {"images": images, "annotations": [], "categories": [{"id": 1, "name": "a"}, {"id": 2**62, "name": "b"}]}
+    (tmp_path / "boxes.json").write_text(json.dumps(table))
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    found = read_coco(tmp_path / "boxes.json", None, Reading(task="detection"))
+    assert found.oddities["sparse numbers"] == [f"boxes.json, category 2 to {2**62 - 1}"]
+
+
+def test_a_tokenizer_that_cannot_encode_is_named(tmp_path):
+    tokenizers = pytest.importorskip("tokenizers")
+    file = tmp_path / "tokenizer.json"
+    tokenizers.Tokenizer(tokenizers.models.WordPiece({"a": 0}, unk_token="[UNK]")).save(str(file))
+    settings = TextSettings(columns=(), label=None, score=None, tokenizer="", max_length=8, file=file)
+    with pytest.raises(ConfigError, match=r"tokenizer\.json cannot encode the texts: .*Missing \[UNK\]"):
+        tokenize([("b",)], settings)
