@@ -162,7 +162,7 @@ def _load(path: Path) -> MeasurementSet:
     is_run = (path / "manifest.json").is_file()
     measured = path / "measurements"
     files = _published(path) if is_run and not measured.is_dir() else _files(measured if measured.is_dir() else path)
-    budgets, findings = (_budgets(Run(path)), _warnings(Run(path))) if is_run else ({}, ())
+    budgets, findings = _kept(Run(path)) if is_run else ({}, ())
     return MeasurementSet(path.resolve().name, tuple(read_result(file) for file in files), budgets, findings)
 
 
@@ -175,6 +175,14 @@ def _published(folder: Path) -> list[Path]:
     record = read_record(Run(folder), BenchRecord)
     names = () if record is None else [Path(one.path).name for one in record.measurements]
     return [path for path in _files(folder) if path.name in names or path.name.startswith(OF_PAGES)]
+
+
+def _kept(run: Run) -> tuple[dict[str, Budget], tuple[Finding, ...]]:
+    """Return the budgets and the warnings in the manifest of a run."""
+    try:
+        return _budgets(run), _warnings(run)
+    except (AttributeError, KeyError, TypeError, ValidationError) as error:
+        raise ConfigError(f"{run.folder / 'manifest.json'}: its settings or findings are damaged: {error}") from None
 
 
 def _warnings(run: Run) -> tuple[Finding, ...]:
@@ -226,7 +234,7 @@ def read_measurement(path: Path) -> Measurement:
 def _table(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise ConfigError(f"{path}: not a readable JSON file: {error}") from None
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from edgedistill.compare.load import load_run
 from edgedistill.config.load import parse_text
 from edgedistill.data.coco import read_coco
 from edgedistill.data.reading import Reading
@@ -101,6 +102,13 @@ def test_a_manifest_with_damaged_stages_is_named(tmp_path, stages):
     (tmp_path / "manifest.json").write_text(json.dumps({"schema": "edgedistill.run/2", "stages": stages}))
     with pytest.raises(ConfigError, match=r"manifest\.json: the entry of stage .* is damaged"):
         Run(tmp_path)
+
+
+def test_findings_of_a_manifest_that_are_no_tables_are_named(tmp_path):
+    stages = {"quantize": {"record": {"findings": [3]}}}
+    (tmp_path / "manifest.json").write_text(json.dumps({"schema": "edgedistill.run/2", "stages": stages}))
+    with pytest.raises(ConfigError, match=r"manifest\.json: its settings or findings are damaged"):
+        load_run(tmp_path)
 
 
 def test_weights_that_torch_cannot_parse_are_named(tmp_path):
