@@ -89,7 +89,8 @@ def work(kind: str, seed: int, numbers: range, results: "multiprocessing.Queue")
     examples, folder = KINDS[kind].examples(), Path(tempfile.mkdtemp(prefix="fuzz-")) / "input"
     warnings.simplefilter("ignore")
     place(examples[0], folder)
-    judged(kind, folder)  # imports what it needs, before the limit
+    signal.signal(signal.SIGALRM, signal.SIG_IGN)
+    judged(kind, folder)  # imports what it needs, before the limits
     own = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (own + MEMORY_BYTES,) * 2)
     signal.signal(signal.SIGALRM, _slow)
