@@ -135,7 +135,8 @@ def test_values_for_labels_are_a_regression(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [("nowhere", "no such file or folder"), ("loose", r"0\.png is not in a class folder; expected loose/CLASS/IMAGE\.png"),
-     ("empty", "expected empty/CLASS/IMAGE.png"), ("text.csv", r"not a folder or an \.npz file"),
+     ("empty", "expected empty/CLASS/IMAGE.png"), ("text.csv", "no column holds texts of several words"),
+     ("clip.mp4", r"not a folder, an \.npz file or a table of texts"),
      ("few", "class '2' has 1 samples; each class needs at least 4"), ("bare.npz", "no array 'labels'"),
      ("several", r"contains a\.npz, b\.npz; name one file with --data")],
 )  # fmt: skip
@@ -144,6 +145,7 @@ def test_data_that_cannot_be_learned_from(tmp_path: Path, name: str, words: str)
         (tmp_path / folder).mkdir()
     Image.new("L", (4, 4)).save(tmp_path / "loose" / "0.png")
     (tmp_path / "text.csv").write_text("1,2")
+    (tmp_path / "clip.mp4").write_bytes(b"")
     images(tmp_path / "few", count=20)
     for path in sorted((tmp_path / "few" / "2").iterdir())[1:]:
         path.unlink()
