@@ -120,8 +120,7 @@ def test_what_is_frozen_keeps_weights_and_statistics_until_it_is_released(tmp_pa
     assert states_of(network(), tmp_path / "later", Rings(), 2, 4) == (frozen, frozen, free, free)
 
 
-@pytest.mark.parametrize("stop_in", [1, 4])
-@pytest.mark.parametrize("plan", [{}, {"optimizer": "adamw", "lr": 0.05}])
+@pytest.mark.parametrize(("plan", "stop_in"), [({}, 1), ({"optimizer": "adamw", "lr": 0.05}, 4)])
 def test_a_broken_training_with_frozen_weights_ends_where_an_unbroken_one_does(
     tmp_path: Path, plan: dict[str, object], stop_in: int
 ) -> None:
