@@ -168,7 +168,7 @@ class StudentConfig(Record):
             )
         if self.weights is None and (self.model is None or self.model.source != "hf"):
             for key in START_KEYS:
-                if key in self.model_fields_set:
+                if getattr(self, key) != type(self).model_fields[key].default:
                     raise ValueError(
                         f"{key} only applies to a student that starts with weights; set weights, or remove {key}"
                     )
