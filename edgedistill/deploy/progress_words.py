@@ -31,6 +31,8 @@ class Voice:
     def _in_words(self, what: str) -> str:
         if (found := re.fullmatch(r"check \S+ ([\d.]+)", what)) is not None:
             return f"check, {self.metric} {float(found[1]):.2%}"
-        if (found := re.fullmatch(r"(process .*) p50 (0\.\d+) ms", what)) is not None:
-            return f"{found[1]}, p50 {1000 * float(found[2]):.0f} µs"
+        if (found := re.fullmatch(r"(process .*) p50 ([\d.]+) ms", what)) is not None:
+            milliseconds = float(found[2])
+            p50 = f"{1000 * milliseconds:.0f} µs" if milliseconds < 1 else f"{found[2]} ms"
+            return f"{found[1]}, p50 {p50}"
         return what.replace(" uJ", " µJ")
