@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from aiohttp import web
 from pydantic import ValidationError
@@ -16,10 +17,10 @@ from edgedistill.records.measurement import Measurement
 from edgedistill.serve.board import Board, Progress
 from edgedistill.serve.offer import Offer
 from edgedistill.serve.pictures import Sample, as_png
+from edgedistill.serve.reception import Destination, UploadQueue
 from edgedistill.serve.runtime import WebKit, page_folder
-from edgedistill.serve.store import keep
 from edgedistill.serve.texts import Texts
-from edgedistill.serve.upload import MOST_BYTES, UploadError, read_upload
+from edgedistill.serve.upload import UploadError
 from edgedistill.serve.visits import Visits
 
 PAGE = (
@@ -43,8 +44,7 @@ TYPES = {
     ".html": "text/html; charset=utf-8", ".css": "text/css; charset=utf-8", ".mjs": "text/javascript; charset=utf-8",
     ".wasm": "application/wasm", ".onnx": "application/octet-stream", ".json": "application/json",
 }  # fmt: skip
-AT_ONCE = 2
-"""The number of uploads that are processed at the same time."""
+MOST_PROGRESS_BYTES = 4096
 MOST_WATCHERS = 256
 KEEPALIVE_S = 15.0
 
@@ -69,15 +69,16 @@ class Site:
 class Server:
     """The handlers of one site."""
 
-    def __init__(self, site: Site) -> None:
-        self.site = site
+    def __init__(self, site: Site, folder: Path, hosts: frozenset[str]) -> None:
+        """Take uploads into a folder, and answer requests to some names of this machine only."""
+        self.site, self._hosts = site, hosts
         self.board = Board(site.run_folder)
-        self._turns = asyncio.Semaphore(AT_ONCE)
+        self._uploads = UploadQueue(Destination(site.run_folder, site.kit, site.offers), folder)
         self._watching = 0
 
     def application(self) -> web.Application:
         """Return the application; every path starts with the token."""
-        guarded = web.Application(client_max_size=MOST_BYTES, middlewares=[self._guard])
+        guarded = web.Application(client_max_size=MOST_PROGRESS_BYTES, middlewares=[self._guard])
         root = f"/{self.site.token}"
         guarded.add_routes([
             web.get(f"{root}/", self._page),
@@ -98,18 +99,35 @@ class Server:
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Refuse a request without the token before anything else, and add the headers to every response."""
-        given = request.path.split("/", 2)[1]
+        """Refuse a request to another host or without the token before anything else, and add the headers to every response."""
         try:
-            if not secrets.compare_digest(given.encode(), self.site.token.encode()):
-                raise web.HTTPForbidden(text="wrong link; open the link that 'edgedistill serve' printed\n")
+            self._require_link(request)
             response = await handler(request)
         except web.HTTPException as error:
             error.headers.update(HEADERS)
             raise
+        except (ConnectionError, asyncio.CancelledError):
+            raise
+        except Exception as error:  # noqa: BLE001 - a request ends no server, and shows no traceback
+            self.site.notify(f"a request failed, which is a bug in edgedistill: {type(error).__name__}: {error}", None)
+            raise web.HTTPInternalServerError(headers=HEADERS) from None
         if not response.prepared:
             response.headers.update(HEADERS)
         return response
+
+    def _require_link(self, request: web.Request) -> None:
+        """Raise an HTTP error for what is no path, for a name that is not this machine's, and without the token."""
+        if not request.path.startswith("/"):
+            raise web.HTTPBadRequest(text="not a path\n")
+        if urlsplit(f"//{request.host}").hostname not in self._hosts:
+            raise web.HTTPBadRequest(text="another host; open the link that 'edgedistill serve' printed\n")
+        given = request.path.split("/", 2)[1]
+        if not secrets.compare_digest(given.encode(), self.site.token.encode()):
+            raise web.HTTPForbidden(text="wrong link; open the link that 'edgedistill serve' printed\n")
+
+    def close(self) -> None:
+        """Let the process that reads uploads end."""
+        self._uploads.close()
 
     async def _page(self, request: web.Request) -> web.StreamResponse:
         name = request.match_info.get("name", "index.html")
@@ -199,7 +217,7 @@ class Server:
 
     async def _progress(self, request: web.Request) -> web.Response:
         try:
-            progress = Progress.model_validate_json(await _body(request))
+            progress = Progress.model_validate_json(await request.read())
         except ValidationError as error:
             raise web.HTTPBadRequest(text=f"{error.errors(include_input=False)[0]['msg']}\n") from None
         self.board.progress(progress)
@@ -207,20 +225,17 @@ class Server:
         return web.Response(status=204)
 
     async def _measurement(self, request: web.Request) -> web.Response:
-        body = await _body(request)
         try:
-            upload, offer, outputs = read_upload(body, self.site.offers)
-            async with self._turns:
-                measurement = await keep(self.site.run_folder, self.site.kit, upload, offer, outputs)
+            measurement, offer = await self._uploads.receive(request.content)
         except UploadError as error:
             self.site.notify(f"an upload was refused: {error}", None)
             raise web.HTTPBadRequest(text=f"{error}\n") from None
-        except (RuntimeError, asyncio.TimeoutError) as error:
+        except RuntimeError as error:
             self.site.notify(f"a measurement was lost: {error}", None)
             raise web.HTTPInternalServerError(text=f"{error}\n") from None
         self.board.reread()
         self.site.notify(f"{measurement.target}: {offer.summary.key}", measurement)
-        self.site.visits.sent(upload.device.id)
+        self.site.visits.sent(measurement.device.id)
         return web.json_response(_answer(measurement, offer))
 
 
@@ -231,11 +246,6 @@ def _answer(m: Measurement, offer: Offer) -> dict[str, Any]:
         "holds": m.parity is not None and m.parity.holds(offer.summary.min_agreement),
         "accuracy": None if m.accuracy is None else m.accuracy.model_dump(), "reasons": m.reasons,
     }  # fmt: skip
-
-
-async def _body(request: web.Request) -> bytes:
-    """Read the body of a request; aiohttp answers 413 above the size limit."""
-    return await request.read()
 
 
 def _file(path: Path, caching: str) -> web.FileResponse:

@@ -11,7 +11,7 @@ from pydantic import Field
 from edgedistill.compare.load import read_measurement
 from edgedistill.errors import ConfigError
 from edgedistill.records.base import Record
-from edgedistill.records.measurement import Measurement
+from edgedistill.serve.upload import ONE_LINE
 
 MOST_DEVICES = 200
 
@@ -19,9 +19,9 @@ MOST_DEVICES = 200
 class Progress(Record):
     """The progress that a page reports; `fraction` is None where it is not known."""
 
-    device: Annotated[str, Field(max_length=64)]
-    name: Annotated[str, Field(max_length=60)]
-    text: Annotated[str, Field(max_length=120)]
+    device: Annotated[str, Field(max_length=64, pattern=ONE_LINE)]
+    name: Annotated[str, Field(max_length=60, pattern=ONE_LINE)]
+    text: Annotated[str, Field(max_length=120, pattern=ONE_LINE)]
     fraction: Annotated[float, Field(ge=0, le=1)] | None
 
 
@@ -62,6 +62,7 @@ class Board:
         self._devices: dict[str, ConnectedDevice] = {}
         self._watchers: dict[str, int] = {}
         self._changed = asyncio.Event()
+        self._read: dict[Path, tuple[int, ResultRow | None]] = {}
         self._results: tuple[ResultRow, ...] = ()
         self.reread()
 
@@ -71,9 +72,14 @@ class Board:
         return State(devices=tuple(self._devices.values()), results=self._results)
 
     def reread(self) -> None:
-        """Read the run's measurements again; leave out unreadable ones, which 'edgedistill compare' reports."""
-        read = (_read(path) for path in sorted(self._folder.glob("*.json")))
-        self._results = tuple(_result_row(measurement) for measurement in read if measurement is not None)
+        """Read the run's measurements that changed; leave out unreadable ones, which 'edgedistill compare' reports."""
+        found = {path: path.stat().st_mtime_ns for path in sorted(self._folder.glob("*.json"))}
+        known = self._read
+        self._read = {
+            path: known[path] if path in known and known[path][0] == changed else (changed, _row(path))
+            for path, changed in found.items()
+        }
+        self._results = tuple(row for _, row in self._read.values() if row is not None)
         self._wake()
 
     def progress(self, report: Progress) -> None:
@@ -105,14 +111,11 @@ class Board:
         self._changed = asyncio.Event()
 
 
-def _read(path: Path) -> Measurement | None:
+def _row(path: Path) -> ResultRow | None:
     try:
-        return read_measurement(path)
+        m = read_measurement(path)
     except ConfigError:
         return None
-
-
-def _result_row(m: Measurement) -> ResultRow:
     return ResultRow(
         target=m.target, model=m.model.name, precision=m.precision.requested,
         engine=f"{m.device.engine.name} {m.device.engine.version}", threads=m.threads, p50_ms=m.latency_ns.p50 / 1e6,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import signal
 import ssl
@@ -119,26 +120,37 @@ async def _serve(site: Site, options: ServeOptions, reception: Reception) -> Non
     for number in (signal.SIGINT, *ENDING):
         asyncio.get_running_loop().add_signal_handler(number, reception.done.set)
     with scratch_folder() as folder:
-        async with _listening(Server(site), options, folder) as links:
+        async with _listening(site, options, folder) as links:
             _print_links(links, reception.report)
             await reception.done.wait()
             await asyncio.sleep(LAST_WORDS_S if reception.kept else 0)
 
 
 @asynccontextmanager
-async def _listening(server: Server, options: ServeOptions, folder: Path) -> AsyncIterator[list[str]]:
+async def _listening(site: Site, options: ServeOptions, folder: Path) -> AsyncIterator[list[str]]:
     """Listen on the network, by HTTPS unless `http` is set, and by HTTP on this machine only."""
-    runner = web.AppRunner(server.application(), access_log=None, shutdown_timeout=SHUTDOWN_S)
-    await runner.setup()
     host = options.host or lan_address() or "localhost"
     names = tuple(dict.fromkeys((name_of(host), "localhost", "127.0.0.1")))
+    server = Server(site, folder, frozenset(name.lower() for name in names))
+    runner = web.AppRunner(server.application(), access_log=None, shutdown_timeout=SHUTDOWN_S, logger=_quiet())
+    await runner.setup()
     context = None if options.http else server_context(folder, names)
     try:
         links = [await _open(runner, host, options.port, context)]
         links.append(await _open(runner, "localhost", 0, None))
-        yield [f"{link}/{server.site.token}/" for link in links]
+        yield [f"{link}/{site.token}/" for link in links]
     finally:
         await runner.cleanup()
+        server.close()
+
+
+def _quiet() -> logging.Logger:
+    """Return a logger for what clients send wrongly, which only --verbose shows; errors of connections go there too."""
+    log = logging.getLogger(__name__)
+    log.propagate = log.isEnabledFor(logging.DEBUG)
+    log.addHandler(logging.NullHandler())
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: log.debug("%s", context.get("message")))
+    return log
 
 
 async def _open(runner: web.AppRunner, host: str, port: int, context: ssl.SSLContext | None) -> str:

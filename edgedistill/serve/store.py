@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,11 @@ from edgedistill.serve.offer import Offer
 from edgedistill.serve.runtime import WebKit, page_folder
 from edgedistill.serve.upload import Upload, UploadError
 
-TIMEOUT_S = 120.0
+TIMEOUT_S = 120
+"""The most seconds that reading and evaluating one upload takes."""
 
 
-async def keep(
-    run_folder: Path, kit: WebKit, upload: Upload, offer: Offer, outputs: dict[str, np.ndarray]
-) -> Measurement:
+def keep(run_folder: Path, kit: WebKit, upload: Upload, offer: Offer, outputs: dict[str, np.ndarray]) -> Measurement:
     """Write the measurement of an upload into a run's measurements, atomically, and return it.
 
     Raises UploadError when the upload gives no valid measurement, and RuntimeError when the process fails.
@@ -37,7 +36,7 @@ async def keep(
     with scratch_folder() as folder:
         (folder / "spec.json").write_text(json.dumps(_spec(folder, kit, upload, offer, name)), encoding="utf-8")
         np.savez(folder / "outputs.npz", allow_pickle=False, **outputs)
-        await _assemble(folder)
+        _assemble(folder)
         measured = folder / f"{name}.json"
         try:
             measurement = read_measurement(measured)
@@ -81,21 +80,22 @@ def _spec(folder: Path, kit: WebKit, upload: Upload, offer: Offer, name: str) ->
     }  # fmt: skip
 
 
-async def _assemble(folder: Path) -> None:
+def _assemble(folder: Path) -> None:
     environment = os.environ | {"PYTHONPATH": str(targets_folder() / "harness"), "OMP_NUM_THREADS": "1"}
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, str(page_folder() / "assemble.py"), str(folder / "spec.json"), str(folder / "outputs.npz"),
-        env=environment, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
+    command = [
+        sys.executable,
+        str(page_folder() / "assemble.py"),
+        str(folder / "spec.json"),
+        str(folder / "outputs.npz"),
+    ]
     try:
-        _, stderr = await asyncio.wait_for(process.communicate(), TIMEOUT_S)
-    finally:
-        if process.returncode is None:
-            process.kill()
-    if process.returncode:
-        lines = stderr.decode(errors="replace").strip().splitlines()
+        done = subprocess.run(command, env=environment, capture_output=True, timeout=TIMEOUT_S / 2, check=False)
+    except subprocess.TimeoutExpired:
+        raise RuntimeError("the measurement could not be evaluated: it took too long") from None
+    if done.returncode:
+        lines = done.stderr.decode(errors="replace").strip().splitlines()
         raise RuntimeError(
-            f"the measurement could not be evaluated: {lines[-1] if lines else f'exit code {process.returncode}'}"
+            f"the measurement could not be evaluated: {lines[-1] if lines else f'exit code {done.returncode}'}"
         )
 
 

@@ -27,7 +27,9 @@ WALL_SLACK = 1.05
 Ns = Annotated[float, Field(ge=0, le=MOST_NS, allow_inf_nan=False)]
 Latency = Annotated[float, Field(gt=0, le=MOST_NS, allow_inf_nan=False)]
 Samples = Annotated[tuple[Latency, ...], Field(min_length=1, max_length=MOST_SAMPLES)]
-Text = Annotated[str, Field(min_length=1, max_length=512, pattern=r"^[^\x00-\x1f\x7f]+$")]
+ONE_LINE = r"^[^\x00-\x1f\x7f-\x9f\x{61c}\x{200e}\x{200f}\x{2028}-\x{202e}\x{2066}-\x{2069}\x{feff}]*$"
+"""Text without control characters, and without those that turn the direction of what a terminal shows around."""
+Text = Annotated[str, Field(min_length=1, max_length=512, pattern=ONE_LINE)]
 
 
 class UploadError(ValueError):
@@ -38,7 +40,7 @@ class SentDevice(Record):
     """The device as the page describes it; `id` is random and kept by the browser."""
 
     id: Annotated[str, Field(pattern=r"^[0-9a-f]{16,64}$")]
-    name: Annotated[str, Field(min_length=1, max_length=60, pattern=r"^[^\x00-\x1f\x7f]+$")]
+    name: Annotated[str, Field(min_length=1, max_length=60, pattern=ONE_LINE)]
     platform: Text
     arch: Text
     browser: Text

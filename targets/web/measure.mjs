@@ -271,7 +271,7 @@ export class Measuring {
       soak: arm.soak ?? null,
       longest: arm.longest,
     };
-    const answer = await fetch("api/measurement", { method: "POST", body: JSON.stringify(body) });
+    const answer = await send(JSON.stringify(body));
     if (!answer.ok) throw new Error(`the server refused the measurement: ${(await answer.text()).trim() || answer.status}`);
     this.#hooks.done(arm, await answer.json());
   }
@@ -279,6 +279,15 @@ export class Measuring {
   #ratios(arm) {
     const others = living(this.#plan.arms).filter((other) => other !== arm && other.duet === arm.duet);
     return Object.fromEntries(others.map((other) => [nameOf(other), ratios(arm, other)]));
+  }
+}
+
+// Sends a measurement; a server that has too many uploads waiting (503) is asked again, six times in about a minute.
+async function send(body) {
+  for (let wait_s = 1; ; wait_s *= 2) {
+    const answer = await fetch("api/measurement", { method: "POST", body });
+    if (answer.status !== 503 || wait_s > 32) return answer;
+    await new Promise((resume) => setTimeout(resume, 1000 * wait_s));
   }
 }
 

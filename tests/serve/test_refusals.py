@@ -42,7 +42,7 @@ def raw(link: str, path: str) -> tuple[int, bytes]:
     """Ask for a path as it is written: clients and browsers would tidy it up first."""
     at = urlsplit(link)
     with socket.create_connection((at.hostname, at.port), 10) as plain:
-        plain.sendall(f"GET {path} HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n".encode())
+        plain.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
         answer = b""
         while block := plain.recv(65536):
             answer += block
@@ -180,7 +180,7 @@ def vanish(link: str) -> None:
     at = urlsplit(link)
     with socket.create_connection((at.hostname, at.port), 10) as plain:
         plain.sendall(
-            f"POST {at.path}api/measurement HTTP/1.1\r\nHost: here\r\nContent-Length: 100000\r\n\r\n{{".encode()
+            f"POST {at.path}api/measurement HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n{{".encode()
         )
 
 
@@ -227,3 +227,67 @@ def test_a_folder_that_has_nothing_to_serve(folder: Path, tmp_path: Path, missin
     refused = edgedistill("serve", folder, cwd=tmp_path)
     assert refused.returncode == 2
     assert ("not a run folder" if missing == "manifest" else "stage 'export' has not run") in refused.stderr
+
+
+def test_what_is_no_path_and_another_host_are_refused_and_the_operator_sees_no_traceback(served: Served) -> None:
+    at = urlsplit(served.links[0])
+    requests = (
+        b"CONNECT example.org:443 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"OPTIONS * HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET http:// HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET \xff\xfe HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        f"GET {at.path} HTTP/1.1\r\nHost: evil.example\r\n\r\n".encode(),
+        f"GET {at.path} HTTP/1.1\r\n\r\n".encode(),
+        f"POST {at.path}api/measurement HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n".encode(),
+    )
+    for request in requests:
+        with socket.create_connection((at.hostname, at.port), 10) as plain:
+            plain.sendall(request)
+            plain.shutdown(socket.SHUT_WR)
+            answer = plain.recv(65536)
+        assert answer == b"" or answer.split(None, 2)[1] in (b"400", b"403"), (request, answer)
+    assert raw(served.links[0], at.path)[0] == 200
+    assert not [line for line in served.said if "Traceback" in line or "Error" in line]
+
+
+def test_names_have_no_characters_that_change_what_a_terminal_shows(served: Served, offered: Offer) -> None:
+    good = upload_of(offered)
+    for name in ("a\x9bb", "a\u202eb", "a\u2066b", "a\u200fb", "\ufeffa"):
+        body = json.dumps(good | {"device": good["device"] | {"name": name}})
+        assert asyncio.run(send(served.links[0], body))[0] == 400
+        progress = json.dumps({"device": "1", "name": name, "text": "", "fraction": None})
+        assert asyncio.run(send(served.links[0], progress, "api/progress"))[0] == 400
+
+
+@pytest.mark.slow
+def test_large_uploads_of_many_clients_take_little_memory_and_stop_no_other(served: Served, offered: Offer) -> None:
+    """Twenty bodies of 24 MB: some wait, some are asked to come again, and the page answers meanwhile."""
+    link, process = served.links[0], served.process.pid
+
+    async def large(client: aiohttp.ClientSession) -> int:
+        body = b"[" + b"1.5," * (MOST_BYTES // 4 - 1)
+        async with client.post(f"{link}api/measurement", data=io.BytesIO(body)) as answer:
+            return answer.status
+
+    async def others(client: aiohttp.ClientSession) -> int:
+        answered = 0
+        for _ in range(20):
+            async with client.get(f"{link}api/run") as answer:
+                answered += answer.status == 200
+            await asyncio.sleep(0.05)
+        return answered
+
+    async def all_at_once() -> tuple[list[int], int]:
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as client:
+            statuses = [large(client) for _ in range(20)]
+            *found, answered = await asyncio.gather(*statuses, others(client))
+            return found, answered
+
+    found, answered = asyncio.run(all_at_once())
+    assert set(found) <= {400, 503}
+    assert answered == 20
+    peak = next(line for line in Path(f"/proc/{process}/status").read_text().splitlines() if line.startswith("VmHWM"))
+    assert int(peak.split()[1]) < 700_000  # kB; the server's own modules take a third of it
+    body = json.dumps(upload_of(offered))
+    assert asyncio.run(send(link, body))[0] == 200
