@@ -104,13 +104,13 @@ class Tables:
 
 def _open(file: Path) -> Any:
     try:
-        from pyarrow.parquet import ParquetFile
+        import pyarrow.parquet as pq
     except ImportError:
         raise ConfigError(
             f"data: {file.name} needs the package pyarrow; run: pip install 'edgedistill[parquet]'"
         ) from None
     with _whole(file):
-        return ParquetFile(file)
+        return pq.ParquetFile(file)
 
 
 @contextmanager

@@ -167,7 +167,7 @@ def test_texts_on_which_models_disagree_are_shown(run: Path, tmp_path: Path) -> 
     (folder / "manifest.json").write_text(json.dumps(manifest))
     page = render_report(folder)
     Page(page)
-    assert page.count("<blockquote>[CLS] cat sits [SEP]</blockquote>") == FIRST
+    assert page.count("<blockquote>cat sits</blockquote>") == FIRST
 
 
 def test_targets_share_pictures_within_one_limit(run: Path, tmp_path: Path) -> None:
