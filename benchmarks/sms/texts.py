@@ -97,7 +97,7 @@ def main():
     stages = json.loads((run / "manifest.json").read_text(encoding="utf-8"))["stages"]
     quantized = stages["quantize"]["record"]
     result = {
-        "student": stages["distill"]["record"]["student"]["spec"], "parameters": stages["distill"]["record"]["student"]["parameters"],
+        "parameters": stages["distill"]["record"]["student"]["parameters"],
         "quantize": {key: quantized[key] for key in KEPT},
         "measurements": {path.stem: figures(path) for path in sorted((run / "measurements").glob("*.json"))},
     }  # fmt: skip
