@@ -8,13 +8,13 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from aiohttp import web
 from pydantic import ValidationError
 
 from edgedistill.records.measurement import Measurement
 from edgedistill.serve.board import Board, Progress
+from edgedistill.serve.links import is_this_machine
 from edgedistill.serve.offer import Offer
 from edgedistill.serve.pictures import Sample, as_png
 from edgedistill.serve.reception import Destination, UploadQueue
@@ -119,7 +119,7 @@ class Server:
         """Raise an HTTP error for what is no path, for a name that is not this machine's, and without the token."""
         if not request.path.startswith("/"):
             raise web.HTTPBadRequest(text="not a path\n")
-        if urlsplit(f"//{request.host}").hostname not in self._hosts:
+        if not is_this_machine(request.host, self._hosts):
             raise web.HTTPBadRequest(text="another host; open the link that 'edgedistill serve' printed\n")
         given = request.path.split("/", 2)[1]
         if not secrets.compare_digest(given.encode(), self.site.token.encode()):

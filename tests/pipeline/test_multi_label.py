@@ -1,6 +1,7 @@
 """Several labels for a sample, through the whole job: what is true of a handwritten digit."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -90,7 +91,7 @@ def test_labels_that_do_not_exclude_each_other_are_distilled_quantized_and_measu
     assert int8["accuracy"]["value"] > wanted - 0.05
     page = (run / "report.html").read_text()
     assert "mean AP" in page
-    assert "Distillation changed mean AP on the test set by" in page
+    assert re.search("Distillation (gained|did not).* points of mean AP on the test set", page)
     assert "4 labels" in page
 
 

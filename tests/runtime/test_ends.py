@@ -17,6 +17,12 @@ from edgedistill.runtime.scratch import scratch_folder
 from tests.support.command import REPOSITORY
 from tests.support.tiny_onnx import build
 
+AS_A_TERMINAL_DOES = """
+import os, signal, sys
+for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):  # what started the tests may ignore them, as nohup does
+    signal.signal(number, signal.SIG_DFL)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
 KILLED = """
 import os, signal
 from edgedistill.runtime.scratch import scratch_folder
@@ -106,6 +112,7 @@ def test_a_signal_ends_a_measurement_with_a_sentence_and_leaves_nothing(tmp_path
     scratch.mkdir()
     command = [sys.executable, "-m", "edgedistill", "bench", "model.onnx", "--target", "ort", "--seconds", "20"]
     environment = os.environ | {"TMPDIR": str(scratch), "PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, "-c", AS_A_TERMINAL_DOES, *command]
     running = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     while not children_in(scratch) and time.monotonic() < deadline:

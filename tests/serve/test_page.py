@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 import shutil
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -229,12 +230,11 @@ def test_plain_http_gives_one_thread_and_says_what_that_costs(
 ) -> None:
     folder = copy(run, tmp_path)
     served = serve(folder, "--http")
-    link = served.links[0].replace(
-        "127.0.0.1", "phone.test"
-    )  # a name that browsers do not trust as they do this machine
+    name = socket.gethostname()  # browsers do not trust it as they do localhost
+    link = served.links[0].replace("127.0.0.1", name)
 
     async def visit() -> tuple[dict, str]:
-        async with chromium("--host-resolver-rules=MAP phone.test 127.0.0.1") as page:
+        async with chromium(f"--host-resolver-rules=MAP {name} 127.0.0.1") as page:
             shown = await measure(page, link, "1x0.2")
             return shown, await page.evaluate("document.getElementById('threads-note').textContent")
 

@@ -15,6 +15,7 @@ import pytest
 
 from edgedistill.runtime.folder import Run
 from edgedistill.serve.app import PAGE
+from edgedistill.serve.links import is_this_machine
 from edgedistill.serve.offer import Offer, offers
 from edgedistill.serve.runtime import read_web_kit
 from edgedistill.serve.upload import MOST_BYTES
@@ -291,3 +292,12 @@ def test_large_uploads_of_many_clients_take_little_memory_and_stop_no_other(serv
     assert int(peak.split()[1]) < 700_000  # kB; the server's own modules take a third of it
     body = json.dumps(upload_of(offered))
     assert asyncio.run(send(link, body))[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("host", "answered"),
+    [("localhost:1", True), ("192.0.2.7:80", True), ("[2001:db8::1]:443", True), (socket.gethostname(), True),
+     ("evil.example", False), ("localhost.evil.example", False), ("[", False), ("", False)],
+)  # fmt: skip
+def test_only_names_of_this_machine_and_addresses_are_answered(host: str, *, answered: bool) -> None:
+    assert is_this_machine(host, {"localhost"}) is answered

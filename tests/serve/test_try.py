@@ -3,6 +3,7 @@
 import asyncio
 import json
 import shutil
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -102,10 +103,11 @@ def test_a_classifier_answers_the_test_set_a_photo_and_the_camera(
 def test_why_there_is_no_camera(run: Path, folder: Path, serve: Callable[..., Served], *, resizes: bool) -> None:
     """Plain HTTP, or a model whose contract has no rule for pictures of other sizes."""
     served = serve(folder if resizes else run, "--http")
-    host = "phone.test" if resizes else "127.0.0.1"  # a name that browsers do not trust as they do this machine
+    name = socket.gethostname()  # browsers do not trust it as they do localhost
+    host = name if resizes else "127.0.0.1"
 
     async def visit() -> tuple[bool, str, str]:
-        async with chromium("--host-resolver-rules=MAP phone.test 127.0.0.1") as page:
+        async with chromium(f"--host-resolver-rules=MAP {name} 127.0.0.1") as page:
             await page.open(served.links[0].replace("127.0.0.1", host))
             await page.until(READY)
             disabled = await page.evaluate("document.getElementById('use-camera').disabled")

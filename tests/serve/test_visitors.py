@@ -35,7 +35,7 @@ def visit(folder: Path, name: str, *models: str, threads: int = 1) -> None:
             sent |= {"device": sent["device"] | {"name": name}}
             sent |= {"processes": [process | {"threads": threads} for process in sent["processes"]]}
             upload, offer, outputs = read_upload(json.dumps(sent).encode(), offered)
-            asyncio.run(keep(folder, kit, upload, offer, outputs))
+            keep(folder, kit, upload, offer, outputs)
 
 
 def decided(folder: Path, *extra: str) -> tuple[int, list[str], list[str]]:
