@@ -163,7 +163,7 @@ def test_several_kits_take_turns_and_a_refusal_is_a_result(tmp_path):
     results = {kit: result for _, kit, result in bench_on_kits([prepared], chosen, how, tmp_path, lines.append)}
     assert [name for name, result in results.items() if isinstance(result, Measurement)] == ["openvino", "ort"]
     assert results["scripted"].startswith("scripted: ")  # its models are JSON
-    turns = [line.partition(" process ")[2].split()[0] for line in lines if " process " in line]
+    turns = [line.partition(" process ")[2].split(",")[0] for line in lines if " process " in line]
     assert turns == ["1/2", "1/2", "2/2", "2/2"]
 
 
