@@ -24,8 +24,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from kinds import KINDS, Files
+from kinds import KINDS
 from mutations import mutated
+from small_files import Files
 
 MEMORY_BYTES = 3 << 30
 """The limit of what reading may take beside what the process has when it starts."""

@@ -1,0 +1,142 @@
+"""Sound measurements, run folders, cards, kits, uploads and what devices send, and how they are read."""
+
+import contextlib
+import json
+import sys
+from functools import cache
+from pathlib import Path
+
+from small_files import REPOSITORY, Files
+
+
+@cache
+def results() -> list[Path]:
+    return [
+        path for path in sorted((REPOSITORY / "benchmarks").glob("*/result/*.json")) if path.name != "manifest.json"
+    ][:12]
+
+
+def measurements() -> list[Files]:
+    return [{"one.json": path.read_bytes(), "_two.json": results()[0].read_bytes()} for path in results()]
+
+
+def compare_measurements(folder: Path) -> object:
+    from edgedistill.compare.comparison import compare_runs
+    from edgedistill.compare.load import load_results
+    from edgedistill.compare.markdown import to_markdown
+
+    first, second = load_results([folder / "one.json", folder / "_two.json"])
+    return to_markdown(compare_runs(first, [second]))
+
+
+def run_folders() -> list[Files]:
+    manifest = REPOSITORY / "benchmarks/cifar10/result/manifest.json"
+    return [
+        {"manifest.json": manifest.read_bytes(), "measurements/one.json": path.read_bytes()} for path in results()[:4]
+    ]
+
+
+def read_run(folder: Path) -> object:
+    from edgedistill.compare.load import load_run
+
+    return load_run(folder)
+
+
+def cards() -> list[Files]:
+    """Return cards whose seals fit any content: the seal is made anew before a card is read, as who forges a card would."""
+    return [{"card.json": path.read_bytes()} for path in sorted(Path(__file__).parent.glob("card*.json"))]
+
+
+def read_a_card(folder: Path) -> object:
+    from edgedistill.card.card import read_card, seal
+
+    path = folder / "card.json"
+    try:
+        table = json.loads(path.read_bytes())
+        path.write_text(json.dumps(table | {"sha256": seal(table)}))
+    except (ValueError, TypeError, RecursionError):
+        pass  # it stays as it is
+    return read_card(path)
+
+
+def kits() -> list[Files]:
+    return [
+        {"kit/target.toml": path.read_bytes(), "kit/engine.py": b""}
+        for path in sorted((REPOSITORY / "targets").glob("[!w]*/target.toml"))
+    ]
+
+
+def read_a_kit(folder: Path) -> object:
+    from edgedistill.kits.kits import read_kit
+
+    return read_kit(folder / "kit")
+
+
+def device_outputs() -> list[Files]:
+    answers = [
+        {"engine": {"name": "onnxruntime", "version": "1"}, "facts": {}, "files": ["model.ort"]},
+        [{"name": "a", "error": "failed"}],
+    ]
+    answers += [[{"name": "one", "measurement": json.loads(path.read_bytes())}] for path in results()[:4]]
+    return [{"out": json.dumps(one).encode()} for one in answers]
+
+
+def read_answer(folder: Path) -> object:
+    from edgedistill.deploy import harness
+    from edgedistill.deploy.devices.transport import Finished
+
+    text = (folder / "out").read_bytes().decode("utf-8", "replace")
+    return harness._answer("harness bench on a device", Finished(0, text, ""))  # noqa: SLF001 - what a device sends is read here
+
+
+@cache
+def offer() -> object:
+    """Return a model as the page is offered it."""
+    from edgedistill.records.measurement import ModelIdentity
+    from edgedistill.serve.offer import Block, ModelSummary, Offer, Requests
+
+    block = Block(name="y", dtype="float32", shape=(1, 4), offset=0, bytes=128)
+    requests = Requests(count=8, total=8, inputs=(), outputs=(block,))
+    summary = ModelSummary(
+        key="student-fp32", title="student", name="student", precision="fp32", encoding=None, sha256="0" * 64, bytes=1,
+        metric="accuracy", output="y", min_agreement=0.9, requests=requests,
+    )  # fmt: skip
+    identity = ModelIdentity(name="student", sha256="0" * 64)
+    return Offer(summary, Path("student.onnx"), bytes(128), identity, Path("io.npz"), "expected")
+
+
+def uploads() -> list[Files]:
+    sys.path.insert(0, str(REPOSITORY))
+    from tests.support.uploads import upload_of
+
+    return [{"upload.json": json.dumps(upload_of(offer())).encode()}]
+
+
+def read_an_upload(folder: Path) -> object:
+    from edgedistill.errors import ConfigError
+    from edgedistill.serve.upload import UploadError, read_upload
+
+    try:
+        return read_upload((folder / "upload.json").read_bytes(), (offer(),))
+    except UploadError as error:  # which the server answers with, as code 400
+        raise ConfigError(str(error)) from None
+
+
+def energy_logs() -> list[Files]:
+    recorded = REPOSITORY / "tests/targets/recorded"
+    return [
+        {"log": path.read_bytes()}
+        for path in sorted(recorded.rglob("*"))
+        if path.is_file() and path.stat().st_size < 100_000
+    ]
+
+
+def read_log(folder: Path) -> object:
+    sys.path.insert(0, str(REPOSITORY / "targets/harness"))
+    import energy
+
+    text = (folder / "log").read_bytes().decode("utf-8", "replace")
+    for parse in energy.LOGS.values():
+        with contextlib.suppress(KeyError, ValueError, TypeError, energy.NoSourceError):  # which the harness reports
+            parse(text, 100)
+    return text
