@@ -82,9 +82,12 @@ def main() -> None:
             os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
         )  # keeps Python from reporting the broken pipe again at exit
         sys.exit(141)
-    except Exception as error:  # noqa: BLE001 - the one place where an unexpected error becomes text
+    except Exception as error:
+        import logging
+
         from edgedistill.runtime.failures import bug_report, failure_of
 
+        logging.getLogger("edgedistill").debug("", exc_info=error)
         failure = failure_of(error)
         if failure is None:
             click.echo(bug_report(error), err=True)

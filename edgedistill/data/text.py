@@ -263,7 +263,7 @@ class _Table:
                 continue
             try:
                 row = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise ConfigError(f"data: {self.path.name}, line {number}: not JSON: {error}") from None
             if not isinstance(row, dict):
                 raise ConfigError(f"data: {self.path.name}, line {number}: not an object of keys and values")

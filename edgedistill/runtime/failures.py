@@ -9,6 +9,7 @@ import shlex
 import sys
 import traceback
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Final
 
 from edgedistill.errors import ConfigError
@@ -67,10 +68,20 @@ def _failure(error: BaseException) -> ConfigError | None:
         return missing_package(error)
     if isinstance(error, MemoryError) or NO_MEMORY.search(str(error)):
         return ConfigError(MEMORY)
+    if isinstance(error, RecursionError) and _is_reading(error):
+        return ConfigError(
+            "a JSON or TOML file has lists or tables that are nested too deeply; the option --verbose of edgedistill shows where it is read"
+        )
     if isinstance(error, OSError) and error.errno in STEPS:
         where = f"{error.filename}: " if error.filename is not None else ""
         return ConfigError(f"{where}{(error.strerror or 'failed').lower()}; {STEPS[error.errno]}")
     return ConfigError(f"the disk is full; {FULL}") if DISK_FULL.search(str(error)) else None
+
+
+def _is_reading(error: BaseException) -> bool:
+    """Return whether an error comes from Python's readers of JSON or TOML, which call themselves for each level of a file."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return any(Path(frame.filename).parent.name in ("json", "tomllib", "tomli") for frame in frames)
 
 
 def bug_report(error: Exception) -> str:

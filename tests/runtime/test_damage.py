@@ -12,7 +12,7 @@ from edgedistill.compare.load import load_run
 from edgedistill.config.load import parse_text
 from edgedistill.data.coco import read_coco
 from edgedistill.data.reading import Reading
-from edgedistill.data.text import TextSettings, tokenize
+from edgedistill.data.text import TextSettings, read_texts, tokenize
 from edgedistill.errors import ConfigError
 from edgedistill.models.weights import read_state
 from edgedistill.runtime.arrays import array_names, read_arrays
@@ -126,6 +126,14 @@ def test_category_numbers_of_any_size_are_no_list_of_holes(tmp_path):
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
     found = read_coco(tmp_path / "boxes.json", None, Reading(task="detection"))
     assert found.oddities["sparse numbers"] == [f"boxes.json, category 2 to {2**62 - 1}"]
+
+
+def test_a_line_of_a_table_nested_too_deeply_is_named(tmp_path):
+    file = tmp_path / "texts.jsonl"
+    file.write_text('{"text": "a"}\n' + "[" * 100_000)
+    settings = TextSettings(columns=("text",), label=None, score=None, tokenizer="", max_length=8, file=file)
+    with pytest.raises(ConfigError, match=r"texts\.jsonl, line 2: not JSON"):
+        read_texts(file, settings, "sentence-embedding")
 
 
 def test_a_tokenizer_that_cannot_encode_is_named(tmp_path):

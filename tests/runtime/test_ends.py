@@ -1,6 +1,7 @@
 """How a command ends when the machine or a signal stops it: one sentence, an exit code, and nothing left behind."""
 
 import errno
+import json
 import os
 import signal
 import subprocess
@@ -59,6 +60,19 @@ def test_a_failure_of_the_machine_is_a_sentence(error, part):
 def test_a_bug_is_no_failure_of_the_machine():
     assert failure_of(KeyError("name")) is None
     assert failure_of(OSError("no number")) is None
+
+
+def test_a_file_nested_too_deeply_is_no_bug_and_endless_calls_are():
+    with pytest.raises(RecursionError) as caught:
+        json.loads("[" * 100_000)
+    assert "nested too deeply" in str(failure_of(caught.value))
+
+    def endless():
+        return endless()
+
+    with pytest.raises(RecursionError) as caught:
+        endless()
+    assert failure_of(caught.value) is None
 
 
 def test_a_cause_counts_and_a_context_does_not():
