@@ -1,6 +1,6 @@
 """Write the generated pages of docs/ from the code and the committed results: python tests/reference_pages.py.
 
-The pages are configuration.md, python.md and zoo.md. docs/commands.md has a script of its own, tests/help_texts.py.
+The pages are configuration.md, python.md and zoo.md. tests/help_texts.py writes docs/commands.md.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def table_of(title: str, record: type[Any]) -> str:
     own = [key for key in record.model_fields if key in record.__annotations__]
     rows = []
     for key in [*own, *(key for key in record.model_fields if key not in own)]:
-        if key not in sentences:  # the tables of the top level have sections of their own
+        if key not in sentences:  # each table of the top level has a section
             assert record.__name__ == "Config", f"{record.__name__}.{key} has no sentence below it"
             continue
         field = described["properties"][key]

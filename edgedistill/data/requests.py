@@ -22,7 +22,7 @@ BOX_COLUMNS = 7
 class Samples(NamedTuple):
     """Requests (R, *input shape) by input name, optional labels, and with labels of classes optional names of slices (R,), str.
 
-    Requests of several lengths are arrays of objects (R,), each an array of its own length.
+    If requests differ in length, their array has the type object, shape (R,), and each element is the array of one request.
 
     Labels are classes (R,) or boxes (R, M, 7): class, x1, y1, x2, y2 in pixels of the input, area, crowd; unused rows have class -1.
     """

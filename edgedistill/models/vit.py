@@ -119,7 +119,7 @@ def _initialise(module: nn.Module) -> None:
 
 
 def published_vit(state: Mapping[str, Tensor], model: Vit) -> tuple[dict[str, Tensor], list[str]]:
-    """Return the weights of a file for a ViT, with position embeddings of its own grid, and what was changed or left out."""
+    """Return the weights of a file for a ViT, and what was changed or left out; position embeddings are resized to the ViT's grid."""
     expected, notes = model.state_dict(), list[str]()
     spare = [key for key in state if key not in expected and SPARE.match(key)]
     kept = {key: value for key, value in state.items() if key not in spare}

@@ -24,7 +24,7 @@ def received() -> int:
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     _received.append(number)
-    handler = signal.getsignal(signal.SIGINT)  # asyncio has one of its own while it runs
+    handler = signal.getsignal(signal.SIGINT)  # a running asyncio loop has replaced Python's handler
     if callable(handler):
         handler(signal.SIGINT, frame)
     else:  # a job in the background of a shell ignores SIGINT
