@@ -120,7 +120,7 @@ def _whole(file: Path) -> Iterator[None]:
 
     try:
         yield
-    except (ArrowException, OSError) as error:
+    except (ArrowException, OSError, UnicodeDecodeError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(
             f"data: {file.name} is not a whole .parquet file: {reason}; download it or make it again"

@@ -181,8 +181,19 @@ def _from_npz(path: Path) -> Source:
         raise ConfigError(
             f"data: {path.name} has no array 'inputs', and none named 'input.NAME'; it holds {', '.join(array_names(path, path.name)) or 'no arrays'}"
         )
-    classes = tuple(map(str, arrays["classes"])) if "classes" in arrays else None
+    classes = _names(path, arrays["classes"]) if "classes" in arrays else None
     return Source(inputs, np.array(arrays["labels"]) if "labels" in arrays else _no_labels(inputs), classes)
+
+
+def _names(path: Path, classes: Array) -> tuple[str, ...]:
+    try:
+        return tuple(map(str, classes))
+    except (
+        SystemError,
+        ValueError,
+        TypeError,
+    ) as error:  # numpy stores characters as numbers, which may be none of Unicode
+        raise ConfigError(f"data: {path.name}: 'classes' are no names of classes: {error}") from None
 
 
 def _of_texts(path: Path, reading: Reading, settings: TextSettings) -> Source:

@@ -146,9 +146,9 @@ def tokenize(texts: Sequence[tuple[str, ...]], settings: TextSettings) -> Tokens
         given = [text if len(text) > 1 else text[0] for text in texts[start : start + AT_ONCE]]
         try:
             found = tokenizer.encode_batch(given)
+            encoded += [(np.array(one.ids, np.int32), np.array(one.type_ids, np.int8)) for one in found]
         except Exception as error:  # noqa: BLE001 - the package raises Exception itself
             raise ConfigError(f"data.tokenizer: {settings.file.name} cannot encode the texts: {error}") from None
-        encoded += [(np.array(one.ids, np.int32), np.array(one.type_ids, np.int8)) for one in found]
         cut += sum(bool(one.overflowing) for one in found)
     length = max(len(ids) for ids, _ in encoded)
     inputs: dict[str, Array] = {

@@ -72,7 +72,7 @@ def _table(file: Path) -> dict[str, Any]:
 
     try:
         table = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"data: {file.name} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(table, dict) or "names" not in table:
         raise ConfigError(f"data: {file.name} is not the .yaml of a YOLO dataset: it has no key 'names'")

@@ -12,7 +12,9 @@ from edgedistill.compare.load import load_run
 from edgedistill.config.load import parse_text
 from edgedistill.data.coco import read_coco
 from edgedistill.data.reading import Reading
+from edgedistill.data.sources import load_source
 from edgedistill.data.text import TextSettings, read_texts, tokenize
+from edgedistill.data.yolo import read_yolo
 from edgedistill.errors import ConfigError
 from edgedistill.models.weights import read_state
 from edgedistill.runtime.arrays import array_names, read_arrays
@@ -134,6 +136,29 @@ def test_a_line_of_a_table_nested_too_deeply_is_named(tmp_path):
     settings = TextSettings(columns=("text",), label=None, score=None, tokenizer="", max_length=8, file=file)
     with pytest.raises(ConfigError, match=r"texts\.jsonl, line 2: not JSON"):
         read_texts(file, settings, "sentence-embedding")
+
+
+def test_names_of_classes_that_are_no_text_are_named(tmp_path):
+    names = np.array(["a"])
+    names.view(np.uint32)[0] = 0xFFFFFFFF
+    np.savez(tmp_path / "data.npz", inputs=np.zeros((1, 4, 4, 3), np.uint8), labels=[0], classes=names)
+    with pytest.raises(ConfigError, match=r"data\.npz: 'classes' are no names of classes"):
+        load_source("data.npz", tmp_path)
+
+
+def test_a_yaml_nested_too_deeply_is_named(tmp_path):
+    (tmp_path / "data.yaml").write_text("names: " + "[" * 3000)
+    with pytest.raises(ConfigError, match=r"data\.yaml is not valid YAML"):
+        read_yolo(tmp_path / "data.yaml", Reading(task="detection"))
+
+
+def test_token_numbers_that_no_model_takes_are_named(tmp_path):
+    tokenizers = pytest.importorskip("tokenizers")
+    file = tmp_path / "tokenizer.json"
+    tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 2**31}, unk_token="a")).save(str(file))
+    settings = TextSettings(columns=(), label=None, score=None, tokenizer="", max_length=8, file=file)
+    with pytest.raises(ConfigError, match=r"tokenizer\.json cannot encode the texts: .*out of bounds"):
+        tokenize([("a",)], settings)
 
 
 def test_a_tokenizer_that_cannot_encode_is_named(tmp_path):
