@@ -14,8 +14,9 @@ import torch
 from torch import nn
 
 from edgedistill.deploy.onnx_file import prepare_onnx
-from edgedistill.export.onnx_export import export_onnx, save_onnx
+from edgedistill.export.onnx_export import export_onnx
 from edgedistill.graphs.encodings import encode
+from edgedistill.graphs.write import save_onnx
 from edgedistill.kits.kits import find_kits, targets_folder
 from edgedistill.models.build import ZOO
 from edgedistill.quantize.prepare import calibrate, prepare
