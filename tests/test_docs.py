@@ -34,7 +34,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FIRST = "photos-to-phone"
 GENERATED = {"commands", "configuration", "python", "zoo"}
 DOCUMENTS = sorted(path.stem for path in (ROOT / "docs").glob("*.md") if path.stem not in GENERATED)
-TO_READ = {"index", "concepts", "measured", "faq", "comparison"}
+TO_READ = {"index", "concepts", "measured", "robustness", "faq", "comparison"}
 """Documents without a session."""
 NEED_MODELS = {"foreign-detectors", "text", "vision-transformers"}
 """Documents whose commands need a published model, which is not here; other tests run the same commands with small models."""
