@@ -20,10 +20,11 @@ import onnx
 from edgedistill.deploy.harness import Compilation, compile_model
 from edgedistill.graphs.encodings import encode
 from edgedistill.kits.kits import read_kit, targets_folder
+from edgedistill.records.base import Encoding
 from edgedistill.runtime.files import sha256_of
 
 CPUS = ("cortex-a53", "cortex-a76")  # without and with instructions for dot products of int8
-FORMS = {"fp32": None, "int8 u8-i32": "u8-i32", "int8 s8-i32": "s8-i32"}
+FORMS: dict[str, Encoding | None] = {"fp32": None, "int8 u8-i32": "u8-i32", "int8 s8-i32": "s8-i32"}
 FEW, MANY, CHECKED = 1, 6, 100
 
 
@@ -53,7 +54,8 @@ def arm(device: Path, run: Path, work: Path, name: str) -> dict:
     precision = name.partition(" ")[0]
     model = onnx.load(run / "onnx" / f"student-{precision}.onnx")
     source = work / f"{precision}.onnx"
-    onnx.save(encode(model, FORMS[name]) if FORMS[name] else model, source)
+    encoding = FORMS[name]
+    onnx.save(encode(model, encoding) if encoding else model, source)
     out = work / name.replace(" ", "-")
     out.mkdir()
     compile_model(

@@ -157,13 +157,13 @@ def _integers(attribute: dict[str, Any]) -> list[int]:
 
 
 def _relu6(graph: Graph, x: str, output: str | None = None) -> str:
-    return graph.add("Clip", [x, graph.store(np.float32(0)), graph.store(np.float32(6))], output)
+    return graph.add("Clip", [x, graph.store(np.array(0, np.float32)), graph.store(np.array(6, np.float32))], output)
 
 
 def _max_pool(graph: Graph, name: str, inputs: list[str], attributes: dict[str, Any]) -> None:
     x = graph.add("Transpose", [inputs[0]], perm=[0, 3, 1, 2])
-    sizes = {"kernel_shape": _integers(attributes["ksize"])[1:3], "strides": _integers(attributes["strides"])[1:3]}
-    x = graph.add("MaxPool", [x], **sizes, **_pads(attributes))
+    size, strides = _integers(attributes["ksize"])[1:3], _integers(attributes["strides"])[1:3]
+    x = graph.add("MaxPool", [x], kernel_shape=size, strides=strides, **_pads(attributes))
     graph.add("Transpose", [x], name, perm=[0, 2, 3, 1])
 
 

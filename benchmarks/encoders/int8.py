@@ -88,7 +88,7 @@ def write_float(folder, out):
         name: np.concatenate([np.pad(one[name], ((0, 0), (0, max(lengths) - one[name].shape[1]))) for one in requests])
         for name in INPUTS
     }
-    np.savez(out / "calibration.npz", lengths=lengths, **padded)
+    np.savez(out / "calibration.npz", allow_pickle=False, lengths=lengths, **padded)
 
 
 def timed(command):

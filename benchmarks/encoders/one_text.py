@@ -103,7 +103,9 @@ def make_run(out, model):
 def vectors_of(run, out):
     """Return the vectors (10, D) of each place by its name, torch first."""
     student = float_student(run)
+    assert student.contract is not None
     tokenizer, reference = require_tokenizer(run, student), Reference(run, student, out)
+    assert tokenizer is not None
     passes = [reference.answer_text((text,), text_settings(student.contract, tokenizer)) for text in TEXTS]
     found = {"torch": [one.answer for one in passes]}
     texts = Texts([(text,) for text in TEXTS], [one.request for one in passes])

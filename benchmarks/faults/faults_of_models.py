@@ -92,12 +92,11 @@ def _zip_map(folder: Path) -> None:
         helper.make_node("ZipMap", ["scores"], ["y"], domain="ai.onnx.ml", classlabels_int64s=[0, 1, 2]),
     ]  # fmt: skip
     kind = helper.make_map_type_proto(TensorProto.INT64, helper.make_tensor_type_proto(TensorProto.FLOAT, None))
-    ends = [
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [None, 4])],
-        [helper.make_tensor_value_info("label", TensorProto.INT64, [None]), helper.make_value_info("y", helper.make_sequence_type_proto(kind))],
-    ]  # fmt: skip
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [None, 4])]
+    label = helper.make_tensor_value_info("label", TensorProto.INT64, [None])
+    outputs = [label, helper.make_value_info("y", helper.make_sequence_type_proto(kind))]
     imports = [helper.make_opsetid("", 15), helper.make_opsetid("ai.onnx.ml", 1)]
-    graph = helper.make_graph(nodes, "scikit", *ends)
+    graph = helper.make_graph(nodes, "scikit", inputs, outputs)
     onnx.save(helper.make_model(graph, opset_imports=imports, ir_version=8), folder / "model.onnx")
     np.savez(folder / "calib.npz", x=np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32))
 

@@ -45,7 +45,8 @@ def _code(planted: str, body: str, code: int, says: str, role: str = "teacher") 
 
     def make(folder: Path) -> None:
         spec = {"model": "nets:net"} if role == "student" else {"model": "nets:net", "weights": "quarters.safetensors"}
-        save_job(folder, **{role: spec})
+        tables: dict[str, Any] = {role: spec}
+        save_job(folder, **tables)
         text = (
             f"{NETWORKS}\n\nclass Net(nn.Sequential):\n    def forward(self, x):\n{body}\n\n\n"
             "def net(classes: int) -> nn.Module:\n    return Net(nn.Flatten(), nn.Linear(64, classes))\n"

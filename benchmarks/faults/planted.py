@@ -70,7 +70,7 @@ def save_data(folder: Path, change: Callable[[dict[str, Array]], object] | None 
         arrays = {"inputs": inputs, "labels": labels}
         if change is not None and split in (name, "both"):
             change(arrays)
-        np.savez(folder / f"{name}.npz", **arrays)
+        np.savez(folder / f"{name}.npz", allow_pickle=False, **arrays)
 
 
 def weights() -> dict[str, torch.Tensor]:

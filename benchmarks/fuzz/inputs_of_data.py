@@ -5,20 +5,24 @@ import json
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 from small_files import RNG, Files, arrays, clip, picture
 
+if TYPE_CHECKING:
+    from edgedistill.data.reading import Reading
 
-def reading(**settings: object) -> object:
+
+def reading(**settings: Any) -> "Reading":
     from edgedistill.data.geometry import Resizing
     from edgedistill.data.reading import Reading
 
     return Reading(resizing=Resizing(8, 8), **settings)
 
 
-def read_data(name: str, **settings: object) -> Callable[[Path], object]:
+def read_data(name: str, **settings: Any) -> Callable[[Path], object]:
     def read(folder: Path) -> object:
         from edgedistill.data.sources import load_source
 

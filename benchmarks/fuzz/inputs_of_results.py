@@ -5,8 +5,12 @@ import json
 import sys
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from small_files import REPOSITORY, Files
+
+if TYPE_CHECKING:
+    from edgedistill.serve.offer import Offer
 
 
 @cache
@@ -90,7 +94,7 @@ def read_answer(folder: Path) -> object:
 
 
 @cache
-def offer() -> object:
+def offer() -> "Offer":
     """Return a model as the page is offered it."""
     from edgedistill.records.measurement import ModelIdentity
     from edgedistill.serve.offer import Block, ModelSummary, Offer, Requests

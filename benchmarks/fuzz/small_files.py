@@ -18,7 +18,7 @@ RNG = np.random.default_rng(0)
 
 def arrays(**values: np.ndarray) -> bytes:
     file = io.BytesIO()
-    np.savez_compressed(file, **values)
+    np.savez_compressed(file, allow_pickle=False, **values)
     return file.getvalue()
 
 

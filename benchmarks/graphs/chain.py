@@ -10,6 +10,7 @@ import json
 import platform
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -20,10 +21,11 @@ from edgedistill.graphs.encodings import encode
 from edgedistill.graphs.float16 import to_float16
 from edgedistill.graphs.opset import to_opset
 from edgedistill.quantize.onnx_file import quantize_onnx
+from edgedistill.records.base import Encoding
 
 LENGTHS = (100, 200, 400, 800)
 CHANNELS, SIDE, REQUESTS, OPSET = 4, 8, 4, 17
-ENCODINGS = {"ort": "u8-i32", "openvino": "u8-f32"}
+ENCODINGS: dict[str, Encoding] = {"ort": "u8-i32", "openvino": "u8-f32"}
 
 
 def chain(length: int) -> onnx.ModelProto:
@@ -74,7 +76,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     seconds_of(10)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for length in LENGTHS:
         runs = [seconds_of(length) for _ in range(options.repeats)]
         rows.append(

@@ -25,7 +25,8 @@ from safetensors.torch import load
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
-from edgedistill.export.onnx_export import export_onnx, save_onnx
+from edgedistill.export.onnx_export import export_onnx
+from edgedistill.graphs.write import save_onnx
 
 TOKENS, SENTENCES, OPSET = 64, 256, 17
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")

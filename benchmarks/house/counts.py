@@ -151,7 +151,7 @@ def counted(root: Path) -> dict[str, list[str]]:
         for node in ast.walk(tree) if file.startswith("edgedistill/") else ():
             for name, check in CHECKS.items():
                 if check(file, node):
-                    places[name].append(f"{file}:{node.lineno}")
+                    places[name].append(f"{file}:{getattr(node, 'lineno', 1)}")
             if isinstance(node, ast.ClassDef):
                 classes[node.name].append(f"{file}:{node.lineno}")
     places["class names defined more than once"] = [

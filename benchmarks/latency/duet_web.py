@@ -114,6 +114,7 @@ def offer(name: str, extra: int, folder: Path) -> Offer:
     model = Slower(extra).eval() if extra else build("resnet8")
     path = export(model, SIZES["resnet8"], "ort", "fp32", folder / name)
     prepared = prepare_onnx(path, path.parent / "prepared", {})
+    assert prepared.expected is not None
     requests, content = pack_requests(prepared.io, prepared.expected)
     summary = ModelSummary(
         key=name, title=name, name=name, precision="fp32", encoding=None, sha256=prepared.sha256,
@@ -138,13 +139,15 @@ async def served(offers: list[Offer], folder: Path) -> AsyncIterator[str]:
         Visits(None, lambda: None),
         lambda *_: None,
     )
-    runner = web.AppRunner(Server(site).application(), access_log=None, shutdown_timeout=1)
+    server = Server(site, folder, frozenset({"127.0.0.1"}))
+    runner = web.AppRunner(server.application(), access_log=None, shutdown_timeout=1)
     await runner.setup()
     try:
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         yield f"http://127.0.0.1:{runner.addresses[0][1]}/benchmark/"
     finally:
         await runner.cleanup()
+        server.close()
 
 
 def summed_up(found: dict) -> dict:

@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 BEFORE, NOW = "before", "now"
@@ -36,7 +37,7 @@ def main() -> None:
     parser.add_argument("--bench", action="store_true", help="time the bench stage only")
     options = parser.parse_args()
     versions = {BEFORE: options.before.resolve(), NOW: REPOSITORY}
-    found = {"commits": {name: commit(folder) for name, folder in versions.items()}, "jobs": []}
+    found: dict[str, Any] = {"commits": {name: commit(folder) for name, folder in versions.items()}, "jobs": []}
     with tempfile.TemporaryDirectory() as scratch:
         once = prepared(versions, Path(scratch)) if options.bench else versions
         summed_up = of_benches if options.bench else of_jobs

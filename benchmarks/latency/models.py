@@ -8,6 +8,7 @@ import platform
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -111,7 +112,7 @@ def measure(arms: list[dict], folder: Path, processes: int, seconds: float, seed
     return {one["name"]: Measurement.model_validate(one["measurement"]) for one in harness("bench", path)}
 
 
-def harness(*arguments: object) -> object:
+def harness(*arguments: object) -> Any:
     """Run the device half as a device does, and return its JSON."""
     command = [sys.executable, str(targets_folder() / "harness"), *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -1,11 +1,12 @@
 """Accuracy of a foreign ONNX file in each form, and of ONNX Runtime's quantize_static on the same calibration inputs.
 
-    python benchmarks/onnx/run.py            # writes result.json beside this file; some five minutes on one core
+    python benchmarks/onnx/run.py [OUT]      # writes result.json beside this file; some five minutes on one core
 
 MLPerf Tiny's ResNet-8 and a CIFAR ResNet-20, whole CIFAR-10-JPEG test set, 512 training images to calibrate with.
 Float16 answers are emulated: every result is rounded to float16. Nothing here is a latency.
 """
 
+import argparse
 import contextlib
 import importlib.metadata
 import io
@@ -15,6 +16,7 @@ import os
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -31,14 +33,16 @@ from edgedistill.graphs.index import lift_constants, name_nodes
 from edgedistill.graphs.opset import to_opset
 from edgedistill.graphs.read import fix_shapes, read_onnx
 from edgedistill.graphs.run import run_onnx
-from edgedistill.models.build import build_model, load_weights
+from edgedistill.models.build import build_model
 from edgedistill.models.interface import Interface
 from edgedistill.models.source import ModelSource
+from edgedistill.models.weights import load_weights
 from edgedistill.quantize.onnx_file import quantize_onnx
+from edgedistill.records.base import Encoding
 from edgedistill.records.stages import InputRecord
 
 SAMPLES = 512
-FORMS = ("s8-f32", "u8-i32", "s8-i32", "s8-f16")
+FORMS: tuple[Encoding, ...] = ("s8-f32", "u8-i32", "s8-i32", "s8-f16")
 PEERS = {
     "default": ({}, {}),
     "symmetric, per channel (TensorRT)": (
@@ -68,7 +72,7 @@ def resnet20(folder):
     interface = Interface(inputs=(picture,), values=len(cifar10_jpeg.CLASSES))
     model = build_model(ModelSource(spec=parse_model_spec("zoo:resnet20")), interface, 0)
     load_weights(model, folder / "teachers" / "resnet20_cifar10jpeg_ft.safetensors")
-    mean, std = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
+    mean, std = np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32)
     return export_onnx(
         model.eval(), (torch.zeros(1, 3, 32, 32),), 18
     ), lambda images: (images / np.float32(255) - mean) / std
@@ -76,6 +80,9 @@ def resnet20(folder):
 
 def requests_of(images, prepare):
     return np.ascontiguousarray(prepare(images).transpose(0, 3, 1, 2))[:, None]
+
+
+MODELS = {"resnet8": resnet8, "resnet20": resnet20}
 
 
 def measured(model, requests, labels, reference, *, optimise=True):
@@ -130,19 +137,23 @@ def table(model, prepare, data):
 def main():
     logging.disable(logging.WARNING)
     torch.set_num_threads(1)
+    parser = argparse.ArgumentParser(description="Accuracy of a foreign ONNX file in each form.")
+    parser.add_argument("out", type=Path, nargs="?", default=Path(__file__).with_name("result.json"))
+    options = parser.parse_args()
     folder = Path(os.environ.get("EDGEDISTILL_DATA", cifar10_jpeg.REPOSITORY.parent / "shared" / "data"))
     train, train_labels, _ = cifar10_jpeg.train()
     chosen = np.sort(np.random.default_rng(0).permutation(len(train))[:SAMPLES])
     data = ((train[chosen], train_labels[chosen]), cifar10_jpeg.test()[:2])
-    result = {
+    result: dict[str, Any] = {
         "versions": {name: importlib.metadata.version(name) for name in ("onnxruntime", "onnx", "torch")},
         "models": {},
     }
-    for build in (resnet8, resnet20):
-        result["models"][build.__name__] = table(*build(folder), data)
-        for name, row in result["models"][build.__name__].items():
-            print(f"{build.__name__:9} {name:55} {row['accuracy']:.2%} {row.get('agreement', 1):.2%} {row['bytes']:,}")
-    Path(__file__).with_name("result.json").write_text(json.dumps(result, indent=1) + "\n")
+    for name, build in MODELS.items():
+        model, prepare = build(folder)
+        result["models"][name] = table(model, prepare, data)
+        for form, row in result["models"][name].items():
+            print(f"{name:9} {form:55} {row['accuracy']:.2%} {row.get('agreement', 1):.2%} {row['bytes']:,}")
+    options.out.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -32,7 +32,8 @@ from torch import nn
 sys.path.append(str(Path(__file__).resolve().parents[1] / "cifar10"))
 import cifar10_jpeg
 
-from edgedistill.export.onnx_export import export_onnx, save_onnx
+from edgedistill.export.onnx_export import export_onnx
+from edgedistill.graphs.write import save_onnx
 from edgedistill.models.depthwise import mobilenetv1
 from edgedistill.runtime.files import write_json
 

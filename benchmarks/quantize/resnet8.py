@@ -33,14 +33,18 @@ from edgedistill.data.views import plain_views
 from edgedistill.deploy.onnx_file import BenchOptions, bench_onnx, prepare_onnx
 from edgedistill.deploy.stages import TIMERS
 from edgedistill.distill.loading import load_student
-from edgedistill.export.onnx_export import export_onnx, save_onnx
+from edgedistill.export.onnx_export import export_onnx
+from edgedistill.export.stages import GRAPHS
 from edgedistill.export.trt_check import check_with_tensorrt
 from edgedistill.graphs.encodings import encode
+from edgedistill.graphs.write import save_onnx
 from edgedistill.kits.kits import find_kits
 from edgedistill.pipeline.pipeline import Plan, run_pipeline
 from edgedistill.quantize.calibration import calibration_batches, example_input
 from edgedistill.quantize.settings import declare_quantization
 from edgedistill.quantize.stage import load_quantized, quantize_student
+from edgedistill.quantize.timers import Services
+from edgedistill.records.base import Encoding
 from edgedistill.records.stages import StudentRecord
 from edgedistill.runtime.files import write_json
 from edgedistill.runtime.folder import Run
@@ -49,9 +53,12 @@ from edgedistill.stages.stage import workspace_of
 
 CONFIG = Path(__file__).with_name("resnet8.toml")
 OPSET, ROUNDS, CALLS = 20, 60, 100
-ENGINES = {"onnxruntime": "u8-i32", "openvino": "u8-f32"}
+ENGINES: dict[str, Encoding] = {"onnxruntime": "u8-i32", "openvino": "u8-f32"}
 """Each engine, and the encoding that its kit takes on x86."""
-ENCODINGS = {"signed": (*ENGINES.values(), "s8-f32"), "unsigned": tuple(ENGINES.values())}
+ENCODINGS: dict[str, tuple[Encoding, ...]] = {
+    "signed": (*ENGINES.values(), "s8-f32"),
+    "unsigned": tuple(ENGINES.values()),
+}
 """What a checkpoint with such activations is written as, its canonical form last."""
 SUFFIX = {"signed": "", "unsigned": "-unsigned"}
 KITS = {"onnxruntime": "ort", "openvino": "openvino"}
@@ -93,7 +100,7 @@ def quantized(work, seed, method, activations):
     if path.exists():
         return onnx.load(path)
     settings, workspace = student_of(work, seed, method, activations)
-    record, examples = quantize_student(settings, workspace, TIMERS), examples_of(settings)
+    record, examples = quantize_student(settings, workspace, Services(TIMERS, GRAPHS)), examples_of(settings)
     prepared = load_quantized(float_student(settings, workspace), examples, record, workspace.path(record.file))
     return export_onnx(prepared, examples, OPSET)
 

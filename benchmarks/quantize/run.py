@@ -24,16 +24,18 @@ import torch
 from edgedistill.config.load import load_config
 from edgedistill.data.views import plain_views
 from edgedistill.distill.loading import load_student
-from edgedistill.distill.predictors import predict_split, torch_predictor
-from edgedistill.export.onnx_export import export_onnx, serialized
+from edgedistill.distill.predictors import scorer_of, torch_predictor
+from edgedistill.export.onnx_export import export_onnx
 from edgedistill.export.parity import compare_outputs
 from edgedistill.graphs.encodings import encode
 from edgedistill.graphs.run import run_onnx
+from edgedistill.graphs.write import serialized
 from edgedistill.kits.kits import find_kits
 from edgedistill.pipeline.pipeline import Plan, run_pipeline
 from edgedistill.quantize.calibration import example_input
 from edgedistill.quantize.settings import declare_quantization
 from edgedistill.quantize.stage import load_quantized
+from edgedistill.records.base import Encoding
 from edgedistill.records.stages import QuantizedRecord
 from edgedistill.runtime.files import write_json
 from edgedistill.runtime.folder import Run
@@ -50,7 +52,7 @@ NETWORKS = {
     "transformer": (SMS, ()),
 }
 METHODS = ("ptq", "qat")
-ENCODINGS = ("s8-f32", "u8-f32", "u8-i32", "s8-i32")
+ENCODINGS: tuple[Encoding, ...] = ("s8-f32", "u8-f32", "u8-i32", "s8-i32")
 OPSET = 18
 
 
@@ -74,14 +76,16 @@ def measure(network, options):
         pipeline = run_pipeline(config, run, find_kits(()), Reporter(), Plan(QuantizedRecord.stage))
         quantize, record = declare_quantization(pipeline.sources), pipeline.records[QuantizedRecord]
         data, task = quantize.dataset(), quantize.task
-        views, labels = plain_views(data.test, quantize.data, quantize.views), data.test.labels
+        scorer = scorer_of(quantize, data.test)
+        views, labels = scorer.views, data.test.labels
         examples = example_input(plain_views(data.train, quantize.data, quantize.views))
         weights = run.path(quantize.float_student.student.file)
         student = load_student(quantize.student, quantize.interface, quantize.seed, weights)
+        assert record.file is not None
         prepared = load_quantized(student, examples, record, run.path(record.file))
-        expected = predict_split(torch_predictor(prepared, "fp32"), views)
+        expected = scorer.answers(torch_predictor(prepared, "fp32"))
         if not rows:
-            floats = predict_split(torch_predictor(student, "fp32"), views)
+            floats = scorer.answers(torch_predictor(student, "fp32"))
             rows.append({"method": "float", "accuracy": task.score(floats, labels), "samples": len(labels)})
         inputs = np.concatenate(
             [views.batch(np.array([i]), np.zeros(1, np.int64))["input"].numpy()[None] for i in range(len(labels))]

@@ -55,7 +55,7 @@ def ours(settings, split, scratch, teacher):
     views = training_views(split, settings.data, settings.views)
     sample = views.batch(np.arange(256), np.zeros(256, np.int64))
     asked = (settings.teachers[0].engine, settings.teachers[0].precision)
-    engine = EngineChoice(settings.task, settings.interface, Reporter()).choose(asked, teacher, sample)
+    engine = EngineChoice(settings.task, settings.interface, Reporter()).choose(asked, teacher, sample, len(split))
     predict = openvino_predictor(teacher, sample, "auto") if engine == "openvino" else torch_predictor(teacher, "auto")
     online = OnlineTeacher(answers_of(torch_predictor(teacher, "auto"), None))
     count = 0

@@ -29,7 +29,7 @@ from edgedistill.config.load import load_config
 from edgedistill.distill.loading import load_student
 from edgedistill.distill.predictors import scorer_of
 from edgedistill.distill.settings import declare_distillation
-from edgedistill.distill.student import score_trials
+from edgedistill.distill.trial_scores import score_trials
 from edgedistill.kits.kits import find_kits
 from edgedistill.pipeline.pipeline import Plan, run_pipeline
 from edgedistill.records.stages import StudentRecord
