@@ -6,7 +6,7 @@ Without a launcher there is one process of rank 0, and these functions return at
 from __future__ import annotations
 
 import os
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -29,19 +29,27 @@ def is_main_process() -> bool:
 def barrier() -> None:
     """Wait until every process has called this function."""
     if world_size() > 1:
-        from accelerate import PartialState
-
-        PartialState().wait_for_everyone()
+        _connected().wait_for_everyone()
 
 
 def broadcast_from_rank0(value: T) -> T:
     """Return the value of rank 0 in every process."""
     if world_size() == 1:
         return value
-    from accelerate import PartialState
     from accelerate.utils import broadcast_object_list
 
-    PartialState()
+    _connected()
     box = [value]
     broadcast_object_list(box)
     return box[0]
+
+
+def _connected() -> Any:
+    """Return accelerate's state. Without a GPU, accelerate connects processes only when told to use the CPU, which torchrun does not."""
+    import torch
+    from accelerate import PartialState
+    from accelerate.utils import parse_flag_from_env
+
+    device = torch.accelerator.current_accelerator()
+    on_cpu = device is None or device.type == "mps" or parse_flag_from_env("ACCELERATE_USE_CPU")
+    return PartialState(cpu=on_cpu)

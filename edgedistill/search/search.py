@@ -51,7 +51,7 @@ def search(pipeline: Pipeline, options: SearchOptions) -> SearchResult:
     require_budget(pipeline.config)
     if processes.world_size() > 1:
         raise ConfigError(
-            "search measures latency, which other processes would disturb; run it without accelerate launch"
+            "search measures latency, which other processes would disturb; run it without torchrun or accelerate launch"
         )
     settings = declare_search(pipeline.sources)
     if pipeline.config.student.weights is not None:

@@ -320,6 +320,24 @@ def test_a_foreign_onnx_teacher_and_saved_logits(finished: Path, tmp_path: Path)
 
 
 @pytest.mark.slow
+def test_two_processes_of_torchrun_train_teacher_student_and_control_and_one_of_them_writes(tmp_path: Path) -> None:
+    (tmp_path / "edgedistill.toml").write_text(CONFIG)
+    settings = ("--set", "teacher.epochs=1", "--set", "distill.epochs=2")
+    command = ("run", "edgedistill.toml", "--until", "export", *settings)
+    uneven = fresh(*command, "--set", "teacher.batch_size=31", cwd=tmp_path, launcher=TWO_PROCESSES)
+    assert "31 samples cannot be shared evenly by 2 processes" in uneven.stderr
+    result = fresh(*command, cwd=tmp_path, launcher=TWO_PROCESSES)
+    assert result.returncode == 0, result.stderr
+    for epoch in ("teacher: epoch 1 of 1", "student: epoch 2 of 2", "control: epoch 2 of 2"):
+        assert result.stderr.count(epoch) == 1, result.stderr  # one process speaks
+    run = tmp_path / "runs" / "digits"
+    assert list(stages(run)) == ["data", "teacher", "soft_labels", "distill", "quantize", "export"]
+    for record in (stages(run)["teacher"]["record"], stages(run)["distill"]["record"]["student"]):
+        assert sha256_of(run / record["file"]["path"]) == record["file"]["sha256"]
+    assert (run / "onnx" / "student-int8.onnx").exists()
+
+
+@pytest.mark.slow
 def test_two_processes_make_the_same_soft_labels_and_nearly_the_same_student(finished: Path, tmp_path: Path) -> None:
     text = CONFIG.replace("epochs = 4", "epochs = 6\naccumulate = 2").replace("control = true", "control = false")
     (tmp_path / "edgedistill.toml").write_text(text)

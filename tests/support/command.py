@@ -22,11 +22,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 PATIENCE_S = 1800
 """A command that hangs is ended after this; no test depends on how long one takes."""
 
-
-TWO_PROCESSES = (
-    "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no",
-    "--dynamo_backend", "no",
-)  # fmt: skip
+TWO_PROCESSES = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+"""torchrun. `accelerate launch --cpu --num_processes 2` starts one process unless it has MPI."""
 
 
 def environment(folder: Path, **more: str) -> dict[str, str]:
