@@ -281,6 +281,11 @@ def _named(given: tuple[Path, ...]) -> dict[str, Path]:
     return models
 
 
+def _failure(kit: str, reason: str) -> str:
+    """Return why a kit failed with its name in front, which errors of an engine have already."""
+    return reason if reason.startswith(f"{kit}: ") else f"{kit}: {reason}"
+
+
 def _bench_options(options: dict[str, Any]) -> BenchOptions:
     from edgedistill.deploy.devices.address import parse_address
     from edgedistill.deploy.onnx_file import BenchOptions
@@ -307,7 +312,7 @@ def _measure(
     results = bench_on_kits(prepared, kits, how, options["run_dir"], report.info)
     several = len(prepared) > 1
     failed = [
-        f"{name}, {kit}: {result}" if several else f"{kit}: {result}"
+        (f"{name}, " if several else "") + _failure(kit, result)
         for name, kit, result in results
         if isinstance(result, str)
     ]

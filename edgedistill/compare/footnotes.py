@@ -31,9 +31,13 @@ VISIBLE_SHIFT = 0.03
 
 
 class Footnotes:
-    """Footnotes in the order of their first use; the marks of a cell point to them. One without a mark is about a hidden column."""
+    """Footnotes in the order of their first use; the marks of a cell point to them. One without a mark is about a hidden column.
 
-    def __init__(self, hidden: Collection[str] = ()) -> None:
+    `shaky` is the text of the one about disturbed latencies, of which there are more details, or None.
+    """
+
+    def __init__(self, hidden: Collection[str] = (), shaky: str | None = None) -> None:
+        self.shaky = shaky
         self._hidden = hidden
         self._texts: list[str] = []
         self._marked: list[str] = []
@@ -69,7 +73,8 @@ class Footnotes:
 
 def footnotes_of(group: Group, hidden: Collection[str] = ()) -> Footnotes:
     """Collect the footnotes of a group in reading order; those about a column in `hidden` have no mark."""
-    footnotes, shaky = Footnotes(hidden), shaky_line(group)
+    shaky = shaky_line(group)
+    footnotes = Footnotes(hidden, shaky)
     for row in group.rows:
         if shaky is not None and any(doubts(row.measurement)):
             footnotes.add(row, "label", shaky)
@@ -99,7 +104,7 @@ def shaky_line(group: Group) -> str | None:
         f"{cause}{_share(shares) if cause == INTERRUPTED else ''}{_which(rows, group)}"
         for cause, rows in causes.items()
     ]
-    return f"shaky figures: {'; '.join(texts)}; details: edgedistill compare RUN --details"
+    return f"shaky figures: {'; '.join(texts)}"
 
 
 INTERRUPTED = "other programs interrupted"

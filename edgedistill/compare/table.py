@@ -38,7 +38,7 @@ def render_table(
         footnotes = footnotes_of(group, hidden_in(group))
         parts += [Text(group.title, style="bold"), _table(group, footnotes), *_details(group)]
         parts += [
-            Padding(Text(f"{mark} {text}".lstrip(), style="dim"), (0, 0, 0, 2), expand=False)
+            Padding(Text(f"{mark} {text}{_where(text, footnotes)}".lstrip(), style="dim"), (0, 0, 0, 2), expand=False)
             for mark, text in footnotes.listed()
         ]
         parts += [Text(group.answer), Text()]
@@ -47,6 +47,11 @@ def render_table(
     if advice is not None:
         parts.append(Text(capitalised(advice)))
     return Stack(*parts)
+
+
+def _where(text: str, footnotes: Footnotes) -> str:
+    """Return the command that prints the details of a footnote that has some."""
+    return "; details: edgedistill compare RUN --details" if text == footnotes.shaky else ""
 
 
 def capitalised(sentence: str) -> str:

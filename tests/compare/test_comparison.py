@@ -21,6 +21,7 @@ from edgedistill.compare.rows import candidate_row
 from edgedistill.compare.table import render_table
 from edgedistill.config.schema import Budget
 from edgedistill.errors import ConfigError, IncomparableError
+from edgedistill.report.report import render_comparison
 from tests.support.compare_builders import (
     INT8,
     STUDENT,
@@ -317,6 +318,17 @@ def test_all_doubts_of_a_table_are_one_line():
     assert text.count("shaky figures") == 1
     assert "the host of the virtual machine took CPU time" in " ".join(text.split())
     assert "2 of 5" not in text
+
+
+def test_the_details_of_shaky_figures_are_a_command_in_the_terminal_and_a_link_in_the_report():
+    run = run_of(changed(TEACHER, contaminated=True), STUDENT)
+    command = "details: edgedistill compare RUN --details"
+    assert command in " ".join(text_of(summarise_run(run)).split())
+    page = render_comparison(summarise_run(run), [run])
+    assert "shaky figures: " in page
+    assert command not in page
+    assert '; <a href="#measurements">details</a></li>' in page
+    assert '<section id="measurements">' in page
 
 
 def test_no_student():

@@ -219,6 +219,33 @@ def test_a_gate_measures_both_sides_and_the_baseline_twice(tmp_path):
     assert [row["measurement"]["parity"]["agreement"] for row in group["rows"]] == [1.0, 1.0]
 
 
+@pytest.mark.slow
+def test_a_run_is_compared_with_its_teacher_on_new_measurements(copied):
+    """The answer has the rows of the run, measured now; the files of the run stay as they are."""
+    run = copied / "runs" / "digits"
+    files = {path: path.read_bytes() for path in (run / "measurements").iterdir()}
+    before = json.loads(edgedistill("compare", "runs/digits", "--json", cwd=copied).stdout)
+    options = ("--again", "--processes", 2, "--seconds", 0.1, "--json")
+    done = edgedistill("compare", "runs/digits", *options, cwd=copied)
+    assert done.returncode == 0, done.stderr
+    again = json.loads(done.stdout)
+    old, new = (found["groups"][0]["rows"] for found in (before, again))
+    assert (
+        [row["label"] for row in new]
+        == [row["label"] for row in old]
+        == ["teacher fp32", "student fp32", "student int8"]
+    )
+    for one, other in zip(old, new, strict=True):
+        assert other["measurement"]["created"] > one["measurement"]["created"]
+        assert len(other["measurement"]["processes"]) == 2
+        assert other["measurement"]["model"] == one["measurement"]["model"]
+        assert other["measurement"]["accuracy"]["value"] == one["measurement"]["accuracy"]["value"]
+    assert {path: path.read_bytes() for path in (run / "measurements").iterdir()} == files
+    page = edgedistill("compare", "runs/digits", *options[:-1], "--html", "again.html", cwd=copied)
+    assert page.returncode == 0, page.stderr
+    assert "teacher fp32" in (copied / "again.html").read_text()
+
+
 def measured_models(run: Path) -> list[MeasuredModel]:
     kits = find_kits()
     return [find_model(one.measurement, one.file, kits) for one in load_results([run])[0].results]

@@ -3,12 +3,14 @@
 import json
 
 import numpy as np
+import onnx
 import pytest
 from click.testing import CliRunner
+from onnx import helper
 
 from edgedistill.cli.main import cli
 from edgedistill.config.load import load_config
-from edgedistill.errors import ConfigError
+from edgedistill.errors import ConfigError, DeviceError
 from tests.support.tiny_onnx import build
 
 CONFIG = """
@@ -58,6 +60,19 @@ def test_a_sustained_run_is_in_the_answer_and_its_series_in_the_samples(tmp_path
     assert measured["soak"]["seconds"] == pytest.approx(6, abs=2)
     with np.load(result.with_suffix(".npz")) as raw:
         assert len(raw["soak.p50_ns"]) >= 4
+
+
+@pytest.mark.slow
+def test_an_engine_that_refuses_a_model_is_named_once(tmp_path):
+    model = onnx.load(str(build(tmp_path / "tiny.onnx")))
+    model.graph.node[0].domain = "acme"
+    model.opset_import.append(helper.make_opsetid("acme", 1))
+    onnx.save(model, str(tmp_path / "strange.onnx"))
+    options = ("--target", "ort", "--processes", 1, "--seconds", 0.1, "--run-dir", tmp_path / "run")
+    with pytest.raises(DeviceError, match=r"^ort: (?!ort: )"):
+        edgedistill("-q", "bench", tmp_path / "strange.onnx", *options)
+    with pytest.raises(DeviceError, match=r"^strange, ort: (?!ort: )"):
+        edgedistill("-q", "bench", tmp_path / "strange.onnx", tmp_path / "tiny.onnx", *options)
 
 
 def test_a_meter_that_is_not_there_is_said_beside_the_table(tmp_path):
