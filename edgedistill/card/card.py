@@ -6,9 +6,8 @@ History of `edgedistill.card`: version 1 is the first.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from pydantic import ConfigDict, Field, ValidationError
 
@@ -18,7 +17,7 @@ from edgedistill.records.contract import Contract
 from edgedistill.records.measurement import Measurement
 from edgedistill.records.signature import Signature
 from edgedistill.records.stages import DataRecord
-from edgedistill.runtime.files import hash_of, sha256_of
+from edgedistill.runtime.files import SEAL, seal_of, sha256_of
 
 SCHEMA: Literal["edgedistill.card/1"] = "edgedistill.card/1"
 
@@ -101,7 +100,7 @@ def read_card(path: Path) -> Card:
         raise ConfigError(f"{path}: cannot be read as a card: {error}") from None
     if not isinstance(table, dict) or table.get("schema") != SCHEMA:
         raise ConfigError(f"{path}: not a card: the schema is not '{SCHEMA}'; 'edgedistill card RUN' writes a card")
-    if seal(table) != table.get("sha256"):
+    if seal_of(table) != table.get(SEAL):
         raise ConfigError(f"{path}: was altered after it was written: its SHA-256 does not match its content")
     try:
         card = Card.model_validate_json(json.dumps(table))
@@ -132,8 +131,3 @@ def require_file(card_path: Path, ref: FileRef) -> Path:
             f"{path}: not the file that the card lists: SHA-256 {sha256[:12]}… instead of {ref.sha256[:12]}…"
         )
     return path
-
-
-def seal(table: Mapping[str, Any]) -> str:
-    """Hash the content of a card without its own hash."""
-    return hash_of({key: value for key, value in table.items() if key != "sha256"})

@@ -8,7 +8,7 @@ from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 
 from edgedistill.card.bargain import describe_bargain
-from edgedistill.card.card import NOT_QUANTIZED, SCHEMA, Card, CardModel, Origin, seal
+from edgedistill.card.card import NOT_QUANTIZED, SCHEMA, Card, CardModel, Origin
 from edgedistill.card.page import render_card
 from edgedistill.compare.comparison import Comparison, summarise_run
 from edgedistill.compare.footnotes import footnotes_of
@@ -26,8 +26,8 @@ from edgedistill.records.stages import (
     StudentRecord,
     TeacherRecord,
 )
-from edgedistill.runtime.files import write_atomic
-from edgedistill.runtime.folder import Run, require_record, require_unchanged
+from edgedistill.runtime.files import SEAL, seal_of, write_atomic
+from edgedistill.runtime.folder import Run, require_record, require_tokenizer, require_unchanged
 from edgedistill.runtime.version import VERSION
 from edgedistill.statistics import MINIMUM_PROCESSES
 from edgedistill.tasks.table import find_task
@@ -42,7 +42,7 @@ def write_card(run_folder: Path, out: Path | None = None, model_license: str | N
     export = require_record(run, ExportRecord)
     measured = _measured(measurements, {model.file.sha256 for model in export.models})
     used = [model for model in export.models if model.file.sha256 in {m.model.sha256 for m in measured}]
-    sources = {ref.path: run.path(ref) for model in used for ref in (model.file, model.io)}
+    sources = {ref.path: require_unchanged(run, ref) for model in used for ref in (model.file, model.io)}
     tokenizer = _tokenizer(run, used, is_copied=out is not None)
     models = [_model(run, model, is_copied=out is not None) for model in used]
     card = _card(run, (models, measured, tokenizer), summarise_run(measurements), model_license)
@@ -77,15 +77,13 @@ def _card(
         "recommended": None if best is None else best[1].measurement.model.sha256,
         "tokenizer": None if tokenizer is None else tokenizer.model_dump(mode="json"),
     }  # fmt: skip
-    return Card.model_validate_json(json.dumps(table | {"sha256": seal(table)}))
+    return Card.model_validate_json(json.dumps(table | {SEAL: seal_of(table)}))
 
 
 def _model(run: Run, model: OnnxModel, *, is_copied: bool) -> CardModel:
     """Return the card's entry for a model of the student; copies of its files are beside the card."""
-    placed = []
-    for ref in (model.file, model.io):
-        path = require_unchanged(run, ref)
-        placed.append(ref.model_copy(update={"path": path.name}) if is_copied else ref)
+    refs = (model.file, model.io)
+    placed = [ref.model_copy(update={"path": run.path(ref).name}) if is_copied else ref for ref in refs]
     return CardModel(
         precision=model.precision, encoding=model.encoding, opset=model.opset, file=placed[0], io=placed[1],
         expected=model.expected, output=model.judged_output, threshold=model.threshold, contract=model.contract,
@@ -104,11 +102,11 @@ def _preprocessing(run: Run, model: OnnxModel) -> str | None:
 
 def _tokenizer(run: Run, models: Sequence[OnnxModel], *, is_copied: bool) -> FileRef | None:
     """Return the tokenizer of models of texts, which lies beside them; None for other models."""
-    first = models[0]
-    if first.contract is None or first.contract.text is None:
+    path = require_tokenizer(run, models[0])
+    if path is None:
         return None
-    ref = run.ref(run.path(first.file).parent / first.contract.text.tokenizer)
-    return ref.model_copy(update={"path": first.contract.text.tokenizer}) if is_copied else ref
+    ref = run.ref(path)
+    return ref.model_copy(update={"path": path.name}) if is_copied else ref
 
 
 def _recommended(comparison: Comparison, measured: Sequence[Measurement]) -> tuple[Group, Row] | None:
@@ -182,7 +180,7 @@ def _limits(data: DataRecord, measured: Sequence[Measurement], model_license: st
 def _versions(run: Run) -> dict[str, str]:
     """Return the packages of all stages, with every version that a stage used."""
     used: dict[str, dict[str, None]] = {}
-    for entry in run.stages.values():
-        for package, version in (entry.get("versions") or {}).items():
+    for stage in run.stages:
+        for package, version in ((run.entry(stage) or {}).get("versions") or {}).items():
             used.setdefault(package, {})[str(version)] = None
     return {package: ", ".join(versions) for package, versions in sorted(used.items())}

@@ -17,8 +17,8 @@ from edgedistill.deploy.harness import call_harness
 from edgedistill.kits.kits import Kit, targets_folder
 from edgedistill.records.base import Record
 from edgedistill.records.contract import Contract
-from edgedistill.records.stages import Artifact
-from edgedistill.runtime.folder import Run
+from edgedistill.records.stages import Artifact, CompileRecord
+from edgedistill.runtime.folder import Run, require_unchanged
 from edgedistill.runtime.scratch import scratch_folder
 
 TIMEOUT_S = 600.0
@@ -102,7 +102,7 @@ def _call(
         "out": "answers/answers.npz", **asked,
     }  # fmt: skip
     program = {"harness": targets_folder() / "harness", f"kits/{kit.name}": kit.folder}
-    files = {name: run.path(one) for name, one in models.items()}
+    files = {name: require_unchanged(run, one, CompileRecord.stage) for name, one in models.items()}
     return HarnessCall(
         ("answer", "spec.json"), program | dict(sends) | files, {"spec.json": json.dumps(spec)},
         returns={"answers": folder / "answers"}, timeout_s=TIMEOUT_S,

@@ -59,7 +59,7 @@ class Reference:
         self._baking = Baking(self.data, self.views, tuple(settings["export"]["bake"]))
         self._prepare = preprocessors(self.data, self.views)[self.contract.input]
         source = StudentSource.model_validate(_with_files(settings["student"], code))
-        weights = require_unchanged(run, require_record(run, StudentRecord).student.file)
+        weights = require_unchanged(run, require_record(run, StudentRecord).student.file, StudentRecord.stage)
         student = load_student(source, self.interface, self.views.seed, weights)
         self._predict = torch_predictor(self.task.exported(student, self._size).eval(), "fp32")
 

@@ -23,7 +23,8 @@ from edgedistill.records.finding import Finding
 from edgedistill.records.measurement import Measurement
 from edgedistill.records.stages import STAGE_RECORDS, BenchRecord, DataRecord, ReportRecord
 from edgedistill.runtime.arrays import read_arrays
-from edgedistill.runtime.folder import Run, read_record, read_settings
+from edgedistill.runtime.files import is_unchanged, sha256_of
+from edgedistill.runtime.folder import Run, again, read_record, read_settings
 from edgedistill.tasks.matches import Matches, matches_of
 
 MEASUREMENT_SCHEMAS = ("edgedistill.measurement/1", "edgedistill.measurement/2")
@@ -159,22 +160,30 @@ def _load(path: Path) -> MeasurementSet:
         return MeasurementSet(path.stem, tuple(_result(table, path) for table in _tables_in(path)))
     if not path.is_dir():
         raise ConfigError(f"{path}: no such run folder or measurement file")
-    is_run = (path / "manifest.json").is_file()
     measured = path / "measurements"
-    files = _published(path) if is_run and not measured.is_dir() else _files(measured if measured.is_dir() else path)
-    budgets, findings = _kept(Run(path)) if is_run else ({}, ())
-    return MeasurementSet(path.resolve().name, tuple(read_result(file) for file in files), budgets, findings)
+    files = _files(measured if measured.is_dir() else path)
+    if not (path / "manifest.json").is_file():
+        return MeasurementSet(path.resolve().name, tuple(map(read_result, files)))
+    run = Run(path)
+    files = _of_run(run, files, is_flat=not measured.is_dir())
+    return MeasurementSet(path.resolve().name, tuple(map(read_result, files)), *_kept(run))
 
 
 def _files(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.json"))
 
 
-def _published(folder: Path) -> list[Path]:
-    """Return the measurement files of a run that was published without subfolders, as in a repository."""
-    record = read_record(Run(folder), BenchRecord)
-    names = () if record is None else [Path(one.path).name for one in record.measurements]
-    return [path for path in _files(folder) if path.name in names or path.name.startswith(OF_PAGES)]
+def _of_run(run: Run, files: Sequence[Path], *, is_flat: bool) -> list[Path]:
+    """Return the measurement files of a run; one that was published without subfolders, as in a repository, has other files.
+
+    Raises ConfigError if a file is not the one that the bench stage wrote.
+    """
+    record = read_record(run, BenchRecord)
+    hashes = {} if record is None else {Path(one.path).name: one.sha256 for one in record.measurements}
+    for file in files:
+        if file.name in hashes and run.file_hash(file) != hashes[file.name]:
+            raise ConfigError(_changed(file))
+    return [file for file in files if not is_flat or file.name in hashes or file.name.startswith(OF_PAGES)]
 
 
 def _kept(run: Run) -> tuple[dict[str, Budget], tuple[Finding, ...]]:
@@ -187,8 +196,8 @@ def _kept(run: Run) -> tuple[dict[str, Budget], tuple[Finding, ...]]:
 
 def _warnings(run: Run) -> tuple[Finding, ...]:
     """Return the warnings of a run's stages, the last stage first, because it is the nearest to what is deployed."""
-    tables = [run.stages[kind.stage]["record"] for kind in reversed(STAGE_RECORDS) if kind.stage in run.stages]
-    found = [Finding.model_validate(one) for table in tables for one in table.get("findings", ())]
+    entries = [entry for kind in reversed(STAGE_RECORDS) if (entry := run.entry(kind.stage)) is not None]
+    found = [Finding.model_validate(one) for entry in entries for one in entry["record"].get("findings", ())]
     return tuple(one for one in found if one.severity != "note")
 
 
@@ -199,6 +208,13 @@ def read_result(path: Path) -> LoadedMeasurement:
 
 def _result(table: Any, path: Path) -> LoadedMeasurement:
     measurement = _measurement(table, path)
+    samples = samples_path(path, measurement)
+    if (
+        measurement.samples_sha256 is not None
+        and samples.is_file()
+        and sha256_of(samples) != measurement.samples_sha256
+    ):
+        raise ConfigError(_changed(samples))
     correct, labels = correct_answers(path, measurement) or (None, None)
     return LoadedMeasurement(
         describe_model(measurement),
@@ -256,12 +272,25 @@ def _measurement(table: Any, path: Path) -> Measurement:
     if schema not in MEASUREMENT_SCHEMAS:
         problem = f"has schema '{schema}'" if schema else "has no schema"
         raise ConfigError(f'{path}: {problem}; the schema of a measurement file is "{MEASUREMENT_SCHEMAS[-1]}"')
+    if not is_unchanged(table):
+        raise ConfigError(_changed(path))
     try:
         measurement = Measurement.model_validate_json(json.dumps(table))
     except ValidationError as error:
         raise ConfigError(explain_validation(error, path)) from None
     _check_latencies(measurement, path)
     return measurement
+
+
+def _changed(path: Path) -> str:
+    """Return the sentence about a file that is not as it was written, with the next step."""
+    if path.name.startswith(OF_PAGES):
+        step = "measure on this device again (edgedistill serve), or remove the file"
+    elif any((folder / "manifest.json").is_file() for folder in path.resolve().parents[:2]):
+        step = again(BenchRecord.stage)
+    else:
+        step = "measure again, or take the file from where it was measured"
+    return f"{path}: was changed after it was measured; {step}"
 
 
 def _check_latencies(measurement: Measurement, path: Path) -> None:

@@ -48,9 +48,9 @@ def outdated(run: Run) -> tuple[str, ...]:
     stale: list[str] = []
     made: dict[str, str] = {}
     for kind in SUMMARISED:
-        record = read_record(run, kind)
-        if record is not None:
-            parents: dict[str, str] = run.stages[kind.stage].get("parents", {})
+        record, entry = read_record(run, kind), run.entry(kind.stage)
+        if record is not None and entry is not None:
+            parents: dict[str, str] = entry.get("parents", {})
             if any(parent in stale or made.get(parent, used) != used for parent, used in parents.items()):
                 stale.append(kind.stage)
             made[kind.stage] = identity(record)

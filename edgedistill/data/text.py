@@ -9,6 +9,7 @@ import csv
 import gzip
 import io
 import json
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -24,6 +25,7 @@ from edgedistill.data.files import names_below, names_in
 from edgedistill.errors import ConfigError, nearest
 from edgedistill.records.base import Record
 from edgedistill.records.finding import Finding
+from edgedistill.runtime.memory import available_bytes
 
 Array = npt.NDArray[Any]
 IDS: Final = "input_ids"
@@ -31,6 +33,8 @@ MASK: Final = "attention_mask"
 TYPES: Final = "token_type_ids"
 """The names of the inputs of encoders; types are only inputs where two texts are read as one."""
 
+INFLATED_BYTES: Final = 1 << 30
+"""The most bytes that a .gz file may have inside, on a system that does not say how much memory is free."""
 AT_ONCE: Final = 4096
 """The texts that are tokenized at once."""
 
@@ -301,10 +305,18 @@ class _Table:
 def _content(path: Path) -> bytes:
     if path.suffix != ".gz":
         return path.read_bytes()
+    free = available_bytes()
+    most = INFLATED_BYTES if free is None else free // 4  # the bytes become text, and the text becomes rows
     try:
-        return gzip.decompress(path.read_bytes())
-    except (OSError, EOFError) as error:
+        with gzip.open(path) as file:
+            content = file.read(most + 1)
+    except (OSError, EOFError, zlib.error) as error:
         raise ConfigError(f"data: {path.name} is not a readable .gz file: {error}") from None
+    if len(content) > most:
+        raise ConfigError(
+            f"data: {path.name} has more than {most / 1e9:.1f} GB when it is decompressed, a quarter of the free memory; use a smaller table"
+        )
+    return content
 
 
 def _decoded(path: Path, content: bytes) -> str:

@@ -168,11 +168,8 @@ def _artifact(run: Run, measured: Measurement) -> Compiled | None:
     record = read_record(run, CompileRecord)
     wanted = measured.model.sha256, measured.kit, measured.device.address, measured.target
     for one in () if record is None else record.artifacts:
-        files = {run.path(file): file.sha256 for file in one.files}
-        if (one.parent, one.kit, one.device, one.target) == wanted and all(
-            path.is_file() and sha256_of(path) == sha256 for path, sha256 in files.items()
-        ):
-            return Compiled(run.folder / one.entry, tuple(files), one.engine)
+        if (one.parent, one.kit, one.device, one.target) == wanted and all(map(run.is_intact, one.files)):
+            return Compiled(run.folder / one.entry, tuple(map(run.path, one.files)), one.engine)
     return None
 
 

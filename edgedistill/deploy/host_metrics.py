@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from edgedistill.runtime.files import atomic_path, write_atomic
+from edgedistill.runtime.files import SEAL, atomic_path, seal_of, sha256_of, write_atomic
 from edgedistill.tasks.details import detection_findings, segmentation_findings
 from edgedistill.tasks.detection import TASK as DETECTION
 from edgedistill.tasks.resampling import interval
@@ -35,7 +35,9 @@ def with_host_metric(file: Path, metric: str | None, table: dict[str, Any]) -> d
     completed, more = COMPLETED[metric](table, arrays)
     with atomic_path(samples) as scratch, scratch.open("wb") as archive_file:
         np.savez_compressed(archive_file, allow_pickle=False, **arrays, **more)
-    write_atomic(file, (json.dumps(completed, indent=2, allow_nan=False) + "\n").encode())
+    completed |= {"samples_sha256": sha256_of(samples)}
+    sealed = completed | {SEAL: seal_of(completed)}
+    write_atomic(file, (json.dumps(sealed, indent=2, allow_nan=False) + "\n").encode())
     return completed
 
 

@@ -24,7 +24,7 @@ from edgedistill.quantize.settings import Int8Target
 from edgedistill.quantize.timers import KEPT, StudentForm
 from edgedistill.records.bench_job import Arm, BenchJob
 from edgedistill.records.measurement import Measurement, ModelIdentity
-from edgedistill.runtime.files import hash_of, sha256_of, versions_of, write_json
+from edgedistill.runtime.files import SEAL, hash_of, is_unchanged, seal_of, sha256_of, versions_of, write_json
 from edgedistill.runtime.scratch import scratch_folder
 from edgedistill.stages.stage import Workspace
 
@@ -63,7 +63,8 @@ class StudentBench:
         kept = _read(file, len(forms))
         if kept is None:
             kept = self._measured(target, forms)
-            write_json(file, {"measurements": [one.model_dump(mode="json") for one in kept]})
+            table = {"measurements": [one.model_dump(mode="json") for one in kept]}
+            write_json(file, table | {SEAL: seal_of(table)})
         return kept
 
     def _measured(self, target: Int8Target, forms: Sequence[StudentForm]) -> list[Measurement]:
@@ -132,9 +133,11 @@ def _key(target: Int8Target, works: Sequence[Compilation]) -> str:
 
 
 def _read(file: Path, count: int) -> list[Measurement] | None:
-    """Return measurements kept in a file; None if there is none, or if the file is damaged."""
+    """Return measurements kept in a file; None if there is none, or if the file is damaged or was changed."""
     try:
         table = json.loads(file.read_bytes())
+        if not is_unchanged(table):
+            return None
         found = [Measurement.model_validate(one) for one in table["measurements"]]
     except (OSError, ValueError, KeyError, TypeError, ValidationError):
         return None

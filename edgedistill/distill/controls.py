@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
-
-from pydantic import ValidationError
 
 from edgedistill.config.training import TrainingConfig
 from edgedistill.distill.cache import link_or_copy
@@ -14,7 +13,7 @@ from edgedistill.distill.settings import DistillSettings
 from edgedistill.records.stages import TrainedModel
 from edgedistill.runtime import processes
 from edgedistill.runtime.caches import caches_folder
-from edgedistill.runtime.files import hash_of, sha256_of, versions_of, write_json
+from edgedistill.runtime.files import SEAL, hash_of, is_unchanged, seal_of, sha256_of, versions_of, write_json
 from edgedistill.runtime.folder import identity
 from edgedistill.stages.stage import Workspace
 
@@ -32,7 +31,10 @@ def shared_control(
         trained = train()
         if processes.is_main_process():
             link_or_copy(weights, folder / "model.safetensors")
-            write_json(folder / "control.json", trained)  # last, because it marks the weights as valid
+            table = trained.model_dump(mode="json")
+            write_json(
+                folder / "control.json", table | {SEAL: seal_of(table)}
+            )  # last, because it marks the weights as valid
         processes.barrier()
         return trained
     if processes.is_main_process():
@@ -57,8 +59,11 @@ def control_key(settings: DistillSettings, seed: int) -> str:
 def _kept(folder: Path) -> TrainedModel | None:
     """Return the record of a cached control, or None if it is missing or damaged."""
     try:
-        record = TrainedModel.model_validate_json((folder / "control.json").read_bytes())
-    except (OSError, ValidationError):
+        table = json.loads((folder / "control.json").read_bytes())
+        if not is_unchanged(table):
+            return None
+        record = TrainedModel.model_validate({key: value for key, value in table.items() if key != SEAL})
+    except (OSError, ValueError, AttributeError, TypeError):
         return None
     weights = folder / "model.safetensors"
     return record if weights.is_file() and sha256_of(weights) == record.file.sha256 else None

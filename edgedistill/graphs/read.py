@@ -95,7 +95,17 @@ def check_onnx(model: Path) -> onnx.ModelProto:
     require_inline_data(model, graph)
     require_external_data(model, graph)
     _require_tensors(model, graph)
+    _require_ends(model, graph)
     return graph
+
+
+def _require_ends(path: Path, model: onnx.ModelProto) -> None:
+    """Raise ConfigError for a loop without nodes: its condition never changes, and ONNX Runtime cannot be stopped in it."""
+    for node in all_nodes(model.graph):
+        if node.op_type == "Loop" and any(one.HasField("g") and not one.g.node for one in node.attribute):
+            raise ConfigError(
+                f"{path}: the Loop that makes '{', '.join(node.output)}' has no operators, and may never end"
+            )
 
 
 def _require_tensors(path: Path, model: onnx.ModelProto) -> None:

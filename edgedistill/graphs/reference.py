@@ -5,8 +5,10 @@ Without its optimiser, ONNX Runtime computes each node as written in the file.
 
 from __future__ import annotations
 
+import os
+import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from edgedistill.errors import ConfigError
 
@@ -14,6 +16,9 @@ if TYPE_CHECKING:
     import numpy as np
 
 SILENT = 4
+LIMIT: Final = "EDGEDISTILL_INFERENCE_SECONDS"
+LIMIT_S: Final = 120
+"""The seconds after which an inference is stopped where the variable LIMIT is not set."""
 EXACT_PRODUCTS = "session.x64quantprecision"
 SHARED_ZERO_POINT = "Attempt to replace the existing tensor"
 REFUSALS = (
@@ -69,16 +74,39 @@ def open_session(model: Path | bytes, *, optimise: bool = True, threads: int = 0
 
 
 def run_session(session: Any, outputs: list[str], feed: dict[str, np.ndarray]) -> list[np.ndarray]:
-    """Run an open model and return its outputs; raises RefusedError."""
+    """Run an open model and return its outputs; raises RefusedError, and ConfigError for an inference that does not end."""
     import onnxruntime
 
     options = onnxruntime.RunOptions()
     options.log_severity_level = SILENT
+    limit_s = time_limit()
+    watchdog = threading.Timer(limit_s, setattr, (options, "terminate", True))
+    watchdog.daemon = True
+    watchdog.start()
     try:
         answers: list[np.ndarray] = session.run(outputs, feed, options)
     except _errors() as error:
+        if options.terminate:
+            raise ConfigError(
+                f"an inference of the ONNX model with the outputs {', '.join(outputs)} did not end within {limit_s:g} s, and was "
+                f"stopped: a Loop in the model may not end; check the model, or set {LIMIT}, in seconds, to wait longer"
+            ) from None
         raise RefusedError(_one_line(error)) from None
+    finally:
+        watchdog.cancel()
     return answers
+
+
+def time_limit() -> float:
+    """Return the most seconds that one inference on this machine may take; raises ConfigError for a setting that is no number above 0."""
+    text = os.environ.get(LIMIT) or str(LIMIT_S)
+    try:
+        limit_s = float(text)
+    except ValueError:
+        limit_s = 0.0
+    if not 0 < limit_s <= threading.TIMEOUT_MAX:
+        raise ConfigError(f"{LIMIT}: '{text}' is not a number of seconds above 0")
+    return limit_s
 
 
 def _opened(source: bytes | str, options: Any) -> Any:

@@ -28,7 +28,7 @@ from edgedistill.records.base import Encoding, Record
 from edgedistill.records.contract import Contract
 from edgedistill.records.stages import DataRecord, ExportRecord, InputRecord, OnnxModel, QuantizedRecord
 from edgedistill.runtime.files import sha256_of, write_atomic, write_json
-from edgedistill.runtime.folder import Run, read_settings, require_record, require_tokenizer
+from edgedistill.runtime.folder import Run, read_settings, require_record, require_tokenizer, require_unchanged
 from edgedistill.runtime.scratch import scratch_folder
 
 ARCH = "aarch64"
@@ -166,10 +166,7 @@ def _students(run: Run, kit: Kit) -> list[OnnxModel]:
             f"kit = '{kit.name}' to the configuration, and run 'edgedistill export' again"
         )
     for model in students:
-        if not run.path(model.file).is_file() or sha256_of(run.path(model.file)) != model.file.sha256:
-            raise ConfigError(
-                f"{run.path(model.file)}: missing or changed since it was exported; run 'edgedistill export' again"
-            )
+        require_unchanged(run, model.file)
     return sorted(students, key=lambda model: model.precision != "fp32")
 
 

@@ -14,7 +14,7 @@ from edgedistill.models.model_file import HashFile, ModelFile, model_file
 from edgedistill.records.base import Record
 from edgedistill.records.finding import Finding
 from edgedistill.records.stages import DataRecord, InputRecord, StudentRecord
-from edgedistill.runtime.folder import Run, read_record, read_settings
+from edgedistill.runtime.folder import Run, again, read_record, read_settings
 
 KEY: Final = "student.weights"
 CLOSE: Final = 1e-6
@@ -77,7 +77,7 @@ def _earlier(folder: Path, name: str, hash_file: HashFile) -> tuple[Path, Purpos
     path = run.path(student.student.file)
     if not path.is_file() or hash_file(path) != student.student.file.sha256:
         raise ConfigError(
-            f"{KEY}: {name}: {path} is missing or changed since it was trained; run its configuration again"
+            f"{KEY}: {name}: {path}: missing, or changed since stage '{student.stage}' made it; {again(student.stage)}"
         )
     return path, Purpose(task=data.task, classes=data.classes)
 

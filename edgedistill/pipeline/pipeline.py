@@ -134,7 +134,9 @@ class Pipeline:
         elif place == done:
             settings = stage.declare(self.sources)
             parents = identities_of(stage, self.records)
-            why = explain_stale(entry, settings_of(settings), parents, versions_of(stage.packages))
+            why = self.run.damage(stage.name, stage.record) or explain_stale(
+                entry, settings_of(settings), parents, versions_of(stage.packages)
+            )
         elif place > done:
             why = f"after {stages[done].name}"
         return Step(stage.name, place < done, None if entry is None else entry.get("seconds"), why)
@@ -160,6 +162,9 @@ class Pipeline:
             return
         if processes.is_main_process():
             last = self.run.stages.get(stage.name)
+            damage = None if fresh else self.run.damage(stage.name, stage.record)
+            if damage is not None:
+                self.report.info(f"{stage.name}: is made again, because {damage}")
             self.report.info(opening(stage.name, self.config, None if last is None else last.get("seconds")))
         start = time.monotonic()
         record = stage.make(settings, workspace_of(self.run, key, self.report, fresh=fresh))

@@ -3,15 +3,15 @@
 Names include units. `None` means not measured; `Measurement.reasons` gives the reason for each such field.
 
 History: version 1 is the first; these optional fields were added later: engine_latency_ns, throughput, layers,
-settings, soak, environment, browser, details, pictures, and more of memory_bytes, energy_uj and processes. In version 2, processes of several
-models take turns in bursts, which `duet` describes; files of version 1 are read too.
+settings, soak, environment, browser, details, pictures, samples_sha256, and more of memory_bytes, energy_uj and processes. In version 2,
+processes of several models take turns in bursts, which `duet` describes; files of version 1 are read too.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 
 from edgedistill.records.base import Record
 from edgedistill.records.details import Details
@@ -315,7 +315,8 @@ class Measurement(Record):
     `latency_ns` times the call that runs an inference; `engine_latency_ns` is the time according to the engine's own clock,
     where it has one. `throughput_per_s` is that of a single stream, `throughput` that of the best number of streams. `details`
     are those of the accuracy of boxes, masks and pairs, `pictures` the time of whole pictures. Requests of several lengths,
-    as of texts, are timed at their own length, and `longest` is the longest of them.
+    as of texts, are timed at their own length, and `longest` is the longest of them. `samples_sha256` is the hash of the file
+    `samples`. A file of a measurement also has `sha256`, the hash of its other fields.
     """
 
     schema_: Literal["edgedistill.measurement/1", "edgedistill.measurement/2"] = Field(alias="schema")
@@ -350,8 +351,15 @@ class Measurement(Record):
     pictures: PictureTiming | None = None
     details: Details | None = Field(default=None, discriminator="kind")
     longest: Longest | None = None
+    samples_sha256: str | None = None
 
     model_config = ConfigDict(frozen=True, extra="forbid", serialize_by_alias=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_own_hash(cls, table: Any) -> Any:
+        """Leave out the hash of the file, which is no part of the measurement: `edgedistill.compare.load` checks it."""
+        return {key: value for key, value in table.items() if key != "sha256"} if isinstance(table, dict) else table
 
     def reason_for(self, field: str) -> str:
         """Return why a field, such as "latency_ns.p95", is None, in the words of the device."""

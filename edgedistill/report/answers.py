@@ -16,7 +16,7 @@ from edgedistill.report.curves import precision_recall_plots
 from edgedistill.report.differences import differences_of
 from edgedistill.report.images import COLOURS, Inputs
 from edgedistill.report.tables import ConfusionTable, FigureTable, confusion_of, figure_tables
-from edgedistill.runtime.folder import Run
+from edgedistill.runtime.folder import Run, require_unchanged
 
 MOST_MODELS = 4
 """Of more models, the first are shown: the teacher, the float student and the int8 student come first."""
@@ -98,7 +98,7 @@ def recorded_inputs(run: Run, data: DataRecord | None, export: ExportRecord | No
     model = next((one for one in export.models if one.name == "student" and one.precision == "fp32"), None)
     if model is None or not run.path(model.io).is_file():
         return None
-    return Inputs(run.path(model.io), model.contract)
+    return Inputs(require_unchanged(run, model.io), model.contract)
 
 
 def _has_answers(one: LoadedMeasurement) -> bool:

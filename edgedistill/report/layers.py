@@ -10,7 +10,7 @@ from edgedistill.compare import formatting
 from edgedistill.compare.rows import Row
 from edgedistill.records.measurement import Layer, LayerProfile
 from edgedistill.records.stages import ExportRecord, StudentRecord, TeacherRecord
-from edgedistill.runtime.folder import Run, read_record
+from edgedistill.runtime.folder import Run, read_record, require_unchanged
 
 if TYPE_CHECKING:
     import onnx
@@ -96,7 +96,7 @@ def module_names(run: Run, sha256: str, layers: Sequence[Layer]) -> dict[str, st
         return {}
     import onnx
 
-    graph = onnx.load(str(run.path(model.file)), load_external_data=False).graph
+    graph = onnx.load(str(require_unchanged(run, model.file)), load_external_data=False).graph
     return _matched(layers, _Graph(graph, _modules_of(run, model.name)))
 
 
@@ -105,8 +105,9 @@ def _modules_of(run: Run, name: str) -> frozenset[str]:
     teacher, student = read_record(run, TeacherRecord), read_record(run, StudentRecord)
     trained = teacher if name == "teacher" else None if student is None else student.student
     file = None if trained is None else run.path(trained.file)
-    if file is None or file.suffix != ".safetensors" or not file.is_file():
+    if trained is None or file is None or file.suffix != ".safetensors" or not file.is_file():
         return frozenset()
+    require_unchanged(run, trained.file, TeacherRecord.stage if trained is teacher else StudentRecord.stage)
     from safetensors import safe_open
 
     with safe_open(file, framework="numpy") as tensors:

@@ -40,8 +40,8 @@ def reproduction(run: Run, groups: Sequence[Group]) -> Reproduction:
 def _pins(run: Run, measured: Sequence[Measurement]) -> dict[str, set[str]]:
     """Return the versions of the packages of all stages and engines, without build tags (+cpu), which the index does not accept."""
     pins: dict[str, set[str]] = {}
-    for entry in run.stages.values():
-        for package, version in (entry.get("versions") or {}).items():
+    for stage in run.stages:
+        for package, version in ((run.entry(stage) or {}).get("versions") or {}).items():
             if "." in str(version):
                 pins.setdefault(package, set()).add(str(version).partition("+")[0])
     for m in measured:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from io import BytesIO
@@ -17,6 +17,8 @@ from edgedistill.records.base import Record
 
 PART: Final = ".part-"
 """In the name of a file that is being written."""
+SEAL: Final = "sha256"
+"""The field of a table that has the hash of all other fields."""
 SEAL_BYTES: Final = 32
 """The size of the SHA-256 at the start of a sealed file."""
 
@@ -104,6 +106,17 @@ def _digest(file: IO[bytes]) -> bytes:
 def hash_of(value: Any) -> str:
     """Hash a JSON-like value in its canonical form."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def seal_of(table: Mapping[str, Any]) -> str:
+    """Hash a table of JSON without its own hash, the field `sha256`: it shows whether the table was changed since it was written."""
+    content = {key: value for key, value in table.items() if key != SEAL}
+    return hash_of(json.loads(json.dumps(content)))  # as it will be read: keys are text
+
+
+def is_unchanged(table: Mapping[str, Any]) -> bool:
+    """Tell whether a table fits its own hash; a table of an earlier version, which has none, does."""
+    return SEAL not in table or table[SEAL] == seal_of(table)
 
 
 def versions_of(packages: tuple[str, ...]) -> dict[str, str]:

@@ -25,7 +25,7 @@ from edgedistill.records.stages import (
     TeacherRecord,
 )
 from edgedistill.runtime.caches import caches_folder
-from edgedistill.runtime.files import hash_of, remove_parts, sha256_of, write_json
+from edgedistill.runtime.files import SEAL, hash_of, is_unchanged, remove_parts, seal_of, sha256_of, write_json
 
 R = TypeVar("R", bound=Record)
 S = TypeVar("S", bound=StageRecord)
@@ -35,6 +35,8 @@ SCHEMA, FIRST_SCHEMA = "edgedistill.run/2", "edgedistill.run/1"
 class Run:
     """A run folder; `manifest.json` holds for each finished stage its key, record, settings, versions and seconds, and the configuration.
 
+    Each stage's entry has the hash of its other fields, so that a value that was edited is not believed.
+
     The hashes of files, also of the data, are in the cache folder, so that what only examines a run can keep them.
     """
 
@@ -42,7 +44,7 @@ class Run:
         self.folder = folder
         self._manifest: dict[str, Any] = {"schema": SCHEMA, "name": folder.name, "stages": {}}
         self._has_new_hashes = False
-        path = folder / "manifest.json"
+        path = self._file
         if path.exists():
             try:
                 manifest = json.loads(path.read_text(encoding="utf-8"))
@@ -53,6 +55,10 @@ class Run:
             _require_stages(path, manifest.get("stages"))
             self._manifest = _upgraded(manifest) if manifest["schema"] == FIRST_SCHEMA else manifest
         self._hashes = _read_hashes(self._memo)
+
+    @property
+    def _file(self) -> Path:
+        return self.folder / "manifest.json"
 
     @property
     def _memo(self) -> Path:
@@ -66,13 +72,20 @@ class Run:
 
     @property
     def configuration(self) -> str | None:
-        """The configuration of the last run that executed a stage, as TOML; None for runs of versions that did not record it."""
+        """The configuration of the last run that executed a stage, as TOML; None for runs of versions that did not record it.
+
+        Raises ConfigError if the text was changed since.
+        """
         text = self._manifest.get("configuration")
+        if isinstance(text, str) and self._manifest.get("configuration_sha256", hash_of(text)) != hash_of(text):
+            raise ConfigError(
+                f"{self._file}: 'configuration' was changed after the run; write it again: edgedistill run CONFIG --from report"
+            )
         return text if isinstance(text, str) else None
 
     def configure(self, text: str) -> None:
         """Record the configuration; `finish` writes it."""
-        self._manifest["configuration"] = text
+        self._manifest |= {"configuration": text, "configuration_sha256": hash_of(text)}
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -98,22 +111,44 @@ class Run:
         return self.folder / ref.path
 
     def finished(self, stage: str, key: str, kind: type[R]) -> R | None:
-        """Return the record of a stage if its key matches and its files are unchanged, otherwise None."""
+        """Return the record of a stage if its key matches and nothing of it was changed, otherwise None."""
         entry = self.stages.get(stage)
-        if entry is None or entry["key"] != key:
+        if entry is None or entry.get("key") != key or self.damage(stage, kind) is not None:
             return None
-        record = kind.model_validate(entry["record"])
-        return record if all(self._intact(ref) for ref in files_of(record)) else None
+        return kind.model_validate(entry["record"])
+
+    def damage(self, stage: str, kind: type[Record]) -> str | None:
+        """Say which file of a finished stage is missing or was changed, or that its entry was; None if nothing was, or it has not run."""
+        entry = self.stages.get(stage)
+        if entry is None:
+            return None
+        if not is_unchanged(entry):
+            return f"its entry in {self._file} was changed"
+        try:
+            record = kind.model_validate(entry["record"])
+        except ValidationError:
+            return f"its entry in {self._file} is damaged"
+        changed = next((self.path(ref) for ref in files_of(record) if not self.is_intact(ref)), None)
+        return None if changed is None else f"{changed} is missing or was changed"
+
+    def entry(self, stage: str) -> dict[str, Any] | None:
+        """Return the manifest's entry of a stage, None if it has not run; raise ConfigError if the entry was changed."""
+        entry: dict[str, Any] | None = self.stages.get(stage)
+        if entry is not None and not is_unchanged(entry):
+            raise ConfigError(
+                f"{self._file}: the entry of stage '{stage}' was changed after the stage ended; {again(stage)}"
+            )
+        return entry
 
     def finish(self, stage: str, entry: dict[str, Any]) -> None:
         """Record a stage as done."""
         self.stages.pop(stage, None)
-        self.stages[stage] = entry
+        self.stages[stage] = entry | {SEAL: seal_of(entry)}
         self.save()
 
     def save(self) -> None:
         """Write the manifest."""
-        write_json(self.folder / "manifest.json", self._manifest)
+        write_json(self._file, self._manifest)
         self.save_hashes()
 
     def save_hashes(self) -> None:
@@ -135,7 +170,8 @@ class Run:
             self._has_new_hashes = True
         return str(known[-1])
 
-    def _intact(self, ref: FileRef) -> bool:
+    def is_intact(self, ref: FileRef) -> bool:
+        """Tell whether a file of this run is there as it was described; its hash is known if the file has not changed since."""
         path = self.path(ref)
         return path.is_file() and path.stat().st_size == ref.bytes and self.file_hash(path) == ref.sha256
 
@@ -183,8 +219,8 @@ def _upgraded(manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_record(run: Run, kind: type[S]) -> S | None:
-    """Return the record of a finished stage, or None if the stage has not run; raise ConfigError for an unreadable record."""
-    entry = run.stages.get(kind.stage)
+    """Return the record of a finished stage, None if the stage has not run; raise ConfigError for an unreadable or changed record."""
+    entry = run.entry(kind.stage)
     if entry is None:
         return None
     try:
@@ -203,7 +239,7 @@ def require_record(run: Run, kind: type[S]) -> S:
 
 def read_settings(run: Run, kind: type[StageRecord]) -> dict[str, Any]:
     """Return the settings of a finished stage, or an empty dictionary if the stage has not run."""
-    settings: dict[str, Any] = run.stages.get(kind.stage, {}).get("config", {})
+    settings: dict[str, Any] = (run.entry(kind.stage) or {}).get("config", {})
     return settings
 
 
@@ -213,12 +249,17 @@ def read_lineage(run: Run, model: OnnxModel) -> dict[str, str]:
     return lineage_of(model, data, teacher, require_record(run, StudentRecord), require_record(run, QuantizedRecord))
 
 
-def require_unchanged(run: Run, file: FileRef) -> Path:
-    """Return the path of an exported file; raise ConfigError if the file is missing or was changed."""
+def require_unchanged(run: Run, file: FileRef, stage: str = ExportRecord.stage) -> Path:
+    """Return the path of a file that a stage made; raise ConfigError if the file is missing or was changed."""
     path = run.path(file)
-    if not path.is_file() or sha256_of(path) != file.sha256:
-        raise ConfigError(f"{path}: missing or changed since it was exported; run 'edgedistill export CONFIG' again")
+    if not run.is_intact(file):
+        raise ConfigError(f"{path}: missing, or changed since stage '{stage}' made it; {again(stage)}")
     return path
+
+
+def again(stage: str) -> str:
+    """Return the next step where a result of a stage is missing or was changed."""
+    return f"make it again: edgedistill run CONFIG --from {stage}"
 
 
 def require_tokenizer(run: Run, model: OnnxModel) -> Path | None:
@@ -228,7 +269,9 @@ def require_tokenizer(run: Run, model: OnnxModel) -> Path | None:
         return None
     path = run.folder / Path(model.file.path).with_name(text.tokenizer)
     if not path.is_file() or sha256_of(path) != text.sha256:
-        raise ConfigError(f"{path}: missing or changed since it was exported; run 'edgedistill export CONFIG' again")
+        raise ConfigError(
+            f"{path}: missing, or changed since stage '{ExportRecord.stage}' made it; {again(ExportRecord.stage)}"
+        )
     return path
 
 
@@ -236,8 +279,10 @@ def identity(record: Record) -> str:
     """Hash the content of a record; times and durations are excluded, because later stages do not depend on them."""
     if isinstance(record, DataRecord):
         return record.fingerprint
-    hashes = [ref.sha256 for ref in files_of(record)]
-    return hash_of([record.fingerprint, *hashes] if isinstance(record, SoftLabelsRecord) else hashes)
+    if isinstance(record, SoftLabelsRecord):  # its fingerprint covers the other outputs
+        record = record.model_copy(update={"outputs": {}})
+        return hash_of([record.fingerprint, *(ref.sha256 for ref in files_of(record))])
+    return hash_of([ref.sha256 for ref in files_of(record)])
 
 
 def files_of(value: Any) -> Iterator[FileRef]:
@@ -247,6 +292,6 @@ def files_of(value: Any) -> Iterator[FileRef]:
     elif isinstance(value, Record):
         for name in type(value).model_fields:
             yield from files_of(getattr(value, name))
-    elif isinstance(value, (tuple, list)):
-        for item in value:
+    elif isinstance(value, (tuple, list, dict)):
+        for item in value.values() if isinstance(value, dict) else value:
             yield from files_of(item)

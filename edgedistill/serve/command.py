@@ -132,7 +132,10 @@ async def _listening(site: Site, options: ServeOptions, folder: Path) -> AsyncIt
     host = options.host or lan_address() or "localhost"
     names = tuple(dict.fromkeys((name_of(host), "localhost", "127.0.0.1")))
     server = Server(site, folder, frozenset(name.lower() for name in names))
-    runner = web.AppRunner(server.application(), access_log=None, shutdown_timeout=SHUTDOWN_S, logger=_quiet())
+    # Bodies are not decompressed: a small one could declare gigabytes, and pages send none.
+    runner = web.AppRunner(
+        server.application(), access_log=None, shutdown_timeout=SHUTDOWN_S, logger=_quiet(), auto_decompress=False
+    )
     await runner.setup()
     context = None if options.http else server_context(folder, names)
     try:

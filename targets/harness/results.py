@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tempfile
@@ -137,11 +138,17 @@ def raw_samples(check: Path, processes: List[ProcessResult]) -> Dict[str, np.nda
 
 
 def write(folder: Path, name: str, measured: Dict[str, Any], arrays: Dict[str, np.ndarray]) -> None:
-    """Write the raw samples, then the measurement that names them; each atomically."""
+    """Write the raw samples, then the measurement that names them, which gains their hash; each atomically.
+
+    The file has the hash of its other fields, `sha256`, which shows whether it was changed since.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     compress: Callable[..., None] = np.savez_compressed  # its type hints mistake every array name for an option
     _write_atomic(folder / f"{name}.npz", lambda file: compress(file, **arrays))
-    text = json.dumps(measured, indent=2, allow_nan=False) + "\n"
+    measured["samples_sha256"] = hashlib.sha256((folder / f"{name}.npz").read_bytes()).hexdigest()
+    canonical = json.dumps(measured, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    sealed = dict(measured, sha256=hashlib.sha256(canonical.encode()).hexdigest())
+    text = json.dumps(sealed, indent=2, allow_nan=False) + "\n"
     _write_atomic(folder / f"{name}.json", lambda file: file.write(text.encode()))
 
 

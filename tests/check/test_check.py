@@ -12,7 +12,7 @@ from PIL import Image
 from edgedistill.data.digits import test as digits
 from edgedistill.records.contract import KEY, Contract
 from tests.support.command import edgedistill
-from tests.support.runs import finished_run
+from tests.support.runs import as_written, finished_run
 
 
 @pytest.fixture
@@ -55,11 +55,13 @@ def test_an_artifact_with_another_contract_parts_at_its_input(
 ) -> None:
     run = tmp_path / "run"
     shutil.copytree(finished_run(shared_folder) / "runs" / "digits", run)
-    manifest = json.loads((run / "manifest.json").read_text())
-    for model in manifest["stages"]["export"]["record"]["models"]:
-        if model["precision"] == "fp32" and model["name"] == "student":
-            model["contract"]["picture"]["mean"] = [0.5]
-    (run / "manifest.json").write_text(json.dumps(manifest))
+
+    def darken(manifest: dict) -> None:
+        for model in manifest["stages"]["export"]["record"]["models"]:
+            if model["precision"] == "fp32" and model["name"] == "student":
+                model["contract"]["picture"]["mean"] = [0.5]
+
+    as_written(run, darken)
     done = edgedistill("check", run, pictures[0], cwd=tmp_path)
     assert done.returncode == 4
     assert "pc: ort fp32 on local: parts at digit-0.png: the input of the model differs" in done.stdout

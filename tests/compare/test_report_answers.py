@@ -25,6 +25,7 @@ from edgedistill.tasks.matches import matches_of
 from tests.compare.test_report import Page
 from tests.support.compare_builders import RUN, write_measurement, write_run
 from tests.support.encoders import write_tokenizer
+from tests.support.runs import as_written
 
 RULES = PictureRules(
     width=24, height=16, rule="stretch", padding=0, colour="rgb", dtype="float32", layout="NCHW", divide_by=255.0,
@@ -39,6 +40,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pictures = np.random.default_rng(0).integers(0, 256, (1000, 1, 12, 10, 3)).astype(np.uint8)
     (folder / "onnx").mkdir()
     np.savez(folder / "onnx" / "student-io.npz", **{"input.input": pictures})
+    as_written(folder)
     return folder
 
 
@@ -165,6 +167,7 @@ def test_texts_on_which_models_disagree_are_shown(run: Path, tmp_path: Path) -> 
         model["contract"] = contract.model_dump(mode="json")
     manifest["stages"]["data"]["record"]["kind"] = "text"
     (folder / "manifest.json").write_text(json.dumps(manifest))
+    as_written(folder)
     page = render_report(folder)
     Page(page)
     assert page.count("<blockquote>cat sits</blockquote>") == FIRST
@@ -174,6 +177,7 @@ def test_targets_share_pictures_within_one_limit(run: Path, tmp_path: Path) -> N
     folder = Path(shutil.copytree(run, tmp_path / "targets"))
     for fake in RUN:
         write_measurement(folder / "measurements", replace(fake, target="board", kit="ort"))
+    as_written(folder)
     page = render_report(folder)
     parsed = Page(page)
     assert len(parsed.ids) == len(set(parsed.ids))

@@ -118,7 +118,7 @@ def test_what_was_not_exported_cannot_be_bundled(run, tmp_path):
     with (damaged / "onnx" / "student-fp32.onnx").open("ab") as file:
         file.write(b"\0")
     done = edgedistill("bundle", damaged, "--target", "ort", "-o", tmp_path / "x.pyz")
-    assert "student-fp32.onnx: missing or changed since it was exported" in str(done.exception)
+    assert "student-fp32.onnx: missing, or changed since stage 'export' made it" in str(done.exception)
     assert not (tmp_path / "x.pyz").exists()
 
 

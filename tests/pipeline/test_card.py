@@ -12,12 +12,13 @@ import pytest
 import yaml
 from PIL import Image
 
-from edgedistill.card.card import Card, read_card, require_file, seal
+from edgedistill.card.card import Card, read_card, require_file
 from edgedistill.card.replay import ReplayedValue, ReplayOptions, check_values
 from edgedistill.card.usage import detection_code, picture_code
 from edgedistill.data.shown import picture_of
 from edgedistill.errors import ConfigError
 from edgedistill.records.contract import DetectionRules, PictureRules
+from edgedistill.runtime.files import seal_of
 from tests.support.command import edgedistill
 from tests.support.compare_builders import INT8 as BUILT_INT8
 from tests.support.compare_builders import STUDENT, Fake, as_arm, in_turns, measurement, measurement_table
@@ -210,7 +211,7 @@ def test_figures_that_were_made_up_do_not_hold(card: Path) -> None:
     for process in measured["processes"]:
         process["p50_ns"] /= 20
     measured["accuracy"] |= {"value": 0.999, "ci95": [0.99, 1.0]}
-    (card / "card.json").write_text(json.dumps(table | {"sha256": seal(table)}))
+    (card / "card.json").write_text(json.dumps(table | {"sha256": seal_of(table)}))
     result = edgedistill("replay", "card.json", "--precision", "int8", "--tolerance", 100, cwd=card)
     assert result.returncode == 3, result.stdout + result.stderr
     assert "p50_ms does not hold: +" in result.stdout
@@ -260,7 +261,7 @@ def test_replay_looks_at_the_files_first(card: Path) -> None:
 def resealed(folder: Path, changes: dict) -> Path:
     table = json.loads((folder / "card.json").read_text()) | changes
     path = folder / "changed.json"
-    path.write_text(json.dumps(table | {"sha256": seal(table)}))
+    path.write_text(json.dumps(table | {"sha256": seal_of(table)}))
     return path
 
 

@@ -14,7 +14,7 @@ from edgedistill.runtime.files import sha256_of
 from edgedistill.runtime.folder import Run, require_record
 from tests.support.command import edgedistill
 from tests.support.learning import config_of, data_of
-from tests.support.runs import stages
+from tests.support.runs import as_written, stages
 
 CONFIG = """
 name = "words"
@@ -106,7 +106,10 @@ def test_a_folder_without_a_finished_student_is_refused(copied: Path) -> None:
         declare(weights="runs")
     with (run / "student" / "model.safetensors").open("ab") as file:
         file.write(b"x")
-    with pytest.raises(ConfigError, match="is missing or changed since it was trained; run its configuration again"):
+    with pytest.raises(
+        ConfigError,
+        match="missing, or changed since stage 'distill' made it; make it again: edgedistill run CONFIG --from distill",
+    ):
         declare()
     manifest = json.loads((run / "manifest.json").read_text())
     whole = manifest["stages"].pop("distill")
@@ -114,7 +117,7 @@ def test_a_folder_without_a_finished_student_is_refused(copied: Path) -> None:
     with pytest.raises(ConfigError, match="this run has no student yet"):
         declare()
     whole["config"]["student"]["model"] = None
-    (run / "manifest.json").write_text(json.dumps(manifest | {"stages": manifest["stages"] | {"distill": whole}}))
+    as_written(run, lambda table: table["stages"].update(distill=whole))
     with pytest.raises(ConfigError, match=r"its student is zoo:mlperf-resnet8, a part of its teacher"):
         declare()
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import gzip
 import io
 import json
 import shutil
@@ -145,6 +146,21 @@ def test_uploads_that_are_refused(served: Served, folder: Path, offered: Offer) 
         assert reason in said
     assert not (folder / "measurements").exists() or not list((folder / "measurements").iterdir())
     assert asyncio.run(send(served.links[0], "[]", "api/progress"))[0] == 400
+
+
+def test_a_compressed_upload_is_not_decompressed(served: Served) -> None:
+    """32 MB of zeros in 32 kB: a server that decompressed them would answer 413."""
+
+    async def send_packed() -> tuple[int, str]:
+        body, headers = gzip.compress(bytes(MOST_BYTES + 1)), {"Content-Encoding": "gzip"}
+        async with (
+            aiohttp.ClientSession() as client,
+            client.post(f"{served.links[0]}api/measurement", data=body, headers=headers) as answer,
+        ):
+            return answer.status, await answer.text()
+
+    status, said = asyncio.run(send_packed())
+    assert (status, "JSON" in said) == (400, True), said
 
 
 @pytest.mark.slow

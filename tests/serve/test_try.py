@@ -1,7 +1,6 @@
 """The page answers test pictures, photos and the camera with a classifier, and stops when it measures."""
 
 import asyncio
-import json
 import shutil
 import socket
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from PIL import Image
 
 from tests.support.browser import CHROMIUM, Page, chromium
 from tests.support.film import camera, write_film
+from tests.support.runs import as_written
 from tests.support.serving import Served
 
 pytestmark = [
@@ -36,11 +36,13 @@ def text(name: str) -> str:
 def folder(run: Path, tmp_path: Path) -> Path:
     """A run whose data was resized by a rule: the digits have none."""
     copied = Path(shutil.copytree(run, tmp_path / "digits"))
-    manifest = json.loads((copied / "manifest.json").read_text())
-    for model in manifest["stages"]["export"]["record"]["models"]:
-        if model["contract"]:
-            model["contract"]["picture"]["rule"] = "crop"
-    (copied / "manifest.json").write_text(json.dumps(manifest))
+
+    def crop(manifest: dict) -> None:
+        for model in manifest["stages"]["export"]["record"]["models"]:
+            if model["contract"]:
+                model["contract"]["picture"]["rule"] = "crop"
+
+    as_written(copied, crop)
     return copied
 
 

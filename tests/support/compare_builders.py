@@ -12,6 +12,7 @@ import numpy as np
 
 from edgedistill.records.measurement import Measurement
 from edgedistill.statistics import wilson
+from tests.support.runs import as_written
 
 SHA = {name: f"{i:x}" * 64 for i, name in enumerate(("data", "teacher", "soft_labels", "student", "quantize"), 1)}
 NO_ENERGY = "no energy counter: /sys/class/powercap is absent (virtual machine)"
@@ -187,6 +188,7 @@ def write_run(
     stages = {name: entry for name, entry in _stages(refs, control).items() if name not in absent}
     manifest = {"schema": "edgedistill.run/1", "name": folder.name, "stages": stages}
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=2))
+    as_written(folder)
     return folder
 
 

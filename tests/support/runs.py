@@ -5,8 +5,10 @@ from __future__ import annotations
 import fcntl
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
+from edgedistill.runtime.files import SEAL, seal_of, sha256_of
 from tests.support.command import edgedistill
 
 CONFIG = """
@@ -55,6 +57,25 @@ TARGET = '[[target]]\nname = "pc"\nkit = "ort"\n'
 def stages(run: Path) -> dict[str, dict]:
     """Return the stages of a run as its manifest has them."""
     return json.loads((run / "manifest.json").read_text())["stages"]
+
+
+def as_written(run: Path, change: Callable[[dict], object] = lambda _manifest: None) -> None:
+    """Change the manifest of a run, and give its entries and files the hashes that stages would have written."""
+    manifest = json.loads((run / "manifest.json").read_text())
+    change(manifest)
+    manifest.pop("configuration_sha256", None)
+    for entry in manifest["stages"].values():
+        _hash_files(run, entry)
+        if SEAL in entry:
+            entry[SEAL] = seal_of(entry)
+    (run / "manifest.json").write_text(json.dumps(manifest, indent=2))
+
+
+def _hash_files(run: Path, value: object) -> None:
+    if isinstance(value, dict) and value.keys() == {"path", "sha256", "bytes"} and (run / value["path"]).is_file():
+        value |= {"sha256": sha256_of(run / value["path"]), "bytes": (run / value["path"]).stat().st_size}
+    for one in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        _hash_files(run, one)
 
 
 def finished_run(shared: Path) -> Path:
