@@ -56,6 +56,11 @@ ODDITIES: Final[dict[str, tuple[Severity, str]]] = {
 """What can be odd, by kind: its severity, and the words before the count."""
 
 
+def places_of(classes: Sequence[str]) -> dict[str, int]:
+    """Return the number of each class by its name; of several classes of one name, the first."""
+    return {name: number for number, name in reversed(list(enumerate(classes)))}
+
+
 class Oddities(dict[str, list[str]]):
     """The places, for messages, where annotations are odd, by a key of ODDITIES."""
 

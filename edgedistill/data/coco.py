@@ -11,7 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
-from edgedistill.data.boxes import Annotation, Annotations, Box, Oddities
+from edgedistill.data.boxes import Annotation, Annotations, Box, Oddities, places_of
 from edgedistill.data.files import names_in
 from edgedistill.data.reading import Reading
 from edgedistill.errors import ConfigError
@@ -46,7 +46,8 @@ def _annotations(file: Path, tables: dict[str, Any], images: Path | None, readin
         int(one["id"]): str(one["name"]) for one in sorted(tables["categories"], key=lambda one: int(one["id"]))
     }
     classes = reading.classes or tuple(categories.values())
-    numbers = {key: classes.index(name) for key, name in categories.items() if name in classes}
+    places = places_of(classes)
+    numbers = {key: places[name] for key, name in categories.items() if name in places}
     _note_holes(list(categories), file, oddities)
     root = _root(file, images, [str(one["file_name"]) for one in tables["images"]], reading)
     boxes: dict[int, list[Box]] = {int(one["id"]): [] for one in tables["images"]}

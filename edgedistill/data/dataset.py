@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 import numpy as np
 
@@ -23,6 +23,9 @@ from edgedistill.runtime.progress import QUIET, Reporter
 from edgedistill.tasks.class_labels import describe_numbers
 from edgedistill.tasks.table import find_task
 from edgedistill.tasks.task import Labels
+
+MOST_CLASSES: Final = 100_000
+"""The most classes or values that a model is built for: a list of millions is a mistake, and its layers would fill the memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +140,10 @@ def _load(key: _Key) -> Dataset:
     task = find_task(settings.task)
     read = task.read_labels(labels, settings.classes)
     classes = task.names(read, settings.classes, settings.dimensions)
+    if len(classes) > MOST_CLASSES:
+        raise ConfigError(
+            f"data.train: the labels have {len(classes):,} classes or values; at most {MOST_CLASSES:,} are supported: check which numbers are the labels"
+        )
     named = {
         split: source._replace(labels=one.values, classes=one.classes)
         for (split, source), one in zip(named.items(), read, strict=True)

@@ -306,7 +306,13 @@ def _content(path: Path) -> bytes:
     if path.suffix != ".gz":
         return path.read_bytes()
     free = available_bytes()
-    most = INFLATED_BYTES if free is None else free // 4  # the bytes become text, and the text becomes rows
+    return inflated(
+        path, INFLATED_BYTES if free is None else free // 4
+    )  # the bytes become text, and the text becomes rows
+
+
+def inflated(path: Path, most: int) -> bytes:
+    """Return the content of a .gz file; raises ConfigError for a damaged one and for more than `most` bytes, without reading them all."""
     try:
         with gzip.open(path) as file:
             content = file.read(most + 1)

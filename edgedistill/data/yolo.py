@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from edgedistill.data.boxes import Annotation, Annotations, Box, Oddities
+from edgedistill.data.boxes import Annotation, Annotations, Box, Oddities, places_of
 from edgedistill.data.files import names_in
 from edgedistill.data.images import IMAGE_SUFFIXES
 from edgedistill.data.reading import Reading
@@ -28,7 +28,8 @@ def read_yolo(file: Path, reading: Reading) -> Annotations:
     table = _table(file)
     names = _names(file, table)
     classes = reading.classes or names
-    numbers = {number: classes.index(name) for number, name in enumerate(names) if name in classes}
+    places = places_of(classes)
+    numbers = {number: places[name] for number, name in enumerate(names) if name in places}
     pictures = _pictures(file, table, reading.split)
     oddities, annotations, read = Oddities(), [], []
     keypoints = "kpt_shape" in table

@@ -14,6 +14,7 @@ import numpy as np
 from edgedistill.config.training import FEATURE_LOSSES, DistillConfig, TrainingConfig
 from edgedistill.errors import ConfigError
 from edgedistill.tasks import coco, detections
+from edgedistill.tasks.class_labels import LARGEST
 from edgedistill.tasks.task import Array, DenseTask, Labels
 
 if TYPE_CHECKING:
@@ -46,6 +47,10 @@ class Detection(DenseTask):
                     f"data.{one.split}: labels are {one.values.dtype}{one.values.shape}; expected boxes, float32 (N, M, {COLUMNS}): "
                     "class, x1, y1, x2, y2, area, crowd"
                 )
+            if not np.isfinite(one.values[..., :5]).all():
+                raise ConfigError(
+                    f"data.{one.split}: a class or a corner of a box is NaN or infinite; leave the box out"
+                )
         return tuple(labels)
 
     def names(self, labels: Sequence[Labels], given: tuple[str, ...] | None, dimensions: int | None) -> tuple[str, ...]:  # noqa: ARG002 - the protocol's signature
@@ -53,6 +58,8 @@ class Detection(DenseTask):
         largest = [int(one.values[..., 0].max(initial=-1)) for one in labels]
         if largest[0] < 0:
             raise ConfigError("data.train: no image has a box; check the labels")
+        if not (given or labels[0].classes) and largest[0] > LARGEST:
+            raise ConfigError(f"data.train: a box has class {largest[0]}; the largest class number is {LARGEST}")
         names = given or labels[0].classes or tuple(str(i) for i in range(largest[0] + 1))
         for one, highest in zip(labels, largest, strict=True):
             if highest >= len(names):
