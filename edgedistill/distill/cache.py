@@ -27,7 +27,7 @@ from edgedistill.errors import ConfigError
 from edgedistill.records.stages import SOFT_LABELS_SCHEMA, DataRecord
 from edgedistill.runtime import processes
 from edgedistill.runtime.caches import caches_folder, locked
-from edgedistill.runtime.files import atomic_path, sha256_of, write_atomic, write_json
+from edgedistill.runtime.files import PART, atomic_path, sha256_of, write_atomic, write_json
 from edgedistill.runtime.progress import Reporter
 from edgedistill.tasks.table import find_task
 
@@ -174,10 +174,10 @@ class Cache:
     def first_block(self) -> tuple[int, Array] | None:
         """Return the view and the positions of the first finished block, or None."""
         blocks = blocks_of(*self.shape[:2])
-        if (self.folder / SEAL).exists():
-            return blocks[0][0], blocks[0][2]
         if not (self.folder / "manifest.json").exists():
             return None
+        if (self.folder / SEAL).exists():
+            return blocks[0][0], blocks[0][2]
         done = np.load(self.folder / "done.npy", mmap_mode="r")
         return next(((view, block) for view, n, block in blocks if done[view, n].any()), None)
 
@@ -237,7 +237,7 @@ class Cache:
 
     def _create(self, path: Path, shape: tuple[int, ...]) -> None:
         """Create an empty float16 file, unless another process of the launch has created it."""
-        scratch = self.folder / f".{processes.rank()}-{path.name}"
+        scratch = self.folder / f".{processes.rank()}{PART}{path.name}"
         np.lib.format.open_memmap(scratch, "w+", np.float16, shape)
         try:
             os.link(scratch, path)

@@ -97,25 +97,36 @@ class Pipeline:
         return Sources(self.config, self.kits, self.records, self.run.file_hash, self.report, self._fingerprints)
 
     def execute(self, plan: Plan) -> Records:
-        """Run the unfinished stages and return all records. Nothing is written before all checks pass."""
-        stages = plan.stages
-        done = self._take_finished(plan)
-        if done < len(stages):
-            first = self._step(plan, done, done)
-            self.report.debug(f"{first.stage}: runs, {first.why}")
-            names = {stage.name for stage in stages[done:]}
-            examined = examine((*CHECKS, disk_check(self.run.folder, names)), self.sources, names)
-            examined.require()
-            examined.tell(self.report)
-            if self.scheme_reason and any(stage.record is QuantizedRecord for stage in stages[done:]):
-                self.report.info(f"quantize: {self.scheme_reason}")
-            processes.barrier()  # before the first of them writes
-            with self.run.locked() if processes.is_main_process() else nullcontext():
-                self.run.configure(to_toml(self._given))
-                for stage in stages[done:]:
-                    if processes.is_main_process() or stage.shared:
-                        self._run_stage(stage, fresh=plan.is_fresh(stage))
+        """Run the unfinished stages and return all records; nothing but the lock is written before all checks pass."""
+        if self._may_be_finished(plan) and self._take_finished(plan) == len(plan.stages):
+            return self.records
+        with self.run.locked() if processes.is_main_process() else nullcontext():
+            processes.barrier()  # none reads the folder before the lock is held
+            self.run.refresh()  # the process that held the lock has finished stages
+            self._run_unfinished(plan, self._take_finished(plan))
         return self.records
+
+    def _may_be_finished(self, plan: Plan) -> bool:
+        """Return whether the folder has all stages of a plan, so that nothing may have to run."""
+        return plan.start is None and all(stage.name in self.run.stages for stage in plan.stages)
+
+    def _run_unfinished(self, plan: Plan, done: int) -> None:
+        stages = plan.stages[done:]
+        if not stages:
+            return
+        first = self._step(plan, done, done)
+        self.report.debug(f"{first.stage}: runs, {first.why}")
+        names = {stage.name for stage in stages}
+        examined = examine((*CHECKS, disk_check(self.run.folder, names)), self.sources, names)
+        examined.require()
+        examined.tell(self.report)
+        if self.scheme_reason and any(stage.record is QuantizedRecord for stage in stages):
+            self.report.info(f"quantize: {self.scheme_reason}")
+        processes.barrier()  # before the first of them writes
+        self.run.configure(to_toml(self._given))
+        for stage in stages:
+            if processes.is_main_process() or stage.shared:
+                self._run_stage(stage, fresh=plan.is_fresh(stage))
 
     def dry_run(self, plan: Plan) -> list[Step]:
         """Return for each stage whether it is cached or would run."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from io import BytesIO
 from pathlib import Path
@@ -32,12 +33,15 @@ def write_atomic(path: Path, data: bytes | str) -> None:
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path that replaces `path` if the block succeeds, and is deleted otherwise."""
+    """Yield a temporary path that replaces `path` if the block succeeds, and is deleted otherwise.
+
+    The temporary file is locked, so that no other process takes it for one that a killed process left.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}{PART}", suffix=path.suffix)
-    os.close(handle)
     scratch = Path(name)
     try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
         yield scratch
         with scratch.open("rb") as written:
             os.fsync(written.fileno())
@@ -48,6 +52,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         _flush_folder(path.parent)
     finally:
         scratch.unlink(missing_ok=True)
+        os.close(handle)
 
 
 def _flush_folder(folder: Path) -> None:
@@ -60,9 +65,11 @@ def _flush_folder(folder: Path) -> None:
 
 
 def remove_parts(folder: Path) -> None:
-    """Remove the unfinished files of killed processes from a folder, which this process has locked, and from those in it."""
+    """Remove the unfinished files of killed processes from a folder and those in it; a living process locks its files."""
     for path in folder.rglob(f".*{PART}*"):
-        path.unlink(missing_ok=True)
+        with suppress(FileNotFoundError, BlockingIOError), path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Record | dict[str, Any]) -> None:

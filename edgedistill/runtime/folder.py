@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import fcntl
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, Final, TypeVar
 
 from pydantic import ValidationError
 
@@ -29,6 +30,7 @@ from edgedistill.runtime.files import SEAL, hash_of, is_unchanged, remove_parts,
 
 R = TypeVar("R", bound=Record)
 S = TypeVar("S", bound=StageRecord)
+LOCK: Final = ".lock"
 SCHEMA, FIRST_SCHEMA = "edgedistill.run/2", "edgedistill.run/1"
 
 
@@ -42,23 +44,35 @@ class Run:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._manifest: dict[str, Any] = {"schema": SCHEMA, "name": folder.name, "stages": {}}
-        self._has_new_hashes = False
-        path = self._file
-        if path.exists():
-            try:
-                manifest = json.loads(path.read_text(encoding="utf-8"))
-            except (ValueError, RecursionError) as error:
-                raise ConfigError(f"{path}: not JSON ({error}); move the run folder away to start again") from None
-            if not isinstance(manifest, dict) or manifest.get("schema") not in (SCHEMA, FIRST_SCHEMA):
-                raise ConfigError(f"{path}: is not a {SCHEMA} manifest; use another --run-dir")
-            _require_stages(path, manifest.get("stages"))
-            self._manifest = _upgraded(manifest) if manifest["schema"] == FIRST_SCHEMA else manifest
+        self._has_new_hashes = self._is_locked = False
+        self._text = _text_of(self._file)
+        self._manifest = self._read()
         self._hashes = _read_hashes(self._memo)
 
     @property
     def _file(self) -> Path:
         return self.folder / "manifest.json"
+
+    def _read(self) -> dict[str, Any]:
+        """Return the manifest; raise ConfigError for a damaged one."""
+        path = self._file
+        if self._text is None:
+            return {"schema": SCHEMA, "name": self.folder.name, "stages": {}}
+        try:
+            manifest = json.loads(self._text.decode())
+        except (ValueError, RecursionError) as error:
+            raise ConfigError(f"{path}: not JSON ({error}); move the run folder away to start again") from None
+        if not isinstance(manifest, dict) or manifest.get("schema") not in (SCHEMA, FIRST_SCHEMA):
+            raise ConfigError(f"{path}: is not a {SCHEMA} manifest; use another --run-dir")
+        _require_stages(path, manifest.get("stages"))
+        return _upgraded(manifest) if manifest["schema"] == FIRST_SCHEMA else manifest
+
+    def refresh(self) -> None:
+        """Read the manifest again if another process has changed it."""
+        text = _text_of(self._file)
+        if text != self._text:
+            self._text = text
+            self._manifest = self._read()
 
     @property
     def _memo(self) -> Path:
@@ -89,17 +103,42 @@ class Run:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the lock of this run folder; raise ConfigError if another process holds it."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / ".lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ConfigError(
-                    f"{self.folder}: another edgedistill process is using this run folder; wait for it to finish, or use --run-dir"
-                ) from None
-            remove_parts(self.folder)
+        """Hold the lock of this run folder, also where this object holds it already.
+
+        Creates the folder, and removes it again if nothing is written into it. Raises ConfigError if another process holds the lock.
+        """
+        if self._is_locked:
             yield
+            return
+        made = [folder for folder in (self.folder, *self.folder.parents) if not folder.exists()]
+        with self._take_lock():
+            remove_parts(self.folder)
+            self._is_locked = True
+            try:
+                yield
+            finally:
+                self._is_locked = False
+                if made and [path.name for path in self.folder.iterdir()] == [LOCK]:
+                    (self.folder / LOCK).unlink()
+                    _remove_empty(made)
+
+    def _take_lock(self) -> IO[str]:
+        """Return the locked file of this run folder; raise ConfigError if another process has locked it."""
+        while True:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            path = self.folder / LOCK
+            with suppress(FileNotFoundError):  # another process has just removed the folder, which it left empty
+                lock = path.open("w")
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    if os.path.samestat(os.fstat(lock.fileno()), path.stat()):
+                        return lock
+                    lock.close()
+                except BlockingIOError:
+                    lock.close()
+                    raise ConfigError(
+                        f"{self.folder}: another edgedistill process is using this run folder; wait for it to finish, or use --run-dir"
+                    ) from None
 
     def ref(self, path: Path) -> FileRef:
         """Describe a file of this run by relative path, hash and size."""
@@ -149,6 +188,7 @@ class Run:
     def save(self) -> None:
         """Write the manifest."""
         write_json(self._file, self._manifest)
+        self._text = _text_of(self._file)
         self.save_hashes()
 
     def save_hashes(self) -> None:
@@ -174,6 +214,21 @@ class Run:
         """Tell whether a file of this run is there as it was described; its hash is known if the file has not changed since."""
         path = self.path(ref)
         return path.is_file() and path.stat().st_size == ref.bytes and self.file_hash(path) == ref.sha256
+
+
+def _text_of(path: Path) -> bytes | None:
+    """Return the content of a file, or None if there is none."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+
+
+def _remove_empty(folders: Iterable[Path]) -> None:
+    """Remove folders, each in the next, up to the first that is not empty."""
+    with suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
 
 
 def _read_hashes(path: Path) -> dict[str, list[Any]]:

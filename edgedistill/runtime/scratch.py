@@ -16,15 +16,16 @@ from typing import Final
 PREFIX: Final = "edgedistill-"
 LOCK: Final = ".lock"
 OLD_S: Final = 7 * 24 * 3600
-"""The age in seconds from which a folder without a lock is left over, as the measuring program makes them."""
+"""The age in seconds from which a folder without a lock is left over: its process ended before it had a lock."""
 
 
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
     """Yield an empty folder that only this user reads, and remove it afterwards."""
     _remove_left_over()
-    with tempfile.TemporaryDirectory(prefix=PREFIX) as name, (Path(name) / LOCK).open("w") as lock:
+    with tempfile.TemporaryDirectory(prefix=PREFIX) as name, (Path(name) / "new").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        Path(lock.name).rename(Path(name) / LOCK)  # under this name only once it is locked
         work = Path(name) / "work"
         work.mkdir()
         yield work

@@ -48,6 +48,11 @@ def search(pipeline: Pipeline, options: SearchOptions) -> SearchResult:
             are several processes.
         DeviceError: a device cannot be reached, lacks its engine, runs no family, or fails on a family of the options.
     """
+    with pipeline.run.locked():
+        return _search(pipeline, options)
+
+
+def _search(pipeline: Pipeline, options: SearchOptions) -> SearchResult:
     require_budget(pipeline.config)
     if processes.world_size() > 1:
         raise ConfigError(

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import os
 import sys
 import tarfile
-import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +19,7 @@ from edgedistill.kits.kits import targets_folder
 from edgedistill.records.base import Encoding, Record
 from edgedistill.runtime.caches import caches_folder
 from edgedistill.runtime.files import sha256_of, write_atomic
+from edgedistill.runtime.scratch import scratch_folder
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -87,11 +86,8 @@ def runtime_folder(runtime: Runtime, given: Sequence[Path], tell: Callable[[str]
             f"{runtime.package} {runtime.version} will be downloaded once from {runtime.url} ({runtime.bytes:,} bytes) to {kept}; "
             "without a network, use --runtime FILE.tgz with a file from 'npm pack'"
         )
-        archive = _download(runtime)
-        try:
-            _unpack(archive, kept, runtime)
-        finally:
-            archive.unlink()
+        with scratch_folder() as scratch:
+            _unpack(_download(runtime, scratch), kept, runtime)
         return kept
     place = next((one for one in given if _holds(one, runtime)), given[0])
     if place.is_file():
@@ -132,24 +128,21 @@ def _is_whole(folder: Path, runtime: Runtime) -> bool:
     )
 
 
-def _download(runtime: Runtime) -> Path:
-    """Download the package into a temporary file, and check its hash."""
-    handle, name = tempfile.mkstemp(suffix=".tgz")
-    path = Path(name)
+def _download(runtime: Runtime, folder: Path) -> Path:
+    """Download the package into a folder, and check its hash."""
+    path = folder / "package.tgz"
     try:
         with (
-            os.fdopen(handle, "wb") as file,
+            path.open("wb") as file,
             urllib.request.urlopen(runtime.url, timeout=TIMEOUT_S) as answer,  # noqa: S310 - the address is pinned, https
         ):
             digest = _pour(answer, file, runtime.bytes)
     except (OSError, urllib.error.URLError) as error:
-        path.unlink()
         raise ConfigError(
             f"{runtime.url}: {error}; on a machine with a network, run 'npm pack {runtime.package}@{runtime.version}', and "
             "use the file here with --runtime FILE.tgz"
         ) from None
     if digest != runtime.sha512:
-        path.unlink()
         raise ConfigError(f"{runtime.url}: the SHA-512 of the download differs from the pinned one; it was deleted")
     return path
 

@@ -42,6 +42,7 @@ def main() -> int:
     arguments = parse_arguments()
     archive = os.path.dirname(os.path.abspath(__file__))
     work = tempfile.mkdtemp(prefix="edgedistill-")
+    held = lock(work)
     try:
         answer, code = Bundle(work, unpack(archive, work)).run(arguments)
     except BundleError as error:
@@ -52,9 +53,22 @@ def main() -> int:
         return INTERRUPTED
     finally:
         shutil.rmtree(work, ignore_errors=True)
+        if held is not None:
+            held.close()
     json.dump(answer, sys.stdout, indent=2)
     sys.stdout.write("\n")
     return code
+
+
+def lock(folder: str) -> Any:
+    """Lock a folder, so that edgedistill on this machine keeps it while this process lives; return the file that is locked."""
+    try:
+        import fcntl
+    except ImportError:  # Windows has none
+        return None
+    file = open(os.path.join(folder, ".lock"), "w", encoding="ascii")  # noqa: SIM115 - open as long as the folder is used
+    fcntl.flock(file, fcntl.LOCK_EX)
+    return file
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -264,7 +278,7 @@ class Bundle:
     def harness(self, verb: str, *arguments: str) -> Any:
         """Run a verb of the harness in its own process, and return its result."""
         command = [sys.executable, os.path.join(self.work, "harness"), verb, *arguments]
-        environment = dict(os.environ, EDGEDISTILL_PARENT=str(os.getpid()))
+        environment = dict(os.environ, EDGEDISTILL_PARENT=str(os.getpid()), TMPDIR=self.work)
         child = subprocess.Popen(
             command, cwd=self.work, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=environment
         )

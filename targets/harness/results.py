@@ -162,7 +162,7 @@ def discard(folder: Path, name: str) -> None:
 
 
 def _write_atomic(path: Path, fill: Callable[[Any], Any]) -> None:
-    handle, scratch = tempfile.mkstemp(dir=str(path.parent), prefix=f".{path.name}-")
+    handle, scratch = tempfile.mkstemp(dir=str(path.parent), prefix=f".{path.name}.part-")
     try:
         with os.fdopen(handle, "wb") as file:
             fill(file)

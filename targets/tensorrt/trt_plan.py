@@ -83,10 +83,12 @@ def sha256(path: Path) -> str:
 
 def write(path: Path, content: bytes) -> None:
     """Write a file atomically."""
-    handle, scratch = tempfile.mkstemp(dir=str(path.parent), prefix=f".{path.name}-")
+    handle, scratch = tempfile.mkstemp(dir=str(path.parent), prefix=f".{path.name}.part-")
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(scratch, str(path))
     except BaseException:
         os.unlink(scratch)

@@ -20,7 +20,8 @@ THIRD_PARTY = (
 """What the functions of the package import late, and takes long."""
 
 
-def main() -> None:
+def preload() -> None:
+    """Import what commands import, also late."""
     package = importlib.import_module("edgedistill")
     for found in pkgutil.walk_packages(package.__path__, "edgedistill."):
         if not found.name.endswith("__main__"):
@@ -31,6 +32,10 @@ def main() -> None:
     module = torch.nn.Linear(1, 1).eval()  # the first export of a process imports and compiles more than the later ones
     importlib.import_module("edgedistill.export.onnx_export").export_onnx(module, (torch.zeros(1, 1),), 17)
     gc.freeze()
+
+
+def main() -> None:
+    preload()
     for line in sys.stdin:
         order = json.loads(line)
         child = os.fork()

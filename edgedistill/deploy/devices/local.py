@@ -24,11 +24,13 @@ GRACE_S = 3.0
 async def run_here(_address: Address, call: HarnessCall, progress: Progress) -> Finished:
     """Run a call in a new process on this machine; files are linked, not copied."""
     with _work_folder(call) as work, tempfile.TemporaryFile() as out:
+        scratch = work / ".scratch"  # of the harness: removed with the work folder, also if the harness is killed
+        scratch.mkdir()
         # In a new session, one signal reaches the harness, its workers, and processes that an engine forked.
         child = subprocess.Popen(
             [sys.executable, str(work / "harness"), *call.arguments],
             cwd=work, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.PIPE, start_new_session=True,
-            env=os.environ | {"EDGEDISTILL_PARENT": str(os.getpid())},
+            env=os.environ | {"EDGEDISTILL_PARENT": str(os.getpid()), "TMPDIR": str(scratch)},
         )  # fmt: skip
         assert child.stderr is not None
         with child.stderr:
