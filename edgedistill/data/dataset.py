@@ -18,6 +18,7 @@ from edgedistill.data.settings import DataSettings, ViewSettings
 from edgedistill.data.sources import SINGLE, Array, Arrays, Source, load_source, rate_of
 from edgedistill.data.text import IDS, same_length
 from edgedistill.errors import ConfigError
+from edgedistill.records.base import readable
 from edgedistill.records.stages import DataRecord, InputRecord, SplitName
 from edgedistill.runtime.progress import QUIET, Reporter
 from edgedistill.tasks.class_labels import describe_numbers
@@ -140,6 +141,10 @@ def _load(key: _Key) -> Dataset:
     task = find_task(settings.task)
     read = task.read_labels(labels, settings.classes)
     classes = task.names(read, settings.classes, settings.dimensions)
+    if odd := next((name for name in classes if readable(name) != name), None):
+        raise ConfigError(
+            f"data.train: the class '{readable(odd)}' has a name that is not UTF-8, which no model file can hold; rename the class or its folder"
+        )
     if len(classes) > MOST_CLASSES:
         raise ConfigError(
             f"data.train: the labels have {len(classes):,} classes or values; at most {MOST_CLASSES:,} are supported: check which numbers are the labels"

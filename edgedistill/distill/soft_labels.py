@@ -31,7 +31,7 @@ from edgedistill.distill.teacher import load_logits, teacher_label
 from edgedistill.distill.teacher_engine import EngineChoice, openvino_predictor
 from edgedistill.distill.top_k import pack, unpack
 from edgedistill.distill.training import TeacherLogits
-from edgedistill.errors import ConfigError, EdgedistillError
+from edgedistill.errors import ConfigError
 from edgedistill.losses.batch import Tensors
 from edgedistill.records.base import FileRef
 from edgedistill.records.stages import SoftLabelsRecord, TeacherRecord
@@ -319,7 +319,7 @@ def _first_batch(views: Views) -> Tensors:
 def build_soft_labels(cache: Cache, ask: Ask, views: Views, report: Reporter) -> Path:
     """Fill a cache with a teacher's logits of augmented views and return its logits.npy.
 
-    Entries of an interrupted call are kept. Raises EdgedistillError for logits that are not finite or too large for float16,
+    Entries of an interrupted call are kept. Raises ConfigError for logits that are not finite or too large for float16,
     and ConfigError for a teacher with another number of classes.
     """
     logits, done = cache.open()
@@ -368,7 +368,7 @@ def _check(answer: Array, samples: int, shape: tuple[int, ...]) -> None:
 
 def _checked(answer: Array, name: str) -> Array:
     if not np.isfinite(answer).all() or np.abs(answer).max() > np.finfo(np.float16).max:
-        raise EdgedistillError(
+        raise ConfigError(
             f"teacher: {name} are not finite, or too large for float16; check the teacher's weights and mean/std"
         )
     return answer

@@ -19,7 +19,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from edgedistill.config.training import TrainingConfig
 from edgedistill.distill.fine_tuning import FineTuning
 from edgedistill.distill.tracking import TrackingFolder, log_epoch, tracked
-from edgedistill.errors import EdgedistillError
+from edgedistill.errors import ConfigError
 from edgedistill.losses.batch import Batch, Loss, Tensors
 from edgedistill.models.outputs import as_float, call
 from edgedistill.records.stages import Epoch
@@ -92,7 +92,7 @@ def fit(model: nn.Module, training: Training, report: Reporter) -> tuple[Epoch, 
 
     With `plan.ema`, the moving average of the weights is validated and kept; its decay warms up. State is written to `resume.path` after each
     epoch; a training with the same key resumes from it and ends with the same weights, bit for bit, as without an
-    interruption. Raises EdgedistillError if the loss is not finite.
+    interruption. Raises ConfigError if the loss is not finite.
     """
     tuning = training.tuning
     thaws = tuning is not None and tuning.thaws
@@ -168,7 +168,7 @@ def _run_epoch(state: _State, training: Training, number: int, accelerator: Any,
     loss = _train_epoch(state, training, number, accelerator, advance)
     if not math.isfinite(loss):
         rate = training.plan.peak_lr
-        raise EdgedistillError(f"{training.label}: the loss is {loss} in epoch {number + 1}; lower lr ({rate})")
+        raise ConfigError(f"{training.label}: the loss is {loss} in epoch {number + 1}; lower lr ({rate})")
     accuracy = processes.broadcast_from_rank0(training.validate(state.kept) if processes.is_main_process() else 0.0)
     rate, seconds = float(state.scheduler.get_last_lr()[0]), time.monotonic() - start
     return Epoch(epoch=number + 1, loss=loss, lr=rate, val_accuracy=accuracy, seconds=seconds)

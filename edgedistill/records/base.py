@@ -67,6 +67,11 @@ NO_FILE: Final = FileRef(path="", sha256="", bytes=0)
 """A file that is not written yet."""
 
 
+def readable(name: str) -> str:
+    r"""Return the name of a file as text that every file can hold: what is not UTF-8 is written as \udce9."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def explain_validation(error: ValidationError, origin: Path) -> str:
     """Return one line for each invalid field: the file, the field, and the problem."""
     lines = (f"{origin}: {'.'.join(str(part) for part in e['loc'])}: {e['msg']}" for e in error.errors())

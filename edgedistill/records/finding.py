@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from edgedistill.records.base import Record
+from pydantic import field_validator
+
+from edgedistill.records.base import Record, readable
 
 Severity = Literal["error", "warning", "note"]
 """An error stops the run, with exit code 2; a warning is likely a mistake; a note is a fact that explains a result."""
@@ -20,6 +22,12 @@ class Finding(Record):
     severity: Severity
     subject: str
     text: str
+
+    @field_validator("subject", "text")
+    @classmethod
+    def _readable(cls, value: str) -> str:
+        """Write names of files that are not UTF-8 as text."""
+        return readable(value)
 
     def __str__(self) -> str:
         """Return the line for a person."""

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Final, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from edgedistill.records import stage_names
-from edgedistill.records.base import Activations, Encoding, FileRef, Record, Scheme, Weights
+from edgedistill.records.base import Activations, Encoding, FileRef, Record, Scheme, Weights, readable
 from edgedistill.records.contract import Contract
 from edgedistill.records.finding import Finding
 from edgedistill.records.parity import Parity
@@ -64,6 +64,12 @@ class DataRecord(StageRecord):
     unlabelled: int = 0
     fingerprint: str
     left_out: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+
+    @field_validator("left_out")
+    @classmethod
+    def _readable(cls, value: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+        """Write names of files that are not UTF-8 as text."""
+        return {split: tuple(map(readable, names)) for split, names in value.items()}
 
     @model_validator(mode="before")
     @classmethod

@@ -2,10 +2,12 @@
 
 import gzip
 import json
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from edgedistill.data.boxes import places_of
 from edgedistill.data.coco import read_coco
@@ -13,6 +15,7 @@ from edgedistill.data.dataset import MOST_CLASSES
 from edgedistill.data.reading import Reading
 from edgedistill.data.text import inflated
 from edgedistill.errors import ConfigError
+from edgedistill.records.finding import Finding
 from edgedistill.tasks.class_labels import LARGEST
 from edgedistill.tasks.detection import TASK as DETECTION
 from edgedistill.tasks.task import Labels
@@ -73,3 +76,32 @@ def test_a_damaged_gz_is_a_sentence(tmp_path: Path, damage: bytes) -> None:
     (tmp_path / "texts.tsv.gz").write_bytes(damage)
     with pytest.raises(ConfigError, match=r"texts\.tsv\.gz is not a readable \.gz file"):
         inflated(tmp_path / "texts.tsv.gz", 1_000_000)
+
+
+def folder_of_pictures(tmp_path: Path, *names: bytes) -> dict[str, object]:
+    """Return the data of a folder of two classes of 8 pictures, and of files with other names."""
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 8, 8, 3)).astype(np.uint8)
+    for i, one in enumerate(pixels):
+        (tmp_path / "data" / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(one).save(tmp_path / "data" / "ab"[i % 2] / f"{i}.png")
+    for name in names:
+        path = os.fsencode(tmp_path / "data") + b"/" + name
+        os.makedirs(os.path.dirname(path), exist_ok=True)  # noqa: PTH103, PTH120 - pathlib takes no bytes
+        with open(path, "wb") as file:  # noqa: PTH123
+            file.write((tmp_path / "data" / "a" / "0.png").read_bytes()[: 30 if b"broken" in name else None])
+    return {"train": "data", "test": "data", "size": [8, 8], "skip_bad": True}
+
+
+def test_a_class_whose_name_is_not_utf8_is_named(tmp_path: Path) -> None:
+    config = config_of(tmp_path, data=folder_of_pictures(tmp_path, b"b\xe9/1.png", b"b\xe9/2.png"))
+    with pytest.raises(ConfigError, match=r"the class 'b\\udce9' has a name that is not UTF-8"):
+        loaded(config)
+
+
+def test_files_whose_names_are_not_utf8_are_read_and_those_left_out_can_be_recorded(tmp_path: Path) -> None:
+    config = config_of(tmp_path, data=folder_of_pictures(tmp_path, b"a/caf\xe9.png", b"b/broken\xe9.png"))
+    record = loaded(config).record
+    assert record.left_out["train"][0].startswith("b/broken\\udce9.png (cannot identify image file")
+    assert type(record).model_validate_json(record.model_dump_json()) == record
+    found = Finding(severity="note", subject="caf\udce9.png", text="is odd")
+    assert Finding.model_validate_json(found.model_dump_json()) == found

@@ -15,7 +15,7 @@ from edgedistill.distill.feed import TrainingFeed
 from edgedistill.distill.loading import Ask
 from edgedistill.distill.predictors import Answer
 from edgedistill.distill.soft_labels import SoftLabels, build_soft_labels, load_soft_labels, store_soft_labels
-from edgedistill.errors import EdgedistillError
+from edgedistill.errors import ConfigError
 from edgedistill.losses.batch import Tensors
 from edgedistill.records.base import FileRef
 from edgedistill.records.stages import InputRecord, SoftLabelsRecord
@@ -196,7 +196,7 @@ def test_answers_that_cannot_be_kept_are_refused(tmp_path: Path, views: Views) -
         (lambda x: x[:, 0, 0, :2], "have shape"),
     ):
         ask = lambda inputs, wrong=wrong: Answer(wrong(only(inputs)), {})  # noqa: E731
-        with pytest.raises(EdgedistillError, match=message):
+        with pytest.raises(ConfigError, match=message):
             build_soft_labels(cache(tmp_path / message), ask, views, QUIET)
-    with pytest.raises(EdgedistillError, match="not finite"):
+    with pytest.raises(ConfigError, match="not finite"):
         store_soft_labels(cache(tmp_path / "s", count=1), np.full((1, SAMPLES, CLASSES), np.nan))

@@ -21,7 +21,7 @@ from edgedistill.distill.training import (
     uses_bf16,
     warmed_average,
 )
-from edgedistill.errors import EdgedistillError
+from edgedistill.errors import ConfigError
 from edgedistill.losses.batch import Batch
 from edgedistill.runtime.progress import Reporter
 from tests.support.damage import DAMAGES
@@ -201,7 +201,7 @@ def test_a_damaged_state_is_named_and_the_training_starts_again(tmp_path: Path, 
 
 def test_a_diverging_loss_is_an_error_that_names_the_rate(tmp_path: Path) -> None:
     plan = training(tmp_path, Rings(), lr=1e30)
-    with pytest.raises(EdgedistillError, match=r"epoch 1; lower lr \(1e\+30\)"):
+    with pytest.raises(ConfigError, match=r"epoch 1; lower lr \(1e\+30\)"):
         fit(network(), plan, QUIET)
 
 
