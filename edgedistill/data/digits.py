@@ -1,16 +1,12 @@
-"""The data of the demo: scikit-learn's bundled handwritten digits (Alpaydin and Kaynak 1998), 8x8 grey levels from 0 to 16."""
+"""A small set of pictures for a first try: scikit-learn's bundled handwritten digits (Alpaydin and Kaynak 1998), 8x8 grey levels from 0 to 16."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import numpy as np
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 from edgedistill.data.sources import Array
-
-CONFIG = Path(__file__).parents[1] / "config" / "demo.toml"
 
 
 def train() -> tuple[Array, Array]:
