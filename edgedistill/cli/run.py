@@ -82,7 +82,7 @@ def run_config(context: click.Context, path: Path, until: str, options: dict[str
 @AS_JSON
 @click.pass_context
 def demo(context: click.Context, run_dir: Path, start: str | None, as_json: bool) -> None:  # noqa: FBT001 - click passes flags
-    """Run all stages on handwritten digits, in one or two minutes.
+    """Run all stages on pictures of handwritten digits, in two minutes.
 
     A second demo prints the figures of the first; --from bench measures again.
     """
@@ -93,6 +93,13 @@ def demo(context: click.Context, run_dir: Path, start: str | None, as_json: bool
     kits, reporter = surroundings(context)
     config = load_config(Path(__file__).parents[1] / "config" / "demo.toml")
     show_pipeline(run_pipeline(config, Run(run_dir), kits, reporter, Plan(start=start)), as_json=as_json)
+    if not as_json:
+        for what, how in (
+            ("the report, with pictures", f"open {run_dir / 'report.html'} in a browser"),
+            ("on your phone", f"edgedistill serve {run_dir}, then scan the code"),
+            ("on your own data", "edgedistill init job --data FOLDER"),
+        ):
+            click.echo(f"Next, {what}: {how}")
 
 
 @click.command(cls=Command)
