@@ -59,7 +59,7 @@ def key(name: str, value: str = "VALUE") -> Only:
 
 pipeline_options = options(set_option(NO_KEYS), skip_bad_option(NO_FOLDERS), from_option(NO_STAGES), DRY_RUN, AS_JSON)
 form_options = options(
-    option("--data", type=FILE, metavar="FILE", help="Real inputs, and labels if any: an .npz, or pictures with boxes.",
+    option("--data", type=FILE, metavar="FILE", help="Real inputs, and labels if any: an .npz, or pictures with boxes or masks.",
            only={ONNX: "set data.train in {model_or_config} instead"}),
     option("--target", "kit_names", multiple=True, metavar="KIT", help="A kit that will run the file. Repeatable.",
            only={ONNX: "add a [[target]] to {model_or_config} instead"}),
@@ -80,7 +80,7 @@ detector_options = options(
     option("--decode", metavar="FORM", help="The form of a detector's outputs, e.g. yolo; auto finds it.", only=NO_FORMS),
     option("--classes", type=FILE, metavar="FILE", help="The names of a detector's classes in its order, one a line.", only=NO_FORMS),
     option("--view", "views", multiple=True, metavar="KEY=VALUE",
-           help="How pictures become inputs: mean, std, channels, resize, padding. Repeatable.", only=NO_FORMS),
+           help="How pictures become inputs: mean, std, channels, resize, padding, void. Repeatable.", only=NO_FORMS),
 )  # fmt: skip
 """The options that say how a detector of any origin is used."""
 
@@ -192,7 +192,7 @@ def _show(result: FileResult | FilePlan | BenchPlan, *, as_json: bool) -> None:
 @option("--target", "kit_names", multiple=True, metavar="KIT",
         help="A kit to measure with. Repeatable.  [default: every kit whose engine is installed]",
         only={ONNX: "add a [[target]] to {model_or_config} instead"})  # fmt: skip
-@option("--data", type=FILE, metavar="FILE", help="Real inputs, and labels if any: an .npz, or pictures with boxes.",
+@option("--data", type=FILE, metavar="FILE", help="Real inputs, and labels if any: an .npz, or pictures with boxes or masks.",
         only={ONNX: "set data.test in {model_or_config} instead"})  # fmt: skip
 @detector_options
 @option("--device", default="local", show_default=True, metavar="URL", help="The device: ssh://user@host, adb://serial.",

@@ -7,7 +7,8 @@ from typing import Final, NamedTuple
 
 from edgedistill.data.boxes import Annotations, read_boxed
 from edgedistill.data.coco import read_coco
-from edgedistill.data.masks import find_pairs, names_of, read_masked
+from edgedistill.data.files import names_in
+from edgedistill.data.masks import MASK_SUFFIXES, find_folders, find_pairs, names_of, read_masked
 from edgedistill.data.reading import Labelled, Reading
 from edgedistill.data.voc import is_voc, read_voc
 from edgedistill.data.yolo import SUFFIXES, read_yolo
@@ -17,6 +18,14 @@ from edgedistill.runtime.progress import Reporter
 TASKS: Final = ("segmentation", "detection")
 COCO_NAMES: Final = ("_annotations.coco.json", "annotations.json")
 """The names of a COCO file in a folder with its pictures."""
+
+
+def holds_masks(path: Path) -> bool:
+    """Return whether a source is pictures with masks and has no boxes; the labels of a YOLO folder are texts."""
+    found = find_folders(path) if path.is_dir() else None
+    if found is None or is_voc(path) or any((path / name).is_file() for name in COCO_NAMES):
+        return False
+    return bool(names_in(found[1], MASK_SUFFIXES))
 
 
 def read_dense(path: Path, folder: Path, reading: Reading, report: Reporter) -> Labelled:

@@ -1,16 +1,17 @@
-"""Pictures with boxes as inputs for an ONNX model of any origin: the preprocessing that the model was trained with, and its labels."""
+"""Pictures with boxes or masks as inputs for an ONNX model of any origin: the preprocessing that the model was trained with, and its labels."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple
+from typing import Annotated, Any, Final, Literal, NamedTuple
 
 import numpy as np
 import onnx
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from edgedistill.config.data import ResizeRule
+from edgedistill.data.dense import holds_masks
 from edgedistill.data.geometry import Resizing
 from edgedistill.data.kinds import FULL_SCALE
 from edgedistill.data.reading import Reading
@@ -29,14 +30,14 @@ def _numbers(text: str) -> tuple[float, ...]:
     return tuple(float(part) for part in text.split(","))
 
 
-READ: Final[dict[str, Callable[[str], Any]]] = {"mean": _numbers, "std": _numbers, "padding": int}
+READ: Final[dict[str, Callable[[str], Any]]] = {"mean": _numbers, "std": _numbers, "padding": int, "void": int}
 """How the values of keys are read that are no words."""
 
 
 class PictureView(Record):
     """How pictures become the input of a model.
 
-    `resize` and `padding` are as in [data], and `mean`, `std` and `channels` as in [teacher]: `mean` and `std` are those of values
+    `resize`, `padding` and `void` are as in [data], and `mean`, `std` and `channels` as in [teacher]: `mean` and `std` are those of values
     from 0 to 1, so that std = 1/255 keeps values from 0 to 255.
     """
 
@@ -45,10 +46,11 @@ class PictureView(Record):
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     channels: Literal["rgb", "bgr"] = "rgb"
+    void: Annotated[int, Field(ge=0, le=255)] = 255
 
 
 class Pictures(NamedTuple):
-    """Samples for a model with boxes (N, M, 7) as labels, the names of their classes, and remarks on the classes left out."""
+    """Samples for a model with boxes or masks as labels, the names of their classes if known, and remarks on the classes left out."""
 
     samples: Samples
     classes: tuple[str, ...]
@@ -74,16 +76,21 @@ def parse_view(texts: Sequence[str]) -> PictureView:
 def read_pictures(
     path: Path, model: onnx.ModelProto, view: PictureView, names: Sequence[str], report: Reporter = QUIET
 ) -> Pictures:
-    """Read pictures with boxes, in the formats of [data], for a model of classes with `names`, by default all those of the data.
+    """Read pictures with boxes or masks, in the formats of [data], for a model of classes with `names`, by default all those of the data.
 
-    Classes that the model does not have are left out. Raises ConfigError for data that cannot be read, without a common class, or
+    Classes of boxes that the model does not have are left out; the classes of masks are those of the model, in its order. Raises ConfigError for data that cannot be read, without a common class, or
     for a model that does not take one picture.
     """
     entry, height, width, is_last = _picture_input(model)
     resizing = Resizing(width, height, view.resize, view.padding)
-    reading = Reading(task="detection", split="test", resizing=resizing)
+    masked = holds_masks(path)
+    task = "segmentation" if masked else "detection"
+    reading = Reading(task=task, split="test", resizing=resizing, void=view.void)
     own = load_source(str(path.resolve()), path.parent, reading, report)
     classes = own.classes or ()
+    requests = _requests(np.ascontiguousarray(own.inputs[SINGLE]), entry, view, is_last=is_last)
+    if masked:
+        return Pictures(Samples(requests, own.labels), tuple(names) or classes, ())
     kept = tuple(name for name in classes if name in names) if names else classes
     if not kept:
         raise ConfigError(
@@ -94,12 +101,17 @@ def read_pictures(
     remarks = (
         f"{len(dropped)} classes of {path.name} are not classes of the model, and are left out: {_listed(dropped)}",
     )
-    values = np.ascontiguousarray(own.inputs[SINGLE])
-    x = values.astype(np.float32) if entry.type.tensor_type.elem_type == onnx.TensorProto.FLOAT else values
-    x = _normalised(x[..., ::-1] if view.channels == "bgr" else x, view)
-    requests = np.ascontiguousarray(x if is_last else np.moveaxis(x, -1, 1))[:, None]
     labels = _renumbered(own.labels, [kept.index(name) if name in kept else -1 for name in classes])
-    return Pictures(Samples({entry.name: requests}, labels), kept, remarks if dropped else ())
+    return Pictures(Samples(requests, labels), kept, remarks if dropped else ())
+
+
+def _requests(
+    pixels: np.ndarray, entry: onnx.ValueInfoProto, view: PictureView, *, is_last: bool
+) -> dict[str, np.ndarray]:
+    """Return pictures (N, H, W, 3), uint8, as requests (N, 1, ...) of a model's input."""
+    x = pixels.astype(np.float32) if entry.type.tensor_type.elem_type == onnx.TensorProto.FLOAT else pixels
+    x = _normalised(x[..., ::-1] if view.channels == "bgr" else x, view)
+    return {entry.name: np.ascontiguousarray(x if is_last else np.moveaxis(x, -1, 1))[:, None]}
 
 
 def _picture_input(model: onnx.ModelProto) -> tuple[onnx.ValueInfoProto, int, int, bool]:

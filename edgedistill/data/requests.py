@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import onnx
@@ -24,12 +24,20 @@ class Samples(NamedTuple):
 
     If requests differ in length, their array has the type object, shape (R,), and each element is the array of one request.
 
-    Labels are classes (R,) or boxes (R, M, 7): class, x1, y1, x2, y2 in pixels of the input, area, crowd; unused rows have class -1.
+    Labels are classes (R,), boxes (R, M, 7): class, x1, y1, x2, y2 in pixels of the input, area, crowd; unused rows have class -1; or
+    masks (R, H, W), uint8, with the class of each pixel of the input; 255 is void.
     """
 
     requests: dict[str, Array]
     labels: Array | None
     slices: Array | None = None
+
+    @property
+    def label_form(self) -> Literal["classes", "boxes", "masks"] | None:
+        """What the labels are, or None without labels."""
+        if self.labels is None:
+            return None
+        return "classes" if self.labels.ndim == 1 else "masks" if self.labels.dtype == np.uint8 else "boxes"
 
     @property
     def varies(self) -> bool:
@@ -45,7 +53,7 @@ def read_samples(path: Path, model: onnx.ModelProto) -> Samples:
     """Read samples for a model.
 
     The array of an input has the name of the input, or "input." and the name, or "inputs" if the model has one input; it has
-    one sample per row (N, ...), or one request per row (R, 1, ...). "labels" are class numbers or boxes, and "slices" name a part
+    one sample per row (N, ...), or one request per row (R, 1, ...). "labels" are class numbers, boxes or masks, and "slices" name a part
     of the data for each sample, for example the camera or the light. "lengths" (N,) are the lengths of samples whose last axis is padded
     to that of the longest, for a model whose inputs vary in length.
 
@@ -91,12 +99,14 @@ def _unpadded(
 
 
 def _require_labels(path: Path, labels: Array) -> None:
-    """Raise ConfigError for labels that are neither class numbers nor boxes."""
+    """Raise ConfigError for labels that are neither class numbers, boxes nor masks."""
     are_classes = labels.ndim == 1 and np.issubdtype(labels.dtype, np.integer)
-    if not are_classes and not (labels.ndim == 3 and labels.shape[2] == BOX_COLUMNS and labels.dtype.kind == "f"):
+    are_boxes = labels.ndim == 3 and labels.shape[2] == BOX_COLUMNS and labels.dtype.kind == "f"
+    are_masks = labels.ndim == 3 and labels.dtype == np.uint8
+    if not (are_classes or are_boxes or are_masks):
         raise ConfigError(
-            f"{path}: labels are {labels.dtype}{labels.shape}; expected class numbers (N,), or boxes, float (N, M, {BOX_COLUMNS}): "
-            "class, x1, y1, x2, y2, area, crowd"
+            f"{path}: labels are {labels.dtype}{labels.shape}; expected class numbers (N,), boxes, float (N, M, {BOX_COLUMNS}): "
+            "class, x1, y1, x2, y2, area, crowd, or masks, uint8 (N, H, W)"
         )
 
 

@@ -20,6 +20,7 @@ from edgedistill.export.detector_file import (
     read_data,
 )
 from edgedistill.export.file_forms import fix_file_shapes
+from edgedistill.export.labelled import metric_of, require_scores
 from edgedistill.graphs.random_inputs import Shapes, random_inputs
 from edgedistill.graphs.read import is_quantized, read_sound_onnx
 from edgedistill.graphs.reference import Reference, RefusedError
@@ -146,10 +147,12 @@ class _Judged(NamedTuple):
 
 
 def _judged(samples: Samples, about: FileSamples, data: BenchData, expected: dict[str, np.ndarray]) -> _Judged:
-    """Return how outputs for samples are judged: those of a detector by its detections, others by classes if there are labels."""
+    """Return how outputs for samples are judged: those of a detector by its detections, others by labels if there are some."""
     labels = {} if samples.labels is None else {"labels": samples.labels}
-    if data.detector.decode is None and (samples.labels is None or samples.labels.ndim == 1):
-        return _Judged("top1" if labels else None, labels)
+    if data.detector.decode is None and samples.label_form != "boxes":
+        if expected:
+            require_scores(data.path, samples, next(iter(expected.values())))
+        return _Judged(metric_of(samples), labels)
     if not expected:
         return _Judged(None, {}, ("the outputs are not read as detections, because ONNX Runtime refuses the model",))
     found = find_detector(requests_of(expected, PROBED), about, data.detector, picture_size(samples))

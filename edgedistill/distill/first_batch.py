@@ -41,13 +41,14 @@ def try_model(tried: Tried, settings: LearningSettings, sample: Tensors) -> list
     title, model, seen = tried.title, tried.model.eval(), []
     hook = model.register_forward_hook(lambda _, __, returned: seen.append(returned), prepend=True)
     count = len(next(iter(sample.values())))
-    expected = settings.task.describe_shape(count, settings.interface.values)
+    size = settings.interface.kind.spatial(settings.interface.first.shape)
+    expected = settings.task.describe_shape(count, settings.interface.values, size)
     try:
         returned = _run(tried, sample, expected)
     finally:
         hook.remove()
-    main = split_outputs(named_outputs(returned, title), settings.data.output).main
-    if len(main) != count or not settings.task.fits(tuple(main.shape[1:]), settings.interface.values):
+    main = _labelled(title, returned, settings, expected)
+    if len(main) != count or not settings.task.fits(tuple(main.shape[1:]), settings.interface.values, size):
         raise ConfigError(f"{title} outputs {tuple(main.shape)}; expected {expected}")
     _check_main(title, main)
     if tried.trains:
@@ -70,6 +71,17 @@ def _run(tried: Tried, sample: Tensors, expected: str) -> Any:
             f"{tried.title} does not take a batch of shape {shapes_of(sample)}: {error_in_words(error)}; it must return "
             f"{expected}"
         ) from error
+
+
+def _labelled(title: str, returned: Any, settings: LearningSettings, expected: str) -> Tensor:
+    """Return the labelled output; raises ConfigError with what is expected if a task's own outputs are missing, or cannot be joined."""
+    outputs = named_outputs(returned, title)
+    if not settings.task.is_dense:
+        return split_outputs(outputs, settings.data.output).main
+    try:
+        return split_outputs(outputs, settings.data.output).main
+    except (ConfigError, RuntimeError) as error:
+        raise ConfigError(f"{title}: {str(error).splitlines()[0]}; it must return {expected}") from None
 
 
 def _check_main(title: str, main: Tensor) -> None:

@@ -10,6 +10,7 @@ from typing import Final
 import numpy as np
 import onnx
 
+from edgedistill.data.dense import holds_masks
 from edgedistill.data.pictures import PictureView, read_pictures
 from edgedistill.data.requests import Samples, read_samples
 from edgedistill.data.sources import Array
@@ -76,9 +77,11 @@ class FileSamples(Record):
 def read_data(
     path: Path, model: onnx.ModelProto, options: DetectorOptions, shapes: Shapes, report: Reporter = QUIET
 ) -> tuple[Samples, FileSamples]:
-    """Read samples from an .npz file, or pictures with boxes in one of the formats of [data]; `shapes` are those of the user."""
+    """Read samples from an .npz file, or pictures with boxes or masks in one of the formats of [data]; `shapes` are those of the user."""
     if path.suffix == ".npz":
-        return read_samples(path, model), FileSamples(classes=object_names(options.classes))
+        samples = read_samples(path, model)
+        names = options.classes if samples.label_form == "masks" else object_names(options.classes)
+        return samples, FileSamples(classes=names)
     if not path.exists():
         raise ConfigError(f"{path}: no such file or folder")
     if shapes:
@@ -86,7 +89,8 @@ def read_data(
         fixed.CopyFrom(model)
         fix_shapes(fixed, shapes)
         model = fixed
-    found = read_pictures(path, model, options.view, object_names(options.classes), report)
+    names = options.classes if holds_masks(path) else object_names(options.classes)
+    found = read_pictures(path, model, options.view, names, report)
     return found.samples, FileSamples(classes=found.classes, remarks=found.remarks)
 
 

@@ -16,6 +16,7 @@ from edgedistill.quantize.placement import FLOAT_RESULT, is_int8
 from edgedistill.records.base import Activations, Encoding, Record, Scheme, Weights
 from edgedistill.records.parity import Parity
 from edgedistill.statistics import ClassDrop
+from edgedistill.tasks.segmentation import TASK as SEGMENTATION
 
 SCHEMA: Final = "edgedistill.onnx/1"
 ENCODED: Final[dict[str, Encoding]] = {"dynamic": "dyn-i32", "float": "w8-f32"}
@@ -113,7 +114,7 @@ class FileResult(Record):
 
     `samples` is the number of samples in the comparison, and `random` is true if they are random; `test` is the
     file that they are from if it is not the one to calibrate with; `classifies` is true
-    if the first output has a score for each class; `accuracy` is the original model's. `sensitivity` maps each layer to
+    if the first output has a score for each class; `accuracy` is the original model's, by `metric`: "top1" or, for masks, "miou". `sensitivity` maps each layer to
     the error with only that layer in int8, the largest first. `scheme` has the integers of files that this command
     quantized, and `scheme_reason` says why. `detector` is the form of a detector's outputs in words, and `detection` has the
     metrics of its detections.
@@ -125,6 +126,7 @@ class FileResult(Record):
     random: bool
     test: Path | None = None
     classifies: bool
+    metric: str | None = None
     accuracy: float | None
     choices: tuple[str, ...]
     layers: dict[str, str]
@@ -153,7 +155,7 @@ class FileResult(Record):
                 yield f"the result of {layer} stays in float: {form.removeprefix(FLOAT_RESULT)}"
         kind = "random inputs" if self.random else f"inputs of {self.test}" if self.test else "inputs"
         if self.accuracy is not None:
-            yield f"{self.model}: accuracy {self.accuracy:.2%} on {self.samples:,} {kind}"
+            yield f"{self.model}: {self._title} {self.accuracy:.2%} on {self.samples:,} {kind}"
         if self.detector is not None:
             yield f"outputs, {self.detector}"
         if self.detection is not None and self.detection.ap is not None:
@@ -163,11 +165,16 @@ class FileResult(Record):
         if self.sensitivity:
             yield f"largest errors with a single layer in int8: {largest(self.sensitivity)}; --skip NODE leaves a layer in float"
 
+    @property
+    def _title(self) -> str:
+        """The name of the metric within a line."""
+        return "mIoU" if self.metric == SEGMENTATION.metric else "accuracy"
+
     def _file_lines(self, one: WrittenFile, kind: str) -> Iterator[str]:
         """Yield the lines about a file; `kind` says what the inputs of the comparison are."""
         yield f"{one.file}: {one.precision}, opset {one.opset}, {one.size_bytes:,} bytes{_form(one)}"
         if one.accuracy is not None and self.accuracy is not None:
-            yield f"  accuracy {one.accuracy:.2%}, {100 * (one.accuracy - self.accuracy):+.2f} points"
+            yield f"  {self._title} {one.accuracy:.2%}, {100 * (one.accuracy - self.accuracy):+.2f} points"
             for part, worst in (("class", one.worst_class), ("slice", one.worst_slice)):
                 yield from _part_lines(part, worst, 100 * (self.accuracy - one.accuracy))
         if one.detection is not None:

@@ -26,6 +26,7 @@ from edgedistill.export.detector_file import (
 from edgedistill.export.file_forms import fix_file_shapes, output_path, require_inputs
 from edgedistill.export.file_records import FileOptions, FileResult, OutputError, WrittenFile, worst_output
 from edgedistill.export.forms import Variant, comparable, in_form
+from edgedistill.export.labelled import metric_of, require_scores, score, worst_parts
 from edgedistill.export.lint.report import require_clean
 from edgedistill.export.output_errors import (
     CLASSES,
@@ -51,8 +52,7 @@ from edgedistill.quantize.placement import is_int8
 from edgedistill.records.parity import Parity
 from edgedistill.runtime.files import sha256_of
 from edgedistill.runtime.progress import Advance, Reporter
-from edgedistill.statistics import ClassDrop, drops_by_class, worst_class
-from edgedistill.tasks.classification import TASK as CLASSIFICATION
+from edgedistill.statistics import ClassDrop
 from edgedistill.tasks.detector_forms import requests_of
 
 CALIBRATION = 512
@@ -101,19 +101,16 @@ class Original:
         self.detector = self._find_detector(about)
         self.detections = None if self.detector is None else self.detector.detections(self._named(self.outputs))
         self.probabilities = outputs_of(self.model, PROBABILITIES)
-        if self.has_classes and not has_row(self.outputs[0].shape):
-            shape = "x".join(map(str, self.outputs[0].shape[1:]))
-            raise ConfigError(
-                f"{order.test or order.data}: has labels, but the model's first output, {shape}, has no score per class"
-            )
+        self.classes = about.classes
+        require_scores(order.test or order.data or order.model, self.samples, self.outputs[0])
 
     def _read(self, path: Path) -> tuple[Samples, FileSamples]:
         return read_data(path, self.model, self.order.detector or DetectorOptions(), self.order.shapes, self.report)
 
     def _find_detector(self, about: FileSamples) -> FileDetector | None:
         """Return how to read the outputs if the model is used as a detector: boxes are labelled, or the user says so."""
-        options, labels = self.order.detector or DetectorOptions(), self.samples.labels
-        if options.decode is None and (labels is None or labels.ndim == 1):
+        options = self.order.detector or DetectorOptions()
+        if options.decode is None and self.samples.label_form != "boxes":
             return None
         probed = self._named([output[:PROBED] for output in self.outputs])
         return find_detector(requests_of(probed, PROBED), about, options, picture_size(self.samples))
@@ -131,7 +128,7 @@ class Original:
     @property
     def has_classes(self) -> bool:
         """Whether the labels of the samples are classes."""
-        return self.samples.labels is not None and self.samples.labels.ndim == 1
+        return self.samples.label_form == "classes"
 
     @property
     def classifies(self) -> bool:
@@ -186,7 +183,7 @@ class Original:
         outputs = self.answers(comparable(model), path.name)
         error, parity = self.compare(outputs)
         self._require(parity, variant, path)
-        errors, accuracy = self.output_errors(outputs), self.accuracy(outputs[0])
+        errors, accuracy = self.output_errors(outputs), score(self.samples, outputs[0])
         return Converted(
             path,
             variant,
@@ -197,7 +194,7 @@ class Original:
             parity,
             errors,
             accuracy,
-            *self.worst_parts(outputs[0]),
+            *worst_parts(self.samples, self.classes, outputs[0], self.outputs[0]),
             self.detection_scores(outputs),
         )
 
@@ -213,7 +210,7 @@ class Original:
 
     def lost_much(self, one: Converted) -> bool:
         """Return whether a file lost so much that the layers are worth ranking."""
-        original = self.accuracy(self.outputs[0])
+        original = score(self.samples, self.outputs[0])
         if one.accuracy is not None and original is not None:
             return one.accuracy < original - MOST_LOST
         return not one.parity.holds(LEAST_ALIKE) or any(found.lost for found in one.outputs.values())
@@ -270,30 +267,11 @@ class Original:
         wanted = {name: array[: len(outputs[0])] for name, array in zip(names, self.outputs, strict=True)}
         return compare_file(wanted, dict(zip(names, outputs, strict=True)), classifies=self.classifies)
 
-    def accuracy(self, output: Array) -> float | None:
-        """Return top-1 accuracy, or None without labels."""
-        labels = self.samples.labels
-        return (
-            None if labels is None or labels.ndim > 1 else CLASSIFICATION.score(output.reshape(len(output), -1), labels)
-        )
-
-    def worst_parts(self, output: Array) -> tuple[ClassDrop | None, ClassDrop | None]:
-        """Return the class and the slice that lost most accuracy; None without labels, and without slices."""
-        labels, slices = self.samples.labels, self.samples.slices
-        if labels is None or labels.ndim > 1:
-            return None, None
-        ours, theirs = (np.reshape(one, (len(one), -1)).argmax(1) == labels for one in (output, self.outputs[0]))
-        by_class = worst_class(drops_by_class(labels, theirs, ours))
-        if slices is None:
-            return by_class, None
-        names, numbers = np.unique(slices, return_inverse=True)
-        return by_class, worst_class(drops_by_class(numbers, theirs, ours, names.tolist()))
-
     def result(self, files: list[WrittenFile], layers: dict[str, str], sensitivity: dict[str, float]) -> FileResult:
         """Return the result of the command."""
         return FileResult(
             model=self.order.model, sha256=sha256_of(self.order.model), samples=len(self.outputs[0]),
-            random=self.order.data is None, test=self.order.test, classifies=self.classifies, accuracy=self.accuracy(self.outputs[0]), choices=self.choices, layers=layers,
+            random=self.order.data is None, test=self.order.test, classifies=self.classifies, metric=metric_of(self.samples), accuracy=score(self.samples, self.outputs[0]), choices=self.choices, layers=layers,
             sensitivity=sensitivity, forced=self.order.force, files=tuple(files), detection=self.detection_scores(),
             detector=None if self.detector is None else self.detector.text,
         )  # fmt: skip

@@ -98,17 +98,22 @@ class Detection(DenseTask):
 
         return torch.tensor([[[0.0, 0.0, 0.0, 32.0, 32.0, 1024.0, 0.0]]]).repeat(len(outputs), 1, 1)
 
-    def fits(self, shape: tuple[int, ...], values: int) -> bool:
-        """Return whether a shape is that of cells with class logits and box distributions."""
-        from edgedistill.losses.cells import BINS
+    def fits(self, shape: tuple[int, ...], values: int, size: tuple[int, ...]) -> bool:
+        """Return whether a shape is that of all cells with class logits and box distributions."""
+        from edgedistill.losses.cells import BINS, cells_of
 
-        return len(shape) == 2 and shape[1] == values + 4 * BINS
+        return shape == (len(cells_of(size[0], size[1]).strides), values + 4 * BINS)
 
-    def describe_shape(self, count: int, values: int) -> str:
+    def describe_shape(self, count: int, values: int, size: tuple[int, ...]) -> str:
         """Describe class logits and box distributions."""
-        from edgedistill.losses.cells import BINS
+        from edgedistill.losses.cells import BINS, STRIDES, cells_of
 
-        return f"'classes' of shape ({count}, cells, {values}) and 'boxes' of shape ({count}, cells, {4 * BINS})"
+        height, width = size
+        cells = len(cells_of(height, width).strides)
+        return (
+            f"'classes' of shape ({count}, {cells}, {values}) and 'boxes' of shape ({count}, {cells}, {4 * BINS}): {cells} cells, those "
+            f"of strides {', '.join(map(str, STRIDES))} for inputs of {width}x{height}"
+        )
 
     def answers(self, outputs: Array, size: tuple[int, ...], values: int) -> Array:
         """Return detections (N, 100, 6): of outputs in torch for inputs of `size` (H, W), or of scores and boxes side by side."""

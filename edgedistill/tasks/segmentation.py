@@ -94,11 +94,11 @@ class Segmentation(DenseTask):
         """Return the class with the highest logit at each place."""
         return outputs.detach().argmax(1)
 
-    def fits(self, shape: tuple[int, ...], values: int) -> bool:
+    def fits(self, shape: tuple[int, ...], values: int, size: tuple[int, ...]) -> bool:  # noqa: ARG002 - the protocol's signature
         """Return whether a shape is (C, h, w)."""
         return len(shape) == 3 and shape[0] == values
 
-    def describe_shape(self, count: int, values: int) -> str:
+    def describe_shape(self, count: int, values: int, size: tuple[int, ...]) -> str:  # noqa: ARG002 - the protocol's signature
         """Describe class maps."""
         return f"class maps of shape ({count}, {values}, height, width)"
 

@@ -119,11 +119,11 @@ class Task(Protocol):
     def example_labels(self, outputs: Tensor) -> Tensor:
         """Return example labels for outputs (B, ...), to test a loss."""
 
-    def fits(self, shape: tuple[int, ...], values: int) -> bool:
-        """Return whether the labelled output of a sample can have this shape, for `values` classes or values."""
+    def fits(self, shape: tuple[int, ...], values: int, size: tuple[int, ...]) -> bool:
+        """Return whether the labelled output of a sample can have this shape, for `values` classes or values and inputs of a size."""
 
-    def describe_shape(self, count: int, values: int) -> str:
-        """Describe the labelled output of `count` samples, for example "logits of shape (16, 10)"."""
+    def describe_shape(self, count: int, values: int, size: tuple[int, ...]) -> str:
+        """Describe the labelled output of `count` samples of a size, for example "logits of shape (16, 10)"."""
 
     def answers(self, outputs: Array, size: tuple[int, ...], values: int) -> Array:
         """Return the answers in outputs (N, ...), for inputs of a spatial `size`."""
@@ -177,11 +177,11 @@ class VectorTask:
         """Return the model."""
         return model
 
-    def fits(self, shape: tuple[int, ...], values: int) -> bool:
+    def fits(self, shape: tuple[int, ...], values: int, size: tuple[int, ...]) -> bool:  # noqa: ARG002 - the protocol's signature
         """Return whether a shape is (D,)."""
         return shape == (values,)
 
-    def describe_shape(self, count: int, values: int) -> str:
+    def describe_shape(self, count: int, values: int, size: tuple[int, ...]) -> str:  # noqa: ARG002 - the protocol's signature
         """Describe logits (N, D)."""
         return f"logits of shape ({count}, {values})"
 

@@ -11,12 +11,12 @@ from rich.console import Console
 from edgedistill.compare.comparison import Comparison, compare_runs, summarise_run
 from edgedistill.compare.load import load_results, load_run
 from edgedistill.compare.markdown import to_markdown
-from edgedistill.compare.per_class import mask_drops
 from edgedistill.config.gates import parse_gate
 from edgedistill.deploy.host_metrics import with_host_metric
 from edgedistill.errors import ConfigError
 from edgedistill.gates.evaluate import apply_gates
 from edgedistill.report.report import render_comparison
+from edgedistill.tasks.mask_drops import mask_drops
 from tests.support.compare_builders import INT8, STUDENT, TEACHER, Fake, measurement_table, write_measurement, write_run
 
 SIDES = (20, 60, 120)

@@ -62,7 +62,7 @@ def test_without_labels_the_detections_of_both_forms_are_compared(finder: Path, 
         quantize_file(order(finder, data=tmp_path / "calibration.npz", detector=DetectorOptions(decode="auto")))
     np.savez(tmp_path / "odd.npz", inputs=inputs, labels=np.zeros((8, 2, 5), np.float32))
     with pytest.raises(
-        ConfigError, match=r"labels are float32\(8, 2, 5\); expected class numbers \(N,\), or boxes, float \(N, M, 7\)"
+        ConfigError, match=r"labels are float32\(8, 2, 5\); expected class numbers \(N,\), boxes, float \(N, M, 7\)"
     ):
         quantize_file(order(finder, data=tmp_path / "odd.npz", detector=options))
 

@@ -69,8 +69,8 @@ def test_classes_are_named_by_the_data_the_configuration_or_their_numbers():
 
 def test_losses_are_those_of_the_batch_s_size_and_weighted():
     values, teacher = raw().requires_grad_(), raw(1)
-    assert TASK.fits(tuple(values.shape[1:]), CLASSES)
-    assert not TASK.fits(tuple(values.shape[1:]), CLASSES + 1)
+    assert TASK.fits(tuple(values.shape[1:]), CLASSES, SIZE)
+    assert not TASK.fits(tuple(values.shape[1:]), CLASSES + 1, SIZE)
     labels = TASK.example_labels(values)
     batch = Batch({"input": torch.zeros(2, 3, *SIZE)}, labels, teacher)
     on_labels = detection_loss(values, labels, SIZE, CLASSES)

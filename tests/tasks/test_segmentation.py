@@ -110,8 +110,8 @@ def test_the_metric_of_the_masks_themselves_is_perfect_and_without_labels_unknow
     assert TASK.score(MASKS, MASKS) == 1
     assert TASK.agreement(MASKS, MASKS) == 1
     assert math.isnan(TASK.score(MASKS, np.full_like(MASKS, 255)))
-    assert TASK.fits((4, 6, 8), 4)
-    assert not TASK.fits((6, 8), 4)
+    assert TASK.fits((4, 6, 8), 4, (12, 16))
+    assert not TASK.fits((6, 8), 4, (12, 16))
 
 
 def test_the_details_of_a_measurement_are_those_of_scikit_learn(tmp_path: Path) -> None:
