@@ -15,8 +15,8 @@ MARK: Final = "EDGEDISTILL_KILLS"
 """The environment variable that names the folder of a series in each of its processes."""
 PATIENCE_S: Final = 600
 """A command that has not ended after this time hangs."""
-ENDS_S: Final = 30
-"""The time that the processes of a killed command have to end."""
+ENDS_S: Final = 300
+"""The time that the processes of a killed command have to end; one that was just started first imports what it needs."""
 STEP_S: Final = 0.005
 
 

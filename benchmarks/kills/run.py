@@ -1,6 +1,6 @@
 """Kill commands of edgedistill at random moments, start them again, and compare what they make with what it is without kills.
 
-python benchmarks/kills/run.py [--kills 230] [--seed 1] [--only SERIES] [--folder FOLDER] [--json FILE]
+python benchmarks/kills/run.py [--kills 290] [--seed 1] [--only SERIES] [--folder FOLDER] [--json FILE]
 
 A kill is SIGKILL in 7 of 10 cases, otherwise SIGTERM, SIGINT or SIGHUP. The seed decides the signals and the moments as shares of the
 time that the command takes; how far a command has come at a moment depends on the machine. After each kill, no process of the command
@@ -29,7 +29,7 @@ from tests.support.forks import preload
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=230, help="the number of kills of all series together, about")
+    parser.add_argument("--kills", type=int, default=290, help="the number of kills of all series together, about")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", action="append", choices=sorted(SERIES))
     parser.add_argument("--folder", type=Path, help="where the series work; it is kept")
@@ -40,21 +40,23 @@ def main() -> int:
     preload()
     with tempfile.TemporaryDirectory(prefix="kills-") as scratch:
         folder = (options.folder or Path(scratch)).resolve()
-        table = json.loads(options.json.read_text()) if options.json is not None and options.json.exists() else {}
         defects = 0
         for name in options.only or SERIES:
             series, share = SERIES[name]
             kills = max(1, round(share * options.kills / sum(count for _, count in SERIES.values())))
             start = time.monotonic()
             try:
-                table[name] = series(folder / name.replace(" ", "-"), kills, options.seed).row() | {"defects": 0}
+                row = series(folder / name.replace(" ", "-"), kills, options.seed).row()
             except FoundError as error:
                 defects += 1
                 print(f"{name}: DEFECT: {error}", flush=True)
                 continue
-            print(f"{name}: {table[name]} in {time.monotonic() - start:.0f} s", flush=True)
+            print(f"{name}: {row} in {time.monotonic() - start:.0f} s", flush=True)
             if options.json is not None:
-                options.json.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
+                rows = json.loads(options.json.read_text(encoding="utf-8")) if options.json.exists() else {}
+                options.json.write_text(
+                    json.dumps(rows | {name: row | {"defects": 0}}, indent=1) + "\n", encoding="utf-8"
+                )
     return 1 if defects else 0
 
 

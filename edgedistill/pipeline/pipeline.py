@@ -99,6 +99,7 @@ class Pipeline:
     def execute(self, plan: Plan) -> Records:
         """Run the unfinished stages and return all records; nothing but the lock is written before all checks pass."""
         if self._may_be_finished(plan) and self._take_finished(plan) == len(plan.stages):
+            self.run.save_hashes()
             return self.records
         with self.run.locked() if processes.is_main_process() else nullcontext():
             processes.barrier()  # none reads the folder before the lock is held

@@ -7,8 +7,9 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from glob import escape
 from importlib.metadata import PackageNotFoundError, version
 from io import BytesIO
 from pathlib import Path
@@ -35,9 +36,11 @@ def write_atomic(path: Path, data: bytes | str) -> None:
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path that replaces `path` if the block succeeds, and is deleted otherwise.
 
-    The temporary file is locked, so that no other process takes it for one that a killed process left.
+    The temporary file is locked, so that no other process takes it for one that a killed process left. Those that killed
+    processes left of the same file are removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_unused(path.parent.glob(f".{escape(path.stem)}{PART}*"))
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}{PART}", suffix=path.suffix)
     scratch = Path(name)
     try:
@@ -66,7 +69,12 @@ def _flush_folder(folder: Path) -> None:
 
 def remove_parts(folder: Path) -> None:
     """Remove the unfinished files of killed processes from a folder and those in it; a living process locks its files."""
-    for path in folder.rglob(f".*{PART}*"):
+    _remove_unused(folder.rglob(f".*{PART}*"))
+
+
+def _remove_unused(parts: Iterable[Path]) -> None:
+    """Remove the unfinished files that no living process has locked."""
+    for path in parts:
         with suppress(FileNotFoundError, BlockingIOError), path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             path.unlink(missing_ok=True)

@@ -192,9 +192,10 @@ class Run:
         self.save_hashes()
 
     def save_hashes(self) -> None:
-        """Write the hashes of files that were hashed, so that they are not hashed again while they do not change."""
+        """Write the hashes of files that were hashed, where the cache can be written, so that they are not hashed again."""
         if self._has_new_hashes:
-            write_json(self._memo, self._hashes)
+            with suppress(OSError):
+                write_json(self._memo, self._hashes)
             self._has_new_hashes = False
 
     def file_hash(self, path: Path) -> str:

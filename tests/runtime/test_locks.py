@@ -11,7 +11,7 @@ import pytest
 
 from edgedistill.distill.cache import SEAL, Cache
 from edgedistill.errors import ConfigError
-from edgedistill.runtime.files import atomic_path, remove_parts
+from edgedistill.runtime.files import atomic_path, remove_parts, write_atomic
 from edgedistill.runtime.folder import Run
 from edgedistill.runtime.scratch import PREFIX
 from tests.support.command import REPOSITORY, edgedistill
@@ -90,6 +90,13 @@ def test_a_file_that_is_being_written_is_no_left_over(tmp_path):
         scratch.write_bytes(b"whole")
     assert (tmp_path / "model.onnx").read_bytes() == b"whole"
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
+
+
+def test_the_next_writer_of_a_file_removes_what_a_killed_one_left(tmp_path):
+    for name in (".control.part-a1b2c3d4.json", ".other.part-a1b2c3d4.json"):
+        (tmp_path / name).write_text("{")
+    write_atomic(tmp_path / "control.json", "{}")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".other.part-a1b2c3d4.json", "control.json"]
 
 
 def test_a_cache_whose_removal_was_interrupted_is_begun_anew(tmp_path):

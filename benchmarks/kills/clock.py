@@ -1,0 +1,133 @@
+"""A clock that jumps: runs during which the time of day jumps by hours, days or a year, forward and back, and between runs too.
+
+python benchmarks/kills/clock.py [--runs 10] [--seed 1] [--until distill] [--json FILE]
+
+libfaketime (Debian: faketime) gives the processes the time of day, which this script changes; the monotonic clock is not changed, as the
+kernel never changes it. A run is killed once and started again. It must end with the results of a run without jumps; each duration in the
+manifest must be between 0 and the time that the run took; and no file may be left.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Final
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+sys.path.insert(0, str(Path(__file__).parent))
+
+import jobs
+from checks import require_clean, require_equal, require_sound, results
+from commands import Command, FoundError, Place
+from series import RUN
+
+from tests.support.forks import preload
+
+LIBRARY: Final = "/usr/lib/{}/faketime/libfaketime.so.1"
+JUMPS_S: Final = (3600, -3600, 11 * 3600, -11 * 3600, 8 * 86400, -8 * 86400, 365 * 86400, -365 * 86400)
+PAUSE_S: Final = (0.2, 1.5)
+
+
+def jump(clock: Path, rng: random.Random) -> None:
+    """Set the time of day to another one: the real one, and some seconds."""
+    new = clock.with_suffix(".new")
+    new.write_text(f"{rng.choice(JUMPS_S):+d}", encoding="ascii")
+    new.replace(clock)
+
+
+def jumps_until(command: Command, clock: Path, rng: random.Random, seconds: float) -> int:
+    """Let the clock jump until a command ends, for at most some seconds; return the number of jumps."""
+    count, deadline = 0, time.monotonic() + seconds
+    while time.monotonic() < deadline and not command.ends_within(rng.uniform(*PAUSE_S)):
+        jump(clock, rng)
+        count += 1
+    return count
+
+
+def durations(value: Any) -> list[float]:
+    """Return each duration in a manifest."""
+    if isinstance(value, dict):
+        own = [one for name, one in value.items() if name == "seconds" and isinstance(one, (int, float))]
+        return own + [found for one in value.values() for found in durations(one)]
+    return [found for one in value for found in durations(one)] if isinstance(value, list) else []
+
+
+def series(folder: Path, clock: Path, runs: int, seed: int, until: str) -> dict[str, Any]:
+    given, rng = ("run", "edgedistill.toml", "--until", until), random.Random(f"clock/{seed}")  # noqa: S311 - no secret
+    calm = Place(folder / "calm")
+    jobs.classifier(calm.job)
+    calm.run(*given)
+    wanted, jumps, checked = results(calm.job / RUN), 0, 0
+    for number in range(runs):
+        place = Place(folder / f"run-{number}")
+        jobs.classifier(place.job)
+        start = time.monotonic()
+        killed = place.start(*given)
+        jumps += jumps_until(killed, clock, rng, rng.uniform(0.5, 4))
+        killed.kill()
+        jump(clock, rng)
+        command = place.start(*given)
+        jumps += 1 + jumps_until(command, clock, rng, 600)
+        if command.wait() != 0:
+            raise FoundError(f"ended with {command.code}: {command.said()[-1500:]}")
+        took = time.monotonic() - start
+        require_equal(results(place.job / RUN), wanted)
+        require_sound(place.job / RUN)
+        require_clean(place)
+        found = durations(json.loads((place.job / RUN / "manifest.json").read_bytes()))
+        if not all(0 <= one <= took for one in found):
+            raise FoundError(f"durations {found} of a run of {took:.1f} s")
+        checked += len(found)
+    return {"seed": seed, "until": until, "runs": runs, "jumps": jumps, "durations_checked": checked, "defects": 0}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=10)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--until", default="distill", help="the last stage of the runs")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    clock = os.environ.get("FAKETIME_TIMESTAMP_FILE")
+    if clock is None:
+        return _with_clock()
+    preload()
+    with tempfile.TemporaryDirectory(prefix="clock-") as scratch:
+        try:
+            row = series(Path(scratch).resolve(), Path(clock), options.runs, options.seed, options.until)
+        except FoundError as error:
+            print(f"DEFECT: {error}")
+            return 1
+    print(row)
+    if options.json is not None:
+        options.json.write_text(json.dumps(row, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+def _with_clock() -> int:
+    """Run this script again with a clock that it can set."""
+    library = next((path for path in Path("/").glob(LIBRARY.format("*")[1:])), None)
+    if library is None:
+        print("libfaketime is not here; Debian has it in faketime")
+        return 2
+    folder = Path(tempfile.mkdtemp(prefix="clock-"))
+    (folder / "clock").write_text("+0", encoding="ascii")
+    own = {
+        "LD_PRELOAD": str(library), "FAKETIME_TIMESTAMP_FILE": str(folder / "clock"), "FAKETIME_NO_CACHE": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1", "DONT_FAKE_MONOTONIC": "1", "OMP_NUM_THREADS": "1",
+    }  # fmt: skip
+    try:
+        return os.spawnve(os.P_WAIT, sys.executable, [sys.executable, *sys.argv], os.environ | own)  # noqa: S606 - this script
+    finally:
+        shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
