@@ -2,8 +2,8 @@
 
 python benchmarks/kills/clock.py [--runs 10] [--seed 1] [--until distill] [--json FILE]
 
-libfaketime (Debian: faketime) gives the processes the time of day, which this script changes; the monotonic clock is not changed, as the
-kernel never changes it. A run is killed once and started again. It must end with the results of a run without jumps; each duration in the
+clock.c, which needs a C compiler, gives the processes the time of day, which this script moves; the monotonic clock is not moved, as the
+kernel never moves it. The times of files are the kernel's. A run is killed once and started again. It must end with the results of a run without jumps; each duration in the
 manifest must be between 0 and the time that the run took; and no file may be left.
 """
 
@@ -14,6 +14,7 @@ import json
 import os
 import random
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -30,16 +31,16 @@ from series import RUN
 
 from tests.support.forks import preload
 
-LIBRARY: Final = "/usr/lib/{}/faketime/libfaketime.so.1"
+CLOCK: Final = "EDGEDISTILL_CLOCK"
+"""The environment variable with the file of the seconds, in eight bytes, by which the time of day is moved."""
 JUMPS_S: Final = (3600, -3600, 11 * 3600, -11 * 3600, 8 * 86400, -8 * 86400, 365 * 86400, -365 * 86400)
 PAUSE_S: Final = (0.2, 1.5)
 
 
 def jump(clock: Path, rng: random.Random) -> None:
     """Set the time of day to another one: the real one, and some seconds."""
-    new = clock.with_suffix(".new")
-    new.write_text(f"{rng.choice(JUMPS_S):+d}", encoding="ascii")
-    new.replace(clock)
+    with clock.open("r+b") as file:
+        file.write(rng.choice(JUMPS_S).to_bytes(8, sys.byteorder, signed=True))
 
 
 def jumps_until(command: Command, clock: Path, rng: random.Random, seconds: float) -> int:
@@ -95,7 +96,7 @@ def main() -> int:
     parser.add_argument("--until", default="distill", help="the last stage of the runs")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    clock = os.environ.get("FAKETIME_TIMESTAMP_FILE")
+    clock = os.environ.get(CLOCK)
     if clock is None:
         return _with_clock()
     preload()
@@ -113,18 +114,19 @@ def main() -> int:
 
 def _with_clock() -> int:
     """Run this script again with a clock that it can set."""
-    library = next((path for path in Path("/").glob(LIBRARY.format("*")[1:])), None)
-    if library is None:
-        print("libfaketime is not here; Debian has it in faketime")
+    compiler = shutil.which("cc")
+    if compiler is None:
+        print("a C compiler is not here; Debian has it in gcc")
         return 2
     folder = Path(tempfile.mkdtemp(prefix="clock-"))
-    (folder / "clock").write_text("+0", encoding="ascii")
-    own = {
-        "LD_PRELOAD": str(library), "FAKETIME_TIMESTAMP_FILE": str(folder / "clock"), "FAKETIME_NO_CACHE": "1",
-        "FAKETIME_DONT_FAKE_MONOTONIC": "1", "DONT_FAKE_MONOTONIC": "1", "OMP_NUM_THREADS": "1",
-    }  # fmt: skip
+    library, clock = folder / "clock.so", folder / "clock"
+    clock.write_bytes(bytes(8))
     try:
-        return os.spawnve(os.P_WAIT, sys.executable, [sys.executable, *sys.argv], os.environ | own)  # noqa: S606 - this script
+        subprocess.run(
+            [compiler, "-shared", "-fPIC", "-O2", "-o", library, Path(__file__).with_suffix(".c")], check=True
+        )
+        own = {"LD_PRELOAD": str(library), CLOCK: str(clock), "OMP_NUM_THREADS": "1"}
+        return subprocess.run([sys.executable, *sys.argv], env=os.environ | own, check=False).returncode
     finally:
         shutil.rmtree(folder)
 
