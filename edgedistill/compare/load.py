@@ -275,11 +275,9 @@ def _measurement(table: Any, path: Path) -> Measurement:
     if not is_unchanged(table):
         raise ConfigError(_changed(path))
     try:
-        measurement = Measurement.model_validate_json(json.dumps(table))
+        return Measurement.model_validate_json(json.dumps(table))
     except ValidationError as error:
         raise ConfigError(explain_validation(error, path)) from None
-    _check_latencies(measurement, path)
-    return measurement
 
 
 def _changed(path: Path) -> str:
@@ -291,15 +289,6 @@ def _changed(path: Path) -> str:
     else:
         step = "measure again, or take the file from where it was measured"
     return f"{path}: was changed after it was measured; {step}"
-
-
-def _check_latencies(measurement: Measurement, path: Path) -> None:
-    named = {f"processes.{i}.p50_ns": process.p50_ns for i, process in enumerate(measurement.processes)}
-    for name, value in ({"latency_ns.p50": measurement.latency_ns.p50} | named).items():
-        if not (math.isfinite(value) and value > 0):
-            raise ConfigError(f"{path}: {name}: a latency must be a positive number, not {value}")
-    if not measurement.processes:
-        raise ConfigError(f"{path}: processes: is empty; a measurement needs at least one process")
 
 
 def _budgets(run: Run) -> dict[str, Budget]:

@@ -6,20 +6,20 @@ import asyncio
 import contextlib
 import json
 import platform
-import signal
+import shutil
 from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from pydantic import ValidationError
-
+from edgedistill.deploy.believed import answer_of, engine_of, examined_of, facts_of, made_of, measurement_of, object_of
 from edgedistill.deploy.conditions import Examined
 from edgedistill.deploy.devices.adb_run import run_over_adb
 from edgedistill.deploy.devices.address import Address, parse_address
+from edgedistill.deploy.devices.heard import Listener, within_limits
 from edgedistill.deploy.devices.local import run_here
 from edgedistill.deploy.devices.ssh import run_over_ssh
-from edgedistill.deploy.devices.transport import Finished, HarnessCall, LinkError, Progress, Transport
+from edgedistill.deploy.devices.transport import HarnessCall, Progress, Transport
 from edgedistill.deploy.host_metrics import with_host_metric
 from edgedistill.errors import ConfigError, DeviceError
 from edgedistill.kits.kits import Kit, targets_folder
@@ -27,11 +27,15 @@ from edgedistill.records.base import Record
 from edgedistill.records.bench_job import Arm, BenchJob
 from edgedistill.records.measurement import DeviceFacts, Measurement
 from edgedistill.records.stages import Engine
+from edgedistill.runtime.files import atomic_path
+from edgedistill.runtime.scratch import scratch_folder
 
 PROBE_TIMEOUT_S = 120.0
 COMPILE_TIMEOUT_S = 1800.0
-ENGINE_FAILED = 5
-USAGE = 2
+CHECK_S, START_S, OTHER_PASSES = 3720.0, 120.0, 8
+"""The harness's limits in seconds for a check and for the start of a process, and how many passes follow the timed processes at most."""
+MEASUREMENTS, PARTIAL = "measurements", "partial"
+ENDINGS = (".json", ".npz")
 TRANSPORTS: Final[Mapping[str, Transport]] = {"local": run_here, "ssh": run_over_ssh, "adb": run_over_adb}
 
 T = TypeVar("T")
@@ -69,24 +73,26 @@ def probe(kit: Kit | None, address: str = "local", timeout_s: float = PROBE_TIME
         _needs([kit] if kit else []),
         timeout_s=timeout_s,
     )
-    facts = _object(_wait(_run(parse_address(address), call, _silent)))
-    engine = facts.pop("engine", None)
-    if kit is None or engine is None:
+    where, answer = _where(call, parse_address(address)), call_harness(address, call)
+    facts = facts_of(where, answer)
+    if kit is None or answer.get("engine") is None:
         return Probe(facts=facts, engine=None, problem="no engine was requested")
-    if "error" in engine:
-        return Probe(facts=facts, engine=None, problem=f"{engine['error']}; install it: {kit.install}")
-    return Probe(facts=facts, engine=Engine.model_validate(engine), problem=None)
+    engine = engine_of(where, answer["engine"])
+    if isinstance(engine, str):
+        return Probe(facts=facts, engine=None, problem=f"{engine}; install it: {kit.install}")
+    return Probe(facts=facts, engine=engine, problem=None)
 
 
 def examine(address: str = "local") -> Examined:
     """Ask a device for its state: load, clocks, temperatures, and energy sources."""
     call = HarnessCall(("examine",), _needs([]), timeout_s=PROBE_TIMEOUT_S)
-    return Examined.model_validate(_object(_wait(_run(parse_address(address), call, _silent))))
+    return examined_of(_where(call, parse_address(address)), call_harness(address, call))
 
 
 def call_harness(address: str, call: HarnessCall) -> dict[str, Any]:
     """Run one harness command on a device and return its JSON object."""
-    return _object(_wait(_run(parse_address(address), call, _silent)))
+    place = parse_address(address)
+    return object_of(_where(call, place), _wait(_run(place, call, _silent)))
 
 
 def compile_model(work: Compilation) -> dict[str, Any]:
@@ -110,7 +116,7 @@ def compile_models(works: Sequence[Compilation], progress: Progress) -> list[dic
         for place, work in enumerate(works):
             if work.address == address:
                 try:
-                    made.append((place, _object(await _run(parse_address(address), _compile_call(work), progress))))
+                    made.append((place, await _compile_one(work, progress)))
                 except DeviceError as error:
                     made.append((place, _with_remedy(error, work.kit)))
         return made
@@ -118,6 +124,12 @@ def compile_models(works: Sequence[Compilation], progress: Progress) -> list[dic
     done = _wait(_all_of([compile_on(address) for address in dict.fromkeys(work.address for work in works)]))
     by_place = dict(entry for device in done for entry in device)
     return [by_place[place] for place in range(len(works))]
+
+
+async def _compile_one(work: Compilation, progress: Progress) -> dict[str, Any]:
+    address, call = parse_address(work.address), _compile_call(work)
+    where = _where(call, address)
+    return made_of(where, object_of(where, await _run(address, call, progress)), work.out)
 
 
 def _with_remedy(error: DeviceError, kit: Kit) -> DeviceError:
@@ -150,30 +162,71 @@ async def _bench_on(
     address: Address, job: BenchJob, folder: Path, progress: Progress
 ) -> list[tuple[str, Measurement | str]]:
     arms = [arm for arm in job.arms if arm.address == address.text]
-    sends: dict[str, Path] = _needs([])
-    placed = tuple(_placed(arm, number, folder, sends) for number, arm in enumerate(arms))
     out = folder / job.out
+    with scratch_folder() as received:
+        call = _bench_call(address, job.model_copy(update={"arms": tuple(arms)}), folder, received)
+        for arm in arms:
+            _remove(out / PARTIAL, arm.name)
+        try:
+            answer = await _run(address, call, progress)
+        except DeviceError as error:
+            return [(arm.name, f"{error}{_kept(_where(call, address), arm, out / PARTIAL)}") for arm in arms]
+        finally:
+            with contextlib.suppress(OSError):  # it is not empty while another device still measures
+                (out / PARTIAL).rmdir()
+        return [(arm.name, _result(_where(call, address), arm, answer, received, out)) for arm in arms]
+
+
+def _bench_call(address: Address, job: BenchJob, folder: Path, received: Path) -> HarnessCall:
+    """Return the call that measures the arms of one device; measurements are received into a folder of their own."""
+    sends: dict[str, Path] = _needs([])
+    placed = tuple(_placed(arm, number, folder, sends) for number, arm in enumerate(job.arms))
     meter = None if job.meter is None else str(_metered_here(address, folder / job.meter))
-    here = job.model_copy(update={"arms": placed, "out": "measurements", "meter": meter})
-    call = HarnessCall(
-        ("bench", "job.json"),
-        sends,
-        {"job.json": json.dumps(here.to_table())},
-        returns={"measurements": out},
-        alone=True,
-    )
-    partial = [out / "partial" / f"{arm.name}.json" for arm in arms]
-    for path in partial:
-        path.unlink(missing_ok=True)
+    here = job.model_copy(update={"arms": placed, "out": MEASUREMENTS, "partial": PARTIAL, "meter": meter})
+    names = (f"{place}/{arm.name}{end}" for place in (MEASUREMENTS, PARTIAL) for arm in job.arms for end in ENDINGS)
+    set_s = len(job.arms) * (START_S + 40 * job.seconds)  # the harness's own limit of a set of processes
+    silence_s = CHECK_S + set_s + job.soak_seconds
+    return HarnessCall(
+        ("bench", "job.json"), sends, {"job.json": json.dumps(here.to_table())},
+        returns={MEASUREMENTS: received, PARTIAL: folder / job.out / PARTIAL}, names=frozenset(names), alone=True, silence_s=silence_s,
+        timeout_s=len(job.arms) * (CHECK_S + OTHER_PASSES * START_S + job.soak_seconds) + (job.processes + OTHER_PASSES) * set_s,
+    )  # fmt: skip
+
+
+def _kept(where: str, arm: Arm, partial: Path) -> str:
+    """Return where the measurements of an arm are that a device made until it failed; what is damaged is removed."""
     try:
-        answer = await _run(address, call, progress)
-    except LinkError as error:
-        kept = "".join(f"; the measurements made until then are in {path}" for path in partial if path.is_file())
-        return [(arm.name, f"{error}{kept}") for arm in arms]
-    with contextlib.suppress(OSError):  # it is not empty while another device still measures
-        (out / "partial").rmdir()
-    metrics = {arm.name: arm.metric for arm in arms}
-    return [(result["name"], _measured(result, out, metrics[result["name"]])) for result in answer]
+        measurement_of(where, arm, partial)
+    except DeviceError:
+        _remove(partial, arm.name)
+        return ""
+    return f"; the measurements made until then are in {partial / arm.name}.json"
+
+
+def _remove(folder: Path, name: str) -> None:
+    for end in ENDINGS:
+        (folder / f"{name}{end}").unlink(missing_ok=True)
+
+
+def _result(where: str, arm: Arm, answer: Any, received: Path, out: Path) -> Measurement | str:
+    """Return the measurement of an arm, whose files are now in `out`, or why there is none."""
+    found = (
+        [one for one in answer if isinstance(one, dict) and one.get("name") == arm.name]
+        if isinstance(answer, list)
+        else []
+    )
+    if found and "error" in found[0]:
+        return str(found[0]["error"])
+    try:
+        measurement_of(where, arm, received)
+        file = received / f"{arm.name}.json"
+        completed = with_host_metric(file, arm.metric, json.loads(file.read_text(encoding="utf-8")))
+    except (DeviceError, ConfigError) as error:
+        return str(error)
+    for end in reversed(ENDINGS):  # the samples before the measurement that refers to them
+        with atomic_path(out / f"{arm.name}{end}") as scratch:
+            shutil.copyfile(received / f"{arm.name}{end}", scratch)
+    return Measurement.model_validate(completed)
 
 
 def _metered_here(address: Address, meter: Path) -> Path:
@@ -207,17 +260,6 @@ def _needs(kits: Sequence[Kit]) -> dict[str, Path]:
     return {"harness": targets_folder() / "harness"} | {f"kits/{kit.name}": kit.folder for kit in kits}
 
 
-def _measured(result: dict[str, Any], out: Path, metric: str | None) -> Measurement | str:
-    if "error" in result:
-        return str(result["error"])
-    try:
-        return Measurement.model_validate(
-            with_host_metric(out / f"{result['name']}.json", metric, result["measurement"])
-        )
-    except ValidationError as error:
-        raise DeviceError(f"{result['name']}: the harness returned an invalid measurement: {error}") from None
-
-
 def _silent(_line: str) -> None:
     """Ignore progress."""
 
@@ -243,36 +285,12 @@ async def _all_of(parts: list[Coroutine[Any, Any, T]]) -> list[T]:
 
 async def _run(address: Address, call: HarnessCall, progress: Progress) -> Any:
     """Run one harness command on a device and return its JSON."""
-    try:
-        finished = await asyncio.wait_for(TRANSPORTS[address.scheme](address, call, progress), call.timeout_s)
-    except asyncio.TimeoutError:
-        raise DeviceError(
-            f"{_where(call, address)}: no answer after {call.timeout_s:.0f} s; the process was stopped"
-        ) from None
-    return _answer(_where(call, address), finished)
-
-
-def _answer(where: str, finished: Finished) -> Any:
-    if finished.code < 0:
-        raise DeviceError(f"{where}: the engine crashed the process with {signal.Signals(-finished.code).name}")
-    try:
-        answer = json.loads(finished.out.strip().rsplit("\n", 1)[-1])
-    except ValueError:
-        output = finished.last_line or "no output"
-        raise DeviceError(f"{where}: ended with exit code {finished.code}: {output}") from None
-    if finished.code == USAGE:
-        raise ConfigError(answer["error"])
-    if finished.code == ENGINE_FAILED and isinstance(answer, dict):
-        raise DeviceError(answer["error"])
-    return answer
+    where = _where(call, address)
+    listener = Listener(progress, where)
+    work = TRANSPORTS[address.scheme](address, call, listener.line)
+    return answer_of(where, await within_limits(work, call, listener, where))
 
 
 def _where(call: HarnessCall, address: Address) -> str:
     name = platform.node() or "this machine" if address.scheme == "local" else address.text
     return f"harness {call.arguments[0]} on {name}"
-
-
-def _object(answer: Any) -> dict[str, Any]:
-    if not isinstance(answer, dict):
-        raise DeviceError(f"the harness returned a {type(answer).__name__} instead of an object")
-    return answer

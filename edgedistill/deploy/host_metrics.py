@@ -9,6 +9,8 @@ from typing import Any, Final
 
 import numpy as np
 
+from edgedistill.errors import DeviceError
+from edgedistill.runtime.arrays import read_arrays
 from edgedistill.runtime.files import SEAL, atomic_path, seal_of, sha256_of, write_atomic
 from edgedistill.tasks.details import detection_findings, segmentation_findings
 from edgedistill.tasks.detection import TASK as DETECTION
@@ -23,16 +25,19 @@ def with_host_metric(file: Path, metric: str | None, table: dict[str, Any]) -> d
     """Return a measurement's table with what the host computes for its metric, and write it to the measurement's file.
 
     The device's answers and the labels are in the raw samples beside the file, which gain `resampled`, the metric of resampled
-    pictures, and what the details are computed from. Other metrics, and answers without labels, leave the table as it is.
+    pictures, and what the details are computed from. Other metrics, and answers without labels, leave the table as it is. Raises
+    DeviceError for answers and labels that do not fit the metric.
     """
     samples = file.with_suffix(".npz")
     if metric not in COMPLETED or not samples.is_file():
         return table
-    with np.load(samples, allow_pickle=False) as archive:
-        arrays = {name: archive[name] for name in archive.files}
+    arrays = read_arrays(samples, "its raw samples")
     if "labels" not in arrays:
         return table
-    completed, more = COMPLETED[metric](table, arrays)
+    try:
+        completed, more = COMPLETED[metric](table, arrays)
+    except (ValueError, TypeError, LookupError, OverflowError) as error:  # arrays of a shape or type that no answers have
+        raise DeviceError(f"{file.stem}: its outputs and labels in the raw samples do not fit {metric}: {error}") from None
     with atomic_path(samples) as scratch, scratch.open("wb") as archive_file:
         np.savez_compressed(archive_file, allow_pickle=False, **arrays, **more)
     completed |= {"samples_sha256": sha256_of(samples)}

@@ -48,7 +48,7 @@ class BenchJob(Record):
     """Measure each arm in `processes` fresh processes, with `seconds` of steady inference in each.
 
     The processes take turns in bursts; `caches` is "cold" if the CPU's caches are emptied before each inference. `soak_seconds`
-    of sustained inference follow. `meter` is the CSV file of an external power meter. `passes` are the passes besides latency,
+    of sustained inference follow. `partial` is the folder of measurements that are not complete, by default below `out`. `meter` is the CSV file of an external power meter. `passes` are the passes besides latency,
     or None for all of them.
     """
 
@@ -57,6 +57,7 @@ class BenchJob(Record):
     seconds: float
     seed: int = 0
     out: str = "measurements"
+    partial: str | None = None
     soak_seconds: float = 0.0
     meter: str | None = None
     passes: tuple[str, ...] | None = None
@@ -64,9 +65,10 @@ class BenchJob(Record):
 
     def to_table(self) -> dict[str, Any]:
         """Return the job as the harness reads it, without `files`, which only lists the files to send to a device."""
-        table: dict[str, Any] = {"schema": SCHEMA} | self.model_dump(mode="json", exclude={"arms", "passes"})
+        table: dict[str, Any] = {"schema": SCHEMA} | self.model_dump(mode="json", exclude={"arms", "passes", "partial"})
+        optional = {"passes": self.passes and list(self.passes), "partial": self.partial}
         arms = [_arm_table(arm) for arm in self.arms]
-        return table | {"arms": arms} | ({} if self.passes is None else {"passes": list(self.passes)})
+        return table | {"arms": arms} | {key: value for key, value in optional.items() if value is not None}
 
 
 def _arm_table(arm: Arm) -> dict[str, Any]:

@@ -9,7 +9,7 @@ processes of several models take turns in bursts, which `duet` describes; files 
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
@@ -17,6 +17,15 @@ from edgedistill.records.base import Record
 from edgedistill.records.details import Details
 from edgedistill.records.parity import Parity
 from edgedistill.records.stages import Engine
+
+
+MOST_NS: Final = 10**15
+"""Eleven days: no inference and no process takes longer."""
+
+Ns = Annotated[float, Field(gt=0, le=MOST_NS, allow_inf_nan=False)]
+"""A time that something took, in nanoseconds: a number above 0."""
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class ModelIdentity(Record):
@@ -64,14 +73,14 @@ class ProcessSample(Record):
     come from `bursts` turns; each turn began with inferences that refill the caches, `lead_n` in all, which are no samples.
     """
 
-    n: int
-    n_clean: int
-    wall_ns: int
-    load_ns: int
-    first_inference_ns: int
-    warmup_n: int
+    n: Annotated[int, Field(ge=1)]
+    n_clean: Annotated[int, Field(ge=0)]
+    wall_ns: Annotated[int, Field(ge=0, le=MOST_NS)]
+    load_ns: Annotated[int, Field(ge=0, le=MOST_NS)]
+    first_inference_ns: Annotated[int, Field(ge=0, le=MOST_NS)]
+    warmup_n: Annotated[int, Field(ge=0)]
     steady: bool
-    p50_ns: float
+    p50_ns: Ns
     threads: int | None
     affinity: tuple[int, ...]
     peak_bytes: int | None
@@ -79,8 +88,8 @@ class ProcessSample(Record):
     load_peak_bytes: int | None = None
     steady_bytes: int | None = None
     device_bytes: int | None = None
-    percentiles_ns: dict[str, float | None] = Field(default_factory=dict)
-    ci95_ns: dict[str, tuple[float, float] | None] = Field(default_factory=dict)
+    percentiles_ns: dict[str, Ns | None] = Field(default_factory=dict)
+    ci95_ns: dict[str, tuple[Ns, Ns] | None] = Field(default_factory=dict)
     drift: float | None = None
     wait_ns: int | None = None
     others: float | None = None
@@ -93,8 +102,8 @@ class ProcessSample(Record):
 class Undisturbed(Record):
     """The p50 in the fastest mode of a device that has modes, and the fraction of the bursts that were in this mode."""
 
-    p50: float
-    share: float
+    p50: Ns
+    share: Finite
 
 
 class Latency(Record):
@@ -103,14 +112,14 @@ class Latency(Record):
     `undisturbed` is None where the bursts show no modes of the device.
     """
 
-    p50: float
-    p90: float | None
-    p95: float | None
-    p99: float | None
-    mean: float
-    min: float
-    ci95: dict[str, tuple[float, float] | None]
-    n: int
+    p50: Ns
+    p90: Ns | None
+    p95: Ns | None
+    p99: Ns | None
+    mean: Ns
+    min: Ns
+    ci95: dict[str, tuple[Ns, Ns] | None]
+    n: Annotated[int, Field(ge=1)]
     undisturbed: Undisturbed | None = None
 
 
@@ -277,9 +286,9 @@ class Accuracy(Record):
     """
 
     metric: str
-    value: float
-    ci95: tuple[float, float]
-    n: int
+    value: Finite
+    ci95: tuple[Finite, Finite]
+    n: Annotated[int, Field(ge=1)]
 
 
 class Browser(Record):
@@ -327,7 +336,7 @@ class Measurement(Record):
     device: DeviceFacts
     precision: Precision
     threads: int
-    processes: tuple[ProcessSample, ...]
+    processes: Annotated[tuple[ProcessSample, ...], Field(min_length=1)]
     latency_ns: Latency
     throughput_per_s: float | None
     load_ns: float

@@ -11,7 +11,7 @@ from pydantic import Field
 from edgedistill.compare.load import read_measurement
 from edgedistill.errors import ConfigError
 from edgedistill.records.base import Record
-from edgedistill.serve.upload import ONE_LINE
+from edgedistill.records.plain_text import ONE_LINE
 
 MOST_DEVICES = 200
 

@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError
 
 from edgedistill.records.base import Record
 from edgedistill.records.measurement import Browser
+from edgedistill.records.plain_text import ONE_LINE
 from edgedistill.serve.offer import TYPES, Offer
 
 MOST_BYTES = 24_000_000
@@ -27,8 +28,6 @@ WALL_SLACK = 1.05
 Ns = Annotated[float, Field(ge=0, le=MOST_NS, allow_inf_nan=False)]
 Latency = Annotated[float, Field(gt=0, le=MOST_NS, allow_inf_nan=False)]
 Samples = Annotated[tuple[Latency, ...], Field(min_length=1, max_length=MOST_SAMPLES)]
-ONE_LINE = r"^[^\x00-\x1f\x7f-\x9f\x{61c}\x{200e}\x{200f}\x{2028}-\x{202e}\x{2066}-\x{2069}\x{feff}]*$"
-"""Text without control characters, and without those that turn the direction of what a terminal shows around."""
 Text = Annotated[str, Field(min_length=1, max_length=512, pattern=ONE_LINE)]
 
 

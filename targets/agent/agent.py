@@ -11,13 +11,15 @@ event a line of JSON on stdout, and bytes that belong to either follow it:
     alive {}                                        keeps the connection open
 
 New files in the watched folders are sent after every line that the program prints. With `keep` they are sent only after the
-program ends, and stay in the store for later requests. `alone` waits until no other connection runs an `alone` program.
+program ends, and stay in the store for later requests. `alone` waits until no other connection runs an `alone` program; while it
+waits, it says so every 30 s.
 When stdin closes, or no request arrives for 30 s, the program and all its child processes are killed.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import io
@@ -31,6 +33,7 @@ import sys
 import tempfile
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Dict, Iterable, Iterator, List, Optional, Tuple
 
@@ -39,10 +42,20 @@ GRACE_S = 3.0
 POLL_S = 0.5
 KEEP_S = 30 * 24 * 3600.0  # files without a request in this time are removed
 BLOCK = 1 << 18
+LINE_BYTES = 1 << 12  # a longer line is sent in parts
+UNFINISHED, UNFINISHED_S = "new-", 24 * 3600.0  # files that a killed agent was receiving
+WAITING, WAITING_S = "waiting until another job on this device ends", 30.0
 
 
 class RequestError(Exception):
     """A request cannot be carried out; the text is sent to the other end."""
+
+
+def explained(error: Exception) -> str:
+    """Return what went wrong on this device, and for a full disk what to do."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"the disk of the device is full ({error.filename or 'its cache'}); free some space there, and run the command again"
+    return str(error)
 
 
 class Link:
@@ -93,8 +106,10 @@ class Store:
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         for path in folder.iterdir():
-            if path.stat().st_mtime < time.time() - KEEP_S:
-                path.unlink()
+            keep_s = UNFINISHED_S if path.name.startswith(UNFINISHED) else KEEP_S
+            with contextlib.suppress(FileNotFoundError):  # another agent has removed it
+                if path.stat().st_mtime < time.time() - keep_s:
+                    path.unlink()
 
     def missing(self, hashes: Iterable[str]) -> List[str]:
         """Return the hashes of files that are missing from the store, or were changed in it."""
@@ -102,16 +117,19 @@ class Store:
 
     def add(self, sha256: str, blocks: Iterable[bytes]) -> None:
         """Store a file; refuse a file whose content does not have the hash."""
-        digest = hashlib.sha256()
-        with tempfile.NamedTemporaryFile(dir=str(self._folder), prefix="new-", delete=False) as file:
-            for block in blocks:
-                digest.update(block)
-                file.write(block)
-        if digest.hexdigest() != sha256:
-            os.unlink(file.name)
-            raise RequestError(f"a file was damaged on the way: its SHA-256 is {digest.hexdigest()}, not {sha256}")
-        os.chmod(file.name, 0o444)
-        os.replace(file.name, str(self._path(sha256)))
+        digest, target = hashlib.sha256(), str(self._path(sha256))
+        handle, name = tempfile.mkstemp(dir=str(self._folder), prefix=UNFINISHED)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                for block in blocks:
+                    digest.update(block)
+                    file.write(block)
+            _require_hash(sha256, digest.hexdigest())
+            os.chmod(name, 0o444)
+            os.replace(name, target)
+        except BaseException:  # also of a full disk, and of a link that is closed
+            os.unlink(name)
+            raise
 
     def place(self, sha256: str, path: Path) -> None:
         """Put a stored file at `path`, as a hard link where the file system supports one."""
@@ -140,6 +158,11 @@ class Store:
         if len(sha256) != 64 or set(sha256) - set("0123456789abcdef"):
             raise RequestError(f"'{sha256}' is not a SHA-256")
         return self._folder / sha256
+
+
+def _require_hash(wanted: str, found: str) -> None:
+    if found != wanted:
+        raise RequestError(f"a file was damaged on the way: its SHA-256 is {found}, not {wanted}")
 
 
 def _hash(file: BinaryIO) -> str:
@@ -192,7 +215,7 @@ class Program:
     def _listen(self) -> None:
         assert self._process.stderr is not None
         with contextlib.suppress(OSError):  # the link is closed, and the main thread handles that
-            for raw in self._process.stderr:
+            for raw in iter(partial(self._process.stderr.readline, LINE_BYTES), b""):
                 self._link.send("line", text=raw.decode("utf-8", "replace").rstrip())
                 if not self._request["keep"]:
                     self._send_changes()
@@ -202,8 +225,12 @@ class Program:
         with contextlib.suppress(ProcessLookupError):  # a process that the engine forked would keep stderr open
             os.killpg(self._process.pid, signal.SIGKILL)
         self._listener.join(GRACE_S)
-        with contextlib.suppress(OSError), self._out:
-            names = self._send_changes()
+        with contextlib.suppress(OSError), self._out:  # the link is closed, and the main thread handles that
+            try:
+                names = self._send_changes()
+            except OSError as error:
+                self._link.send("error", text=explained(error))
+                return
             size = self._out.seek(0, os.SEEK_END)
             self._out.seek(0)
             self._link.send("exit", self._out, code=code, names=names, bytes=size)
@@ -249,6 +276,7 @@ class Session:
             self._work, self._lock = _new_work_folder(cache / "work")
         self._busy: Optional[int] = None
         self._waiting: Optional[Dict[str, Any]] = None
+        self._said = float("-inf")
         self._program: Optional[Program] = None
 
     def serve(self) -> None:
@@ -265,6 +293,7 @@ class Session:
             if self._waiting is not None and self._may_start(self._waiting):
                 waiting, self._waiting = self._waiting, None
                 self._program = Program(waiting, self._work, self._store, self._link)
+            self._say_waiting()
 
     def close(self) -> None:
         """Kill the running program, and remove the work folder."""
@@ -290,8 +319,17 @@ class Session:
         for name, text in request["texts"].items():
             self._inside(name).write_text(text, encoding="utf-8")
         self._waiting = request
-        if not self._may_start(request):
-            self._link.send("line", text="waiting until another job on this device ends")
+        self._say_waiting()
+
+    def _say_waiting(self) -> None:
+        """Say now and then that the program waits for another job."""
+        if (
+            self._waiting is not None
+            and time.monotonic() - self._said >= WAITING_S
+            and not self._may_start(self._waiting)
+        ):
+            self._link.send("line", text=WAITING)
+            self._said = time.monotonic()
 
     def _may_start(self, request: Dict[str, Any]) -> bool:
         """Lock the device for this program, or report that another program has locked it."""
@@ -353,7 +391,7 @@ def main() -> None:
         pass  # the other end is closed, and everything is cleaned up
     except (OSError, RequestError) as error:
         with contextlib.suppress(OSError):
-            link.send("error", text=str(error))
+            link.send("error", text=explained(error))
     # Not sys.exit: a thread may be blocked in a write to a link that is dead but not closed.
     os._exit(0)
 

@@ -160,7 +160,7 @@ class Trial:
     def keep_set(self) -> None:
         """Write the measurement so far, when all arms have the samples of the set."""
         number = len(self.processes)
-        self._keep(self.job.out / "partial", {"processes": f"{number} of {self.job.processes} processes were measured"})
+        self._keep(self.job.partial, {"processes": f"{number} of {self.job.processes} processes were measured"})
         p50_ms = self.processes[-1].p50_ns / 1e6
         self._say(f"process {number}/{self.job.processes} p50 {p50_ms:.3f} ms")
 
@@ -240,7 +240,7 @@ class Trial:
     def write(self) -> None:
         """Write the measurement and its raw samples in place of the intermediate ones."""
         measurement = self._keep(self.job.out, {})
-        results.discard(self.job.out / "partial", self.arm.name)
+        results.discard(self.job.partial, self.arm.name)
         self.result = {"name": self.arm.name, "measurement": measurement}
 
     def _keep(self, folder: Path, reasons: Dict[str, str]) -> Dict[str, Any]:

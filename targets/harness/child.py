@@ -12,6 +12,7 @@ import sys
 import tempfile
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Callable, Dict, NamedTuple, Optional, cast
 
@@ -20,6 +21,8 @@ from kit import EngineError
 from turns import MARK
 
 SMALL_DISK = 1 << 20
+MOST_BYTES = 4 << 20
+"""The most that is read at once of what a worker prints: an engine may print without end, and without line breaks."""
 ENTRY = ""  # the folder or zip that Python was started with; set by __main__
 
 
@@ -113,13 +116,13 @@ class Member:
 
     def _receive(self, timeout_s: float) -> Dict[str, Any]:
         self._due, said = time.monotonic() + timeout_s, ""
-        for line in cast("BinaryIO", self._worker.stdout):
+        for line in iter(partial(cast("BinaryIO", self._worker.stdout).readline, MOST_BYTES), b""):
             text = line.decode("utf-8", "replace")
             if text.startswith(MARK):
                 self._due = float("inf")
                 message: Dict[str, Any] = json.loads(text[len(MARK) :])
                 return message
-            said += text
+            said = (said + text)[-MOST_BYTES:]
         code = self._worker.wait()
         if self._expired:
             raise EngineError(f"{self._kit}: the process gave no answer within {timeout_s:.0f} s and was killed")
@@ -182,5 +185,6 @@ def _signal_name(number: int) -> str:
 
 
 def _text(file: BinaryIO) -> str:
-    file.seek(0)
+    """Return the end of what a worker printed."""
+    file.seek(max(0, file.seek(0, os.SEEK_END) - MOST_BYTES))
     return file.read().decode("utf-8", "replace").strip()

@@ -64,10 +64,12 @@ class Job(NamedTuple):
     The other keys are optional. `caches` is "warm", or "cold" to write over the CPU's caches before each inference.
     `soak_seconds` of sustained inference follow, if above 0; `meter` is a CSV file that an external meter writes meanwhile;
     `passes` are those beside latency: memory of a null model, throughput, layers, energy, whole pictures. If `requests` is set, only that
-    number of the recorded requests is checked.
+    number of the recorded requests is checked. The measurements of a job that has not ended are in the folder `partial`, by default
+    below `out`.
     """
 
     out: Path
+    partial: Path
     processes: int
     seconds: float
     seed: int
@@ -100,6 +102,7 @@ def _job(table: Dict[str, Any], folder: Path) -> Job:
         raise ValueError(f"schema is '{table['schema']}'; this harness reads {SCHEMA}")
     job = Job(
         out=folder / table["out"],
+        partial=folder / table.get("partial", f"{table['out']}/partial"),
         processes=int(table["processes"]),
         seconds=float(table["seconds"]),
         seed=int(table["seed"]),

@@ -157,7 +157,7 @@ def discard(folder: Path, name: str) -> None:
     for path in (folder / f"{name}.json", folder / f"{name}.npz"):
         if path.exists():
             path.unlink()
-    if folder.is_dir() and not os.listdir(folder):
+    if folder.is_dir() and not folder.is_symlink() and not os.listdir(folder):
         folder.rmdir()
 
 

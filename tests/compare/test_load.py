@@ -44,7 +44,7 @@ def test_budgets_wait_for_the_targets_to_match(tmp_path):
         ({"threads": "many"}, ["threads"]),
         ({"device": {"address": "local"}}, ["device.cpu", "device.engine"]),
         ({"unheard_of": 1}, ["unheard_of"]),
-        ({"processes": []}, ["processes", "at least one"]),
+        ({"processes": []}, ["processes", "at least 1 item"]),
     ],
 )
 def test_a_bad_file_is_named_with_its_field(tmp_path, change, words):

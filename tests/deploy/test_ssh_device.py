@@ -27,7 +27,7 @@ from tests.support.sshd import PATIENCE_S, SSHD, Sshd, Wire, name_of, read, wait
 from tests.support.tiny_onnx import build
 
 pytestmark = pytest.mark.skipif(SSHD is None, reason="sshd is not here; Debian has it in openssh-server")
-HOSTILE = "a b'c\"d$(touch pwned);`touch pwned` & -x\\é\n#*.json"
+HOSTILE = "a b'c\"d$(touch pwned);`touch pwned` & -x\\é#*.json"
 
 
 @pytest.fixture(scope="module")

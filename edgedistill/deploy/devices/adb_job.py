@@ -58,6 +58,7 @@ class Session:
     arms: list[PhoneArm]
     work: Path
     out: Path
+    partial: Path
     progress: Progress
     before: dict[str, Any] = field(default_factory=dict)
     after: dict[str, Any] = field(default_factory=dict)
@@ -198,7 +199,7 @@ class Session:
     def keep(self) -> None:
         """Write measurements of what was timed before the phone was disconnected, into the folder `partial`."""
         reasons = {"processes": "the phone was disconnected before all processes were measured"}
-        for result in self.assemble("bench", self.out / "partial", reasons):
+        for result in self.assemble("bench", self.partial, reasons):
             if "error" in result:
                 self.progress(f"bench {result['name']} was not saved: {result['error']}")
 

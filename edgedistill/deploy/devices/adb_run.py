@@ -104,7 +104,8 @@ async def _measure(ready: Ready, call: HarnessCall, progress: Progress) -> Finis
             PhoneArm(_placed(table, call), work / str(i), f"{ready.phone.work}/{i}")
             for i, table in enumerate(job["arms"])
         ]
-        session = Session(ready, job, arms, work, next(iter(call.returns.values()), work), progress)
+        out, partial = (call.returns.get(name, work / name) for name in ("measurements", "partial"))
+        session = Session(ready, job, arms, work, out, partial, progress)
         try:
             await session.check()
             if verb == "bench":

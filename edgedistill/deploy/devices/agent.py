@@ -6,22 +6,29 @@ import asyncio
 import contextlib
 import hashlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any, Final, Literal, Protocol, TypeVar
+
+from pydantic import Field, TypeAdapter, ValidationError
 
 from edgedistill.deploy.devices.transport import (
+    MOST_FILES,
+    MOST_OUT_BYTES,
     Finished,
     HarnessCall,
     LinkError,
     Progress,
     files_to_send,
+    most_returned_bytes,
     place_returned,
 )
 from edgedistill.errors import DeviceError
 from edgedistill.kits.kits import targets_folder
-from edgedistill.runtime.files import sha256_of, write_atomic
+from edgedistill.records.base import Record
+from edgedistill.runtime.failures import failure_of
+from edgedistill.runtime.files import atomic_path, sha256_of
 
 # Run by the login shell of the device, whichever that is, so it contains no text from the user.
 BOOTSTRAP = (
@@ -31,6 +38,11 @@ BOOTSTRAP = (
 BLOCK = 1 << 18
 ALIVE_S = 5.0
 GREETING_S = 60.0
+MOST_EVENTS = 1_000_000
+GARBAGE = (
+    "the program on the device sends something else than the agent's messages; check that the login shell prints nothing after it "
+    "starts a program, and that nobody has changed the device"
+)
 MAX_GREETING_LINES = 1000  # that a login shell may print before the agent starts
 
 
@@ -38,11 +50,11 @@ class Reader(Protocol):
     """The stream from the device; satisfied by the readers of asyncio and asyncssh."""
 
     async def readline(self) -> bytes:
-        """Return the next line, or an incomplete one at the end of the stream."""
+        """Return the next line, or an incomplete one at the end of the stream or of its buffer; or raise ValueError for the latter."""
         ...
 
-    async def readexactly(self, size: int, /) -> bytes:
-        """Return `size` bytes, or raise IncompleteReadError."""
+    async def read(self, most: int, /) -> bytes:
+        """Return at most `most` bytes, none at the end of the stream."""
         ...
 
 
@@ -56,6 +68,51 @@ class Writer(Protocol):
     async def drain(self) -> None:
         """Wait until most of the sent data has left the buffer."""
         ...
+
+
+class Missing(Record):
+    """The hashes of the files that the device lacks."""
+
+    event: Literal["missing"]
+    hashes: tuple[str, ...]
+
+
+class Said(Record):
+    """A line that the program printed."""
+
+    event: Literal["line"]
+    text: str
+
+
+class Returned(Record):
+    """A file of the program; its content follows."""
+
+    event: Literal["file"]
+    name: str
+    sha256: str
+    bytes: Annotated[int, Field(ge=0)]
+
+
+class Exit(Record):
+    """The end of the program, and the names of all its files; its output follows."""
+
+    event: Literal["exit"]
+    code: Annotated[int, Field(ge=-128, le=255)]
+    names: tuple[str, ...]
+    bytes: Annotated[int, Field(ge=0)]
+
+
+class Failed(Record):
+    """The agent could not do what it was asked to."""
+
+    event: Literal["error"]
+    text: str
+
+
+Event = Missing | Said | Returned | Exit | Failed
+EVENT: Final[TypeAdapter[Event]] = TypeAdapter(Annotated[Event, Field(discriminator="event")])
+
+E = TypeVar("E", bound=Record)
 
 
 class Agent:
@@ -114,7 +171,7 @@ class Agent:
     async def _upload(self, files: dict[str, Path], progress: Progress) -> None:
         """Send the files that the device does not have yet, identified by hash."""
         await self._request("have", hashes=sorted(files))
-        missing = [files[sha256] for sha256 in (await self._event("missing"))["hashes"]]
+        missing = _known(files, _expect(await self._event(), Missing).hashes)
         size = sum(path.stat().st_size for path in missing)
         if missing:
             progress(f"upload {len(missing)} files, {size:,} bytes")
@@ -132,27 +189,46 @@ class Agent:
 
     async def _follow(self, call: HarnessCall, progress: Progress) -> Finished:
         """Pass on the program's lines and save the files it makes, until it ends."""
-        line, received = "", set()
-        while True:
+        line, received, left = "", set[str](), most_returned_bytes(call)
+        for _ in range(MOST_EVENTS):
             event = await self._event()
-            if event["event"] == "line":
-                line = event["text"]
+            if isinstance(event, Said):
+                line = event.text
                 progress(line)
-            elif event["event"] == "file":
-                received.add(await self._take(call, event))
-            elif event["event"] == "exit":
-                for name in received - set(event["names"]):  # the program removed the file again
-                    place_returned(call, name).unlink(missing_ok=True)
-                out = await self._reader.readexactly(event["bytes"])
-                return Finished(event["code"], out.decode("utf-8", "replace"), line)
+            elif isinstance(event, Returned):
+                left -= event.bytes
+                await self._take(call, event, left)
+                received.add(event.name)
+            else:
+                return await self._finish(call, received, _expect(event, Exit), line)
+            if len(received) > MOST_FILES:
+                break
+        raise DeviceError("the device sends lines or files without end; it was stopped")
 
-    async def _take(self, call: HarnessCall, event: dict[str, Any]) -> str:
-        name, path = event["name"], place_returned(call, event["name"])
-        content = await self._reader.readexactly(event["bytes"])
-        if hashlib.sha256(content).hexdigest() != event["sha256"]:
-            raise LinkError(f"the file '{name}' was damaged in transfer")
-        write_atomic(path, content)
-        return str(name)
+    async def _finish(self, call: HarnessCall, received: set[str], event: Exit, line: str) -> Finished:
+        for name in received - set(event.names):  # the program removed the file again
+            place_returned(call, name).unlink(missing_ok=True)
+        if event.bytes > MOST_OUT_BYTES:
+            raise DeviceError(f"the program printed {event.bytes:,} bytes; at most {MOST_OUT_BYTES:,} are read")
+        out = b"".join([block async for block in self._blocks(event.bytes)])
+        return Finished(event.code, out.decode("utf-8", "replace"), line)
+
+    async def _take(self, call: HarnessCall, event: Returned, left: int) -> None:
+        """Write a file where the call wants it; `left` are the bytes that the device may still send after it."""
+        path = place_returned(call, event.name)
+        if left < 0:
+            raise DeviceError(f"the device sent more than {most_returned_bytes(call):,} bytes of files; it was stopped")
+        digest = hashlib.sha256()
+        try:
+            with atomic_path(path) as scratch, scratch.open("wb") as file:
+                async for block in self._blocks(event.bytes):
+                    digest.update(block)
+                    file.write(block)
+                if digest.hexdigest() != event.sha256:
+                    raise LinkError(f"the file '{event.name}' was damaged in transfer")
+        except OSError as error:
+            problem = f"the file '{event.name}' of the device could not be written here: {error.strerror}"
+            raise failure_of(error) or DeviceError(problem) from None
 
     async def _request(self, operation: str, **fields: Any) -> None:
         async with self._lock:
@@ -162,14 +238,44 @@ class Agent:
         self._writer.write(data)
         await self._writer.drain()
 
-    async def _event(self, wanted: str | None = None) -> dict[str, Any]:
+    async def _blocks(self, size: int) -> AsyncIterator[bytes]:
+        """Yield the next `size` bytes in blocks."""
+        while size > 0:
+            try:
+                block = await self._reader.read(min(size, BLOCK))
+            except OSError as error:
+                raise LinkError(f"the connection was lost ({error})") from None
+            if not block:
+                raise LinkError("the connection was lost")
+            size -= len(block)
+            yield block
+
+    async def _event(self) -> Event:
         """Return the next event; raises DeviceError for an error of the agent, and LinkError when the agent is gone."""
-        line = await self._reader.readline()
+        try:
+            line = await self._reader.readline()
+        except ValueError:  # the reader of asyncio
+            raise DeviceError(GARBAGE) from None
         if not line.endswith(b"\n"):
-            raise LinkError("the connection was lost")
-        event: dict[str, Any] = json.loads(line)
-        if event["event"] == "error":
-            raise DeviceError(event["text"])
-        if wanted is not None and event["event"] != wanted:
-            raise DeviceError(f"the agent sent '{event['event']}' instead of '{wanted}'")
+            raise DeviceError(GARBAGE) if len(line) >= BLOCK else LinkError("the connection was lost")
+        try:
+            event = EVENT.validate_json(line)
+        except ValidationError:
+            raise DeviceError(GARBAGE) from None
+        if isinstance(event, Failed):
+            raise DeviceError(event.text)
         return event
+
+
+def _expect(event: Event, kind: type[E]) -> E:
+    if not isinstance(event, kind):
+        raise DeviceError(f"{GARBAGE}: '{event.event}'")
+    return event
+
+
+def _known(files: dict[str, Path], hashes: Iterable[str]) -> list[Path]:
+    """Return the files with some hashes, each once; raises DeviceError for a hash of no file."""
+    wanted = set(hashes)
+    if wanted - set(files):
+        raise DeviceError("the agent wants a file that it was not offered; it was not sent")
+    return [path for sha256, path in files.items() if sha256 in wanted]

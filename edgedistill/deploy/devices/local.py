@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import IO
 
 from edgedistill.deploy.devices.address import Address
-from edgedistill.deploy.devices.transport import Finished, HarnessCall, Progress
+from edgedistill.deploy.devices.transport import MOST_OUT_BYTES, Finished, HarnessCall, Progress
+from edgedistill.errors import DeviceError
 from edgedistill.runtime.scratch import scratch_folder
 
 GRACE_S = 3.0
+MOST_LINE_BYTES = 1 << 16
 
 
 async def run_here(_address: Address, call: HarnessCall, progress: Progress) -> Finished:
@@ -39,6 +41,8 @@ async def run_here(_address: Address, call: HarnessCall, progress: Progress) -> 
                 code = await asyncio.to_thread(child.wait)
             finally:
                 _end(child)
+        if out.seek(0, os.SEEK_END) > MOST_OUT_BYTES:
+            raise DeviceError(f"the program printed {out.tell():,} bytes; at most {MOST_OUT_BYTES:,} are read")
         out.seek(0)
         return Finished(code, out.read().decode("utf-8", "replace"), last_line)
 
@@ -60,7 +64,7 @@ def _work_folder(call: HarnessCall) -> Iterator[Path]:
 def _pass_on(stream: IO[bytes], progress: Progress) -> str:
     """Pass each line to `progress` and return the last."""
     line = ""
-    for raw in stream:
+    while raw := stream.readline(MOST_LINE_BYTES):  # a longer line is passed on in parts
         line = raw.decode("utf-8", "replace").rstrip()
         progress(line)
     return line

@@ -14,6 +14,7 @@ from edgedistill.deploy.devices.address import Address
 from edgedistill.deploy.devices.agent import BOOTSTRAP, Agent
 from edgedistill.deploy.devices.transport import Finished, HarnessCall, LinkError, Progress
 from edgedistill.errors import DeviceError
+from edgedistill.records.plain_text import plain
 
 if TYPE_CHECKING:
     import asyncssh
@@ -25,6 +26,8 @@ LOGIN_S = 30.0
 SILENCE_S = 5.0  # after which a keep-alive request is sent;
 SILENCES = 4  # this many without an answer mean that the connection is lost
 FAREWELL_S = 5.0
+MOST_STDERR = 1 << 16
+LONGEST_REASON, LONGEST_LINE = 2000, 500
 
 
 async def run_over_ssh(address: Address, call: HarnessCall, progress: Progress) -> Finished:
@@ -45,8 +48,8 @@ async def _run(
     try:
         return await Agent(process.stdout, process.stdin).run(call, address.python, progress)
     except DeviceError as error:
-        last = await _last_line(process)
-        reason = f"{error}: {last.decode('utf-8', 'replace')}" if last else str(error)
+        last = plain((await _last_line(process)).decode("utf-8", "replace"), LONGEST_LINE)
+        reason = plain(str(error), LONGEST_REASON) + (f": {last}" if last else "")
         raise type(error)(f"{address.text}: {reason}") from None
     finally:
         # When its stdin is closed, the agent stops what it started. On a device that no longer answers, the agent notices
@@ -59,7 +62,7 @@ async def _run(
 async def _last_line(process: asyncssh.SSHClientProcess[bytes]) -> bytes:
     """Return the last line on stderr of an agent that has ended or is about to."""
     with contextlib.suppress(OSError, asyncio.TimeoutError):
-        lines = (await asyncio.wait_for(process.stderr.read(), FAREWELL_S)).strip().splitlines()
+        lines = (await asyncio.wait_for(process.stderr.read(MOST_STDERR), FAREWELL_S)).strip().splitlines()
         return lines[-1] if lines else b""
     return b""
 
