@@ -43,8 +43,8 @@ def counted(process: int, temporary: Path) -> dict[str, int]:
     family = [process, *descendants(process)]
     return {
         "resident_bytes": sum(resident(one) for one in family),
-        "descriptors": sum(len(os.listdir(f"/proc/{one}/fd")) for one in family),
-        "threads": sum(len(os.listdir(f"/proc/{one}/task")) for one in family),
+        "descriptors": sum(len(list(Path(f"/proc/{one}/fd").iterdir())) for one in family),
+        "threads": sum(len(list(Path(f"/proc/{one}/task").iterdir())) for one in family),
         "children": len(family) - 1,
         "temporary_files": sum(1 for _ in temporary.rglob("*")),
     }
@@ -54,7 +54,7 @@ def resident(process: int) -> int:
     return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def bench_cycles(run: Path, temporary: Path) -> tuple[int, Callable[[int], None], Callable[[], None]]:
+def bench_cycles(run: Path) -> tuple[int, Callable[[int], None], Callable[[], None]]:
     """Return the process under test, which is this one, and functions for a cycle and for the end."""
     from edgedistill.deploy.harness import run_bench
     from edgedistill.kits.kits import find_kits
@@ -77,12 +77,12 @@ def bench_cycles(run: Path, temporary: Path) -> tuple[int, Callable[[int], None]
     def cycle(_number: int) -> None:
         ((_, result),) = run_bench(job, run, str)
         if not isinstance(result, Measurement):
-            raise RuntimeError(result)
+            raise SystemExit(result)
 
     return os.getpid(), cycle, lambda: None
 
 
-def serve_cycles(run: Path, temporary: Path) -> tuple[int, Callable[[int], None], Callable[[], None]]:
+def serve_cycles(run: Path) -> tuple[int, Callable[[int], None], Callable[[], None]]:
     """Return the process of a server, and functions that send it a measurement and end it."""
     from edgedistill.runtime.folder import Run
     from edgedistill.serve.offer import offers
@@ -97,15 +97,21 @@ def serve_cycles(run: Path, temporary: Path) -> tuple[int, Callable[[int], None]
     def cycle(number: int) -> None:
         """Do what a page does: load the page, the model and its requests, tell the progress, and send the measurement."""
         device = f"{number % 8:032x}"
-        for path in ("", "page.mjs", f"models/{offer.summary.key}.onnx", f"requests/{offer.summary.key}.bin", "api/run"):
-            with urllib.request.urlopen(link + path) as answer:
+        for path in (
+            "",
+            "page.mjs",
+            f"models/{offer.summary.key}.onnx",
+            f"requests/{offer.summary.key}.bin",
+            "api/run",
+        ):
+            with urllib.request.urlopen(link + path) as answer:  # noqa: S310 - the server's own link
                 answer.read()
         send("api/progress", {"device": device, "name": "Phone", "text": "measuring", "fraction": 0.5})
         send("api/measurement", upload_of(offer, device))
         send("api/progress", {"device": device, "name": "Phone", "text": "done", "fraction": None})
 
     def send(path: str, table: dict) -> None:
-        with urllib.request.urlopen(link + path, data=json.dumps(table).encode()) as answer:
+        with urllib.request.urlopen(link + path, data=json.dumps(table).encode()) as answer:  # noqa: S310 - as above
             answer.read()
 
     def end() -> None:
@@ -120,7 +126,7 @@ def slope(cycles: np.ndarray, values: np.ndarray) -> tuple[float, list[float]]:
     """Return the least-squares slope of values over cycles, and its 95 % interval by a moving-block bootstrap of the residuals."""
     fitted = np.polynomial.Polynomial.fit(cycles, values, 1).convert()
     line = fitted(cycles)
-    residuals, rng = values - line, random.Random(0)
+    residuals, rng = values - line, random.Random(0)  # noqa: S311 - a bootstrap, not a secret
     found = []
     for _ in range(RESAMPLED):
         starts = [rng.randrange(max(1, len(values) - BLOCK + 1)) for _ in range(-(-len(values) // BLOCK))]
@@ -152,7 +158,7 @@ def main() -> int:
         shutil.copytree(options.run, run)
         temporary.mkdir()
         os.environ["TMPDIR"] = tempfile.tempdir = str(temporary)
-        process, cycle, end = {"bench": bench_cycles, "serve": serve_cycles}[options.what](run, temporary)
+        process, cycle, end = {"bench": bench_cycles, "serve": serve_cycles}[options.what](run)
         began, rows = time.monotonic(), []
         for number in range(options.cycles):
             cycle(number)
@@ -161,7 +167,13 @@ def main() -> int:
                 print(json.dumps(rows[-1]), flush=True)
         end()
         left = sorted(str(path.relative_to(temporary)) for path in temporary.rglob("*"))
-        found = {"cycles": options.cycles, "seconds": round(time.monotonic() - began), **judged(rows), "left": left, "samples": rows}
+        found = {
+            "cycles": options.cycles,
+            "seconds": round(time.monotonic() - began),
+            **judged(rows),
+            "left": left,
+            "samples": rows,
+        }
     print(json.dumps({key: value for key, value in found.items() if key != "samples"}, indent=1))
     if options.json is not None:
         known = json.loads(options.json.read_text()) if options.json.is_file() else {}

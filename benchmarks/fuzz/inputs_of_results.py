@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from small_files import REPOSITORY, Files
+from small_files import REPOSITORY, Files, arrays
 
 if TYPE_CHECKING:
     from edgedistill.serve.offer import Offer
@@ -82,20 +82,107 @@ def read_a_kit(folder: Path) -> object:
 
 
 def device_outputs() -> list[Files]:
-    answers = [
-        {"engine": {"name": "onnxruntime", "version": "1"}, "facts": {}, "files": ["model.ort"]},
-        [{"name": "a", "error": "failed"}],
-    ]
-    answers += [[{"name": "one", "measurement": json.loads(path.read_bytes())}] for path in results()[:4]]
-    return [{"out": json.dumps(one).encode()} for one in answers]
+    facts = json.loads(results()[0].read_bytes())["device"]
+    engine = facts.pop("engine")
+    facts.pop("address")
+    made = {"entry": "model.ort", "files": ["model.ort"], "extras": [], "engine": engine, "facts": facts}
+    return [{"out": json.dumps(one).encode(), "_model.ort": b""} for one in (made, facts | {"engine": engine})]
 
 
 def read_answer(folder: Path) -> object:
-    from edgedistill.deploy import harness
+    """Read what the harness prints on a device: the answers to `compile`, `probe` and `examine`."""
+    from edgedistill.deploy import believed
     from edgedistill.deploy.devices.transport import Finished
+    from edgedistill.errors import DeviceError
 
-    text = (folder / "out").read_bytes().decode("utf-8", "replace")
-    return harness._answer("harness bench on a device", Finished(0, text, ""))  # noqa: SLF001 - what a device sends is read here
+    (folder / "_model.ort").rename(folder / "model.ort")
+    answer = believed.answer_of("device", Finished(0, (folder / "out").read_bytes().decode("utf-8", "replace"), ""))
+    table = believed.object_of("device", answer)
+    if "entry" in table:
+        return believed.made_of("device", table, folder)
+    with contextlib.suppress(DeviceError):
+        believed.examined_of("device", table)
+    return believed.facts_of("device", table), believed.engine_of("device", table.get("engine"))
+
+
+@cache
+def arm_and_samples() -> tuple[object, bytes, bytes]:
+    """Return an arm, and the measurement of it with the raw samples that a device would return."""
+    import numpy as np
+
+    from edgedistill.records.bench_job import Arm
+
+    table = json.loads(results()[0].read_bytes())
+    latencies = np.repeat([one["p50_ns"] for one in table["processes"]], 5)
+    process = np.repeat(np.arange(len(table["processes"])), 5)
+    for one in table["processes"]:
+        one["n"] = one["n_clean"] = 5
+    table["samples"] = "one.npz"
+    table.pop("samples_sha256", None)
+    arm = Arm(
+        name="one", target=table["target"], address=table["device"]["address"], kit=table["kit"], kit_dir="", threads=table["threads"],
+        precision=table["precision"]["requested"], entry="", files=(), size_bytes=table["size_bytes"], model=table["model"], io="",
+        expected=None, metric=None,
+    )  # fmt: skip
+    samples = arrays(latency_ns=latencies, process=process, preempted=np.zeros(len(process), bool))
+    return arm, json.dumps(table).encode(), samples
+
+
+def returned_measurements() -> list[Files]:
+    _, table, samples = arm_and_samples()
+    return [{"one.json": table, "_one.npz": samples}, {"_one.json": table, "one.npz": samples}]
+
+
+def read_returned(folder: Path) -> object:
+    """Read a measurement that a device returned, as it is read before it is kept."""
+    from edgedistill.deploy.believed import measurement_of
+
+    for path in folder.glob("_*"):
+        path.rename(folder / path.name.removeprefix("_"))
+    return measurement_of("device", arm_and_samples()[0], folder)
+
+
+def agent_messages() -> list[Files]:
+    import hashlib
+
+    content = b"{}" * 20
+    digest = hashlib.sha256(content).hexdigest()
+    events = [
+        {"event": "hello", "python": "3.11"}, {"event": "missing", "hashes": []}, {"event": "line", "text": "bench one check done"},
+        {"event": "file", "name": "measurements/one.json", "sha256": digest, "bytes": len(content)},
+    ]  # fmt: skip
+    start = b"".join(json.dumps(one).encode() + b"\n" for one in events) + content
+    end = {"event": "exit", "code": 0, "names": ["measurements/one.json"], "bytes": 2}
+    whole = start + json.dumps(end).encode() + b"\n[]"
+    return [{"messages": whole}, {"messages": b"Welcome\n" + whole}]
+
+
+def read_messages(folder: Path) -> object:
+    """Read what an agent sends over a connection, and the file that it returns."""
+    import asyncio
+
+    from edgedistill.deploy.devices.agent import Agent
+    from edgedistill.deploy.devices.transport import HarnessCall
+
+    async def run() -> object:
+        reader = asyncio.StreamReader()
+        reader.feed_data((folder / "messages").read_bytes())
+        reader.feed_eof()
+        names = frozenset({"measurements/one.json"})
+        call = HarnessCall(("bench",), {}, returns={"measurements": folder / "measurements"}, names=names)
+        return await Agent(reader, Sink()).run(call, None, str)
+
+    return asyncio.run(run())
+
+
+class Sink:
+    """What the host sends, which this agent ignores."""
+
+    def write(self, _data: bytes) -> None:
+        pass
+
+    async def drain(self) -> None:
+        pass
 
 
 @cache

@@ -39,5 +39,7 @@ KINDS = {
     "card": Kind(results.cards, results.read_a_card),
     "upload": Kind(results.uploads, results.read_an_upload),
     "answer of a device": Kind(results.device_outputs, results.read_answer),
+    "measurement of a device": Kind(results.returned_measurements, results.read_returned),
+    "messages of an agent": Kind(results.agent_messages, results.read_messages),
     "energy log": Kind(results.energy_logs, results.read_log),
 }

@@ -28,6 +28,8 @@ USAGE: Final = 2
 NO_ENGINE: Final = Engine(name="none", version="0")
 SAME: Final = 1e-6
 """The relative difference up to which a median and that of the raw samples are the same."""
+SAMPLES: Final = ("latency_ns", "process", "preempted")
+"""The raw samples that figures are compared with: latencies, the index of the process of each, and whether it was preempted."""
 AGAIN: Final = "measure again, and if this repeats, see whether the files of edgedistill on the device are whole"
 
 
@@ -161,14 +163,20 @@ def _contradiction(measured: Measurement, path: Path) -> str | None:
     if measured.samples_sha256 is not None and path.is_file() and measured.samples_sha256 != sha256_of(path):
         return "its raw samples have another hash"
     try:
-        arrays = read_arrays(path, "its raw samples", lambda name: name in ("latency_ns", "process", "preempted"))
+        arrays = read_arrays(path, "its raw samples", lambda name: name in SAMPLES)
     except ConfigError as error:
         return str(error)
-    if len(arrays) < 3 or any(array.ndim != 1 or array.dtype.kind not in "iufb" for array in arrays.values()):
+    if len(arrays) < len(SAMPLES) or any(
+        array.ndim != 1 or array.dtype.kind not in "iufb" for array in arrays.values()
+    ):
         return "its raw samples have no latencies"
-    latencies, process, preempted = (arrays[name] for name in ("latency_ns", "process", "preempted"))
-    if len({len(latencies), len(process), len(preempted)}) > 1 or not len(latencies):
-        return "its raw samples differ in length"
+    return _false_figures(measured, *(arrays[name] for name in SAMPLES))
+
+
+def _false_figures(measured: Measurement, latencies: Array, process: Array, preempted: Array) -> str | None:
+    """Return what is wrong with raw samples (samples,) and their processes, or with the figures of these processes, or None."""
+    if not len(latencies) == len(process) == len(preempted) > 0:
+        return "its raw samples are empty, or differ in length"
     if not (np.isfinite(latencies).all() and latencies.min() > 0):
         return "its raw samples are not all positive numbers"
     for number, one in enumerate(measured.processes):

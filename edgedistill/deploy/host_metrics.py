@@ -36,8 +36,15 @@ def with_host_metric(file: Path, metric: str | None, table: dict[str, Any]) -> d
         return table
     try:
         completed, more = COMPLETED[metric](table, arrays)
-    except (ValueError, TypeError, LookupError, OverflowError) as error:  # arrays of a shape or type that no answers have
-        raise DeviceError(f"{file.stem}: its outputs and labels in the raw samples do not fit {metric}: {error}") from None
+    except (
+        ValueError,
+        TypeError,
+        LookupError,
+        OverflowError,
+    ) as error:  # arrays of a shape or type that no answers have
+        raise DeviceError(
+            f"{file.stem}: its outputs and labels in the raw samples do not fit {metric}: {error}"
+        ) from None
     with atomic_path(samples) as scratch, scratch.open("wb") as archive_file:
         np.savez_compressed(archive_file, allow_pickle=False, **arrays, **more)
     completed |= {"samples_sha256": sha256_of(samples)}

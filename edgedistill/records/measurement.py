@@ -18,7 +18,6 @@ from edgedistill.records.details import Details
 from edgedistill.records.parity import Parity
 from edgedistill.records.stages import Engine
 
-
 MOST_NS: Final = 10**15
 """Eleven days: no inference and no process takes longer."""
 

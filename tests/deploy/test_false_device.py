@@ -278,8 +278,11 @@ def test_raw_samples_that_are_damaged_are_not_kept(liar, tmp_path):
     cases = [
         ({"latency_ns": -latencies}, "not all positive numbers"),
         ({"latency_ns": latencies * np.nan}, "not all positive numbers"),
-        ({"latency_ns": latencies[:-1]}, "differ in length"),
-        ({"latency_ns": latencies[:0], "process": latencies[:0], "preempted": latencies[:0]}, "differ in length"),
+        ({"latency_ns": latencies[:-1]}, "empty, or differ in length"),
+        (
+            {"latency_ns": latencies[:0], "process": latencies[:0], "preempted": latencies[:0]},
+            "empty, or differ in length",
+        ),
         ({"latency_ns": latencies + 1}, "the figures of process 1 are not those"),
         ({"process": arrays["process"] + 1}, "the figures of process 1 are not those"),
         ({"latency_ns": latencies.astype("U20")}, "have no latencies"),
