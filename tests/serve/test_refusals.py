@@ -2,9 +2,11 @@
 
 import asyncio
 import base64
+import contextlib
 import gzip
 import io
 import json
+import random
 import shutil
 import socket
 from collections.abc import Callable
@@ -266,6 +268,74 @@ def test_what_is_no_path_and_another_host_are_refused_and_the_operator_sees_no_t
         assert answer == b"" or answer.split(None, 2)[1] in (b"400", b"403"), (request, answer)
     assert raw(served.links[0], at.path)[0] == 200
     assert not [line for line in served.said if "Traceback" in line or "Error" in line]
+
+
+PARTS = (
+    b"GET ", b"POST ", b"CONNECT ", b"TRACE ", b"\x00", b" HTTP/1.1\r\n", b" HTTP/9.9\r\n", b" HTTP/1.0\r\n", b"Host: localhost\r\n",
+    b"Host: a\r\nHost: b\r\n", b"Content-Length: 10\r\n", b"Content-Length: 10\r\nContent-Length: 11\r\n", b"Content-Length: -1\r\n",
+    b"Transfer-Encoding: chunked\r\n", b"Transfer-Encoding: chunked, identity\r\n", b"Expect: 100-continue\r\n", b"Upgrade: websocket\r\n",
+    b"Content-Encoding: gzip\r\n", b"Content-Encoding: br\r\n", b"Range: bytes=9-1\r\n", b"Range: bytes=0-0,0-0\r\n", b"Cookie: " + b"a=b;" * 3000 + b"\r\n",
+    b"X: " + b"y" * 20_000 + b"\r\n", b"If-Modified-Since: never\r\n", b"Content-Type: multipart/form-data; boundary=\r\n", b" folded\r\n",
+    b"\xff\xfe: \x80\r\n", b"\r\n", b"\n", b"zz\r\n", b"ffffffffffffffff\r\n", b"5\r\nhello\r\n", b"0\r\n\r\n", b"{", b"%", b"/../", b"?", b"#", b"http://[",
+)  # fmt: skip
+
+
+def test_nothing_that_a_client_sends_shows_a_traceback(served: Served, offered: Offer) -> None:
+    """Requests of random parts, cut off anywhere; the seed is fixed."""
+    at, rng = urlsplit(served.links[0]), random.Random(7)
+    paths = [
+        at.path,
+        f"{at.path}api/measurement",
+        f"{at.path}api/progress",
+        f"{at.path}api/run",
+        f"{at.path}pictures/1.png",
+        "*",
+        "",
+    ]
+    for number in range(400):
+        sent = (
+            rng.choice((b"GET ", b"POST "))
+            + rng.choice(paths).encode()
+            + rng.choice((b" HTTP/1.1\r\nHost: localhost\r\n", b""))
+        )
+        sent += b"".join(rng.choice(PARTS) for _ in range(rng.randrange(8))) + rng.choice((b"\r\n", b""))
+        if number % 4 == 0:
+            sent = sent[: rng.randrange(len(sent))]
+        with socket.create_connection((at.hostname, at.port), 10) as plain, contextlib.suppress(ConnectionError):
+            plain.sendall(sent)
+            plain.shutdown(socket.SHUT_WR if number % 3 else socket.SHUT_RDWR)
+            if number % 3:
+                plain.recv(65536)
+    assert asyncio.run(send(served.links[0], json.dumps(upload_of(offered))))[0] == 200
+    assert served.process.poll() is None
+    assert not [line for line in served.said if "Traceback" in line or "Error" in line or "bug" in line], served.said
+
+
+def test_slow_clients_stop_no_others(served: Served, offered: Offer) -> None:
+    """Two hundred clients that begin a request or an upload, and send nothing more."""
+    at, slow = urlsplit(served.links[0]), []
+    for number in range(200):
+        plain = socket.create_connection((at.hostname, at.port), 10)
+        upload = f"POST {at.path}api/measurement HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n{{"
+        plain.sendall(upload.encode() if number % 2 else f"GET {at.path} HTTP/1.1\r\nHost: loc".encode())
+        slow.append(plain)
+    assert asyncio.run(send(served.links[0], json.dumps(upload_of(offered))))[0] == 200
+    assert raw(served.links[0], at.path)[0] == 200
+    for plain in slow:
+        plain.close()
+    assert raw(served.links[0], at.path)[0] == 200
+    assert not [line for line in served.said if "Traceback" in line or "Error" in line]
+
+
+def test_a_latency_of_zero_is_refused(served: Served, offered: Offer) -> None:
+    good = json.dumps(upload_of(offered))
+    for one in (
+        good.replace("200000.0", "0.0"),
+        good.replace("200000.0", "0"),
+        good.replace('"wall_ns": 13000000.0', '"wall_ns": 0'),
+    ):
+        status, said = asyncio.run(send(served.links[0], one))
+        assert (status, "greater than 0" in said) == (400, True)
 
 
 def test_names_have_no_characters_that_change_what_a_terminal_shows(served: Served, offered: Offer) -> None:

@@ -1,5 +1,6 @@
 """The engine's files are the pinned ones, wherever they come from, or nothing of them is used."""
 
+import gzip
 import hashlib
 import io
 import tarfile
@@ -51,6 +52,24 @@ def test_it_is_fetched_once_and_kept(cache: Path, tmp_path: Path) -> None:
     (folder / "one.mjs").write_bytes(b"altered")
     with pytest.raises(ConfigError, match=r"npm pack engine@1\.0"):
         runtime_folder(runtime, (), said.append)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"no gzip", gzip.compress(b"steal()"), gzip.compress(CONTENT["one.mjs"])[:-9], None]
+)
+def test_a_compressed_copy_that_was_changed_is_made_again(cache: Path, tmp_path: Path, content: bytes | None) -> None:
+    """Browsers get the compressed copy, so that it counts as much as the file."""
+    (tmp_path / "engine.tgz").write_bytes(package(CONTENT))
+    runtime = wanted(package(CONTENT), "https://nowhere.invalid/engine.tgz")
+    folder = runtime_folder(runtime, [tmp_path / "engine.tgz"], print)
+    copy = folder / "one.mjs.gz"
+    copy.unlink()
+    if content is not None:
+        copy.write_bytes(content)
+    with pytest.raises(ConfigError):
+        runtime_folder(runtime, [tmp_path / "none.tgz"], print)
+    assert runtime_folder(runtime, [tmp_path / "engine.tgz"], print) == folder
+    assert gzip.decompress(copy.read_bytes()) == CONTENT["one.mjs"]
 
 
 def test_another_package_than_the_pinned_one_is_refused(cache: Path, tmp_path: Path) -> None:

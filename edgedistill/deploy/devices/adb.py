@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgedistill.deploy.devices.address import Address
-from edgedistill.deploy.devices.transport import LinkError, Progress
+from edgedistill.deploy.devices.transport import MOST_OUT_BYTES, LinkError, Progress
 from edgedistill.errors import DeviceError
+from edgedistill.records.plain_text import plain
 from edgedistill.runtime.files import sha256_of
 
 HOME = "/data/local/tmp/edgedistill"
@@ -21,6 +22,7 @@ RUNNER, LIBRARY, LOADER = "edrun", "libonnxruntime.so", "ld-linux-aarch64.so.1"
 RUNNER_FOLDER = "EDGEDISTILL_ANDROID"
 ANSWER_S = 60.0
 PUSH_S = 600.0
+MOST_PULLED_BYTES = 4_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +51,21 @@ class Phone:
         await self._copy("push", str(path), name)
 
     async def pull(self, name: str, path: Path) -> None:
-        """Copy a file from the phone."""
+        """Copy a file from the phone; raises DeviceError on failure, and for a file that is too large."""
+        _, printed = await self.shell(f"wc -c < {name}")
+        size = last_line(printed)
+        if not size.isdecimal() or int(size[:20]) > MOST_PULLED_BYTES:
+            raise DeviceError(
+                f"{self.address.text}: {name} has no size, or more than {MOST_PULLED_BYTES:,} bytes: {plain(size, 100)}"
+            )
         await self._copy("pull", name, str(path))
 
     async def _copy(self, *arguments: str) -> None:
         code, output = await self._call(*arguments, timeout_s=PUSH_S)
         if code != 0:
-            raise DeviceError(f"{self.address.text}: adb {arguments[0]} {arguments[1]} failed: {last_line(output)}")
+            raise DeviceError(
+                f"{self.address.text}: adb {arguments[0]} {arguments[1]} failed: {plain(last_line(output), 500)}"
+            )
 
     async def _call(self, *arguments: str, timeout_s: float) -> tuple[int, str]:
         code, output = await _adb(self.adb, "-s", self.serial, *arguments, timeout_s=timeout_s)
@@ -146,15 +156,31 @@ async def _adb(adb: str, *arguments: str, timeout_s: float) -> tuple[int, str]:
         adb, *arguments, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
+    assert child.stdout is not None
     try:
-        out, _ = await asyncio.wait_for(child.communicate(), timeout_s)
+        out = await asyncio.wait_for(_output(child.stdout), timeout_s)
+        await asyncio.wait_for(child.wait(), timeout_s)
     except asyncio.TimeoutError:
-        raise LinkError(f"adb {' '.join(arguments[:3])}: no answer in {timeout_s:.0f} s") from None
+        raise LinkError(
+            f"adb {' '.join(arguments[:3])}: no answer in {timeout_s:.0f} s; see whether the phone still answers"
+        ) from None
     finally:
         if child.returncode is None:
             child.kill()
             await child.wait()
     return child.returncode or 0, out.decode("utf-8", "replace")
+
+
+async def _output(stream: asyncio.StreamReader) -> bytes:
+    """Return what adb prints; raises DeviceError for a phone that prints without end."""
+    out = bytearray()
+    while block := await stream.read(1 << 16):
+        out += block
+        if len(out) > MOST_OUT_BYTES:
+            raise DeviceError(
+                f"the phone printed more than {MOST_OUT_BYTES:,} bytes and was stopped; see what prints so much there"
+            )
+    return bytes(out)
 
 
 def last_line(text: str) -> str:

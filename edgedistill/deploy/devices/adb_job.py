@@ -155,7 +155,10 @@ class Session:
         await self.ready.phone.pull(f"{arm.there}/process-{number}", arm.folder / f"process-{number}")
         arm.processes.append(answer)
         inferences = np.fromfile(arm.folder / f"process-{number}", INFERENCE)
-        p50_ms = float(np.median(inferences["ns"][inferences["kind"] >= SAMPLES])) / 1e6
+        samples = inferences["ns"][inferences["kind"] >= SAMPLES]
+        if not len(samples):
+            raise DeviceError(f"{self.ready.phone.address.text}: edrun bench: returned no samples")
+        p50_ms = float(np.median(samples)) / 1e6
         self.progress(f"bench {arm.table['name']} process {number + 1}/{self.job['processes']} p50 {p50_ms:.3f} ms")
 
     async def _energy(self, arm: PhoneArm) -> None:

@@ -17,6 +17,7 @@ from edgedistill.deploy.devices.local import run_here
 from edgedistill.deploy.devices.transport import Finished, HarnessCall, LinkError, Progress
 from edgedistill.errors import DeviceError
 from edgedistill.kits.kits import read_kit
+from edgedistill.records.plain_text import plain
 from edgedistill.runtime.scratch import scratch_folder
 
 EMULATED = "{} emulates this processor: times, memory and energy would be those of the emulator"
@@ -27,15 +28,26 @@ VERSION = 2
 
 async def run_over_adb(address: Address, call: HarnessCall, progress: Progress) -> Finished:
     """Run a harness command on a phone; raises LinkError when the phone cannot be reached or is unplugged."""
+    try:
+        async with _ready(address, progress) as ready:
+            return await _run(ready, call, progress)
+    except (LookupError, TypeError, ValueError, OverflowError) as error:
+        # The answers of the runner and of the phone's commands are read in many places; the runner of this version gives none that fails.
+        raise DeviceError(
+            f"{address.text}: the phone gave an answer that cannot be read ({type(error).__name__}: {plain(str(error), 200)}); build the "
+            "runner again with targets/android/build.sh, and if this repeats, report it with the model of the phone"
+        ) from None
+
+
+async def _run(ready: Ready, call: HarnessCall, progress: Progress) -> Finished:
     verb = call.arguments[0]
-    async with _ready(address, progress) as ready:
-        if verb == "probe":
-            return _finished(ready.device | {"engine": _engine(ready, call)})
-        if verb == "examine":
-            return _finished(await _examine(ready.phone))
-        if verb == "compile":
-            return await _compile(ready, call, progress)
-        return await _measure(ready, call, progress)
+    if verb == "probe":
+        return _finished(ready.device | {"engine": _engine(ready, call)})
+    if verb == "examine":
+        return _finished(await _examine(ready.phone))
+    if verb == "compile":
+        return await _compile(ready, call, progress)
+    return await _measure(ready, call, progress)
 
 
 @asynccontextmanager

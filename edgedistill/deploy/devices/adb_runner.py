@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
 from edgedistill.deploy.devices import adb, phone
 from edgedistill.deploy.devices.adb import Phone
+from edgedistill.deploy.devices.heard import LONGEST_LINE, json_of
 from edgedistill.errors import DeviceError
+from edgedistill.records.plain_text import plain
 
 START_S = 120.0
 """The longest that a process of the runner takes beside the seconds that it was given."""
@@ -28,12 +29,16 @@ class Ready:
         code, output = await self.phone.shell(adb.runner_command(self.phone, self.start, verb, options), timeout_s)
         where = f"{self.phone.address.text}: edrun {verb}"
         try:
-            answer: dict[str, Any] = json.loads(adb.last_line(output))
+            answer = json_of(adb.last_line(output))
         except ValueError:
             # When the connection is lost, adb reports success and no output.
             await self.phone.require_presence()
-            output = adb.last_line(output) or "no output"
+            output = plain(adb.last_line(output), LONGEST_LINE) or "no output"
             raise DeviceError(f"{where}: ended with exit code {code}: {output}") from None
+        if not isinstance(answer, dict):
+            raise DeviceError(
+                f"{where}: returned a {type(answer).__name__} instead of an object; build the runner again"
+            )
         if "error" in answer:
             raise DeviceError(f"{where}: {answer['error']}")
         return answer
