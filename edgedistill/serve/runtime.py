@@ -8,6 +8,7 @@ import sys
 import tarfile
 import urllib.error
 import urllib.request
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -122,10 +123,25 @@ def describe_kit() -> str:
 
 
 def _is_whole(folder: Path, runtime: Runtime) -> bool:
+    """Return whether every file of a runtime and its compressed copy have the pinned content."""
     files = {folder / name: sha256 for name, sha256 in runtime.files.items()}
     return all(
-        path.is_file() and _zipped(path).is_file() and sha256_of(path) == sha256 for path, sha256 in files.items()
+        path.is_file() and sha256_of(path) == sha256 == _sha256_inside(_zipped(path), path.stat().st_size)
+        for path, sha256 in files.items()
     )
+
+
+def _sha256_inside(path: Path, size: int) -> str | None:
+    """Return the SHA-256 of what a .gz file contains; None if it is missing, damaged, or contains more than `size` bytes."""
+    digest, left = hashlib.sha256(), size + 1
+    try:
+        with gzip.open(path) as file:
+            while left > 0 and (block := file.read(min(1 << 20, left))):
+                digest.update(block)
+                left -= len(block)
+    except (OSError, EOFError, zlib.error):
+        return None
+    return digest.hexdigest()
 
 
 def _download(runtime: Runtime, folder: Path) -> Path:

@@ -19,6 +19,7 @@ from typing import Any, Dict, List, Tuple
 
 NEWEST, DAMAGED, DISAGREES, FAILED, INTERRUPTED = (3, 8), 2, 4, 5, 130
 ARCHITECTURES = {"amd64": "x86_64", "arm64": "aarch64", "armv8l": "aarch64"}
+ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
 BLOCK = 1 << 20
 
 Table = Dict[str, Any]
@@ -38,7 +39,9 @@ def main() -> int:
     if sys.version_info < NEWEST:
         sys.stderr.write("Python {}.{} or newer is needed\n".format(*NEWEST))
         return DAMAGED
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    for number in ENDING:  # SIGHUP comes when the SSH connection that started the program is lost
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, lambda got, _frame: sys.exit(128 + got))
     arguments = parse_arguments()
     archive = os.path.dirname(os.path.abspath(__file__))
     work = tempfile.mkdtemp(prefix="edgedistill-")
