@@ -40,6 +40,8 @@ DISK_FULL: Final = re.compile(
     r"No space left on device|os error 28|\d+ requested and \d+ written|iostream error|inline_container.*unexpected pos"
 )
 """The messages with which numpy, safetensors and torch report a full disk, without its error number."""
+GONE: Final = re.compile(r"Parent directory .* does not exist|No such file or directory|os error 2\b")
+"""The messages with which torch and safetensors report a folder that was removed, without the error number."""
 NO_MEMORY: Final = re.compile(r"out of memory|can't allocate memory|not enough memory|bad_alloc|Unable to allocate")
 MEMORY: Final = (
     "not enough memory; make [distill] batch_size or [data] size smaller, or end other programs. "
@@ -75,7 +77,16 @@ def _failure(error: BaseException) -> ConfigError | None:
     if isinstance(error, OSError) and error.errno in STEPS:
         where = f"{error.filename}: " if error.filename is not None else ""
         return ConfigError(f"{where}{(error.strerror or 'failed').lower()}; {STEPS[error.errno]}")
-    return ConfigError(f"the disk is full; {FULL}") if DISK_FULL.search(str(error)) else None
+    return _in_words_of_a_library(str(error))
+
+
+def _in_words_of_a_library(message: str) -> ConfigError | None:
+    """Return the sentence for a failure that a library reports without the error number of the operating system, or None."""
+    if DISK_FULL.search(message):
+        return ConfigError(f"the disk is full; {FULL}")
+    if GONE.search(message):
+        return ConfigError(f"a file or its folder is gone ({message}); {STEPS[errno.ENOENT]}")
+    return None
 
 
 def _is_reading(error: BaseException) -> bool:

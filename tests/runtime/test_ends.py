@@ -83,6 +83,18 @@ def test_a_cause_counts_and_a_context_does_not():
     assert failure_of(during) is None
 
 
+def test_a_folder_that_was_removed_is_a_sentence_in_each_librarys_words(tmp_path):
+    import torch
+    from safetensors.torch import save_file
+
+    gone = tmp_path / "gone" / "x"
+    for save in (torch.save, save_file, lambda values, path: np.savez(path, **values)):
+        with pytest.raises(Exception) as caught:  # noqa: PT011 - each library has its own
+            save({"x": torch.zeros(2)}, str(gone))
+        sentence = str(failure_of(caught.value))
+        assert "it was there before; run the command again when nothing removes files" in sentence
+
+
 def test_memory_that_numpy_cannot_get_is_named():
     with pytest.raises(MemoryError) as caught:
         np.zeros(10**15)
@@ -175,6 +187,20 @@ def test_a_full_disk_is_a_sentence(tmp_path, place, code):
     assert "Traceback" not in done.stderr
     assert done.returncode == code, done.stderr
     assert "free some space" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("command", "code"), [("compare", 0), ("report", 2), ("card", 2)])
+def test_a_run_folder_that_cannot_be_written_is_read_or_a_sentence(copied, command, code):
+    alone = ["unshare", "--map-root-user", "--mount", "sh", "-c"]
+    mounted = f'mount --bind {copied} {copied} && mount -o remount,ro,bind {copied} && exec "$0" "$@"'
+    if subprocess.run([*alone, mounted, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this machine does not let a test mount a folder")
+    asked = [sys.executable, "-m", "edgedistill", command, str(copied / "runs" / "digits")]
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "EDGEDISTILL_CACHE": str(copied / "cache")}
+    done = subprocess.run([*alone, mounted, *asked], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    assert ("read-only file system; name a folder that can be written" in done.stderr) == bool(code)
 
 
 def test_scratch_folders_are_private():
