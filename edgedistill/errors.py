@@ -68,4 +68,4 @@ def nearest(word: str, known: Iterable[str]) -> str:
     words = list(known) if isinstance(known, (tuple, list)) else sorted(known)
     close = difflib.get_close_matches(word, words, n=3, cutoff=0.6)
     close.sort(key=lambda one: (-difflib.SequenceMatcher(None, one, word).ratio(), sorted(one) != sorted(word)))
-    return f"; perhaps '{close[0]}'?" if close else f"; known are: {', '.join(words)}"
+    return f"; perhaps '{close[0]}'?" if close else f"; choose one of: {', '.join(words)}"

@@ -203,7 +203,7 @@ def _verdict(one: Checked) -> str:
     parting = one.parting
     if parting is not None:
         step = "tokens" if parting.parts == "input" and one.tokenized is not None else parting.parts
-        return f"parts at {parting.sample}: {WORDS[step or 'input']}"
+        return f"differs from torch at {parting.sample}: {WORDS[step or 'input']}"
     return "same input; the answers of int8 differ by its rounding" if one.precision == "int8" else "same answers"
 
 
@@ -217,7 +217,7 @@ def require_same(result: CheckResult) -> None:
     if parted:
         names = ", ".join(f"{one.target} {one.precision}" for one in parted)
         raise ParityError(
-            f"check: {len(parted)} of {len(result.artifacts)} artifacts part from torch: {names}; do not deploy them"
+            f"check: {len(parted)} of {len(result.artifacts)} artifacts give other answers than torch: {names}; do not deploy them"
         )
     if faults := [finding for finding in result.app if finding.fault is not None]:
         first = faults[0]

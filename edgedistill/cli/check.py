@@ -19,16 +19,16 @@ from edgedistill.cli.options import AS_JSON, FILE, Command, option, require_run,
     default=".",
     show_default=True,
     metavar="DIR",
-    help="The folder of your own model's module, and of the configuration whose hf: folders it names.",
+    help="The folder of the configuration, where your own modules and the hf: folders are looked for.",
 )
 @option("--app", type=FILE, metavar="FILE.npz",
-        help="What your app made of the pictures: arrays 'photo.jpg/input' and 'photo.jpg/answer'.")  # fmt: skip
+        help="The inputs and answers that your app computed: arrays 'photo.jpg/input' and 'photo.jpg/answer'.")  # fmt: skip
 @AS_JSON
 @click.pass_context
 def check(
     context: click.Context, /, run_folder: Path, given: tuple[str, ...], *, as_json: bool, **options: Any
 ) -> None:
-    """Answer pictures or texts in torch and in every artifact of RUN, and say where they part.
+    """Compare the answers of each artifact of RUN with those of torch, for pictures or texts.
 
     SAMPLE is a picture file; for models of texts, it is a text, or a file with a text in each line, with a tab between the texts of a pair.
     The steps are the model's input, its outputs, and the answers: classes, vectors, masks, or boxes in pixels of the picture. With

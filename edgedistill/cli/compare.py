@@ -30,9 +30,11 @@ GATES: Final = Condition("with gates", lambda given: bool(given["texts"] or give
 @option("--config", type=FILE, metavar="CONFIG", help="Also check the gates in [gate] of this configuration.")
 @option("--phones", is_flag=True, help="Also check the gates on phones and other devices that opened the page.",
         only={GATES: "add a gate with --fail-if, for example 'p95_ms > +5%'"})  # fmt: skip
-@option("--details", is_flag=True, help="Also print what disturbed each model.",
+@option("--details", is_flag=True, help="Also print what disturbed each measurement.",
         only={NOT_JSON: "remove it: the JSON has all details"})  # fmt: skip
-@option("--again", is_flag=True, help="Measure both sides again, in turns on their device, and the baseline twice.")
+@option(
+    "--again", is_flag=True, help="Measure BASELINE and CANDIDATES again, in turns on their device, BASELINE twice."
+)
 @option("--processes", metavar="N", type=click.IntRange(1), default=PROCESSES, show_default=True,
         help="Fresh processes per model.", only={AGAIN: "add --again, or remove it"})  # fmt: skip
 @option("--seconds", metavar="S", type=click.FloatRange(0, min_open=True), default=SECONDS, show_default=True,

@@ -64,10 +64,10 @@ def targets(context: click.Context) -> None:
 def doctor(context: click.Context, /, config: Path | None, device: str, **options: Any) -> None:
     """Check a configuration, its data and its models, or check a device.
 
-    With CONFIG, prints all that 'edgedistill run CONFIG' would refuse or warn of, and what each stage will take. Trains and writes
+    With CONFIG, prints everything that 'edgedistill run CONFIG' would refuse or warn about, and what each stage will take. Trains and writes
     nothing. Exit code 2: there are errors.
 
-    Without CONFIG, prints missing software and disturbed measurements.
+    Without CONFIG, prints what software is missing, and what would disturb a measurement.
     """
     kits, report = surroundings(context)
     if config is not None:

@@ -59,7 +59,7 @@ def key(name: str, value: str = "VALUE") -> Only:
 
 pipeline_options = options(set_option(NO_KEYS), skip_bad_option(NO_FOLDERS), from_option(NO_STAGES), DRY_RUN, AS_JSON)
 form_options = options(
-    option("--data", type=FILE, metavar="FILE", help="Real inputs, and labels if any: an .npz, or pictures with boxes or masks.",
+    option("--data", type=FILE, metavar="FILE", help="Real inputs, with labels if you have them: an .npz, or pictures with boxes or masks.",
            only={ONNX: "set data.train in {model_or_config} instead"}),
     option("--target", "kit_names", multiple=True, metavar="KIT", help="A kit that will run the file. Repeatable.",
            only={ONNX: "add a [[target]] to {model_or_config} instead"}),
@@ -78,7 +78,7 @@ NO_FORMS: Final[Only] = {ONNX: "remove it: the task of {model_or_config} says ho
                          DATA: "add --data FILE, or remove it"}  # fmt: skip
 detector_options = options(
     option("--decode", metavar="FORM", help="The form of a detector's outputs, e.g. yolo; auto finds it.", only=NO_FORMS),
-    option("--classes", type=FILE, metavar="FILE", help="The names of a detector's classes in its order, one a line.", only=NO_FORMS),
+    option("--classes", type=FILE, metavar="FILE", help="A file with the names of the detector's classes, in its order, one in each line.", only=NO_FORMS),
     option("--view", "views", multiple=True, metavar="KEY=VALUE",
            help="How pictures become inputs: mean, std, channels, resize, padding, void. Repeatable.", only=NO_FORMS),
 )  # fmt: skip
@@ -91,17 +91,18 @@ detector_options = options(
 @option("--skip", multiple=True, metavar="NODE", help="A layer to leave in float. Repeatable.",
         only=key("quantize.skip", "[...]"))  # fmt: skip
 @option("--activations", type=click.Choice(["auto", "signed", "unsigned", "dynamic", "float"]),
-        help="unsigned: finer steps after a ReLU; not for TensorRT. For ONNX files also dynamic: dense layers find the range of their input in "
-        "each inference, for ort; and float: only weights are int8.  [default: auto: unsigned if every target takes it; of a transformer the fastest]",
+        help="unsigned: uint8 after a ReLU, with 255 steps instead of 127; TensorRT does not support it. Only for ONNX files: dynamic, where dense "
+        "layers compute the range of their input in each inference (for ort), and float, where only weights are int8.  "
+        "[default: auto: unsigned if every target supports it; for a transformer, the fastest]",
         only=key("quantize.activations"))  # fmt: skip
 @option("--weights", type=click.Choice(["auto", "full", "narrow"]),
-        help="narrow: no sum overflows on x86 without VNNI.  [default: auto, narrow if this machine needs it]",
+        help="narrow: weights so small that no sum overflows on x86 without VNNI.  [default: auto: narrow if this machine needs it]",
         only=key("quantize.weights"))  # fmt: skip
 @option("--no-ranking", is_flag=True, help="Do not rank layers by the error that each one causes alone.",
         only={ONNX: "set quantize.mode = \"ptq\" in {model_or_config} instead, which ranks no layers"})  # fmt: skip
-@option("--test", type=FILE, metavar="FILE", help="Real inputs that measure errors, instead of those of --data.",
+@option("--test", type=FILE, metavar="FILE", help="Real inputs on which errors are measured.  [default: those of --data]",
         only={ONNX: "set data.test in {model_or_config} instead"})  # fmt: skip
-@option("--max-class-drop", type=click.FloatRange(0), metavar="POINTS", help="Refuse a file in which a class or slice certainly loses more accuracy.",
+@option("--max-class-drop", type=click.FloatRange(0), metavar="POINTS", help="Write no file in which a class or slice certainly loses more accuracy.",
         only={ONNX: "set gate.fail_if = [\"worst_class < -POINTS\"] in {model_or_config} instead"})  # fmt: skip
 @option("--force", is_flag=True, help="Write the int8 file even if it loses a channel of an output, a class or a slice.",
         only={ONNX: "remove it: gates in {model_or_config} decide"})  # fmt: skip
@@ -192,7 +193,7 @@ def _show(result: FileResult | FilePlan | BenchPlan, *, as_json: bool) -> None:
 @option("--target", "kit_names", multiple=True, metavar="KIT",
         help="A kit to measure with. Repeatable.  [default: every kit whose engine is installed]",
         only={ONNX: "add a [[target]] to {model_or_config} instead"})  # fmt: skip
-@option("--data", type=FILE, metavar="FILE", help="Real inputs, and labels if any: an .npz, or pictures with boxes or masks.",
+@option("--data", type=FILE, metavar="FILE", help="Real inputs, with labels if you have them: an .npz, or pictures with boxes or masks.",
         only={ONNX: "set data.test in {model_or_config} instead"})  # fmt: skip
 @detector_options
 @option("--device", default="local", show_default=True, metavar="URL", help="The device: ssh://user@host, adb://serial.",
@@ -206,9 +207,9 @@ def _show(result: FileResult | FilePlan | BenchPlan, *, as_json: bool) -> None:
 @option("--seconds", metavar="S", type=click.FloatRange(0, min_open=True),
         help=f"Seconds of inference per process.  [default: {SECONDS:g}, or bench.seconds of the configuration]")  # fmt: skip
 @option("--caches", type=click.Choice(["warm", "cold"]),
-        help="cold: empty the CPU's caches before each inference, for use now and then.  [default: warm, or bench.caches]")  # fmt: skip
+        help="cold: empty the CPU's caches before each inference, as for a model that runs only now and then.  [default: warm, or bench.caches]")  # fmt: skip
 @option("--soak", "soak_minutes", type=click.FloatRange(0, min_open=True), metavar="MINUTES",
-        help="Afterwards, minutes of continuous inference, to find throttling and power.")  # fmt: skip
+        help="Then infer without a pause for this long, to find throttling and to measure power.")  # fmt: skip
 @option(
     "--meter", type=FILE, metavar="FILE.csv", help="A file that an external power meter writes during the measurement."
 )
@@ -340,7 +341,7 @@ def _compared(measured: list[tuple[str, Measurement]], *, by_kit: bool) -> Compa
 @option("--arch", metavar="NAME", help="The processor that will run the model, e.g. aarch64.  [default: this machine's]",
         only={TARGET: ADD_TARGET})  # fmt: skip
 @option("--compile", is_flag=True, help="Also compile the model with TensorRT on this CPU (extra trt-check).")
-@option("--fix", is_flag=True, help="Write MODEL-fixed.onnx with the faults repaired that can be repaired exactly.")
+@option("--fix", is_flag=True, help="Repair the faults whose repair changes no output, and write MODEL-fixed.onnx.")
 @option("-o", "output", type=FILE, metavar="FILE", help="The file to write.", only={FIX: "add --fix, or remove -o"})
 @AS_JSON
 @click.pass_context

@@ -65,8 +65,8 @@ def show_plan(steps: Sequence[Step], *, as_json: bool) -> None:
     to_run = [step for step in steps if not step.cached]
     known = [step.seconds for step in to_run if step.seconds is not None]
     if known:
-        new = f", plus {len(to_run) - len(known)} stages that never ran" if len(known) < len(to_run) else ""
-        click.echo(f"to run: about {sum(known):.0f} s, as last time{new}")
+        new = f"; {len(to_run) - len(known)} more stages have not run before" if len(known) < len(to_run) else ""
+        click.echo(f"the stages to run took about {sum(known):.0f} s last time{new}")
 
 
 def show_diagnosis(diagnosis: Diagnosis) -> None:
@@ -82,7 +82,7 @@ def show_diagnosis(diagnosis: Diagnosis) -> None:
     for one in diagnosis.findings:
         style = {"error": "red", "warning": "yellow"}.get(one.severity)
         found.add_row(one.severity, escape(f"{one.subject}: {one.text}"), style=style)
-    console.print(found if diagnosis.findings else "nothing found")
+    console.print(found if diagnosis.findings else "no problems found")
     if diagnosis.errors and all(one.seconds is None for one in diagnosis.stages):
         console.print("\nno estimates: correct the errors first")
         return
@@ -90,8 +90,8 @@ def show_diagnosis(diagnosis: Diagnosis) -> None:
     console.print(_stages_table(diagnosis.stages))
     known = [one.seconds for one in diagnosis.stages if one.seconds is not None]
     if any(not one.cached for one in diagnosis.stages) and known:
-        more = ", and the stages without a figure" if any(one.seconds is None for one in diagnosis.stages) else ""
-        console.print(f"in all about {in_words(sum(known))}{more}; examined in {in_words(diagnosis.seconds)}")
+        more = " without the stages that have no figure" if any(one.seconds is None for one in diagnosis.stages) else ""
+        console.print(f"total: about {in_words(sum(known))}{more}; this check took {in_words(diagnosis.seconds)}")
 
 
 def _stages_table(stages: Sequence[Estimate]) -> Table:

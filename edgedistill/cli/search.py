@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     "models",
     multiple=True,
     metavar="SPEC",
-    help="A model family to try: zoo:ds-cnn, your own function, prune, layers or width. Repeatable.  [default: all that take the data]",
+    help="A model family to try: zoo:ds-cnn, your own function, prune, layers or width. Repeatable.  [default: all that accept the data]",
 )
 @option(
     "--epochs",

@@ -22,7 +22,7 @@ from edgedistill.cli.options import FILE, Command, option, surroundings
     "--http", is_flag=True, help="Use plain HTTP: no certificate warning, but one thread, no WebGPU and a coarse timer."
 )
 @option("--runtime", type=FILE, multiple=True, metavar="PATH",
-              help="onnxruntime-web from npm, and for texts @huggingface/tokenizers, each as a .tgz file or a folder, for use without a network. "
+              help="Without a network: a .tgz file or the folder of onnxruntime-web from npm, and for texts of @huggingface/tokenizers. "
               "Repeatable.  [default: downloaded once]")  # fmt: skip
 @option("--encoding", "encodings", multiple=True, metavar="FORM",
               help="Serve int8 in this encoding, e.g. s8-i32. Repeat to compare encodings.")  # fmt: skip
@@ -30,7 +30,7 @@ from edgedistill.cli.options import FILE, Command, option, surroundings
     "--count",
     type=click.IntRange(1),
     metavar="N",
-    help="Stop when N devices, and all that have begun, are done.  [default: at Ctrl-C]",
+    help="Stop when N devices have finished and no other device is measuring.  [default: at Ctrl-C]",
 )
 @click.pass_context
 def serve(context: click.Context, /, run_folder: Path, **options: Any) -> None:

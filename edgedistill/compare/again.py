@@ -86,7 +86,7 @@ def _models(pair: Pair, kits: Mapping[str, Kit]) -> list[MeasuredModel]:
     models = []
     for name, one in pair.members:
         if one.file is None:
-            raise ConfigError(f"{name}: the model is not at hand, because the measurement was not read from a file")
+            raise ConfigError(f"{name}: the model file is not known, because the measurement was not read from a file")
         models.append(find_model(one.measurement, one.file, kits))
     conditions: dict[str, list[object]] = {
         "devices": [model.address for model in models],

@@ -119,7 +119,7 @@ def _causes(m: Measurement) -> Iterator[str]:
     if _two_states(m):
         yield "the device ran at two speeds"
     elif _disagree(m):
-        yield "the processes disagree"
+        yield "the p50 differs from process to process"
 
 
 def _share(shares: Sequence[float]) -> str:
@@ -165,14 +165,14 @@ def _footnotes_of_row(row: Row, baseline: str | None) -> Iterator[tuple[str, str
         yield "precision", f"which layers ran in which precision is not known: {m.reason_for('precision.executed')}"
     elif set(m.precision.executed) > {m.precision.requested} or m.precision.requested not in m.precision.executed:
         ran = ", ".join(f"{count} in {name}" for name, count in sorted(m.precision.executed.items(), key=_by_count))
-        yield "precision", f"layers with weights: {ran or 'none'}"
+        yield "precision", f"precision of the layers with weights: {ran or 'not known'}"
     if m.precision.executed is not None and "precision.executed" in m.reasons:
         yield "precision", m.reasons["precision.executed"]
     for field in ("accuracy", "latency_ns.p95", "memory_bytes", "energy_uj"):
         if _is_null(m, field):
             yield field, f"{_name_of(field)} not measured: {m.reason_for(field)}"
     if m.parity is not None and m.parity.agreement is None:
-        yield "label", f"agreement with the exported model not judged: the output: {m.parity.reason}"
+        yield "label", f"agreement with the exported model would say nothing, because of the output: {m.parity.reason}"
     yield from _classes(row)
     yield from _operating_point(row)
     yield from _energy(m)
@@ -192,7 +192,7 @@ def doubts(m: Measurement) -> Iterator[str]:
         )
     elif _disagree(m):
         p50s = [process.p50_ns for process in m.processes]
-        yield f"the processes disagree: their p50s range from {formatting.duration(min(p50s))} to {formatting.duration(max(p50s))}"
+        yield f"the p50 differs from process to process: from {formatting.duration(min(p50s))} to {formatting.duration(max(p50s))}"
 
 
 def describe_soak(run: Soak) -> str:
@@ -200,7 +200,7 @@ def describe_soak(run: Soak) -> str:
     start, end = formatting.duration(run.p50_start_ns), formatting.duration(run.p50_end_ns)
     text = f"sustained run of {run.seconds / 60:.3g} min: p50 {start} at the start, {end} at the end"
     if run.slowed_after_s is not None:
-        why = run.throttling or "no readable clock or throttle counter explains it"
+        why = run.throttling or "the cause is not known: no clock or throttle counter that could be read changed"
         return f"{text}, slower after {run.slowed_after_s:.0f} s: {why}"
     return text if run.throttling is None else f"{text}; {run.throttling}"
 
@@ -226,7 +226,10 @@ def _speedup(row: Row, baseline: str | None) -> Iterator[tuple[str, str]]:
         low, high = (formatting.times(end) for end in row.speedup.ci95)
         yield "speedup", f"cannot tell whether it is faster than {baseline}: {low} to {high}"
     elif row.speedup.verdict == "no difference seen":
-        yield "speedup", f"no difference from {baseline} seen: any difference is below {100 * SAME_SPEED:g} %"
+        yield (
+            "speedup",
+            f"no difference in speed from {baseline} seen; if there is one, it is below {100 * SAME_SPEED:g} %",
+        )
 
 
 def _classes(row: Row) -> Iterator[tuple[str, str]]:

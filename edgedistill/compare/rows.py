@@ -241,13 +241,13 @@ def least_change(value: float, interval: tuple[float, float]) -> float:
 
 
 def describe_itself(itself: Row) -> str:
-    """Describe what a device measured of one model twice: "1.001x [0.997, 1.005], so this machine can tell 0.4 %"."""
+    """Describe what a device measured of one model twice: "1.001x [0.997, 1.005], so this machine shows changes of 0.4 % or more"."""
     speed = itself.speedup
     if speed is None or speed.ci95 is None:
         return f"{itself.label}: {describe_speed(speed, itself.reasons)}"
     least = least_change(1 / speed.value - 1, (1 / speed.ci95[1] - 1, 1 / speed.ci95[0] - 1))
     found = f"{formatting.finely(speed.value)} {_interval(speed.ci95, 3)}"
-    return f"{itself.label}: {found}, so this machine can tell {100 * least:.1f} %"
+    return f"{itself.label}: {found}, so this machine shows changes of {100 * least:.1f} % or more"
 
 
 def describe_accuracy(

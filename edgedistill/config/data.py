@@ -104,7 +104,7 @@ class DataConfig(Record):
     padding: Level = 114
     """Grey level of the border of a letterbox."""
     void: Level = 255
-    """Value of masks for pixels that count for nothing; 255 always does."""
+    """Value of mask pixels that training and the metric leave out; 255 is always left out."""
     images: str | None = None
     """Folder of the images of a COCO file; by default they are looked for near the file."""
     seconds: Positive | None = None

@@ -34,7 +34,7 @@ def load_config(path: Path, overrides: tuple[str, ...] = ()) -> Config:
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; 'edgedistill init' writes one") from None
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+        raise ConfigError(f"{path}: is not a configuration: it is not text in UTF-8 ({error.reason})") from None
     return parse_text(text, path, overrides)
 
 

@@ -35,7 +35,7 @@ class QuantizeConfig(Record):
     mode: Literal["none", "ptq", "qat", "auto"] = "auto"
     """ptq quantizes after training, qat also fine-tunes, auto takes the cheapest way within `max_drop`, none leaves out int8."""
     max_drop: Positive = 0.5
-    """What auto may lose on validation data, in percentage points of the metric."""
+    """Largest drop of the metric on validation data that auto accepts, in percentage points."""
     samples: Count = 512
     """Number of training inputs on which ranges are measured."""
     ranges: Literal["mse", "minmax"] = "mse"
@@ -80,9 +80,9 @@ class Budget(GrownRecord):
     energy_mj: Positive | None = None
     """Limit of the energy per inference, in millijoules."""
     accuracy: Fraction | None = None
-    """Least value of the metric, as a fraction."""
+    """Smallest value of the metric that is allowed, as a fraction."""
     accuracy_drop: Positive | None = None
-    """Loss against the teacher, in percentage points, from which on a student is not recommended; 3 if it is not set."""
+    """Drop of the metric against the teacher, in percentage points, from which a student is no longer recommended; 3 if it is not set."""
 
 
 class TargetConfig(Record):
@@ -118,7 +118,7 @@ class BenchConfig(Record):
     meter: str | None = None
     """A CSV file that an external power meter writes during the measurement."""
     watts: Positive | None = None
-    """Power of the device in watts according to you; gives an energy estimate, labelled as one."""
+    """Power of the device in watts, if you know it; energy is then estimated from it, and labelled as an estimate."""
 
 
 class TrackingConfig(Record):

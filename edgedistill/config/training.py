@@ -33,11 +33,11 @@ class TrainingConfig(Record):
     schedule: Literal["onecycle", "cosine"] = "onecycle"
     """How the learning rate changes: one cycle (rises, then falls), or a cosine from the peak."""
     label_smoothing: Fraction = 0.0
-    """Share of each label that is spread over all classes."""
+    """Label smoothing: the share of each label that is spread over all classes."""
     ema: Fraction = 0.0
-    """Decay of a moving average of the weights, which then is the model; 0 is none, 0.999 is usual."""
+    """Decay of the moving average of the weights that is kept as the model; 0 is no average, 0.999 is usual."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """bf16 is autocast; auto takes it where this machine has it in hardware."""
+    """bf16 trains with autocast in bfloat16; auto chooses bf16 where this machine's hardware supports it."""
     accumulate: Count = 1
     """Batches whose gradients are added before a step."""
 
@@ -70,7 +70,7 @@ class TeacherConfig(TrainingConfig):
     engine: Literal["auto", "torch", "openvino"] = "auto"
     """What computes the soft labels; auto takes the faster one on this machine."""
     pooling: Pooling | None = None
-    """How an hf: model makes one vector of those of the tokens; the default is what its folder says, or mean."""
+    """How an hf: model combines the vectors of the tokens into one; the default is what its folder says, otherwise mean."""
     mean: tuple[float, ...] | None = None
     """Mean of each channel that the teacher was trained with; the default is that of `[data]`."""
     std: tuple[Positive, ...] | None = None
@@ -134,9 +134,9 @@ class StudentConfig(Record):
     weights: str | None = None
     """What the student starts with: the run folder of an earlier student of the same `model`, or a .safetensors, .pt or .ckpt file."""
     freeze: Literal["backbone"] | tuple[str, ...] = ()
-    """What does not learn, with its batch norm statistics: "backbone" (all but the head), or a list of names of modules or weights."""
+    """What is not trained: "backbone" (all but the head), or a list of names of modules or weights; their batch norm statistics stay too."""
     freeze_epochs: Count | None = None
-    """Epochs after which what is frozen learns too; the default is never."""
+    """Epochs after which the frozen weights are trained too; the default is never."""
     lr_scale: Positive = 1.0
     """Multiplies the learning rate of all but the head."""
 
@@ -213,11 +213,11 @@ class DistillConfig(TrainingConfig, GrownRecord):
     loss: str = "kd"
     """kd, dkd, dist, ls, mse or cosine on outputs, cwd on maps, hint, at, rkd, cwd-features or relations on layers, or your own function."""
     temperature: Positive = 4.0
-    """Softening of teacher and student outputs."""
+    """Temperature: the logits of teacher and student are divided by it before the softmax."""
     hard_weight: Annotated[float, Field(ge=0, le=1)] = 0.1
-    """Weight of the loss on labels; the teacher has the rest."""
+    """Weight of the loss on labels; the loss on the teacher's outputs has the weight 1 - hard_weight."""
     standardize: bool = False
-    """Compare z-scores of the logits; loss ls is kd with this."""
+    """Compare z-scores of the logits; loss ls is kd with standardize = true."""
     dkd_alpha: Annotated[float, Field(ge=0)] = 1.0
     """dkd: weight of the target class."""
     dkd_beta: Annotated[float, Field(ge=0)] = 2.0
@@ -239,9 +239,9 @@ class DistillConfig(TrainingConfig, GrownRecord):
     top_k: Annotated[int, Field(ge=0)] | None = None
     """Logits stored for each view; 0 stores all. The default is all up to 2,000 classes, and 32 above."""
     control: bool = False
-    """Also train the same student without the teacher, to show what the teacher is worth."""
+    """Also train the same student without the teacher, to measure the gain from distillation."""
     seeds: Count = 1
-    """Trainings of each student; several give the gain an interval, and the best on validation data is used."""
+    """How many times each student is trained; several times give the gain an interval, and the best student on validation data is used."""
 
     @property
     def uses_features(self) -> bool:

@@ -51,11 +51,7 @@ def profile_of(
     few = min(classes, key=lambda name: classes[name], default=None)
     if few is not None and classes[few] < FEWEST:
         raise ConfigError(f"data: class '{few}' has {classes[few]} samples; each class needs at least {FEWEST}")
-    described = (
-        f"{summary}; {len(classes)} classes of {min(classes.values())} to {max(classes.values())}"
-        if classes
-        else summary
-    )
+    described = f"{summary}; {len(classes)} classes with {_sizes(classes)}" if classes else summary
     return DataProfile(
         form=form, summary=described, keys=keys, train=len(names) if count is None else count, classes=len(classes),
         fewest=min(classes.values(), default=0), side=side,
@@ -67,3 +63,9 @@ def statistics(values: Array, scale: int) -> dict[str, Any]:
     flat = values.reshape(-1, values.shape[-1]).astype(np.float64) / scale
     mean, std = flat.mean(axis=0), np.maximum(flat.std(axis=0), 1e-3)
     return {"mean": [float(f"{x:.3g}") for x in mean], "std": [float(f"{x:.3g}") for x in std]}
+
+
+def _sizes(classes: Counter[str]) -> str:
+    """Return how many samples the classes have, in words: "20 to 100 samples each"."""
+    least, most = min(classes.values()), max(classes.values())
+    return f"{least} samples each" if least == most else f"{least} to {most} samples each"

@@ -103,8 +103,8 @@ def _small(name: str, split: Split, variance: float, effect: str) -> Iterator[Fi
     if points > COARSE:
         yield _warning(
             f"data.{name}",
-            f"has {len(split):,} {WORDS[name]} samples: {effect.format(points=points)}; {needed(variance, COARSE):,} samples would do for "
-            f"{COARSE:g} points, {needed(variance, 1):,} for 1 point",
+            f"has {len(split):,} {WORDS[name]} samples: {effect.format(points=points)}; {needed(variance, COARSE):,} samples reduce "
+            f"this to {COARSE:g} points, {needed(variance, 1):,} samples to 1 point",
         )
 
 
@@ -112,17 +112,19 @@ def find_coarse_limit(samples: int, max_drop: float) -> Iterator[Finding]:
     """Yield a finding if a validation set of `samples` samples cannot tell whether int8 loses `max_drop` points."""
     enough = needed(INT8_DIFFERS, max_drop)
     if 100 / samples > max_drop:
-        text = (
-            f"one of the {samples:,} validation samples is {100 / samples:.2g} points, more than max_drop {max_drop:g}"
-        )
+        text = f"a single one of the {samples:,} validation samples is worth {100 / samples:.2g} points, more than max_drop {max_drop:g}"
         yield _warning(
             "quantize.max_drop",
-            f"{text}; about {enough:,} samples would resolve it: enlarge the validation set, or max_drop",
+            f"{text}; use about {enough:,} validation samples, or raise max_drop",
         )
     elif samples < enough:
-        text = f"{samples:,} validation samples resolve drops of about {precision(INT8_DIFFERS, samples):.1f} points"
+        text = (
+            f"{samples:,} validation samples show drops of about {precision(INT8_DIFFERS, samples):.1f} points or more"
+        )
         yield Finding(
-            severity="note", subject="quantize.max_drop", text=f"{text}; about {enough:,} would resolve {max_drop:g}"
+            severity="note",
+            subject="quantize.max_drop",
+            text=f"{text}; a drop of max_drop, {max_drop:g}, takes about {enough:,} samples",
         )
 
 

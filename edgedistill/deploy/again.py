@@ -118,7 +118,7 @@ def find_model(measured: Measurement, file: Path, kits: Mapping[str, Kit]) -> Me
     if model is None:
         copy = folder / "onnx" / f"{measured.model.name}.onnx"
         raise ConfigError(
-            f"{copy}: missing or changed: the model of {file} (SHA-256 {measured.model.sha256[:12]}…) is not at hand; give the "
+            f"{copy}: missing or changed: the model of {file} (SHA-256 {measured.model.sha256[:12]}…) cannot be measured; give the "
             "run folder that made the measurement, or measure the models with 'edgedistill bench A.onnx B.onnx'"
         )
     io = model.with_name(IO)

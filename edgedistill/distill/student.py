@@ -189,7 +189,7 @@ class _Trainer:
                 seed = "" if len(trials) == 1 else f" of seed {trial.seed}"
                 text = f"the {TITLES[role]}{seed} {problem.text}"
                 if trained is best.student and problem.kind != "chance":
-                    raise AccuracyError(f"distill: {text}, so it answers nothing; {ADVICE}")
+                    raise AccuracyError(f"distill: {text}, so the run stops here; {ADVICE}")
                 findings.append(
                     Finding(severity="warning", subject=StudentRecord.stage, text=f"{text}; {self._advice(role)}")
                 )
@@ -205,8 +205,8 @@ class _Trainer:
     def _advice(self, role: str) -> str:
         accuracy = self.settings.teacher.val_accuracy
         if role != "student":
-            worth = "distillation gains" if role == "control" else "the start gains"
-            return f"what {worth} over it says little"
+            gain = "distillation" if role == "control" else "the start weights"
+            return f"so the gain from {gain} cannot be judged by it"
         return ADVICE if accuracy is None else f"the teacher has {accuracy:.2%}: {ADVICE}"
 
     def _scorer(self) -> Scorer:

@@ -90,7 +90,7 @@ def _examine_file(settings: TeacherSettings, workspace: Workspace, number: int, 
     rows, samples = data.train.rows, recorded_samples(settings)
     answers = load_logits(source, settings, 1, samples)[rows]
     score = settings.task.score(answers, data.train.labels)
-    workspace.report.info(f"{label}: {source.spec.text}, {metric} {score:.2%} on the training samples that it is for")
+    workspace.report.info(f"{label}: {source.spec.text}, {metric} {score:.2%} on the training samples")
     _examine(settings, workspace, number, answers)
     return None
 

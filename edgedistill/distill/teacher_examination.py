@@ -97,7 +97,7 @@ class Examination:
             raise ConfigError(f"{self.teacher} {text}")
         if cause is None:
             return []
-        text = f"{task.metric_title} {score:.2%} on {len(labels)} {self.samples} is lower than it could be. {advice}"
+        text = f"{task.metric_title} {score:.2%} on {len(labels)} {self.samples} would be clearly higher with another setting. {advice}"
         return [Finding(severity="warning", subject=self.teacher, text=text)]
 
     def _tests(self, answers: Array, count: int) -> list[Cause]:

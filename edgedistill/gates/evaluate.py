@@ -163,18 +163,18 @@ def _describe(gate: Gate, value: Estimate, decision: Decision, least: float | No
         return str(value.reason)
     low, high = (_number(gate, end) for end in value.interval)
     text = _number(gate, value.value) + ("" if value.n is None else f" [{low}, {high}]")
-    tells = "" if least is None else f"this machine can tell {_number(gate, least).lstrip('+')}"
+    tells = "" if least is None else f"this machine shows changes of {_number(gate, least).lstrip('+')} or more"
     if decision != "undecided":
         return f"{text}; {tells}" if tells else text
     if _is_too_coarse(least, gate):
-        return f"{text}: {tells}, which is more than the limit; measure for longer, or when the machine has less other work"
+        return f"{text}: {tells}, and the limit is smaller; measure for longer, or when other programs use less of the machine"
     return f"{text}: {_why_undecided(gate, value)}" + (f"; {tells}" if tells else "")
 
 
 def _why_undecided(gate: Gate, value: Estimate) -> str:
     assert value.interval is not None
     if value.noise is not None and not value.interval[0] <= gate.limit <= value.interval[1]:
-        return f"two measurements of one model may differ by {100 * value.noise:g} %"
+        return f"two measurements of the same model may differ by {100 * value.noise:g} %, and the limit is nearer than that"
     return f"the interval contains the limit; {_advice(gate, value)}"
 
 

@@ -45,18 +45,18 @@ def choose_scheme(
     if activations != "auto":
         signs, why = activations, "as set"
     elif not sites:
-        signs, why = "signed", "no kit is given, and every engine takes them"
+        signs, why = "signed", "no kit is given, and every engine supports signed ones"
     elif refusing:
-        signs, why = "signed", f"kit '{refusing[0]}' takes no unsigned ones"
+        signs, why = "signed", f"kit '{refusing[0]}' does not support unsigned ones"
     else:
-        signs, why = "unsigned", "255 steps behind a ReLU instead of 127, and every kit takes them"
+        signs, why = "unsigned", "255 steps instead of 127 after a ReLU, and every kit supports unsigned ones"
     overflowing = [site.kit.name for site in sites if site.kit.takes_unsigned and overflows_on(site.arch)]
     if weights != "auto":
         width, because = weights, "as set"
     elif overflowing:
-        width, because = "narrow", "this processor has no VNNI: its sums of two products overflow 16 bits"
+        width, because = "narrow", "this processor has no VNNI, so sums of two int8 products can overflow 16 bits"
     else:
-        width, because = "full", "no processor is known to need narrow ones"
+        width, because = "full", "no processor that will run the model needs narrow ones"
     scheme = Scheme(activations=signs, weights=width)
     return Choice(scheme, f"{signs} activations ({why}); {width} weights ({because})")
 

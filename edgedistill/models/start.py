@@ -106,7 +106,7 @@ def _input_differences(name: str, where: str, earlier: Seen, now: Seen) -> Itera
     if one.shape != other.shape:
         yield _warning(name, f"inputs of shape {one.shape}", f"inputs of shape {other.shape}")
     if one.dtype != other.dtype and "uint8" in (one.dtype, other.dtype):
-        yield _warning(name, f"{one.dtype} inputs", f"{other.dtype} inputs, and only uint8 is divided by 255")
+        yield _warning(name, f"{one.dtype} inputs", f"{other.dtype} inputs, and only uint8 inputs are divided by 255")
     for key, missing in (("mean", 0.0), ("std", 1.0)):
         values = [_values(key, missing, seen) for seen in (earlier, now)]
         if len(values[0]) != len(values[1]) or any(abs(a - b) > CLOSE for a, b in zip(*values, strict=True)):
@@ -125,5 +125,5 @@ def _mel(views: ViewSettings) -> dict[str, Any] | None:
 
 
 def _warning(name: str, before: str, now: str) -> Finding:
-    text = f"{name} was trained with {before}, and this run has {now}: the weights do not know such inputs"
+    text = f"{name} was trained with {before}, and this run has {now}: the weights were not trained on such inputs"
     return Finding(severity="warning", subject=KEY, text=text)

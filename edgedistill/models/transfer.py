@@ -49,8 +49,8 @@ def load_start(model: nn.Module, source: StudentSource, interface: Interface) ->
         notes = load_weights(model, start.weights.path, head=names, reason=reason)
     except ConfigError as error:
         advice = "" if names else (
-            f"; no weight of student.model depends on the number of classes ({interface.values}), so nothing of it is taken for a "
-            "head: give the function of the model an argument `classes`"
+            f"; no weight of student.model depends on the number of classes ({interface.values}), so edgedistill cannot find "
+            "the head: give the function of the model an argument `classes`"
         )  # fmt: skip
         raise ConfigError(f"{KEY}: {start.weights.name}: {error}{advice}") from None
     left_out = any("head left out" in note for note in notes)
@@ -95,8 +95,8 @@ def backbone(model: nn.Module, source: StudentSource, interface: Interface) -> f
     names = frozenset(name for name, _ in model.named_parameters())
     if names.isdisjoint(head):
         raise ConfigError(
-            f"student: no weight of {source.title} depends on the number of classes, so its head is not known; name what to freeze in "
-            "student.freeze, and remove lr_scale"
+            f"student: no weight of {source.title} depends on the number of classes, so edgedistill cannot find its head; list the "
+            "modules to freeze in student.freeze, and remove lr_scale"
         )
     return names - frozenset(head)
 

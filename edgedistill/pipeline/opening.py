@@ -22,10 +22,10 @@ from edgedistill.runtime.progress import in_words
 PURPOSES: Final = {
     DATA: "load and check the data",
     TEACHER: "train or load the large model",
-    SOFT_LABELS: "compute what the teacher answers to the training data",
-    DISTILL: "train the small model on the teacher's answers",
+    SOFT_LABELS: "compute the teacher's outputs for the training data",
+    DISTILL: "train the small model on the teacher's outputs",
     QUANTIZE: "turn weights and activations into int8, and check the accuracy",
-    EXPORT: "write ONNX files, and check that they answer as torch does",
+    EXPORT: "write ONNX files, and compare their outputs with those of torch",
     COMPILE: "compile the models with the engine of each target",
     BENCH: "check and measure every model on its target, in turns",
     REPORT: "write report.html",
@@ -35,7 +35,7 @@ STARTS_S, WITH_WARM_UP, WINDOWS, LONGEST_WINDOW_S = 0.4, 1.25, 7, 1.0
 
 
 def opening(stage: str, config: Config, last_seconds: float | None) -> str:
-    """Return the line for the start of a stage: "distill: train the small model on the teacher's answers; took 29 s last time"."""
+    """Return the line for the start of a stage: "distill: train the small model on the teacher's outputs; took 29 s last time"."""
     took = "" if last_seconds is None else f"; took {in_words(last_seconds)} last time"
     if stage == BENCH and last_seconds is None:
         took = f"; about {in_words(bench_time(config)[0])}"

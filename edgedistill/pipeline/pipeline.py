@@ -150,7 +150,7 @@ class Pipeline:
                 entry, settings_of(settings), parents, versions_of(stage.packages)
             )
         elif place > done:
-            why = f"after {stages[done].name}"
+            why = f"because {stages[done].name} is to run"
         return Step(stage.name, place < done, None if entry is None else entry.get("seconds"), why)
 
     def _take_finished(self, plan: Plan) -> int:

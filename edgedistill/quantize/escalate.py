@@ -134,7 +134,7 @@ class Escalation:
         kept = self.workspace.root / KEPT
         if kept.exists():
             report.info(
-                f"quantize: what an earlier run measured is taken from {kept}; delete the folder to measure again"
+                f"quantize: the latencies that an earlier run measured are used, from {kept}; delete the folder to measure again"
             )
         if processes.is_main_process():
             with report.track("int8 against float", len(self.settings.targets)) as advance:
@@ -148,7 +148,8 @@ class Escalation:
             return False
         if not first.useful:  # as the result, it would end the run
             report.info(
-                "quantize: int8 is slower than float on every target; auto goes on, because the int8 student is useless"
+                "quantize: int8 is slower than float on every target; auto tries its other methods all the same, because the "
+                "answers of this int8 student are constant or no better than chance"
             )
         self.does_not_pay = first.useful
         return self.does_not_pay
@@ -158,8 +159,8 @@ class Escalation:
         needing = [target.name for target in self.settings.targets if target.float_precision is None]
         if needing:
             self.workspace.report.info(
-                f"quantize: {', '.join(needing)} takes int8 only (its precisions list no float), so that no layer is left "
-                "in float; the student is fine-tuned"
+                f"quantize: {', '.join(needing)} takes int8 only (its precisions list no float), so auto leaves no layer in "
+                "float, and fine-tunes the student"
             )
         return bool(needing)
 

@@ -47,4 +47,6 @@ def _shared(problem: Problem, of_float: Problem | None) -> Finding:
             f'quantize: {text}, and the float student is useful; set [quantize] mode = "auto", keep layers in float with skip, '
             'calibrate with more samples, or deploy the float model (mode = "none")'
         )
-    return Finding(severity="warning", subject=QuantizedRecord.stage, text=f"{text}; so is the float student")
+    return Finding(
+        severity="warning", subject=QuantizedRecord.stage, text=f"{text}; the float student has the same problem"
+    )

@@ -70,7 +70,7 @@ class MaskClass(Record):
 
 
 class SegmentationDetails(Record):
-    """The details of the mean IoU; void pixels count for nothing."""
+    """The details of the mean IoU; void pixels are left out."""
 
     kind: Literal["segmentation"] = "segmentation"
     pixel_accuracy: Figure

@@ -168,7 +168,7 @@ def _mask_table(details: Sequence[SegmentationDetails], models: tuple[str, ...],
     )
     whole = FigureRow("pixels of the right class", None, tuple(one.pixel_accuracy for one in details))
     return FigureTable(
-        "IoU", "pixels", models, (*rows[:MOST_ROWS], whole), "With 95 % intervals; void pixels count for nothing."
+        "IoU", "pixels", models, (*rows[:MOST_ROWS], whole), "With 95 % intervals; void pixels are left out."
     )
 
 

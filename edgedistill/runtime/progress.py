@@ -70,7 +70,7 @@ class Reporter:
             nonlocal done
             done += steps
             if time.monotonic() - self._last_line >= PLAIN_INTERVAL_S:
-                self.info(f"{label}: {done} of {total} {note}".rstrip())
+                self.info(f"{label}: {done} of {total}" + (f" ({note})" if note else ""))
 
         yield advance
 

@@ -87,8 +87,8 @@ def find_problem(task: Task, answers: Array, labels: Array | None) -> Problem | 
         return None
     return Problem(
         "chance",
-        f"is no better than chance: {task.metric_title} {score:.2%} of {len(answers):,} samples, and answers that are independent "
-        f"of the labels reach {chance.level:.2%} on average and {chance.highest:.2%} with luck",
+        f"is no better than chance: {task.metric_title} {score:.2%} on {len(answers):,} samples, while answers without a relation to "
+        f"the labels reach {chance.level:.2%} on average and up to {chance.highest:.2%} by chance",
     )
 
 

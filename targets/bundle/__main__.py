@@ -101,7 +101,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     arguments = parser.parse_args()
     if bool(arguments.texts) != (arguments.verb == "answer"):
-        parser.error("answer needs texts, and no other verb takes them")
+        parser.error("the verb 'answer' needs at least one text, and the other verbs take none")
     return arguments
 
 

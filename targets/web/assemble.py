@@ -110,7 +110,7 @@ def _doubts(upload: Dict[str, Any]) -> Dict[str, str]:
     found = []
     if browser["loops"] > 1:
         found.append(
-            f"the timer steps by {browser['timer_ns'] / 1000:g} us, so each sample is the mean of {browser['loops']} "
+            f"this browser's timer has steps of {browser['timer_ns'] / 1000:g} us, so each sample is the mean of {browser['loops']} "
             "inferences, and percentiles are over these means"
         )
     if browser["hidden"]:

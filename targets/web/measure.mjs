@@ -98,7 +98,7 @@ export class Measuring {
       return await once();
     } catch (error) {
       if (!(error instanceof Stalled) || this.#stopped) throw error;
-      this.#hooks.note(`a worker did not respond; trying ${arm.title} in another one`);
+      this.#hooks.note(`a worker did not respond; trying ${arm.title} in a new worker`);
       return await once();
     }
   }

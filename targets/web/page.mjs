@@ -88,7 +88,7 @@ function showThreads() {
 
 function showProviders() {
   byId("providers").hidden = about.gpu === null;
-  byId("gpu").textContent = `GPU: ${about.gpu}. It needs a further download of 6.6 MB.`;
+  byId("gpu").textContent = `GPU: ${about.gpu}. The GPU needs a further download of 6.6 MB.`;
   byId("providers").addEventListener("change", () => {
     for (const box of document.getElementsByName("threads")) box.disabled = chosen("provider")[0] === "webgpu";
   });
@@ -282,7 +282,7 @@ function sentence(title, other, { ratio, ci95, verdict }) {
   const interval = (low, high) => `(95 % interval ${times(low)} to ${times(high)})`;
   if (verdict === "faster") return `${title}: ${times(1 / ratio)} times as fast as ${other} ${interval(1 / ci95[1], 1 / ci95[0])}.`;
   const words = `${title}: ${times(ratio)} times as long as ${other} ${interval(...ci95)}`;
-  return verdict === "slower" ? `${words}.` : verdict === "cannot tell" ? `${words}: this cannot tell; measure longer.` : `${words}: no difference seen.`;
+  return verdict === "slower" ? `${words}.` : verdict === "cannot tell" ? `${words}: the measurement cannot tell which is faster; measure longer.` : `${words}: no difference seen.`;
 }
 
 function p50(arm) {

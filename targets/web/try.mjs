@@ -50,7 +50,7 @@ export function offerTrying(given, places) {
 // Why a model takes pictures of one size only, or null; the forms of a student have the same rules.
 function whyOneSize({ rule, width, height }) {
   if (rule !== null) return null;
-  return `No camera: this model takes only pictures of ${width}x${height} pixels. With data.size, the run would say how others are resized.`;
+  return `No camera: this model takes only pictures of ${width}x${height} pixels. Set data.size and run again: then pictures of other sizes are resized.`;
 }
 
 function listen() {

@@ -64,9 +64,9 @@ def test_an_artifact_with_another_contract_parts_at_its_input(
     as_written(run, darken)
     done = edgedistill("check", run, pictures[0], cwd=tmp_path)
     assert done.returncode == 4
-    assert "pc: ort fp32 on local: parts at digit-0.png: the input of the model differs" in done.stdout
+    assert "pc: ort fp32 on local: differs from torch at digit-0.png: the input of the model differs" in done.stdout
     assert "pc: ort int8 on local: same input" in done.stdout
-    assert "1 of 2 artifacts part from torch: pc fp32" in done.stderr
+    assert "1 of 2 artifacts give other answers than torch: pc fp32" in done.stderr
 
 
 def test_what_an_app_does_differently_is_named(shared_folder: Path, pictures: list[Path], tmp_path: Path) -> None:

@@ -403,7 +403,7 @@ def test_table_of_doubtful_speedups():
     text = text_of(summarise_run(run_of(replace(TEACHER, processes=2), STUDENT)))
     assert "speedup undecided: an interval needs 3 processes per side" in text
     text = text_of(summarise_run(run_of(TEACHER, replace(STUDENT, p50_ns=3_650_000.0))))
-    assert "no difference from teacher fp32 seen" in text
+    assert "no difference in speed from teacher fp32 seen" in text
 
 
 def test_modes_of_the_device_are_noted_with_both_p50s_where_they_differ_visibly():
@@ -419,7 +419,7 @@ def test_modes_of_the_device_are_noted_with_both_p50s_where_they_differ_visibly(
 
 
 def test_processes_that_disagree_are_noted():
-    assert "the processes disagree" in text_of(summarise_run(run_of(replace(STUDENT, spread=0.3))))
+    assert "the p50 differs from process to process" in text_of(summarise_run(run_of(replace(STUDENT, spread=0.3))))
 
 
 @pytest.mark.parametrize("same_labels", [True, False])

@@ -71,9 +71,9 @@ def test_a_gate_of_three_percent_holds_where_processes_differ_by_half(slower, ga
 def test_the_baseline_against_itself_is_shown():
     found = outcome(1.06, "p50_ms > +3%")
     assert found.least_change == pytest.approx(0.0054, abs=2e-4)
-    assert found.found.startswith("+6.0% [+5.4%, +6.6%]; this machine can tell 0.5%")
+    assert found.found.startswith("+6.0% [+5.4%, +6.6%]; this machine shows changes of 0.5% or more")
     comparison = compared(1.06)
-    line = "a against itself: 1.000x [0.995, 1.005], so this machine can tell 0.5 %"
+    line = "a against itself: 1.000x [0.995, 1.005], so this machine shows changes of 0.5 % or more"
     verdict = "slower, 0.943x [0.938, 0.948], measured in turns"
     for shown in (repr(comparison), to_markdown(comparison).replace("\\", ""), comparison._repr_html_()):
         text = " ".join(shown.split())
@@ -93,7 +93,10 @@ def test_a_machine_that_cannot_tell_the_limit_decides_only_what_is_far_from_it(s
     found = outcome(slower, "p50_ms > +3%", itself)
     assert found.decision == decision
     if decision == "undecided":
-        assert f"this machine can tell {100 * found.least_change:.1f}%, which is more than the limit" in found.found
+        assert (
+            f"this machine shows changes of {100 * found.least_change:.1f}% or more, and the limit is smaller"
+            in found.found
+        )
 
 
 def test_percentiles_are_compared_set_by_set():

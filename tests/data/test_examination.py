@@ -105,14 +105,14 @@ def test_small_splits_are_found_with_the_number_that_would_do(tmp_path: Path) ->
     assert small.startswith(
         "warning: data.val: has 50 validation samples: two epochs can only be told apart if their accuracies differ by 6 points"
     )
-    assert small.endswith("77 samples would do for 5 points, 1,921 for 1 point")
+    assert small.endswith("77 samples reduce this to 5 points, 1,921 samples to 1 point")
     assert coarse.startswith(
         "warning: data.test: has 50 test samples: an accuracy of 90 % is only known to within 8 points"
     )
     (warned,), (noted,), resolved = (list(find_coarse_limit(n, 0.5)) for n in (100, 400, 1600))
     assert (warned.severity, noted.severity, resolved) == ("warning", "note", [])
     assert (
-        "one of the 100 validation samples is 1 points, more than max_drop 0.5; about 1,537 samples would"
+        "a single one of the 100 validation samples is worth 1 points, more than max_drop 0.5; use about 1,537 validation samples"
         in warned.text
     )
 

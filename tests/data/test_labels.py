@@ -67,7 +67,7 @@ def test_numbers_with_gaps_are_numbered_anew_and_it_is_said(tmp_path: Path, numb
     assert data.note == (
         f"data: labels {listed} become classes 0 to 3; the original numbers are the names of the classes"
     )
-    assert "; 4 classes of 12 to 12" in profile_data(tmp_path / "train.npz", tmp_path).summary
+    assert "; 4 classes with 12 samples each" in profile_data(tmp_path / "train.npz", tmp_path).summary
     with pytest.raises(ConfigError, match=r"^data\.test: label 1000 \(sample 5\) does not occur in the training set"):
         data_of(tmp_path, np.array(numbers)[FOUR], np.where(np.arange(COUNT) == 5, 1000, np.array(numbers)[FOUR]))
 
@@ -129,7 +129,7 @@ def test_init_takes_whole_floats_for_classes_unless_they_are_rare(tmp_path: Path
         write(tmp_path, labels)
         assert profile_data(tmp_path / "train.npz", tmp_path).keys.get("task") == task
     write(tmp_path, np.array(["no", "yes"])[FOUR % 2])
-    assert "2 classes of 24 to 24" in profile_data(tmp_path / "train.npz", tmp_path).summary
+    assert "2 classes with 24 samples each" in profile_data(tmp_path / "train.npz", tmp_path).summary
     write(tmp_path, FOUR, classes=["a", "b"])
     with pytest.raises(ConfigError, match=r"label 3 \(sample 3\) is out of range"):
         profile_data(tmp_path / "train.npz", tmp_path)

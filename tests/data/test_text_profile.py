@@ -45,7 +45,10 @@ def test_splits_of_texts_and_a_configuration(tmp_path: Path) -> None:
     assert profile.keys == {
         "train": "train.jsonl", "val": "dev.jsonl", "test": "test.jsonl", "text": "message", "label": "intent",
     }  # fmt: skip
-    assert profile.summary == "25 rows with texts in column 'message', labels in column 'intent'; 2 classes of 12 to 13"
+    assert (
+        profile.summary
+        == "25 rows with texts in column 'message', labels in column 'intent'; 2 classes with 12 to 13 samples each"
+    )
     options = InitOptions(name="texts", kits={"ort": ("fp32", "int8")}, teacher="hf:encoder", layers=6)
     config = parse_text(render_config(profile, options), tmp_path / "edgedistill.toml")
     assert (config.student.layers, config.target[0].precisions) == (3, ("fp32", "int8"))

@@ -18,9 +18,9 @@ OTHER = "aarch64" if platform.machine() == "x86_64" else "x86_64"
     ("names", "activations", "reason"),
     [
         ((), "signed", "no kit is given"),
-        (("ort",), "unsigned", "every kit takes them"),
-        (("ort", "openvino"), "unsigned", "every kit takes them"),
-        (("ort", "tensorrt"), "signed", "kit 'tensorrt' takes no unsigned ones"),
+        (("ort",), "unsigned", "every kit supports unsigned ones"),
+        (("ort", "openvino"), "unsigned", "every kit supports unsigned ones"),
+        (("ort", "tensorrt"), "signed", "kit 'tensorrt' does not support unsigned ones"),
     ],
 )
 def test_unsigned_activations_are_chosen_where_every_kit_takes_them(

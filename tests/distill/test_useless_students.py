@@ -110,7 +110,7 @@ def test_a_student_at_chance_is_named_in_the_terminal_the_record_and_at_the_top_
 
 
 def test_a_constant_student_is_an_error(folder: Path) -> None:
-    message = r"^distill: the student gives the same output for all of 300 samples, so it answers nothing; train for more epochs"
+    message = r"^distill: the student gives the same output for all of 300 samples, so the run stops here; train for more epochs"
     with pytest.raises(AccuracyError, match=message) as raised:
         made(folder, "constant", "distill", Listener())
     assert raised.value.exit_code == 4

@@ -146,7 +146,7 @@ def test_what_is_frozen_is_named_by_module_weight_or_pattern(tmp_path: Path) -> 
     [
         ("zoo:mlperf-resnet8", {"freeze": ("fcc",)}, r"student\.freeze: no module or weight .* 'fcc'; perhaps 'fc'"),
         ("zoo:mlperf-resnet8", {"freeze": ("*",)}, "covers all weights"),
-        ("own_student:fixed", {"freeze": "backbone"}, "its head is not known; name what to freeze"),
+        ("own_student:fixed", {"freeze": "backbone"}, "cannot find its head; list the modules to freeze"),
         ("own_student:fixed", {"lr_scale": 0.1}, "remove lr_scale"),
     ],
 )

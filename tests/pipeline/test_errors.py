@@ -100,7 +100,7 @@ def test_mistakes_on_the_command_line(folder: Path) -> None:
         (("run", "config.toml", "--set", "distill"), "write KEY=VALUE"),
         (("run", "config.toml", "--from", "distil"), "--from: unknown stage 'distil'; perhaps 'distill'?"),
         (("teacher", "config.toml", "--from", "bench"), "'bench' comes after 'teacher'"),
-        (("run", "config.toml", "--until", "tomorrow"), "--until: unknown stage 'tomorrow'; known are: data"),
+        (("run", "config.toml", "--until", "tomorrow"), "--until: unknown stage 'tomorrow'; choose one of: data"),
         (("rum", "config.toml"), "No such command 'rum'"),
         (("bench", "not.onnx"), "--target"),
         (("bench", "not.onnx", "--target", "orb"), "perhaps 'ort'"),
@@ -136,5 +136,5 @@ def test_the_stages_stand_in_the_order_of_their_names() -> None:
 
 @pytest.mark.parametrize("plan", [{"until": "student"}, {"until": "distil"}, {"start": "exprot"}])
 def test_a_stage_that_does_not_exist_is_refused_from_python_too(plan: dict[str, str]) -> None:
-    with pytest.raises(ConfigError, match=r"there is no stage '.*'; (perhaps|known are)"):
+    with pytest.raises(ConfigError, match=r"there is no stage '.*'; (perhaps|choose one of)"):
         Plan(**plan)

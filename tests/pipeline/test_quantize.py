@@ -156,7 +156,7 @@ def test_auto_fine_tunes_for_a_target_that_takes_int8_only(distilled):
     assert [one["reason"] for one in record["speeds"]] == ["the target takes int8 only"]
     assert [step["method"] for step in record["steps"]] == ["ptq", "qat"]
     assert record["sensitivity"] == []
-    assert "pc takes int8 only (its precisions list no float), so that no layer is left in float" in result.stderr
+    assert "pc takes int8 only (its precisions list no float), so auto leaves no layer in float" in result.stderr
     report = (distilled / "runs" / "uneven" / "report.html").read_text()
     assert "Sensitivity of" not in report
     assert "parts of the report are outdated" not in report
@@ -215,7 +215,7 @@ def test_the_speed_that_a_mixed_model_keeps_is_measured(distilled):
     assert "Speed kept" in report
     assert "Sensitivity of" in report
     said, again = on_planted(distilled, "fp32", "quantize.epochs=1", "quantize.max_drop=0.001", again=True)
-    assert "what an earlier run measured is taken from runs/uneven/quantized/timings" in said
+    assert "the latencies that an earlier run measured are used, from runs/uneven/quantized/timings" in said
     assert again["file"] == record["file"], "the same student, bit for bit"
     for decided in ("speeds", "sensitivity", "skip", "mode"):
         assert again[decided] == record[decided]

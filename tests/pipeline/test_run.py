@@ -103,8 +103,8 @@ def test_a_distillation_key_reruns_from_distillation_on(copied: Path) -> None:
     assert [line.split()[1] for line in lines[:9]] == ["done"] * 3 + ["to"] * 6
     assert lines[3].endswith("distill.temperature 4.0 \u2192 2.0")
     assert re.match(r"distill +to run  [\d.]+ s last time ", lines[3])
-    assert lines[4].endswith("after distill")
-    assert re.fullmatch(r"to run: about \d+ s, as last time", lines[9])
+    assert lines[4].endswith("because distill is to run")
+    assert re.fullmatch(r"the stages to run took about \d+ s last time", lines[9])
     labels = run / "soft_labels" / "logits.npy"
     stamp = labels.stat().st_mtime_ns
     result = edgedistill("run", "edgedistill.toml", "--set", "distill.temperature=2", "--until", "distill", cwd=copied)

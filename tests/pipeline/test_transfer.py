@@ -133,12 +133,12 @@ def test_inputs_that_differ_from_those_of_the_earlier_run_are_named_with_both_va
         return [one.text for one in find_differences(folder, "runs/digits", data, view_settings(config))]
 
     assert texts(earlier, mean=[0.3], std=[0.4]) == []
-    before, end = "runs/digits was trained with", ": the weights do not know such inputs"
+    before, end = "runs/digits was trained with", ": the weights were not trained on such inputs"
     assert texts(earlier, std=[0.4]) == [f"{before} data.mean = [0.3], and this run has data.mean = [0.0]{end}"]
     other = data_of("image", (16, 8, 1))
     assert texts(other, mean=[0.3], std=[0.4]) == [
         f"{before} inputs of shape (8, 8), and this run has inputs of shape (16, 8, 1){end}",
-        f"{before} uint8 inputs, and this run has float32 inputs, and only uint8 is divided by 255{end}",
+        f"{before} uint8 inputs, and this run has float32 inputs, and only uint8 inputs are divided by 255{end}",
     ]
 
 

@@ -58,7 +58,7 @@ RULES: Final = (
     ),
     Rule(
         "opset", "error", whole.opset,
-        "the engine refuses the file, or reads operators by older rules",
+        "the engine refuses the file, or applies the rules of an older opset to its operators",
         "export with a lower [export] opset; --fix converts the file if its outputs stay the same",
         "the kit's target.toml", of_kit=True,
     ),
@@ -71,7 +71,7 @@ RULES: Final = (
     ),
     Rule(
         "foreign-operator", "warning", whole.foreign_operators,
-        "only the engine that defines it can run it",
+        "only the engine that defines the operator can run the model",
         "export from the framework, not from an optimised session",
         "https://onnx.ai/onnx/operators",
     ),
@@ -83,8 +83,8 @@ RULES: Final = (
     ),
     Rule(
         "uint8-input", "off", whole.unsigned_inputs,
-        "TensorRT refuses it",
-        "cast the input to float before anything else; edgedistill export does",
+        "TensorRT refuses the model",
+        "cast the input to float first, as edgedistill export does",
         "measured: 'first input has type UInt8'",
     ),
     Rule(
@@ -95,13 +95,13 @@ RULES: Final = (
     ),
     Rule(
         "computed-scale", "warning", roundings.computed_scales,
-        "engines fold stored scales only; TensorRT's builder crashes",
+        "engines need scales that are stored in the file; TensorRT's builder crashes",
         "quantize statically, with calibration data",
         f"{ONNX}; measured",
     ),
     Rule(
         "scale-pair", "warning", roundings.scale_pairs,
-        "the pair changes the tensor by a factor, and no engine reports it",
+        "the two scales differ, so the pair multiplies the tensor by a factor, and no engine reports this",
         "give QuantizeLinear and DequantizeLinear the same scale",
         "measured",
     ),
@@ -113,13 +113,13 @@ RULES: Final = (
     ),
     Rule(
         "activation-zero-point", "off", roundings.zero_points_of_activations,
-        "TensorRT refuses any but 0",
+        "TensorRT refuses zero points other than 0",
         "quantize symmetrically (ONNX Runtime: ActivationSymmetric); --fix turns uint8 around 128 into int8 around 0",
         f"{TENSORRT} (symmetric scheme); measured",
     ),
     Rule(
         "weight-zero-point", "warning", roundings.zero_points_of_weights,
-        "TensorRT refuses any but 0, OpenVINO runs the convolution in float",
+        "TensorRT refuses zero points other than 0, OpenVINO runs the convolution in float",
         "quantize weights symmetrically (ONNX Runtime: WeightSymmetric)",
         f"{TENSORRT}; measured",
     ),
@@ -145,7 +145,7 @@ RULES: Final = (
     Rule(
         "weight-axis", "error", roundings.axes_of_weights,
         "every engine runs the convolution in float, ONNX Runtime 1.20 fails on it",
-        "scales go along outputs: axis 0 for Conv and Gemm with transB, 1 for ConvTranspose, the last for MatMul",
+        "give each output channel a scale: axis 0 for Conv and for Gemm with transB, axis 1 for ConvTranspose, the last axis for MatMul",
         f"{TENSORRT}; measured",
     ),
     Rule(
@@ -156,8 +156,8 @@ RULES: Final = (
     ),
     Rule(
         "bias-type", "warning", roundings.types_of_biases,
-        "TensorRT refuses integer biases; ONNX Runtime 1.20 runs layers with float biases in float, 1.32 those of "
-        "them whose result is not rounded",
+        "TensorRT refuses integer biases; with a float bias, ONNX Runtime 1.20 runs the layer in float, and 1.32 does so "
+        "if no QuantizeLinear follows the layer",
         "export in the kit's encoding; --fix restores float biases, rounding them to int32 is not exact",
         "measured: 'input has type Int32'", of_kit=True,
     ),
@@ -188,7 +188,7 @@ RULES: Final = (
     Rule(
         "float-operand", "warning", placement.float_operands,
         "the operation runs in float, and reads more memory than an int8 operand would take",
-        "round both operands, the skip connection of a residual among them, or none",
+        "round both operands, also the skip connection of a residual block, or neither",
         f"{RESIDUALS}; measured",
     ),
     Rule(
@@ -200,7 +200,7 @@ RULES: Final = (
     Rule(
         "unrounded-output", "off", placement.unrounded_outputs,
         "ONNX Runtime runs the layer in float, with the weight of the int8 layer",
-        "nothing has to change: the output keeps its precision",
+        "leave the file as it is: the output keeps its precision",
         "measured",
     ),
     Rule(
