@@ -27,7 +27,7 @@ from edgedistill.errors import ConfigError
 from edgedistill.records.stages import SOFT_LABELS_SCHEMA, DataRecord
 from edgedistill.runtime import processes
 from edgedistill.runtime.caches import caches_folder, locked
-from edgedistill.runtime.files import PART, atomic_path, sha256_of, write_atomic, write_json
+from edgedistill.runtime.files import PART, atomic_path, make_folder, sha256_of, write_atomic, write_json
 from edgedistill.runtime.progress import Reporter
 from edgedistill.tasks.table import find_task
 
@@ -148,7 +148,7 @@ class Cache:
     @contextmanager
     def locked(self, report: Reporter) -> Iterator[None]:
         """Hold the lock of the cache; waits while another launch holds it."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         if not processes.is_main_process():  # rank 0 holds the lock for its whole launch
             yield
             return

@@ -41,7 +41,7 @@ from edgedistill.models.transfer import load_start
 from edgedistill.records.finding import Finding
 from edgedistill.records.stages import StudentRecord, TrainedModel, Trial
 from edgedistill.runtime import processes
-from edgedistill.runtime.files import write_json
+from edgedistill.runtime.files import remove_files, write_json
 from edgedistill.stages.stage import Workspace
 from edgedistill.tasks.chance import Problem
 
@@ -97,10 +97,7 @@ def make_student(settings: DistillSettings, workspace: Workspace) -> StudentReco
     )  # fmt: skip
     if processes.is_main_process():
         write_json(folder / "metrics.json", record)
-        for state in folder.glob(
-            "*-resume.pt"
-        ):  # only after all trainings, because an interrupted run resumes from these files
-            state.unlink()
+        remove_files(folder, "*-resume.pt")  # only after all trainings: an interrupted run resumes from these files
     return record
 
 

@@ -33,7 +33,7 @@ from edgedistill.models.weights import load_weights
 from edgedistill.records.finding import Finding
 from edgedistill.records.stages import Epoch, TeacherRecord, TrainedModel
 from edgedistill.runtime import processes
-from edgedistill.runtime.files import atomic_path, write_json
+from edgedistill.runtime.files import atomic_path, remove_files, write_json
 from edgedistill.stages.stage import Workspace
 
 RESUME: Final = "resume.pt"
@@ -47,10 +47,7 @@ def make_teachers(settings: TeacherSettings, workspace: Workspace) -> TeacherRec
         for number in range(len(settings.teachers))
     )
     if processes.is_main_process():
-        for state in folder.rglob(
-            RESUME
-        ):  # only after all trainings, because an interrupted run resumes from these files
-            state.unlink()
+        remove_files(folder, RESUME)  # only after all trainings: an interrupted run resumes from these files
     return TeacherRecord(**dict(first), others=tuple(others))
 
 

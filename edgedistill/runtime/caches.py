@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from edgedistill.errors import ConfigError
-from edgedistill.runtime.files import remove_parts
+from edgedistill.runtime.files import make_folder, remove_parts
 
 
 def caches_folder(kind: str) -> Path:
@@ -26,7 +26,7 @@ def locked(folder: Path, wait: Callable[[], None]) -> Iterator[None]:
     Raises ConfigError for a folder that cannot be written.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         opened = (folder / ".lock").open("w")
     except OSError as error:
         raise ConfigError(

@@ -27,7 +27,6 @@ SEAL_BYTES: Final = 32
 
 def write_atomic(path: Path, data: bytes | str) -> None:
     """Write a file atomically: readers see the old or the new content, also after a crash."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as scratch:
         scratch.write_bytes(data.encode() if isinstance(data, str) else data)
 
@@ -39,7 +38,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     The temporary file is locked, so that no other process takes it for one that a killed process left. Those that killed
     processes left of the same file are removed.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     _remove_unused(path.parent.glob(f".{escape(path.stem)}{PART}*"))
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}{PART}", suffix=path.suffix)
     scratch = Path(name)
@@ -58,6 +57,14 @@ def atomic_path(path: Path) -> Iterator[Path]:
         os.close(handle)
 
 
+def make_folder(folder: Path) -> None:
+    """Create a folder and the missing ones above it, so that their names survive a loss of power."""
+    missing = [one for one in (folder, *folder.parents) if not one.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for one in missing:
+        _flush_folder(one.parent)
+
+
 def _flush_folder(folder: Path) -> None:
     """Write a folder's list of names to the disk, so that a new name survives a loss of power."""
     handle = os.open(folder, os.O_RDONLY)
@@ -65,6 +72,13 @@ def _flush_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def remove_files(folder: Path, pattern: str) -> None:
+    """Remove files from a folder and those in it, so that they do not come back after a loss of power."""
+    for path in list(folder.rglob(pattern)):
+        path.unlink()
+        _flush_folder(path.parent)
 
 
 def remove_parts(folder: Path) -> None:

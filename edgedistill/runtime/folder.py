@@ -26,7 +26,16 @@ from edgedistill.records.stages import (
     TeacherRecord,
 )
 from edgedistill.runtime.caches import caches_folder
-from edgedistill.runtime.files import SEAL, hash_of, is_unchanged, remove_parts, seal_of, sha256_of, write_json
+from edgedistill.runtime.files import (
+    SEAL,
+    hash_of,
+    is_unchanged,
+    make_folder,
+    remove_parts,
+    seal_of,
+    sha256_of,
+    write_json,
+)
 
 R = TypeVar("R", bound=Record)
 S = TypeVar("S", bound=StageRecord)
@@ -125,9 +134,9 @@ class Run:
     def _take_lock(self) -> IO[str]:
         """Return the locked file of this run folder; raise ConfigError if another process has locked it."""
         while True:
-            self.folder.mkdir(parents=True, exist_ok=True)
             path = self.folder / LOCK
             with suppress(FileNotFoundError):  # another process has just removed the folder, which it left empty
+                make_folder(self.folder)
                 lock = path.open("w")
                 try:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

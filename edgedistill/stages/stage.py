@@ -17,7 +17,7 @@ from edgedistill.errors import ConfigError
 from edgedistill.kits.kits import Kit
 from edgedistill.records.base import FileRef, Record
 from edgedistill.records.stages import StageRecord
-from edgedistill.runtime.files import hash_of, versions_of
+from edgedistill.runtime.files import hash_of, make_folder, versions_of
 from edgedistill.runtime.folder import Run, identity
 from edgedistill.runtime.progress import QUIET, Reporter
 
@@ -78,7 +78,7 @@ class Workspace:
     def folder(self, name: str) -> Path:
         """Return a folder of the run; creates the folder if needed."""
         folder = self.root / name
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         return folder
 
     def path(self, file: FileRef) -> Path:

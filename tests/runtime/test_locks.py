@@ -11,7 +11,7 @@ import pytest
 
 from edgedistill.distill.cache import SEAL, Cache
 from edgedistill.errors import ConfigError
-from edgedistill.runtime.files import atomic_path, remove_parts, write_atomic
+from edgedistill.runtime.files import atomic_path, make_folder, remove_files, remove_parts, write_atomic
 from edgedistill.runtime.folder import Run
 from edgedistill.runtime.scratch import PREFIX
 from tests.support.command import REPOSITORY, edgedistill
@@ -97,6 +97,15 @@ def test_the_next_writer_of_a_file_removes_what_a_killed_one_left(tmp_path):
         (tmp_path / name).write_text("{")
     write_atomic(tmp_path / "control.json", "{}")
     assert sorted(path.name for path in tmp_path.iterdir()) == [".other.part-a1b2c3d4.json", "control.json"]
+
+
+def test_folders_are_made_and_files_removed_for_good(tmp_path):
+    make_folder(tmp_path / "a" / "b")
+    make_folder(tmp_path / "a" / "b")
+    for name in ("teacher-resume.pt", "teacher.pt"):
+        (tmp_path / "a" / "b" / name).touch()
+    remove_files(tmp_path, "*resume.pt")
+    assert [path.name for path in (tmp_path / "a" / "b").iterdir()] == ["teacher.pt"]
 
 
 def test_a_cache_whose_removal_was_interrupted_is_begun_anew(tmp_path):
