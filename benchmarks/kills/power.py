@@ -162,10 +162,10 @@ def key_of(tree: Tree) -> str:
 
 
 def start_again(place: Place, given: tuple[str, ...], wanted: dict[str, Any]) -> str:
-    """Run the command on a disk; return "continued", or "said" if it refused with a sentence; raise FoundError for anything else."""
+    """Run the command on a disk; return "continued", or the sentence with which it refused; raise FoundError for anything else."""
     command = place.start(*given)
     if command.wait() == 2 and "Traceback" not in command.said() and "edgedistill: " in command.said():
-        return "said"
+        return f"said: {command.said().splitlines()[-1]}"
     if command.code != 0:
         raise FoundError(f"ended with {command.code}: {command.said()[-1500:]}")
     require_sound(place.job / RUN)
