@@ -27,6 +27,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -95,21 +96,22 @@ def disks(log: Path) -> Iterator[tuple[str, Tree]]:
     """Yield each kind of disk after each note."""
     files: dict[int, bytes] = {}
     folders: dict[int, dict[str, int]] = {}
-    before: set[int] = set()
+    numbers: dict[int, int] = {}
+    made = 0
     for note in notes(log):
         present = {inode for inode, _ in note.tree.values()}
-        for gone in before - present:  # another file can get the number
-            files.pop(gone, None)
-            folders.pop(gone, None)
-        before = present
-        for path, (inode, content) in note.tree.items():
-            if inode == note.synced and content is not None:
-                files[inode] = content
-            elif inode == note.synced:
-                folders[inode] = dict(_names(note.tree, path))
-        yield "kept", note.tree
-        yield "torn", {path: (inode, _torn(files, inode, content)) for path, (inode, content) in note.tree.items()}
-        yield "lost", dict(_durable(note.tree, files, folders))
+        numbers = {inode: numbers.get(inode, place) for inode, place in zip(present, count(made), strict=False)}
+        made += len(present)  # an inode that was free for a while is another file
+        tree = {path: (numbers[inode], content) for path, (inode, content) in note.tree.items()}
+        synced = numbers.get(note.synced) if note.synced is not None else None
+        for path, (number, content) in tree.items():
+            if number == synced and content is not None:
+                files[number] = content
+            elif number == synced:
+                folders[number] = dict(_names(tree, path))
+        yield "kept", tree
+        yield "torn", {path: (number, _torn(files, number, content)) for path, (number, content) in tree.items()}
+        yield "lost", dict(_durable(tree, files, folders))
 
 
 def _names(tree: Tree, folder: str) -> Iterator[tuple[str, int]]:
