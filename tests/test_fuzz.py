@@ -17,6 +17,12 @@ def test_the_long_fuzz_tried_ten_thousand_inputs_without_a_defect() -> None:
     assert all(kind["defect"] == 0 for kind in result["kinds"].values())
 
 
+def test_five_thousand_outputs_of_devices_were_tried_without_a_defect() -> None:
+    kinds = json.loads((FOLDER / "devices.json").read_text())["kinds"]
+    assert sum(kind["inputs"] for kind in kinds.values()) >= 5_000
+    assert all(kind["defect"] == 0 for kind in kinds.values())
+
+
 @pytest.mark.slow
 def test_damaged_inputs_of_every_kind_are_read_or_refused(tmp_path) -> None:
     command = [sys.executable, FOLDER / "run.py", "--inputs", "15", "--seed", "1"]

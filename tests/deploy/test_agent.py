@@ -63,6 +63,11 @@ def test_a_shell_without_python_is_an_error(tmp_path):
         run_in_shell("exec false", HarnessCall((), {}), tmp_path)
 
 
+def test_a_line_without_end_before_the_agent_starts_is_an_error(tmp_path):
+    with pytest.raises(DeviceError, match=r"sends something else than the agent's messages"):
+        run_in_shell("head -c 100000 /dev/zero", HarnessCall((), {}), tmp_path)
+
+
 class Raw:
     """An agent, and its protocol in the hands of a test."""
 

@@ -144,7 +144,7 @@ class Agent:
         except OSError:  # the started process ended before it read everything
             raise LinkError("the agent did not start") from None
         for _ in range(MAX_GREETING_LINES):
-            line = await self._reader.readline()
+            line = await self._line()
             if not line:
                 raise LinkError("the agent did not start")
             if line.startswith(b"{") and b'"event": "hello"' in line:
@@ -250,12 +250,15 @@ class Agent:
             size -= len(block)
             yield block
 
+    async def _line(self) -> bytes:
+        try:
+            return await self._reader.readline()
+        except ValueError:  # the reader of asyncio holds no line of this length
+            raise DeviceError(GARBAGE) from None
+
     async def _event(self) -> Event:
         """Return the next event; raises DeviceError for an error of the agent, and LinkError when the agent is gone."""
-        try:
-            line = await self._reader.readline()
-        except ValueError:  # the reader of asyncio
-            raise DeviceError(GARBAGE) from None
+        line = await self._line()
         if not line.endswith(b"\n"):
             raise DeviceError(GARBAGE) if len(line) >= BLOCK else LinkError("the connection was lost")
         try:
