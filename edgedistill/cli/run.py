@@ -94,12 +94,13 @@ def demo(context: click.Context, run_dir: Path, start: str | None, as_json: bool
     config = load_config(Path(__file__).parents[1] / "config" / "demo.toml")
     show_pipeline(run_pipeline(config, Run(run_dir), kits, reporter, Plan(start=start)), as_json=as_json)
     if not as_json:
+        click.echo("Next:")
         for what, how in (
-            ("the report, with pictures", f"open {run_dir / 'report.html'} in a browser"),
-            ("on your phone", f"edgedistill serve {run_dir}, then scan the code"),
-            ("on your own data", "edgedistill init job --data FOLDER"),
+            ("see the report", f"open {run_dir / 'report.html'} in a browser"),
+            ("measure on your phone", f"edgedistill serve {run_dir}, then scan the code"),
+            ("use your own data", "edgedistill init job --data FOLDER"),
         ):
-            click.echo(f"Next, {what}: {how}")
+            click.echo(f"  {what}: {how}")
 
 
 @click.command(cls=Command)

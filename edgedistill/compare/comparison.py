@@ -260,7 +260,8 @@ def _group(title: str, baseline: LoadedMeasurement, candidates: Sequence[LoadedM
         target=where(baseline.measurement),
         baseline=baseline.label,
         rows=(baseline_row(baseline), *rows),
-        answer=answer or f"{baseline.label}: measured without a candidate",
+        answer=answer
+        or f"{baseline.label} is the only model here; to compare models, give their files to one command: edgedistill bench A.onnx B.onnx",
     )
 
 

@@ -14,6 +14,7 @@ from edgedistill.export.lint.report import usual_arch
 from edgedistill.graphs.integer_forms import require_int8_q_dq
 from edgedistill.graphs.random_inputs import Shapes
 from edgedistill.graphs.read import fix_shapes, is_quantized
+from edgedistill.graphs.shapes import require_samples_fit
 from edgedistill.kits.kits import FLOAT16_OPSET
 from edgedistill.kits.scheme import Choice, Site, choose_scheme
 from edgedistill.records.base import Activations, Encoding
@@ -65,6 +66,7 @@ def fix_file_shapes(model: onnx.ModelProto, shapes: Shapes, samples: Samples | N
     if samples is not None and samples.varies:
         return {}, ["samples keep their own lengths, and the length of inputs varies"]
     given = {} if samples is None else {name: tuple(array.shape[1:]) for name, array in samples.requests.items()}
+    require_samples_fit(model, given)
     return fix_shapes(model, shapes | given)
 
 

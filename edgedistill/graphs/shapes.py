@@ -73,13 +73,35 @@ def _check_given(axes: dict[str, list[Axis]], given: Shapes) -> None:
     for name, shape in given.items():
         if name not in axes:
             raise ConfigError(f"--shape {name}=...: the model has no such input{nearest(name, axes)}")
-        declared = " x ".join(str(axis.size or axis.symbol or "?") for axis in axes[name])
-        fits = len(shape) == len(axes[name]) and all(size > 0 for size in shape)
-        if not fits or any(axis.size not in (None, shape[axis.index]) for axis in axes[name]):
+        if not _fits(shape, axes[name]):
             text = "x".join(map(str, shape))
-            raise ConfigError(
-                f"--shape {name}={text}: does not fit the declared shape {declared or '(a single number)'}"
-            )
+            raise ConfigError(f"--shape {name}={text}: does not fit the declared shape {_words(axes[name])}")
+
+
+def require_samples_fit(model: onnx.ModelProto, shapes: Shapes) -> None:
+    """Raise ConfigError for samples (1, *shape) of an input that the model does not take; names of no input are checked elsewhere."""
+    axes = _declared(model)
+    for name, shape in shapes.items():
+        if name not in axes or _fits(shape, axes[name]):
+            continue
+        same_sizes = sorted(shape) == sorted(axis.size or 0 for axis in axes[name])
+        step = (
+            "put their axes into this order, with numpy.transpose"
+            if same_sizes
+            else "prepare them as the model expects them"
+        )
+        raise ConfigError(
+            f"--data: a sample of input '{name}' has the shape {' x '.join(map(str, shape))}, but the model takes {_words(axes[name])}; {step}"
+        )
+
+
+def _fits(shape: tuple[int, ...], axes: list[Axis]) -> bool:
+    sizes_agree = all(axis.size in (None, size) for axis, size in zip(axes, shape, strict=False))
+    return len(shape) == len(axes) and all(size > 0 for size in shape) and sizes_agree
+
+
+def _words(axes: list[Axis]) -> str:
+    return " x ".join(str(axis.size or axis.symbol or "?") for axis in axes) or "(a single number)"
 
 
 def _known_sizes(axes: dict[str, list[Axis]], given: Shapes) -> tuple[dict[str, int], list[str]]:

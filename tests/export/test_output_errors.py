@@ -155,7 +155,7 @@ def test_errors_are_measured_on_samples_that_are_not_calibrated_with(tmp_path: P
     assert f"on 40 inputs of {tmp_path / 'other.npz'}: " in "\n".join(after.lines())
     for name, words in (
         ("few", "is the file of --data"),
-        ("wide", "does not fit the declared shape|of the same size in both"),
+        ("wide", "but the model takes|of the same size in both"),
     ):
         with pytest.raises(ConfigError, match=words):
             quantize_file(order.model_copy(update={"test": tmp_path / f"{name}.npz"}))
