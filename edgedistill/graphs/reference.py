@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from edgedistill.errors import ConfigError
+from edgedistill.runtime.processor import products_overflow
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,8 +62,8 @@ def open_session(model: Path | bytes, *, optimise: bool = True, threads: int = 0
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = SILENT  # errors are raised and need not be logged as well
     # x86 without VNNI adds two products of unsigned activations and signed weights in 16 bits, which overflows. For exact
-    # products, ONNX Runtime changes the weights' zero points, and it fails where two weights share one.
-    options.add_session_config_entry(EXACT_PRODUCTS, "1")
+    # products, ONNX Runtime changes the weights' zero points, and it fails where two weights share one. Others would be slower.
+    options.add_session_config_entry(EXACT_PRODUCTS, "1" if products_overflow() else "0")
     source = model if isinstance(model, bytes) else str(model)
     try:
         return _opened(source, options)

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
 from edgedistill.config.schema import Config, QuantizeConfig
 from edgedistill.kits.kits import ARCHITECTURES, Kit
 from edgedistill.records.base import Activations, Encoding, Scheme, Weights
 from edgedistill.records.stages import QuantizedRecord, QuantizeMethod
+from edgedistill.runtime.processor import products_overflow
 
 FORMS: Final[dict[QuantizeMethod, Encoding]] = {"dynamic": "dyn-i32", "weights": "w8-f32"}
 """The encodings of the forms of a transformer without static scales of activations."""
-X86: Final = "x86_64"
-VNNI: Final = frozenset({"avx512_vnni", "avx_vnni"})
 
 
 class Site(NamedTuple):
@@ -83,10 +81,4 @@ def with_form(kit: Kit, quantized: QuantizedRecord) -> Kit:
 def overflows_on(arch: str | None) -> bool:
     """Return whether a processor of this machine's architecture adds two 8-bit products in 16 bits: x86 without VNNI."""
     machine = ARCHITECTURES.get(platform.machine().lower(), platform.machine())
-    if arch is None or ARCHITECTURES.get(arch.lower(), arch) != machine or machine != X86:
-        return False
-    try:
-        words = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
-    except OSError:
-        return False
-    return VNNI.isdisjoint(words)
+    return arch is not None and ARCHITECTURES.get(arch.lower(), arch) == machine and products_overflow()

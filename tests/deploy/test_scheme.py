@@ -1,5 +1,6 @@
 """The integers of int8 models, chosen for the kits and processors that will run them."""
 
+import importlib.util
 import platform
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from edgedistill.config.load import load_config
 from edgedistill.kits.kits import find_kits
 from edgedistill.kits.scheme import Site, choose_scheme, with_scheme
+from edgedistill.runtime.processor import products_overflow
 
 KITS = find_kits()
 OTHER = "aarch64" if platform.machine() == "x86_64" else "x86_64"
@@ -30,6 +32,15 @@ def test_unsigned_activations_are_chosen_where_every_kit_takes_them(
     assert choice.scheme.activations == activations
     assert reason in choice.reason
     assert choice.scheme.weights == "full", "nothing is known about the other processor"
+
+
+def test_host_and_kits_agree_on_what_this_processor_adds_in_16_bits() -> None:
+    kit = importlib.util.spec_from_file_location("ort_engine", KITS["ort"].folder / "engine.py")
+    assert kit is not None
+    assert kit.loader is not None
+    engine = importlib.util.module_from_spec(kit)
+    kit.loader.exec_module(engine)
+    assert engine._overflows() == pair_sums.overflows() == products_overflow()
 
 
 def test_narrow_weights_are_chosen_on_a_processor_that_needs_them() -> None:

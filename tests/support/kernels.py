@@ -8,6 +8,7 @@ import onnxruntime
 
 from edgedistill.graphs.reference import EXACT_PRODUCTS
 from edgedistill.graphs.write import serialized
+from edgedistill.runtime.processor import products_overflow
 
 ERRORS_ONLY = 3
 
@@ -18,7 +19,7 @@ def kernels_of(model: onnx.ModelProto, folder: Path, *, arm: bool = False) -> Co
     options.optimized_model_filepath, options.log_severity_level = str(path), ERRORS_ONLY
     if arm:
         options.add_session_config_entry("session.qdqisint8allowed", "1")
-    else:
+    elif products_overflow():
         options.add_session_config_entry(EXACT_PRODUCTS, "1")
     onnxruntime.InferenceSession(serialized(model), options, providers=["CPUExecutionProvider"])
     return Counter(node.op_type for node in onnx.load(str(path)).graph.node)
