@@ -106,7 +106,7 @@ def test_what_is_written_runs_as_it_is(tmp_path: Path, name: str) -> None:
 def test_images_of_several_sizes_are_resized_and_large_ones_made_smaller(tmp_path: Path) -> None:
     found = profile_data(images(tmp_path / "odd", size=12, odd=5, colour=True), tmp_path)
     assert found.keys["size"] == 12
-    assert "12\u00d712 and 1 other sizes, colour; 3 classes of" in found.summary
+    assert "12\u00d712 and 1 other sizes, colour; 3 classes with" in found.summary
     assert len(found.keys["mean"]) == 3
     large = profile_data(images(tmp_path / "large", count=30, size=200), tmp_path)
     assert large.keys["size"] == 96
@@ -192,7 +192,7 @@ def test_on_a_terminal_it_asks_until_the_answers_can_be_used(tmp_path: Path) -> 
     images(tmp_path / "images", count=30)
     shown = answered(tmp_path, "nowhere", "images", "ftp://x", "ssh://me@pi", "ort", "-1", "5", "")
     assert "nowhere: no such file or folder" in shown
-    assert "30 images of 8\u00d78, grey; 3 classes of" in shown
+    assert "30 images of 8\u00d78, grey; 3 classes with" in shown
     assert "Next: edgedistill doctor --device ssh://me@pi" in shown
     (target,) = load_config(tmp_path / "job" / "edgedistill.toml").target
     assert (target.kit, target.device, target.budget.p95_ms, target.budget.size_bytes) == (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import permutations
 from typing import TYPE_CHECKING
 
 from edgedistill.errors import ConfigError, nearest
@@ -84,10 +85,10 @@ def require_samples_fit(model: onnx.ModelProto, shapes: Shapes) -> None:
     for name, shape in shapes.items():
         if name not in axes or _fits(shape, axes[name]):
             continue
-        same_sizes = sorted(shape) == sorted(axis.size or 0 for axis in axes[name])
+        other_order = any(_fits(order, axes[name]) for order in permutations(shape))
         step = (
             "put their axes into this order, with numpy.transpose"
-            if same_sizes
+            if other_order
             else "prepare them as the model expects them"
         )
         raise ConfigError(

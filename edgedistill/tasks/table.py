@@ -11,7 +11,7 @@ from edgedistill.tasks.task import Task
 
 SHARED = frozenset({
     "__init__", "table", "task", "values", "checks", "class_labels", "chance", "match", "matches", "detections", "decoders",
-    "detector_forms", "coco", "details", "resampling", "paired",
+    "detector_forms", "coco", "details", "resampling", "paired", "mask_drops",
 })  # fmt: skip
 """The modules in this folder that are not tasks."""
 

@@ -185,7 +185,7 @@ def outputs_of(pictures: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize(
     "teacher",
     [
-        {"model": "own:linear", "weights": "linear.pt", "engine": "torch"},
+        {"model": "own:linear", "weights": "linear.pt", "engine": "torch", "precision": "fp32"},
         {"model": "linear.onnx"},
         {"model": "linear.npy"},
     ],

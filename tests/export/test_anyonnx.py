@@ -218,7 +218,7 @@ def test_what_cannot_be_done_says_why(model: Path, data: Path, kits: dict, tmp_p
         quantize_file(order(model, tmp_path / "small.npz"))
     np.savez(tmp_path / "last.npz", inputs=np.zeros((4, 8, 8, 3), np.float32))
     with pytest.raises(
-        ConfigError, match=r"has the shape 1 x 8 x 8 x 3, but the model takes 1 x 3 x 8 x 8; put their axes"
+        ConfigError, match=r"has the shape 1 x 8 x 8 x 3, but the model takes n x 3 x 8 x 8; put their axes"
     ):
         quantize_file(order(model, tmp_path / "last.npz"))
 

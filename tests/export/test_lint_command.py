@@ -57,7 +57,7 @@ def test_an_error_has_exit_code_4_and_names_rule_and_node(tmp_path):
     assert result.exception.exit_code == 4
     lines = result.stdout.splitlines()
     assert lines[0].startswith("net.onnx: error weight-axis at node_conv2d: the weight of this Conv")
-    assert lines[1].startswith("net.onnx: weight-axis: fix: scales go along outputs")
+    assert lines[1].startswith("net.onnx: weight-axis: fix: give each output channel a scale")
     assert "https://docs.nvidia.com" in lines[1]
 
 
