@@ -82,7 +82,7 @@ def run_config(context: click.Context, path: Path, until: str, options: dict[str
 @AS_JSON
 @click.pass_context
 def demo(context: click.Context, run_dir: Path, start: str | None, as_json: bool) -> None:  # noqa: FBT001 - click passes flags
-    """Run all stages on pictures of handwritten digits, in two minutes.
+    """Run all stages on pictures of handwritten digits, in about two minutes.
 
     A second demo prints the figures of the first; --from bench measures again.
     """
