@@ -10,14 +10,18 @@ from hypothesis import strategies as st
 
 from edgedistill import api
 from edgedistill.cli.main import cli
+from edgedistill.config.load import load_config
 from edgedistill.config.schema import Budget
 from edgedistill.config.training import StudentConfig
 from edgedistill.records.measurement import Latency
+from edgedistill.search.families import find_sizes
 from edgedistill.search.measure import check_limits
 from edgedistill.search.records import Candidate, SearchOptions, TargetResult
-from edgedistill.search.search import bisect
+from edgedistill.search.search import REFINEMENTS, bisect, refine
+from edgedistill.search.settings import declare_search
 from tests.support.compare_builders import Fake, measurement
 from tests.support.kits import write_kit
+from tests.support.learning import loaded, sources_of
 
 CONFIG = """
 name = "digits"
@@ -264,3 +268,25 @@ def test_finalists_are_ranked_by_a_short_training_from_one_teacher(config, tmp_p
     for one in best["measured"]:  # untrained it was as large as it is now
         assert one["size_bytes"] == pytest.approx(sizes[one["target"], one["precision"]], abs=200)
     assert len({teacher.stat().st_ino for teacher in teachers}) == 1  # taken over, not trained again
+
+
+@pytest.mark.parametrize("limit", [20_000, 25_000, 30_000])
+def test_sizes_between_the_largest_that_fits_and_the_next_are_tried(tmp_path: Path, limit: int) -> None:
+    (tmp_path / "edgedistill.toml").write_text(CONFIG.format(budget=""), encoding="utf-8")
+    config = load_config(tmp_path / "edgedistill.toml")
+    settings = declare_search(sources_of(config, loaded(config).record))
+    found, _ = find_sizes(settings, SearchOptions(models=("zoo:mlperf-resnet8",)))
+    sizes = found["zoo:mlperf-resnet8"]
+    best = max(number for number, (_, parameters) in enumerate(sizes) if parameters <= limit)
+    tried = []
+
+    def fits(size: tuple[StudentConfig, int]) -> bool:
+        tried.append(size[1])
+        return size[1] <= limit
+
+    refine(settings, sizes[best], sizes[best + 1], fits)
+    assert len(tried) == REFINEMENTS
+    assert all(sizes[best][1] < parameters < sizes[best + 1][1] for parameters in tried)
+    gap = sizes[best + 1][1] - sizes[best][1]
+    nearest = max([sizes[best][1], *(parameters for parameters in tried if parameters <= limit)])
+    assert limit - nearest < gap / 2

@@ -117,11 +117,11 @@ def _measure_sizes(bench: StudentBench, family: str, sizes: Sizes) -> list[Candi
 
         best = bisect(len(sizes), lambda index: fits(sizes[index]))
         if best is not None and best + 1 < len(sizes):
-            _refine(bench.settings, sizes[best], sizes[best + 1], fits)
+            refine(bench.settings, sizes[best], sizes[best + 1], fits)
     return tried
 
 
-def _refine(
+def refine(
     settings: SearchSettings,
     low: tuple[StudentConfig, int],
     high: tuple[StudentConfig, int],
