@@ -75,7 +75,7 @@ def bench_cycles(run: Path) -> tuple[int, Callable[[int], None], Callable[[], No
     job = BenchJob(arms=(arm,), processes=1, seconds=0.02, passes=())
 
     def cycle(_number: int) -> None:
-        ((_, result),) = run_bench(job, run, str)
+        ((_, result),) = run_bench(job, run, lambda _: None)
         if not isinstance(result, Measurement):
             raise SystemExit(result)
 

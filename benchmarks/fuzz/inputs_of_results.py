@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from small_files import REPOSITORY, Files, arrays
 
+from edgedistill.records.bench_job import Arm
+
 if TYPE_CHECKING:
     from edgedistill.serve.offer import Offer
 
@@ -106,11 +108,9 @@ def read_answer(folder: Path) -> object:
 
 
 @cache
-def arm_and_samples() -> tuple[object, bytes, bytes]:
+def arm_and_samples() -> tuple[Arm, bytes, bytes]:
     """Return an arm, and the measurement of it with the raw samples that a device would return."""
     import numpy as np
-
-    from edgedistill.records.bench_job import Arm
 
     table = json.loads(results()[0].read_bytes())
     latencies = np.repeat([one["p50_ns"] for one in table["processes"]], 5)
@@ -170,7 +170,7 @@ def read_messages(folder: Path) -> object:
         reader.feed_eof()
         names = frozenset({"measurements/one.json"})
         call = HarnessCall(("bench",), {}, returns={"measurements": folder / "measurements"}, names=names)
-        return await Agent(reader, Sink()).run(call, None, str)
+        return await Agent(reader, Sink()).run(call, None, lambda _: None)
 
     return asyncio.run(run())
 
