@@ -22,10 +22,16 @@ def visitor_name(measurement: Measurement) -> str:
 def newest(results: Iterable[LoadedMeasurement]) -> list[LoadedMeasurement]:
     """Keep the newest measurement of each model and way to run it: a device that was renamed in between has two files."""
     kept: dict[tuple[str, ...], LoadedMeasurement] = {}
-    for one in sorted(results, key=lambda result: result.measurement.created):
+    for one in sorted(results, key=_age):
         m = one.measurement
         kept[(m.device.address, m.model.name, m.precision.requested)] = one
     return list(kept.values())
+
+
+def _age(result: LoadedMeasurement) -> tuple[str, int]:
+    """Return when a device measured, to the second, and when the file was written, which orders files of the same second."""
+    written = 0 if result.file is None else result.file.stat().st_mtime_ns
+    return result.measurement.created, written
 
 
 def with_ways(results: Sequence[LoadedMeasurement]) -> list[LoadedMeasurement]:

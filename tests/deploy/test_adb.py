@@ -258,7 +258,7 @@ def test_a_model_that_the_engine_refuses_costs_the_others_nothing(phone, runner,
     [
         (
             "MemTotal: 200000 kB\nMemAvailable: 50000 kB\n",
-            r"together they need \d+ MB, and the phone has 51 MB available",
+            r"together they need [\d,]+ MB, and the phone has 51 MB available",
         ),
         ("MemTotal: 200000 kB\n", "does not report its available memory"),
     ],

@@ -46,9 +46,11 @@ model = "zoo:resnet20"
 width = 0.5
 epochs = 4
 engine = "torch"
+precision = "fp32"           # processors with AMX would compute in bfloat16
 [student]
 model = "network:uneven"
 [distill]
+precision = "fp32"
 epochs = 8
 batch_size = 32
 views = 1

@@ -28,11 +28,13 @@ std = [0.25, 0.25, 0.25]
 [[teacher]]
 model = "hf:vit"
 engine = "torch"
+precision = "fp32"    # processors with AMX would compute in bfloat16
 [[teacher]]
 model = "hf:deit"
 mean = [0.1, 0.2, 0.3]
 weight = 3
 engine = "torch"
+precision = "fp32"
 [student]
 layers = 1
 [distill]
