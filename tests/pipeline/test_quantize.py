@@ -145,7 +145,10 @@ def distilled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_auto_fine_tunes_for_a_target_that_takes_int8_only(distilled):
-    result = edgedistill("run", "edgedistill.toml", cwd=distilled)
+    ptq = ("--set", "quantize.mode=ptq", "--set", "quantize.max_drop=99", "--until", "quantize")
+    assert edgedistill("run", "edgedistill.toml", *ptq, cwd=distilled).returncode == 0
+    limit = 0.75 * quantized(distilled)["steps"][0]["drop"]  # how much it loses depends on the processor that trained
+    result = edgedistill("run", "edgedistill.toml", "--set", f"quantize.max_drop={limit:.3f}", cwd=distilled)
     assert result.returncode == 0, result.stderr
     record = quantized(distilled)
     first, last = record["steps"][0], record["steps"][-1]
@@ -154,7 +157,7 @@ def test_auto_fine_tunes_for_a_target_that_takes_int8_only(distilled):
     assert not first["holds"]
     assert [step["holds"] for step in record["steps"]] == [False] * (len(record["steps"]) - 1) + [True]
     assert (record["mode"], record["holds"], record["skip"]) == (last["method"], True, last["float_layers"])
-    assert last["drop"] <= 1.0
+    assert last["drop"] <= limit
     assert [one["reason"] for one in record["speeds"]] == ["the target takes int8 only"]
     assert [step["method"] for step in record["steps"]] == ["ptq", "qat"]
     assert record["sensitivity"] == []
