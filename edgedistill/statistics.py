@@ -21,7 +21,7 @@ from scipy import stats
 
 from edgedistill.records.base import Record
 from edgedistill.records.measurement import Accuracy, Measurement
-from edgedistill.records.stages import LimitVerdict
+from edgedistill.records.quantize_steps import LimitVerdict
 
 NOISE_FLOOR = 0.03
 """The smallest relative difference that is reported as real; two measurements of one model may differ by as much."""

@@ -135,7 +135,7 @@ def returned_measurements() -> list[Files]:
 
 def read_returned(folder: Path) -> object:
     """Read a measurement that a device returned, as it is read before it is kept."""
-    from edgedistill.deploy.believed import measurement_of
+    from edgedistill.deploy.device_answers import measurement_of
 
     for path in folder.glob("_*"):
         path.rename(folder / path.name.removeprefix("_"))

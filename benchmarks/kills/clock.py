@@ -26,10 +26,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import jobs
 from checks import require_clean, require_equal, require_sound, results
-from commands import Command, FoundError, Place
+from commands import Command, FoundError, Place, print_row
 from series import RUN
-
-from tests.support.forks import preload
 
 CLOCK: Final = "EDGEDISTILL_CLOCK"
 """The environment variable with the file of the seconds, in eight bytes, by which the time of day is moved."""
@@ -99,17 +97,9 @@ def main() -> int:
     clock = os.environ.get(CLOCK)
     if clock is None:
         return _with_clock()
-    preload()
-    with tempfile.TemporaryDirectory(prefix="clock-") as scratch:
-        try:
-            row = series(Path(scratch).resolve(), Path(clock), options.runs, options.seed, options.until)
-        except FoundError as error:
-            print(f"DEFECT: {error}")
-            return 1
-    print(row)
-    if options.json is not None:
-        options.json.write_text(json.dumps(row, indent=1) + "\n", encoding="utf-8")
-    return 0
+    return print_row(
+        options.json, lambda folder: series(folder, Path(clock), options.runs, options.seed, options.until)
+    )
 
 
 def _with_clock() -> int:

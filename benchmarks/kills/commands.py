@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from tests.support.forks import obey
+from tests.support.forks import obey, preload
 
 MARK: Final = "EDGEDISTILL_KILLS"
 """The environment variable that names the folder of a series in each of its processes."""
@@ -22,6 +25,21 @@ STEP_S: Final = 0.005
 
 class FoundError(Exception):
     """A command did not do what it must: a defect."""
+
+
+def print_row(out: Path | None, measure: Callable[[Path], dict[str, Any]]) -> int:
+    """Print what was measured in a temporary folder, and write it to a file; return the exit code, 1 for a defect."""
+    preload()
+    with tempfile.TemporaryDirectory(prefix="kills-") as scratch:
+        try:
+            row = measure(Path(scratch).resolve())
+        except FoundError as error:
+            print(f"DEFECT: {error}")
+            return 1
+    print(row)
+    if out is not None:
+        out.write_text(json.dumps(row, indent=1) + "\n", encoding="utf-8")
+    return 0
 
 
 def environment(folder: Path, **more: str) -> dict[str, str]:

@@ -17,13 +17,11 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import os
 import pickle
 import random
 import shutil
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -36,10 +34,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import jobs
 from checks import require_clean, require_equal, require_sound, results
-from commands import FoundError, Place
+from commands import FoundError, Place, print_row
 from series import RUN
-
-from tests.support.forks import preload
 
 NOTED: Final = ("fsync", "rename", "replace", "link", "unlink", "remove", "mkdir", "rmdir")
 KEPT: Final = ("job/runs", "cache")
@@ -213,17 +209,7 @@ def main() -> int:
     parser.add_argument("--until", default="distill", help="the last stage of the run")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    preload()
-    with tempfile.TemporaryDirectory(prefix="power-") as scratch:
-        try:
-            row = replay(Path(scratch).resolve(), options.states, options.seed, options.until)
-        except FoundError as error:
-            print(f"DEFECT: {error}")
-            return 1
-    print(row)
-    if options.json is not None:
-        options.json.write_text(json.dumps(row, indent=1) + "\n", encoding="utf-8")
-    return 0
+    return print_row(options.json, lambda folder: replay(folder, options.states, options.seed, options.until))
 
 
 if __name__ == "__main__":

@@ -165,7 +165,7 @@ def _footnotes_of_row(row: Row, baseline: str | None) -> Iterator[tuple[str, str
         yield "precision", f"which layers ran in which precision is not known: {m.reason_for('precision.executed')}"
     elif set(m.precision.executed) > {m.precision.requested} or m.precision.requested not in m.precision.executed:
         ran = ", ".join(f"{count} in {name}" for name, count in sorted(m.precision.executed.items(), key=_by_count))
-        yield "precision", f"precision of the layers with weights: {ran or 'not known'}"
+        yield "precision", f"precision of the layers with weights: {ran or 'the engine reports no such layer'}"
     if m.precision.executed is not None and "precision.executed" in m.reasons:
         yield "precision", m.reasons["precision.executed"]
     for field in ("accuracy", "latency_ns.p95", "memory_bytes", "energy_uj"):

@@ -21,8 +21,8 @@ from edgedistill.records.stages import (
     SoftLabelsRecord,
     StudentRecord,
     TeacherRecord,
-    TrainedModel,
 )
+from edgedistill.records.training import TrainedModel
 from edgedistill.records.trial_score import Gain
 from edgedistill.runtime.folder import Run, identity, read_record
 from edgedistill.statistics import accuracy_drop, wilson

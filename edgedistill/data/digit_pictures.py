@@ -11,9 +11,9 @@ from typing import Final
 import numpy as np
 from numpy.random import Generator
 from PIL import Image
-from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
+from edgedistill.data.digits import all_digits
 from edgedistill.data.sources import Array
 
 SIDE: Final = 32
@@ -43,9 +43,7 @@ def test() -> tuple[Array, Array]:
 
 def _splits() -> list[tuple[Array, Array]]:
     """Return the digits (N, 8, 8) uint8 and their labels: those with labels, those without, and those of the test set."""
-    bunch = load_digits()
-    digits = (bunch.images * 255 / 16).round().astype(np.uint8)
-    first, test_digits, first_labels, test_labels = _split(digits, bunch.target, TEST)
+    first, test_digits, first_labels, test_labels = _split(*all_digits(), TEST)
     without, known, without_labels, known_labels = _split(first, first_labels, LABELLED)
     return [(known, known_labels), (without, without_labels), (test_digits, test_labels)]
 

@@ -19,8 +19,13 @@ def test() -> tuple[Array, Array]:
     return _split(1)
 
 
-def _split(part: int) -> tuple[Array, Array]:
+def all_digits() -> tuple[Array, Array]:
+    """Return all 1,797 images (N, 8, 8) uint8, from 0 to 255, and their labels."""
     digits = load_digits()
-    images = (digits.images * 255 / 16).round().astype(np.uint8)
-    parts = train_test_split(images, digits.target, test_size=360, stratify=digits.target, random_state=0)
+    return (digits.images * 255 / 16).round().astype(np.uint8), digits.target
+
+
+def _split(part: int) -> tuple[Array, Array]:
+    images, labels = all_digits()
+    parts = train_test_split(images, labels, test_size=360, stratify=labels, random_state=0)
     return parts[part], parts[2 + part]

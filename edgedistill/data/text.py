@@ -320,7 +320,7 @@ def inflated(path: Path, most: int) -> bytes:
         raise ConfigError(f"data: {path.name} is not a readable .gz file: {error}") from None
     if len(content) > most:
         raise ConfigError(
-            f"data: {path.name} has more than {most / 1e9:.1f} GB when it is decompressed, a quarter of the free memory; use a smaller table"
+            f"data: {path.name} has more than {most / 1e9:.1f} GB when it is decompressed, which is the most that this machine may read at once; split the table"
         )
     return content
 

@@ -12,11 +12,19 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from edgedistill.deploy.believed import answer_of, engine_of, examined_of, facts_of, made_of, measurement_of, object_of
 from edgedistill.deploy.conditions import Examined
+from edgedistill.deploy.device_answers import (
+    answer_of,
+    compiled_of,
+    engine_of,
+    examined_of,
+    facts_of,
+    measurement_of,
+    object_of,
+)
 from edgedistill.deploy.devices.adb_run import run_over_adb
 from edgedistill.deploy.devices.address import Address, parse_address
-from edgedistill.deploy.devices.heard import Listener, within_limits
+from edgedistill.deploy.devices.limits import Listener, within_limits
 from edgedistill.deploy.devices.local import run_here
 from edgedistill.deploy.devices.ssh import run_over_ssh
 from edgedistill.deploy.devices.transport import HarnessCall, Progress, Transport
@@ -129,7 +137,7 @@ def compile_models(works: Sequence[Compilation], progress: Progress) -> list[dic
 async def _compile_one(work: Compilation, progress: Progress) -> dict[str, Any]:
     address, call = parse_address(work.address), _compile_call(work)
     where = _where(call, address)
-    return made_of(where, object_of(where, await _run(address, call, progress)), work.out)
+    return compiled_of(where, object_of(where, await _run(address, call, progress)), work.out)
 
 
 def _with_remedy(error: DeviceError, kit: Kit) -> DeviceError:

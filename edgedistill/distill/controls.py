@@ -10,7 +10,7 @@ from typing import Final
 from edgedistill.config.training import TrainingConfig
 from edgedistill.distill.cache import link_or_copy
 from edgedistill.distill.settings import DistillSettings
-from edgedistill.records.stages import TrainedModel
+from edgedistill.records.training import TrainedModel
 from edgedistill.runtime import processes
 from edgedistill.runtime.caches import caches_folder
 from edgedistill.runtime.files import SEAL, hash_of, is_unchanged, seal_of, sha256_of, versions_of, write_json

@@ -11,7 +11,8 @@ from edgedistill.data.sources import Array
 from edgedistill.distill.blocks import blocks_of, checksum
 from edgedistill.distill.cache import Cache
 from edgedistill.distill.settings import SOFT_LABEL_PACKAGES, SoftLabelSettings
-from edgedistill.records.stages import SoftLabelsRecord, TeacherRecord, TrainedModel
+from edgedistill.records.stages import SoftLabelsRecord, TeacherRecord
+from edgedistill.records.training import TrainedModel
 from edgedistill.stages.stage import key_of_changed
 
 

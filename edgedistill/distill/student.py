@@ -39,7 +39,8 @@ from edgedistill.models.outputs import run
 from edgedistill.models.source import StudentSource
 from edgedistill.models.transfer import load_start
 from edgedistill.records.finding import Finding
-from edgedistill.records.stages import StudentRecord, TrainedModel, Trial
+from edgedistill.records.stages import StudentRecord, Trial
+from edgedistill.records.training import TrainedModel
 from edgedistill.runtime import processes
 from edgedistill.runtime.files import remove_files, write_json
 from edgedistill.stages.stage import Workspace

@@ -31,7 +31,8 @@ from edgedistill.models.source import ModelSource
 from edgedistill.models.teacher_view import TeacherView, check_view
 from edgedistill.models.weights import load_weights
 from edgedistill.records.finding import Finding
-from edgedistill.records.stages import Epoch, TeacherRecord, TrainedModel
+from edgedistill.records.stages import TeacherRecord
+from edgedistill.records.training import Epoch, TrainedModel
 from edgedistill.runtime import processes
 from edgedistill.runtime.files import atomic_path, remove_files, write_json
 from edgedistill.stages.stage import Workspace

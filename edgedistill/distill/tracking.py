@@ -12,7 +12,7 @@ from typing import Any, Final
 from edgedistill.config.training import TrainingConfig
 from edgedistill.distill.settings import Tracking
 from edgedistill.errors import ConfigError
-from edgedistill.records.stages import Epoch
+from edgedistill.records.training import Epoch
 
 PACKAGES: Final = {"tensorboard": "tensorboard", "mlflow": "mlflow"}
 """The module that each tracker needs; the optional dependency has the name of the tracker."""

@@ -22,7 +22,7 @@ from edgedistill.distill.tracking import TrackingFolder, log_epoch, tracked
 from edgedistill.errors import ConfigError
 from edgedistill.losses.batch import Batch, Loss, Tensors
 from edgedistill.models.outputs import as_float, call
-from edgedistill.records.stages import Epoch
+from edgedistill.records.training import Epoch
 from edgedistill.runtime import processes
 from edgedistill.runtime.files import read_sealed, write_sealed
 from edgedistill.runtime.progress import Advance, Reporter, in_words

@@ -8,7 +8,8 @@ from torch import nn
 
 from edgedistill.data.sources import Array
 from edgedistill.distill.predictors import Scorer, torch_predictor
-from edgedistill.records.stages import TrainedModel, Trial
+from edgedistill.records.stages import Trial
+from edgedistill.records.training import TrainedModel
 from edgedistill.records.trial_score import Gain, TrialScore
 from edgedistill.tasks.paired import paired_drop_of
 

@@ -15,7 +15,7 @@ from edgedistill.quantize import payoff
 from edgedistill.quantize.settings import Int8Target
 from edgedistill.quantize.timers import StudentTimer, Timers
 from edgedistill.records.base import NO_FILE
-from edgedistill.records.stages import Int8Speed
+from edgedistill.records.quantize_steps import Int8Speed
 from edgedistill.runtime.scratch import scratch_folder
 from edgedistill.stages.stage import Workspace
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
-from itertools import permutations
 from typing import TYPE_CHECKING
 
 from edgedistill.errors import ConfigError, nearest
@@ -85,7 +85,8 @@ def require_samples_fit(model: onnx.ModelProto, shapes: Shapes) -> None:
     for name, shape in shapes.items():
         if name not in axes or _fits(shape, axes[name]):
             continue
-        other_order = any(_fits(order, axes[name]) for order in permutations(shape))
+        known = Counter(axis.size for axis in axes[name] if axis.size is not None)
+        other_order = len(shape) == len(axes[name]) and known <= Counter(shape)
         step = (
             "put their axes into this order, with numpy.transpose"
             if other_order

@@ -9,7 +9,8 @@ from typing import Final, Literal, NamedTuple
 from edgedistill.config.schema import Config, QuantizeConfig
 from edgedistill.kits.kits import ARCHITECTURES, Kit
 from edgedistill.records.base import Activations, Encoding, Scheme, Weights
-from edgedistill.records.stages import QuantizedRecord, QuantizeMethod
+from edgedistill.records.quantize_steps import QuantizeMethod
+from edgedistill.records.stages import QuantizedRecord
 from edgedistill.runtime.processor import products_overflow
 
 FORMS: Final[dict[QuantizeMethod, Encoding]] = {"dynamic": "dyn-i32", "weights": "w8-f32"}

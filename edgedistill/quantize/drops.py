@@ -6,7 +6,7 @@ import math
 from typing import NamedTuple
 
 from edgedistill.data.sources import Array
-from edgedistill.records.stages import LimitVerdict
+from edgedistill.records.quantize_steps import LimitVerdict
 from edgedistill.statistics import limit_verdict, samples_to_tell
 from edgedistill.tasks.paired import paired_drop_of
 from edgedistill.tasks.task import Task

@@ -26,7 +26,8 @@ from edgedistill.quantize.ranking import by_time, by_weight, layer_counts
 from edgedistill.quantize.sensitivity import Outputs, int8_layers, layer_sensitivity
 from edgedistill.quantize.settings import Int8Target, QuantizeSettings
 from edgedistill.quantize.timers import KEPT, StudentForm, StudentTimer, Timers
-from edgedistill.records.stages import Epoch, Int8Speed, LayerSensitivity, QuantizeMethod, QuantizeStep
+from edgedistill.records.quantize_steps import Int8Speed, LayerSensitivity, QuantizeMethod, QuantizeStep
+from edgedistill.records.training import Epoch
 from edgedistill.runtime import processes
 from edgedistill.stages.stage import Workspace
 from edgedistill.tasks.chance import find_problem

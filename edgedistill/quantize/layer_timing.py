@@ -17,7 +17,7 @@ from edgedistill.quantize.settings import Int8Target
 from edgedistill.quantize.timers import StudentForm, StudentTimer
 from edgedistill.records.base import Scheme
 from edgedistill.records.measurement import Measurement
-from edgedistill.records.stages import LayerSensitivity
+from edgedistill.records.quantize_steps import LayerSensitivity
 from edgedistill.statistics import speedup
 
 FLOAT: Final = "fp32"

@@ -14,7 +14,7 @@ from edgedistill.kits.scheme import FORMS
 from edgedistill.quantize.settings import Int8Target
 from edgedistill.quantize.timers import StudentForm, StudentTimer
 from edgedistill.records.measurement import Measurement
-from edgedistill.records.stages import Int8Speed, QuantizeMethod
+from edgedistill.records.quantize_steps import Int8Speed, QuantizeMethod
 from edgedistill.statistics import duet_ratios, ratio_of_means, speedup
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from edgedistill.distill.soft_labels import OnlineTeacher
 from edgedistill.distill.training import Resume, Training, fit
 from edgedistill.quantize.prepare import Prepared
 from edgedistill.quantize.settings import QuantizeSettings
-from edgedistill.records.stages import Epoch
+from edgedistill.records.training import Epoch
 from edgedistill.stages.stage import Workspace
 
 

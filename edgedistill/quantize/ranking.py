@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from edgedistill.records.stages import LayerSensitivity
+from edgedistill.records.quantize_steps import LayerSensitivity
 
 NEGLIGIBLE: Final = 0.01
 """A layer with a smaller fraction of the summed errors of all layers wins nothing in float, whatever time it takes."""

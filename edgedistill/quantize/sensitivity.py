@@ -15,7 +15,7 @@ from edgedistill.quantize.fake_quant import ActivationQuantizer, fake_quantize_b
 from edgedistill.quantize.fx_graph import CLIP
 from edgedistill.quantize.placement import INT8
 from edgedistill.quantize.prepare import Prepared
-from edgedistill.records.stages import LayerSensitivity
+from edgedistill.records.quantize_steps import LayerSensitivity
 
 Outputs = dict[str, Array]
 """All outputs (N, ...) of a model by name."""

@@ -17,7 +17,8 @@ from edgedistill.quantize.timers import Services
 from edgedistill.quantize.transformer import is_transformer, quantize_transformer
 from edgedistill.quantize.usefulness import require_useful
 from edgedistill.records.finding import Finding
-from edgedistill.records.stages import Int8Speed, QuantizedRecord, QuantizeStep
+from edgedistill.records.quantize_steps import Int8Speed, QuantizeStep
+from edgedistill.records.stages import QuantizedRecord
 from edgedistill.runtime import processes
 from edgedistill.stages.stage import Workspace
 

@@ -33,7 +33,8 @@ from edgedistill.quantize.timers import Services
 from edgedistill.quantize.usefulness import judge_usefulness
 from edgedistill.records.base import Encoding
 from edgedistill.records.finding import Finding
-from edgedistill.records.stages import Int8Speed, QuantizedRecord, QuantizeMethod, QuantizeStep
+from edgedistill.records.quantize_steps import Int8Speed, QuantizeMethod, QuantizeStep
+from edgedistill.records.stages import QuantizedRecord
 from edgedistill.runtime import processes
 from edgedistill.runtime.files import write_atomic
 from edgedistill.stages.stage import Workspace

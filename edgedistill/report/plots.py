@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLocator
 
 from edgedistill.compare import formatting
-from edgedistill.records.stages import TrainedModel
+from edgedistill.records.training import TrainedModel
 from edgedistill.report.svg import SERIES, new_axes, style, to_svg
 
 QUANTILES = np.linspace(0, 1, 201)

@@ -25,8 +25,8 @@ from edgedistill.records.stages import (
     StageRecord,
     StudentRecord,
     TeacherRecord,
-    TrainedModel,
 )
+from edgedistill.records.training import TrainedModel
 from edgedistill.report.answers import answers_views, recorded_inputs
 from edgedistill.report.groups import group_view, markup
 from edgedistill.report.plots import training_curves

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from edgedistill.compare.rows import Group
 from edgedistill.records.measurement import Accuracy
-from edgedistill.records.stages import ExportRecord, QuantizedRecord, StudentRecord, TeacherRecord, TrainedModel
+from edgedistill.records.stages import ExportRecord, QuantizedRecord, StudentRecord, TeacherRecord
+from edgedistill.records.training import TrainedModel
 
 
 class SplitRow(NamedTuple):

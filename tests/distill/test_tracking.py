@@ -11,7 +11,7 @@ from edgedistill.config.schema import TrackingConfig
 from edgedistill.config.training import TrainingConfig
 from edgedistill.distill.settings import Tracking
 from edgedistill.distill.tracking import PACKAGES, TrackingFolder, log_epoch, tracked
-from edgedistill.records.stages import Epoch
+from edgedistill.records.training import Epoch
 
 EPOCHS = tuple(Epoch(epoch=i, loss=2.0 / i, lr=0.1, val_accuracy=0.25 * i, seconds=1.5) for i in (1, 2, 3))
 

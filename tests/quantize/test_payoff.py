@@ -10,7 +10,7 @@ from edgedistill.quantize.payoff import describe, does_not_pay, int8_speed, spee
 from edgedistill.quantize.settings import Int8Target
 from edgedistill.quantize.timers import StudentForm
 from edgedistill.records.measurement import Duet, Measurement
-from edgedistill.records.stages import Int8Speed
+from edgedistill.records.quantize_steps import Int8Speed
 from tests.support.compare_builders import Fake, measurement
 
 FORMS = (StudentForm("float", torch.nn.Identity(), int8=False), StudentForm("int8", torch.nn.Identity(), int8=True))

@@ -3,7 +3,7 @@
 import pytest
 
 from edgedistill.quantize.ranking import by_time, by_weight, negligible
-from edgedistill.records.stages import LayerSensitivity
+from edgedistill.records.quantize_steps import LayerSensitivity
 
 
 def layer(name: str, error: float, saved: tuple[float, float] | None, weights: int = 100) -> LayerSensitivity:

@@ -18,7 +18,7 @@ from edgedistill.quantize.ranking import layer_counts
 from edgedistill.quantize.sensitivity import layer_sensitivity, only_int8
 from edgedistill.quantize.settings import Int8Target
 from edgedistill.records.base import Scheme
-from edgedistill.records.stages import QuantizeStep
+from edgedistill.records.quantize_steps import QuantizeStep
 from edgedistill.runtime.progress import Reporter
 from edgedistill.stages.stage import Workspace
 

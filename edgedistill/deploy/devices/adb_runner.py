@@ -7,7 +7,7 @@ from typing import Any
 
 from edgedistill.deploy.devices import adb, phone
 from edgedistill.deploy.devices.adb import Phone
-from edgedistill.deploy.devices.heard import LONGEST_LINE, json_of
+from edgedistill.deploy.devices.limits import LONGEST_LINE, json_of
 from edgedistill.errors import DeviceError
 from edgedistill.records.plain_text import plain
 

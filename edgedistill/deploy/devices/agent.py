@@ -77,7 +77,7 @@ class Missing(Record):
     hashes: tuple[str, ...]
 
 
-class Said(Record):
+class PrintedLine(Record):
     """A line that the program printed."""
 
     event: Literal["line"]
@@ -109,7 +109,7 @@ class Failed(Record):
     text: str
 
 
-Event = Missing | Said | Returned | Exit | Failed
+Event = Missing | PrintedLine | Returned | Exit | Failed
 EVENT: Final[TypeAdapter[Event]] = TypeAdapter(Annotated[Event, Field(discriminator="event")])
 
 E = TypeVar("E", bound=Record)
@@ -192,7 +192,7 @@ class Agent:
         line, received, left = "", set[str](), most_returned_bytes(call)
         for _ in range(MOST_EVENTS):
             event = await self._event()
-            if isinstance(event, Said):
+            if isinstance(event, PrintedLine):
                 line = event.text
                 progress(line)
             elif isinstance(event, Returned):

@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from edgedistill.deploy.conditions import Examined
-from edgedistill.deploy.devices.heard import LONGEST_LINE, json_of
+from edgedistill.deploy.devices.limits import LONGEST_LINE, json_of
 from edgedistill.deploy.devices.transport import MOST_OUT_BYTES, Finished
 from edgedistill.errors import ConfigError, DeviceError
 from edgedistill.records.base import Record
@@ -33,7 +33,7 @@ SAMPLES: Final = ("latency_ns", "process", "preempted")
 AGAIN: Final = "measure again, and if this repeats, see whether the files of edgedistill on the device are whole"
 
 
-class Made(Record):
+class CompileAnswer(Record):
     """The answer to `compile`: the names of the files in the folder that the call returned, and the entry among them."""
 
     entry: str
@@ -97,13 +97,13 @@ def examined_of(where: str, answer: Any) -> Examined:
         raise _unusable(where, "state of the device", error) from None
 
 
-def made_of(where: str, answer: dict[str, Any], out: Path) -> dict[str, Any]:
+def compiled_of(where: str, answer: dict[str, Any], out: Path) -> dict[str, Any]:
     """Return the answer to `compile`, whose files are all in the folder `out`; raises DeviceError otherwise.
 
     Files outside of it would be packed into artifacts and sent to devices.
     """
     try:
-        made = Made.model_validate({key: answer[key] for key in Made.model_fields if key in answer})
+        made = CompileAnswer.model_validate({key: answer[key] for key in CompileAnswer.model_fields if key in answer})
     except ValidationError as error:
         raise _unusable(where, "answer to compile", error) from None
     facts_of(where, made.facts)

@@ -1,4 +1,4 @@
-"""What a device says is checked and bounded before it is believed: its JSON, its lines, and the time that it takes."""
+"""Limits of what a device may send: the size and the depth of its JSON, the number of its lines, and the time that it takes."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Listener:
     def __init__(self, progress: Progress, where: str) -> None:
         self._progress, self._where = progress, where
         self._lines, self._last = 0, ""
-        self._asked = self._began = self._heard = time.monotonic()
+        self._asked_s = self._began_s = self._last_line_s = time.monotonic()
 
     def line(self, text: str) -> None:
         """Pass on a line, made plain, unless it repeats the one before; raises DeviceError after too many lines."""
@@ -70,9 +70,9 @@ class Listener:
             raise DeviceError(
                 f"{self._where}: printed more than {MOST_LINES:,} lines and was stopped; make the engine or the kit print less"
             )
-        self._heard = time.monotonic()
+        self._last_line_s = time.monotonic()
         if text == WAITING:
-            self._began = self._heard
+            self._began_s = self._last_line_s
         if text != self._last:
             self._last = text
             self._progress(plain(text, LONGEST_LINE))
@@ -80,12 +80,12 @@ class Listener:
     def limits(self, call: HarnessCall) -> dict[float, str]:
         """Return what a call has done wrong if it has not ended at a time, by that time of the monotonic clock."""
         found = {
-            self._asked + WAIT_S + (call.timeout_s or 0): f"another job has held the device for {WAIT_S / 3600:.0f} h"
+            self._asked_s + WAIT_S + (call.timeout_s or 0): f"another job has held the device for {WAIT_S / 3600:.0f} h"
         }
         if call.timeout_s is not None:
-            found[self._began + call.timeout_s] = f"no answer after {call.timeout_s:.0f} s"
+            found[self._began_s + call.timeout_s] = f"no answer after {call.timeout_s:.0f} s"
         if call.silence_s is not None:
-            found[self._heard + call.silence_s] = f"no sign of progress for {call.silence_s:.0f} s"
+            found[self._last_line_s + call.silence_s] = f"no sign of progress for {call.silence_s:.0f} s"
         return found
 
 
