@@ -93,18 +93,20 @@ def device_outputs() -> list[Files]:
 
 def read_answer(folder: Path) -> object:
     """Read what the harness prints on a device: the answers to `compile`, `probe` and `examine`."""
-    from edgedistill.deploy import believed
+    from edgedistill.deploy import device_answers
     from edgedistill.deploy.devices.transport import Finished
     from edgedistill.errors import DeviceError
 
     (folder / "_model.ort").rename(folder / "model.ort")
-    answer = believed.answer_of("device", Finished(0, (folder / "out").read_bytes().decode("utf-8", "replace"), ""))
-    table = believed.object_of("device", answer)
+    answer = device_answers.answer_of(
+        "device", Finished(0, (folder / "out").read_bytes().decode("utf-8", "replace"), "")
+    )
+    table = device_answers.object_of("device", answer)
     if "entry" in table:
-        return believed.made_of("device", table, folder)
+        return device_answers.made_of("device", table, folder)
     with contextlib.suppress(DeviceError):
-        believed.examined_of("device", table)
-    return believed.facts_of("device", table), believed.engine_of("device", table.get("engine"))
+        device_answers.examined_of("device", table)
+    return device_answers.facts_of("device", table), device_answers.engine_of("device", table.get("engine"))
 
 
 @cache
