@@ -2,10 +2,11 @@
 
 `edgedistill bundle` writes the file. The program verifies the file's content, compiles the model on this device, checks the
 model against recorded outputs, measures it, and prints one JSON value on stdout; progress goes to stderr. Exit codes:
-0 success, 2 wrong usage or a damaged file, 4 a model disagrees with the exported model, 5 the engine failed.
+0 success, 2 wrong usage, a damaged file or a full disk, 4 a model disagrees with the exported model, 5 the engine failed.
 """
 
 import argparse
+import errno
 import hashlib
 import json
 import os
@@ -15,12 +16,17 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from typing import Any, Dict, List, Tuple
 
 NEWEST, DAMAGED, DISAGREES, FAILED, INTERRUPTED = (3, 8), 2, 4, 5, 130
 ARCHITECTURES = {"amd64": "x86_64", "arm64": "aarch64", "armv8l": "aarch64"}
 ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
 BLOCK = 1 << 20
+UNREADABLE = (
+    zipfile.BadZipFile, zlib.error, EOFError, KeyError, TypeError, AttributeError, ValueError, NotImplementedError, RuntimeError,
+)  # fmt: skip
+"""The errors of reading a damaged archive or manifest, among them an unknown compression and an encrypted member."""
 
 Table = Dict[str, Any]
 """A JSON object. Type hints are evaluated here: Python 3.6 must be able to read this file, to report that it is too old."""
@@ -44,23 +50,45 @@ def main() -> int:
             signal.signal(number, lambda got, _frame: sys.exit(128 + got))
     arguments = parse_arguments()
     archive = os.path.dirname(os.path.abspath(__file__))
-    work = tempfile.mkdtemp(prefix="edgedistill-")
-    held = lock(work)
     try:
-        answer, code = Bundle(work, unpack(archive, work)).run(arguments)
+        answer, code = run(archive, arguments)
+        json.dump(answer, sys.stdout, indent=2)
+        sys.stdout.write("\n")
+        sys.stdout.flush()
     except BundleError as error:
         sys.stderr.write(f"{os.path.basename(archive)}: {error}\n")
         return error.code
+    except OSError as error:
+        sys.stderr.write(f"{os.path.basename(archive)}: {explained(error)}\n")
+        return DAMAGED
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         return INTERRUPTED
+    return code
+
+
+def run(archive: str, arguments: argparse.Namespace) -> Tuple[Table, int]:
+    """Run a verb in a temporary folder; return its result and the exit code."""
+    work = tempfile.mkdtemp(prefix="edgedistill-")
+    try:
+        held = lock(work)
+        try:
+            return Bundle(work, unpack(archive, work)).run(arguments)
+        finally:
+            if held is not None:
+                held.close()
     finally:
         shutil.rmtree(work, ignore_errors=True)
-        if held is not None:
-            held.close()
-    json.dump(answer, sys.stdout, indent=2)
-    sys.stdout.write("\n")
-    return code
+
+
+def explained(error: OSError) -> str:
+    """Return what the operating system refused, and what to do about it."""
+    where = f"{error.filename}: " if error.filename else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        step = f"free some space, or set TMPDIR to a folder on another disk (now {tempfile.gettempdir()})"
+    else:
+        step = "set TMPDIR and --out to folders that you can write"
+    return f"{where}{(error.strerror or str(error)).lower()}; {step}"
 
 
 def lock(folder: str) -> Any:
@@ -115,7 +143,11 @@ def unpack(archive: str, folder: str) -> Table:
     try:
         with zipfile.ZipFile(archive) as packed:
             return _unpack(packed, folder)
-    except (zipfile.BadZipFile, OSError, EOFError, KeyError, ValueError) as error:
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise refused(error) from None
+    except UNREADABLE as error:
         raise refused(error) from None
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any, Dict, List, Tuple, Union
 import answers
 import bench
 import child
+import disk
 import energy
 import examine
 import facts
@@ -42,10 +44,23 @@ def main() -> int:
         answer, code = {"error": str(error)}, 5
     except job.JobError as error:
         answer, code = {"error": str(error)}, 2
+    except OSError as error:
+        answer, code = {"error": disk.failure(error)}, 5
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         return 130
-    sys.stdout.write("\n" + json.dumps(answer, allow_nan=False) + "\n")
+    return _print(answer, code)
+
+
+def _print(answer: Any, code: int) -> int:
+    """Print the answer and return the exit code; where stdout cannot be written, say why on stderr."""
+    try:
+        sys.stdout.write("\n" + json.dumps(answer, allow_nan=False) + "\n")
+        sys.stdout.flush()
+    except OSError as error:
+        sys.stderr.write(f"{disk.failure(error)}\n")
+        sys.stderr.flush()
+        os._exit(5)  # Python would try to write the rest of the answer when it ends, and report that too
     return code
 
 

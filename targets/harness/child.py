@@ -5,22 +5,20 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Callable, Dict, NamedTuple, Optional, cast
 
+import disk
 import process
 from kit import EngineError
 from turns import MARK
 
-SMALL_DISK = 1 << 20
 MOST_BYTES = 4 << 20
 """The most that is read at once of what a worker prints: an engine may print without end, and without line breaks."""
 ENTRY = ""  # the folder or zip that Python was started with; set by __main__
@@ -163,18 +161,11 @@ def _answer(kit: str, code: int, out: str, err: str) -> Dict[str, Any]:
     try:
         answer: Dict[str, Any] = json.loads(out.rsplit("\n", 1)[-1])  # an engine may have printed before
     except ValueError:
-        last = err.rsplit("\n", 1)[-1] or _why_silent()
+        last = disk.why_full() or err.rsplit("\n", 1)[-1] or "it wrote no message"
         raise EngineError(f"{kit}: the process ended with exit code {code}: {last}") from None
     if code != 0:
         raise EngineError(answer["error"])
     return answer
-
-
-def _why_silent() -> str:
-    folder = tempfile.gettempdir()
-    if shutil.disk_usage(folder).free < SMALL_DISK:
-        return f"the disk of the temporary folder {folder} is full; free some space, or set TMPDIR to another folder"
-    return "it wrote no message"
 
 
 def _signal_name(number: int) -> str:

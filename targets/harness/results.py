@@ -172,6 +172,8 @@ def _write_atomic(path: Path, fill: Callable[[Any], Any]) -> None:
         os.umask(umask)
         os.chmod(scratch, 0o666 & ~umask)
         os.replace(scratch, path)
-    except BaseException:
+    except BaseException as error:
         os.unlink(scratch)
+        if isinstance(error, OSError):
+            error.filename = str(path)  # a failed write does not name its file
         raise

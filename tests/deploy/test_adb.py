@@ -4,9 +4,6 @@ import asyncio
 import json
 import os
 import re
-import shutil
-import socket
-import subprocess
 import threading
 import time
 from pathlib import Path
@@ -19,121 +16,21 @@ from edgedistill.deploy.devices.adb_run import run_over_adb
 from edgedistill.deploy.devices.address import parse_address
 from edgedistill.deploy.devices.transport import HarnessCall
 from edgedistill.deploy.doctor import examine_device, examine_kits
-from edgedistill.deploy.harness import Compilation, compile_model, probe, run_bench
+from edgedistill.deploy.harness import probe, run_bench
 from edgedistill.errors import ConfigError, DeviceError
 from edgedistill.kits.kits import read_kit
 from edgedistill.records.measurement import Measurement
 from edgedistill.statistics import speedup
-from tests.support.adbd import Adb, Device
+from tests.support.adbd import Device
 from tests.support.jobs import TARGETS, bench_job
-from tests.support.tiny_onnx import build, record
+from tests.support.phones import ORT, compiled, url
 
-ORT = TARGETS / "ort"
 QEMU = os.environ.get("EDGEDISTILL_ARM64")
-GETPROP = """[ro.build.version.release]: [14]
-[ro.product.manufacturer]: [Example]
-[ro.product.model]: [Phone 7]
-[ro.serialno]: [ABC123]
-[ro.soc.manufacturer]: [Maker]
-[ro.soc.model]: [X1]
-"""
-BATTERY = "Current Battery Service state:\n  AC powered: false\n  USB powered: true\n  status: 2\n  level: 84\n  voltage: 4063\n"
-THERMAL = """Thermal Status: 0
-Cached temperatures:
-	Temperature{mValue=80.0, mType=2, mName=battery, mStatus=3}
-Current temperatures from HAL:
-	Temperature{mValue=31.25, mType=3, mName=VIRTUAL-SKIN, mStatus=0}
-Current cooling devices from HAL:
-"""
 RAILS = r"""now=$(($(date +%s%N) / 1000000))
 printf '\n============= PowerStats HAL 2.0 energy meter ==============\n'
 printf '  %32s   %14s.00 mWs\n' '[S4M_VDD_CPUCL0]:CPU' $((now * 2)) '[S10M_VDD_TPU]:TPU' $now
 printf '========== End of PowerStats HAL 2.0 energy meter ==========\n'
 """
-
-
-@pytest.fixture(scope="module")
-def adb(tmp_path_factory):
-    """The real adb, its server on a port of its own, its key in a home of its own."""
-    if shutil.which("adb") is None:
-        pytest.skip("adb is not installed: sudo apt-get install adb")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    before = {name: os.environ.get(name) for name in ("ANDROID_ADB_SERVER_PORT", "HOME")}
-    os.environ |= {"ANDROID_ADB_SERVER_PORT": str(port), "HOME": str(tmp_path_factory.mktemp("home"))}
-    yield Adb(port)
-    Adb(port)("kill-server")
-    for name, value in before.items():
-        os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
-
-
-@pytest.fixture(scope="module")
-def programs(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("programs")
-    (folder / "said").mkdir()
-    for name, text in {"battery": BATTERY, "thermalservice": THERMAL}.items():
-        (folder / "said" / name).write_text(text)
-    (folder / "getprop").write_text(f"#!/bin/sh\ncat <<'END'\n{GETPROP}END\n")
-    (folder / "rails.sh").write_text("")
-    (folder / "dumpsys").write_text(
-        f'#!/bin/sh\ncase $1 in android*) . "{folder}/rails.sh";; *) cat "{folder}/said/$1";; esac\n'
-    )
-    for name in ("getprop", "dumpsys"):
-        (folder / name).chmod(0o755)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def runner(tmp_path_factory):
-    """The folder of a runner for this machine."""
-    libraries = list((Path(onnxruntime.__file__).parent / "capi").glob("libonnxruntime.so.*"))
-    if shutil.which("cc") is None or not libraries:
-        pytest.skip("there is no C compiler, or this ONNX Runtime has no library of its own")
-    folder = tmp_path_factory.mktemp("runner")
-    subprocess.run([str(TARGETS / "android" / "build.sh"), str(folder / "edrun")], check=True)
-    shutil.copy(libraries[0], folder / "libonnxruntime.so")
-    return folder
-
-
-@pytest.fixture
-def phone(adb, programs, tmp_path):
-    device = Device(tmp_path / "phone", programs)
-    assert "connected" in adb("connect", device.serial)
-    yield device
-    adb("disconnect", device.serial)
-    device.unplug()
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models")
-    made = {"fp32": build(folder / "fp32.onnx")} | {
-        encoding: build(folder / f"{encoding}.onnx", encoding) for encoding in ("u8-i32", "s8-i32")
-    }
-    record(folder / "io.npz", made)
-    return folder
-
-
-def url(device, runner):
-    return f"adb://{device.serial}?runner={runner}"
-
-
-def compiled(models, name, out, address):
-    """Compile a model for the phone; return its arm of a job."""
-    precision = "fp32" if name == "fp32" else "int8"
-    out.mkdir(parents=True)
-    made = compile_model(
-        Compilation(
-            kit=read_kit(ORT), model=models / f"{name}.onnx", precision=precision, threads=1, out=out, address=address
-        )
-    )
-    assert made["entry"] == "mobile/model.ort"
-    return {
-        "name": name, "target": "phone", "address": address, "kit": "ort", "kit_dir": str(ORT), "precision": precision,
-        "threads": 1, "entry": str(out / made["entry"]), "size_bytes": (out / made["entry"]).stat().st_size,
-        "model": {"name": "tiny", "sha256": "0" * 64, "lineage": {}}, "io": str(models / "io.npz"), "expected": name,
-        "metric": "top1",
-    }  # fmt: skip
 
 
 def test_a_phone_is_measured(phone, runner, models, tmp_path):
