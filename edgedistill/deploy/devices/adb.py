@@ -157,12 +157,13 @@ async def _adb(adb: str, *arguments: str, timeout_s: float) -> tuple[int, str]:
         stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
     assert child.stdout is not None
+    command = " ".join(arguments[:3])
     try:
-        out = await asyncio.wait_for(_output(child.stdout), timeout_s)
+        out = await asyncio.wait_for(_output(child.stdout, command), timeout_s)
         await asyncio.wait_for(child.wait(), timeout_s)
     except asyncio.TimeoutError:
         raise LinkError(
-            f"adb {' '.join(arguments[:3])}: no answer in {timeout_s:.0f} s; see whether the phone still answers"
+            f"adb {command}: no answer in {timeout_s:.0f} s; see whether the phone still answers"
         ) from None
     finally:
         if child.returncode is None:
@@ -171,14 +172,14 @@ async def _adb(adb: str, *arguments: str, timeout_s: float) -> tuple[int, str]:
     return child.returncode or 0, out.decode("utf-8", "replace")
 
 
-async def _output(stream: asyncio.StreamReader) -> bytes:
+async def _output(stream: asyncio.StreamReader, command: str) -> bytes:
     """Return what adb prints; raises DeviceError for a phone that prints without end."""
     out = bytearray()
     while block := await stream.read(1 << 16):
         out += block
         if len(out) > MOST_OUT_BYTES:
             raise DeviceError(
-                f"the phone printed more than {MOST_OUT_BYTES:,} bytes and was stopped; see what prints so much there"
+                f"adb {command}: the phone printed more than {MOST_OUT_BYTES:,} bytes and was stopped; see what prints so much there"
             )
     return bytes(out)
 

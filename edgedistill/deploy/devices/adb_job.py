@@ -21,6 +21,7 @@ from edgedistill.deploy.devices.adb_runner import START_S, Ready, find_meter, lo
 from edgedistill.deploy.devices.transport import LinkError, Progress
 from edgedistill.errors import DeviceError
 from edgedistill.kits.kits import targets_folder
+from edgedistill.records.plain_text import plain
 
 CHECK_S = 3600.0
 INFERENCE, SAMPLES = np.dtype([("ns", "<i8"), ("round", "<i4"), ("kind", "<i4")]), 2
@@ -223,7 +224,10 @@ class Session:
             capture_output=True, text=True, check=False,
         )  # fmt: skip
         if done.returncode != 0:
-            raise DeviceError(f"evaluating the measurements failed: {adb.last_line(done.stderr)}")
+            raise DeviceError(
+                f"{self.ready.phone.address.text}: what the phone returned cannot be evaluated ({plain(adb.last_line(done.stderr), 200)}); "
+                "build the runner again with targets/android/build.sh, and if this repeats, report it with the model of the phone"
+            )
         answer: list[dict[str, Any]] = json.loads(done.stdout.strip().rsplit("\n", 1)[-1])
         return answer
 
