@@ -103,7 +103,7 @@ def read_answer(folder: Path) -> object:
     )
     table = device_answers.object_of("device", answer)
     if "entry" in table:
-        return device_answers.made_of("device", table, folder)
+        return device_answers.compiled_of("device", table, folder)
     with contextlib.suppress(DeviceError):
         device_answers.examined_of("device", table)
     return device_answers.facts_of("device", table), device_answers.engine_of("device", table.get("engine"))

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import inputs_of_data as data
 import inputs_of_models as models
+import inputs_of_phones as phones
 import inputs_of_results as results
 from small_files import Files
 
@@ -42,4 +43,5 @@ KINDS = {
     "measurement of a device": Kind(results.returned_measurements, results.read_returned),
     "messages of an agent": Kind(results.agent_messages, results.read_messages),
     "energy log": Kind(results.energy_logs, results.read_log),
+    "phone": Kind(phones.phones, phones.read_phone),
 }
