@@ -162,9 +162,7 @@ async def _adb(adb: str, *arguments: str, timeout_s: float) -> tuple[int, str]:
         out = await asyncio.wait_for(_output(child.stdout, command), timeout_s)
         await asyncio.wait_for(child.wait(), timeout_s)
     except asyncio.TimeoutError:
-        raise LinkError(
-            f"adb {command}: no answer in {timeout_s:.0f} s; see whether the phone still answers"
-        ) from None
+        raise LinkError(f"adb {command}: no answer in {timeout_s:.0f} s; see whether the phone still answers") from None
     finally:
         if child.returncode is None:
             child.kill()
