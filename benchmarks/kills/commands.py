@@ -1,10 +1,11 @@
-"""Commands of edgedistill as processes that can be killed: each is a fork of this process, which has imported what commands import."""
+"""Commands of edgedistill as processes that can be killed: each is a fork of this process, which has imported what commands import, or torchrun's."""
 
 from __future__ import annotations
 
 import json
 import os
 import signal
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from typing import Any, Final
 
 from tests.support.forks import obey, preload
 
+REPOSITORY: Final = Path(__file__).resolve().parents[2]
 MARK: Final = "EDGEDISTILL_KILLS"
 """The environment variable that names the folder of a series in each of its processes."""
 PATIENCE_S: Final = 600
@@ -112,14 +114,10 @@ class Place:
 
     def start(self, *arguments: object) -> Command:
         """Start `edgedistill ARGUMENTS` in the job's folder."""
-        self.started += 1
-        texts = [self.folder / "said" / f"{self.started}-{name}" for name in ("stdout", "stderr")]
-        for path in texts:
-            path.touch()
-        given = tuple(map(str, arguments))
+        given, stdout, stderr = self._given(arguments)
         order = {
             "arguments": given, "cwd": str(self.job), "environment": environment(self.folder, **self.variables),
-            "stdout": str(texts[0]), "stderr": str(texts[1]),
+            "stdout": str(stdout), "stderr": str(stderr),
         }  # fmt: skip
         pid = os.fork()
         if pid == 0:
@@ -127,7 +125,29 @@ class Place:
                 signal.signal(number, signal.SIG_DFL)
             signal.signal(signal.SIGINT, signal.default_int_handler)
             obey(order)
-        return Command(given, pid, texts[0], texts[1])
+        return Command(given, pid, stdout, stderr)
+
+    def launch(self, *arguments: object) -> Command:
+        """Start `edgedistill ARGUMENTS` in two processes, which torchrun starts."""
+        given, stdout, stderr = self._given(arguments)
+        program = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node",
+            "2",
+            "-m",
+            "edgedistill",
+            *given,
+        ]
+        with stdout.open("wb") as out, stderr.open("wb") as errors:
+            files = [(os.POSIX_SPAWN_DUP2, out.fileno(), 1), (os.POSIX_SPAWN_DUP2, errors.fileno(), 2)]
+            variables = environment(self.folder, **self.variables, PYTHONPATH=str(REPOSITORY))
+            pid = os.posix_spawn(
+                "/bin/sh", ["sh", "-c", 'cd "$0" && exec "$@"', str(self.job), *program], variables, file_actions=files
+            )
+        return Command(given, pid, stdout, stderr)
 
     def run(self, *arguments: object) -> Command:
         """Run a command to its end; raise FoundError unless its exit code is 0."""
@@ -135,6 +155,14 @@ class Place:
         if command.wait() != 0:
             raise FoundError(f"{' '.join(command.arguments)} ended with {command.code}: {command.said()[-1500:]}")
         return command
+
+    def _given(self, arguments: tuple[object, ...]) -> tuple[tuple[str, ...], Path, Path]:
+        """Return the arguments of a new command as texts, and the new files of its stdout and stderr."""
+        self.started += 1
+        stdout, stderr = (self.folder / "said" / f"{self.started}-{name}" for name in ("stdout", "stderr"))
+        for path in (stdout, stderr):
+            path.touch()
+        return tuple(map(str, arguments)), stdout, stderr
 
     def processes(self) -> list[int]:
         """Return the processes of the series that run."""

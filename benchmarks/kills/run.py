@@ -1,6 +1,6 @@
 """Kill commands of edgedistill at random moments, start them again, and compare what they make with what it is without kills.
 
-python benchmarks/kills/run.py [--kills 290] [--seed 1] [--only SERIES] [--folder FOLDER] [--json FILE]
+python benchmarks/kills/run.py [--kills 306] [--seed 1] [--only SERIES] [--folder FOLDER] [--json FILE]
 
 A kill is SIGKILL in 7 of 10 cases, otherwise SIGTERM, SIGINT or SIGHUP. The seed decides the signals and the moments as shares of the
 time that the command takes; how far a command has come at a moment depends on the machine. After each kill, no process of the command
@@ -29,7 +29,7 @@ from tests.support.forks import preload
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=290, help="the number of kills of all series together, about")
+    parser.add_argument("--kills", type=int, default=306, help="the number of kills of all series together, about")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", action="append", choices=sorted(SERIES))
     parser.add_argument("--folder", type=Path, help="where the series work; it is kept")

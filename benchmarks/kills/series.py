@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
 import shutil
@@ -147,6 +148,52 @@ def _kill_some(killer: Killer, commands: list[Command]) -> None:
     elif second.wait() != 0:
         raise FoundError(f"the other run ended with {second.code}: {second.said()[-1500:]}")
     killer.place.require_no_processes()
+
+
+def of_two_processes(folder: Path, kills: int, seed: int) -> Tally:
+    """One run in two processes of torchrun: SIGKILL meets one of them or all, other signals meet torchrun itself."""
+    given = ("run", CONFIG, "--until", "distill")
+    place, start = _place(folder / "calm", jobs.classifier), time.monotonic()
+    _require_end(place.launch(*given))
+    took = time.monotonic() - start
+    wanted, tally, rng = results(place.job / RUN), Tally(seed), _random("processes", seed)
+    number = 0
+    while tally.kills.total() < kills:
+        place = _place(folder / f"killed-{number}", jobs.classifier)
+        number += 1
+        for _ in range(rng.randint(2, 4)):
+            command = place.launch(*given)
+            if command.ends_within(rng.uniform(took / 3, took)):
+                _require_end(command)
+            else:
+                _kill_processes(place, command, rng, tally)
+            require_sound(place.job / RUN)
+        _require_end(place.launch(*given))
+        tally.finished += 1
+        for logs in (place.folder / "tmp").glob("torchelastic_*"):  # torchrun's own, which a killed torchrun leaves
+            shutil.rmtree(logs)
+        _compare(place, place.job / RUN, wanted, tally)
+    return tally
+
+
+def _require_end(command: Command) -> None:
+    if command.wait() != 0:
+        raise FoundError(f"torchrun ended with {command.code}: {command.said()[-1500:]}")
+
+
+def _kill_processes(place: Place, command: Command, rng: random.Random, tally: Tally) -> None:
+    number = rng.choice(SIGNALS)
+    running = place.processes()
+    ranks = [pid for pid in running if pid != command.pid]
+    if number != signal.SIGKILL:
+        command.send(number)
+    else:
+        for pid in running if rng.random() < 0.5 or not ranks else [rng.choice(ranks)]:
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+    command.wait()
+    tally.kills[signal.Signals(number).name] += 1
+    place.require_no_processes()
 
 
 def two_on_one_folder(folder: Path, kills: int, seed: int) -> Tally:
@@ -314,10 +361,11 @@ SERIES: Final[dict[str, tuple[Callable[[Path, int, int], Tally], int]]] = {
     "quantize FILE": (of_a_file, 100),
     "two runs in one cache": (two_in_one_cache, 36),
     "two runs on one folder": (two_on_one_folder, 36),
+    "run in two processes": (of_two_processes, 16),
     "serve": (of_a_server, 30),
     "run of a text job": (of_a_run("text", "distill"), 30),
     "run of a detector": (of_a_run("detector", "distill"), 30),
     "run of a classifier": (of_a_run("classifier", "report"), 20),
     "search": (of_a_search, 8),
 }
-"""The series, and the share of each in 290 kills."""
+"""The series, and the share of each in 306 kills."""

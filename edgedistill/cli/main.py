@@ -25,7 +25,7 @@ from edgedistill.cli.run import STAGE_HELP, demo, report, run, stage_command
 from edgedistill.cli.search import search
 from edgedistill.cli.serve import serve
 from edgedistill.errors import EdgedistillError
-from edgedistill.runtime.signals import end_as_interrupted, received
+from edgedistill.runtime.signals import end_as_interrupted, received, was_signalled
 from edgedistill.runtime.version import VERSION
 
 
@@ -64,36 +64,46 @@ def main() -> None:
     end_as_interrupted()
     try:
         cli(standalone_mode=False)
-    except click.exceptions.Abort:
-        number = received()
-        click.echo(
-            f"edgedistill: interrupted by {signal.Signals(number).name}; run the same command again to continue",
-            err=True,
-        )
-        sys.exit(128 + number)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except EdgedistillError as error:
-        click.echo(f"edgedistill: {error}", err=True)
-        sys.exit(error.exit_code)
     except BrokenPipeError:
         os.dup2(
             os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
         )  # keeps Python from reporting the broken pipe again at exit
         sys.exit(141)
-    except Exception as error:
-        import logging
+    except Exception as error:  # noqa: BLE001 - each error becomes a message and an exit code
+        sys.exit(_report(error))
 
-        from edgedistill.runtime.failures import bug_report, failure_of
 
-        logging.getLogger("edgedistill").debug("", exc_info=error)
-        failure = failure_of(error)
-        if failure is None:
-            click.echo(bug_report(error), err=True)
-            sys.exit(1)
-        click.echo(f"edgedistill: {failure}", err=True)
-        sys.exit(failure.exit_code)
+def _report(error: Exception) -> int:
+    """Print what ended the command, and return the exit code."""
+    if isinstance(error, click.exceptions.Abort) or was_signalled():
+        # torch, for one, turns an interruption of its reader of weights into an error of its own.
+        number = received()
+        click.echo(
+            f"edgedistill: interrupted by {signal.Signals(number).name}; run the same command again to continue",
+            err=True,
+        )
+        return 128 + number
+    if isinstance(error, click.ClickException):
+        error.show()
+        return error.exit_code
+    if isinstance(error, EdgedistillError):
+        click.echo(f"edgedistill: {error}", err=True)
+        return error.exit_code
+    return _report_unexpected(error)
+
+
+def _report_unexpected(error: Exception) -> int:
+    import logging
+
+    from edgedistill.runtime.failures import bug_report, failure_of
+
+    logging.getLogger("edgedistill").debug("", exc_info=error)
+    failure = failure_of(error)
+    if failure is None:
+        click.echo(bug_report(error), err=True)
+        return 1
+    click.echo(f"edgedistill: {failure}", err=True)
+    return failure.exit_code
 
 
 if __name__ == "__main__":

@@ -22,6 +22,11 @@ def received() -> int:
     return _received[0] if _received else signal.SIGINT
 
 
+def was_signalled() -> bool:
+    """Return whether SIGTERM or SIGHUP has come."""
+    return bool(_received)
+
+
 def _interrupt(number: int, frame: FrameType | None) -> None:
     _received.append(number)
     handler = signal.getsignal(signal.SIGINT)  # a running asyncio loop has replaced Python's handler

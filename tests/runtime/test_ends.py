@@ -15,7 +15,7 @@ import pytest
 from edgedistill.runtime.failures import failure_of
 from edgedistill.runtime.files import atomic_path, remove_parts
 from edgedistill.runtime.scratch import scratch_folder
-from tests.support.command import REPOSITORY
+from tests.support.command import REPOSITORY, edgedistill
 from tests.support.tiny_onnx import build
 
 AS_A_TERMINAL_DOES = """
@@ -151,6 +151,43 @@ def test_a_signal_ends_a_measurement_with_a_sentence_and_leaves_nothing(tmp_path
     assert "Traceback" not in errors
     assert children_in(scratch) == []
     assert list(scratch.iterdir()) == []
+
+
+SWALLOWS = """
+import os, signal, time
+
+def train():
+    try:
+        os.kill(os.getpid(), signal.{name})
+        time.sleep(60)
+    except KeyboardInterrupt:
+        raise TypeError("could not determine the shape") from None
+"""
+OWN_DATA = """
+name = "own"
+[data]
+train = "own:train"
+test = "own:train"
+[teacher]
+model = "zoo:mlperf-resnet8"
+epochs = 1
+[student]
+model = "zoo:mlperf-resnet8"
+width = 0.5
+[[target]]
+name = "pc"
+kit = "ort"
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_that_a_library_turns_into_its_own_error_is_still_an_interruption(tmp_path, number):
+    """As torch's reader of weights does."""
+    (tmp_path / "own.py").write_text(SWALLOWS.format(name=number.name))
+    (tmp_path / "edgedistill.toml").write_text(OWN_DATA)
+    done = edgedistill("run", "edgedistill.toml", cwd=tmp_path)
+    assert done.returncode == 128 + number, done.stderr
+    assert done.stderr.endswith(f"interrupted by {number.name}; run the same command again to continue\n")
 
 
 def children_in(folder):
