@@ -18,6 +18,7 @@ from edgedistill.kits.kits import Kit, targets_folder
 from edgedistill.records.base import Record
 from edgedistill.records.contract import Contract
 from edgedistill.records.stages import Artifact, CompileRecord
+from edgedistill.runtime.arrays import write_arrays
 from edgedistill.runtime.folder import Run, require_unchanged
 from edgedistill.runtime.scratch import scratch_folder
 
@@ -62,7 +63,7 @@ def answer_pictures(run: Run, compiled: Compiled, files: Sequence[Path]) -> Answ
     rules = rules_of(compiled.contract)
     with scratch_folder() as folder:
         pictures = {f"{i:06}": np.asarray(open_image(file, MODES[rules.colour])) for i, file in enumerate(files)}
-        np.savez(folder / "pictures.npz", allow_pickle=False, **pictures)
+        write_arrays(folder / "pictures.npz", pictures)
         sends = {"pictures.npz": folder / "pictures.npz"}
         return _answered(run, compiled, folder, {"pictures": "pictures.npz"}, sends)
 
@@ -74,7 +75,7 @@ def answer_texts(run: Run, compiled: Compiled, texts: Texts, tokenizer: Path) ->
     """
     with scratch_folder() as folder:
         tokens = {f"{i:06}": one for i, one in enumerate(texts.tokens)}
-        np.savez(folder / "tokens.npz", allow_pickle=False, **tokens)
+        write_arrays(folder / "tokens.npz", tokens)
         name = f"tokenizer/{tokenizer.name}"
         asked = {"texts": texts.texts, "tokens": "tokens.npz", "tokenizer": name}
         return _answered(run, compiled, folder, asked, {"tokens.npz": folder / "tokens.npz", name: tokenizer})

@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 
 from edgedistill.errors import DeviceError
-from edgedistill.runtime.arrays import read_arrays
+from edgedistill.runtime.arrays import read_arrays, write_arrays
 from edgedistill.runtime.files import SEAL, atomic_path, seal_of, sha256_of, write_atomic
 from edgedistill.tasks.details import detection_findings, segmentation_findings
 from edgedistill.tasks.detection import TASK as DETECTION
@@ -45,8 +45,8 @@ def with_host_metric(file: Path, metric: str | None, table: dict[str, Any]) -> d
         raise DeviceError(
             f"{file.stem}: its outputs and labels in the raw samples do not fit {metric}: {error}"
         ) from None
-    with atomic_path(samples) as scratch, scratch.open("wb") as archive_file:
-        np.savez_compressed(archive_file, allow_pickle=False, **arrays, **more)
+    with atomic_path(samples) as scratch:
+        write_arrays(scratch, arrays | more, compressed=True)
     completed |= {"samples_sha256": sha256_of(samples)}
     sealed = completed | {SEAL: seal_of(completed)}
     write_atomic(file, (json.dumps(sealed, indent=2, allow_nan=False) + "\n").encode())

@@ -29,6 +29,7 @@ from edgedistill.kits.kits import Kit
 from edgedistill.records.base import Record
 from edgedistill.records.bench_job import Arm, BenchJob
 from edgedistill.records.measurement import Measurement, ModelIdentity
+from edgedistill.runtime.arrays import write_arrays
 from edgedistill.runtime.files import sha256_of
 from edgedistill.tasks.detection import TASK as DETECTION
 from edgedistill.tasks.detector_forms import decoder_array, requests_of
@@ -266,8 +267,6 @@ def _remarks(expected: dict[str, np.ndarray], kind: str) -> Iterator[str]:
 def _save_io(
     path: Path, inputs: dict[str, np.ndarray], key: str, expected: dict[str, np.ndarray], more: dict[str, np.ndarray]
 ) -> None:
-    import numpy as np
-
     arrays: dict[str, Any] = recorded(inputs)
     arrays |= {f"expected.{key}.{name}": array for name, array in expected.items()} | more
-    np.savez(path, **arrays)
+    write_arrays(path, arrays)

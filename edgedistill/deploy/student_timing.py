@@ -24,6 +24,7 @@ from edgedistill.quantize.settings import Int8Target
 from edgedistill.quantize.timers import KEPT, StudentForm
 from edgedistill.records.bench_job import Arm, BenchJob
 from edgedistill.records.measurement import Measurement, ModelIdentity
+from edgedistill.runtime.arrays import write_arrays
 from edgedistill.runtime.files import SEAL, hash_of, is_unchanged, seal_of, sha256_of, versions_of, write_json
 from edgedistill.runtime.scratch import scratch_folder
 from edgedistill.stages.stage import Workspace
@@ -80,7 +81,7 @@ class StudentBench:
     def _compile(self, target: Int8Target, forms: Sequence[StudentForm], folder: Path) -> None:
         works = [self._works[target.name, form.name] for form in forms]
         io = folder / "io.npz"
-        np.savez(io, **recorded(self._requests))  # type: ignore[arg-type]
+        write_arrays(io, recorded(self._requests))
         for form, work, made in zip(forms, works, compile_models(works, _quiet), strict=True):
             if isinstance(made, DeviceError):
                 raise made

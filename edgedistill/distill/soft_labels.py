@@ -36,6 +36,7 @@ from edgedistill.losses.batch import Tensors
 from edgedistill.records.base import FileRef
 from edgedistill.records.stages import SoftLabelsRecord, TeacherRecord
 from edgedistill.runtime import processes
+from edgedistill.runtime.arrays import write_arrays
 from edgedistill.runtime.caches import caches_folder
 from edgedistill.runtime.files import atomic_path, write_atomic
 from edgedistill.runtime.progress import Reporter
@@ -271,8 +272,8 @@ def _targets(settings: SoftLabelSettings, workspace: Workspace) -> FileRef | Non
             scorer = replace(scorer_of(settings, split), output=None)
             outputs[name] = scorer.answers(lambda inputs: {"logits": ask(inputs).main})
             _check(outputs[name], len(outputs[name]), (len(settings.data.classes),))
-        with atomic_path(path) as scratch, scratch.open("wb") as file:
-            np.savez(file, allow_pickle=False, **outputs)
+        with atomic_path(path) as scratch:
+            write_arrays(scratch, outputs)
         workspace.report.info("soft labels: the data has no labels; students are compared with the teacher's outputs")
     processes.barrier()
     return workspace.describe(path)

@@ -18,6 +18,7 @@ from edgedistill.export.settings import ExportSettings
 from edgedistill.records.base import FileRef
 from edgedistill.records.contract import PictureRules
 from edgedistill.records.stages import OnnxModel
+from edgedistill.runtime.arrays import write_arrays
 from edgedistill.runtime.files import atomic_path
 from edgedistill.stages.stage import Workspace
 
@@ -36,8 +37,8 @@ def write_pictures(settings: ExportSettings, workspace: Workspace, model: OnnxMo
         requests = Baking(settings.data, settings.views, settings.export.bake).inputs(data.test.first(MOST))
         pictures = [picture_of(request, rules) for request in requests[settings.data.inputs[0].name]]
     path = workspace.folder("onnx") / "pictures.npz"
-    with atomic_path(path) as scratch, scratch.open("wb") as file:
-        np.savez_compressed(file, allow_pickle=False, **{f"{i:06}": one for i, one in enumerate(pictures)})
+    with atomic_path(path) as scratch:
+        write_arrays(scratch, {f"{i:06}": one for i, one in enumerate(pictures)}, compressed=True)
     return workspace.describe(path)
 
 

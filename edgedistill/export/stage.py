@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
 import onnx
 from torch import Tensor, nn
 
@@ -53,6 +52,7 @@ from edgedistill.records.base import NO_FILE, Encoding, FileRef
 from edgedistill.records.contract import JOIN
 from edgedistill.records.stages import ExportRecord, OnnxModel
 from edgedistill.records.trial_score import TrialScore
+from edgedistill.runtime.arrays import write_arrays
 from edgedistill.runtime.files import atomic_path, write_atomic
 from edgedistill.stages.stage import Workspace
 from edgedistill.tasks.detector_forms import NothingFoundError, decoder_array, requests_of
@@ -274,8 +274,8 @@ class _Exporter:
         )  # fmt: skip
 
     def _write_npz(self, path: Path, arrays: Mapping[str, Array]) -> FileRef:
-        with atomic_path(path) as scratch, scratch.open("wb") as file:
-            np.savez(file, allow_pickle=False, **arrays)
+        with atomic_path(path) as scratch:
+            write_arrays(scratch, arrays)
         return self.workspace.describe(path)
 
     def _show(self, name: str, warnings: tuple[str, ...]) -> None:

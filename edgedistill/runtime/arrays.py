@@ -1,11 +1,11 @@
-"""Reading .npz archives that others made: sizes are checked before anything is inflated, and damage is a sentence."""
+"""Writing .npz archives, and reading those that others made: sizes are checked before anything is inflated, and damage is a sentence."""
 
 from __future__ import annotations
 
 import math
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tokenize import TokenError
@@ -42,6 +42,18 @@ def read_arrays(path: Path, about: str, wanted: Callable[[str], bool] = lambda _
         members = {name: one for name, one in _members(archive) if wanted(name)}
         _require_memory(about, members.values())
         return {name: _array(archive, file, one) for name, one in members.items()}
+
+
+def write_arrays(path: Path, arrays: Mapping[str, Array], *, compressed: bool = False) -> None:
+    """Write an .npz file of arrays by name; raises ValueError for an array of Python objects.
+
+    numpy.savez would take an array with the name "file" for its own argument, and its argument `allow_pickle` for an array before numpy 2.1.
+    """
+    method = zipfile.ZIP_DEFLATED if compressed else zipfile.ZIP_STORED
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}{SUFFIX}", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
 
 
 def array_names(path: Path, about: str) -> list[str]:

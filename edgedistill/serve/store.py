@@ -17,6 +17,7 @@ from edgedistill.deploy.stage import OF_PAGES
 from edgedistill.errors import ConfigError
 from edgedistill.kits.kits import targets_folder
 from edgedistill.records.measurement import Measurement
+from edgedistill.runtime.arrays import write_arrays
 from edgedistill.runtime.files import write_atomic
 from edgedistill.runtime.scratch import scratch_folder
 from edgedistill.serve.offer import Offer
@@ -35,7 +36,7 @@ def keep(run_folder: Path, kit: WebKit, upload: Upload, offer: Offer, outputs: d
     name = file_name(upload)
     with scratch_folder() as folder:
         (folder / "spec.json").write_text(json.dumps(_spec(folder, kit, upload, offer, name)), encoding="utf-8")
-        np.savez(folder / "outputs.npz", allow_pickle=False, **outputs)
+        write_arrays(folder / "outputs.npz", outputs)
         _assemble(folder)
         measured = folder / f"{name}.json"
         try:
