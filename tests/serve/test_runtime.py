@@ -55,7 +55,9 @@ def test_it_is_fetched_once_and_kept(cache: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"no gzip", gzip.compress(b"steal()"), gzip.compress(CONTENT["one.mjs"])[:-9], None]
+    "content",
+    [b"", b"no gzip", gzip.compress(b"steal()"), gzip.compress(CONTENT["one.mjs"])[:-9], None],
+    ids=("empty", "other", "changed", "cut", "missing"),
 )
 def test_a_compressed_copy_that_was_changed_is_made_again(cache: Path, tmp_path: Path, content: bytes | None) -> None:
     """Browsers get the compressed copy, so that it counts as much as the file."""
