@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -134,6 +135,8 @@ def quantize(
     report = surroundings(context)[1]
     made = quantize_file(order, skip, report=report, ranking=ranking, timers=TIMERS)
     _show(made, as_json=options["as_json"])
+    if options["kit_names"] and len(made.files) == 1 and not options["as_json"]:
+        click.echo(f"next, to measure both in turns: {_bench_command(made, options)}")
 
 
 @click.command(cls=Command)
@@ -161,6 +164,19 @@ def export(context: click.Context, /, model_or_config: Path, precision: str | No
         _show(plan_export(order, precision), as_json=options["as_json"])
         return
     _show(export_file(order, precision, surroundings(context)[1]), as_json=options["as_json"])
+
+
+def _bench_command(made: FileResult, options: dict[str, Any]) -> str:
+    """Return the command that measures a model and the file that was written from it."""
+    given = [("--target", name) for name in options["kit_names"]]
+    given += [
+        ("--data", options["test"] or options["data"]),
+        ("--decode", options["decode"]),
+        ("--classes", options["classes"]),
+    ]
+    given += [(name, value) for name, key in (("--view", "views"), ("--shape", "shapes")) for value in options[key]]
+    words = [str(word) for pair in given if pair[1] is not None for word in pair]
+    return shlex.join(["edgedistill", "bench", str(made.model), *(str(one.file) for one in made.files), *words])
 
 
 def _order(context: click.Context, model: Path, options: dict[str, Any], **more: Any) -> FileOptions:

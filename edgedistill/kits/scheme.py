@@ -44,7 +44,8 @@ def choose_scheme(
     if activations != "auto":
         signs, why = activations, "as set"
     elif not sites:
-        signs, why = "signed", "no kit is given, and every engine supports signed ones"
+        signs = "signed"
+        why = "no kit is given, and every engine supports signed ones; ONNX Runtime may run some layers in float, which --target ort avoids"
     elif refusing:
         signs, why = "signed", f"kit '{refusing[0]}' does not support unsigned ones"
     else:
