@@ -74,6 +74,7 @@ def write_float(folder, out):
     from edgedistill.config.encoder import read_encoder_config
     from edgedistill.export.onnx_export import export_onnx
     from edgedistill.models.encoder import Encoder, published
+    from edgedistill.runtime.arrays import write_arrays
 
     model = Encoder(read_encoder_config(folder), "mean", None, normalize=True).eval()
     model.load_state_dict(published(load_file(folder / "model.safetensors"), model)[0])
@@ -88,7 +89,7 @@ def write_float(folder, out):
         name: np.concatenate([np.pad(one[name], ((0, 0), (0, max(lengths) - one[name].shape[1]))) for one in requests])
         for name in INPUTS
     }
-    np.savez(out / "calibration.npz", allow_pickle=False, lengths=lengths, **padded)
+    write_arrays(out / "calibration.npz", {"lengths": np.array(lengths), **padded})
 
 
 def timed(command):

@@ -70,7 +70,8 @@ def save_data(folder: Path, change: Callable[[dict[str, Array]], object] | None 
         arrays = {"inputs": inputs, "labels": labels}
         if change is not None and split in (name, "both"):
             change(arrays)
-        np.savez(folder / f"{name}.npz", allow_pickle=False, **arrays)
+        write: Callable[..., None] = np.savez  # some faults have Python objects, which write_arrays refuses
+        write(folder / f"{name}.npz", **arrays)
 
 
 def weights() -> dict[str, torch.Tensor]:

@@ -9,6 +9,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
+from edgedistill.runtime.arrays import write_arrays
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 Files = dict[str, bytes]
 """The files of one input by relative path; those whose names begin with an underscore stay as they are."""
@@ -18,7 +20,7 @@ RNG = np.random.default_rng(0)
 
 def arrays(**values: np.ndarray) -> bytes:
     file = io.BytesIO()
-    np.savez_compressed(file, allow_pickle=False, **values)
+    write_arrays(file, values, compressed=True)
     return file.getvalue()
 
 

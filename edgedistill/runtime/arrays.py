@@ -44,8 +44,8 @@ def read_arrays(path: Path, about: str, wanted: Callable[[str], bool] = lambda _
         return {name: _array(archive, file, one) for name, one in members.items()}
 
 
-def write_arrays(path: Path, arrays: Mapping[str, Array], *, compressed: bool = False) -> None:
-    """Write an .npz file of arrays by name; raises ValueError for an array of Python objects.
+def write_arrays(path: Path | IO[bytes], arrays: Mapping[str, Array], *, compressed: bool = False) -> None:
+    """Write arrays by name as .npz, to a path or an open file; raises ValueError for an array of Python objects.
 
     numpy.savez would take an array with the name "file" for its own argument, and its argument `allow_pickle` for an array before numpy 2.1.
     """

@@ -8,6 +8,7 @@ import picture
 import pytest
 
 from edgedistill.records.contract import Contract, PictureRules
+from edgedistill.runtime.arrays import write_arrays
 from edgedistill.serve.pictures import MOST, Label, picture_of, samples_of
 
 RNG = np.random.default_rng(0)
@@ -56,7 +57,7 @@ def test_the_pictures_are_spread_over_the_test_set_with_their_labels(
     task: str, labels: np.ndarray, wanted: Label, tmp_path: Path
 ) -> None:
     requests = RNG.integers(0, 256, (30, 1, 6, 8, 3)).astype(np.uint8)
-    np.savez(tmp_path / "io.npz", allow_pickle=False, **{"input.input": requests, "labels": labels})
+    write_arrays(tmp_path / "io.npz", {"input.input": requests, "labels": labels})
     contract = Contract(
         task=task,
         classes=("a", "b", "c"),
