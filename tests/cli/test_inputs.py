@@ -122,7 +122,7 @@ def net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
     made = text_model(
-        '(float["n", 4] x) => (float["n", 3] y) { y = Gemm(x, w, b) }',
+        "(float[n, 4] x) => (float[n, 3] y) { y = Gemm(x, w, b) }",
         11,
         w=rng.normal(size=(4, 3)).astype(np.float32),
         b=np.ones(3, np.float32),
@@ -220,7 +220,7 @@ def test_a_dry_run_of_bench_names_the_files_that_are_then_written(net: Path) -> 
 def two(net: Path) -> tuple[object, ...]:
     """The command that measures two files of one name, of which only the second has the input z."""
     (net / "new").mkdir()
-    onnx.save(text_model('(float["n", 5] z) => (float["n", 5] y) { y = Relu(z) }', 11), net / "new" / "net.onnx")
+    onnx.save(text_model("(float[n, 5] z) => (float[n, 5] y) { y = Relu(z) }", 11), net / "new" / "net.onnx")
     return ("bench", "net.onnx", "new/net.onnx", "--target", "ort", "--run-dir", "there", "--shape", "z=2x5")
 
 

@@ -21,7 +21,7 @@ from tests.support.small_onnx import requests_for, text_model
 
 RNG = np.random.default_rng(0)
 NET = (
-    '(float["n", 3, 8, 8] x) => (float["n", 5] scores) {'
+    "(float[n, 3, 8, 8] x) => (float[n, 5] scores) {"
     " a = Conv<pads=[1, 1, 1, 1]>(x, w) m = BatchNormalization(a, g, h, mean, var) r = Relu(m)"
     " p = GlobalAveragePool(r) f = Flatten(p) d = Gemm(f, v, b) scores = Softmax(d) }"
 )

@@ -158,7 +158,7 @@ def test_a_tensor_with_too_little_data_is_refused(command: str, tmp_path: Path) 
 def test_a_keras_file_with_a_transposed_weight_is_quantized(tmp_path: Path) -> None:
     """onnxslim fails on a Mul after a Conv whose weight is a Transpose; nodes without a name, and two of one name."""
     model = text_model(
-        '(float["n", 7, 7, 3] x) => (float["n", 5] y) { t = Transpose<perm=[0, 3, 1, 2]>(x)'
+        '(float[n, 7, 7, 3] x) => (float[n, 5] y) { t = Transpose<perm=[0, 3, 1, 2]>(x)'
         ' w = Transpose<perm=[3, 2, 0, 1]>(stored) c = Conv<auto_pad="SAME_UPPER">(t, w) k = Mul(c, m) s = Add(k, a)'
         " r = Clip(s, lowest, highest) p = GlobalAveragePool(r) f = Flatten(p) d = MatMul(f, v) y = Add(d, b) }",
         13, stored=weights(3, 3, 3, 8), m=weights(1, 8, 1, 1), a=weights(1, 8, 1, 1), lowest=np.float32(0),
