@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from energy import Reading, Series, android, battery, ina3221, rails, rapl, tegrastats
 from energy.source import AbsentError, NoSourceError, used_uj
+from scipy.integrate import trapezoid
 
 from tests.support.recordings import plant, recorded, write
 
@@ -79,7 +80,7 @@ def test_a_series_of_a_board_comes_to_the_integral_of_its_power(tmp_path):
     for at, current in zip(times, currents, strict=True):
         write(tmp_path, "sys/class/hwmon/hwmon4/curr1_input", str(current))
         readings.append(Reading(int(at), one(source)))
-    joules = np.trapezoid(4.968 * currents / 1000, times / S)
+    joules = trapezoid(4.968 * currents / 1000, times / S)
     assert used_uj(Series.of(readings, counts=False), 0, int(times[-1])) == pytest.approx(joules * 1e6)
 
 
@@ -332,7 +333,7 @@ def test_a_log_of_a_phones_battery_comes_to_the_integral_of_its_power():
     times = np.cumsum(rng.integers(90_000_000, 130_000_000, 100))
     currents, volts = rng.integers(300_000, 900_000, 100), rng.integers(4_000_000, 4_200_000, 100)
     log = "".join(f"{t} {-c} {v}\n" for t, c, v in zip(times, currents, volts, strict=True)) + "99"
-    joules = np.trapezoid(currents / 1e6 * volts / 1e6, times / S)
+    joules = trapezoid(currents / 1e6 * volts / 1e6, times / S)
     assert used_uj(battery.series_of(log, 0), int(times[0]), int(times[-1])) == pytest.approx(joules * 1e6)
 
 
