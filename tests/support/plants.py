@@ -83,7 +83,7 @@ def computed_scale(plant: Plant) -> None:
 
 def scale_pair(plant: Plant) -> None:
     restored = plant.index.producer[plant.node("Conv").input[0]]
-    restored.input[1] = plant.store("planted", plant.value(restored.input[1]) * 2)
+    restored.input[1] = plant.store("planted", plant.value(restored.input[1]) * np.float32(2))
 
 
 def missing_zero_point(plant: Plant) -> None:
