@@ -141,6 +141,14 @@ def _from_folder(folder: Path) -> Texts:
     return Texts(texts, labels.astype(np.int64), tuple(names), tuple(map(str, classes)))
 
 
+def _integers(numbers: list[int], kind: type[np.integer[Any]]) -> Array:
+    """Return numbers as an array; raises OverflowError for one that does not fit, which numpy 1 would change."""
+    largest = max(numbers, default=0)
+    if largest > np.iinfo(kind).max:
+        raise OverflowError(f"number {largest} is out of bounds for {kind.__name__}")
+    return np.array(numbers, kind)
+
+
 def tokenize(texts: Sequence[tuple[str, ...]], settings: TextSettings) -> Tokens:
     """Turn texts into token numbers, int32, and masks, int8, (N, T); T is the longest of them, at most `max_length`."""
     tokenizer = load_tokenizer(settings.file)
@@ -150,7 +158,7 @@ def tokenize(texts: Sequence[tuple[str, ...]], settings: TextSettings) -> Tokens
         given = [text if len(text) > 1 else text[0] for text in texts[start : start + AT_ONCE]]
         try:
             found = tokenizer.encode_batch(given)
-            encoded += [(np.array(one.ids, np.int32), np.array(one.type_ids, np.int8)) for one in found]
+            encoded += [(_integers(one.ids, np.int32), _integers(one.type_ids, np.int8)) for one in found]
         except Exception as error:  # noqa: BLE001 - the package raises Exception itself
             raise ConfigError(f"data.tokenizer: {settings.file.name} cannot encode the texts: {error}") from None
         cut += sum(bool(one.overflowing) for one in found)

@@ -1,3 +1,5 @@
+import inspect
+
 import check
 import metrics
 import numpy as np
@@ -33,9 +35,10 @@ def test_r2_and_its_interval_are_scikit_learns_and_scipys() -> None:
     got, wanted = GOT[:, 0, :1], WANTED[:, 0, :1]
     found = metrics.accuracy("r2", got, wanted, "kit")
     assert found["value"] == pytest.approx(r2_score(wanted, got))
+    seed = "rng" if "rng" in inspect.signature(stats.bootstrap).parameters else "random_state"  # before scipy 1.15
     resampled = stats.bootstrap(
         (wanted[:, 0], got[:, 0]), r2_score, paired=True, vectorized=False, n_resamples=1000, method="percentile",
-        rng=np.random.default_rng(1),
+        **{seed: np.random.default_rng(1)},
     ).confidence_interval  # fmt: skip
     np.testing.assert_allclose(found["ci95"], resampled, atol=0.01)
 
