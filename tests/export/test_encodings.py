@@ -183,7 +183,7 @@ def test_what_is_never_negative_is_unsigned_as_far_as_it_is_carried(seed, alike)
     assert types == {"x/q": "int8", "act/q": "uint8", "pool/q": "uint8" if alike else "int8"}
     expected, got = (run_onnx(with_all_activations(m).SerializeToString(), inputs(seed)) for m in (model, encoded))
     assert all(np.array_equal(got[name], expected[name]) for name in expected)
-    most = 127 * stored["act/s"]
+    most = np.float32(127) * stored["act/s"]
     assert got["act/dq"].max() <= most
 
 
