@@ -6,7 +6,7 @@ import fcntl
 import json
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Final, TypeVar
 
@@ -133,21 +133,21 @@ class Run:
 
     def _take_lock(self) -> IO[str]:
         """Return the locked file of this run folder; raise ConfigError if another process has locked it."""
+        path = self.folder / LOCK
         while True:
-            path = self.folder / LOCK
-            with suppress(FileNotFoundError):  # another process has just removed the folder, which it left empty
+            # FileNotFoundError: another process has just removed the folder, which it left empty.
+            with suppress(FileNotFoundError), ExitStack() as opened:
                 make_folder(self.folder)
-                lock = path.open("w")
+                lock = opened.enter_context(path.open("w"))
                 try:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    if os.path.samestat(os.fstat(lock.fileno()), path.stat()):
-                        return lock
-                    lock.close()
                 except BlockingIOError:
-                    lock.close()
                     raise ConfigError(
                         f"{self.folder}: another edgedistill process is using this run folder; wait for it to finish, or use --run-dir"
                     ) from None
+                if os.path.samestat(os.fstat(lock.fileno()), path.stat()):
+                    opened.pop_all()  # the lock stays open
+                    return lock
 
     def ref(self, path: Path) -> FileRef:
         """Describe a file of this run by relative path, hash and size."""

@@ -158,7 +158,7 @@ import os, signal, time
 
 def train():
     try:
-        os.kill(os.getpid(), signal.{name})
+        os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(60)
     except KeyboardInterrupt:
         raise TypeError("could not determine the shape") from None
@@ -180,14 +180,13 @@ kit = "ort"
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_that_a_library_turns_into_its_own_error_is_still_an_interruption(tmp_path, number):
+def test_a_signal_that_a_library_turns_into_its_own_error_is_still_an_interruption(tmp_path):
     """As torch's reader of weights does."""
-    (tmp_path / "own.py").write_text(SWALLOWS.format(name=number.name))
+    (tmp_path / "own.py").write_text(SWALLOWS)
     (tmp_path / "edgedistill.toml").write_text(OWN_DATA)
     done = edgedistill("run", "edgedistill.toml", cwd=tmp_path)
-    assert done.returncode == 128 + number, done.stderr
-    assert done.stderr.endswith(f"interrupted by {number.name}; run the same command again to continue\n")
+    assert done.returncode == 128 + signal.SIGTERM, done.stderr
+    assert done.stderr.endswith("interrupted by SIGTERM; run the same command again to continue\n")
 
 
 def children_in(folder):

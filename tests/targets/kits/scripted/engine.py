@@ -78,7 +78,7 @@ class Session:
             Together.count(-1, Path(script["together"]))
         if "counter" in script:
             turn_on(Path(script["counter"]))
-        self.y = self.x * script.get("factor", 1.0)
+        self.y = self.x * np.float32(script.get("factor", 1.0))
 
     def outputs(self):
         if self.script.get("grows"):
