@@ -59,4 +59,7 @@ def test_without_that_onnx_runtime_rounds_the_weights() -> None:
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     requests = requests_for(model)
     got = np.stack([session.run(None, {"x": request})[0] for request in requests["x"]])
-    assert np.mean(got == run_onnx(serialized(model), requests)["y"]) < 0.9
+    alike = np.mean(got == run_onnx(serialized(model), requests)["y"])
+    if alike == 1 and tuple(map(int, onnxruntime.__version__.split(".")[:2])) < (1, 32):
+        pytest.skip(f"ONNX Runtime {onnxruntime.__version__} does not round these weights; 1.32 does")
+    assert alike < 0.9
