@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from tests.support.command import AS_A_TERMINAL_DOES
 from tests.support.sshd import pids, read, wait_until
 
 FLIPS = 24
@@ -25,7 +26,8 @@ def of_scratch(folder):
 def test_a_signal_ends_a_bundle_and_what_it_started(bundle, tmp_path, number):
     scratch = tmp_path / "scratch"
     scratch.mkdir()
-    command = [sys.executable, str(bundle), "bench", "--seconds", "20", "--out", str(tmp_path / "out")]
+    program = [sys.executable, str(bundle), "bench", "--seconds", "20", "--out", str(tmp_path / "out")]
+    command = [sys.executable, "-c", AS_A_TERMINAL_DOES, *program]
     environment = os.environ | {"TMPDIR": str(scratch)}
     running = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
     wait_until(lambda: len(of_scratch(scratch)) >= 3 or running.poll() is not None)

@@ -15,15 +15,9 @@ import pytest
 from edgedistill.runtime.failures import failure_of
 from edgedistill.runtime.files import atomic_path, remove_parts
 from edgedistill.runtime.scratch import scratch_folder
-from tests.support.command import REPOSITORY, edgedistill
+from tests.support.command import AS_A_TERMINAL_DOES, REPOSITORY, edgedistill
 from tests.support.tiny_onnx import build
 
-AS_A_TERMINAL_DOES = """
-import os, signal, sys
-for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):  # what started the tests may ignore them, as nohup does
-    signal.signal(number, signal.SIG_DFL)
-os.execv(sys.argv[1], sys.argv[1:])
-"""
 KILLED = """
 import os, signal
 from edgedistill.runtime.scratch import scratch_folder

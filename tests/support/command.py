@@ -22,6 +22,14 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 PATIENCE_S = 1800
 """A command that hangs is ended after this; no test depends on how long one takes."""
 
+AS_A_TERMINAL_DOES = """
+import os, signal, sys
+for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):  # what started the tests may ignore them, as nohup does
+    signal.signal(number, signal.SIG_DFL)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+"""A program that starts another one as a terminal does."""
+
 TWO_PROCESSES = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 """torchrun. `accelerate launch --cpu --num_processes 2` starts one process unless it has MPI."""
 
