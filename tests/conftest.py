@@ -5,6 +5,7 @@ import shutil
 import signal
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 
@@ -14,6 +15,9 @@ torch.set_num_threads(1)  # two threads collapse when anything else runs beside 
 os.environ["OMP_NUM_THREADS"] = "1"
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs, and what they start, ignore it
+
+hypothesis.settings.register_profile("suite", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("suite")  # no test depends on how busy the machine is
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

@@ -44,13 +44,18 @@ def edgedistill(tmp_path):
     return run
 
 
+def normal(name):
+    """Return the name of a distribution as PyPI compares it (PEP 503)."""
+    return name.lower().replace("_", "-")
+
+
 def test_each_package_is_in_the_extra_that_is_named():
     extras = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    declared = {extra: {re.split("[<>=;]", one)[0] for one in lines} for extra, lines in extras.items()}
+    declared = {extra: {normal(re.split("[<>=;]", one)[0]) for one in lines} for extra, lines in extras.items()}
     distributions = importlib.metadata.packages_distributions()
     for package, extra in EXTRAS.items():
         names = distributions.get(package, [package])  # a package that is not installed here has its own name
-        assert declared[extra] & {name.lower() for name in names}, package
+        assert declared[extra] & {normal(name) for name in names}, package
 
 
 def test_a_missing_package_is_a_sentence_with_the_extra(edgedistill):

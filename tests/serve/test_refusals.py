@@ -26,7 +26,7 @@ from edgedistill.serve.upload import MOST_BYTES
 from tests.support.command import edgedistill
 from tests.support.memory import resident_bytes
 from tests.support.serving import Served
-from tests.support.sshd import descendants
+from tests.support.sshd import PATIENCE_S, descendants
 from tests.support.uploads import upload_of
 
 
@@ -48,7 +48,7 @@ def served(folder: Path, serve: Callable[..., Served]) -> Served:
 def raw(link: str, path: str) -> tuple[int, bytes]:
     """Ask for a path as it is written: clients and browsers would tidy it up first."""
     at = urlsplit(link)
-    with socket.create_connection((at.hostname, at.port), 10) as plain:
+    with socket.create_connection((at.hostname, at.port), PATIENCE_S) as plain:
         plain.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
         answer = b""
         while block := plain.recv(65536):
@@ -200,7 +200,7 @@ def test_fifty_devices_at_once_and_none_is_lost(served: Served, folder: Path, of
 
 def vanish(link: str) -> None:
     at = urlsplit(link)
-    with socket.create_connection((at.hostname, at.port), 10) as plain:
+    with socket.create_connection((at.hostname, at.port), PATIENCE_S) as plain:
         plain.sendall(
             f"POST {at.path}api/measurement HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n{{".encode()
         )
@@ -264,7 +264,7 @@ def test_what_is_no_path_and_another_host_are_refused_and_the_operator_sees_no_t
         f"POST {at.path}api/measurement HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n".encode(),
     )
     for request in requests:
-        with socket.create_connection((at.hostname, at.port), 10) as plain:
+        with socket.create_connection((at.hostname, at.port), PATIENCE_S) as plain:
             plain.sendall(request)
             plain.shutdown(socket.SHUT_WR)
             answer = plain.recv(65536)
@@ -286,15 +286,8 @@ PARTS = (
 def test_nothing_that_a_client_sends_shows_a_traceback(served: Served, offered: Offer) -> None:
     """Requests of random parts, cut off anywhere; the seed is fixed."""
     at, rng = urlsplit(served.links[0]), random.Random(7)
-    paths = [
-        at.path,
-        f"{at.path}api/measurement",
-        f"{at.path}api/progress",
-        f"{at.path}api/run",
-        f"{at.path}pictures/1.png",
-        "*",
-        "",
-    ]
+    inside = ("", "api/measurement", "api/progress", "api/run", "pictures/1.png")
+    paths = [*(f"{at.path}{path}" for path in inside), "*", ""]
     for number in range(400):
         sent = (
             rng.choice((b"GET ", b"POST "))
@@ -304,7 +297,10 @@ def test_nothing_that_a_client_sends_shows_a_traceback(served: Served, offered: 
         sent += b"".join(rng.choice(PARTS) for _ in range(rng.randrange(8))) + rng.choice((b"\r\n", b""))
         if number % 4 == 0:
             sent = sent[: rng.randrange(len(sent))]
-        with socket.create_connection((at.hostname, at.port), 10) as plain, contextlib.suppress(ConnectionError):
+        with (
+            socket.create_connection((at.hostname, at.port), PATIENCE_S) as plain,
+            contextlib.suppress(ConnectionError),
+        ):
             plain.sendall(sent)
             plain.shutdown(socket.SHUT_WR if number % 3 else socket.SHUT_RDWR)
             if number % 3:
@@ -318,7 +314,7 @@ def test_slow_clients_stop_no_others(served: Served, offered: Offer) -> None:
     """Two hundred clients that begin a request or an upload, and send nothing more."""
     at, slow = urlsplit(served.links[0]), []
     for number in range(200):
-        plain = socket.create_connection((at.hostname, at.port), 10)
+        plain = socket.create_connection((at.hostname, at.port), PATIENCE_S)
         upload = f"POST {at.path}api/measurement HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n{{"
         plain.sendall(upload.encode() if number % 2 else f"GET {at.path} HTTP/1.1\r\nHost: loc".encode())
         slow.append(plain)
