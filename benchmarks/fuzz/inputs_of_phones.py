@@ -2,10 +2,11 @@
 
 import json
 import os
+import sys
 from functools import cache
 from pathlib import Path
 
-from small_files import Files
+from small_files import REPOSITORY, Files
 
 ADB = """#!/bin/sh
 # adb -s SERIAL get-state | shell COMMAND | push HERE THERE
@@ -47,20 +48,17 @@ def phones() -> list[Files]:
         "engine": {"name": "onnxruntime", "version": "1.27.0"}, "arch": "aarch64", "kernel": "6.1.0", "cores": 8,
         "memory_bytes": 8_000_000_000, "emulated": None, "version": 2,
     }  # fmt: skip
-    battery = "Current Battery Service state:\n  AC powered: false\n  USB powered: true\n  status: 2\n  level: 84\n  voltage: 4063\n"
+    sys.path.insert(0, str(REPOSITORY))
+    from tests.support.phones import BATTERY, GETPROP, THERMAL
+
     answers = {
-        "probe": json.dumps(probe), "battery": battery, "load": "2.31 1.90 1.71 3/2112 9121\n", "governors": "schedutil\n" * 8,
-        "properties": "[ro.build.version.release]: [14]\n[ro.product.manufacturer]: [Example]\n[ro.product.model]: [Phone 7]\n"
-        "[ro.serialno]: [ABC123]\n[ro.soc.manufacturer]: [Maker]\n[ro.soc.model]: [X1]\n",
-        "thermal": "Thermal Status: 0\nCached temperatures:\n\tTemperature{mValue=80.0, mType=2, mName=battery, mStatus=3}\n"
-        "Current temperatures from HAL:\n\tTemperature{mValue=31.25, mType=3, mName=VIRTUAL-SKIN, mStatus=0}\n"
-        "Current cooling devices from HAL:\n",
-        "rails": "", "rails_files": "", "current": "",
+        "probe": json.dumps(probe), "battery": BATTERY, "load": "2.31 1.90 1.71 3/2112 9121\n", "governors": "schedutil\n" * 8,
+        "properties": GETPROP, "thermal": THERMAL, "rails": "", "rails_files": "", "current": "",
     }  # fmt: skip
     kinds = (
         {"rails": "  [S4M_VDD_CPUCL0]:CPU    81233.00 mWs\n"},
         {"rails_files": "t=12000\nCH0(T=12000)[VSYS_PWR_MODEM], 3120\n"},
-        {"current": "-412000\n4063000\n", "battery": battery.replace("true", "false")},
+        {"current": "-412000\n4063000\n", "battery": BATTERY.replace("true", "false")},
         {},
     )
     return [{name: text.encode() for name, text in (answers | kind).items()} for kind in kinds]

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from tests.support.command import REPOSITORY, TWO_PROCESSES
 from tests.support.forks import obey, preload
 
-REPOSITORY: Final = Path(__file__).resolve().parents[2]
 MARK: Final = "EDGEDISTILL_KILLS"
 """The environment variable that names the folder of a series in each of its processes."""
 PATIENCE_S: Final = 600
@@ -130,17 +130,7 @@ class Place:
     def launch(self, *arguments: object) -> Command:
         """Start `edgedistill ARGUMENTS` in two processes, which torchrun starts."""
         given, stdout, stderr = self._given(arguments)
-        program = [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            "--nproc-per-node",
-            "2",
-            "-m",
-            "edgedistill",
-            *given,
-        ]
+        program = [sys.executable, *TWO_PROCESSES, "-m", "edgedistill", *given]
         with stdout.open("wb") as out, stderr.open("wb") as errors:
             files = [(os.POSIX_SPAWN_DUP2, out.fileno(), 1), (os.POSIX_SPAWN_DUP2, errors.fileno(), 2)]
             variables = environment(self.folder, **self.variables, PYTHONPATH=str(REPOSITORY))

@@ -135,7 +135,7 @@ def quantize(
     report = surroundings(context)[1]
     made = quantize_file(order, skip, report=report, ranking=ranking, timers=TIMERS)
     _show(made, as_json=options["as_json"])
-    if options["kit_names"] and len(made.files) == 1 and not options["as_json"]:
+    if options["kit_names"] and options["arch"] is None and len(made.files) == 1 and not options["as_json"]:
         click.echo(f"next, to measure both in turns: {_bench_command(made, options)}")
 
 

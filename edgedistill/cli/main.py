@@ -76,7 +76,7 @@ def main() -> None:
 def _report(error: Exception) -> int:
     """Print what ended the command, and return the exit code."""
     if isinstance(error, click.exceptions.Abort) or was_signalled():
-        # torch, for one, turns an interruption of its reader of weights into an error of its own.
+        # A library may replace the interruption by another error, as torch does while it reads weights.
         number = received()
         click.echo(
             f"edgedistill: interrupted by {signal.Signals(number).name}; run the same command again to continue",

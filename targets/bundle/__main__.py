@@ -144,7 +144,7 @@ def unpack(archive: str, folder: str) -> Table:
         with zipfile.ZipFile(archive) as packed:
             return _unpack(packed, folder)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in (None, errno.EINVAL):  # EINVAL: an offset in the archive is no position in the file
             raise
         raise refused(error) from None
     except UNREADABLE as error:

@@ -9,13 +9,13 @@ import tempfile
 from typing import Optional
 
 SMALL_BYTES = 1 << 20
-"""A disk with less than this is full: libraries report a full disk in words of their own, or not at all."""
+"""A disk with less free space than this counts as full."""
 
 
 def failure(error: OSError) -> str:
-    """Return what the operating system refused, and for a full disk what to do."""
+    """Return what the operating system refused, and for a full disk what to do; numpy reports a full disk without an error number."""
     where = str(error.filename or _folder())
-    if error.errno in (errno.ENOSPC, errno.EDQUOT) or _is_full(where):
+    if error.errno in (errno.ENOSPC, errno.EDQUOT) or (error.errno is None and _is_full(where)):
         return _full(where)
     return str(error)
 

@@ -27,7 +27,7 @@ def bundle(elsewhere, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def adb(tmp_path_factory):
-    """The real adb, its server on a port of its own, its key in a home of its own."""
+    """The real adb, with a separate port for its server and a separate home folder for its key."""
     if shutil.which("adb") is None:
         pytest.skip("adb is not installed: sudo apt-get install adb")
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -61,7 +61,7 @@ def runner(tmp_path_factory):
     """The folder of a runner for this machine."""
     libraries = list((Path(onnxruntime.__file__).parent / "capi").glob("libonnxruntime.so.*"))
     if shutil.which("cc") is None or not libraries:
-        pytest.skip("there is no C compiler, or this ONNX Runtime has no library of its own")
+        pytest.skip("no C compiler was found, or the package onnxruntime contains no shared library")
     folder = tmp_path_factory.mktemp("runner")
     subprocess.run([str(TARGETS / "android" / "build.sh"), str(folder / "edrun")], check=True)
     shutil.copy(libraries[0], folder / "libonnxruntime.so")

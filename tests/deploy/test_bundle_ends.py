@@ -11,7 +11,7 @@ import time
 import pytest
 
 from tests.support.command import AS_A_TERMINAL_DOES
-from tests.support.sshd import pids, read, wait_until
+from tests.support.sshd import PATIENCE_S, pids, read, wait_until
 
 FLIPS = 24
 
@@ -35,10 +35,10 @@ def test_a_signal_ends_a_bundle_and_what_it_started(bundle, tmp_path, number):
     modes = [path.stat().st_mode & 0o077 for path in scratch.iterdir()]
     assert modes == [0], "other users can read the files"
     running.send_signal(number)
-    _, errors = running.communicate(timeout=60)
+    _, errors = running.communicate(timeout=PATIENCE_S)
     assert running.returncode == 128 + number
     assert "Traceback" not in errors
-    wait_until(lambda: not of_scratch(scratch), 60)
+    wait_until(lambda: not of_scratch(scratch))
     assert list(scratch.iterdir()) == []
 
 

@@ -1,4 +1,4 @@
-"""A phone that hangs, floods or lies ends in a sentence, in bounded memory, and leaves no measurement and no file behind."""
+"""A phone that floods or lies ends in a sentence, in bounded memory, and leaves no measurement and no file behind."""
 
 import json
 import re
