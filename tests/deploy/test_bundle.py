@@ -230,13 +230,15 @@ def test_an_emulated_arm64_answers_as_recorded_and_times_nothing(bundle, tmp_pat
     checks = {check["name"]: check["check"] for check in json.loads(done.stdout)["checks"]}
     names = {"bundle-ort-int8-u8-i32"} if options else {"bundle-ort-int8-u8-i32", "bundle-ort-fp32"}
     assert set(checks) == names
-    for check in checks.values():
+    for name, check in checks.items():
         assert check["target"] == "emulated-arm64"
         assert check["latency_ns"] is None
         assert check["device"]["arch"] == "aarch64"
         assert check["requests"] == 50
         assert check["parity"]["agreement"] == 1.0
-        assert check["parity"]["max_abs_diff"] < 1e-4
+        # int8: an activation of 3.4999998 steps was rounded to 4 on ARM64 and to 3 on x86, which changed the logits by 0.03.
+        # Quantizing changed them by 0.43.
+        assert check["parity"]["max_abs_diff"] < (0.1 if "int8" in name else 1e-4)
     refused = start(bundle, "bench", "--precision", "fp32", *QUICK, cwd=tmp_path, python=python)
     assert refused.returncode == 2
     assert "use check, which compares outputs and measures no time" in refused.stderr
