@@ -47,13 +47,13 @@ class TrainingConfig(Record):
         return self.lr if self.lr is not None else {"sgd": 0.1, "adamw": 1e-3}[self.optimizer]
 
 
-VIEW_KEYS: Final = ("mean", "std", "size", "channels", "classes", "decode")
+VIEW_KEYS: Final = ("mean", "std", "size", "resize", "padding", "channels", "classes", "decode")
 
 
 class TeacherConfig(TrainingConfig):
     """A teacher, which is trained first unless `weights` is set; with several [[teacher]] tables, their outputs are averaged.
 
-    `mean`, `std`, `size`, `channels` and `classes` are what the teacher was trained with, each teacher by itself; the student sees
+    `mean`, `std`, `size`, `resize`, `channels` and `classes` are what the teacher was trained with, each teacher by itself; the student sees
     the samples as [data] says. A vision transformer hf:FOLDER has them from preprocessor_config.json and config.json by default.
     """
 
@@ -77,6 +77,10 @@ class TeacherConfig(TrainingConfig):
     """Standard deviation of each channel that the teacher was trained with."""
     size: Count | tuple[Count, Count] | None = None
     """Size of the teacher's images, a side or [width, height]; views are resized to it."""
+    resize: Literal["stretch", "letterbox", "letterbox-corner"] | None = None
+    """How views are resized to `size`: stretched, which is the default, or with a border if the aspect ratio differs."""
+    padding: Annotated[int, Field(ge=0, le=255)] | None = None
+    """Grey level of the border of a letterbox; the default is 114."""
     channels: Literal["rgb", "bgr"] = "rgb"
     """Order of the colours that the teacher was trained with."""
     classes: tuple[str, ...] | None = None
@@ -87,6 +91,16 @@ class TeacherConfig(TrainingConfig):
     @model_validator(mode="after")
     def _pooling_applies(self) -> TeacherConfig:
         require_encoder(self.model, self.pooling)
+        return self
+
+    @model_validator(mode="after")
+    def _border_applies(self) -> TeacherConfig:
+        if self.resize is not None and self.size is None:
+            raise ValueError(
+                "resize only applies with size, the size of the teacher's images; set size or remove resize"
+            )
+        if self.padding is not None and not (self.resize or "").startswith("letterbox"):
+            raise ValueError("padding only applies to resize 'letterbox' and 'letterbox-corner'; remove the key")
         return self
 
     @property

@@ -88,8 +88,9 @@ class DetectorTeacher:
                 raise ConfigError(f"teacher {self.file}: {error}; set teacher.classes or teacher.decode") from None
             objects = object_names(self.names)
             kept = tuple(objects.index(name) for name in self.interface.classes)
-            scale = (size[1] / own[1], size[0] / own[0])
-            self.found.append((form, decoder._replace(classes=kept, scale=scale)))
+            (columns, rows), (left, top) = self.view.placement(*size)[1:]
+            part, scale = (left, top, left + columns, top + rows), (size[1] / columns, size[0] / rows)
+            self.found.append((form, decoder._replace(classes=kept, part=part, scale=scale)))
         return self.found[0][1]
 
     def describe(self) -> str:

@@ -140,6 +140,16 @@ def _examination(settings: TeacherSettings, number: int, split: Split) -> Examin
     )  # fmt: skip
 
 
+def _check_border(source: ModelSource, settings: TeacherSettings) -> None:
+    """Raise ConfigError for a letterbox in front of a teacher whose maps the student learns cell by cell."""
+    gives_maps = settings.interface.task == "segmentation" or (settings.task.finds_objects and source.spec.is_module)
+    if source.view is not None and source.view.has_border and gives_maps:
+        raise ConfigError(
+            f"teacher.resize: with a border, the maps of {source.spec} would not lie over the student's; "
+            "only classifiers and detectors from ONNX files take one; remove the key"
+        )
+
+
 def teacher_label(number: int) -> str:
     """Return the name of a teacher in messages."""
     return f"teacher {number + 1}" if number else "teacher"
@@ -214,6 +224,7 @@ def check_teacher(settings: TeacherSettings, number: int, sample: Tensors) -> li
         )
     if source.view is not None:
         check_view(source.view, settings.interface, has_inputs=source.spec.source != "logits")
+        _check_border(source, settings)
     if source.spec.is_module:
         model = build_teacher(settings, number)
         if source.weights is not None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pydantic import SerializerFunctionWrapHandler, model_serializer
 
+from edgedistill.config.data import ResizeRule
+from edgedistill.data.geometry import Placement, Resizing
 from edgedistill.data.settings import Normalization
 from edgedistill.errors import ConfigError, nearest
 from edgedistill.models.interface import Interface
@@ -17,27 +19,36 @@ if TYPE_CHECKING:  # a finished run is printed without torch
     from edgedistill.losses.batch import Tensors
 
 
+MeanStd = tuple[tuple[float, ...], tuple[float, ...]]
+PADDING: Final = 114
+"""The grey level of borders where [teacher] does not give it, which is usual for detectors."""
+ADDED_KEYS: Final = ("decode", "resize", "padding")
+
+
 class TeacherView(Record):
-    """The keys `mean`, `std`, `size`, `channels`, `classes` and `decode` of a [teacher] table; None means as the data has it.
+    """The keys `mean`, `std`, `size`, `resize`, `padding`, `channels`, `classes` and `decode` of a [teacher] table.
 
     A teacher gets the student's inputs: of the same view, with the same mixup. They are converted in front of the teacher, so
-    `data` is the normalization to undo. `size` is the side of a square, or width and height. `classes` names the teacher's outputs
-    in its own order, and `decode` the form of a detector's outputs.
+    `data` is the normalization to undo. None means as the data has it. `size` is the side of a square, or width and height, and
+    `resize` the rule of data/geometry.py by which the student's input is put into it, by default stretched. `classes` names the
+    teacher's outputs in its own order, and `decode` the form of a detector's outputs.
     """
 
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     size: int | tuple[int, int] | None = None
+    resize: ResizeRule | None = None
+    padding: int | None = None
     channels: Literal["rgb", "bgr"] = "rgb"
     classes: tuple[str, ...] | None = None
     decode: str | None = None
     data: Normalization = Normalization()
 
     @model_serializer(mode="wrap")
-    def _without_decode(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out `decode` without a value: the key was added later, and the fingerprint stays as it was."""
+    def _without_new_keys(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out keys without a value that were added later: fingerprints stay as they were."""
         table: dict[str, Any] = dump(self)
-        return {key: value for key, value in table.items() if key != "decode" or value is not None}
+        return {key: value for key, value in table.items() if key not in ADDED_KEYS or value is not None}
 
     @property
     def sides(self) -> tuple[int, int] | None:
@@ -45,6 +56,16 @@ class TeacherView(Record):
         if self.size is None:
             return None
         return (self.size, self.size) if isinstance(self.size, int) else (self.size[1], self.size[0])
+
+    def placement(self, height: int, width: int) -> Placement:
+        """Return where a student's input of this size lies in the teacher's."""
+        rows, columns = self.sides or (height, width)
+        return Resizing(columns, rows, self.resize or "stretch").place(width, height)
+
+    @property
+    def has_border(self) -> bool:
+        """Whether the student's input may fill only a part of the teacher's."""
+        return (self.resize or "stretch") != "stretch"
 
     @property
     def converts_inputs(self) -> bool:
@@ -70,12 +91,22 @@ class TeacherView(Record):
 
     def scaling(self, channels: int) -> tuple[list[float], list[float]]:
         """Return the factor and the offset of each channel, in the teacher's order, that convert to its mean and std."""
+        (mean, std), (new_mean, new_std) = self._normalizations(channels)
+        factor = [old / new for old, new in zip(std, new_std, strict=True)]
+        return factor, [(old - new) / by for old, new, by in zip(mean, new_mean, new_std, strict=True)]
+
+    def _normalizations(self, channels: int) -> tuple[MeanStd, MeanStd]:
+        """Return the mean and std of the data and those of the teacher, both in the teacher's order of channels."""
         mean, std = self.data.mean or (0.0,) * channels, self.data.std or (1.0,) * channels
         if self.channels == "bgr":
             mean, std = mean[::-1], std[::-1]
-        new_mean, new_std = self.mean or mean, self.std or std
-        factor = [old / new for old, new in zip(std, new_std, strict=True)]
-        return factor, [(old - new) / by for old, new, by in zip(mean, new_mean, new_std, strict=True)]
+        return (mean, std), (self.mean or mean, self.std or std)
+
+    def _border(self, channels: int) -> list[float]:
+        """Return the value of each channel, in the teacher's order, of a border with the grey level `padding`."""
+        level = (PADDING if self.padding is None else self.padding) / 255
+        _, (mean, std) = self._normalizations(channels)
+        return [(level - middle) / spread for middle, spread in zip(mean, std, strict=True)]
 
     def _converted(self, x: Tensor) -> Tensor:
         if self.channels == "bgr":
@@ -85,11 +116,21 @@ class TeacherView(Record):
             shape = (1, x.shape[1], *(1,) * (x.ndim - 2))
             x = x * x.new_tensor(factor).reshape(shape) + x.new_tensor(offset).reshape(shape)
         if self.sides is not None and tuple(x.shape[-2:]) != self.sides:
-            from torch.nn import functional
-
-            shrinks = any(new < old for new, old in zip(self.sides, x.shape[-2:], strict=True))
-            x = functional.interpolate(x, self.sides, mode="bilinear", antialias=shrinks)
+            x = self._resized(x, self.sides)
         return x
+
+    def _resized(self, x: Tensor, sides: tuple[int, int]) -> Tensor:
+        """Return inputs (B, channels, H, W), already with the teacher's mean and std, with the teacher's height and width."""
+        from torch.nn import functional
+
+        (width, height), (left, top) = self.placement(*x.shape[-2:])[1:]
+        shrinks = height < x.shape[-2] or width < x.shape[-1]
+        x = functional.interpolate(x, (height, width), mode="bilinear", antialias=shrinks)
+        if (height, width) == sides:
+            return x
+        margins = (left, sides[1] - width - left, top, sides[0] - height - top)
+        outside = 1 - functional.pad(x.new_ones(1, 1, height, width), margins)
+        return functional.pad(x, margins) + outside * x.new_tensor(self._border(x.shape[1])).reshape(1, -1, 1, 1)
 
     def columns(self, interface: Interface) -> list[int] | None:
         """Return the teacher's output of each class of the data, or None if the order is the same."""
@@ -128,7 +169,7 @@ class TeacherView(Record):
 
 def check_view(view: TeacherView, interface: Interface, *, has_inputs: bool) -> None:
     """Raise ConfigError for keys that do not fit the data or the form of the teacher."""
-    keys = [key for key in ("mean", "std", "size") if getattr(view, key) is not None]
+    keys = [key for key in ("mean", "std", "size", "resize") if getattr(view, key) is not None]
     for key in [*keys, *(["channels"] if view.channels != "rgb" else [])]:
         if not has_inputs:
             raise ConfigError(f"teacher.{key}: saved outputs take no inputs; remove the key")

@@ -22,7 +22,8 @@ class Decoder(NamedTuple):
     "distances", distributions over the distances of the sides from a cell's centre in strides. `relative` boxes are shares of the
     input's `size`, height and width in pixels; the others are pixels. Cells have `strides`, and their centres are `offset` strides
     from their corner. The detections of a `suppressed` detector are final: it needs no suppression. `classes` are the numbers of
-    the classes to keep, after the background is left out, in order; none means all. `scale` is that of the boxes along x and y.
+    the classes to keep, after the background is left out, in order; none means all. Boxes are clipped to the `part` of the input,
+    left, top, right and bottom in pixels, none for all of it; they are returned in relation to its corner, times `scale` along x and y.
     """
 
     layout: str
@@ -38,6 +39,7 @@ class Decoder(NamedTuple):
     suppressed: bool = False
     classes: tuple[int, ...] = ()
     scale: tuple[float, float] = (1.0, 1.0)
+    part: tuple[int, ...] = ()
 
 
 def decoder_of(table: Mapping[str, Any]) -> Decoder:
@@ -57,7 +59,9 @@ def decode(outputs: Mapping[str, np.ndarray], decoder: Decoder) -> tuple[np.ndar
     corners, whole = _corners(boxes, decoder), np.array([width, height] * 2, np.float32)
     if decoder.relative:
         corners = corners * whole
-    return scores.astype(np.float32), np.clip(corners, 0, whole) * np.array(decoder.scale * 2, np.float32)
+    left, top, right, bottom = decoder.part or (0, 0, width, height)
+    low, high = np.array([left, top] * 2, np.float32), np.array([right, bottom] * 2, np.float32)
+    return scores.astype(np.float32), (np.clip(corners, low, high) - low) * np.array(decoder.scale * 2, np.float32)
 
 
 def as_rows(output: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from edgedistill.config.data import ResizeRule
 from edgedistill.data.settings import Normalization
 from edgedistill.distill.detector_teacher import DetectorTeacher, detector_teacher
 from edgedistill.distill.loading import answers_of
@@ -17,6 +18,7 @@ from edgedistill.errors import ConfigError
 from edgedistill.graphs.run import ShapeError, run_onnx
 from edgedistill.models.interface import Interface
 from edgedistill.models.teacher_view import TeacherView, check_view
+from edgedistill.tasks.decoders import Decoder, decode
 from tests.support.command import edgedistill
 from tests.support.learning import interface
 from tests.support.small_onnx import text_model
@@ -65,6 +67,31 @@ def test_detections_have_the_data_s_classes_and_the_pixels_of_the_student_s_inpu
     assert teacher.describe() == (
         "yolo: scores, boxes are centres and sizes in pixels; 1 of 3 classes are not in the data and are left out: green"
     )
+
+
+@pytest.mark.parametrize(("form", "rule", "border"), [("yolo", "letterbox", 16), ("rows", "letterbox-corner", 16)])
+def test_a_teacher_with_a_letterbox_gives_boxes_in_the_student_s_pixels(
+    form: str, rule: ResizeRule, border: int, tmp_path: Path
+) -> None:
+    view = ENLARGED.model_copy(update={"size": 2 * WIDTH, "resize": rule})
+    teacher = detector_teacher(saved(square_finder(form, 2, THREE, border=border), tmp_path), view, face())
+    inputs, squares = pictures(tmp_path)
+    for found, wanted in zip(teacher(inputs)["answers"].numpy(), squares, strict=True):
+        certain = found[found[:, 1] > 0.8]
+        assert sorted((KINDS[int(row[0])], row[2:].tolist()) for row in certain) == sorted(wanted)
+    (seen,) = view.inputs(inputs).values()
+    top = 0 if rule == "letterbox-corner" else border
+    grey = seen[:, :, top + 2 * HEIGHT :]
+    torch.testing.assert_close(grey, torch.full_like(grey, 114.0))
+    assert seen.shape[2] == 2 * WIDTH
+    torch.testing.assert_close(seen[:, :, top : top + 2 * HEIGHT], ENLARGED.inputs(inputs)["input"])
+
+
+def test_boxes_end_where_the_picture_in_a_letterbox_does() -> None:
+    decoder = Decoder("apart", ("scores", "boxes"), 1, (128, 128), "corners", part=(0, 16, 128, 112), scale=(0.5, 0.5))
+    outputs = {"scores": np.ones((1, 2, 1)), "boxes": np.array([[[10, 0, 30, 40], [100, 90, 140, 128]]], np.float32)}
+    _, boxes = decode(outputs, decoder)
+    assert boxes.tolist() == [[5, 0, 15, 12], [50, 37, 64, 48]]
 
 
 def test_the_file_of_an_exported_student_is_a_teacher_too(tmp_path: Path) -> None:
@@ -177,6 +204,25 @@ def test_a_student_learns_from_detections_alone_and_bad_teachers_are_named(tmp_p
     refused = edgedistill("run", "edgedistill.toml", "--until", "teacher", *exchanged, cwd=tmp_path)
     assert refused.returncode == 2
     assert "is no better than chance" in refused.stderr
+
+
+def test_a_letterbox_is_for_teachers_whose_answers_can_be_moved(tmp_path: Path) -> None:
+    saved(square_finder("yolo", 2, THREE, border=16), tmp_path)
+    for split, seed in (("train", 0), ("val", 1)):
+        draw_squares(tmp_path / split, 20, seed)
+    (tmp_path / "edgedistill.toml").write_text(CONFIG)
+    run = ("run", "edgedistill.toml", "--until", "teacher")
+    boxed = ("--set", "teacher.size=128", "--set", "teacher.resize=letterbox")
+    done = edgedistill(*run, *boxed, "--run-dir", "boxed", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "validation AP 100.00%" in done.stderr
+    own = ("--set", "teacher.model=zoo:detector", "--set", 'teacher.classes=["red", "blue"]', "--run-dir", "own")
+    for more, words in (
+        ((*boxed, *own), "teacher.resize: with a border, the maps of zoo:detector would not lie over the student's"),
+        (("--set", "teacher.padding=0"), "padding only applies to resize 'letterbox' and 'letterbox-corner'"),
+    ):
+        refused = edgedistill(*run, *more, cwd=tmp_path)
+        assert (refused.returncode, words in refused.stderr) == (2, True), refused.stderr
 
 
 def test_the_teacher_is_a_function_of_its_inputs(tmp_path: Path) -> None:

@@ -31,12 +31,15 @@ def draw_squares(folder: Path, count: int, seed: int = 0) -> None:
     (folder / "boxes.json").write_text(json.dumps(table))
 
 
-def square_finder(form: str, scale: int = 1, names: tuple[str, ...] = KINDS, unit: float = 255.0) -> onnx.ModelProto:
+def square_finder(
+    form: str, scale: int = 1, names: tuple[str, ...] = KINDS, unit: float = 255.0, border: int = 0
+) -> onnx.ModelProto:
     """Return a detector for pictures that are `scale` times as large, of a form "yolo", "scores+boxes" or "rows".
 
-    With "rows", only detections with scores above 0.5 are returned, so that their number changes. Its scores are high where the mean colour of a square is that of a class. The input is RGB, with white at `unit`.
+    With "rows", only detections with scores above 0.5 are returned, so that their number changes. Its scores are high where the mean colour of a square is that of a class. The input is RGB, with white at `unit`. Above and below
+    the picture, it has `border` rows, a multiple of 8 pixels times the scale.
     """
-    side, step, height, width = SIDE * scale, 8 * scale, HEIGHT * scale, WIDTH * scale
+    side, step, height, width = SIDE * scale, 8 * scale, HEIGHT * scale + 2 * border, WIDTH * scale
     rows, columns = (height - side) // step + 1, (width - side) // step + 1
     cells = rows * columns
     weights = np.zeros((len(names), 3, side, side), np.float32)
