@@ -207,7 +207,7 @@ def visit(command: str, folder: Path, environment: dict[str, str]) -> None:
             await page.until("document.body.dataset.state === 'done'", 300)
 
     asyncio.run(measure())
-    _, said = server.communicate(timeout=60)
+    _, said = server.communicate(timeout=600)
     assert server.returncode == 0, said
 
 

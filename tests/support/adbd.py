@@ -227,5 +227,5 @@ class Adb:
 
     def __call__(self, *arguments):
         command = [self.program, "-P", str(self.port), *map(str, arguments)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
         return done.stdout + done.stderr

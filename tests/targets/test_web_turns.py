@@ -120,5 +120,5 @@ def test_stop_also_ends_a_download() -> None:
         pytest.skip("there is no node")
     script = STOP.replace("MEASURE", (TARGETS / "web" / "measure.mjs").as_uri())
     command = ["node", "--input-type=module", "--eval", script]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=600)
     assert done.stdout == "stopped\n"
