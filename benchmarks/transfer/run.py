@@ -1,6 +1,9 @@
 """What a start is worth: a network that was trained on CIFAR-10-JPEG learns Fashion-MNIST from 10, 50 and 100 labels of each class.
 
-python benchmarks/transfer/run.py [FOLDER]    writes result.json; the runs are made in FOLDER, by default runs
+python benchmarks/transfer/run.py [FOLDER [SIZE ...]]
+
+Makes the runs in FOLDER, by default runs, and writes their results to result.json. With SIZE, ten, fifty or hundred labels of each class,
+only these runs are made, and the results of others stay.
 
 Each run trains four seeds of the student, of the same student without the teacher, and of the same student from scratch, and scores
 all of them on 5,000 test pictures. The interval over the seeds is Student's; it does not cover the choice of the labelled pictures,
@@ -51,8 +54,11 @@ def main():
     runs = Path(sys.argv[1] if len(sys.argv) > 1 else "runs").resolve()
     earlier = runs / "transfer-cifar"
     edgedistill("distill", HERE / "cifar.toml", "--run-dir", earlier)
-    results = []
+    table = HERE / "result.json"
+    results = {one["labels_of_each_class"]: one for one in json.loads(table.read_text())["fashion"]}
     for name, (each, teacher_epochs, epochs, batch) in SIZES.items():
+        if len(sys.argv) > 2 and name not in sys.argv[2:]:
+            continue
         folder = runs / f"transfer-{each}"
         changes = {
             "name": f"transfer-{each}", "data.train": f"fashion:{name}", "student.weights": earlier,
@@ -61,10 +67,13 @@ def main():
         }  # fmt: skip
         sets = [part for key, value in changes.items() for part in ("--set", f"{key}={value}")]
         edgedistill("run", HERE / "fashion.toml", "--until", "export", "--run-dir", folder, *sets)
-        results.append(result_of(folder, each))
+        results[each] = result_of(folder, each)
         student = json.loads((earlier / "manifest.json").read_text())["stages"]["distill"]["record"]["student"]
-        content = {"earlier_run_val_accuracy": student["val_accuracy"], "fashion": results}
-        (HERE / "result.json").write_text(json.dumps(content, indent=2) + "\n")
+        content = {
+            "earlier_run_val_accuracy": student["val_accuracy"],
+            "fashion": [results[n] for n in sorted(results)],
+        }
+        table.write_text(json.dumps(content, indent=2) + "\n")
 
 
 if __name__ == "__main__":
