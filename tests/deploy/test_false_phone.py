@@ -1,5 +1,6 @@
 """A phone that floods or lies ends in a sentence, in bounded memory, and leaves no measurement and no file behind."""
 
+import asyncio
 import json
 import re
 import shutil
@@ -7,6 +8,8 @@ import sys
 
 import pytest
 
+from edgedistill.deploy.devices.adb import Phone
+from edgedistill.deploy.devices.address import parse_address
 from edgedistill.deploy.harness import examine, probe, run_bench
 from edgedistill.errors import DeviceError
 from edgedistill.kits.kits import read_kit
@@ -152,3 +155,14 @@ def test_what_a_phone_says_of_itself_is_made_plain_or_refused(phone, programs, l
             probe(read_kit(ORT), url(phone, folder))
         assert phone.serial in str(caught.value)
         shutil.rmtree(phone.root / "edgedistill")
+
+
+def test_a_phone_that_prints_faster_than_it_is_read_is_stopped(tmp_path):
+    """The pipe is full when the program is stopped: asyncio only ends the wait for it after the pipe is read."""
+    adb = tmp_path / "adb"
+    adb.write_text("#!/bin/sh\nexec yes\n")
+    adb.chmod(0o755)
+    phone = Phone(parse_address("adb://one"), str(adb), "/data/local/tmp/work")
+    for _ in range(5):
+        with pytest.raises(DeviceError, match="printed more than 16,000,000 bytes and was stopped"):
+            asyncio.run(asyncio.wait_for(phone.output_of("ls"), 300))

@@ -166,7 +166,9 @@ async def _adb(adb: str, *arguments: str, timeout_s: float) -> tuple[int, str]:
     finally:
         if child.returncode is None:
             child.kill()
-            await child.wait()
+            await (
+                child.communicate()
+            )  # asyncio waits for the end of what the child printed, which must be read for that
     return child.returncode or 0, out.decode("utf-8", "replace")
 
 
