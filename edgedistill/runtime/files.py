@@ -60,7 +60,15 @@ def atomic_path(path: Path) -> Iterator[Path]:
 def make_folder(folder: Path) -> None:
     """Create a folder and the missing ones above it, so that their names survive a loss of power."""
     missing = [one for one in (folder, *folder.parents) if not one.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
+    while True:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            break
+        except (
+            FileExistsError
+        ):  # a file has this name, or another process has removed the folder just after mkdir met it
+            if os.path.lexists(folder) and not folder.is_dir():
+                raise
     for one in missing:
         _flush_folder(one.parent)
 

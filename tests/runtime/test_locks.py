@@ -138,3 +138,13 @@ def test_a_folder_in_use_stays_also_when_the_clock_has_jumped(tmp_path):
         assert folder.is_dir()
         using.stdin.write("\n")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_in_the_place_of_a_folder_is_an_error(tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("nowhere")
+    for name in ("file", "link"):
+        with pytest.raises(FileExistsError):
+            make_folder(tmp_path / name)
+    make_folder(tmp_path / "new" / "folder")
+    make_folder(tmp_path / "new" / "folder")
