@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.command import REPOSITORY
 
-UNCHANGED = ("descriptors", "children", "temporary_files")
+COUNTS = ("descriptors", "children", "temporary_files")
 
 
 @pytest.mark.slow
@@ -31,5 +31,5 @@ def test_cycles_leave_nothing_behind(finished: Path, tmp_path: Path, what: str) 
     found = json.loads((tmp_path / "result.json").read_text())[what]
     assert found["cycles"] == 20
     assert found["left"] == []
-    first, *later = [[sample[name] for name in UNCHANGED] for sample in found["samples"]]
-    assert all(one == first for one in later), found["samples"]
+    first, *later = found["samples"]
+    assert all(sample[name] <= first[name] for sample in later for name in COUNTS), found["samples"]

@@ -36,6 +36,7 @@ from tests.support.uploads import upload_of  # noqa: E402
 MOST_SLOPE_BYTES = 4096
 COUNTS = ("descriptors", "threads", "children", "temporary_files")
 BLOCK, RESAMPLED = 5, 2000
+READINGS = 10
 
 
 def counted(process: int, temporary: Path) -> dict[str, int]:
@@ -48,6 +49,15 @@ def counted(process: int, temporary: Path) -> dict[str, int]:
         "children": len(family) - 1,
         "temporary_files": sum(1 for _ in temporary.rglob("*")),
     }
+
+
+def settled(process: int, temporary: Path) -> dict[str, int]:
+    """Return the smallest of each figure over one second: a server closes a connection a moment after its client has the answer."""
+    readings = []
+    for _ in range(READINGS):
+        readings.append(counted(process, temporary))
+        time.sleep(1 / READINGS)
+    return {name: min(one[name] for one in readings) for name in readings[0]}
 
 
 def resident(process: int) -> int:
@@ -163,7 +173,7 @@ def main() -> int:
         for number in range(options.cycles):
             cycle(number)
             if (number + 1) % options.every == 0:
-                rows.append({"cycle": number + 1, **counted(process, temporary)})
+                rows.append({"cycle": number + 1, **settled(process, temporary)})
                 print(json.dumps(rows[-1]), flush=True)
         end()
         left = sorted(str(path.relative_to(temporary)) for path in temporary.rglob("*"))
