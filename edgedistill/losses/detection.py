@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from edgedistill.losses.assignment import Targets, assign
 from edgedistill.losses.batch import Batch, OutputLoss
-from edgedistill.losses.cells import BINS, Cells, cells_of, decode_boxes, generalised_overlaps
+from edgedistill.losses.cells import BINS, Cells, by_side, cells_of, decode_boxes, generalised_overlaps
 
 FOCUS: Final = 2.0
 OVERLAP_WEIGHT: Final = 2.0
@@ -106,7 +106,7 @@ def distribution_focal(distributions: Tensor, steps: Tensor) -> Tensor:
 
     Logits are (K, 4 * BINS), distances (K, 4) from 0 to BINS - 1; the result is (K,).
     """
-    logs = _by_side(distributions).log_softmax(2)
+    logs = distributions.unflatten(1, (4, BINS)).log_softmax(2)
     bins = torch.arange(BINS, device=steps.device)
     nearness = (1 - (steps[..., None] - bins).abs()).clamp_min(0)  # 0 but for the two bins next to the distance
     return -(nearness * logs).sum(2).mean(1)
@@ -134,8 +134,8 @@ def box_kd(student: Tensor, teacher: Tensor, classes: int, temperature: float) -
 
     Cells are weighted by the teacher's highest score, because distributions on background mean nothing.
     """
-    ours, theirs = ((_by_side(x[..., classes:]) / temperature).log_softmax(3) for x in (student, teacher))
-    divergence = functional.kl_div(ours, theirs, reduction="none", log_target=True).sum(3).mean(2)
+    ours, theirs = ((by_side(x[..., classes:]) / temperature).log_softmax(2) for x in (student, teacher))
+    divergence = functional.kl_div(ours, theirs, reduction="none", log_target=True).sum(2).mean(1)
     weight = objectness(teacher, classes)
     return (weight * divergence).sum() * temperature**2 / weight.sum().clamp_min(1)
 
@@ -143,8 +143,3 @@ def box_kd(student: Tensor, teacher: Tensor, classes: int, temperature: float) -
 def objectness(outputs: Tensor, classes: int) -> Tensor:
     """Return the highest score (B, A) of each cell."""
     return outputs[..., :classes].sigmoid().amax(2)
-
-
-def _by_side(distributions: Tensor) -> Tensor:
-    """Return logits (..., 4 * BINS) as (..., 4, BINS)."""
-    return distributions.reshape(*distributions.shape[:-1], 4, BINS)
