@@ -4,6 +4,7 @@ TensorRT requires signed activations and float biases. ONNX Runtime has integer 
 input scale times weight scale, and on x86 only for unsigned activations. QuantizeLinear must follow the layer directly,
 so a ReLU between the two becomes a clip of the integers after QuantizeLinear, which is the same function.
 OpenVINO on x86 multiplies unsigned integers directly, and signed ones at extra cost, so ReLU outputs are unsigned.
+ONNX Runtime on x86 reads few input channels slowly, so channels of zeros are added there: input_channels.py.
 A model that was quantized with unsigned activations has u8-f32 as its canonical form, and no signed form. In u8-f32 a
 QuantizeLinear performs the ReLU itself, at no cost.
 OpenVINO restores int8 weights inside its float kernels, and ONNX Runtime has a kernel for dense layers with dynamic inputs.
@@ -26,6 +27,7 @@ from edgedistill.errors import ConfigError
 from edgedistill.graphs.dynamic import with_dynamic_inputs, with_float_inputs
 from edgedistill.graphs.float16 import to_float16
 from edgedistill.graphs.index import Edits, Index, Names, drop_unread, lift_constants
+from edgedistill.graphs.input_channels import pad_input_channels
 from edgedistill.graphs.metadata import annotate
 from edgedistill.graphs.operators import KEEPS_GRID
 from edgedistill.graphs.opset import opset_of
@@ -94,6 +96,7 @@ def encode(model: onnx.ModelProto, encoding: Encoding, float32: Collection[str] 
         if encoding != "s8-i32":
             _write_unsigned(graph, bounds)
             _separate_weight_zero_points(graph)
+            pad_input_channels(graph)
     _gather_integers(graph)
     drop_unread(graph)
     graph.ClearField("value_info")
