@@ -57,7 +57,7 @@ def by_side(distributions: Tensor) -> Tensor:
 
     The cells come last, because torch and OpenVINO take longer for a softmax over a last axis of 8: benchmarks/dense/decoding.py.
     """
-    return distributions.transpose(1, 2).unflatten(1, (4, BINS))
+    return distributions.transpose(1, 2).reshape(distributions.shape[0], 4, BINS, -1)
 
 
 def clip_boxes(boxes: Tensor, corner: Tensor) -> Tensor:

@@ -106,7 +106,7 @@ def distribution_focal(distributions: Tensor, steps: Tensor) -> Tensor:
 
     Logits are (K, 4 * BINS), distances (K, 4) from 0 to BINS - 1; the result is (K,).
     """
-    logs = distributions.unflatten(1, (4, BINS)).log_softmax(2)
+    logs = distributions.reshape(-1, 4, BINS).log_softmax(2)
     bins = torch.arange(BINS, device=steps.device)
     nearness = (1 - (steps[..., None] - bins).abs()).clamp_min(0)  # 0 but for the two bins next to the distance
     return -(nearness * logs).sum(2).mean(1)

@@ -11,7 +11,8 @@ Encoding = Literal["s8-f32", "u8-f32", "u8-i32", "s8-i32", "s8-f16", "dyn-i32", 
 """Activation type and bias type of an int8 ONNX model: signed with zero point 0, or unsigned with zero point 128.
 
 In u8-f32, activations that are never negative are unsigned with zero point 0, and the others are signed. In u8-i32 the
-same holds for models quantized with unsigned activations, but the others have zero point 128.
+same holds for models quantized with unsigned activations, but the others have zero point 128; and a convolution that reads few
+channels may read channels of zeros beside them.
 
 In s8-f16 all float values are float16: biases, scales, and the computation between int8 layers.
 
