@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+from contextlib import closing
 
 import child
 import energy_pass
@@ -133,7 +134,10 @@ def test_a_pass_finds_what_each_inference_adds_to_a_counter(tmp_path):
 
 
 class Bench:
-    """A meter on a bench: a thread that writes what a device draws, 50 times a second, in bursts as files are flushed."""
+    """A meter on a bench: a thread that writes what a device draws, 50 times a second, in bursts as files are flushed.
+
+    A burst has all rows since the last one, however late it is.
+    """
 
     def __init__(self, path, watts):
         self.path, self.watts, self.ended = path, watts, threading.Event()
@@ -141,9 +145,11 @@ class Bench:
         self.thread = threading.Thread(target=self.write)
 
     def write(self):
+        written = time.time()
         while not self.ended.wait(0.1):
-            now = time.time()
-            rows = "".join(f"{now - 0.1 + i / 50:.6f},{self.watts()}\n" for i in range(5))
+            count = int((time.time() - written) * 50)
+            rows = "".join(f"{written + i / 50:.6f},{self.watts()}\n" for i in range(1, count + 1))
+            written += count / 50
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(rows)
 
@@ -159,10 +165,8 @@ class Bench:
 @pytest.mark.slow
 def test_a_pass_is_metered_by_a_file_that_grows(tmp_path):
     arm = scripted_arm(tmp_path, "one", {"seconds": 0.002})
-    with Bench(tmp_path / "meter.csv", lambda: 5.0):
-        source = meter.Meter(tmp_path / "meter.csv")
+    with Bench(tmp_path / "meter.csv", lambda: 5.0), closing(meter.Meter(tmp_path / "meter.csv")) as source:
         found = energy_pass.metered(source, spec_of(arm), tmp_path, 60)
-        source.close()
     assert found["mean_mw"] == pytest.approx(5000)
     assert found["per_inference"] > 5000 * 2  # 5 W for what an inference takes: 2 ms and what Python adds
     assert "no more power than when idle" in found["reason"]
@@ -171,11 +175,12 @@ def test_a_pass_is_metered_by_a_file_that_grows(tmp_path):
 
 def test_a_meter_that_stops_is_a_reason_and_ends_the_pass(tmp_path):
     arm = scripted_arm(tmp_path, "one", {"seconds": 0.002})
-    with Bench(tmp_path / "meter.csv", lambda: "overflow"):
-        source = meter.Meter(tmp_path / "meter.csv")
-        with pytest.raises(NoSourceError, match="could not convert string to float: 'overflow'"):
-            energy_pass.metered(source, spec_of(arm), tmp_path, 60)
-        source.close()
+    with (
+        Bench(tmp_path / "meter.csv", lambda: "overflow"),
+        closing(meter.Meter(tmp_path / "meter.csv")) as source,
+        pytest.raises(NoSourceError, match="could not convert string to float: 'overflow'"),
+    ):
+        energy_pass.metered(source, spec_of(arm), tmp_path, 60)
 
 
 @pytest.mark.slow
