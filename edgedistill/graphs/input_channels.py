@@ -15,7 +15,7 @@ MOST_CHANNELS: Final = 8
 FEWEST_OUTPUTS: Final = 16
 MOST_TAPS: Final = 25
 """ONNX Runtime's kernel that reads the input in place takes a multiple of 4 channels, and 16 outputs or more. Other inputs are copied first,
-tap by tap, which takes up to half of the layer's time. With more taps or channels the zeros cost more than the copy does
+tap by tap, which takes up to a third of the layer's time. With more taps or channels the zeros cost more than the copy does
 (benchmarks/quantize/input_channels.json)."""
 
 

@@ -42,8 +42,8 @@ def cells_of(height: int, width: int) -> Cells:
 
 def decode_boxes(distributions: Tensor, cells: Cells) -> Tensor:
     """Return the boxes (B, A, 4), not clipped, of logits (B, A, 4 * BINS) over distances (GFL, Li et al. 2020, equation 5)."""
-    # ONNX Runtime transposes the input of a softmax over any axis but the last, and engines would count a product of matrices as a
-    # layer with weights: both take longer than these sums.
+    # Not a softmax: ONNX Runtime transposes the input of one over any axis but the last, which takes longer than these sums. Not a
+    # product of matrices: engines would count it as a layer with weights.
     logits = by_side(distributions)
     shares = (logits - logits.detach().amax(2, keepdim=True)).exp()
     steps = torch.arange(BINS, dtype=shares.dtype, device=shares.device)

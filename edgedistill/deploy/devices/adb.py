@@ -166,9 +166,8 @@ async def _adb(adb: str, *arguments: str, timeout_s: float) -> tuple[int, str]:
     finally:
         if child.returncode is None:
             child.kill()
-            await (
-                child.communicate()
-            )  # asyncio waits for the end of what the child printed, which must be read for that
+            # asyncio ends the wait for a child only after all that the child printed was read.
+            await child.communicate()
     return child.returncode or 0, out.decode("utf-8", "replace")
 
 
