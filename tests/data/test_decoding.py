@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from edgedistill.data.reading import Reading
 from edgedistill.data.sources import Source, load_source
 from edgedistill.errors import ConfigError
 from tests.support.learning import config_of, loaded, only
+from tests.support.sshd import wait_until
 
 RNG = np.random.default_rng(0)
 
@@ -122,9 +122,7 @@ def test_a_killed_decoding_starts_again(tmp_path: Path, cache: Path) -> None:
         "decode(files, Decoding('key', lambda broken: lambda file: {'inputs': decode_image(file, None, 'RGB')}, IMAGES))"
     )
     with subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path) as process:
-        deadline = time.monotonic() + 60
-        while not list(cache.glob("*/inputs.npy")) and time.monotonic() < deadline:
-            time.sleep(0.02)
+        wait_until(lambda: list(cache.glob("*/inputs.npy")))
         (made,) = cache.iterdir()
         with (made / ".lock").open() as lock, pytest.raises(BlockingIOError):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

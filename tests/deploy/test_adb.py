@@ -24,6 +24,7 @@ from edgedistill.statistics import speedup
 from tests.support.adbd import Device
 from tests.support.jobs import TARGETS, bench_job
 from tests.support.phones import ORT, compiled, url
+from tests.support.sshd import pids, read, wait_until
 
 QEMU = os.environ.get("EDGEDISTILL_ARM64")
 RAILS = r"""now=$(($(date +%s%N) / 1000000))
@@ -179,7 +180,7 @@ def test_models_that_do_not_fit_together_are_measured_alone(phone, runner, model
 
 def on_phone(device):
     """Return the command lines of the runner's processes on a phone."""
-    lines = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
+    lines = [read(f"/proc/{pid}/cmdline") for pid in pids()]
     return [line for line in lines if f"{device.root}/".encode() in line and b"\0bench\0" in line]
 
 
@@ -200,10 +201,7 @@ def test_a_cancelled_job_leaves_no_processes_on_the_phone(phone, runner, models,
             await job
 
     asyncio.run(cancel())
-    deadline = time.monotonic() + 10
-    while on_phone(phone) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert on_phone(phone) == []
+    wait_until(lambda: not on_phone(phone))
     assert not list(phone.root.glob("edgedistill/work-*"))
 
 

@@ -172,7 +172,9 @@ def descendants(root: int) -> list[int]:
 
 
 def wait_until(condition, seconds=PATIENCE_S):
+    """Wait until a condition holds, and return its value."""
     deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to that"
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"the condition did not hold within {seconds:.0f} s"
         time.sleep(0.02)
+    return value

@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +16,7 @@ import pytest
 
 from tests.support.jobs import TARGETS
 from tests.support.small_onnx import text_model
+from tests.support.sshd import wait_until
 from tests.support.tiny_onnx import build, build_pair, record
 
 ENCODINGS = ("s8-f32", "u8-i32", "s8-i32")
@@ -230,30 +230,20 @@ def state(process):
     """Return the state of a process: "T" is stopped; None if it has ended."""
     try:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0].replace("Z", "") or None
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # ended before the file was opened, or before it was read
         return None
-
-
-def until(condition, seconds=20):
-    """Wait until a condition holds, and return its value."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if value := condition():
-            return value
-        time.sleep(0.005)
-    raise AssertionError("it did not happen in time")
 
 
 def started(runner, *arguments):
     """Start the runner, and wait until its models take turns; return it and its two processes."""
     program = subprocess.Popen(runner.command(*arguments), stdout=subprocess.PIPE, text=True)
-    both = until(lambda: len(found := processes(program.pid)) == 2 and found)
-    until(lambda: state(both[1]) == "T")
+    both = wait_until(lambda: len(found := processes(program.pid)) == 2 and found)
+    wait_until(lambda: state(both[1]) == "T")
     return program, both
 
 
 def test_a_process_that_is_killed_leaves_the_others(runner, models, tmp_path):
-    program, both = started(runner, *bench(models, tmp_path, "fp32", "u8-i32", seconds=0.4))
+    program, both = started(runner, *bench(models, tmp_path, "fp32", "u8-i32", seconds=2))
     os.kill(both[1], signal.SIGKILL)
     told = json.loads(program.communicate()[0].rsplit("\n", 2)[-2])
     assert program.returncode == 5
@@ -262,10 +252,10 @@ def test_a_process_that_is_killed_leaves_the_others(runner, models, tmp_path):
 
 
 def test_a_runner_that_is_killed_leaves_no_processes(runner, models, tmp_path):
-    program, both = started(runner, *bench(models, tmp_path, "fp32", "u8-i32", seconds=1))
+    program, both = started(runner, *bench(models, tmp_path, "fp32", "u8-i32", seconds=20))
     program.kill()
     program.communicate()
-    until(lambda: not any(map(state, both)))
+    wait_until(lambda: not any(map(state, both)))
 
 
 def test_work_says_how_often_and_when(runner, models):

@@ -3,7 +3,6 @@
 import signal
 import subprocess
 import sys
-import time
 from itertools import groupby
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from turns import Need, schedule, sets
 
 from edgedistill.records.measurement import Measurement
 from tests.support.jobs import TARGETS, harness, scripted_arm, write_job
-from tests.support.sshd import PATIENCE_S
+from tests.support.sshd import wait_until
 
 MIB = 1 << 20
 
@@ -126,19 +125,10 @@ def test_a_killed_harness_leaves_no_process_of_a_set(tmp_path):
     arms = [scripted_arm(tmp_path, name) for name in "ab"]
     command = [sys.executable, str(TARGETS / "harness"), "bench", str(write_job(tmp_path, arms, seconds=60))]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as bench:
-        workers = waited_for(lambda: len(found := children(bench.pid)) == 2 and found)
+        workers = wait_until(lambda: len(found := children(bench.pid)) == 2 and found)
         bench.send_signal(signal.SIGKILL)
-    waited_for(lambda: not [pid for pid in workers if Path(f"/proc/{pid}").is_dir()])
+    wait_until(lambda: not [pid for pid in workers if Path(f"/proc/{pid}").is_dir()])
 
 
 def children(pid):
     return Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
-
-
-def waited_for(condition):
-    """Wait for a condition, and return its value."""
-    until = time.monotonic() + PATIENCE_S
-    while not (value := condition()):
-        assert time.monotonic() < until
-        time.sleep(0.02)
-    return value
