@@ -94,7 +94,7 @@ def test_a_model_is_benched_over_ssh_and_sent_once(device, tmp_path):
     handshakes = 2 * (program + 12_000)  # of two connections, each with the agent's program and what SSH itself says
     assert sent[1] < handshakes, sent
     assert sent[0] > sent[1] + 50_000, sent
-    assert not device.started()
+    wait_until(lambda: not device.started())
 
 
 def test_doctor_looks_at_a_device(device, tmp_path):
@@ -212,7 +212,7 @@ def test_a_second_job_waits_for_the_first(user, tmp_path):
 def cut_in_mid_run(device, tmp_path, cut):
     """Start a bench over SSH, call `cut` when one process is measured, and return the ended command and its files."""
     build(tmp_path / "tiny.onnx")
-    long = ("--processes", 3, "--seconds", 2, "--run-dir", "run")
+    long = ("--processes", 10, "--seconds", 2, "--run-dir", "run")
     run = edgedistill(device, "bench", "tiny.onnx", "--target", "ort", "--device", device.url, *long, cwd=tmp_path)
     partial = tmp_path / "run" / "measurements" / "partial"
     wait_until(lambda: list(partial.glob("*.json")) or run.poll() is not None)
@@ -235,8 +235,8 @@ def test_a_link_that_is_cut_leaves_a_partial_result_and_no_process(device, tmp_p
     assert f"{device.url}: the connection was lost" in error
     assert f"the measurements made until then are in {kept.relative_to(tmp_path)}" in error
     measured = Measurement.model_validate_json(kept.read_text())
-    assert measured.reasons["processes"] == f"{len(measured.processes)} of 3 processes were measured"
-    assert 1 <= len(measured.processes) <= 2
+    assert measured.reasons["processes"] == f"{len(measured.processes)} of 10 processes were measured"
+    assert 1 <= len(measured.processes) < 10
     with np.load(kept.with_suffix(".npz")) as samples:
         assert len(samples["latency_ns"]) == sum(process.n for process in measured.processes)
     assert not list((device.cache / "work").iterdir())

@@ -191,7 +191,7 @@ def test_a_job_measures_energy_by_its_meter(tmp_path):
     assert code == 0
     measured = Measurement.model_validate(results[0]["measurement"])
     assert measured.energy_uj.mean_mw == pytest.approx(5000)
-    assert measured.energy_uj.window_s == pytest.approx(10, rel=0.01)
+    assert measured.energy_uj.window_s >= 10
     assert measured.energy_uj.provenance == "measured"
     assert "bench one energy" in stderr
 
