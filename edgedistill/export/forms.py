@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import onnx
 from onnx import TensorProto
 
+from edgedistill.errors import ParityError
 from edgedistill.export.settings import ExportTarget
 from edgedistill.graphs.encodings import encode
 from edgedistill.graphs.float16 import emulated, float32_nodes, to_float16
+from edgedistill.graphs.metadata import is_marked
+from edgedistill.graphs.pixels import MARK as PIXELS
 from edgedistill.graphs.run import Arrays, Requests, run_onnx
 from edgedistill.kits.kits import Kit
 from edgedistill.records.base import Encoding
+from edgedistill.records.parity import Parity
 
 LOADED = 2
 """The number of requests that check that ONNX Runtime can run a float16 file itself."""
@@ -45,22 +49,43 @@ def variants(targets: Sequence[ExportTarget], kits: Mapping[str, Kit], source: s
     ]
 
 
-def in_form(model: onnx.ModelProto, variant: Variant, requests: Requests) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+def in_form(
+    model: onnx.ModelProto, variant: Variant, requests: Requests, *, pixels: bool = True
+) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     """Convert an fp32 model, or a canonical int8 model, to a variant; return it and the names of nodes left in float32.
 
     Args:
         model: the model, in the variant's opset.
         variant: what to write.
         requests: for each input, real inputs (R, *the input's shape), to find values beyond float16.
+        pixels: whether an int8 convolution may read the pixels of a picture, as in `encode`.
     """
     kept = float32_nodes(model, requests) if is_half(variant) else ()
     if variant.encoding is not None:
-        return encode(model, variant.encoding, kept), kept
+        return encode(model, variant.encoding, kept, pixels=pixels), kept
     if is_half(variant):
         return to_float16(model, kept), kept
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     return copy, ()
+
+
+def checked_form(
+    model: onnx.ModelProto, variant: Variant, requests: Requests, check: Callable[[onnx.ModelProto], Parity]
+) -> tuple[onnx.ModelProto, tuple[str, ...], Parity]:
+    """Convert a model as `in_form` does, and return the parity by `check` too, which raises ParityError outside the limits.
+
+    A file whose first convolution reads pixels rounds in another way than the model in torch does. Where that changes too many answers,
+    the file normalizes in float instead.
+    """
+    converted, kept = in_form(model, variant, requests)
+    try:
+        return converted, kept, check(converted)
+    except ParityError:
+        if not is_marked(converted, PIXELS):
+            raise
+    converted, kept = in_form(model, variant, requests, pixels=False)
+    return converted, kept, check(converted)
 
 
 def is_half(variant: Variant) -> bool:

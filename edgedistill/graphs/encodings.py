@@ -4,7 +4,8 @@ TensorRT requires signed activations and float biases. ONNX Runtime has integer 
 input scale times weight scale, and on x86 only for unsigned activations. QuantizeLinear must follow the layer directly,
 so a ReLU between the two becomes a clip of the integers after QuantizeLinear, which is the same function.
 OpenVINO on x86 multiplies unsigned integers directly, and signed ones at extra cost, so ReLU outputs are unsigned.
-ONNX Runtime on x86 reads few input channels slowly, so channels of zeros are added there: input_channels.py.
+ONNX Runtime on x86 reads few input channels slowly, so channels of zeros are added there: input_channels.py. Of pictures it can read the
+8-bit pixels themselves: pixels.py.
 A model that was quantized with unsigned activations has u8-f32 as its canonical form, and no signed form. In u8-f32 a
 QuantizeLinear performs the ReLU itself, at no cost.
 OpenVINO restores int8 weights inside its float kernels, and ONNX Runtime has a kernel for dense layers with dynamic inputs.
@@ -32,6 +33,8 @@ from edgedistill.graphs.metadata import annotate
 from edgedistill.graphs.operators import KEEPS_GRID
 from edgedistill.graphs.opset import opset_of
 from edgedistill.graphs.pair_sums import MARK, sums_fit
+from edgedistill.graphs.pixels import MARK as PIXELS
+from edgedistill.graphs.pixels import read_pixels
 from edgedistill.kits.kits import FLOAT16_OPSET
 from edgedistill.records.base import Activations, Encoding
 
@@ -45,19 +48,24 @@ REWRITES: Final[dict[Encoding, Callable[[onnx.ModelProto], onnx.ModelProto]]] = 
     "dyn-i32": lambda model: with_dynamic_inputs(model)[0], "w8-f32": with_float_inputs,
 }  # fmt: skip
 """What removes static scales of activations."""
+UNSIGNED: Final[frozenset[Encoding]] = frozenset({"u8-i32", "dyn-i32"})
+"""The encodings whose integer layers read unsigned activations, so that the first one can read the pixels of a picture: pixels.py."""
 
 
-def encode(model: onnx.ModelProto, encoding: Encoding, float32: Collection[str] = ()) -> onnx.ModelProto:
+def encode(
+    model: onnx.ModelProto, encoding: Encoding, float32: Collection[str] = (), *, pixels: bool = True
+) -> onnx.ModelProto:
     """Return a copy of a canonical int8 model ("s8-f32" or, with unsigned activations, "u8-f32") in another encoding.
 
     Weights and static activations represent the same numbers in every encoding, and an int32 bias is within half a step of the
-    float bias. In dyn-i32 and w8-f32 the weights are the same, but activations are not rounded to the static scales. In s8-f16 the integer weights are the same; scales and biases are rounded to float16, with a relative error
+    float bias. An exception is a first convolution of u8-i32 and dyn-i32 that reads pixels: its weights are rounded again. In dyn-i32 and w8-f32 the weights are the same, but activations are not rounded to the static scales. In s8-f16 the integer weights are the same; scales and biases are rounded to float16, with a relative error
     of at most 1/2048 from 2**-14 on; and an activation that is computed in float16 may be rounded to the next step.
 
     Args:
         model: the model in its canonical encoding.
         encoding: the encoding to write.
         float32: for s8-f16, the nodes that stay in float32, as `float32_nodes` finds them.
+        pixels: for u8-i32 and dyn-i32, whether a first convolution may read the pixels of a picture, which pixels.py explains.
 
     Raises:
         ConfigError: the model has no QuantizeLinear, is not canonical, has a bias too large for int32, an opset too old
@@ -68,6 +76,8 @@ def encode(model: onnx.ModelProto, encoding: Encoding, float32: Collection[str] 
     graph = result.graph
     lift_constants(graph)
     _require_canonical(graph)
+    if pixels and encoding in UNSIGNED and read_pixels(graph):
+        annotate(result, PIXELS)
     if sums_fit(graph):
         annotate(result, MARK)
     unsigned = activations_of(result) == "unsigned"
@@ -90,17 +100,22 @@ def encode(model: onnx.ModelProto, encoding: Encoding, float32: Collection[str] 
     if encoding == "u8-f32" and not unsigned:
         _write_unsigned_where_nonnegative(graph)
     elif encoding.endswith("i32"):
-        _write_int32_biases(graph)
-        _protect_float_layers(graph)
-        bounds = _clip_integers(graph)
-        if encoding != "s8-i32":
-            _write_unsigned(graph, bounds)
-            _separate_weight_zero_points(graph)
-            pad_input_channels(graph)
+        _write_integer_layers(graph, unsigned=encoding in UNSIGNED)
     _gather_integers(graph)
     drop_unread(graph)
     graph.ClearField("value_info")
     return result
+
+
+def _write_integer_layers(graph: onnx.GraphProto, *, unsigned: bool) -> None:
+    """Rewrite the layers for the integer kernels of ONNX Runtime, with signed or unsigned activations."""
+    _write_int32_biases(graph)
+    _protect_float_layers(graph)
+    bounds = _clip_integers(graph)
+    if unsigned:
+        _write_unsigned(graph, bounds)
+        _separate_weight_zero_points(graph)
+        pad_input_channels(graph)
 
 
 def activations_of(model: onnx.ModelProto) -> Activations:

@@ -15,3 +15,8 @@ def annotate(model: onnx.ModelProto, entries: dict[str, str]) -> None:
 def metadata_of(model: onnx.ModelProto) -> dict[str, str]:
     """Return a model's metadata_props."""
     return {entry.key: entry.value for entry in model.metadata_props}
+
+
+def is_marked(model: onnx.ModelProto, mark: dict[str, str]) -> bool:
+    """Return whether a model's metadata_props have all entries of a mark."""
+    return metadata_of(model).items() >= mark.items()

@@ -19,10 +19,11 @@ LARGEST: Final = 128
 def sums_fit(graph: onnx.GraphProto) -> bool:
     """Return whether no two int8 weights that a kernel adds as a pair have too large a sum."""
     index = Index.of(graph)
-    return all(_fits(index, node) for node in graph.node if node.op_type in {"Conv", "Gemm", "MatMul"})
+    return all(pairs_fit(index, node) for node in graph.node if node.op_type in {"Conv", "Gemm", "MatMul"})
 
 
-def _fits(index: Index, layer: onnx.NodeProto) -> bool:
+def pairs_fit(index: Index, layer: onnx.NodeProto) -> bool:
+    """Return whether no two int8 weights of a layer that a kernel adds as a pair have too large a sum."""
     dequantizer = index.dequantizer(layer.input[1])
     weight = None if dequantizer is None else index.value(dequantizer.input[0])
     if weight is None:

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from edgedistill.errors import ConfigError
+from edgedistill.graphs.rounding import quantized_weight
 from edgedistill.quantize.capture import outputs_of, tensor_at
 from edgedistill.quantize.fake_quant import fake_quantize, fake_quantize_bias, fake_quantize_weight
 from edgedistill.quantize.prepare import Prepared
-from edgedistill.quantize.rounding import quantized_weight
 
 M = TypeVar("M", bound=nn.Module)
 

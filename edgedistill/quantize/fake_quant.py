@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from edgedistill.graphs.rounding import HIGHEST, LOWEST, SMALLEST_STEP, UNSIGNED, per_channel, weight_scale
 from edgedistill.quantize.ranges import MagnitudeHistogram, Ranges
-from edgedistill.quantize.rounding import HIGHEST, LOWEST, SMALLEST_STEP, UNSIGNED, per_channel, weight_scale
 
 SMALLEST_SCALE = 1e-12
 

@@ -12,12 +12,12 @@ from edgedistill.data.sources import Array
 from edgedistill.errors import ConfigError
 from edgedistill.graphs.canonical import canonical
 from edgedistill.graphs.index import Edits
+from edgedistill.graphs.rounding import HIGHEST, UNSIGNED, least_scale, quantized_weight, rounded_bias, weight_scale
 from edgedistill.graphs.run import Requests, run_each
 from edgedistill.quantize.float_results import ChannelRanges, last_results, leading_to_quantized, leave_in_float
 from edgedistill.quantize.onnx_graph import OnnxGraph
 from edgedistill.quantize.placement import Graph, Placement, place
 from edgedistill.quantize.ranges import MagnitudeHistogram, Ranges
-from edgedistill.quantize.rounding import HIGHEST, UNSIGNED, least_scale, quantized_weight, rounded_bias, weight_scale
 from edgedistill.records.base import Scheme
 from edgedistill.runtime.progress import Advance
 

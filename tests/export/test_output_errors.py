@@ -14,9 +14,9 @@ from edgedistill.errors import ConfigError, ParityError
 from edgedistill.export.file_records import FileOptions
 from edgedistill.export.onnx_file import quantize_file
 from edgedistill.export.output_errors import channel_axis, layer_before, output_error
+from edgedistill.graphs.rounding import least_scale, quantized_weight
 from edgedistill.kits.kits import find_kits
 from edgedistill.quantize.fake_quant import fake_quantize_bias
-from edgedistill.quantize.rounding import least_scale, quantized_weight
 from tests.support.small_onnx import requests_for, text_model
 
 RNG = np.random.default_rng(0)

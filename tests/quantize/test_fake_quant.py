@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from edgedistill.errors import ConfigError
+from edgedistill.graphs.rounding import quantized_weight
 from edgedistill.quantize.fake_quant import (
     ActivationQuantizer,
     fake_quantize,
@@ -15,7 +16,6 @@ from edgedistill.quantize.fake_quant import (
     fake_quantize_weight,
 )
 from edgedistill.quantize.ranges import MagnitudeHistogram
-from edgedistill.quantize.rounding import quantized_weight
 
 SCALES = st.floats(2.0**-20, 2.0**10, width=32)
 

@@ -13,12 +13,12 @@ from torch import nn
 from edgedistill.graphs.encodings import encode
 from edgedistill.graphs.metadata import metadata_of
 from edgedistill.graphs.pair_sums import MARK
+from edgedistill.graphs.rounding import largest_pair, quantized_weight
 from edgedistill.graphs.run import run_onnx
 from edgedistill.quantize.convert import convert
 from edgedistill.quantize.fake_quant import fake_quantize_weight
 from edgedistill.quantize.onnx_file import quantize_onnx
 from edgedistill.quantize.prepare import calibrate, prepare
-from edgedistill.quantize.rounding import largest_pair, quantized_weight
 from edgedistill.records.base import Scheme
 
 RNG = np.random.default_rng(0)
