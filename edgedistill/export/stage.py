@@ -198,6 +198,7 @@ class _Exporter:
             f"export: {path.name}, {file.bytes:,} bytes, agreement with {self._reference(record)} "
             f"{percent(parity.agreement)}, maximum difference {parity.max_abs_diff:.2g}"
             + (f"; left in float32: {', '.join(kept)}" if kept else "")
+            + ("; the first convolution reads the pixels" if is_marked(model, PIXELS) else "")
         )
         self._show(path.name, warnings)
         self.models.append(record.model_copy(update={"file": file}))

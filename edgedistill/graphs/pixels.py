@@ -51,9 +51,7 @@ class Normalization(NamedTuple):
 def read_pixels(graph: onnx.GraphProto) -> bool:
     """Let int8 convolutions of a canonical graph read the pixels of its uint8 inputs where a normalization stands between the two.
 
-    Returns whether there is one.
-
-    The weights are rounded to int8 once more; the pixels are no longer rounded, nor limited to the range of the calibration.
+    Returns whether there is such a convolution. The weights are rounded to int8 once more; the pixels are no longer rounded, nor limited to the range of the calibration.
     """
     pictures = {
         value.name: value for value in graph.input if value.type.tensor_type.elem_type == onnx.TensorProto.UINT8
