@@ -15,7 +15,6 @@ scales must be float16 in the file.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection
 from typing import Final
 
@@ -30,7 +29,7 @@ from edgedistill.graphs.float16 import to_float16
 from edgedistill.graphs.index import Edits, Index, Names, drop_unread, lift_constants
 from edgedistill.graphs.input_channels import pad_input_channels
 from edgedistill.graphs.metadata import annotate
-from edgedistill.graphs.operators import KEEPS_GRID
+from edgedistill.graphs.nonnegative import constant_bounds, write_unsigned_where_nonnegative
 from edgedistill.graphs.opset import opset_of
 from edgedistill.graphs.pair_sums import MARK, sums_fit
 from edgedistill.graphs.pixels import MARK as PIXELS
@@ -98,7 +97,7 @@ def encode(
     if encoding == "s8-f32":
         return result
     if encoding == "u8-f32" and not unsigned:
-        _write_unsigned_where_nonnegative(graph)
+        write_unsigned_where_nonnegative(graph)
     elif encoding.endswith("i32"):
         _write_integer_layers(graph, unsigned=encoding in UNSIGNED)
     _gather_integers(graph)
@@ -152,7 +151,7 @@ def _write_int32_biases(graph: onnx.GraphProto) -> None:
     with Edits(graph) as edits:
         for node, place, layer in _biased(graph, edits.index):
             bias = edits.index.value(node.input[place])
-            steps = [_step(edits.index, name) for name in layer.input[:2]]
+            steps = [edits.index.step(name) for name in layer.input[:2]]
             if bias is None or steps[0] is None or steps[1] is None or bias.shape != (steps[1].size,):
                 continue
             step = (steps[0].astype(np.float64) * steps[1].astype(np.float64)).astype(np.float32)
@@ -235,11 +234,6 @@ def _biased(graph: onnx.GraphProto, index: Index) -> list[tuple[onnx.NodeProto, 
     return found
 
 
-def _step(index: Index, name: str) -> NDArray[np.generic] | None:
-    dequantizer = index.dequantizer(name)
-    return None if dequantizer is None else index.value(dequantizer.input[1])
-
-
 def _store_bias(edits: Edits, node: onnx.NodeProto, bias: NDArray[np.int32], step: NDArray[np.float32]) -> str:
     """Store an int32 bias and its scales in front of a node, and return the name of the dequantized bias."""
     name = f"bias_{node.output[0]}"
@@ -290,7 +284,7 @@ def _bounds(index: Index, activation: onnx.NodeProto) -> tuple[float, float] | N
     layer = _with_bias_added(index, layer)
     if any(index.dequantizer(name) is None for name in layer.input[:2]):
         return None
-    return _constant_bounds(index, activation)
+    return constant_bounds(index, activation)
 
 
 def _with_bias_added(index: Index, node: onnx.NodeProto) -> onnx.NodeProto:
@@ -301,21 +295,6 @@ def _with_bias_added(index: Index, node: onnx.NodeProto) -> onnx.NodeProto:
         if node.op_type == "Add" and layer is not None and layer.op_type == "MatMul" and is_stored:
             return layer
     return node
-
-
-def _constant_bounds(index: Index, activation: onnx.NodeProto) -> tuple[float, float] | None:
-    if activation.op_type == "Relu":
-        return 0.0, math.inf
-    if activation.op_type != "Clip":
-        return None
-    bounds = [-math.inf, math.inf]
-    for place, name in enumerate(activation.input[1:]):
-        if name:
-            bound = index.value(name)
-            if bound is None:
-                return None
-            bounds[place] = float(bound)
-    return bounds[0], bounds[1]
 
 
 def _on_grid(bound: float, scale: np.ndarray | None, kind: Integers) -> int:
@@ -368,45 +347,3 @@ def _separate_weight_zero_points(graph: onnx.GraphProto) -> None:
 def _is_signed(index: Index, name: str) -> bool:
     value = index.value(name)
     return value is not None and value.dtype == np.int8
-
-
-def _write_unsigned_where_nonnegative(graph: onnx.GraphProto) -> None:
-    """Encode non-negative activations as uint8 with zero point 0: the same integers 0 to 127, clipped at 127."""
-    edits, unsigned = Edits(graph), set[str]()
-    zero = edits.store("zero_point_0_unsigned", np.array(0, np.uint8))
-    for quantizer in [node for node in graph.node if node.op_type == "QuantizeLinear"]:
-        if not (_limit_to_127(edits, quantizer) or _carries(edits.index, quantizer, unsigned)):
-            continue
-        users = edits.index.users.get(quantizer.output[0], ())
-        readers = [
-            node for node in users if node.op_type == "DequantizeLinear" and node.input[0] == quantizer.output[0]
-        ]
-        for node in (quantizer, *readers):
-            node.input[2] = zero
-        unsigned |= {node.output[0] for node in readers}
-
-
-def _limit_to_127(edits: Edits, quantizer: onnx.NodeProto) -> bool:
-    """Limit a ReLU, or a clip from 0 or above, before a QuantizeLinear to 127 steps; return whether there was one."""
-    index = edits.index
-    activation, scale = index.producer.get(quantizer.input[0]), index.value(quantizer.input[1])
-    if activation is None or scale is None or scale.size > 1 or index.readers[quantizer.input[0]] != 1:
-        return False
-    bounds = _constant_bounds(index, activation)
-    if bounds is None or bounds[0] < 0:
-        return False
-    most = np.float32(SHIFT - 1) * scale.astype(np.float32).reshape(())
-    del activation.input[1:]
-    for bound in (np.float32(bounds[0]), min(np.float32(bounds[1]), most)):
-        activation.input.append(edits.store(f"{quantizer.input[0]}_bound", np.array(bound, np.float32)))
-    activation.op_type = "Clip"
-    return True
-
-
-def _carries(index: Index, quantizer: onnx.NodeProto, unsigned: Collection[str]) -> bool:
-    """Return whether a QuantizeLinear rounds values that an operator moved from an unsigned tensor of the same scale."""
-    carrier = index.producer.get(quantizer.input[0])
-    if carrier is None or carrier.op_type not in KEEPS_GRID or carrier.input[0] not in unsigned:
-        return False
-    steps = _step(index, carrier.input[0]), index.value(quantizer.input[1])
-    return all(step is not None and step.size == 1 for step in steps) and bool(steps[0] == steps[1])

@@ -53,6 +53,11 @@ class Index:
         node = self.producer.get(name)
         return node if node is not None and node.op_type == "DequantizeLinear" else None
 
+    def step(self, name: str) -> NDArray[np.generic] | None:
+        """Return the scale of a dequantized tensor, or None for another tensor."""
+        dequantizer = self.dequantizer(name)
+        return None if dequantizer is None else self.value(dequantizer.input[1])
+
 
 class Names:
     """The names in use; a new name is the requested one, with a number if that is in use."""
