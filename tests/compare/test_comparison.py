@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from edgedistill.compare.comparison import (
     Comparison,
@@ -15,10 +14,9 @@ from edgedistill.compare.comparison import (
     summarise_run,
     to_json,
 )
-from edgedistill.compare.footnotes import doubts, footnotes_of
-from edgedistill.compare.load import LoadedMeasurement, MeasurementSet, describe_model, load_results, load_run
+from edgedistill.compare.footnotes import footnotes_of
+from edgedistill.compare.load import load_results, load_run
 from edgedistill.compare.rows import candidate_row
-from edgedistill.compare.table import render_table
 from edgedistill.config.schema import Budget
 from edgedistill.errors import ConfigError, IncomparableError
 from edgedistill.report.report import render_comparison
@@ -27,37 +25,23 @@ from tests.support.compare_builders import (
     STUDENT,
     TEACHER,
     Fake,
+    changed,
+    energy,
     measurement,
     measurement_table,
+    run_of,
+    text_of,
     write_measurement,
     write_run,
 )
-
-
-def changed(fake: Fake, **changes) -> Fake:
-    return replace(fake, changes={**fake.changes, **changes})
 
 
 def on(fake: Fake, **facts) -> Fake:
     return changed(fake, device=measurement_table(fake)["device"] | facts)
 
 
-def run_of(*fakes: Fake, name="run") -> MeasurementSet:
-    measurements = [measurement(fake) for fake in fakes]
-    return MeasurementSet(
-        name, tuple(LoadedMeasurement(describe_model(m), m, Path(f"{i}.json")) for i, m in enumerate(measurements))
-    )
-
-
 def answer(*fakes: Fake, **budget) -> str:
     return summarise_run(run_of(*fakes), {"pc": Budget(**budget)}).groups[0].answer
-
-
-def text_of(comparison: Comparison, width=80) -> str:
-    console = Console(width=width, no_color=True)
-    with console.capture() as capture:
-        console.print(render_table(comparison.groups, comparison.left_out))
-    return capture.get()
 
 
 @pytest.mark.parametrize(
@@ -89,10 +73,6 @@ def test_another_engine_on_the_same_device_is_compared_and_shown():
     assert [row.label for row in group.rows] == ["student fp32 (openvino)", "student fp32 (ort)"]
     assert group.rows[1].speedup.verdict == "slower"
     assert group.rows[1].differs == ("kit openvino vs ort", "engine OpenVINO 2026.4.1 vs ONNX Runtime 1.32.0")
-
-
-def energy(value: float, source: str) -> dict:
-    return {"per_inference": value, "idle_subtracted": None, "source": source}
 
 
 def test_other_settings_of_an_engine_are_shown():
@@ -361,65 +341,6 @@ def test_json_holds_every_measurement_and_can_be_read_back(tmp_path):
     assert table["schema"] == "edgedistill.comparison/1"
     assert table["groups"][0]["rows"][0]["measurement"]["schema"] == "edgedistill.measurement/1"
     assert Comparison.model_validate(table) == comparison
-
-
-ODD = changed(
-    INT8,
-    precision={"requested": "int8", "executed": {"int8": 9, "fp32": 1}},
-    memory_bytes=None,
-    accuracy=None,
-    contaminated=True,
-    energy_uj=energy(3120.5, "rapl"),
-    reasons={
-        "memory_bytes": "VmHWM cannot be reset here",
-        "accuracy": "no labels",
-        "contaminated": "230 of 2000 preempted",
-    },
-)
-
-
-def test_table_fits_80_columns_and_says_each_reason_once():
-    text = text_of(summarise_run(run_of(TEACHER, STUDENT, ODD)))
-    assert max(map(len, text.splitlines())) <= 80
-    assert text.count("no energy counter") == 1
-    assert "int8 9/10" in text
-    assert "energy mJ" in text
-    assert " 3.12 " in text
-    for reason in ("VmHWM cannot be reset here", "no labels", "other programs interrupted"):
-        assert reason in text
-    line = next(line for line in text.splitlines() if "int8 9/10" in line)
-    assert " 0 " not in line
-    assert line.count("—") == 2
-
-
-@pytest.mark.parametrize("name", ["a-rather-long-name-for-a-run-of-experiments-2026-07-01", "[red]bold[/red]"])
-def test_long_and_odd_names_do_not_break_the_table(name):
-    text = text_of(compare_runs(run_of(STUDENT, INT8, name="base"), [run_of(STUDENT, ODD, name=name)]))
-    assert max(map(len, text.splitlines())) <= 80
-    assert name[:9] in text
-
-
-def test_table_of_doubtful_speedups():
-    text = text_of(summarise_run(run_of(replace(TEACHER, processes=2), STUDENT)))
-    assert "speedup undecided: an interval needs 3 processes per side" in text
-    text = text_of(summarise_run(run_of(TEACHER, replace(STUDENT, p50_ns=3_650_000.0))))
-    assert "no difference in speed from teacher fp32 seen" in text
-
-
-def test_modes_of_the_device_are_noted_with_both_p50s_where_they_differ_visibly():
-    def text(p50_ns):
-        latency = measurement_table(STUDENT)["latency_ns"] | {
-            "p50": p50_ns,
-            "undisturbed": {"p50": 205_000.0, "share": 0.64},
-        }
-        return "; ".join(doubts(measurement(changed(replace(STUDENT, spread=0.3), latency_ns=latency))))
-
-    assert text(231_000.0) == "p50 205 µs, undisturbed 64% of the time; 231 µs as measured"
-    assert "undisturbed" not in text(208_000.0)
-
-
-def test_processes_that_disagree_are_noted():
-    assert "the p50 differs from process to process" in text_of(summarise_run(run_of(replace(STUDENT, spread=0.3))))
 
 
 @pytest.mark.parametrize("same_labels", [True, False])

@@ -9,7 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.console import Console
 
+from edgedistill.compare.comparison import Comparison
+from edgedistill.compare.load import LoadedMeasurement, MeasurementSet, describe_model
+from edgedistill.compare.table import render_table
 from edgedistill.records.measurement import Measurement
 from edgedistill.statistics import wilson
 from tests.support.runs import as_written
@@ -268,3 +272,25 @@ def _stages(refs: list[dict[str, Any]], control: float | None) -> dict[str, dict
                "versions": {"torch": "2.13.0+cpu", "numpy": "2.4.1"}, "seconds": 12.5 * (i + 1)}
         for i, (name, record) in enumerate(_records(refs, control).items())
     }  # fmt: skip
+
+
+def changed(fake: Fake, **changes: Any) -> Fake:
+    return replace(fake, changes={**fake.changes, **changes})
+
+
+def run_of(*fakes: Fake, name: str = "run") -> MeasurementSet:
+    measurements = [measurement(fake) for fake in fakes]
+    return MeasurementSet(
+        name, tuple(LoadedMeasurement(describe_model(m), m, Path(f"{i}.json")) for i, m in enumerate(measurements))
+    )
+
+
+def text_of(comparison: Comparison, width: int = 80) -> str:
+    console = Console(width=width, no_color=True)
+    with console.capture() as capture:
+        console.print(render_table(comparison.groups, comparison.left_out))
+    return capture.get()
+
+
+def energy(value: float, source: str) -> dict[str, Any]:
+    return {"per_inference": value, "idle_subtracted": None, "source": source}
