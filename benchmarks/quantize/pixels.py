@@ -54,8 +54,9 @@ class Baked(nn.Module):
         self.register_buffer("factor", 1 / (255 * torch.tensor(STD)))
 
     def forward(self, x):
+        mean, factor = self.get_buffer("mean"), self.get_buffer("factor")
         x = x.to(torch.float32).movedim(-1, 1)
-        x = nn.functional.batch_norm(x, self.mean, torch.ones_like(self.mean), self.factor, eps=0.0)
+        x = nn.functional.batch_norm(x, mean, torch.ones_like(mean), factor, eps=0.0)
         return self.network(x)
 
 
