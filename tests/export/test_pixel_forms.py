@@ -1,4 +1,4 @@
-"""Which files read pixels: those whose answers are within the limits of int8, and what their answers are compared with."""
+"""Which files read pixels: those whose answers are within the limits of int8."""
 
 import pytest
 

@@ -120,6 +120,16 @@ def test_every_engine_is_scored_and_agrees_with_torch(made: tuple[str, Path]) ->
     assert ("Precision and recall" in report) == (task == "detection")
 
 
+def test_a_file_that_reads_pixels_is_compared_with_its_own_answers(made: tuple[str, Path]) -> None:
+    folder = made[1] / "made"
+    models = json.loads((folder / "manifest.json").read_text())["stages"]["export"]["record"]["models"]
+    expected = {one["encoding"]: one["expected"] for one in models if one["precision"] == "int8"}
+    assert expected == {"u8-i32": "student-int8-pixels", "u8-f32": "student-int8"}
+    with np.load(folder / "onnx" / "io.npz") as io:
+        stored = {name.split(".")[1] for name in io.files if name.startswith("expected.")}
+    assert stored == {one["expected"] for one in models}
+
+
 def test_pictures_without_labels_have_soft_labels(made: tuple[str, Path]) -> None:
     stages = json.loads((made[1] / "made" / "manifest.json").read_text())["stages"]
     assert stages["data"]["record"]["unlabelled"] == 20
