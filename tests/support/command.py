@@ -19,8 +19,8 @@ from functools import cache
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-PATIENCE_S = 1800
-"""A command that hangs is ended after this; no test depends on how long one takes."""
+PATIENCE_S = 600
+"""A command that hangs is ended after this, and says where it hangs; no test depends on how long one takes."""
 
 AS_A_TERMINAL_DOES = """
 import os, signal, sys
@@ -72,9 +72,13 @@ class Command:
         self.wait()
 
     def wait(self) -> subprocess.CompletedProcess[str]:
-        assert self._server.has_answer(PATIENCE_S), f"{self._arguments} has not ended after {PATIENCE_S} s"
-        texts = (path.read_text(encoding="utf-8") for path in self._server.texts)
-        return subprocess.CompletedProcess(self._arguments, self._server.answer(), *texts)
+        hangs = not self._server.has_answer(PATIENCE_S)
+        if hangs:
+            os.kill(self.pid, signal.SIGABRT)  # which prints where each thread is
+        code = self._server.answer()
+        stdout, stderr = (path.read_text(encoding="utf-8") for path in self._server.texts)
+        assert not hangs, f"{self._arguments} had not ended after {PATIENCE_S} s: {stderr}"
+        return subprocess.CompletedProcess(self._arguments, code, stdout, stderr)
 
 
 @cache

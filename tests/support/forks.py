@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import importlib
 import json
@@ -56,6 +57,7 @@ def obey(order: dict[str, Any]) -> None:
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
     sys.stdin, sys.stdout, sys.stderr = (open(number, mode) for number, mode in enumerate(("r", "w", "w")))  # noqa: PTH123, SIM115
+    faulthandler.enable()  # a command that hangs is ended by SIGABRT
     sys.path[0] = order["cwd"]
     sys.argv = ["edgedistill", *order["arguments"]]
     code = 0
