@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from edgedistill.config.training import DistillConfig
 from edgedistill.data.text import MASK
+from edgedistill.distill.bfloat16 import autocast
 from edgedistill.distill.predictors import split_outputs
-from edgedistill.distill.training import uses_bf16
 from edgedistill.errors import ConfigError
 from edgedistill.losses.batch import Batch, Loss, Tensors
 from edgedistill.losses.terms import FEATURE_TERMS
@@ -109,7 +109,7 @@ class FeatureTeacher:
         """Return the teacher's outputs and features for inputs (B, ...), in float32, on the device of the inputs."""
         device = next(iter(inputs.values())).device
         self.model.to(device).eval()
-        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=uses_bf16(self.precision)):
+        with torch.no_grad(), autocast(device, self.precision):
             answer: WithFeatures = as_float(run_with_features(self.model, self.layers, inputs))
         return answer
 

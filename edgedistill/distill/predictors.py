@@ -16,8 +16,8 @@ from edgedistill.data.dataset import Split
 from edgedistill.data.kinds import kind_of
 from edgedistill.data.sources import Array
 from edgedistill.data.views import Views, plain_views
+from edgedistill.distill.bfloat16 import autocast
 from edgedistill.distill.settings import LearningSettings
-from edgedistill.distill.training import uses_bf16
 from edgedistill.errors import ConfigError
 from edgedistill.graphs import reference
 from edgedistill.graphs.read import check_onnx
@@ -112,11 +112,10 @@ def scorer_of(settings: LearningSettings, split: Split) -> Scorer:
 def torch_predictor(model: nn.Module, precision: str) -> Predict:
     """Return a torch model as a function from inputs to float32 outputs; `precision` can be bfloat16."""
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    bf16 = uses_bf16(precision)
 
     def predict(inputs: Tensors) -> Tensors:
         model.eval()
-        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        with torch.no_grad(), autocast(device, precision):
             outputs = run(model, {name: value.to(device) for name, value in inputs.items()})
         return {name: value.float().cpu() for name, value in outputs.items()}
 

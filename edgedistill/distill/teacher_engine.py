@@ -9,8 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from edgedistill.distill.bfloat16 import uses_bf16
 from edgedistill.distill.predictors import Predict, split_outputs, torch_predictor
-from edgedistill.distill.training import uses_bf16
 from edgedistill.errors import ConfigError
 from edgedistill.losses.batch import Tensors
 from edgedistill.models.interface import Interface

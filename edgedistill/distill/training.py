@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from edgedistill.config.training import TrainingConfig
+from edgedistill.distill.bfloat16 import autocast
 from edgedistill.distill.fine_tuning import FineTuning
 from edgedistill.distill.tracking import TrackingFolder, log_epoch, tracked
 from edgedistill.errors import ConfigError
@@ -57,15 +58,6 @@ class Resume:
 
     path: Path
     key: str
-
-
-def uses_bf16(precision: str) -> bool:
-    """Return whether to compute in bfloat16: as requested, or for "auto" if the hardware supports it."""
-    if precision != "auto":
-        return precision == "bf16"
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())  # noqa: SLF001 - torch has no public function
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,14 +189,14 @@ def _train_epoch(state: _State, training: Training, number: int, accelerator: An
 
 def _backward(state: _State, training: Training, batch: Batch, accelerator: Any) -> Tensor:
     """Accumulate the gradients of a batch in `plan.accumulate` parts, and return its loss."""
-    device, bf16 = accelerator.device, uses_bf16(training.plan.precision)
+    device = accelerator.device
     parts = _parts(batch, training.plan.accumulate)
     total = torch.zeros((), dtype=torch.float64)
     for place, part in enumerate(parts):
         moved = part.map(lambda tensor: tensor.to(device, non_blocking=True))
         last = place == len(parts) - 1
         with nullcontext() if last else accelerator.no_sync(state.wrapped):
-            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            with autocast(device, training.plan.precision):
                 answer = call(state.wrapped, moved.inputs)
             value = training.loss(as_float(answer), moved) * (len(part.labels) / len(batch.labels))
             accelerator.backward(value)
