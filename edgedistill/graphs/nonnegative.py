@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 
 from edgedistill.graphs.index import Edits, Index
-from edgedistill.graphs.operators import KEEPS_GRID
+from edgedistill.graphs.operators import keeps_grid
 
 MOST_STEPS: Final = 127
 """The largest int8; unsigned activations keep the integers of the signed ones."""
@@ -52,7 +52,7 @@ def _limit_to_127(edits: Edits, quantizer: onnx.NodeProto) -> bool:
 def _carries(index: Index, quantizer: onnx.NodeProto, unsigned: Collection[str]) -> bool:
     """Return whether a QuantizeLinear rounds values that an operator moved from an unsigned tensor of the same scale."""
     carrier = index.producer.get(quantizer.input[0])
-    if carrier is None or carrier.op_type not in KEEPS_GRID or carrier.input[0] not in unsigned:
+    if carrier is None or not keeps_grid(carrier) or carrier.input[0] not in unsigned:
         return False
     steps = index.step(carrier.input[0]), index.value(quantizer.input[1])
     return all(step is not None and step.size == 1 for step in steps) and bool(steps[0] == steps[1])

@@ -26,7 +26,13 @@ RESHAPE = {
     ATEN.clone.default,
     ATEN.contiguous.default,
 }
-MOVE = {ATEN.slice.Tensor, ATEN.select.int, ATEN.max_pool1d.default, ATEN.max_pool2d.default}
+NEAREST = {
+    overload
+    for kind in ("upsample_nearest", "_upsample_nearest_exact")
+    for operator in (getattr(ATEN, f"{kind}1d"), getattr(ATEN, f"{kind}2d"))
+    for overload in (operator.default, operator.vec)
+}
+MOVE = NEAREST | {ATEN.slice.Tensor, ATEN.select.int, ATEN.max_pool1d.default, ATEN.max_pool2d.default}
 KINDS: dict[Any, OperationKind] = {
     **dict.fromkeys(CONVOLUTION, OperationKind.CONVOLUTION),
     **dict.fromkeys(LINEAR, OperationKind.DENSE),

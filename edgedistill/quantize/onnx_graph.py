@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 
 from edgedistill.graphs.index import Index
-from edgedistill.graphs.operators import KEEPS_GRID, RESHAPES
+from edgedistill.graphs.operators import KEEPS_GRID, RESHAPES, copies_nearest
 from edgedistill.quantize.placement import COMPUTED, Graph, Operation, OperationKind
 
 WEIGHTED: Final = frozenset({"Conv", "Gemm", "MatMul"})
@@ -114,7 +114,7 @@ class OnnxGraph:
         if kind is OperationKind.CONCAT and any(stored):
             return OperationKind.OTHER
         takes = node.op_type == "Gather" and stored == [False, True]
-        return OperationKind.MOVE if takes or self._pads_with_zeros(node) else kind
+        return OperationKind.MOVE if takes or copies_nearest(node) or self._pads_with_zeros(node) else kind
 
     def _is_layer(self, node: onnx.NodeProto) -> bool:
         """Return whether a node is a layer, and not a product of two activations."""

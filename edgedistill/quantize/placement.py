@@ -8,8 +8,8 @@ TensorRT and ONNX Runtime both run this placement in integers.
   activation that ONNX Runtime would fuse with the layer in float, and only if an operation reads the activation.
 - Q/DQ follows the ReLU or clip after a layer; if the model returns the clipped tensor, Q/DQ comes before the clip.
 - In a file, `float_results` takes back the rounding of a last layer whose channels share no scale.
-- Slices, zero padding, max pooling and reshapes keep values on the int8 grid. The tensor after such an operation is
-  quantized again with the same scale, which changes nothing.
+- Slices, zero padding, max pooling, upsampling by copies (mode "nearest") and reshapes keep values on the int8 grid. The
+  tensor after such an operation is quantized again with the same scale, which changes nothing.
 - The table of an embedding is stored in int8 and read in float: it is most of the size of a small encoder.
 - Transposed convolutions and squeeze-excite stay in float. Layer norm, softmax and attention do too: they are not
   layers here.

@@ -105,6 +105,25 @@ def test_what_only_moves_values_keeps_their_scale():
     assert scale["x"] != scale["r"]
 
 
+@pytest.mark.parametrize(
+    ("attributes", "keeps"),
+    [
+        ("", True), ('<mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor">', True),
+        ('<mode="linear">', False),
+    ],
+)  # fmt: skip
+def test_enlarging_by_copies_keeps_the_scale_and_interpolation_does_not(attributes, keeps):
+    model = text_model(
+        "(float[1, 3, 6, 6] x) => (float[1, 2, 10, 10] y) { a = Conv(x, w) r = Relu(a)"
+        f" u = Resize{attributes}(r, , , sizes) y = Conv(u, v) }}", 13,
+        w=weights(4, 3, 3, 3), v=weights(2, 4, 1, 1), sizes=np.array([1, 4, 10, 10], np.int64),
+    )  # fmt: skip
+    result, _ = quantized(model)
+    scale = {node.input[0]: node.input[1] for node in result.graph.node if node.op_type == "QuantizeLinear"}
+    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in result.graph.initializer}
+    assert (stored[scale["r"]] == stored[scale["u"]]) == keeps
+
+
 def test_a_weight_of_two_layers_and_a_dead_channel():
     shared = weights(3, 3, 1, 1)
     shared[1] = 0

@@ -144,12 +144,26 @@ def test_the_logits_are_not_quantized(model, inputs):
     assert "linear" in str(output.args[0].target)
 
 
-def test_max_pooling_between_layers_keeps_its_scale(inputs):
-    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 4, 3))
+@pytest.mark.parametrize(
+    "between",
+    [
+        nn.MaxPool2d(2),
+        nn.Upsample(scale_factor=2),
+        nn.Upsample((11, 9)),
+        nn.Upsample(scale_factor=2, mode="nearest-exact"),
+    ],
+)
+def test_what_copies_values_between_layers_keeps_their_scale(inputs, between):
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), between, nn.Conv2d(4, 4, 3))
     prepared = prepare(net, (inputs,))
     targets = [node.target for node in call_modules(prepared)]
     assert len(targets) == 3
     assert len(set(targets)) == 2
+
+
+def test_what_mixes_values_between_layers_has_an_own_scale(inputs):
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Upsample(scale_factor=2, mode="bilinear"), nn.Conv2d(4, 4, 3))
+    assert len({node.target for node in call_modules(prepare(net, (inputs,)))}) == 3
 
 
 def test_weights_and_scales_return_through_a_state_dict(model, inputs):
