@@ -37,7 +37,7 @@ class TrainingConfig(Record):
     ema: Fraction = 0.0
     """Decay of the moving average of the weights that is kept as the model; 0 is no average, 0.999 is usual."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """bf16 trains with autocast in bfloat16; auto chooses bf16 where this machine's hardware supports it. On a CPU, depthwise convolutions with dilation stay float32: torch's gradients of them in bfloat16 are wrong."""
+    """bf16 trains with autocast in bfloat16; auto chooses bf16 where this machine's hardware supports it. On a CPU, convolutions whose gradients torch computes wrongly in bfloat16 stay float32: depthwise ones with dilation, and those with a stride beyond the input."""
     accumulate: Count = 1
     """Batches whose gradients are added before a step."""
 

@@ -10,6 +10,7 @@ from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel
 
 from edgedistill.config.training import TrainingConfig
+from edgedistill.distill.bfloat16 import uses_bf16
 from edgedistill.distill.fine_tuning import FineTuning
 from edgedistill.distill.training import (
     Resume,
@@ -18,7 +19,6 @@ from edgedistill.distill.training import (
     build_schedule,
     ema_decay,
     fit,
-    uses_bf16,
     warmed_average,
 )
 from edgedistill.errors import ConfigError
