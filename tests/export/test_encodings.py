@@ -164,23 +164,26 @@ def test_biases_are_within_half_a_step(seed, encoding):
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.booleans())
-def test_what_is_never_negative_is_unsigned_as_far_as_it_is_carried(seed, alike):
+@given(st.integers(0, 2**32 - 1), st.booleans(), st.sampled_from(["nearest", "linear", None]))
+def test_what_is_never_negative_is_unsigned_as_far_as_it_is_carried(seed, alike, enlarged):
     rng, writer = np.random.default_rng(seed), Writer()
     x = writer.rounded("x", 0.02)
     weights = rng.integers(-127, 128, (3, 3, 3, 3))
     y = writer.node("Conv", [x, writer.weight("w", weights, rng.uniform(1e-3, 1e-1, 3))], "conv", pads=[1, 1, 1, 1])
     step = rng.uniform(0.005, 0.05)
     y = writer.rounded(writer.node("Relu", [y], "act"), step)
-    y = writer.rounded(
-        writer.node("MaxPool", [y], "pool", kernel_shape=[2, 2], strides=[2, 2]), step if alike else step / 2
-    )
-    model = writer.model(y, [1, 3, 6, 6], 4)
+    if enlarged is None:
+        y = writer.node("MaxPool", [y], "carried", kernel_shape=[2, 2], strides=[2, 2])
+    else:
+        scales = writer.store("scales", np.array([1, 1, 2, 1.5], np.float32))
+        y = writer.node("Resize", [y, "", scales], "carried", mode=enlarged)
+    model = writer.model(writer.rounded(y, step if alike else step / 2), [1, 3, 6, 6], 4)
     encoded = encode(model, "u8-f32")
     onnx.checker.check_model(encoded, full_check=True)
     stored = {t.name: numpy_helper.to_array(t) for t in encoded.graph.initializer}
     types = {n.output[0]: stored[n.input[2]].dtype.name for n in encoded.graph.node if n.op_type == "QuantizeLinear"}
-    assert types == {"x/q": "int8", "act/q": "uint8", "pool/q": "uint8" if alike else "int8"}
+    carried = "uint8" if alike and enlarged != "linear" else "int8"
+    assert types == {"x/q": "int8", "act/q": "uint8", "carried/q": carried}
     expected, got = (run_onnx(with_all_activations(m).SerializeToString(), inputs(seed)) for m in (model, encoded))
     assert all(np.array_equal(got[name], expected[name]) for name in expected)
     most = np.float32(127) * stored["act/s"]
