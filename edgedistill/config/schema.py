@@ -21,7 +21,7 @@ from edgedistill.config.training import (
     StudentConfig,
     TeacherConfig,
 )
-from edgedistill.records.base import Activations, GrownRecord, Record, Scheme, Weights
+from edgedistill.records.base import Activations, GrownRecord, Ranges, Record, Scheme, Weights
 
 
 class QuantizeConfig(Record):
@@ -38,8 +38,8 @@ class QuantizeConfig(Record):
     """Largest drop of the metric on validation data that auto accepts, in percentage points."""
     samples: Count = 512
     """Number of training inputs on which ranges are measured."""
-    ranges: Literal["mse", "minmax"] = "mse"
-    """How a range is chosen: the least squared error (mse), or the smallest and largest value (minmax)."""
+    ranges: Literal["auto"] | Ranges = "auto"
+    """How a range is chosen: by the least squared error (mse), or as the largest magnitude (minmax). auto takes mse, and the better of both if mse loses more than `max_drop`."""
     activations: Literal["auto"] | Activations = "auto"
     """Integer type of activations; auto takes unsigned if every target supports it."""
     weights: Literal["auto"] | Weights = "auto"
@@ -55,6 +55,11 @@ class QuantizeConfig(Record):
     def scheme(self) -> Scheme:
         """The integers to use; "auto" must be replaced before by the choice for the targets."""
         return Scheme.model_validate({"activations": self.activations, "weights": self.weights})
+
+    @property
+    def first_ranges(self) -> Ranges:
+        """The ranges to calibrate with first."""
+        return "mse" if self.ranges == "auto" else self.ranges
 
 
 class ExportConfig(Record):

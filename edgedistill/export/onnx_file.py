@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import onnx
 
 from edgedistill.data.checks import check_varied
@@ -16,21 +18,22 @@ from edgedistill.export.file_forms import (
     variants_of,
 )
 from edgedistill.export.file_records import FileOptions, FileResult
-from edgedistill.export.original import CALIBRATION, Original, answers_for, count
+from edgedistill.export.original import CALIBRATION, Converted, Original, answers_for, count
 from edgedistill.graphs.canonical import canonical
 from edgedistill.graphs.dynamic import with_dynamic_inputs
 from edgedistill.graphs.encodings import activations_of
 from edgedistill.graphs.opset import opset_of
 from edgedistill.quantize.onnx_file import quantize_onnx
 from edgedistill.quantize.placement import is_int8
-from edgedistill.quantize.ranges import Ranges
 from edgedistill.quantize.smoothing import smoothed
 from edgedistill.quantize.timers import Timers
-from edgedistill.records.base import Scheme
+from edgedistill.records.base import Ranges, Scheme
 from edgedistill.runtime.progress import Reporter
 
 SMOOTHED = 32
 """The number of samples that show the largest value of each channel."""
+LOSS = 0.005
+"""The lost metric (a fraction) from which other ranges of activations are tried."""
 RANKED = 8
 """The number of samples for the ranking of layers: more do not change which layers lose most."""
 
@@ -38,7 +41,7 @@ RANKED = 8
 def quantize_file(
     order: FileOptions,
     skip: tuple[str, ...] = (),
-    ranges: Ranges = "mse",
+    ranges: Literal["auto"] | Ranges = "auto",
     report: Reporter | None = None,
     *,
     ranking: bool = True,
@@ -47,6 +50,7 @@ def quantize_file(
     """Quantize a float model after training; write it in each form of the kits, or in the canonical form without kits.
 
     With `timers`, a kit gets the fastest form of a transformer, if the order leaves the activations open.
+    With "auto", `ranges` are "mse", and "minmax" if the metric is known, "mse" loses more than LOSS, and "minmax" loses less.
     The layers are ranked by their error alone, which takes one quantization with few samples for each layer;
     `ranking=False` skips the ranking.
 
@@ -68,7 +72,8 @@ def quantize_file(
     if moved:
         original.choices += (f"outlier channels of {moved} normalisations are moved into the weights behind them",)
     with original.report.track("samples for calibration", count(few)) as advance:
-        canonical_int8, layers = quantize_onnx(source, few, skip, ranges, scheme, advance)
+        first = "mse" if ranges == "auto" else ranges
+        canonical_int8, layers = quantize_onnx(source, few, skip, first, scheme, advance)
     if order.activations == "dynamic":
         original.choices += (_dynamic_layers(order, canonical_int8),)
     if moved and timers is not None and measures_forms(order):
@@ -77,6 +82,9 @@ def quantize_file(
         original.choices += fastest.lines
     variants = variants_of(original.order, "int8", opset_of(canonical_int8), activations_of(canonical_int8))
     made = original.convert(canonical_int8, variants)
+    if ranges == "auto" and _loses(original, made):
+        other, _ = quantize_onnx(source, few, skip, "minmax", scheme)
+        made = _better(original, made, original.convert(other, variants))
     sensitivity = _sensitivity(original, source, layers, scheme) if ranking else {}
     if not order.force:
         for one in made:
@@ -84,6 +92,23 @@ def quantize_file(
     made_files = [original.save(one) for one in made]
     result = original.result(made_files, layers, sensitivity)
     return result.model_copy(update={"scheme": scheme, "scheme_reason": reason})
+
+
+def _loses(original: Original, made: list[Converted]) -> bool:
+    """Return whether a form loses more than LOSS of the metric."""
+    before, after = original.quality(), [original.quality(one) for one in made]
+    return before is not None and any(found is not None and found < before - LOSS for found in after)
+
+
+def _better(original: Original, mse: list[Converted], minmax: list[Converted]) -> list[Converted]:
+    """Return the forms of the ranges whose worst form is better, and note it."""
+    old, new = (min(original.quality(one) or 0.0 for one in made) for made in (mse, minmax))
+    if new <= old:
+        return mse
+    original.choices += (
+        f"ranges of activations are the largest magnitudes, which give {new:.2%}; the least squared error gave {old:.2%}",
+    )
+    return minmax
 
 
 def _dynamic_layers(order: FileOptions, int8: onnx.ModelProto) -> str:

@@ -208,6 +208,16 @@ class Original:
             float32_nodes=one.float32_nodes, warnings=one.warnings,
         )  # fmt: skip
 
+    def quality(self, one: Converted | None = None) -> float | None:
+        """Return the metric of a form, by default of the original model, as a fraction; None if it is not known.
+
+        For boxes without labels, the metric is the agreement with the original's confident boxes.
+        """
+        detection = self.detection_scores() if one is None else one.detection
+        if detection is not None:
+            return detection.agreement if detection.ap is None else detection.ap
+        return score(self.samples, self.outputs[0]) if one is None else one.accuracy
+
     def lost_much(self, one: Converted) -> bool:
         """Return whether a file lost so much that the layers are worth ranking."""
         original = score(self.samples, self.outputs[0])

@@ -26,6 +26,7 @@ from edgedistill.quantize.ranking import by_time, by_weight, layer_counts
 from edgedistill.quantize.sensitivity import Outputs, int8_layers, layer_sensitivity
 from edgedistill.quantize.settings import Int8Target, QuantizeSettings
 from edgedistill.quantize.timers import KEPT, StudentForm, StudentTimer, Timers
+from edgedistill.records.base import Ranges
 from edgedistill.records.quantize_steps import Int8Speed, LayerSensitivity, QuantizeMethod, QuantizeStep
 from edgedistill.records.training import Epoch
 from edgedistill.runtime import processes
@@ -70,6 +71,7 @@ class Escalation:
 
     def __init__(self, settings: QuantizeSettings, workspace: Workspace, student: nn.Module, timers: Timers) -> None:
         self.settings, self.workspace, self.student, self._timers = settings, workspace, student, timers
+        self._ranges: Ranges = settings.quantize.first_ranges
         self.speeds: tuple[Int8Speed, ...] = ()
         self.does_not_pay = False
         self.sensitivity: tuple[LayerSensitivity, ...] = ()
@@ -80,6 +82,12 @@ class Escalation:
         mode, skip = self.settings.quantize.mode, self.settings.quantize.skip
         first = self._post_training("ptq", skip)
         yield first
+        if self.settings.quantize.ranges == "auto" and not first.step.holds:
+            self._ranges = "minmax"
+            second = self._post_training("ptq", skip)
+            yield second
+            first = max(first, second, key=lambda attempt: attempt.step.val_accuracy)
+            self._ranges = first.step.ranges
         if mode == "ptq" or (mode == "auto" and (first.suffices or self._stops(first))):
             return
         sensitive = skip
@@ -260,7 +268,7 @@ class Escalation:
         quantize = self.settings.quantize
         prepared = prepare(self.student, example_input(self._training), skip, quantize.scheme)
         batches = calibration_batches(self._training, quantize.samples, self.settings.seed)
-        calibrate(prepared, batches, quantize.ranges)
+        calibrate(prepared, batches, self._ranges)
         return prepared
 
     def _attempt(
@@ -270,12 +278,13 @@ class Escalation:
         accuracy = self._scorer.score_answers(answers)
         accuracy, drop = processes.broadcast_from_rank0((accuracy, self._judge.drop_of(answers)))
         layers, seconds = f", {len(skip)} layers in float" if skip else "", time.monotonic() - start
+        ranges = ", minmax ranges" if self._ranges == "minmax" else ""
         self.workspace.report.info(
-            f"quantize: {method}{layers}: validation {self.settings.task.metric_title} {accuracy:.2%}, float "
+            f"quantize: {method}{ranges}{layers}: validation {self.settings.task.metric_title} {accuracy:.2%}, float "
             f"{self.float_accuracy:.2%}, {drop.describe(self.settings.quantize.max_drop)} [{seconds:.1f} s]"
         )
         step = QuantizeStep(
-            method=method, float_layers=skip, val_accuracy=accuracy, drop=drop.points, drop_ci95=drop.interval,
+            method=method, ranges=self._ranges, float_layers=skip, val_accuracy=accuracy, drop=drop.points, drop_ci95=drop.interval,
             samples=drop.samples, verdict=drop.verdict, samples_needed=drop.needed, holds=self._judge.accepts(drop),
             seconds=round(seconds, 3), history=history,
         )  # fmt: skip
@@ -284,9 +293,9 @@ class Escalation:
 
 
 def choose(attempts: list[Attempt], mode: str) -> Attempt:
-    """Return the chosen attempt: the last one; with "auto", the last whose drop is accepted, or the most accurate."""
+    """Return the chosen attempt: in the mode "qat" the last one, else the last whose drop is accepted, or the most accurate."""
     accepted = [attempt for attempt in attempts if attempt.step.holds]
-    if mode != "auto":
+    if mode == "qat":
         return attempts[-1]
     if accepted:
         return accepted[-1]

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from edgedistill.graphs.rounding import HIGHEST, LOWEST, SMALLEST_STEP, UNSIGNED, per_channel, weight_scale
-from edgedistill.quantize.ranges import MagnitudeHistogram, Ranges
+from edgedistill.quantize.ranges import MagnitudeHistogram
+from edgedistill.records.base import Ranges
 
 SMALLEST_SCALE = 1e-12
 

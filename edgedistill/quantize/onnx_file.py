@@ -17,8 +17,8 @@ from edgedistill.graphs.run import Requests, run_each
 from edgedistill.quantize.float_results import ChannelRanges, last_results, leading_to_quantized, leave_in_float
 from edgedistill.quantize.onnx_graph import OnnxGraph
 from edgedistill.quantize.placement import Graph, Placement, place
-from edgedistill.quantize.ranges import MagnitudeHistogram, Ranges
-from edgedistill.records.base import Scheme
+from edgedistill.quantize.ranges import MagnitudeHistogram
+from edgedistill.records.base import Ranges, Scheme
 from edgedistill.runtime.progress import Advance
 
 SIGNED: Final = Scheme()

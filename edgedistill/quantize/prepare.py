@@ -16,8 +16,7 @@ from edgedistill.quantize.capture import capture, outputs_of, takes_batches, ten
 from edgedistill.quantize.fake_quant import ActivationQuantizer, fake_quantize_bias, fake_quantize_weight
 from edgedistill.quantize.fx_graph import graph_of
 from edgedistill.quantize.placement import Graph, Placement, place
-from edgedistill.quantize.ranges import Ranges
-from edgedistill.records.base import Activations, Scheme
+from edgedistill.records.base import Activations, Ranges, Scheme
 
 SIGNED = Scheme()
 

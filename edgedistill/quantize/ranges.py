@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from edgedistill.errors import ConfigError
+from edgedistill.records.base import Ranges
 
-Ranges = Literal["mse", "minmax"]
 BINS = 2048
 CANDIDATES = 100
 CACHED = 1 << 16

@@ -154,7 +154,7 @@ class _Transformer:
         )
         with self.workspace.report.track("samples for calibration", len(some)) as advance:
             return quantize_onnx(
-                source, self._graph.requests(some), quantize.skip, quantize.ranges, quantize.scheme, advance
+                source, self._graph.requests(some), quantize.skip, quantize.first_ranges, quantize.scheme, advance
             )
 
     def _judged(self, method: QuantizeMethod) -> GraphForm:

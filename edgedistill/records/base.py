@@ -31,6 +31,10 @@ two weights that x86 without VNNI adds in 16 bits would overflow.
 """
 
 
+Ranges = Literal["mse", "minmax"]
+"""How the range of an activation is chosen: by the least squared error of rounding and clipping, or as the largest magnitude."""
+
+
 class Record(BaseModel):
     """A frozen value; unknown fields are refused."""
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from edgedistill.records.base import Record
+from edgedistill.records.base import Ranges, Record
 from edgedistill.records.training import Epoch
 
 
@@ -50,9 +50,11 @@ class QuantizeStep(Record):
     `verdict` says what the interval shows about `max_drop`; if "cannot tell", about `samples_needed` samples would show it, or
     none would. `holds` is what "auto" acts on: the drop is at most `max_drop`, or at most one sample. `speed_kept` is the fraction of
     the time saved by int8 that is left, `size_kept` that of the int8 layers' weights; `reasons` says by field why a value is null.
+    `ranges` says how activations were calibrated, also before a fine-tuning.
     """
 
     method: QuantizeMethod
+    ranges: Ranges = "mse"
     float_layers: tuple[str, ...]
     val_accuracy: float
     drop: float

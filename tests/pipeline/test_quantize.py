@@ -167,6 +167,19 @@ def test_auto_fine_tunes_for_a_target_that_takes_int8_only(distilled):
     assert "parts of the report are outdated" not in report
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("limit", "tried"), [("99", ["mse"]), ("0.0001", ["mse", "minmax"])])
+def test_post_training_tries_the_largest_magnitudes_if_the_least_error_loses_too_much(distilled, limit, tried):
+    settings = (f"quantize.max_drop={limit}", "quantize.mode=ptq", "quantize.ranges=auto")
+    arguments = [word for one in settings for word in ("--set", one)]
+    result = edgedistill("run", "edgedistill.toml", *arguments, "--until", "quantize", cwd=distilled)
+    assert result.returncode == 0, result.stderr
+    record = quantized(distilled)
+    assert [(step["method"], step["ranges"]) for step in record["steps"]] == [("ptq", name) for name in tried]
+    assert record["val_accuracy"] == max(step["val_accuracy"] for step in record["steps"])
+    assert ("ptq, minmax ranges: " in result.stderr) == (len(tried) > 1)
+
+
 def on_planted(folder: Path, slow: str, *settings: str, again: bool = False) -> tuple[str, dict]:
     """Quantize with "auto" for an engine that is slow in one precision, and return the messages and the record."""
     kits = folder / f"kits-{slow}" if again else write_kit(folder / f"kits-{slow}", KIT, ENGINE.format(slow=slow))
