@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import onnx
@@ -18,6 +19,7 @@ from edgedistill.export.file_forms import (
     variants_of,
 )
 from edgedistill.export.file_records import FileOptions, FileResult
+from edgedistill.export.forms import Variant
 from edgedistill.export.original import CALIBRATION, Converted, Original, answers_for, count
 from edgedistill.graphs.canonical import canonical
 from edgedistill.graphs.dynamic import with_dynamic_inputs
@@ -50,7 +52,8 @@ def quantize_file(
     """Quantize a float model after training; write it in each form of the kits, or in the canonical form without kits.
 
     With `timers`, a kit gets the fastest form of a transformer, if the order leaves the activations open.
-    With "auto", `ranges` are "mse", and "minmax" if the metric is known, "mse" loses more than LOSS, and "minmax" loses less.
+    With "auto", `ranges` are "mse", and "minmax" if "mse" loses more than LOSS of a known metric, and "minmax" loses less, both on
+    the calibration data.
     The layers are ranked by their error alone, which takes one quantization with few samples for each layer;
     `ranking=False` skips the ranking.
 
@@ -81,10 +84,12 @@ def quantize_file(
         original.order = original.order.model_copy(update={"kits": fastest.kits})
         original.choices += fastest.lines
     variants = variants_of(original.order, "int8", opset_of(canonical_int8), activations_of(canonical_int8))
-    made = original.convert(canonical_int8, variants)
-    if ranges == "auto" and _loses(original, made):
-        other, _ = quantize_onnx(source, few, skip, "minmax", scheme)
-        made = _better(original, made, original.convert(other, variants))
+    if ranges == "auto":
+        made = _with_better_ranges(
+            original, canonical_int8, variants, lambda: quantize_onnx(source, few, skip, "minmax", scheme)[0]
+        )
+    else:
+        made = original.convert(canonical_int8, variants)
     sensitivity = _sensitivity(original, source, layers, scheme) if ranking else {}
     if not order.force:
         for one in made:
@@ -94,21 +99,32 @@ def quantize_file(
     return result.model_copy(update={"scheme": scheme, "scheme_reason": reason})
 
 
-def _loses(original: Original, made: list[Converted]) -> bool:
-    """Return whether a form loses more than LOSS of the metric."""
-    before, after = original.quality(), [original.quality(one) for one in made]
-    return before is not None and any(found is not None and found < before - LOSS for found in after)
+def _with_better_ranges(
+    original: Original, int8: onnx.ModelProto, variants: list[Variant], with_minmax: Callable[[], onnx.ModelProto]
+) -> list[Converted]:
+    """Return a model in each form, or the model with other ranges if the metric on the calibration data shows that they are better."""
+    made = original.convert(int8, variants)
+    judge = original.on_calibration()
+    before = judge.quality()
+    if before is None:
+        return made
+    mse = _worst(judge, made if judge is original else judge.convert(int8, variants))
+    if mse >= before - LOSS:
+        return made
+    other = with_minmax()
+    others = judge.convert(other, variants)
+    minmax = _worst(judge, others)
+    if minmax <= mse:
+        return made
+    data = original.order.data
+    note = f"which give {minmax:.2%} on {data}; the least squared error gave {mse:.2%}"
+    original.choices += (f"ranges of activations are the largest magnitudes, {note}",)
+    return others if judge is original else original.convert(other, variants)
 
 
-def _better(original: Original, mse: list[Converted], minmax: list[Converted]) -> list[Converted]:
-    """Return the forms of the ranges whose worst form is better, and note it."""
-    old, new = (min(original.quality(one) or 0.0 for one in made) for made in (mse, minmax))
-    if new <= old:
-        return mse
-    original.choices += (
-        f"ranges of activations are the largest magnitudes, which give {new:.2%}; the least squared error gave {old:.2%}",
-    )
-    return minmax
+def _worst(judge: Original, made: list[Converted]) -> float:
+    """Return the metric of the worst form."""
+    return min(judge.quality(one) or 0.0 for one in made)
 
 
 def _dynamic_layers(order: FileOptions, int8: onnx.ModelProto) -> str:

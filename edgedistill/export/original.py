@@ -208,6 +208,12 @@ class Original:
             float32_nodes=one.float32_nodes, warnings=one.warnings,
         )  # fmt: skip
 
+    def on_calibration(self) -> Original:
+        """Return the model with the calibration samples to compare with as well, so that test samples choose nothing."""
+        if self.order.test is None:
+            return self
+        return Original(self.order.model_copy(update={"test": None}), self.report)
+
     def quality(self, one: Converted | None = None) -> float | None:
         """Return the metric of a form, by default of the original model, as a fraction; None if it is not known.
 

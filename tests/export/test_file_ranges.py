@@ -47,7 +47,35 @@ def test_the_largest_magnitudes_follow_where_the_least_error_loses_answers(brigh
     assert lost is not None
     assert lost < 0.9
     assert kept == 1.0
-    assert f"the largest magnitudes, which give 100.00%; the least squared error gave {lost:.2%}" in lines
+    data = brightest.with_name("labelled.npz")
+    assert f"the largest magnitudes, which give 100.00% on {data}; the least squared error gave {lost:.2%}" in lines
+
+
+def test_test_samples_choose_nothing(brightest):
+    """The samples of --test would show the loss, but those of --data, none of whose pixels is bright, do not."""
+    with np.load(brightest.with_name("labelled.npz")) as known:
+        dim, labels = known["x"].clip(0, 1), known["labels"]
+    np.savez(brightest.with_name("dim.npz"), x=dim, labels=labels * 0)
+    order = FileOptions(
+        model=brightest,
+        data=brightest.with_name("dim.npz"),
+        test=brightest.with_name("labelled.npz"),
+        shapes={},
+        force=True,
+    )
+    result = quantize_file(order, ranking=False)
+    assert "largest magnitudes" not in "\n".join(result.lines())
+    assert result.files[0].accuracy == 0.5
+
+
+def test_what_the_calibration_data_choose_is_measured_on_the_test_data(brightest):
+    with np.load(brightest.with_name("labelled.npz")) as known:
+        np.savez(brightest.with_name("test.npz"), x=known["x"][::-1] * 0.99, labels=known["labels"][::-1])
+    order = FileOptions(
+        model=brightest, data=brightest.with_name("labelled.npz"), test=brightest.with_name("test.npz"), shapes={}
+    )
+    (written,) = quantize_file(order, ranking=False).files
+    assert written.accuracy == 1.0
 
 
 def test_without_labels_nothing_says_that_the_least_error_loses(brightest):
