@@ -17,7 +17,8 @@ CHROMIUM = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
 )
 FIREFOX = shutil.which("firefox-esr") or shutil.which("firefox")
-START_S = 60
+START_S = 300
+END_S = 30
 
 
 class Page:
@@ -66,7 +67,7 @@ class Page:
             raise RuntimeError(str(told["exceptionDetails"]))
         return told["result"].get("value")
 
-    async def until(self, script: str, seconds: float = 120) -> Any:
+    async def until(self, script: str, seconds: float = 600) -> Any:
         """Wait until a script's value is true."""
         deadline = asyncio.get_running_loop().time() + seconds
         while not (value := await self.evaluate(script)):
@@ -118,8 +119,17 @@ async def chromium(*options: str) -> AsyncIterator[Page]:
                     await page.call(f"{domain}.enable")
                 yield page
         finally:
-            process.terminate()
-            await process.wait()
+            await _end(process)
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """Ask a browser to end; kill one that does not."""
+    process.terminate()
+    try:
+        await asyncio.wait_for(process.wait(), END_S)
+    except TimeoutError:
+        process.kill()
+        await process.wait()
 
 
 async def _address(told: Path) -> str:
@@ -176,8 +186,10 @@ async def firefox() -> AsyncIterator[FirefoxPage]:
             FIREFOX, "--headless", "--no-remote", "--profile", profile, "--remote-debugging-port", "0", "about:blank",
             stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE, env=os.environ | {"HOME": profile},
         )  # fmt: skip
+        address_of = asyncio.get_running_loop().create_future()
+        reading = asyncio.create_task(_read_messages(process, address_of))
         try:
-            address = await asyncio.wait_for(_told_address(process), START_S)
+            address = await asyncio.wait_for(address_of, START_S)
             async with (
                 aiohttp.ClientSession() as client,
                 client.ws_connect(f"{address}/session", max_msg_size=0) as socket,
@@ -187,13 +199,15 @@ async def firefox() -> AsyncIterator[FirefoxPage]:
                 page.context = (await page.call("browsingContext.getTree"))["contexts"][0]["context"]
                 yield page
         finally:
-            process.terminate()
-            await process.wait()
+            await _end(process)
+            reading.cancel()
 
 
-async def _told_address(process: asyncio.subprocess.Process) -> str:
+async def _read_messages(process: asyncio.subprocess.Process, address: asyncio.Future[str]) -> None:
+    """Set the address when Firefox prints it, and read on: a program whose messages nobody reads stops."""
     assert process.stderr is not None
     while line := (await process.stderr.readline()).decode():
-        if "WebDriver BiDi listening on " in line:
-            return line.rpartition(" ")[2].strip()
-    raise RuntimeError("Firefox ended before it listened")
+        if "WebDriver BiDi listening on " in line and not address.done():
+            address.set_result(line.rpartition(" ")[2].strip())
+    if not address.done():
+        address.set_exception(RuntimeError("Firefox ended before it listened"))
