@@ -46,7 +46,7 @@ def result_of(folder: Path) -> dict[str, Any]:
         targets[group["target"]] = {label: measured(row) for label, row in rows.items()}
         pair = [Measurement.model_validate(rows[f"student {name}"]["measurement"]) for name in ("int8", "fp32")]
         found = speedup(*pair)
-        ratios[group["target"]] = {"value": found.value, "ci95": found.ci95, "verdict": found.verdict}
+        ratios[group["target"]] = {"value": found.value, "ci95": found.ci95}
     (scores,) = records["export"]["scores"]
     quantized = records["quantize"]
     return {
