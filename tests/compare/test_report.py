@@ -299,6 +299,21 @@ def test_the_attempts_of_quantization_and_the_layers_sensitivity_are_shown(tmp_p
     assert "The ranking took 9.0 s" in text
 
 
+def test_attempts_with_other_ranges_are_told_apart_and_one_is_marked(tmp_path):
+    run = write_run(tmp_path / "run")
+    manifest = json.loads((run / "manifest.json").read_text())
+    record = manifest["stages"]["quantize"]["record"]
+    record["max_drop"], both = 0.5, (("mse", 0.8), ("minmax", record["val_accuracy"]))
+    record["steps"] = [
+        {"method": "ptq", "ranges": ranges, "float_layers": [], "val_accuracy": value, "drop": 0.1, "holds": True, "seconds": 2.0}
+        for ranges, value in both
+    ]  # fmt: skip
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    text = render_report(run)
+    assert "<tr><td>post-training</td>" in text
+    assert '<tr class="chosen"><td>post-training, largest values as ranges</td>' in text
+
+
 def test_int8_that_does_not_pay_is_in_the_report(tmp_path):
     run = write_run(tmp_path / "run")
     manifest = json.loads((run / "manifest.json").read_text())
