@@ -45,19 +45,22 @@ def decode_boxes(distributions: Tensor, cells: Cells) -> Tensor:
     # Not a softmax: ONNX Runtime transposes the input of one over any axis but the last, which takes longer than these sums. Not a
     # product of matrices: engines would count it as a layer with weights.
     logits = by_side(distributions)
-    shares = (logits - logits.detach().amax(2, keepdim=True)).exp()
+    shares = (logits - logits.detach().amax(1, keepdim=True)).exp()
     steps = torch.arange(BINS, dtype=shares.dtype, device=shares.device)
-    expected = (shares * steps[:, None]).sum(2) / shares.sum(2)
-    distances = expected.transpose(1, 2) * cells.strides[:, None]
-    return torch.cat((cells.centres - distances[..., :2], cells.centres + distances[..., 2:]), 2)
+    expected = (shares * steps[:, None]).sum(1) / shares.sum(1)
+    distances = expected.view(-1, 4, len(cells.strides)) * cells.strides
+    centres = cells.centres.t()
+    return torch.cat((centres - distances[:, :2], centres + distances[:, 2:]), 1).transpose(1, 2)
 
 
 def by_side(distributions: Tensor) -> Tensor:
-    """Return logits (B, A, 4 * BINS) as (B, 4, BINS, A).
+    """Return logits (B, A, 4 * BINS) as (B * 4, BINS, A).
 
-    The cells come last, because torch and OpenVINO take longer for a softmax over a last axis of 8: benchmarks/dense/decoding.py.
+    The cells come last, because torch and OpenVINO take longer for a softmax over a last axis of 8. Pictures and sides are one axis,
+    because ONNX Runtime would otherwise move the transposition behind the subtraction of the largest logit, which then takes ten times
+    as long: benchmarks/dense/decoding.py.
     """
-    return distributions.transpose(1, 2).reshape(distributions.shape[0], 4, BINS, -1)
+    return distributions.transpose(1, 2).reshape(-1, BINS, distributions.shape[1])
 
 
 def clip_boxes(boxes: Tensor, corner: Tensor) -> Tensor:
