@@ -135,7 +135,9 @@ def box_kd(student: Tensor, teacher: Tensor, classes: int, temperature: float) -
     Cells are weighted by the teacher's highest score, because distributions on background mean nothing.
     """
     ours, theirs = ((by_side(x[..., classes:]) / temperature).log_softmax(1) for x in (student, teacher))
-    divergence = functional.kl_div(ours, theirs, reduction="none", log_target=True).sum(1).view(len(student), 4, -1).mean(1)
+    divergence = (
+        functional.kl_div(ours, theirs, reduction="none", log_target=True).sum(1).view(len(student), 4, -1).mean(1)
+    )
     weight = objectness(teacher, classes)
     return (weight * divergence).sum() * temperature**2 / weight.sum().clamp_min(1)
 
