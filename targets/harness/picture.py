@@ -14,6 +14,8 @@ import numpy as np
 
 BITS = 22
 """Pillow rounds the weights of a pixel to this many binary places (its PRECISION_BITS)."""
+BLOCK = 32
+"""Rows that are computed at a time, so that their sums stay in the processor's cache."""
 
 
 class Place(NamedTuple):
@@ -109,11 +111,17 @@ def resized(picture: np.ndarray, size: Tuple[int, int], box: Tuple[float, float,
 def _along_rows(planes: np.ndarray, part: Tuple[float, float], wanted: int) -> np.ndarray:
     """Return `wanted` rows, weighted sums of rows (n, ...) of uint8; 255 times the weights' sum of 2^22 fits in int32."""
     rows, weights = _weights(len(planes), part, wanted)
-    sums = np.full((wanted, *planes.shape[1:]), 1 << (BITS - 1), np.int32)
-    for tap in range(weights.shape[1]):
-        sums += planes[rows[:, tap]].astype(np.int32) * weights[:, tap, None, None]
-    found: np.ndarray = np.clip(sums >> BITS, 0, 255).astype(np.uint8)
-    return found
+    flat = np.ascontiguousarray(planes).reshape(len(planes), -1)
+    found = np.empty((wanted, flat.shape[1]), np.uint8)
+    for first in range(0, wanted, BLOCK):
+        block = slice(first, first + BLOCK)
+        sums = np.full(found[block].shape, 1 << (BITS - 1), np.int32)
+        for tap in range(weights.shape[1]):
+            terms = flat[rows[block, tap]].astype(np.int32)
+            terms *= weights[block, tap, None]
+            sums += terms
+        found[block] = sums >> BITS  # at most 255: no weight is negative
+    return found.reshape((wanted, *planes.shape[1:]))
 
 
 @functools.lru_cache(maxsize=16)  # the pictures of a camera have one size
