@@ -137,14 +137,17 @@ def raw_samples(check: Path, processes: List[ProcessResult]) -> Dict[str, np.nda
     return arrays
 
 
-def write(folder: Path, name: str, measured: Dict[str, Any], arrays: Dict[str, np.ndarray]) -> None:
+def write(
+    folder: Path, name: str, measured: Dict[str, Any], arrays: Dict[str, np.ndarray], *, compressed: bool = True
+) -> None:
     """Write the raw samples, then the measurement that names them, which gains their hash; each atomically.
 
     The file has the hash of its other fields, `sha256`, which shows whether it was changed since.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    compress: Callable[..., None] = np.savez_compressed  # its type hints mistake every array name for an option
-    _write_atomic(folder / f"{name}.npz", lambda file: compress(file, **arrays))
+    # Their type hints mistake every array name for an option.
+    save: Callable[..., None] = np.savez_compressed if compressed else np.savez
+    _write_atomic(folder / f"{name}.npz", lambda file: save(file, **arrays))
     measured["samples_sha256"] = hashlib.sha256((folder / f"{name}.npz").read_bytes()).hexdigest()
     canonical = json.dumps(measured, sort_keys=True, separators=(",", ":"), allow_nan=False)
     sealed = dict(measured, sha256=hashlib.sha256(canonical.encode()).hexdigest())
