@@ -249,7 +249,7 @@ class Trial:
         measurement = results.measurement(self.arm, self.checked, self.processes, self.extra)
         measurement["reasons"].update(reasons)
         arrays = results.raw_samples(self.scratch / "check.npz", self.processes)
-        # The outputs of a segmenter are 100 MB and take 7 s to compress, too long after every set of processes.
+        # The outputs of a segmenter are 140 MB, and take seconds to compress: too long after every set of processes.
         compressed = folder != self.job.partial
         results.write(folder, self.arm.name, measurement, dict(arrays, **self.extra.arrays), compressed=compressed)
         return measurement
