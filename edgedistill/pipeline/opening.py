@@ -38,12 +38,15 @@ def opening(stage: str, config: Config, last_seconds: float | None) -> str:
     """Return the line for the start of a stage: "distill: train the small model on the teacher's outputs; took 29 s last time"."""
     took = "" if last_seconds is None else f"; took {in_words(last_seconds)} last time"
     if stage == BENCH and last_seconds is None:
-        took = f"; about {in_words(bench_time(config)[0])}"
+        took = f"; at least {in_words(bench_time(config)[0])}"
     return f"{stage}: {PURPOSES[stage]}{took}"
 
 
 def bench_time(config: Config) -> tuple[float, str]:
-    """Estimate the seconds of the benchmark from its processes, models and precisions, and say from what; devices measure at once."""
+    """Estimate the seconds of the benchmark of fast models from its processes and precisions, and say from what; devices measure at once.
+
+    A model that needs more seconds for enough samples takes longer; the harness prints the time when it knows the models' speed.
+    """
     bench, arms = config.bench, Counter[str]()
     for target in config.target:
         teacher = config.teacher.model.source != "logits"
@@ -52,6 +55,7 @@ def bench_time(config: Config) -> tuple[float, str]:
     each = bench.processes * (WITH_WARM_UP * bench.seconds + STARTS_S) + WINDOWS * window + 60 * bench.soak_minutes
     most_arms = max(arms.values())
     words = (
-        f"{most_arms} models on one device, {bench.processes} processes of {bench.seconds:g} s each, plus the test set"
+        f"{most_arms} models on one device, {bench.processes} processes of {bench.seconds:g} s each, longer for slow models; "
+        "plus the test set"
     )
     return most_arms * each, words

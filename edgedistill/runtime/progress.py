@@ -13,9 +13,14 @@ Advance = Callable[[int, str], None]
 PLAIN_INTERVAL_S = 5.0
 """Seconds without output after which the next step of tracked work prints a line, so a log pauses for less than 10 s."""
 
+SHORTEST_S = 0.1
+"""The shortest duration that is written as a number."""
+
 
 def in_words(seconds: float) -> str:
-    """Write a duration: 3.2 s, 45 s, 12 min, 3.4 h."""
+    """Write a duration: less than 0.1 s, 3.2 s, 45 s, 12 min, 3.4 h."""
+    if 0 < seconds < SHORTEST_S:
+        return f"less than {SHORTEST_S:g} s"
     for unit, scale in (("h", 3600), ("min", 60)):
         if seconds >= 2 * scale:
             return f"{seconds / scale:.{1 if seconds < 10 * scale else 0}f} {unit}"

@@ -20,6 +20,7 @@ from energy import NoSourceError
 from extra import Extra
 from job import Arm, Job, JobError
 from kit import EngineError
+from sampling import process_s
 
 MAX_SAMPLES = 2_000_000
 EMULATED = "{} emulates this processor: times, memory and energy would be those of the emulator"
@@ -39,6 +40,9 @@ def run(job: Job) -> List[Dict[str, Any]]:
             trial.attempt(trial.check)
         nulls = measure_null_models(trials) if "null_model" in job.passes else {}
         before = environment.snapshot()
+        sound = [trial for trial in trials if "error" not in trial.result]
+        if sound:
+            announce(job, [trial.checked["fastest_ns"] / 1e9 for trial in sound])
         for group in duet.groups(trials):
             for number in range(job.processes):
                 duet.run_set(group, number)
@@ -50,6 +54,15 @@ def run(job: Job) -> List[Dict[str, Any]]:
             trial.attempt(trial.more_passes)
             trial.attempt(trial.write)
     return [trial.result for trial in trials]
+
+
+def announce(job: Job, inferences_s: List[float]) -> None:
+    """Say how long the arms will be timed, from the seconds of an inference of each: slow models are timed for longer than `job.seconds`."""
+    seconds = job.processes * sum(process_s(job.seconds, one) for one in inferences_s)
+    took = f"{seconds / 60:.0f} min" if seconds >= 120 else f"{max(1, seconds):.0f} s"
+    models = "1 model" if len(inferences_s) == 1 else f"{len(inferences_s)} models"
+    sys.stderr.write(f"bench: timing {models} takes at least {took}\n")
+    sys.stderr.flush()
 
 
 def check(job: Job) -> List[Dict[str, Any]]:

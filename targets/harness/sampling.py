@@ -16,6 +16,8 @@ from process import preemptions
 
 LEAST_CLEARED = 1 << 26
 """Bytes to write over where the size of the caches is not known."""
+REHEARSALS = 3
+"""The number of bursts that are timed to choose how many are measured."""
 
 
 class Buffers(NamedTuple):
@@ -94,6 +96,21 @@ def _steady(latencies: List[int]) -> bool:
     return abs(last - before) <= WARM_UP.agreement * before
 
 
+def process_s(seconds: float, inference_s: float) -> float:
+    """Estimate the seconds of a process of an undisturbed model without its start: the shortest warm-up, and the bursts."""
+    samples = max(BURSTS.least, math.ceil(BURSTS.least_s / inference_s))
+    burst_s = max(BURSTS.lead_s, inference_s) + samples * inference_s
+    shortest, longest = WARM_UP.bounds_s(seconds)
+    warm_up_s = min(longest, max(shortest, 2 * WARM_UP.window * inference_s))
+    return warm_up_s + burst_s * (REHEARSALS + _bursts_of(seconds, burst_s, samples))
+
+
+def _bursts_of(seconds: float, burst_s: float, samples: int) -> int:
+    """Return how many bursts of `burst_s` and some samples take `seconds`, or the least number of samples, within constants.Sampling."""
+    for_samples = math.ceil(SAMPLING.least / max(1, samples))
+    return max(1, math.ceil(seconds / burst_s), min(for_samples, math.ceil(seconds * SAMPLING.most_times / burst_s)))
+
+
 class Sampler:
     """Times the inferences of one session in bursts; `n` inferences have been timed, the samples among them in `wall_ns`."""
 
@@ -147,11 +164,10 @@ class Sampler:
     def bursts_for(self, seconds: float) -> int:
         """Return how many bursts take `seconds`, or the least number of samples, within the bounds of constants.Sampling.
 
-        Three bursts are timed and then forgotten; other work may have lengthened all but the fastest.
+        Some bursts are timed and then forgotten; other work may have lengthened all but the fastest.
         """
-        wall_s, samples = min(self._rehearse() for _ in range(3))
-        for_samples = math.ceil(SAMPLING.least / max(1, samples))
-        return max(1, math.ceil(seconds / wall_s), min(for_samples, math.ceil(seconds * SAMPLING.most_times / wall_s)))
+        wall_s, samples = min(self._rehearse() for _ in range(REHEARSALS))
+        return _bursts_of(seconds, wall_s, samples)
 
     def _rehearse(self) -> Tuple[float, int]:
         """Time a burst and forget it; return its seconds and its number of samples."""

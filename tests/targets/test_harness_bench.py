@@ -1,10 +1,13 @@
 import json
 import os
+import re
+import time
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+import sampling
 
 from edgedistill.records.measurement import Measurement
 from tests.support.jobs import ALL_PASSES, SCRIPTED, TARGETS, arm, harness, scripted_arm, write_job
@@ -36,6 +39,20 @@ def test_a_measurement_has_the_schema_and_its_raw_samples(tmp_path):
         assert len(raw["warmup_ns"]) == sum(process.warmup_n for process in measured.processes)
     assert "bench one check top1 1.0000" in stderr
     assert "bench one process 3/3 p50" in stderr
+
+
+@pytest.mark.parametrize(("inference_s", "process_s"), [(0.0003, 1.3), (0.1, 16.2), (3.0, 58.0)])
+def test_slow_models_are_timed_until_there_are_enough_samples(inference_s, process_s):
+    # Warm-ups of 0.25, 5 and 10 s; 93, 28 and 4 bursts of 0.0112, 0.4 and 12 s, three of them rehearsals: 368 samples would take longer.
+    assert sampling.process_s(1.0, inference_s) == pytest.approx(process_s, rel=0.01)
+
+
+def test_a_bench_says_how_long_the_timing_takes(tmp_path):
+    begin = time.monotonic()
+    _, stderr = run_one(tmp_path, {"seconds": 0.04}, job={"processes": 2})
+    took = time.monotonic() - begin
+    announced = re.search(r"bench: timing 1 model takes at least (\d+) s", stderr)
+    assert 2 <= int(announced[1]) <= took, "ten times the seconds of the job, after a warm-up of ten times the seconds"
 
 
 def test_nothing_but_the_results_is_left_behind(tmp_path):
