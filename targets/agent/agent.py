@@ -216,9 +216,9 @@ class Program:
         assert self._process.stderr is not None
         with contextlib.suppress(OSError):  # the link is closed, and the main thread handles that
             for raw in iter(partial(self._process.stderr.readline, LINE_BYTES), b""):
-                self._link.send("line", text=raw.decode("utf-8", "replace").rstrip())
                 if not self._request["keep"]:
-                    self._send_changes()
+                    self._send_changes()  # before the line, which tells the host that these files belong together
+                self._link.send("line", text=raw.decode("utf-8", "replace").rstrip())
 
     def _finish(self) -> None:
         code = self._process.wait()

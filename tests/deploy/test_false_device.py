@@ -268,6 +268,20 @@ def test_results_that_are_false_or_of_something_else_are_not_kept(liar, tmp_path
         assert {path: path.read_bytes() for path in left(tmp_path)} == before, where
 
 
+def test_a_link_that_is_cut_between_two_files_keeps_the_pair_before(liar, tmp_path):
+    """The measurement of a further set arrives, its samples do not: those of the sets before stay, with their measurement."""
+    (tmp_path / "true").mkdir()
+    table, samples = true_files(liar, tmp_path / "true")
+    liar.record(b"[]", {"a.json": json.dumps(table).encode(), "a.npz": samples})
+    liar.behave("disconnect_between_files")
+    result = benched(liar, tmp_path)
+    kept = tmp_path / "measurements" / "partial" / "a.json"
+    assert f"the connection was lost; the measurements made until then are in {kept}" in result
+    assert Measurement.model_validate_json(kept.read_text()).latency_ns.n == table["latency_ns"]["n"]
+    assert kept.with_suffix(".npz").read_bytes() == samples
+    assert sorted(path.name for path in left(tmp_path)) == ["a.json", "a.npz"]
+
+
 def test_raw_samples_that_are_damaged_are_not_kept(liar, tmp_path):
     (tmp_path / "true").mkdir()
     table, samples = true_files(liar, tmp_path / "true")

@@ -215,7 +215,8 @@ def cut_in_mid_run(device, tmp_path, cut):
     long = ("--processes", 10, "--seconds", 2, "--run-dir", "run")
     run = edgedistill(device, "bench", "tiny.onnx", "--target", "ort", "--device", device.url, *long, cwd=tmp_path)
     partial = tmp_path / "run" / "measurements" / "partial"
-    wait_until(lambda: list(partial.glob("*.json")) or run.poll() is not None)
+    # A name with a dot is of a file that is still being received.
+    wait_until(lambda: list(partial.glob("[!.]*.json")) or run.poll() is not None)
     assert len(device.started()) >= 2  # the agent, the harness and, between two, a worker
     cut(run)
     out, error = run.communicate(timeout=PATIENCE_S)
@@ -231,7 +232,7 @@ def test_a_link_that_is_cut_leaves_a_partial_result_and_no_process(device, tmp_p
 
     code, _, error, partial = cut_in_mid_run(device, tmp_path, cut)
     assert code == 5, error
-    (kept,) = partial.glob("*.json")
+    (kept,) = partial.glob("[!.]*.json")
     assert f"{device.url}: the connection was lost" in error
     assert f"the measurements made until then are in {kept.relative_to(tmp_path)}" in error
     measured = Measurement.model_validate_json(kept.read_text())
@@ -248,7 +249,8 @@ def test_an_interrupt_ends_the_work_on_the_device(device, tmp_path):
     assert code == 130
     assert "interrupted" in error
     assert "Traceback" not in error
-    assert list(partial.glob("*.json"))
+    assert list(partial.glob("[!.]*.json"))
+    assert not list(partial.glob(".*"))
 
 
 @pytest.mark.slow

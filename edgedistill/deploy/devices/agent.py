@@ -188,22 +188,32 @@ class Agent:
                 await self._writer.drain()
 
     async def _follow(self, call: HarnessCall, progress: Progress) -> Finished:
-        """Pass on the program's lines and save the files it makes, until it ends."""
+        """Pass on the program's lines and save the files it makes, until it ends.
+
+        Files that it rewrites while it works replace the older ones together, at the next line, so that a link that is cut leaves no
+        measurement without its samples.
+        """
         line, received, left = "", set[str](), most_returned_bytes(call)
-        for _ in range(MOST_EVENTS):
-            event = await self._event()
-            if isinstance(event, PrintedLine):
-                line = event.text
-                progress(line)
-            elif isinstance(event, Returned):
-                left -= event.bytes
-                await self._take(call, event, left)
-                received.add(event.name)
-            else:
-                return await self._finish(call, received, _expect(event, Exit), line)
-            if len(received) > MOST_FILES:
-                break
-        raise DeviceError("the device sends lines or files without end; it was stopped")
+        with contextlib.ExitStack() as files:
+            names = set[str]()
+            for _ in range(MOST_EVENTS):
+                event = await self._event()
+                if not isinstance(event, Returned) or call.keep or event.name in names:
+                    _keep(files)
+                    names.clear()
+                if isinstance(event, Returned):
+                    left -= event.bytes
+                    await self._take(call, event, left, files)
+                    names.add(event.name)
+                    received.add(event.name)
+                elif isinstance(event, PrintedLine):
+                    line = event.text
+                    progress(line)
+                else:
+                    return await self._finish(call, received, _expect(event, Exit), line)
+                if len(received) > MOST_FILES:
+                    break
+            raise DeviceError("the device sends lines or files without end; it was stopped")
 
     async def _finish(self, call: HarnessCall, received: set[str], event: Exit, line: str) -> Finished:
         for name in received - set(event.names):  # the program removed the file again
@@ -213,14 +223,15 @@ class Agent:
         out = b"".join([block async for block in self._blocks(event.bytes)])
         return Finished(event.code, out.decode("utf-8", "replace"), line)
 
-    async def _take(self, call: HarnessCall, event: Returned, left: int) -> None:
-        """Write a file where the call wants it; `left` are the bytes that the device may still send after it."""
+    async def _take(self, call: HarnessCall, event: Returned, left: int, files: contextlib.ExitStack) -> None:
+        """Write a file where the call wants it when `files` is closed; `left` are the bytes that the device may still send after it."""
         path = place_returned(call, event.name)
         if left < 0:
             raise DeviceError(f"the device sent more than {most_returned_bytes(call):,} bytes of files; it was stopped")
         digest = hashlib.sha256()
         try:
-            with atomic_path(path) as scratch, scratch.open("wb") as file:
+            scratch = files.enter_context(atomic_path(path))
+            with scratch.open("wb") as file:
                 async for block in self._blocks(event.bytes):
                     digest.update(block)
                     file.write(block)
@@ -268,6 +279,15 @@ class Agent:
         if isinstance(event, Failed):
             raise DeviceError(event.text)
         return event
+
+
+def _keep(files: contextlib.ExitStack) -> None:
+    """Let received files replace older ones; the last received is the first, so samples precede the measurement that names them."""
+    try:
+        files.close()
+    except OSError as error:
+        problem = f"files of the device could not be written here: {error.strerror}"
+        raise failure_of(error) or DeviceError(problem) from None
 
 
 def _expect(event: Event, kind: type[E]) -> E:
