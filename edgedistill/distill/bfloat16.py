@@ -55,7 +55,8 @@ class FloatConvolutions(TorchFunctionMode):
     In bfloat16, with AVX512-BF16 or AMX, these are:
 
     - the gradients of the weights of depthwise convolutions with dilation, with channels last, a stride of 1, and rows of 30 pixels or more;
-    - the gradients of the weights, and some outputs, of convolutions whose stride is larger than the axis: 2 on a map of 1x1.
+    - the gradients of the weights, and some outputs, of convolutions whose stride is larger than the axis: 2 on a map of 1x1;
+    - the gradients of the weights of 3-D convolutions whose kernel is larger than the axis, on an AMD EPYC without AMX.
 
     The same holds for transposed convolutions.
 
@@ -78,10 +79,12 @@ class FloatConvolutions(TorchFunctionMode):
 
 def _is_wrong(inputs: Tensor, weight: Tensor, stride: Steps, dilation: Steps) -> bool:
     sizes = inputs.shape[2 - weight.ndim :]
-    is_dilated_depthwise = weight.shape[1] == 1 and any(step > 1 for step in _by_axis(dilation, len(sizes)))
-    return is_dilated_depthwise or any(
-        step > size for step, size in zip(_by_axis(stride, len(sizes)), sizes, strict=True)
-    )
+    dilations = _by_axis(dilation, len(sizes))
+    is_dilated_depthwise = weight.shape[1] == 1 and any(step > 1 for step in dilations)
+    reach = [step * (side - 1) + 1 for step, side in zip(dilations, weight.shape[2:], strict=True)]
+    is_large_kernel = len(sizes) == 3 and any(side > size for side, size in zip(reach, sizes, strict=True))
+    is_large_stride = any(step > size for step, size in zip(_by_axis(stride, len(sizes)), sizes, strict=True))
+    return is_dilated_depthwise or is_large_kernel or is_large_stride
 
 
 def _by_axis(steps: Steps, axes: int) -> tuple[int, ...]:

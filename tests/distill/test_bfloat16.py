@@ -36,15 +36,16 @@ def test_gradients_of_dilated_convolutions_are_right(convolution, dilation, grou
     require_right_gradients(net, torch.randn(2, 3, 40, 40).to(memory_format=layout))
 
 
-@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize("kernel", [3, 5])
+@pytest.mark.parametrize("size", [1, 2, 3, 4])
 @pytest.mark.parametrize("stride", [1, 2, 4])
 @pytest.mark.parametrize(
     "convolution",
     [nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d],
 )
-def test_gradients_of_strides_beyond_the_input_are_right(convolution, stride, size):
+def test_gradients_of_strides_and_kernels_beyond_the_input_are_right(convolution, stride, size, kernel):
     torch.manual_seed(0)
-    net = nn.Sequential(convolution(16, 16, 1), convolution(16, 16, 3, stride, 1, bias=False))
+    net = nn.Sequential(convolution(16, 16, 1), convolution(16, 16, kernel, stride, kernel // 2, bias=False))
     axes = net[0].weight.ndim - 2
     require_right_gradients(net, torch.randn(4, 16, *[size] * axes))
 
