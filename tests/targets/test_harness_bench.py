@@ -1,7 +1,6 @@
 import json
 import os
 import re
-import time
 import zipfile
 from pathlib import Path
 
@@ -48,11 +47,9 @@ def test_slow_models_are_timed_until_there_are_enough_samples(inference_s, proce
 
 
 def test_a_bench_says_how_long_the_timing_takes(tmp_path):
-    begin = time.monotonic()
     _, stderr = run_one(tmp_path, {"seconds": 0.04}, job={"processes": 2})
-    took = time.monotonic() - begin
     announced = re.search(r"bench: timing 1 model takes at least (\d+) s", stderr)
-    assert 2 <= int(announced[1]) <= took, "ten times the seconds of the job, after a warm-up of ten times the seconds"
+    assert int(announced[1]) >= 3, "warm-up, rehearsals and samples: 0.5 s each, in two processes"
 
 
 def test_nothing_but_the_results_is_left_behind(tmp_path):
