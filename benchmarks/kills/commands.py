@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -23,6 +24,8 @@ PATIENCE_S: Final = 600
 ENDS_S: Final = 300
 """The time that the processes of a killed command have to end; one that was just started first imports what it needs."""
 STEP_S: Final = 0.005
+CAUGHT: Final = re.compile(r"^SigCgt:\s*([0-9a-f]+)$", re.MULTILINE)
+"""The signals for which a process has handlers, in /proc/PID/status."""
 
 
 class FoundError(Exception):
@@ -82,6 +85,15 @@ class Command:
         while self.poll() is None and time.monotonic() < deadline:
             time.sleep(STEP_S)
         return self.code is not None
+
+    def handles_signals(self) -> bool:
+        """Wait until the command has its handlers of signals; return False if it ended before."""
+        while self.poll() is None:
+            status = Path(f"/proc/{self.pid}/status").read_text(encoding="utf-8")
+            if int(CAUGHT.findall(status)[0], 16) >> (signal.SIGTERM - 1) & 1:
+                return True
+            time.sleep(STEP_S)
+        return False
 
     def send(self, number: int) -> None:
         if self.poll() is None:

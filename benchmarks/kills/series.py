@@ -29,8 +29,6 @@ from edgedistill.serve.runtime import read_web_kit
 from tests.support.uploads import upload_of
 
 SIGNALS: Final = (signal.SIGKILL,) * 7 + (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-STARTS_S: Final = 0.3
-"""The time after which a command has its handlers of signals."""
 SHARE: Final = 0.35
 """A killed command runs for at most this share of the time that the whole command took."""
 CONFIG: Final = "edgedistill.toml"
@@ -67,7 +65,8 @@ class Killer:
     def kill(self, command: Command, *, alone: bool = True) -> bool:
         """Wait for a random time and kill a command; return False if it ended before. `alone`: no other command runs."""
         number = self.rng.choice(SIGNALS)
-        if command.ends_within(self.rng.uniform(STARTS_S, max(2 * STARTS_S, self.longest))):
+        ended = command.ends_within(self.rng.uniform(0, self.longest))
+        if ended or not (number == signal.SIGKILL or command.handles_signals()):
             self._require_success(command)
             return False
         command.send(number)
@@ -208,7 +207,7 @@ def two_on_one_folder(folder: Path, kills: int, seed: int) -> Tally:
         killer = Killer(place, rng, tally, took * SHARE)
         for _ in range(rng.randint(1, 4)):
             commands = [place.start(*given), place.start(*given)]
-            time.sleep(rng.uniform(STARTS_S, killer.longest))
+            time.sleep(rng.uniform(0, killer.longest))
             for command in commands:
                 _require_refused_or_working(command)
             for command in commands:

@@ -125,7 +125,6 @@ def describe_controls() -> str:
 def link_or_copy(source: Path, target: Path) -> None:
     """Create a hard link to a file, or a copy on another file system."""
     with atomic_path(target) as scratch:
-        scratch.unlink()
         try:
             os.link(source, scratch)
         except OSError:

@@ -6,7 +6,6 @@ import fcntl
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from glob import escape
@@ -16,9 +15,10 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from edgedistill.records.base import Record
+from edgedistill.runtime.scratch import locked_folder, remove_unless_locked
 
 PART: Final = ".part-"
-"""In the name of a file that is being written."""
+"""In the name of the temporary folder of a file that is being written."""
 SEAL: Final = "sha256"
 """The field of a table that has the hash of all other fields."""
 SEAL_BYTES: Final = 32
@@ -33,17 +33,17 @@ def write_atomic(path: Path, data: bytes | str) -> None:
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path that replaces `path` if the block succeeds, and is deleted otherwise.
+    """Yield the path of a new file, which replaces `path` if the block succeeds, and is deleted otherwise.
 
-    The temporary file is locked, so that no other process takes it for one that a killed process left. Those that killed
-    processes left of the same file are removed.
+    The new file is in a temporary folder beside `path`, which is locked, so that no other process takes it for one that a killed
+    process left. A lock of the file itself would end where a library writes another file and renames it, as safetensors does.
+    The folders that killed processes left of the same file are removed.
     """
     make_folder(path.parent)
-    _remove_unused(path.parent.glob(f".{escape(path.stem)}{PART}*"))
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}{PART}", suffix=path.suffix)
-    scratch = Path(name)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+    begin = f".{path.stem}{PART}"
+    _remove_unless_locked(path.parent.glob(f"{escape(begin)}*"))
+    with locked_folder(path.parent, begin) as folder:
+        scratch = folder / path.name
         yield scratch
         with scratch.open("rb") as written:
             os.fsync(written.fileno())
@@ -52,9 +52,6 @@ def atomic_path(path: Path) -> Iterator[Path]:
         scratch.chmod(0o666 & ~umask)
         scratch.replace(path)
         _flush_folder(path.parent)
-    finally:
-        scratch.unlink(missing_ok=True)
-        os.close(handle)
 
 
 def make_folder(folder: Path) -> None:
@@ -90,14 +87,19 @@ def remove_files(folder: Path, pattern: str) -> None:
 
 
 def remove_parts(folder: Path) -> None:
-    """Remove the unfinished files of killed processes from a folder and those in it; a living process locks its files."""
-    _remove_unused(folder.rglob(f".*{PART}*"))
+    """Remove what killed processes left of unfinished files, from a folder and those in it; a living process locks its own."""
+    for parent, folders, files in os.walk(folder):
+        parts = [name for name in (*folders, *files) if name.startswith(".") and PART in name]
+        folders[:] = [name for name in folders if name not in parts]
+        _remove_unless_locked(Path(parent) / name for name in parts)
 
 
-def _remove_unused(parts: Iterable[Path]) -> None:
-    """Remove the unfinished files that no living process has locked."""
+def _remove_unless_locked(parts: Iterable[Path]) -> None:
     for path in parts:
-        with suppress(FileNotFoundError, BlockingIOError), path.open("rb") as file:
+        if path.is_dir():
+            remove_unless_locked(path)
+            continue
+        with suppress(FileNotFoundError, BlockingIOError), path.open("rb") as file:  # a file without such a folder
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             path.unlink(missing_ok=True)
 

@@ -14,7 +14,7 @@ import pytest
 
 from edgedistill.runtime.failures import failure_of
 from edgedistill.runtime.files import atomic_path, remove_parts
-from edgedistill.runtime.scratch import scratch_folder
+from edgedistill.runtime.scratch import LOCK, scratch_folder
 from tests.support.command import AS_A_TERMINAL_DOES, REPOSITORY, edgedistill
 from tests.support.tiny_onnx import build
 
@@ -99,8 +99,12 @@ def test_unfinished_files_of_a_killed_process_are_removed_and_finished_ones_stay
     folder = tmp_path / "student"
     with atomic_path(folder / "model.safetensors") as scratch:
         scratch.write_bytes(b"whole")
-        part = scratch.name
-    (folder / part).write_bytes(b"hal")
+        part = folder / scratch.parent.name
+    for left in (part, part.with_name(f"{part.name}-before-its-lock")):
+        left.mkdir()
+    (part / LOCK).touch()
+    (part / "model.safetensors").write_bytes(b"hal")
+    (folder / f"{part.name}-of-an-earlier-version").write_bytes(b"hal")
     remove_parts(tmp_path)
     assert [path.name for path in folder.iterdir()] == ["model.safetensors"]
 

@@ -4,10 +4,13 @@ import os
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from edgedistill.distill.cache import SEAL, Cache
 from edgedistill.errors import ConfigError
@@ -90,6 +93,41 @@ def test_a_file_that_is_being_written_is_no_left_over(tmp_path):
         scratch.write_bytes(b"whole")
     assert (tmp_path / "model.onnx").read_bytes() == b"whole"
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
+
+
+def test_a_file_that_a_library_writes_under_another_name_first_is_no_left_over(tmp_path):
+    with atomic_path(tmp_path / "model.safetensors") as scratch:
+        save_file({"x": torch.zeros(2)}, scratch)  # writes another file and renames it
+        remove_parts(tmp_path)
+        save_file({"x": torch.ones(2)}, tmp_path / "other.safetensors")
+        write_atomic(tmp_path / "model.safetensors", b"of another process")
+        assert scratch.exists()
+    assert load_file(tmp_path / "model.safetensors")["x"].tolist() == [0, 0]
+
+
+def test_many_write_one_file_while_others_remove_what_is_left_over(tmp_path):
+    ended = threading.Event()
+
+    def remove():
+        while not ended.is_set():
+            remove_parts(tmp_path)
+
+    def write(content):
+        for _ in range(50):
+            write_atomic(tmp_path / "folder" / "file", content * 1000)
+
+    removers = [threading.Thread(target=remove) for _ in range(2)]
+    for thread in removers:
+        thread.start()
+    try:
+        with ThreadPoolExecutor(3) as writers:
+            list(writers.map(write, "abc"))
+    finally:
+        ended.set()
+        for thread in removers:
+            thread.join()
+    assert len(set((tmp_path / "folder" / "file").read_text())) == 1
+    assert [path.name for path in (tmp_path / "folder").iterdir()] == ["file"]
 
 
 def test_the_next_writer_of_a_file_removes_what_a_killed_one_left(tmp_path):

@@ -199,7 +199,8 @@ def test_cold_caches_leave_no_inferences_out(runner, models, tmp_path):
 
 @pytest.mark.slow
 def test_a_model_of_long_bursts_takes_part_in_fewer_rounds(runner, models, tmp_path):
-    graph = "(float[1] x) => (float[1] y) { many = Expand(x, shape) s = Sin(many) y = ReduceSum<keepdims=1>(s) }"
+    waves = " ".join(f"v{i + 1} = Sin(v{i})" for i in range(5))
+    graph = f"(float[1] x) => (float[1] y) {{ v0 = Expand(x, shape) {waves} y = ReduceSum<keepdims=1>(v5) }}"
     onnx.save(text_model(graph, shape=np.array([12_000_000])), tmp_path / "long.onnx")
     np.zeros(1, np.float32).tofile(tmp_path / "one")
     slow = ("--model", tmp_path / "long.onnx", "--input", tmp_path / "one", "--samples", tmp_path / "long.raw")
