@@ -56,6 +56,9 @@ def require_equal(got: Any, wanted: Any, where: str = "results") -> None:
             raise FoundError(f"{where}: {sorted(got.keys() ^ wanted.keys())} are only in one of two runs")
         for name, one in got.items():
             require_equal(one, wanted[name], f"{where}, {name}")
+    elif isinstance(got, list) and isinstance(wanted, list) and len(got) == len(wanted):
+        for i, (one, another) in enumerate(zip(got, wanted, strict=True)):
+            require_equal(one, another, f"{where}, {i}")
     elif got != wanted:
         raise FoundError(f"{where}: {str(got)[:200]} instead of {str(wanted)[:200]}")
 

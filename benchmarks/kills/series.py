@@ -31,6 +31,8 @@ from tests.support.uploads import upload_of
 SIGNALS: Final = (signal.SIGKILL,) * 7 + (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 SHARE: Final = 0.35
 """A killed command runs for at most this share of the time that the whole command took."""
+MOST: Final = 6
+"""A command is killed at most so often before it may end."""
 CONFIG: Final = "edgedistill.toml"
 RUN: Final = Path("runs") / "job"
 LINK: Final = re.compile(r"http://localhost:\S+/")
@@ -109,7 +111,9 @@ def of_a_run(job: str, until: str) -> Callable[[Path, int, int], Tally]:
             place = _place(folder / f"killed-{number}", jobs.JOBS[job])
             number += 1
             killer = Killer(place, rng, tally, took * SHARE)
-            while tally.kills.total() < kills and killer.kill(place.start(*given)):
+            for _ in range(rng.randint(1, MOST)):
+                if not killer.kill(place.start(*given)):
+                    break
                 require_sound(place.job / RUN)
             killer.finish(*given)
             _compare(place, place.job / RUN, wanted, tally)
@@ -237,7 +241,9 @@ def of_a_search(folder: Path, kills: int, seed: int) -> Tally:
         place = _place(folder / f"killed-{number}", jobs.sizes)
         number += 1
         killer = Killer(place, rng, tally, took * SHARE)
-        while tally.kills.total() < kills and killer.kill(place.start(*given)):
+        for _ in range(rng.randint(1, MOST)):
+            if not killer.kill(place.start(*given)):
+                break
             require_sound(place.job / RUN)
         killer.finish(*given)
         require_equal(_found(place), wanted)
@@ -247,10 +253,10 @@ def of_a_search(folder: Path, kills: int, seed: int) -> Tally:
 
 
 def _found(place: Place) -> Any:
-    """Return what a search found, without measurements."""
+    """Return what a search found, without measurements; the size of a file of ONNX Runtime's compiler differs by some bytes each time."""
     found = json.loads((place.job / RUN / "search" / "search.json").read_bytes())
     for candidate in (*found["candidates"], *found["fitting"]):
-        candidate["measured"] = [[one["target"], one["precision"], one["size_bytes"]] for one in candidate["measured"]]
+        candidate["measured"] = [[one["target"], one["precision"]] for one in candidate["measured"]]
     return without_times(found)
 
 
@@ -260,7 +266,7 @@ def of_a_file(folder: Path, kills: int, seed: int) -> Tally:
     calm, took = _calm(folder / "calm", jobs.model_file, *given)
     wanted, tally, rng = hash_of(calm.job / "model-int8.onnx"), Tally(seed), _random("file", seed)
     place = _place(folder / "killed", jobs.model_file)
-    killer = Killer(place, rng, tally, took)
+    killer = Killer(place, rng, tally, 2 * took)
     while tally.kills.total() < kills:
         if not killer.kill(place.start(*given)):
             require_equal(hash_of(place.job / "model-int8.onnx"), wanted)
