@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from glob import escape
 from importlib.metadata import PackageNotFoundError, version
 from io import BytesIO
@@ -18,7 +18,7 @@ from edgedistill.records.base import Record
 from edgedistill.runtime.scratch import locked_folder, remove_unless_locked
 
 PART: Final = ".part-"
-"""In the name of the temporary folder of a file that is being written."""
+"""In the names of an unfinished file and its temporary folder."""
 SEAL: Final = "sha256"
 """The field of a table that has the hash of all other fields."""
 SEAL_BYTES: Final = 32
@@ -35,23 +35,31 @@ def write_atomic(path: Path, data: bytes | str) -> None:
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield the path of a new file, which replaces `path` if the block succeeds, and is deleted otherwise.
 
-    The new file is in a temporary folder beside `path`, which is locked, so that no other process takes it for one that a killed
+    The block writes in a temporary folder beside `path`, which is locked, so that no other process takes it for one that a killed
     process left. A lock of the file itself would end where a library writes another file and renames it, as safetensors does.
-    The folders that killed processes left of the same file are removed.
+    What killed processes left of the same file is removed.
     """
     make_folder(path.parent)
     begin = f".{path.stem}{PART}"
     _remove_unless_locked(path.parent.glob(f"{escape(begin)}*"))
-    with locked_folder(path.parent, begin) as folder:
-        scratch = folder / path.name
-        yield scratch
-        with scratch.open("rb") as written:
-            os.fsync(written.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        scratch.chmod(0o666 & ~umask)
-        scratch.replace(path)
+    with ExitStack() as opened:
+        with locked_folder(path.parent, begin) as folder:
+            scratch = folder / path.name
+            yield scratch
+            written = _finish(scratch, opened.enter_context(scratch.open("r+b")))
+            opened.callback(written.unlink, missing_ok=True)
+        written.replace(path)  # last, so that a process that is killed after it leaves nothing
         _flush_folder(path.parent)
+
+
+def _finish(scratch: Path, file: IO[bytes]) -> Path:
+    """Lock a file, which NFS allows if it is open for writing, write it to the disk, and move it out of its temporary folder."""
+    fcntl.flock(file, fcntl.LOCK_EX)
+    os.fsync(file.fileno())
+    umask = os.umask(0)
+    os.umask(umask)
+    scratch.chmod(0o666 & ~umask)
+    return scratch.rename(scratch.parent.with_name(f"{scratch.parent.name}.whole"))
 
 
 def make_folder(folder: Path) -> None:
@@ -99,7 +107,7 @@ def _remove_unless_locked(parts: Iterable[Path]) -> None:
         if path.is_dir():
             remove_unless_locked(path)
             continue
-        with suppress(FileNotFoundError, BlockingIOError), path.open("rb") as file:  # a file without such a folder
+        with suppress(OSError), path.open("r+b") as file:  # another process has locked or removed it
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             path.unlink(missing_ok=True)
 
