@@ -28,7 +28,7 @@ from edgedistill.deploy.onnx_file import BenchOptions
 from edgedistill.records.measurement import Measurement
 from edgedistill.statistics import speedup
 
-CHANNELS = (8, 16, 24, 32, 40, 64, 72, 80, 88)
+CHANNELS = (1, 2, 4, 8, 16, 24, 32, 40, 64, 72, 80, 88)
 CALIBRATING = 8
 """Sets of processes when the slower models are chosen."""
 
