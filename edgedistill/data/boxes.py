@@ -48,6 +48,7 @@ ODDITIES: Final[dict[str, tuple[Severity, str]]] = {
         "note",
         "gaps among the class numbers of the file; the classes are numbered anew from 0",
     ),
+    "val as test": ("note", "there is no split 'test', and the split 'val' takes its place"),
     "difficult": (
         "note",
         "objects marked as difficult, which are treated as crowds: detecting them is neither right nor wrong",

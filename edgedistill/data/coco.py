@@ -6,6 +6,7 @@ A box is x, y, width, height in pixels. Categories are numbered from 0 in the or
 from __future__ import annotations
 
 import json
+import mmap
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -33,6 +34,14 @@ def read_coco(file: Path, images: Path | None, reading: Reading) -> Annotations:
         raise ConfigError(f"data: {file.name} is not a COCO file: {_explain(error)}") from None
 
 
+def looks_like_coco(file: Path) -> bool:
+    """Return whether the text of a file has the name of a table of this format, without reading it as JSON."""
+    if not file.stat().st_size:
+        return False
+    with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as text:
+        return any(text.find(f'"{name}"'.encode()) >= 0 for name in TABLES)
+
+
 def _explain(error: Exception) -> str:
     return f"key {error} is missing" if isinstance(error, KeyError) else str(error)
 
@@ -50,11 +59,24 @@ def _annotations(file: Path, tables: dict[str, Any], images: Path | None, readin
     numbers = {key: places[name] for key, name in categories.items() if name in places}
     _note_holes(list(categories), file, oddities)
     root = _root(file, images, [str(one["file_name"]) for one in tables["images"]], reading)
+    _refuse_shared_ids(file, tables["images"])
     boxes: dict[int, list[Box]] = {int(one["id"]): [] for one in tables["images"]}
     for key, box in _boxes(tables["annotations"], boxes, numbers, oddities):
         boxes[key].append(box)
     pictures = tuple(_pictures(tables["images"], root, boxes, oddities))
     return Annotations(pictures, classes, root, (file,), oddities)
+
+
+def _refuse_shared_ids(file: Path, images: Iterable[Mapping[str, Any]]) -> None:
+    """Raise ConfigError if two pictures have one id: it would be unknown which of them a box belongs to."""
+    names: dict[int, str] = {}
+    for one in images:
+        name = str(one["file_name"])
+        if names.setdefault(int(one["id"]), name) != name:
+            raise ConfigError(
+                f"data: {file.name}: {names[int(one['id'])]} and {name} have the same id {one['id']}; give every picture its own id, "
+                "also where files are joined"
+            )
 
 
 def _note_holes(ids: list[int], file: Path, oddities: Oddities) -> None:
@@ -98,7 +120,7 @@ def _root(file: Path, images: Path | None, names: list[str], reading: Reading) -
     if not names:
         raise ConfigError(f"data: {file.name} lists no images")
     bases = [file.parent, file.parent.parent] if images is None else [images]
-    places = [place for base in bases for place in (base, base / "images", *_folders(base, reading.split))]
+    places = [place for base in bases for place in (base, base / "images", *_folders(base, file.stem, reading.split))]
     found = next((place for place in places if any((place / name).is_file() for name in names[:TRIED])), None)
     if found is None and images is None:
         ending = f"/{names[0]}"
@@ -114,7 +136,11 @@ def _root(file: Path, images: Path | None, names: list[str], reading: Reading) -
     return found
 
 
-def _folders(base: Path, split: str) -> Iterator[Path]:
-    """Yield the folders that are named as a split, for example train2017, in a folder and in its folder images."""
-    for folder in (base, base / "images"):
-        yield from sorted(path for path in folder.glob(f"{split}*") if path.is_dir())
+def _folders(base: Path, stem: str, split: str) -> Iterator[Path]:
+    """Yield the folders that are named as a split, for example train2017, in a folder and in its folder images.
+
+    Those that the name of the file ends with come first: val2017 for instances_val2017.json, whichever split it is used as.
+    """
+    folders = [path for place in (base, base / "images") for path in sorted(place.glob("*")) if path.is_dir()]
+    yield from (path for path in folders if stem.endswith(path.name))
+    yield from (path for path in folders if path.name.startswith(split))

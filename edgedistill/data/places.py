@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from edgedistill.data.coco import looks_like_coco
 from edgedistill.data.dense import COCO_NAMES
 from edgedistill.data.files import names_in
 from edgedistill.data.masks import MASK_SUFFIXES, find_folders
@@ -57,7 +58,8 @@ def _coco_files(data: Path) -> Iterator[Path]:
     if data.is_dir():
         yield from (path for name in TRAIN_NAMES for own in COCO_NAMES if (path := data / name / own).is_file())
         for folder in (data, data / "annotations"):
-            yield from (path for name in TRAIN_NAMES for path in sorted(folder.glob(f"*{name}*.json")))
+            named = (path for name in TRAIN_NAMES for path in sorted(folder.glob(f"*{name}*.json")))
+            yield from (path for path in named if looks_like_coco(path))
         yield from (path for own in COCO_NAMES if (path := data / own).is_file())
 
 

@@ -9,7 +9,7 @@ Corners are pixels counted from 1, and inclusive, so that x1 = xmin - 1 and x2 =
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 from xml.etree import ElementTree as ET
@@ -41,8 +41,9 @@ def read_voc(source: Path, reading: Reading) -> Annotations:
             f"data: {source.name} has no Pascal VOC annotations; expected {root.name}/Annotations/NAME.xml, {root.name}/JPEGImages/NAME.jpg "
             f"and {root.name}/{SETS}/train.txt"
         )
-    files = _chosen(source, root, folder, reading)
     oddities = Oddities()
+    lists = _lists_of(source, root, reading, oddities)
+    files = _chosen(lists, folder)
     roots = {file: _parse(file) for file in files}
     pictures = {path.stem: path for path in _pictures_of(root, folder)}
     named = sorted({_text(one, "name", file) for file, tree in roots.items() for one in tree.iter("object")})
@@ -59,7 +60,7 @@ def read_voc(source: Path, reading: Reading) -> Annotations:
         raise ConfigError(
             f"data: {root.name} has no picture for any of {len(files):,} annotations, for example {files[0].name}"
         )
-    return Annotations(tuple(annotations), classes, root, (*files, *_list_of(source, root, reading)), oddities)
+    return Annotations(tuple(annotations), classes, root, (*files, *lists), oddities)
 
 
 def _xml_folder(root: Path) -> Path | None:
@@ -73,12 +74,18 @@ def _pictures_of(root: Path, xml_folder: Path) -> Iterator[Path]:
     return (path for path in sorted(folder.iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES)
 
 
-def _list_of(source: Path, root: Path, reading: Reading) -> list[Path]:
-    """Return the list of the pictures of the split: the source itself, or the one in the folder; none if there are no lists."""
+def _lists_of(source: Path, root: Path, reading: Reading, oddities: Oddities) -> list[Path]:
+    """Return the list of the pictures of the split: the source itself, or the one in the folder; none if there are no lists.
+
+    Where there is a list val.txt but no test.txt, it takes the place of test.txt.
+    """
     if source.is_file():
         return [source]
     lists = sorted((root / SETS).glob("*.txt"))
-    own = root / SETS / f"{reading.split}.txt"
+    own, val = (root / SETS / f"{split}.txt" for split in (reading.split, "val"))
+    if reading.split == "test" and own not in lists and val in lists:
+        oddities.add("val as test", f"{SETS.as_posix()}/{val.name}")
+        own = val
     if lists and own not in lists:
         raise ConfigError(
             f"data: {root.name}/{SETS} has no {own.name}; it has {', '.join(path.name for path in lists)}; name one as data.{reading.split}"
@@ -86,9 +93,8 @@ def _list_of(source: Path, root: Path, reading: Reading) -> list[Path]:
     return [own] if lists else []
 
 
-def _chosen(source: Path, root: Path, folder: Path, reading: Reading) -> list[Path]:
+def _chosen(lists: Sequence[Path], folder: Path) -> list[Path]:
     """Return the annotation files of the pictures in the list, or all of them without a list."""
-    lists = _list_of(source, root, reading)
     if not lists:
         return sorted(folder.glob("*.xml"))
     names = [

@@ -30,8 +30,9 @@ def read_yolo(file: Path, reading: Reading) -> Annotations:
     classes = reading.classes or names
     places = places_of(classes)
     numbers = {number: places[name] for number, name in enumerate(names) if name in places}
-    pictures = _pictures(file, table, reading.split)
     oddities, annotations, read = Oddities(), [], []
+    split = _split_of(file, table, reading.split, oddities)
+    pictures = _pictures(file, table, split)
     keypoints = "kpt_shape" in table
     for picture in pictures:
         labels = _labels_of(picture)
@@ -40,7 +41,7 @@ def read_yolo(file: Path, reading: Reading) -> Annotations:
         annotations.append(Annotation(picture, boxes, is_relative=True))
     if not read:
         raise ConfigError(
-            f"data: no picture of {file.name}, {reading.split} has a label file; looked for {_labels_of(pictures[0])}"
+            f"data: no picture of {file.name}, {split} has a label file; looked for {_labels_of(pictures[0])}"
         )
     for labels in _lonely(read):
         oddities.add("missing picture", f"{labels.parent.name}/{labels.name}")
@@ -62,6 +63,14 @@ def splits_of(file: Path) -> list[SplitName]:
     table = _table(file)
     splits: tuple[SplitName, ...] = ("train", "val", "test")
     return [split for split in splits if _given(table, split)]
+
+
+def _split_of(file: Path, table: dict[str, Any], split: SplitName, oddities: Oddities) -> SplitName:
+    """Return the split to read: val where a .yaml has val but no test, as most have, and the test split is wanted."""
+    if split != "test" or _given(table, "test") or not _given(table, "val"):
+        return split
+    oddities.add("val as test", file.name)
+    return "val"
 
 
 def _given(table: dict[str, Any], split: str) -> Any:

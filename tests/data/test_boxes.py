@@ -242,13 +242,14 @@ def test_init_finds_the_form_and_the_splits(tmp_path: Path) -> None:
     (coco(tmp_path / "coco") / "boxes.json").rename(tmp_path / "coco" / "set_train2017.json")
     shutil.copy(tmp_path / "coco" / "set_train2017.json", tmp_path / "coco" / "set_val2017.json")
     yolo(tmp_path / "yolo", val="images/train")
-    voc(tmp_path / "voc")
+    main = voc(tmp_path / "voc") / "VOC" / "ImageSets" / "Main"
+    shutil.copy(main / "train.txt", main / "val.txt")
     shutil.copytree(tmp_path / "voc" / "VOC" / "Annotations", tmp_path / "beside" / "train")
     pictures(tmp_path / "beside" / "train")
     found = {
         "coco": {"train": "coco/set_train2017.json", "test": "coco/set_val2017.json"},
         "yolo": {"train": "yolo/data.yaml", "test": "yolo/data.yaml"},
-        "voc/VOC": {"train": "voc/VOC"},
+        "voc/VOC": {"train": "voc/VOC", "test": "voc/VOC"},
         "beside": {"train": "beside/train"},
     }
     for data, sources in found.items():
@@ -256,8 +257,39 @@ def test_init_finds_the_form_and_the_splits(tmp_path: Path) -> None:
         assert profile.keys | {"task": "detection", "size": [20, 16]} | sources == profile.keys
         assert ("test" in profile.keys) == ("test" in sources)
         assert profile.summary == "3 pictures of 20\u00d716 with boxes, 2 classes"
+        if "test" in sources:
+            held = read(tmp_path, sources["test"], split="test")
+            np.testing.assert_array_equal(held.labels, read(tmp_path, sources["train"]).labels)
+            said = [
+                one for one in texts(held) if "there is no split 'test', and the split 'val' takes its place" in one
+            ]
+            assert len(said) == (data != "coco")
         assert 'model = "zoo:detector"' in render_config(profile, InitOptions(name="x", kits={"ort": ("fp32",)}))
     assert profile_data(tmp_path / "coco" / "set_train2017.json", tmp_path).keys["train"] == "coco/set_train2017.json"
+
+
+def test_the_pictures_of_coco_are_in_the_folder_that_the_file_is_named_after(tmp_path: Path) -> None:
+    for split in ("train2017", "val2017"):
+        file = coco(tmp_path) / "boxes.json"
+        (tmp_path / "annotations").mkdir(exist_ok=True)
+        file.rename(tmp_path / "annotations" / f"instances_{split}.json")
+        (tmp_path / "photos").rename(tmp_path / split)
+    (tmp_path / "training_args.json").write_text('{"lr": 0.1}')
+    keys = profile_data(tmp_path, tmp_path).keys
+    assert (keys["train"], keys["test"]) == (
+        "annotations/instances_train2017.json", "annotations/instances_val2017.json",
+    )  # fmt: skip
+    pixels = only(read(tmp_path, keys["test"], split="test").inputs)
+    np.testing.assert_array_equal(pixels[0], np.asarray(Image.open(tmp_path / "val2017" / "a.png")))
+    assert not np.array_equal(pixels, only(read(tmp_path, keys["train"]).inputs))
+
+
+def test_two_pictures_of_coco_with_one_id_are_refused(tmp_path: Path) -> None:
+    images = [{"id": i // 2, "file_name": f"{name}.png", "width": 20, "height": 16} for i, name in enumerate(BOXES)]
+    with pytest.raises(
+        ConfigError, match=r"boxes\.json: a\.png and b\.png have the same id 0; give every picture its own"
+    ):
+        read(coco(tmp_path, images=images), "boxes.json", images="photos")
 
 
 @pytest.mark.slow
