@@ -13,7 +13,8 @@ or labels.txt in the source, or in a folder above the pictures up to two levels,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Container, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -76,7 +77,7 @@ def find_pairs(source: Path) -> Pairs:
         raise ConfigError(
             f"data: folder {masks.parent.name}/{masks.name} holds no PNG masks{lossy}; store masks as PNG files"
         )
-    addition = _addition(list(files), drawn)
+    addition = _addition(files, drawn)
     used = {stem: drawn.get(f"{stem}{addition}") for stem in files}
     lonely = sorted(set(drawn.values()) - set(used.values()))
     return Pairs(tuple(files.values()), tuple(used.values()), tuple(lonely), _class_file(source, pictures))
@@ -100,11 +101,10 @@ def _by_stem(folder: Path, suffixes: AbstractSet[str]) -> dict[str, Path]:
     return {name.rpartition(".")[0]: folder / name for name in names_in(folder, suffixes)}
 
 
-def _addition(stems: Sequence[str], masks: Sequence[str] | dict[str, Path]) -> str:
-    """Return what the names of masks have more than the names of pictures: nothing, or what the first mask that begins so has."""
-    if any(stem in masks for stem in stems):
-        return ""
-    return next((mask[len(stems[0]) :] for mask in masks if mask.startswith(stems[0])), "")
+def _addition(stems: Container[str], masks: Iterable[str]) -> str:
+    """Return what the names of masks have more than the names of pictures: what serves the most masks, and of equals the shortest."""
+    served = Counter(mask[at:] for mask in masks for at in range(1, len(mask) + 1) if mask[:at] in stems)
+    return min(served, key=lambda addition: (-served[addition], len(addition)), default="")
 
 
 def _class_file(source: Path, pictures: Path) -> Path | None:

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from edgedistill.data.geometry import Resizing
+from edgedistill.data.masks import find_pairs
 from edgedistill.data.profile import Choices, profile_data
 from edgedistill.data.reading import Reading
 from edgedistill.data.settings import data_settings
@@ -51,6 +52,14 @@ def test_layouts(tmp_path: Path, pictures: str, masks: str, source: str) -> None
     np.testing.assert_array_equal(found.labels[1], np.roll(MASK, 1, 1))
     assert found.files is not None
     assert found.files[0].endswith(pictures.format(0).rpartition("/")[2])
+
+
+def test_names_that_begin_alike_keep_their_masks(tmp_path: Path) -> None:
+    found = find_pairs(put(tmp_path, "images/{}.png", "masks/{}_mask.png", count=12))
+    assert [mask and mask.name for mask in found.masks] == [f"{one.stem}_mask.png" for one in found.pictures]
+    (tmp_path / "masks" / "1_mask.png").unlink()
+    missing = [one.name for one, mask in zip(*find_pairs(tmp_path)[:2], strict=True) if mask is None]
+    assert missing == ["1.png"]
 
 
 def test_void_is_255_and_values_above_it_count_one_less(tmp_path: Path) -> None:
