@@ -224,6 +224,8 @@ def _filled(path: Path, line: int | None, column: Column | None, text: Any) -> s
 
 
 def _label(path: Path, line: int, value: Any, *, numbers: bool) -> str | float:
+    if value is None or value != value:  # noqa: PLR0124 - NaN, which pandas and JSON write for a missing value
+        raise ConfigError(f"data.label: {path.name}, line {line}: has no label; remove the row")
     if not numbers:
         return str(value)
     return _number(path, line, "label", value)
@@ -287,6 +289,11 @@ class _Table:
         try:
             header: list[Any] | None = next(reader, []) if self.has_header else None
             for values in reader:
+                if header is not None and any(values[len(header) :]):
+                    raise ConfigError(
+                        f"data: {self.path.name}, line {reader.line_num}: has {len(values)} fields, but the header has "
+                        f"{len(header)}{self._advice}"
+                    )
                 if values:
                     row = dict(enumerate(values) if header is None else zip(header, values, strict=False))
                     self._require(row, reader.line_num)
@@ -299,6 +306,15 @@ class _Table:
         if self.kind == ".tsv":
             return csv.reader(io.StringIO(content, newline=""), delimiter="\t", quoting=csv.QUOTE_NONE)
         return csv.reader(io.StringIO(content, newline=""), strict=True)
+
+    @property
+    def _advice(self) -> str:
+        """What to do about a row with too many fields."""
+        return (
+            "; remove the tabs from its texts"
+            if self.kind == ".tsv"
+            else "; surround texts that hold commas with quotes"
+        )
 
     def _require(self, row: dict[Any, Any], line: int) -> None:
         for column in self.wanted:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -164,10 +165,12 @@ def _are_values(labels: Sequence[str]) -> bool:
 
 
 def _number(value: Any) -> float | None:
+    """Return a value as a finite number, or None."""
     try:
-        return float(value)
-    except (TypeError, ValueError):
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
         return None
+    return number if math.isfinite(number) else None
 
 
 def _named_column(column: Column) -> str:

@@ -184,6 +184,11 @@ def test_spearman_is_that_of_scipy_and_only_counts_whole_pairs_with_scores() -> 
         ({}, "words\tkin\na\tb", r"train\.tsv, line 2: has no column 'kind'.*; it has: words, kin"),
         ({}, "words\tkind\na\tb\n \tb", r"train\.tsv, line 3, column 'words': the text is empty"),
         ({}, "words\tkind", r"train\.tsv has no rows"),
+        (
+            {},
+            "words\tkind\na\tb\tc",
+            r"train\.tsv, line 2: has 3 fields, but the header has 2; remove the tabs from its texts",
+        ),
         ({"label": 1}, "words\tkind\na\tb", r"name all columns, or number all of them"),
         ({"tokenizer": None}, "words\tkind\na\tb", r"data\.tokenizer: names no tokenizer for the texts"),
         ({"tokenizer": "train.tsv"}, "words\tkind\na\tb", r"data\.tokenizer: train\.tsv is not readable"),
@@ -195,6 +200,20 @@ def test_mistakes_are_named(tmp_path: Path, data: dict, content: str, message: s
     (tmp_path / "train.tsv").write_text(content)
     with pytest.raises(ConfigError, match=message):
         loaded(config)
+
+
+def test_commas_without_quotes_and_missing_labels_are_named(tmp_path: Path) -> None:
+    config = written(tmp_path, train="a.csv", test="a.csv")
+    (tmp_path / "a.csv").write_text("kind,words\nham,one\nham,two,,\nspam,first, second\n")
+    with pytest.raises(
+        ConfigError, match=r"line 4: has 3 fields, but the header has 2; surround texts that hold commas"
+    ):
+        loaded(config)
+    config = written(tmp_path, train="a.jsonl", test="a.jsonl")
+    for value in ("null", "NaN"):
+        (tmp_path / "a.jsonl").write_text(f'{{"kind": "ham", "words": "one"}}\n{{"kind": {value}, "words": "two"}}\n')
+        with pytest.raises(ConfigError, match=r"data\.label: a\.jsonl, line 2: has no label; remove the row"):
+            loaded(config)
 
 
 @pytest.mark.parametrize(

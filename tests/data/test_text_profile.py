@@ -29,6 +29,7 @@ def written(path: Path, rows: list[tuple[object, ...]]) -> Path:
          {"text": ["premise", "hypothesis"], "label": "label"}),
         ([("text", "label"), *((text, i / 7) for i, text in enumerate(TEXTS))], {"text": "text", "label": "label", "task": "regression"}),
         ([(text,) for text in TEXTS], {"text": 0, "task": "embedding"}),
+        ([("text", "label"), *((text, (0, 1, "nan", "inf")[i % 4]) for i, text in enumerate(TEXTS))], {"text": "text", "label": "label"}),
     ],
 )  # fmt: skip
 def test_columns_of_a_table(tmp_path: Path, rows: list[tuple[object, ...]], keys: dict[str, object]) -> None:
