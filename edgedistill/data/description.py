@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Final, Literal
@@ -16,6 +17,9 @@ from edgedistill.records.stages import KindName
 Array = npt.NDArray[Any]
 FEWEST = 4
 """The smallest number of samples per class: fewer cannot be split into training, validation and test sets."""
+
+CONSTANT: Final = 1e-7
+"""A channel whose deviation is at most this share of its largest value is constant: less than float32 can tell apart."""
 
 DataForm = Literal["images", "audio", "signals", "tokens", "boxes", "masks", "texts"]
 FORMS: Final[dict[KindName, DataForm]] = {"image": "images", "signal": "signals", "tokens": "tokens"}
@@ -59,10 +63,22 @@ def profile_of(
 
 
 def statistics(values: Array, scale: int) -> dict[str, Any]:
-    """Return the mean and standard deviation per channel of samples (N, positions, channels), as [data] mean and std."""
+    """Return the mean and standard deviation per channel of samples (N, positions, channels), as [data] mean and std.
+
+    A mean that is large beside its deviation, such as that of an air pressure, has more digits. Constant channels have the deviation 1.
+    """
     flat = values.reshape(-1, values.shape[-1]).astype(np.float64) / scale
-    mean, std = flat.mean(axis=0), np.maximum(flat.std(axis=0), 1e-3)
-    return {"mean": [float(f"{x:.3g}") for x in mean], "std": [float(f"{x:.3g}") for x in std]}
+    mean, std = flat.mean(axis=0), flat.std(axis=0)
+    std[std <= CONSTANT * np.abs(flat).max(axis=0)] = 1
+    return {
+        "mean": [float(f"{x:.{_digits(x / y)}g}") for x, y in zip(mean, std, strict=True)],
+        "std": [float(f"{x:.3g}") for x in std],
+    }
+
+
+def _digits(ratio: float) -> int:
+    """Return the digits of a mean that is `ratio` deviations from 0: the error is at most 0.05 deviations."""
+    return 3 if abs(ratio) <= 10 else 2 + math.ceil(math.log10(abs(ratio)))
 
 
 def _sizes(classes: Counter[str]) -> str:
