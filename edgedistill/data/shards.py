@@ -89,14 +89,15 @@ def find_shards(text: str, folder: Path, split: SplitName = "train") -> Shards |
 
 def _matching(text: str, folder: Path, split: SplitName) -> list[Path]:
     names = list(_expand(text))
-    if len(names) > 1:
+    if RANGE.search(text):
         files = [(folder / name).resolve() for name in names]
         if missing := [file.name for file in files if not file.is_file()]:
             raise ConfigError(
                 f"data.{split}: {text}: {len(missing):,} of {len(files):,} shards do not exist: {listed(missing, 3)}"
             )
         return files
-    found = [Path(name) for name in sorted(glob.glob(str((folder / text).resolve())))]  # noqa: PTH207 - Path.glob refuses absolute patterns
+    pattern = os.path.normpath(Path(glob.escape(str(folder.resolve()))) / text)  # the folder may not exist yet
+    found = [Path(name) for name in sorted(glob.glob(pattern))]  # noqa: PTH207 - Path.glob refuses absolute patterns
     if not found:
         raise ConfigError(
             f"data.{split}: {text}: no such file, and no file matches it (looked in {(folder / text).resolve().parent})"
@@ -160,7 +161,8 @@ def find_shard_splits(data: Path) -> dict[SplitName, Path]:
             )
             for split, names in NAMES.items()
         }
-        splits = {split: folder / f"{name}*{suffix}" for split, name in named.items() if name is not None}
+        escaped = Path(glob.escape(str(folder)))
+        splits = {split: escaped / f"{name}*{suffix}" for split, name in named.items() if name is not None}
         return splits or {"train": folder}
     return {}
 

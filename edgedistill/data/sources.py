@@ -187,7 +187,7 @@ def _from_npz(path: Path) -> Source:
 
 def _names(path: Path, classes: Array) -> tuple[str, ...]:
     try:
-        return tuple(map(str, classes))
+        return tuple(one.decode() if isinstance(one, bytes) else str(one) for one in classes)
     except (
         SystemError,
         ValueError,

@@ -183,6 +183,15 @@ def test_init_finds_shards_and_their_splits(tmp_path: Path) -> None:
     assert find_shard_splits(tmp_path / "data" / "test-000001.tar") == {"train": tmp_path / "data" / "test-000001.tar"}
 
 
+def test_brackets_in_the_names_of_folders_are_no_pattern(tmp_path: Path) -> None:
+    place = tmp_path / "job [1]" / "set [2]"
+    shards(place)
+    train = profile_data(place, tmp_path / "job [1]").keys["train"]
+    assert len(loaded(tmp_path / "job [1]", train=train, val=train, test=train).test) == 12
+    one = "set [2]/train-{000001..000001}.tar"
+    assert len(loaded(tmp_path / "job [1]", train="set [2]", val=one, test=one).test) == 4
+
+
 def test_parquet_without_pyarrow_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.parquet").write_bytes(b"PAR1")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
