@@ -309,5 +309,6 @@ def _name(profile: DataProfile, folder: Path) -> str:
     """Return a name for the run, from the path of the training data."""
     path = (folder / profile.keys["train"]).resolve()
     plain = path.stem not in ("train", "training") and path.suffix not in (".json", ".yaml", ".yml", ".txt")
-    stem = path.stem if plain else path.parent.parent.name if path.parent.name == "train" else path.parent.name
+    folder = path.parent.parent if path.parent.name in ("train", "annotations") else path.parent
+    stem = path.stem if plain else folder.name
     return re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._") or "my-model"

@@ -48,7 +48,7 @@ ODDITIES: Final[dict[str, tuple[Severity, str]]] = {
         "note",
         "gaps among the class numbers of the file; the classes are numbered anew from 0",
     ),
-    "val as test": ("note", "there is no split 'test', and the split 'val' takes its place"),
+    "val as test": ("note", "sources without a split 'test', whose split 'val' is the test set"),
     "difficult": (
         "note",
         "objects marked as difficult, which are treated as crowds: detecting them is neither right nor wrong",

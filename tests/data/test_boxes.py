@@ -15,6 +15,7 @@ from edgedistill.data.reading import Reading
 from edgedistill.data.sources import Source, load_source
 from edgedistill.data.template import InitOptions, render_config
 from edgedistill.errors import ConfigError
+from tests.support.command import edgedistill
 from tests.support.learning import only
 
 RNG = np.random.default_rng(0)
@@ -261,7 +262,7 @@ def test_init_finds_the_form_and_the_splits(tmp_path: Path) -> None:
             held = read(tmp_path, sources["test"], split="test")
             np.testing.assert_array_equal(held.labels, read(tmp_path, sources["train"]).labels)
             said = [
-                one for one in texts(held) if "there is no split 'test', and the split 'val' takes its place" in one
+                one for one in texts(held) if "sources without a split 'test', whose split 'val' is the test set" in one
             ]
             assert len(said) == (data != "coco")
         assert 'model = "zoo:detector"' in render_config(profile, InitOptions(name="x", kits={"ort": ("fp32",)}))
@@ -269,19 +270,22 @@ def test_init_finds_the_form_and_the_splits(tmp_path: Path) -> None:
 
 
 def test_the_pictures_of_coco_are_in_the_folder_that_the_file_is_named_after(tmp_path: Path) -> None:
+    place = tmp_path / "birds"
     for split in ("train2017", "val2017"):
-        file = coco(tmp_path) / "boxes.json"
-        (tmp_path / "annotations").mkdir(exist_ok=True)
-        file.rename(tmp_path / "annotations" / f"instances_{split}.json")
-        (tmp_path / "photos").rename(tmp_path / split)
-    (tmp_path / "training_args.json").write_text('{"lr": 0.1}')
-    keys = profile_data(tmp_path, tmp_path).keys
+        file = coco(place) / "boxes.json"
+        (place / "annotations").mkdir(exist_ok=True)
+        file.rename(place / "annotations" / f"instances_{split}.json")
+        (place / "photos").rename(place / split)
+    (place / "training_args.json").write_text('{"lr": 0.1}')
+    keys = profile_data(place, place).keys
     assert (keys["train"], keys["test"]) == (
         "annotations/instances_train2017.json", "annotations/instances_val2017.json",
     )  # fmt: skip
-    pixels = only(read(tmp_path, keys["test"], split="test").inputs)
-    np.testing.assert_array_equal(pixels[0], np.asarray(Image.open(tmp_path / "val2017" / "a.png")))
-    assert not np.array_equal(pixels, only(read(tmp_path, keys["train"]).inputs))
+    pixels = only(read(place, keys["test"], split="test").inputs)
+    np.testing.assert_array_equal(pixels[0], np.asarray(Image.open(place / "val2017" / "a.png")))
+    assert not np.array_equal(pixels, only(read(place, keys["train"]).inputs))
+    edgedistill("init", "job", "--data", "birds", cwd=tmp_path)
+    assert 'name = "birds"' in (tmp_path / "job" / "edgedistill.toml").read_text()
 
 
 def test_two_pictures_of_coco_with_one_id_are_refused(tmp_path: Path) -> None:
