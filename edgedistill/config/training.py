@@ -39,7 +39,7 @@ class TrainingConfig(Record):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """bf16 trains with autocast in bfloat16; auto chooses bf16 where this machine's hardware supports it. On a CPU, convolutions whose gradients torch computes wrongly in bfloat16 stay float32: depthwise ones with dilation, and those with a stride beyond the input."""
     accumulate: Count = 1
-    """Batches whose gradients are added before a step."""
+    """Parts that a batch is split into, to save memory; their gradients are added before the step. Batch norm sees a part at a time."""
 
     @property
     def peak_lr(self) -> float:

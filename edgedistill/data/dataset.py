@@ -156,6 +156,9 @@ def _load(key: _Key) -> Dataset:
     for split, source in named.items():
         check_varied(_place(settings, split), source.inputs.values())
     train, val, test = _splits(settings, named)
+    if labelled:
+        task.require_scorable("val", val.labels)
+        task.require_scorable("test", test.labels)
     unlabelled = _without_labels(settings, everything.get("unlabelled"), train)
     record = DataRecord(
         inputs=inputs, classes=classes, task=settings.task, output=settings.output or task.output, labelled=labelled,

@@ -40,6 +40,15 @@ class Baking:
             return task.threshold
         return float(task.scores(np.full((1, 1), task.threshold))[0, 0])
 
+    def agreement(self, got: Array, expected: Array, size: tuple[int, ...], values: int) -> float:
+        """Return the agreement of the labelled outputs (N, ...) of two forms of a file, for inputs of a spatial `size`.
+
+        With scores, a label applies above another value than in torch, where tasks count.
+        """
+        task = find_task(self.data.task)
+        shift = (self.threshold or 0.0) - (task.threshold or 0.0)
+        return task.agreement(*(task.answers(one - shift if shift else one, size, values) for one in (got, expected)))
+
     def module(self, model: nn.Module, outputs: Mapping[str, str], main: str) -> nn.Module:
         """Return the model with the baked parts; `outputs` maps its output names in torch to the names in the file."""
         score = find_task(self.data.task).score_module() if self.scores else None

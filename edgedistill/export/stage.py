@@ -230,8 +230,7 @@ class _Exporter:
 
     def _agreement(self, got: Array, expected: Array) -> float:
         """Return the agreement of the labelled outputs (N, ...) of two forms of a model."""
-        task, size, values = self.settings.task, spatial_size(self.views), self.settings.interface.values
-        return task.agreement(*(task.answers(one, size, values) for one in (got, expected)))
+        return self.baking.agreement(got, expected, spatial_size(self.views), self.settings.interface.values)
 
     def finish(self) -> tuple[OnnxModel, ...]:
         """Write io.npz, and the tokenizer of texts beside the models, and return the models."""

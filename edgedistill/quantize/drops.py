@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import numpy as np
+
 from edgedistill.data.sources import Array
 from edgedistill.records.quantize_steps import LimitVerdict
 from edgedistill.statistics import limit_verdict, samples_to_tell
@@ -49,7 +51,7 @@ class Judge(NamedTuple):
         if pairs is not None:
             return self._judged(points, interval, samples_to_tell(pairs, self.limit))
         gap, half = abs(points - self.limit), interval[1] - points
-        needed = math.ceil(len(self.labels) * (half / gap) ** 2) if gap else None
+        needed = math.ceil(self._count * (half / gap) ** 2) if gap else None
         return self._judged(points, interval, needed)
 
     def accepts(self, drop: Drop) -> bool:
@@ -57,11 +59,16 @@ class Judge(NamedTuple):
         least = 100 / len(self.labels) if self.task.is_proportion else 0.0
         return drop.points <= max(self.limit, least) + 1e-9
 
+    @property
+    def _count(self) -> int:
+        """The number of samples that the metric counts: pairs where it scores pairs."""
+        return len(np.unique(self.task.units(self.labels)))
+
     def _judged(self, points: float, interval: tuple[float, float], needed: int | None) -> Drop:
         verdict = limit_verdict(interval, self.limit)
         if verdict != "cannot tell" or needed is None:
-            return Drop(points, interval, len(self.labels), verdict, None)
-        return Drop(points, interval, len(self.labels), verdict, _rounded(needed))
+            return Drop(points, interval, self._count, verdict, None)
+        return Drop(points, interval, self._count, verdict, _rounded(needed))
 
 
 def _rounded(samples: int) -> int:

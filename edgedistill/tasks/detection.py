@@ -69,6 +69,14 @@ class Detection(DenseTask):
                 )
         return names
 
+    def require_scorable(self, split: str, labels: Array) -> None:
+        """Raise ConfigError if no picture has a box."""
+        if labels[..., 0].max(initial=-1) < 0:
+            raise ConfigError(
+                f"data.{split}: none of its {len(labels):,} pictures has a box, so that AP is not defined; add pictures with boxes, or "
+                f"set data.{split}"
+            )
+
     def no_labels(self, labels: Array, count: int) -> Array:
         """Return a row without a box for each image."""
         return np.broadcast_to(np.array([-1, *[0] * (COLUMNS - 1)], np.float32), (count, *labels.shape[1:]))

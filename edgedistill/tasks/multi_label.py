@@ -45,6 +45,14 @@ class MultiLabel(ValueTask):
             )
         return names
 
+    def require_scorable(self, split: str, labels: Array) -> None:
+        """Raise ConfigError if no label applies to any sample: average precision needs one that does."""
+        if not labels.any():
+            raise ConfigError(
+                f"data.{split}: no label applies to any of its {len(labels):,} samples, so that mean AP is not defined; add samples "
+                f"that have labels, or set data.{split}"
+            )
+
     def counts(self, labels: Array, values: int) -> Array:  # noqa: ARG002 - the protocol's signature
         """Return the number of samples that each label applies to."""
         return np.rint(labels.sum(0)).astype(np.int64)

@@ -27,7 +27,8 @@ def paired_drop_of(task: Task, baseline: Array, candidate: Array, labels: Array)
     """Return the drop of a candidate's answers (N, ...) against a baseline's, for the same labels.
 
     A fraction of correct samples has Newcombe's paired interval (1998, method 10). Other metrics have a Student interval
-    with the standard error of the delete-a-group jackknife (Kott 2001), which leaves out the same samples of both models.
+    with the standard error of the delete-a-group jackknife (Kott 2001), which leaves out the same units of both models: the
+    samples, or the pairs of sentences.
     """
     if task.is_proportion:
         pairs = Pairs.of(_correct(task, baseline, labels), _correct(task, candidate, labels))
@@ -37,11 +38,11 @@ def paired_drop_of(task: Task, baseline: Array, candidate: Array, labels: Array)
     def points(rows: Array | slice) -> float:
         return 100 * (task.score(baseline[rows], labels[rows]) - task.score(candidate[rows], labels[rows]))
 
-    n = len(labels)
-    groups = min(GROUPS, n)
+    units, unit_of = np.unique(task.units(labels), return_inverse=True)
+    groups = min(GROUPS, len(units))
     whole, half = points(slice(None)), 100.0
     if groups > 1:
-        member = np.random.Generator(np.random.Philox(key=0)).permutation(n) % groups
+        member = (np.random.Generator(np.random.Philox(key=0)).permutation(len(units)) % groups)[unit_of]
         without = [points(member != group) for group in range(groups)]
         half = float(stats.t.ppf(0.975, groups - 1) * math.sqrt((groups - 1) * np.var(without)))
     return PairedDrop(whole, (whole - half, whole + half), None)

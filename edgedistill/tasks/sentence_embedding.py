@@ -50,6 +50,15 @@ class SentenceEmbedding(Embedding):
         """Return the number of each sample's pair."""
         return labels[:, 0].astype(np.int64)
 
+    def require_scorable(self, split: str, labels: Array) -> None:
+        """Raise ConfigError for fewer pairs with scores than a correlation is computed from."""
+        count = len(_pairs(labels).scores)
+        if count < FEWEST:
+            raise ConfigError(
+                f"data.{split}: has {count} pairs with scores, and the metric needs {FEWEST}; raise data.{split}_fraction, or set "
+                f"data.{split}"
+            )
+
     def score(self, answers: Array, labels: Array) -> float:
         """Return Spearman's rank correlation of the cosines of pairs with their scores; 0 if either is constant."""
         from scipy.stats import rankdata

@@ -104,6 +104,9 @@ class Task(Protocol):
     def units(self, labels: Array) -> Array:
         """Return the number of the unit (N,) of each sample: units are not parted by a split."""
 
+    def require_scorable(self, split: str, labels: Array) -> None:
+        """Raise ConfigError that names the split if the metric of these labels is not defined."""
+
     def counts(self, labels: Array, values: int) -> Array | None:
         """Return the number of samples of each of `values` classes or labels, or None for labels that are numbers."""
 
@@ -169,6 +172,9 @@ class VectorTask:
         """Return that each sample is a unit."""
         return np.arange(len(labels))
 
+    def require_scorable(self, split: str, labels: Array) -> None:
+        """Accept all labels."""
+
     def no_labels(self, labels: Array, count: int) -> Array:
         """Return NaN for each value."""
         return np.full((count, *labels.shape[1:]), np.nan, labels.dtype)
@@ -211,6 +217,9 @@ class DenseTask:
     def units(self, labels: Array) -> Array:
         """Return that each sample is a unit."""
         return np.arange(len(labels))
+
+    def require_scorable(self, split: str, labels: Array) -> None:
+        """Accept all labels."""
 
     def collate(self, labels: Array) -> Array:
         """Return the labels unchanged."""

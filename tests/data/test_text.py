@@ -154,6 +154,10 @@ def test_pairs_are_two_samples_that_are_scored_together_and_not_parted(tmp_path:
     (tmp_path / "train.csv").write_text("one,two,score\n" + many)
     split = loaded(pairs_again(tmp_path, val=None, val_fraction=0.4))
     assert sorted(split.val.labels[:, 0].tolist()) == sorted(2 * sorted(set(split.val.labels[:, 0].tolist())))
+    with pytest.raises(
+        ConfigError, match=r"data\.val: has 1 pairs with scores, and the metric needs 3; raise data\.val_frac"
+    ):
+        loaded(pairs_again(tmp_path, val=None, val_fraction=0.1))
 
 
 def pairs_again(folder: Path, **data: object) -> Config:

@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from edgedistill.quantize.drops import Judge
+from edgedistill.tasks.paired import paired_drop_of
 from edgedistill.tasks.table import find_task
 
 
@@ -68,3 +70,19 @@ def test_another_metric_has_an_interval_of_the_same_samples(samples):
         assert (same.interval, same.verdict) == ((0, 0), "holds")
         assert (worse.verdict, judge.accepts(worse)) == ("exceeds", False)
         assert worse.interval[0] < worse.points < worse.interval[1]
+
+
+def test_the_interval_of_pairs_of_sentences_has_the_width_of_the_drops_that_vary() -> None:
+    task, rng, drops, errors = find_task("sentence-embedding"), np.random.default_rng(0), [], []
+    for _ in range(60):
+        vectors = rng.normal(size=(300, 8))
+        vectors[1::2] += vectors[::2] * rng.uniform(0, 3, (150, 1))
+        unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        scores = (unit[::2] * unit[1::2]).sum(1) + rng.normal(0, 0.2, 150)
+        labels = np.stack([np.arange(300) // 2, np.repeat(scores, 2)], 1)
+        noisy = vectors + rng.normal(0, 0.5, vectors.shape)
+        found = paired_drop_of(task, vectors, noisy, labels)
+        drops.append(found.points)
+        errors.append((found.interval[1] - found.points) / stats.t.ppf(0.975, 19))
+    assert 0.75 < np.mean(errors) / np.std(drops) < 1.25
+    assert Judge(task, vectors, labels, 0.5).drop_of(noisy).samples == 150

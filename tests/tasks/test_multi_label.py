@@ -10,7 +10,9 @@ from sklearn.metrics import average_precision_score
 from torch.nn import functional
 
 from edgedistill.config.training import DistillConfig, TrainingConfig
+from edgedistill.data.settings import view_settings
 from edgedistill.errors import ConfigError
+from edgedistill.export.baked import Baking
 from edgedistill.losses.batch import Batch
 from edgedistill.losses.terms import binary_kd
 from edgedistill.tasks.table import find_task
@@ -122,6 +124,24 @@ def test_labels_that_are_none_are_refused(split: str, labels: np.ndarray, messag
     given = {"train": LABELS, "test": LABELS} | {split: labels}
     with pytest.raises(ConfigError, match=message):
         TASK.names([Labels(name, values, None) for name, values in given.items()], None, None)
+
+
+def test_files_with_scores_agree_where_labels_apply_and_not_where_scores_are_positive(tmp_path) -> None:
+    np.savez(tmp_path / "train.npz", inputs=np.eye(60, 64, dtype=np.uint8).reshape(-1, 8, 8), labels=LABELS)
+    config = config_of(tmp_path, data={"train": "train.npz", "test": "train.npz", "task": "multi-label"})
+    record, views = loaded(config).record, view_settings(config)
+    for bake, form in (((), np.asarray), (("scores",), TASK.scores)):
+        baking = Baking(record, views, bake)
+        assert baking.agreement(form(STUDENT), form(STUDENT), (), 4) == 1
+        assert baking.agreement(form(-STUDENT), form(STUDENT), (), 4) == 0
+
+
+def test_a_split_without_any_label_is_refused_before_training(tmp_path) -> None:
+    inputs = np.eye(60, 64, dtype=np.uint8).reshape(-1, 8, 8)
+    np.savez(tmp_path / "train.npz", inputs=inputs, labels=LABELS)
+    np.savez(tmp_path / "test.npz", inputs=inputs, labels=0 * LABELS)
+    with pytest.raises(ConfigError, match=r"^data\.test: no label applies to any of its 60 samples, so that mean AP"):
+        loaded(config_of(tmp_path, data={"train": "train.npz", "test": "test.npz", "task": "multi-label"}))
 
 
 def test_names_are_those_of_the_configuration_or_of_the_file(tmp_path) -> None:
