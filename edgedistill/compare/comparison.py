@@ -64,9 +64,9 @@ class GateOutcome(Record):
 class Comparison(Record):
     """Groups of comparable measurements.
 
-    `left_out` lists measurements without a counterpart, `missing` those that the baseline has and a candidate lacks, `gates` the
-    outcomes of gates, where gates were given, and `findings` the warnings of the stages of the runs. `advice` is the command that
-    would decide, where a comparison across runs does not.
+    `left_out` lists measurements without a counterpart, `missing` those that the baseline has and a candidate lacks, except teachers
+    of students, `gates` the outcomes of gates, where gates were given, and `findings` the warnings of the stages of the runs. `advice`
+    is the command that would decide, where a comparison across runs does not.
     """
 
     schema_: Literal["edgedistill.comparison/1"] = Field(alias="schema", default=SCHEMA)
@@ -113,7 +113,10 @@ class Pair:
 
 @dataclass(frozen=True, eq=False)
 class Pairing:
-    """The measurements that runs have in common, what was left out, and what the baseline has and a candidate lacks."""
+    """The measurements that runs have in common, what was left out, and what the baseline has and a candidate lacks.
+
+    A teacher is not `missing` where the baseline has a student: gates check what can be shipped.
+    """
 
     pairs: tuple[Pair, ...]
     left_out: tuple[str, ...] = ()
@@ -142,6 +145,7 @@ def pair_runs(given: Sequence[MeasurementSet]) -> Pairing:
     if all(len(run.results) == 1 for run in runs):
         return Pairing((Pair(tuple((run.name, run.results[0]) for run in runs)),), findings=_findings(runs))
     indexes = {run.name: _index(run) for run in runs}
+    has_student = any(model == "student" for _, _, model, _ in indexes[runs[0].name])
     pairs, left_out, missing = [], [], []
     for key in dict.fromkeys(key for index in indexes.values() for key in index):
         present = [(name, index[key]) for name, index in indexes.items() if key in index]
@@ -149,8 +153,9 @@ def pair_runs(given: Sequence[MeasurementSet]) -> Pairing:
         if absent:
             left_out.append(f"{_name(key)}: not measured in {', '.join(absent)}")
         visited = any(is_visitor(index[key].measurement) for index in indexes.values() if key in index)
+        is_expected = not visited and not (has_student and key[2] == "teacher")
         if runs[0].name not in absent:
-            missing += [] if visited else [f"{name}, {_name(key)}" for name in absent]
+            missing += [f"{name}, {_name(key)}" for name in absent] if is_expected else []
             pairs += [Pair(tuple(present))] if len(present) > 1 else []
     if not pairs:
         raise IncomparableError("the runs have no model, device and precision in common:\n  " + "\n  ".join(left_out))

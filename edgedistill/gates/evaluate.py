@@ -31,10 +31,11 @@ WORTH_TRYING = 50
 def apply_gates(comparison: Comparison, gates: Sequence[Gate], *, phones: bool = False) -> Comparison:
     """Return the comparison with the outcome of every gate for every candidate.
 
-    Devices that opened the page are left out unless `phones`: their visits must not change what a build decides.
-    Raises IncomparableError where a gate limits a change and conditions differ, ConfigError where there is no candidate.
+    Devices that opened the page are left out unless `phones`: their visits must not change what a build decides. Teachers are left
+    out beside students. Raises IncomparableError where a gate limits a change and conditions differ, ConfigError where there is no
+    candidate.
     """
-    groups = [group for group in comparison.groups if phones or not group.is_visitor]
+    groups = _without_teachers([group for group in comparison.groups if phones or not group.is_visitor])
     outcomes = (*(one for group in groups for one in _outcomes(group, gates)), *_of_missing(comparison.missing, gates))
     has_candidates = comparison.missing or any(not row.is_baseline for group in groups for row in group.rows)
     if gates and not groups and comparison.groups:
@@ -85,6 +86,17 @@ def require_passed(outcomes: Sequence[GateOutcome]) -> None:
 def log_line(outcome: GateOutcome) -> str:
     """Write an outcome as one line: "gate FAIL p95_ms > +5%: student int8 on pi: +10.2% [+9.1%, +11.4%]"."""
     return f"gate {outcome.decision.upper()} {outcome.gate}: {outcome.who}: {outcome.found}"
+
+
+def _without_teachers(groups: Sequence[Group]) -> Sequence[Group]:
+    """Leave out candidates that are teachers, where others are students: only what can be shipped decides a build."""
+    candidates = {row.measurement.model.name for group in groups for row in group.rows if not row.is_baseline}
+    if "student" not in candidates:
+        return groups
+    return [
+        group.model_copy(update={"rows": tuple(row for row in group.rows if row.is_baseline or row.measurement.model.name != "teacher")})
+        for group in groups
+    ]  # fmt: skip
 
 
 def _outcomes(group: Group, gates: Sequence[Gate]) -> Iterator[GateOutcome]:

@@ -191,6 +191,34 @@ def test_what_a_candidate_lacks_is_not_passed(tmp_path):
     assert edgedistill("compare", other, base, "--fail-if", "size_bytes > +0%", cwd=tmp_path).returncode == 0
 
 
+@pytest.mark.parametrize(
+    "fakes",
+    [(replace(TEACHER, p50_ns=2 * TEACHER.p50_ns), EQUAL), (EQUAL,), (TEACHER, EQUAL)],
+    ids=["a slower teacher", "no teacher", "the same teacher"],
+)
+def test_gates_check_students_and_not_their_teacher(tmp_path, fakes):
+    base = write_run(tmp_path / "base", (TEACHER, STUDENT))
+    compared = compare_runs(*load_baseline(base, write_run(tmp_path / "new", fakes)))
+    gates = apply_gates(compared, [parse_gate("p95_ms > +5%"), parse_gate("p95_ms > 2")]).gates
+    assert [(one.who, one.decision) for one in gates] == 2 * [("new, student fp32 on pc", "pass")]
+    assert len(compared.groups) + len(compared.left_out) == 2
+
+
+def test_gates_check_teachers_where_there_is_no_student(tmp_path):
+    base = write_run(tmp_path / "base", (TEACHER, replace(TEACHER, kit="ort")))
+    slower = write_run(tmp_path / "new", (replace(TEACHER, p50_ns=2 * TEACHER.p50_ns),))
+    gates = apply_gates(compare_runs(*load_baseline(base, slower)), [parse_gate("p50_ms > +5%")]).gates
+    assert [(one.candidate, one.decision) for one in gates] == [
+        ("new", "fail"),
+        ("new, teacher fp32 with ort", "undecided"),
+    ]
+
+
+def load_baseline(path: Path, candidate: Path):
+    first, other = load_results([path, candidate])
+    return first, [other]
+
+
 def test_a_run_alone_is_held_against_its_teacher(tmp_path):
     run = write_run(tmp_path / "run")
     result = edgedistill("compare", run, "--fail-if", "p50_ms > -50%", "--fail-if", "accuracy < -6", cwd=tmp_path)
