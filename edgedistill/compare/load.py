@@ -121,7 +121,8 @@ def read_samples(file: Path, measurement: Measurement, names: tuple[str, ...]) -
 def correct_answers(file: Path, measurement: Measurement) -> tuple[np.ndarray, np.ndarray] | None:
     """Return which test samples a model classified correctly, and their labels; None when the recorded outputs are missing.
 
-    Outputs that contradict the recorded accuracy count as missing.
+    Outputs that contradict the recorded accuracy count as missing. The labels are int64 whatever their type in the user's data, so that
+    computing with them does not overflow.
     """
     arrays = read_samples(file, measurement, ("outputs", "labels"))
     if arrays is None or measurement.accuracy is None or measurement.accuracy.metric != "top1":
@@ -131,7 +132,7 @@ def correct_answers(file: Path, measurement: Measurement) -> tuple[np.ndarray, n
         return None
     correct: np.ndarray = outputs.reshape(len(labels), -1).argmax(axis=1) == labels
     agrees = math.isclose(float(correct.mean()), measurement.accuracy.value, abs_tol=1e-9)
-    return (correct, labels) if agrees else None
+    return (correct, labels.astype(np.int64)) if agrees else None
 
 
 def _resampled(file: Path, measurement: Measurement) -> Resampled | None:

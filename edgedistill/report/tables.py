@@ -54,6 +54,14 @@ class ConfusionTable(NamedTuple):
     largest: tuple[tuple[str, str, int, float], ...]
 
 
+class Cells(NamedTuple):
+    """The entries of a confusion matrix that are not 0, row by row: the row, the column and the count of each (E,)."""
+
+    rows: np.ndarray
+    columns: np.ndarray
+    counts: np.ndarray
+
+
 def figure_tables(shown: Sequence[LoadedMeasurement], names: Sequence[str]) -> tuple[FigureTable, ...]:
     """Return the tables of figures of models on one test set, whose metric is the same."""
     details = [one.measurement.details for one in shown]
@@ -71,7 +79,7 @@ def confusion_of(one: LoadedMeasurement, names: Sequence[str]) -> ConfusionTable
         whole = one.confusions.sum(0)
         invalid = ["not finite"] if whole[:, -1].any() else []
         matrix = whole if invalid else whole[:, :-1]
-        return _table(one.label, matrix, _named(len(whole), names), [*_named(len(whole), names), *invalid])
+        return _table(one.label, _cells(matrix), _named(len(whole), names), [*_named(len(whole), names), *invalid])
     if one.matches is not None and isinstance(one.measurement.details, DetectionDetails):
         arrays = None if one.file is None else read_samples(one.file, one.measurement, ("outputs", "labels"))
         if arrays is None:
@@ -81,13 +89,13 @@ def confusion_of(one: LoadedMeasurement, names: Sequence[str]) -> ConfusionTable
             one.matches, arrays["outputs"], arrays["labels"], details.threshold.value, len(details.classes)
         )
         listed = [*_named(len(details.classes), names), NOTHING]
-        return _table(one.label, matrix, listed, listed)
+        return _table(one.label, _cells(matrix), listed, listed)
     answers = class_answers(one)
     if answers is None or one.labels is None:
         return None
-    count = max(len(names), answers.shape[1])
-    matrix = np.bincount(one.labels * count + answers.argmax(1), minlength=count**2).reshape(count, count)
-    return _table(one.label, matrix, _named(count, names), _named(count, names))
+    listed = _named(max(len(names), answers.shape[1]), names)
+    places, counts = np.unique(one.labels * len(listed) + answers.argmax(1), return_counts=True)
+    return _table(one.label, Cells(*np.divmod(places, len(listed)), counts), listed, listed)
 
 
 def class_answers(one: LoadedMeasurement) -> np.ndarray | None:
@@ -177,7 +185,7 @@ def _class_table(shown: Sequence[LoadedMeasurement], names: Sequence[str]) -> Fi
     assert labels is not None
     listed = _named(int(labels.max()) + 1, names)
     rows = []
-    for kind in np.unique(labels).tolist():
+    for kind in np.unique(labels)[:MOST_ROWS].tolist():
         figures = []
         for one in shown:
             assert one.correct is not None
@@ -188,9 +196,7 @@ def _class_table(shown: Sequence[LoadedMeasurement], names: Sequence[str]) -> Fi
     whole = FigureRow(
         "all classes", len(labels), tuple(_fraction(one.correct) for one in shown if one.correct is not None)
     )
-    return FigureTable(
-        "Accuracy", "samples", tuple(one.label for one in shown), (*rows[:MOST_ROWS], whole), "With 95 % intervals."
-    )
+    return FigureTable("Accuracy", "samples", tuple(one.label for one in shown), (*rows, whole), "With 95 % intervals.")
 
 
 def _fraction(right: np.ndarray) -> Figure:
@@ -198,20 +204,33 @@ def _fraction(right: np.ndarray) -> Figure:
     return Figure(value=found.value, ci95=found.ci95)
 
 
-def _table(model: str, matrix: np.ndarray, rows: Sequence[str], columns: Sequence[str]) -> ConfusionTable:
-    shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
-    kept = np.flatnonzero(matrix.sum(1)).tolist()  # classes without samples have no row
-    if max(matrix.shape) <= MOST_CLASSES + 1:
-        return ConfusionTable(
-            model, tuple(rows[i] for i in kept), tuple(columns), tuple(map(tuple, shares[kept].tolist())),
-            tuple(map(tuple, matrix[kept].tolist())), (),
-        )  # fmt: skip
-    off = matrix.copy()
-    np.fill_diagonal(off, 0)
-    order = np.argsort(-off, axis=None, kind="stable")[:LISTED]
-    places = [divmod(int(place), matrix.shape[1]) for place in order if off.flat[place]]
-    largest = tuple((rows[i], columns[j], int(matrix[i, j]), float(shares[i, j])) for i, j in places)
-    return ConfusionTable(model, (), (), (), (), largest)
+def _cells(matrix: np.ndarray) -> Cells:
+    """Return the entries of a matrix that are not 0."""
+    row, column = np.nonzero(matrix)
+    return Cells(row, column, matrix[row, column])
+
+
+def _table(model: str, cells: Cells, rows: Sequence[str], columns: Sequence[str]) -> ConfusionTable:
+    if max(len(rows), len(columns)) > MOST_CLASSES + 1:
+        return ConfusionTable(model, (), (), (), (), tuple(_largest(cells, rows, columns)))
+    whole = np.zeros((len(rows), len(columns)), int)
+    whole[cells.rows, cells.columns] = cells.counts
+    kept = np.flatnonzero(whole.sum(1)).tolist()  # classes without samples have no row
+    matrix = whole[kept]
+    shares = matrix / matrix.sum(1, keepdims=True)
+    return ConfusionTable(
+        model, tuple(rows[i] for i in kept), tuple(columns), tuple(map(tuple, shares.tolist())),
+        tuple(map(tuple, matrix.tolist())), (),
+    )  # fmt: skip
+
+
+def _largest(cells: Cells, rows: Sequence[str], columns: Sequence[str]) -> Iterator[tuple[str, str, int, float]]:
+    """Yield label, answer, count and share of the largest entries off the diagonal."""
+    totals = np.bincount(cells.rows, cells.counts)
+    off = np.flatnonzero(cells.rows != cells.columns)
+    for place in off[np.argsort(-cells.counts[off], kind="stable")][:LISTED].tolist():
+        row, count = int(cells.rows[place]), int(cells.counts[place])
+        yield rows[row], columns[int(cells.columns[place])], count, float(count / totals[row])
 
 
 def _named(count: int, names: Sequence[str]) -> list[str]:

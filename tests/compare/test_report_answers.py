@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from sklearn.metrics import confusion_matrix
 
-from edgedistill.compare.load import load_run
+from edgedistill.compare.load import LoadedMeasurement, load_run, read_result
 from edgedistill.records.contract import Contract, PictureRules, TextRules
 from edgedistill.report.cards import BYTES, FIRST, LATER, Limits, cards
 from edgedistill.report.differences import Boxes, Masks
@@ -23,7 +23,7 @@ from edgedistill.report.report import render_report
 from edgedistill.report.tables import confusion_of, detection_confusion
 from edgedistill.tasks.matches import matches_of
 from tests.compare.test_report import Page
-from tests.support.compare_builders import RUN, write_measurement, write_run
+from tests.support.compare_builders import RUN, STUDENT, write_measurement, write_run
 from tests.support.encoders import write_tokenizer
 from tests.support.runs import as_written
 
@@ -78,6 +78,33 @@ def test_a_matrix_of_many_classes_is_a_list_of_its_largest_entries(run: Path) ->
     assert (label, answer) == ("kind 7", "kind 3")
     assert count > 50
     assert share == pytest.approx(count / ((one.labels == 3) | (one.labels == 7)).sum())
+
+
+def measured(folder: Path, outputs: np.ndarray, labels: np.ndarray) -> LoadedMeasurement:
+    """Write a classifier's answers as a bench does, and read them."""
+    right = int((outputs.argmax(1) == labels).sum())
+    file = write_measurement(folder, replace(STUDENT, n=len(labels), correct=right))
+    with np.load(file.with_suffix(".npz")) as archive:
+        np.savez(file.with_suffix(".npz"), **dict(archive) | {"outputs": outputs[:, None], "labels": labels})
+    return read_result(file)
+
+
+@pytest.mark.parametrize("classes", [20, 1000])
+def test_labels_of_one_byte_are_counted_in_their_classes(tmp_path: Path, classes: int) -> None:
+    labels = (np.arange(200) % 20).astype(np.uint8)
+    found = confusion_of(measured(tmp_path, np.eye(classes, dtype=np.float32)[labels], labels), ())
+    assert found.largest == ()
+    assert found.counts == (tuple(map(tuple, (10 * np.eye(20, dtype=int)).tolist())) if classes == 20 else ())
+
+
+def test_a_matrix_of_100_000_classes_has_room_in_memory(tmp_path: Path) -> None:
+    labels = 10_000 * np.arange(10)
+    outputs = np.zeros((10, 100_000), np.float32)
+    outputs[np.arange(10), labels] = 1
+    outputs[[4, 7], 99_999] = 2
+    found = confusion_of(measured(tmp_path, outputs, labels), ("zero",))
+    assert found.rows == ()
+    assert found.largest == (("40000", "99999", 1, 1.0), ("70000", "99999", 1, 1.0))
 
 
 def test_inputs_become_pictures_again(tmp_path: Path) -> None:
