@@ -76,7 +76,7 @@ def control_gain(student: StudentRecord | None, export: ExportRecord | None, dat
     """
     if student is None or student.control is None:
         return None
-    if export is None or not export.scores or data is None:
+    if export is None or data is None or all(one.control is None for one in export.scores):
         return "The gain from distillation is not known yet: the export stage scores the student and its control on the test set."
     with_labels = (
         f" The control had the {data.train} samples with labels only, for as many steps." if data.unlabelled else ""
@@ -93,7 +93,9 @@ def _teacher_control(export: ExportRecord) -> Control:
 
 
 def _start_control(student: StudentRecord, export: ExportRecord) -> Control | None:
-    """Return the control of the weights that the student starts with, or None."""
+    """Return the control of the weights that the student starts with; None without one, also where an earlier student had one."""
+    if student.scratch is None:
+        return None
     scores = export.scores
     pairs = tuple((one.student, one.scratch) for one in scores if one.scratch is not None)
     gain = scores[0].over_scratch if len(scores) == 1 else None

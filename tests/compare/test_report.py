@@ -18,6 +18,7 @@ from edgedistill.records.measurement import Measurement
 from edgedistill.report.groups import clean_samples_ns
 from edgedistill.report.report import render_report, write_report
 from tests.support.compare_builders import INT8, RUN, STUDENT, TEACHER, Fake, measurement_table, write_run
+from tests.support.runs import as_written
 
 
 class Page(HTMLParser):
@@ -238,6 +239,23 @@ def test_several_seeds_give_the_gain_an_interval_over_seeds(tmp_path):
     low, high = scipy.stats.t.interval(0.95, 2, np.mean(gains), scipy.stats.sem(gains))
     assert f"gained {np.mean(gains):.1f} points" in render_report(run)
     assert f"interval +{low:.1f} to +{high:.1f} over 3 seeds" in render_report(run)
+
+
+def test_a_control_that_was_trained_after_the_export_has_no_gain_yet(tmp_path):
+    run = write_run(tmp_path / "run")
+    scores = [{"seed": seed, "student": 0.88, "control": None} for seed in (0, 1)]
+    as_written(run, lambda manifest: manifest["stages"]["export"]["record"].update(scores=scores))
+    page = render_report(run)
+    assert "The gain from distillation is not known yet: the export stage scores the student and its control" in page
+
+
+def test_the_start_of_an_earlier_student_is_not_the_start_of_this_one(tmp_path):
+    run = write_run(tmp_path / "run")
+    scores = [{"seed": 0, "student": 0.884, "control": 0.862, "scratch": 0.8}]
+    as_written(run, lambda manifest: manifest["stages"]["export"]["record"].update(scores=scores))
+    page = render_report(run)
+    assert "Distillation did not clearly help: +2.2 points" in page
+    assert "The start from" not in page
 
 
 def test_how_to_install_is_without_build_tags(run):
