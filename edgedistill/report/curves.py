@@ -38,13 +38,15 @@ def precision_recall_plots(
 
 
 def _plot(models: dict[str, tuple[Matches, DetectionDetails]], kinds: Sequence[int], title: str, name: str) -> str:
-    looks, described = looks_of(list(models)), []
+    looks, handles, described = looks_of(list(models)), [], []
     with style():
         figure, axes = new_axes(3.4, 2.8)
         for label, (matches, details) in models.items():
             precision = np.mean([_interpolated(matches, kind) for kind in kinds], axis=0)
             look = looks[label]
-            axes.plot(RECALLS, precision, color=look.colour, linestyle=look.dashes, linewidth=1.6, label=label)
+            handles += axes.plot(
+                RECALLS, precision, color=look.colour, linestyle=look.dashes, linewidth=1.6, label=label
+            )
             point = _operating(matches, kinds, details.threshold.value)
             if point is not None:
                 axes.plot(*point, look.marker, color=look.colour, markersize=5.5)
@@ -53,7 +55,7 @@ def _plot(models: dict[str, tuple[Matches, DetectionDetails]], kinds: Sequence[i
         axes.set_ylim(0, 1.02)
         axes.set_xlabel(f"recall of {title}")
         axes.set_ylabel("precision")
-        place_legend(figure, 2)
+        place_legend(figure, handles, 2)
         return to_svg(figure, name, f"Precision against recall of {title}", "; ".join(described))
 
 

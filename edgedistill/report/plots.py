@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLocator
 
 from edgedistill.compare import formatting
@@ -59,7 +60,7 @@ def latency_distribution(samples: Mapping[str, Sequence[np.ndarray]], labels: Se
     """Plot the empirical distribution of undisturbed latencies (nanoseconds, by process), pooled and per process."""
     if not samples:
         return None
-    looks, medians = looks_of(labels), {}
+    looks, handles, medians = looks_of(labels), [], {}
     pooled = {label: np.concatenate(processes) for label, processes in samples.items()}
     unit = formatting.time_unit(float(np.median(each)) for each in pooled.values())
     with style():
@@ -68,7 +69,7 @@ def latency_distribution(samples: Mapping[str, Sequence[np.ndarray]], labels: Se
             gid = f"m{labels.index(label)}"
             for process in processes:
                 _ecdf(axes, process / unit.scale, looks[label], None, gid)
-            _ecdf(axes, pooled[label] / unit.scale, looks[label], label, gid)
+            handles.append(_ecdf(axes, pooled[label] / unit.scale, looks[label], label, gid))
             median = unit.text(float(np.median(pooled[label])))
             medians[f"{gid}"] = [f"{label}: median {median} {unit.name} of {len(pooled[label])} inferences"]
         fastest = min(float(process.min()) for processes in samples.values() for process in processes)
@@ -78,7 +79,7 @@ def latency_distribution(samples: Mapping[str, Sequence[np.ndarray]], labels: Se
         axes.set_xlabel(f"latency, {unit.name} (log)")
         axes.set_ylabel("share of inferences")
         axes.set_ylim(0, 1.02)
-        place_legend(figure)
+        place_legend(figure, handles)
         described = "; ".join(text for texts in medians.values() for text in texts)
         return to_svg(figure, name, "Distribution of latency", described, medians)
 
@@ -89,16 +90,17 @@ def training_curves(models: Mapping[str, TrainedModel], metric: str, name: str) 
     curves = {label: curve for label, curve in curves.items() if len(curve) > 1}
     if not curves:
         return None
-    looks = looks_of(list(curves), TRAINED)
+    looks, handles = looks_of(list(curves), TRAINED), []
     with style():
         figure, axes = new_axes()
         for label, curve in curves.items():
             x, y = zip(*curve, strict=True)
-            axes.plot(x, y, color=looks[label].colour, linestyle=looks[label].dashes, linewidth=1.6, label=label)
+            look = looks[label]
+            handles += axes.plot(x, y, color=look.colour, linestyle=look.dashes, linewidth=1.6, label=label)
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.set_ylabel(f"{metric} on validation, %")
-        place_legend(figure)
+        place_legend(figure, handles)
         last = "; ".join(f"{label}: {curve[-1][1]:.1f} % after epoch {curve[-1][0]}" for label, curve in curves.items())
         return to_svg(figure, name, f"{metric} on validation during training", last)
 
@@ -123,12 +125,14 @@ def round_ticks(low: float, high: float) -> list[float]:
     return [float(tick) for tick in MaxNLocator(4, steps=[1, 2, 5, 10]).tick_values(low, high) if low <= tick <= high]
 
 
-def place_legend(figure: Figure, columns: int = 3, handles: Sequence[Artist] | None = None) -> None:
-    """Place the legend above the axes, where it cannot cover a point, in as many columns as fit."""
-    given = figure.axes[0].get_legend_handles_labels()[0] if handles is None else list(handles)
-    labels = [str(one.get_label()) for one in given]
+def place_legend(figure: Figure, handles: Sequence[Artist], columns: int = 3) -> None:
+    """Place the legend above the axes, where it cannot cover a point, in as many columns as fit.
+
+    Matplotlib's own choice of `handles` leaves out artists whose label begins with "_", which names of runs may.
+    """
+    labels = [str(one.get_label()) for one in handles]
     figure.legend(
-        handles=given, loc="outside upper left", ncols=legend_columns(figure.get_figwidth(), labels, columns), frameon=False, handlelength=1.7,
+        handles=handles, loc="outside upper left", ncols=legend_columns(figure.get_figwidth(), labels, columns), frameon=False, handlelength=1.7,
         columnspacing=0.9, handletextpad=0.5, borderpad=0.1,
     )  # fmt: skip
 
@@ -138,9 +142,9 @@ def legend_columns(width: float, labels: Sequence[str], most: int = 3) -> int:
     return max(1, min(most, int(width * CHARACTERS_PER_INCH / (max(map(len, labels)) + 6))))
 
 
-def _ecdf(axes: Axes, latencies: np.ndarray, look: Look, label: str | None, gid: str) -> None:
+def _ecdf(axes: Axes, latencies: np.ndarray, look: Look, label: str | None, gid: str) -> Line2D:
     is_pooled = label is not None
-    axes.plot(
+    (line,) = axes.plot(
         np.quantile(latencies, QUANTILES if is_pooled else QUANTILES[::4]),
         QUANTILES if is_pooled else QUANTILES[::4],
         color=look.colour,
@@ -150,3 +154,4 @@ def _ecdf(axes: Axes, latencies: np.ndarray, look: Look, label: str | None, gid:
         label=label,
         gid=f"{gid}-tip" if is_pooled else gid,
     )
+    return line

@@ -77,11 +77,10 @@ def accuracy_against(cost: Cost, rows: Sequence[Row], name: str) -> str | None:
     looks = looks_of(labels)
     with style():
         figure, axes = new_axes()
-        for point in points:
-            _draw(axes, point, looks[point.row.label], f"m{labels.index(point.row.label)}")
+        handles = [_draw(axes, point, looks[point.row.label], f"m{labels.index(point.row.label)}") for point in points]
         metric = _limits(axes, points, f"{cost.name}, {unit.name}")
         _front(axes, [(point.cost[0], point.accuracy[0]) for point in points])
-        place_legend(figure)
+        place_legend(figure, handles)
         title = f"{metric} against {cost.name}"
         return to_svg(figure, name, title, "; ".join(point.text for point in points), _tips(points, labels))
 
@@ -122,7 +121,7 @@ def accuracy_across(groups: Sequence[Group], name: str) -> str | None:
         ]
         every = [point for _, points in found for point in points]
         metric = _limits(axes, every, f"{LATENCY.name}, {unit.name}")
-        place_legend(figure, handles=handles)
+        place_legend(figure, handles)
         described = "; ".join(text for texts in tips.values() for text in texts)
         return to_svg(figure, name, f"{metric} against {LATENCY.name} on all targets", described, tips)
 
@@ -168,14 +167,14 @@ def _points(cost: Cost, rows: Sequence[Row], unit: formatting.Unit) -> list[Poin
     return points
 
 
-def _draw(axes: Axes, point: Point, look: Look, gid: str, fill: Fill = "full") -> None:
-    """Draw the two intervals with their caps, and the marker on top."""
+def _draw(axes: Axes, point: Point, look: Look, gid: str, fill: Fill = "full") -> Line2D:
+    """Draw the two intervals with their caps, and the marker on top; return the marker."""
     (x, left, right), (y, low, high) = point.cost, point.accuracy
     common = {"color": look.colour, "linewidth": 1.0, "markersize": 5, "linestyle": "solid"}
     axes.plot([x, x], [low, high], marker="_", gid=gid, **common)  # type: ignore[arg-type]
     if right > left:
         axes.plot([left, right], [y, y], marker="|", gid=gid, **common)  # type: ignore[arg-type]
-    axes.plot(
+    (marker,) = axes.plot(
         [x],
         [y],
         look.marker,
@@ -185,6 +184,7 @@ def _draw(axes: Axes, point: Point, look: Look, gid: str, fill: Fill = "full") -
         label=point.row.label,
         gid=f"{gid}-tip",
     )
+    return marker
 
 
 def _limits(axes: Axes, points: Sequence[Point], label: str) -> str:
