@@ -38,7 +38,7 @@ def _lines(card: Card, model: CardModel, contract: Contract) -> Iterator[str]:
     if contract.detection is not None:
         yield from detection_code(contract.detection, _threshold(card, model))
     yield f'session = onnxruntime.InferenceSession("{model.file.path}")'
-    yield from _inputs(model, contract)
+    yield from _inputs(card, model, contract)
     names = contract.output.split(JOIN)
     yield (
         f"{', '.join(names_of(names))} = session.run({_list(names)}, inputs)"
@@ -132,11 +132,11 @@ def _resized(rules: PictureRules, mode: str) -> Iterator[str]:
         yield f"picture.paste(small, {corner})"
 
 
-def _inputs(model: CardModel, contract: Contract) -> Iterator[str]:
+def _inputs(card: Card, model: CardModel, contract: Contract) -> Iterator[str]:
     if contract.picture is not None:
         yield f'inputs = {{"{contract.input}": read("picture.jpg")}}'
-    elif contract.text is not None:
-        yield from _text(contract.text)
+    elif contract.text is not None and card.tokenizer is not None:
+        yield from _text(contract.text, card.tokenizer.path)
     else:
         assert model.signature is not None
         yield f'with np.load("{model.io.path}") as recorded:  # test samples as the model takes them'
@@ -144,9 +144,9 @@ def _inputs(model: CardModel, contract: Contract) -> Iterator[str]:
         yield f"    inputs = {{{', '.join(pairs)}}}"
 
 
-def _text(rules: TextRules) -> Iterator[str]:
+def _text(rules: TextRules, tokenizer: str) -> Iterator[str]:
     texts = '"a first text", "a second text"' if rules.texts == 2 else '"a text"'
-    yield f'tokenizer = Tokenizer.from_file("{rules.tokenizer}")'
+    yield f'tokenizer = Tokenizer.from_file("{tokenizer}")'
     yield "tokenizer.no_padding()"
     yield f"tokenizer.enable_truncation({rules.max_length})"
     yield f"text = tokenizer.encode({texts})"

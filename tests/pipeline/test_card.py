@@ -7,6 +7,7 @@ from pathlib import Path
 
 import detections
 import numpy as np
+import onnxruntime
 import picture
 import pytest
 import yaml
@@ -15,6 +16,7 @@ from PIL import Image
 from edgedistill.card.card import Card, read_card, require_file
 from edgedistill.card.replay import ReplayedValue, ReplayOptions, check_values
 from edgedistill.card.usage import detection_code, picture_code
+from edgedistill.card.write import write_card
 from edgedistill.data.shown import picture_of
 from edgedistill.errors import ConfigError
 from edgedistill.records.contract import DetectionRules, PictureRules
@@ -22,6 +24,7 @@ from edgedistill.runtime.files import seal_of
 from tests.support.command import edgedistill
 from tests.support.compare_builders import INT8 as BUILT_INT8
 from tests.support.compare_builders import STUDENT, Fake, as_arm, in_turns, measurement, measurement_table
+from tests.support.text_runs import write_text_run
 
 INT8 = "student-int8-u8-i32.onnx"
 
@@ -95,6 +98,25 @@ def test_the_usage_runs_as_printed_and_answers_as_the_model_was_recorded(
     assert name == card.data.classes[int(wanted.argmax())]
     assert float(probability) == pytest.approx(wanted.max() / wanted.sum(), abs=0.02)
     assert len(labels) == card.data.test
+
+
+@pytest.mark.parametrize("out", [None, "published"], ids=["in the run", "in a folder of its own"])
+def test_the_usage_of_a_text_model_runs_as_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], out: str | None
+) -> None:
+    tokenizers = pytest.importorskip("tokenizers", reason="the optional package tokenizers is not installed")
+    run = write_text_run(tmp_path / "texts")
+    card = write_card(run, None if out is None else tmp_path / out)
+    monkeypatch.chdir(card.parent)
+    exec(code_of((card.parent / "card.md").read_text()), {})
+    name, probability = capsys.readouterr().out.split()
+    tokenizer = tokenizers.Tokenizer.from_file(str(run / "onnx" / "tokenizer.json"))
+    tokenizer.no_padding()
+    ids = tokenizer.encode("a text").ids
+    session = onnxruntime.InferenceSession(run / "onnx" / "student-fp32.onnx")
+    (logits,) = session.run(None, {"input_ids": np.array([ids]), "attention_mask": np.ones((1, len(ids)), np.int64)})
+    assert name == ("cat", "dog")[logits.argmax()]
+    assert float(probability) == pytest.approx((np.exp(logits) / np.exp(logits).sum()).max(), rel=1e-5)
 
 
 RULES = PictureRules(
