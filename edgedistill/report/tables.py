@@ -115,14 +115,14 @@ def detection_confusion(
     detection found, of any class.
     """
     matrix = np.zeros((classes + 1, classes + 1), int)
-    chosen = (matches.score >= threshold) & matches.counts
+    wrongs = np.flatnonzero((matches.score >= threshold) & matches.counts & ~matches.is_right)
     found = matches.found_at(threshold) & ~matches.is_crowd
     np.fill_diagonal(matrix[:classes, :classes], np.bincount(matches.box_kind[found], minlength=classes))
     corners = detections[detections[..., 0] >= 0][:, 2:]
     boxes = labels[labels[..., 0] >= 0][:, 1:5]
     free = ~found & ~matches.is_crowd
     for picture in range(matches.pictures):
-        wrong = np.flatnonzero(chosen & ~matches.is_right & (matches.picture == picture))
+        wrong = wrongs[matches.picture[wrongs] == picture]
         left = np.flatnonzero(free & (matches.box_picture == picture))
         overlaps = ious(corners[wrong].astype(float), boxes[left].astype(float))
         for place in np.argsort(-matches.score[wrong], kind="stable"):

@@ -153,17 +153,16 @@ def _best(matches: Matches, classes: int, thresholds: Array, counts: Array) -> A
     if not len(thresholds) or not judged.any():
         return np.ones(len(counts))
     total = np.zeros((len(counts), len(thresholds)))
+    is_right, is_counted = matches.is_right, matches.counts  # each is computed from all detections
     for kind in range(classes):
         mine = np.flatnonzero(matches.kind == kind)
         mine = mine[np.argsort(-matches.score[mine], kind="stable")]
         above = np.searchsorted(-matches.score[mine], -thresholds, side="right")
+        picture, chosen = matches.picture[mine], (is_right[mine], is_counted[mine])
         for number, weights in enumerate(counts):
             if boxes[number, kind]:
-                each = weights[matches.picture[mine]]
-                right, given = (
-                    np.concatenate([[0], np.cumsum(each * chosen[mine])])[above]
-                    for chosen in (matches.is_right, matches.counts)
-                )
+                each = weights[picture]
+                right, given = (np.concatenate([[0], np.cumsum(each * one)])[above] for one in chosen)
                 total[number] += 2 * right / np.maximum(given + boxes[number, kind], 1) / (boxes[number] > 0).sum()
     return thresholds[total.argmax(1)]
 

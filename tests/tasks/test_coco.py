@@ -7,7 +7,15 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from edgedistill.tasks import coco
-from edgedistill.tasks.matches import best_threshold, class_recall, f1_at, matches_of, resampled_thresholds, size_recall
+from edgedistill.tasks.matches import (
+    Matches,
+    best_threshold,
+    class_recall,
+    f1_at,
+    matches_of,
+    resampled_thresholds,
+    size_recall,
+)
 from edgedistill.tasks.resampling import interval, resampled_counts, resampled_rows
 
 CLASSES = 3
@@ -123,6 +131,25 @@ def test_resampled_thresholds_and_figures_are_those_of_the_copies():
         assert f1_at(copies, CLASSES, thresholds[number]) == pytest.approx(f1_at(copies, CLASSES, best))
         assert recall[number] == pytest.approx(class_recall(copies, CLASSES, 0.5).values)
         assert f1[number] == pytest.approx(f1_at(copies, CLASSES, 0.5))
+
+
+class Counted(Matches):
+    """Matches that count how often all detections are judged."""
+
+    judged = 0
+
+    @property
+    def is_right(self):
+        Counted.judged += 1
+        return super().is_right
+
+
+def test_detections_are_judged_once_for_all_classes_and_resamples():
+    usual = matched(*problem(3))
+    counts = resampled_counts(12, 20)
+    thresholds = resampled_thresholds(Counted(*usual), CLASSES, counts)
+    assert Counted.judged == 1
+    np.testing.assert_array_equal(thresholds, resampled_thresholds(usual, CLASSES, counts))
 
 
 def test_resampled_images_have_the_ap_of_their_copies():
