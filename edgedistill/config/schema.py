@@ -163,12 +163,16 @@ class Config(Record):
     def _targets_are_distinct(self) -> Config:
         if not self.target:
             raise ValueError("no [[target]]; add one, for example name = 'pc', kit = 'openvino'")
+        names: set[str] = set()
         seen: set[tuple[str, str]] = set()
         for target in self.target:
+            if target.name in names:
+                raise ValueError(f"two targets have the name '{target.name}'; give each its own name")
             if (target.device, target.kit) in seen:
                 raise ValueError(
                     f"two targets run kit '{target.kit}' on device '{target.device}'; merge their precisions"
                 )
+            names.add(target.name)
             seen.add((target.device, target.kit))
         return self
 

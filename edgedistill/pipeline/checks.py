@@ -22,7 +22,7 @@ from edgedistill.errors import ConfigError, DeviceError
 from edgedistill.kits.kits import Kit
 from edgedistill.kits.scheme import with_scheme
 from edgedistill.pipeline.run_checks import Check, attempt, examine, finding, found_by
-from edgedistill.pipeline.target_checks import check_target
+from edgedistill.pipeline.target_checks import check_file_names, check_target
 from edgedistill.records.finding import Finding
 from edgedistill.records.stage_names import (
     BENCH,
@@ -87,8 +87,12 @@ def _conflicts(sources: Sources) -> Iterator[Finding]:
     """Yield the keys that conflict with the task, and the targets that cannot be as configured."""
     config = sources.config
     yield from map(partial(finding, subject="data.task"), misfits(config))
-    for target in config.target:
-        yield from attempt(partial(check_target, sources, target), f"target '{target.name}'")
+    wrong = [
+        one
+        for target in config.target
+        for one in attempt(partial(check_target, sources, target), f"target '{target.name}'")
+    ]
+    yield from wrong or attempt(partial(check_file_names, config), "target")
 
 
 def kits_for(config: Config, kits: Mapping[str, Kit]) -> dict[str, Kit]:

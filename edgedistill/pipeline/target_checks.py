@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edgedistill.config.schema import Config, TargetConfig
-from edgedistill.deploy.devices.address import parse_address
+from edgedistill.deploy.devices.address import artifact_folder, parse_address
 from edgedistill.errors import ConfigError
 from edgedistill.kits.kits import FLOAT16_OPSET, Kit, find_kit
 from edgedistill.stages.stage import Sources
@@ -37,6 +37,18 @@ def check_target(sources: Sources, target: TargetConfig) -> None:
         raise ConfigError(f"target '{target.name}' includes int8, but quantize.mode is 'none'; set it to 'auto'")
     if wants_int8 and config.quantize.activations != "auto":
         kit.for_activations(config.quantize.activations)
+
+
+def check_file_names(config: Config) -> None:
+    """Raise ConfigError for two targets whose files have the same names, so that one would replace the files of the other."""
+    first: dict[str, TargetConfig] = {}
+    for target in config.target:
+        other = first.setdefault(artifact_folder(target.kit, target.device).lower(), target)
+        if other is not target:
+            raise ConfigError(
+                f"target '{target.name}': its files have the same names as those of target '{other.name}', because files are named by "
+                "kit and host; move one of the two targets to a second configuration"
+            )
 
 
 def _check_opset(config: Config, kit: Kit, *, wants_int8: bool) -> None:

@@ -57,3 +57,10 @@ def test_all_wrong_overrides_are_told(tmp_path: Path) -> None:
         load_config(tmp_path / "job.toml", ("distill.epoch=3", "bench.processes=3", "nets.x=1"))
     told = [line.partition("; ")[0] for line in str(caught.value).splitlines()]
     assert told == ["--set distill.epoch=3: unknown key 'distill.epoch'", "--set nets.x=1: unknown key 'nets'"]
+
+
+def test_two_targets_of_one_name_are_refused() -> None:
+    text = 'name = "x"\n[data]\ntrain = "a.npz"\ntest = "b.npz"\n[teacher]\nmodel = "zoo:resnet20"\n[student]\nmodel = "zoo:resnet20"\n'
+    targets = "".join(f'[[target]]\nname = "pc"\nkit = "{kit}"\n' for kit in ("ort", "openvino"))
+    with pytest.raises(ConfigError, match=r"^job\.toml: two targets have the name 'pc'; give each its own name$"):
+        parse_text(text + targets, Path("job.toml"))

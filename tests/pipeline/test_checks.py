@@ -11,7 +11,7 @@ from edgedistill.errors import ConfigError, DeviceError
 from edgedistill.pipeline.checks import CHECKS, LEARNING
 from edgedistill.pipeline.run_checks import Check, Examined, examine
 from edgedistill.records.finding import Finding
-from edgedistill.records.stage_names import BENCH, COMPILE, STAGE_NAMES
+from edgedistill.records.stage_names import BENCH, COMPILE, EXPORT, STAGE_NAMES
 from edgedistill.stages.stage import Sources
 from tests.support.learning import config_of, sources_of
 
@@ -71,6 +71,18 @@ def test_one_call_finds_what_is_wrong_with_data_models_loss_and_targets(folder: 
         assert sum(one.startswith(start) for one in told) == 1, (start, told)
     with pytest.raises(ConfigError):
         found.require()
+
+
+@pytest.mark.parametrize("other", ["ssh://board?python=/opt/new/bin/python3", "ssh://BOARD"])
+def test_two_targets_whose_files_have_the_same_names_are_refused(folder: Path, other: str) -> None:
+    targets = [{"name": "old", "kit": "ort", "device": "ssh://board"}, {"name": "new", "kit": "ort", "device": other}]
+    (told,) = errors(examined(folder, frozenset({EXPORT}), target=targets))
+    assert told == (
+        "target 'new': its files have the same names as those of target 'old', because files are named by kit and host; move one of the "
+        "two targets to a second configuration"
+    )
+    targets[1]["kit"] = "openvino"
+    assert errors(examined(folder, frozenset({EXPORT}), target=targets)) == []
 
 
 def test_missing_data_hides_no_other_error(folder: Path) -> None:
