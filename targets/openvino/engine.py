@@ -151,5 +151,7 @@ def _kernel_type(kernel: str) -> str:
 
 
 def _name(port: Any) -> str:
-    """Return a port's name; of several, the one in ONNX is the first in order of length and letters."""
-    return min(port.get_names(), key=lambda name: (len(name), name)) if port.get_names() else ""
+    """Return the name of an input or output in ONNX, which is that of its node: its tensor also has the names of merged tensors."""
+    names, node = port.get_names(), port.get_node().get_friendly_name()
+    own = node.rpartition("/sink_port_")[0] or node  # the node of output "logits" is "logits/sink_port_0"
+    return own if own in names else min(names, key=lambda name: (len(name), name), default="")

@@ -5,8 +5,10 @@ import os
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
+from onnx import TensorProto, helper
 
 from edgedistill.records.measurement import Measurement
 from tests.support.jobs import ALL_PASSES, TARGETS, arm, harness, write_job
@@ -141,6 +143,34 @@ def test_a_wrong_output_shows_though_the_metrics_output_is_right(pairs, kit, tmp
     assert parity["outputs"]["logits"]["agreement"] == 1.0
     assert parity["outputs"]["map"]["agreement"] == parity["agreement"] < 0.5
     assert parity["outputs"]["map"]["max_abs_diff"] == parity["max_abs_diff"] > 0.1
+
+
+@pytest.mark.parametrize("kit", KITS)
+def test_inputs_and_outputs_keep_their_names_beside_nodes_that_change_nothing(kit, tmp_path):
+    nodes = [
+        helper.make_node("Identity", ["picture"], ["i"]), helper.make_node("Relu", ["i"], ["r"]),
+        helper.make_node("Flatten", ["r"], ["flat"]), helper.make_node("Neg", ["r"], ["n"]),
+        helper.make_node("Reshape", ["n", "shape"], ["logits"]),
+    ]  # fmt: skip
+    values = {
+        name: helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4])
+        for name in ("picture", "r", "flat", "logits")
+    }
+    shape = helper.make_tensor("shape", TensorProto.INT64, [2], [1, 4])
+    graph = helper.make_graph(
+        nodes, "names", [values["picture"]], [values[name] for name in ("flat", "r", "logits")], [shape]
+    )
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "model.onnx"
+    )
+    record(tmp_path / "io.npz", {"fp32": tmp_path / "model.onnx"})
+    code, made, _ = compile_with(kit, tmp_path / "model.onnx", tmp_path / "out")
+    assert code == 0, made
+    one = arm("names", TARGETS / kit, tmp_path / "out" / made["entry"], expected="fp32")
+    _, (result,), _ = harness("check", write_job(tmp_path, [one]))
+    assert "error" not in result, result
+    assert set(result["check"]["parity"]["outputs"]) == {"flat", "r", "logits"}
+    assert result["check"]["parity"]["max_abs_diff"] < 1e-6
 
 
 @pytest.mark.parametrize("kit", KITS)
