@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from edgedistill.deploy.devices.address import parse_address
+from edgedistill.deploy.devices.ssh import run_over_ssh
 from edgedistill.deploy.devices.transport import HarnessCall
 from edgedistill.deploy.harness import Compilation, _run, compile_models, probe, run_bench
 from edgedistill.errors import DeviceError
@@ -125,6 +126,24 @@ def test_a_configuration_that_would_trust_anybody_is_refused(device, stranger):
     (stranger / "config").write_text("Host *\n  UserKnownHostsFile none\n")
     with pytest.raises(DeviceError, match=r"UserKnownHostsFile to none, so the host key cannot be checked"):
         probe(None, device.url)
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("ServerAliveInterval 1m", r"config line 2: .*ServerAliveInterval.* 1m; .* Change this line, .* seconds"),
+        ("IdentityFile ~/.ssh/id_ed25519.pub", r"a key cannot be read .* must be a private key, not the \.pub file"),
+        ("IdentityFile ~/.ssh/none", r"/none: No such file or directory; correct or remove the line of ~/\.ssh/config"),
+    ],
+)
+def test_files_of_ssh_that_cannot_be_read_are_named_at_once(device, stranger, line, problem):
+    (stranger / "id_ed25519.pub").write_bytes(device.user_key.export_public_key())
+    (stranger / "config").write_text(f"Host *\n  {line}\n")
+    attempts = []
+    call = HarnessCall(("examine",), {"harness": find_kits()["ort"].folder.parent / "harness"})
+    with pytest.raises(DeviceError, match=rf"^{device.url}: .*{problem}"):
+        asyncio.run(run_over_ssh(parse_address(device.url), call, attempts.append))
+    assert attempts == []
 
 
 def test_a_wrong_key_is_refused_with_the_next_step(device, stranger):

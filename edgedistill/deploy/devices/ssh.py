@@ -90,6 +90,14 @@ async def _connected(address: Address, progress: Progress) -> AsyncIterator[asyn
 
 async def _connect(address: Address) -> asyncssh.SSHClientConnection:
     """Open a connection; raises LinkError for a temporary failure, and DeviceError where the user must act."""
+    try:
+        return await _open(address)
+    except ValueError as error:
+        raise DeviceError(f"{address.text}: {_explain(error, address)}") from None
+
+
+async def _open(address: Address) -> asyncssh.SSHClientConnection:
+    """Open a connection as `_connect` does; raises ValueError if asyncssh cannot read a file of ~/.ssh."""
     import asyncssh
 
     where = address.text
@@ -103,7 +111,28 @@ async def _connect(address: Address) -> asyncssh.SSHClientConnection:
             "key as IdentityFile in ~/.ssh/config, or load it with ssh-add"
         ) from None
     except (OSError, asyncio.TimeoutError, asyncssh.Error) as error:
+        if isinstance(error, OSError) and error.filename is not None:
+            raise DeviceError(
+                f"{where}: {error.filename}: {error.strerror}; correct or remove the line of ~/.ssh/config that names this file"
+            ) from None
         raise LinkError(f"{where}: not reachable ({_describe(error)}); try: ssh {_arguments(address)} true") from None
+
+
+def _explain(error: ValueError, address: Address) -> str:
+    """Explain what asyncssh cannot read, and what to do."""
+    import asyncssh
+
+    if isinstance(error, asyncssh.ConfigParseError):
+        return (
+            f"{error}; ssh accepts more forms than edgedistill does. Change this line, for example to a time in seconds without a unit, or "
+            "put it into a Host block for other devices"
+        )
+    if isinstance(error, asyncssh.KeyImportError):
+        return (
+            f"a key cannot be read ({error}); each IdentityFile in ~/.ssh/config, and ~/.ssh/id_* without an ending, must be a private key, "
+            "not the .pub file beside it"
+        )
+    return f"not reachable ({_describe(error)}); try: ssh {_arguments(address)} true"
 
 
 def _options(address: Address) -> asyncssh.SSHClientConnectionOptions:
