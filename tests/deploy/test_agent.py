@@ -163,7 +163,18 @@ def test_addresses_are_read():
     assert full.label == "nano@jetson.local-2222"
     assert parse_address("ssh://board").label == "board"
     assert parse_address("ssh://[fe80::1]:22").label == "fe80--1-22"
+    assert parse_address("ssh://[fe80::1]:22").host == "fe80::1"
     assert parse_address("local").label == "local"
+
+
+def test_hosts_are_spelled_as_in_the_configuration_of_ssh_and_name_files_in_small_letters():
+    for text, host, label in (
+        ("ssh://RPi4", "RPi4", "rpi4"),
+        ("ssh://Nano@RPi4:2222?python=/Opt/python", "RPi4", "Nano@rpi4-2222"),
+        ("ssh://[FE80::1%Eth0]:22", "FE80::1%Eth0", "fe80--1-eth0-22"),
+        ("adb://R58M123ABC", "R58M123ABC", "R58M123ABC"),
+    ):
+        assert (parse_address(text).host, parse_address(text).label) == (host, label)
 
 
 @pytest.mark.parametrize(

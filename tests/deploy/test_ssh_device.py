@@ -146,6 +146,17 @@ def test_files_of_ssh_that_cannot_be_read_are_named_at_once(device, stranger, li
     assert attempts == []
 
 
+def test_an_alias_with_capital_letters_is_found(device, stranger):
+    (stranger / "config").write_text(f"Host RPi4\n  HostName LocalHost\n  Port {device.port}\n")
+    (stranger / "known_hosts").write_text(f"[localhost]:{device.port} {device.host_key}\n")
+    assert probe(None, "ssh://RPi4").facts["python"]
+    (stranger / "known_hosts").unlink()
+    with pytest.raises(
+        DeviceError, match=r"^ssh://RPi4: the host key .* is not known.* accept it with: ssh RPi4 true$"
+    ):
+        probe(None, "ssh://RPi4")
+
+
 def test_a_wrong_key_is_refused_with_the_next_step(device, stranger):
     asyncssh.generate_private_key("ssh-ed25519").write_private_key(str(stranger / "id_ed25519"))
     with pytest.raises(DeviceError, match=rf"accepts none of your keys; .* ssh-copy-id -p {device.port} "):

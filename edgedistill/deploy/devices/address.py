@@ -33,7 +33,9 @@ class Address(Record):
         """The name of the device in file names."""
         if self.scheme == "local":
             return "local"
-        name = f"{self.user}@{self.host}" if self.user else self.host
+        # The case of letters counts in serial numbers, but not in the names of hosts.
+        host = self.host.lower() if self.scheme == "ssh" else self.host
+        name = f"{self.user}@{host}" if self.user else host
         return re.sub(r"[^A-Za-z0-9.@_-]", "-", f"{name}-{self.port}" if self.port else name)
 
 
@@ -52,13 +54,11 @@ def parse_address(text: str) -> Address:
         raise ConfigError(f"device '{text}': {error}; a device is {FORMS}") from None
     if parts.scheme not in OPTIONS:
         raise ConfigError(f"device '{text}': a device is {FORMS}")
-    option = OPTIONS[parts.scheme]
+    option, host = OPTIONS[parts.scheme], _host(parts.netloc)
     unknown = [f"?{key}" for key in query if key != option]
     if parts.password is not None:
-        raise ConfigError(
-            f"device 'ssh://…@{parts.hostname}': a device URL must not contain a password; use keys (ssh-copy-id)"
-        )
-    if unknown or parts.path.strip("/") or parts.fragment or not parts.hostname:
+        raise ConfigError(f"device 'ssh://…@{host}': a device URL must not contain a password; use keys (ssh-copy-id)")
+    if unknown or parts.path.strip("/") or parts.fragment or not host:
         unexpected = unknown[0] if unknown else parts.path or parts.fragment
         problem = f"'{unexpected}' is not valid here" if unexpected else "the host is missing"
         raise ConfigError(f"device '{text}': {problem}; a device is {FORMS}, optionally with ?{option}=PATH")
@@ -66,9 +66,13 @@ def parse_address(text: str) -> Address:
         if not SERIAL.fullmatch(parts.netloc):
             raise ConfigError(f"device '{text}': '{parts.netloc}' is not a serial number; 'adb devices' lists them")
         return Address(text=text, scheme="adb", host=parts.netloc, runner=query.get("runner"))
-    return Address(
-        text=text, scheme="ssh", user=parts.username, host=parts.hostname, port=port, python=query.get("python")
-    )
+    return Address(text=text, scheme="ssh", user=parts.username, host=host, port=port, python=query.get("python"))
+
+
+def _host(netloc: str) -> str:
+    """Return the host in `user@host:port` as it is written: ~/.ssh/config distinguishes capital letters, which urllib replaces."""
+    place = netloc.rpartition("@")[2]
+    return place[1:].partition("]")[0] if place.startswith("[") else place.partition(":")[0]
 
 
 def artifact_folder(kit: str, address: str) -> str:

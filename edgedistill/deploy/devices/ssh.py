@@ -149,6 +149,8 @@ def _options(address: Address) -> asyncssh.SSHClientConnectionOptions:
         raise DeviceError(
             f"{address.text}: ~/.ssh/config sets UserKnownHostsFile to none, so the host key cannot be checked"
         )
+    if options.host_key_alias is None and options.host != options.host.lower():
+        options.update(host_key_alias=options.host.lower())  # ssh writes hosts in small letters into known_hosts
     return options
 
 
@@ -165,7 +167,7 @@ async def _unknown_host(address: Address) -> str:
         return f"{address.text}: the host key of its jump host is not known; verify it, then {accept}"
     except (OSError, asyncio.TimeoutError, asyncssh.Error):
         pass  # the message is complete without the fingerprint
-    host = str(options.config.get("Hostname", address.host))
+    host = str(options.config.get("Hostname", address.host)).lower()
     port = address.port or int(str(options.config.get("Port", SSH_PORT)))
     trusted = asyncssh.match_known_hosts(options.known_hosts or _default_known_hosts(), host, "", port)[0]
     if trusted:
