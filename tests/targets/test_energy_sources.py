@@ -271,10 +271,28 @@ def test_the_older_table_of_rails_is_read_too():
 
 def test_snapshots_of_other_rails_are_refused():
     log = recorded("dumpsys-powerstats.log")
+    rail = log.index("[VSYS")  # in the first snapshot
     with pytest.raises(NoSourceError, match="all must name the same rails"):
-        android.series_of(log[: log.rindex("[VSYS")] + log[log.rindex("\n=====") :], 0)
+        android.series_of(log[:rail] + log[log.index("\n=====", rail) :], 0)
     with pytest.raises(NoSourceError, match="has 0 snapshots"):
         android.series_of("", 0)
+
+
+@pytest.mark.parametrize("meter", ["HAL", "files"])
+def test_a_last_snapshot_that_was_cut_anywhere_is_left_out(tmp_path, meter):
+    if meter == "HAL":
+        table = recorded("dumpsys-powerstats.log").split("@ 11000000000\n")[1]
+    else:
+        plant("pixel6.tree", tmp_path)
+        files = sorted((tmp_path / "sys/bus/iio/devices").glob("iio:device*/energy_value"))
+        table = "".join(path.read_text() for path in files)
+    whole = android.series_of(f"@ 1\n{table}@ 2\n{table}", 0)
+    assert whole.time_ns.tolist() == [1, 2]
+    last = f"@ 3\n{table}"
+    for length in range(len(last)):
+        found = android.series_of(f"@ 1\n{table}@ 2\n{table}{last[:length]}", 0)
+        assert found.time_ns.tolist() in ([1], [1, 2]), last[:length]  # where the header is cut, the second may go too
+        assert found.value[0] == whole.value[0]
 
 
 # --- batteries ---------------------------------------------------------------------------------------------------------
@@ -332,9 +350,10 @@ def test_a_log_of_a_phones_battery_comes_to_the_integral_of_its_power():
     rng = np.random.default_rng(2)
     times = np.cumsum(rng.integers(90_000_000, 130_000_000, 100))
     currents, volts = rng.integers(300_000, 900_000, 100), rng.integers(4_000_000, 4_200_000, 100)
-    log = "".join(f"{t} {-c} {v}\n" for t, c, v in zip(times, currents, volts, strict=True)) + "99"
+    log = "".join(f"{t} {-c} {v}\n" for t, c, v in zip(times, currents, volts, strict=True))
     joules = trapezoid(currents / 1e6 * volts / 1e6, times / S)
-    assert used_uj(battery.series_of(log, 0), int(times[0]), int(times[-1])) == pytest.approx(joules * 1e6)
+    for cut in ("", "99", f"{times[-1] + 1} -450000 40"):
+        assert used_uj(battery.series_of(log + cut, 0), int(times[0]), int(times[-1])) == pytest.approx(joules * 1e6)
 
 
 # --- choosing ----------------------------------------------------------------------------------------------------------

@@ -55,20 +55,31 @@ def find(root: Path) -> Rails:
 
 def energies_uj(text: str) -> Dict[str, float]:
     """Return the energy of each rail in microjoules, from `energy_value` files or an energy meter in `dumpsys`."""
-    found = {name: float(energy) for name, energy in _SYSFS.findall(text)}
-    for table in _HAL.findall(text):
-        found.update((" ".join(name.split()), 1000 * float(energy)) for name, energy in _HAL_LINE.findall(table))
+    found = _rails(text)
     if not found:
         raise NoSourceError("the phone's output contains no power rail")
     return found
 
 
 def series_of(log: str, _interval_ms: int) -> Series:
-    """Return the energy in a log of snapshots, each after a line `@ TIME_NS`; all must name the same rails."""
+    """Return the energy in a log of snapshots, each after a line `@ TIME_NS`; all must name the same rails.
+
+    The loop that logs is stopped at any moment, so the last snapshot may be incomplete; it is left out then.
+    """
     parts = _SNAPSHOT.split(log)[1:]
-    snapshots = [(int(time_ns), energies_uj(text)) for time_ns, text in zip(parts[::2], parts[1::2])]
+    texts = parts[1::2]
+    if len(texts) > 1 and (not texts[-1].endswith("\n") or len(_rails(texts[-1])) < len(_rails(texts[-2]))):
+        texts.pop()
+    snapshots = [(int(time_ns), energies_uj(text)) for time_ns, text in zip(parts[::2], texts)]
     if len({frozenset(rails) for _, rails in snapshots}) != 1:
         raise NoSourceError(
             f"the log has {len(snapshots)} snapshots; it needs at least one, and all must name the same rails"
         )
     return Series.of([Reading(time_ns, sum(rails.values())) for time_ns, rails in snapshots], counts=True)
+
+
+def _rails(text: str) -> Dict[str, float]:
+    found = {name: float(energy) for name, energy in _SYSFS.findall(text)}
+    for table in _HAL.findall(text):
+        found.update((" ".join(name.split()), 1000 * float(energy)) for name, energy in _HAL_LINE.findall(table))
+    return found

@@ -124,8 +124,8 @@ def parse_dumpsys(text: str) -> State:
 
 
 def series_of(log: str, _interval_ms: int) -> Series:
-    """Return the power in lines of `TIME_NS CURRENT_NOW VOLTAGE_NOW`, as a loop in a phone's shell writes them."""
-    rows = [line.split() for line in log.splitlines()]
+    """Return the power in lines of `TIME_NS CURRENT_NOW VOLTAGE_NOW`, as a loop in a phone's shell writes them; a last line may be cut."""
+    rows = [line.split() for line in log.splitlines(keepends=True) if line.endswith("\n")]
     complete = [[float(field) for field in row] for row in rows if len(row) == 3 and all(map(_is_number, row))]
     if not complete:
         raise NoSourceError("no line of the log has a time, a current and a voltage")
