@@ -13,11 +13,12 @@ from aiohttp import web
 from pydantic import ValidationError
 
 from edgedistill.records.measurement import Measurement
+from edgedistill.runtime.failures import failure_of
 from edgedistill.serve.board import Board, Progress
 from edgedistill.serve.links import is_this_machine
 from edgedistill.serve.offer import Offer
 from edgedistill.serve.pictures import Sample, as_png
-from edgedistill.serve.reception import Destination, UploadQueue
+from edgedistill.serve.reception import RETRY_S, Destination, UploadQueue
 from edgedistill.serve.runtime import WebKit, page_folder
 from edgedistill.serve.texts import Texts
 from edgedistill.serve.upload import UploadError
@@ -230,13 +231,25 @@ class Server:
         except UploadError as error:
             self.site.notify(f"an upload was refused: {error}", None)
             raise web.HTTPBadRequest(text=f"{error}\n") from None
-        except RuntimeError as error:
-            self.site.notify(f"a measurement was lost: {error}", None)
-            raise web.HTTPInternalServerError(text=f"{error}\n") from None
+        except ConnectionError:
+            raise
+        except (OSError, RuntimeError) as error:
+            raise self._lost(error) from None
         self.board.reread()
         self.site.notify(f"{measurement.target}: {offer.summary.key}", measurement)
         self.site.visits.sent(measurement.device.id)
         return web.json_response(_answer(measurement, offer))
+
+    def _lost(self, error: OSError | RuntimeError) -> web.HTTPException:
+        """Report a measurement that was not kept; return an answer that lets the page send it again if the failure is the machine's."""
+        error.__cause__ = None  # the traceback in the process that reads uploads, as text
+        failure = failure_of(error)
+        if failure is None and isinstance(error, RuntimeError):
+            self.site.notify(f"a measurement was lost: {error}", None)
+            return web.HTTPInternalServerError(text=f"{error}\n")
+        reason = failure or error
+        self.site.notify(f"a measurement was not kept: {reason}", None)
+        return web.HTTPServiceUnavailable(text=f"{reason}\n", headers={"Retry-After": str(RETRY_S)})
 
 
 def _answer(m: Measurement, offer: Offer) -> dict[str, Any]:

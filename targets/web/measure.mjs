@@ -272,7 +272,7 @@ export class Measuring {
       longest: arm.longest,
     };
     const answer = await send(JSON.stringify(body));
-    if (!answer.ok) throw new Error(`the server refused the measurement: ${(await answer.text()).trim() || answer.status}`);
+    if (!answer.ok) throw new Error(`the server did not keep the measurement: ${(await answer.text()).trim() || answer.status}`);
     this.#hooks.done(arm, await answer.json());
   }
 
@@ -282,7 +282,7 @@ export class Measuring {
   }
 }
 
-// Sends a measurement; a server that has too many uploads waiting (503) is asked again, six times in about a minute.
+// Sends a measurement; a server that has too many uploads waiting, or a full disk (503), is asked again, six times in about a minute.
 async function send(body) {
   for (let wait_s = 1; ; wait_s *= 2) {
     const answer = await fetch("api/measurement", { method: "POST", body });

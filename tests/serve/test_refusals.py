@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import random
+import resource
 import shutil
 import socket
 import time
@@ -344,6 +345,24 @@ def test_names_have_no_characters_that_change_what_a_terminal_shows(served: Serv
         assert asyncio.run(send(served.links[0], body))[0] == 400
         progress = json.dumps({"device": "1", "name": name, "text": "", "fraction": None})
         assert asyncio.run(send(served.links[0], progress, "api/progress"))[0] == 400
+
+
+def test_a_measurement_that_cannot_be_written_is_no_bug_and_can_be_sent_again(
+    served: Served, folder: Path, offered: Offer
+) -> None:
+    """A limit of the size of files stands for a full disk, which the server meets; the process that reads uploads meets a file."""
+    body = json.dumps(upload_of(offered))
+    resource.prlimit(served.process.pid, resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+    full = asyncio.run(send(served.links[0], body))
+    resource.prlimit(served.process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    (folder / "measurements").write_text("")
+    blocked = asyncio.run(send(served.links[0], body))
+    (folder / "measurements").unlink()
+    for (status, said), reason in ((full, "file too large; free some space"), (blocked, "File exists")):
+        assert (status, reason in said, said.count("\n")) == (503, True, 1), said
+        assert f"a measurement was not kept: {said.rstrip()}" in served.said
+    assert not any("bug" in line for line in served.said)
+    assert asyncio.run(send(served.links[0], body))[0] == 200
 
 
 @pytest.mark.slow
