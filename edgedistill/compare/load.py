@@ -158,16 +158,21 @@ def _confusions(file: Path, measurement: Measurement) -> np.ndarray | None:
 
 def _load(path: Path) -> MeasurementSet:
     if path.is_file():
-        return MeasurementSet(path.stem, tuple(_result(table, path) for table in _tables_in(path)))
+        return MeasurementSet(path.stem, _results([path]))
     if not path.is_dir():
         raise ConfigError(f"{path}: no such run folder or measurement file")
     measured = path / "measurements"
     files = _files(measured if measured.is_dir() else path)
     if not (path / "manifest.json").is_file():
-        return MeasurementSet(path.resolve().name, tuple(map(read_result, files)))
+        return MeasurementSet(path.resolve().name, _results(files))
     run = Run(path)
     files = _of_run(run, files, is_flat=not measured.is_dir())
-    return MeasurementSet(path.resolve().name, tuple(map(read_result, files)), *_kept(run))
+    return MeasurementSet(path.resolve().name, _results(files), *_kept(run))
+
+
+def _results(files: Sequence[Path]) -> tuple[LoadedMeasurement, ...]:
+    """Read the measurements in files; the output of a bundle has several."""
+    return tuple(_result(table, file) for file in files for table in _tables_in(file))
 
 
 def _files(folder: Path) -> list[Path]:

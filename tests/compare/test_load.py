@@ -21,6 +21,16 @@ def test_a_run_a_folder_and_a_file(tmp_path):
     assert of_folder.budgets == {}
 
 
+def test_a_folder_may_hold_the_output_of_bundles(tmp_path):
+    write_measurement(tmp_path, STUDENT)
+    tables = [measurement_table(one) for one in (STUDENT, replace(STUDENT, precision="int8"))]
+    output = {"schema": "edgedistill.measurements/1", "measurements": tables}
+    (tmp_path / "board.json").write_text(json.dumps(output))
+    folder, file = load_results([tmp_path, tmp_path / "board.json"])
+    assert [len(folder.measurements), len(file.measurements)] == [3, 2]
+    assert folder.measurements[:2] == file.measurements
+
+
 def test_a_published_result_is_a_run_without_subfolders(tmp_path):
     run, published = write_run(tmp_path / "run"), tmp_path / "result"
     published.mkdir()
