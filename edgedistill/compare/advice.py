@@ -11,6 +11,7 @@ from edgedistill.compare.footnotes import shaky_line
 from edgedistill.compare.load import LoadedMeasurement, MeasurementSet
 from edgedistill.compare.rows import Group, Row
 from edgedistill.deploy.again import is_at_hand
+from edgedistill.deploy.bundle import ADDRESS
 from edgedistill.statistics import SAME_SPEED, times_more
 
 DEFAULT_PROCESSES, MOST_PROCESSES = 5, 50
@@ -20,7 +21,10 @@ WIDE = 1.1
 
 
 def advise(groups: Sequence[Group], runs: Sequence[MeasurementSet]) -> str | None:
-    """Return the command that would decide, in one sentence, or None where the comparison decides or was made in turns."""
+    """Return the command that would decide, in one sentence.
+
+    None where the comparison decides, was made in turns, or is of devices that no command reaches.
+    """
     undecided = [row for group in groups for row in group.rows if _is_undecided(row)]
     if not undecided:
         return None
@@ -36,7 +40,7 @@ def advise(groups: Sequence[Group], runs: Sequence[MeasurementSet]) -> str | Non
 
 def advise_run(groups: Sequence[Group], run: Path) -> str | None:
     """Return the command that measures a run again, where a ratio of it is undecided or its figures are shaky, in one sentence."""
-    own = [group for group in groups if not group.is_visitor]
+    own = [group for group in groups if not group.is_visitor and not any(map(_is_of_bundle, group.rows))]
     shaky = any(shaky_line(group) is not None for group in own)
     undecided = [row for group in own for row in group.rows if _cannot_tell(row)]
     if not shaky and not undecided:
@@ -70,9 +74,14 @@ def _is_at_hand(one: LoadedMeasurement) -> bool:
     return one.file is not None and is_at_hand(one.measurement, one.file)
 
 
+def _is_of_bundle(row: Row) -> bool:
+    """Tell whether a bundle measured a model, on a device that no command reaches."""
+    return row.measurement.device.address == ADDRESS
+
+
 def _is_undecided(row: Row) -> bool:
     speed = row.speedup
-    if speed is None or speed.duet or row.measurement.browser is not None:
+    if speed is None or speed.duet or row.measurement.browser is not None or _is_of_bundle(row):
         return False
     if speed.ci95 is None or speed.verdict in ("cannot tell", "no difference seen"):
         return True

@@ -7,7 +7,7 @@ import io
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import Field
 
@@ -41,6 +41,8 @@ from edgedistill.runtime.version import VERSION
 from edgedistill.tasks.table import find_task
 
 SHEBANG = b"#!/usr/bin/env python3\n"
+ADDRESS: Final = "bundle"
+"""The address of the device in a bundle's measurements."""
 
 
 class PackedFile(Record):
@@ -184,7 +186,7 @@ def _arm(run: Run, kit: Kit, model: OnnxModel) -> Arm:
     unmeasured: dict[str, Any] = {"name": kit.name, "threads": 1}
     target = next((target for target in targets if target["kit"] == kit.name), unmeasured)
     return Arm(
-        name=_arm_name(kit, model), target=target["name"], address="bundle", kit=kit.name, kit_dir=f"kits/{kit.name}",
+        name=_arm_name(kit, model), target=target["name"], address=ADDRESS, kit=kit.name, kit_dir=f"kits/{kit.name}",
         precision=model.precision, threads=target["threads"], entry=_model_path(model), files=(_model_path(model),),
         size_bytes=model.file.bytes,
         model=ModelIdentity(name=model.name, sha256=model.file.sha256, lineage=read_lineage(run, model)),

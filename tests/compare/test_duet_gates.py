@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from edgedistill.cli.main import cli
+from edgedistill.compare.advice import advise_run
 from edgedistill.compare.again import measure_pairs
 from edgedistill.compare.comparison import Comparison, GateOutcome, Pair, Pairing, compare_pairs, compare_runs, to_json
 from edgedistill.compare.load import LoadedMeasurement, load_results
@@ -20,7 +21,15 @@ from edgedistill.errors import ConfigError, IncomparableError
 from edgedistill.gates.evaluate import apply_gates
 from edgedistill.kits.kits import find_kits
 from tests.support.command import edgedistill
-from tests.support.compare_builders import STUDENT, Fake, as_arm, in_turns, measurement, write_measurement
+from tests.support.compare_builders import (
+    STUDENT,
+    Fake,
+    as_arm,
+    in_turns,
+    measurement,
+    measurement_table,
+    write_measurement,
+)
 from tests.support.tiny_onnx import build
 
 NOISY = replace(STUDENT, spread=0.3)
@@ -143,6 +152,12 @@ def test_across_runs_a_line_names_the_command_that_decides(tmp_path):
     assert compare_runs(*split(one, other)).advice.endswith(
         ": edgedistill bench BASELINE.onnx CANDIDATE.onnx --target openvino"
     )
+    device = measurement_table(NOISY)["device"] | {"address": "bundle"}
+    bundles = [replace(NOISY, seed=seed, changes={"device": device}) for seed in (1, 5)]
+    of_bundles = [write_measurement(tmp_path / f"bundle-{one.seed}", one) for one in bundles]
+    compared_bundles = compare_runs(*split(*of_bundles))
+    assert compared_bundles.advice is None  # no command reaches their device
+    assert advise_run(compared_bundles.groups, of_bundles[0]) is None
     fast = prepared(tmp_path / "fast", replace(STUDENT, p50_ns=STUDENT.p50_ns / 2))
     calm = prepared(tmp_path / "calm", STUDENT)
     assert compare_runs(*split(calm, fast)).advice is None
