@@ -23,10 +23,13 @@ from edgedistill.distill.teacher_examination import Examination, warn_of_chance
 from edgedistill.distill.tracking import TrackingFolder
 from edgedistill.distill.training import Resume, Training, fit
 from edgedistill.errors import ConfigError
+from edgedistill.graphs.read import read_onnx
+from edgedistill.graphs.write import LARGEST_BYTES, save_onnx
 from edgedistill.losses.batch import Tensors
 from edgedistill.models.build import build_model, count_parameters
 from edgedistill.models.folder import load_folder
 from edgedistill.models.interface import Interface
+from edgedistill.models.model_file import ModelFile
 from edgedistill.models.source import ModelSource
 from edgedistill.models.teacher_view import TeacherView, check_view
 from edgedistill.models.weights import load_weights
@@ -59,13 +62,21 @@ def _make_teacher(settings: TeacherSettings, workspace: Workspace, number: int, 
     assert source.file is not None
     kept = folder / f"teacher{source.file.path.suffix}"
     if processes.is_main_process():
-        with atomic_path(kept) as scratch:
-            shutil.copyfile(source.file.path, scratch)
+        _copy(source.file, kept)
     processes.barrier()
     return TrainedModel(
         spec=source.spec.text, form="onnx" if source.spec.source == "onnx" else "logits", file=workspace.describe(kept),
         parameters=None, val_accuracy=_examine_file(settings, workspace, number, kept),
     )  # fmt: skip
+
+
+def _copy(file: ModelFile, kept: Path) -> None:
+    """Copy a teacher's file into the run; an ONNX file whose weights are beside it becomes one file with them."""
+    if file.beside:
+        save_onnx(read_onnx(file.path), kept)
+        return
+    with atomic_path(kept) as scratch:
+        shutil.copyfile(file.path, scratch)
 
 
 def _examine_file(settings: TeacherSettings, workspace: Workspace, number: int, file: Path) -> float | None:
@@ -238,8 +249,18 @@ def check_teacher(settings: TeacherSettings, number: int, sample: Tensors) -> li
                 f"teacher.{key}: a teacher from {source.file.path.suffix} has a fixed size; remove the key"
             )
     if source.spec.source == "onnx":
+        _require_one_file(source.file)
         onnx_teacher(source, settings.interface, source.file.path)(sample)
     return []
+
+
+def _require_one_file(file: ModelFile) -> None:
+    """Raise ConfigError for an ONNX file and weights beside it that are too large for the one file that a run keeps."""
+    if file.size_bytes > LARGEST_BYTES:
+        raise ConfigError(
+            f"teacher.model: {file.name} and its weights files have {file.size_bytes / 1e9:.1f} GB, but a run keeps a teacher as one "
+            f"ONNX file, which has at most {LARGEST_BYTES / 1e9:.1f} GB; export the model in float16, or save its outputs and name logits.npy"
+        )
 
 
 def recorded_samples(settings: LearningSettings) -> int:

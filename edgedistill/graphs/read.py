@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from edgedistill.errors import ConfigError
 from edgedistill.graphs.random_inputs import Shapes
 from edgedistill.graphs.shapes import resolve_shapes
-from edgedistill.graphs.stored import all_nodes, require_external_data, require_finite, require_inline_data
+from edgedistill.graphs.stored import all_nodes, external_files, require_finite, require_inline_data
 
 if TYPE_CHECKING:
     import onnx
@@ -93,10 +93,15 @@ def check_onnx(model: Path) -> onnx.ModelProto:
             f"{onnx.IR_VERSION}; update the package onnx, or export the model with an older one"
         )
     require_inline_data(model, graph)
-    require_external_data(model, graph)
+    external_files(model, graph)
     _require_tensors(model, graph)
     _require_ends(model, graph)
     return graph
+
+
+def weights_files(model: Path) -> tuple[Path, ...]:
+    """Return the files beside a model that hold its weights, none for one self-contained file; raises as `read_onnx`."""
+    return external_files(model, check_onnx(model))
 
 
 def _require_ends(path: Path, model: onnx.ModelProto) -> None:

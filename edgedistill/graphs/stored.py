@@ -53,8 +53,8 @@ def stored_tensors(model: onnx.ModelProto) -> Iterator[tuple[str, onnx.TensorPro
                 yield from ((tensor.name, tensor) for tensor in inner.initializer)
 
 
-def require_external_data(path: Path, model: onnx.ModelProto) -> None:
-    """Check the files beside a model that hold its weights, without reading one of them.
+def external_files(path: Path, model: onnx.ModelProto) -> tuple[Path, ...]:
+    """Check the files beside a model that hold its weights, without reading one of them, and return their paths.
 
     Raises:
         ConfigError: a file is outside the model's folder, is missing, or is shorter than the model says.
@@ -64,8 +64,7 @@ def require_external_data(path: Path, model: onnx.ModelProto) -> None:
         if tensor.data_location == tensor.EXTERNAL:
             location, end = _end_of(path, name, tensor)
             needed[location] = max(needed.get(location, 0), end)
-    for location, size in needed.items():
-        _require_file(path, location, size)
+    return tuple(_require_file(path, location, size) for location, size in needed.items())
 
 
 def _end_of(path: Path, name: str, tensor: onnx.TensorProto) -> tuple[str, int]:
@@ -84,7 +83,7 @@ def _end_of(path: Path, name: str, tensor: onnx.TensorProto) -> tuple[str, int]:
     return entries["location"], offset + length
 
 
-def _require_file(model: Path, location: str, size: int) -> None:
+def _require_file(model: Path, location: str, size: int) -> Path:
     path = (model.parent / location).resolve()
     if not path.is_relative_to(model.parent.resolve()):
         raise ConfigError(f"{model}: refused, because its weights file '{location}' is outside the folder of the model")
@@ -96,6 +95,7 @@ def _require_file(model: Path, location: str, size: int) -> None:
             f"{model}: its weights file '{location}' has {found:,} bytes, but the model needs {size:,}; "
             "copy the whole file again"
         )
+    return path
 
 
 def require_inline_data(path: Path, model: onnx.ModelProto) -> None:

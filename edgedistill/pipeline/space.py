@@ -73,7 +73,7 @@ def _teacher_bytes(settings: DistillPlan, number: int) -> int:
 
     source = settings.teachers[number].source
     if source.file is not None:
-        return source.file.path.stat().st_size
+        return source.file.size_bytes
     return _state_bytes(build_model(source, settings.interface, settings.seed))
 
 

@@ -3,6 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from torch import Tensor, nn
@@ -13,10 +14,16 @@ from edgedistill.distill.predictors import Answer, mean_predictor
 from edgedistill.distill.settings import TeacherSettings, declare_teacher
 from edgedistill.distill.teacher import build_teacher, check_teacher
 from edgedistill.errors import ConfigError
+from edgedistill.graphs.read import weights_files
+from edgedistill.kits.kits import find_kits
 from edgedistill.models.build import count_parameters
-from edgedistill.models.source import student_source
+from edgedistill.models.source import student_source, teacher_source
+from edgedistill.pipeline.pipeline import Plan, run_pipeline
 from edgedistill.runtime.files import sha256_of
+from edgedistill.runtime.folder import Run
 from tests.support.learning import config_of, data_of, sources_of
+from tests.support.listener import Listener
+from tests.support.small_onnx import text_model
 
 DATA = data_of("image", (8, 8), tuple("abcdefghij"), dtype="uint8", train=100)
 RESNET = {"model": "zoo:resnet20", "width": 0.5}
@@ -128,12 +135,13 @@ def test_equal_tables_are_teachers_of_other_first_weights(tmp_path: Path) -> Non
 def test_files_are_checked_and_saved_logits_stand_alone(tmp_path: Path) -> None:
     np.save(tmp_path / "logits.npy", np.zeros((100, 10), np.float32))
     (tmp_path / "x.onnx").write_bytes(b"garbage")
+    onnx.save(text_model("(float[N, 1, 8, 8] x) => (float[N, 1, 8, 8] y) { y = Relu(x) }"), tmp_path / "y.onnx")
     logits = {"model": "logits.npy"}
     for teacher, message in (
         ([RESNET, logits], "cannot be combined with other teachers"),
         ([RESNET, {"model": "none.onnx"}], r"none\.onnx: no such file"),
         ([RESNET, {"model": "x.onnx"}], r"x\.onnx: is not an ONNX model"),
-        ({"model": "x.onnx", "depth": 2.0}, r"teacher\.depth: a teacher from \.onnx has a fixed size"),
+        ({"model": "y.onnx", "depth": 2.0}, r"teacher\.depth: a teacher from \.onnx has a fixed size"),
         (logits | {"weights": "a.pt"}, r"teacher\.weights: a teacher from \.npy has its own weights"),
         ([RESNET, {"model": "zoo:resnet21"}], r"perhaps 'resnet20'|perhaps 'resnet"),
     ):
@@ -147,3 +155,70 @@ def test_depth_reaches_teacher_and_student_and_the_pruned_student_has_the_teache
     assert len(student_of(plan).get_submodule("layer1")) == 1
     pruned = student_of(config(RESNET | {"depth": 2.0}, {"prune": 0.25}, tmp_path))
     assert [block.conv1.out_channels for block in pruned.get_submodule("layer3")] == [24] * 6
+
+
+ROWS = np.random.default_rng(0).normal(size=(400, 16)).astype(np.float32)
+COLUMNS = np.random.default_rng(1).normal(size=(16, 4)).astype(np.float32)
+
+
+def write_in_two_files(folder: Path, columns: np.ndarray) -> None:
+    """Write teacher.onnx, a product with a matrix, and its matrix in teacher.onnx.data, as torch.onnx.export does."""
+    (folder / "teacher.onnx.data").unlink(missing_ok=True)
+    model = text_model("(float[N, 16] x) => (float[N, 4] y) { y = MatMul(x, w) }", w=columns)
+    onnx.save(
+        model, str(folder / "teacher.onnx"), save_as_external_data=True, location="teacher.onnx.data", size_threshold=0
+    )
+
+
+def two_files(folder: Path) -> Config:
+    """Return a configuration for rows of numbers, whose teacher is the product with COLUMNS in two files."""
+    (folder / "nets.py").write_text("from torch import nn\ndef net(classes): return nn.Linear(16, classes)\n")
+    np.savez(folder / "rows.npz", inputs=ROWS, labels=(ROWS @ COLUMNS).argmax(1))
+    write_in_two_files(folder, COLUMNS)
+    return config_of(
+        folder, data={"train": "rows.npz", "kind": "features"}, teacher={"model": "teacher.onnx"},
+        student={"model": "nets:net"}, distill={"views": 1}, target=[{"name": "pc", "kit": "ort"}],
+    )  # fmt: skip
+
+
+def test_a_teacher_in_two_onnx_files_is_kept_as_one_and_runs_again_when_either_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGEDISTILL_CACHE", str(tmp_path / "cache"))
+    plan, kept = two_files(tmp_path), tmp_path / "run" / "teacher" / "teacher.onnx"
+    largest = []
+    for columns in (COLUMNS, 2 * COLUMNS):
+        write_in_two_files(tmp_path, columns)
+        run_pipeline(plan, Run(tmp_path / "run"), find_kits(()), Listener(), Plan("soft_labels"))
+        assert weights_files(kept) == ()
+        assert np.array_equal(onnx.numpy_helper.to_array(onnx.load(kept).graph.initializer[0]), columns)
+        largest.append(np.load(tmp_path / "run" / "soft_labels" / "logits.npy").astype(np.float32).max())
+    assert largest[1] == pytest.approx(2 * largest[0], rel=0.01)
+
+
+def test_the_hash_of_one_onnx_file_is_that_of_its_content_and_the_space_counts_both_files(tmp_path: Path) -> None:
+    plan = two_files(tmp_path)
+    both = teacher_source(plan, 0, sha256_of).file
+    assert both is not None
+    assert both.size_bytes == (tmp_path / "teacher.onnx").stat().st_size + COLUMNS.nbytes
+    onnx.save(onnx.load(tmp_path / "teacher.onnx"), tmp_path / "teacher.onnx")
+    alone = teacher_source(plan, 0, sha256_of).file
+    assert alone is not None
+    assert alone.sha256 == sha256_of(tmp_path / "teacher.onnx") != both.sha256
+    assert alone.size_bytes == (tmp_path / "teacher.onnx").stat().st_size
+
+
+def test_weights_outside_the_teacher_s_folder_and_teachers_that_no_onnx_file_holds_are_refused(tmp_path: Path) -> None:
+    plan = two_files(tmp_path)
+    model = onnx.load(tmp_path / "teacher.onnx", load_external_data=False)
+    place = next(entry for entry in model.graph.initializer[0].external_data if entry.key == "location")
+    place.value = "../teacher.onnx.data"
+    onnx.save(model, tmp_path / "teacher.onnx")
+    with pytest.raises(ConfigError, match=r"teacher\.model: .* is outside the folder of the model"):
+        teacher_source(plan, 0, sha256_of)
+    write_in_two_files(tmp_path, COLUMNS)
+    with (tmp_path / "teacher.onnx.data").open("r+b") as file:
+        file.truncate(3 * 10**9)  # a file with a hole, which takes no space
+    found = declare_teacher(sources_of(plan, data_of("features", (16,), 4, train=400), hash_file=lambda _: ""))
+    with pytest.raises(ConfigError, match=r"teacher\.onnx and its weights files have 3\.0 GB, but .* at most 2\.1 GB"):
+        check_teacher(found, 0, {"input": torch.rand(2, 16)})

@@ -15,7 +15,7 @@ from scipy.sparse.csgraph import connected_components
 
 PACKAGE = "edgedistill"
 FLOORS = (
-    "errors", "records", "statistics", "runtime", "config", "kits", "stages", "losses", "tasks", "data", "models", "graphs", "distill", "quantize",
+    "errors", "records", "statistics", "runtime", "config", "kits", "stages", "losses", "tasks", "data", "graphs", "models", "distill", "quantize",
     "export", "deploy", "check", "mobile", "compare", "gates", "report", "card", "serve", "pipeline", "search", "api", "cli", "__main__",
 )  # fmt: skip
 """From the ground up, one a floor. Above all is the package itself, the front door, which no module goes back to."""
