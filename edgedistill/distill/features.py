@@ -13,6 +13,7 @@ from edgedistill.config.training import DistillConfig
 from edgedistill.data.text import MASK
 from edgedistill.distill.bfloat16 import autocast
 from edgedistill.distill.predictors import split_outputs
+from edgedistill.distill.probabilities import log_probabilities
 from edgedistill.errors import ConfigError
 from edgedistill.losses.batch import Batch, Loss, Tensors
 from edgedistill.losses.terms import FEATURE_TERMS
@@ -99,11 +100,15 @@ class FeatureStudent(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class FeatureTeacher:
-    """A frozen teacher that returns outputs and features from one forward pass; `precision` can be bfloat16."""
+    """A frozen teacher that returns outputs and features from one forward pass; `precision` can be bfloat16.
+
+    If the teacher `gives_probabilities`, the loss on its outputs takes their logarithm as logits.
+    """
 
     model: nn.Module
     layers: tuple[str, ...]
     precision: str
+    gives_probabilities: bool = False
 
     def __call__(self, inputs: Tensors) -> WithFeatures:
         """Return the teacher's outputs and features for inputs (B, ...), in float32, on the device of the inputs."""
@@ -158,6 +163,7 @@ def feature_loss(plan: DistillConfig, on_outputs: Loss, teacher: FeatureTeacher,
         mask = batch.inputs.get(MASK)
         on_features = torch.stack([term(*pair, plan, _kept_tokens(pair, mask)) for pair in pairs]).sum()
         main, others = split_outputs(named_outputs(theirs.returned), output)
+        main = log_probabilities(main) if teacher.gives_probabilities else main
         return (
             on_outputs(answer.returned, batch._replace(teacher_logits=main, teacher_outputs=others))
             + weight * on_features

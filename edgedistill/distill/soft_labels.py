@@ -142,17 +142,22 @@ class Teachers:
         return self._as_logits(number, answers_of(predict, settings.data.output))
 
     def _as_logits(self, number: int, ask: Ask) -> Ask:
-        """Return a teacher that answers with logits, also if its model ends in a softmax; its first batch decides."""
-        if not are_probabilities(self.settings.task, ask(_first_batch(self.views())).main):
+        """Return a teacher that answers with logits, also if its model ends in a softmax."""
+        if not self.gives_probabilities(number, ask):
             return ask
-        label = teacher_label(number)
-        self.workspace.report.info(f"{label}: {MESSAGE}")
 
         def answer(inputs: Tensors) -> Answer:
             main, others = ask(inputs)
             return Answer(log_probabilities(main), others)
 
         return answer
+
+    def gives_probabilities(self, number: int, ask: Ask) -> bool:
+        """Return whether the model of a teacher ends in a softmax, which its first batch decides, and report it."""
+        found = are_probabilities(self.settings.task, ask(_first_batch(self.views())).main)
+        if found:
+            self.workspace.report.info(f"{teacher_label(number)}: {MESSAGE}")
+        return found
 
     def _choose(self, number: int, views: Views) -> str:
         settings, teacher = self.settings, self.settings.teachers[number]

@@ -18,7 +18,7 @@ from edgedistill.distill.features import FeatureTeacher, feature_loss, feature_s
 from edgedistill.distill.feed import ContinuedFeed, TeacherAnswers, TrainingFeed
 from edgedistill.distill.fine_tuning import fine_tuning
 from edgedistill.distill.first_batch import Tried, try_model
-from edgedistill.distill.loading import build_student, load_student, load_teacher, save_model
+from edgedistill.distill.loading import answers_of, build_student, load_student, load_teacher, save_model
 from edgedistill.distill.losses import all_outputs_loss, check_outputs, main_loss
 from edgedistill.distill.predictors import Scorer, scorer_of, split_outputs, torch_predictor
 from edgedistill.distill.settings import (
@@ -116,14 +116,22 @@ class _Trainer:
         own = None if settings.loss is None else settings.loss.load()
         on_output = settings.task.distillation_loss(plan, own)
         if plan.uses_features:
-            frozen = FeatureTeacher(self._teacher(), plan.teacher_layers, settings.teachers[0].precision)
+            frozen = self._feature_teacher()
             return Teaching(feature_loss(plan, main_loss(on_output, output), frozen, output), None, frozen)
         loss = all_outputs_loss(plan, on_output, output)
         if settings.soft_labels.logits is None:
-            return Teaching(
-                loss, OnlineTeacher(Teachers(_soft_label_settings(settings), self.workspace).online()), None
-            )
+            return Teaching(loss, OnlineTeacher(self._teachers().online()), None)
         return Teaching(loss, load_soft_labels(self.workspace, settings.soft_labels, plan.temperature), None)
+
+    def _feature_teacher(self) -> FeatureTeacher:
+        settings, model, precision = self.settings, self._teacher(), self.settings.teachers[0].precision
+        ask = answers_of(torch_predictor(model, precision), settings.data.output)
+        return FeatureTeacher(
+            model, settings.distill.teacher_layers, precision, self._teachers().gives_probabilities(0, ask)
+        )
+
+    def _teachers(self) -> Teachers:
+        return Teachers(_soft_label_settings(self.settings), self.workspace)
 
     def train(self, arm: Arm, seed: int) -> TrainedModel:
         """Train a student from a seed and save it."""

@@ -10,9 +10,15 @@ from onnx import helper, numpy_helper
 from safetensors.torch import save_file
 from torch import nn
 
-from edgedistill.distill.probabilities import are_probabilities, log_probabilities
+from edgedistill.distill.probabilities import MESSAGE, are_probabilities, log_probabilities
+from edgedistill.kits.kits import find_kits
+from edgedistill.pipeline.pipeline import Plan, run_pipeline
+from edgedistill.records.stages import StudentRecord
+from edgedistill.runtime.folder import Run
 from edgedistill.tasks.table import find_task
 from tests.support.command import edgedistill
+from tests.support.learning import config_of
+from tests.support.listener import Listener
 
 CONFIG = """
 name = "soft"
@@ -28,6 +34,13 @@ views = 1
 [[target]]
 name = "pc"
 kit = "ort"
+"""
+NETS = """
+from torch import nn
+def plain(classes):
+    return nn.Sequential(nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, classes))
+def soft(classes):
+    return plain(classes).append(nn.Softmax(1))
 """
 CODE = """
 from torch import nn
@@ -73,6 +86,33 @@ def test_probabilities_become_logits(tmp_path: Path, form: str) -> None:
     assert done.stderr.count("teacher: outputs are probabilities") == 1
     kept = torch.from_numpy(np.load(tmp_path / "r/soft_labels/logits.npy").astype(np.float32))[0]
     torch.testing.assert_close(kept.exp().sum(1), torch.ones(len(kept)), atol=0.01, rtol=0)
+
+
+def test_a_loss_on_layers_is_the_same_for_a_teacher_that_ends_in_a_softmax(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGEDISTILL_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "nets.py").write_text(NETS)
+    torch.manual_seed(0)
+    rows, net = torch.randn(200, 16), nn.Sequential(nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 3))
+    save_file(net.state_dict(), tmp_path / "net.safetensors")
+    np.savez(tmp_path / "rows.npz", inputs=rows.numpy(), labels=net(rows).argmax(1).numpy())
+    losses = []
+    for name in ("plain", "soft"):
+        config = config_of(
+            tmp_path, data={"train": "rows.npz", "kind": "features"},
+            teacher={"model": f"nets:{name}", "weights": "net.safetensors", "precision": "fp32"}, student={"model": "nets:plain"},
+            distill={
+                "loss": "hint", "views": 0, "student_layers": ["0"], "teacher_layers": ["0"], "hard_weight": 0.0, "epochs": 2,
+                "precision": "fp32",
+            },
+            target=[{"name": "pc", "kit": "ort"}],
+        )  # fmt: skip
+        heard = Listener()
+        made = run_pipeline(config, Run(tmp_path / name), find_kits(()), heard, Plan("distill")).records
+        losses.append([epoch.loss for epoch in made[StudentRecord].student.history])
+        assert heard.said.count(f"teacher: {MESSAGE}") == (name == "soft")
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
 def test_only_rows_that_sum_to_one_are_probabilities() -> None:
