@@ -28,7 +28,7 @@ from edgedistill.distill.recompute import MAIN, differing, recompute
 from edgedistill.distill.settings import SoftLabelSettings, gives_detections
 from edgedistill.distill.several_teachers import parts_of, store_mean
 from edgedistill.distill.teacher import load_logits, teacher_label
-from edgedistill.distill.teacher_engine import EngineChoice, openvino_predictor
+from edgedistill.distill.teacher_engine import EngineChoice, has_openvino, openvino_predictor
 from edgedistill.distill.top_k import pack, unpack
 from edgedistill.distill.training import TeacherLogits
 from edgedistill.errors import ConfigError
@@ -135,6 +135,9 @@ class Teachers:
 
     def _ask_in(self, number: int, engine: str) -> Ask:
         if engine != "openvino":
+            return self._ask(number)
+        if not has_openvino():  # the cache was begun where it is installed; answers of torch differ by rounding
+            self.workspace.report.info(f"{teacher_label(number)}: OpenVINO is not installed; torch computes soft labels")
             return self._ask(number)
         settings, teacher = self.settings, self.settings.teachers[number]
         model = load_teacher(teacher.source, settings.interface, settings.seed, self._file(number))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import time
 import warnings
 from typing import Any, Literal
@@ -15,7 +16,7 @@ from edgedistill.errors import ConfigError
 from edgedistill.losses.batch import Tensors
 from edgedistill.models.interface import Interface
 from edgedistill.models.outputs import run
-from edgedistill.runtime.progress import Reporter
+from edgedistill.runtime.progress import Reporter, in_words
 from edgedistill.tasks.task import Task
 
 EngineName = Literal["torch", "openvino"]
@@ -49,13 +50,8 @@ class EngineChoice:
         if wanted == "torch" or (wanted == "auto" and torch.cuda.is_available()):
             return "torch"
         by_torch = torch_predictor(model, precision)
-        if wanted == "auto":
-            seconds = _seconds({"torch": by_torch}, sample, 2)["torch"] * inputs / len(next(iter(sample.values())))
-            if seconds < WORTH_TRYING_S:
-                self.report.info(
-                    f"soft labels: teacher runs in torch, which takes about {seconds:.1f} s; OpenVINO is not tried"
-                )
-                return "torch"
+        if wanted == "auto" and not self._is_worth_trying(by_torch, sample, inputs):
+            return "torch"
         try:
             by_openvino = openvino_predictor(model, sample, precision)
             agreement = self._agreement(by_openvino(sample), by_torch(sample))
@@ -68,6 +64,22 @@ class EngineChoice:
         if wanted == "openvino":
             return "openvino"
         return self._faster({"torch": by_torch, "openvino": by_openvino}, sample, agreement)
+
+    def _is_worth_trying(self, by_torch: Predict, sample: Tensors, inputs: int) -> bool:
+        """Return whether OpenVINO is installed and torch would take longer than the trial; report why not."""
+        seconds = _seconds({"torch": by_torch}, sample, 2)["torch"] * inputs / len(next(iter(sample.values())))
+        if seconds < WORTH_TRYING_S:
+            self.report.info(
+                f"soft labels: teacher runs in torch, which takes about {seconds:.1f} s; OpenVINO is not tried"
+            )
+            return False
+        if not has_openvino():
+            self.report.info(
+                f"soft labels: teacher runs in torch, which takes about {in_words(seconds)}; OpenVINO, which may be faster, is not "
+                "installed: pip install 'edgedistill[openvino]'"
+            )
+            return False
+        return True
 
     def _faster(self, predicts: dict[EngineName, Predict], sample: Tensors, agreement: float) -> EngineName:
         seconds = _seconds(predicts, sample)
@@ -85,6 +97,11 @@ class EngineChoice:
         ours, theirs = (split_outputs(one, self.interface.output).main.numpy() for one in (outputs, reference))
         size = self.interface.kind.spatial(self.interface.first.shape)
         return self.task.agreement(*(self.task.answers(one, size, self.interface.values) for one in (ours, theirs)))
+
+
+def has_openvino() -> bool:
+    """Return whether OpenVINO is installed; it is in an extra."""
+    return importlib.util.find_spec("openvino") is not None
 
 
 def openvino_predictor(model: nn.Module, sample: Tensors, precision: str) -> Predict:

@@ -1,5 +1,6 @@
 """Soft labels of a teacher that has changed: made anew where the user asks, and where the teacher answers otherwise."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -50,11 +51,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def label(folder: Path, run: str, heard: Listener, start: str | None = None) -> Pipeline:
+def label(folder: Path, run: str, heard: Listener, start: str | None = None, engine: str = "torch") -> Pipeline:
     training = {"epochs": 1, "batch_size": 32, "precision": "fp32"}
     config = config_of(
         folder, data={"train": "train.npz", "test": "test.npz"},
-        teacher={"model": "nets:net", "weights": "teacher.safetensors", "engine": "torch", "precision": "fp32"},
+        teacher={"model": "nets:net", "weights": "teacher.safetensors", "engine": engine, "precision": "fp32"},
         student={"model": "zoo:cnn1d", "width": 0.25}, distill={"views": 1} | training,
         target=[{"name": "pc", "kit": "ort"}],
     )  # fmt: skip
@@ -84,6 +85,17 @@ def test_a_cache_of_other_answers_is_named_and_made_again(folder: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_cache_that_openvino_made_is_read_where_openvino_is_not_installed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard = Listener()
+    label(folder, "a", heard, engine="openvino")
+    monkeypatch.setitem(sys.modules, "openvino", None)  # Python then finds no such package
+    label(folder, "b", heard, engine="openvino")
+    assert heard.said.count("teacher: OpenVINO is not installed; torch computes soft labels") == 1
+    assert heard.said.count("soft labels: taken from the cache") == 1
+
+
 def test_from_soft_labels_makes_them_anew_and_replaces_a_good_cache(folder: Path) -> None:
     heard = Listener()
     first = label(folder, "a", heard)

@@ -1,3 +1,5 @@
+import sys
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -45,6 +47,17 @@ def test_openvino_is_not_tried_for_work_that_is_shorter_than_the_trial() -> None
     assert heard.said[0].startswith(
         "soft labels: teacher runs in torch, which takes about 0.0 s; OpenVINO is not tried"
     )
+
+
+def test_without_openvino_the_teacher_runs_in_torch_unless_openvino_was_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)  # Python then finds no such package
+    heard, model, sample = Listener(), nn.Sequential(nn.Flatten(), nn.Linear(192, 10)), torch.randn(4, 3, 8, 8)
+    assert choose("auto", model, sample, heard) == "torch"
+    assert heard.said[0].endswith("is not installed: pip install 'edgedistill[openvino]'")
+    with pytest.raises(ModuleNotFoundError):
+        choose("openvino", model, sample)
 
 
 class Branches(nn.Module):
