@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from edgedistill.distill.detector_teacher import detector_teacher
 from edgedistill.distill.predictors import Answer, Predict, onnx_predictor, split_outputs, torch_predictor
@@ -121,6 +121,17 @@ def save_model(model: nn.Module, path: Path) -> Path:
 
     if processes.is_main_process():
         with atomic_path(path) as scratch:
-            save_file({key: value.contiguous() for key, value in model.state_dict().items()}, scratch)
+            save_file(_apart(model.state_dict()), scratch)
     processes.barrier()
     return path
+
+
+def _apart(state: Mapping[str, Tensor]) -> Tensors:
+    """Return contiguous weights that share no memory, which safetensors refuses: tied weights are copied for each further name."""
+    apart, memories = Tensors(), set[int]()
+    for key, value in state.items():
+        whole = value.contiguous()
+        memory = whole.untyped_storage().data_ptr()
+        apart[key] = whole.clone() if memory in memories else whole
+        memories.add(memory)
+    return apart

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from edgedistill.distill.loading import save_model
 from edgedistill.errors import ConfigError
 from edgedistill.models.weights import load_weights
 
@@ -98,3 +99,20 @@ def test_the_first_mismatches_are_named_and_the_others_counted(tmp_path: Path) -
         "weights other.pt: has no 'body.0.weight'; has no 'body.0.bias'; has no 'body.1.weight' (and 6 more); check that the weights "
         "belong to this model"
     )
+
+
+def tied() -> nn.Module:
+    """Return a model that applies one block twice, and whose last layer has a part of the first layer's weights."""
+    block, first, last = nn.Linear(4, 4), nn.Linear(4, 8), nn.Linear(4, 8)
+    last.weight = first.weight
+    model = nn.ModuleDict({"first": first, "last": last, "blocks": nn.ModuleList([block, block])})
+    model.register_buffer("rows", first.weight.detach()[:2])
+    return model
+
+
+def test_tied_weights_are_saved_under_all_their_names_and_are_tied_again(tmp_path: Path) -> None:
+    source, model = tied(), tied()
+    assert load_weights(model, save_model(source, tmp_path / "tied.safetensors")) == []
+    torch.testing.assert_close(model.state_dict(), source.state_dict())
+    assert model.get_parameter("last.weight") is model.get_parameter("first.weight")
+    assert model.get_parameter("blocks.1.weight") is model.get_parameter("blocks.0.weight")
