@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from hypothesis import given
@@ -11,17 +12,23 @@ from hypothesis import strategies as st
 from edgedistill import api
 from edgedistill.cli.main import cli
 from edgedistill.config.load import load_config
-from edgedistill.config.schema import Budget
+from edgedistill.config.schema import Budget, Config
 from edgedistill.config.training import StudentConfig
+from edgedistill.errors import ConfigError
+from edgedistill.kits.kits import find_kits
+from edgedistill.pipeline.pipeline import Plan, run_pipeline
 from edgedistill.records.measurement import Latency
+from edgedistill.runtime.folder import Run
+from edgedistill.runtime.progress import QUIET
 from edgedistill.search.families import find_sizes
 from edgedistill.search.measure import check_limits
-from edgedistill.search.records import Candidate, SearchOptions, TargetResult
-from edgedistill.search.search import REFINEMENTS, bisect, refine
+from edgedistill.search.records import Candidate, SearchOptions, SearchResult, TargetResult
+from edgedistill.search.search import REFINEMENTS, bisect, refine, train_finalists
+from edgedistill.search.search import search as search_students
 from edgedistill.search.settings import declare_search
 from tests.support.compare_builders import Fake, measurement
 from tests.support.kits import write_kit
-from tests.support.learning import loaded, sources_of
+from tests.support.learning import config_of, loaded, sources_of
 
 CONFIG = """
 name = "digits"
@@ -268,6 +275,63 @@ def test_finalists_are_ranked_by_a_short_training_from_one_teacher(config, tmp_p
     for one in best["measured"]:  # untrained it was as large as it is now
         assert one["size_bytes"] == pytest.approx(sizes[one["target"], one["precision"]], abs=200)
     assert len({teacher.stat().st_ino for teacher in teachers}) == 1  # taken over, not trained again
+
+
+NETS = """
+from collections import OrderedDict
+from torch import nn
+def net(classes, first="body", units=8):
+    return nn.Sequential(OrderedDict([(first, nn.Linear(16, units)), ("act", nn.ReLU()), ("head", nn.Linear(units, classes))]))
+def other(classes):
+    return net(classes, "first", 12)
+def big(classes):
+    return net(classes, units=64)
+"""
+
+
+def layers_config(folder: Path, **teacher: float) -> Config:
+    """Return a configuration with a loss on the layer `body`, which the network `other` lacks."""
+    (folder / "nets.py").write_text(NETS)
+    rows = np.random.default_rng(0).normal(size=(400, 16)).astype(np.float32)
+    np.savez(folder / "rows.npz", inputs=rows, labels=rows[:, :4].argmax(1))
+    return config_of(
+        folder, data={"train": "rows.npz", "kind": "features"}, teacher={"model": "nets:big", "epochs": 1} | teacher,
+        student={"model": "nets:net"}, distill={"loss": "hint", "views": 0, "student_layers": ["body"], "teacher_layers": ["body"]},
+        target=[{"name": "pc", "kit": "ort", "precisions": ["fp32"], "budget": {"size_bytes": 200_000}}],
+    )  # fmt: skip
+
+
+def test_a_finalist_that_cannot_be_trained_keeps_its_measurements_and_is_not_the_best(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGEDISTILL_CACHE", str(tmp_path / "cache"))
+    job = run_pipeline(layers_config(tmp_path), Run(tmp_path / "run"), find_kits(()), QUIET, Plan("data"))
+    within = (TargetResult(target="pc", precision="fp32", fits=True),)
+    found = tuple(
+        Candidate(name=name, student=StudentConfig(model=name), parameters=parameters, measured=within)
+        for name, parameters in (("nets:other", 256), ("nets:net", 172))
+    )
+    result = train_finalists(job, SearchResult(candidates=found, fitting=found, left_out=(), epochs=0), 1)
+    best, last = result.fitting
+    assert (best.name, last.name, last.val_accuracy, last.measured) == ("nets:net", "nets:other", None, within)
+    assert best.val_accuracy is not None
+    assert result.left_out == (
+        "nets:other: not trained: distill.student_layers: no layer 'body'; the layers are first, act, head",
+    )
+
+
+@pytest.mark.slow
+def test_what_was_measured_is_kept_if_the_teacher_cannot_be_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGEDISTILL_CACHE", str(tmp_path / "cache"))
+    options = SearchOptions(models=("nets:net",), processes=1, seconds=0.05, epochs=1)
+    job = run_pipeline(layers_config(tmp_path, lr=1e30), Run(tmp_path / "run"), find_kits(()), QUIET, Plan("data"))
+    with pytest.raises(ConfigError, match="the loss is nan"):
+        search_students(job, options)
+    kept = json.loads((tmp_path / "run" / "search" / "search.json").read_text())
+    assert [one["name"] for one in kept["candidates"]] == ["nets:net"]
+    assert kept["epochs"] == 0
 
 
 @pytest.mark.parametrize("limit", [20_000, 25_000, 30_000])

@@ -104,12 +104,13 @@ def _print(result: SearchResult) -> None:
     for line in (*_notes(result), *(f"left out: {text}" for text in result.left_out)):
         console.print(line, markup=False)
     if result.fitting:
-        best = (
-            f"best on validation after {result.epochs} epochs"
-            if result.epochs
-            else "largest of the sizes tried that fits"
+        best = result.fitting[0]
+        title = (
+            "largest of the sizes tried that fits"
+            if best.val_accuracy is None
+            else f"best on validation after {result.epochs} epochs"
         )
-        console.print(f"\n{best}, for the configuration:\n{_section(result.fitting[0].student)}", markup=False)
+        console.print(f"\n{title}, for the configuration:\n{_section(best.student)}", markup=False)
 
 
 def _table(result: SearchResult) -> Table:

@@ -49,7 +49,10 @@ class TargetResult(Record):
 
 
 class Candidate(Record):
-    """A student that was measured; `val_accuracy` is the task's metric after a short training, None without training."""
+    """A student that was measured; `val_accuracy` is the task's metric after a short training, None without training.
+
+    A candidate that could not be trained has None too.
+    """
 
     name: str
     student: StudentConfig
@@ -76,7 +79,7 @@ class Candidate(Record):
 
 
 class SearchResult(Record):
-    """All measured candidates, the largest of each family that fits (best first), and the families left out, with reasons."""
+    """All measured candidates, the largest of each family that fits (best first), and what was left out or not trained, with reasons."""
 
     candidates: tuple[Candidate, ...]
     fitting: tuple[Candidate, ...]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
@@ -17,7 +17,7 @@ from edgedistill.config.schema import Config
 from edgedistill.config.training import StudentConfig
 from edgedistill.deploy.identity import form_on
 from edgedistill.distill.cache import link_or_copy
-from edgedistill.errors import ConfigError, DeviceError, EdgedistillError
+from edgedistill.errors import AccuracyError, ConfigError, DeviceError, EdgedistillError
 from edgedistill.pipeline.pipeline import Pipeline, Plan, run_pipeline
 from edgedistill.records.stages import DataRecord, SoftLabelsRecord, StudentRecord, TeacherRecord
 from edgedistill.runtime import processes
@@ -81,15 +81,39 @@ def _search(pipeline: Pipeline, options: SearchOptions) -> SearchResult:
         fitting += [max(within, key=lambda candidate: candidate.parameters)] if within else []
     if problems and not candidates:
         raise problems[0]
-    if options.epochs and fitting:
-        pipeline.execute(Plan(SoftLabelsRecord.stage))
-        fitting = [_train_briefly(pipeline, candidate, options.epochs) for candidate in fitting]
-    fitting.sort(key=lambda candidate: (candidate.val_accuracy or 0.0, candidate.parameters), reverse=True)
-    result = SearchResult(
-        candidates=tuple(candidates), fitting=tuple(fitting), left_out=tuple(left_out), epochs=options.epochs
+    result = _write(
+        folder, SearchResult(candidates=tuple(candidates), fitting=_ranked(fitting), left_out=tuple(left_out), epochs=0)
     )
+    return _write(folder, train_finalists(pipeline, result, options.epochs)) if options.epochs else result
+
+
+def _ranked(fitting: Iterable[Candidate]) -> tuple[Candidate, ...]:
+    """Return candidates, best first: those that were trained, by their metric, and then the others, by their size."""
+    return tuple(sorted(fitting, key=lambda one: (one.val_accuracy is None, -(one.val_accuracy or 0), -one.parameters)))
+
+
+def _write(folder: Path, result: SearchResult) -> SearchResult:
     write_json(folder / "search.json", json.loads(result.to_json()))
     return result
+
+
+def train_finalists(pipeline: Pipeline, result: SearchResult, epochs: int) -> SearchResult:
+    """Train the candidates that fit for a few epochs, to rank them; one that cannot be trained keeps its measurements."""
+    if result.fitting:
+        pipeline.execute(Plan(SoftLabelsRecord.stage))
+    tried = [_try_to_train(pipeline, candidate, epochs) for candidate in result.fitting]
+    left_out = (*result.left_out, *(reason for _, reason in tried if reason))
+    return result.model_copy(
+        update={"fitting": _ranked(one for one, _ in tried), "left_out": left_out, "epochs": epochs}
+    )
+
+
+def _try_to_train(pipeline: Pipeline, candidate: Candidate, epochs: int) -> tuple[Candidate, str]:
+    """Return a candidate with its metric, or as it is with the reason why it cannot be trained."""
+    try:
+        return _train_briefly(pipeline, candidate, epochs), ""
+    except (ConfigError, AccuracyError) as error:
+        return candidate, f"{candidate.name}: not trained: {error}"
 
 
 def require_budget(config: Config) -> None:
