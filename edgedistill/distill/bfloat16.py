@@ -29,11 +29,11 @@ PARAMETERS: Final[dict[Any, tuple[str, ...]]] = {
 Steps = int | Sequence[int]
 
 
-def uses_bf16(precision: str) -> bool:
-    """Return whether to compute in bfloat16: as requested, or for "auto" if the hardware supports it."""
+def uses_bf16(precision: str, device: torch.device) -> bool:
+    """Return whether to compute in bfloat16: as requested, or for "auto" if the device supports it."""
     if precision != "auto":
         return precision == "bf16"
-    if torch.cuda.is_available():
+    if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())  # noqa: SLF001 - torch has no public function
 
@@ -41,7 +41,7 @@ def uses_bf16(precision: str) -> bool:
 @contextmanager
 def autocast(device: torch.device, precision: str) -> Iterator[None]:
     """Compute in bfloat16 if the precision says so, but for the convolutions of `FloatConvolutions` on a CPU."""
-    bf16 = uses_bf16(precision)
+    bf16 = uses_bf16(precision, device)
     with (
         torch.autocast(device.type, torch.bfloat16, enabled=bf16),
         FloatConvolutions() if bf16 and device.type == "cpu" else nullcontext(),

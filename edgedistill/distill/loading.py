@@ -90,10 +90,10 @@ def _unpruned_layers(pruning: _Pruning) -> tuple[str, ...]:
 
 
 def teacher_predictor(source: ModelSource, interface: Interface, seed: int, file: Path, precision: str) -> Predict:
-    """Return a teacher as a function from model inputs to outputs; `precision` applies to torch models."""
+    """Return a teacher as a function from model inputs to outputs; `precision` applies to torch models, which run on a GPU if there is one."""
     if source.spec.source == "onnx":
         return onnx_teacher(source, interface, file)
-    return torch_predictor(load_teacher(source, interface, seed, file), precision)
+    return torch_predictor(load_teacher(source, interface, seed, file).to(processes.device()), precision)
 
 
 def onnx_teacher(source: ModelSource, interface: Interface, file: Path) -> Predict:

@@ -29,6 +29,7 @@ from edgedistill.distill.teacher import build_teacher
 from edgedistill.distill.training import Feed, Resume, TeacherLogits, Training, time_epoch
 from edgedistill.losses.batch import Batch, Tensors
 from edgedistill.models.build import build_model
+from edgedistill.runtime import processes
 from edgedistill.runtime.memory import peak_bytes, reset_peak, resident_bytes
 
 SMALLEST: Final = 4
@@ -131,7 +132,7 @@ def pace_soft_labels(settings: DistillPlan, number: int) -> Pace:
     if teacher.source.spec.source == "onnx":
         assert teacher.source.file is not None
         return pace_forward(onnx_teacher(teacher.source, settings.interface, teacher.source.file.path), views)
-    model = build_model(teacher.source, settings.interface, settings.seed).eval()
+    model = build_model(teacher.source, settings.interface, settings.seed).eval().to(processes.device())
     return pace_forward(torch_predictor(model, teacher.precision), views)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -110,8 +111,11 @@ def scorer_of(settings: LearningSettings, split: Split) -> Scorer:
 
 
 def torch_predictor(model: nn.Module, precision: str) -> Predict:
-    """Return a torch model as a function from inputs to float32 outputs; `precision` can be bfloat16."""
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    """Return a torch model as a function from inputs to float32 outputs, both on the CPU; `precision` can be bfloat16.
+
+    It computes on the device on which its weights are.
+    """
+    device = next((one.device for one in chain(model.parameters(), model.buffers())), torch.device("cpu"))
 
     def predict(inputs: Tensors) -> Tensors:
         model.eval()

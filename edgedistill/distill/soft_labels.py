@@ -137,7 +137,9 @@ class Teachers:
         if engine != "openvino":
             return self._ask(number)
         if not has_openvino():  # the cache was begun where it is installed; answers of torch differ by rounding
-            self.workspace.report.info(f"{teacher_label(number)}: OpenVINO is not installed; torch computes soft labels")
+            self.workspace.report.info(
+                f"{teacher_label(number)}: OpenVINO is not installed; torch computes soft labels"
+            )
             return self._ask(number)
         settings, teacher = self.settings, self.settings.teachers[number]
         model = load_teacher(teacher.source, settings.interface, settings.seed, self._file(number))

@@ -124,7 +124,8 @@ class _Trainer:
         return Teaching(loss, load_soft_labels(self.workspace, settings.soft_labels, plan.temperature), None)
 
     def _feature_teacher(self) -> FeatureTeacher:
-        settings, model, precision = self.settings, self._teacher(), self.settings.teachers[0].precision
+        settings, precision = self.settings, self.settings.teachers[0].precision
+        model = self._teacher().to(processes.device())
         ask = answers_of(torch_predictor(model, precision), settings.data.output)
         return FeatureTeacher(
             model, settings.distill.teacher_layers, precision, self._teachers().gives_probabilities(0, ask)

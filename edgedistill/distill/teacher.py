@@ -182,6 +182,7 @@ def _torch_teacher(settings: TeacherSettings, workspace: Workspace, number: int,
     if plan.source.weights is not None:
         for note in load_weights(model, plan.source.weights.path):
             workspace.report.info(f"{label}: {note}")
+        model.to(processes.device())
         answers = scorer.answers(torch_predictor(model, plan.training.precision))
         accuracy = scorer.score_answers(answers) if settings.data.labelled else None
         shown = f"validation {settings.task.metric_title}"

@@ -16,6 +16,7 @@ from edgedistill.errors import ConfigError
 from edgedistill.losses.batch import Tensors
 from edgedistill.models.interface import Interface
 from edgedistill.models.outputs import run
+from edgedistill.runtime import processes
 from edgedistill.runtime.progress import Reporter, in_words
 from edgedistill.tasks.task import Task
 
@@ -47,7 +48,7 @@ class EngineChoice:
             if wanted == "openvino":
                 raise ConfigError("teacher.engine: texts vary in length, which only torch is used for; remove the key")
             return "torch"
-        if wanted == "torch" or (wanted == "auto" and torch.cuda.is_available()):
+        if wanted == "torch" or (wanted == "auto" and processes.device().type != "cpu"):
             return "torch"
         by_torch = torch_predictor(model, precision)
         if wanted == "auto" and not self._is_worth_trying(by_torch, sample, inputs):
@@ -118,7 +119,7 @@ def openvino_predictor(model: nn.Module, sample: Tensors, precision: str) -> Pre
         program = torch.export.export(model.eval(), example, dynamic_shapes=_sizes_of(model, sizes))
         converted = openvino.convert_model(program)
     hints = {
-        "INFERENCE_PRECISION_HINT": "bf16" if uses_bf16(precision) else "f32",
+        "INFERENCE_PRECISION_HINT": "bf16" if uses_bf16(precision, torch.device("cpu")) else "f32",
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "PERFORMANCE_HINT": "LATENCY",
     }

@@ -7,6 +7,8 @@ the samples of data.unlabelled take part.
 
 from __future__ import annotations
 
+import copy
+
 from torch import nn
 
 from edgedistill.config.training import DistillConfig
@@ -20,6 +22,7 @@ from edgedistill.distill.training import Resume, Training, fit
 from edgedistill.quantize.prepare import Prepared
 from edgedistill.quantize.settings import QuantizeSettings
 from edgedistill.records.training import Epoch
+from edgedistill.runtime import processes
 from edgedistill.stages.stage import Workspace
 
 
@@ -42,7 +45,8 @@ def finetune(
         return scorer.score(torch_predictor(candidate, "fp32"))
 
     views = training_views(settings.dataset().distilled, settings.data, settings.views)
-    teacher = OnlineTeacher(answers_of(torch_predictor(student, "fp32"), output))
+    frozen = copy.deepcopy(student).to(processes.device())  # the student itself is captured on the CPU later
+    teacher = OnlineTeacher(answers_of(torch_predictor(frozen, "fp32"), output))
     feed = TrainingFeed(views, plan.batch_size, teacher, 0, settings.seed)
     loss = all_outputs_loss(plan, settings.task.distillation_loss(plan, None), output)
     resume = Resume(workspace.folder("quantized") / f"{name}-resume.pt", workspace.key)

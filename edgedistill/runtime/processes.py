@@ -6,7 +6,10 @@ Without a launcher there is one process of rank 0, and these functions return at
 from __future__ import annotations
 
 import os
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    import torch
 
 T = TypeVar("T")
 
@@ -42,6 +45,18 @@ def broadcast_from_rank0(value: T) -> T:
     box = [value]
     broadcast_object_list(box)
     return box[0]
+
+
+def device() -> torch.device:
+    """Return where the models of this process compute: on the GPU that accelerate trains on, or on the CPU."""
+    import torch
+
+    if not torch.accelerator.is_available():
+        return torch.device("cpu")
+    from accelerate import PartialState
+
+    found: torch.device = (_connected() if world_size() > 1 else PartialState()).device
+    return found
 
 
 def _connected() -> Any:

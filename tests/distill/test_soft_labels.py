@@ -3,6 +3,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate import PartialState
+from safetensors.torch import save_file
+from torch import nn
 
 from edgedistill.data.augment import parse_augment
 from edgedistill.data.dataset import Split
@@ -12,17 +15,18 @@ from edgedistill.data.views import Views
 from edgedistill.distill.blocks import find_damage
 from edgedistill.distill.cache import Cache
 from edgedistill.distill.feed import TrainingFeed
-from edgedistill.distill.loading import Ask
+from edgedistill.distill.loading import Ask, teacher_predictor
 from edgedistill.distill.predictors import Answer
 from edgedistill.distill.soft_labels import SoftLabels, build_soft_labels, load_soft_labels, store_soft_labels
 from edgedistill.errors import ConfigError
 from edgedistill.losses.batch import Tensors
 from edgedistill.records.base import FileRef
 from edgedistill.records.stages import InputRecord, SoftLabelsRecord
+from edgedistill.runtime import processes
 from edgedistill.runtime.progress import Reporter
 from edgedistill.stages.stage import Workspace
 from tests.support.damage import DAMAGES
-from tests.support.learning import only
+from tests.support.learning import interface, model, only
 from tests.support.listener import Listener
 
 QUIET = Reporter(quiet=True)
@@ -200,3 +204,29 @@ def test_answers_that_cannot_be_kept_are_refused(tmp_path: Path, views: Views) -
             build_soft_labels(cache(tmp_path / message), ask, views, QUIET)
     with pytest.raises(ConfigError, match="not finite"):
         store_soft_labels(cache(tmp_path / "s", count=1), np.full((1, SAMPLES, CLASSES), np.nan))
+
+
+MOVED = """
+import torch
+from torch import nn
+class Net(nn.Linear):
+    def to(self, *device, **layout):
+        self.places = [*getattr(self, "places", []), *device]
+        return super().to(*device, **layout)
+    def forward(self, x):
+        return super().forward(x) + (self.places == [torch.device("cpu")])
+def net(classes):
+    return Net(16, classes)
+"""
+"""A teacher whose answers are larger by 1 if it was moved, once, to the device on which this machine trains."""
+
+
+def test_a_teacher_computes_where_accelerate_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "nets.py").write_text(MOVED)
+    state = nn.Linear(16, 3).state_dict()
+    save_file(state, tmp_path / "net.safetensors")
+    source, face, inputs = model("nets:net", folder=tmp_path), interface("features", (16,), 3), torch.ones(2, 16)
+    answer = only(teacher_predictor(source, face, 0, tmp_path / "net.safetensors", "fp32")({"input": inputs}))
+    torch.testing.assert_close(answer, nn.functional.linear(inputs, state["weight"], state["bias"]) + 1)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    assert processes.device() == PartialState().device == answer.device

@@ -244,5 +244,13 @@ def test_schedules_of_a_few_steps_rise_and_fall_too(schedule: str, steps: int) -
 
 
 def test_precision_as_asked() -> None:
-    assert uses_bf16("bf16")
-    assert not uses_bf16("fp32")
+    assert uses_bf16("bf16", torch.device("cpu"))
+    assert not uses_bf16("fp32", torch.device("cpu"))
+
+
+def test_precision_for_a_cpu_does_not_depend_on_the_gpu_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = uses_bf16("auto", torch.device("cpu"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: not alone)
+    assert uses_bf16("auto", torch.device("cpu")) == alone
+    assert uses_bf16("auto", torch.device("cuda")) != alone
