@@ -313,7 +313,7 @@ class _State:
         if sealed is None:  # the first epoch replaces the file
             report.info(f"{training.label}: {resume.path} is damaged; the training starts again")
             return (), None
-        content = torch.load(sealed, weights_only=True)
+        content = torch.load(sealed, map_location="cpu", weights_only=True)  # each part moves it to its own device
         if content["key"] != resume.key:  # written by another configuration
             return (), None
         for part, state in zip(self._parts(), content["parts"], strict=True):

@@ -185,6 +185,20 @@ def test_another_configurations_state_is_not_taken_up(tmp_path: Path) -> None:
     assert len(heard.said) == 9  # eight epochs, and the best
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_training_begun_on_a_gpu_goes_on_on_a_cpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: str
+) -> None:
+    whole, resumed, plan = network(), network(), {"ema": 0.9, "optimizer": optimizer, "lr": 0.01}
+    fit(whole, training(tmp_path / "whole", Rings(), **plan), QUIET)
+    with monkeypatch.context() as gpu:
+        gpu.setattr(torch.serialization, "location_tag", lambda _: "cuda:0")  # what torch writes for weights on a GPU
+        with pytest.raises(KeyboardInterrupt):
+            fit(network(), training(tmp_path / "broken", Rings(stop_in=5), **plan), QUIET)
+    fit(resumed, training(tmp_path / "broken", Rings(), **plan), QUIET)
+    assert all(torch.equal(value, resumed.state_dict()[name]) for name, value in whole.state_dict().items())
+
+
 @pytest.mark.parametrize("damage", sorted(DAMAGES))
 def test_a_damaged_state_is_named_and_the_training_starts_again(tmp_path: Path, damage: str) -> None:
     whole, redone = network(), network()
