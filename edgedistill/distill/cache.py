@@ -1,7 +1,7 @@
 """The cache of soft labels on disk, shared between runs.
 
 A cache is a folder named by its fingerprint. It contains `manifest.json`; `logits.npy`, raw logits (views, samples, classes) in
-float16 for any temperature and loss, or entries of `distill.top_k` (views, samples) for many classes; `output-NAME.npy`
+float16, or for a regression in float32, for any temperature and loss, or entries of `distill.top_k` (views, samples) for many classes; `output-NAME.npy`
 (views, samples, ...) for each other output of the teacher; `done.npy`, a checksum of each finished block of entries, to resume
 after an interruption; `engine`, the engines of the teachers; and `logits.sha256`, which is written last.
 """
@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -131,11 +131,29 @@ def link_or_copy(source: Path, target: Path) -> None:
             shutil.copyfile(source, scratch)
 
 
+def require_finite(answer: Array, name: str) -> None:
+    """Raise ConfigError for outputs of a teacher that are NaN or infinite."""
+    if not np.isfinite(answer).all():
+        raise ConfigError(f"teacher: {name} are not finite; check the teacher's weights and mean/std")
+
+
+def require_float16(answer: Array, name: str) -> Array:
+    """Return outputs of a teacher; raises ConfigError for those that float16 cannot hold."""
+    require_finite(answer, name)
+    largest = np.abs(answer).max(initial=0)
+    if largest > np.finfo(np.float16).max:
+        raise ConfigError(
+            f"teacher: {name} reach {largest:,.0f}, but are stored in float16, up to 65,504; check the teacher's weights and mean/std, "
+            "or set distill.views = 0, which stores nothing"
+        )
+    return answer
+
+
 @dataclass(frozen=True, slots=True)
 class Cache:
     """A cache: its folder, fingerprint, shape (views, samples, ...), and the number of logits that it keeps, 0 for all.
 
-    `classes` is the number of classes. The last axes are those of the labelled output of a sample: (classes,) or, for class maps, (classes, height, width).
+    `classes` is the number of classes, `number` the type of the logits. The last axes are those of the labelled output of a sample: (classes,) or, for class maps, (classes, height, width).
     """
 
     folder: Path
@@ -143,6 +161,7 @@ class Cache:
     shape: tuple[int, ...]
     top_k: int = 0
     classes: int = 0
+    number: Literal["float16", "float32"] = "float16"
 
     @contextmanager
     def locked(self, report: Reporter) -> Iterator[None]:
@@ -255,13 +274,14 @@ class Cache:
         )
 
     def _manifest(self) -> dict[str, Any]:
-        kept = {"top_k": self.top_k} if self.top_k else {}
+        kept: dict[str, Any] = {"top_k": self.top_k} if self.top_k else {}
+        kept |= {} if self.number == "float16" else {"number": self.number}
         return {"schema": SOFT_LABELS_SCHEMA, "fingerprint": self.fingerprint, "shape": list(self.shape)} | kept
 
     def _entries(self) -> tuple[npt.DTypeLike, tuple[int, ...]]:
         """Return the type and the shape of logits.npy."""
         if not self.top_k:
-            return np.float16, self.shape
+            return self.number, self.shape
         sample = self.shape[2:]
         kept = entry_type(sample[0], self.top_k) if len(sample) == 1 else cell_entry_type(sample, self.top_k)
         return kept, self.shape[:2]

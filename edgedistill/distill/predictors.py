@@ -277,7 +277,7 @@ def mean_predictor(
 ) -> Callable[[Tensors], Answer]:
     """Return a function for the weighted mean of several teachers; weights are normalised to sum 1.
 
-    Other outputs are averaged if every teacher has them.
+    Other outputs are averaged if every teacher has them in one shape.
     """
     if len(asks) == 1:
         return asks[0]
@@ -285,11 +285,16 @@ def mean_predictor(
 
     def ask(inputs: Tensors) -> Answer:
         answers = [one(inputs) for one in asks]
-        common = [name for name in answers[0].others if all(name in answer.others for answer in answers)]
+        common = [name for name in answers[0].others if len({_shape_of(answer, name) for answer in answers}) == 1]
         others = {name: _mean([answer.others[name] for answer in answers], shares) for name in common}
         return Answer(_mean([answer.main for answer in answers], shares), others)
 
     return ask
+
+
+def _shape_of(answer: Answer, name: str) -> torch.Size | None:
+    """Return the shape of another output of a teacher, or None if it has none of this name."""
+    return answer.others[name].shape if name in answer.others else None
 
 
 def _mean(values: list[Tensor], shares: list[float]) -> Tensor:

@@ -39,19 +39,25 @@ def _each_alone(settings: SoftLabelSettings) -> Iterator[SoftLabelSettings]:
 
 
 def store_mean(cache: Cache, parts: Sequence[Cache], weights: Sequence[float]) -> None:
-    """Fill a cache with the weighted mean of the logits of others, and of the other outputs that all of them have."""
+    """Fill a cache with the weighted mean of the logits of others, and of the other outputs that all of them have in one shape."""
     shares = [weight / sum(weights) for weight in weights]
     logits = [np.load(part.folder / "logits.npy", mmap_mode="r") for part in parts]
     files = [{part.output_name(path): path for path in part.output_files()} for part in parts]
-    common = [name for name in sorted(files[0]) if all(name in found for found in files)]
-    others = {name: [np.load(found[name], mmap_mode="r") for found in files] for name in common}
+    loaded = {
+        name: [np.load(found[name], mmap_mode="r") for found in files if name in found] for name in sorted(files[0])
+    }
+    others = {
+        name: tables
+        for name, tables in loaded.items()
+        if len(tables) == len(files) and len({table.shape for table in tables}) == 1
+    }
     kept, done = cache.open()
     opened = cache.open_outputs({name: tables[0].shape[2:] for name, tables in others.items()})
     for view, number, block in blocks_of(*cache.shape[:2]):
         kept[view, block] = _mean([table[view, block] for table in logits], shares)
         for name, tables in others.items():
             opened[name][view, block] = _mean([table[view, block] for table in tables], shares)
-        done[view, number] = checksum(table[view, block] for table in (kept, *(opened[name] for name in common)))
+        done[view, number] = checksum(table[view, block] for table in (kept, *(opened[name] for name in others)))
     for table in (kept, *opened.values(), done):
         table.flush()
     cache.seal()

@@ -19,7 +19,7 @@ from torch import Tensor
 from edgedistill.data.sources import Array
 from edgedistill.data.views import Views, training_views
 from edgedistill.distill.blocks import blocks_of, checksum
-from edgedistill.distill.cache import KIND, Cache, link_or_copy, stored_logits
+from edgedistill.distill.cache import KIND, Cache, link_or_copy, require_finite, require_float16, stored_logits
 from edgedistill.distill.cells import pack_cells, unpack_cells
 from edgedistill.distill.loading import Ask, answers_of, load_teacher, teacher_predictor
 from edgedistill.distill.predictors import Answer, ask_in_batches, batch_size, mean_predictor, scorer_of
@@ -41,13 +41,14 @@ from edgedistill.runtime.caches import caches_folder
 from edgedistill.runtime.files import atomic_path, write_atomic
 from edgedistill.runtime.progress import Reporter
 from edgedistill.stages.stage import Workspace
+from edgedistill.tasks.task import Task
 
 RECORDED = "recorded"
 
 
 @dataclass(frozen=True, slots=True)
 class SoftLabels:
-    """Logits (views, samples, classes) in float16, samples in the order of the training split, or top-k entries.
+    """Logits (views, samples, classes) in the type of the cache, samples in the order of the training split, or top-k entries.
 
     Top-k entries (views, samples) are read at `temperature`, one of TEMPERATURES; those of a detector have `cells` cells. `others` are the teacher's other outputs
     (views, samples, ...).
@@ -188,7 +189,7 @@ def make_soft_labels(settings: SoftLabelSettings, workspace: Workspace) -> SoftL
         found = Teachers(settings, workspace).first_answer()
         whole = {"top_k": 0} if gives_detections(settings) else {}
         record = record.model_copy(update={"shape": tuple(found.main.shape[1:])} | whole)
-    cache = cache_of(record)
+    cache = cache_of(record, settings.task)
     kept = workspace.folder("soft_labels")
     with cache.locked(workspace.report):
         _make_cache(settings, workspace, cache)
@@ -250,10 +251,12 @@ def _is_usable(settings: SoftLabelSettings, workspace: Workspace, cache: Cache) 
     return complete and not wrong
 
 
-def cache_of(record: SoftLabelsRecord) -> Cache:
+def cache_of(record: SoftLabelsRecord, task: Task) -> Cache:
     """Return the cache of soft labels, which may not exist."""
     shape = (record.views, record.samples, *(record.shape or (record.classes,)))
-    return Cache(caches_folder(KIND) / record.fingerprint, record.fingerprint, shape, record.top_k, record.classes)
+    return Cache(
+        caches_folder(KIND) / record.fingerprint, record.fingerprint, shape, record.top_k, record.classes, task.soft_label_number
+    )  # fmt: skip
 
 
 def _mean_accuracy(settings: SoftLabelSettings, workspace: Workspace) -> float | None:
@@ -344,7 +347,7 @@ def build_soft_labels(cache: Cache, ask: Ask, views: Views, report: Reporter) ->
                 logits.flush()
                 opened = cache.open_outputs({name: x.shape[1:] for name, x in others.items()})
                 for name, kept in opened.items():
-                    kept[view, block] = _checked(others[name].numpy(), name)
+                    kept[view, block] = require_float16(others[name].numpy(), name)
                     kept.flush()
                 filled = (logits, *(opened[name] for name in sorted(opened)))
                 done[view, number] = checksum(kept[view, block] for kept in filled)
@@ -366,6 +369,8 @@ def store_soft_labels(cache: Cache, logits: Array) -> Path:
 def _entries(cache: Cache, answer: Tensor, samples: int) -> Array:
     """Check a teacher's logits and convert them to entries of the cache."""
     _check(answer.numpy(), samples, cache.shape[2:])
+    if cache.number == "float16":
+        require_float16(answer.numpy(), "logits")
     if not cache.top_k:
         return answer.numpy()
     return pack(answer, cache.top_k) if answer.ndim == 2 else pack_cells(answer, cache.classes, cache.top_k)
@@ -374,15 +379,7 @@ def _entries(cache: Cache, answer: Tensor, samples: int) -> Array:
 def _check(answer: Array, samples: int, shape: tuple[int, ...]) -> None:
     if answer.shape != (samples, *shape):
         raise ConfigError(f"teacher.model: outputs have shape {answer.shape}; expected {(samples, *shape)}")
-    _checked(answer, "logits")
-
-
-def _checked(answer: Array, name: str) -> Array:
-    if not np.isfinite(answer).all() or np.abs(answer).max() > np.finfo(np.float16).max:
-        raise ConfigError(
-            f"teacher: {name} are not finite, or too large for float16; check the teacher's weights and mean/std"
-        )
-    return answer
+    require_finite(answer, "logits")
 
 
 def load_soft_labels(workspace: Workspace, record: SoftLabelsRecord, temperature: float = 1.0) -> SoftLabels:

@@ -36,7 +36,7 @@ from edgedistill.errors import AccuracyError, ConfigError
 from edgedistill.losses.batch import Batch, Loss, Tensors
 from edgedistill.models.build import build_model, count_parameters
 from edgedistill.models.outputs import run
-from edgedistill.models.source import StudentSource
+from edgedistill.models.source import ModelSource, StudentSource
 from edgedistill.models.transfer import load_start
 from edgedistill.records.finding import Finding
 from edgedistill.records.stages import StudentRecord, Trial
@@ -262,14 +262,14 @@ def check_student(settings: LearningSettings, student: StudentSource, sample: Te
 
 def check_distillation(settings: DistillPlan, student: nn.Module, sample: Tensors) -> None:
     """Raise ConfigError for a loss that does not match the student, the data or the teacher; trains nothing."""
-    plan, source = settings.distill, settings.teachers[0].source
-    if source.spec.is_module:
-        teacher = build_model(source, settings.interface, settings.seed).eval()
-        if plan.uses_features:
-            frozen = FeatureTeacher(teacher, plan.teacher_layers, settings.teachers[0].precision)
-            feature_student(plan, student, frozen, sample, settings.seed)
-            return
-        _check_other_outputs(settings, (student, teacher), sample)
+    plan, modules = settings.distill, [one for one in settings.teachers if one.source.spec.is_module]
+    if modules and plan.uses_features:
+        teacher = build_model(modules[0].source, settings.interface, settings.seed).eval()
+        feature_student(
+            plan, student, FeatureTeacher(teacher, plan.teacher_layers, modules[0].precision), sample, settings.seed
+        )
+        return
+    _check_outputs(settings, student, [one.source for one in modules], sample)
     check_top_k(settings.data, plan)
     if plan.top_k is not None and gives_detections(settings):
         raise ConfigError(
@@ -280,14 +280,27 @@ def check_distillation(settings: DistillPlan, student: nn.Module, sample: Tensor
     _try_loss(settings, student, sample)
 
 
-def _check_other_outputs(settings: DistillPlan, models: tuple[nn.Module, nn.Module], sample: Tensors) -> None:
-    """Check that the teacher, the second of `models`, has the outputs that the student's other outputs learn from."""
-    shapes = []
+def _check_outputs(settings: DistillPlan, student: nn.Module, teachers: list[ModelSource], sample: Tensors) -> None:
+    """Check that each torch teacher has the outputs that the student's other outputs learn from, and that teachers can be averaged."""
+    _, ours = _shapes(settings, student, sample)
+    first: tuple[int, ...] | None = None
+    for source in teachers:
+        main, theirs = _shapes(settings, build_model(source, settings.interface, settings.seed), sample)
+        check_outputs(ours, theirs, settings.distill.other_outputs)
+        if main != (first := first or main):
+            raise ConfigError(
+                f"teacher.model: {source.spec} gives outputs of shape {main}, and {teachers[0].spec} {first}; the mean of several teachers needs "
+                "one shape"
+            )
+
+
+def _shapes(
+    settings: DistillPlan, model: nn.Module, sample: Tensors
+) -> tuple[tuple[int, ...], dict[str, tuple[int, ...]]]:
+    """Return the shape of the labelled output of a sample, and the shapes of the other outputs by name."""
     with torch.no_grad():
-        for model in models:
-            others = split_outputs(run(model, sample), settings.data.output).others
-            shapes.append({name: tuple(value.shape[1:]) for name, value in others.items()})
-    check_outputs(shapes[0], shapes[1], settings.distill.other_outputs)
+        main, others = split_outputs(run(model.eval(), sample), settings.data.output)
+    return tuple(main.shape[1:]), {name: tuple(value.shape[1:]) for name, value in others.items()}
 
 
 def _try_loss(settings: DistillPlan, student: nn.Module, sample: Tensors) -> None:

@@ -20,7 +20,7 @@ def verify_cache(pipeline: Pipeline, samples: int) -> Verification:
     workspace = workspace_of(pipeline.run, record.fingerprint, pipeline.report)
     settings = declare_soft_labels(pipeline.sources)
     result = verify_soft_labels(settings, workspace, record, samples)
-    mean = cache_of(record)
+    mean = cache_of(record, settings.task)
     for cache in () if result.holds else (mean, *(part for _, part in parts_of(settings, mean))):
         if cache.folder.exists():
             with cache.locked(pipeline.report):

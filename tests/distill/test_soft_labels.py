@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from edgedistill.distill.cache import Cache
 from edgedistill.distill.feed import TrainingFeed
 from edgedistill.distill.loading import Ask, teacher_predictor
 from edgedistill.distill.predictors import Answer
+from edgedistill.distill.several_teachers import store_mean
 from edgedistill.distill.soft_labels import SoftLabels, build_soft_labels, load_soft_labels, store_soft_labels
 from edgedistill.errors import ConfigError
 from edgedistill.losses.batch import Tensors
@@ -25,6 +27,7 @@ from edgedistill.records.stages import InputRecord, SoftLabelsRecord
 from edgedistill.runtime import processes
 from edgedistill.runtime.progress import Reporter
 from edgedistill.stages.stage import Workspace
+from edgedistill.tasks.table import find_task
 from tests.support.damage import DAMAGES
 from tests.support.learning import interface, model, only
 from tests.support.listener import Listener
@@ -196,7 +199,7 @@ def test_another_fingerprint_is_never_replayed(tmp_path: Path, views: Views) -> 
 
 def test_answers_that_cannot_be_kept_are_refused(tmp_path: Path, views: Views) -> None:
     for wrong, message in (
-        (lambda x: x.flatten(1)[:, :3] * 1e9, "too large"),
+        (lambda x: x.flatten(1)[:, :3] * 1e9, r"reach .* but are stored in float16, up to 65,504"),
         (lambda x: x[:, 0, 0, :2], "have shape"),
     ):
         ask = lambda inputs, wrong=wrong: Answer(wrong(only(inputs)), {})  # noqa: E731
@@ -204,6 +207,26 @@ def test_answers_that_cannot_be_kept_are_refused(tmp_path: Path, views: Views) -
             build_soft_labels(cache(tmp_path / message), ask, views, QUIET)
     with pytest.raises(ConfigError, match="not finite"):
         store_soft_labels(cache(tmp_path / "s", count=1), np.full((1, SAMPLES, CLASSES), np.nan))
+
+
+def test_values_of_any_unit_are_stored_in_float32(tmp_path: Path) -> None:
+    pressures = np.linspace(101325, 101327, SAMPLES * CLASSES, dtype=np.float32).reshape(1, SAMPLES, CLASSES)
+    with pytest.raises(ConfigError, match=r"logits reach 101,327, but are stored in float16"):
+        store_soft_labels(cache(tmp_path / "half", count=1), pressures)
+    whole = replace(cache(tmp_path / "whole", count=1), number=find_task("regression").soft_label_number)
+    np.testing.assert_array_equal(np.load(store_soft_labels(whole, pressures)), pressures)
+    assert whole.is_complete(QUIET)
+    assert find_task("classification").soft_label_number == "float16"
+
+
+def test_the_mean_of_caches_has_the_other_outputs_of_one_shape(tmp_path: Path) -> None:
+    parts = [cache(tmp_path / name, count=1) for name in ("one", "other", "mean")]
+    for part, width in zip(parts[:2], (3, 4), strict=True):
+        store_soft_labels(part, np.full((1, SAMPLES, CLASSES), width))
+        part.open_outputs({"box": (2,), "vector": (width,)})["box"][:] = width
+    store_mean(parts[2], parts[:2], [1.0, 3.0])
+    assert [path.name for path in parts[2].output_files()] == ["output-box.npy"]
+    assert (np.load(parts[2].output_files()[0]) == 3.75).all()
 
 
 MOVED = """

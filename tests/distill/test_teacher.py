@@ -113,10 +113,10 @@ def test_the_mean_of_logits_is_by_weight() -> None:
     assert torch.equal(alone({"input": x}).main, 2 * x)
 
 
-def test_the_mean_of_other_outputs_is_of_those_that_all_teachers_have() -> None:
+def test_the_mean_of_other_outputs_is_of_those_that_all_teachers_have_in_one_shape() -> None:
     x = torch.ones(2, 3)
-    one = lambda _: Answer(x, {"box": x, "mask": x})  # noqa: E731
-    other = lambda _: Answer(3 * x, {"box": 5 * x})  # noqa: E731
+    one = lambda _: Answer(x, {"box": x, "mask": x, "vector": x})  # noqa: E731
+    other = lambda _: Answer(3 * x, {"box": 5 * x, "vector": x[:, :2]})  # noqa: E731
     answer = mean_predictor([one, other], [1.0, 3.0])({})
     assert torch.equal(answer.main, 2.5 * x)
     assert list(answer.others) == ["box"]
