@@ -65,6 +65,6 @@ def _connected() -> Any:
     from accelerate import PartialState
     from accelerate.utils import parse_flag_from_env
 
-    device = torch.accelerator.current_accelerator()
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     on_cpu = device is None or device.type == "mps" or parse_flag_from_env("ACCELERATE_USE_CPU")
     return PartialState(cpu=on_cpu)
