@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,7 +37,7 @@ from edgedistill.export.output_errors import (
     require_kept,
     require_part,
 )
-from edgedistill.export.parity import FLOAT, LIMITS, compare_file, percent, require_parity
+from edgedistill.export.parity import FLOAT, LIMITS, compare_file, percent, require_parity, samples_not_finite
 from edgedistill.graphs.index import lift_constants, name_nodes
 from edgedistill.graphs.metadata import annotate, metadata_of
 from edgedistill.graphs.opset import opset_of, to_opset
@@ -181,6 +180,7 @@ class Original:
         warnings = require_clean(model, self.order.kits, variant.encoding, path.name)
         answers_for(path, model, self.samples.first(1))  # runs the file itself; below, float16 is emulated
         outputs = self.answers(comparable(model), path.name)
+        self._require_finite(outputs, variant, path)
         error, parity = self.compare(outputs)
         self._require(parity, variant, path)
         errors, accuracy = self.output_errors(outputs), score(self.samples, outputs[0])
@@ -260,13 +260,27 @@ class Original:
             for name, mine, wanted in zip(names, outputs, self.outputs, strict=True)
         }
 
+    def _quantizes(self, variant: Variant) -> bool:
+        """Return whether a variant is quantized here, and not by the maker of the original model."""
+        return variant.precision == "int8" and not is_quantized(self.model)
+
+    def _require_finite(self, outputs: list[Array], variant: Variant, path: Path) -> None:
+        """Raise ParityError if a file has NaN or infinities in an output where the original model has none."""
+        for output, mine, wanted in zip(self.model.graph.output, outputs, self.outputs, strict=True):
+            if wrong := samples_not_finite(mine, wanted):
+                skip = "leave sensitive layers in float with --skip NODE"
+                step = skip if self._quantizes(variant) else LIMITS.get(variant.precision, FLOAT).step
+                raise ParityError(
+                    f"{path.name}: output '{output.name}' has NaN or infinity for {wrong:,} of {len(mine):,} samples where the "
+                    f"original model's has none; the file is not written: {step}"
+                )
+
     def _require(self, parity: Parity, variant: Variant, path: Path) -> None:
-        """Raise ParityError if a file differs from the original model; one quantized here may, by any finite amount."""
-        quantized_here = variant.precision == "int8" and not is_quantized(self.model)
+        """Raise ParityError if a file differs from the original model; one quantized here may, by any amount."""
         if variant.precision == "fp32":
             require_parity(parity, self.everything, "fp32", path.name)
-        least = -math.inf if quantized_here else LIMITS.get(variant.precision, FLOAT).agreement
-        if not (math.isfinite(parity.max_abs_diff) and parity.holds(least)):
+        least = LIMITS.get(variant.precision, FLOAT).agreement
+        if not self._quantizes(variant) and not parity.holds(least):
             raise ParityError(
                 f"{path.name}: agreement with the original model {percent(parity.agreement)} "
                 f"(at least {least:.0%} required), maximum difference {parity.max_abs_diff:.3g}; the file is not "

@@ -14,7 +14,7 @@ import onnx
 from edgedistill.data.sources import Array
 from edgedistill.errors import ParityError
 from edgedistill.export.file_records import SHOWN, OutputError, largest, part_loss, worst_output
-from edgedistill.export.parity import squared_error
+from edgedistill.export.parity import LARGEST, comparable_values, squared_error
 from edgedistill.graphs.index import Index
 from edgedistill.graphs.operators import RESHAPES
 from edgedistill.statistics import ClassDrop
@@ -40,12 +40,13 @@ def output_error(mine: Array, wanted: Array, *, probabilities: bool = False) -> 
     error, axis = squared_error(mine, wanted), channel_axis(wanted.shape)
     if wanted.dtype.kind != "f":
         return OutputError(error=error, axis=axis, channels=1)
-    ours, theirs = _by_channel(mine, axis), _by_channel(wanted, axis)
+    ours, theirs = (_by_channel(one, axis) for one in comparable_values(mine, wanted))
     spread = theirs.std(1)
     judged = spread > STILL * np.abs(theirs).max(1)
     if probabilities:
         judged &= np.ptp(theirs, 1) >= LEAST_PROBABILITY
-    errors = np.where(judged, ((ours - theirs) ** 2).mean(1) / np.where(judged, spread**2, 1), 0)
+    wrong = ((ours - theirs) ** 2).mean(1)
+    errors = np.nan_to_num(np.where(judged, wrong / np.where(judged, spread**2, 1), 0), nan=LARGEST)
     worst = int(errors.argmax())
     return OutputError(
         error=error, axis=axis, channels=len(errors), channel=worst, channel_error=float(errors[worst]),
@@ -103,11 +104,10 @@ def channel_axis(shape: tuple[int, ...]) -> int:
 
 
 def _by_channel(array: Array, axis: int) -> Array:
-    """Return an array (R, *shape) as (channels, values) in float64; as one channel if there are too many."""
-    exact = array.astype(np.float64)
-    if exact.ndim == 1 or exact.shape[axis + 1] > MOST_CHANNELS:
-        return exact.reshape(1, -1)
-    return np.moveaxis(exact, axis + 1, 0).reshape(exact.shape[axis + 1], -1)
+    """Return an array (R, *shape) as (channels, values); as one channel if there are too many."""
+    if array.ndim == 1 or array.shape[axis + 1] > MOST_CHANNELS:
+        return array.reshape(1, -1)
+    return np.moveaxis(array, axis + 1, 0).reshape(array.shape[axis + 1], -1)
 
 
 def has_row(shape: tuple[int, ...]) -> bool:

@@ -40,6 +40,10 @@ MOST_SHOWN: Final = 100.0
 """The largest fraction that is shown as a number: that of an output without variance has hundreds of digits."""
 
 
+LARGEST: Final = float(np.finfo(np.float64).max)
+"""The error of outputs that are not finite."""
+
+
 CLOSE: Final = 0.01
 """An output that is the same for all samples has to be reproduced within this fraction of its largest magnitude, or of 1."""
 
@@ -64,11 +68,10 @@ def same_class(got: Array, expected: Array) -> float:
 
 def compare_outputs(expected: Array, got: Array, agreement: Agreement = same_class) -> OutputParity:
     """Compare two arrays of one output, both (N, ...); by default as scores of classes."""
-    if expected.shape != got.shape:
-        raise ParityError(f"the outputs have shape {got.shape}, expected {expected.shape}")
-    difference = float(np.abs(expected.astype(np.float64) - got.astype(np.float64)).max())
-    if why_no_agreement(expected) is not None:
-        return OutputParity(max_abs_diff=difference, agreement=_reproduced(expected, difference))
+    ours, theirs = comparable_values(got, expected)
+    difference = float(np.abs(ours - theirs).max())
+    if why_no_agreement(theirs) is not None:
+        return OutputParity(max_abs_diff=difference, agreement=_reproduced(theirs, difference))
     return OutputParity(max_abs_diff=difference, agreement=agreement(got, expected))
 
 
@@ -93,21 +96,21 @@ def compare_file(expected: Arrays, got: Arrays, *, classifies: bool) -> tuple[fl
 
     The agreement is that of the first output's largest values if it has scores of classes, otherwise 1 - error.
     """
-    pairs = {name: (got[name].astype(np.float64), values.astype(np.float64)) for name, values in expected.items()}
+    pairs = {name: comparable_values(got[name], values) for name, values in expected.items()}
     outputs = {}
     for place, (name, (mine, wanted)) in enumerate(pairs.items()):
         difference = float(np.abs(mine - wanted).max(initial=0))
         if why_no_agreement(wanted) is not None:
             agreement = _reproduced(wanted, difference)
         elif classifies:
-            agreement = (
-                CLASSIFICATION.agreement(*(one.reshape(len(one), -1) for one in (mine, wanted))) if not place else None
-            )
+            scores = [one[name].reshape(len(mine), -1) for one in (got, expected)]
+            agreement = CLASSIFICATION.agreement(*scores) if not place else None
         else:
             agreement = relative_agreement(mine, wanted)
         outputs[name] = OutputParity(max_abs_diff=difference, agreement=agreement)
     errors = [squared_error(*pair) for pair in pairs.values() if why_no_agreement(pair[1]) is None]
-    return max(errors, default=0.0), _summary(outputs, expected).model_copy(update={"outputs": {}})
+    wanted_values = {name: wanted for name, (_, wanted) in pairs.items()}
+    return max(errors, default=0.0), _summary(outputs, wanted_values).model_copy(update={"outputs": {}})
 
 
 def _summary(outputs: dict[str, OutputParity], expected: Arrays) -> Parity:
@@ -115,7 +118,8 @@ def _summary(outputs: dict[str, OutputParity], expected: Arrays) -> Parity:
     known = [one.agreement for one in outputs.values() if one.agreement is not None]
     said = [f"output '{name}': {why}" if len(outputs) > 1 else why for name, why in reasons.items()]
     return Parity(
-        max_abs_diff=max(one.max_abs_diff for one in outputs.values()), agreement=min(known, default=None),
+        max_abs_diff=float(np.max([one.max_abs_diff for one in outputs.values()])),  # max() and min() can lose a NaN
+        agreement=float(np.min(known)) if known else None,
         outputs=outputs if len(outputs) > 1 else {}, reason="; ".join(said) or None,
     )  # fmt: skip
 
@@ -132,11 +136,43 @@ def _reproduced(expected: Array, difference: float) -> float | None:
     return None if difference <= CLOSE * max(1.0, float(np.abs(expected).max(initial=0))) else 0.0
 
 
-def squared_error(mine: Array, wanted: Array) -> float:
-    """Return the squared error over the variance over samples; a variance below rounding counts as rounding."""
+def comparable_values(mine: Array, wanted: Array) -> tuple[Array, Array]:
+    """Return two outputs (N, ...) as float64, the second one without NaN and infinities, which a model can mean (masks).
+
+    In their place, the second output has the mean of the other samples. The first output has it too where both outputs
+    have the same NaN or infinity, and NaN elsewhere.
+
+    Raises:
+        ParityError: the outputs have different shapes.
+    """
+    if mine.shape != wanted.shape:
+        raise ParityError(f"the outputs have shape {mine.shape}, expected {wanted.shape}")
     ours, theirs = mine.astype(np.float64), wanted.astype(np.float64)
+    special = ~np.isfinite(theirs)
+    if not special.any():
+        return ours, theirs
+    same = (ours == theirs) | (np.isnan(ours) & np.isnan(theirs))
+    middle = np.ma.filled(np.ma.array(theirs, mask=special).mean(0), 0)
+    return np.where(special, np.where(same, middle, np.nan), ours), np.where(special, middle, theirs)
+
+
+def samples_not_finite(mine: Array, wanted: Array) -> int:
+    """Return the number of samples in which `mine` has a NaN or an infinity that `wanted` does not have."""
+    ours, theirs = comparable_values(mine, wanted)
+    return int((~np.isfinite(ours - theirs)).reshape(len(ours), -1).any(1).sum())
+
+
+def squared_error(mine: Array, wanted: Array) -> float:
+    """Return the squared error over the variance over samples; a variance below rounding counts as rounding.
+
+    The error of outputs that are not finite is LARGEST, as NaN would be lost in comparisons.
+    """
+    ours, theirs = comparable_values(mine, wanted)
     wrong, spread = float(((ours - theirs) ** 2).sum()), float(((theirs - theirs.mean(0)) ** 2).sum())
-    return 0.0 if wrong == 0 else wrong / max(spread, theirs.size * float(rounding(np.abs(theirs).max())) ** 2)
+    if wrong == 0:
+        return 0.0
+    error = wrong / max(spread, theirs.size * float(rounding(np.abs(theirs).max())) ** 2)
+    return error if math.isfinite(error) else LARGEST
 
 
 def relative_agreement(got: Array, expected: Array) -> float:
@@ -164,7 +200,7 @@ def require_parity(parity: Parity | OutputParity, expected: Array, precision: st
         ParityError: the outputs are outside the limits; the message has the figures, the limit and the next step.
     """
     limits = LIMITS.get(precision, FLOAT)
-    most = limits.difference * max(1.0, float(np.abs(expected).max()))
+    most = limits.difference * max(1.0, float(np.abs(expected[np.isfinite(expected)]).max(initial=0)))
     near = math.isfinite(parity.max_abs_diff) and parity.max_abs_diff <= most
     if near and (parity.agreement is None or parity.agreement >= limits.agreement):
         return

@@ -67,6 +67,41 @@ def test_force_writes_the_file_and_says_what_is_lost(lossy: FileOptions) -> None
     assert written["outputs"]["y"]["channel_error"] > 0.5
 
 
+@pytest.mark.parametrize("names", ["y z", "z y"])
+def test_an_output_that_int8_turns_into_nan_is_refused_wherever_it_stands(tmp_path: Path, names: str) -> None:
+    rng = np.random.default_rng(1)
+    inputs, w, v, u = (rng.normal(size=shape).astype(np.float32) for shape in ((48, 8), (8, 16), (16, 4), (16, 4)))
+    least = (np.maximum(inputs @ w, 0) @ u).min(0)
+    outputs = ", ".join(f"float[1, 4] {name}" for name in names.split())
+    made = text_model(
+        f"(float[1, 8] x) => ({outputs}) {{ h = MatMul(x, w) r = Relu(h) y = MatMul(r, v) s = MatMul(r, u) t = Add(s, b)"
+        " z = Sqrt(t) }", 13, w=w, v=v, u=u, b=1e-4 - least,
+    )  # fmt: skip
+    onnx.save(made, str(tmp_path / "roots.onnx"))
+    np.savez(tmp_path / "real.npz", inputs=inputs)
+    order = FileOptions(model=tmp_path / "roots.onnx", data=tmp_path / "real.npz", shapes={}, force=True)
+    words = r"output 'z' has NaN or infinity for \d+ of 48 samples where .* not written: leave .* with --skip NODE"
+    with pytest.raises(ParityError, match=words):
+        quantize_file(order, ranking=False)
+    assert not order.model.with_name("roots-int8.onnx").exists()
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_scores_that_the_model_masks_with_infinities_are_kept(tmp_path: Path) -> None:
+    made = text_model(
+        "(float[1, 8] x) => (float[1, 4] y, float[1, 4] masked) { h = MatMul(x, w) r = Relu(h) y = MatMul(r, v)"
+        " masked = Add(y, mask) }", 13, w=weights(8, 16), v=weights(16, 4), mask=np.float32([0, 0, 0, -np.inf]),
+    )  # fmt: skip
+    onnx.save(made, str(tmp_path / "masked.onnx"))
+    np.savez(tmp_path / "real.npz", inputs=requests_for(made, 48)["x"][:, 0])
+    result = quantize_file(FileOptions(model=tmp_path / "masked.onnx", data=tmp_path / "real.npz", shapes={}))
+    (written,) = result.files
+    assert 0 < written.error < 0.02
+    assert written.outputs["masked"].lost == 0
+    assert 0 < written.outputs["masked"].channel_error < 0.02
+    json.loads(result.to_json(), parse_constant=pytest.fail)
+
+
 def test_the_channel_that_has_become_constant_is_the_worst() -> None:
     wanted = RNG.normal(size=(50, 1, 3)) * [300, 1, 1e-4]
     mine = wanted + RNG.normal(size=wanted.shape) * [1, 0.01, 0]

@@ -102,3 +102,33 @@ def test_rounding_of_an_output_without_content_is_no_disagreement():
     error, parity = compare_file({"map": faint}, {"map": faint + other - empty}, classifies=False)
     assert error < 0.1
     assert parity.agreement == 1 - error
+
+
+def test_a_nan_in_any_output_is_a_difference_that_is_not_finite():
+    values = np.random.default_rng(0).normal(size=(6, 1, 3))
+    broken = np.where(np.arange(3) == 1, np.nan, values)
+    for names in (("y", "z"), ("z", "y")):
+        error, parity = compare_file(
+            dict.fromkeys(names, values), {name: broken if name == "z" else values for name in names}, classifies=False
+        )
+        assert np.isnan(parity.max_abs_diff)
+        assert np.isfinite(error)  # NaN is no JSON
+        assert error > 1e300
+        assert parity.agreement < -1e300
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_infinities_that_both_forms_have_are_no_difference():
+    values = np.random.default_rng(0).normal(5, 1, (8, 1, 4)).astype(np.float32)
+    values[:, 0, 3], values[:3, 0, 0], values[4, 0, 1] = -np.inf, -np.inf, np.nan
+    wanted = {"scores": values}
+    error, parity = compare_file(wanted, {"scores": values + np.float32(0.1)}, classifies=False)
+    assert parity.max_abs_diff == pytest.approx(0.1, rel=1e-5)
+    variance = sum(
+        np.var(column) * len(column) for column in (values[3:, 0, 0], np.delete(values[:, 0, 1], 4), values[:, 0, 2])
+    )
+    assert error == pytest.approx(20 * 0.1**2 / variance, rel=1e-4)
+    with pytest.raises(ParityError, match=r"differ by up to 0\.1 \(at most 0\.00\d+ required\)"):
+        require_parity(parity, values, "fp32", "net")
+    moved = np.roll(values, 1, axis=0)
+    assert np.isnan(compare_file(wanted, {"scores": moved}, classifies=False)[1].max_abs_diff)
