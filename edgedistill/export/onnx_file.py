@@ -142,12 +142,14 @@ def _dynamic_layers(order: FileOptions, int8: onnx.ModelProto) -> str:
 def _sensitivity(
     original: Original, source: onnx.ModelProto, layers: dict[str, str], scheme: Scheme
 ) -> dict[str, float]:
-    """Return the error of the outputs with only one layer in int8, for each layer, the largest first."""
+    """Return the error of the outputs with only one layer in int8, for each layer but tables of embeddings, the largest first."""
     names, few = [name for name, form in layers.items() if is_int8(form)], original.calibration.first(RANKED)
     tested = original.samples.first(RANKED)
+    tables = {node.name for node in source.graph.node if node.op_type == "Gather"}
+    ranked = [name for name in names if name not in tables]  # a table alone is no int8 model: it has no activations
     errors = {}
-    with original.report.track("layers ranked", len(names)) as advance:
-        for name in names:
+    with original.report.track("layers ranked", len(ranked)) as advance:
+        for name in ranked:
             rest = tuple(other for other in names if other != name)
             alone, _ = quantize_onnx(source, few, rest, scheme=scheme)
             answers = answers_for(original.order.model, alone, tested)

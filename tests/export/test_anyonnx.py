@@ -190,6 +190,19 @@ def test_much_lost_names_the_layers_that_lose_it(tmp_path: Path) -> None:
     assert better.files[0].error < 0.01
 
 
+def test_tables_of_embeddings_are_stored_in_int8_and_not_ranked(tmp_path: Path) -> None:
+    made = text_model(
+        "(int64[1, 6] i) => (float[1, 6, 4] y) { e = Gather(t, i) h = MatMul(e, w) r = Relu(h) y = MatMul(r, v) }", 17,
+        t=weights(1000, 16), w=weights(16, 8), v=weights(8, 4),
+    )  # fmt: skip
+    onnx.save(made, str(tmp_path / "words.onnx"))
+    np.savez(tmp_path / "data.npz", inputs=RNG.integers(0, 1000, (24, 6)))
+    result = quantize_file(order(tmp_path / "words.onnx", tmp_path / "data.npz"))
+    assert set(result.layers.values()) == {"int8"}
+    assert len(result.layers) == 3
+    assert set(result.sensitivity) == {"h", "y"}
+
+
 def test_what_cannot_be_done_says_why(model: Path, data: Path, kits: dict, tmp_path: Path) -> None:
     first = quantize_file(order(model, data)).files[0].file
     cases = [
