@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING
 from edgedistill.errors import ConfigError
 from edgedistill.graphs.random_inputs import Shapes
 from edgedistill.graphs.shapes import resolve_shapes
-from edgedistill.graphs.stored import all_nodes, external_files, require_finite, require_inline_data
+from edgedistill.graphs.stored import (
+    all_nodes,
+    nodes_and_functions,
+    external_files,
+    require_finite,
+    require_inline_data,
+)
 
 if TYPE_CHECKING:
     import onnx
@@ -32,8 +38,8 @@ def read_onnx(model: Path) -> onnx.ModelProto:
     """Read a model, with external data only from the model's folder: a model may name any file of this machine.
 
     Raises:
-        ConfigError: the file is missing or not an ONNX model, an output is no tensor, or stored data is missing,
-            too short or in another folder.
+        ConfigError: the file is missing or not an ONNX model, an output is no tensor, a function calls itself, or stored data
+            is missing, too short or in another folder.
     """
     import onnx
 
@@ -42,8 +48,24 @@ def read_onnx(model: Path) -> onnx.ModelProto:
         onnx.load_external_data_for_model(graph, str(model.parent))
     except (OSError, ValueError, onnx.checker.ValidationError) as error:
         raise ConfigError(f"{model}: its weights file cannot be read: {' '.join(str(error).split())[:300]}") from None
+    graph = _inlined(model, graph)
     _modernise(graph)
     return graph
+
+
+def _inlined(path: Path, model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a model with the nodes of its functions in place of the calls; only functions of another operator set stay."""
+    import onnx.inliner
+
+    if not model.functions:
+        return model
+    try:
+        return onnx.inliner.inline_local_functions(model)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, RuntimeError, ValueError) as error:
+        words = " ".join(str(error).split())[:300].rstrip(".")
+        raise ConfigError(
+            f"{path}: its functions cannot be read: {words}; export the model without functions"
+        ) from None
 
 
 def _modernise(model: onnx.ModelProto) -> None:
@@ -106,7 +128,7 @@ def weights_files(model: Path) -> tuple[Path, ...]:
 
 def _require_ends(path: Path, model: onnx.ModelProto) -> None:
     """Raise ConfigError for a loop without nodes: its condition never changes, and ONNX Runtime cannot be stopped in it."""
-    for node in all_nodes(model.graph):
+    for node in nodes_and_functions(model):
         if node.op_type == "Loop" and any(one.HasField("g") and not one.g.node for one in node.attribute):
             raise ConfigError(
                 f"{path}: the Loop that makes '{', '.join(node.output)}' has no operators, and may never end"

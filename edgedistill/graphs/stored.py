@@ -31,6 +31,13 @@ def all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
     yield from _nodes(graph.node)
 
 
+def nodes_and_functions(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+    """Yield the nodes of a model, of the graphs inside them, and of its functions."""
+    yield from all_nodes(model.graph)
+    for function in model.functions:
+        yield from _nodes(function.node)
+
+
 def _nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
     for node in nodes:
         yield node
@@ -42,8 +49,7 @@ def _nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
 def stored_tensors(model: onnx.ModelProto) -> Iterator[tuple[str, onnx.TensorProto]]:
     """Yield each stored tensor of a model, its subgraphs and its functions, with a name for messages."""
     yield from ((tensor.name, tensor) for tensor in model.graph.initializer)
-    functions = [node for function in model.functions for node in _nodes(function.node)]
-    for node in (*all_nodes(model.graph), *functions):
+    for node in nodes_and_functions(model):
         name = node.output[0] if node.output else node.op_type
         for attribute in node.attribute:
             if attribute.HasField("t"):

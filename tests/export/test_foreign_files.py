@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper, parser
 
 from edgedistill.deploy.onnx_file import prepare_onnx
 from edgedistill.errors import ConfigError, LintError
@@ -69,6 +69,54 @@ def test_a_file_that_lists_its_weights_as_inputs_is_read(tmp_path: Path) -> None
     stored = onnx.load(str(plain.file))
     assert (plain.opset, stored.ir_version, len(stored.graph.input)) == (9, 4, 1)
     onnx.checker.check_model(stored, full_check=True)
+
+
+def with_functions(*functions: str, count: int = 2) -> onnx.ModelProto:
+    """Return a model that calls the first of some functions in ONNX's text form, `count` times."""
+    calls = [
+        helper.make_node("Block", [f"h{i}", "w"], [f"h{i + 1}"], name=f"block{i}", domain="local") for i in range(count)
+    ]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 8]) for name in ("h0", f"h{count}")]
+    graph = helper.make_graph(calls, "g", ends[:1], ends[1:], [numpy_helper.from_array(weights(8, 8), "w")])
+    imports = [helper.make_opsetid("", 17), helper.make_opsetid("local", 1)]
+    parsed = [parser.parse_function(text) for text in functions]
+    for function in parsed:
+        for node in function.node:
+            node.name = node.output[0]
+    return helper.make_model(graph, opset_imports=imports, functions=parsed, ir_version=8)
+
+
+def block(last: str, opset: int = 17) -> str:
+    return f'<domain: "local", opset_import: ["" : {opset}]> Block (a, w) => (o) {{ product = MatMul(a, w) {last} }}'
+
+
+def test_the_nodes_of_functions_are_checked_and_quantized(tmp_path: Path) -> None:
+    path = save(with_functions(block("o = Relu(product)")), tmp_path / "functions.onnx")
+    order = FileOptions(model=path, data=save_data(tmp_path / "data.npz", 8), shapes={})
+    assert quantize_file(order).layers == {"product__1": "int8", "product__2": "int8"}
+    dynamic = "q, s, z = DynamicQuantizeLinear(product) o = DequantizeLinear(q, s, z)"
+    (report,) = lint(save(with_functions(block(dynamic)), tmp_path / "dynamic.onnx")).reports
+    found = [(one.node, one.message) for one in report.findings if one.rule == "unsupported"]
+    assert [node for node, _ in found] == ["q__1", "q__2"]
+    assert found[0][1].startswith("DynamicQuantizeLinear is not supported")
+
+
+def test_a_function_of_another_operator_set_is_reported_as_not_checked(tmp_path: Path) -> None:
+    path = save(with_functions(block("o = Relu(product)", opset=16), count=1), tmp_path / "functions.onnx")
+    (report,) = lint(path).reports
+    (found,) = report.findings
+    assert (found.rule, found.node) == ("foreign-operator", "block0")
+    assert found.message.startswith("local:Block is a function of another operator set, and is not checked: ")
+
+
+@pytest.mark.parametrize("command", READERS)
+def test_a_function_that_calls_itself_is_refused(command: str, tmp_path: Path) -> None:
+    itself = '<domain: "local", opset_import: ["" : 17, "local" : 1]> Block (a, w) => (o) { o = local.Block(a, w) }'
+    path, data = save(with_functions(itself), tmp_path / "net.onnx"), save_data(tmp_path / "data.npz", 8)
+    with pytest.raises(
+        ConfigError, match=r"net\.onnx: its functions cannot be read: Cycle .*recursive; export the model without"
+    ):
+        READERS[command](path, data)
 
 
 def test_a_file_of_a_newer_onnx_is_refused_with_both_versions(tmp_path):

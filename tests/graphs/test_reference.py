@@ -7,6 +7,7 @@ from onnx import helper
 
 from edgedistill.distill import predictors
 from edgedistill.errors import ConfigError
+from edgedistill.graphs.read import read_onnx
 from edgedistill.graphs.reference import Reference, RefusedError, open_session
 from edgedistill.graphs.run import run_onnx
 from tests.support.command import edgedistill
@@ -80,6 +81,20 @@ def test_a_loop_without_operators_is_refused(tmp_path: Path) -> None:
     onnx.save(endless([]), str(tmp_path / "empty.onnx"))
     done = edgedistill("bench", "empty.onnx", "--target", "ort", cwd=tmp_path)
     assert (done.returncode, "the Loop that makes 'y' has no operators" in done.stderr) == (2, True), done.stderr
+
+
+def test_a_loop_without_operators_in_a_function_is_refused(tmp_path: Path) -> None:
+    model = endless([])
+    imports = [*model.opset_import, helper.make_opsetid("local", 1)]
+    model.functions.append(
+        helper.make_function("local", "Endless", ["x", "true"], ["y"], model.graph.node, imports[:1])
+    )
+    del model.graph.node[:]
+    model.graph.node.append(helper.make_node("Endless", ["x", "true"], ["y"], domain="local"))
+    model.opset_import.append(imports[1])
+    onnx.save(model, str(tmp_path / "empty.onnx"))
+    with pytest.raises(ConfigError, match="the Loop that makes 'y' has no operators"):
+        read_onnx(tmp_path / "empty.onnx")
 
 
 @pytest.mark.parametrize("text", ["soon", "0", "-1", "nan", "inf"])
