@@ -24,7 +24,7 @@ from edgedistill.export.detector_file import (
 )
 from edgedistill.export.file_forms import fix_file_shapes, output_path, require_inputs
 from edgedistill.export.file_records import FileOptions, FileResult, OutputError, WrittenFile, worst_output
-from edgedistill.export.forms import Variant, comparable, in_form
+from edgedistill.export.forms import Variant, comparable, in_form, is_half
 from edgedistill.export.labelled import metric_of, require_scores, score, worst_parts
 from edgedistill.export.lint.report import require_clean
 from edgedistill.export.output_errors import (
@@ -179,7 +179,7 @@ class Original:
         annotate(model, metadata_of(self.model) | metadata_of(model))
         warnings = require_clean(model, self.order.kits, variant.encoding, path.name)
         answers_for(path, model, self.samples.first(1))  # runs the file itself; below, float16 is emulated
-        outputs = self.answers(comparable(model), path.name)
+        outputs = self.answers(comparable(model) if is_half(variant) else model, path.name)
         self._require_finite(outputs, variant, path)
         error, parity = self.compare(outputs)
         self._require(parity, variant, path)

@@ -226,20 +226,26 @@ def _casts_to(node: onnx.NodeProto, kind: int) -> bool:
 def emulated(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return a float32 model that emulates a float16 model: each float16 result is rounded to float16.
 
-    ONNX Runtime cannot show float16's rounding: on CPUs it computes most float16 operators in float32, and does not round
+    Float16 inputs stay, and float16 outputs become float32. ONNX Runtime cannot show float16's rounding: on CPUs it computes most float16 operators in float32, and does not round
     the tensors between two operators, so that no intermediate tensor overflows.
     """
-    types = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph.value_info
-    half = {value.name for value in types if value.type.tensor_type.elem_type == TensorProto.FLOAT16}
+    known = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
+    half = {value.name for value in (*known.value_info, *known.output) if _is_float16(value)}
     result = onnx.ModelProto()
     result.CopyFrom(model)
     graph = result.graph
     graph.ClearField("value_info")
     for tensor in graph.initializer:
         _widen(tensor)
+    for value in graph.output:
+        if value.name in half:
+            value.type.tensor_type.elem_type = TensorProto.FLOAT
     nodes = list(graph.node)
     del graph.node[:]
+    wide = {value.name: f"{value.name}/float32" for value in graph.input if _is_float16(value)}
+    graph.node.extend(onnx.helper.make_node("Cast", [name], [to], to=TensorProto.FLOAT) for name, to in wide.items())
     for node in nodes:
+        node.input[:] = [wide.get(name, name) for name in node.input]
         for attribute in node.attribute:
             _widen(attribute.t)
             if attribute.name in ("to", "dtype") and attribute.i == TensorProto.FLOAT16:
@@ -252,6 +258,10 @@ def emulated(model: onnx.ModelProto) -> onnx.ModelProto:
                 casts.append(onnx.helper.make_node("Cast", [rounded], [name], to=TensorProto.FLOAT))
         graph.node.extend([node, *casts])
     return result
+
+
+def _is_float16(value: onnx.ValueInfoProto) -> bool:
+    return bool(value.type.tensor_type.elem_type == TensorProto.FLOAT16)
 
 
 def _widen(tensor: onnx.TensorProto) -> None:

@@ -140,6 +140,30 @@ def test_float16_and_float32_for_a_kit(model: Path, data: Path, kits: dict) -> N
     assert whole.parity.max_abs_diff == 0
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_file_with_float16_inputs_and_outputs_is_exported(precision: str, tmp_path: Path, kits: dict) -> None:
+    made = text_model(
+        "(float16[1, 16] x) => (float16[1, 4] y) { h = MatMul(x, w) r = Relu(h) y = MatMul(r, v) }", 17,
+        w=weights(16, 8).astype(np.float16), v=weights(8, 4).astype(np.float16),
+    )  # fmt: skip
+    onnx.save(made, str(tmp_path / "half.onnx"))
+    np.savez(tmp_path / "data.npz", inputs=requests_for(made, 24)["x"][:, 0].astype(np.float16))
+    half = order(tmp_path / "half.onnx", tmp_path / "data.npz", kits=(kits["tensorrt"],))
+    (written,) = export_file(half, precision).files
+    assert written.error < 1e-4
+    assert types(written.file) == {TensorProto.FLOAT16}
+
+
+def test_a_float16_file_that_stays_as_it_is_is_not_judged_by_the_rounding_of_float16(tmp_path: Path) -> None:
+    made = text_model(
+        "(float16[1, 16] x) => (float16[1, 16] y) { a = Add(x, c) y = Sub(a, c) }", 17, c=np.float16(1000)
+    )
+    onnx.save(made, str(tmp_path / "half.onnx"))
+    np.savez(tmp_path / "data.npz", inputs=requests_for(made, 24)["x"][:, 0].astype(np.float16))
+    (written,) = export_file(order(tmp_path / "half.onnx", tmp_path / "data.npz"), "fp32").files
+    assert written.parity.max_abs_diff == 0
+
+
 @pytest.mark.parametrize("arch", ["x86_64", "aarch64"])
 def test_a_model_whose_last_convolution_is_an_output_is_written_for_onnx_runtime(
     arch: str, tmp_path: Path, kits: dict

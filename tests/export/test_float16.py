@@ -220,6 +220,20 @@ def test_the_emulation_rounds_as_numpy_does(seed):
     np.testing.assert_array_equal(halved(model, requests), expected.astype(np.float32))
 
 
+def test_the_emulation_takes_float16_inputs_and_shows_float16_outputs_as_float32():
+    model = text_model(
+        "(float16[1, 64] x) => (float16[1, 64] y, float16[1, 64] a) { a = Mul(x, x) b = Add(a, c) y = Mul(b, a) }",
+        c=np.float16(3),
+    )
+    x = requests_for(model, size=5)["x"].astype(np.float16)
+    with np.errstate(over="ignore"):
+        square = x**2
+        expected = {"y": (square + np.float16(3)) * square, "a": square}
+    got = run_onnx(emulated(model).SerializeToString(), {"x": x})
+    for name, values in expected.items():
+        np.testing.assert_array_equal(got[name], values.astype(np.float32))
+
+
 def test_speech_from_its_16_bits_to_log_mel_is_cut_where_float16_ends():
     """Samples of 16 bits do not fit, and the floor under the logarithm would be rounded."""
     waveform = InputRecord(kind="signal", dtype="int16", shape=(2048,))
