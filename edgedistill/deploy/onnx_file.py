@@ -25,6 +25,7 @@ from edgedistill.graphs.random_inputs import Shapes, random_inputs
 from edgedistill.graphs.read import is_quantized, read_sound_onnx
 from edgedistill.graphs.reference import Reference, RefusedError
 from edgedistill.graphs.run import recorded, stacked
+from edgedistill.graphs.write import save_onnx
 from edgedistill.kits.kits import Kit
 from edgedistill.records.base import Record
 from edgedistill.records.bench_job import Arm, BenchJob
@@ -36,7 +37,6 @@ from edgedistill.tasks.detector_forms import decoder_array, requests_of
 
 if TYPE_CHECKING:
     import numpy as np
-    import onnx
 
     from edgedistill.data.requests import Samples
 
@@ -124,7 +124,7 @@ def prepare_onnx(model: Path, folder: Path, shapes: Shapes, data: BenchData | No
     samples, about = (None, FileSamples()) if data is None else read_data(data.path, graph, data.detector, shapes)
     resolved, choices = fix_file_shapes(graph, shapes, samples)
     folder.mkdir(parents=True, exist_ok=True)
-    _write(graph, fixed)
+    save_onnx(graph, fixed)
     inputs = random_inputs(graph, resolved, REQUESTS) if samples is None else samples.requests
     expected, problem = _reference(fixed, inputs)
     judged = _Judged() if samples is None or data is None else _judged(samples, about, data, expected)
@@ -226,15 +226,6 @@ def _arm(name: str, prepared: PreparedModel, work: Compilation, made: dict[str, 
         model=ModelIdentity(name=prepared.name, sha256=prepared.sha256, lineage={FIXED_SHAPES: sha256_of(prepared.model)}), io=str(prepared.io.resolve()),
         expected=prepared.expected, metric=prepared.metric, reasons=prepared.reasons,
     )  # fmt: skip
-
-
-def _write(graph: onnx.ModelProto, path: Path) -> None:
-    import onnx
-
-    try:
-        onnx.save(graph, str(path))
-    except ValueError as error:
-        raise ConfigError(f"{path}: {error}; models above 2 GiB are not supported") from None
 
 
 def _reference(model: Path, inputs: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], str | None]:

@@ -14,6 +14,8 @@ from edgedistill.graphs.stored import (
     external_files,
     require_finite,
     require_inline_data,
+    require_size,
+    size_with_weights,
 )
 
 if TYPE_CHECKING:
@@ -38,12 +40,13 @@ def read_onnx(model: Path) -> onnx.ModelProto:
     """Read a model, with external data only from the model's folder: a model may name any file of this machine.
 
     Raises:
-        ConfigError: the file is missing or not an ONNX model, an output is no tensor, a function calls itself, or stored data
-            is missing, too short or in another folder.
+        ConfigError: the file is missing or not an ONNX model, an output is no tensor, a function calls itself, the model has
+            more than 2 GiB, or stored data is missing, too short or in another folder.
     """
     import onnx
 
     graph = check_onnx(model)
+    require_size(model, size_with_weights(model, graph))
     try:
         onnx.load_external_data_for_model(graph, str(model.parent))
     except (OSError, ValueError, onnx.checker.ValidationError) as error:
@@ -102,6 +105,7 @@ def check_onnx(model: Path) -> onnx.ModelProto:
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
     try:
+        require_size(model, model.stat().st_size)
         graph = onnx.load(str(model), load_external_data=False)
     except OSError as error:
         raise ConfigError(f"{model}: {error.strerror}") from None

@@ -26,6 +26,10 @@ PACKED: Final = {"INT4": 4, "UINT4": 4, "FLOAT4E2M1": 4, "INT2": 2, "UINT2": 2}
 """The number of bits of the types that share bytes."""
 
 
+MOST_BYTES: Final = 2**31 - 1
+"""The largest ONNX model, with its weights, that protobuf writes."""
+
+
 def all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
     """Yield the nodes of a graph and of the graphs inside them."""
     yield from _nodes(graph.node)
@@ -71,6 +75,21 @@ def external_files(path: Path, model: onnx.ModelProto) -> tuple[Path, ...]:
             location, end = _end_of(path, name, tensor)
             needed[location] = max(needed.get(location, 0), end)
     return tuple(_require_file(path, location, size) for location, size in needed.items())
+
+
+def require_size(path: Path, size: int) -> None:
+    """Raise ConfigError for a model, or the file of a model, that is too large for protobuf."""
+    if size > MOST_BYTES:
+        raise ConfigError(
+            f"{path}: has {size / 2**30:.2f} GiB, and models above 2 GiB are not supported; export it in float16, or in parts"
+        )
+
+
+def size_with_weights(path: Path, model: onnx.ModelProto) -> int:
+    """Return the bytes of a model that was read without external data, and of these data."""
+    stored = stored_tensors(model)
+    external = (_byte_length(path, name, one) for name, one in stored if one.data_location == one.EXTERNAL)
+    return model.ByteSize() + sum(external)
 
 
 def _end_of(path: Path, name: str, tensor: onnx.TensorProto) -> tuple[str, int]:

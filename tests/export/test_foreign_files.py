@@ -193,6 +193,29 @@ def test_an_infinity_in_a_mask_is_no_fault(tmp_path: Path) -> None:
     assert prepare_onnx(path, tmp_path / "out", {}).expected == "dense"
 
 
+@pytest.mark.parametrize("weights_file", [True, False])
+@pytest.mark.parametrize("command", READERS)
+def test_a_model_above_2_gib_is_refused_before_its_weights_are_read(
+    command: str, weights_file: bool, tmp_path: Path
+) -> None:
+    path, data = tmp_path / "huge.onnx", save_data(tmp_path / "data.npz", 1024)
+    if weights_file:
+        model = text_model("(float[1, 1024] x) => (float[1, 1] y) { y = MatMul(x, w) }", 17, w=weights(1024, 1))
+        (tensor,) = model.graph.initializer
+        del tensor.dims[:]
+        tensor.dims.extend([1024, 540_000])
+        tensor.ClearField("raw_data")
+        tensor.data_location = TensorProto.EXTERNAL
+        tensor.external_data.add(key="location", value="huge.bin")
+        save(model, path)
+    with (tmp_path / ("huge.bin" if weights_file else "huge.onnx")).open("ab") as large:
+        large.truncate(4 * 1024 * 540_000)  # a file without content: it takes no space on the disk
+    with pytest.raises(
+        ConfigError, match=r"huge\.onnx: has 2\.06 GiB, and models above 2 GiB are not supported; export it in"
+    ):
+        READERS[command](path, data)
+
+
 @pytest.mark.parametrize("command", READERS)
 def test_a_tensor_with_too_little_data_is_refused(command: str, tmp_path: Path) -> None:
     model = dense(1.0)
