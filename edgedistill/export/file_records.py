@@ -59,7 +59,7 @@ class OutputError(Record):
     """The error of an output, and its channel with the largest error; errors are squared errors over the variance.
 
     `axis` is the axis of the channels; `constant` is true if the worst channel varies in the original model only; `lost`
-    is the number of channels with an error of at least 0.5. `channel` is None for integers.
+    is the number of channels with an error of at least 0.5. `channel` is None for integers and empty outputs.
     """
 
     error: float

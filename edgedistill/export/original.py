@@ -180,7 +180,7 @@ class Original:
         warnings = require_clean(model, self.order.kits, variant.encoding, path.name)
         answers_for(path, model, self.samples.first(1))  # runs the file itself; below, float16 is emulated
         outputs = self.answers(comparable(model) if is_half(variant) else model, path.name)
-        self._require_finite(outputs, variant, path)
+        self._require_comparable(outputs, variant, path)
         error, parity = self.compare(outputs)
         self._require(parity, variant, path)
         errors, accuracy = self.output_errors(outputs), score(self.samples, outputs[0])
@@ -264,16 +264,20 @@ class Original:
         """Return whether a variant is quantized here, and not by the maker of the original model."""
         return variant.precision == "int8" and not is_quantized(self.model)
 
-    def _require_finite(self, outputs: list[Array], variant: Variant, path: Path) -> None:
-        """Raise ParityError if a file has NaN or infinities in an output where the original model has none."""
+    def _require_comparable(self, outputs: list[Array], variant: Variant, path: Path) -> None:
+        """Raise ParityError if an output of a file has another shape, or NaN or infinities where the original model has none."""
+        skip = "leave sensitive layers in float with --skip NODE"
+        step = skip if self._quantizes(variant) else LIMITS.get(variant.precision, FLOAT).step
         for output, mine, wanted in zip(self.model.graph.output, outputs, self.outputs, strict=True):
-            if wrong := samples_not_finite(mine, wanted):
-                skip = "leave sensitive layers in float with --skip NODE"
-                step = skip if self._quantizes(variant) else LIMITS.get(variant.precision, FLOAT).step
-                raise ParityError(
-                    f"{path.name}: output '{output.name}' has NaN or infinity for {wrong:,} of {len(mine):,} samples where the "
-                    f"original model's has none; the file is not written: {step}"
+            fault = None
+            if mine.shape != wanted.shape:
+                fault = f"the shape {mine.shape[1:]}, and that of the original model has {wanted.shape[1:]}"
+            elif wrong := samples_not_finite(mine, wanted):
+                fault = (
+                    f"NaN or infinity for {wrong:,} of {len(mine):,} samples where that of the original model has none"
                 )
+            if fault is not None:
+                raise ParityError(f"{path.name}: output '{output.name}' has {fault}; the file is not written: {step}")
 
     def _require(self, parity: Parity, variant: Variant, path: Path) -> None:
         """Raise ParityError if a file differs from the original model; one quantized here may, by any amount."""

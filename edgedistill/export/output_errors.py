@@ -35,10 +35,10 @@ CLASSES: Final = frozenset({"LogSoftmax", "Softmax"})
 def output_error(mine: Array, wanted: Array, *, probabilities: bool = False) -> OutputError:
     """Compare an output (R, *shape) of a model with the original model's, and find the channel with the largest error.
 
-    A channel that does not vary is not judged, nor a probability that varies little; integers have no channels.
+    A channel that does not vary is not judged, nor a probability that varies little; integers and empty outputs have no channels.
     """
     error, axis = squared_error(mine, wanted), channel_axis(wanted.shape)
-    if wanted.dtype.kind != "f":
+    if wanted.dtype.kind != "f" or not wanted.size:
         return OutputError(error=error, axis=axis, channels=1)
     ours, theirs = (_by_channel(one, axis) for one in comparable_values(mine, wanted))
     spread = theirs.std(1)

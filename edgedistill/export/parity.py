@@ -128,6 +128,8 @@ def why_no_agreement(expected: Array) -> str | None:
     """Return why agreement with outputs (N, ...) would say nothing, or None."""
     if len(expected) < 2:
         return "there is only one sample"
+    if not expected.size:
+        return f"it is empty for all {len(expected):,} samples"
     return f"it is the same for all {len(expected):,} samples" if is_constant(expected) else None
 
 

@@ -84,6 +84,8 @@ def why_no_agreement(wanted: np.ndarray) -> Optional[str]:
     """Return why agreement with recorded outputs (N, ...) would say nothing, or None; edgedistill has the same rule."""
     if len(wanted) < 2:
         return "there is only one request"
+    if not wanted.size:
+        return f"it is empty for all {len(wanted)} requests"
     values = _flat(wanted).astype(np.float64)
     rounding = SMALLEST + 16 * float(np.finfo(np.float32).eps) * np.abs(values).max(axis=0)
     constant = bool(np.isfinite(values).all()) and bool((np.ptp(values, axis=0) <= rounding).all())
@@ -92,7 +94,7 @@ def why_no_agreement(wanted: np.ndarray) -> Optional[str]:
 
 def reproduced(wanted: np.ndarray, difference: float) -> Optional[float]:
     """Return None if an output that is the same for all requests is reproduced within 1 % of its largest magnitude, or 0.01, and 0 otherwise."""
-    return None if difference <= 0.01 * max(1.0, float(np.abs(wanted).max())) else 0.0
+    return None if difference <= 0.01 * max(1.0, float(np.abs(wanted).max(initial=0))) else 0.0
 
 
 # --- top1: the highest score is the label's ----------------------------------------------------------------------------------

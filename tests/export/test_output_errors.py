@@ -80,10 +80,45 @@ def test_an_output_that_int8_turns_into_nan_is_refused_wherever_it_stands(tmp_pa
     onnx.save(made, str(tmp_path / "roots.onnx"))
     np.savez(tmp_path / "real.npz", inputs=inputs)
     order = FileOptions(model=tmp_path / "roots.onnx", data=tmp_path / "real.npz", shapes={}, force=True)
-    words = r"output 'z' has NaN or infinity for \d+ of 48 samples where .* not written: leave .* with --skip NODE"
+    words = (
+        r"output 'z' has NaN or infinity for \d+ of 48 samples where that of .* not written: leave .* with --skip NODE"
+    )
     with pytest.raises(ParityError, match=words):
         quantize_file(order, ranking=False)
     assert not order.model.with_name("roots-int8.onnx").exists()
+
+
+BOXES = (
+    "(float[1, 8] x) => (float[1, 4] y, float[n, 4] boxes) { y = MatMul(x, w) best = ReduceMax<axes = [1], keepdims = 0>(y)"
+    " found = Greater(best, least) boxes = Compress<axis = 0>(y, found) }"
+)
+"""A detector in small, with the selection of its boxes in the graph."""
+
+
+@pytest.mark.parametrize("ranking", [True, False])
+def test_an_output_that_is_empty_for_all_samples_is_named_and_not_judged(tmp_path: Path, ranking: bool) -> None:
+    made = text_model(BOXES, 13, w=weights(8, 4), least=np.float32(1e6))
+    onnx.save(made, str(tmp_path / "boxes.onnx"))
+    np.savez(tmp_path / "real.npz", inputs=requests_for(made, 24)["x"][:, 0])
+    order = FileOptions(model=tmp_path / "boxes.onnx", data=tmp_path / "real.npz", shapes={})
+    result = quantize_file(order, ranking=ranking)
+    (written,) = result.files
+    assert written.outputs["boxes"].channel is None
+    assert written.parity.reason == "output 'boxes': it is empty for all 24 samples"
+    assert "because of the original model's output: output 'boxes': it is empty" in "\n".join(result.lines())
+
+
+def test_an_output_of_another_shape_than_the_original_s_is_refused_by_name(tmp_path: Path) -> None:
+    made = text_model(BOXES, 13, w=np.eye(8, 4, dtype=np.float32), least=np.float32(1))
+    onnx.save(made, str(tmp_path / "boxes.onnx"))
+    inputs = RNG.uniform(0, 0.5, (24, 8)).astype(np.float32)
+    inputs[:, 0], inputs[0, 7] = 0.9999, 0.6 * 127  # in steps of 0.6, 0.9999 is 1.2
+    np.savez(tmp_path / "real.npz", inputs=inputs)
+    order = FileOptions(model=tmp_path / "boxes.onnx", data=tmp_path / "real.npz", shapes={}, force=True)
+    with pytest.raises(
+        ParityError, match=r"output 'boxes' has the shape \(1, 4\), and that of the original model has \(0, 4\)"
+    ):
+        quantize_file(order, ranges="minmax", ranking=False)
 
 
 @pytest.mark.filterwarnings("error::RuntimeWarning")

@@ -146,6 +146,9 @@ def test_agreement_with_outputs_that_are_all_the_same_says_nothing():
     noise = np.random.default_rng(0).uniform(0, 3e-7, (5, 2)).astype(np.float32)
     for same in (constant, noise):
         assert metrics.why_no_agreement(same) == "it is the same for all 5 requests"
+    empty = np.zeros((5, 0, 4), np.float32)
+    assert metrics.why_no_agreement(empty) == "it is empty for all 5 requests"
+    assert metrics.reproduced(empty, 0.0) is None
     assert metrics.why_no_agreement(constant[:1]) == "there is only one request"
     assert metrics.why_no_agreement(constant + np.arange(5)[:, None]) is None
     assert metrics.why_no_agreement(np.full((5, 2), np.nan)) is None
