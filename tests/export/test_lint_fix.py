@@ -14,6 +14,7 @@ from edgedistill.graphs.encodings import encode
 from edgedistill.graphs.run import run_onnx
 from tests.support.lint_models import Plant, clean, kit
 from tests.support.plants import activation_type, float_weight, missing_zero_point, scale
+from tests.support.small_onnx import text_model
 
 F = np.float32
 OLD = kit("tensorrt").model_copy(update={"opset": 19, "form": ()})
@@ -52,6 +53,22 @@ def test_another_encoding_of_ours_becomes_tensorrts_exactly(encoding, requests):
     fixed = fix(other, TENSORRT)
     assert lint(fixed.model, OLD, "x86_64").findings == ()
     np.testing.assert_array_equal(answers(fixed.model, requests), answers(other, requests))
+
+
+@pytest.mark.parametrize(("step", "repaired"), [(1e-5, True), (1.0, False)])
+def test_large_int32_biases_with_float16_scales_are_kept_or_repaired_exactly(step, repaired, requests):
+    """float16 ends at 65,504: an integer can be larger than that where its product with the scale is not."""
+    rng, half = np.random.default_rng(0), np.float16
+    model = text_model(
+        "(float16[1, 3, 8, 8] input) => (float16[1, 4, 6, 6] y) { q = QuantizeLinear(input, s, z) d = DequantizeLinear(q, s, z)"
+        " v = DequantizeLinear<axis = 0>(w, ws, wz) c = DequantizeLinear<axis = 0>(b, bs, bz) y = Conv(d, v, c) }", 19,
+        s=half(0.05), z=np.int8(0), w=rng.integers(-127, 128, (4, 3, 3, 3)).astype(np.int8), ws=np.full(4, 2e-4, half),
+        wz=np.zeros(4, np.int8), b=np.int32([200_000, -170_001, 3, 65_505]), bs=np.full(4, step, half), bz=np.zeros(4, np.int32),
+    )  # fmt: skip
+    fixed = fix(model, TENSORRT)
+    assert fixed.changes == (("y: bias of 4 int32 stored as floats",) if repaired else ())
+    inputs = {"input": requests["input"].astype(half)}
+    np.testing.assert_array_equal(answers(fixed.model, inputs), answers(model, inputs))
 
 
 def test_a_dead_channel_keeps_its_zeros_whatever_integers_it_stored(requests):

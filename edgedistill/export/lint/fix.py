@@ -119,7 +119,7 @@ def unit_scales(model: onnx.ModelProto) -> Changes:
 
 
 def restore_biases(model: onnx.ModelProto) -> Changes:
-    """Replace int32 biases with the floats that they represent."""
+    """Replace int32 biases with the floats that they represent, except those that float16 scales cannot represent."""
     view, changes, restored = View.of(model), Changes(), set[str]()
     with Edits(model.graph) as edits:
         for layer in view.layers:
@@ -130,7 +130,11 @@ def restore_biases(model: onnx.ModelProto) -> Changes:
             scale, zero = view.index.value(seen.input[1]), view.zero_point(seen)
             if scale is None or zero is None or scale.ndim > 1 or seen.output[0] in restored:
                 continue
-            floats = (integers.astype(np.int64) - zero.astype(np.int64)).astype(scale.dtype) * scale
+            steps = (integers.astype(np.int64) - zero.astype(np.int64)).astype(np.float32)
+            with np.errstate(over="ignore"):
+                floats = (steps * scale.astype(np.float32)).astype(scale.dtype)
+            if not np.isfinite(floats.astype(np.float32)).all():
+                continue
             model.graph.initializer.append(numpy_helper.from_array(floats, seen.output[0]))
             edits.remove(edits.index.producer[seen.output[0]])
             restored.add(seen.output[0])
