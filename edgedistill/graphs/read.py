@@ -27,6 +27,8 @@ QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "QLinear")
 
 UNLISTED_WEIGHTS = 4
 """The first IR version whose stored tensors need not be listed among the inputs."""
+LONG_DOMAIN = "ai.onnx"
+"""Another name of the ONNX operator set, whose usual name is empty."""
 FIRST_OPSET = 1
 """The version of the ONNX operator set for a file that does not import it: no operator of the file is in the set."""
 
@@ -72,14 +74,17 @@ def _inlined(path: Path, model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _modernise(model: onnx.ModelProto) -> None:
-    """Remove stored tensors from the inputs, where IR version 3 required them, and write the imported operator set."""
+    """Remove stored tensors from the inputs, where IR version 3 required them, and write the imported operator set as ""."""
     stored = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in stored]
     if len(inputs) < len(model.graph.input):
         del model.graph.input[:]
         model.graph.input.extend(inputs)
     model.ir_version = max(model.ir_version, UNLISTED_WEIGHTS)
-    if all(entry.domain not in ("", "ai.onnx") for entry in model.opset_import):
+    for entry in (*model.opset_import, *all_nodes(model.graph)):
+        if entry.domain == LONG_DOMAIN:
+            entry.domain = ""
+    if all(entry.domain for entry in model.opset_import):
         model.opset_import.add().version = FIRST_OPSET
 
 

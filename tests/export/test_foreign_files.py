@@ -15,6 +15,7 @@ from edgedistill.export.lint.command import LintOptions, LintResult, run_lint
 from edgedistill.export.onnx_file import export_file, quantize_file
 from edgedistill.graphs.opset import opset_of
 from edgedistill.graphs.read import read_onnx
+from edgedistill.graphs.stored import all_nodes
 from edgedistill.kits.kits import find_kits
 from tests.support.small_onnx import text_model
 
@@ -69,6 +70,22 @@ def test_a_file_that_lists_its_weights_as_inputs_is_read(tmp_path: Path) -> None
     stored = onnx.load(str(plain.file))
     assert (plain.opset, stored.ir_version, len(stored.graph.input)) == (9, 4, 1)
     onnx.checker.check_model(stored, full_check=True)
+
+
+def test_a_file_that_names_the_onnx_operators_ai_onnx_is_read(tmp_path: Path) -> None:
+    model = text_model(
+        "(float[1, 8] x) => (float[1, 4] y) { h = MatMul(x, w) y = If <then_branch = a () => (float[1, 4] t) { t = Relu(h) },"
+        " else_branch = b () => (float[1, 4] e) { e = Neg(h) }>(c) }", 17, w=weights(8, 4), c=np.array(True),
+    )  # fmt: skip
+    model.opset_import[0].domain = "ai.onnx"
+    for node in all_nodes(model.graph):
+        node.domain = "ai.onnx"
+    path = save(model, tmp_path / "net.onnx")
+    read = read_onnx(path)
+    assert [(one.domain, one.version) for one in read.opset_import] == [("", 17)]
+    assert {node.domain for node in all_nodes(read.graph)} == {""}
+    order = FileOptions(model=path, data=save_data(tmp_path / "data.npz", 8), shapes={})
+    assert list(quantize_file(order).layers.values()) == ["int8"]
 
 
 def with_functions(*functions: str, count: int = 2) -> onnx.ModelProto:
