@@ -17,6 +17,10 @@ CACHED = 1 << 16
 """The number of values counted at a time, so that they stay in the processor's cache."""
 
 
+NEGLIGIBLE = 1e-35
+"""A largest magnitude below this counts as 0: float32 cannot hold the number of bins for each unit."""
+
+
 class MagnitudeHistogram:
     """Counts of |x| in equal bins; the bins grow by doubling, so the counts do not depend on the order of batches."""
 
@@ -35,6 +39,8 @@ class MagnitudeHistogram:
             raise ConfigError(
                 "a calibration sample produces an activation that is not finite; check the data and the weights"
             )
+        if largest < NEGLIGIBLE:
+            largest = 0.0
         if largest > self.limit:
             self._grow(largest)
         self.largest = max(self.largest, largest)

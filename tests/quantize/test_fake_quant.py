@@ -135,6 +135,17 @@ def test_least_squared_error_beats_the_largest_magnitude_where_one_value_lies_fa
     assert errors["mse"] <= errors["minmax"]
 
 
+@pytest.mark.parametrize(("largest", "bound"), [(1e-45, 1.0), (1e-39, 1.0), (5e-36, 1.0), (1.1e-35, 1.1e-35)])
+def test_a_tensor_of_values_near_the_smallest_float_counts_as_zeros(largest, bound):
+    values = np.float32([0, -largest, largest])
+    for batches in ([values], [np.zeros(3, np.float32), values]):
+        histogram = MagnitudeHistogram()
+        for batch in batches:
+            histogram.update(batch)
+        assert histogram.bound("minmax", 127) == pytest.approx(bound, rel=1e-6)
+        assert 0 < histogram.bound("mse", 127) <= bound * 1.001
+
+
 @given(st.permutations(range(5)))
 def test_the_order_of_batches_does_not_matter(order):
     torch.manual_seed(0)
