@@ -12,6 +12,7 @@ from edgedistill.errors import ConfigError, LintError
 from edgedistill.export.lint.fix import fix
 from edgedistill.export.lint.report import lint, require_clean, severities
 from edgedistill.export.lint.rules import RULES
+from edgedistill.export.lint.view import View
 from edgedistill.graphs.encodings import encode
 from edgedistill.graphs.index import set_axis
 from edgedistill.kits.kits import Kit, find_kits
@@ -141,6 +142,19 @@ def test_a_kit_with_a_rule_that_does_not_exist_is_refused_with_the_nearest():
     wrong = kit("ort").model_copy(update={"rules": {"bias-typ": "off"}})
     with pytest.raises(ConfigError, match=r"target\.toml: \[rules\] has no 'bias-typ'; perhaps 'bias-type'"):
         lint(clean(), wrong)
+
+
+def test_a_long_chain_of_concatenations_before_a_float_layer_is_traced():
+    """Without the results of earlier steps, the work doubles with each link, and never ends."""
+    links = "".join(f" q{i} = Identity(y) c{i + 1} = Concat<axis = 1>(c{i}, q{i})" for i in range(60))
+    model = text_model(
+        f"(float[1, 4] x) => (float[1, 2] out) {{ q = QuantizeLinear(x, s, z) y = DequantizeLinear(q, s, z) c0 = Identity(y){links}"
+        " out = Gemm(c60, w) }", s=F(0.02), z=np.int8(0), w=np.ones((244, 2), F),
+    )  # fmt: skip
+    assert [one.rule for one in lint(model, target("ort")).findings if one.severity == "error"] == []
+    trace = View.of(model).trace("c60")
+    assert trace.dequantizer is not None
+    assert len(trace.through) == 61
 
 
 @pytest.mark.parametrize("found", find_kits().values(), ids=lambda found: found.name)

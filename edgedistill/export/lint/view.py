@@ -223,6 +223,16 @@ class View:
 
     def trace(self, name: str) -> Trace:
         """Follow a tensor back, through operators of one input that is not stored, to a DequantizeLinear."""
+        if name not in self._traces:  # chains of Concat ask for each tensor many times
+            self._traces[name] = self._trace(name)
+        return self._traces[name]
+
+    @cached_property
+    def _traces(self) -> dict[str, Trace]:
+        """The traces that were found, by the name of the tensor."""
+        return {}
+
+    def _trace(self, name: str) -> Trace:
         through: list[onnx.NodeProto] = []
         while (node := self.index.producer.get(name)) is not None:
             if node.op_type == "DequantizeLinear":
