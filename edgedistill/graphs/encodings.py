@@ -26,7 +26,7 @@ from onnx import numpy_helper
 from edgedistill.errors import ConfigError
 from edgedistill.graphs.dynamic import with_dynamic_inputs, with_float_inputs
 from edgedistill.graphs.float16 import to_float16
-from edgedistill.graphs.index import Edits, Index, Names, drop_unread, lift_constants
+from edgedistill.graphs.index import Edits, Index, Names, axis_of, drop_unread, lift_constants
 from edgedistill.graphs.input_channels import pad_input_channels
 from edgedistill.graphs.metadata import annotate
 from edgedistill.graphs.nonnegative import constant_bounds, write_unsigned_where_nonnegative
@@ -197,6 +197,7 @@ def _outputs(node: onnx.NodeProto, weight: NDArray[np.generic]) -> int:
 def _gather_integers(graph: onnx.GraphProto) -> None:
     """Dequantize the rows that an embedding takes, not its whole table in every inference.
 
+    A table with a scale for each row stays as it is: the scales of the rows are not known before the rows are.
     TensorRT, which has no Gather of integers that become floats behind it, keeps the order and stores the table in float.
     """
     with Edits(graph) as edits:
@@ -208,6 +209,7 @@ def _gather_integers(graph: onnx.GraphProto) -> None:
                 dequantizer.input[0] not in index.stored
                 or not by_row
                 or len(by_row) < index.readers[dequantizer.output[0]]
+                or not all(_keeps_scales(index, dequantizer, gather) for gather in by_row)
             ):
                 continue
             edits.remove(dequantizer)
@@ -222,6 +224,16 @@ def _gather_integers(graph: onnx.GraphProto) -> None:
                 )
                 gather.input[0], gather.output[0] = dequantizer.input[0], rows
                 edits.insert_after(gather, restore)
+
+
+def _keeps_scales(index: Index, dequantizer: onnx.NodeProto, gather: onnx.NodeProto) -> bool:
+    """Return whether a Gather takes rows of a table that have the same scales: one for all values, or one for each column."""
+    table, scale = index.value(dequantizer.input[0]), index.value(dequantizer.input[1])
+    if table is None or scale is None:
+        return False
+    takes_rows = all(attribute.i == 0 for attribute in gather.attribute if attribute.name == "axis")
+    by_column = table.ndim > 1 and axis_of(dequantizer) % table.ndim == table.ndim - 1
+    return scale.size == 1 or (takes_rows and by_column)
 
 
 def _biased(graph: onnx.GraphProto, index: Index) -> list[tuple[onnx.NodeProto, int, onnx.NodeProto]]:

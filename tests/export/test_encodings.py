@@ -13,6 +13,7 @@ from edgedistill.errors import ConfigError
 from edgedistill.graphs.encodings import activations_of, encode
 from edgedistill.graphs.float16 import emulated, float32_nodes
 from edgedistill.graphs.run import run_onnx
+from tests.support.small_onnx import text_model
 
 
 class Writer:
@@ -293,6 +294,25 @@ def test_an_activation_with_another_reader_is_left_alone():
     assert "Relu" in {node.op_type for node in encoded.graph.node}
     expected, got = (run_onnx(m.SerializeToString(), inputs(0))["y"] for m in (model, encoded))
     np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize(("axis", "place"), [(0, 0), (1, 0), (1, 1)])
+def test_a_table_keeps_its_scales_for_rows_columns_and_what_a_gather_takes(axis, place):
+    """A file of another maker; only rows with one scale for each column are dequantized after they are taken."""
+    rng, shape = np.random.default_rng(0), (12, 8)
+    taken = "1, 3, 8" if place == 0 else "12, 1, 3"
+    model = text_model(
+        f"(int64[1, 3] ids) => (float[{taken}] y) {{ t = DequantizeLinear<axis = {axis}>(table, ts, tz)"
+        f" e = Gather<axis = {place}>(t, ids) q = QuantizeLinear(e, s, z) y = DequantizeLinear(q, s, z) }}", 17,
+        table=rng.integers(-127, 128, shape).astype(np.int8), ts=rng.uniform(0.01, 0.02, shape[axis]).astype(np.float32),
+        tz=np.zeros(shape[axis], np.int8), s=np.float32(0.02), z=np.int8(0),
+    )  # fmt: skip
+    encoded = encode(model, "u8-i32")
+    requests = {"ids": rng.integers(0, 8, (4, 1, 3))}
+    expected, got = (run_onnx(one.SerializeToString(), requests)["y"] for one in (model, encoded))
+    np.testing.assert_array_equal(got, expected)
+    (gather,) = (node for node in encoded.graph.node if node.op_type == "Gather")
+    assert (gather.input[0] == "table") == (axis == 1 and place == 0)
 
 
 def test_constants_may_be_nodes():
