@@ -95,6 +95,12 @@ def variants_of(order: FileOptions, precision: str, opset: int, activations: Act
     return [Variant(precision, encoding, max(most, lowest.get(encoding or "", 0))) for encoding, most in wanted.items()]
 
 
+def require_no_folder(output: Path | None) -> None:
+    """Raise ConfigError if the output of a command is a folder."""
+    if output is not None and output.is_dir():
+        raise ConfigError(f"{output}: is a folder; name the file to write with -o, for example {output / 'model.onnx'}")
+
+
 def output_path(order: FileOptions, variant: Variant, *, alone: bool) -> Path:
     """Return the file to write: the path of -o, with the encoding in its name if there are several files."""
     again = order.model.stem.endswith(f"-{variant.precision}")

@@ -21,6 +21,7 @@ from edgedistill.export.file_forms import (
     require_exportable,
     require_float,
     require_inputs,
+    require_no_folder,
     variants_of,
 )
 from edgedistill.export.file_records import FileOptions
@@ -147,6 +148,7 @@ def _plan(
     model: onnx.ModelProto,
     variants: list[Variant],
 ) -> FilePlan:
+    require_no_folder(order.output)
     samples = None if order.data is None else _samples(order, order.data, model)
     shapes, choices = fix_file_shapes(model, order.shapes, samples)
     paths = [output_path(order, variant, alone=len(variants) == 1) for variant in variants]

@@ -16,6 +16,7 @@ from edgedistill.export.file_forms import (
     require_calibration,
     require_exportable,
     require_float,
+    require_no_folder,
     variants_of,
 )
 from edgedistill.export.file_records import FileOptions, FileResult
@@ -61,10 +62,11 @@ def quantize_file(
         ParityError: a channel of an output lost what it is for, or a class lost more than the order's limit, and the order
             has no `force`; no file is written.
         ConfigError: there is no data, all its samples are identical, the model is quantized already, has control flow or has
-            no layer to quantize, or a kit takes no unsigned activations.
+            no layer to quantize, a kit takes no unsigned activations, or the output is a folder.
         LintError: the linter finds an error in a file for a kit.
     """
     require_calibration(order)
+    require_no_folder(order.output)
     scheme, reason = choose_integers(order)
     original = Original(order.for_activations(scheme.activations), report)
     require_float(order, original.model)
@@ -163,10 +165,11 @@ def export_file(order: FileOptions, precision: str, report: Reporter | None = No
     """Write a model for a kit: fp32 with fixed shapes and an opset that it takes, fp16, or an int8 model in its encoding.
 
     Raises:
-        ConfigError: a kit lacks the precision, fp16 has no data, or int8 is requested for a float model.
+        ConfigError: a kit lacks the precision, fp16 has no data, int8 is requested for a float model, or the output is a folder.
         ParityError: the file's outputs differ from the original model's.
         LintError: the linter finds an error in the file for a kit.
     """
+    require_no_folder(order.output)
     original = Original(order, report)
     require_exportable(order, original.model, precision)
     if precision == "int8":

@@ -268,6 +268,14 @@ def test_a_dry_run_finds_the_mistakes(net: Path, arguments: tuple[str, ...], mes
     assert message in error
 
 
+@pytest.mark.parametrize("arguments", [QUANTIZE, (*QUANTIZE, "--dry-run"), EXPORT, ("lint", "net.onnx", "--fix")])
+def test_an_output_that_is_a_folder_is_refused_before_the_work(net: Path, arguments: tuple[str, ...]) -> None:
+    (net / "made").mkdir()
+    (net / "data.npz").unlink()  # the work would end with an error about it
+    _, error = run(*arguments, "-o", "made")
+    assert "made: is a folder; name the file to write with -o, for example made/model.onnx" in error
+
+
 def test_every_command_has_a_summary_of_one_short_sentence() -> None:
     for name, command in commands():
         summary = command.get_short_help_str(limit=88)

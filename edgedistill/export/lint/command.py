@@ -8,6 +8,7 @@ from pathlib import Path
 import onnx
 
 from edgedistill.errors import ConfigError, LintError
+from edgedistill.export.file_forms import require_no_folder
 from edgedistill.export.lint.fix import fix
 from edgedistill.export.lint.report import Report, limits_of, lint, usual_arch
 from edgedistill.export.trt_check import TrtCheck, check_with_tensorrt
@@ -113,6 +114,7 @@ def require_no_errors(result: LintResult) -> None:
 
 
 def _output(options: LintOptions) -> Path:
+    require_no_folder(options.output)
     output = options.output or options.model.with_name(f"{options.model.stem}-fixed.onnx")
     if output.resolve() == options.model.resolve():
         raise ConfigError(f"{output}: would overwrite the input model; choose another file with -o")
