@@ -24,7 +24,8 @@ from edgedistill.distill.tracking import TrackingFolder
 from edgedistill.distill.training import Resume, Training, fit
 from edgedistill.errors import ConfigError
 from edgedistill.graphs.read import read_onnx
-from edgedistill.graphs.write import LARGEST_BYTES, save_onnx
+from edgedistill.graphs.stored import MOST_BYTES
+from edgedistill.graphs.write import save_onnx
 from edgedistill.losses.batch import Tensors
 from edgedistill.models.build import build_model, count_parameters
 from edgedistill.models.folder import load_folder
@@ -257,10 +258,10 @@ def check_teacher(settings: TeacherSettings, number: int, sample: Tensors) -> li
 
 def _require_one_file(file: ModelFile) -> None:
     """Raise ConfigError for an ONNX file and weights beside it that are too large for the one file that a run keeps."""
-    if file.size_bytes > LARGEST_BYTES:
+    if file.size_bytes > MOST_BYTES:
         raise ConfigError(
             f"teacher.model: {file.name} and its weights files have {file.size_bytes / 1e9:.1f} GB, but a run keeps a teacher as one "
-            f"ONNX file, which has at most {LARGEST_BYTES / 1e9:.1f} GB; export the model in float16, or save its outputs and name logits.npy"
+            f"ONNX file, which has at most {MOST_BYTES / 1e9:.1f} GB; export the model in float16, or save its outputs and name logits.npy"
         )
 
 

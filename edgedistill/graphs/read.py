@@ -10,8 +10,8 @@ from edgedistill.graphs.random_inputs import Shapes
 from edgedistill.graphs.shapes import resolve_shapes
 from edgedistill.graphs.stored import (
     all_nodes,
-    nodes_and_functions,
     external_files,
+    nodes_and_functions,
     require_finite,
     require_inline_data,
     require_size,

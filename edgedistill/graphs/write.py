@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
 
 import onnx
 
 from edgedistill.runtime.files import write_atomic
-
-LARGEST_BYTES: Final = 2**31 - 1
-"""The most bytes of one ONNX file; protobuf allows no more."""
 
 
 def save_onnx(model: onnx.ModelProto, path: Path) -> None:
