@@ -160,7 +160,8 @@ def engine_errors(kit: str) -> Iterator[None]:
 
 def load_engine(kit: str, folder: Path) -> Engine:
     """Import `engine.py` of a kit's folder, which may be inside a zip."""
-    sys.path.append(str(folder))  # the path stays: an engine may import other modules of its folder later
+    # After the harness and before PYTHONPATH, which may have an engine.py too. It stays: an engine may import more of its folder later.
+    sys.path.insert(1, str(folder))
     with engine_errors(kit):
         module = importlib.import_module("engine")
     lacking = [name for name in ("describe", "compile", "load") if not hasattr(module, name)]

@@ -209,6 +209,15 @@ def test_a_kit_needs_neither_the_host_half_nor_torch(kit, models, tmp_path):
     assert code == 0, answer
 
 
+@pytest.mark.parametrize("kit", KITS)
+def test_a_kit_runs_its_own_files_though_others_in_pythonpath_have_their_names(kit, models, tmp_path):
+    for path in (TARGETS / kit).glob("*.py"):
+        (tmp_path / path.name).write_text("raise SystemExit('a file of the user')\n")
+    env = os.environ | {"PYTHONPATH": str(tmp_path)}
+    code, answer, _ = compile_with(kit, models["fp32"], tmp_path / "out", env=env)
+    assert code == 0, answer
+
+
 @pytest.fixture(scope="module")
 def ort_engine():
     spec = importlib.util.spec_from_file_location("ort_engine", TARGETS / "ort" / "engine.py")
