@@ -28,7 +28,7 @@ from edgedistill.runtime.signals import ENDING
 from edgedistill.serve.app import Server, Site
 from edgedistill.serve.certificate import server_context
 from edgedistill.serve.links import lan_address, name_of, qr_code
-from edgedistill.serve.offer import Offer, offers
+from edgedistill.serve.offer import Offer, link, linked, offers
 from edgedistill.serve.pictures import Sample, samples_of
 from edgedistill.serve.runtime import read_web_kit, runtime_folder
 from edgedistill.serve.texts import texts_of
@@ -83,27 +83,31 @@ def serve(run_folder: Path, options: ServeOptions, report: Reporter) -> None:
         raise ConfigError(
             f"{run_folder}: not a run folder: it has no manifest.json; 'edgedistill run CONFIG' makes one"
         )
-    kit = read_web_kit()
-    run = Run(run_folder)
-    models = offers(run, kit, options.encodings)
+    reception = Reception(report)
+    with scratch_folder() as folder:
+        site = _site(run_folder, options, reception, folder)
+        asyncio.run(_serve(site, options, reception, folder))
+    report.info(
+        f"{reception.kept} measurements of {_devices(len(site.visits.measured))} in {run_folder / 'measurements'}; next: "
+        f"edgedistill compare {run_folder}"
+    )
+    if reception.disagreeing:
+        raise ParityError("\n".join(reception.disagreeing))
+
+
+def _site(run_folder: Path, options: ServeOptions, reception: Reception, folder: Path) -> Site:
+    """Return what a run serves: its files as they are now, linked into `folder`."""
+    kit, run, report = read_web_kit(), Run(run_folder), reception.report
+    models = tuple(linked(offer, folder) for offer in offers(run, kit, options.encodings))
     folders = [runtime_folder(kit.runtime, options.runtime, report.info)]
     tokenizers = (require_tokenizer(run, model) for model in require_record(run, ExportRecord).models)
     tokenizer = next((path for path in tokenizers if path is not None), None)
     if tokenizer is not None:
         folders.append(runtime_folder(kit.tokenizer, options.runtime, report.info))
-    reception = Reception(report)
-    visits = Visits(options.count, reception.done.set)
-    site = Site(
-        run_folder, kit, models, _samples(models), None if tokenizer is None else texts_of(models, tokenizer),
-        tuple(folders), secrets.token_urlsafe(TOKEN_BYTES), visits, reception.notify,
+    return Site(
+        run_folder, kit, models, _samples(models), None if tokenizer is None else texts_of(models, link(tokenizer, folder)),
+        tuple(folders), secrets.token_urlsafe(TOKEN_BYTES), Visits(options.count, reception.done.set), reception.notify,
     )  # fmt: skip
-    asyncio.run(_serve(site, options, reception))
-    report.info(
-        f"{reception.kept} measurements of {_devices(len(visits.measured))} in {run_folder / 'measurements'}; next: "
-        f"edgedistill compare {run_folder}"
-    )
-    if reception.disagreeing:
-        raise ParityError("\n".join(reception.disagreeing))
 
 
 def _devices(count: int) -> str:
@@ -116,14 +120,13 @@ def _samples(models: tuple[Offer, ...]) -> tuple[Sample, ...]:
     return next((made for io, contract in found if contract is not None and (made := samples_of(io, contract))), ())
 
 
-async def _serve(site: Site, options: ServeOptions, reception: Reception) -> None:
+async def _serve(site: Site, options: ServeOptions, reception: Reception, folder: Path) -> None:
     for number in (signal.SIGINT, *ENDING):
         asyncio.get_running_loop().add_signal_handler(number, reception.done.set)
-    with scratch_folder() as folder:
-        async with _listening(site, options, folder) as links:
-            _print_links(links, reception.report)
-            await reception.done.wait()
-            await asyncio.sleep(LAST_WORDS_S if reception.kept else 0)
+    async with _listening(site, options, folder) as links:
+        _print_links(links, reception.report)
+        await reception.done.wait()
+        await asyncio.sleep(LAST_WORDS_S if reception.kept else 0)
 
 
 @asynccontextmanager

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +126,22 @@ def _offer(run: Run, model: OnnxModel, suffix: str) -> Offer:
     )  # fmt: skip
     identity = ModelIdentity(name=f"{model.name}{suffix}", sha256=model.file.sha256, lineage=read_lineage(run, model))
     return Offer(summary, path, content, identity, io, model.expected, model.threshold)
+
+
+def linked(offer: Offer, folder: Path) -> Offer:
+    """Return an offer with its files linked into a folder."""
+    return replace(offer, path=link(offer.path, folder), io=link(offer.io, folder))
+
+
+def link(source: Path, folder: Path) -> Path:
+    """Return a link to a file in a folder: its content stays the same when the run is made again."""
+    target = folder / source.name
+    if not target.exists():  # several models share their recorded requests
+        try:
+            os.link(source.resolve(), target)  # stages replace files, and never write into them
+        except OSError:  # another file system
+            shutil.copyfile(source, target)
+    return target
 
 
 def pack_requests(io: Path, expected: str) -> tuple[Requests, bytes]:
