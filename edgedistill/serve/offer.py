@@ -23,6 +23,10 @@ from edgedistill.tasks.table import find_task
 
 MOST_REQUEST_BYTES = 4_000_000
 FEWEST_REQUESTS = 8
+MOST_UPLOAD_BYTES = 24_000_000
+"""The largest upload; the samples of twenty processes of full length need a third of it."""
+MOST_OUTPUT_BYTES = MOST_UPLOAD_BYTES // 2 * 3 // 4
+"""The outputs of all requests take at most half of an upload, in which 3 bytes are 4 letters of base64."""
 TYPES = {"float32": "<f4", "float64": "<f8", "int64": "<i8", "int32": "<i4", "uint8": "|u1", "int8": "|i1"}
 """Number types that a page can exchange with the engine, and their layout in files."""
 
@@ -118,7 +122,7 @@ def _offer(run: Run, model: OnnxModel, suffix: str) -> Offer:
     """Make the offer of a model; `suffix` is added to its key and names its encoding where there are several."""
     assert model.expected is not None
     path, io = require_unchanged(run, model.file), require_unchanged(run, model.io)
-    layout, content = pack_requests(io, model.expected)
+    layout, content = pack_requests(path, io, model.expected)
     summary = ModelSummary(
         key=f"{model.name}-{model.precision}{suffix}", title=f"{model.name} {model.precision}{suffix.replace('-', ' ', 1)}", name=model.name, precision=model.precision, encoding=model.encoding,
         sha256=model.file.sha256, bytes=model.file.bytes, metric=find_task(require_record(run, DataRecord).task).metric, min_agreement=MIN_AGREEMENT[model.precision],
@@ -144,16 +148,25 @@ def link(source: Path, folder: Path) -> Path:
     return target
 
 
-def pack_requests(io: Path, expected: str) -> tuple[Requests, bytes]:
-    """Return the layout and the content of a file with recorded requests and expected outputs, small enough to download."""
+def pack_requests(model: Path, io: Path, expected: str) -> tuple[Requests, bytes]:
+    """Return the layout and the content of a file with recorded requests and expected outputs of a model.
+
+    They are few enough to download, and few enough for a page to send its outputs. Raises ConfigError if one is too large for that.
+    """
     with np.load(io, allow_pickle=False) as archive:
         inputs = {name.removeprefix("input."): archive[name] for name in archive.files if name.startswith("input.")}
         prefix = f"expected.{expected}."
         outputs = {name.removeprefix(prefix): archive[name] for name in archive.files if name.startswith(prefix)}
         lengths = archive["lengths"].tolist() if "lengths" in archive.files else []
     total = min(len(array) for array in (*inputs.values(), *outputs.values()))
-    each = sum(array[:1].nbytes for array in (*inputs.values(), *outputs.values()))
-    count = min(total, max(FEWEST_REQUESTS, MOST_REQUEST_BYTES // each))
+    answer_bytes = sum(array[:1].nbytes for array in outputs.values())
+    if answer_bytes > MOST_OUTPUT_BYTES:
+        raise ConfigError(
+            f"{model}: the outputs of one request have {answer_bytes:,} bytes, and a page can send at most {MOST_OUTPUT_BYTES:,}; measure "
+            f"this model by a cable: edgedistill bench {model} --target ort --device 'adb://SERIAL?runner=FOLDER'"
+        )
+    each = answer_bytes + sum(array[:1].nbytes for array in inputs.values())
+    count = min(total, max(FEWEST_REQUESTS, MOST_REQUEST_BYTES // each), MOST_OUTPUT_BYTES // max(1, answer_bytes))
     blocks: list[dict[str, Any]] = []
     content = bytearray()
     for name, array in (*inputs.items(), *outputs.items()):

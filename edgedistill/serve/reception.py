@@ -22,10 +22,10 @@ from typing import Final, NamedTuple
 from aiohttp import StreamReader, web
 
 from edgedistill.records.measurement import Measurement
-from edgedistill.serve.offer import Offer
+from edgedistill.serve.offer import MOST_UPLOAD_BYTES, Offer
 from edgedistill.serve.runtime import WebKit
 from edgedistill.serve.store import TIMEOUT_S, keep
-from edgedistill.serve.upload import MOST_BYTES, read_upload
+from edgedistill.serve.upload import read_upload
 
 WAITING_BYTES: Final = 256_000_000
 """The most that the bodies of all uploads take on the disk while they wait."""
@@ -90,8 +90,8 @@ class UploadQueue:
             raise web.HTTPRequestTimeout(text=f"no data came for {STALLED_S:.0f} s\n") from None
 
     def _require_space(self, written: int) -> None:
-        if written > MOST_BYTES:
-            raise web.HTTPRequestEntityTooLarge(MOST_BYTES, written)
+        if written > MOST_UPLOAD_BYTES:
+            raise web.HTTPRequestEntityTooLarge(MOST_UPLOAD_BYTES, written)
         if self._waiting_bytes > WAITING_BYTES:
             raise web.HTTPServiceUnavailable(
                 text="too many uploads wait; send the measurement again later\n", headers={"Retry-After": str(RETRY_S)}

@@ -16,8 +16,6 @@ from edgedistill.records.measurement import Browser
 from edgedistill.records.plain_text import ONE_LINE
 from edgedistill.serve.offer import TYPES, Offer
 
-MOST_BYTES = 24_000_000
-"""The largest upload; twenty processes of full length need a third of it."""
 MOST_SAMPLES = 55_000
 """A page gives a process no burst after 50,000 samples; the last burst may exceed that."""
 MOST_BURSTS = 10_000

@@ -21,9 +21,8 @@ import pytest
 from edgedistill.runtime.folder import Run
 from edgedistill.serve.app import PAGE
 from edgedistill.serve.links import is_this_machine
-from edgedistill.serve.offer import Offer, offers
+from edgedistill.serve.offer import MOST_UPLOAD_BYTES, Offer, offers
 from edgedistill.serve.runtime import read_web_kit
-from edgedistill.serve.upload import MOST_BYTES
 from tests.support.command import edgedistill
 from tests.support.memory import resident_bytes
 from tests.support.serving import Served
@@ -129,7 +128,7 @@ async def send(link: str, body: bytes | str, path: str = "api/measurement") -> t
 def test_uploads_that_are_refused(served: Served, folder: Path, offered: Offer) -> None:
     good = upload_of(offered)
     cases = [
-        (b"\0" * (MOST_BYTES + 1), 413, ""),
+        (b"\0" * (MOST_UPLOAD_BYTES + 1), 413, ""),
         (b"", 400, "JSON"),
         (b"{", 400, "JSON"),
         (json.dumps(good)[:-1].encode(), 400, "JSON"),
@@ -158,7 +157,7 @@ def test_a_compressed_upload_is_not_decompressed(served: Served) -> None:
     """32 MB of zeros in 32 kB: a server that decompressed them would answer 413."""
 
     async def send_packed() -> tuple[int, str]:
-        body, headers = gzip.compress(bytes(MOST_BYTES + 1)), {"Content-Encoding": "gzip"}
+        body, headers = gzip.compress(bytes(MOST_UPLOAD_BYTES + 1)), {"Content-Encoding": "gzip"}
         async with (
             aiohttp.ClientSession() as client,
             client.post(f"{served.links[0]}api/measurement", data=body, headers=headers) as answer,
@@ -371,7 +370,7 @@ def test_large_uploads_of_many_clients_take_little_memory_and_stop_no_other(serv
     link, process = served.links[0], served.process.pid
 
     async def large(client: aiohttp.ClientSession) -> int:
-        body = b"[" + b"1.5," * (MOST_BYTES // 4 - 1)
+        body = b"[" + b"1.5," * (MOST_UPLOAD_BYTES // 4 - 1)
         async with client.post(f"{link}api/measurement", data=io.BytesIO(body)) as answer:
             return answer.status
 
