@@ -33,6 +33,7 @@ from edgedistill.runtime.scratch import scratch_folder
 
 ARCH = "aarch64"
 OPERATORS = "required_operators_and_types.config"
+MANIFEST = "mobile.json"
 EXAMPLES = 8
 
 
@@ -103,8 +104,18 @@ def write_mobile(run: Run, kit: Kit, folder: Path) -> Mobile:
 
     Raises ConfigError if the run was not exported for the kit, or if the folder contains other files.
     """
-    if folder.exists() and any(folder.iterdir()) and not (folder / "mobile.json").is_file():
+    if folder.exists() and any(folder.iterdir()) and not (folder / MANIFEST).is_file():
         raise ConfigError(f"{folder}: is not empty and was not written by this command; choose another folder")
+    with scratch_folder() as scratch:
+        mobile = _write(run, kit, scratch)
+        made = [path for path in scratch.rglob("*") if path.is_file()]
+        for path in sorted(made, key=lambda one: one.name != MANIFEST):  # it marks the folder as this command's
+            write_atomic(folder / path.relative_to(scratch), path.read_bytes())
+    return mobile
+
+
+def _write(run: Run, kit: Kit, folder: Path) -> Mobile:
+    """Write all files into an empty folder, and return the manifest."""
     models = _students(run, kit)
     tokenizer = require_tokenizer(run, models[-1])
     if tokenizer is None:
@@ -128,7 +139,7 @@ def write_mobile(run: Run, kit: Kit, folder: Path) -> Mobile:
     else:
         text = _with_texts(run, models[-1], folder, tokenizer, mobile)
     write_atomic(folder / "README.md", text)
-    write_atomic(folder / "mobile.json", mobile.model_dump_json(indent=2, by_alias=True) + "\n")
+    write_atomic(folder / MANIFEST, mobile.model_dump_json(indent=2, by_alias=True) + "\n")
     return mobile
 
 

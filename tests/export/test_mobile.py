@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +106,16 @@ def test_a_folder_of_something_else_is_left_alone(run, folder, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
     done = edgedistill("mobile", tmp_path, "-o", tmp_path / "x")
     assert "not a run folder" in str(done.exception)
+
+
+def test_a_command_that_ended_early_is_given_again(run, tmp_path):
+    folder = Path(shutil.copytree(run, tmp_path / "digits"))
+    requests = next(folder.rglob("io.npz"))
+    away = requests.rename(tmp_path / "io.npz")
+    assert edgedistill("mobile", folder, "-o", tmp_path / "app").exit_code != 0
+    away.rename(requests)
+    done = edgedistill("mobile", folder, "-o", tmp_path / "app")
+    assert done.exit_code == 0, done.output + str(done.exception)
 
 
 LOG = Path(__file__).parent / "recorded" / "mobile-usability-1.32.txt"
