@@ -6,6 +6,7 @@ with the names of the published modules.
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any, List, Tuple
 
@@ -112,7 +113,9 @@ def _configure(trt: Any, config: Any, flags: Any) -> None:
 
 def _use_timings(config: Any, path: Path) -> None:
     """Reuse the timing cache of earlier builds; TensorRT itself refuses the cache of another device."""
-    content = path.read_bytes() if path.is_file() else b""
+    content = b""
+    with contextlib.suppress(OSError):  # without it, the build only takes longer
+        content = path.read_bytes()
     cache = config.create_timing_cache(content)
     if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
         config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
@@ -121,5 +124,6 @@ def _use_timings(config: Any, path: Path) -> None:
 def _keep_timings(config: Any, path: Path) -> None:
     cache = config.get_timing_cache()
     if cache is not None:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        trt_plan.write(path, bytes(bytearray(cache.serialize())))
+        with contextlib.suppress(OSError):  # the plan is complete
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            trt_plan.write(path, bytes(bytearray(cache.serialize())))

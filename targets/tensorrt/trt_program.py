@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 from pathlib import Path
@@ -19,18 +20,23 @@ ONCE = ("--iterations=1", "--duration=0", "--warmUp=0")
 
 def build(program: trt_exec.Program, model: Path, plan: Path, precision: str, place: Dict[str, Any]) -> None:
     """Build a model for this GPU and write its plan."""
-    cache = trt_plan.timing_cache(place)
-    cache.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     log = trt_exec.run(
         program,
-        [f"--onnx={model}", f"--saveEngine={plan}", f"--timingCacheFile={cache}",
-         *trt_exec.build_flags(program.version, precision)],
+        [f"--onnx={model}", f"--saveEngine={plan}", *_timings(place), *trt_exec.build_flags(program.version, precision)],
     )  # fmt: skip
     gpu = trt_exec.read_gpu(log)
     if (gpu.compute_capability, gpu.multiprocessors) != (place["compute_capability"], place["multiprocessors"]):
         raise trt_exec.TrtexecError(f"trtexec built on {gpu}, and the driver's first GPU is {trt_cuda.gpu()}")
     if not plan.is_file():
         raise trt_exec.TrtexecError(f"trtexec wrote no plan; it said: {trt_exec.errors(log)}")
+
+
+def _timings(place: Dict[str, Any]) -> List[str]:
+    """Return the flag that keeps timings for the next build, or none where their folder cannot be written."""
+    cache = trt_plan.timing_cache(place)
+    with contextlib.suppress(OSError):
+        cache.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return [f"--timingCacheFile={cache}"] if os.access(str(cache.parent), os.W_OK | os.X_OK) else []
 
 
 class ProgramSession:

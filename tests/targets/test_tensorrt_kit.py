@@ -154,6 +154,14 @@ def test_the_next_build_has_the_timings_of_the_last(device, models, tmp_path):
     assert cache.read_bytes() == b"timed;"
 
 
+def test_a_build_needs_no_folder_for_its_timings(device, models, tmp_path):
+    (tmp_path / "file").touch()
+    code, made, _ = compiled(
+        models["fp32"], tmp_path / "out", "fp32", device("10.3.0", XDG_CACHE_HOME=str(tmp_path / "file"))
+    )
+    assert code == 0, made
+
+
 def test_tensorrts_own_words_are_passed_on(device, models, tmp_path):
     bad = tmp_path / "bad.onnx"
     bad.write_bytes(b"not a model")

@@ -187,6 +187,14 @@ def device(cuda, tmp_path):
     return of
 
 
+def test_a_build_needs_no_folder_for_its_timings(device, models, tmp_path):
+    (tmp_path / "file").touch()
+    code, made, _ = compiled(
+        models["fp32"], tmp_path / "out", "fp32", device("10.3.0", XDG_CACHE_HOME=str(tmp_path / "file"))
+    )
+    assert code == 0, made
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("version", ["8.5.2", "11.0.0"])
 def test_a_session_is_replayed_from_end_to_end(version, device, models, tmp_path):

@@ -92,8 +92,9 @@ def build(given):
         fail("[TRT] Error Code 4: Internal Error (int8 is not enabled for a network with Q/DQ)")
     header = {"version": VERSION, "detailed": given.get("profilingVerbosity") == "detailed"}
     Path(given["saveEngine"]).write_bytes(json.dumps(header).encode() + b"\n" + model.SerializeToString())
-    with Path(given["timingCacheFile"]).open("ab") as cache:
-        cache.write(b"timed;")
+    if "timingCacheFile" in given:
+        with Path(given["timingCacheFile"]).open("ab") as cache:
+            cache.write(b"timed;")
     say("Engine built in 10.7204 sec.")
 
 
