@@ -41,6 +41,25 @@ def test_times_of_day_keep_their_nanoseconds():
 
 
 @pytest.mark.parametrize(
+    ("text", "after_ns"),
+    [
+        (meter.ISO_EXAMPLE, S // 2),
+        ("2026-07-01T12:00:00Z", 0),
+        ("2026-07-01T12:00Z", 0),
+        ("2026-07-01 12:00:01.25 +0000", S + S // 4),
+        ("2026-07-01T14:00:00.000001+02", 1000),
+        ("2026-07-01T06:30:00.123456789-05:30", 123_456_789),
+        ("2026-07-01t12:00:00.1234567891z", 123_456_789),
+        ("20260701T120000.5Z", S // 2),
+    ],
+)
+def test_a_timestamp_is_read_in_the_forms_of_iso_8601_by_every_python(text, after_ns):
+    noon_s = int(datetime(2026, 7, 1, 12, tzinfo=timezone.utc).timestamp())
+    (moment,) = meter.series_of(f"timestamp,power_w\n{text},2\n", 0).time_ns.tolist()
+    assert moment == noon_s * S + after_ns
+
+
+@pytest.mark.parametrize(
     ("text", "words"),
     [
         ("seconds,watts\n1,2\n", "its header is 'seconds,watts'; it must name columns among: time_s"),
@@ -50,6 +69,8 @@ def test_times_of_day_keep_their_nanoseconds():
         ("time_s,power_w\n1,nan\n", "the power is not a number"),
         ("time_s,power_w\n1\n", "row '1': list index out of range"),
         ("timestamp,power_w\n2026-07-01T12:00:00,2\n", "the time has no time zone"),
+        ("timestamp,power_w\n1 July 2026,2\n", "the time is not in ISO 8601"),
+        ("timestamp,power_w\n2026-07-01T25:00:00Z,2\n", "hour must be in 0..23"),
     ],
 )
 def test_a_file_that_cannot_be_read_says_where_and_what_is_known(text, words):

@@ -7,8 +7,9 @@ power_uw, or a voltage (voltage_v, voltage_mv) times a current (current_a, curre
 from __future__ import annotations
 
 import math
+import re
 import time
-from datetime import datetime
+from datetime import datetime, timezone
 from decimal import Decimal
 from pathlib import Path
 from typing import Callable, Dict, List, Optional, Tuple
@@ -19,6 +20,12 @@ TIMES: Dict[str, float] = {"time_s": 1e9, "time_ms": 1e6, "time_us": 1e3, "time_
 POWERS_MW: Dict[str, float] = {"power_w": 1e3, "power_mw": 1.0, "power_uw": 1e-3}
 VOLTAGES_MV: Dict[str, float] = {"voltage_v": 1e3, "voltage_mv": 1.0}
 CURRENTS_A: Dict[str, float] = {"current_a": 1.0, "current_ma": 1e-3}
+
+ISO = re.compile(
+    r"(\d{4})-?(\d\d)-?(\d\d)[T ](\d\d):?(\d\d)(?::?(\d\d)(?:\.(\d+))?)?\s*(Z|[+-]\d\d(?::?\d\d)?)?",
+    re.ASCII | re.IGNORECASE,
+)
+ISO_EXAMPLE = "2026-07-01T12:00:00.5+00:00"
 
 TakeRow = Callable[[List[str]], Tuple[int, float]]
 
@@ -122,10 +129,24 @@ def _unix_ns(text: str, to_ns: float) -> int:
 
 
 def _iso_ns(text: str) -> int:
-    moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
-    if moment.tzinfo is None:
-        raise ValueError("the time has no time zone; write for example 2026-07-01T12:00:00.5+00:00")
-    return int(moment.timestamp() * 1e6) * 1000
+    """Return the Unix time of a moment in ISO 8601; `datetime.fromisoformat` takes few of its forms before Python 3.11."""
+    found = ISO.fullmatch(text)
+    if found is None:
+        raise ValueError(f"the time is not in ISO 8601; write for example {ISO_EXAMPLE}")
+    year, month, day, hour, minute, second, fraction, zone = found.groups()
+    if zone is None:
+        raise ValueError(f"the time has no time zone; write for example {ISO_EXAMPLE}")
+    moment = datetime(int(year), int(month), int(day), int(hour), int(minute), int(second or 0), tzinfo=timezone.utc)
+    return (int(moment.timestamp()) - _zone_s(zone)) * 10**9 + int((fraction or "")[:9].ljust(9, "0"))
+
+
+def _zone_s(zone: str) -> int:
+    """Return how many seconds a zone such as Z, +02, +0200 or +02:00 is ahead of UTC."""
+    if zone.upper() == "Z":
+        return 0
+    digits = zone[1:].replace(":", "")
+    ahead = 3600 * int(digits[:2]) + 60 * int(digits[2:] or 0)
+    return -ahead if zone[0] == "-" else ahead
 
 
 def _column(names: List[str], units: Dict[str, float]) -> Optional[Tuple[int, float]]:
