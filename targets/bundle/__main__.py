@@ -127,7 +127,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--meter", metavar="CSV", help="CSV file that an external power meter writes during the measurement"
     )
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()  # texts may also follow options
     if bool(arguments.texts) != (arguments.verb == "answer"):
         parser.error("the verb 'answer' needs at least one text, and the other verbs take none")
     return arguments

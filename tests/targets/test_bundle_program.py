@@ -52,11 +52,21 @@ def packed(path, pair, **changes):
     return path
 
 
-def check(path):
+def run(path, *arguments):
     done = subprocess.run(
-        [sys.executable, str(path), "check"], cwd=path.parent, capture_output=True, text=True, check=False
+        [sys.executable, str(path), *arguments], cwd=path.parent, capture_output=True, text=True, check=False
     )
     return done.returncode, json.loads(done.stdout or "null"), done.stderr
+
+
+def check(path):
+    return run(path, "check")
+
+
+def test_texts_may_follow_options(pair, tmp_path):
+    bundle = packed(tmp_path / "pair.pyz", pair)
+    code, _, stderr = run(bundle, "answer", "--precision", "fp32", "a text")
+    assert (code, stderr.splitlines()[-1]) == (2, "pair.pyz: answer: the model in this file takes no texts")
 
 
 def test_the_metric_reads_the_output_that_the_arm_names(pair, tmp_path):
