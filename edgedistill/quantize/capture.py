@@ -39,8 +39,10 @@ def capture(model: nn.Module, examples: tuple[Tensor, ...]) -> fx.GraphModule:
         examples: one tensor (N, ...) for each input; only its first sample is used.
 
     Raises:
-        ConfigError: torch.export cannot capture the model, or the model returns anything but tensors.
+        ConfigError: torch.export cannot capture the model, the model returns anything but tensors, or it has an attribute with
+            a name that torch.fx keeps for itself.
     """
+    _require_free_names(model)
     model = copy.deepcopy(model).eval()
     samples = tuple(example[:1] for example in examples)
     outputs = _returns_of(model, samples)
@@ -71,6 +73,18 @@ def tensor_at(graph: fx.GraphModule, node: fx.Node) -> Tensor:
     """Return the parameter or buffer that a `get_attr` node reads, detached."""
     owner, _, name = str(node.target).rpartition(".")
     return cast("Tensor", getattr(graph.get_submodule(owner), name)).detach()
+
+
+def _require_free_names(model: nn.Module) -> None:
+    """Raise ConfigError for parts of a model that have the name of an attribute of fx.GraphModule, which would hide them."""
+    empty = fx.GraphModule(nn.Module(), fx.Graph())
+    parts = (*model.named_children(), *model.named_parameters(recurse=False), *model.named_buffers(recurse=False))
+    hidden = [name for name, _ in parts if hasattr(empty, name)]
+    if hidden:
+        raise ConfigError(
+            f"{type(model).__name__} cannot be captured: torch.fx has attributes of its own named {', '.join(hidden)}; rename these "
+            "attributes of the model, or use [quantize] mode = 'none'"
+        )
 
 
 def _returns_of(model: nn.Module, samples: tuple[Tensor, ...]) -> Outputs:
@@ -160,10 +174,11 @@ def _fold(graph: fx.GraphModule, layer: fx.Node, norm: fx.Node) -> None:
     bias = bias * factor if beta is None else bias * factor + beta
     folded = _scaled_per_output(layer, weight, factor)
     owner = str(weight_node.target).rpartition(".")[0]
+    prefix = f"{owner}." if owner else ""
     dtype = tensor_at(graph, weight_node).dtype
     arguments = [*layer.args[:2], None, *layer.args[3:]]
-    arguments[1] = _new_parameter(graph, layer, f"{owner}.weight", folded.to(dtype))
-    arguments[2] = _new_parameter(graph, layer, f"{owner}.bias", bias.to(dtype))
+    arguments[1] = _new_parameter(graph, layer, str(weight_node.target), folded.to(dtype))
+    arguments[2] = _new_parameter(graph, layer, f"{prefix}bias", bias.to(dtype))
     layer.args = tuple(arguments)
 
 

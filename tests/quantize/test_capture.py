@@ -7,6 +7,7 @@ from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
 from edgedistill.errors import ConfigError
 from edgedistill.quantize.capture import ATEN, capture, outputs_of, takes_batches
+from edgedistill.quantize.prepare import prepare
 
 
 def settled(model: nn.Module, example: torch.Tensor) -> nn.Module:
@@ -64,6 +65,30 @@ def test_a_shared_weight_is_folded_apart_for_each_batch_norm():
     graph = capture(model, (example,))
     torch.testing.assert_close(graph(example), model(example), rtol=1e-5, atol=2e-6)
     assert len(graph.state_dict()) == 4
+
+
+class OwnWeights(nn.Module):
+    """Convolutions whose weights are parameters of the model itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Parameter(torch.randn(4, 3, 3, 3)), nn.Parameter(torch.randn(4, 4, 3, 3))
+        self.one, self.two = nn.BatchNorm2d(4), nn.BatchNorm2d(4)
+
+    def forward(self, x):
+        return self.two(F.conv2d(F.relu(self.one(F.conv2d(x, self.first))), self.second))
+
+
+def test_batch_norm_folds_into_weights_of_the_model_itself_which_keep_their_names():
+    example = torch.randn(4, 3, 9, 9)
+    model = settled(OwnWeights(), example)
+    graph = capture(model, (example,))
+    torch.testing.assert_close(graph(example), model(example), rtol=1e-5, atol=2e-5)
+    assert set(graph.state_dict()) == {"first", "second", "bias", "bias_1"}
+    assert list(prepare(model, (example,), ("second",)).layers.items()) == [
+        ("first", "int8"),
+        ("second", "float: skipped"),
+    ]
 
 
 class PreActivation(nn.Module):
@@ -151,6 +176,15 @@ class Branching(nn.Module):
 def test_a_model_that_cannot_be_captured_is_refused_by_name():
     with pytest.raises(ConfigError, match="Branching cannot be captured"):
         capture(Branching(), (torch.randn(2, 3),))
+
+
+@pytest.mark.parametrize("name", ["graph", "code", "meta"])
+def test_a_part_with_a_name_that_torch_fx_keeps_for_itself_is_refused_with_this_reason(name):
+    model = nn.Sequential()
+    model.add_module(name, nn.Linear(3, 4))
+    with pytest.raises(ConfigError, match=f"attributes of its own named {name}; rename"):
+        capture(model, (torch.randn(2, 3),))
+    capture(nn.Sequential(model), (torch.randn(2, 3),))  # the name is free below the top of the model
 
 
 class Heads(nn.Module):
