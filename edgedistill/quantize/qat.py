@@ -23,6 +23,7 @@ from edgedistill.quantize.prepare import Prepared
 from edgedistill.quantize.settings import QuantizeSettings
 from edgedistill.records.training import Epoch
 from edgedistill.runtime import processes
+from edgedistill.runtime.files import hash_of
 from edgedistill.stages.stage import Workspace
 
 
@@ -33,7 +34,7 @@ def finetune(
 
     Args:
         settings: the stage's settings, with the epochs and the learning rate.
-        workspace: the run folder, from which an interrupted training resumes.
+        workspace: the run folder, from which an interrupted training of the same int8 layers resumes.
         models: the float student, which is the teacher, and the calibrated model made from it.
         name: the name of the training in the run folder.
         scorer: the metric on validation data.
@@ -49,7 +50,9 @@ def finetune(
     teacher = OnlineTeacher(answers_of(torch_predictor(frozen, "fp32"), output))
     feed = TrainingFeed(views, plan.batch_size, teacher, 0, settings.seed)
     loss = all_outputs_loss(plan, settings.task.distillation_loss(plan, None), output)
-    resume = Resume(workspace.folder("quantized") / f"{name}-resume.pt", workspace.key)
+    # Which layers are float depends on measured latencies, which the stage's key does not cover.
+    key = hash_of([workspace.key, prepared.layers])
+    resume = Resume(workspace.folder("quantized") / f"{name}-resume.pt", key)
     training = Training(name, plan, feed, loss, validate, resume, settings.seed, settings.task.metric_title)
     return fit(prepared, training, workspace.report)
 
