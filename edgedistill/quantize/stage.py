@@ -79,9 +79,10 @@ def _unpaid(speeds: Sequence[Int8Speed]) -> Finding:
 def _conclusion(step: QuantizeStep, quantize: QuantizeConfig) -> str:
     """Return what is kept, and why nothing more was tried."""
     if not step.holds:
+        more = 'set [quantize] mode = "auto", raise' if quantize.mode == "ptq" else "raise [quantize] epochs or"
         return (
             f"quantize: {step.method} loses {step.drop:+.2f} points against the float student on validation data, and "
-            f"max_drop is {quantize.max_drop:g}: raise [quantize] epochs or max_drop, or ship the float model"
+            f"max_drop is {quantize.max_drop:g}: {more} max_drop, or ship the float model"
         )
     if step.verdict == "cannot tell":
         return f"quantize: {step.method} is kept, because its measured drop is within max_drop; more validation samples would make this certain"
