@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
-import io
-import logging
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import onnx
@@ -23,6 +19,7 @@ from edgedistill.graphs.slim import slim
 from edgedistill.graphs.stored import all_nodes
 from edgedistill.quantize.convert import convert
 from edgedistill.quantize.outputs import Outputs, returning_tensors, returns_of
+from edgedistill.quantize.torch_export import quiet, reason_of
 
 # torch writes opset 18 and converts upwards; for other opsets, it writes 18 without an error. Per-channel weights begin
 # with 13.
@@ -55,8 +52,8 @@ def export_onnx(
         length: the name of the last axis of all inputs if it varies, otherwise None.
 
     Raises:
-        ConfigError: the opset cannot be exported, or not with the same answers; a prepared model is not calibrated; or
-            the numbers of names, inputs and outputs do not match.
+        ConfigError: torch cannot export the model; the opset cannot be exported, or not with the same answers; a prepared model
+            is not calibrated; or the numbers of names, inputs and outputs do not match.
     """
     if opset not in OPSETS:
         raise ConfigError(
@@ -106,23 +103,35 @@ def _exported(
     names: tuple[Sequence[str], Sequence[str]],
     length: str | None,
 ) -> onnx.ModelProto:
-    with _quiet(), returning_tensors(model):
-        program = torch.onnx.export(
-            model,
-            examples,
-            dynamo=True,
-            external_data=False,
-            verbose=False,
-            opset_version=opset,
-            input_names=[f"input.{place}" for place in range(len(names[0]))],
-            output_names=[f"output.{place}" for place in range(len(names[1]))],
-            custom_translation_table=_translations(),
-            dynamic_shapes=None if length is None else _varying(model, examples, length),
-        )
+    try:
+        with quiet(), returning_tensors(model):
+            program = torch.onnx.export(
+                model,
+                examples,
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+                opset_version=opset,
+                input_names=[f"input.{place}" for place in range(len(names[0]))],
+                output_names=[f"output.{place}" for place in range(len(names[1]))],
+                custom_translation_table=_translations(),
+                dynamic_shapes=None if length is None else _varying(model, examples, length),
+            )
+    except torch.onnx.OnnxExporterError as error:
+        raise ConfigError(
+            f"{_class_of(model)} cannot be exported to ONNX ({reason_of(error)}); write this part of the network with other "
+            "operations, without control flow that depends on values"
+        ) from error
     assert program is not None
     exported = program.model_proto
     _name_ends(exported.graph, names)
     return exported
+
+
+def _class_of(model: nn.Module) -> str:
+    """Return the class of a model, or of the user's model inside modules of torch and edgedistill."""
+    own = (one for one in model.modules() if not type(one).__module__.startswith(("torch.", "edgedistill.")))
+    return type(next(own, model)).__name__
 
 
 def _varying(model: nn.Module, examples: tuple[Tensor, ...], length: str) -> tuple[Any, ...]:
@@ -169,21 +178,3 @@ def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:
         operators.quantize_dequantize.default: quantize_dequantize,
         operators.dequantize_weight.default: dequantize_weight,
     }
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the exporter's progress and the deprecations inside torch and onnxscript; errors still raise."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated", category=FutureWarning)
-        warnings.filterwarnings("ignore", message=".*The axis name: .* will not be used", category=UserWarning)
-        warnings.filterwarnings("ignore", message=".*_flat_weights.*assigned during export", category=UserWarning)
-        try:
-            for logger in loggers:
-                logger.setLevel(logging.ERROR)
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)

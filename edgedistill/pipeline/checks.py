@@ -29,6 +29,7 @@ from edgedistill.records.stage_names import (
     COMPILE,
     DATA,
     DISTILL,
+    EXPORT,
     QUANTIZE,
     SOFT_LABELS,
     STAGE_NAMES,
@@ -286,6 +287,20 @@ def _check_distillation(sources: Sources) -> Iterator[Finding]:
     yield from attempt(partial(check_distillation, plan, student, _sample(sources)), "distill")
 
 
+def _check_export(sources: Sources) -> Iterator[Finding]:
+    from edgedistill.distill.settings import declare_plan
+    from edgedistill.pipeline.export_checks import find_unexportable
+
+    yield from find_unexportable(declare_plan(with_data(sources)), sources)
+
+
+def _check_int8(sources: Sources) -> Iterator[Finding]:
+    from edgedistill.distill.settings import declare_plan
+    from edgedistill.pipeline.export_checks import find_unquantizable
+
+    yield from find_unquantizable(declare_plan(with_data(sources)), sources)
+
+
 def _check_limit(sources: Sources) -> Iterator[Finding]:
     """Say if the validation set cannot tell whether int8 loses more than max_drop."""
     config, record = sources.config, dataset_of(sources).record
@@ -372,6 +387,8 @@ CHECKS: Final = (
         LEARNING,
         needs=("teachers and data", "student and data", "loss"),
     ),
+    Check("export", _check_export, frozenset({EXPORT}), needs=("configuration", "tools", "distillation")),
+    Check("int8", _check_int8, frozenset({QUANTIZE}), needs=("configuration", "tools", "distillation")),
     Check("number of views", _note_views, frozenset({SOFT_LABELS})),
     Check("weight of the teacher", _note_weight, frozenset({SOFT_LABELS})),
     Check("limit of int8", _check_limit, frozenset({QUANTIZE}), needs=("samples",)),

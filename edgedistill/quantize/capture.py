@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from typing import Any, cast
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor, fx, nn
 
 from edgedistill.errors import ConfigError
 from edgedistill.quantize.outputs import Outputs, returning_tensors, returns_of
+from edgedistill.quantize.torch_export import quiet, reason_of
 
 ATEN = torch.ops.aten
 CONVOLUTION = {
@@ -82,8 +82,8 @@ def _require_free_names(model: nn.Module) -> None:
     hidden = [name for name, _ in parts if hasattr(empty, name)]
     if hidden:
         raise ConfigError(
-            f"{type(model).__name__} cannot be captured: torch.fx has attributes of its own named {', '.join(hidden)}; rename these "
-            "attributes of the model, or use [quantize] mode = 'none'"
+            f"{type(model).__name__} cannot be captured, because torch.fx has attributes of its own named {', '.join(hidden)}; rename "
+            "these attributes of the model, or use [quantize] mode = 'none'"
         )
 
 
@@ -107,20 +107,16 @@ def _exported_for_batches(model: nn.Module, samples: tuple[Tensor, ...]) -> fx.G
 
 def _exported(model: nn.Module, examples: tuple[Tensor, ...], sizes: dict[int, Any] | None) -> fx.GraphModule:
     shapes = None if sizes is None else tuple(sizes for _ in examples)
-    with warnings.catch_warnings():
-        # torch copies its own module call graph with a class that it has deprecated.
-        warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated", category=FutureWarning)
-        # torch's recurrent layers keep a second list of their weights.
-        warnings.filterwarnings("ignore", message=".*_flat_weights.*assigned during export", category=UserWarning)
-        try:
+    try:
+        with quiet():
             program = torch.export.export(model, examples, dynamic_shapes=shapes)
             # The empty table decomposes nothing; it makes in-place operations functional.
             exported = program.run_decompositions({}).module(check_guards=False)
-        except RuntimeError as error:
-            raise ConfigError(
-                f"{type(model).__name__} cannot be captured by torch.export: {error}; "
-                "remove control flow that depends on values, or use [quantize] mode = 'none'"
-            ) from error
+    except RuntimeError as error:
+        raise ConfigError(
+            f"{type(model).__name__} cannot be captured by torch.export ({reason_of(error)}); "
+            "remove control flow that depends on values, or use [quantize] mode = 'none'"
+        ) from error
     graph = exported.graph
     (output,) = (node for node in graph.nodes if node.op == "output")
     results = tuple(output.args[0])

@@ -140,3 +140,48 @@ def test_a_teacher_without_weight_in_the_loss_is_a_warning(folder: Path) -> None
 
     assert said(1.0) == ["warning: distill.hard_weight: is 1"]
     assert said(0.9) == []
+
+
+NETS = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(64, 10)
+
+    def forward(self, x):
+        return self.head(x.flatten(1))
+
+class Branching(Net):
+    def forward(self, x):
+        return super().forward(x) if x.mean() < 1e9 else super().forward(-x)
+
+class Inverting(Net):
+    def forward(self, x):
+        return super().forward(x) + torch.linalg.svd(x)[1].sum((1, 2))[:, None]
+"""
+
+
+def test_models_that_torch_cannot_export_and_layers_to_skip_that_do_not_exist_are_found(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "own_nets.py").write_text(NETS)
+    teacher, student = {"model": "own_nets:Inverting"}, {"model": "own_nets:Branching"}
+    inverting, branching, captured = errors(examined(folder, teacher=teacher, student=student))
+    assert inverting.startswith("teacher.model: Inverting cannot be exported to ONNX (No ONNX function found for ")
+    assert branching.startswith(
+        "student.model: Branching cannot be exported to ONNX (Could not guard on data-dependent "
+    )
+    assert (
+        "own_nets.py, line 15: return super().forward(x) if x.mean() < 1e9 else super().forward(-x)); write"
+        in branching
+    )
+    assert captured.startswith("quantize: Branching cannot be captured by torch.export (")
+    assert "\n" not in inverting + branching + captured
+    assert capfd.readouterr() == ("", "")
+    assert errors(examined(folder, ALL - {"quantize", "export"}, teacher=teacher, student=student)) == []
+    plan = {"student": {"model": "own_nets:Net"}, "quantize": {"skip": ["haed"]}}
+    assert errors(examined(folder, **plan)) == ["quantize: there is no layer 'haed' to keep in float; perhaps 'head'?"]
+    assert errors(examined(folder, quantize={"skip": ["stem"]})) == [], "a model of the zoo"
