@@ -19,7 +19,7 @@ from torch import nn
 from edgedistill.data.dataset import Split
 from edgedistill.data.sources import Array
 from edgedistill.distill.predictors import Scorer, scorer_of, torch_predictor
-from edgedistill.errors import ConfigError
+from edgedistill.errors import AccuracyError, ConfigError
 from edgedistill.graphs.encodings import encode
 from edgedistill.graphs.run import run_each, stacked
 from edgedistill.kits.scheme import FORMS
@@ -64,7 +64,8 @@ def quantize_transformer(
 ) -> QuantizedRecord:
     """Quantize a student after training in each form, and return the fastest form within `max_drop` for each kit.
 
-    A kit without such a form gets the most accurate one. Raises AccuracyError if int8 alone made the outputs useless.
+    A kit without such a form gets the most accurate one. If int8 alone made the outputs useless, the record does not hold, or AccuracyError
+    is raised if the inputs vary in length.
     """
     made = _Transformer(settings, workspace, student, services).record() if processes.is_main_process() else None
     record = processes.broadcast_from_rank0(made)
@@ -100,12 +101,14 @@ class _Transformer:
         speeds = self._speeds()
         kits = dict.fromkeys(target.kit.name for target in self.settings.targets)
         chosen = {kit: self._choice(kit, forms, speeds) for kit in kits}
-        findings, unpaid = self._require_useful(list(chosen.values())), self._unpaid(chosen, speeds)
+        findings, useful = self._judge_usefulness(list(chosen.values()))
+        unpaid = self._unpaid(chosen, speeds) if useful else []
         does_not_pay = len(unpaid) == len(self._targets)
         if unpaid:
             findings += (_warning(unpaid, does_not_pay=does_not_pay),)
             self.workspace.report.info(str(findings[-1]))
-        self._conclude(chosen)
+        if useful:
+            self._conclude(chosen)
         file = self.workspace.folder("quantized") / "model.onnx"
         write_atomic(file, self._int8[0].SerializeToString(deterministic=True))
         worst = min(chosen.values(), key=lambda form: form.step.val_accuracy)
@@ -115,7 +118,7 @@ class _Transformer:
             float_val_accuracy=self._float_accuracy, calibration_samples=min(quantize.samples, self.settings.data.train),
             layers=self._int8[1], activations=quantize.scheme.activations, weights=quantize.scheme.weights,
             forms={kit: form.method for kit, form in chosen.items()}, skip=quantize.skip, max_drop=quantize.max_drop,
-            holds=all(form.step.holds for form in chosen.values()),
+            holds=useful and all(form.step.holds for form in chosen.values()),
             outcome="does not pay" if does_not_pay else worst.step.verdict, speeds=tuple(speeds), seconds=self.seconds,
             steps=tuple(form.step for form in forms), parent=self.settings.float_student.student.file.sha256, findings=findings,
         )  # fmt: skip
@@ -219,14 +222,23 @@ class _Transformer:
                 slow.append(own)
         return slow
 
-    def _require_useful(self, chosen: Sequence[GraphForm]) -> tuple[Finding, ...]:
-        """Return and print what is wrong with the outputs of a form, if the float student has the same problem."""
+    def _judge_usefulness(self, chosen: Sequence[GraphForm]) -> tuple[tuple[Finding, ...], bool]:
+        """Return and print what is wrong with the outputs of a form, if the float student has the same problem, and whether int8 is useful.
+
+        Raises AccuracyError if int8 is not, unless "auto" has other methods.
+        """
         for form in chosen:
-            finding = judge_usefulness(self.settings.task, form.answers, self._judge.floats, self._val.labels)
+            try:
+                finding = judge_usefulness(self.settings, form.answers, self._judge.floats, self._val.labels)
+            except AccuracyError as error:
+                if self.settings.varies:
+                    raise
+                self.workspace.report.info(f"{str(error).partition(';')[0]}; auto tries its other methods")
+                return (), False
             if finding is not None:
                 self.workspace.report.info(str(finding))
-                return (finding,)
-        return ()
+                return (finding,), True
+        return (), True
 
     def _conclude(self, chosen: dict[str, GraphForm]) -> None:
         """Print the form of each kit, and what to do if it loses too much."""

@@ -12,7 +12,6 @@ from edgedistill.records.finding import Finding
 from edgedistill.records.stages import QuantizedRecord
 from edgedistill.stages.stage import Workspace
 from edgedistill.tasks.chance import Problem, find_problem
-from edgedistill.tasks.task import Task
 
 
 def require_useful(
@@ -26,25 +25,27 @@ def require_useful(
     problem = scorer.problem(torch_predictor(int8, "fp32"))
     if problem is None:
         return ()
-    finding = _shared(problem, scorer.problem(torch_predictor(model, "fp32")))
+    finding = _shared(settings, problem, scorer.problem(torch_predictor(model, "fp32")))
     workspace.report.info(str(finding))
     return (finding,)
 
 
-def judge_usefulness(task: Task, int8: Array, floats: Array, labels: Array) -> Finding | None:
+def judge_usefulness(settings: QuantizeSettings, int8: Array, floats: Array, labels: Array) -> Finding | None:
     """Return what is wrong with an int8 student's answers (N, ...) if those of the float student have the same problem.
 
     Raises AccuracyError if int8 alone made them constant, not finite, or no better than chance.
     """
-    problem = find_problem(task, int8, labels)
-    return None if problem is None else _shared(problem, find_problem(task, floats, labels))
+    problem = find_problem(settings.task, int8, labels)
+    return None if problem is None else _shared(settings, problem, find_problem(settings.task, floats, labels))
 
 
-def _shared(problem: Problem, of_float: Problem | None) -> Finding:
+def _shared(settings: QuantizeSettings, problem: Problem, of_float: Problem | None) -> Finding:
     text = f"the int8 student {problem.text}"
     if of_float is None:
+        has_more = settings.quantize.mode != "auto" and not settings.varies
+        auto = 'set [quantize] mode = "auto", ' if has_more else ""
         raise AccuracyError(
-            f'quantize: {text}, and the float student is useful; set [quantize] mode = "auto", keep layers in float with skip, '
+            f"quantize: {text}, and the float student is useful; {auto}keep layers in float with skip, "
             'calibrate with more samples, or deploy the float model (mode = "none")'
         )
     return Finding(

@@ -59,9 +59,20 @@ def constant():
 
 def fragile():
     return _loaded(Net(torch.ones_like, 1e6))
+
+class Normalized(Net):
+    def __init__(self, columns, scale):
+        super().__init__(columns, scale)
+        self.norm = nn.LayerNorm(24, elementwise_affine=False)
+
+    def forward(self, x):
+        return super().forward(2 * self.norm(x.flatten(1)))
+
+def fragile_transformer():
+    return _loaded(Normalized(torch.ones_like, 1e6))
 """
 """Students of 24 values: `blind` reads the 8 that are noise, `constant` dies in training, and int8 cannot represent the input of
-`fragile`."""
+`fragile` and `fragile_transformer`."""
 
 
 @pytest.fixture
@@ -80,13 +91,21 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def made(folder: Path, student: str, until: str, heard: Listener, **distill: object) -> Pipeline:
+def made(
+    folder: Path,
+    student: str,
+    until: str,
+    heard: Listener,
+    mode: str = "ptq",
+    skip: tuple[str, ...] = (),
+    **distill: object,
+) -> Pipeline:
     plan = {"views": 1, "epochs": 2, "batch_size": 64, "precision": "fp32", "optimizer": "adamw"} | distill
     config = config_of(
         folder, data={"train": "train.npz", "test": "test.npz", "kind": "features", "val_fraction": 0.25},
         teacher={"model": "nets:teacher", "weights": "teacher.safetensors", "engine": "torch"},
-        student={"model": f"nets:{student}"}, distill=plan, quantize={"mode": "ptq"},
-        target=[{"name": "pc", "kit": "ort"}],
+        student={"model": f"nets:{student}"}, distill=plan, quantize={"mode": mode, "epochs": 1, "skip": skip},
+        target=[{"name": "pc", "kit": "ort", "precisions": ["int8"]}],
     )  # fmt: skip
     return run_pipeline(config, Run(folder / student), find_kits(()), heard, Plan(until))
 
@@ -124,3 +143,12 @@ def test_int8_that_is_no_better_than_chance_is_an_error_where_float_is_useful(fo
         made(folder, "fragile", "quantize", heard, lr=1e-12)
     assert not [line for line in heard.said if line.startswith("warning")]
     assert not (folder / "fragile" / "quantized" / "model.safetensors").exists()
+
+
+def test_auto_tries_its_other_methods_on_a_transformer_that_int8_makes_useless(folder: Path) -> None:
+    heard = Listener()
+    with pytest.raises(AccuracyError, match="the float student is useful; keep layers in float with skip"):
+        made(folder, "fragile_transformer", "quantize", heard, mode="auto", lr=1e-12)
+    assert any(line.endswith("and the float student is useful; auto tries its other methods") for line in heard.said)
+    tried = [line.split()[1] for line in heard.said if "validation accuracy" in line and line.startswith("quantize: ")]
+    assert tried == ["static:", "dynamic:", "ptq:", "ptq,", "qat:"]
