@@ -26,7 +26,8 @@ from edgedistill.stages.stage import Workspace
 def quantize_student(settings: QuantizeSettings, workspace: Workspace, services: Services) -> QuantizedRecord:
     """Quantize the student in the configured mode if any target has int8.
 
-    A transformer gets the fastest form that holds; "auto" tries the other methods after that, if the inputs have one shape.
+    A transformer gets the fastest form that holds; "auto" tries the other methods after that, if the inputs have one shape. With
+    `skip`, which names modules of such a transformer, "auto" tries only them: a graph's layers have other names.
     """
     student = settings.float_student.student
     if not settings.enabled:
@@ -37,7 +38,7 @@ def quantize_student(settings: QuantizeSettings, workspace: Workspace, services:
     quantize = settings.quantize
     model = load_student(settings.student, settings.interface, settings.seed, workspace.path(student.file))
     earlier: tuple[QuantizeStep, ...] = ()
-    if settings.graph is not None and (settings.varies or is_transformer(model)):
+    if settings.graph is not None and (settings.varies or (is_transformer(model) and not quantize.skip)):
         record = quantize_transformer(settings, workspace, model, services)
         if settings.varies or record.holds or record.outcome == "does not pay":
             return record

@@ -13,7 +13,7 @@ from edgedistill.compare.notebook import to_text
 from edgedistill.errors import AccuracyError
 from edgedistill.kits.kits import find_kits
 from edgedistill.pipeline.pipeline import Pipeline, Plan, run_pipeline
-from edgedistill.records.stages import StudentRecord
+from edgedistill.records.stages import QuantizedRecord, StudentRecord
 from edgedistill.report.report import render_report
 from edgedistill.runtime.folder import Run
 from tests.support.learning import config_of
@@ -152,3 +152,10 @@ def test_auto_tries_its_other_methods_on_a_transformer_that_int8_makes_useless(f
     assert any(line.endswith("and the float student is useful; auto tries its other methods") for line in heard.said)
     tried = [line.split()[1] for line in heard.said if "validation accuracy" in line and line.startswith("quantize: ")]
     assert tried == ["static:", "dynamic:", "ptq:", "ptq,", "qat:"]
+
+
+def test_skip_names_modules_of_a_transformer_of_one_shape_in_the_mode_auto(folder: Path) -> None:
+    ready = made(folder, "fragile_transformer", "quantize", Listener(), mode="auto", skip=("head",), lr=1e-12)
+    record = ready.records[QuantizedRecord]
+    assert (record.mode, record.skip, record.holds) == ("ptq", ("head",), True)
+    assert record.layers == {"head": "float: skipped"}
