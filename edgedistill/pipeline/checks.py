@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from functools import cache, partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -88,11 +88,8 @@ def _conflicts(sources: Sources) -> Iterator[Finding]:
     """Yield the keys that conflict with the task, and the targets that cannot be as configured."""
     config = sources.config
     yield from map(partial(finding, subject="data.task"), misfits(config))
-    wrong = [
-        one
-        for target in config.target
-        for one in attempt(partial(check_target, sources, target), f"target '{target.name}'")
-    ]
+    found = (attempt(partial(check_target, sources, one), f"target '{one.name}'") for one in config.target)
+    wrong = list(chain.from_iterable(found))
     yield from wrong or attempt(partial(check_file_names, config), "target")
 
 
@@ -288,17 +285,15 @@ def _check_distillation(sources: Sources) -> Iterator[Finding]:
 
 
 def _check_export(sources: Sources) -> Iterator[Finding]:
-    from edgedistill.distill.settings import declare_plan
     from edgedistill.pipeline.export_checks import find_unexportable
 
-    yield from find_unexportable(declare_plan(with_data(sources)), sources)
+    yield from find_unexportable(with_data(sources))
 
 
 def _check_int8(sources: Sources) -> Iterator[Finding]:
-    from edgedistill.distill.settings import declare_plan
     from edgedistill.pipeline.export_checks import find_unquantizable
 
-    yield from find_unquantizable(declare_plan(with_data(sources)), sources)
+    yield from find_unquantizable(with_data(sources))
 
 
 def _check_limit(sources: Sources) -> Iterator[Finding]:

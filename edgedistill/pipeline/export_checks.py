@@ -10,7 +10,7 @@ from torch import nn
 
 from edgedistill.data.views import plain_views
 from edgedistill.distill.loading import build_student
-from edgedistill.distill.settings import DistillPlan
+from edgedistill.distill.settings import DistillPlan, declare_plan
 from edgedistill.export.student_graph import exported_graph
 from edgedistill.models.build import build_model
 from edgedistill.models.source import ModelSource
@@ -27,8 +27,9 @@ UNKNOWN: Final = frozenset({"function", "timm"})
 """The sources of models that edgedistill's own tests do not export; an export takes seconds, so the others are not tried."""
 
 
-def find_unexportable(plan: DistillPlan, sources: Sources) -> Iterator[Finding]:
-    """Yield why torch cannot export the first teacher or the student."""
+def find_unexportable(sources: Sources) -> Iterator[Finding]:
+    """Yield why torch cannot export the first teacher or the student; `sources` have the record of the data."""
+    plan = declare_plan(sources)
     teacher, student = plan.teachers[0].source, plan.student.model
     if _is_unknown(teacher):
         model = build_model(teacher, plan.interface, plan.seed)
@@ -37,11 +38,12 @@ def find_unexportable(plan: DistillPlan, sources: Sources) -> Iterator[Finding]:
         yield from attempt(partial(exported_graph, plan, _student(plan), _graph_plan(sources)), "student.model")
 
 
-def find_unquantizable(plan: DistillPlan, sources: Sources) -> Iterator[Finding]:
+def find_unquantizable(sources: Sources) -> Iterator[Finding]:
     """Yield why the student cannot be prepared for int8, and names in `quantize.skip` that it does not have."""
     config, skip = sources.config, sources.config.quantize.skip
     if config.quantize.mode == "none" or not any("int8" in target.precisions for target in config.target):
         return
+    plan = declare_plan(sources)
     if plan.interface.kind.varies:  # such a student is only quantized as a graph
         if skip:
             graph = exported_graph(plan, _student(plan), _graph_plan(sources))

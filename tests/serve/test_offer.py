@@ -17,6 +17,7 @@ from edgedistill.runtime.files import atomic_path, write_atomic
 from edgedistill.runtime.folder import Run
 from edgedistill.serve.offer import MOST_UPLOAD_BYTES, Offer, offers, pack_requests
 from edgedistill.serve.runtime import read_web_kit
+from tests.support.command import edgedistill
 from tests.support.serving import Served
 from tests.support.uploads import upload_of
 
@@ -72,3 +73,17 @@ def test_outputs_that_no_upload_can_hold_are_refused_before_a_phone_measures(tmp
         ConfigError, match=r"model\.onnx: the outputs of one request have 14,515,200 bytes, .* 9,000,000"
     ):
         pack_requests(tmp_path / "model.onnx", io, "fp32")
+
+
+@pytest.mark.parametrize("missing", ["manifest", "export"])
+def test_a_folder_that_has_nothing_to_serve(run: Path, tmp_path: Path, missing: str) -> None:
+    folder = Path(shutil.copytree(run, tmp_path / "digits"))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    if missing == "manifest":
+        (folder / "manifest.json").unlink()
+    else:
+        del manifest["stages"]["export"]
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+    refused = edgedistill("serve", folder, cwd=tmp_path)
+    assert refused.returncode == 2
+    assert ("not a run folder" if missing == "manifest" else "stage 'export' has not run") in refused.stderr

@@ -20,7 +20,6 @@ import pytest
 
 from edgedistill.runtime.folder import Run
 from edgedistill.serve.app import PAGE
-from edgedistill.serve.links import is_this_machine
 from edgedistill.serve.offer import MOST_UPLOAD_BYTES, Offer, offers
 from edgedistill.serve.runtime import read_web_kit
 from tests.support.command import edgedistill
@@ -238,19 +237,6 @@ def test_another_bench_keeps_what_pages_sent_of_the_models_that_are_left(
     assert (folder / "measurements" / "local-ort-int8.json").exists()
 
 
-@pytest.mark.parametrize("missing", ["manifest", "export"])
-def test_a_folder_that_has_nothing_to_serve(folder: Path, tmp_path: Path, missing: str) -> None:
-    manifest = json.loads((folder / "manifest.json").read_text())
-    if missing == "manifest":
-        (folder / "manifest.json").unlink()
-    else:
-        del manifest["stages"]["export"]
-        (folder / "manifest.json").write_text(json.dumps(manifest))
-    refused = edgedistill("serve", folder, cwd=tmp_path)
-    assert refused.returncode == 2
-    assert ("not a run folder" if missing == "manifest" else "stage 'export' has not run") in refused.stderr
-
-
 def test_what_is_no_path_and_another_host_are_refused_and_the_operator_sees_no_traceback(served: Served) -> None:
     at = urlsplit(served.links[0])
     requests = (
@@ -401,12 +387,3 @@ def test_large_uploads_of_many_clients_take_little_memory_and_stop_no_other(serv
     assert peak_mb < 700  # the server's own modules take a third of it
     body = json.dumps(upload_of(offered))
     assert asyncio.run(send(link, body))[0] == 200
-
-
-@pytest.mark.parametrize(
-    ("host", "answered"),
-    [("localhost:1", True), ("192.0.2.7:80", True), ("[2001:db8::1]:443", True), (socket.gethostname(), True),
-     ("evil.example", False), ("localhost.evil.example", False), ("[", False), ("", False)],
-)  # fmt: skip
-def test_only_names_of_this_machine_and_addresses_are_answered(host: str, *, answered: bool) -> None:
-    assert is_this_machine(host, {"localhost"}) is answered
