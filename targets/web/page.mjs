@@ -155,6 +155,7 @@ async function start(event) {
     say("Stopped");
   } finally {
     measuring = null;
+    tell("done", 1); // also if nothing was sent: others see that this device does not measure any more
     byId("working").hidden = true;
     byId("form").hidden = false;
     byId("try").hidden = false;
@@ -255,7 +256,6 @@ function agreement(arm, answer) {
 function finish(made) {
   byId("results-title").focus();
   say("Done");
-  tell("done", 1);
   const arms = made.arms.filter((arm) => arm.processes.length && !arm.failed);
   byId("ratios").replaceChildren(...arms.slice(1).map((arm) => comparison(arm, reference(arm, arms))));
   const alone = arms.find((arm) => arm.alone)?.alone;
