@@ -115,7 +115,7 @@ def offer(name: str, extra: int, folder: Path) -> Offer:
     path = export(model, SIZES["resnet8"], "ort", "fp32", folder / name)
     prepared = prepare_onnx(path, path.parent / "prepared", {})
     assert prepared.expected is not None
-    requests, content = pack_requests(prepared.io, prepared.expected)
+    requests, content = pack_requests(prepared.model, prepared.io, prepared.expected)
     summary = ModelSummary(
         key=name, title=name, name=name, precision="fp32", encoding=None, sha256=prepared.sha256,
         bytes=prepared.model.stat().st_size, metric="top1", output=None, min_agreement=0.99, requests=requests,
