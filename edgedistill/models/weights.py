@@ -70,9 +70,14 @@ def _left_out(
 def _mismatches(
     state: Mapping[str, Tensor], expected: Mapping[str, Tensor], untrained: tuple[str, ...]
 ) -> Iterator[str]:
-    """Yield what does not match: missing weights, unless they begin with one of `untrained`, unknown ones, and other shapes."""
-    for key in expected:
-        if key not in state and not key.startswith(untrained) and not key.endswith("num_batches_tracked"):
+    """Yield what does not match: missing weights, unless they begin with one of `untrained`, unknown ones, and other shapes.
+
+    Tied weights need one of their names: safetensors and Hugging Face leave the others out.
+    """
+    there = {_memory(value) for key, value in expected.items() if key in state}
+    for key, value in expected.items():
+        is_needed = not key.startswith(untrained) and not key.endswith("num_batches_tracked")
+        if key not in state and is_needed and _memory(value) not in there:
             yield f"has no '{key}'"
     for key in state:
         if key not in expected:
@@ -80,6 +85,11 @@ def _mismatches(
     for key, value in expected.items():
         if key in state and state[key].shape != value.shape:
             yield f"'{key}' is {tuple(state[key].shape)}, the model's is {tuple(value.shape)}"
+
+
+def _memory(weight: Tensor) -> tuple[int, torch.Size, tuple[int, ...]]:
+    """Return where the values of a weight are; tied weights have them at the same place."""
+    return weight.data_ptr(), weight.shape, weight.stride()
 
 
 def _without_prefixes(

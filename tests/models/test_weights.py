@@ -3,12 +3,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from edgedistill.distill.loading import save_model
 from edgedistill.errors import ConfigError
-from edgedistill.models.weights import load_weights
+from edgedistill.models.weights import load_weights, read_state
 
 
 class Network(nn.Module):
@@ -116,3 +117,16 @@ def test_tied_weights_are_saved_under_all_their_names_and_are_tied_again(tmp_pat
     torch.testing.assert_close(model.state_dict(), source.state_dict())
     assert model.get_parameter("last.weight") is model.get_parameter("first.weight")
     assert model.get_parameter("blocks.1.weight") is model.get_parameter("blocks.0.weight")
+
+
+def test_a_file_may_have_one_of_the_names_of_tied_weights(tmp_path: Path) -> None:
+    source, model = tied(), tied()
+    del source.rows, model.rows
+    safetensors.torch.save_model(source, str(tmp_path / "one.safetensors"))
+    assert len(read_state(tmp_path / "one.safetensors")[0]) < len(source.state_dict())
+    assert load_weights(model, tmp_path / "one.safetensors") == []
+    torch.testing.assert_close(model.state_dict(), source.state_dict())
+    separate = nn.ModuleDict({name: nn.Linear(4, 8) for name in ("first", "last")})
+    torch.save({"first.weight": torch.ones(8, 4), "first.bias": torch.ones(8)}, tmp_path / "half.pt")
+    with pytest.raises(ConfigError, match=r"has no 'last\.weight'; has no 'last\.bias'"):
+        load_weights(separate, tmp_path / "half.pt")
