@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import mmap
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -141,6 +142,12 @@ def _folders(base: Path, stem: str, split: str) -> Iterator[Path]:
 
     Those that the name of the file ends with come first: val2017 for instances_val2017.json, whichever split it is used as.
     """
-    folders = [path for place in (base, base / "images") for path in sorted(place.glob("*")) if path.is_dir()]
+    folders = [path for place in (base, base / "images") if place.is_dir() for path in _folders_in(place)]
     yield from (path for path in folders if stem.endswith(path.name))
     yield from (path for path in folders if path.name.startswith(split))
+
+
+def _folders_in(place: Path) -> list[Path]:
+    """Return the folders in a folder, which may hold 100,000 pictures: a listing says which entries are folders."""
+    with os.scandir(place) as entries:
+        return sorted(Path(entry) for entry in entries if entry.is_dir())
