@@ -82,7 +82,7 @@ def _require_free_names(model: nn.Module) -> None:
     hidden = [name for name, _ in parts if hasattr(empty, name)]
     if hidden:
         raise ConfigError(
-            f"{type(model).__name__} cannot be captured, because torch.fx has attributes of its own named {', '.join(hidden)}; rename "
+            f"{type(model).__name__} cannot be captured, because torch.fx uses the names {', '.join(hidden)} itself; rename "
             "these attributes of the model, or use [quantize] mode = 'none'"
         )
 

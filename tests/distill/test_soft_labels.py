@@ -244,12 +244,11 @@ def net(classes):
 """A teacher whose answers are larger by 1 if it was moved, once, to the device on which this machine trains."""
 
 
-def test_a_teacher_computes_where_accelerate_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_teacher_computes_where_accelerate_trains(tmp_path: Path) -> None:
     (tmp_path / "nets.py").write_text(MOVED)
     state = nn.Linear(16, 3).state_dict()
     save_file(state, tmp_path / "net.safetensors")
     source, face, inputs = model("nets:net", folder=tmp_path), interface("features", (16,), 3), torch.ones(2, 16)
     answer = only(teacher_predictor(source, face, 0, tmp_path / "net.safetensors", "fp32")({"input": inputs}))
     torch.testing.assert_close(answer, nn.functional.linear(inputs, state["weight"], state["bias"]) + 1)
-    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
-    assert processes.device() == PartialState().device == answer.device
+    assert processes.device() == PartialState().device

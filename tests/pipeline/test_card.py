@@ -100,7 +100,7 @@ def test_the_usage_runs_as_printed_and_answers_as_the_model_was_recorded(
     assert len(labels) == card.data.test
 
 
-@pytest.mark.parametrize("out", [None, "published"], ids=["in the run", "in a folder of its own"])
+@pytest.mark.parametrize("out", [None, "published"], ids=["in the run", "in another folder"])
 def test_the_usage_of_a_text_model_runs_as_printed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], out: str | None
 ) -> None:

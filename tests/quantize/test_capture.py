@@ -182,7 +182,7 @@ def test_a_model_that_cannot_be_captured_is_refused_by_name():
 def test_a_part_with_a_name_that_torch_fx_keeps_for_itself_is_refused_with_this_reason(name):
     model = nn.Sequential()
     model.add_module(name, nn.Linear(3, 4))
-    with pytest.raises(ConfigError, match=f"attributes of its own named {name}; rename"):
+    with pytest.raises(ConfigError, match=f"torch.fx uses the names {name} itself; rename"):
         capture(model, (torch.randn(2, 3),))
     capture(nn.Sequential(model), (torch.randn(2, 3),))  # the name is free below the top of the model
 
