@@ -15,6 +15,7 @@ from edgedistill.runtime.user_code import is_function
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
+Precision = Literal["auto", "fp32", "bf16"]
 
 
 class TrainingConfig(Record):
@@ -36,8 +37,8 @@ class TrainingConfig(Record):
     """Label smoothing: the share of each label that is spread over all classes."""
     ema: Fraction = 0.0
     """Decay of the moving average of the weights that is kept as the model; 0 is no average, 0.999 is usual."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """bf16 trains with autocast in bfloat16; auto chooses bf16 where this machine's hardware supports it. On a CPU, convolutions whose gradients torch computes wrongly in bfloat16 stay float32: depthwise ones with dilation, and those with a stride beyond the input."""
+    precision: Precision = "auto"
+    """bf16 trains with autocast in bfloat16; auto chooses bf16 where this machine's hardware supports it, and fp32 for a regression, whose values need more digits. On a CPU, convolutions whose gradients torch computes wrongly in bfloat16 stay float32: depthwise ones with dilation, and those with a stride beyond the input."""
     accumulate: Count = 1
     """Parts that a batch is split into, to save memory; their gradients are added before the step. Batch norm sees a part at a time."""
 

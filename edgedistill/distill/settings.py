@@ -8,7 +8,7 @@ from typing import Any, Final
 from pydantic import Field
 
 from edgedistill.config.schema import Config
-from edgedistill.config.training import DistillConfig, TeacherConfig, TrainingConfig
+from edgedistill.config.training import DistillConfig, Precision, TeacherConfig, TrainingConfig
 from edgedistill.data.dataset import Dataset, load_dataset
 from edgedistill.data.settings import DataSettings, ViewSettings, data_settings, view_settings
 from edgedistill.models.interface import Interface, interface_of
@@ -148,7 +148,7 @@ def declare_teacher(sources: Sources) -> TeacherSettings:
     plans = tuple(
         TeacherPlan(
             source=teacher_source(sources.config, number, sources.hash_file, sources.records[DataRecord].classes),
-            training=_training(plan),
+            training=_training(plan, sources.config),
         )
         for number, plan in enumerate(sources.config.teachers)
     )
@@ -187,7 +187,7 @@ def soft_label_teachers(sources: Sources) -> tuple[SoftLabelTeacher, ...]:
     """Declare the teachers for soft labels."""
     return tuple(
         SoftLabelTeacher(
-            source=teacher_source(sources.config, number, sources.hash_file, sources.records[DataRecord].classes), precision=plan.precision,
+            source=teacher_source(sources.config, number, sources.hash_file, sources.records[DataRecord].classes), precision=_precision(plan, sources.config),
             engine=plan.engine, weight=plan.weight,
         )
         for number, plan in enumerate(sources.config.teachers)
@@ -195,8 +195,8 @@ def soft_label_teachers(sources: Sources) -> tuple[SoftLabelTeacher, ...]:
 
 
 def distinct_views(config: Config) -> DistillConfig:
-    """Return [distill] with the number of distinct views: without augmentation all views of a sample are identical."""
-    plan = config.distill
+    """Return [distill] with its precision and the number of distinct views: without augmentation all views of a sample are identical."""
+    plan = config.distill.model_copy(update={"precision": _precision(config.distill, config)})
     return plan if config.data.augment else plan.model_copy(update={"views": min(plan.views, 1)})
 
 
@@ -210,5 +210,11 @@ def tracking_of(config: Config) -> Tracking:
     return Tracking(trackers=config.tracking.trackers, project=config.name)
 
 
-def _training(plan: TeacherConfig) -> TrainingConfig:
-    return TrainingConfig.model_validate(plan.model_dump(include=set(TrainingConfig.model_fields)))
+def _training(plan: TeacherConfig, config: Config) -> TrainingConfig:
+    keys = plan.model_dump(include=set(TrainingConfig.model_fields))
+    return TrainingConfig.model_validate(keys | {"precision": _precision(plan, config)})
+
+
+def _precision(plan: TrainingConfig, config: Config) -> Precision:
+    """Return the precision to compute in: "auto" is float32 for values of any unit, because bfloat16 has less than three digits."""
+    return "fp32" if plan.precision == "auto" and find_task(config.data.task).has_units else plan.precision

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -254,9 +255,10 @@ def _is_usable(settings: SoftLabelSettings, workspace: Workspace, cache: Cache) 
 def cache_of(record: SoftLabelsRecord, task: Task) -> Cache:
     """Return the cache of soft labels, which may not exist."""
     shape = (record.views, record.samples, *(record.shape or (record.classes,)))
+    number: Literal["float16", "float32"] = "float32" if task.has_units else "float16"
     return Cache(
-        caches_folder(KIND) / record.fingerprint, record.fingerprint, shape, record.top_k, record.classes, task.soft_label_number
-    )  # fmt: skip
+        caches_folder(KIND) / record.fingerprint, record.fingerprint, shape, record.top_k, record.classes, number
+    )
 
 
 def _mean_accuracy(settings: SoftLabelSettings, workspace: Workspace) -> float | None:

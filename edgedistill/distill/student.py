@@ -18,6 +18,7 @@ from edgedistill.distill.features import FeatureTeacher, feature_loss, feature_s
 from edgedistill.distill.feed import ContinuedFeed, TeacherAnswers, TrainingFeed
 from edgedistill.distill.fine_tuning import fine_tuning
 from edgedistill.distill.first_batch import Tried, try_model
+from edgedistill.distill.label_scale import distillation_loss, label_loss, standardized_head
 from edgedistill.distill.loading import answers_of, build_student, load_student, load_teacher, save_model
 from edgedistill.distill.losses import all_outputs_loss, check_outputs, main_loss
 from edgedistill.distill.predictors import Scorer, scorer_of, split_outputs, torch_predictor
@@ -114,7 +115,7 @@ class _Trainer:
         settings, plan = self.settings, self.settings.distill
         output = settings.data.output
         own = None if settings.loss is None else settings.loss.load()
-        on_output = settings.task.distillation_loss(plan, own)
+        on_output = distillation_loss(settings, plan, own)
         if plan.uses_features:
             frozen = self._feature_teacher()
             return Teaching(feature_loss(plan, main_loss(on_output, output), frozen, output), None, frozen)
@@ -158,7 +159,8 @@ class _Trainer:
             seed, settings.task.metric_title, TrackingFolder(settings.tracking, self.workspace.root / "tracking"),
             fine_tuning(model, source, settings.interface),
         )  # fmt: skip
-        history = fit(learner, training, self.workspace.report)
+        with standardized_head(settings, model, source.origin, self.workspace.report):
+            history = fit(learner, training, self.workspace.report)
         saved = save_model(model, self._weights(role, seed))
         return TrainedModel(
             spec=settings.student.title, form="torch", file=self.workspace.describe(saved),
@@ -177,7 +179,7 @@ class _Trainer:
         With data.unlabelled, it trains on the samples with labels alone, for as many steps as the student.
         """
         settings = self.settings
-        loss = main_loss(settings.task.label_loss(settings.distill), settings.data.output)
+        loss = main_loss(label_loss(settings, settings.distill), settings.data.output)
         arm, weights = Arm("control", settings.student, Teaching(loss, None, None)), self._weights("control", seed)
         return shared_control(settings, self.workspace, seed, weights, lambda: self.train(arm, seed))
 

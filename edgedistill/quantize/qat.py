@@ -14,6 +14,7 @@ from torch import nn
 from edgedistill.config.training import DistillConfig
 from edgedistill.data.views import training_views
 from edgedistill.distill.feed import TrainingFeed
+from edgedistill.distill.label_scale import distillation_loss
 from edgedistill.distill.loading import answers_of
 from edgedistill.distill.losses import all_outputs_loss
 from edgedistill.distill.predictors import Scorer, torch_predictor
@@ -49,7 +50,7 @@ def finetune(
     frozen = copy.deepcopy(student).to(processes.device())  # the student itself is captured on the CPU later
     teacher = OnlineTeacher(answers_of(torch_predictor(frozen, "fp32"), output))
     feed = TrainingFeed(views, plan.batch_size, teacher, 0, settings.seed)
-    loss = all_outputs_loss(plan, settings.task.distillation_loss(plan, None), output)
+    loss = all_outputs_loss(plan, distillation_loss(settings, plan, None), output)
     # Which layers are float depends on measured latencies, which the stage's key does not cover.
     key = hash_of([workspace.key, prepared.layers])
     resume = Resume(workspace.folder("quantized") / f"{name}-resume.pt", key)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 
@@ -17,7 +17,7 @@ class Regression(ValueTask):
     metric: ClassVar[str] = "r2"
     metric_title: ClassVar[str] = "R²"
     chance_floor: ClassVar[float] = 0.0
-    soft_label_number: ClassVar[Literal["float16", "float32"]] = "float32"
+    has_units: ClassVar[bool] = True
 
     def score(self, answers: Array, labels: Array) -> float:
         """Return 1 - squared error / variance of the labels (N, D), averaged over the D values.

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -76,8 +76,8 @@ class Task(Protocol):
     """The least metric that an answer without knowledge of the inputs reaches: 0 for R², the score of the mean; -inf for none."""
     threshold: ClassVar[float | None]
     """The output value above which a label applies; None for tasks without independent labels."""
-    soft_label_number: ClassVar[Literal["float16", "float32"]]
-    """The type in which a teacher's outputs are stored: float16 is enough for logits, and not for values of any unit."""
+    has_units: ClassVar[bool]
+    """Whether outputs are values of any unit and size: float16 and bfloat16 have too few digits for them, and models learn them standardized."""
     scores_pairs: ClassVar[bool]
     """Whether labels are scores of pairs of samples, which no loss reads; models learn from the teacher's outputs alone."""
 
@@ -169,7 +169,7 @@ class VectorTask:
     is_dense: ClassVar[bool] = False
     finds_objects: ClassVar[bool] = False
     scores_pairs: ClassVar[bool] = False
-    soft_label_number: ClassVar[Literal["float16", "float32"]] = "float16"
+    has_units: ClassVar[bool] = False
 
     def units(self, labels: Array) -> Array:
         """Return that each sample is a unit."""
@@ -216,7 +216,7 @@ class DenseTask:
     chance_floor: ClassVar[float] = -math.inf
     threshold: ClassVar[float | None] = None
     scores_pairs: ClassVar[bool] = False
-    soft_label_number: ClassVar[Literal["float16", "float32"]] = "float16"
+    has_units: ClassVar[bool] = False
 
     def units(self, labels: Array) -> Array:
         """Return that each sample is a unit."""
