@@ -19,7 +19,6 @@ from edgedistill.config.training import DistillConfig, TrainingConfig
 from edgedistill.data.views import plain_views
 from edgedistill.distill.predictors import split_outputs
 from edgedistill.distill.settings import LearningSettings
-from edgedistill.errors import ConfigError
 from edgedistill.losses.batch import Batch, OutputLoss, Tensors
 from edgedistill.losses.terms import mse
 from edgedistill.models.outputs import run
@@ -105,19 +104,18 @@ def _standardized(on_output: OutputLoss, settings: LearningSettings) -> OutputLo
 def standardized_head(
     settings: LearningSettings, model: nn.Module, source: ModelSource, report: Reporter
 ) -> Iterator[None]:
-    """Let the last layer of `model` learn standardized values; the model's outputs have the unit of the labels, before, within and after.
+    """Let the last layer of a model learn standardized values, while the model's outputs have the unit of the labels.
 
-    `source` is what the model, or the model that it is a part of, is built from. The last layer is the one whose shape depends on the number
-    of values; a model without one, or one that changes the layer's outputs, learns values as they are, which is reported if
-    labels are unusual.
+    `source` is what the model, or the model that it is a part of, is built from. A model that does not end in a linear layer with a
+    bias for each value learns values as they are, which is reported if labels are unusual.
     """
     scale = label_scale(settings)
     if scale is None:
         yield
         return
     sample, labels = _sample(settings)
-    head = _head(model, find_head(source, settings.interface), sample, settings.data.output)
-    if head is None:
+    name = _head(model, find_head(source, settings.interface), sample, settings.data.output)
+    if name is None:
         if not scale.is_usual:
             report.info(
                 f"{source.spec}: {scale.describe()}; the model does not end in a linear layer with a bias, so it learns them as they are; "
@@ -125,15 +123,47 @@ def standardized_head(
             )
         yield
         return
-    outputs = _main(model, sample, settings.data.output)
-    if mse(scale.standardize(outputs), scale.standardize(labels)) < mse(outputs, scale.standardize(labels)):
-        _convert(head, 1 / scale.std, -scale.mean / scale.std)
-    handle = head.register_forward_hook(lambda layer, _, returned: _in_unit(layer, returned, scale))
+    head, outputs, wanted = (
+        model.get_submodule(name),
+        _main(model, sample, settings.data.output),
+        scale.standardize(labels),
+    )
+    # An untrained layer gives standardized values; a trained one gives values in the unit of the labels.
+    if mse(scale.standardize(outputs), wanted) < mse(outputs, wanted):
+        _standardize(head, scale)
+    axis = -1 if isinstance(head, nn.Linear) else 1
+    handle = head.register_forward_hook(lambda _, __, returned: _in_unit(returned, scale, axis))
     try:
         yield
     finally:
         handle.remove()
-        _convert(head, scale.std, scale.mean)
+        _restore(head, scale)
+
+
+@contextmanager
+def standardized_copy(
+    settings: LearningSettings, model: nn.Module, source: ModelSource, copy: nn.Module, place: int
+) -> Iterator[None]:
+    """Do the same for another form of a trained model, which has its layers by name and returns tensors, the labelled output at `place`."""
+    scale, output = label_scale(settings), settings.data.output
+    name = None if scale is None else _head(model, find_head(source, settings.interface), _sample(settings)[0], output)
+    if scale is None or name is None:
+        yield
+        return
+    head = copy.get_submodule(name)
+
+    def change(_: nn.Module, __: Any, returned: Any) -> Any:
+        if isinstance(returned, Tensor):
+            return _in_unit(returned, scale, 1)
+        return tuple(_in_unit(one, scale, 1) if at == place else one for at, one in enumerate(returned))
+
+    _standardize(head, scale)
+    handle = copy.register_forward_hook(change)
+    try:
+        yield
+    finally:
+        handle.remove()
+        _restore(head, scale)
 
 
 def _sample(settings: LearningSettings) -> tuple[Tensors, Tensor]:
@@ -149,43 +179,48 @@ def _main(model: nn.Module, inputs: Tensors, output: str | None) -> Tensor:
         return split_outputs(run(model.eval(), inputs), output).main.float()
 
 
-def _head(model: nn.Module, names: tuple[str, ...], inputs: Tensors, output: str | None) -> nn.Module | None:
-    """Return the layer whose outputs are the labelled output of the model, if it has a weight and a bias for each value."""
-    modules = {name.rpartition(".")[0] for name in names}
-    if len(modules) != 1 or {name.rpartition(".")[2] for name in names} != {"weight", "bias"}:
-        return None
-    try:
-        head = model.get_submodule(modules.pop())
-    except AttributeError:
-        return None
-    if not isinstance(head, LAYERS):
+def _head(model: nn.Module, names: tuple[str, ...], inputs: Tensors, output: str | None) -> str | None:
+    """Return the name of the layer whose outputs are the labelled output of the model, if it has a weight and a bias for each value.
+
+    `names` are those of the weights that depend on the number of values.
+    """
+    layers = {name.rpartition(".")[0] for name in names}
+    found = dict(model.named_modules()).get(layers.pop()) if len(layers) == 1 else None
+    if not isinstance(found, LAYERS) or {name.rpartition(".")[2] for name in names} != {"weight", "bias"}:
         return None
     seen: list[Tensor] = []
-    handle = head.register_forward_hook(lambda _, __, returned: seen.append(returned.detach().clone()))
+    handle = found.register_forward_hook(lambda _, __, returned: seen.append(returned.detach().clone()))
     try:
         main = _main(model, inputs, output)
-    except ConfigError:
-        return None
     finally:
         handle.remove()
-    is_last = (
-        len(seen) == 1 and seen[0].numel() == main.numel() and torch.equal(seen[0].float().reshape(main.shape), main)
-    )
-    return head if is_last else None
+    is_last = len(seen) == 1 and torch.equal(seen[0].float().flatten(), main.flatten())
+    return names[0].rpartition(".")[0] if is_last else None
 
 
-def _in_unit(head: nn.Module, outputs: Tensor, scale: LabelScale) -> Tensor:
-    """Return standardized outputs (B, D, ...) of a layer in the unit of the labels, in float32."""
-    axis = -1 if isinstance(head, nn.Linear) else 1
-    shape = [-1 if place == axis % outputs.ndim else 1 for place in range(outputs.ndim)]
+def _in_unit(outputs: Tensor, scale: LabelScale, axis: int) -> Tensor:
+    """Return standardized outputs, with the values on an axis, in the unit of the labels and in float32."""
+    shape = [1] * outputs.ndim
+    shape[axis] = -1
     mean, std = (one.to(outputs.device).reshape(shape) for one in (scale.mean, scale.std))
     return outputs.float() * std + mean
 
 
+def _standardize(head: nn.Module, scale: LabelScale) -> None:
+    """Let a layer whose outputs have the unit of the labels give standardized values."""
+    std = scale.std.double()
+    _convert(head, 1 / std, -scale.mean / std)
+
+
+def _restore(head: nn.Module, scale: LabelScale) -> None:
+    """Let a layer that gives standardized values give them in the unit of the labels."""
+    _convert(head, scale.std.double(), scale.mean.double())
+
+
 @torch.no_grad()
 def _convert(head: nn.Module, factor: Tensor, offset: Tensor) -> None:
-    """Let a layer give its outputs times `factor` (D,) plus `offset` (D,)."""
-    weight, bias = (value for value in (head.get_parameter("weight"), head.get_parameter("bias")))
-    factor, offset = factor.double().to(weight.device), offset.double().to(weight.device)
+    """Let a layer give its outputs times `factor` (D,) plus `offset` (D,), float64."""
+    weight, bias = head.get_parameter("weight"), head.get_parameter("bias")
+    factor, offset = factor.to(weight.device), offset.to(weight.device)
     weight.copy_(weight.double() * factor.reshape(-1, *(1,) * (weight.ndim - 1)))
     bias.copy_(bias.double() * factor + offset)

@@ -14,12 +14,13 @@ from torch import nn
 from edgedistill.config.training import DistillConfig
 from edgedistill.data.views import training_views
 from edgedistill.distill.feed import TrainingFeed
-from edgedistill.distill.label_scale import distillation_loss
+from edgedistill.distill.label_scale import distillation_loss, standardized_copy
 from edgedistill.distill.loading import answers_of
 from edgedistill.distill.losses import all_outputs_loss
 from edgedistill.distill.predictors import Scorer, torch_predictor
 from edgedistill.distill.soft_labels import OnlineTeacher
 from edgedistill.distill.training import Resume, Training, fit
+from edgedistill.models.outputs import main_name
 from edgedistill.quantize.prepare import Prepared
 from edgedistill.quantize.settings import QuantizeSettings
 from edgedistill.records.training import Epoch
@@ -55,7 +56,9 @@ def finetune(
     key = hash_of([workspace.key, prepared.layers])
     resume = Resume(workspace.folder("quantized") / f"{name}-resume.pt", key)
     training = Training(name, plan, feed, loss, validate, resume, settings.seed, settings.task.metric_title)
-    return fit(prepared, training, workspace.report)
+    place = prepared.output_names.index(main_name(prepared.output_names, output))
+    with standardized_copy(settings, student, settings.student.origin, prepared.graph, place):
+        return fit(prepared, training, workspace.report)
 
 
 def finetuning_plan(settings: QuantizeSettings) -> DistillConfig:
