@@ -6,7 +6,7 @@ millimetres would drown one in metres.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -21,17 +21,23 @@ from edgedistill.distill.predictors import split_outputs
 from edgedistill.distill.settings import LearningSettings
 from edgedistill.losses.batch import Batch, OutputLoss, Tensors
 from edgedistill.losses.terms import mse
-from edgedistill.models.outputs import run
-from edgedistill.models.source import ModelSource
-from edgedistill.models.transfer import find_head
+from edgedistill.models.outputs import main_name, named_outputs, run
 from edgedistill.runtime.progress import Reporter
 from edgedistill.tasks.task import values_of
 
 LAYERS: Final = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-TRIED: Final = 64
-"""The samples that decide in which unit a model answers."""
+TRIED: Final = 16
+"""The samples that show which layer is the last, and in which unit it answers."""
+SAME: Final = 0.05
+"""The largest difference, in deviations of the labels, that rounding another bias makes in the outputs of an int8 model."""
 USUAL: Final = 10.0
 """Labels whose deviation is up to so many times larger or smaller than 1, and whose mean is less than so many deviations, are learnt well as they are."""
+
+
+ADVICE: Final = (
+    "the model does not end in a linear layer with a bias, so it learns them as they are; if it learns badly, subtract the mean from the "
+    "labels, and divide them by the deviation"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,69 +107,79 @@ def _standardized(on_output: OutputLoss, settings: LearningSettings) -> OutputLo
 
 
 @contextmanager
-def standardized_head(
-    settings: LearningSettings, model: nn.Module, source: ModelSource, report: Reporter
-) -> Iterator[None]:
+def standardized_head(settings: LearningSettings, model: nn.Module, label: str, report: Reporter) -> Iterator[None]:
     """Let the last layer of a model learn standardized values, while the model's outputs have the unit of the labels.
 
-    `source` is what the model, or the model that it is a part of, is built from. A model that does not end in a linear layer with a
-    bias for each value learns values as they are, which is reported if labels are unusual.
+    A model that does not end in a linear layer or convolution with a bias learns values as they are, which is reported if labels are
+    unusual; `label` names the model.
     """
     scale = label_scale(settings)
     if scale is None:
         yield
         return
-    sample, labels = _sample(settings)
-    name = _head(model, find_head(source, settings.interface), sample, settings.data.output)
+    inputs, labels = _sample(settings)
+    outputs, wanted = _main(model, inputs, settings.data.output), scale.standardize(labels)
+    name = _last_layer(model, inputs, outputs)
     if name is None:
         if not scale.is_usual:
-            report.info(
-                f"{source.spec}: {scale.describe()}; the model does not end in a linear layer with a bias, so it learns them as they are; "
-                "if it learns slowly, subtract the mean from the labels, and divide them by the deviation"
-            )
+            report.info(f"{label}: {scale.describe()}; {ADVICE}")
         yield
         return
-    head, outputs, wanted = (
-        model.get_submodule(name),
-        _main(model, sample, settings.data.output),
-        scale.standardize(labels),
-    )
+    layer = model.get_submodule(name)
     # An untrained layer gives standardized values; a trained one gives values in the unit of the labels.
     if mse(scale.standardize(outputs), wanted) < mse(outputs, wanted):
-        _standardize(head, scale)
-    axis = -1 if isinstance(head, nn.Linear) else 1
-    handle = head.register_forward_hook(lambda _, __, returned: _in_unit(returned, scale, axis))
+        _standardize(layer, scale)
+    axis = -1 if isinstance(layer, nn.Linear) else 1
+    handle = layer.register_forward_hook(lambda _, __, returned: _in_unit(returned, scale, axis))
     try:
         yield
     finally:
         handle.remove()
-        _restore(head, scale)
+        _restore(layer, scale)
 
 
 @contextmanager
 def standardized_copy(
-    settings: LearningSettings, model: nn.Module, source: ModelSource, copy: nn.Module, place: int
+    settings: LearningSettings, model: nn.Module, copy: nn.Module, layers: nn.Module
 ) -> Iterator[None]:
-    """Do the same for another form of a trained model, which has its layers by name and returns tensors, the labelled output at `place`."""
+    """Do the same for an int8 form of a trained model; `layers` is the module in it that has the layers of the model by name.
+
+    A form that would give other outputs, because it computes with the values of the last layer, learns values as they are.
+    """
     scale, output = label_scale(settings), settings.data.output
-    name = None if scale is None else _head(model, find_head(source, settings.interface), _sample(settings)[0], output)
-    if scale is None or name is None:
+    if scale is None:
         yield
         return
-    head = copy.get_submodule(name)
-
-    def change(_: nn.Module, __: Any, returned: Any) -> Any:
-        if isinstance(returned, Tensor):
-            return _in_unit(returned, scale, 1)
-        return tuple(_in_unit(one, scale, 1) if at == place else one for at, one in enumerate(returned))
-
-    _standardize(head, scale)
-    handle = copy.register_forward_hook(change)
+    inputs, _ = _sample(settings)
+    name = _last_layer(model, inputs, _main(model, inputs, output))
+    layer = None if name is None else dict(layers.named_modules()).get(name)
+    if layer is None:
+        yield
+        return
+    before = scale.standardize(_main(copy, inputs, output))
+    _standardize(layer, scale)
+    handle = copy.register_forward_hook(lambda _, __, returned: _changed(returned, scale, output))
+    is_same = bool((scale.standardize(_main(copy, inputs, output)) - before).abs().max() < SAME)
+    if not is_same:
+        handle.remove()
+        _restore(layer, scale)
     try:
         yield
     finally:
-        handle.remove()
-        _restore(head, scale)
+        if is_same:
+            handle.remove()
+            _restore(layer, scale)
+
+
+def _changed(returned: Any, scale: LabelScale, output: str | None) -> Any:
+    """Return what a model returns with its labelled output in the unit of the labels."""
+    names = tuple(named_outputs(returned))
+    main = main_name(names, output)
+    if isinstance(returned, Tensor):
+        return _in_unit(returned, scale, 1)
+    if isinstance(returned, Mapping):
+        return {name: _in_unit(one, scale, 1) if name == main else one for name, one in returned.items()}
+    return tuple(_in_unit(one, scale, 1) if name == main else one for name, one in zip(names, returned, strict=True))
 
 
 def _sample(settings: LearningSettings) -> tuple[Tensors, Tensor]:
@@ -179,23 +195,24 @@ def _main(model: nn.Module, inputs: Tensors, output: str | None) -> Tensor:
         return split_outputs(run(model.eval(), inputs), output).main.float()
 
 
-def _head(model: nn.Module, names: tuple[str, ...], inputs: Tensors, output: str | None) -> str | None:
-    """Return the name of the layer whose outputs are the labelled output of the model, if it has a weight and a bias for each value.
+def _last_layer(model: nn.Module, inputs: Tensors, outputs: Tensor) -> str | None:
+    """Return the name of the layer with a bias that gives the labelled outputs (B, D) of the model."""
+    seen: dict[str, list[bool]] = {}
 
-    `names` are those of the weights that depend on the number of values.
-    """
-    layers = {name.rpartition(".")[0] for name in names}
-    found = dict(model.named_modules()).get(layers.pop()) if len(layers) == 1 else None
-    if not isinstance(found, LAYERS) or {name.rpartition(".")[2] for name in names} != {"weight", "bias"}:
-        return None
-    seen: list[Tensor] = []
-    handle = found.register_forward_hook(lambda _, __, returned: seen.append(returned.detach().clone()))
+    def compare(name: str, returned: Tensor) -> None:
+        is_same = returned.numel() == outputs.numel() and torch.equal(returned.float().flatten(), outputs.flatten())
+        seen.setdefault(name, []).append(is_same)
+
+    handles = [
+        module.register_forward_hook(lambda _, __, returned, name=name: compare(name, returned))
+        for name, module in model.named_modules() if isinstance(module, LAYERS) and module.bias is not None
+    ]  # fmt: skip
     try:
-        main = _main(model, inputs, output)
+        _main(model, inputs, None)
     finally:
-        handle.remove()
-    is_last = len(seen) == 1 and torch.equal(seen[0].float().flatten(), main.flatten())
-    return names[0].rpartition(".")[0] if is_last else None
+        for handle in handles:
+            handle.remove()
+    return next((name for name, found in seen.items() if found == [True]), None)
 
 
 def _in_unit(outputs: Tensor, scale: LabelScale, axis: int) -> Tensor:
@@ -206,21 +223,21 @@ def _in_unit(outputs: Tensor, scale: LabelScale, axis: int) -> Tensor:
     return outputs.float() * std + mean
 
 
-def _standardize(head: nn.Module, scale: LabelScale) -> None:
+def _standardize(layer: nn.Module, scale: LabelScale) -> None:
     """Let a layer whose outputs have the unit of the labels give standardized values."""
     std = scale.std.double()
-    _convert(head, 1 / std, -scale.mean / std)
+    _convert(layer, 1 / std, -scale.mean / std)
 
 
-def _restore(head: nn.Module, scale: LabelScale) -> None:
+def _restore(layer: nn.Module, scale: LabelScale) -> None:
     """Let a layer that gives standardized values give them in the unit of the labels."""
-    _convert(head, scale.std.double(), scale.mean.double())
+    _convert(layer, scale.std.double(), scale.mean.double())
 
 
 @torch.no_grad()
-def _convert(head: nn.Module, factor: Tensor, offset: Tensor) -> None:
+def _convert(layer: nn.Module, factor: Tensor, offset: Tensor) -> None:
     """Let a layer give its outputs times `factor` (D,) plus `offset` (D,), float64."""
-    weight, bias = head.get_parameter("weight"), head.get_parameter("bias")
+    weight, bias = layer.get_parameter("weight"), layer.get_parameter("bias")
     factor, offset = factor.to(weight.device), offset.to(weight.device)
     weight.copy_(weight.double() * factor.reshape(-1, *(1,) * (weight.ndim - 1)))
     bias.copy_(bias.double() * factor + offset)

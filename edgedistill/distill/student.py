@@ -159,7 +159,7 @@ class _Trainer:
             seed, settings.task.metric_title, TrackingFolder(settings.tracking, self.workspace.root / "tracking"),
             fine_tuning(model, source, settings.interface),
         )  # fmt: skip
-        with standardized_head(settings, model, source.origin, self.workspace.report):
+        with standardized_head(settings, model, name, self.workspace.report):
             history = fit(learner, training, self.workspace.report)
         saved = save_model(model, self._weights(role, seed))
         return TrainedModel(

@@ -203,7 +203,7 @@ def _torch_teacher(settings: TeacherSettings, workspace: Workspace, number: int,
             label, plan.training, feed, loss, validate, Resume(folder / RESUME, workspace.key), settings.seed,
             settings.task.metric_title, TrackingFolder(settings.tracking, workspace.root / "tracking"),
         )  # fmt: skip
-        with standardized_head(settings, model, plan.source, workspace.report):
+        with standardized_head(settings, model, label, workspace.report):
             history = fit(model, training, workspace.report)
         accuracy = max(epoch.val_accuracy for epoch in history)
         answers = scorer.answers(torch_predictor(model, plan.training.precision))

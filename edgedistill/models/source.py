@@ -79,13 +79,6 @@ class StudentSource(GrownRecord):
         return None if self.start is None else self.start.weights
 
     @property
-    def origin(self) -> ModelSource:
-        """What the student is built from: its model, or the teacher that it is a part of."""
-        found = self.model or self.teacher
-        assert found is not None
-        return found
-
-    @property
     def title(self) -> str:
         """The title of the student: its model, or the teacher's model with the pruned fraction or the kept layers."""
         if self.model is not None:

@@ -10,7 +10,7 @@ from edgedistill.errors import ConfigError, nearest
 from edgedistill.models.build import build_model
 from edgedistill.models.folder import load_folder
 from edgedistill.models.interface import Interface
-from edgedistill.models.source import ModelSource, StudentSource
+from edgedistill.models.source import StudentSource
 from edgedistill.models.start import KEY, Start
 from edgedistill.models.weights import load_weights
 
@@ -18,14 +18,15 @@ SHOWN = 3
 """The most classes that a message names."""
 
 
-def find_head(source: ModelSource, interface: Interface) -> tuple[str, ...]:
-    """Return the names of a model's weights whose shapes depend on the number of classes or values; empty if none do.
+def find_head(source: StudentSource, interface: Interface) -> tuple[str, ...]:
+    """Return the names of a student's weights whose shapes depend on the number of classes; empty if none do.
 
-    The model is built for one more, so that its own code says what belongs to them.
+    The student is built for one class more, so that its own code says what belongs to the classes.
     """
+    assert source.model is not None
     more = interface.model_copy(update={"values": interface.values + 1})
     try:
-        states = [build_model(source, one, 0).state_dict() for one in (interface, more)]
+        states = [build_model(source.model, one, 0).state_dict() for one in (interface, more)]
     except ConfigError:  # a model that only exists for this number
         return ()
     shapes, others = ({name: value.shape for name, value in state.items()} for state in states)
@@ -43,8 +44,7 @@ def load_start(model: nn.Module, source: StudentSource, interface: Interface) ->
         if source.model is None or source.model.encoder is None:
             return []
         return load_folder(model, source.model, interface)
-    assert source.model is not None
-    names, reason = find_head(source.model, interface), _reason(start, interface)
+    names, reason = find_head(source, interface), _reason(start, interface)
     try:
         notes = load_weights(model, start.weights.path, head=names, reason=reason)
     except ConfigError as error:
@@ -91,8 +91,7 @@ def frozen_names(model: nn.Module, source: StudentSource, interface: Interface) 
 
 def backbone(model: nn.Module, source: StudentSource, interface: Interface) -> frozenset[str]:
     """Return the names of all weights but those of the head; raises ConfigError if no weight depends on the number of classes."""
-    assert source.model is not None
-    head = find_head(source.model, interface)
+    head = find_head(source, interface)
     names = frozenset(name for name, _ in model.named_parameters())
     if names.isdisjoint(head):
         raise ConfigError(

@@ -20,7 +20,6 @@ from edgedistill.distill.losses import all_outputs_loss
 from edgedistill.distill.predictors import Scorer, torch_predictor
 from edgedistill.distill.soft_labels import OnlineTeacher
 from edgedistill.distill.training import Resume, Training, fit
-from edgedistill.models.outputs import main_name
 from edgedistill.quantize.prepare import Prepared
 from edgedistill.quantize.settings import QuantizeSettings
 from edgedistill.records.training import Epoch
@@ -56,8 +55,7 @@ def finetune(
     key = hash_of([workspace.key, prepared.layers])
     resume = Resume(workspace.folder("quantized") / f"{name}-resume.pt", key)
     training = Training(name, plan, feed, loss, validate, resume, settings.seed, settings.task.metric_title)
-    place = prepared.output_names.index(main_name(prepared.output_names, output))
-    with standardized_copy(settings, student, settings.student.origin, prepared.graph, place):
+    with standardized_copy(settings, student, prepared, prepared.graph):
         return fit(prepared, training, workspace.report)
 
 

@@ -56,15 +56,14 @@ def saved(source: StudentSource, data: Interface, path: Path) -> nn.Module:
     ],
 )
 def test_the_head_is_what_depends_on_the_number_of_classes(tmp_path: Path, text: str, head: tuple[str, ...]) -> None:
-    source = started(text, tmp_path).model
-    assert source is not None
-    assert find_head(source, THREE) == head
+    assert find_head(started(text, tmp_path), THREE) == head
 
 
 def test_the_head_of_a_detector_has_the_layers_of_the_classes() -> None:
     data = interface("image", (64, 64, 3), 2, task="detection")
-    source = named("zoo:detector", 0.25)
-    head, weights = find_head(source, data), build_model(source, data, 0).state_dict()
+    source = StudentSource(model=named("zoo:detector", 0.25), prune=None, teacher=None)
+    assert source.model is not None
+    head, weights = find_head(source, data), build_model(source.model, data, 0).state_dict()
     assert head
     assert all(weights[name].shape[0] == 2 for name in head)
 

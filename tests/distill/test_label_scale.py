@@ -1,0 +1,229 @@
+"""Regressions learn values of any unit, and models keep answering in it."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from edgedistill.config.schema import Config
+from edgedistill.config.training import DistillConfig, TrainingConfig
+from edgedistill.data.views import plain_views
+from edgedistill.distill.label_scale import (
+    distillation_loss,
+    label_loss,
+    label_scale,
+    standardized_copy,
+    standardized_head,
+)
+from edgedistill.distill.settings import TeacherSettings, declare_plan, declare_teacher
+from edgedistill.distill.teacher import build_teacher
+from edgedistill.kits.kits import find_kits
+from edgedistill.losses.batch import Batch
+from edgedistill.losses.terms import mse
+from edgedistill.pipeline.checks import dataset_of
+from edgedistill.pipeline.pipeline import Plan, run_pipeline
+from edgedistill.quantize.calibration import calibration_batches, example_input
+from edgedistill.quantize.prepare import calibrate, prepare
+from edgedistill.records.stages import StudentRecord, TeacherRecord
+from edgedistill.runtime.folder import Run, require_record
+from edgedistill.runtime.progress import QUIET
+from tests.support.learning import config_of, sources_of
+from tests.support.listener import Listener
+
+NETS = """
+import torch
+from torch import nn
+
+def linear(classes):
+    return nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, classes))
+
+def fixed():
+    return nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 1))
+
+def convolution(classes):
+    return nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Unflatten(1, (32, 1)), nn.Conv1d(32, classes, 1), nn.Flatten())
+
+def positive(classes):
+    return nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, classes), nn.ReLU())
+
+def bounded(classes):
+    return nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, classes), nn.Sigmoid())
+
+class Two(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.body, self.head, self.other = nn.Linear(6, 32), nn.Linear(32, classes), nn.Linear(32, 3)
+
+    def forward(self, x):
+        x = torch.relu(self.body(x))
+        return {"other": self.other(x), "logits": self.head(x)}
+
+def two(classes):
+    return Two(classes)
+"""
+TRAINING = {"epochs": 12, "optimizer": "adamw", "lr": 0.01, "batch_size": 32}
+
+
+def config_in(folder: Path, mean: Any, std: Any, net: str = "linear", **keys: Any) -> Config:
+    """Return a configuration of a regression whose labels have a mean and a deviation."""
+    rng = np.random.default_rng(0)
+    weights = rng.normal(size=(6, np.size(mean)))
+    for name, count in (("train", 300), ("val", 100), ("test", 100)):
+        inputs = rng.normal(size=(count, 6)).astype(np.float32)
+        values = np.tanh(inputs @ weights)
+        labels = values / 0.7 * std + mean
+        np.savez(folder / f"{name}.npz", inputs=inputs, labels=labels.astype(np.float32))
+    (folder / "nets.py").write_text(NETS)
+    tables: dict[str, Any] = {
+        "data": {"train": "train.npz", "val": "val.npz", "test": "test.npz", "kind": "features", "task": "regression", "augment": []},
+        "teacher": TRAINING | {"model": f"nets:{net}"}, "student": {"model": f"nets:{net}"},
+        "distill": TRAINING | {"loss": "mse", "views": 1, "hard_weight": 0.5}, "target": [{"name": "pc", "kit": "ort"}],
+    }  # fmt: skip
+    return config_of(
+        folder,
+        **{name: table | keys.get(name, {}) if isinstance(table, dict) else table for name, table in tables.items()},
+    )
+
+
+def settings_in(folder: Path, mean: Any, std: Any, net: str = "linear") -> TeacherSettings:
+    config = config_in(folder, mean, std, net)
+    return declare_teacher(sources_of(config, dataset_of(sources_of(config)).record))
+
+
+def model_of(settings: TeacherSettings) -> nn.Module:
+    return build_teacher(settings, 0)
+
+
+def inputs_of(settings: TeacherSettings) -> Tensor:
+    train = settings.dataset().train
+    rows = np.arange(len(train))
+    return next(iter(plain_views(train, settings.data, settings.views).batch(rows, rows * 0).values()))
+
+
+@torch.no_grad()
+def answer(model: nn.Module, inputs: Tensor) -> Tensor:
+    returned = model.eval()(inputs)
+    found: Tensor = returned["logits"] if isinstance(returned, dict) else returned
+    return found
+
+
+@pytest.mark.parametrize(
+    ("mean", "std"),
+    [(0, 1), (1000, 10), (0.002, 0.001), (2.5e5, 4e4), ((1000, 0.5), (10, 0.001))],
+    ids=["standard", "offset", "small", "large", "two units"],
+)
+def test_teacher_and_student_learn_values_of_any_unit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mean: Any, std: Any
+) -> None:
+    monkeypatch.setenv("EDGEDISTILL_CACHE", str(tmp_path / "cache"))
+    run = Run(tmp_path / "run")
+    run_pipeline(config_in(tmp_path, mean, std), run, find_kits(()), QUIET, Plan("distill"))
+    found = require_record(run, TeacherRecord).val_accuracy, require_record(run, StudentRecord).student.val_accuracy
+    assert None not in found
+    assert min(one for one in found if one is not None) > 0.8
+
+
+@pytest.mark.parametrize("net", ["linear", "fixed", "convolution", "two"])
+def test_an_untrained_model_answers_near_the_labels_and_keeps_its_answers(tmp_path: Path, net: str) -> None:
+    settings = settings_in(tmp_path, 1000, 10, net)
+    model, inputs = model_of(settings), inputs_of(settings)
+    plain = answer(model, inputs)
+    with standardized_head(settings, model, "teacher", QUIET):
+        within = answer(model, inputs)
+        torch.testing.assert_close(within, plain * 10.0 + 1000, rtol=0.001, atol=2)
+    torch.testing.assert_close(answer(model, inputs), within, rtol=1e-6, atol=1e-3)
+
+
+def test_a_trained_model_keeps_its_answers(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path, 1000, 10)
+    model, inputs = model_of(settings), inputs_of(settings)
+    with torch.no_grad():
+        model.get_parameter("2.bias").fill_(1007)
+    plain = answer(model, inputs)
+    with standardized_head(settings, model, "teacher", QUIET):
+        assert model.get_parameter("2.bias").item() == pytest.approx(0.7, abs=0.2)
+        torch.testing.assert_close(answer(model, inputs), plain, rtol=1e-6, atol=1e-3)
+    torch.testing.assert_close(answer(model, inputs), plain, rtol=1e-6, atol=1e-3)
+
+
+@pytest.mark.parametrize(("mean", "std", "is_said"), [(1000, 10, True), (0, 0.001, True), (2, 1, False)])
+def test_a_model_with_another_end_learns_values_as_they_are_and_that_is_said(
+    tmp_path: Path, mean: float, std: float, is_said: bool
+) -> None:
+    settings, listener = settings_in(tmp_path, mean, std, "bounded"), Listener()
+    model, inputs = model_of(settings), inputs_of(settings)
+    plain = answer(model, inputs)
+    with standardized_head(settings, model, "teacher", listener):
+        assert torch.equal(answer(model, inputs), plain)
+    assert torch.equal(answer(model, inputs), plain)
+    (*said,) = listener.said
+    assert len(said) == is_said
+    if is_said:
+        assert said[0].startswith("teacher: the labels have a mean of ")
+        assert "the model does not end in a linear layer with a bias" in said[0]
+
+
+def test_the_loss_is_that_of_standardized_values_but_for_functions_of_the_user_and_the_cosine(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path, (1000, 0.5), (10, 0.001))
+    scale = label_scale(settings)
+    assert scale is not None
+    labels = torch.from_numpy(settings.dataset().train.labels[:8])
+    assert float(label_loss(settings, TrainingConfig())(scale.mean.expand(8, 2), Batch({}, labels))) == pytest.approx(
+        1, abs=0.5
+    )
+    outputs, teacher = labels + scale.std, labels + scale.std * torch.tensor([0.5, -1.0])
+    batch = Batch({}, labels, teacher)
+    assert float(label_loss(settings, TrainingConfig())(outputs, batch)) == pytest.approx(1, rel=0.01)
+    mixed = batch._replace(partner_labels=labels, share=torch.full((8,), 0.3))
+    assert float(label_loss(settings, TrainingConfig())(outputs, mixed)) == pytest.approx(1, rel=0.01)
+    plan = DistillConfig(loss="mse", hard_weight=0.0)
+    assert float(distillation_loss(settings, plan, None)(outputs, batch)) == pytest.approx((0.25 + 4) / 2, rel=0.01)
+    own = distillation_loss(settings, plan, lambda student, teacher, _: mse(student, teacher))
+    assert own(outputs.requires_grad_(), batch).item() == pytest.approx(mse(outputs, teacher).item())
+    cosine = DistillConfig(loss="cosine", hard_weight=0.0)
+    assert distillation_loss(settings, cosine, None)(outputs, batch).item() == pytest.approx(0, abs=1e-4)
+
+
+@pytest.mark.parametrize(("net", "is_standardized"), [("linear", True), ("two", True), ("positive", False)])
+def test_the_int8_form_keeps_its_answers_and_learns_standardized_values(
+    tmp_path: Path, net: str, is_standardized: bool
+) -> None:
+    settings = settings_in(tmp_path, 0.002, 0.001, net)
+    model, inputs = model_of(settings), inputs_of(settings)
+    with torch.no_grad():
+        last = model.get_submodule("head" if net == "two" else "2")
+        last.get_parameter("weight").mul_(0.001)
+        last.get_parameter("bias").fill_(
+            0.0022
+        )  # all answers are above 0, so that a ReLU behind the layer does not show
+    views = plain_views(settings.dataset().train, settings.data, settings.views)
+    prepared = prepare(model.eval(), example_input(views))
+    calibrate(prepared, calibration_batches(views, 64, 0))
+    plain, layer = answer(prepared, inputs), prepared.graph.get_submodule("head" if net == "two" else "2")
+    bias = layer.get_parameter("bias").clone()
+    with standardized_copy(settings, model, prepared, prepared.graph):
+        torch.testing.assert_close(answer(prepared, inputs), plain, rtol=0, atol=5e-5)
+        assert torch.equal(layer.get_parameter("bias"), bias) is not is_standardized
+    torch.testing.assert_close(answer(prepared, inputs), plain, rtol=0, atol=5e-5)
+
+
+def test_other_tasks_have_no_scale_and_compute_as_before(tmp_path: Path) -> None:
+    np.savez(tmp_path / "train.npz", inputs=np.eye(60, 6, dtype=np.float32), labels=np.arange(60) % 2)
+    config = config_of(tmp_path, data={"train": "train.npz", "test": "train.npz", "kind": "features"})
+    settings = declare_teacher(sources_of(config, dataset_of(sources_of(config)).record))
+    assert label_scale(settings) is None
+    assert settings.teachers[0].training.precision == "auto"
+
+
+@pytest.mark.parametrize(("wanted", "precision"), [("auto", "fp32"), ("bf16", "bf16"), ("fp32", "fp32")])
+def test_regressions_compute_in_float32_unless_bfloat16_is_asked_for(
+    tmp_path: Path, wanted: str, precision: str
+) -> None:
+    config = config_in(tmp_path, 0, 1, teacher={"precision": wanted}, distill={"precision": wanted})
+    sources = sources_of(config, dataset_of(sources_of(config)).record)
+    plan = declare_plan(sources)
+    found = declare_teacher(sources).teachers[0].training.precision
+    assert {found, plan.distill.precision, plan.teachers[0].precision} == {precision}
