@@ -44,9 +44,7 @@ class EngineChoice:
         convert the model.
         """
         wanted, precision = requested
-        if self.interface.kind.varies:
-            if wanted == "openvino":
-                raise ConfigError("teacher.engine: texts vary in length, which only torch is used for; remove the key")
+        if self.interface.kind.varies:  # texts vary in length, which only torch is used for
             return "torch"
         if wanted == "torch" or (wanted == "auto" and processes.device().type != "cpu"):
             return "torch"

@@ -21,6 +21,7 @@ from edgedistill.data.sizes import find_coarse_limit
 from edgedistill.errors import ConfigError, DeviceError
 from edgedistill.kits.kits import Kit
 from edgedistill.kits.scheme import with_scheme
+from edgedistill.pipeline.config_checks import check_engines, check_tools, label_keys, note_views, note_weight
 from edgedistill.pipeline.run_checks import Check, attempt, examine, finding, found_by
 from edgedistill.pipeline.target_checks import check_file_names, check_target
 from edgedistill.records.finding import Finding
@@ -102,19 +103,6 @@ def kits_for(config: Config, kits: Mapping[str, Kit]) -> dict[str, Kit]:
     return chosen
 
 
-def _check_tools(sources: Sources) -> Iterator[Finding]:
-    """Yield an opset that the exporter does not write, and missing trackers."""
-    from edgedistill.distill.tracking import check_trackers
-    from edgedistill.export.onnx_export import OPSETS
-
-    config = sources.config
-    if config.export.opset is not None and config.export.opset not in OPSETS:
-        text = f"opset {config.export.opset} cannot be exported; {OPSETS[0]} to {OPSETS[-1]} can"
-        yield Finding(severity="error", subject="export.opset", text=text)
-    for name in config.tracking.trackers:
-        yield from attempt(partial(check_trackers, [name]), "tracking.trackers")
-
-
 def _find_data(sources: Sources) -> Iterator[Finding]:
     data = sources.config.data
     for split, text in data.sources.items():
@@ -153,7 +141,7 @@ def _check_views(sources: Sources) -> Iterator[Finding]:
     plain = views.model_copy(update={"inputs": {}})
     yield from attempt(partial(training_views, dataset.train, dataset.record, plain), "data.augment")
     if not dataset.record.labelled or find_task(dataset.record.task).scores_pairs:
-        yield from map(partial(finding, subject="data"), _label_keys(config))
+        yield from map(partial(finding, subject="data"), label_keys(config))
 
 
 def _check_normalization(sources: Sources) -> Iterator[Finding]:
@@ -165,24 +153,6 @@ def _check_normalization(sources: Sources) -> Iterator[Finding]:
 def _check_mel(sources: Sources) -> Iterator[Finding]:
     settings, views = data_settings(sources), view_settings(sources.config)
     yield from attempt(partial(check_mel, settings, views, load_dataset(settings).record), "data.mel")
-
-
-def _label_keys(config: Config) -> Iterator[str]:
-    """Yield a message for each key that needs labels that models learn."""
-    pairs = find_task(config.data.task).scores_pairs
-    lacks = "the scores of pairs are not learnt" if pairs else "the data has no labels"
-    if config.distill.hard_weight:
-        yield f"distill.hard_weight: is {config.distill.hard_weight:g}, but {lacks}; set it to 0"
-    if config.distill.control:
-        yield f"distill.control: a control learns from labels alone, but {lacks}; set control = false"
-    for teacher in config.teachers:
-        if teacher.model.source == "logits":
-            yield (
-                f"teacher.model: {teacher.model} only holds outputs for training samples; without labels, models are compared with "
-                "the teacher's outputs on the test set, so name the teacher model itself"
-            )
-        if teacher.model.is_module and teacher.weights is None and teacher.model.source != "hf":
-            yield f"teacher.weights: the data has no labels to train {teacher.model} on; name a file of weights"
 
 
 def _find_teachers(sources: Sources) -> Iterator[Finding]:
@@ -304,25 +274,6 @@ def _check_limit(sources: Sources) -> Iterator[Finding]:
         yield from find_coarse_limit(record.val, config.quantize.max_drop)
 
 
-def _note_views(sources: Sources) -> Iterator[Finding]:
-    """Say that the views are identical, if the configuration asks for several."""
-    views = sources.config.distill.views
-    if views > 1 and not sources.config.data.augment:
-        text = f"{views} identical views without data.augment; 1 is used"
-        yield Finding(severity="note", subject="distill.views", text=text)
-
-
-def _note_weight(sources: Sources) -> Iterator[Finding]:
-    """Warn of a loss in which the teacher's answers have no weight: they would be computed, and change nothing."""
-    plan = sources.config.distill
-    if plan.hard_weight == 1 and not plan.uses_features:
-        text = (
-            "is 1, so the student learns nothing from the teacher's logits, which are computed all the same; set a smaller "
-            "weight, for example 0.1, or compare with control = true"
-        )
-        yield Finding(severity="warning", subject="distill.hard_weight", text=text)
-
-
 def _reach_targets(sources: Sources) -> Iterator[Finding]:
     """Yield the devices that do not answer, and the engines that they lack; targets with an error are not asked."""
     from edgedistill.deploy.reach import unreached
@@ -362,7 +313,7 @@ def disk_check(folder: Path, stages: AbstractSet[str]) -> Check:
 
 CHECKS: Final = (
     Check("configuration", _conflicts, frozenset(STAGE_NAMES)),
-    Check("tools", _check_tools, LEARNING),
+    Check("tools", check_tools, LEARNING),
     Check("data", _find_data, LEARNING),
     Check("samples", _load_data, LEARNING, needs=("data",)),
     Check("examination", _examine_data, frozenset({DATA}), needs=("samples",)),
@@ -384,8 +335,9 @@ CHECKS: Final = (
     ),
     Check("export", _check_export, frozenset({EXPORT}), needs=("configuration", "tools", "distillation")),
     Check("int8", _check_int8, frozenset({QUANTIZE}), needs=("configuration", "tools", "distillation")),
-    Check("number of views", _note_views, frozenset({SOFT_LABELS})),
-    Check("weight of the teacher", _note_weight, frozenset({SOFT_LABELS})),
+    Check("engine", check_engines, frozenset({SOFT_LABELS})),
+    Check("number of views", note_views, frozenset({SOFT_LABELS})),
+    Check("weight of the teacher", note_weight, frozenset({SOFT_LABELS})),
     Check("limit of int8", _check_limit, frozenset({QUANTIZE}), needs=("samples",)),
     Check("targets", _reach_targets, frozenset({COMPILE, BENCH}), error=DeviceError),
 )

@@ -1,5 +1,8 @@
 """The checks before the first stage: one call finds all that is wrong."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,8 +14,9 @@ from edgedistill.errors import ConfigError, DeviceError
 from edgedistill.pipeline.checks import CHECKS, LEARNING
 from edgedistill.pipeline.run_checks import Check, Examined, examine
 from edgedistill.records.finding import Finding
-from edgedistill.records.stage_names import BENCH, COMPILE, EXPORT, STAGE_NAMES
+from edgedistill.records.stage_names import BENCH, COMPILE, EXPORT, SOFT_LABELS, STAGE_NAMES
 from edgedistill.stages.stage import Sources
+from tests.support.command import REPOSITORY, environment
 from tests.support.learning import config_of, sources_of
 
 ALL = frozenset(STAGE_NAMES)
@@ -185,3 +189,60 @@ def test_models_that_torch_cannot_export_and_layers_to_skip_that_do_not_exist_ar
     plan = {"student": {"model": "own_nets:Net"}, "quantize": {"skip": ["haed"]}}
     assert errors(examined(folder, **plan)) == ["quantize: there is no layer 'haed' to keep in float; perhaps 'head'?"]
     assert errors(examined(folder, quantize={"skip": ["stem"]})) == [], "a model of the zoo"
+
+
+@pytest.mark.parametrize(
+    ("model", "engine", "train", "expected"),
+    [
+        ("zoo:resnet20", "openvino", "train.npz", None),
+        ("zoo:resnet20", "auto", "train.tsv", None),
+        ("zoo:resnet20", "openvino", "train.tsv", "is 'openvino', but texts vary in length, which only torch is used for; remove the key"),
+        ("big.onnx", "auto", "train.npz", None),
+        ("big.onnx", "torch", "train.npz", "is 'torch', but ONNX Runtime runs big.onnx; remove the key"),
+        ("logits.npy", "openvino", "train.npz", "is 'openvino', but nothing runs logits.npy; remove the key"),
+    ],
+)  # fmt: skip
+def test_an_engine_that_cannot_run_a_teacher_is_found_before_the_training(
+    folder: Path, model: str, engine: str, train: str, expected: str | None
+) -> None:
+    config = config_of(
+        folder,
+        data={"train": train, "test": train} | ({"text": "t"} if train.endswith(".tsv") else {}),
+        teacher={"model": model, "engine": engine},
+    )
+    checks = [check for check in CHECKS if check.name == "engine"]
+    told = errors(examine(checks, sources_of(config), frozenset({SOFT_LABELS})))
+    assert told == ([] if expected is None else [f"teacher.engine: {expected}"])
+
+
+WITHOUT_OPENVINO = """
+import sys
+class Hiding:
+    def __init__(self, finder):
+        self.finder = finder
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+    def find_spec(self, name, path=None, target=None):
+        return None if name == "openvino" else self.finder.find_spec(name, path, target)
+sys.meta_path[:] = map(Hiding, sys.meta_path)
+"""
+"""A sitecustomize for an interpreter that has no OpenVINO."""
+
+
+def test_an_engine_that_is_not_installed_is_found_before_the_training(folder: Path) -> None:
+    (folder / "sitecustomize.py").write_text(WITHOUT_OPENVINO)
+    (folder / "edgedistill.toml").write_text(
+        'name = "a"\n[data]\ntrain = "train.npz"\ntest = "test.npz"\n[teacher]\nmodel = "zoo:resnet20"\nengine = "openvino"\n'
+        '[student]\nmodel = "zoo:mlperf-resnet8"\n[[target]]\nname = "pc"\nkit = "ort"\n'
+    )
+    command = [sys.executable, "-m", "edgedistill", "run", ".", "--until", "soft_labels"]
+    paths = os.pathsep.join([str(folder), str(REPOSITORY)])
+    ran = subprocess.run(
+        command, cwd=folder, env=environment(folder, PYTHONPATH=paths), capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 2
+    assert (
+        "edgedistill: teacher.engine: is 'openvino', which is not installed; run: pip install 'edgedistill[openvino]', or remove the key"
+        in ran.stderr
+    )
+    assert not (folder / "runs").exists()
