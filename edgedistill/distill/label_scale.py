@@ -1,7 +1,7 @@
-"""Values of any unit are learnt standardized: the loss divides by the deviation of the training labels, and so does the last layer.
+"""Values of any unit are learnt standardized: the loss divides by the deviation of the labels, and so does the last layer.
 
-A network learns values near 0 with a deviation of 1. Years, prices or kelvins would need weights and steps of another size, and a value in
-millimetres would drown one in metres.
+A network learns values near 0 with a deviation of 1. Years, prices and vectors of length 1 would need weights and steps of another size, and
+a value in millimetres would drown one in metres.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from edgedistill.config.training import DistillConfig, TrainingConfig
+from edgedistill.data.dataset import Dataset
 from edgedistill.data.views import plain_views
 from edgedistill.distill.predictors import split_outputs
 from edgedistill.distill.settings import LearningSettings
@@ -23,7 +24,7 @@ from edgedistill.losses.batch import Batch, OutputLoss, Tensors
 from edgedistill.losses.terms import mse
 from edgedistill.models.outputs import main_name, named_outputs, run
 from edgedistill.runtime.progress import Reporter
-from edgedistill.tasks.task import values_of
+from edgedistill.runtime.user_code import is_function
 
 LAYERS: Final = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRIED: Final = 16
@@ -31,18 +32,12 @@ TRIED: Final = 16
 SAME: Final = 0.05
 """The largest difference, in deviations of the labels, that rounding another bias makes in the outputs of an int8 model."""
 USUAL: Final = 10.0
-"""Labels whose deviation is up to so many times larger or smaller than 1, and whose mean is less than so many deviations, are learnt well as they are."""
-
-
-ADVICE: Final = (
-    "the model does not end in a linear layer with a bias, so it learns them as they are; if it learns badly, subtract the mean from the "
-    "labels, and divide them by the deviation"
-)
+"""Labels are learnt well as they are if their deviation is up to so many times larger or smaller than 1, and their mean up to so many deviations."""
 
 
 @dataclass(frozen=True, slots=True)
 class LabelScale:
-    """The mean and the standard deviation (D,) of the training labels, float32; a deviation of 0 is 1."""
+    """The mean and the deviation (D,) of labels, float32; a deviation of 0 is 1."""
 
     mean: Tensor
     std: Tensor
@@ -51,46 +46,48 @@ class LabelScale:
         """Return values (B, D) in deviations from the mean."""
         return (values - self.mean.to(values.device)) / self.std.to(values.device)
 
-    @property
     def is_usual(self) -> bool:
-        """Whether a network learns such labels well as they are."""
+        """Return whether a network learns such labels well as they are."""
         near = (self.mean.abs() < USUAL * self.std).all()
         return bool(near and (self.std < USUAL).all() and (self.std > 1 / USUAL).all())
 
-    def describe(self) -> str:
-        """Say what the labels are like; of several values, those of the first."""
-        first = " (the first of several values)" if len(self.std) > 1 else ""
-        return f"the labels have a mean of {self.mean[0]:g} and a standard deviation of {self.std[0]:g}{first}"
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """The scale of the labels, and some samples with their labels (B, D), which show how a model answers; `output` is the key [data] output."""
+
+    scale: LabelScale
+    inputs: Tensors
+    labels: Tensor
+    output: str | None
+
+    def ask(self, model: nn.Module) -> Tensor:
+        """Return the labelled output (B, D) of a model, float32."""
+        with torch.no_grad():
+            return split_outputs(run(model.eval(), self.inputs), self.output).main.float()
 
 
-def label_scale(settings: LearningSettings) -> LabelScale | None:
-    """Return the scale of the training labels, None for tasks whose labels have no unit."""
-    if not settings.task.has_units:
-        return None
-    labels = values_of(settings.dataset().train.labels).astype(np.float64)
-    std = labels.std(0)
-    return LabelScale(
-        *(torch.from_numpy(one.astype(np.float32)) for one in (labels.mean(0), np.where(std > 0, std, 1)))
-    )
+def probe_labels(settings: LearningSettings, dataset: Dataset, plan: TrainingConfig) -> Probe | None:
+    """Return the scale of the training labels or, without them, of the validation labels; None for labels that are learnt as they are.
 
-
-def label_loss(settings: LearningSettings, plan: TrainingConfig) -> OutputLoss:
-    """Return the task's loss on labels, on standardized values if the labels have a unit and the loss is the squared error."""
-    loss = settings.task.label_loss(plan)
-    return loss if isinstance(plan, DistillConfig) and plan.loss == "cosine" else _standardized(loss, settings)
-
-
-def distillation_loss(settings: LearningSettings, plan: DistillConfig, own: Any) -> OutputLoss:
-    """Return the task's loss on labels and the teacher's output, on standardized values as in `label_loss`.
-
-    A user's function `own` gets the values as they are.
+    Those are the labels of tasks whose labels have no unit, and all labels if the loss is the cosine, or a function of the user.
     """
-    loss = settings.task.distillation_loss(plan, own)
-    return loss if own is not None or plan.loss == "cosine" else _standardized(loss, settings)
+    if isinstance(plan, DistillConfig) and (plan.loss == "cosine" or is_function(plan.loss)):
+        return None
+    split = dataset.train if dataset.train.labels.size else dataset.val
+    found = settings.task.label_scale(split.labels) if split.labels.size else None
+    if found is None:
+        return None
+    mean, std = found
+    scale = LabelScale(*(torch.from_numpy(one.astype(np.float32)) for one in (mean, np.where(std > 0, std, 1))))
+    rows = np.unique(np.linspace(0, len(split) - 1, TRIED).astype(np.int64))
+    inputs = plain_views(split, settings.data, settings.views).batch(rows, rows * 0)
+    labels = torch.from_numpy(settings.task.collate(split.labels[rows]))
+    return Probe(scale, inputs, labels, settings.data.output)
 
 
-def _standardized(on_output: OutputLoss, settings: LearningSettings) -> OutputLoss:
-    scale = label_scale(settings)
+def standardized(on_output: OutputLoss, scale: LabelScale | None) -> OutputLoss:
+    """Return a loss that compares outputs, labels and the teacher's outputs standardized; without a scale, the loss itself."""
     if scale is None:
         return on_output
 
@@ -98,73 +95,77 @@ def _standardized(on_output: OutputLoss, settings: LearningSettings) -> OutputLo
         return None if values is None else scale.standardize(values)
 
     def loss(outputs: Tensor, batch: Batch) -> Tensor:
-        changed = batch._replace(
-            labels=scale.standardize(batch.labels), teacher_logits=change(batch.teacher_logits), partner_labels=change(batch.partner_labels)
-        )  # fmt: skip
+        changed = batch._replace(teacher_logits=change(batch.teacher_logits))
+        if batch.labels.shape[1:] == scale.mean.shape:  # labels are (B, 0) if only the teacher's outputs are learnt
+            labels, partners = scale.standardize(batch.labels), change(batch.partner_labels)
+            changed = changed._replace(labels=labels, partner_labels=partners)
         return on_output(scale.standardize(outputs), changed)
 
     return loss
 
 
 @contextmanager
-def standardized_head(settings: LearningSettings, model: nn.Module, label: str, report: Reporter) -> Iterator[None]:
+def standardized_head(model: nn.Module, probe: Probe | None) -> Iterator[LabelScale | None]:
     """Let the last layer of a model learn standardized values, while the model's outputs have the unit of the labels.
 
-    A model that does not end in a linear layer or convolution with a bias learns values as they are, which is reported if labels are
-    unusual; `label` names the model.
+    Yields the scale, for the loss. It is None for labels that are learnt as they are, and for a model that does not end in a linear
+    layer or a convolution with a bias for each value.
     """
-    scale = label_scale(settings)
-    if scale is None:
-        yield
+    name = None if probe is None else _last_layer(model, probe)
+    if probe is None or name is None:
+        yield None
         return
-    inputs, labels = _sample(settings)
-    outputs, wanted = _main(model, inputs, settings.data.output), scale.standardize(labels)
-    name = _last_layer(model, inputs, outputs)
-    if name is None:
-        if not scale.is_usual:
-            report.info(f"{label}: {scale.describe()}; {ADVICE}")
-        yield
-        return
-    layer = model.get_submodule(name)
+    layer, scale, outputs = model.get_submodule(name), probe.scale, probe.ask(model)
+    wanted = scale.standardize(probe.labels)
     # An untrained layer gives standardized values; a trained one gives values in the unit of the labels.
     if mse(scale.standardize(outputs), wanted) < mse(outputs, wanted):
         _standardize(layer, scale)
     axis = -1 if isinstance(layer, nn.Linear) else 1
     handle = layer.register_forward_hook(lambda _, __, returned: _in_unit(returned, scale, axis))
     try:
-        yield
+        yield scale
     finally:
         handle.remove()
         _restore(layer, scale)
 
 
+def report_unscaled(
+    settings: LearningSettings, probe: Probe | None, used: LabelScale | None, label: str, report: Reporter
+) -> None:
+    """Report labels of an unusual unit that the model `label` learns as they are, because it uses no scale."""
+    if probe is None or used is not None or probe.scale.is_usual() or not settings.task.has_units:
+        return
+    mean, std = probe.scale.mean, probe.scale.std
+    first = " (the first of several values)" if len(std) > 1 else ""
+    report.info(
+        f"{label}: the labels have a mean of {mean[0]:g} and a standard deviation of {std[0]:g}{first}; the model does not end in a "
+        "linear layer with a bias, so it learns them as they are; if it learns badly, subtract the mean from the labels, and divide "
+        "them by the deviation"
+    )
+
+
 @contextmanager
 def standardized_copy(
-    settings: LearningSettings, model: nn.Module, copy: nn.Module, layers: nn.Module
-) -> Iterator[None]:
+    model: nn.Module, copy: nn.Module, layers: nn.Module, probe: Probe | None
+) -> Iterator[LabelScale | None]:
     """Do the same for an int8 form of a trained model; `layers` is the module in it that has the layers of the model by name.
 
     A form that would give other outputs, because it computes with the values of the last layer, learns values as they are.
     """
-    scale, output = label_scale(settings), settings.data.output
-    if scale is None:
-        yield
-        return
-    inputs, _ = _sample(settings)
-    name = _last_layer(model, inputs, _main(model, inputs, output))
+    name = None if probe is None else _last_layer(model, probe)
     layer = None if name is None else dict(layers.named_modules()).get(name)
-    if layer is None:
-        yield
+    if probe is None or layer is None:
+        yield None
         return
-    before = scale.standardize(_main(copy, inputs, output))
+    scale, before = probe.scale, probe.scale.standardize(probe.ask(copy))
     _standardize(layer, scale)
-    handle = copy.register_forward_hook(lambda _, __, returned: _changed(returned, scale, output))
-    is_same = bool((scale.standardize(_main(copy, inputs, output)) - before).abs().max() < SAME)
+    handle = copy.register_forward_hook(lambda _, __, returned: _changed(returned, scale, probe.output))
+    is_same = bool((scale.standardize(probe.ask(copy)) - before).abs().max() < SAME)
     if not is_same:
         handle.remove()
         _restore(layer, scale)
     try:
-        yield
+        yield scale if is_same else None
     finally:
         if is_same:
             handle.remove()
@@ -182,21 +183,9 @@ def _changed(returned: Any, scale: LabelScale, output: str | None) -> Any:
     return tuple(_in_unit(one, scale, 1) if name == main else one for name, one in zip(names, returned, strict=True))
 
 
-def _sample(settings: LearningSettings) -> tuple[Tensors, Tensor]:
-    """Return inputs of training samples from all parts of the data, and their labels (B, D)."""
-    train = settings.dataset().train
-    views = plain_views(train, settings.data, settings.views)
-    rows = np.unique(np.linspace(0, len(train) - 1, TRIED).astype(np.int64))
-    return views.batch(rows, rows * 0), torch.from_numpy(settings.task.collate(train.labels[rows]))
-
-
-def _main(model: nn.Module, inputs: Tensors, output: str | None) -> Tensor:
-    with torch.no_grad():
-        return split_outputs(run(model.eval(), inputs), output).main.float()
-
-
-def _last_layer(model: nn.Module, inputs: Tensors, outputs: Tensor) -> str | None:
-    """Return the name of the layer with a bias that gives the labelled outputs (B, D) of the model."""
+def _last_layer(model: nn.Module, probe: Probe) -> str | None:
+    """Return the name of the layer with a bias that gives the labelled output of a model."""
+    outputs = probe.ask(model)
     seen: dict[str, list[bool]] = {}
 
     def compare(name: str, returned: Tensor) -> None:
@@ -208,7 +197,7 @@ def _last_layer(model: nn.Module, inputs: Tensors, outputs: Tensor) -> str | Non
         for name, module in model.named_modules() if isinstance(module, LAYERS) and module.bias is not None
     ]  # fmt: skip
     try:
-        _main(model, inputs, None)
+        probe.ask(model)
     finally:
         for handle in handles:
             handle.remove()

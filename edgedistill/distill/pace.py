@@ -21,7 +21,6 @@ from edgedistill.data.views import Views, plain_views, training_views
 from edgedistill.distill.cache import stored_logits
 from edgedistill.distill.features import FeatureTeacher, feature_loss, feature_student
 from edgedistill.distill.feed import TrainingFeed
-from edgedistill.distill.label_scale import distillation_loss, label_loss
 from edgedistill.distill.loading import build_student, onnx_teacher
 from edgedistill.distill.losses import all_outputs_loss, main_loss
 from edgedistill.distill.predictors import Predict, batch_size, labelled_shape, torch_predictor
@@ -86,7 +85,7 @@ def pace_teacher_training(settings: TeacherSettings, number: int) -> Paces:
     """Measure the training of a torch teacher."""
     plan = settings.teachers[number].training
     model = build_teacher(settings, number)
-    loss = main_loss(label_loss(settings, plan), settings.data.output)
+    loss = main_loss(settings.task.label_loss(plan), settings.data.output)
     views = training_views(settings.dataset().train, settings.data, settings.views)
 
     def feed(size: int) -> TrainingFeed:
@@ -103,7 +102,7 @@ def pace_distillation(settings: DistillPlan) -> Paces:
     student = build_student(settings.student, settings.interface, settings.seed)
     own = None if settings.loss is None else settings.loss.load()
     views = training_views(settings.dataset().train, settings.data, settings.views)
-    on_output = distillation_loss(settings, plan, own)
+    on_output = settings.task.distillation_loss(plan, own)
     learner, loss = student, all_outputs_loss(plan, on_output, output)
     answers: _AnyAnswers | None = _answers(settings, student, views)
     if plan.uses_features:

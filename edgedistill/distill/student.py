@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -18,7 +18,7 @@ from edgedistill.distill.features import FeatureTeacher, feature_loss, feature_s
 from edgedistill.distill.feed import ContinuedFeed, TeacherAnswers, TrainingFeed
 from edgedistill.distill.fine_tuning import fine_tuning
 from edgedistill.distill.first_batch import Tried, try_model
-from edgedistill.distill.label_scale import distillation_loss, label_loss, standardized_head
+from edgedistill.distill.label_scale import LabelScale, probe_labels, report_unscaled, standardized, standardized_head
 from edgedistill.distill.loading import answers_of, build_student, load_student, load_teacher, save_model
 from edgedistill.distill.losses import all_outputs_loss, check_outputs, main_loss
 from edgedistill.distill.predictors import Scorer, scorer_of, split_outputs, torch_predictor
@@ -51,9 +51,9 @@ ADVICE: Final = "train for more epochs, change lr or the loss in [distill], or u
 
 
 class Teaching(NamedTuple):
-    """The loss of a student, and the teacher's outputs or features if it has a teacher."""
+    """The loss of a student, on values in the scale of its labels, and the teacher's outputs or features if it has a teacher."""
 
-    loss: Loss
+    loss_in: Callable[[LabelScale | None], Loss]
     answers: TeacherAnswers | None
     features: FeatureTeacher | None
 
@@ -115,14 +115,20 @@ class _Trainer:
         settings, plan = self.settings, self.settings.distill
         output = settings.data.output
         own = None if settings.loss is None else settings.loss.load()
-        on_output = distillation_loss(settings, plan, own)
+        on_output = settings.task.distillation_loss(plan, own)
         if plan.uses_features:
             frozen = self._feature_teacher()
-            return Teaching(feature_loss(plan, main_loss(on_output, output), frozen, output), None, frozen)
-        loss = all_outputs_loss(plan, on_output, output)
+
+            def loss_in(scale: LabelScale | None) -> Loss:
+                return feature_loss(plan, main_loss(standardized(on_output, scale), output), frozen, output)
+
+            return Teaching(loss_in, None, frozen)
+        answers: TeacherAnswers
         if settings.soft_labels.logits is None:
-            return Teaching(loss, OnlineTeacher(self._teachers().online()), None)
-        return Teaching(loss, load_soft_labels(self.workspace, settings.soft_labels, plan.temperature), None)
+            answers = OnlineTeacher(self._teachers().online())
+        else:
+            answers = load_soft_labels(self.workspace, settings.soft_labels, plan.temperature)
+        return Teaching(lambda scale: all_outputs_loss(plan, standardized(on_output, scale), output), answers, None)
 
     def _feature_teacher(self) -> FeatureTeacher:
         settings, precision = self.settings, self.settings.teachers[0].precision
@@ -154,12 +160,14 @@ class _Trainer:
         if teaching.features is not None:
             first = np.zeros(1, np.int64)
             learner = feature_student(plan, model, teaching.features, feed.views.batch(first, first), seed)
-        training = Training(
-            name, plan, ContinuedFeed(feed, steps), teaching.loss, validate, Resume(folder / f"{role}-{seed}-resume.pt", self.workspace.key),
-            seed, settings.task.metric_title, TrackingFolder(settings.tracking, self.workspace.root / "tracking"),
-            fine_tuning(model, source, settings.interface),
-        )  # fmt: skip
-        with standardized_head(settings, model, name, self.workspace.report):
+        probe = probe_labels(settings, self.data, plan)
+        with standardized_head(model, probe) as scale:
+            report_unscaled(settings, probe, scale, name, self.workspace.report)
+            training = Training(
+                name, plan, ContinuedFeed(feed, steps), teaching.loss_in(scale), validate,
+                Resume(folder / f"{role}-{seed}-resume.pt", self.workspace.key), seed, settings.task.metric_title,
+                TrackingFolder(settings.tracking, self.workspace.root / "tracking"), fine_tuning(model, source, settings.interface),
+            )  # fmt: skip
             history = fit(learner, training, self.workspace.report)
         saved = save_model(model, self._weights(role, seed))
         return TrainedModel(
@@ -179,8 +187,9 @@ class _Trainer:
         With data.unlabelled, it trains on the samples with labels alone, for as many steps as the student.
         """
         settings = self.settings
-        loss = main_loss(label_loss(settings, settings.distill), settings.data.output)
-        arm, weights = Arm("control", settings.student, Teaching(loss, None, None)), self._weights("control", seed)
+        on_labels, output = settings.task.label_loss(settings.distill), settings.data.output
+        teaching = Teaching(lambda scale: main_loss(standardized(on_labels, scale), output), None, None)
+        arm, weights = Arm("control", settings.student, teaching), self._weights("control", seed)
         return shared_control(settings, self.workspace, seed, weights, lambda: self.train(arm, seed))
 
     def examine(self, trials: Sequence[Trial], best: Trial) -> tuple[Finding, ...]:

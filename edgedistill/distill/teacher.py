@@ -15,7 +15,7 @@ from edgedistill.data.views import training_views
 from edgedistill.distill.detector_teacher import DetectorTeacher
 from edgedistill.distill.feed import TrainingFeed
 from edgedistill.distill.first_batch import Tried, try_model
-from edgedistill.distill.label_scale import label_loss, standardized_head
+from edgedistill.distill.label_scale import probe_labels, report_unscaled, standardized, standardized_head
 from edgedistill.distill.loading import onnx_teacher, save_model, teacher_predictor
 from edgedistill.distill.losses import main_loss
 from edgedistill.distill.predictors import Predict, scorer_of, torch_predictor
@@ -198,12 +198,14 @@ def _torch_teacher(settings: TeacherSettings, workspace: Workspace, number: int,
             training_views(settings.dataset().train, settings.data, settings.views), plan.training.batch_size, None, 0,
             settings.seed,
         )  # fmt: skip
-        loss = main_loss(label_loss(settings, plan.training), settings.data.output)
-        training = Training(
-            label, plan.training, feed, loss, validate, Resume(folder / RESUME, workspace.key), settings.seed,
-            settings.task.metric_title, TrackingFolder(settings.tracking, workspace.root / "tracking"),
-        )  # fmt: skip
-        with standardized_head(settings, model, label, workspace.report):
+        probe = probe_labels(settings, settings.dataset(), plan.training)
+        with standardized_head(model, probe) as scale:
+            report_unscaled(settings, probe, scale, label, workspace.report)
+            loss = main_loss(standardized(settings.task.label_loss(plan.training), scale), settings.data.output)
+            training = Training(
+                label, plan.training, feed, loss, validate, Resume(folder / RESUME, workspace.key), settings.seed,
+                settings.task.metric_title, TrackingFolder(settings.tracking, workspace.root / "tracking"),
+            )  # fmt: skip
             history = fit(model, training, workspace.report)
         accuracy = max(epoch.val_accuracy for epoch in history)
         answers = scorer.answers(torch_predictor(model, plan.training.precision))

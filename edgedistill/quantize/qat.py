@@ -14,7 +14,7 @@ from torch import nn
 from edgedistill.config.training import DistillConfig
 from edgedistill.data.views import training_views
 from edgedistill.distill.feed import TrainingFeed
-from edgedistill.distill.label_scale import distillation_loss, standardized_copy
+from edgedistill.distill.label_scale import probe_labels, standardized, standardized_copy
 from edgedistill.distill.loading import answers_of
 from edgedistill.distill.losses import all_outputs_loss
 from edgedistill.distill.predictors import Scorer, torch_predictor
@@ -50,12 +50,13 @@ def finetune(
     frozen = copy.deepcopy(student).to(processes.device())  # the student itself is captured on the CPU later
     teacher = OnlineTeacher(answers_of(torch_predictor(frozen, "fp32"), output))
     feed = TrainingFeed(views, plan.batch_size, teacher, 0, settings.seed)
-    loss = all_outputs_loss(plan, distillation_loss(settings, plan, None), output)
     # Which layers are float depends on measured latencies, which the stage's key does not cover.
     key = hash_of([workspace.key, prepared.layers])
     resume = Resume(workspace.folder("quantized") / f"{name}-resume.pt", key)
-    training = Training(name, plan, feed, loss, validate, resume, settings.seed, settings.task.metric_title)
-    with standardized_copy(settings, student, prepared, prepared.graph):
+    probe = probe_labels(settings, settings.labelled_data(workspace), plan)
+    with standardized_copy(student, prepared, prepared.graph, probe) as scale:
+        loss = all_outputs_loss(plan, standardized(settings.task.distillation_loss(plan, None), scale), output)
+        training = Training(name, plan, feed, loss, validate, resume, settings.seed, settings.task.metric_title)
         return fit(prepared, training, workspace.report)
 
 

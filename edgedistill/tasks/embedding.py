@@ -29,6 +29,12 @@ class Embedding(ValueTask):
             )
         return names
 
+    def label_scale(self, labels: Array) -> tuple[Array, Array] | None:
+        """Return the mean of each value, and one deviation for all: another scale of each would change the directions that count."""
+        values = values_of(labels).astype(np.float64)
+        mean = values.mean(0)
+        return mean, np.full(len(mean), np.sqrt(((values - mean) ** 2).mean()))
+
     def score(self, answers: Array, labels: Array) -> float:
         """Return the mean cosine similarity of outputs and labels (N, D); 0 for a vector of length 0."""
         ours, theirs = (values_of(x).astype(np.float64) for x in (answers, labels))

@@ -19,6 +19,11 @@ class Regression(ValueTask):
     chance_floor: ClassVar[float] = 0.0
     has_units: ClassVar[bool] = True
 
+    def label_scale(self, labels: Array) -> tuple[Array, Array] | None:
+        """Return the mean and the standard deviation of each value, so that values of all units count alike."""
+        values = values_of(labels).astype(np.float64)
+        return values.mean(0), values.std(0)
+
     def score(self, answers: Array, labels: Array) -> float:
         """Return 1 - squared error / variance of the labels (N, D), averaged over the D values.
 

@@ -46,6 +46,10 @@ class SentenceEmbedding(Embedding):
         """Return (N, 2), float32."""
         return labels.astype(np.float32)
 
+    def label_scale(self, labels: Array) -> tuple[Array, Array] | None:  # noqa: ARG002 - the protocol's signature
+        """Return None: labels are scores of pairs."""
+        return None
+
     def units(self, labels: Array) -> Array:
         """Return the number of each sample's pair."""
         return labels[:, 0].astype(np.int64)

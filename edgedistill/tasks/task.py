@@ -77,7 +77,7 @@ class Task(Protocol):
     threshold: ClassVar[float | None]
     """The output value above which a label applies; None for tasks without independent labels."""
     has_units: ClassVar[bool]
-    """Whether outputs are values of any unit and size: float16 and bfloat16 have too few digits for them, and models learn them standardized."""
+    """Whether outputs are values of any unit and size, for which float16 and bfloat16 have too few digits."""
     scores_pairs: ClassVar[bool]
     """Whether labels are scores of pairs of samples, which no loss reads; models learn from the teacher's outputs alone."""
 
@@ -111,6 +111,9 @@ class Task(Protocol):
 
     def counts(self, labels: Array, values: int) -> Array | None:
         """Return the number of samples of each of `values` classes or labels, or None for labels that are numbers."""
+
+    def label_scale(self, labels: Array) -> tuple[Array, Array] | None:
+        """Return the mean and the deviation (D,) that models learn labels in; None for labels that are learnt as they are."""
 
     def label_loss(self, plan: TrainingConfig) -> OutputLoss:
         """Return the loss on labels."""
@@ -171,6 +174,10 @@ class VectorTask:
     scores_pairs: ClassVar[bool] = False
     has_units: ClassVar[bool] = False
 
+    def label_scale(self, labels: Array) -> tuple[Array, Array] | None:  # noqa: ARG002 - the protocol's signature
+        """Return None: labels are learnt as they are."""
+        return None
+
     def units(self, labels: Array) -> Array:
         """Return that each sample is a unit."""
         return np.arange(len(labels))
@@ -217,6 +224,10 @@ class DenseTask:
     threshold: ClassVar[float | None] = None
     scores_pairs: ClassVar[bool] = False
     has_units: ClassVar[bool] = False
+
+    def label_scale(self, labels: Array) -> tuple[Array, Array] | None:  # noqa: ARG002 - the protocol's signature
+        """Return None: labels are learnt as they are."""
+        return None
 
     def units(self, labels: Array) -> Array:
         """Return that each sample is a unit."""

@@ -12,9 +12,10 @@ from edgedistill.config.schema import Config
 from edgedistill.config.training import DistillConfig, TrainingConfig
 from edgedistill.data.views import plain_views
 from edgedistill.distill.label_scale import (
-    distillation_loss,
-    label_loss,
-    label_scale,
+    Probe,
+    probe_labels,
+    report_unscaled,
+    standardized,
     standardized_copy,
     standardized_head,
 )
@@ -22,7 +23,6 @@ from edgedistill.distill.settings import TeacherSettings, declare_plan, declare_
 from edgedistill.distill.teacher import build_teacher
 from edgedistill.kits.kits import find_kits
 from edgedistill.losses.batch import Batch
-from edgedistill.losses.terms import mse
 from edgedistill.pipeline.checks import dataset_of
 from edgedistill.pipeline.pipeline import Plan, run_pipeline
 from edgedistill.quantize.calibration import calibration_batches, example_input
@@ -97,6 +97,10 @@ def model_of(settings: TeacherSettings) -> nn.Module:
     return build_teacher(settings, 0)
 
 
+def probe_of(settings: TeacherSettings) -> Probe | None:
+    return probe_labels(settings, settings.dataset(), TrainingConfig())
+
+
 def inputs_of(settings: TeacherSettings) -> Tensor:
     train = settings.dataset().train
     rows = np.arange(len(train))
@@ -131,7 +135,7 @@ def test_an_untrained_model_answers_near_the_labels_and_keeps_its_answers(tmp_pa
     settings = settings_in(tmp_path, 1000, 10, net)
     model, inputs = model_of(settings), inputs_of(settings)
     plain = answer(model, inputs)
-    with standardized_head(settings, model, "teacher", QUIET):
+    with standardized_head(model, probe_of(settings)):
         within = answer(model, inputs)
         torch.testing.assert_close(within, plain * 10.0 + 1000, rtol=0.001, atol=2)
     torch.testing.assert_close(answer(model, inputs), within, rtol=1e-6, atol=1e-3)
@@ -143,7 +147,7 @@ def test_a_trained_model_keeps_its_answers(tmp_path: Path) -> None:
     with torch.no_grad():
         model.get_parameter("2.bias").fill_(1007)
     plain = answer(model, inputs)
-    with standardized_head(settings, model, "teacher", QUIET):
+    with standardized_head(model, probe_of(settings)):
         assert model.get_parameter("2.bias").item() == pytest.approx(0.7, abs=0.2)
         torch.testing.assert_close(answer(model, inputs), plain, rtol=1e-6, atol=1e-3)
     torch.testing.assert_close(answer(model, inputs), plain, rtol=1e-6, atol=1e-3)
@@ -156,8 +160,11 @@ def test_a_model_with_another_end_learns_values_as_they_are_and_that_is_said(
     settings, listener = settings_in(tmp_path, mean, std, "bounded"), Listener()
     model, inputs = model_of(settings), inputs_of(settings)
     plain = answer(model, inputs)
-    with standardized_head(settings, model, "teacher", listener):
+    probe = probe_of(settings)
+    with standardized_head(model, probe) as scale:
+        report_unscaled(settings, probe, scale, "teacher", listener)
         assert torch.equal(answer(model, inputs), plain)
+    assert scale is None
     assert torch.equal(answer(model, inputs), plain)
     (*said,) = listener.said
     assert len(said) == is_said
@@ -166,25 +173,40 @@ def test_a_model_with_another_end_learns_values_as_they_are_and_that_is_said(
         assert "the model does not end in a linear layer with a bias" in said[0]
 
 
-def test_the_loss_is_that_of_standardized_values_but_for_functions_of_the_user_and_the_cosine(tmp_path: Path) -> None:
+def test_the_loss_is_that_of_standardized_values(tmp_path: Path) -> None:
     settings = settings_in(tmp_path, (1000, 0.5), (10, 0.001))
-    scale = label_scale(settings)
-    assert scale is not None
+    probe = probe_of(settings)
+    scale, task = probe.scale, settings.task
+    on_labels = standardized(task.label_loss(TrainingConfig()), scale)
     labels = torch.from_numpy(settings.dataset().train.labels[:8])
-    assert float(label_loss(settings, TrainingConfig())(scale.mean.expand(8, 2), Batch({}, labels))) == pytest.approx(
-        1, abs=0.5
-    )
+    assert float(on_labels(scale.mean.expand(8, 2), Batch({}, labels))) == pytest.approx(1, abs=0.5)
     outputs, teacher = labels + scale.std, labels + scale.std * torch.tensor([0.5, -1.0])
     batch = Batch({}, labels, teacher)
-    assert float(label_loss(settings, TrainingConfig())(outputs, batch)) == pytest.approx(1, rel=0.01)
+    assert float(on_labels(outputs, batch)) == pytest.approx(1, rel=0.01)
     mixed = batch._replace(partner_labels=labels, share=torch.full((8,), 0.3))
-    assert float(label_loss(settings, TrainingConfig())(outputs, mixed)) == pytest.approx(1, rel=0.01)
+    assert float(on_labels(outputs, mixed)) == pytest.approx(1, rel=0.01)
     plan = DistillConfig(loss="mse", hard_weight=0.0)
-    assert float(distillation_loss(settings, plan, None)(outputs, batch)) == pytest.approx((0.25 + 4) / 2, rel=0.01)
-    own = distillation_loss(settings, plan, lambda student, teacher, _: mse(student, teacher))
-    assert own(outputs.requires_grad_(), batch).item() == pytest.approx(mse(outputs, teacher).item())
-    cosine = DistillConfig(loss="cosine", hard_weight=0.0)
-    assert distillation_loss(settings, cosine, None)(outputs, batch).item() == pytest.approx(0, abs=1e-4)
+    on_teacher = standardized(task.distillation_loss(plan, None), scale)
+    assert float(on_teacher(outputs, batch)) == pytest.approx((0.25 + 4) / 2, rel=0.01)
+    unlabelled = batch._replace(labels=torch.zeros(8, 0))
+    assert float(on_teacher(outputs, unlabelled)) == pytest.approx((0.25 + 4) / 2, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("keys", "is_scaled"),
+    [
+        ({"loss": "mse"}, True),
+        ({"loss": "hint", "student_layers": ("2",), "teacher_layers": ("2",), "views": 0}, True),
+        ({"loss": "cosine"}, False),
+        ({"loss": "losses:own"}, False),
+    ],
+    ids=lambda one: one["loss"] if isinstance(one, dict) else "",
+)
+def test_the_cosine_and_functions_of_the_user_get_values_as_they_are(
+    tmp_path: Path, keys: dict[str, Any], is_scaled: bool
+) -> None:
+    settings = settings_in(tmp_path, (1000, 0.5), (10, 0.001))
+    assert (probe_labels(settings, settings.dataset(), DistillConfig(**keys)) is not None) is is_scaled
 
 
 @pytest.mark.parametrize(("net", "is_standardized"), [("linear", True), ("two", True), ("positive", False)])
@@ -204,17 +226,64 @@ def test_the_int8_form_keeps_its_answers_and_learns_standardized_values(
     calibrate(prepared, calibration_batches(views, 64, 0))
     plain, layer = answer(prepared, inputs), prepared.graph.get_submodule("head" if net == "two" else "2")
     bias = layer.get_parameter("bias").clone()
-    with standardized_copy(settings, model, prepared, prepared.graph):
+    with standardized_copy(model, prepared, prepared.graph, probe_of(settings)) as scale:
+        assert (scale is not None) is is_standardized
         torch.testing.assert_close(answer(prepared, inputs), plain, rtol=0, atol=5e-5)
         assert torch.equal(layer.get_parameter("bias"), bias) is not is_standardized
     torch.testing.assert_close(answer(prepared, inputs), plain, rtol=0, atol=5e-5)
+
+
+def embedding_in(folder: Path, weights: Path | None = None) -> Config:
+    """Return a configuration of embeddings of length 1, whose values have different deviations; with weights, without labels."""
+    rng = np.random.default_rng(0)
+    hidden = rng.normal(size=(6, 64)) * np.linspace(0.1, 1, 64)
+    for name, count in (("train", 300), ("val", 100), ("test", 100)):
+        inputs = rng.normal(size=(count, 6)).astype(np.float32)
+        vectors = np.tanh(inputs @ hidden) + 0.2
+        labels = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+        np.savez(folder / f"{name}.npz", inputs=inputs, **({"labels": labels} if weights is None else {}))
+    (folder / "nets.py").write_text(NETS)
+    tables: dict[str, Any] = {
+        "data": {"train": "train.npz", "val": "val.npz", "test": "test.npz", "kind": "features", "task": "embedding", "augment": []},
+        "teacher": {"model": "nets:linear", "epochs": 10, "batch_size": 32}, "student": {"model": "nets:linear"},
+        "distill": {"epochs": 10, "batch_size": 32, "loss": "mse", "views": 1}, "target": [{"name": "pc", "kit": "ort"}],
+    }  # fmt: skip
+    if weights is not None:
+        tables["data"]["dimensions"], tables["distill"]["hard_weight"] = 64, 0.0
+        tables["teacher"] = {"model": "nets:linear", "weights": str(weights)}
+    return config_of(folder, **tables)
+
+
+def test_embeddings_of_length_1_are_learnt_with_and_without_labels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGEDISTILL_CACHE", str(tmp_path / "cache"))
+    run, without = Run(tmp_path / "run"), Run(tmp_path / "without")
+    run_pipeline(embedding_in(tmp_path), run, find_kits(()), QUIET, Plan("distill"))
+    weights = tmp_path / "run" / "teacher" / "model.safetensors"
+    run_pipeline(embedding_in(tmp_path, weights), without, find_kits(()), QUIET, Plan("distill"))
+    trained = [
+        require_record(run, TeacherRecord),
+        *(require_record(one, StudentRecord).student for one in (run, without)),
+    ]
+    cosines = [one.val_accuracy or 0.0 for one in trained]
+    assert min(cosines[:2]) > 0.8  # as they are, the teacher learns to 0.44, and the student to 0.25
+    assert cosines[2] > 0.98  # and to 0.96
+
+
+def test_embeddings_have_one_deviation_which_keeps_directions(tmp_path: Path) -> None:
+    config = embedding_in(tmp_path)
+    probe = probe_of(declare_teacher(sources_of(config, dataset_of(sources_of(config)).record)))
+    assert probe is not None
+    assert float(probe.scale.std.min()) == float(probe.scale.std.max()) < 0.2
+    assert float(probe.labels.std(0).max()) > 2 * float(probe.labels.std(0).min())
 
 
 def test_other_tasks_have_no_scale_and_compute_as_before(tmp_path: Path) -> None:
     np.savez(tmp_path / "train.npz", inputs=np.eye(60, 6, dtype=np.float32), labels=np.arange(60) % 2)
     config = config_of(tmp_path, data={"train": "train.npz", "test": "train.npz", "kind": "features"})
     settings = declare_teacher(sources_of(config, dataset_of(sources_of(config)).record))
-    assert label_scale(settings) is None
+    assert probe_of(settings) is None
     assert settings.teachers[0].training.precision == "auto"
 
 
