@@ -6,6 +6,7 @@ a value in millimetres would drown one in metres.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -186,6 +187,7 @@ def _changed(returned: Any, scale: LabelScale, output: str | None) -> Any:
 def _last_layer(model: nn.Module, probe: Probe) -> str | None:
     """Return the name of the layer with a bias that gives the labelled output of a model."""
     outputs = probe.ask(model)
+    uses = Counter(id(one) for _, one in model.named_parameters(remove_duplicate=False))
     seen: dict[str, list[bool]] = {}
 
     def compare(name: str, returned: Tensor) -> None:
@@ -194,7 +196,7 @@ def _last_layer(model: nn.Module, probe: Probe) -> str | None:
 
     handles = [
         module.register_forward_hook(lambda _, __, returned, name=name: compare(name, returned))
-        for name, module in model.named_modules() if isinstance(module, LAYERS) and module.bias is not None
+        for name, module in model.named_modules() if _can_convert(module, uses)
     ]  # fmt: skip
     try:
         probe.ask(model)
@@ -202,6 +204,15 @@ def _last_layer(model: nn.Module, probe: Probe) -> str | None:
         for handle in handles:
             handle.remove()
     return next((name for name, found in seen.items() if found == [True]), None)
+
+
+def _can_convert(module: nn.Module, uses: Counter[int]) -> bool:
+    """Return whether a module computes with its weight and its bias alone, and no other module does; `uses` counts parameters by id."""
+    own = dict(module.named_parameters())
+    # A subclass, or a layer with weight normalization, may compute with other parameters.
+    return (
+        type(module) in LAYERS and own.keys() == {"weight", "bias"} and all(uses[id(one)] == 1 for one in own.values())
+    )
 
 
 def _in_unit(outputs: Tensor, scale: LabelScale, axis: int) -> Tensor:

@@ -63,6 +63,29 @@ class Two(nn.Module):
 
 def two(classes):
     return Two(classes)
+
+def normalized(classes):
+    return nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.utils.parametrizations.weight_norm(nn.Linear(32, classes)))
+
+class Doubled(nn.Linear):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+def doubled(classes):
+    return nn.Sequential(nn.Linear(6, 32), nn.ReLU(), Doubled(32, classes))
+
+class Tied(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 6), nn.Linear(6, classes)
+        self.other = nn.Linear(6, classes)
+        self.other.weight = self.last.weight
+
+    def forward(self, x):
+        return self.last(self.first(x) + self.other(x).sum(1, keepdim=True))
+
+def tied(classes):
+    return Tied(classes)
 """
 TRAINING = {"epochs": 12, "optimizer": "adamw", "lr": 0.01, "batch_size": 32}
 
@@ -151,6 +174,19 @@ def test_a_trained_model_keeps_its_answers(tmp_path: Path) -> None:
         assert model.get_parameter("2.bias").item() == pytest.approx(0.7, abs=0.2)
         torch.testing.assert_close(answer(model, inputs), plain, rtol=1e-6, atol=1e-3)
     torch.testing.assert_close(answer(model, inputs), plain, rtol=1e-6, atol=1e-3)
+
+
+@pytest.mark.parametrize("net", ["normalized", "doubled", "tied"])
+def test_a_last_layer_that_computes_with_more_than_a_weight_and_a_bias_is_left_as_it_is(
+    tmp_path: Path, net: str
+) -> None:
+    settings = settings_in(tmp_path, 1000, 10, net)
+    model, inputs = model_of(settings), inputs_of(settings)
+    plain = answer(model, inputs)
+    with standardized_head(model, probe_of(settings)) as scale:
+        assert torch.equal(answer(model, inputs), plain)
+    assert scale is None
+    assert torch.equal(answer(model, inputs), plain)
 
 
 @pytest.mark.parametrize(("mean", "std", "is_said"), [(1000, 10, True), (0, 0.001, True), (2, 1, False)])
