@@ -7,7 +7,8 @@ come nearest to the wanted ratios when they are calibrated; their true ratio is 
     python benchmarks/latency/aa.py benchmarks/latency/aa/ort.json [--comparisons 100] [--neighbour] [--kit ort] [--pixels 32]
         [--processes 5] [--seconds 1] [--slower 1.02 1.05] [--continue]
 
-With --continue, a series that was interrupted goes on, with the same models and the next seeds.
+With --continue, a series that was interrupted goes on, with the same models and the next seeds. A comparison without a processor and an engine
+in the result had those of the comparison before.
 """
 
 import argparse
@@ -105,11 +106,11 @@ def comparison(arms: list[dict], options: argparse.Namespace, folder: Path, numb
     """Measure all models once, and return the product's verdict on each beside the first."""
     begin = time.monotonic()
     measured = measure(arms, folder, options.processes, options.seconds, number)
-    return compared_with_base(measured, begin, number)
+    return compared_with_base(measured, begin)
 
 
-def compared_with_base(measured: dict[str, Measurement], begin: float, number: int) -> dict:
-    """Return the product's verdict on each model beside "base"; the first comparison also names the processor and the engine."""
+def compared_with_base(measured: dict[str, Measurement], begin: float) -> dict:
+    """Return the product's verdict on each model beside "base", and what it was measured with."""
     base = measured["base"]
     verdicts = {}
     for name in list(measured)[1:]:
@@ -123,7 +124,9 @@ def compared_with_base(measured: dict[str, Measurement], begin: float, number: i
         "undisturbed": None if undisturbed is None else [undisturbed.p50 / 1000, undisturbed.share],
         "load_average": os.getloadavg()[0],
         "seconds": round(time.monotonic() - begin, 1),
-    } | ({} if number else {"cpu": base.device.cpu, "engine": base.device.engine.model_dump()})
+        "cpu": base.device.cpu,
+        "engine": base.device.engine.model_dump(),
+    }
 
 
 def summed_up(found: dict) -> dict:

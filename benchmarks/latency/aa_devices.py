@@ -71,7 +71,7 @@ def compare_all(ways: dict, about: dict, options: argparse.Namespace) -> None:
     for number in range(options.comparisons):
         for way, measure in ways.items():
             begin = time.monotonic()
-            one = compared_with_base(measure(), begin, number)
+            one = compared_with_base(measure(), begin)
             found[way]["comparisons"].append(one)
             (options.results / f"{way}.json").write_text(as_json(summed_up(found[way])), encoding="utf-8")
             sys.stderr.write(f"{way} {number + 1}/{options.comparisons} {json.dumps(one)}\n")
