@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import re
@@ -86,6 +87,19 @@ def waiting_ns() -> Optional[int]:
         return int(Path("/proc/self/schedstat").read_text(encoding="ascii").split()[1])
     except (OSError, ValueError, IndexError):
         return None
+
+
+class Waiting:
+    """How long the threads of this process were ready without a CPU; threads that start later are not counted."""
+
+    def __init__(self, tasks: Path = Path("/proc/self/task")) -> None:
+        self._files: List[int] = []
+        with contextlib.suppress(OSError):  # the kernel does not report it
+            self._files = [os.open(file, os.O_RDONLY) for file in sorted(tasks.glob("*/schedstat"))]
+
+    def so_far_ns(self) -> int:
+        """Return the sum over the threads since they started; 0 where the kernel does not report it."""
+        return sum(int(os.pread(file, 64, 0).split()[1]) for file in self._files)
 
 
 def reset_peak() -> bool:

@@ -36,7 +36,7 @@ class ProcessResult(NamedTuple):
         """Read the arrays that a process wrote."""
         with np.load(path, allow_pickle=False) as arrays:
             preempted, burst = arrays["preempted"], arrays["burst"][: None if answer["bursts"] else 0]
-            samples = stats.Samples(arrays["latency_ns"], preempted, burst)
+            samples = stats.Samples(arrays["latency_ns"], preempted, burst, arrays["waited_ns"])
             engine = stats.Samples(arrays["engine_ns"], preempted, burst) if "engine_ns" in arrays.files else None
             lead = stats.Samples(arrays["lead_ns"], np.zeros(len(arrays["lead_ns"]), dtype=bool), arrays["lead_burst"])
             return cls(answer, samples, arrays["warmup_ns"], engine, lead)
@@ -124,6 +124,9 @@ def raw_samples(check: Path, processes: List[ProcessResult]) -> Dict[str, np.nda
     arrays["latency_ns"] = np.concatenate(latencies)
     arrays["preempted"] = np.concatenate([process.samples.preempted for process in processes])
     arrays["process"] = np.repeat(np.arange(len(processes)), [len(samples) for samples in latencies])
+    waited_ns = np.concatenate([process.samples.waited_ns for process in processes])
+    if len(waited_ns):
+        arrays["waited_ns"] = waited_ns
     engine = [process.engine.latency_ns for process in processes if process.engine is not None]
     if engine:
         arrays["engine_ns"] = np.concatenate(engine)

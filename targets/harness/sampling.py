@@ -12,23 +12,27 @@ import environment
 import numpy as np
 from constants import BURSTS, SAMPLING, WARM_UP
 from kit import EngineClock, EngineError, OwnProgram, Session
-from process import preemptions
+from process import Waiting, preemptions
 
 LEAST_CLEARED = 1 << 26
 """Bytes to write over where the size of the caches is not known."""
 REHEARSALS = 3
 """The number of bursts that are timed to choose how many are measured."""
+FEW = 10
+"""In bursts of more inferences, hardly ever all are preempted, so nothing is read about the threads that waited for a CPU."""
 
 
 class Buffers(NamedTuple):
     """Buffers for samples, written once in advance so that filling them does not grow the measured process.
 
-    `engine_ns` has latencies by the engine's own clock, and stays unused if the engine has no clock. `lead` marks the first
-    inferences of a burst, which are no samples, and `burst` has the number of the round.
+    `engine_ns` has latencies by the engine's own clock, and stays unused if the engine has no clock. `waited_ns` is how long the
+    engine's thread waited for a CPU, 0 where that is not read. `lead` marks the first inferences of a burst, which are no samples, and
+    `burst` has the number of the round.
     """
 
     latency_ns: "array[int]"
     engine_ns: "array[int]"
+    waited_ns: "array[int]"
     preempted: bytearray
     lead: bytearray
     burst: "array[int]"
@@ -37,9 +41,9 @@ class Buffers(NamedTuple):
     def of(cls, capacity: int) -> "Buffers":
         """Allocate buffers for `capacity` inferences."""
         numbers, flags = array("q", [1]), bytearray(b"\1")
-        return cls(
-            numbers * capacity, numbers * capacity, flags * capacity, flags * capacity, array("i", [1]) * capacity
-        )
+        latency_ns, engine_ns, waited_ns = (numbers * capacity for _ in range(3))
+        preempted, lead = flags * capacity, flags * capacity
+        return cls(latency_ns, engine_ns, waited_ns, preempted, lead, array("i", [1]) * capacity)
 
     def arrays(self, count: int, *, with_engine: bool) -> Dict[str, np.ndarray]:
         """Return the first `count` inferences as arrays (N,): the samples, and under "lead_..." those that are none."""
@@ -50,6 +54,7 @@ class Buffers(NamedTuple):
         )
         found = {
             "latency_ns": latency[~lead],
+            "waited_ns": np.frombuffer(self.waited_ns, dtype=np.int64)[:count][~lead],
             "preempted": np.frombuffer(self.preempted, dtype=np.uint8)[:count][~lead].astype(bool),
             "burst": burst[:count][~lead],
             "lead_ns": latency[lead],
@@ -119,18 +124,14 @@ class Sampler:
     ) -> None:
         self.n, self.wall_ns, self.bursts = 0, 0, 0
         self._session, self._requests, self._room, self._clear = session, requests, room, clear
+        self._waited_ns = no_waiting
         gc.collect()
         gc.disable()  # a garbage collection inside a burst would count as the engine's time
 
     def burst(self, number: int) -> None:
         """Time one burst: first inferences that refill the caches, then samples, within the bounds of constants.Bursts."""
-        set_inputs, infer, clock, room, clear = (
-            self._session.set,
-            self._session.infer,
-            time.perf_counter_ns,
-            self._room,
-            self._clear,
-        )
+        set_inputs, infer, clock = self._session.set, self._session.infer, time.perf_counter_ns
+        room, clear, waited_ns = self._room, self._clear, self._waited_ns
         engine_ns = self._session.engine_ns if isinstance(self._session, EngineClock) else None
         lead_ns, least_ns = int(BURSTS.lead_s * 1e9), int(BURSTS.least_s * 1e9)
         n, leading, samples = self.n, clear is keep_caches, 0
@@ -141,12 +142,12 @@ class Sampler:
         while n < len(room.latency_ns):
             set_inputs(self._requests[(first + samples) % len(self._requests)])
             clear()
-            before = preemptions()
+            waited, before = waited_ns(), preemptions()
             begin = clock()
             infer()
             end = clock()
             room.latency_ns[n] = end - begin
-            room.preempted[n] = preemptions() != before
+            room.preempted[n], room.waited_ns[n] = preemptions() != before, waited_ns() - waited
             room.lead[n], room.burst[n] = leading, number
             if engine_ns is not None:
                 room.engine_ns[n] = engine_ns()
@@ -167,6 +168,9 @@ class Sampler:
         Some bursts are timed and then forgotten; other work may have lengthened all but the fastest.
         """
         wall_s, samples = min(self._rehearse() for _ in range(REHEARSALS))
+        # With several threads, or on a GPU, a thread may wait while others go on, so its waiting is no part of the latency.
+        if samples <= FEW and self._session.threads() == 1:
+            self._waited_ns = Waiting().so_far_ns
         return _bursts_of(seconds, wall_s, samples)
 
     def _rehearse(self) -> Tuple[float, int]:
@@ -185,7 +189,13 @@ class Sampler:
         for i in range(self.n):
             self._room.latency_ns[i], self._room.engine_ns[i] = int(latency_ns[i]), int(engine_ns[i])
             self._room.preempted[i], self._room.lead[i], self._room.burst[i] = False, False, 0
+            self._room.waited_ns[i] = 0
         self.wall_ns, self.bursts = int(latency_ns[: self.n].sum()), 1
+
+
+def no_waiting() -> int:
+    """Return 0: how long threads waited for a CPU is not read."""
+    return 0
 
 
 def keep_caches() -> None:

@@ -20,12 +20,14 @@ _Z975 = 1.959964
 class Samples(NamedTuple):
     """One process's latencies in nanoseconds, which of them were preempted, and the round of the burst of each.
 
-    `burst` is empty for a process that took no turns.
+    `burst` is empty for a process that took no turns. `waited_ns` is the part of each latency in which the engine's thread waited for a
+    CPU, empty where that is not known.
     """
 
     latency_ns: np.ndarray
     preempted: np.ndarray
     burst: np.ndarray = np.zeros(0, dtype=np.int64)
+    waited_ns: np.ndarray = np.zeros(0, dtype=np.int64)
 
     @property
     def clean(self) -> np.ndarray:
@@ -34,11 +36,22 @@ class Samples(NamedTuple):
 
     def burst_medians(self) -> Dict[int, float]:
         """Return the median of each burst by its round, without preempted samples unless all were preempted."""
+        return self._medians(self.latency_ns)
+
+    def running_medians(self) -> Dict[int, float]:
+        """Return the same; where all samples of a burst were preempted, of the time in which the thread did not wait for a CPU."""
+        if not len(self.waited_ns):
+            return self.burst_medians()
+        return self._medians(
+            np.where(self.waited_ns < self.latency_ns, self.latency_ns - self.waited_ns, self.latency_ns)
+        )
+
+    def _medians(self, of_preempted: np.ndarray) -> Dict[int, float]:
         first = np.flatnonzero(np.diff(self.burst, prepend=-1))
         found = {}
         for begin, end in zip(first, [*first[1:], len(self.burst)]):
-            latencies, preempted = self.latency_ns[begin:end], self.preempted[begin:end]
-            found[int(self.burst[begin])] = float(np.median(latencies if preempted.all() else latencies[~preempted]))
+            clean = self.latency_ns[begin:end][~self.preempted[begin:end]]
+            found[int(self.burst[begin])] = float(np.median(clean if len(clean) else of_preempted[begin:end]))
         return found
 
 
@@ -90,8 +103,12 @@ def ranks(n: int, fraction: float) -> Tuple[int, int]:
 
 
 def ratio(one: Samples, other: Samples) -> Optional[float]:
-    """Return the median, over the rounds in which both have a burst, of the ratio of their medians; None without such a round."""
-    medians, others = one.burst_medians(), other.burst_medians()
+    """Return the median, over the rounds in which both have a burst, of the ratio of their medians; None without such a round.
+
+    Waiting for a CPU does not count, because that is other work's doing: an inference that lasts longer than the time slices of the
+    kernel is preempted each time on a busy machine.
+    """
+    medians, others = one.running_medians(), other.running_medians()
     found = [medians[turn] / others[turn] for turn in medians if turn in others]
     return float(np.median(found)) if found else None
 

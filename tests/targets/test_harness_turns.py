@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import stats
+from process import Waiting
 from turns import Need, schedule, sets
 
 from edgedistill.records.measurement import Measurement
@@ -77,6 +78,41 @@ def test_the_ratio_is_the_median_over_shared_rounds():
     other = samples((0, [100]), (1, [200]), (2, [100]), (3, [1]), (4, [200]))
     assert stats.ratio(one, other) == pytest.approx((1.1 + 1.5) / 2)  # of 1.1, 1.1, 9.99 and 1.5
     assert stats.ratio(samples((0, [1])), samples((1, [1]))) is None
+
+
+def test_the_ratio_of_bursts_that_were_preempted_throughout_leaves_out_the_time_without_a_cpu():
+    burst, preempted = np.array([0, 0, 1, 1, 2, 2]), np.array([True, True, False, True, True, True])
+    latency, waited = np.array([120, 160, 100, 180, 140, 200]), np.array([20, 60, 0, 80, 40, 300])
+    one = stats.Samples(latency, preempted, burst, waited)
+    assert one.running_medians() == {0: 100, 1: 100, 2: 150}, (
+        "a waiting that is longer than the latency is not believed"
+    )
+    assert one.burst_medians() == {0: 140, 1: 100, 2: 170}
+    other = samples((0, [100]), (1, [100]), (2, [100]))
+    assert stats.ratio(one, other) == pytest.approx(1)
+    assert stats.ratio(one._replace(waited_ns=np.zeros(0)), other) == pytest.approx(1.4)
+
+
+def test_waiting_is_the_sum_over_the_threads_and_0_where_the_kernel_does_not_report_it(tmp_path):
+    for task, waited in ("10", 300), ("11", 50):
+        (tmp_path / task).mkdir()
+        (tmp_path / task / "schedstat").write_text(f"1000 {waited} 7\n")
+    waiting = Waiting(tmp_path)
+    assert waiting.so_far_ns() == 350
+    (tmp_path / "10" / "schedstat").write_text("1500 400 9\n")
+    assert waiting.so_far_ns() == 450
+    assert Waiting(tmp_path / "absent").so_far_ns() == 0
+    assert Waiting().so_far_ns() >= 0
+
+
+def test_how_long_threads_waited_for_a_cpu_is_kept_beside_each_latency(tmp_path):
+    arms = [scripted_arm(tmp_path, name, {"seconds": seconds}) for name, seconds in (("a", 0.004), ("b", 0.0001))]
+    code, results, _ = harness("bench", write_job(tmp_path, arms, processes=2, seconds=0.1))
+    assert code == 0
+    for one in results:
+        with np.load(tmp_path / "measurements" / one["measurement"]["samples"]) as raw:
+            assert raw["waited_ns"].shape == raw["latency_ns"].shape
+            assert (raw["waited_ns"] >= 0).all()
 
 
 def test_the_undisturbed_mode_and_its_share():
