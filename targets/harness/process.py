@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import List, Optional, Set
+from typing import Dict, List, Optional, Set
 
 import environment
 from kit import EngineError
@@ -93,13 +93,16 @@ class Waiting:
     """How long the threads of this process were ready without a CPU; threads that start later are not counted."""
 
     def __init__(self, tasks: Path = Path("/proc/self/task")) -> None:
-        self._files: List[int] = []
+        self._waited_ns: Dict[int, int] = {}
         with contextlib.suppress(OSError):  # the kernel does not report it
-            self._files = [os.open(file, os.O_RDONLY) for file in sorted(tasks.glob("*/schedstat"))]
+            self._waited_ns = {os.open(file, os.O_RDONLY): 0 for file in sorted(tasks.glob("*/schedstat"))}
 
     def so_far_ns(self) -> int:
         """Return the sum over the threads since they started; 0 where the kernel does not report it."""
-        return sum(int(os.pread(file, 64, 0).split()[1]) for file in self._files)
+        for file in self._waited_ns:
+            with contextlib.suppress(OSError):  # a thread that has ended waits no longer
+                self._waited_ns[file] = int(os.pread(file, 64, 0).split()[1])
+        return sum(self._waited_ns.values())
 
 
 def reset_peak() -> bool:

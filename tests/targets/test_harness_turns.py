@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+import threading
 from itertools import groupby
 from pathlib import Path
 
@@ -102,7 +103,17 @@ def test_waiting_is_the_sum_over_the_threads_and_0_where_the_kernel_does_not_rep
     (tmp_path / "10" / "schedstat").write_text("1500 400 9\n")
     assert waiting.so_far_ns() == 450
     assert Waiting(tmp_path / "absent").so_far_ns() == 0
-    assert Waiting().so_far_ns() >= 0
+
+
+def test_a_thread_that_ends_keeps_its_waiting():
+    ends = threading.Event()
+    thread = threading.Thread(target=ends.wait)
+    thread.start()
+    waiting = Waiting()
+    before = waiting.so_far_ns()
+    ends.set()
+    thread.join()
+    assert waiting.so_far_ns() >= before >= 0
 
 
 def test_how_long_threads_waited_for_a_cpu_is_kept_beside_each_latency(tmp_path):
