@@ -108,6 +108,14 @@ def test_what_is_above_idle_and_idle_are_the_whole(idle, above):
     assert reason is not None or found[0] + idle * 1e4 == pytest.approx(used[0])
 
 
+def test_what_rounding_leaves_is_no_power():
+    used = np.array([5e7, 5e7 + 1e-3])
+    assert subtract_idle(used, np.array([10.0, 10.0]), 5000, 5000 - 1e-4) == (
+        None,
+        "the device drew no more power than when idle",
+    )
+
+
 # --- the pass ----------------------------------------------------------------------------------------------------------
 
 

@@ -11,6 +11,8 @@ from energy.source import NoSourceError, Series, used_uj
 
 Span = Tuple[int, int]
 """Two monotonic times in nanoseconds."""
+ROUNDING = 1e-6
+"""A difference from idle of less than this fraction is what the arithmetic leaves of equal powers."""
 
 
 class Marks(NamedTuple):
@@ -64,7 +66,11 @@ def subtract_idle(
             f"idle power was {before_mw:.0f} mW before and {after_mw:.0f} mW after, more than {100 * ENERGY.idle_agreement:g} % apart",
         )
     above = windows_uj - (before_mw + after_mw) / 2 * 1000 * seconds
-    return (above, None) if above.min() > 0 else (None, "the device drew no more power than when idle")
+    return (
+        (above, None)
+        if (above > ROUNDING * windows_uj).all()
+        else (None, "the device drew no more power than when idle")
+    )
 
 
 def _power_mw(series: Series, span: Span) -> float:
