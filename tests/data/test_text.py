@@ -14,15 +14,13 @@ from edgedistill.data.settings import view_settings
 from edgedistill.data.views import plain_views
 from edgedistill.distill.feed import TrainingFeed, alike_order
 from edgedistill.distill.predictors import Answer, ask_in_batches
-from edgedistill.distill.teacher_engine import EngineChoice
 from edgedistill.errors import ConfigError
-from edgedistill.runtime.progress import QUIET
 from edgedistill.search.families import find_sizes
 from edgedistill.search.records import SearchOptions
 from edgedistill.search.settings import declare_search
 from edgedistill.tasks.table import find_task
 from tests.support.encoders import write_encoder, write_tokenizer
-from tests.support.learning import checked, config_of, interface, loaded, sources_of
+from tests.support.learning import checked, config_of, loaded, sources_of
 
 pytest.importorskip("tokenizers", reason="the optional package tokenizers is not installed")
 
@@ -262,11 +260,6 @@ def test_what_does_not_run_texts_is_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(ConfigError, match=message):
             checked(config.model_copy(update=keys))
-    teacher = config.teachers[0].model_copy(update={"engine": "openvino"})
-    with pytest.raises(ConfigError, match=r"teacher\.engine: texts vary in length"):
-        EngineChoice(find_task("embedding"), interface("text", (9,)), QUIET).choose(
-            (teacher.engine, "fp32"), torch.nn.Identity(), {}, 1
-        )
 
 
 def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path) -> None:
