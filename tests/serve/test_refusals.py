@@ -25,7 +25,7 @@ from edgedistill.serve.runtime import read_web_kit
 from tests.support.command import edgedistill
 from tests.support.memory import resident_bytes
 from tests.support.serving import Served
-from tests.support.sshd import PATIENCE_S, descendants
+from tests.support.sshd import PATIENCE_S, descendants, wait_until
 from tests.support.uploads import upload_of
 
 
@@ -345,7 +345,7 @@ def test_a_measurement_that_cannot_be_written_is_no_bug_and_can_be_sent_again(
     (folder / "measurements").unlink()
     for (status, said), reason in ((full, "file too large; free some space"), (blocked, "File exists")):
         assert (status, reason in said, said.count("\n")) == (503, True, 1), said
-        assert f"a measurement was not kept: {said.rstrip()}" in served.said
+        wait_until(lambda said=said: f"a measurement was not kept: {said.rstrip()}" in served.said)
     assert not any("bug" in line for line in served.said)
     assert asyncio.run(send(served.links[0], body))[0] == 200
 
